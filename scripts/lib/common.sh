@@ -1,0 +1,17 @@
+# Shared by the scripts beside it: words, places, and how they fail.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${LINKSPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/linkspan}
+system_path=$PATH
+export PATH="$cache/bin:$PATH"
+mkdir -p "$cache"
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# die WHAT [REMEDY]: one line what is wrong, one line what to do.
+die() {
+    say "error: $1"
+    [ -n "${2:-}" ] && say "to mend it: $2"
+    exit 1
+}
+
+need_root() { [ "$(id -u)" = 0 ] || die "this needs root" "run it again with sudo"; }

@@ -1,0 +1,78 @@
+# Installs the real programs that the stack runs. Sourced by scripts/stack.
+#
+# A program already on PATH is used when it is recent enough; everything else is
+# built from its own released Go module, inside the module cache, with exactly
+# the dependency versions that upstream released with. The results are kept in
+# $LINKSPAN_CACHE/bin (default: ~/.cache/linkspan/bin), outside any clone.
+
+# name | module@version | packages | cgo | tags | extra ldflags | oldest accepted on PATH
+programs() {
+    cat <<'TABLE'
+crane|github.com/google/go-containerregistry@v0.22.1|./cmd/crane|0||| 
+runc|github.com/opencontainers/runc@v1.4.3|.|1|seccomp netgo osusergo|-extldflags -static|1.2
+buildkitd buildctl|github.com/moby/buildkit@v0.32.2|./cmd/buildkitd ./cmd/buildctl|0|||0.13
+containerd ctr containerd-shim-runc-v2|github.com/containerd/containerd/v2@v2.3.4|./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2|0|no_btrfs||2.1
+docker-buildx|github.com/docker/buildx@v0.36.1|./cmd/buildx|0|||
+dockerd|github.com/moby/moby/v2@v2.0.0-beta.21|./cmd/dockerd|0||-X github.com/moby/moby/v2/dockerversion.Version=29.7.2|29
+registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
+TABLE
+}
+
+# Debian packages: what the programs above link with or call, and the clients.
+packages="tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl"
+
+install_packages() {
+    command -v apt-get >/dev/null || return 0
+    local missing=()
+    for package in $packages; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    command -v docker >/dev/null || missing+=(docker.io)
+    [ ${#missing[@]} -eq 0 ] && return 0
+    say "installing packages: ${missing[*]}"
+    need_root
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"; } >"$cache/apt.log" 2>&1 ||
+        die "apt-get could not install: ${missing[*]} (see $cache/apt.log)" "install them by hand, then run this again"
+}
+
+# version_of PROGRAM PATH prints its version as N.N.N, or nothing.
+version_of() {
+    "$2" --version 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -1
+}
+
+# suitable PROGRAM OLDEST: is there one on PATH that is recent enough?
+suitable() {
+    local found version
+    [ -n "$2" ] || return 1
+    found=$(PATH="$system_path" command -v "$1") || return 1
+    version=$(version_of "$1" "$found")
+    [ -n "$version" ] && [ "$(printf '%s\n' "$2" "$version" | sort -V | head -1)" = "$2" ]
+}
+
+build_program() {
+    local names=$1 module=$2 targets=$3 cgo=$4 tags=$5 ldflags=$6 dir
+    command -v go >/dev/null || die "Go is missing, and ${names} must be built from source" "install Go 1.26 or later, or put ${names} on PATH"
+    say "building ${names} (${module})"
+    dir=$(go mod download -json "$module" | jq -r .Dir) && [ -d "$dir" ] || die "the module $module could not be downloaded" "check the network and GOPROXY"
+    # shellcheck disable=SC2086  # a list of packages
+    (cd "$dir" && CGO_ENABLED=$cgo go build -mod=readonly -trimpath -tags "$tags" -ldflags "-s -w $ldflags" -o "$cache/bin.new/" $targets) >"$cache/build.log" 2>&1 ||
+        die "building $module failed (see $cache/build.log)" "the last lines: $(tail -3 "$cache/build.log")"
+}
+
+install_programs() {
+    local names module targets cgo tags ldflags oldest name stamp
+    mkdir -p "$cache/bin"
+    while IFS='|' read -r names module targets cgo tags ldflags oldest; do
+        oldest=${oldest// /}
+        local all=1
+        for name in $names; do suitable "$name" "$oldest" || all=0; done
+        [ $all = 1 ] && continue
+        stamp="$cache/bin/.${names%% *}-${module##*@}"
+        [ -e "$stamp" ] && continue
+        rm -rf "$cache/bin.new" && mkdir -p "$cache/bin.new"
+        build_program "$names" "$module" "$targets" "$cgo" "$tags" "$ldflags"
+        [ -e "$cache/bin.new/buildx" ] && mv "$cache/bin.new/buildx" "$cache/bin.new/docker-buildx"
+        mv -f "$cache"/bin.new/* "$cache/bin/" && rmdir "$cache/bin.new" && touch "$stamp"
+    done < <(programs)
+    ln -sf "$(command -v tini-static || command -v tini)" "$cache/bin/docker-init"
+}

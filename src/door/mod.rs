@@ -1,0 +1,3 @@
+//! How clients reach Linkspan.
+
+pub mod buildkit;

@@ -1,0 +1,153 @@
+//! Where bytes land: the seam between the export core and an engine.
+//!
+//! An [`Engine`] opens an [`Ingest`] for each export. The order in which the core
+//! calls it is [`Engine::current`] (is there anything to do at all?), [`Engine::open`],
+//! [`Ingest::plan`], [`Ingest::writer`] for each missing blob, [`Ingest::settle`],
+//! [`Ingest::commit`], [`Ingest::release`]. Nothing is visible to the engine's users
+//! before `commit`. The traits are object-safe, because the daemon chooses the engine
+//! at run time.
+
+mod error;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::image::{Descriptor, Graph, Reference};
+use crate::progress::Events;
+
+pub use error::EngineError;
+
+/// What an engine is, for messages and for `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// `docker` or `containerd`.
+    pub kind: &'static str,
+    /// The engine's version.
+    pub version: String,
+    /// Its socket, as a URL.
+    pub address: String,
+    /// The containerd namespace that images go to.
+    pub namespace: String,
+    /// The snapshotter that unpacks them.
+    pub snapshotter: String,
+    /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
+    pub parallel_unpack: bool,
+}
+
+/// Who is exporting: becomes the labels of the lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The export's id: unique, at most 64 characters of `[a-z0-9-]`.
+    pub export: String,
+    /// The door it came through.
+    pub door: &'static str,
+    /// The builder, as configured.
+    pub builder: String,
+}
+
+/// An engine that images can be exported to.
+pub trait Engine: Debug + Send + Sync {
+    /// What it is.
+    fn identity(&self) -> &Identity;
+
+    /// Whether all `names` already stand for the image `root`, complete and unpacked, so that
+    /// nothing needs to be done. On `docker` this also lets the engine see the (repeated) tagging, so
+    /// that its events and authorization plugins take part. Writes nothing into containerd.
+    /// With no names the answer is always `None`. `Some(n)` counts the image's blobs.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn current<'a>(
+        &'a self,
+        root: &'a Descriptor,
+        names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>>;
+
+    /// Opens an export: creates its lease.
+    ///
+    /// # Errors
+    /// When the engine is not reachable or not the one that was proven.
+    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>>;
+
+    /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>>;
+}
+
+/// What a plan found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Blobs, documents included, that the engine held already; they are pinned now.
+    pub present: Vec<Descriptor>,
+    /// Leaves that must be sent.
+    pub missing: Vec<Descriptor>,
+    /// Documents that were stored by the plan itself, because their bytes were at hand.
+    pub stored: Vec<Descriptor>,
+}
+
+/// One export's hold on an engine.
+pub trait Ingest: Debug + Send + Sync {
+    /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing.
+    /// Foreign layers that are absent are not counted as missing.
+    ///
+    /// # Errors
+    /// When the store refuses a document or cannot be asked.
+    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>>;
+
+    /// Opens a missing blob for writing.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>>;
+
+    /// Waits until all that can be done before the commit is done: layers unpacked, every digest
+    /// verified to be present.
+    ///
+    /// # Errors
+    /// When a layer cannot be unpacked or a blob is missing after all.
+    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    /// Makes the image visible under `names`; with none, as a dangling image.
+    ///
+    /// # Errors
+    /// With the engine's own words when it refuses.
+    fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// Gives up the lease. Before `commit` this aborts the export and removes its ingests; it is
+    /// safe to call at any time, and more than once.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked; the lease then expires by itself.
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>>;
+}
+
+/// The outcome of opening a blob.
+#[derive(Debug)]
+pub enum Opened {
+    /// The engine has it by now, and it is pinned.
+    Present,
+    /// It must be written.
+    Writer(Box<dyn BlobWriter>),
+}
+
+/// A blob being written. Dropping it without `commit` leaves an ingest that `release` removes.
+pub trait BlobWriter: Debug + Send {
+    /// Sends the next bytes (any length; at most 4 MiB are buffered). Returns when there is room for more,
+    /// not when they are stored.
+    ///
+    /// # Errors
+    /// When the store has refused anything sent so far.
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    /// Completes the blob: the store has verified size and digest when this returns.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] when they do not match.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>>;
+}

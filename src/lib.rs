@@ -1,0 +1,13 @@
+//! Linkspan: a direct-ingest export target for container engines.
+//!
+//! Data flows one way: a [`door`] hands an [`export`] a [`source`], and the export
+//! moves what is missing into an [`engine`]. [`image`] is the pure model that all
+//! of them share, [`progress`] the events that any door can show.
+
+pub mod door;
+pub mod engine;
+pub mod export;
+pub mod image;
+pub mod progress;
+pub mod proxy;
+pub mod source;

@@ -1,0 +1,91 @@
+//! What an export tells whoever watches it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::image::{Descriptor, Digest};
+
+/// Where an export stands. Everything before [`State::Committed`] is invisible to users of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// The engine holds a lease for the export.
+    Open,
+    /// It is known which blobs the engine lacks.
+    Planned,
+    /// Missing blobs are moving.
+    Transferring,
+    /// Every blob is in the store and pinned.
+    Ready,
+    /// The image records are visible.
+    Committed,
+    /// The export was given up; nothing of it is visible.
+    Aborted,
+}
+
+/// One step of an export.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The export entered a state.
+    State(State),
+    /// The plan is made.
+    Planned {
+        /// Blobs, documents included, that the engine already holds.
+        present: usize,
+        /// Blobs that will be sent.
+        missing: Vec<Descriptor>,
+    },
+    /// Bytes of a blob arrived in the engine.
+    Sent {
+        /// Which blob.
+        digest: Digest,
+        /// Bytes so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// A blob is complete in the engine.
+    Stored {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// A layer is being unpacked.
+    Unpacking {
+        /// The layer's blob.
+        digest: Digest,
+    },
+    /// A layer is unpacked.
+    Unpacked {
+        /// The layer's blob.
+        digest: Digest,
+    },
+    /// A remark for people, such as a line of the engine's answer.
+    Note(String),
+}
+
+/// Where events go. Cloning is cheap; the receiver must not block.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Events {
+    /// Events go to `receiver`, which is called from the tasks that do the work.
+    pub fn new(receiver: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(receiver))
+    }
+
+    /// Nobody watches.
+    pub fn none() -> Self {
+        Self::new(|_| ())
+    }
+
+    /// Tells the receiver.
+    pub fn emit(&self, event: Event) {
+        (self.0)(event);
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}

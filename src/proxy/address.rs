@@ -1,0 +1,81 @@
+//! Socket addresses as docker and buildkit spell them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A place to listen on or to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `unix:///absolute/path`.
+    Unix(PathBuf),
+    /// `tcp://host:port`.
+    Tcp {
+        /// A host name or IP address, without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// Why a text is not an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid address `{text}`: {reason}")]
+pub struct AddressError {
+    /// The text as given.
+    pub text: String,
+    /// What is wrong with it and what was expected.
+    pub reason: &'static str,
+}
+
+impl Address {
+    /// Whether only programs of this machine can reach it: a unix socket or a loopback address.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = |reason| AddressError { text: text.to_owned(), reason };
+        if let Some(path) = text.strip_prefix("unix://") {
+            if !path.starts_with('/') {
+                return Err(error("expected an absolute path, as in `unix:///run/name.sock`"));
+            }
+            // sun_path holds 108 bytes with its terminator (unix(7)).
+            if path.len() > 107 {
+                return Err(error("a socket path has at most 107 bytes"));
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        let rest = text.strip_prefix("tcp://").ok_or_else(|| error("expected `unix:///path` or `tcp://host:port`"))?;
+        let (host, port) = rest
+            .trim_end_matches('/')
+            .rsplit_once(':')
+            .ok_or_else(|| error("expected a port, as in `tcp://127.0.0.1:1234`"))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().map_err(|_| error("the port must be a number below 65536"))?;
+        if host.is_empty() {
+            return Err(error("expected a host, as in `tcp://127.0.0.1:1234`"));
+        }
+        Ok(Self::Tcp { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Where an export's bytes are read from: the seam between a door and the export core.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use crate::image::{Descriptor, Digest};
+
+/// A place that holds the blobs of an image.
+pub trait Source: Debug + Send + Sync {
+    /// What it is, for messages: `builder unix:///run/buildkit/buildkitd.sock`.
+    fn name(&self) -> &str;
+
+    /// Opens a blob for reading from its start. Chunks are at most a few MiB; the stream ends after the
+    /// blob's last byte. The bytes are not verified here: the engine does that when the blob is committed,
+    /// and documents are verified when they are parsed.
+    ///
+    /// # Errors
+    /// [`SourceError::NotFound`] when the source does not hold the blob.
+    fn open<'a>(
+        &'a self,
+        blob: &'a Descriptor,
+    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>>;
+}
+
+/// What can go wrong at a source.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The source does not hold the blob.
+    #[error("{name} does not hold {digest}")]
+    NotFound {
+        /// The source.
+        name: String,
+        /// The blob.
+        digest: Digest,
+    },
+    /// Reading failed.
+    #[error("reading {digest} from {name} failed: {reason}")]
+    Read {
+        /// The source.
+        name: String,
+        /// The blob.
+        digest: Digest,
+        /// What the source said.
+        reason: String,
+    },
+    /// The source sent fewer or more bytes than the descriptor says.
+    #[error("{name} sent {actual} bytes of {digest}, expected {expected}")]
+    Length {
+        /// The source.
+        name: String,
+        /// The blob.
+        digest: Digest,
+        /// What the descriptor says.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+}
