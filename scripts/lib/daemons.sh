@@ -1,6 +1,6 @@
 # What each daemon of the stack is told, how it is started, and how to see that
 # it answers. Everything of a daemon lies below $state. Sourced by scripts/stack.
-# shellcheck shell=bash disable=SC2154  # state and here are set by the caller
+# shellcheck shell=bash disable=SC2034,SC2154  # state is set by the caller, parts used by it
 parts="containerd dockerd buildkitd registry"
 
 write_configuration() {
@@ -20,7 +20,7 @@ TOML
     # No bridge and no firewall rules: nothing outside the state folder changes,
     # and two stacks do not meet. Containers run with --network host.
     cat >"$state/daemon.json" <<JSON
-{"bridge": "none", "iptables": false, "ip6tables": false, "userland-proxy": false,
+{"bridge": "none", "iptables": false, "ip6tables": false, "userland-proxy": false, "shutdown-timeout": 3,
  "containerd": "$state/run/containerd.sock", "features": {"containerd-snapshotter": true},
  "data-root": "$state/docker", "exec-root": "$state/run/docker",
  "hosts": ["unix://$state/run/docker.sock"], "pidfile": "$state/run/docker-own.pid"}

@@ -3,7 +3,7 @@
 # A daemon is ours when its pid file matches the process's start time and this
 # boot, or when its environment carries this state folder's mark (containerd's
 # shims inherit it, containers do not). Nothing is ever ended by its name.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # state is set by the caller
 mark() { printf 'LINKSPAN_STACK_MEMBER=%s' "$state"; }
 
 # start_time PID: when it started, in clock ticks since boot; fails if it is gone or a zombie.
