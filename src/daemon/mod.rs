@@ -7,15 +7,11 @@
 mod accept;
 mod listen;
 mod notify;
-mod shutdown;
+mod signals;
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
@@ -24,8 +20,9 @@ use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError};
 use crate::proxy::{Upstream, UpstreamError};
 
-use listen::Listener;
-use shutdown::Signals;
+use accept::House;
+use listen::{Claim, Listener, Stream};
+use signals::Signals;
 
 pub use listen::ListenError;
 
@@ -78,8 +75,8 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let house = tokio::select! {
-        opened = House::open(&config) => opened?,
+    let (house, claims) = tokio::select! {
+        opened = open(&config) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
             info!(signal, "ended before it was ready");
@@ -89,67 +86,52 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     notify::state("READY=1");
     let signal = signals.next().await;
     notify::state("STOPPING=1");
-    info!(signal, connections = house.connections.len(), timeout = ?config.drain_timeout, "draining");
-    house.close(config.drain_timeout, &mut signals).await
+    info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
+    let hurry = async { format!("before a second signal ({})", signals.next().await) };
+    let outcome = house.close(config.drain_timeout, hurry).await;
+    // The sockets' names stay ours until the last connection has ended: a successor that starts earlier would take the
+    // leases of those connections for abandoned ones.
+    drop(claims);
+    outcome
 }
 
-/// The open doors and whoever came through them.
-struct House {
-    doors: TaskTracker,
-    connections: TaskTracker,
-    /// No new connections, no new requests.
-    drain: CancellationToken,
-    /// No connections.
-    cut: CancellationToken,
-    /// The sockets' names, which stay ours until the last connection has ended: see [`listen`].
-    _claims: Vec<listen::Claim>,
-}
-
-impl House {
-    async fn open(config: &Config) -> Result<Self, DaemonError> {
-        if config.builders.is_empty() {
-            return Err(ConfigError::NoBuilder.into());
-        }
-        let upstreams = upstreams(&config.builders)?;
-        let Selected { engine, reason } = select(&config.engine).await?;
-        let mut listeners = Vec::with_capacity(config.builders.len());
-        for builder in &config.builders {
-            listeners.push(Listener::bind(&builder.listen, config.gid).await?);
-        }
-        recover(engine.as_ref()).await?;
-
-        announce_engine(engine.as_ref(), &reason);
-        let (doors, connections) = (TaskTracker::new(), TaskTracker::new());
-        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut claims = Vec::with_capacity(listeners.len());
-        for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
-            let settings =
-                Settings { builder: builder.address.to_string(), upstream, docker_is_load: builder.docker_is_load };
-            say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
-            let (socket, claim) = listener.into_parts();
-            claims.extend(claim);
-            let gate = accept::Gate {
-                door: Arc::new(Door::new(settings, Arc::clone(&engine))),
-                permits: Arc::clone(&permits),
-                connections: connections.clone(),
-                drain: drain.clone(),
-                cut: cut.clone(),
-            };
-            doors.spawn(gate.keep(socket));
-        }
-        Ok(Self { doors, connections, drain, cut, _claims: claims })
+/// Opens everything that `config` asks for, or nothing.
+async fn open(config: &Config) -> Result<(House, Vec<Claim>), DaemonError> {
+    if config.builders.is_empty() {
+        return Err(ConfigError::NoBuilder.into());
+    }
+    let upstreams = upstreams(&config.builders)?;
+    let Selected { engine, reason } = select(&config.engine).await?;
+    let mut listeners = Vec::with_capacity(config.builders.len());
+    for builder in &config.builders {
+        listeners.push(Listener::bind(&builder.listen, config.gid).await?);
+    }
+    match engine.recover().await? {
+        0 => {}
+        leases => info!(leases, "released what an earlier process left behind"),
     }
 
-    async fn close(self, timeout: Duration, signals: &mut Signals) -> Result<(), DaemonError> {
-        self.drain.cancel();
-        self.doors.close();
-        self.doors.wait().await;
-        self.connections.close();
-        let outcome = shutdown::drain(&self.connections, timeout, signals).await;
-        self.cut.cancel();
-        outcome
+    announce(engine.as_ref(), &reason);
+    let house = House::new(MAX_CONNECTIONS);
+    let mut claims = Vec::with_capacity(listeners.len());
+    for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
+        say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
+        let settings =
+            Settings { builder: builder.address.to_string(), upstream, docker_is_load: builder.docker_is_load };
+        let door = Arc::new(Door::new(settings, Arc::clone(&engine)));
+        let (socket, claim) = listener.into_parts();
+        claims.extend(claim);
+        house.open(socket, move |stream, drain| {
+            let door = Arc::clone(&door);
+            async move {
+                match stream {
+                    Stream::Unix(stream) => door.serve(stream, drain).await,
+                    Stream::Tcp(stream) => door.serve(stream, drain).await,
+                }
+            }
+        });
     }
+    Ok((house, claims))
 }
 
 fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
@@ -164,18 +146,7 @@ fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
         .collect()
 }
 
-/// Releases what an earlier process left behind.
-async fn recover(engine: &dyn Engine) -> Result<(), EngineError> {
-    match engine.recover().await? {
-        0 => Ok(()),
-        leases => {
-            info!(leases, "released what an earlier process left behind");
-            Ok(())
-        }
-    }
-}
-
-fn announce_engine(engine: &dyn Engine, reason: &str) {
+fn announce(engine: &dyn Engine, reason: &str) {
     let it = engine.identity();
     say(&format!(
         "engine {} {} ({}), namespace {}, snapshotter {}: {reason}",
