@@ -1,4 +1,5 @@
 # Shared by the scripts beside it: words, places, and how they fail.
+# shellcheck shell=bash disable=SC2034  # used by the scripts that source this
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${LINKSPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/linkspan}
 system_path=$PATH

@@ -4,22 +4,24 @@
 # built from its own released Go module, inside the module cache, with exactly
 # the dependency versions that upstream released with. The results are kept in
 # $LINKSPAN_CACHE/bin (default: ~/.cache/linkspan/bin), outside any clone.
+# shellcheck shell=bash disable=SC2154  # cache and system_path are set by common.sh
 
 # name | module@version | packages | cgo | tags | extra ldflags | oldest accepted on PATH
 programs() {
     cat <<'TABLE'
 crane|github.com/google/go-containerregistry@v0.22.1|./cmd/crane|0||| 
 runc|github.com/opencontainers/runc@v1.4.3|.|1|seccomp netgo osusergo|-extldflags -static|1.2
-buildkitd buildctl|github.com/moby/buildkit@v0.32.2|./cmd/buildkitd ./cmd/buildctl|0|||0.13
+buildkitd buildctl|github.com/moby/buildkit@v0.32.2|./cmd/buildkitd ./cmd/buildctl|0||-X github.com/moby/buildkit/version.Version=v0.32.2|0.13
 containerd ctr containerd-shim-runc-v2|github.com/containerd/containerd/v2@v2.3.4|./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2|0|no_btrfs||2.1
-docker-buildx|github.com/docker/buildx@v0.36.1|./cmd/buildx|0|||
+docker-buildx|github.com/docker/buildx@v0.36.1|./cmd/buildx|0||-X github.com/docker/buildx/version.Version=v0.36.1|
+docker|github.com/docker/cli@v29.7.2+incompatible|./cmd/docker|0||-X github.com/docker/cli/cli/version.Version=29.7.2|25
 dockerd|github.com/moby/moby/v2@v2.0.0-beta.21|./cmd/dockerd|0||-X github.com/moby/moby/v2/dockerversion.Version=29.7.2|29
 registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
 TABLE
 }
 
 # Debian packages: what the programs above link with or call, and the clients.
-packages="tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl"
+packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl"
 
 install_packages() {
     command -v apt-get >/dev/null || return 0
@@ -27,7 +29,6 @@ install_packages() {
     for package in $packages; do
         dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
     done
-    command -v docker >/dev/null || missing+=(docker.io)
     [ ${#missing[@]} -eq 0 ] && return 0
     say "installing packages: ${missing[*]}"
     need_root
@@ -53,26 +54,41 @@ build_program() {
     local names=$1 module=$2 targets=$3 cgo=$4 tags=$5 ldflags=$6 dir
     command -v go >/dev/null || die "Go is missing, and ${names} must be built from source" "install Go 1.26 or later, or put ${names} on PATH"
     say "building ${names} (${module})"
-    dir=$(go mod download -json "$module" | jq -r .Dir) && [ -d "$dir" ] || die "the module $module could not be downloaded" "check the network and GOPROXY"
+    dir=$(go mod download -json "$module" | jq -r .Dir) || dir=
+    [ -d "$dir" ] || die "the module $module could not be downloaded" "check the network and GOPROXY"
+    if [ ! -e "$dir/go.mod" ]; then dir=$(make_module "$dir"); fi
     # shellcheck disable=SC2086  # a list of packages
     (cd "$dir" && CGO_ENABLED=$cgo go build -mod=readonly -trimpath -tags "$tags" -ldflags "-s -w $ldflags" -o "$cache/bin.new/" $targets) >"$cache/build.log" 2>&1 ||
         die "building $module failed (see $cache/build.log)" "the last lines: $(tail -3 "$cache/build.log")"
 }
 
+# make_module DIR: the docker client keeps its module files under other names; a copy with the usual ones.
+make_module() {
+    rm -rf "$cache/module"
+    cp -r --no-preserve=mode "$1" "$cache/module"
+    rm -rf "$cache/module/vendor"
+    mv "$cache/module/vendor.mod" "$cache/module/go.mod"
+    mv "$cache/module/vendor.sum" "$cache/module/go.sum"
+    echo "$cache/module"
+}
+
 install_programs() {
-    local names module targets cgo tags ldflags oldest name stamp
+    local names module targets cgo tags ldflags oldest name stamp recipe
     mkdir -p "$cache/bin"
+    exec 8>"$cache/.lock"
+    flock 8 # two clones may install at once
     while IFS='|' read -r names module targets cgo tags ldflags oldest; do
         oldest=${oldest// /}
         local all=1
         for name in $names; do suitable "$name" "$oldest" || all=0; done
         [ $all = 1 ] && continue
-        stamp="$cache/bin/.${names%% *}-${module##*@}"
-        [ -e "$stamp" ] && continue
+        stamp="$cache/bin/.${names%% *}" recipe="$module $targets $cgo $tags $ldflags"
+        [ "$(cat "$stamp" 2>/dev/null)" = "$recipe" ] && continue
         rm -rf "$cache/bin.new" && mkdir -p "$cache/bin.new"
         build_program "$names" "$module" "$targets" "$cgo" "$tags" "$ldflags"
         [ -e "$cache/bin.new/buildx" ] && mv "$cache/bin.new/buildx" "$cache/bin.new/docker-buildx"
-        mv -f "$cache"/bin.new/* "$cache/bin/" && rmdir "$cache/bin.new" && touch "$stamp"
+        mv -f "$cache"/bin.new/* "$cache/bin/" && rmdir "$cache/bin.new" && echo "$recipe" >"$stamp"
     done < <(programs)
+    rm -rf "$cache/module"
     ln -sf "$(command -v tini-static || command -v tini)" "$cache/bin/docker-init"
 }

@@ -7,7 +7,11 @@
 //! before `commit`. The traits are object-safe, because the daemon chooses the engine
 //! at run time.
 
+mod containerd;
+mod docker;
+pub mod doctor;
 mod error;
+pub mod select;
 
 use std::fmt::Debug;
 use std::sync::Arc;

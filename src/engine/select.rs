@@ -1,0 +1,151 @@
+//! Which engine to export to, and why.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::containerd::ContainerdEngine;
+use super::docker::DockerEngine;
+use super::{Engine, EngineError};
+
+/// dockerd's socket where nothing else is configured.
+pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+/// containerd's socket where nothing else is configured.
+pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
+/// The namespace that `ctr` and `nerdctl` use where nothing else is configured.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// The engine that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Kind {
+    /// Docker where there is one, else containerd.
+    #[default]
+    Auto,
+    /// Docker with the containerd image store.
+    Docker,
+    /// Plain containerd.
+    Containerd,
+}
+
+/// What is configured about the engine. `None` stands for the default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// The engine that was asked for.
+    pub kind: Kind,
+    /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
+    pub docker_host: Option<String>,
+    /// containerd's socket; [`DEFAULT_CONTAINERD_ADDRESS`] if not given. With Docker it is the first place
+    /// where dockerd's containerd is looked for.
+    pub containerd_address: Option<PathBuf>,
+    /// The namespace on plain containerd; [`DEFAULT_NAMESPACE`] if not given. With Docker it is dockerd's own, and
+    /// naming another is an error.
+    pub namespace: Option<String>,
+}
+
+/// The engine that was chosen.
+#[derive(Debug, Clone)]
+pub struct Selected {
+    /// The engine, ready for use.
+    pub engine: Arc<dyn Engine>,
+    /// Why it was chosen, in one line.
+    pub reason: String,
+}
+
+/// Finds the engine that `selection` asks for.
+///
+/// [`Kind::Auto`] takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
+/// rather than a reason to write into a containerd that nobody looks at. containerd is chosen only when no Docker
+/// socket exists.
+///
+/// # Errors
+/// When the engine is not there, is not usable, or (Docker) does not prove to be the one behind the containerd socket.
+pub async fn select(selection: &Selection) -> Result<Selected, EngineError> {
+    let docker = docker_socket(selection);
+    let is_there = |socket: &Path| socket.symlink_metadata().is_ok();
+    match selection.kind {
+        Kind::Containerd => containerd(selection, "as configured").await,
+        Kind::Docker => docker_engine(selection, &docker?, "as configured").await,
+        Kind::Auto => match docker {
+            Ok(socket) if selection.docker_host.is_some() || is_there(&socket) => {
+                docker_engine(selection, &socket, "found by itself").await
+            }
+            Ok(socket) => containerd(selection, &format!("no docker at {}", socket.display())).await,
+            Err(error) => Err(error),
+        },
+    }
+}
+
+async fn docker_engine(selection: &Selection, socket: &Path, why: &str) -> Result<Selected, EngineError> {
+    let (hint, namespace) = (selection.containerd_address.as_deref(), selection.namespace.as_deref());
+    let engine = DockerEngine::connect(socket, hint, namespace).await?;
+    let identity = engine.identity();
+    let reason = format!(
+        "docker {} at {} ({why}), with the containerd image store proven to be {}",
+        identity.version,
+        identity.address,
+        engine.containerd().identity().address,
+    );
+    Ok(Selected { engine: Arc::new(engine), reason })
+}
+
+async fn containerd(selection: &Selection, why: &str) -> Result<Selected, EngineError> {
+    let socket = selection.containerd_address.as_deref().unwrap_or(Path::new(DEFAULT_CONTAINERD_ADDRESS));
+    let engine = ContainerdEngine::connect(socket, selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)).await?;
+    let identity = engine.identity();
+    let reason =
+        format!("containerd {} at {}, namespace `{}` ({why})", identity.version, identity.address, identity.namespace);
+    Ok(Selected { engine: Arc::new(engine), reason })
+}
+
+/// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.
+fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineError> {
+    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+    match host.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        Some(_) => {
+            Err(not_direct(host, "the path of its socket must be absolute, as in `unix:///var/run/docker.sock`"))
+        }
+        None => Err(not_direct(host, "a direct export needs the engine's own socket on this machine, `unix:///path`")),
+    }
+}
+
+fn not_direct(host: &str, reason: &'static str) -> EngineError {
+    EngineError::Address { engine: "docker", address: host.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str) -> Selection {
+        Selection { docker_host: Some(host.to_owned()), ..Selection::default() }
+    }
+
+    #[tokio::test]
+    async fn a_remote_docker_is_refused_by_name() {
+        for host in ["tcp://127.0.0.1:2375", "ssh://user@host", "npipe:////./pipe/docker", "unix://relative.sock"] {
+            let error = select(&at(host)).await.unwrap_err();
+            assert!(matches!(error, EngineError::Address { engine: "docker", .. }), "{error}");
+            assert!(error.to_string().contains(host), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_configured_docker_that_is_absent_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = format!("unix://{}/docker.sock", folder.path().display());
+        let error = select(&at(&host)).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { engine: "docker", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_containerd_that_is_absent_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let selection = Selection {
+            kind: Kind::Containerd,
+            containerd_address: Some(folder.path().join("containerd.sock")),
+            ..Selection::default()
+        };
+        let error = select(&selection).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
+    }
+}

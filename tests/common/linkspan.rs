@@ -1,0 +1,116 @@
+//! The program under test, as users start it.
+
+use std::{
+    fs::File,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Stack, file_of, until};
+
+/// A running `linkspan serve`, killed when dropped. Its log is shown when a test fails.
+#[derive(Debug)]
+pub(crate) struct Linkspan {
+    child: Child,
+    log: PathBuf,
+    doors: Vec<PathBuf>,
+}
+
+impl Linkspan {
+    /// A buildkit door for the stack's builder, exporting into its dockerd.
+    #[track_caller]
+    pub(crate) fn docker(stack: &Stack) -> Self {
+        Self::start(stack, &["--engine", "docker", "--docker-host", stack.docker_host()], &[stack.buildkit_host()])
+    }
+
+    /// A buildkit door for the stack's builder, exporting into a namespace of its containerd.
+    #[track_caller]
+    pub(crate) fn containerd(stack: &Stack, namespace: &str) -> Self {
+        let engine =
+            ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", namespace];
+        Self::start(stack, &engine, &[stack.buildkit_host()])
+    }
+
+    /// `linkspan serve ARGS` with a door for each of `builders`, once all of them accept.
+    ///
+    /// # Panics
+    /// When it ends instead, with its log.
+    #[track_caller]
+    pub(crate) fn start(stack: &Stack, args: &[&str], builders: &[&str]) -> Self {
+        let doors = builders.iter().map(|_| stack.fresh_path(".sock")).collect();
+        Self::start_at(stack, args, builders, doors)
+    }
+
+    /// The same with chosen sockets, for a restart.
+    #[track_caller]
+    pub(crate) fn start_at(stack: &Stack, args: &[&str], builders: &[&str], doors: Vec<PathBuf>) -> Self {
+        let log = stack.fresh_path("-linkspan.log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linkspan"));
+        command.arg("serve").args(args);
+        for (builder, door) in builders.iter().zip(&doors) {
+            command.args(["--builder", builder, "--buildkit-listen", &unix(door)]);
+        }
+        // Only what the test says counts, not what the machine's shell happens to export.
+        for name in ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"] {
+            command.env_remove(name);
+        }
+        let file = File::create(&log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let mut linkspan = Self { child: command.spawn().unwrap(), log, doors };
+        for door in linkspan.doors.clone() {
+            let ready = || (linkspan.child.try_wait().unwrap(), UnixStream::connect(&door).is_ok());
+            let (ended, _) = until("linkspan to listen", ready, |(ended, open)| ended.is_some() || *open);
+            assert!(ended.is_none(), "linkspan ended with {ended:?}:\n{}", linkspan.log());
+        }
+        linkspan
+    }
+
+    /// Where its first door listens, as `unix:///…`.
+    pub(crate) fn address(&self) -> String {
+        unix(&self.doors[0])
+    }
+
+    /// The sockets of its doors.
+    pub(crate) fn doors(&self) -> &[PathBuf] {
+        &self.doors
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        file_of(&self.log)
+    }
+
+    /// SIGKILL, as a crash.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, then its exit status.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        until("linkspan to end after SIGTERM", || self.child.try_wait().unwrap(), Option::is_some).unwrap()
+    }
+}
+
+impl Drop for Linkspan {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- linkspan's log\n{}", self.log());
+        }
+    }
+}
+
+fn unix(path: &Path) -> String {
+    format!("unix://{}", path.display())
+}

@@ -1,0 +1,28 @@
+//! What the integration tests share: a real stack, the real clients, and the
+//! real `linkspan` binary between them.
+//!
+//! [`Stack`] runs `scripts/stack` in a state folder of its own, so every test
+//! binary has its own daemons and a test that kills one can have its own too
+//! (a stack takes under a second to start). Nothing here skips: a machine that
+//! lacks something fails the test with the words of `scripts/stack`, which name
+//! the remedy.
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "each test binary uses its own part of this, and tests state what they expect by failing loudly"
+)]
+
+mod context;
+mod linkspan;
+mod run;
+mod stack;
+mod wait;
+
+pub(crate) use context::{Context, file_of};
+pub(crate) use linkspan::Linkspan;
+pub(crate) use run::{Output, Run, Running};
+pub(crate) use stack::{Builder, Part, Stack, alive};
+pub(crate) use wait::until;

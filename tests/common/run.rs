@@ -1,0 +1,183 @@
+//! Running a client: captured, bounded in time, and without leftovers.
+
+use std::{
+    ffi::OsStr,
+    fmt,
+    io::{Read, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Long enough for a cold build on a slow machine; a client that needs longer hangs.
+const TIMEOUT: Duration = Duration::from_secs(180);
+/// No client of these tests says more than this on one stream.
+const MAX_CAPTURED: u64 = 64 << 20;
+
+/// A command to run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    command: Command,
+    stdin: Vec<u8>,
+    timeout: Duration,
+}
+
+/// A command that runs, in a process group of its own.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    shown: String,
+    readers: [JoinHandle<Vec<u8>>; 2],
+    deadline: Instant,
+    timeout: Duration,
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    /// The command line, for messages.
+    pub(crate) shown: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
+        Self { command: Command::new(program), stdin: Vec::new(), timeout: TIMEOUT }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn without_env(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub(crate) fn dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Runs it to its end, however that is.
+    ///
+    /// # Panics
+    /// When it cannot be started or does not end in time.
+    #[track_caller]
+    pub(crate) fn output(self) -> Output {
+        self.spawn().wait()
+    }
+
+    /// Runs it to a successful end.
+    ///
+    /// # Panics
+    /// When it fails, with everything that it said.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Output {
+        let output = self.output();
+        assert!(output.status.success(), "{output}");
+        output
+    }
+
+    /// Runs it to an end that must be a failure.
+    #[track_caller]
+    pub(crate) fn fails(self) -> Output {
+        let output = self.output();
+        assert!(!output.status.success(), "expected to fail: {output}");
+        output
+    }
+
+    /// Starts it.
+    #[track_caller]
+    pub(crate) fn spawn(mut self) -> Running {
+        let shown = format!("{:?}", self.command);
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command.process_group(0);
+        let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{shown} did not start: {error}"));
+        let mut stdin = child.stdin.take().unwrap();
+        let bytes = self.stdin;
+        // A client that ends without reading its input is none of our business.
+        thread::spawn(move || stdin.write_all(&bytes));
+        let readers = [capture(child.stdout.take().unwrap()), capture(child.stderr.take().unwrap())];
+        Running { child, shown, readers, deadline: Instant::now() + self.timeout, timeout: self.timeout }
+    }
+}
+
+fn capture(stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.take(MAX_CAPTURED).read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+impl Running {
+    /// Sends a signal to it and to what it started, as a terminal does.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process_group(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time; it is killed then.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Output {
+        let mut late = false;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > self.deadline && !late {
+                late = true;
+                self.signal(Signal::KILL);
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        let [stdout, stderr] = self.readers.map(|reader| String::from_utf8_lossy(&reader.join().unwrap()).into_owned());
+        let output = Output { shown: self.shown, status, stdout, stderr };
+        assert!(!late, "killed after {:?}: {output}", self.timeout);
+        output
+    }
+}
+
+impl Output {
+    /// Its lines on stdout, without empty ones.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.stdout.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { shown, status, stdout, stderr } = self;
+        write!(f, "{shown} ended with {status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}
