@@ -125,8 +125,7 @@ impl Image {
 
     pub(crate) fn graph(&self) -> Arc<Graph> {
         let mut walk = Walk::new(self.root.clone(), Limits::default()).unwrap();
-        loop {
-            let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) else { break };
+        while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
             walk.supply(&wanted, self.blobs[&wanted].clone()).unwrap();
         }
         Arc::new(walk.finish().unwrap())
