@@ -40,3 +40,35 @@ async fn containerd_runs_what_was_exported() {
     assert_eq!(stack.leases("plain"), Vec::<String>::new());
     assert_eq!(stack.ingests("plain"), Vec::<String>::new());
 }
+
+/// Folders without an entry, whiteouts and opaque folders are where unpacking in parallel goes wrong first.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_unpacked_at_once_look_like_layers_unpacked_in_turn() {
+    let stack = Stack::shared();
+    let engine = docker(stack).await;
+    assert!(engine.identity().parallel_unpack);
+    let base = Layer::busybox()
+        .folder("tmp", 0o1777)
+        .folder("root", 0o700)
+        .file("gone", "x")
+        .file("opaque/hidden", "x")
+        .file("kept/below", "x");
+    let second = Layer::new().file("tmp/a", "a").file("root/deep/b", "b").file("kept/above", "x").file(".wh.gone", "");
+    let third = Layer::new()
+        .file("tmp/c", "c")
+        .file("root/deep/d", "d")
+        .file("opaque/.wh..wh..opq", "")
+        .file("opaque/new", "x");
+    let image = Image::new(&[
+        base.tar(),
+        second.tar_of(&["tmp/a", "root/deep/b", "kept/above", ".wh.gone"]),
+        third.tar_of(&["tmp/c", "root/deep/d", "opaque/.wh..wh..opq", "opaque/new"]),
+    ]);
+    export(&*engine, &image, &names(&["parallel:one"])).await.unwrap();
+    let script = "stat -c '%n %a' /tmp /root /root/deep /opaque; ls -d /gone; ls /tmp /opaque /kept";
+    let said = stack.docker(["run", "--rm", "--network", "host", "parallel:one", "sh", "-c", script]).output();
+    let expected =
+        "/tmp 1777\n/root 700\n/root/deep 755\n/opaque 755\n/kept:\nabove\nbelow\n\n/opaque:\nnew\n\n/tmp:\na\nc\n";
+    assert_eq!(said.stdout, expected, "{said}");
+    assert!(said.stderr.contains("/gone: No such file"), "{said}");
+}
