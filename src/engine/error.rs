@@ -1,11 +1,83 @@
 //! What can go wrong at an engine.
 
-use crate::image::Digest;
+use std::time::Duration;
+
+use crate::image::{Digest, GraphError};
 
 /// An engine's refusal, in a form that callers can act on.
-#[derive(Debug, thiserror::Error)]
+///
+/// The message says what happened to which thing; [`EngineError::hint`] says what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// Nobody answers at the engine's address.
+    #[error("{engine} does not answer at {address}: {reason}")]
+    Unreachable {
+        /// `docker` or `containerd`.
+        engine: &'static str,
+        /// Where it was expected.
+        address: String,
+        /// What the connection attempt said.
+        reason: String,
+    },
+    /// The engine's socket is there, but this process may not use it.
+    #[error("no permission to use {engine} at {address}")]
+    Permission {
+        /// `docker` or `containerd`.
+        engine: &'static str,
+        /// The socket.
+        address: String,
+    },
+    /// The engine's address is of a kind that a direct export cannot use.
+    #[error("{engine} at {address} cannot be exported to directly: {reason}")]
+    Address {
+        /// `docker` or `containerd`.
+        engine: &'static str,
+        /// The address as configured.
+        address: String,
+        /// Why it does not do, and what would.
+        reason: &'static str,
+    },
+    /// dockerd keeps images in its classic store, out of reach of containerd.
+    #[error("docker {version} at {address} uses the classic image store (`{driver}`), not the containerd image store")]
+    ClassicStore {
+        /// The Docker socket.
+        address: String,
+        /// dockerd's version.
+        version: String,
+        /// The graph driver in use.
+        driver: String,
+    },
+    /// No containerd could be shown to be the one that dockerd uses.
+    #[error("docker at {docker} says that it uses {expected}, but {found}")]
+    NotProven {
+        /// The Docker socket.
+        docker: String,
+        /// What dockerd says of its containerd.
+        expected: String,
+        /// What answered at each address that was tried.
+        found: String,
+    },
+    /// The engine lacks the snapshotter that its images would be unpacked with.
+    #[error("{engine} at {address} has no usable snapshotter `{snapshotter}`: {reason}")]
+    Snapshotter {
+        /// `docker` or `containerd`.
+        engine: &'static str,
+        /// Its socket.
+        address: String,
+        /// The snapshotter that was asked for.
+        snapshotter: String,
+        /// What introspection said.
+        reason: String,
+    },
+    /// The engine's disk is full.
+    #[error("the engine's disk is full: {operation}: {message}")]
+    NoSpace {
+        /// What was being done.
+        operation: String,
+        /// What the engine said.
+        message: String,
+    },
     /// The bytes are not what their descriptor says.
     #[error("{digest} is corrupt: {reason}")]
     Corrupt {
@@ -14,4 +86,103 @@ pub enum EngineError {
         /// What the store said.
         reason: String,
     },
+    /// What the store holds under the image is not an image within the limits.
+    #[error("the engine's own copy of the image is not usable: {0}")]
+    Graph(#[from] GraphError),
+    /// A layer cannot be unpacked.
+    #[error("layer {layer} cannot be unpacked: {reason}")]
+    Unpack {
+        /// The layer's blob.
+        layer: Digest,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The engine refused to make the image visible.
+    #[error("{engine} refused the image: {reason}")]
+    Commit {
+        /// `docker` or `containerd`.
+        engine: &'static str,
+        /// The engine's own words.
+        reason: String,
+    },
+    /// Blobs that must be there are not.
+    #[error("the engine lacks {}", list(digests))]
+    Missing {
+        /// Which blobs.
+        digests: Vec<Digest>,
+    },
+    /// The lease that protects the export is gone.
+    #[error("the lease {lease} is gone: it was deleted from outside, or the engine lost its state")]
+    LeaseLost {
+        /// The lease's id.
+        lease: String,
+    },
+    /// The engine did not answer in time.
+    #[error("{operation}: no answer within {} s", after.as_secs())]
+    Timeout {
+        /// What was asked.
+        operation: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// Any other refusal.
+    #[error("{operation} failed: {message} ({code:?})")]
+    Rpc {
+        /// What was asked.
+        operation: String,
+        /// The gRPC status.
+        code: tonic::Code,
+        /// What the engine said.
+        message: String,
+    },
+    /// The engine answered with something that its protocol does not allow.
+    #[error("{operation}: unexpected answer: {reason}")]
+    Protocol {
+        /// What was asked.
+        operation: String,
+        /// What was wrong with the answer.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
+            Self::Permission { .. } => "run linkspan as root: containerd's socket belongs to root".to_owned(),
+            Self::ClassicStore { .. } => {
+                "add {\"features\":{\"containerd-snapshotter\":true}} to dockerd's daemon.json \
+                                          and restart it; images of the classic store stay on disk, but out of sight"
+                    .to_owned()
+            }
+            Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
+            Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
+            Self::NoSpace { .. } => {
+                "free space on the engine's disk, for instance with `docker image prune`".to_owned()
+            }
+            Self::Corrupt { .. } => {
+                "build again; if it stays, the builder's cache is damaged: `docker buildx prune`".to_owned()
+            }
+            Self::Missing { .. } => "something removed content during the export; export again".to_owned(),
+            Self::LeaseLost { .. } => "export again".to_owned(),
+            Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// Whether the engine went away (rather than refused), so that a new connection may succeed.
+    pub fn is_disconnect(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// At most five digests, and how many more there are.
+fn list(digests: &[Digest]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = digests.iter().take(SHOWN).map(Digest::as_str).collect();
+    let rest = digests.len().saturating_sub(SHOWN);
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
 }

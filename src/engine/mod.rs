@@ -7,7 +7,9 @@
 //! before `commit`. The traits are object-safe, because the daemon chooses the engine
 //! at run time.
 
+pub mod doctor;
 mod error;
+pub mod select;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -1,1 +1,17 @@
-//! The export transaction: plan, transfer, commit.
+//! The export transaction: `open -> planned -> transferring -> ready -> committed`, or `aborted`.
+//!
+//! [`Exports`] runs them. It knows no transport and no engine by name: bytes come from a
+//! [`Source`](crate::source::Source) and land in an [`Engine`](crate::engine::Engine).
+//! Everything before the commit is invisible; an export that fails, is cancelled or whose
+//! caller goes away is aborted and leaves neither ingests nor a lease.
+
+mod error;
+mod flight;
+mod machine;
+mod pump;
+mod run;
+mod transfer;
+
+pub use error::ExportError;
+pub use pump::Tee;
+pub use run::{Exports, Outcome, Request};

@@ -1,7 +1,15 @@
 //! Transparent pass-through between a client and an upstream. Knows nothing of images.
+//!
+//! A [`serve`]d connection is HTTP/2 with prior knowledge, as gRPC speaks it on plain
+//! sockets. Every request goes to a handler, which may answer itself or hand it on with
+//! [`Connection::forward`]; headers, trailers, resets and half-closes then pass as they are.
 
 mod address;
+mod body;
+mod http2;
 mod upstream;
 
 pub use address::{Address, AddressError};
-pub use upstream::{Tls, Upstream, UpstreamError};
+pub use body::{Body, BodyError, full, with_trailers};
+pub use http2::{Connection, MAX_MESSAGE_BYTES, ProxyError, serve};
+pub use upstream::{Stream, Tls, Upstream, UpstreamError};

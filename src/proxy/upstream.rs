@@ -1,13 +1,26 @@
 //! The other end of a proxy: how it is reached.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Address;
+
+/// How long a connection may take to be made, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// TLS towards an upstream. All paths name PEM files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
-    /// The certificate authority that signed the server's certificate.
+    /// The certificate authority that signed the server's certificate; required.
     pub ca: Option<PathBuf>,
     /// Our own certificate, if the server asks for one; goes with `key`.
     pub cert: Option<PathBuf>,
@@ -18,9 +31,16 @@ pub struct Tls {
 }
 
 /// An upstream that can be connected to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Upstream {
     address: Address,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("address", &self.address).field("tls", &self.tls.is_some()).finish()
+    }
 }
 
 /// Why an upstream cannot be used.
@@ -28,7 +48,7 @@ pub struct Upstream {
 #[non_exhaustive]
 pub enum UpstreamError {
     /// A TLS file is unreadable or wrong.
-    #[error("{what} {path}: {reason}")]
+    #[error("{what} {path}: {reason}", path = path.display())]
     Tls {
         /// Which setting.
         what: &'static str,
@@ -37,20 +57,110 @@ pub enum UpstreamError {
         /// What is wrong.
         reason: String,
     },
+    /// The TLS settings do not go together.
+    #[error("TLS for {address}: {reason}")]
+    Settings {
+        /// The upstream.
+        address: Address,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
+    /// It does not answer.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The upstream.
+        address: Address,
+        /// What the system says.
+        source: io::Error,
+    },
 }
+
+/// A connected byte stream of any kind.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Upstream {
     /// Prepares (reads and checks TLS files) but does not connect.
     ///
     /// # Errors
-    /// When a TLS file cannot be used.
+    /// When a TLS file cannot be used, or TLS is asked for on a unix socket.
     pub fn new(address: Address, tls: Option<&Tls>) -> Result<Self, UpstreamError> {
-        let _ = tls;
-        Ok(Self { address })
+        let tls = tls.map(|tls| connector(&address, tls)).transpose()?;
+        Ok(Self { address, tls })
     }
 
     /// The address.
     pub fn address(&self) -> &Address {
         &self.address
     }
+
+    /// Connects; at most ten seconds.
+    ///
+    /// # Errors
+    /// With the system's reason when nobody answers or TLS fails.
+    pub async fn connect(&self) -> Result<Box<dyn Stream>, UpstreamError> {
+        let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 seconds");
+        tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
+            .await
+            .unwrap_or_else(|_| Err(timeout()))
+            .map_err(|source| UpstreamError::Connect { address: self.address.clone(), source })
+    }
+
+    async fn dial(&self) -> io::Result<Box<dyn Stream>> {
+        match &self.address {
+            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                // Small gRPC messages must not wait for an acknowledgement.
+                stream.set_nodelay(true)?;
+                match &self.tls {
+                    None => Ok(Box::new(stream)),
+                    Some((connector, name)) => Ok(Box::new(connector.connect(name.clone(), stream).await?)),
+                }
+            }
+        }
+    }
+}
+
+fn connector(address: &Address, tls: &Tls) -> Result<(TlsConnector, ServerName<'static>), UpstreamError> {
+    let settings = |reason: &str| UpstreamError::Settings { address: address.clone(), reason: reason.to_owned() };
+    let Address::Tcp { host, .. } = address else {
+        return Err(settings("a unix socket needs none; remove the TLS settings or give a `tcp://` address"));
+    };
+    let ca = tls.ca.as_deref().ok_or_else(|| settings("the certificate authority is missing"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("certificate authority", ca)? {
+        roots.add(certificate).map_err(|error| tls_error("certificate authority", ca, error))?;
+    }
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let mut config = match (&tls.cert, &tls.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let chain = certificates("client certificate", cert)?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_error("client key", key, error))?;
+            builder
+                .with_client_auth_cert(chain, private)
+                .map_err(|error| tls_error("client certificate", cert, error))?
+        }
+        _ => return Err(settings("the client certificate and its key go together; one is missing")),
+    };
+    // grpc-go servers refuse connections that do not negotiate h2.
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = tls.server_name.clone().unwrap_or_else(|| host.clone());
+    let name = ServerName::try_from(name.clone()).map_err(|_| settings(&format!("`{name}` is not a server name")))?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| tls_error(what, path, error))?;
+    if certificates.is_empty() {
+        return Err(tls_error(what, path, "no certificate in this file; expected PEM"));
+    }
+    Ok(certificates)
+}
+
+fn tls_error(what: &'static str, path: &Path, reason: impl ToString) -> UpstreamError {
+    UpstreamError::Tls { what, path: path.to_owned(), reason: reason.to_string() }
 }

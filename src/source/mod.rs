@@ -1,5 +1,8 @@
 //! Where an export's bytes are read from: the seam between a door and the export core.
 
+mod buildkit_content;
+mod document;
+
 use std::fmt::Debug;
 
 use bytes::Bytes;
@@ -7,6 +10,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 use crate::image::{Descriptor, Digest};
+
+pub use buildkit_content::BuildkitContent;
+pub use document::read_document;
 
 /// A place that holds the blobs of an image.
 pub trait Source: Debug + Send + Sync {

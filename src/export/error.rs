@@ -1,0 +1,36 @@
+//! Why an export failed.
+
+use crate::engine::EngineError;
+use crate::image::{Digest, GraphError};
+use crate::source::SourceError;
+
+/// Why an export failed. Nothing of it is visible, and its lease is given up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A document of the image is not what it should be.
+    #[error("the image is invalid: {0}")]
+    Graph(#[from] GraphError),
+    /// The source failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The client went away, or the daemon is stopping.
+    #[error("the export was cancelled")]
+    Cancelled,
+    /// The task that ran the export panicked: a defect in Linkspan.
+    #[error("the export broke off: {0}")]
+    Broken(String),
+}
+
+impl ExportError {
+    /// The blob that the source was expected to hold and does not, if that is the reason.
+    pub fn absent(&self) -> Option<&Digest> {
+        match self {
+            Self::Source(SourceError::NotFound { digest, .. }) => Some(digest),
+            _ => None,
+        }
+    }
+}

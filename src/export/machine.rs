@@ -1,0 +1,62 @@
+//! The states of an export and the steps between them.
+
+use crate::progress::{Event, Events, State};
+
+/// Where one export stands. Steps are only possible in the order of the transaction.
+#[derive(Debug)]
+pub(super) struct Machine {
+    state: Option<State>,
+    events: Events,
+}
+
+impl Machine {
+    pub(super) fn new(events: Events) -> Self {
+        Self { state: None, events }
+    }
+
+    /// Enters `next` and tells whoever watches.
+    pub(super) fn enter(&mut self, next: State) {
+        debug_assert!(follows(self.state, next), "{:?} -> {next:?}", self.state);
+        self.state = Some(next);
+        self.events.emit(Event::State(next));
+    }
+}
+
+/// Whether `next` may follow `state`. An export can be aborted until it is committed.
+fn follows(state: Option<State>, next: State) -> bool {
+    use State::{Aborted, Committed, Open, Planned, Ready, Transferring};
+    match (state, next) {
+        (None, Open)
+        // Everything is there and named already.
+        | (None, Committed)
+        | (Some(Open), Planned)
+        | (Some(Planned), Transferring)
+        | (Some(Transferring), Ready)
+        | (Some(Ready), Committed) => true,
+        (state, Aborted) => !matches!(state, Some(Committed | Aborted)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use State::{Aborted, Committed, Open, Planned, Ready, Transferring};
+
+    #[test]
+    fn an_export_can_be_aborted_until_it_is_committed() {
+        for state in [None, Some(Open), Some(Planned), Some(Transferring), Some(Ready)] {
+            assert!(follows(state, Aborted), "{state:?}");
+        }
+        assert!(!follows(Some(Committed), Aborted));
+        assert!(!follows(Some(Aborted), Aborted));
+    }
+
+    #[test]
+    fn nothing_is_committed_before_it_is_ready() {
+        for state in [Open, Planned, Transferring, Aborted] {
+            assert!(!follows(Some(state), Committed), "{state:?}");
+        }
+        assert!(follows(Some(Ready), Committed));
+    }
+}

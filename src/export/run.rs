@@ -1,0 +1,182 @@
+//! Runs exports, each in a task of its own, so that every one of them is cleaned up after.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::{Engine, Ingest, Origin};
+use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
+use crate::progress::{Event, Events, State};
+use crate::source::{Source, read_document};
+
+use super::ExportError;
+use super::flight::Flights;
+use super::machine::Machine;
+use super::transfer::transfer;
+
+/// How many documents are read at once.
+const PARALLEL_DOCUMENTS: usize = 16;
+
+/// What to export.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The root of the image: an index or a manifest.
+    pub root: Descriptor,
+    /// The names to give it; none leaves it dangling.
+    pub names: Vec<Reference>,
+    /// Who exports.
+    pub origin: Origin,
+}
+
+/// What an export did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Blobs sent, documents included.
+    pub sent_blobs: usize,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Blobs that the engine had.
+    pub present_blobs: usize,
+}
+
+/// The exports into one engine.
+#[derive(Debug)]
+pub struct Exports {
+    engine: Arc<dyn Engine>,
+    flights: Flights,
+    limits: Limits,
+    tasks: TaskTracker,
+}
+
+impl Exports {
+    /// Exports into `engine`, with the default [`Limits`].
+    pub fn new(engine: Arc<dyn Engine>) -> Self {
+        Self { engine, flights: Flights::default(), limits: Limits::default(), tasks: TaskTracker::new() }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
+    /// background, within a second, and [`Exports::finish`] waits for that.
+    ///
+    /// # Errors
+    /// When the export failed; nothing of it is visible then.
+    pub async fn run(&self, request: Request, source: Arc<dyn Source>, events: Events) -> Result<Outcome, ExportError> {
+        let cancel = CancellationToken::new();
+        let _cancel_when_dropped = cancel.clone().drop_guard();
+        let export = Export {
+            engine: self.engine.clone(),
+            flights: self.flights.clone(),
+            limits: self.limits,
+            tasks: self.tasks.clone(),
+            machine: Machine::new(events.clone()),
+            request,
+            source,
+            events,
+        };
+        let task = self.tasks.spawn(export.run(cancel));
+        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+    }
+
+    /// Waits until every export and every clean-up has ended. No export may be started afterwards.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// One export under way.
+struct Export {
+    engine: Arc<dyn Engine>,
+    flights: Flights,
+    limits: Limits,
+    tasks: TaskTracker,
+    machine: Machine,
+    request: Request,
+    source: Arc<dyn Source>,
+    events: Events,
+}
+
+impl Export {
+    async fn run(mut self, cancel: CancellationToken) -> Result<Outcome, ExportError> {
+        if let Some(present_blobs) =
+            until(&cancel, self.engine.current(&self.request.root, &self.request.names)).await?
+        {
+            self.machine.enter(State::Committed);
+            return Ok(Outcome { present_blobs, ..Outcome::default() });
+        }
+        // Not cut short: a lease that was created must come into our hands, so that it can be released.
+        let ingest = self.engine.open(&self.request.origin, self.events.clone()).await?;
+        self.machine.enter(State::Open);
+        let result = until(&cancel, self.ingest(&*ingest)).await;
+        if result.is_err() {
+            self.machine.enter(State::Aborted);
+            release(&*ingest).await;
+        } else {
+            // The client need not wait for it: the image is visible and complete.
+            self.tasks.spawn(async move { release(&*ingest).await });
+        }
+        result
+    }
+
+    /// From the open lease to the commit.
+    async fn ingest(&mut self, ingest: &dyn Ingest) -> Result<Outcome, ExportError> {
+        let graph = Arc::new(self.walk().await?);
+        let plan = ingest.plan(&graph).await?;
+        self.machine.enter(State::Planned);
+        let present = plan.present.len();
+        self.events.emit(Event::Planned { present, missing: plan.missing.clone() });
+
+        self.machine.enter(State::Transferring);
+        let sending = transfer(&*self.source, ingest, &plan.missing, &self.flights, &self.events);
+        let (blobs, bytes) = sending.await?;
+        ingest.settle().await?;
+        self.machine.enter(State::Ready);
+
+        ingest.commit(&self.request.names).await?;
+        self.machine.enter(State::Committed);
+        Ok(Outcome {
+            sent_blobs: blobs + plan.stored.len(),
+            sent_bytes: bytes + plan.stored.iter().map(|document| document.size).sum::<u64>(),
+            present_blobs: present + plan.missing.len() - blobs,
+        })
+    }
+
+    /// Reads the documents of the image from the source.
+    async fn walk(&self) -> Result<Graph, ExportError> {
+        let mut walk = Walk::new(self.request.root.clone(), self.limits)?;
+        while !walk.wanted().is_empty() {
+            let wanted = walk.wanted().to_vec();
+            let reading: Vec<_> = wanted.iter().map(|document| read_document(&*self.source, document)).collect();
+            let documents: Vec<_> = stream::iter(reading).buffered(PARALLEL_DOCUMENTS).try_collect().await?;
+            for (Descriptor { digest, .. }, bytes) in wanted.into_iter().zip(documents) {
+                walk.supply(&digest, bytes)?;
+            }
+        }
+        Ok(walk.finish()?)
+    }
+}
+
+/// Runs `work` unless `cancel` comes first.
+async fn until<T, E>(cancel: &CancellationToken, work: impl Future<Output = Result<T, E>>) -> Result<T, ExportError>
+where
+    ExportError: From<E>,
+{
+    tokio::select! {
+        result = work => Ok(result?),
+        () = cancel.cancelled() => Err(ExportError::Cancelled),
+    }
+}
+
+/// Gives up a lease. If the engine does not answer, the lease expires by itself, and the next start of the
+/// daemon looks for it.
+async fn release(ingest: &dyn Ingest) {
+    if let Err(error) = ingest.release().await {
+        tracing::warn!(%error, "a lease could not be released; it expires by itself");
+    }
+}

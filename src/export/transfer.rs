@@ -1,0 +1,55 @@
+//! Moves what a plan found missing, several blobs at a time.
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::engine::{Ingest, Opened};
+use crate::image::Descriptor;
+use crate::progress::{Event, Events};
+use crate::source::Source;
+
+use super::ExportError;
+use super::flight::Flights;
+use super::pump::pump;
+
+/// How many blobs are in flight at once. containerd hashes and writes each blob on one goroutine, so several
+/// are needed to keep its cores busy; more only cost memory.
+const PARALLEL: usize = 6;
+
+/// Sends `missing` and returns how many blobs and bytes went. Blobs that another export of this process, or
+/// another client of the engine, brought in meanwhile are not sent.
+pub(super) async fn transfer(
+    source: &dyn Source,
+    ingest: &dyn Ingest,
+    missing: &[Descriptor],
+    flights: &Flights,
+    events: &Events,
+) -> Result<(usize, u64), ExportError> {
+    // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
+    let sending: Vec<_> = missing.iter().map(|blob| send(source, ingest, blob, flights, events)).collect();
+    stream::iter(sending)
+        .buffer_unordered(PARALLEL)
+        .try_fold((0, 0), |(blobs, bytes), sent| async move {
+            Ok(sent.map_or((blobs, bytes), |size| (blobs + 1, bytes + size)))
+        })
+        .await
+}
+
+/// Sends one blob; `None` if that turned out to be unnecessary, else its size.
+async fn send(
+    source: &dyn Source,
+    ingest: &dyn Ingest,
+    blob: &Descriptor,
+    flights: &Flights,
+    events: &Events,
+) -> Result<Option<u64>, ExportError> {
+    let _flight = flights.board(&blob.digest).await;
+    let sent = match ingest.writer(blob).await? {
+        Opened::Present => None,
+        Opened::Writer(writer) => {
+            pump(source, blob, writer, None, events).await?;
+            Some(blob.size)
+        }
+    };
+    events.emit(Event::Stored { digest: blob.digest.clone() });
+    Ok(sent)
+}

@@ -1,0 +1,137 @@
+//! HTTP/2 on both sides of a proxy, with limits as wide as those of gRPC's Go peers.
+
+use std::future::Future;
+use std::pin::pin;
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::body::{Body, BodyError};
+use super::upstream::{Upstream, UpstreamError};
+
+/// The largest gRPC message that BuildKit and containerd exchange, with its frame header
+/// (containerd `defaults/defaults.go`: 16 MiB).
+pub const MAX_MESSAGE_BYTES: usize = (16 << 20) + 5;
+
+/// gRPC's Go peers accept header lists of up to 16 MiB (grpc-go `internal/transport/defaults.go`); hyper's 16 KiB
+/// would break builds whose contexts have long include lists, which travel as metadata.
+const HEADER_LIST_BYTES: u32 = 16 << 20;
+
+/// A session opens a stream for each concurrent call, health checks among them; a low limit would starve those.
+const CONCURRENT_STREAMS: u32 = 4096;
+
+/// What may be in flight on one stream, and on all of them together. Large enough for local sockets at full
+/// speed, small enough that a slow reader does not make the proxy grow.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Reads of remote blobs cancel their stream each time; h2's default tolerance (20) would end such connections.
+const PENDING_RESETS: usize = 4096;
+
+/// Why a request could not be passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The upstream cannot be connected to.
+    #[error(transparent)]
+    Connect(#[from] UpstreamError),
+    /// The connection broke or the other side does not speak HTTP/2.
+    #[error("{upstream}: {source}")]
+    Http {
+        /// The upstream's address.
+        upstream: String,
+        /// What hyper says.
+        source: hyper::Error,
+    },
+}
+
+/// A connection to an upstream. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    sender: SendRequest<Body>,
+    upstream: String,
+}
+
+impl Connection {
+    /// Connects and shakes hands.
+    ///
+    /// # Errors
+    /// When the upstream is not reachable or does not speak HTTP/2.
+    pub async fn open(upstream: &Upstream) -> Result<Self, ProxyError> {
+        let name = upstream.address().to_string();
+        let stream = upstream.connect().await?;
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADER_LIST_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_reset_streams(PENDING_RESETS)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ProxyError::Http { upstream: name.clone(), source })?;
+        let upstream = name.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%upstream, %error, "upstream connection ended");
+            }
+        });
+        Ok(Self { sender, upstream: name })
+    }
+
+    /// Sends a request and returns the answer's head; its body streams.
+    ///
+    /// # Errors
+    /// When the connection breaks first. A reset by the upstream is in the error's sources.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, ProxyError> {
+        let mut sender = self.sender.clone();
+        sender
+            .send_request(request)
+            .await
+            .map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })
+    }
+
+    /// Passes a request on as it is.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
+        Ok(self.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))
+    }
+}
+
+/// Serves HTTP/2 on `connection` until either side ends it. When `drain` is cancelled the client is told
+/// to go away, and requests under way are finished.
+///
+/// An `Err` of the handler resets the stream.
+///
+/// # Errors
+/// When the connection breaks other than by the client closing it.
+pub async fn serve<T, H, F>(connection: T, drain: CancellationToken, handler: H) -> Result<(), hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + Sync,
+    F: Future<Output = Result<Response<Body>, ProxyError>> + Send + 'static,
+{
+    let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(None)
+        .serve_connection(TokioIo::new(connection), service_fn(handler));
+    let mut served = pin!(served);
+    tokio::select! {
+        result = served.as_mut() => return result,
+        () = drain.cancelled() => served.as_mut().graceful_shutdown(),
+    }
+    served.await
+}
