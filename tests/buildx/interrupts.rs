@@ -32,13 +32,14 @@ fn nothing_is_left(stack: &Stack) {
 fn during_the_build() {
     let stack = Stack::start(&PARTS);
     let sides = Sides::of(&stack);
-    // The command shows that it runs by a file on a mount that the host sees: the builder's root.
-    let context = Context::new(&format!("FROM {}\nRUN touch /begun-here && sleep 600\n", stack.base_image()));
     let snapshots = stack.state().join("buildkit/runc-overlayfs/snapshots/snapshots");
     let code = sides.compare(|side| {
+        // The command shows that it runs by a file that the host sees too, in the builder's snapshot.
+        let begun = format!("begun-{}", side.name);
+        let context = Context::new(&format!("FROM {}\nRUN touch /{begun} && sleep 600\n", stack.base_image()));
         interrupt(side, &context, || {
             let folders = fs::read_dir(&snapshots).into_iter().flatten().flatten();
-            folders.into_iter().any(|folder| folder.path().join("fs/begun-here").exists())
+            folders.into_iter().any(|folder| folder.path().join("fs").join(&begun).exists())
         })
     });
     assert_eq!(code, Some(130));

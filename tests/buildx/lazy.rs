@@ -55,19 +55,3 @@ fn the_engine_has_the_base() {
     assert!(!pulled_layer(&stack).exists(), "the builder pulled a layer that the engine already has");
     assert_eq!(sides.direct().load(&context, "lazy", &[]), digest);
 }
-
-#[test]
-fn a_cached_build_over_a_base_that_was_pruned() {
-    let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
-    let context = application(&stack);
-    let digest = sides.direct().load(&context, "lazy", &[]);
-    // Both forget: the engine the image, the builder its cache. Only the registry has the base.
-    stack.docker(["image", "rm", &sides.direct().tag("lazy")]).ok();
-    sides.direct().builder.buildx(["prune", "-af"]).ok();
-    let side = sides.through();
-    let tag = side.tag("lazy");
-    side.builder.build(context.path(), ["--load", "-t", &tag]).ok();
-    assert_eq!(side.digest(&tag), digest);
-    check(&side);
-}

@@ -1,6 +1,12 @@
 //! The two ways to the builder, and how their results are made comparable.
 
-use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -115,14 +121,19 @@ pub(crate) fn metadata(path: &Path) -> Value {
 
 /// Removes references of builds, ids of sessions and times from a document.
 pub(crate) fn forget_the_moment(value: &mut Value) {
-    const MOMENTARY: [&str; 5] =
-        ["buildx.build.ref", "org.opencontainers.image.created", "invocationID", "buildStartedOn", "buildFinishedOn"];
+    const MOMENTARY: [&str; 7] = [
+        "buildx.build.ref",
+        "org.opencontainers.image.created",
+        "invocationId",
+        "startedOn",
+        "finishedOn",
+        // Digests of steps, which contain the id of the client's session.
+        "digestMapping",
+        "subject",
+    ];
     match value {
         Value::Object(fields) => {
-            let momentary = |key: &str| {
-                let key = key.rsplit_once('#').map_or(key, |(_, name)| name);
-                MOMENTARY.contains(&key) || key.starts_with("local-sessionid:")
-            };
+            let momentary = |key: &str| MOMENTARY.contains(&key) || key.starts_with("local-sessionid:");
             fields.retain(|key, _| !momentary(key));
             fields.values_mut().for_each(forget_the_moment);
         }
@@ -131,9 +142,9 @@ pub(crate) fn forget_the_moment(value: &mut Value) {
     }
 }
 
-/// Everything below a folder: relative path to content; links and folders as words.
+/// Everything below a folder: relative path to what is there, large files by their size and a hash.
 #[track_caller]
-pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
@@ -141,15 +152,22 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
             let path = entry.unwrap().path();
             let kind = fs::symlink_metadata(&path).unwrap().file_type();
             let content = if kind.is_symlink() {
-                format!("-> {}", fs::read_link(&path).unwrap().display()).into_bytes()
+                format!("-> {}", fs::read_link(&path).unwrap().display())
             } else if kind.is_dir() {
                 open.push(path.clone());
-                b"folder".to_vec()
+                "a folder".to_owned()
             } else {
-                fs::read(&path).unwrap()
+                content(fs::read(&path).unwrap())
             };
             found.insert(path.strip_prefix(root).unwrap().display().to_string(), content);
         }
     }
     found
+}
+
+fn content(bytes: Vec<u8>) -> String {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    let summary = format!("{} bytes, hash {:x}", bytes.len(), hasher.finish());
+    String::from_utf8(bytes).ok().filter(|text| text.len() < 2000).unwrap_or(summary)
 }
