@@ -11,6 +11,7 @@ mod signals;
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -18,6 +19,7 @@ use crate::config::{Builder, Config, ConfigError};
 use crate::door::buildkit::{Door, Settings};
 use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError};
+use crate::export::Exports;
 use crate::proxy::{Upstream, UpstreamError};
 
 use accept::House;
@@ -29,6 +31,9 @@ pub use listen::ListenError;
 /// Connections that are served at once, over all doors. A build holds two or three; the rest of a burst waits in the
 /// sockets' queues.
 const MAX_CONNECTIONS: usize = 1024;
+
+/// How long exports that lost their clients may take to be aborted.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start, or did not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +80,7 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let (house, claims) = tokio::select! {
+    let Opened { house, claims, exports } = tokio::select! {
         opened = open(&config) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
@@ -89,14 +94,24 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
     let hurry = async { format!("before a second signal ({})", signals.next().await) };
     let outcome = house.close(config.drain_timeout, hurry).await;
+    if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
+        warn!("exports were still being aborted; their leases are released at the next start");
+    }
     // The sockets' names stay ours until the last connection has ended: a successor that starts earlier would take the
     // leases of those connections for abandoned ones.
     drop(claims);
     outcome
 }
 
+/// What a running daemon consists of.
+struct Opened {
+    house: House,
+    claims: Vec<Claim>,
+    exports: Arc<Exports>,
+}
+
 /// Opens everything that `config` asks for, or nothing.
-async fn open(config: &Config) -> Result<(House, Vec<Claim>), DaemonError> {
+async fn open(config: &Config) -> Result<Opened, DaemonError> {
     if config.builders.is_empty() {
         return Err(ConfigError::NoBuilder.into());
     }
@@ -112,13 +127,14 @@ async fn open(config: &Config) -> Result<(House, Vec<Claim>), DaemonError> {
     }
 
     announce(engine.as_ref(), &reason);
+    let exports = Arc::new(Exports::new(engine));
     let house = House::new(MAX_CONNECTIONS);
     let mut claims = Vec::with_capacity(listeners.len());
     for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
         let settings =
             Settings { builder: builder.address.to_string(), upstream, docker_is_load: builder.docker_is_load };
-        let door = Arc::new(Door::new(settings, Arc::clone(&engine)));
+        let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
         let (socket, claim) = listener.into_parts();
         claims.extend(claim);
         house.open(socket, move |stream, drain| {
@@ -131,7 +147,7 @@ async fn open(config: &Config) -> Result<(House, Vec<Claim>), DaemonError> {
             }
         });
     }
-    Ok((house, claims))
+    Ok(Opened { house, claims, exports })
 }
 
 fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {

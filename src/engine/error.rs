@@ -58,6 +58,14 @@ pub enum EngineError {
         /// What answered at each address that was tried.
         found: String,
     },
+    /// The namespace cannot be used.
+    #[error("namespace `{namespace}` cannot be used: {reason}")]
+    Namespace {
+        /// The namespace as configured.
+        namespace: String,
+        /// What is wrong with it and what was expected.
+        reason: String,
+    },
     /// The engine lacks the snapshotter that its images would be unpacked with.
     #[error("{engine} at {address} has no usable snapshotter `{snapshotter}`: {reason}")]
     Snapshotter {

@@ -7,6 +7,8 @@
 //! before `commit`. The traits are object-safe, because the daemon chooses the engine
 //! at run time.
 
+mod containerd;
+mod docker;
 pub mod doctor;
 mod error;
 pub mod select;

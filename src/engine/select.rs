@@ -1,8 +1,10 @@
 //! Which engine to export to, and why.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::containerd::ContainerdEngine;
+use super::docker::DockerEngine;
 use super::{Engine, EngineError};
 
 /// dockerd's socket where nothing else is configured.
@@ -57,9 +59,93 @@ pub struct Selected {
 /// # Errors
 /// When the engine is not there, is not usable, or (Docker) does not prove to be the one behind the containerd socket.
 pub async fn select(selection: &Selection) -> Result<Selected, EngineError> {
-    Err(EngineError::Unreachable {
-        engine: "containerd",
-        address: format!("{:?}", selection.containerd_address),
-        reason: "no engine is built in yet".to_owned(),
-    })
+    let docker = docker_socket(selection);
+    let is_there = |socket: &Path| socket.symlink_metadata().is_ok();
+    match selection.kind {
+        Kind::Containerd => containerd(selection, "as configured").await,
+        Kind::Docker => docker_engine(selection, &docker?, "as configured").await,
+        Kind::Auto => match docker {
+            Ok(socket) if selection.docker_host.is_some() || is_there(&socket) => {
+                docker_engine(selection, &socket, "found by itself").await
+            }
+            Ok(socket) => containerd(selection, &format!("no docker at {}", socket.display())).await,
+            Err(error) => Err(error),
+        },
+    }
+}
+
+async fn docker_engine(selection: &Selection, socket: &Path, why: &str) -> Result<Selected, EngineError> {
+    let (hint, namespace) = (selection.containerd_address.as_deref(), selection.namespace.as_deref());
+    let engine = DockerEngine::connect(socket, hint, namespace).await?;
+    let identity = engine.identity();
+    let reason = format!(
+        "docker {} at {} ({why}), with the containerd image store proven to be {}",
+        identity.version,
+        identity.address,
+        engine.containerd().identity().address,
+    );
+    Ok(Selected { engine: Arc::new(engine), reason })
+}
+
+async fn containerd(selection: &Selection, why: &str) -> Result<Selected, EngineError> {
+    let socket = selection.containerd_address.as_deref().unwrap_or(Path::new(DEFAULT_CONTAINERD_ADDRESS));
+    let engine = ContainerdEngine::connect(socket, selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)).await?;
+    let identity = engine.identity();
+    let reason =
+        format!("containerd {} at {}, namespace `{}` ({why})", identity.version, identity.address, identity.namespace);
+    Ok(Selected { engine: Arc::new(engine), reason })
+}
+
+/// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.
+fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineError> {
+    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+    match host.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        Some(_) => {
+            Err(not_direct(host, "the path of its socket must be absolute, as in `unix:///var/run/docker.sock`"))
+        }
+        None => Err(not_direct(host, "a direct export needs the engine's own socket on this machine, `unix:///path`")),
+    }
+}
+
+fn not_direct(host: &str, reason: &'static str) -> EngineError {
+    EngineError::Address { engine: "docker", address: host.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str) -> Selection {
+        Selection { docker_host: Some(host.to_owned()), ..Selection::default() }
+    }
+
+    #[tokio::test]
+    async fn a_remote_docker_is_refused_by_name() {
+        for host in ["tcp://127.0.0.1:2375", "ssh://user@host", "npipe:////./pipe/docker", "unix://relative.sock"] {
+            let error = select(&at(host)).await.unwrap_err();
+            assert!(matches!(error, EngineError::Address { engine: "docker", .. }), "{error}");
+            assert!(error.to_string().contains(host), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_configured_docker_that_is_absent_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = format!("unix://{}/docker.sock", folder.path().display());
+        let error = select(&at(&host)).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { engine: "docker", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_containerd_that_is_absent_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let selection = Selection {
+            kind: Kind::Containerd,
+            containerd_address: Some(folder.path().join("containerd.sock")),
+            ..Selection::default()
+        };
+        let error = select(&selection).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
+    }
 }

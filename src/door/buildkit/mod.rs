@@ -1,11 +1,35 @@
 //! A proxy in front of a builder's control socket that turns `--load` into a direct export.
+//!
+//! Everything passes untouched except three calls. `Solve`: an exporter that means "into the local
+//! engine" becomes `image,store=false`, and the builder's answer is held until what the engine lacks has
+//! been read from the builder's own content store and committed. `Status`: kept open meanwhile, to show that work.
+//! `LLBBridge.Solve` and `Return` of such a build are remembered, so that it can be repeated when the
+//! builder turns out not to hold its own image.
+
+mod answer;
+mod builder;
+mod builds;
+mod exporters;
+mod grpc;
+mod load;
+mod progress;
+mod repeat;
+mod route;
+mod solve;
+mod status;
+mod unary;
+mod wire;
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Engine;
-use crate::proxy::Upstream;
+use crate::export::Exports;
+use crate::proxy::{self, Connection, Upstream};
+
+use builder::Builder;
+use builds::Builds;
+use route::Route;
 
 /// How one builder is served.
 #[derive(Debug)]
@@ -21,22 +45,40 @@ pub struct Settings {
 /// The door to one builder.
 #[derive(Debug)]
 pub struct Door {
-    _settings: Settings,
-    _engine: Arc<dyn Engine>,
+    builder: Builder,
+    docker_is_load: bool,
+    builds: Builds,
+    exports: Arc<Exports>,
 }
 
 impl Door {
-    /// A door to the builder of `settings`, which exports into `engine`.
-    pub fn new(settings: Settings, engine: Arc<dyn Engine>) -> Self {
-        Self { _settings: settings, _engine: engine }
+    /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
+    pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
+        let Settings { builder, upstream, docker_is_load } = settings;
+        Self { builder: Builder::new(builder, upstream), docker_is_load, builds: Builds::default(), exports }
     }
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests
     /// under way are finished and no new ones are taken.
-    pub async fn serve<T>(&self, connection: T, drain: CancellationToken)
+    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: CancellationToken)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let _ = (connection, drain);
+        // A connection of its own, so that the builder sees the client come and go.
+        let upstream = match Connection::open(&self.builder.upstream).await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                tracing::warn!(builder = %self.builder.name, %error, "the builder cannot be reached");
+                return route::refuse_all(connection, drain, &error.to_string()).await;
+            }
+        };
+        let route = Arc::new(Route::new(self, upstream));
+        let served = proxy::serve(connection, drain, |request| {
+            let route = route.clone();
+            async move { route.handle(request).await }
+        });
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "client connection ended");
+        }
     }
 }

@@ -1,0 +1,176 @@
+"""The machinery of a benchmark: stacks, builders, Linkspan, and the base image."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
+STACK = os.path.join(ROOT, "scripts", "stack")
+CACHE = os.environ.get("LINKSPAN_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "linkspan")
+
+# Real files of the machine, in the order in which they are taken until the size is reached.
+CANDIDATES = ["/usr/lib", "/usr/local", "/usr/share", "~/.rustup", "/opt", "~/.pyenv", "~/go/pkg/mod", "~/.cargo", "/usr/bin"]
+LAYERS = 6
+
+
+def run(*command, env=None, check=True, **options):
+    """Runs a command quietly; on failure its output is shown."""
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options)
+    if check and done.returncode != 0:
+        raise SystemExit(f"bench: error: {' '.join(command)} failed ({done.returncode}):\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+class Stack:
+    """One isolated set of daemons."""
+
+    def __init__(self, state, only=None):
+        self.state = state
+        run(STACK, "up", "--state", state, *(["--only", only] if only else []))
+        self.env = dict(os.environ)
+        for line in run(STACK, "env", "--state", state).splitlines():
+            name, _, value = line.removeprefix("export ").partition("=")
+            self.env[name] = value.strip('"').replace("$PATH", os.environ["PATH"])
+
+    def down(self):
+        run(STACK, "down", "--state", self.state, "--purge", check=False)
+
+
+class Linkspan:
+    """The program under test, between a builder and a stack's engine."""
+
+    def __init__(self, binary, engine, builder, folder):
+        self.socket = f"unix://{folder}/linkspan.sock"
+        self.log = open(f"{folder}/linkspan.log", "w", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [binary, "serve", "--engine", "docker", "--docker-host", engine.env["DOCKER_HOST"],
+             "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket],
+            env=engine.env, stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + 20
+        while not os.path.exists(self.socket.removeprefix("unix://")):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"bench: error: linkspan did not start, see {self.log.name}:\n{open(self.log.name).read()}")
+            time.sleep(0.02)
+
+    def peak_bytes(self):
+        """The peak resident size so far."""
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+
+
+class Bench:
+    """What all cases share; a context manager that takes everything down."""
+
+    def __init__(self, work, options):
+        self.work, self.options = work, options
+        self.closing = []
+
+    def __enter__(self):
+        run("cargo", "build", "--release", "--locked", "--bin", "linkspan", cwd=ROOT)
+        target = os.environ.get("CARGO_TARGET_DIR") or os.path.join(ROOT, "target")
+        self.binary = os.path.join(target, "release", "linkspan")
+        self.stack = Stack(os.path.join(self.work, "s"))
+        self.closing.append(self.stack.down)
+        self.linkspan = self.start_linkspan(self.stack, self.folder("l"))
+        self.builder("tar", self.stack.env["BUILDKIT_HOST"])
+        self.builder("linkspan", self.linkspan.socket)
+        return self
+
+    def __exit__(self, *_):
+        for close in reversed(self.closing):
+            close()
+
+    def folder(self, name):
+        path = os.path.join(self.work, name)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def start_linkspan(self, engine, folder):
+        linkspan = Linkspan(self.binary, engine, self.stack, folder)
+        self.closing.append(linkspan.stop)
+        return linkspan
+
+    def builder(self, name, address):
+        run("docker", "buildx", "create", "--name", name, "--driver", "remote", address, env=self.stack.env)
+
+    def base(self):
+        """A base image of at least --size GB of real files, in the stack's registry; its layers are kept in the cache."""
+        name = f"{self.stack.env['LINKSPAN_REGISTRY']}/base"
+        folder = os.path.join(CACHE, "bench", f"base-{self.options.size:g}")
+        if not os.path.exists(os.path.join(folder, "done")):
+            make_layers(folder, self.options.size)
+        layers = sorted(file for file in os.listdir(folder) if file.endswith(".tar.gz"))
+        files = [option for layer in layers for option in ("-f", os.path.join(folder, layer))]
+        run("crane", "append", "--oci-empty-base", "--insecure", *files, "-t", name, env=self.stack.env)
+        run("crane", "mutate", "--insecure", "--set-platform", "linux/amd64", "-t", name, name, env=self.stack.env)
+        with open(os.path.join(folder, "done"), encoding="ascii") as done:
+            return name, int(done.read())
+
+
+def make_layers(folder, size_gb):
+    """Packs real files into layers, two at a time."""
+    print(f"bench: packing a base image of {size_gb:g} GB (kept in {folder})", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    wanted, taken, files = int(size_gb * 1e9), 0, []
+    for path in walk_files():
+        size = os.lstat(path).st_size
+        files.append((path, size))
+        taken += size
+        if taken >= wanted:
+            break
+    if taken < wanted:
+        raise SystemExit(f"bench: error: this machine has only {taken / 1e9:.1f} GB of files for the base image; use --size")
+    shell = os.path.join(folder, "shell")
+    os.makedirs(os.path.join(shell, "bin"))
+    shutil.copy(shutil.which("busybox"), os.path.join(shell, "bin", "busybox"))
+    for applet in ("sh", "echo", "true", "cat"):
+        os.symlink("busybox", os.path.join(shell, "bin", applet))
+    packing = [pack(folder, 0, ["-C", shell, "bin"])]
+    layer, part = [], 0
+    for path, size in files:
+        layer.append(path.lstrip("/"))
+        part += size
+        if part >= taken / LAYERS or path == files[-1][0]:
+            listed = os.path.join(folder, f"list-{len(packing)}")
+            with open(listed, "w", encoding="utf-8", errors="surrogateescape") as out:
+                out.write("\0".join(layer))
+            packing.append(pack(folder, len(packing), ["-C", "/", "--null", "--no-recursion", "-T", listed]))
+            layer, part = [], 0
+            if len(packing) % 2 == 0:
+                wait(packing[-2:])
+    wait(packing)
+    with open(os.path.join(folder, "done"), "w", encoding="ascii") as done:
+        done.write(str(taken))
+
+
+def walk_files():
+    for top in CANDIDATES:
+        for folder, folders, names in os.walk(os.path.expanduser(top)):
+            folders.sort()
+            for name in sorted(names):
+                path = os.path.join(folder, name)
+                if os.path.isfile(path) or os.path.islink(path):
+                    yield path
+
+
+def pack(folder, index, arguments):
+    target = os.path.join(folder, f"{index}.tar.gz")
+    # Below /base, so that the image's own shell and the machine's libraries do not meet.
+    prefix = [] if index == 0 else ["--transform", "s,^,base/,S"]
+    return subprocess.Popen(["bash", "-c", 'set -o pipefail; out=$1; shift; tar -cf - "$@" | gzip -6 >"$out"', "-", target, *prefix, *arguments])
+
+
+def wait(processes):
+    for process in processes:
+        if process.wait() != 0:
+            raise SystemExit("bench: error: tar failed while packing the base image")

@@ -1,0 +1,58 @@
+"""Measures whole `docker buildx build` commands: the tar path, Linkspan, the engine's own builder, and the floor."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+
+from cases import CASES
+from machine import Bench, CACHE
+from report import print_table
+
+EPILOG = """\
+cases:
+  warm       nothing changed since the last build
+  edit       the last line of the Dockerfile changed
+  cold       an image that the engine has never seen, until it runs: each run on a new engine and a new file system
+  layers100  100 small layers, nothing changed
+  memory     an image of --memory-size GB streamed; Linkspan's peak resident memory
+
+Contenders take turns, each with a build of its own, so that none profits from another's cache; figures are medians.
+The base image is made of real files of this machine. Everything runs on a stack of its own, taken down at the end.
+
+examples:
+  scripts/bench --case warm --case edit --runs 10
+  scripts/bench --size 3 --out bench.json
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, epilog=EPILOG,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=float, default=3.0, metavar="GB", help="size of the base image's files (default: 3)")
+    parser.add_argument("--memory-size", type=float, default=10.0, metavar="GB", help="size for the memory case (default: 10)")
+    parser.add_argument("--runs", type=int, default=7, metavar="N", help="runs of each contender (default: 7; cold: at most 3)")
+    parser.add_argument("--case", action="append", choices=CASES, metavar="NAME", help="only this case; may be repeated")
+    parser.add_argument("--out", metavar="FILE", help="write the figures as a JSON array")
+    options = parser.parse_args()
+    if options.runs < 1 or options.size <= 0:
+        parser.error("--runs and --size must be positive")
+    if os.geteuid() != 0:
+        sys.exit("bench: error: this needs root: run it again with sudo")
+
+    results = []
+    os.makedirs(CACHE, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ls-bench-") as work, Bench(work, options) as bench:
+        for name in options.case or CASES:
+            print(f"bench: {name}", file=sys.stderr, flush=True)
+            results.append(CASES[name](bench, name))
+            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+            if options.out:  # after each case: a run that is cut short keeps what it has
+                with open(options.out, "w", encoding="utf-8") as out:
+                    json.dump(results, out, indent=1)
+    print_table(results)
+
+
+if __name__ == "__main__":
+    main()

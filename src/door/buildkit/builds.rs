@@ -1,0 +1,171 @@
+//! The builds under way whose image we export: what their calls have to know of one another.
+//!
+//! `Solve`, `Status` and the gateway calls of one build arrive independently, perhaps on different
+//! connections; only the build's id ties them together.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// What is recorded of one build's gateway calls, at most. Frontend requests are a few KiB.
+const MAX_RECORDING_BYTES: usize = 32 << 20;
+
+/// The builds of one builder.
+#[derive(Debug, Default)]
+pub(super) struct Builds(Mutex<HashMap<String, Weak<Build>>>);
+
+/// One build.
+#[derive(Debug)]
+pub(super) struct Build {
+    /// The id that the client chose.
+    pub(super) id: String,
+    progress: watch::Sender<Progress>,
+    recording: Mutex<Recording>,
+}
+
+/// What the client will be shown, in order.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Whether the build's image is exported by us, so that its status stream is kept open for that.
+    ours: bool,
+    finished: bool,
+    /// `StatusResponse` frames.
+    frames: Vec<Bytes>,
+}
+
+/// The gateway calls that made the build's result, so that it can be made again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Recording {
+    /// `LLBBridge.Solve`: requests and answers, in order.
+    pub(super) solves: Vec<(Bytes, Bytes)>,
+    /// `LLBBridge.Return`.
+    pub(super) result: Option<Bytes>,
+    /// Whether something was too large to keep.
+    pub(super) incomplete: bool,
+    bytes: usize,
+}
+
+impl Builds {
+    /// The build called `id`, which is kept as long as someone holds it.
+    pub(super) fn get(&self, id: &str) -> Arc<Build> {
+        let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(build) = builds.get(id).and_then(Weak::upgrade) {
+            return build;
+        }
+        builds.retain(|_, build| build.strong_count() > 0);
+        let build =
+            Arc::new(Build { id: id.to_owned(), progress: watch::Sender::default(), recording: Mutex::default() });
+        builds.insert(id.to_owned(), Arc::downgrade(&build));
+        build
+    }
+
+    /// The build called `id`, if its image is ours to export.
+    pub(super) fn ours(&self, id: &str) -> Option<Arc<Build>> {
+        let builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        builds.get(id).and_then(Weak::upgrade).filter(|build| build.progress.borrow().ours)
+    }
+}
+
+impl Build {
+    /// Marks the build as ours until the claim is dropped.
+    pub(super) fn claim(self: &Arc<Self>) -> Claim {
+        self.progress.send_modify(|progress| progress.ours = true);
+        Claim(self.clone())
+    }
+
+    /// Shows the client a `StatusResponse` frame.
+    pub(super) fn show(&self, frame: Bytes) {
+        self.progress.send_modify(|progress| progress.frames.push(frame));
+    }
+
+    /// Follows what is shown.
+    pub(super) fn watch(&self) -> Watch {
+        Watch { progress: self.progress.subscribe(), seen: 0 }
+    }
+
+    /// Keeps a gateway call for a repetition.
+    pub(super) fn record(&self, size: usize, keep: impl FnOnce(&mut Recording)) {
+        let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        recording.bytes += size;
+        if recording.bytes > MAX_RECORDING_BYTES {
+            *recording = Recording { incomplete: true, bytes: recording.bytes, ..Recording::default() };
+        } else {
+            keep(&mut recording);
+        }
+    }
+
+    /// The gateway calls so far.
+    pub(super) fn recording(&self) -> Recording {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Holds a build's status stream open. Dropping it lets the stream end.
+#[derive(Debug)]
+pub(super) struct Claim(Arc<Build>);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.progress.send_modify(|progress| progress.finished = true);
+    }
+}
+
+/// A reader of a build's frames.
+#[derive(Debug)]
+pub(super) struct Watch {
+    progress: watch::Receiver<Progress>,
+    seen: usize,
+}
+
+impl Watch {
+    /// The next frames; `None` when there will be no more, which for a build that is not ours is at once.
+    pub(super) async fn next(&mut self) -> Option<Vec<Bytes>> {
+        let seen = self.seen;
+        // An error means that the build is gone, and with it all that could be shown.
+        let progress =
+            self.progress.wait_for(|progress| progress.frames.len() > seen || progress.finished || !progress.ours);
+        let progress = progress.await.ok()?;
+        let frames = progress.frames.get(seen..).filter(|frames| !frames.is_empty())?.to_vec();
+        self.seen += frames.len();
+        Some(frames)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_status_stream_that_came_first_sees_everything_until_the_claim_ends() {
+        let builds = Builds::default();
+        let status = builds.get("a");
+        let mut watch = status.watch();
+        let claim = builds.get("a").claim();
+        assert!(builds.ours("a").is_some());
+        status.show(Bytes::from_static(b"1"));
+        status.show(Bytes::from_static(b"2"));
+        assert_eq!(watch.next().await.unwrap().len(), 2);
+        drop(claim);
+        assert_eq!(watch.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn builds_that_are_not_ours_end_at_once_and_are_forgotten() {
+        let builds = Builds::default();
+        assert_eq!(builds.get("a").watch().next().await, None);
+        assert!(builds.ours("a").is_none());
+        drop(builds.get("b"));
+        assert_eq!(builds.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_recording_is_bounded() {
+        let build = Builds::default().get("a");
+        build.record(3, |recording| recording.result = Some(Bytes::from_static(b"abc")));
+        assert!(build.recording().result.is_some());
+        build.record(MAX_RECORDING_BYTES, |_| unreachable!());
+        assert!(build.recording().incomplete && build.recording().result.is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! Which exporters mean "into the local engine", and what the builder is asked to do instead.
+
+use std::collections::BTreeMap;
+
+/// The type that asks for a direct export explicitly: `-o type=linkspan,name=…`.
+pub(super) const EXPLICIT_TYPE: &str = "linkspan";
+
+/// Attributes that the builder's `image` exporter would act on and the `oci` and `docker` exporters ignore
+/// (BuildKit `exporter/containerimage/exptypes/keys.go`), and those that only concern a load.
+const DROPPED: [&str; 12] = [
+    "context",
+    "danging-name-empty-only",
+    "dangling-name-prefix",
+    "name-canonical",
+    "prefer-image-digest",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "store",
+    "tar",
+    "unpack",
+    "unsafe-internal-store-allow-incomplete",
+];
+
+/// One entry of a build's exporters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Exporter {
+    /// The type, such as `oci`.
+    pub(super) kind: String,
+    /// The attributes.
+    pub(super) attrs: BTreeMap<String, String>,
+}
+
+impl Exporter {
+    /// Whether this is a load into the local engine. A load from buildx to an engine with the containerd store is
+    /// `oci` with `prefer-image-digest` (buildx `build/opt.go`); plain `docker` cannot be told from
+    /// `docker,dest=FILE` on the wire and counts only where the endpoint is configured so. A `tar` attribute is a
+    /// user's own choice of output, a `context` names another engine.
+    pub(super) fn is_load(&self, docker_is_load: bool) -> bool {
+        let has = |key: &str| self.attrs.get(key).is_some_and(|value| !value.is_empty());
+        if self.kind == EXPLICIT_TYPE {
+            return true;
+        }
+        if self.attrs.contains_key("tar") || has("dest") || has("context") {
+            return false;
+        }
+        match self.kind.as_str() {
+            "oci" => self.attrs.get("prefer-image-digest").is_some_and(|value| value == "true"),
+            "docker" => docker_is_load,
+            _ => false,
+        }
+    }
+
+    /// What the builder is asked for in place of a load: the same image, left in its own content store.
+    pub(super) fn rewritten(&self) -> Self {
+        let mut attrs = self.attrs.clone();
+        attrs.retain(|key, _| !DROPPED.contains(&key.as_str()));
+        // The wildcard asks the builder for the name that the frontend gave; every other name is ours to give.
+        if attrs.get("name").is_some_and(|name| name != "*") {
+            attrs.remove("name");
+        }
+        attrs.insert("store".into(), "false".into());
+        // What the `oci` exporter defaults to and `image` does not: otherwise the digest would differ.
+        attrs.entry("attestation-inline".into()).or_insert_with(|| "false".into());
+        if self.kind != "docker" {
+            attrs.entry("oci-mediatypes".into()).or_insert_with(|| "true".into());
+        }
+        Self { kind: "image".into(), attrs }
+    }
+
+    /// What makes the builder fetch every layer that it knows only by name: the `oci` exporter does so before it
+    /// looks for a receiver (BuildKit `exporter/oci/export.go`).
+    pub(super) fn unlazying(&self) -> Self {
+        let mut attrs = self.rewritten().attrs;
+        attrs.remove("store");
+        Self { kind: "oci".into(), attrs }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exporter(kind: &str, attrs: &[(&str, &str)]) -> Exporter {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Exporter { kind: kind.to_owned(), attrs }
+    }
+
+    #[test]
+    fn loads_are_told_from_outputs() {
+        let digest = ("prefer-image-digest", "true");
+        for (kind, attrs, docker_is_load, expected) in [
+            ("oci", &[digest][..], false, true),
+            ("oci", &[digest, ("name", "a")], false, true),
+            ("oci", &[], false, false),
+            ("oci", &[digest, ("tar", "false")], false, false),
+            ("oci", &[digest, ("tar", "")], false, false),
+            ("oci", &[digest, ("context", "other")], false, false),
+            ("oci", &[digest, ("context", "")], false, true),
+            ("docker", &[], false, false),
+            ("docker", &[], true, true),
+            ("docker", &[("tar", "false")], true, false),
+            ("linkspan", &[], false, true),
+            ("linkspan", &[("name", "a")], false, true),
+            ("image", &[("push", "true")], true, false),
+            ("local", &[], true, false),
+        ] {
+            assert_eq!(exporter(kind, attrs).is_load(docker_is_load), expected, "{kind} {attrs:?} {docker_is_load}");
+        }
+    }
+
+    #[test]
+    fn the_builder_is_asked_for_the_same_image_and_nothing_else() {
+        let asked = exporter(
+            "oci",
+            &[("prefer-image-digest", "true"), ("name", "a"), ("compression", "zstd"), ("push", "true")],
+        );
+        let expected = exporter(
+            "image",
+            &[("store", "false"), ("attestation-inline", "false"), ("oci-mediatypes", "true"), ("compression", "zstd")],
+        );
+        assert_eq!(asked.rewritten(), expected);
+    }
+
+    #[test]
+    fn what_the_user_chose_is_kept() {
+        let asked = exporter("docker", &[("name", "*"), ("attestation-inline", "true"), ("oci-mediatypes", "false")]);
+        let expected = exporter(
+            "image",
+            &[("name", "*"), ("store", "false"), ("attestation-inline", "true"), ("oci-mediatypes", "false")],
+        );
+        assert_eq!(asked.rewritten(), expected);
+    }
+}

@@ -1,0 +1,166 @@
+//! Shows an export in the client's own progress display, as a vertex of its build.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bollard_buildkit_proto::google::protobuf::Timestamp;
+use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexStatus};
+use prost::Message;
+
+use super::builds::Build;
+use super::grpc::frame;
+use crate::export::Outcome;
+use crate::image::Digest;
+use crate::progress::{Event, Events};
+
+/// How often the bytes of one blob are shown.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// One export, shown as a vertex called `importing to <engine>`, as buildx itself names a load.
+#[derive(Debug, Clone)]
+pub(super) struct Display(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    build: Arc<Build>,
+    engine: &'static str,
+    vertex: Vertex,
+    blobs: Mutex<HashMap<String, Blob>>,
+}
+
+/// What was last shown of a blob.
+#[derive(Debug)]
+struct Blob {
+    started: Timestamp,
+    shown: Instant,
+}
+
+impl Display {
+    /// Starts the vertex of the export with the given index.
+    pub(super) fn start(build: Arc<Build>, engine: &'static str, index: usize) -> Self {
+        let digest = Digest::sha256(format!("{}-linkspan-{index}", build.id).as_bytes()).to_string();
+        let name = format!("importing to {engine}");
+        let vertex = Vertex { digest, name, started: Some(now()), ..Vertex::default() };
+        let display = Self(Arc::new(Inner { build, engine, vertex, blobs: Mutex::default() }));
+        display.0.show(vec![display.0.vertex.clone()], Vec::new());
+        display
+    }
+
+    /// The receiver of the export's events.
+    pub(super) fn events(&self) -> Events {
+        let inner = self.0.clone();
+        Events::new(move |event| inner.event(event))
+    }
+
+    /// A line of its own.
+    pub(super) fn note(&self, text: &str) {
+        self.0.line(text);
+    }
+
+    /// Ends the vertex with what was done.
+    pub(super) fn succeed(&self, outcome: &Outcome) {
+        self.0.line(&summary(outcome, self.0.engine));
+        self.0.show(vec![Vertex { completed: Some(now()), ..self.0.vertex.clone() }], Vec::new());
+    }
+
+    /// Ends the vertex with an error.
+    pub(super) fn fail(&self, error: &str) {
+        let vertex = Vertex { completed: Some(now()), error: error.to_owned(), ..self.0.vertex.clone() };
+        self.0.show(vec![vertex], Vec::new());
+    }
+}
+
+impl Inner {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Sent { digest, current, total } => self.blob(digest.to_string(), current, total, false),
+            Event::Stored { digest } => self.blob(digest.to_string(), 0, 0, true),
+            Event::Unpacking { digest } => self.blob(format!("extracting {digest}"), 0, 0, false),
+            Event::Unpacked { digest } => self.blob(format!("extracting {digest}"), 0, 0, true),
+            Event::Note(text) => self.line(&text),
+            Event::State(_) | Event::Planned { .. } => {}
+        }
+    }
+
+    /// Shows a step that takes a while, at most every [`INTERVAL`] and at its end.
+    fn blob(&self, id: String, current: u64, total: u64, done: bool) {
+        let started = {
+            let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
+            match blobs.get_mut(&id) {
+                // A blob that turned out not to be needed is stored without having been sent.
+                None if done => return,
+                Some(blob) if !done && blob.shown.elapsed() < INTERVAL => return,
+                Some(blob) => {
+                    blob.shown = Instant::now();
+                    blob.started
+                }
+                None => {
+                    let started = now();
+                    blobs.insert(id.clone(), Blob { started, shown: Instant::now() });
+                    started
+                }
+            }
+        };
+        let (current, total) = (clamp(current), clamp(total));
+        let completed = done.then(now);
+        self.status(VertexStatus { id, current, total, started: Some(started), completed, ..VertexStatus::default() });
+    }
+
+    fn line(&self, text: &str) {
+        let at = Some(now());
+        self.status(VertexStatus { id: text.to_owned(), started: at, completed: at, ..VertexStatus::default() });
+    }
+
+    fn status(&self, status: VertexStatus) {
+        let vertex = self.vertex.digest.clone();
+        self.show(Vec::new(), vec![VertexStatus { vertex, timestamp: Some(now()), ..status }]);
+    }
+
+    fn show(&self, vertexes: Vec<Vertex>, statuses: Vec<VertexStatus>) {
+        let response = StatusResponse { vertexes, statuses, ..StatusResponse::default() };
+        self.build.show(frame(&response.encode_to_vec()));
+    }
+}
+
+/// `2 blobs, 11.3 kB sent; 18 already in docker`.
+fn summary(outcome: &Outcome, engine: &str) -> String {
+    let Outcome { sent_blobs, sent_bytes, present_blobs } = *outcome;
+    let blobs = if sent_blobs == 1 { "1 blob".to_owned() } else { format!("{sent_blobs} blobs") };
+    format!("{blobs}, {} sent; {present_blobs} already in {engine}", size(sent_bytes))
+}
+
+/// Bytes as docker and buildkit print them: powers of a thousand, one decimal.
+fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+fn now() -> Timestamp {
+    let prost_types::Timestamp { seconds, nanos } = SystemTime::now().into();
+    Timestamp { seconds, nanos }
+}
+
+fn clamp(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_tells_what_moved() {
+        let outcome = Outcome { sent_blobs: 2, sent_bytes: 11_300, present_blobs: 18 };
+        assert_eq!(summary(&outcome, "docker"), "2 blobs, 11.3 kB sent; 18 already in docker");
+        let outcome = Outcome { sent_blobs: 1, sent_bytes: 999, present_blobs: 0 };
+        assert_eq!(summary(&outcome, "containerd"), "1 blob, 999 B sent; 0 already in containerd");
+        assert_eq!(size(4_300_000_000), "4.3 GB");
+    }
+}

@@ -1,0 +1,153 @@
+//! Runs a build a second time on the client's session, when the builder does not hold its own image.
+//!
+//! Layers of a base image that no step needed are *lazy*: the builder knows their digests but never
+//! pulled them; and a builder may prune between its answer and our read. The builder's `oci` exporter
+//! fetches every layer before it looks for a receiver, so the build is repeated with that exporter under a
+//! place that the client has no receiver for: it pulls, then fails. A second repetition exports the image
+//! again. Everything but the missing layers is cached. We act as the gateway client: its calls were
+//! recorded and are made again under the new build's id.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+
+use bollard_buildkit_proto::moby::buildkit::v1::frontend::{Result as GatewayResult, SolveResponse, result};
+use bytes::Bytes;
+use futures_util::future::try_join;
+use prost::Message;
+use tonic::Status;
+
+use super::answer::Answer;
+use super::builder::Builder;
+use super::builds::Recording;
+use super::exporters::Exporter;
+use super::solve::{History, Solve};
+use super::unary::call;
+use crate::proxy::Connection;
+
+pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
+pub(super) const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
+pub(super) const GATEWAY_RETURN: &str = "/moby.buildkit.v1.frontend.LLBBridge/Return";
+
+/// A build that was run again. Its record in the builder's history holds its image until [`Builder::forget`].
+#[derive(Debug)]
+pub(super) struct Repeated {
+    pub(super) build: String,
+    pub(super) answer: Answer,
+}
+
+/// Makes the builder hold every blob of the image, and exports it again with `exporters`.
+pub(super) async fn repeat(
+    builder: &Builder,
+    solve: &Solve,
+    exporters: &[Exporter],
+    recording: &Recording,
+) -> Result<Repeated, Status> {
+    if recording.incomplete {
+        return Err(Status::resource_exhausted("the build's requests were too large to be kept for a repetition"));
+    }
+    let connection =
+        Connection::open(&builder.upstream).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let bytes = |error: super::wire::WireError| Status::internal(error.to_string());
+
+    // Every place that the client might have a receiver for is taken by an image that goes nowhere.
+    let mut unlazying: Vec<_> = exporters.iter().map(|_| exporters[0].clone()).collect();
+    unlazying.push(exporters[0].unlazying());
+    let build = unique_id();
+    let request = solve.again(&build, &unlazying, History::Skip).map_err(bytes)?;
+    // It is meant to fail at its end. If it failed earlier, the second repetition says why.
+    if let Err(status) = run(&connection, &build, &request, recording).await {
+        tracing::debug!(%build, %status, "the builder was made to fetch lazy layers");
+    }
+
+    let build = unique_id();
+    let request = solve.again(&build, exporters, History::Keep).map_err(bytes)?;
+    let answer = run(&connection, &build, &request, recording).await?;
+    Ok(Repeated { build, answer: Answer::read(&answer).map_err(bytes)? })
+}
+
+/// One `Solve`, with the gateway calls that a client would make meanwhile.
+async fn run(connection: &Connection, build: &str, request: &[u8], recording: &Recording) -> Result<Bytes, Status> {
+    let gateway = async {
+        // Without a result the build did not go through the gateway: its definition is in the request.
+        let Some(result) = &recording.result else { return Ok(()) };
+        let mut refs = BTreeMap::new();
+        for (request, first_answer) in &recording.solves {
+            let answer = call(connection, GATEWAY_SOLVE, Some(build), request).await?;
+            refs.extend(ids(first_answer)?.into_iter().zip(ids(&answer)?));
+        }
+        call(connection, GATEWAY_RETURN, Some(build), &renamed(result, &refs)?).await.map(drop)
+    };
+    try_join(call(connection, SOLVE, None, request), gateway).await.map(|(answer, ())| answer)
+}
+
+/// The ids of the references in a gateway answer, in an order that only depends on its shape.
+fn ids(answer: &[u8]) -> Result<Vec<String>, Status> {
+    let answer = SolveResponse::decode(answer).map_err(|error| Status::internal(error.to_string()))?;
+    let GatewayResult { result, attestations, .. } = answer.result.unwrap_or_default();
+    let mut ids = match result {
+        Some(result::Result::RefDeprecated(id)) => vec![id],
+        Some(result::Result::Ref(reference)) => vec![reference.id],
+        Some(result::Result::RefsDeprecated(map)) => BTreeMap::from_iter(map.refs).into_values().collect(),
+        Some(result::Result::Refs(map)) => BTreeMap::from_iter(map.refs).into_values().map(|r| r.id).collect(),
+        None => Vec::new(),
+    };
+    let attestations = BTreeMap::from_iter(attestations).into_values().flat_map(|list| list.attestation);
+    ids.extend(attestations.filter_map(|attestation| attestation.r#ref).map(|reference| reference.id));
+    ids.retain(|id| !id.is_empty());
+    Ok(ids)
+}
+
+/// `message` with each id replaced. BuildKit's ids all have one length (`identity/randomid.go`), so the
+/// lengths around them stay right and fields that we do not know are kept.
+fn renamed(message: &[u8], refs: &BTreeMap<String, String>) -> Result<Vec<u8>, Status> {
+    let mut message = message.to_vec();
+    for (old, new) in refs {
+        if old.len() != new.len() {
+            return Err(Status::internal(format!("the builder's reference `{new}` has another length than `{old}`")));
+        }
+        let mut from = 0;
+        while let Some(at) = message[from..].windows(old.len()).position(|window| window == old.as_bytes()) {
+            message[from + at..][..old.len()].copy_from_slice(new.as_bytes());
+            from += at + old.len();
+        }
+    }
+    Ok(message)
+}
+
+/// An id that nobody else uses: 32 hex characters from the standard library's random seeds.
+pub(super) fn unique_id() -> String {
+    let half = || RandomState::new().hash_one(std::time::SystemTime::now());
+    format!("{:016x}{:016x}", half(), half())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard_buildkit_proto::moby::buildkit::v1::frontend::{Ref, RefMap, ReturnRequest};
+
+    fn refs(ids: &[(&str, &str)]) -> GatewayResult {
+        let refs = ids
+            .iter()
+            .map(|(platform, id)| ((*platform).to_owned(), Ref { id: (*id).to_owned(), def: None }))
+            .collect();
+        GatewayResult { result: Some(result::Result::Refs(RefMap { refs })), ..GatewayResult::default() }
+    }
+
+    #[test]
+    fn the_result_of_a_repetition_names_its_own_references() {
+        let answer = |result| SolveResponse { result: Some(result), ..SolveResponse::default() }.encode_to_vec();
+        let first = answer(refs(&[("linux/arm64", "id-2"), ("linux/amd64", "id-1")]));
+        let second = answer(refs(&[("linux/amd64", "id-8"), ("linux/arm64", "id-9")]));
+        let map = ids(&first).unwrap().into_iter().zip(ids(&second).unwrap()).collect();
+        let given =
+            ReturnRequest { result: Some(refs(&[("linux/amd64", "id-1"), ("linux/arm64", "id-2")])), error: None };
+        let renamed = ReturnRequest::decode(&*renamed(&given.encode_to_vec(), &map).unwrap()).unwrap();
+        assert_eq!(renamed.result.unwrap(), refs(&[("linux/amd64", "id-8"), ("linux/arm64", "id-9")]));
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| unique_id()).collect();
+        assert_eq!(ids.len(), 1000);
+    }
+}

@@ -1,0 +1,173 @@
+//! Which calls are looked into, on one client connection.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::Door;
+use super::answer::Answer;
+use super::grpc::{Unary, frame, refuse, status};
+use super::load::Load;
+use super::repeat::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
+use super::solve::Solve;
+use super::status::hold_open;
+use super::unary::build_id;
+use super::wire::fields;
+use crate::proxy::{self, Body, BodyError, Connection, ProxyError, full};
+
+const STATUS: &str = "/moby.buildkit.v1.Control/Status";
+
+/// One client connection and its counterpart towards the builder.
+pub(super) struct Route {
+    door: Arc<Door>,
+    upstream: Connection,
+    exports_directly: OnceCell<bool>,
+}
+
+impl Route {
+    pub(super) fn new(door: Arc<Door>, upstream: Connection) -> Self {
+        Self { door, upstream, exports_directly: OnceCell::new() }
+    }
+
+    pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        match request.uri().path() {
+            SOLVE => self.solve(request).await,
+            STATUS => self.status(request).await,
+            GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
+            _ => self.upstream.forward(request).await,
+        }
+    }
+
+    async fn solve(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        let (parts, body) = request.into_parts();
+        let request = match Unary::read(body).await {
+            Ok(request) => request,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        let edit = match request.message().map(Solve::read) {
+            Some(Ok(solve)) => self.edit(solve).await,
+            // Nothing we understand: the builder shall say what is wrong with it.
+            Some(Err(_)) | None => None,
+        };
+        let Some((load, message)) = edit else {
+            let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
+            return Ok(response.map(passed_on));
+        };
+        // The status stream stays open until this claim is dropped, however the call ends.
+        let _claim = load.build.claim();
+        let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
+        let (parts, body) = response.into_parts();
+        let mut answer = match Unary::read(body).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        let succeeded = status(&parts.headers, answer.trailers.as_ref()).is_some_and(|s| s.code() == tonic::Code::Ok);
+        if let Some(message) = answer.message().filter(|_| succeeded) {
+            let completed = match Answer::read(&message) {
+                Ok(answer) => load.finish(answer).await,
+                Err(error) => Err(Status::internal(format!("the builder's answer is {error}"))),
+            };
+            match completed {
+                Ok(completed) => answer.body = frame(&completed.write()),
+                Err(status) => return Ok(refuse(&status)),
+            }
+        }
+        Ok(Response::from_parts(parts, answer.into_body()))
+    }
+
+    /// The edited request, if anything in it means a load and the builder can export directly.
+    async fn edit(&self, solve: Solve) -> Option<(Load<'_>, Bytes)> {
+        let door = &*self.door;
+        let asked: Vec<_> = solve
+            .exporters
+            .iter()
+            .map(|exporter| if exporter.is_load(door.docker_is_load) { exporter.rewritten() } else { exporter.clone() })
+            .collect();
+        if asked == solve.exporters || !self.exports_directly().await {
+            return None;
+        }
+        let message = solve.with_exporters(&asked).ok()?;
+        let build = door.builds.get(&solve.build);
+        Some((Load { builder: &door.builder, exports: &door.exports, build, solve, asked }, message))
+    }
+
+    /// Asked once for each client connection: the builder may be another one by the next.
+    async fn exports_directly(&self) -> bool {
+        let answer = self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await;
+        // A builder that does not answer will not build either, and says why itself.
+        answer.copied().unwrap_or(false)
+    }
+
+    async fn status(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        let (parts, body) = request.into_parts();
+        let request = match Unary::read(body).await {
+            Ok(request) => request,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        // StatusRequest has a single field, the build's id.
+        let message = request.message().unwrap_or_default();
+        let id = fields(&message).find_map(|field| field.ok()?.text().ok().map(str::to_owned)).unwrap_or_default();
+        let build = self.door.builds.get(&id);
+        let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
+        Ok(hold_open(response, build))
+    }
+
+    /// Remembers a gateway call of a build of ours; others pass as they are.
+    async fn gateway(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        let Some(build) = build_id(request.headers()).and_then(|id| self.door.builds.ours(id)) else {
+            return self.upstream.forward(request).await;
+        };
+        let (parts, body) = request.into_parts();
+        let request = match Unary::read(body).await {
+            Ok(request) => request,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        let asked = request.message();
+        let is_result = parts.uri.path() == GATEWAY_RETURN;
+        let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
+        let Some(asked) = asked else { return Ok(response.map(passed_on)) };
+        if is_result {
+            build.record(asked.len(), |recording| recording.result = Some(asked));
+            return Ok(response.map(passed_on));
+        }
+        let (parts, body) = response.into_parts();
+        let answer = match Unary::read(body).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        if let Some(answer) = answer.message() {
+            build.record(asked.len() + answer.len(), |recording| recording.solves.push((asked, answer)));
+        }
+        Ok(Response::from_parts(parts, answer.into_body()))
+    }
+}
+
+/// Answers every call of a connection with why there is no builder behind it.
+pub(super) async fn refuse_all<T>(connection: T, drain: CancellationToken, reason: &str)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let status = Status::unavailable(format!("linkspan: {reason}"));
+    let served = proxy::serve(connection, drain, |_| {
+        let answer = refuse(&status);
+        async move { Ok(answer) }
+    });
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "client connection ended");
+    }
+}
+
+fn passed_on(body: Incoming) -> Body {
+    use http_body_util::BodyExt;
+    body.map_err(BodyError::from).boxed_unsync()
+}
+
+fn unreadable(error: &BodyError) -> Response<Body> {
+    refuse(&Status::unavailable(format!("linkspan: a message broke off: {error}")))
+}

@@ -1,0 +1,159 @@
+//! The request that starts a build: read, and edited in its bytes.
+//!
+//! Field numbers are those of BuildKit's `api/services/control/control.proto`.
+
+use bytes::Bytes;
+
+use super::exporters::Exporter;
+use super::wire::{Field, WireError, entry, fields, put_bytes, put_map, put_varint};
+
+const REF: u32 = 1;
+const EXPORTER_DEPRECATED: u32 = 3;
+const EXPORTER_ATTRS_DEPRECATED: u32 = 4;
+const CACHE: u32 = 8;
+const INTERNAL: u32 = 11;
+const EXPORTERS: u32 = 13;
+
+/// A `SolveRequest`.
+#[derive(Debug, Clone)]
+pub(super) struct Solve {
+    message: Bytes,
+    /// The id of the build, chosen by the client.
+    pub(super) build: String,
+    /// Its exporters. A request of an old client that has only the deprecated fields has one.
+    pub(super) exporters: Vec<Exporter>,
+}
+
+/// Whether the builder records a build in its history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum History {
+    Keep,
+    Skip,
+}
+
+impl Solve {
+    /// Reads a request.
+    pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
+        let mut build = String::new();
+        let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
+        for field in fields(&message) {
+            let field = field?;
+            match field.number {
+                REF => field.text()?.clone_into(&mut build),
+                EXPORTERS => exporters.push(exporter(field.bytes)?),
+                EXPORTER_DEPRECATED => field.text()?.clone_into(&mut deprecated.kind),
+                EXPORTER_ATTRS_DEPRECATED => deprecated.attrs.extend([entry(field.bytes)?]),
+                _ => {}
+            }
+        }
+        // The builder, too, looks at the deprecated fields only when there are no others (control/control.go).
+        if exporters.is_empty() && !deprecated.kind.is_empty() {
+            exporters.push(deprecated);
+        }
+        Ok(Self { message, build, exporters })
+    }
+
+    /// The same request with other exporters (as many, in the same order). Each entry and each field that is not
+    /// changed keeps its bytes.
+    pub(super) fn with_exporters(&self, exporters: &[Exporter]) -> Result<Bytes, WireError> {
+        let mut message = self.copy_without(&[EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED])?;
+        let mut index = 0;
+        let mut has_deprecated = false;
+        for field in fields(&self.message) {
+            let field = field?;
+            match field.number {
+                EXPORTERS if self.exporters.get(index) == exporters.get(index) => {
+                    message.extend_from_slice(field.raw);
+                    index += 1;
+                }
+                EXPORTERS => {
+                    put_exporter(&mut message, Some(field), &exporters[index])?;
+                    index += 1;
+                }
+                EXPORTER_DEPRECATED => has_deprecated = true,
+                _ => {}
+            }
+        }
+        for exporter in exporters.iter().skip(index).filter(|_| index > 0) {
+            put_exporter(&mut message, None, exporter)?;
+        }
+        // Clients fill the deprecated fields from the first entry, for builders older than 0.13.
+        if let Some(first) = exporters.first().filter(|_| has_deprecated) {
+            put_bytes(&mut message, EXPORTER_DEPRECATED, first.kind.as_bytes());
+            put_map(&mut message, EXPORTER_ATTRS_DEPRECATED, &first.attrs);
+        }
+        Ok(message.into())
+    }
+
+    /// The same build again under another id, with `exporters` and without exporting its cache a second time.
+    pub(super) fn again(&self, build: &str, exporters: &[Exporter], history: History) -> Result<Bytes, WireError> {
+        let mut message =
+            self.copy_without(&[REF, INTERNAL, CACHE, EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED])?;
+        put_bytes(&mut message, REF, build.as_bytes());
+        if history == History::Skip {
+            put_varint(&mut message, INTERNAL, 1);
+        }
+        for cache in fields(&self.message).filter_map(Result::ok).filter(|field| field.number == CACHE) {
+            put_bytes(&mut message, CACHE, &without_cache_exports(cache.bytes)?);
+        }
+        for exporter in exporters {
+            put_exporter(&mut message, None, exporter)?;
+        }
+        Ok(message.into())
+    }
+
+    fn copy_without(&self, numbers: &[u32]) -> Result<Vec<u8>, WireError> {
+        copy_without(&self.message, numbers)
+    }
+}
+
+fn copy_without(message: &[u8], numbers: &[u32]) -> Result<Vec<u8>, WireError> {
+    let mut copy = Vec::with_capacity(message.len() + 256);
+    for field in fields(message) {
+        let field = field?;
+        if !numbers.contains(&field.number) {
+            copy.extend_from_slice(field.raw);
+        }
+    }
+    Ok(copy)
+}
+
+/// `CacheOptions` without what is exported: fields 1, 3 (deprecated) and 4; the imports stay. An inline
+/// cache stays too: it is part of the image.
+fn without_cache_exports(options: &[u8]) -> Result<Vec<u8>, WireError> {
+    const EXPORTS: u32 = 4;
+    let mut copy = copy_without(options, &[1, 3, EXPORTS])?;
+    for field in fields(options) {
+        let field = field?;
+        if field.number == EXPORTS && exporter(field.bytes)?.kind == "inline" {
+            copy.extend_from_slice(field.raw);
+        }
+    }
+    Ok(copy)
+}
+
+/// Reads `{type = 1, attrs = 2}`, the shape of exporters and of cache options alike.
+fn exporter(message: &[u8]) -> Result<Exporter, WireError> {
+    let mut exporter = Exporter::default();
+    for field in fields(message) {
+        let field = field?;
+        match field.number {
+            1 => field.text()?.clone_into(&mut exporter.kind),
+            2 => exporter.attrs.extend([entry(field.bytes)?]),
+            _ => {}
+        }
+    }
+    Ok(exporter)
+}
+
+/// Appends an exporter, with the fields of `original` that we do not know.
+fn put_exporter(message: &mut Vec<u8>, original: Option<Field<'_>>, exporter: &Exporter) -> Result<(), WireError> {
+    let mut bytes = original.map_or(Ok(Vec::new()), |original| copy_without(original.bytes, &[1, 2]))?;
+    put_bytes(&mut bytes, 1, exporter.kind.as_bytes());
+    put_map(&mut bytes, 2, &exporter.attrs);
+    put_bytes(message, EXPORTERS, &bytes);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

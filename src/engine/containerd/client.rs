@@ -1,0 +1,266 @@
+//! The connection to containerd, and how its refusals are understood.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::introspection_client::IntrospectionClient;
+use containerd_client::services::v1::leases_client::LeasesClient;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::version_client::VersionClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use crate::engine::EngineError;
+
+/// containerd's own limit on a message (containerd `defaults.DefaultMaxRecvMsgSize`).
+pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
+/// How long a call may take that does no bulk work.
+pub(crate) const UNARY: Duration = Duration::from_secs(30);
+/// How long a call that does bulk work may be silent. Long, because containerd says nothing while it syncs a large
+/// blob to a slow disk or unpacks a large layer.
+pub(crate) const SILENCE: Duration = Duration::from_secs(600);
+/// How long the connection itself may take to come up.
+const CONNECT: Duration = Duration::from_secs(5);
+/// HTTP/2 windows for what containerd sends us (documents, many answers at once); the default is 64 KiB.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// containerd over its socket, in one namespace, optionally in the name of a lease.
+///
+/// The connection is made at the first call and made again after containerd was restarted.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    channel: Channel,
+    address: String,
+    namespace: AsciiMetadataValue,
+    lease: Option<(String, AsciiMetadataValue)>,
+}
+
+impl Client {
+    /// A client for `namespace` of the containerd behind `socket`. Connects at the first call.
+    pub(crate) fn new(socket: &Path, namespace: &str) -> Result<Self, EngineError> {
+        let header = namespace.parse().ok().filter(|_| is_identifier(namespace)).ok_or_else(|| {
+            EngineError::Namespace { namespace: namespace.to_owned(), reason: NAMESPACE_RULE.to_owned() }
+        })?;
+        Ok(Self {
+            channel: dial(socket, "containerd")?,
+            address: format!("unix://{}", socket.display()),
+            namespace: header,
+            lease: None,
+        })
+    }
+
+    /// The same connection, acting in the name of the lease `id`.
+    pub(crate) fn leased(&self, id: &str) -> Result<Self, EngineError> {
+        let header = id.parse().map_err(|_| EngineError::Protocol {
+            operation: "naming the lease".to_owned(),
+            reason: format!("`{id}` does not fit into a header"),
+        })?;
+        Ok(Self { lease: Some((id.to_owned(), header)), ..self.clone() })
+    }
+
+    /// The socket, as a URL.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn diff(&self) -> DiffClient<Channel> {
+        DiffClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn introspection(&self) -> IntrospectionClient<Channel> {
+        IntrospectionClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn leases(&self) -> LeasesClient<Channel> {
+        LeasesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn namespaces(&self) -> NamespacesClient<Channel> {
+        NamespacesClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn version(&self) -> VersionClient<Channel> {
+        VersionClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// `message` with the headers that name the namespace and the lease
+    /// (containerd `pkg/namespaces/grpc.go`, `core/leases/grpc.go`).
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        if let Some((_, header)) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", header.clone());
+        }
+        request
+    }
+
+    /// Awaits a call that does no bulk work.
+    pub(crate) async fn unary<T>(
+        &self,
+        operation: impl Into<String>,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, EngineError> {
+        self.within(UNARY, operation, call).await
+    }
+
+    /// Awaits a call for at most `limit`.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        operation: impl Into<String>,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, EngineError> {
+        match timeout(limit, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.failure(operation, status)),
+            Err(_) => Err(EngineError::Timeout { operation: operation.into(), after: limit }),
+        }
+    }
+
+    /// What a status means.
+    pub(crate) fn failure(&self, operation: impl Into<String>, status: Status) -> EngineError {
+        if status.code() == Code::NotFound
+            && status.message().contains("lease")
+            && let Some((lease, _)) = &self.lease
+        {
+            return EngineError::LeaseLost { lease: lease.clone() };
+        }
+        failure("containerd", &self.address, operation.into(), &status)
+    }
+}
+
+/// A connection to the gRPC server behind `socket`, made at the first call and made again when it broke.
+pub(crate) fn dial(socket: &Path, engine: &'static str) -> Result<Channel, EngineError> {
+    // A unix socket has no authority; any valid one will do.
+    let endpoint = Endpoint::from_static("http://localhost")
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if !socket.is_absolute() {
+        return Err(EngineError::Address {
+            engine,
+            address: socket.display().to_string(),
+            reason: "the path of its socket must be absolute",
+        });
+    }
+    let socket = socket.to_owned();
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move {
+            let stream =
+                timeout(CONNECT, UnixStream::connect(&socket)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    })))
+}
+
+/// What a status from `engine` means: was the connection the trouble, or did the engine refuse?
+pub(crate) fn failure(engine: &'static str, address: &str, operation: String, status: &Status) -> EngineError {
+    // Only a status made on this side has a source: the connection could not be made or broke.
+    if let Some(source) = status.source() {
+        let mut cause: &(dyn std::error::Error + 'static) = source;
+        loop {
+            if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                return EngineError::Permission { engine, address: address.to_owned() };
+            }
+            match cause.source() {
+                Some(next) => cause = next,
+                None => break,
+            }
+        }
+        return EngineError::Unreachable { engine, address: address.to_owned(), reason: cause.to_string() };
+    }
+    let message = status.message().to_owned();
+    if is_full(&message) {
+        return EngineError::NoSpace { operation, message };
+    }
+    EngineError::Rpc { operation, code: status.code(), message }
+}
+
+/// Whether an engine's words mean that its disk is full (the texts of ENOSPC and EDQUOT, errno(3)).
+pub(crate) fn is_full(message: &str) -> bool {
+    message.contains("no space left on device") || message.contains("disk quota exceeded")
+}
+
+const NAMESPACE_RULE: &str = "letters and digits, with single `.`, `_` or `-` between them, at most 76 characters";
+
+/// containerd's rule for names (containerd `pkg/identifiers/validate.go`).
+fn is_identifier(name: &str) -> bool {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    name.len() <= 76 && name.split(['.', '_', '-']).all(word)
+}
+
+/// Turning an expected refusal into a value.
+pub(crate) trait Expect<T> {
+    /// `None` when the engine answered with `code`.
+    fn unless(self, code: Code) -> Result<Option<T>, EngineError>;
+}
+
+impl<T> Expect<T> for Result<T, EngineError> {
+    fn unless(self, expected: Code) -> Result<Option<T>, EngineError> {
+        match self {
+            Ok(value) => Ok(Some(value)),
+            Err(EngineError::Rpc { code, .. }) if code == expected => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_follow_containerds_rule() {
+        for good in ["default", "k8s.io", "moby", "moby-1000.1000", "a"] {
+            assert!(is_identifier(good), "{good}");
+        }
+        for bad in ["", ".", "a..b", "-a", "a-", "a/b", "ä", "a b", &"a".repeat(77)] {
+            assert!(!is_identifier(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let status = Status::unknown("failed to write: no space left on device");
+        let error = failure("containerd", "unix:///x", "writing".to_owned(), &status);
+        assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_unreachable() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(&folder.path().join("none.sock"), "default").unwrap();
+        let call = async { client.version().version(client.request(())).await };
+        let error = client.unary("asking for the version", call).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
+        assert!(error.to_string().contains("none.sock"), "{error}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Is there anything to do at all? Answered without a single write.
+
+use std::collections::HashMap;
+
+use futures_util::future::try_join_all;
+
+use super::client::Client;
+use super::labels::{self, Labels};
+use super::unpack::{self, Job};
+use super::{content, images};
+use crate::engine::EngineError;
+use crate::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
+
+/// Whether all `names` stand for `root`, every blob of it is there, every label that keeps one is set, and this host's
+/// image is unpacked. Counts the blobs.
+pub(crate) async fn check(
+    client: &Client,
+    snapshotter: &str,
+    root: &Descriptor,
+    names: &[Reference],
+) -> Result<Option<usize>, EngineError> {
+    if names.is_empty() || !named(client, root, names).await? {
+        return Ok(None);
+    }
+    let Some(graph) = read(client, root).await? else { return Ok(None) };
+    let Some(job) = Job::of(&graph, &Platform::host(), snapshotter) else { return Ok(None) };
+    let documents = async {
+        let lookups = graph.documents().iter().map(|document| content::info(client, &document.descriptor.digest));
+        let found: HashMap<Digest, Labels> = try_join_all(lookups)
+            .await?
+            .into_iter()
+            .zip(graph.documents())
+            .filter_map(|(info, document)| Some((document.descriptor.digest.clone(), info?.labels)))
+            .collect();
+        Ok(graph.documents().iter().all(|document| {
+            let mut wanted = labels::children(document);
+            if document.descriptor.digest == job.config {
+                wanted.extend(job.label());
+            }
+            found.get(&document.descriptor.digest).is_some_and(|have| labels::missing(&wanted, have).is_empty())
+        }))
+    };
+    let leaves = async { Ok(content::present(client, graph.leaves()).await?.iter().all(|(_, present)| *present)) };
+    let unpacked = async {
+        match job.top() {
+            Some(top) => unpack::exists(client, snapshotter, top.as_str()).await,
+            None => Ok(false),
+        }
+    };
+    let (documents, leaves, unpacked) = futures_util::try_join!(documents, leaves, unpacked)?;
+    Ok((documents && leaves && unpacked).then(|| graph.documents().len() + graph.leaves().len()))
+}
+
+/// Whether every name stands for `root`.
+async fn named(client: &Client, root: &Descriptor, names: &[Reference]) -> Result<bool, EngineError> {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let found = try_join_all(names.iter().map(|name| images::get(client, name))).await?;
+    Ok(found.into_iter().all(|image| {
+        let target = image.and_then(|image| image.target);
+        target.is_some_and(|target| target.digest == root.digest.as_str())
+    }))
+}
+
+/// Reads the image's documents out of the store; `None` when one is missing.
+async fn read(client: &Client, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
+    let mut walk = Walk::new(root.clone(), Limits::default())?;
+    loop {
+        let wanted = walk.wanted().to_vec();
+        if wanted.is_empty() {
+            return Ok(Some(walk.finish()?));
+        }
+        let documents = try_join_all(wanted.iter().map(|descriptor| content::read(client, descriptor))).await?;
+        for (descriptor, bytes) in wanted.iter().zip(documents) {
+            let Some(bytes) = bytes else { return Ok(None) };
+            walk.supply(&descriptor.digest, bytes)?;
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Image records: the only thing of an export that users see.
+
+use containerd_client::services::v1::{CreateImageRequest, GetImageRequest, Image, UpdateImageRequest};
+use containerd_client::types::Descriptor as Target;
+use prost_types::FieldMask;
+use tonic::Code;
+
+use super::client::{Client, Expect as _};
+use super::content;
+use crate::engine::EngineError;
+use crate::image::{Descriptor, Digest};
+
+/// The prefix of the record of an image without a name, followed by `@` and its digest. It is BuildKit's
+/// convention (`dangling-name-prefix` of its `image` exporter); the prefix is ours, so that nobody mistakes it for
+/// dockerd's `moby-dangling`.
+const DANGLING: &str = "linkspan-dangling";
+/// How often to go round when another client creates and deletes the same record at the same time.
+const TRIES: usize = 5;
+
+/// The name of the record of an image without a name.
+pub(crate) fn dangling(digest: &Digest) -> String {
+    format!("{DANGLING}@{digest}")
+}
+
+/// What `name` stands for.
+pub(crate) async fn get(client: &Client, name: &str) -> Result<Option<Image>, EngineError> {
+    let mut images = client.images();
+    let call = images.get(client.request(GetImageRequest { name: name.to_owned() }));
+    let found = client.unary(format!("looking up image {name}"), call).await.unless(Code::NotFound)?;
+    Ok(found.and_then(|response| response.image))
+}
+
+/// Makes `name` stand for `target`. An existing record keeps its labels: other clients depend on theirs.
+pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Result<(), EngineError> {
+    let image = Image {
+        name: name.to_owned(),
+        target: Some(Target {
+            media_type: target.media_type.clone(),
+            digest: target.digest.to_string(),
+            size: content::size(target)?,
+            annotations: target.annotations.clone().into_iter().collect(),
+        }),
+        ..Image::default()
+    };
+    let mask = FieldMask { paths: vec!["target".to_owned()] };
+    for _ in 0..TRIES {
+        let mut images = client.images();
+        let request =
+            UpdateImageRequest { image: Some(image.clone()), update_mask: Some(mask.clone()), source_date_epoch: None };
+        let update = images.update(client.request(request));
+        if client.unary(format!("updating image {name}"), update).await.unless(Code::NotFound)?.is_some() {
+            return Ok(());
+        }
+        let request = CreateImageRequest { image: Some(image.clone()), source_date_epoch: None };
+        let create = images.create(client.request(request));
+        if client.unary(format!("creating image {name}"), create).await.unless(Code::AlreadyExists)?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(EngineError::Commit {
+        engine: "containerd",
+        reason: format!("image {name} was created and deleted by another client {TRIES} times in a row"),
+    })
+}

@@ -1,0 +1,237 @@
+//! One export's hold on a containerd.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tonic::Code;
+
+use super::client::Client;
+use super::content::{self, Put};
+use super::labels::{self, Labels};
+use super::unpack::{Arrivals, Job, Snapshots, Unpack};
+use super::writer::{self, Begun};
+use super::{images, lease};
+use crate::engine::{BlobWriter, EngineError, Ingest, Opened, Plan};
+use crate::image::{Descriptor, Digest, Document, Graph, Kind, Platform};
+use crate::progress::Events;
+
+/// One export into a containerd: everything it does is done in the name of its lease.
+#[derive(Debug)]
+pub(crate) struct ContainerdIngest {
+    client: Client,
+    lease: String,
+    snapshots: Snapshots,
+    events: Events,
+    arrivals: Arrivals,
+    state: Mutex<State>,
+}
+
+/// What `plan` leaves for the later steps.
+#[derive(Debug, Default)]
+struct State {
+    graph: Option<Arc<Graph>>,
+    /// The labels that leaves get when they are committed.
+    labels: HashMap<Digest, Labels>,
+    unpack: Option<Unpack>,
+}
+
+impl ContainerdIngest {
+    /// `client` must act in the name of `lease`.
+    pub(crate) fn new(client: Client, lease: String, snapshotter: &str, events: Events) -> Self {
+        let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
+        Self { client, lease, snapshots, events, arrivals: Arrivals::default(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image's root, once planned.
+    pub(crate) fn root(&self) -> Result<Descriptor, EngineError> {
+        self.state().graph.as_ref().map(|graph| graph.root().clone()).ok_or_else(|| EngineError::Protocol {
+            operation: "committing".to_owned(),
+            reason: "the export has no plan yet".to_owned(),
+        })
+    }
+
+    async fn make_plan(&self, graph: &Arc<Graph>) -> Result<Plan, EngineError> {
+        let job = Job::of(graph, &Platform::host(), self.snapshots.snapshotter());
+        let mut plan = Plan::default();
+        for document in graph.documents() {
+            let mut wanted = labels::children(document);
+            if let Some(job) = job.as_ref().filter(|job| job.config == document.descriptor.digest) {
+                wanted.extend(job.label());
+            }
+            let is_root = document.descriptor.digest == graph.root().digest;
+            match self.place(document, wanted, is_root).await? {
+                Put::Stored => plan.stored.push(document.descriptor.clone()),
+                Put::Present => plan.present.push(document.descriptor.clone()),
+            }
+        }
+        // From here on the labels and the lease hold whatever is there: what is found now stays.
+        for (leaf, present) in content::present(&self.client, graph.leaves()).await? {
+            match (present, leaf.kind()) {
+                (true, _) => plan.present.push(leaf.clone()),
+                (false, Kind::ForeignLayer) => {}
+                (false, _) => plan.missing.push(leaf.clone()),
+            }
+        }
+        self.arrivals.add(plan.present.iter().map(|blob| blob.digest.clone()));
+        let mut state = self.state();
+        state.graph = Some(graph.clone());
+        if let Some(job) = job {
+            let diff = |layer: &super::unpack::Layer| {
+                (
+                    layer.blob.digest.clone(),
+                    Labels::from([(labels::UNCOMPRESSED.to_owned(), layer.diff_id.to_string())]),
+                )
+            };
+            state.labels = job.layers.iter().map(diff).collect();
+            let known =
+                |blob: &Descriptor| plan.present.iter().chain(&plan.missing).any(|have| have.digest == blob.digest);
+            if job.layers.iter().all(|layer| known(&layer.blob)) {
+                let unpack = Unpack::start(job, self.snapshots.clone(), self.arrivals.clone(), self.events.clone());
+                state.unpack = Some(unpack);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Sees to it that `document` is in the store, pinned, and labelled with `wanted`.
+    ///
+    /// The root is leased by name; everything below it is pinned as soon as its parent is there with all labels,
+    /// and parents come first. So whoever finds a child present by a mere look-up can rely on it, and the number of
+    /// synced writes does not grow with the image.
+    async fn place(&self, document: &Document, wanted: Labels, is_root: bool) -> Result<Put, EngineError> {
+        let descriptor = &document.descriptor;
+        let mut found = None;
+        let mut put = Put::Present;
+        if !is_root {
+            found = content::info(&self.client, &descriptor.digest).await?;
+        }
+        if found.is_none() {
+            put = content::put(&self.client, &self.lease, descriptor, &document.bytes, wanted.clone()).await?;
+            if put == Put::Present {
+                found = content::info(&self.client, &descriptor.digest).await?;
+            }
+        }
+        if put == Put::Present {
+            let have = found.ok_or_else(|| EngineError::Missing { digests: vec![descriptor.digest.clone()] })?.labels;
+            let lacking = labels::missing(&wanted, &have);
+            if !lacking.is_empty() {
+                content::label(&self.client, &descriptor.digest, lacking).await?;
+            }
+        }
+        Ok(put)
+    }
+
+    async fn open(&self, blob: &Descriptor) -> Result<Opened, EngineError> {
+        let labels = self.state().labels.get(&blob.digest).cloned().unwrap_or_default();
+        match writer::begin(&self.client, &self.lease, blob, labels).await? {
+            Begun::Present => {
+                self.arrivals.add([blob.digest.clone()]);
+                Ok(Opened::Present)
+            }
+            Begun::Writer(writer) => {
+                let digest = blob.digest.clone();
+                Ok(Opened::Writer(Box::new(Arriving { writer, digest, arrivals: self.arrivals.clone() })))
+            }
+        }
+    }
+
+    async fn verify(&self) -> Result<(), EngineError> {
+        let unpack = self.state().unpack.take();
+        if let Some(unpack) = unpack {
+            unpack.finish().await?;
+        }
+        let Some(graph) = self.state().graph.clone() else { return Ok(()) };
+        let blobs = graph.documents().iter().map(|document| &document.descriptor).chain(graph.leaves());
+        let found = content::present(&self.client, blobs).await?;
+        let missing = found.into_iter().filter(|(blob, present)| !present && blob.kind() != Kind::ForeignLayer);
+        let digests: Vec<_> = missing.map(|(blob, _)| blob.digest.clone()).collect();
+        if digests.is_empty() { Ok(()) } else { Err(EngineError::Missing { digests }) }
+    }
+
+    async fn record(&self, names: Vec<String>) -> Result<(), EngineError> {
+        let root = self.root()?;
+        for name in names {
+            images::set(&self.client, &name, &root).await.map_err(|error| match error {
+                EngineError::Rpc { code: Code::InvalidArgument | Code::PermissionDenied, message, .. } => {
+                    EngineError::Commit { engine: "containerd", reason: message }
+                }
+                error => error,
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self) -> Result<(), EngineError> {
+        let unpack = self.state().unpack.take();
+        if let Some(unpack) = unpack {
+            unpack.cancel().await;
+        }
+        self.snapshots.remove_active().await;
+        release(&self.client, &self.lease).await
+    }
+}
+
+/// Aborts what the lease `id` was still writing, then deletes it.
+pub(crate) async fn release(client: &Client, id: &str) -> Result<(), EngineError> {
+    for resource in lease::resources(client, id).await? {
+        if resource.r#type == lease::INGESTS {
+            content::abort(client, &resource.id).await?;
+        }
+    }
+    lease::delete(client, id).await
+}
+
+impl Ingest for ContainerdIngest {
+    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+        Box::pin(self.make_plan(graph))
+    }
+
+    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
+        Box::pin(self.open(blob))
+    }
+
+    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.verify())
+    }
+
+    fn commit<'a>(&'a self, names: &'a [crate::image::Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            if names.is_empty() {
+                return self.record(vec![images::dangling(&self.root()?.digest)]).await;
+            }
+            self.record(names).await
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.give_up())
+    }
+}
+
+/// A writer that tells the unpacker when its blob is complete.
+#[derive(Debug)]
+struct Arriving {
+    writer: Box<writer::Writer>,
+    digest: Digest,
+    arrivals: Arrivals,
+}
+
+impl BlobWriter for Arriving {
+    fn write(&mut self, bytes: bytes::Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.writer.write(bytes)
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        Box::pin(async move {
+            self.writer.commit().await?;
+            self.arrivals.add([self.digest]);
+            Ok(())
+        })
+    }
+}

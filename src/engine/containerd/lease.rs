@@ -1,0 +1,130 @@
+//! Leases: what keeps an export's blobs and snapshots alive until its image is committed.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use containerd_client::services::v1::{
+    AddResourceRequest, CreateRequest, DeleteRequest, Lease, ListRequest, ListResourcesRequest, Resource,
+};
+use tonic::Code;
+
+use super::client::{Client, Expect as _};
+use super::process::Process;
+use crate::engine::{EngineError, Origin};
+
+/// Marks our leases. The value is the export's id.
+const EXPORT: &str = "dev.linkspan.export";
+const DOOR: &str = "dev.linkspan.door";
+const BUILDER: &str = "dev.linkspan.builder";
+/// Which process the lease belongs to, so that only leases of processes that are gone are recovered.
+const PROCESS: &str = "dev.linkspan.process";
+/// containerd's label for when a lease ends by itself (containerd `docs/garbage-collection.md`).
+const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// The type of a lease's blobs (containerd `core/metadata/leases.go`).
+pub(crate) const CONTENT: &str = "content";
+/// The type of a lease's ingests.
+pub(crate) const INGESTS: &str = "ingests";
+
+/// When a lease ends by itself. containerd cannot renew one, so this must be longer than any export. It only matters
+/// if Linkspan was killed and never started again (`recover` releases such leases at the next start), and then costs
+/// disk space and nothing else. dockerd gives its pulls the same eight hours.
+const LIFETIME: Duration = Duration::from_secs(8 * 3600);
+/// containerd refuses labels of which key and value together are longer than 4096 bytes (`pkg/labels/validate.go`).
+const LABEL_BYTES: usize = 4096;
+
+/// The id of an export's lease, and the prefix of its ingests' refs.
+pub(crate) fn id(origin: &Origin) -> String {
+    format!("linkspan-{}", origin.export)
+}
+
+/// Creates the lease `id` for `origin`.
+pub(crate) async fn create(client: &Client, id: &str, origin: &Origin) -> Result<(), EngineError> {
+    let expire = timestamp(SystemTime::now() + LIFETIME);
+    let labels = [
+        (EXPIRE, expire.as_str()),
+        (EXPORT, &origin.export),
+        (DOOR, origin.door),
+        (BUILDER, &origin.builder),
+        (PROCESS, &Process::this().to_string()),
+    ];
+    let labels: HashMap<_, _> = labels.into_iter().map(|(key, value)| (key.to_owned(), cut(key, value))).collect();
+    let mut leases = client.leases();
+    let call = leases.create(client.request(CreateRequest { id: id.to_owned(), labels }));
+    client.unary(format!("creating the lease {id}"), call).await?;
+    Ok(())
+}
+
+/// Deletes the lease `id`. Fine if it is gone already. Not synchronous: nobody needs to wait for the garbage collector.
+pub(crate) async fn delete(client: &Client, id: &str) -> Result<(), EngineError> {
+    let mut leases = client.leases();
+    let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync: false }));
+    client.unary(format!("deleting the lease {id}"), call).await.unless(Code::NotFound)?;
+    Ok(())
+}
+
+/// Adds a resource to the lease `id`; containerd does not check that it exists.
+pub(crate) async fn add(client: &Client, id: &str, kind: &str, resource: &str) -> Result<(), EngineError> {
+    let mut leases = client.leases();
+    let resource = Resource { id: resource.to_owned(), r#type: kind.to_owned() };
+    let operation = format!("adding {} to the lease {id}", resource.id);
+    let call = leases.add_resource(client.request(AddResourceRequest { id: id.to_owned(), resource: Some(resource) }));
+    client.unary(operation, call).await?;
+    Ok(())
+}
+
+/// What the lease `id` holds; nothing if it is gone.
+pub(crate) async fn resources(client: &Client, id: &str) -> Result<Vec<Resource>, EngineError> {
+    let mut leases = client.leases();
+    let call = leases.list_resources(client.request(ListResourcesRequest { id: id.to_owned() }));
+    let found = client.unary(format!("listing what the lease {id} holds"), call).await;
+    match found {
+        Err(EngineError::LeaseLost { .. }) => Ok(Vec::new()),
+        found => Ok(found.unless(Code::NotFound)?.map(|found| found.resources).unwrap_or_default()),
+    }
+}
+
+/// Our leases whose processes are gone.
+pub(crate) async fn abandoned(client: &Client) -> Result<Vec<String>, EngineError> {
+    let mut leases = client.leases();
+    let filters = vec![format!("labels.\"{EXPORT}\"")];
+    let call = leases.list(client.request(ListRequest { filters }));
+    let found = client.unary("listing leases", call).await?.leases;
+    let is_abandoned = |lease: &Lease| {
+        let process = lease.labels.get(PROCESS).and_then(|text| text.parse::<Process>().ok());
+        process.is_some_and(|process| process.is_gone())
+    };
+    Ok(found.into_iter().filter(is_abandoned).map(|lease| lease.id).collect())
+}
+
+/// `value`, cut so that containerd accepts it as the value of label `key`.
+fn cut(key: &str, value: &str) -> String {
+    let room = LABEL_BYTES - key.len();
+    let end = (0..=room.min(value.len())).rev().find(|&end| value.is_char_boundary(end)).unwrap_or(0);
+    value[..end].to_owned()
+}
+
+/// `time` as RFC 3339 in UTC, to the second.
+fn timestamp(time: SystemTime) -> String {
+    let stamp = prost_types::Timestamp::from(time);
+    prost_types::Timestamp { seconds: stamp.seconds, nanos: 0 }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiry_is_rfc3339() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(timestamp(time), "2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn long_labels_are_cut_at_a_character() {
+        let long = "ä".repeat(4000);
+        let value = cut("key", &long);
+        assert!(value.len() + 3 <= LABEL_BYTES && value.len() > LABEL_BYTES - 6);
+        assert_eq!(cut("key", "short"), "short");
+    }
+}

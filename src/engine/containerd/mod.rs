@@ -1,0 +1,103 @@
+//! The `containerd` engine: everything through containerd's own API, in one namespace.
+
+mod client;
+mod content;
+mod current;
+mod discover;
+mod images;
+mod ingest;
+mod labels;
+mod lease;
+mod process;
+mod unpack;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+pub(crate) use self::client::{Client, dial, failure};
+pub(crate) use self::discover::{Server, discover, uuid};
+pub(crate) use self::ingest::ContainerdIngest;
+use super::{Engine, EngineError, Identity, Ingest, Origin};
+use crate::image::{Descriptor, Reference};
+use crate::progress::Events;
+
+/// A containerd, in one namespace.
+#[derive(Debug)]
+pub(crate) struct ContainerdEngine {
+    client: Client,
+    identity: Identity,
+}
+
+impl ContainerdEngine {
+    /// The containerd behind `socket`.
+    pub(crate) async fn connect(socket: &Path, namespace: &str) -> Result<Self, EngineError> {
+        let client = Client::new(socket, namespace)?;
+        let server = discover(&client, namespace, None).await?;
+        Ok(Self::new(client, namespace, server))
+    }
+
+    /// A containerd that has been asked already.
+    pub(crate) fn new(client: Client, namespace: &str, server: Server) -> Self {
+        let identity = Identity {
+            kind: "containerd",
+            version: server.version,
+            address: client.address().to_owned(),
+            namespace: namespace.to_owned(),
+            snapshotter: server.snapshotter,
+            parallel_unpack: server.parallel_unpack,
+        };
+        Self { client, identity }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Opens an export. The result is not yet hidden behind the trait, for engines that build on this one.
+    pub(crate) async fn ingest(&self, origin: &Origin, events: Events) -> Result<ContainerdIngest, EngineError> {
+        let id = lease::id(origin);
+        let client = self.client.leased(&id)?;
+        lease::create(&self.client, &id, origin).await?;
+        Ok(ContainerdIngest::new(client, id, &self.identity.snapshotter, events))
+    }
+
+    /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.
+    pub(crate) async fn check(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        current::check(&self.client, &self.identity.snapshotter, root, names).await
+    }
+
+    /// Releases the leases of processes that are gone.
+    pub(crate) async fn release_abandoned(&self) -> Result<usize, EngineError> {
+        let abandoned = lease::abandoned(&self.client).await?;
+        for id in &abandoned {
+            tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
+            ingest::release(&self.client, id).await?;
+        }
+        Ok(abandoned.len())
+    }
+}
+
+impl Engine for ContainerdEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn current<'a>(
+        &'a self,
+        root: &'a Descriptor,
+        names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        Box::pin(self.check(root, names))
+    }
+
+    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(async move { Ok(Arc::new(self.ingest(origin, events).await?) as Arc<dyn Ingest>) })
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(self.release_abandoned())
+    }
+}

@@ -1,0 +1,104 @@
+//! Which process a lease belongs to, and whether that process still lives.
+
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+
+/// A process, named so that no other process ever has the same name: boot, pid namespace, pid and start time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    boot: String,
+    namespace: String,
+    pid: u32,
+    /// Clock ticks since boot (field 22 of proc_pid_stat(5)).
+    start: u64,
+}
+
+impl Process {
+    /// This process.
+    pub(crate) fn this() -> Self {
+        let pid = std::process::id();
+        Self { boot: boot(), namespace: namespace(), pid, start: start(pid).unwrap_or_default() }
+    }
+
+    /// Whether it is certain that the process does not live any more. A process of another pid namespace
+    /// (a Linkspan in another container) cannot be seen from here and counts as living until the machine restarts.
+    pub(crate) fn is_gone(&self) -> bool {
+        if self.boot != boot() {
+            return true;
+        }
+        self.namespace == namespace() && start(self.pid) != Some(self.start)
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.boot, self.namespace, self.pid, self.start)
+    }
+}
+
+impl FromStr for Process {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('/');
+        let mut next = || parts.next().ok_or(());
+        let process = Self {
+            boot: next()?.to_owned(),
+            namespace: next()?.to_owned(),
+            pid: next()?.parse().map_err(|_| ())?,
+            start: next()?.parse().map_err(|_| ())?,
+        };
+        Ok(process)
+    }
+}
+
+/// The id of this boot; empty where the kernel does not tell.
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// The pid namespace, as `pid:[4026531836]`.
+fn namespace() -> String {
+    fs::read_link("/proc/self/ns/pid").map(|link| link.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// When `pid` started; `None` if there is no such process.
+fn start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(22 - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_lives_and_survives_the_label() {
+        let this = Process::this();
+        let read: Process = this.to_string().parse().unwrap();
+        assert_eq!(read, this);
+        assert!(!read.is_gone());
+    }
+
+    #[test]
+    fn others_are_gone_only_when_that_is_certain() {
+        let this = Process::this();
+        assert!(Process { start: this.start + 1, ..this.clone() }.is_gone(), "the pid was used again");
+        assert!(Process { boot: "another".to_owned(), ..this.clone() }.is_gone(), "the machine restarted");
+        assert!(!Process { namespace: "pid:[1]".to_owned(), start: 1, ..this.clone() }.is_gone(), "out of sight");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process { pid: child.id(), start: start(child.id()).unwrap(), ..this };
+        child.wait().unwrap();
+        assert!(process.is_gone(), "it has exited");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "a", "a/b/c/d", "a/b/1"] {
+            assert!(text.parse::<Process>().is_err(), "{text}");
+        }
+    }
+}

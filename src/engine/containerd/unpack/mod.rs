@@ -1,0 +1,153 @@
+//! Unpacking: turning layers into a chain of snapshots, while other layers are still on their way.
+
+mod serial;
+mod snapshots;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use self::snapshots::{Snapshots, exists};
+use super::labels;
+use crate::engine::EngineError;
+use crate::image::{Descriptor, Digest, Graph, Platform};
+use crate::progress::Events;
+
+/// The blobs that are in the store by now. Clones share one set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Arrivals(Arc<watch::Sender<HashSet<Digest>>>);
+
+impl Arrivals {
+    /// Blobs are in the store and pinned.
+    pub(crate) fn add(&self, blobs: impl IntoIterator<Item = Digest>) {
+        self.0.send_modify(|set| set.extend(blobs));
+    }
+
+    /// Waits until `blob` is in the store.
+    async fn wait(&self, blob: &Digest) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.0.subscribe().wait_for(|set| set.contains(blob)).await;
+    }
+}
+
+/// A layer to unpack.
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    pub(crate) blob: Descriptor,
+    pub(crate) diff_id: Digest,
+    /// The id of the chain that ends with this layer: the name of its snapshot.
+    pub(crate) chain: Digest,
+}
+
+/// What is to be unpacked of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// The image's config, which keeps the snapshots alive.
+    pub(crate) config: Digest,
+    pub(crate) snapshotter: String,
+    /// Lowest first; never empty.
+    pub(crate) layers: Vec<Layer>,
+}
+
+impl Job {
+    /// What `host` has to unpack of `graph`: nothing if no image in it runs there, if that has no layers, or if its
+    /// config does not describe them (then it is no file-system image, and containerd would refuse it as well).
+    pub(crate) fn of(graph: &Graph, host: &Platform, snapshotter: &str) -> Option<Self> {
+        let (_, manifest, config_document, config) = graph.image_for(host)?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.is_empty() || diff_ids.len() != manifest.layers.len() {
+            return None;
+        }
+        let chains = chain_ids(diff_ids);
+        let layers = manifest.layers.iter().zip(diff_ids).zip(chains).map(|((blob, diff_id), chain)| Layer {
+            blob: blob.clone(),
+            diff_id: diff_id.clone(),
+            chain,
+        });
+        Some(Self {
+            config: config_document.descriptor.digest.clone(),
+            snapshotter: snapshotter.to_owned(),
+            layers: layers.collect(),
+        })
+    }
+
+    /// The name of the unpacked image's snapshot.
+    pub(crate) fn top(&self) -> Option<&Digest> {
+        self.layers.last().map(|layer| &layer.chain)
+    }
+
+    /// The label by which the config keeps the unpacked image alive. It may be set before the snapshot exists.
+    pub(crate) fn label(&self) -> Option<(String, String)> {
+        self.top().map(|top| labels::snapshot(&self.snapshotter, top))
+    }
+}
+
+/// The id of each chain of layers (image-spec `config.md`, "Layer ChainID").
+fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chains: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let chain = match chains.last() {
+            None => diff_id.clone(),
+            Some(parent) => Digest::of(parent.algorithm(), format!("{parent} {diff_id}").as_bytes()),
+        };
+        chains.push(chain);
+    }
+    chains
+}
+
+/// A running unpack. Dropping it stops it.
+#[derive(Debug)]
+pub(crate) struct Unpack(AbortOnDropHandle<Result<(), EngineError>>);
+
+impl Unpack {
+    /// Starts to unpack `job`: each layer as soon as it is in `arrivals`.
+    pub(crate) fn start(job: Job, snapshots: Snapshots, arrivals: Arrivals, events: Events) -> Self {
+        let task = async move { serial::unpack(&snapshots, &job, &arrivals, &events).await };
+        Self(AbortOnDropHandle::new(tokio::spawn(task)))
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn finish(self) -> Result<(), EngineError> {
+        let ended =
+            |error: JoinError| EngineError::Protocol { operation: "unpacking".to_owned(), reason: error.to_string() };
+        self.0.await.map_err(ended)?
+    }
+
+    /// Stops it and waits until it has stopped.
+    pub(crate) async fn cancel(self) {
+        self.0.abort();
+        // Cancelled, failed or complete: it has ended.
+        let _ = self.0.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_follow_the_specification() {
+        let a = Digest::sha256(b"a");
+        let b = Digest::sha256(b"b");
+        let chains = chain_ids(&[a.clone(), b.clone()]);
+        assert_eq!(chains[0], a);
+        assert_eq!(chains[1], Digest::sha256(format!("{a} {b}").as_bytes()));
+    }
+
+    #[tokio::test]
+    async fn arrivals_are_waited_for() {
+        let arrivals = Arrivals::default();
+        let digest = Digest::sha256(b"a");
+        let waiting = tokio::spawn({
+            let (arrivals, digest) = (arrivals.clone(), digest.clone());
+            async move { arrivals.wait(&digest).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        arrivals.add([digest]);
+        waiting.await.unwrap();
+    }
+}

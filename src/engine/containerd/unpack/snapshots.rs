@@ -1,0 +1,248 @@
+//! The calls of which an unpack consists.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use containerd_client::services::v1::ApplyRequest;
+use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest};
+use containerd_client::types::{Descriptor as WireDescriptor, Mount};
+use futures_util::{StreamExt as _, stream};
+use tonic::Code;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic_prost::ProstCodec;
+
+use super::super::client::{Client, Expect as _, SILENCE};
+use super::super::{content, labels};
+use super::Layer;
+use crate::engine::EngineError;
+use crate::image::Digest;
+
+/// The snapshot label by which a snapshotter recognises a layer that it has already
+/// (containerd `core/snapshots/snapshotter.go`).
+const REFERENCE: &str = "containerd.io/snapshot.ref";
+/// Since containerd 2.3 snapshotters are also told the layer's own digest and its parent (`core/unpack/unpacker.go`).
+const DIFF_ID: &str = "containerd.io/snapshot/diff-id";
+const PARENT: &str = "containerd.io/snapshot/parent-chain-id";
+
+/// `CommitSnapshotRequest` with the field `parent`, which containerd 2.2 has and the crate's copy of the protocol has not
+/// (containerd `api/services/snapshots/v1/snapshots.proto`).
+#[derive(Clone, PartialEq, prost::Message)]
+struct CommitSnapshotRequest {
+    #[prost(string, tag = "1")]
+    snapshotter: String,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, tag = "3")]
+    key: String,
+    #[prost(map = "string, string", tag = "4")]
+    labels: HashMap<String, String>,
+    #[prost(string, tag = "5")]
+    parent: String,
+}
+
+/// What preparing a snapshot came to.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// It is to be filled through these mounts.
+    Mounts(Vec<Mount>),
+    /// The chain is there already.
+    Exists,
+    /// Its parent is gone.
+    NoParent,
+}
+
+/// The snapshots of one snapshotter, used in the name of a lease. Clones share the list of unfinished snapshots.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshots {
+    client: Client,
+    snapshotter: String,
+    /// Keys of snapshots that were prepared and not yet committed.
+    active: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(client: Client, snapshotter: String) -> Self {
+        Self { client, snapshotter, active: Arc::default() }
+    }
+
+    pub(crate) fn snapshotter(&self) -> &str {
+        &self.snapshotter
+    }
+
+    fn active(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a snapshot of this name exists.
+    pub(crate) async fn exists(&self, name: &str) -> Result<bool, EngineError> {
+        exists(&self.client, &self.snapshotter, name).await
+    }
+
+    /// How many of `layers` are unpacked already, counted from the lowest.
+    pub(crate) async fn depth(&self, layers: &[Layer]) -> Result<usize, EngineError> {
+        if let Some(top) = layers.last()
+            && self.exists(top.chain.as_str()).await?
+        {
+            return Ok(layers.len());
+        }
+        // A snapshot keeps its parents, so the highest that exists tells it all.
+        let lookups: Vec<_> = layers.iter().map(|layer| self.exists(layer.chain.as_str())).collect();
+        let found: Vec<_> = stream::iter(lookups).buffered(16).collect().await;
+        let mut depth = 0;
+        for (at, exists) in found.into_iter().enumerate() {
+            if exists? {
+                depth = at + 1;
+            }
+        }
+        Ok(depth)
+    }
+
+    /// Prepares a snapshot for `layer`, under a key of its own, on `parent`.
+    pub(crate) async fn prepare(
+        &self,
+        key: &str,
+        layer: &Layer,
+        below: Option<&Digest>,
+        parent: Option<&Digest>,
+    ) -> Result<Prepared, EngineError> {
+        let request = PrepareSnapshotRequest {
+            snapshotter: self.snapshotter.clone(),
+            key: key.to_owned(),
+            parent: parent.map(ToString::to_string).unwrap_or_default(),
+            labels: snapshot_labels(layer, below),
+        };
+        self.active().insert(key.to_owned());
+        let mut stub = self.client.snapshots();
+        let call = stub.prepare(self.client.request(request));
+        // Bulk work for snapshotters that copy the parent (blockfile), so the patience is great.
+        let outcome =
+            self.client.within(SILENCE, format!("preparing a snapshot for {}", layer.blob.digest), call).await;
+        let prepared = match outcome {
+            Ok(response) => return Ok(Prepared::Mounts(response.mounts)),
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => Prepared::Exists,
+            Err(EngineError::Rpc { code: Code::NotFound, .. }) if parent.is_some() => Prepared::NoParent,
+            Err(error) => return Err(unpacking(error, layer)),
+        };
+        self.active().remove(key);
+        Ok(prepared)
+    }
+
+    /// Unpacks `layer` into `mounts`. With `sync` its files are on the disk when this returns.
+    pub(crate) async fn apply(&self, layer: &Layer, mounts: Vec<Mount>, sync: bool) -> Result<(), EngineError> {
+        let request = ApplyRequest {
+            diff: Some(WireDescriptor {
+                media_type: layer.blob.media_type.clone(),
+                digest: layer.blob.digest.to_string(),
+                size: content::size(&layer.blob)?,
+                annotations: HashMap::new(),
+            }),
+            mounts,
+            payloads: HashMap::new(),
+            sync_fs: sync,
+        };
+        let mut stub = self.client.diff();
+        let call = stub.apply(self.client.request(request));
+        let outcome = self.client.within(SILENCE, format!("unpacking {}", layer.blob.digest), call).await;
+        let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
+        if applied.as_deref() == Some(layer.diff_id.as_str()) {
+            return Ok(());
+        }
+        // The label was given with the blob, on the word of the config; it must not outlive that.
+        let lie = labels::Labels::from([(labels::UNCOMPRESSED.to_owned(), String::new())]);
+        if let Err(error) = content::label(&self.client, &layer.blob.digest, lie).await {
+            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer with a false diff id stays");
+        }
+        let reason = format!("it unpacks to {}, but the config says {}", applied.unwrap_or_default(), layer.diff_id);
+        Err(EngineError::Corrupt { digest: layer.blob.digest.clone(), reason })
+    }
+
+    /// Makes the snapshot `key` the unpacked `layer`. `parent` is only given when it was prepared without one. Whether
+    /// somebody else did the same in the meantime makes no difference.
+    pub(crate) async fn commit(
+        &self,
+        key: &str,
+        layer: &Layer,
+        below: Option<&Digest>,
+        parent: Option<&Digest>,
+    ) -> Result<(), EngineError> {
+        let request = CommitSnapshotRequest {
+            snapshotter: self.snapshotter.clone(),
+            name: layer.chain.to_string(),
+            key: key.to_owned(),
+            labels: snapshot_labels(layer, below),
+            parent: parent.map(ToString::to_string).unwrap_or_default(),
+        };
+        let call = async {
+            let mut stub = tonic::client::Grpc::new(self.client.channel());
+            stub.ready().await.map_err(|error| tonic::Status::from_error(error.into()))?;
+            let path = PathAndQuery::from_static("/containerd.services.snapshots.v1.Snapshots/Commit");
+            let codec: ProstCodec<CommitSnapshotRequest, ()> = ProstCodec::default();
+            stub.unary(self.client.request(request), path, codec).await
+        };
+        let outcome =
+            self.client.within(SILENCE, format!("committing the snapshot of {}", layer.blob.digest), call).await;
+        match outcome {
+            Ok(()) => {
+                self.active().remove(key);
+                Ok(())
+            }
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => self.remove(key).await,
+            Err(error) => Err(unpacking(error, layer)),
+        }
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), EngineError> {
+        let mut stub = self.client.snapshots();
+        let request = RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.to_owned() };
+        let call = stub.remove(self.client.request(request));
+        self.client.within(SILENCE, format!("removing the snapshot {key}"), call).await.unless(Code::NotFound)?;
+        self.active().remove(key);
+        Ok(())
+    }
+
+    /// Removes what was prepared and not committed. What cannot be removed now goes with the lease.
+    pub(crate) async fn remove_active(&self) {
+        let keys: Vec<_> = self.active().iter().cloned().collect();
+        for key in keys {
+            if let Err(error) = self.remove(&key).await {
+                tracing::debug!(%error, key, "an unfinished snapshot stays until its lease goes");
+            }
+        }
+    }
+}
+
+/// Whether `snapshotter` has a snapshot of this name.
+pub(crate) async fn exists(client: &Client, snapshotter: &str, name: &str) -> Result<bool, EngineError> {
+    let mut stub = client.snapshots();
+    let request = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: name.to_owned() };
+    let call = stub.stat(client.request(request));
+    Ok(client.unary(format!("looking up snapshot {name}"), call).await.unless(Code::NotFound)?.is_some())
+}
+
+/// A key for an unfinished snapshot, in the form that containerd's own clients use: `nerdctl` and others recognise
+/// left-overs by it (containerd `core/snapshots/snapshotter.go`, `UnpackKeyFormat`). Unique by process, time and count.
+pub(crate) fn key(layer: &Layer) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("extract-{nanos}-{:x}.{count:x} {}", std::process::id(), layer.chain)
+}
+
+fn snapshot_labels(layer: &Layer, below: Option<&Digest>) -> HashMap<String, String> {
+    let mut labels = HashMap::from([
+        (REFERENCE.to_owned(), layer.chain.to_string()),
+        (DIFF_ID.to_owned(), layer.diff_id.to_string()),
+    ]);
+    labels.extend(below.map(|below| (PARENT.to_owned(), below.to_string())));
+    labels
+}
+
+/// Names the layer in a refusal that does not.
+fn unpacking(error: EngineError, layer: &Layer) -> EngineError {
+    match error {
+        EngineError::Rpc { message, .. } => EngineError::Unpack { layer: layer.blob.digest.clone(), reason: message },
+        error => error,
+    }
+}

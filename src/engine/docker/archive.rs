@@ -1,0 +1,125 @@
+//! The smallest possible image archive: an OCI layout that only says what the content store already holds.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::image::{Descriptor, Reference};
+
+/// The size of a tar header and of the blocks that files are padded to (POSIX `pax`, "ustar Interchange Format").
+const BLOCK: usize = 512;
+/// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+/// The annotation with an image's tag (image-spec `annotations.md`).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u8,
+    media_type: &'static str,
+    manifests: Vec<Descriptor>,
+}
+
+/// An archive with the files `oci-layout` and `index.json`, and in the latter one entry per name.
+/// Without names there is one entry, which dockerd lists as a dangling image.
+pub(super) fn archive(root: &Descriptor, names: &[Reference]) -> Result<Bytes, serde_json::Error> {
+    let entry = |annotations: BTreeMap<String, String>| {
+        let mut entry = root.clone();
+        entry.annotations.extend(annotations);
+        entry
+    };
+    let named = |name: &Reference| {
+        let mut annotations = BTreeMap::from([(IMAGE_NAME.to_owned(), name.to_string())]);
+        annotations.extend(name.tag().map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
+        entry(annotations)
+    };
+    let manifests = if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() };
+    let index = Index { schema_version: 2, media_type: "application/vnd.oci.image.index.v1+json", manifests };
+    let mut tar = Vec::new();
+    file(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    file(&mut tar, "index.json", &serde_json::to_vec(&index)?);
+    // Two empty blocks end an archive.
+    tar.resize(tar.len() + 2 * BLOCK, 0);
+    Ok(tar.into())
+}
+
+/// Appends a file. Two fixed names and small sizes need none of what a tar library is for.
+fn file(tar: &mut Vec<u8>, name: &str, content: &[u8]) {
+    let mut header = [0; BLOCK];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, name.as_bytes());
+    put(100, b"0000444\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    put(124, format!("{:011o}\0", content.len()).as_bytes());
+    put(136, b"00000000000\0");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    // The checksum is taken with its own field full of spaces.
+    put(148, b"        ");
+    let sum: u32 = header.iter().copied().map(u32::from).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar.extend_from_slice(&header);
+    tar.extend_from_slice(content);
+    tar.resize(tar.len().next_multiple_of(BLOCK), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::image::Digest;
+
+    fn root() -> Descriptor {
+        Descriptor {
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            digest: Digest::sha256(b"root"),
+            size: 4,
+            annotations: BTreeMap::from([("kept".to_owned(), "yes".to_owned())]),
+            platform: None,
+            artifact_type: None,
+        }
+    }
+
+    /// What the tar of this machine finds in `archive`.
+    fn untar(archive: &[u8], args: &[&str]) -> String {
+        let mut tar = Command::new("tar").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        tar.stdin.take().unwrap().write_all(archive).unwrap();
+        let output = tar.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn tar_reads_it() {
+        let archive = archive(&root(), &[]).unwrap();
+        assert_eq!(archive.len() % BLOCK, 0);
+        assert_eq!(untar(&archive, &["-t"]), "oci-layout\nindex.json\n");
+        assert_eq!(untar(&archive, &["-xO", "oci-layout"]), r#"{"imageLayoutVersion":"1.0.0"}"#);
+    }
+
+    #[test]
+    fn each_name_has_an_entry() {
+        let names: Vec<Reference> = vec!["demo:one".parse().unwrap(), "demo:two".parse().unwrap()];
+        let index = untar(&archive(&root(), &names).unwrap(), &["-xO", "index.json"]);
+        let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+        let entries = index["manifests"].as_array().unwrap();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[1]["digest"], root().digest.as_str());
+        assert_eq!(entries[1]["annotations"][IMAGE_NAME], "docker.io/library/demo:two");
+        assert_eq!(entries[1]["annotations"][REF_NAME], "two");
+        assert_eq!(entries[1]["annotations"]["kept"], "yes");
+    }
+
+    #[test]
+    fn an_image_without_names_is_not_named() {
+        let index = untar(&archive(&root(), &[]).unwrap(), &["-xO", "index.json"]);
+        let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+        assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+        assert!(index["manifests"][0]["annotations"].get(IMAGE_NAME).is_none());
+    }
+}

@@ -1,0 +1,103 @@
+//! What a dockerd is: `GET /info`.
+
+use std::path::Path;
+
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::http::Api;
+use crate::engine::EngineError;
+
+/// The value of `driver-type` with the containerd image store (moby `daemon/containerd/service.go`).
+const CONTAINERD_STORE: &str = "io.containerd.snapshotter.v1";
+
+/// The part of `GET /info` that matters here.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Info {
+    #[serde(default)]
+    pub(crate) server_version: String,
+    #[serde(default)]
+    driver: String,
+    #[serde(default)]
+    driver_status: Option<Vec<(String, String)>>,
+    /// Since 27.
+    #[serde(default)]
+    containerd: Option<Containerd>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Containerd {
+    #[serde(default)]
+    address: String,
+}
+
+/// Where a dockerd keeps its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store<'a> {
+    /// In containerd.
+    Containerd { snapshotter: &'a str },
+    /// In its own graph driver.
+    Classic { driver: &'a str },
+}
+
+impl Info {
+    /// Where it keeps its images. `Driver` is the snapshotter or the graph driver (moby `daemon/info.go`).
+    pub(crate) fn store(&self) -> Store<'_> {
+        let is_containerd = |(key, value): &(String, String)| key == "driver-type" && value == CONTAINERD_STORE;
+        if self.driver_status.iter().flatten().any(is_containerd) {
+            Store::Containerd { snapshotter: &self.driver }
+        } else {
+            Store::Classic { driver: &self.driver }
+        }
+    }
+
+    /// Where it says that its containerd listens.
+    pub(crate) fn containerd_address(&self) -> Option<&Path> {
+        let address = self.containerd.as_ref()?.address.as_str();
+        let path = Path::new(address.strip_prefix("unix://").unwrap_or(address));
+        path.is_absolute().then_some(path)
+    }
+}
+
+/// Asks dockerd what it is.
+pub(crate) async fn info(docker: &Api) -> Result<Info, EngineError> {
+    let answer = docker.get("/info").await?;
+    let broken = |reason: String| EngineError::Protocol {
+        operation: format!("asking docker at {} what it is", docker.address()),
+        reason,
+    };
+    if answer.status != StatusCode::OK {
+        return Err(broken(answer.message()));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Info {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_containerd_store_is_recognised() {
+        let info = parse(
+            r#"{"ServerVersion":"29.7.2","Driver":"overlayfs","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]],
+                "Containerd":{"Address":"/run/containerd/containerd.sock","Namespaces":{"Containers":"moby"}},"More":1}"#,
+        );
+        assert_eq!(info.store(), Store::Containerd { snapshotter: "overlayfs" });
+        assert_eq!(info.containerd_address(), Some(Path::new("/run/containerd/containerd.sock")));
+    }
+
+    #[test]
+    fn the_classic_store_is_recognised() {
+        let info = parse(r#"{"Driver":"overlay2","DriverStatus":[["Backing Filesystem","extfs"]]}"#);
+        assert_eq!(info.store(), Store::Classic { driver: "overlay2" });
+        assert_eq!(info.containerd_address(), None);
+        let info = parse(r#"{"Driver":"vfs","DriverStatus":null,"Containerd":null}"#);
+        assert_eq!(info.store(), Store::Classic { driver: "vfs" });
+    }
+}

@@ -1,0 +1,178 @@
+//! The `docker` engine: dockerd with the containerd image store.
+//!
+//! Blobs, labels and snapshots go straight into the containerd that dockerd uses, after that was proven
+//! ([`handshake`]); the image itself is committed by dockerd ([`load`]), so that its events, its authorization plugins
+//! and its own bookkeeping all take part.
+
+mod archive;
+mod discover;
+mod handshake;
+mod http;
+mod load;
+mod tag;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, try_join_all};
+
+pub(crate) use self::discover::Store;
+use self::handshake::{Handshake, Proof};
+pub(crate) use self::http::Api;
+use super::containerd::{ContainerdEngine, ContainerdIngest};
+use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use crate::image::{Descriptor, Graph, Reference};
+use crate::progress::Events;
+
+/// A dockerd, and the containerd that it was proven to use.
+#[derive(Debug)]
+pub(crate) struct DockerEngine {
+    docker: Arc<Api>,
+    handshake: Handshake,
+    proof: Proof,
+    containerd: ContainerdEngine,
+    identity: Identity,
+}
+
+impl DockerEngine {
+    /// The dockerd behind `socket`. Its containerd is looked for at `hint` first.
+    pub(crate) async fn connect(
+        socket: &Path,
+        hint: Option<&Path>,
+        namespace: Option<&str>,
+    ) -> Result<Self, EngineError> {
+        let docker = Arc::new(Api::new(socket));
+        let info = discover::info(&docker).await?;
+        let snapshotter = match info.store() {
+            Store::Containerd { snapshotter } => snapshotter.to_owned(),
+            Store::Classic { driver } => {
+                return Err(EngineError::ClassicStore {
+                    address: docker.address().to_owned(),
+                    version: info.server_version.clone(),
+                    driver: driver.to_owned(),
+                });
+            }
+        };
+        let handshake = Handshake::new(socket)?;
+        let candidates = candidates(hint, info.containerd_address());
+        let (proof, client) = handshake.prove(&candidates).await?;
+        if let Some(wanted) = namespace.filter(|wanted| *wanted != proof.namespace) {
+            return Err(EngineError::Namespace {
+                namespace: wanted.to_owned(),
+                reason: format!("docker at {} keeps its images in `{}`", docker.address(), proof.namespace),
+            });
+        }
+        let server = super::containerd::discover(&client, &proof.namespace, Some(&snapshotter)).await?;
+        let identity = Identity {
+            kind: "docker",
+            version: info.server_version,
+            address: docker.address().to_owned(),
+            namespace: proof.namespace.clone(),
+            snapshotter,
+            parallel_unpack: server.parallel_unpack,
+        };
+        let containerd = ContainerdEngine::new(client, &proof.namespace, server);
+        Ok(Self { docker, handshake, proof, containerd, identity })
+    }
+
+    /// The containerd that dockerd uses.
+    pub(crate) fn containerd(&self) -> &ContainerdEngine {
+        &self.containerd
+    }
+
+    /// Makes sure that dockerd still uses the containerd that was proven: either may have been restarted, and with
+    /// another configuration. Two calls over connections that are up already.
+    async fn check(&self) -> Result<(), EngineError> {
+        self.handshake.check(&self.proof, self.containerd.client()).await
+    }
+}
+
+/// Where dockerd's containerd may be, best guess first (moby `daemon/command/daemon.go`): where we were told, where
+/// dockerd says (27 and later), where it looks itself, where it starts its own.
+fn candidates(hint: Option<&Path>, told: Option<&Path>) -> Vec<PathBuf> {
+    let usual = ["/run/containerd/containerd.sock", "/var/run/docker/containerd/containerd.sock"].map(Path::new);
+    let mut found: Vec<PathBuf> = Vec::new();
+    for path in hint.into_iter().chain(told).chain(usual) {
+        if !found.iter().any(|have| have == path) {
+            found.push(path.to_owned());
+        }
+    }
+    found
+}
+
+impl Engine for DockerEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn current<'a>(
+        &'a self,
+        root: &'a Descriptor,
+        names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        Box::pin(async move {
+            self.check().await?;
+            let Some(blobs) = self.containerd.check(root, names).await? else { return Ok(None) };
+            let tagged = try_join_all(names.iter().map(|name| tag::again(&self.docker, name))).await?;
+            Ok(tagged.into_iter().all(|there| there).then_some(blobs))
+        })
+    }
+
+    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(async move {
+            self.check().await?;
+            let blobs = self.containerd.ingest(origin, events.clone()).await?;
+            Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
+        })
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        self.containerd.recover()
+    }
+}
+
+/// One export into dockerd: blobs through containerd, the commit through dockerd.
+#[derive(Debug)]
+struct DockerIngest {
+    docker: Arc<Api>,
+    blobs: ContainerdIngest,
+    events: Events,
+}
+
+impl Ingest for DockerIngest {
+    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+        self.blobs.plan(graph)
+    }
+
+    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
+        self.blobs.writer(blob)
+    }
+
+    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.blobs.settle()
+    }
+
+    fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { load::commit(&self.docker, &self.blobs.root()?, names, &self.events).await })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.blobs.release()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_candidate_is_tried_once_and_the_best_first() {
+        let run = Path::new("/run/containerd/containerd.sock");
+        let own = Path::new("/var/run/docker/containerd/containerd.sock");
+        let hint = Path::new("/hint.sock");
+        assert_eq!(candidates(None, None), [run, own]);
+        assert_eq!(candidates(None, Some(own)), [own, run]);
+        assert_eq!(candidates(Some(hint), Some(run)), [hint, run, own]);
+        assert_eq!(candidates(Some(run), Some(run)), [run, own]);
+    }
+}
