@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The `linkspan` program.
+
+fn main() -> std::process::ExitCode {
+    linkspan::cli::run(std::env::args_os())
+}

@@ -1,0 +1,114 @@
+//! The flags that both commands share.
+
+use clap::Args;
+
+use crate::config::{Layer, Setting};
+
+/// Values are taken as text here and checked with those of the other sources, so that a wrong one is reported alike
+/// wherever it was given.
+#[derive(Debug, Args)]
+pub(super) struct Settings {
+    /// Read this TOML file [env: LINKSPAN_CONFIG] [default: /etc/linkspan/config.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+
+    /// Which engine to export to: `auto`, `docker` or `containerd` [env: LINKSPAN_ENGINE] [default: auto]
+    #[arg(long, value_name = "KIND", help_heading = "Engine")]
+    engine: Option<String>,
+
+    /// Where dockerd listens [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "ADDR", help_heading = "Engine")]
+    docker_host: Option<String>,
+
+    /// containerd's socket [env: LINKSPAN_CONTAINERD_ADDRESS, CONTAINERD_ADDRESS] [default: with docker the one that
+    /// dockerd uses, else /run/containerd/containerd.sock]
+    #[arg(long, value_name = "PATH", help_heading = "Engine")]
+    containerd_address: Option<String>,
+
+    /// The containerd namespace that images go to [env: LINKSPAN_NAMESPACE, CONTAINERD_NAMESPACE] [default: with docker
+    /// the one that dockerd uses, else `default`]
+    #[arg(long, value_name = "NS", help_heading = "Engine")]
+    namespace: Option<String>,
+
+    /// A builder, as `unix:///path` or `tcp://host:port`; can be repeated [env: LINKSPAN_BUILDER (separated by commas),
+    /// BUILDKIT_HOST]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    builder: Vec<String>,
+
+    /// Where the door to the builder at the same position listens; a unix socket or a loopback address; can be repeated
+    /// [env: LINKSPAN_BUILDKIT_LISTEN (separated by commas)] [default with one builder:
+    /// unix:///run/linkspan/buildkit.sock]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    buildkit_listen: Vec<String>,
+
+    /// Take the plain `docker` exporter for a load, too. On the wire `-o type=docker` (what `--load` sends to an engine
+    /// without the containerd image store) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
+    /// this only where nobody does that [env: LINKSPAN_DOCKER_IS_LOAD] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Doors"
+    )]
+    docker_is_load: Option<String>,
+
+    /// The group of the unix sockets, by name or number; its members control the engine [env: LINKSPAN_GROUP] [default:
+    /// `docker` if it exists, else root]
+    #[arg(long, value_name = "NAME|GID", help_heading = "Doors")]
+    group: Option<String>,
+
+    /// PEM file of the authority that signed the builder's certificate; for a single `tcp://` builder, several go into
+    /// the configuration file [env: LINKSPAN_TLS_CA]
+    #[arg(long, value_name = "FILE", help_heading = "Doors")]
+    tls_ca: Option<String>,
+
+    /// PEM file of the certificate to show to the builder [env: LINKSPAN_TLS_CERT]
+    #[arg(long, value_name = "FILE", help_heading = "Doors")]
+    tls_cert: Option<String>,
+
+    /// PEM file of that certificate's key [env: LINKSPAN_TLS_KEY]
+    #[arg(long, value_name = "FILE", help_heading = "Doors")]
+    tls_key: Option<String>,
+
+    /// The name in the builder's certificate, where it is not the host of its address [env: LINKSPAN_TLS_SERVER_NAME]
+    #[arg(long, value_name = "NAME", help_heading = "Doors")]
+    tls_server_name: Option<String>,
+
+    /// How long connections may take to finish after SIGTERM [env: LINKSPAN_DRAIN_TIMEOUT] [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    drain_timeout: Option<String>,
+
+    /// The least severe level to log: `error`, `warn`, `info`, `debug` or `trace` [env: LINKSPAN_LOG_LEVEL] [default:
+    /// info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    /// The form of log lines: `text` or `json` [env: LINKSPAN_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl From<Settings> for Layer {
+    fn from(flags: Settings) -> Self {
+        let mut layer = Self::default();
+        for (setting, value) in [
+            (Setting::Config, flags.config),
+            (Setting::Engine, flags.engine),
+            (Setting::DockerHost, flags.docker_host),
+            (Setting::ContainerdAddress, flags.containerd_address),
+            (Setting::Namespace, flags.namespace),
+            (Setting::DockerIsLoad, flags.docker_is_load),
+            (Setting::Group, flags.group),
+            (Setting::TlsCa, flags.tls_ca),
+            (Setting::TlsCert, flags.tls_cert),
+            (Setting::TlsKey, flags.tls_key),
+            (Setting::TlsServerName, flags.tls_server_name),
+            (Setting::DrainTimeout, flags.drain_timeout),
+            (Setting::LogLevel, flags.log_level),
+            (Setting::LogFormat, flags.log_format),
+        ] {
+            layer.add_flag(setting, value);
+        }
+        layer.add_flag(Setting::Builder, flags.builder);
+        layer.add_flag(Setting::BuildkitListen, flags.buildkit_listen);
+        layer
+    }
+}

@@ -1,0 +1,184 @@
+//! Builders: which there are, how each is reached, and where its door listens.
+
+use std::collections::HashSet;
+
+use super::check::{boolean, refuse};
+use super::{ConfigError, DEFAULT_LISTEN, Given, Layer, Setting};
+use crate::proxy::{Address, Tls};
+
+/// Each builder costs a socket and a lock; nobody has this many.
+const MAX_BUILDERS: usize = 64;
+
+/// One builder and its door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Builder {
+    /// How it is reached.
+    pub address: Address,
+    /// TLS towards it; only with a `tcp://` address.
+    pub tls: Option<Tls>,
+    /// Where its door listens: a unix socket or a loopback address.
+    pub listen: Address,
+    /// Whether the plain `docker` exporter type means a load.
+    pub docker_is_load: bool,
+}
+
+/// A builder as it was given, unchecked.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub address: Given,
+    pub listen: Option<Given>,
+    pub docker_is_load: Option<Given>,
+    pub ca: Option<Given>,
+    pub cert: Option<Given>,
+    pub key: Option<Given>,
+    pub server_name: Option<Given>,
+}
+
+impl From<Given> for Draft {
+    fn from(address: Given) -> Self {
+        Self { address, listen: None, docker_is_load: None, ca: None, cert: None, key: None, server_name: None }
+    }
+}
+
+/// Checks the builders that `settings` name, else those of the file's `tables`.
+pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>, ConfigError> {
+    let named = settings.all(Setting::Builder);
+    let mut drafts = if named.is_empty() { tables } else { named.iter().cloned().map(Draft::from).collect() };
+    if drafts.len() > MAX_BUILDERS {
+        let count = drafts.len();
+        return Err(ConfigError::Contradiction(format!(
+            "{count} builders are configured; at most {MAX_BUILDERS} can be"
+        )));
+    }
+    pair(&mut drafts, settings.all(Setting::BuildkitListen))?;
+    secure(&mut drafts, settings)?;
+    let is_load = settings.one(Setting::DockerIsLoad).map(boolean).transpose()?.unwrap_or(false);
+    let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, is_load)).collect::<Result<_, _>>()?;
+    let mut taken = HashSet::new();
+    for Builder { listen, .. } in &builders {
+        // Port 0 means any free port, so two doors can share it.
+        let any_port = matches!(listen, Address::Tcp { port: 0, .. });
+        if !any_port && !taken.insert(listen) {
+            return Err(ConfigError::Contradiction(format!(
+                "two builders would listen on {listen}; give each its own --{}",
+                Setting::BuildkitListen.name()
+            )));
+        }
+        if let Some(builder) = builders.iter().find(|builder| builder.address == *listen) {
+            return Err(ConfigError::Contradiction(format!(
+                "the builder {} is itself the address to listen on; a door needs an address of its own",
+                builder.address
+            )));
+        }
+    }
+    Ok(builders)
+}
+
+/// Gives each draft the listen address at its position.
+fn pair(drafts: &mut [Draft], listens: &[Given]) -> Result<(), ConfigError> {
+    if drafts.is_empty() && !listens.is_empty() {
+        return Err(ConfigError::NoBuilder);
+    }
+    if !listens.is_empty() && listens.len() != drafts.len() {
+        return Err(ConfigError::Contradiction(format!(
+            "{} but {}: they are paired in order, so give one --{} for each --{}",
+            count(drafts.len(), "builder"),
+            count(listens.len(), "listen address"),
+            Setting::BuildkitListen.name(),
+            Setting::Builder.name(),
+        )));
+    }
+    for (draft, listen) in drafts.iter_mut().zip(listens) {
+        draft.listen = Some(listen.clone());
+    }
+    if let [_, _, ..] = drafts
+        && let Some(draft) = drafts.iter().find(|draft| draft.listen.is_none())
+    {
+        return Err(ConfigError::Contradiction(format!(
+            "the builder {} has no address to listen on: with several builders give one --{} for each --{}",
+            draft.address.text,
+            Setting::BuildkitListen.name(),
+            Setting::Builder.name(),
+        )));
+    }
+    Ok(())
+}
+
+/// Gives the only draft the TLS settings that are not in a table.
+fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
+    let tls = [Setting::TlsCa, Setting::TlsCert, Setting::TlsKey, Setting::TlsServerName];
+    let Some(first) = tls.iter().find_map(|setting| settings.one(*setting)) else { return Ok(()) };
+    let [draft] = drafts else {
+        return Err(ConfigError::Contradiction(format!(
+            "{} needs exactly one builder, and there are {}; with several, give each its own `tls` in a [[builder]] \
+             table of the configuration file",
+            first.origin,
+            drafts.len(),
+        )));
+    };
+    for (setting, slot) in tls.into_iter().zip([&mut draft.ca, &mut draft.cert, &mut draft.key, &mut draft.server_name])
+    {
+        if let Some(given) = settings.one(setting) {
+            *slot = Some(given.clone());
+        }
+    }
+    Ok(())
+}
+
+fn builder(draft: &Draft, docker_is_load: bool) -> Result<Builder, ConfigError> {
+    let address = address(&draft.address)?;
+    let listen = match &draft.listen {
+        Some(given) => listen(given)?,
+        None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
+    };
+    let docker_is_load = draft.docker_is_load.as_ref().map(boolean).transpose()?.unwrap_or(docker_is_load);
+    let tls = tls(draft, &address)?;
+    Ok(Builder { address, tls, listen, docker_is_load })
+}
+
+fn address(given: &Given) -> Result<Address, ConfigError> {
+    given
+        .text
+        .parse()
+        .map_err(|error: crate::proxy::AddressError| refuse(given, format!("is no address: {}", error.reason)))
+}
+
+fn listen(given: &Given) -> Result<Address, ConfigError> {
+    let address = address(given)?;
+    if !address.is_local() {
+        return Err(refuse(
+            given,
+            "can be reached from other machines, and whoever reaches it controls the engine; expected a unix socket or \
+             a loopback address such as `tcp://127.0.0.1:1234` until TLS exists for it",
+        ));
+    }
+    Ok(address)
+}
+
+fn tls(draft: &Draft, address: &Address) -> Result<Option<Tls>, ConfigError> {
+    let Some(first) = [&draft.ca, &draft.cert, &draft.key, &draft.server_name].into_iter().flatten().next() else {
+        return Ok(None);
+    };
+    let wrong = |reason: &str| ConfigError::Contradiction(format!("{}: {reason}", first.origin));
+    if matches!(address, Address::Unix(_)) {
+        return Err(wrong("TLS needs a `tcp://` builder, and this one is a unix socket"));
+    }
+    if draft.ca.is_none() {
+        return Err(wrong("the certificate authority that signed the builder's certificate is missing (tls-ca)"));
+    }
+    if draft.cert.is_some() != draft.key.is_some() {
+        return Err(wrong("a certificate and its key go together, and one is missing (tls-cert, tls-key)"));
+    }
+    let path = |given: &Option<Given>| given.as_ref().map(|given| given.text.clone().into());
+    Ok(Some(Tls {
+        ca: path(&draft.ca),
+        cert: path(&draft.cert),
+        key: path(&draft.key),
+        server_name: draft.server_name.as_ref().map(|given| given.text.clone()),
+    }))
+}
+
+fn count(number: usize, thing: &str) -> String {
+    let plural = if thing.ends_with('s') { "es" } else { "s" };
+    format!("{number} {thing}{}", if number == 1 { "" } else { plural })
+}

@@ -1,0 +1,166 @@
+//! From texts to a [`Config`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::builder::{self, Draft};
+use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Setting, group};
+use crate::engine::select::{Kind, Selection};
+use crate::proxy::Address;
+
+/// Longer than the longest build; anything above is a typing error.
+const MAX_DRAIN: u64 = 24 * 60 * 60;
+/// containerd's limits on a namespace: `maxLength` in its `pkg/identifiers/validate.go`.
+const MAX_IDENTIFIER: usize = 76;
+/// `sun_path` holds 108 bytes with its terminator (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is shown.
+    pub level: Level,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Result<Config, ConfigError> {
+    Ok(Config {
+        engine: selection(settings)?,
+        builders: builder::check(settings, tables)?,
+        gid: match settings.one(Setting::Group) {
+            Some(given) => gid(given, groups)?,
+            None => group::default(groups),
+        },
+        drain_timeout: settings.one(Setting::DrainTimeout).map(seconds).transpose()?.unwrap_or(DEFAULT_DRAIN),
+        log: Log {
+            level: settings.one(Setting::LogLevel).map(level).transpose()?.unwrap_or(Level::INFO),
+            format: settings.one(Setting::LogFormat).map(format).transpose()?.unwrap_or(LogFormat::Text),
+        },
+    })
+}
+
+/// The refusal of a value; `reason` continues the sentence that begins with it.
+pub(super) fn refuse(given: &Given, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
+    match given.text.as_str() {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(refuse(given, "is neither `true` nor `false`")),
+    }
+}
+
+fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
+    let kind = settings.one(Setting::Engine).map(kind).transpose()?.unwrap_or_default();
+    // A DOCKER_HOST that points elsewhere must not keep anybody from using plain containerd.
+    let docker_host = settings.one(Setting::DockerHost).filter(|_| kind != Kind::Containerd);
+    Ok(Selection {
+        kind,
+        docker_host: docker_host.map(self::docker_host).transpose()?,
+        containerd_address: settings.one(Setting::ContainerdAddress).map(socket_path).transpose()?,
+        namespace: settings.one(Setting::Namespace).map(namespace).transpose()?,
+    })
+}
+
+fn kind(given: &Given) -> Result<Kind, ConfigError> {
+    match given.text.as_str() {
+        "auto" => Ok(Kind::Auto),
+        "docker" => Ok(Kind::Docker),
+        "containerd" => Ok(Kind::Containerd),
+        _ => Err(refuse(given, "is no engine; expected `auto`, `docker` or `containerd`")),
+    }
+}
+
+/// Only the form is checked here; whether an engine can be exported to through such an address is for the engine to say.
+fn docker_host(given: &Given) -> Result<String, ConfigError> {
+    if given.text.starts_with("unix://") || given.text.starts_with("tcp://") {
+        given.text.parse::<Address>().map_err(|error| refuse(given, format!("is no address: {}", error.reason)))?;
+    } else if !given.text.contains("://") {
+        return Err(refuse(given, "is no address; expected a URL such as `unix:///var/run/docker.sock`"));
+    }
+    Ok(given.text.clone())
+}
+
+fn socket_path(given: &Given) -> Result<PathBuf, ConfigError> {
+    let path = given.text.strip_prefix("unix://").unwrap_or(&given.text);
+    if !path.starts_with('/') {
+        return Err(refuse(given, "is no absolute path; expected one such as `/run/containerd/containerd.sock`"));
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(refuse(given, format!("is too long; a socket path has at most {MAX_SOCKET_PATH} bytes")));
+    }
+    Ok(path.into())
+}
+
+/// containerd's rule for identifiers (`pkg/identifiers/validate.go`): letters and digits, in groups that are separated by
+/// single dots, dashes or underscores.
+fn namespace(given: &Given) -> Result<String, ConfigError> {
+    let text = &given.text;
+    let group = |group: &str| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !text.split(['.', '_', '-']).all(group) {
+        return Err(refuse(
+            given,
+            "is no containerd namespace; expected letters and digits, separated by single `.`, `_` or `-`",
+        ));
+    }
+    if text.len() > MAX_IDENTIFIER {
+        return Err(refuse(
+            given,
+            format!("is too long; a containerd namespace has at most {MAX_IDENTIFIER} characters"),
+        ));
+    }
+    Ok(text.clone())
+}
+
+fn gid(given: &Given, groups: &Path) -> Result<u32, ConfigError> {
+    // The largest id means "leave it alone" to chown(2).
+    if let Ok(gid) = given.text.parse::<u32>()
+        && gid != u32::MAX
+    {
+        return Ok(gid);
+    }
+    group::find(groups, &given.text).ok_or_else(|| {
+        refuse(given, format!("is no group in {}; expected a group's name, or its number", groups.display()))
+    })
+}
+
+fn seconds(given: &Given) -> Result<Duration, ConfigError> {
+    match given.text.parse() {
+        Ok(seconds) if seconds <= MAX_DRAIN => Ok(Duration::from_secs(seconds)),
+        _ => Err(refuse(given, format!("is not a whole number of seconds from 0 to {MAX_DRAIN}"))),
+    }
+}
+
+fn level(given: &Given) -> Result<Level, ConfigError> {
+    match given.text.as_str() {
+        "error" => Ok(Level::ERROR),
+        "warn" => Ok(Level::WARN),
+        "info" => Ok(Level::INFO),
+        "debug" => Ok(Level::DEBUG),
+        "trace" => Ok(Level::TRACE),
+        _ => Err(refuse(given, "is no level; expected `error`, `warn`, `info`, `debug` or `trace`")),
+    }
+}
+
+fn format(given: &Given) -> Result<LogFormat, ConfigError> {
+    match given.text.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(refuse(given, "is no log format; expected `text` or `json`")),
+    }
+}

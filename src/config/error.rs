@@ -1,0 +1,62 @@
+//! What can be wrong with a configuration.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::{Origin, Setting};
+
+/// Why a configuration is refused. Every message names the place to change and what is expected there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value is not acceptable.
+    #[error("{origin}: `{text}` {reason}")]
+    Value {
+        /// Where it was given.
+        origin: Origin,
+        /// The value.
+        text: String,
+        /// What is wrong and what is expected; continues the sentence.
+        reason: String,
+    },
+    /// Settings contradict each other.
+    #[error("{0}")]
+    Contradiction(String),
+    /// A variable does not hold text.
+    #[error("{name}: the value is not UTF-8")]
+    Encoding {
+        /// The variable.
+        name: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is longer than any configuration can be.
+    #[error("the configuration file {path} is longer than {limit} bytes; is it the right file?", path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+    /// The file is not TOML, or has keys that do not exist.
+    #[error("{path}: {reason}", path = path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words: line, column, and the keys that exist.
+        reason: String,
+    },
+    /// A door needs a builder, and none is named.
+    #[error(
+        "no builder is configured: name one with --{flag} unix:///run/buildkit/buildkitd.sock, with {variable} or \
+         BUILDKIT_HOST, or in a [[builder]] table of {file}",
+        flag = Setting::Builder.name(), variable = Setting::Builder.variable(), file = super::DEFAULT_FILE
+    )]
+    NoBuilder,
+}

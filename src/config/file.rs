@@ -1,0 +1,141 @@
+//! The TOML file as a source.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
+
+use super::builder::Draft;
+use super::{ConfigError, Given, Layer, Origin, Setting};
+
+/// Far above any real configuration; keeps a wrong path (a log, a device) from filling memory.
+const MAX_LENGTH: u64 = 1 << 20;
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Everything but builders.
+    pub layer: Layer,
+    /// Its `[[builder]]` tables.
+    pub builders: Vec<Draft>,
+}
+
+/// Reads the file at `path`.
+pub(super) fn read(path: &Path) -> Result<Contents, ConfigError> {
+    let fail = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    File::open(path).map_err(fail)?.take(MAX_LENGTH + 1).read_to_string(&mut text).map_err(fail)?;
+    if text.len() as u64 > MAX_LENGTH {
+        return Err(ConfigError::TooLong { path: path.to_owned(), limit: MAX_LENGTH });
+    }
+    parse(path, &text)
+}
+
+/// Reads the file at `path`, which may be absent.
+pub(super) fn read_if_there(path: &Path) -> Result<Contents, ConfigError> {
+    match read(path) {
+        Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Contents::default()),
+        other => other,
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
+    let document: Document = toml::from_str(text).map_err(|error| ConfigError::Parse {
+        path: path.to_owned(),
+        reason: error.to_string().trim_end().to_owned(),
+    })?;
+    let origin = |key: String| Origin::File { path: path.to_owned(), key };
+    let mut layer = Layer::default();
+    for (setting, scalar) in [
+        (Setting::Engine, document.engine),
+        (Setting::DockerHost, document.docker_host),
+        (Setting::ContainerdAddress, document.containerd_address),
+        (Setting::Namespace, document.namespace),
+        (Setting::DockerIsLoad, document.docker_is_load),
+        (Setting::Group, document.group),
+        (Setting::DrainTimeout, document.drain_timeout),
+        (Setting::LogLevel, document.log_level),
+        (Setting::LogFormat, document.log_format),
+    ] {
+        if let Some(Scalar(text)) = scalar {
+            layer.add(setting, text, origin(setting.name().to_owned()));
+        }
+    }
+    let builders = document.builder.into_iter().zip(1..).map(|(table, number)| {
+        let given =
+            |key: &str, scalar: Scalar| Given { text: scalar.0, origin: origin(format!("{key} of builder {number}")) };
+        let tls = table.tls.unwrap_or_default();
+        Draft {
+            address: given("address", table.address),
+            listen: table.listen.map(|value| given("listen", value)),
+            docker_is_load: table.docker_is_load.map(|value| given("docker-is-load", value)),
+            ca: tls.ca.map(|value| given("tls.ca", value)),
+            cert: tls.cert.map(|value| given("tls.cert", value)),
+            key: tls.key.map(|value| given("tls.key", value)),
+            server_name: tls.server_name.map(|value| given("tls.server-name", value)),
+        }
+    });
+    Ok(Contents { layer, builders: builders.collect() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Document {
+    engine: Option<Scalar>,
+    docker_host: Option<Scalar>,
+    containerd_address: Option<Scalar>,
+    namespace: Option<Scalar>,
+    docker_is_load: Option<Scalar>,
+    group: Option<Scalar>,
+    drain_timeout: Option<Scalar>,
+    log_level: Option<Scalar>,
+    log_format: Option<Scalar>,
+    #[serde(default)]
+    builder: Vec<Table>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Table {
+    address: Scalar,
+    listen: Option<Scalar>,
+    docker_is_load: Option<Scalar>,
+    tls: Option<TlsTable>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TlsTable {
+    ca: Option<Scalar>,
+    cert: Option<Scalar>,
+    key: Option<Scalar>,
+    server_name: Option<Scalar>,
+}
+
+/// A string, whole number or boolean, kept as text: it goes through the same check as a flag's value.
+struct Scalar(String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a whole number or a boolean")
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_owned()))
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}

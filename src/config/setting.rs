@@ -1,0 +1,106 @@
+//! The list of everything that can be set.
+
+/// One thing that can be set, by whatever source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Setting {
+    /// The configuration file; not settable in the file itself.
+    Config,
+    /// `auto`, `docker` or `containerd`.
+    Engine,
+    /// dockerd's address.
+    DockerHost,
+    /// containerd's socket.
+    ContainerdAddress,
+    /// The containerd namespace.
+    Namespace,
+    /// A builder's address; repeatable. In the file: a `[[builder]]` table.
+    Builder,
+    /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
+    BuildkitListen,
+    /// Whether the plain `docker` exporter means a load.
+    DockerIsLoad,
+    /// The certificate authority of the only builder.
+    TlsCa,
+    /// Our certificate towards the only builder.
+    TlsCert,
+    /// The key of that certificate.
+    TlsKey,
+    /// The name in the only builder's certificate.
+    TlsServerName,
+    /// The group of our unix sockets.
+    Group,
+    /// Seconds.
+    DrainTimeout,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    LogLevel,
+    /// `text` or `json`.
+    LogFormat,
+}
+
+impl Setting {
+    /// Every setting.
+    pub const ALL: [Self; 16] = [
+        Self::Config,
+        Self::Engine,
+        Self::DockerHost,
+        Self::ContainerdAddress,
+        Self::Namespace,
+        Self::Builder,
+        Self::BuildkitListen,
+        Self::DockerIsLoad,
+        Self::TlsCa,
+        Self::TlsCert,
+        Self::TlsKey,
+        Self::TlsServerName,
+        Self::Group,
+        Self::DrainTimeout,
+        Self::LogLevel,
+        Self::LogFormat,
+    ];
+
+    /// The long flag without its dashes; also the key in the file where there is one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Engine => "engine",
+            Self::DockerHost => "docker-host",
+            Self::ContainerdAddress => "containerd-address",
+            Self::Namespace => "namespace",
+            Self::Builder => "builder",
+            Self::BuildkitListen => "buildkit-listen",
+            Self::DockerIsLoad => "docker-is-load",
+            Self::TlsCa => "tls-ca",
+            Self::TlsCert => "tls-cert",
+            Self::TlsKey => "tls-key",
+            Self::TlsServerName => "tls-server-name",
+            Self::Group => "group",
+            Self::DrainTimeout => "drain-timeout",
+            Self::LogLevel => "log-level",
+            Self::LogFormat => "log-format",
+        }
+    }
+
+    /// Linkspan's own variable for it.
+    pub fn variable(self) -> String {
+        format!("LINKSPAN_{}", self.name().to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// The variable by which a neighbouring program is told the same thing.
+    ///
+    /// Sources: docker's client (`DOCKER_HOST`), containerd's `cmd/ctr/app/main.go` (`CONTAINERD_ADDRESS`,
+    /// `CONTAINERD_NAMESPACE`), BuildKit's `cmd/buildctl/main.go` (`BUILDKIT_HOST`).
+    pub fn neighbour(self) -> Option<&'static str> {
+        match self {
+            Self::DockerHost => Some("DOCKER_HOST"),
+            Self::ContainerdAddress => Some("CONTAINERD_ADDRESS"),
+            Self::Namespace => Some("CONTAINERD_NAMESPACE"),
+            Self::Builder => Some("BUILDKIT_HOST"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a list: its flag can be repeated, and its variable is split at commas.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Builder | Self::BuildkitListen)
+    }
+}

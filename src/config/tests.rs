@@ -1,0 +1,353 @@
+//! Which source wins, and what each refusal says.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+
+use tempfile::TempDir;
+use tracing::Level;
+
+use super::*;
+use crate::engine::select::Kind;
+
+/// Sources of a test: nothing of the machine.
+struct Sources {
+    folder: TempDir,
+    flags: Layer,
+    variables: HashMap<String, OsString>,
+}
+
+impl Sources {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("group"), "root:x:0:\nbroken\ndocker:x:998:ann,bob\nstaff:x:50:\n").unwrap();
+        Self { folder, flags: Layer::default(), variables: HashMap::new() }
+    }
+
+    fn flag(mut self, setting: Setting, text: &str) -> Self {
+        self.flags.add(setting, text, Origin::Flag(setting));
+        self
+    }
+
+    fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn file(self, text: &str) -> Self {
+        fs::write(self.folder.path().join("config.toml"), text).unwrap();
+        self
+    }
+
+    fn load(self) -> Result<Config, ConfigError> {
+        let places = Places { file: self.folder.path().join("config.toml"), groups: self.folder.path().join("group") };
+        Config::resolve(self.flags, &|name: &str| self.variables.get(name).cloned(), &places)
+    }
+
+    fn config(self) -> Config {
+        self.load().unwrap()
+    }
+
+    /// The refusal, with the test's folder left out.
+    fn refusal(self) -> String {
+        let folder = format!("{}/", self.folder.path().display());
+        self.load().unwrap_err().to_string().replace(&folder, "")
+    }
+}
+
+#[test]
+fn defaults() {
+    let config = Sources::new().config();
+    assert_eq!(config.engine, Selection::default());
+    assert_eq!(config.builders, []);
+    assert_eq!(config.drain_timeout, DEFAULT_DRAIN);
+    assert_eq!(config.log, Log { level: Level::INFO, format: LogFormat::Text });
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(config.gid, 998, "the docker group");
+    }
+}
+
+#[test]
+fn a_stronger_source_wins() {
+    let namespace = |sources: Sources| sources.config().engine.namespace;
+    let neighbour = || Sources::new().variable("CONTAINERD_NAMESPACE", "neighbour");
+    let file = || neighbour().file("namespace = 'file'");
+    let variable = || file().variable("LINKSPAN_NAMESPACE", "variable");
+    assert_eq!(namespace(neighbour()).as_deref(), Some("neighbour"));
+    assert_eq!(namespace(file()).as_deref(), Some("file"));
+    assert_eq!(namespace(variable()).as_deref(), Some("variable"));
+    assert_eq!(namespace(variable().flag(Setting::Namespace, "flag")).as_deref(), Some("flag"));
+    assert_eq!(namespace(file().variable("LINKSPAN_NAMESPACE", "")).as_deref(), Some("file"), "empty is not set");
+}
+
+#[test]
+fn every_setting_can_be_given_by_variable() {
+    let config = Sources::new()
+        .variable("LINKSPAN_ENGINE", "docker")
+        .variable("LINKSPAN_DOCKER_HOST", "unix:///d.sock")
+        .variable("LINKSPAN_CONTAINERD_ADDRESS", "unix:///c.sock")
+        .variable("LINKSPAN_NAMESPACE", "moby")
+        .variable("LINKSPAN_BUILDER", "tcp://b:1")
+        .variable("LINKSPAN_BUILDKIT_LISTEN", "tcp://[::1]:2")
+        .variable("LINKSPAN_DOCKER_IS_LOAD", "true")
+        .variable("LINKSPAN_TLS_CA", "ca.pem")
+        .variable("LINKSPAN_TLS_CERT", "cert.pem")
+        .variable("LINKSPAN_TLS_KEY", "key.pem")
+        .variable("LINKSPAN_TLS_SERVER_NAME", "name")
+        .variable("LINKSPAN_GROUP", "staff")
+        .variable("LINKSPAN_DRAIN_TIMEOUT", "5")
+        .variable("LINKSPAN_LOG_LEVEL", "debug")
+        .variable("LINKSPAN_LOG_FORMAT", "json")
+        .config();
+    let tls = crate::proxy::Tls {
+        ca: Some("ca.pem".into()),
+        cert: Some("cert.pem".into()),
+        key: Some("key.pem".into()),
+        server_name: Some("name".to_owned()),
+    };
+    let builder = Builder {
+        address: "tcp://b:1".parse().unwrap(),
+        tls: Some(tls),
+        listen: "tcp://[::1]:2".parse().unwrap(),
+        docker_is_load: true,
+    };
+    assert_eq!(
+        config,
+        Config {
+            engine: Selection {
+                kind: Kind::Docker,
+                docker_host: Some("unix:///d.sock".to_owned()),
+                containerd_address: Some("/c.sock".into()),
+                namespace: Some("moby".to_owned()),
+            },
+            builders: vec![builder],
+            gid: 50,
+            drain_timeout: Duration::from_secs(5),
+            log: Log { level: Level::DEBUG, format: LogFormat::Json },
+        }
+    );
+}
+
+#[test]
+fn a_file_says_the_same_and_more() {
+    let config = Sources::new()
+        .file(
+            r#"
+            engine = "containerd"
+            containerd-address = "/c.sock"
+            namespace = "k8s.io"
+            group = 7
+            drain-timeout = 0
+            log-level = "warn"
+            docker-is-load = true
+            [[builder]]
+            address = "unix:///b.sock"
+            listen = "unix:///l.sock"
+            [[builder]]
+            address = "tcp://b:1"
+            listen = "tcp://localhost:0"
+            docker-is-load = false
+            tls = { ca = "ca.pem", server-name = "name" }
+            "#,
+        )
+        .variable("DOCKER_HOST", "not even an address")
+        .variable("BUILDKIT_HOST", "unix:///ignored.sock")
+        .config();
+    assert_eq!(config.engine.kind, Kind::Containerd);
+    assert_eq!(config.engine.docker_host, None, "of no interest with containerd");
+    assert_eq!((config.gid, config.drain_timeout, config.log.level), (7, Duration::ZERO, Level::WARN));
+    let [first, second] = config.builders.as_slice() else { panic!("{:?}", config.builders) };
+    assert_eq!((first.listen.to_string(), first.docker_is_load), ("unix:///l.sock".to_owned(), true));
+    assert_eq!((first.tls.is_none(), second.docker_is_load), (true, false));
+    assert_eq!(second.tls.as_ref().unwrap().server_name.as_deref(), Some("name"));
+}
+
+#[test]
+fn builders_are_paired_and_replaced_as_a_whole() {
+    let listens = |config: Config| -> Vec<_> {
+        config.builders.iter().map(|builder| format!("{} {}", builder.address, builder.listen)).collect()
+    };
+    let table = "[[builder]]\naddress = 'unix:///t'\nlisten = 'unix:///u'";
+    assert_eq!(listens(Sources::new().file(table).config()), ["unix:///t unix:///u"]);
+    assert_eq!(
+        listens(Sources::new().file(table).flag(Setting::BuildkitListen, "unix:///v").config()),
+        ["unix:///t unix:///v"]
+    );
+    let flagged = Sources::new().file(table).flag(Setting::Builder, "unix:///f").config();
+    assert_eq!(listens(flagged), ["unix:///f unix:///run/linkspan/buildkit.sock"]);
+    let several = Sources::new()
+        .variable("LINKSPAN_BUILDER", "unix:///a, tcp://b:2")
+        .variable("LINKSPAN_BUILDKIT_LISTEN", "unix:///c,unix:///d")
+        .config();
+    assert_eq!(listens(several), ["unix:///a unix:///c", "tcp://b:2 unix:///d"]);
+    let neighbour = Sources::new().variable("BUILDKIT_HOST", "unix:///n").config();
+    assert_eq!(listens(neighbour), ["unix:///n unix:///run/linkspan/buildkit.sock"]);
+}
+
+#[test]
+fn wrong_values_are_named_with_their_place() {
+    let sources = Sources::new;
+    let cases = [
+        (
+            sources().flag(Setting::Engine, "podman"),
+            "--engine: `podman` is no engine; expected `auto`, `docker` or `containerd`",
+        ),
+        (
+            sources().variable("LINKSPAN_ENGINE", "podman"),
+            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker` or `containerd`",
+        ),
+        (
+            sources().file("engine = 5"),
+            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker` or `containerd`",
+        ),
+        (
+            sources().variable("DOCKER_HOST", "tcp://nowhere"),
+            "DOCKER_HOST: `tcp://nowhere` is no address: expected a port, as in `tcp://127.0.0.1:1234`",
+        ),
+        (
+            sources().flag(Setting::DockerHost, "/var/run/docker.sock"),
+            "--docker-host: `/var/run/docker.sock` is no address; expected a URL such as `unix:///var/run/docker.sock`",
+        ),
+        (
+            sources().variable("CONTAINERD_ADDRESS", "c.sock"),
+            "CONTAINERD_ADDRESS: `c.sock` is no absolute path; expected one such as `/run/containerd/containerd.sock`",
+        ),
+        (
+            sources().variable("BUILDKIT_HOST", "docker-container://b"),
+            "BUILDKIT_HOST: `docker-container://b` is no address: expected `unix:///path` or `tcp://host:port`",
+        ),
+        (
+            sources().file("[[builder]]\naddress = 'unix:///a'\nlisten = 'tcp://0.0.0.0:1'"),
+            "`listen of builder 1` in config.toml: `tcp://0.0.0.0:1` can be reached from other machines, and whoever \
+             reaches it controls the engine; expected a unix socket or a loopback address such as \
+             `tcp://127.0.0.1:1234` until TLS exists for it",
+        ),
+        (sources().flag(Setting::DockerIsLoad, "yes"), "--docker-is-load: `yes` is neither `true` nor `false`"),
+        (
+            sources().flag(Setting::Group, "nobody-has-this"),
+            "--group: `nobody-has-this` is no group in group; expected a group's name, or its number",
+        ),
+        (
+            sources().flag(Setting::Group, "4294967295"),
+            "--group: `4294967295` is no group in group; expected a group's name, or its number",
+        ),
+        (
+            sources().flag(Setting::DrainTimeout, "1m"),
+            "--drain-timeout: `1m` is not a whole number of seconds from 0 to 86400",
+        ),
+        (
+            sources().flag(Setting::DrainTimeout, "86401"),
+            "--drain-timeout: `86401` is not a whole number of seconds from 0 to 86400",
+        ),
+        (
+            sources().flag(Setting::LogLevel, "loud"),
+            "--log-level: `loud` is no level; expected `error`, `warn`, `info`, `debug` or `trace`",
+        ),
+        (sources().flag(Setting::LogFormat, "xml"), "--log-format: `xml` is no log format; expected `text` or `json`"),
+        (
+            sources().flag(Setting::Config, "/nonexistent/file"),
+            "cannot read the configuration file /nonexistent/file: No such file or directory (os error 2)",
+        ),
+    ];
+    for (sources, expected) in cases {
+        assert_eq!(sources.refusal(), expected);
+    }
+}
+
+#[test]
+fn contradictions_are_explained() {
+    let builders = |count: usize| {
+        (0..count).fold(Sources::new(), |sources, number| sources.flag(Setting::Builder, &format!("tcp://b:{number}")))
+    };
+    let listen = |sources: Sources, text| sources.flag(Setting::BuildkitListen, text);
+    let cases = [
+        (
+            builders(2),
+            "the builder tcp://b:0 has no address to listen on: with several builders give one --buildkit-listen for \
+             each --builder",
+        ),
+        (
+            listen(builders(2), "unix:///a"),
+            "2 builders but 1 listen address: they are paired in order, so give one --buildkit-listen for each \
+             --builder",
+        ),
+        (
+            listen(listen(builders(1), "unix:///a"), "unix:///b"),
+            "1 builder but 2 listen addresses: they are paired in order, so give one --buildkit-listen for each \
+             --builder",
+        ),
+        (
+            listen(listen(builders(2), "unix:///a"), "unix:///a"),
+            "two builders would listen on unix:///a; give each its own --buildkit-listen",
+        ),
+        (
+            listen(Sources::new().flag(Setting::Builder, "unix:///a"), "unix:///a"),
+            "the builder unix:///a is itself the address to listen on; a door needs an address of its own",
+        ),
+        (
+            listen(builders(0), "unix:///a"),
+            "no builder is configured: name one with --builder unix:///run/buildkit/buildkitd.sock, with \
+             LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml",
+        ),
+        (builders(65), "65 builders are configured; at most 64 can be"),
+        (
+            Sources::new().variable("LINKSPAN_TLS_CA", "ca.pem"),
+            "LINKSPAN_TLS_CA needs exactly one builder, and there are 0; with several, give each its own `tls` in a \
+             [[builder]] table of the configuration file",
+        ),
+        (
+            Sources::new().flag(Setting::Builder, "unix:///a").flag(Setting::TlsCa, "ca.pem"),
+            "--tls-ca: TLS needs a `tcp://` builder, and this one is a unix socket",
+        ),
+        (
+            builders(1).flag(Setting::TlsServerName, "name"),
+            "--tls-server-name: the certificate authority that signed the builder's certificate is missing (tls-ca)",
+        ),
+        (
+            builders(1).flag(Setting::TlsCa, "ca.pem").flag(Setting::TlsKey, "key.pem"),
+            "--tls-ca: a certificate and its key go together, and one is missing (tls-cert, tls-key)",
+        ),
+    ];
+    for (sources, expected) in cases {
+        assert_eq!(sources.refusal(), expected);
+    }
+}
+
+#[test]
+fn files_that_are_none() {
+    let refusal = Sources::new().file("enginee = 'docker'").refusal();
+    for part in ["config.toml", "line 1", "unknown field `enginee`", "`containerd-address`", "`builder`"] {
+        assert!(refusal.contains(part), "{part} in: {refusal}");
+    }
+    let refusal = Sources::new().file("[[builder]]\naddress = 'tcp://b:1'\ntls = { certificate = 'x' }").refusal();
+    for part in ["line 3", "unknown field `certificate`", "`ca`, `cert`, `key`, `server-name`"] {
+        assert!(refusal.contains(part), "{part} in: {refusal}");
+    }
+    let refusal = Sources::new().file("[[builder]]\nlisten = 'unix:///l'").refusal();
+    assert!(refusal.contains("missing field `address`"), "{refusal}");
+    let refusal = Sources::new().file("group = 1.5").refusal();
+    assert!(refusal.contains("expected a string, a whole number or a boolean"), "{refusal}");
+    let refusal = Sources::new().file(&"#".repeat((1 << 20) + 1)).refusal();
+    assert_eq!(refusal, "the configuration file config.toml is longer than 1048576 bytes; is it the right file?");
+}
+
+#[test]
+fn variables_must_be_text() {
+    use std::os::unix::ffi::OsStringExt;
+    let value = OsString::from_vec(vec![b'a', 0xff]);
+    let refusal = Sources::new().variable("LINKSPAN_NAMESPACE", value).refusal();
+    assert_eq!(refusal, "LINKSPAN_NAMESPACE: the value is not UTF-8");
+}
+
+#[test]
+fn namespaces_follow_containerd() {
+    let accepted = |text: &str| Sources::new().flag(Setting::Namespace, text).load().is_ok();
+    let longest = "n".repeat(76);
+    for good in ["default", "k8s.io", "moby", "0", "A-b_c.d", longest.as_str()] {
+        assert!(accepted(good), "{good}");
+    }
+    let too_long = "n".repeat(77);
+    for bad in ["", ".", "a..b", "-a", "a-", "a/b", "a b", "ü", "a.-b", "../etc", too_long.as_str()] {
+        assert!(!accepted(bad), "{bad}");
+    }
+}

@@ -1,0 +1,272 @@
+//! Letting clients in, and seeing them out.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::DaemonError;
+use super::listen::{Socket, Stream};
+
+/// The pause after an accept that failed for want of resources: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The open doors, and whoever came through them.
+#[derive(Debug)]
+pub(super) struct House {
+    doors: TaskTracker,
+    connections: TaskTracker,
+    /// One for each connection that may be open.
+    permits: Arc<Semaphore>,
+    /// No new connections, no new requests.
+    drain: CancellationToken,
+    /// No connections.
+    cut: CancellationToken,
+}
+
+impl House {
+    /// A house without doors that holds at most `connections` at once; more wait in the sockets' queues.
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            doors: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            permits: Arc::new(Semaphore::new(connections)),
+            drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Opens a door: every connection that `socket` accepts goes to `serve`, with the token that announces the drain.
+    pub(super) fn open<S, F>(&self, socket: Socket, serve: S)
+    where
+        S: Fn(Stream, CancellationToken) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let gate = Gate {
+            connections: self.connections.clone(),
+            permits: Arc::clone(&self.permits),
+            drain: self.drain.clone(),
+            cut: self.cut.clone(),
+            serve,
+        };
+        self.doors.spawn(gate.keep(socket));
+    }
+
+    /// How many connections are open.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Closes the doors at once and waits until the last connection has ended: for `timeout` at most, and only until
+    /// `hurry` (which says why) is there. What is open then is cut.
+    pub(super) async fn close(self, timeout: Duration, hurry: impl Future<Output = String>) -> Result<(), DaemonError> {
+        self.drain.cancel();
+        self.doors.close();
+        self.doors.wait().await;
+        self.connections.close();
+        let reason = tokio::select! {
+            biased;
+            () = self.connections.wait() => return Ok(()),
+            reason = hurry => reason,
+            () = tokio::time::sleep(timeout) => format!("within {} s", timeout.as_secs()),
+        };
+        let connections = self.connections();
+        self.cut.cancel();
+        // What is left is dropping them, which waits for nothing.
+        self.connections.wait().await;
+        Err(DaemonError::Cut { connections, reason })
+    }
+}
+
+struct Gate<S> {
+    connections: TaskTracker,
+    permits: Arc<Semaphore>,
+    drain: CancellationToken,
+    cut: CancellationToken,
+    serve: S,
+}
+
+impl<S, F> Gate<S>
+where
+    S: Fn(Stream, CancellationToken) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    /// Accepts until the drain begins; then the socket is closed.
+    async fn keep(self, socket: Socket) {
+        tokio::select! {
+            () = self.drain.cancelled() => {}
+            never = self.accept(&socket) => match never {},
+        }
+    }
+
+    async fn accept(&self, socket: &Socket) -> Infallible {
+        let mut pause = PAUSES.0;
+        loop {
+            let permit = self.permit().await;
+            match socket.accept().await {
+                Ok(stream) => {
+                    pause = PAUSES.0;
+                    self.let_in(stream, permit);
+                }
+                Err(error) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
+                Err(error) => {
+                    // Most likely descriptors have run out (EMFILE). The connection stays in the queue, so that trying
+                    // again at once would spin.
+                    warn!(%error, ?pause, "connections cannot be accepted");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    /// Waits until there is room for one more. `None` only if the semaphore were closed, which it never is.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        warn!(open = self.connections.len(), "as many connections as can be are open; new ones wait");
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+
+    fn let_in(&self, stream: Stream, permit: Option<OwnedSemaphorePermit>) {
+        let (served, cut) = ((self.serve)(stream, self.drain.clone()), self.cut.clone());
+        self.connections.spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = served => {}
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Whether an accept failed for a reason that lies in the one connection, such as a client that was gone before we
+/// turned to it: accept(2), "Error handling".
+fn is_the_clients(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::PROTO | Errno::PERM | Errno::INTR))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+    use std::path::Path;
+
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn socket(folder: &TempDir) -> (Socket, std::path::PathBuf) {
+        let path = folder.path().join("door");
+        (Socket::Unix(UnixListener::bind(&path).unwrap()), path)
+    }
+
+    /// Serves a connection by sending back one byte for each byte, until its client ends it.
+    async fn echo(stream: Stream) {
+        let Stream::Unix(mut stream) = stream else { panic!("a unix socket accepts unix streams") };
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).await.is_ok() {
+            stream.write_all(&byte).await.unwrap();
+        }
+    }
+
+    async fn talk(client: &mut UnixStream) {
+        client.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+    }
+
+    async fn greeted(path: &Path) -> UnixStream {
+        let mut client = UnixStream::connect(path).await.unwrap();
+        talk(&mut client).await;
+        client
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_when_the_last_client_leaves() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, path) = socket(&folder);
+        let house = House::new(8);
+        let (told, mut drains) = mpsc::unbounded_channel();
+        house.open(socket, move |stream, drain: CancellationToken| {
+            let told = told.clone();
+            async move {
+                tokio::join!(echo(stream), async {
+                    drain.cancelled().await;
+                    told.send(()).unwrap();
+                });
+            }
+        });
+        let mut client = greeted(&path).await;
+        assert_eq!(house.connections(), 1);
+
+        let closing = tokio::spawn(house.close(Duration::from_secs(3600), future::pending()));
+        drains.recv().await.unwrap();
+        let refused = UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        talk(&mut client).await;
+        assert!(!closing.is_finished());
+        drop(client);
+        closing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_at_its_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, path) = socket(&folder);
+        let house = House::new(8);
+        house.open(socket, |stream, _| echo(stream));
+        let mut client = greeted(&path).await;
+        let error = house.close(Duration::from_secs(30), future::pending()).await.unwrap_err();
+        assert_eq!(error.to_string(), "1 of the open connections did not finish within 30 s and were ended");
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection is cut");
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_early_in_a_hurry() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, path) = socket(&folder);
+        let house = House::new(8);
+        house.open(socket, |stream, _| echo(stream));
+        let _client = greeted(&path).await;
+        let hurry = future::ready("before a second signal (SIGINT)".to_owned());
+        let error = house.close(Duration::from_secs(3600), hurry).await.unwrap_err();
+        assert!(error.to_string().contains("before a second signal (SIGINT)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn connections_above_the_limit_wait_for_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, path) = socket(&folder);
+        let house = House::new(2);
+        house.open(socket, |stream, _| echo(stream));
+        let (first, _second) = (greeted(&path).await, greeted(&path).await);
+        let mut third = UnixStream::connect(&path).await.unwrap();
+        third.write_all(b"x").await.unwrap();
+        // The third one is in the queue while the others are served, however often we look.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            assert_eq!(house.connections(), 2);
+        }
+        drop(first);
+        third.read_exact(&mut [0]).await.unwrap();
+        assert_eq!(house.connections(), 2);
+    }
+
+    #[test]
+    fn only_errors_of_one_connection_are_taken_lightly() {
+        let lightly = |errno: Errno| is_the_clients(&io::Error::from(errno));
+        assert!(lightly(Errno::CONNABORTED) && lightly(Errno::INTR));
+        assert!(!lightly(Errno::MFILE) && !lightly(Errno::NFILE) && !lightly(Errno::NOMEM) && !lightly(Errno::BADF));
+        assert!(!is_the_clients(&io::Error::other("no errno")));
+    }
+}

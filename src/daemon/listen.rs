@@ -1,0 +1,162 @@
+//! Places to listen on, taken safely.
+//!
+//! A unix socket is made in this order, each step for a reason:
+//! 1. *lock*: `PATH.lock` is locked for as long as the daemon lives (draining included), so that of two daemons that
+//!    start at once only one gets to judge what lies at `PATH`;
+//! 2. *look*: nothing, or a socket that refuses connections (its owner died), may be replaced; a socket that somebody
+//!    serves, or anything that is no socket, is an error;
+//! 3. *bind, own, mode, listen*: between bind(2) and listen(2) every connection is refused, so that the group and the
+//!    mode 0660 are in place before anybody can get in. No umask (which is the whole process's) is touched.
+//!
+//! At the end the socket is removed only if it is still the one that was bound.
+
+mod claim;
+mod unix;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+
+use crate::proxy::Address;
+
+pub(super) use claim::Claim;
+
+/// Why a door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another daemon has or is about to have the same socket.
+    #[error(
+        "cannot listen on unix://{path}: another linkspan has it{owner}; stop that one, or choose another address with \
+         --buildkit-listen", path = path.display()
+    )]
+    Locked {
+        /// The socket.
+        path: PathBuf,
+        /// ` (process N)` if it is known.
+        owner: String,
+    },
+    /// Somebody serves connections there.
+    #[error(
+        "cannot listen on unix://{path}: another program is listening there; stop it, or choose another address with \
+         --buildkit-listen", path = path.display()
+    )]
+    Live {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is something else than a socket.
+    #[error(
+        "cannot listen on unix://{path}: there is {what}, not a socket; remove it, or choose another address with \
+         --buildkit-listen", path = path.display()
+    )]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// A TCP address leads out of this machine.
+    #[error(
+        "cannot listen on {address}: it stands for {found}, which is no loopback address; expected one such as 127.0.0.1"
+    )]
+    NotLoopback {
+        /// As configured.
+        address: Address,
+        /// What its name stands for.
+        found: SocketAddr,
+    },
+    /// The system refuses.
+    #[error("cannot listen on {address}: {action}: {source}")]
+    System {
+        /// As configured.
+        address: Address,
+        /// What was being done.
+        action: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A listening socket, and what is to be undone at its end.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: Socket,
+    address: Address,
+    claim: Option<Claim>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Listener {
+    /// Starts to listen on `address`; a unix socket will belong to group `gid`.
+    pub(super) async fn bind(address: &Address, gid: u32) -> Result<Self, ListenError> {
+        match address {
+            Address::Unix(path) => {
+                let (socket, claim) = unix::bind(path, gid).await?;
+                Ok(Self { socket: Socket::Unix(socket), address: address.clone(), claim: Some(claim) })
+            }
+            Address::Tcp { host, port } => {
+                let (socket, port) = tcp(address, host, *port).await?;
+                let address = Address::Tcp { host: host.clone(), port };
+                Ok(Self { socket: Socket::Tcp(socket), address, claim: None })
+            }
+        }
+    }
+
+    /// Where it listens: as configured, with the port that the system chose in place of 0.
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The socket, and what must live until the last connection has ended.
+    pub(super) fn into_parts(self) -> (Socket, Option<Claim>) {
+        (self.socket, self.claim)
+    }
+}
+
+impl Socket {
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(socket) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Self::Tcp(socket) => {
+                let (stream, _) = socket.accept().await?;
+                // Small gRPC messages must not wait for an acknowledgement.
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// A name such as `localhost` is resolved here and not trusted: everything it stands for must be this machine.
+async fn tcp(address: &Address, host: &str, port: u16) -> Result<(TcpListener, u16), ListenError> {
+    let fail = |action: &str| {
+        let (address, action) = (address.clone(), action.to_owned());
+        move |source| ListenError::System { address, action, source }
+    };
+    let found: Vec<_> = lookup_host((host, port)).await.map_err(fail("resolve the name"))?.collect();
+    if let Some(found) = found.iter().find(|found| !found.ip().is_loopback()) {
+        return Err(ListenError::NotLoopback { address: address.clone(), found: *found });
+    }
+    let socket = TcpListener::bind(found.as_slice()).await.map_err(fail("bind"))?;
+    let port = socket.local_addr().map_err(fail("ask for the port"))?.port();
+    Ok((socket, port))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! The right to a path: a lock beside it, and the socket that was bound under it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tracing::warn;
+
+/// A path that is ours while this lives; dropping it removes what is still ours.
+#[derive(Debug)]
+pub(in super::super) struct Claim {
+    path: PathBuf,
+    lock_path: PathBuf,
+    lock: File,
+    bound: Option<FileId>,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Of what is at `path` itself: a symbolic link is not followed.
+    fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::of(&fs::symlink_metadata(path)?))
+    }
+}
+
+/// Why a path cannot be claimed.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Another process has the lock; its id, if it wrote one.
+    Locked(Option<u32>),
+    /// The system does not let us make the lock.
+    System(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl Claim {
+    /// Locks `path`. The lock goes with the process: one that is killed leaves a file, but no lock.
+    pub(super) fn take(path: &Path) -> Result<Self, Refused> {
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock_path = PathBuf::from(lock_path);
+        loop {
+            // Not truncated: what it says is its owner's until it is locked.
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let mut lock = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(&lock_path)?;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(Refused::Locked(owner(&mut lock))),
+                Err(error) => return Err(Refused::System(error.into())),
+            }
+            // Its last owner may have removed the file between our open and our lock; then somebody else can hold a
+            // lock on a new file of the same name.
+            match FileId::at(&lock_path) {
+                Ok(id) if id == FileId::of(&lock.metadata()?) => {}
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            }
+            lock.set_len(0)?;
+            writeln!(lock, "{}", std::process::id())?;
+            return Ok(Self { path: path.to_owned(), lock_path, lock, bound: None });
+        }
+    }
+
+    /// Remembers the socket at the path as the one to remove.
+    pub(super) fn bound(&mut self) -> io::Result<()> {
+        self.bound = Some(FileId::at(&self.path)?);
+        Ok(())
+    }
+
+    fn remove_socket(&self) -> io::Result<()> {
+        match FileId::at(&self.path) {
+            Ok(id) if Some(id) == self.bound => fs::remove_file(&self.path),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove_socket() {
+            warn!(path = %self.path.display(), %error, "the socket could not be removed");
+        }
+        // Removed while it is locked: `take` knows what to do with a file that it locked too late.
+        if let Err(error) = fs::remove_file(&self.lock_path) {
+            warn!(path = %self.lock_path.display(), %error, "the lock could not be removed");
+        }
+        let _ = &self.lock;
+    }
+}
+
+/// The process id in a lock file, for a message.
+fn owner(lock: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    lock.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}

@@ -1,0 +1,87 @@
+//! Binding a unix socket; the module above says in which order, and why.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tracing::info;
+
+use super::ListenError;
+use super::claim::{Claim, Refused};
+use crate::proxy::Address;
+
+/// Owner and group may connect; nobody else.
+const SOCKET_MODE: u32 = 0o660;
+const FOLDER_MODE: u32 = 0o755;
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: u32 = 1024;
+
+pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim), ListenError> {
+    let fail = |action: &str| {
+        let (address, action) = (Address::Unix(path.to_owned()), action.to_owned());
+        move |source| ListenError::System { address, action, source }
+    };
+    if let Some(folder) = path.parent() {
+        make_folder(folder).map_err(fail(&format!("create the folder {}", folder.display())))?;
+    }
+    let mut claim = Claim::take(path).map_err(|refused| match refused {
+        Refused::Locked(owner) => ListenError::Locked {
+            path: path.to_owned(),
+            owner: owner.map(|id| format!(" (process {id})")).unwrap_or_default(),
+        },
+        Refused::System(source) => fail("lock it")(source),
+    })?;
+    clear(path).await?;
+    let socket = UnixSocket::new_stream().map_err(fail("create a socket"))?;
+    socket.bind(path).map_err(fail("bind"))?;
+    claim.bound().map_err(fail("look at the new socket"))?;
+    std::os::unix::fs::lchown(path, None, Some(gid)).map_err(fail(&format!("give it to group {gid}")))?;
+    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(fail("set its mode"))?;
+    let listener = socket.listen(BACKLOG).map_err(fail("listen"))?;
+    Ok((listener, claim))
+}
+
+/// Creates what is missing of `folder`. The mode of what is there is its owner's business.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    // A service's umask (often 0077) must not keep the group out.
+    fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))
+}
+
+/// Makes sure that nothing is at `path`, removing the socket of a process that is gone.
+async fn clear(path: &Path) -> Result<(), ListenError> {
+    let fail = |action: &str| {
+        let (address, action) = (Address::Unix(path.to_owned()), action.to_owned());
+        move |source| ListenError::System { address, action, source }
+    };
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail("look at what is there")(error)),
+    };
+    if !kind.is_socket() {
+        let what = match () {
+            () if kind.is_dir() => "a folder",
+            () if kind.is_symlink() => "a symbolic link",
+            () if kind.is_file() => "a file",
+            () => "a device or pipe",
+        };
+        return Err(ListenError::NotASocket { path: path.to_owned(), what });
+    }
+    match UnixStream::connect(path).await {
+        // EAGAIN: somebody listens, and its queue is full.
+        Ok(_) => Err(ListenError::Live { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ListenError::Live { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            info!(path = %path.display(), "replacing the socket of a process that is gone");
+            fs::remove_file(path).map_err(fail("remove the stale socket"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(fail("see whether the socket there is in use")(error)),
+    }
+}

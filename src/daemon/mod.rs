@@ -1,0 +1,177 @@
+//! The composition root: configuration, engine, doors, listeners, and their end.
+//!
+//! Order matters twice. Everything that can be wrong (TLS files, the engine, sockets) is met before the first client is
+//! let in. And our sockets are taken before leases of an earlier process are released: of two processes that were
+//! started alike the second fails at the socket, before it could take the first one's leases for abandoned ones.
+
+mod accept;
+mod listen;
+mod notify;
+mod signals;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::config::{Builder, Config, ConfigError};
+use crate::door::buildkit::{Door, Settings};
+use crate::engine::select::{Selected, select};
+use crate::engine::{Engine, EngineError};
+use crate::export::Exports;
+use crate::proxy::{Upstream, UpstreamError};
+
+use accept::House;
+use listen::{Claim, Listener, Stream};
+use signals::Signals;
+
+pub use listen::ListenError;
+
+/// Connections that are served at once, over all doors. A build holds two or three; the rest of a burst waits in the
+/// sockets' queues.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long exports that lost their clients may take to be aborted.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or did not end as it should.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// The configuration does not do for a daemon.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no engine to export to.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A builder's TLS settings are wrong.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// A door cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
+    /// The drain did not come to its end.
+    #[error("{connections} of the open connections did not finish {reason} and were ended")]
+    Cut {
+        /// How many.
+        connections: usize,
+        /// What ended them.
+        reason: String,
+    },
+}
+
+impl DaemonError {
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or when connections had to be ended at the deadline of the drain.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let mut signals = Signals::new().map_err(DaemonError::Signals)?;
+    let Opened { house, claims, exports } = tokio::select! {
+        opened = open(&config) => opened?,
+        // Nobody was let in yet, and sockets that are bound already go with the future.
+        signal = signals.next() => {
+            info!(signal, "ended before it was ready");
+            return Ok(());
+        }
+    };
+    notify::state("READY=1");
+    let signal = signals.next().await;
+    notify::state("STOPPING=1");
+    info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
+    let hurry = async { format!("before a second signal ({})", signals.next().await) };
+    let outcome = house.close(config.drain_timeout, hurry).await;
+    if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
+        warn!("exports were still being aborted; their leases are released at the next start");
+    }
+    // The sockets' names stay ours until the last connection has ended: a successor that starts earlier would take the
+    // leases of those connections for abandoned ones.
+    drop(claims);
+    outcome
+}
+
+/// What a running daemon consists of.
+struct Opened {
+    house: House,
+    claims: Vec<Claim>,
+    exports: Arc<Exports>,
+}
+
+/// Opens everything that `config` asks for, or nothing.
+async fn open(config: &Config) -> Result<Opened, DaemonError> {
+    if config.builders.is_empty() {
+        return Err(ConfigError::NoBuilder.into());
+    }
+    let upstreams = upstreams(&config.builders)?;
+    let Selected { engine, reason } = select(&config.engine).await?;
+    let mut listeners = Vec::with_capacity(config.builders.len());
+    for builder in &config.builders {
+        listeners.push(Listener::bind(&builder.listen, config.gid).await?);
+    }
+    match engine.recover().await? {
+        0 => {}
+        leases => info!(leases, "released what an earlier process left behind"),
+    }
+
+    announce(engine.as_ref(), &reason);
+    let exports = Arc::new(Exports::new(engine));
+    let house = House::new(MAX_CONNECTIONS);
+    let mut claims = Vec::with_capacity(listeners.len());
+    for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
+        say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
+        let settings =
+            Settings { builder: builder.address.to_string(), upstream, docker_is_load: builder.docker_is_load };
+        let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
+        let (socket, claim) = listener.into_parts();
+        claims.extend(claim);
+        house.open(socket, move |stream, drain| {
+            let door = Arc::clone(&door);
+            async move {
+                match stream {
+                    Stream::Unix(stream) => door.serve(stream, drain).await,
+                    Stream::Tcp(stream) => door.serve(stream, drain).await,
+                }
+            }
+        });
+    }
+    Ok(Opened { house, claims, exports })
+}
+
+fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
+    builders
+        .iter()
+        .map(|builder| {
+            if builder.tls.is_none() && !builder.address.is_local() {
+                warn!(builder = %builder.address, "no TLS towards a builder on another machine: builds can be read and changed on the way");
+            }
+            Upstream::new(builder.address.clone(), builder.tls.as_ref())
+        })
+        .collect()
+}
+
+fn announce(engine: &dyn Engine, reason: &str) {
+    let it = engine.identity();
+    say(&format!(
+        "engine {} {} ({}), namespace {}, snapshotter {}: {reason}",
+        it.kind, it.version, it.address, it.namespace, it.snapshotter
+    ));
+}
+
+/// A line on stderr that scripts wait for; unlike a log line it has one form and is always there. If stderr is closed,
+/// nobody waits.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "linkspan: {line}");
+}
