@@ -3,11 +3,13 @@
 //! Data flows one way: a [`door`] hands an [`export`] a [`source`], and the export
 //! moves what is missing into an [`engine`]. [`image`] is the pure model that all
 //! of them share, [`progress`] the events that any door can show. [`config`] says what
-//! a process is to do, [`daemon`] puts the parts together, and [`cli`] is how people ask for it.
+//! a process is to do, [`daemon`] puts the parts together, [`doctor`] looks at what they
+//! would meet, and [`cli`] is how people ask for either.
 
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod door;
 pub mod engine;
 pub mod export;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 when all went well; 1 when it did not, wrong configuration included (what dockerd does); 2 when the
 //! command line itself cannot be understood (what clap does).
 
+mod doctor;
 mod output;
 mod serve;
 mod settings;
@@ -25,6 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Doctor(doctor::Doctor),
 }
 
 const EXAMPLES: &str = "\
@@ -45,6 +47,10 @@ enum CommandError {
     Runtime(std::io::Error),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+    #[error("cannot write the report: {0}")]
+    Report(#[from] serde_json::Error),
 }
 
 impl CommandError {
@@ -60,6 +66,7 @@ impl CommandError {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match Cli::try_parse_from(arguments) {
         Ok(Cli { command: Command::Serve(command) }) => command.run(),
+        Ok(Cli { command: Command::Doctor(command) }) => command.run(),
         Err(error) => {
             // Help and version come here too, with code 0. A closed pipe is no reason to fail.
             let _ = error.print();
@@ -92,7 +99,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_flag_whose_help_names_its_variable() {
-        for command in ["serve"] {
+        for command in ["serve", "doctor"] {
             let tree = Cli::command();
             let command = tree.find_subcommand(command).unwrap();
             for setting in Setting::ALL {

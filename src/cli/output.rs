@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io::{self, Write};
 
+use super::CommandError;
+
 /// One line on stderr for an error and its causes, one for the remedy. If stderr is closed nobody can be told.
 pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     let mut text = error.to_string();
@@ -19,5 +21,13 @@ pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     let _ = writeln!(stderr, "linkspan: error: {text}");
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "linkspan: to mend it: {hint}");
+    }
+}
+
+/// A result, on stdout. A reader that went away early (`| head`) has seen what it wanted.
+pub(super) fn print(text: &str) -> Result<(), CommandError> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(CommandError::Output),
     }
 }

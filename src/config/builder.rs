@@ -76,6 +76,9 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
 
 /// Gives each draft the listen address at its position.
 fn pair(drafts: &mut [Draft], listens: &[Given]) -> Result<(), ConfigError> {
+    if drafts.is_empty() && !listens.is_empty() {
+        return Err(ConfigError::NoBuilder);
+    }
     if !listens.is_empty() && listens.len() != drafts.len() {
         return Err(ConfigError::Contradiction(format!(
             "{} but {}: they are paired in order, so give one --{} for each --{}",

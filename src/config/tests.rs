@@ -284,6 +284,11 @@ fn contradictions_are_explained() {
             listen(Sources::new().flag(Setting::Builder, "unix:///a"), "unix:///a"),
             "the builder unix:///a is itself the address to listen on; a door needs an address of its own",
         ),
+        (
+            listen(builders(0), "unix:///a"),
+            "no builder is configured: name one with --builder unix:///run/buildkit/buildkitd.sock, with \
+             LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml",
+        ),
         (builders(65), "65 builders are configured; at most 64 can be"),
         (
             Sources::new().variable("LINKSPAN_TLS_CA", "ca.pem"),

@@ -1,0 +1,196 @@
+//! From facts to judgements. No I/O here.
+
+use super::builder::{Answer, Found};
+use super::inflate::Inflate;
+use super::report::{Builder, Check, Commands, Containerd, Engine, Mark, Report};
+use crate::config::{ConfigError, Setting};
+use crate::engine::select::Selected;
+use crate::engine::{EngineError, doctor};
+
+pub(super) fn judge(engines: &doctor::Findings, inflate: Option<&Inflate>, found: &[Found]) -> Report {
+    let mut checks = vec![engine_check(&engines.selected)];
+    if let Some(containerd) = &engines.containerd {
+        checks.extend(containerd_checks(containerd));
+        checks.extend(inflate.map(inflate_check));
+    }
+    if found.is_empty() {
+        checks.push(no_builder());
+    }
+    for builder in found {
+        checks.push(builder_check(builder));
+        checks.push(door_check(builder));
+    }
+    let engine = engines.selected.as_ref().ok().map(engine);
+    let names_containerd = engine.as_ref().is_some_and(|engine| engine.kind == "containerd");
+    let builders = (1..).zip(found).map(|(number, builder)| {
+        let name = if found.len() == 1 { "linkspan".to_owned() } else { format!("linkspan-{number}") };
+        self::builder(builder, &name, names_containerd)
+    });
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        works: checks.iter().all(|check| check.mark != Mark::Fail),
+        builders: builders.collect(),
+        containerd: engines.containerd.as_ref().and_then(|it| it.as_ref().ok()).map(|it| containerd(it, inflate)),
+        engine,
+        checks,
+    }
+}
+
+fn check(about: &'static str, mark: Mark, found: impl Into<String>, remedy: Option<&str>) -> Check {
+    Check { about, mark, found: found.into(), remedy: remedy.map(str::to_owned) }
+}
+
+fn failed(about: &'static str, error: &EngineError) -> Check {
+    check(about, Mark::Fail, error.to_string(), error.hint().as_deref())
+}
+
+fn engine_check(selected: &Result<Selected, EngineError>) -> Check {
+    match selected {
+        Ok(Selected { engine, reason }) => {
+            let it = engine.identity();
+            check("engine", Mark::Ok, format!("{} {} at {}: {reason}", it.kind, it.version, it.address), None)
+        }
+        Err(error) => failed("engine", error),
+    }
+}
+
+fn containerd_checks(containerd: &Result<doctor::Containerd, EngineError>) -> Vec<Check> {
+    let it = match containerd {
+        Ok(it) => it,
+        Err(error) => return vec![failed("containerd", error)],
+    };
+    let found = format!(
+        "{} at {}, uuid {}, namespace {}, snapshotter {}",
+        it.version, it.address, it.uuid, it.namespace, it.snapshotter
+    );
+    let mut checks = vec![check("containerd", Mark::Ok, found, None)];
+    checks.push(if it.parallel_unpack {
+        check("unpack", Mark::Ok, "layers are unpacked in parallel", None)
+    } else {
+        let found =
+            format!("layers are unpacked one by one: snapshotter {} lacks the capability `rebase`", it.snapshotter);
+        // containerd 2.2 brought it, for overlayfs outside user namespaces (`plugins/snapshots/overlay/plugin`) and
+        // for erofs.
+        check("unpack", Mark::Slow, found, Some("containerd 2.2 or later with its snapshotter overlayfs, run by root"))
+    });
+    if it.sharing.as_deref() == Some("isolated") {
+        let found = "content of other namespaces is sent again: the sharing policy is `isolated`";
+        let remedy =
+            "content_sharing_policy = \"shared\" for io.containerd.metadata.v1.bolt in containerd's config.toml";
+        checks.push(check("sharing", Mark::Slow, found, Some(remedy)));
+    }
+    if it.metadata_synced == Some(false) {
+        let found = "containerd does not sync its metadata (`no_sync`): fast, and lost with a power failure";
+        checks.push(check("metadata", Mark::Note, found, None));
+    }
+    checks
+}
+
+fn inflate_check(inflate: &Inflate) -> Check {
+    match inflate {
+        Inflate::Helper(program) => {
+            check("inflate", Mark::Ok, format!("containerd inflates gzip with {program}"), None)
+        }
+        Inflate::Builtin => check(
+            "inflate",
+            Mark::Slow,
+            "containerd inflates gzip with Go's own code: igzip on its PATH is faster",
+            Some("apt-get install isal (other systems: isa-l or isa-l-tools), then restart containerd"),
+        ),
+    }
+}
+
+fn no_builder() -> Check {
+    check("builder", Mark::Fail, ConfigError::NoBuilder.to_string(), None)
+}
+
+fn builder_check(found: &Found) -> Check {
+    let address = &found.address;
+    match &found.answer {
+        Answer::Version(Some(version)) => {
+            check("builder", Mark::Ok, format!("BuildKit {version} at {address}, can export directly"), None)
+        }
+        Answer::Version(None) => check(
+            "builder",
+            Mark::Ok,
+            format!("BuildKit 0.11 or later (it does not say which) at {address}, can export directly"),
+            None,
+        ),
+        Answer::TooOld => check(
+            "builder",
+            Mark::Fail,
+            format!("BuildKit at {address} is older than 0.11: builds work, but are exported the slow way"),
+            Some("update BuildKit to 0.11 or later"),
+        ),
+        Answer::Silent(reason) => {
+            let remedy = format!(
+                "start buildkitd there (`buildkitd --addr {address}`), or correct --{}",
+                Setting::Builder.name()
+            );
+            check("builder", Mark::Fail, format!("no builder at {address}: {reason}"), Some(&remedy))
+        }
+    }
+}
+
+fn door_check(found: &Found) -> Check {
+    let listen = &found.listen;
+    if found.door_open {
+        check("door", Mark::Ok, format!("open at {listen}"), None)
+    } else {
+        let remedy = "`linkspan serve` with the same settings opens it";
+        check("door", Mark::Note, format!("not open at {listen}"), Some(remedy))
+    }
+}
+
+fn engine(selected: &Selected) -> Engine {
+    let it = selected.engine.identity().clone();
+    Engine {
+        kind: it.kind,
+        version: it.version,
+        address: it.address,
+        reason: selected.reason.clone(),
+        namespace: it.namespace,
+        snapshotter: it.snapshotter,
+        parallel_unpack: it.parallel_unpack,
+    }
+}
+
+fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd {
+    Containerd {
+        address: it.address.clone(),
+        version: it.version.clone(),
+        uuid: it.uuid.clone(),
+        sharing: it.sharing.clone(),
+        metadata_synced: it.metadata_synced,
+        inflate: inflate.map(|inflate| match inflate {
+            Inflate::Helper(program) => program,
+            Inflate::Builtin => "builtin",
+        }),
+    }
+}
+
+/// `name` is what buildx will call it. With plain containerd buildx must be told what to export to, because its `--load`
+/// asks the docker client for an engine.
+fn builder(found: &Found, name: &str, names_containerd: bool) -> Builder {
+    let (listen, reachable) = (found.listen.to_string(), !matches!(found.answer, Answer::Silent(_)));
+    let output =
+        if names_containerd { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
+    Builder {
+        address: found.address.to_string(),
+        reachable,
+        version: match &found.answer {
+            Answer::Version(version) => version.clone(),
+            _ => None,
+        },
+        direct_export: matches!(found.answer, Answer::Version(_)),
+        door_open: found.door_open,
+        commands: Commands {
+            create: format!("docker buildx create --name {name} --driver remote {listen}"),
+            build: format!("docker buildx build --builder {name} {output} ."),
+        },
+        listen,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! The import rules of the house, checked on the sources themselves.
+//!
+//! Data flows one way, door -> export -> engine, and only the composition root knows everything. A rule that nobody
+//! checks is broken within a month; `RULES` below is the list, and each has its reason.
+#![allow(clippy::unwrap_used, reason = "tests state what they expect by failing loudly")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+// In a folder of its own, or cargo would take it for another test binary.
+#[path = "architecture/paths.rs"]
+mod paths;
+
+/// Files below `of` must not name anything below one of `never`.
+struct Rule {
+    of: &'static str,
+    never: &'static [&'static str],
+    why: &'static str,
+}
+
+const CONCRETE_ENGINES: &[&str] = &[
+    "crate::engine::containerd",
+    "crate::engine::docker",
+    "crate::engine::docker_classic",
+    "crate::engine::layout",
+    "crate::engine::select",
+    "crate::engine::doctor",
+];
+
+const RULES: &[Rule] = &[
+    Rule {
+        of: "image",
+        never: &["tokio", "tokio_util", "tokio_stream", "tonic", "tonic_prost", "hyper", "hyper_util", "hyperlocal"],
+        why: "the image model is pure: no runtime, no transport",
+    },
+    Rule {
+        of: "image",
+        never: &["crate::engine", "crate::export", "crate::source", "crate::door", "crate::proxy", "crate::progress"],
+        why: "everything stands on the image model, so it stands on nothing",
+    },
+    Rule { of: "export", never: &["crate::door"], why: "the core knows no transport: doors call it" },
+    Rule { of: "export", never: CONCRETE_ENGINES, why: "the core knows engines by their trait only" },
+    Rule { of: "door", never: CONCRETE_ENGINES, why: "a door is given its engine" },
+    Rule { of: "engine", never: &["crate::door"], why: "an engine does not know who exports" },
+    Rule {
+        of: "source",
+        never: &["crate::door", "crate::engine", "crate::export"],
+        why: "a source does not know where its bytes go",
+    },
+    Rule {
+        of: "proxy",
+        never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door"],
+        why: "the pass-through knows nothing of images",
+    },
+    Rule {
+        of: "config",
+        never: &["crate::door", "crate::export"],
+        why: "configuration is read before anything exists",
+    },
+];
+
+/// Parts that know everything; nothing else may know them.
+const TOP: &[&str] = &["crate::cli", "crate::daemon", "crate::doctor", "crate::config", "crate::telemetry"];
+const BELOW_TOP: &[&str] = &["image", "progress", "source", "engine", "export", "door", "proxy", "tunnel"];
+
+const FOLDERS: &[&str] = &["src", "proto", "scripts", "tests", "benches", "target"];
+
+#[test]
+fn the_sources_keep_the_rules() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = sources(&src);
+    assert!(files.len() > 20, "only {} sources found below {}", files.len(), src.display());
+    let violations: Vec<_> = files
+        .iter()
+        .flat_map(|file| {
+            let name = file.strip_prefix(&src).unwrap().to_str().unwrap();
+            violations(name, &fs::read_to_string(file).unwrap())
+        })
+        .collect();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn there_are_no_other_folders() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let others: Vec<_> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.') && !FOLDERS.contains(&name.as_str()))
+        .collect();
+    assert_eq!(others, Vec::<String>::new(), "everything lives in one of {FOLDERS:?}");
+}
+
+#[test]
+fn the_check_can_fail() {
+    let cases = [
+        ("image/digest.rs", "use tokio::io::AsyncRead;"),
+        ("image/graph/mod.rs", "fn f() { ::tonic::Code::Ok; }"),
+        ("image/mod.rs", "use super::engine::Engine;"),
+        ("export/mod.rs", "use crate::{image::Digest, engine::{Engine, docker::Docker}};"),
+        ("export/plan.rs", "use crate::engine;\nfn f() -> engine::containerd::Client {}"),
+        ("export/plan.rs", "use crate::engine::select as choose;\nfn f() { choose::select() }"),
+        ("export/plan.rs", "use super::super::door;"),
+        ("door/buildkit/mod.rs", "use crate::door::registry::Push;"),
+        ("door/buildkit/solve.rs", "use super::super::registry::Push;"),
+        ("door/buildkit/mod.rs", "mod tests { use super::super::docker; }"),
+        ("door/docker.rs", "use crate::door::buildkit;"),
+        ("door/buildkit/mod.rs", "use crate::engine::select::select;"),
+        ("engine/docker/mod.rs", "pub use crate::door::buildkit::Door;"),
+        ("engine/docker/mod.rs", "use crate::config::Config;"),
+        ("source/mod.rs", "use crate::engine::*;"),
+        ("proxy/mod.rs", "type D = crate::image::Digest;"),
+        ("config/mod.rs", "use crate::door::buildkit::Settings;"),
+        ("progress.rs", "use crate::daemon;"),
+    ];
+    for (file, text) in cases {
+        assert!(!violations(file, text).is_empty(), "{file}: {text}");
+    }
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    let cases = [
+        ("image/digest.rs", "// use tokio::io;\n/* tonic::Code /* nested */ hyper */ const A: &str = \"tokio::io\";"),
+        ("image/digest.rs", "const A: &str = r#\"a \" tokio::io\"#; const C: char = '\"'; fn f<'a>(x: &'a str) {}"),
+        ("image/digest.rs", "struct Tonic { tokio: u8 }\nuse sha2::Digest;"),
+        ("export/mod.rs", "use crate::engine::{Engine, Ingest};\nuse tokio::sync::Semaphore;"),
+        ("door/buildkit/mod.rs", "mod solve;\nuse crate::door::buildkit::solve::edit;\nuse self::solve;"),
+        ("door/buildkit/solve.rs", "mod tests { use super::super::Door; }"),
+        ("door/mod.rs", "pub mod buildkit; pub use self::buildkit::Door;"),
+        ("engine/select.rs", "use super::docker::DockerEngine;"),
+        ("daemon/mod.rs", "use crate::door::buildkit::Door;\nuse crate::engine::select::select;"),
+        ("cli/mod.rs", "use crate::{daemon, doctor, config};"),
+    ];
+    for (file, text) in cases {
+        assert_eq!(violations(file, text), Vec::<String>::new(), "{file}: {text}");
+    }
+}
+
+/// Every `.rs` file below `folder`.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// What `file` (its name below `src`) names against the rules, a line for each path and rule.
+fn violations(file: &str, text: &str) -> Vec<String> {
+    let module = module(file);
+    let below = |path: &str, prefix: &str| {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    let own = |of: &str| module.first().is_some_and(|first| first == of);
+    let mut paths = paths::of(&module, text);
+    paths.sort();
+    paths.dedup();
+    let mut found = Vec::new();
+    for path in paths {
+        let whys = RULES.iter().filter(|rule| own(rule.of) && rule.never.iter().any(|never| below(&path, never)));
+        let mut add = |why: &str| found.push(format!("src/{file} names {path}: {why}"));
+        whys.for_each(|rule| add(rule.why));
+        if BELOW_TOP.iter().any(|part| own(part)) && TOP.iter().any(|top| below(&path, top)) {
+            add("only the composition root knows everything, and nothing knows it");
+        }
+        if let ["door", mine, ..] = module.iter().map(String::as_str).collect::<Vec<_>>()[..]
+            && let Some(other) = path.strip_prefix("crate::door::").and_then(|rest| rest.split("::").next())
+            && is_module(other)
+            && other != mine
+        {
+            add("a door knows no other door");
+        }
+    }
+    found
+}
+
+/// Modules are written in small letters; what the folder of all doors exports itself is not.
+fn is_module(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+}
+
+/// `door/buildkit/mod.rs` is `["door", "buildkit"]`.
+fn module(file: &str) -> Vec<String> {
+    let name = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    name.split('/').filter(|part| !matches!(*part, "lib" | "main")).map(str::to_owned).collect()
+}
