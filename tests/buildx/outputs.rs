@@ -174,12 +174,10 @@ fn a_direct_export_that_is_asked_for() {
     let side = sides.through();
     let tag = side.tag("explicit");
     let named = format!("type=linkspan,name={tag}");
-    for args in [&["-o", &named][..], &["-o", "type=linkspan", "-t", &tag]] {
-        let output = side.builder.build(context.path(), args.iter().copied()).ok();
-        side.check_way(&output);
-        assert_eq!(side.digest(&tag), expected);
-        stack.docker(["image", "rm", &tag]).ok();
-    }
+    // buildx gives its tags to exporters that it knows, so the name is said here.
+    let output = side.builder.build(context.path(), ["-o", &named]).ok();
+    side.check_way(&output);
+    assert_eq!(side.digest(&tag), expected);
     // Without a door nobody knows it.
     let output = sides.direct().builder.build(context.path(), ["-o", &named]).fails();
     assert!(output.stderr.contains("linkspan"), "{output}");
