@@ -175,7 +175,7 @@ impl Stack {
             let root = self.fresh_path("-base");
             fs::create_dir_all(root.join("bin")).unwrap();
             fs::copy(program("busybox"), root.join("bin/busybox")).unwrap();
-            for applet in ["sh", "cat", "echo", "ls", "sleep", "test", "wc", "touch", "mkdir", "head", "dd"] {
+            for applet in ["sh", "cat", "echo", "ls", "sleep", "test", "wc", "touch", "mkdir", "head", "tee"] {
                 std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
             }
             let tar = root.with_extension("tar");
