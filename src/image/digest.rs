@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256, Sha512};
 
@@ -33,7 +34,7 @@ impl Algorithm {
     }
 }
 
-/// A verified-in-form digest such as `sha256:9f86d0…`.
+/// A digest such as `sha256:9f86d0…`, right in form: safe to build a path, a label or a URL from.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
@@ -51,6 +52,11 @@ impl Digest {
     /// The SHA-256 digest of `bytes`.
     pub fn sha256(bytes: &[u8]) -> Self {
         Self::of(Algorithm::Sha256, bytes)
+    }
+
+    /// Whether these are the bytes that the digest names.
+    pub fn verify(&self, bytes: &[u8]) -> bool {
+        Self::of(self.algorithm, bytes) == *self
     }
 
     /// The algorithm.
@@ -122,8 +128,21 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Digest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a digest")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -161,5 +180,78 @@ impl Hasher {
             Inner::Sha512(hasher) => (Algorithm::Sha512, hex::encode(hasher.finalize())),
         };
         Digest { algorithm, text: format!("{}:{hex}", algorithm.name()).into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // FIPS 180-2, the digests of the empty message.
+    const EMPTY_256: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const EMPTY_512: &str = "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
+                             47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e";
+
+    #[test]
+    fn computes_known_digests() {
+        assert_eq!(Digest::sha256(b"").as_str(), EMPTY_256);
+        assert_eq!(Digest::of(Algorithm::Sha512, b"").as_str(), EMPTY_512);
+        let digest: Digest = EMPTY_256.parse().unwrap();
+        assert_eq!((digest.short(), digest.hex().len()), ("e3b0c44298fc", 64));
+    }
+
+    #[test]
+    fn verifies_with_its_own_algorithm() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let digest = Digest::of(algorithm, b"layer");
+            assert!(digest.verify(b"layer"));
+            assert!(!digest.verify(b"Layer"));
+        }
+    }
+
+    #[test]
+    fn hashes_streams_in_any_pieces() {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        for piece in [b"la".as_slice(), b"", b"yer"] {
+            hasher.update(piece);
+        }
+        assert_eq!(hasher.finish(), Digest::sha256(b"layer"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_digest() {
+        let hex = &EMPTY_256["sha256:".len()..];
+        for (text, expected) in [
+            (String::new(), "`sha256:` or"),
+            (hex.to_owned(), "`sha256:` or"),
+            (format!("md5:{}", &hex[..32]), "algorithm"),
+            (format!("SHA256:{hex}"), "algorithm"),
+            (format!(" sha256:{hex}"), "algorithm"),
+            (format!("sha256:{}", hex.to_uppercase()), "lower-case hex"),
+            (format!("sha256:{}", &hex[1..]), "64"),
+            (format!("sha256:{hex}0"), "64"),
+            (format!("sha256:{hex}\n"), "64"),
+            (format!("sha512:{hex}"), "128"),
+            ("sha256:../../../../../../../../../../../../../../../../../etc/passwd00".into(), "lower-case hex"),
+            (format!("sha256:{}g", &hex[1..]), "lower-case hex"),
+            (format!("sha256:{}é", &hex[2..]), "lower-case hex"),
+        ] {
+            let error = text.parse::<Digest>().unwrap_err();
+            assert!(error.expected.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn cuts_long_texts_in_errors() {
+        assert_eq!("é".repeat(1000).parse::<Digest>().unwrap_err().text.chars().count(), 80);
+    }
+
+    #[test]
+    fn is_a_string_in_json() {
+        let digest: Digest = serde_json::from_str(&format!("\"{EMPTY_256}\"")).unwrap();
+        assert_eq!(serde_json::to_string(&digest).unwrap(), format!("\"{EMPTY_256}\""));
+        for json in ["1", "null", "\"sha256:\""] {
+            assert!(serde_json::from_str::<Digest>(json).is_err(), "{json}");
+        }
     }
 }

@@ -63,3 +63,9 @@ pub(crate) fn file_of(path: impl Into<PathBuf>) -> String {
     let path = path.into();
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// A path as clients take it.
+#[track_caller]
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_else(|| panic!("{} is not plain text", path.display()))
+}

@@ -21,7 +21,7 @@ mod run;
 mod stack;
 mod wait;
 
-pub(crate) use context::{Context, file_of};
+pub(crate) use context::{Context, file_of, text};
 pub(crate) use linkspan::Linkspan;
 pub(crate) use run::{Output, Run, Running};
 pub(crate) use stack::{Builder, Part, Stack, alive};

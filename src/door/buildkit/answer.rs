@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use prost_types::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::exporters::Exporter;
 use super::wire::{WireError, entry, fields, put_map};
@@ -110,20 +109,19 @@ pub(super) fn image_keys(
     config: Option<String>,
     load: Option<&[Reference]>,
 ) -> Keys {
-    let mut descriptor = serde_json::to_value(root).unwrap_or_default();
+    let mut root = root.clone();
     let mut keys = Keys::from([(DIGEST.to_owned(), root.digest.to_string())]);
     keys.extend(config.map(|digest| (CONFIG_DIGEST.to_owned(), digest)));
     match load {
         Some(names) => {
-            if !root.annotations.contains_key(CREATED) {
-                descriptor["annotations"][CREATED] = Value::String(created(exporter).to_string());
-            }
+            root.annotations.entry(CREATED.to_owned()).or_insert_with(|| created(exporter).to_string());
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
             keys.extend((!names.is_empty()).then(|| (NAME.to_owned(), names.join(","))));
         }
         None => keys.extend(exporter.attrs.get("name").map(|name| (NAME.to_owned(), name.clone()))),
     }
-    keys.insert(DESCRIPTOR.to_owned(), BASE64.encode(descriptor.to_string()));
+    // A descriptor is strings and numbers: writing it cannot fail. Its fields are in the builder's order.
+    keys.extend(serde_json::to_string(&root).map(|json| (DESCRIPTOR.to_owned(), BASE64.encode(json))));
     keys
 }
 
@@ -182,7 +180,7 @@ mod tests {
         answer.merge(&results);
         assert_eq!(answer.root().unwrap().digest, root("last").digest);
         assert_eq!(answer.keys["frontend.x"], "1");
-        let listed: Value = serde_json::from_slice(&BASE64.decode(&answer.keys[RESULTS]).unwrap()).unwrap();
+        let listed: serde_json::Value = serde_json::from_slice(&BASE64.decode(&answer.keys[RESULTS]).unwrap()).unwrap();
         assert_eq!(listed[0]["response"][DIGEST], root("first").digest.to_string());
         assert_eq!(listed[1]["type"], "local");
     }

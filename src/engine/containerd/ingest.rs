@@ -22,6 +22,7 @@ pub(crate) struct ContainerdIngest {
     client: Client,
     lease: String,
     snapshots: Snapshots,
+    parallel: bool,
     events: Events,
     arrivals: Arrivals,
     state: Mutex<State>,
@@ -38,9 +39,9 @@ struct State {
 
 impl ContainerdIngest {
     /// `client` must act in the name of `lease`.
-    pub(crate) fn new(client: Client, lease: String, snapshotter: &str, events: Events) -> Self {
+    pub(crate) fn new(client: Client, lease: String, snapshotter: &str, parallel: bool, events: Events) -> Self {
         let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
-        Self { client, lease, snapshots, events, arrivals: Arrivals::default(), state: Mutex::default() }
+        Self { client, lease, snapshots, parallel, events, arrivals: Arrivals::default(), state: Mutex::default() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -91,8 +92,9 @@ impl ContainerdIngest {
             let known =
                 |blob: &Descriptor| plan.present.iter().chain(&plan.missing).any(|have| have.digest == blob.digest);
             if job.layers.iter().all(|layer| known(&layer.blob)) {
-                let unpack = Unpack::start(job, self.snapshots.clone(), self.arrivals.clone(), self.events.clone());
-                state.unpack = Some(unpack);
+                let (snapshots, arrivals, events) =
+                    (self.snapshots.clone(), self.arrivals.clone(), self.events.clone());
+                state.unpack = Some(Unpack::start(job, snapshots, self.parallel, arrivals, events));
             }
         }
         Ok(plan)

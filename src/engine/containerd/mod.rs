@@ -61,7 +61,8 @@ impl ContainerdEngine {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
         lease::create(&self.client, &id, origin).await?;
-        Ok(ContainerdIngest::new(client, id, &self.identity.snapshotter, events))
+        let (snapshotter, parallel) = (&self.identity.snapshotter, self.identity.parallel_unpack);
+        Ok(ContainerdIngest::new(client, id, snapshotter, parallel, events))
     }
 
     /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.

@@ -1,5 +1,8 @@
 //! Unpacking: turning layers into a chain of snapshots, while other layers are still on their way.
 
+mod host;
+mod mend;
+mod parallel;
 mod serial;
 mod snapshots;
 
@@ -98,14 +101,56 @@ fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     chains
 }
 
+/// How often to begin again when snapshots come and go under our feet.
+const TRIES: usize = 3;
+
+/// How an attempt to unpack ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The chain is there.
+    Done,
+    /// Snapshots appeared or vanished meanwhile; what is left to do must be found out again.
+    Moved,
+    /// It cannot be done this way here.
+    Impossible,
+}
+
+async fn unpack(
+    snapshots: &Snapshots,
+    job: &Job,
+    parallel: bool,
+    arrivals: &Arrivals,
+    events: &Events,
+) -> Result<(), EngineError> {
+    let mut parallel = parallel;
+    for _ in 0..TRIES {
+        let depth = snapshots.depth(&job.layers).await?;
+        if parallel && job.layers.len() - depth > 1 {
+            match parallel::unpack(snapshots, job, depth, arrivals, events).await? {
+                Outcome::Done => return Ok(()),
+                Outcome::Moved => continue,
+                Outcome::Impossible => parallel = false,
+            }
+        }
+        if serial::unpack(snapshots, job, depth, arrivals, events).await? == Outcome::Done {
+            return Ok(());
+        }
+    }
+    let reason = "its snapshots come and go faster than they can be used".to_owned();
+    match job.layers.last() {
+        Some(layer) => Err(EngineError::Unpack { layer: layer.blob.digest.clone(), reason }),
+        None => Ok(()),
+    }
+}
+
 /// A running unpack. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Unpack(AbortOnDropHandle<Result<(), EngineError>>);
 
 impl Unpack {
-    /// Starts to unpack `job`: each layer as soon as it is in `arrivals`.
-    pub(crate) fn start(job: Job, snapshots: Snapshots, arrivals: Arrivals, events: Events) -> Self {
-        let task = async move { serial::unpack(&snapshots, &job, &arrivals, &events).await };
+    /// Starts to unpack `job`: each layer as soon as it is in `arrivals`; several at once if `parallel` and possible.
+    pub(crate) fn start(job: Job, snapshots: Snapshots, parallel: bool, arrivals: Arrivals, events: Events) -> Self {
+        let task = async move { unpack(&snapshots, &job, parallel, &arrivals, &events).await };
         Self(AbortOnDropHandle::new(tokio::spawn(task)))
     }
 

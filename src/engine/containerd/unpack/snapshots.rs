@@ -15,6 +15,7 @@ use tonic_prost::ProstCodec;
 use super::super::client::{Client, Expect as _, SILENCE};
 use super::super::{content, labels};
 use super::Layer;
+use super::host::Host;
 use crate::engine::EngineError;
 use crate::image::Digest;
 
@@ -68,6 +69,11 @@ impl Snapshots {
 
     pub(crate) fn snapshotter(&self) -> &str {
         &self.snapshotter
+    }
+
+    /// containerd's files, where they can be reached.
+    pub(super) async fn host(&self) -> Result<Option<Host>, EngineError> {
+        Host::of(&self.client).await
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -192,7 +198,8 @@ impl Snapshots {
         }
     }
 
-    async fn remove(&self, key: &str) -> Result<(), EngineError> {
+    /// Removes an unfinished snapshot; fine if it is gone.
+    pub(super) async fn remove(&self, key: &str) -> Result<(), EngineError> {
         let mut stub = self.client.snapshots();
         let request = RemoveSnapshotRequest { snapshotter: self.snapshotter.clone(), key: key.to_owned() };
         let call = stub.remove(self.client.request(request));

@@ -1,0 +1,143 @@
+//! containerd's files, where this process can reach them.
+//!
+//! A snapshotter answers with mounts, and mounts are paths as containerd sees them. Whoever prepared a snapshot may fill
+//! it through them; but the same path may be something else here, when containerd runs in a container or we do. The one
+//! view that is right in every case is `/proc/<pid>/root` of containerd itself.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use containerd_client::types::Mount;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use super::super::client::Client;
+use crate::engine::EngineError;
+
+/// The root folder of containerd's mount namespace.
+#[derive(Debug)]
+pub(super) struct Host(File);
+
+impl Host {
+    /// `None` if containerd's files cannot be reached from here: it runs in a pid namespace that we do not see into, or
+    /// we lack the permission.
+    pub(super) async fn of(client: &Client) -> Result<Option<Self>, EngineError> {
+        let mut introspection = client.introspection();
+        let call = introspection.server(client.request(()));
+        let server = client.unary("asking containerd for its process", call).await?;
+        // The inode of a pid namespace is its identity (namespaces(7)).
+        let ours = std::fs::metadata("/proc/self/ns/pid").map(|metadata| metadata.ino());
+        if !ours.is_ok_and(|ours| ours == server.pidns) {
+            return Ok(None);
+        }
+        let path = format!("/proc/{}/root", server.pid);
+        let flags = (OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed();
+        match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+            Ok(root) => Ok(Some(Self(root))),
+            Err(error) => {
+                tracing::debug!(%error, path, "containerd's files cannot be reached");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Opens a folder by the path that containerd knows it by.
+    pub(super) fn folder(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        open_within(&self.0, path)
+    }
+}
+
+/// Opens the folder `path` below `root`, as if `root` were the root folder: no link and no `..` leads out of it.
+pub(super) fn open_within(root: impl std::os::fd::AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Where an overlay snapshot lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The folder that the layer is unpacked into.
+    pub(super) upper: PathBuf,
+    /// The folders of the layers below, the nearest first.
+    pub(super) lower: Vec<PathBuf>,
+}
+
+impl Place {
+    /// Reads it from the mounts of an active snapshot of the `overlayfs` snapshotter: an overlay, or for a
+    /// snapshot without a parent a bind mount (containerd `plugins/snapshots/overlay/overlay.go`, `mounts`).
+    /// `None` if they are anything else.
+    pub(super) fn of(mounts: &[Mount]) -> Option<Self> {
+        let [mount] = mounts else { return None };
+        match mount.r#type.as_str() {
+            "bind" => Some(Self { upper: PathBuf::from(&mount.source), lower: Vec::new() }),
+            "overlay" => {
+                let option = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
+                let lower =
+                    option("lowerdir=").map_or_else(Vec::new, |lower| lower.split(':').map(PathBuf::from).collect());
+                Some(Self { upper: PathBuf::from(option("upperdir=")?), lower })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Turns the bind mount of a snapshot without a parent into the overlay mount that its layer needs: only for an
+/// overlay does containerd turn whiteouts into overlayfs's own, and this layer is going to lie on others
+/// (containerd `core/unpack/unpacker.go`, `bindToOverlay`).
+pub(super) fn as_overlay(mounts: Vec<Mount>) -> Vec<Mount> {
+    match <[Mount; 1]>::try_from(mounts) {
+        Ok([bind]) if bind.r#type == "bind" => {
+            let mut options: Vec<_> = bind.options.into_iter().filter(|option| option != "rbind").collect();
+            options.push(format!("upperdir={}", bind.source));
+            vec![Mount { r#type: "overlay".to_owned(), source: "overlay".to_owned(), target: bind.target, options }]
+        }
+        Ok([mount]) => vec![mount],
+        Err(mounts) => mounts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, source: &str, options: &[&str]) -> Mount {
+        Mount {
+            r#type: kind.to_owned(),
+            source: source.to_owned(),
+            target: String::new(),
+            options: options.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn places_are_read_from_mounts() {
+        let bind = mount("bind", "/s/1/fs", &["rw", "rbind"]);
+        assert_eq!(Place::of(&[bind]), Some(Place { upper: "/s/1/fs".into(), lower: vec![] }));
+        let overlay = mount("overlay", "overlay", &["index=off", "upperdir=/s/3/fs", "lowerdir=/s/2/fs:/s/1/fs"]);
+        let lower = vec!["/s/2/fs".into(), "/s/1/fs".into()];
+        assert_eq!(Place::of(std::slice::from_ref(&overlay)), Some(Place { upper: "/s/3/fs".into(), lower }));
+        assert_eq!(Place::of(&[overlay.clone(), overlay]), None);
+        assert_eq!(Place::of(&[mount("erofs", "/x", &[])]), None);
+    }
+
+    #[test]
+    fn a_bind_mount_becomes_an_overlay() {
+        let overlay = as_overlay(vec![mount("bind", "/s/1/fs", &["rw", "rbind"])]);
+        assert_eq!(overlay, [mount("overlay", "overlay", &["rw", "upperdir=/s/1/fs"])]);
+        assert_eq!(as_overlay(overlay.clone()), overlay);
+    }
+
+    #[test]
+    fn nothing_leads_out_of_a_root() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("inside")).unwrap();
+        std::os::unix::fs::symlink("/inside", folder.path().join("absolute")).unwrap();
+        std::os::unix::fs::symlink("/etc", folder.path().join("outside")).unwrap();
+        let root = File::open(folder.path()).unwrap();
+        assert!(open_within(&root, Path::new("/inside")).is_ok());
+        assert!(open_within(&root, Path::new("absolute")).is_ok());
+        assert!(open_within(&root, Path::new("../../../inside")).is_ok());
+        assert_eq!(open_within(&root, Path::new("outside")).unwrap_err(), rustix::io::Errno::NOENT);
+    }
+}

@@ -1,0 +1,163 @@
+//! The walk: which documents to read next.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::{Graph, GraphError, arrange};
+use crate::image::{Descriptor, Digest, Document, Kind, Limits};
+
+/// A walk over a graph: it says which documents it wants, the caller reads them.
+///
+/// Each blob is met once, whatever the order in which documents are supplied and however often
+/// they name each other; the [`Graph`] at the end depends on neither.
+#[derive(Debug)]
+pub struct Walk {
+    limits: Limits,
+    root: Descriptor,
+    wanted: Vec<Descriptor>,
+    /// Where each wanted document is in `wanted`.
+    positions: HashMap<Digest, usize>,
+    /// By what every blob is known.
+    known: HashMap<Digest, Known>,
+    documents: Vec<Document>,
+    /// The sizes of all documents, wanted ones included.
+    total_bytes: u64,
+}
+
+/// What was said of a blob where it was first named.
+#[derive(Debug)]
+struct Known {
+    media_type: String,
+    size: u64,
+    /// How many indexes and manifests there are from the root to this blob, itself included.
+    depth: usize,
+}
+
+impl Walk {
+    /// Starts at `root`, which must be an index or a manifest.
+    ///
+    /// # Errors
+    /// When the root's media type or size rules it out.
+    pub fn new(root: Descriptor, limits: Limits) -> Result<Self, GraphError> {
+        if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
+            return Err(GraphError::Root { digest: root.digest, media_type: root.media_type });
+        }
+        let mut walk = Self {
+            limits,
+            root: root.clone(),
+            wanted: Vec::new(),
+            positions: HashMap::new(),
+            known: HashMap::new(),
+            documents: Vec::new(),
+            total_bytes: 0,
+        };
+        let digest = root.digest.clone();
+        walk.meet(&digest, &root, 0)?;
+        Ok(walk)
+    }
+
+    /// The descriptor of the root.
+    pub fn root(&self) -> &Descriptor {
+        &self.root
+    }
+
+    /// The documents to read next, all of which may be read at once. Empty when the walk is complete.
+    /// None is larger than [`Limits`] allow.
+    pub fn wanted(&self) -> &[Descriptor] {
+        &self.wanted
+    }
+
+    /// Hands in the bytes of a wanted document.
+    ///
+    /// # Errors
+    /// When the document is not what it should be ([`GraphError::Document`] with this digest: it stays wanted, so
+    /// another source may be asked), or the graph is contradictory or grows past its limits: then the walk is
+    /// of no more use.
+    pub fn supply(&mut self, digest: &Digest, bytes: Bytes) -> Result<(), GraphError> {
+        let Some(&at) = self.positions.get(digest) else {
+            return Err(GraphError::Unexpected { digest: digest.clone(), what: "supplied but not wanted" });
+        };
+        let document = Document::parse_within(self.wanted[at].clone(), bytes, &self.limits)?;
+        let children = document.children();
+        if children.len() > self.limits.children {
+            return Err(limit(digest, "the number of blobs named by one document", self.limits.children as u64));
+        }
+        let depth = self.known.get(digest).map_or(0, |known| known.depth);
+        for child in children {
+            self.meet(digest, child, depth)?;
+        }
+        self.documents.push(document);
+        self.positions.remove(digest);
+        self.wanted.swap_remove(at);
+        if let Some(moved) = self.wanted.get(at) {
+            self.positions.insert(moved.digest.clone(), at);
+        }
+        Ok(())
+    }
+
+    /// The whole graph.
+    ///
+    /// # Errors
+    /// When documents are still wanted, or the graph is deeper or more entangled than its limits allow.
+    pub fn finish(self) -> Result<Graph, GraphError> {
+        match self.wanted.first() {
+            Some(wanted) => Err(GraphError::Unexpected { digest: wanted.digest.clone(), what: "never supplied" }),
+            None => arrange::arrange(self.root, self.documents, &self.limits),
+        }
+    }
+
+    /// Takes note of a blob that `parent` names, and wants it if it is a document not yet known.
+    fn meet(&mut self, parent: &Digest, child: &Descriptor, parent_depth: usize) -> Result<(), GraphError> {
+        let kind = child.kind();
+        let depth = parent_depth + usize::from(matches!(kind, Kind::Index | Kind::Manifest));
+        // Without this check a chain of indexes would be read to its end before it is refused.
+        if depth > self.limits.depth {
+            return Err(limit(parent, arrange::DEPTH, self.limits.depth as u64));
+        }
+        if let Some(known) = self.known.get(&child.digest) {
+            return known.check_alike(child);
+        }
+        if self.known.len() >= self.limits.blobs {
+            return Err(limit(parent, "the number of blobs", self.limits.blobs as u64));
+        }
+        if kind.is_document() {
+            Document::check_size(child, &self.limits)?;
+            let total_bytes = self.total_bytes.saturating_add(child.size);
+            if total_bytes > self.limits.total_bytes {
+                return Err(limit(parent, "the size of all documents together", self.limits.total_bytes));
+            }
+            self.total_bytes = total_bytes;
+            self.positions.insert(child.digest.clone(), self.wanted.len());
+            self.wanted.push(child.clone());
+        }
+        let known = Known { media_type: child.media_type.clone(), size: child.size, depth };
+        self.known.insert(child.digest.clone(), known);
+        Ok(())
+    }
+}
+
+impl Known {
+    /// Refuses a second description of a blob that contradicts the first. Of two layers one may
+    /// well be said to be compressed and the other not to say; documents are read by their media type.
+    fn check_alike(&self, other: &Descriptor) -> Result<(), GraphError> {
+        let kind = other.kind();
+        let alike = self.size == other.size
+            && Kind::of(&self.media_type) == kind
+            && (!kind.is_document() || self.media_type == other.media_type);
+        if alike {
+            return Ok(());
+        }
+        Err(GraphError::Conflict {
+            digest: other.digest.clone(),
+            first: self.media_type.clone(),
+            first_size: self.size,
+            second: other.media_type.clone(),
+            second_size: other.size,
+        })
+    }
+}
+
+fn limit(digest: &Digest, what: &'static str, limit: u64) -> GraphError {
+    GraphError::Limit { digest: digest.clone(), what, limit }
+}

@@ -1,0 +1,57 @@
+//! Lazy layers: the builder has never pulled the base of an image that it answers for.
+
+use std::path::PathBuf;
+
+use crate::{
+    common::{Context, Part, Stack},
+    sides::{Side, Sides},
+};
+
+const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
+
+/// An application whose own layer is independent of its base, so that the builder needs not pull it.
+fn application(stack: &Stack) -> Context {
+    Context::new(&format!("FROM {}\nCOPY --link a /a\n", stack.base_image())).file("a", "linked\n")
+}
+
+/// Where the builder would keep the base's only layer.
+fn pulled_layer(stack: &Stack) -> PathBuf {
+    let manifest = stack.run("crane").args(["manifest", stack.base_image()]).ok().stdout;
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let digest = manifest["layers"][0]["digest"].as_str().unwrap();
+    stack.state().join("buildkit/runc-overlayfs/content/blobs").join(digest.replace(':', "/"))
+}
+
+/// The image is whole and runs.
+fn check(side: &Side<'_>) {
+    assert_eq!(side.run_image(&side.tag("lazy"), &["cat", "/a"]), "linked\n");
+    let archive = side.stack.fresh_path(".tar");
+    side.stack.docker(["save", "-o", archive.to_str().unwrap(), &side.tag("lazy")]).ok();
+}
+
+#[test]
+fn nobody_has_the_base() {
+    let stack = Stack::start(&PARTS);
+    let sides = Sides::of(&stack);
+    let context = application(&stack);
+    let side = sides.through();
+    assert!(!pulled_layer(&stack).exists());
+    // The fallback is the client's own tar path, so this export may be one.
+    let tag = side.tag("lazy");
+    side.builder.build(context.path(), ["--load", "-t", &tag]).ok();
+    check(&side);
+    assert_eq!(sides.direct().load(&context, "lazy", &[]), side.digest(&tag));
+}
+
+#[test]
+fn the_engine_has_the_base() {
+    let stack = Stack::start(&PARTS);
+    let sides = Sides::of(&stack);
+    let context = application(&stack);
+    let side = sides.through();
+    stack.docker(["pull", "-q", stack.base_image()]).ok();
+    let digest = side.load(&context, "lazy", &[]);
+    check(&side);
+    assert!(!pulled_layer(&stack).exists(), "the builder pulled a layer that the engine already has");
+    assert_eq!(sides.direct().load(&context, "lazy", &[]), digest);
+}

@@ -1,0 +1,27 @@
+//! Transparency: what a user of buildx sees through Linkspan is what he sees without it.
+//!
+//! Every test runs the same command twice on the real stack, once against the
+//! builder itself and once through a door in front of it, and compares what
+//! came out: exit codes, standard output, error texts, files, digests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "tests state what they expect by failing loudly, and nobody uses them as a library"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bake;
+mod caches;
+mod failures;
+mod images;
+mod inputs;
+mod interrupts;
+mod lazy;
+mod outputs;
+mod results;
+mod sides;

@@ -1,0 +1,176 @@
+//! Outputs that are not ours arrive as they are, alone and beside a `--load`.
+
+use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    common::{Context, Run, Stack, text},
+    sides::{Side, Sides, forget_the_moment, metadata, tree},
+};
+
+fn context(theme: &str) -> Context {
+    Context::new("FROM scratch\nCOPY a /folder/a\nCOPY big /big\n").file("a", theme).noise("big", 300_000, 11)
+}
+
+/// Builds with `-o OUTPUT` and, when `load`, with `--load` beside it. Returns the
+/// builder's answer and whether the engine has got the image as well.
+#[track_caller]
+fn build(side: &Side<'_>, theme: &str, output: &str, load: bool) -> (Value, bool) {
+    let context = context(theme);
+    // The same on both sides, because some outputs contain it; it is removed again below.
+    let tag = format!("{}:1", theme.replace(' ', "-"));
+    let json = side.stack.fresh_path(".json");
+    // Provenance, a default of some exporters, contains the moment of the build.
+    let mut args = vec!["--provenance=false", "-o", output, "--metadata-file", text(&json)];
+    if load {
+        args.extend(["--load", "-t", &tag]);
+    }
+    side.builder.build(context.path(), args).ok();
+    let mut answer = metadata(&json);
+    let image = side.stack.image(&format!("docker.io/library/{tag}"));
+    if let Some(image) = &image {
+        assert_eq!(answer["containerimage.digest"], **image);
+        side.stack.docker(["image", "rm", &tag]).ok();
+    }
+    answer.as_object_mut().unwrap().remove("image.name");
+    (answer, image.is_some())
+}
+
+/// Compares what lands at `dest`, as `look` sees it, alone and beside a `--load`.
+#[track_caller]
+fn compare<T: PartialEq + Debug>(theme: &str, output: &str, loads: bool, look: impl Fn(&Path) -> T) {
+    let sides = Sides::of(Stack::shared());
+    for load in [false, true] {
+        let ((_, loaded), _) = sides.compare(|side| {
+            let dest = side.stack.fresh_path("-out");
+            let answer = build(side, theme, &format!("{output},dest={}", dest.display()), load);
+            (answer, look(&dest))
+        });
+        assert_eq!(loaded, load && loads);
+    }
+}
+
+/// The files of a tar.
+fn unpacked(tar: &Path) -> BTreeMap<String, String> {
+    let folder = tar.with_extension("unpacked");
+    fs::create_dir(&folder).unwrap();
+    Run::new("tar").arg("-C").arg(&folder).arg("-xf").arg(tar).ok();
+    layout(&folder)
+}
+
+/// The files of a folder; its index, if it has one, without the time when it was written.
+fn layout(folder: &Path) -> BTreeMap<String, String> {
+    let mut files = tree(folder);
+    if let Some(index) = files.get_mut("index.json") {
+        let mut value = serde_json::from_str(index).unwrap();
+        forget_the_moment(&mut value);
+        *index = value.to_string();
+    }
+    files
+}
+
+#[test]
+fn docker_archive() {
+    // buildx takes `--load` for meant by the output of type docker: nothing is loaded.
+    compare("docker archive", "type=docker,name=archive:1", false, unpacked);
+}
+
+#[test]
+fn oci_archive() {
+    compare("oci archive", "type=oci,name=archive:1", true, unpacked);
+}
+
+#[test]
+fn oci_layout_folder() {
+    compare("oci layout", "type=oci,tar=false,name=archive:1", true, layout);
+}
+
+#[test]
+fn local_folder() {
+    compare("local", "type=local", true, tree);
+}
+
+#[test]
+fn root_file_system_as_tar() {
+    compare("tar", "type=tar", true, unpacked);
+}
+
+#[test]
+fn a_tar_on_standard_output() {
+    let sides = Sides::of(Stack::shared());
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "plain text in a tar");
+    sides.compare(|side| {
+        let output = side.builder.build(context.path(), ["-o", "-"]).ok();
+        assert!(output.stdout.contains("plain text in a tar"), "{output}");
+        output.stdout
+    });
+}
+
+#[test]
+fn an_image_pushed_to_a_registry() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack);
+    let (answer, pushed) = sides.compare(|side| {
+        let name = format!("{}/pushed-{}:1", stack.registry(), side.name);
+        let (answer, _) = build(side, "pushed", &format!("type=image,name={name},push=true"), false);
+        (answer, stack.run("crane").args(["digest", &name]).ok().stdout)
+    });
+    assert_eq!(answer["containerimage.digest"], pushed.trim_end());
+}
+
+#[test]
+fn push_and_load_together() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack);
+    let context = context("together");
+    sides.compare(|side| {
+        let name = format!("{}/together-{}:1", stack.registry(), side.name);
+        let json = stack.fresh_path(".json");
+        let files = ["--metadata-file", text(&json)];
+        let output = side.builder.build(context.path(), ["--push", "--load", "-t", &name]).args(files).ok();
+        side.check_way(&output);
+        // By default an image that is pushed carries provenance and one that is loaded does not.
+        let loaded = stack.image(&name);
+        let index: Value = serde_json::from_str(&stack.run("crane").args(["manifest", &name]).ok().stdout).unwrap();
+        let [image, attestation] = index["manifests"].as_array().unwrap().as_slice() else { panic!("{index}") };
+        assert_eq!(image["digest"].as_str(), loaded.as_deref());
+        assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
+        let answer = metadata(&json);
+        let pushed = stack.run("crane").args(["digest", &name]).ok().stdout;
+        // Which of the two results the merged answer names is the builder's choice, and must stay so.
+        let named = if answer["containerimage.digest"] == pushed.trim_end() { "pushed" } else { "loaded" };
+        (loaded, named, answer["containerimage.descriptor"]["mediaType"].clone())
+    });
+}
+
+#[test]
+fn nothing_exported_at_all() {
+    let sides = Sides::of(Stack::shared());
+    let context = context("cache only");
+    sides.compare(|side| {
+        let json = side.stack.fresh_path(".json");
+        let output = side.builder.build(context.path(), ["-o", "type=cacheonly", "--metadata-file", text(&json)]).ok();
+        (metadata(&json), output.stdout)
+    });
+}
+
+#[test]
+fn a_direct_export_that_is_asked_for() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack);
+    let context = context("explicit");
+    let expected = sides.direct().load(&context, "explicit", &[]);
+    let side = sides.through();
+    let tag = side.tag("explicit");
+    let named = format!("type=linkspan,name={tag}");
+    for args in [&["-o", &named][..], &["-o", "type=linkspan", "-t", &tag]] {
+        let output = side.builder.build(context.path(), args.iter().copied()).ok();
+        side.check_way(&output);
+        assert_eq!(side.digest(&tag), expected);
+        stack.docker(["image", "rm", &tag]).ok();
+    }
+    // Without a door nobody knows it.
+    let output = sides.direct().builder.build(context.path(), ["-o", &named]).fails();
+    assert!(output.stderr.contains("linkspan"), "{output}");
+}

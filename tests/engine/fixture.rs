@@ -1,0 +1,208 @@
+//! Images made by hand, and an export of them without the export core: only the engine is on trial.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::{Engine, EngineError, Ingest, Opened, Origin, Plan};
+use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
+use linkspan::progress::Events;
+use serde_json::{Value, json};
+
+use crate::common::{Run, Stack};
+
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// A folder that becomes a layer.
+pub(crate) struct Layer {
+    folder: tempfile::TempDir,
+}
+
+impl Layer {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        self
+    }
+
+    pub(crate) fn folder(self, path: &str, mode: u32) -> Self {
+        let path = self.folder.path().join(path);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    /// busybox as `/bin/sh`.
+    pub(crate) fn busybox() -> Self {
+        let layer = Self::new().folder("bin", 0o755);
+        let bin = layer.folder.path().join("bin");
+        let busybox = Run::new("sh").args(["-c", "command -v busybox"]).ok().stdout;
+        fs::copy(busybox.trim(), bin.join("busybox")).unwrap();
+        for applet in ["sh", "cat", "ls", "stat", "id", "test"] {
+            symlink("busybox", bin.join(applet)).unwrap();
+        }
+        layer
+    }
+
+    /// A tar of everything in it.
+    pub(crate) fn tar(&self) -> Bytes {
+        self.tar_of(&["."])
+    }
+
+    /// A tar of `members` only: folders above them get no entry.
+    pub(crate) fn tar_of(&self, members: &[&str]) -> Bytes {
+        tar(self.folder.path(), members)
+    }
+}
+
+fn tar(folder: &Path, members: &[&str]) -> Bytes {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let arguments = ["--sort=name", "--mtime=@1000000", "--owner=0", "--group=0", "--numeric-owner"];
+    Run::new("tar").args(arguments).arg("-C").arg(folder).arg("-cf").arg(file.path()).args(members).ok();
+    fs::read(file.path()).unwrap().into()
+}
+
+/// An image with all its blobs.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) root: Descriptor,
+    pub(crate) blobs: HashMap<Digest, Bytes>,
+    pub(crate) layers: Vec<Descriptor>,
+    pub(crate) config: Descriptor,
+}
+
+impl Image {
+    /// An image for this host.
+    pub(crate) fn new(layers: &[Bytes]) -> Self {
+        Self::with_diff_ids(layers, &layers.iter().map(|layer| Digest::sha256(layer)).collect::<Vec<_>>())
+    }
+
+    /// The same for another architecture.
+    pub(crate) fn foreign(layers: &[Bytes]) -> Self {
+        let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+        Self::build(layers, &diff_ids, "s390x")
+    }
+
+    /// An image of which the config may say something else than the truth.
+    pub(crate) fn with_diff_ids(layers: &[Bytes], diff_ids: &[Digest]) -> Self {
+        Self::build(layers, diff_ids, &Platform::host().architecture)
+    }
+
+    fn build(layers: &[Bytes], diff_ids: &[Digest], architecture: &str) -> Self {
+        let mut blobs = HashMap::new();
+        let layers: Vec<_> = layers.iter().map(|layer| keep(&mut blobs, TAR, layer.clone())).collect();
+        let config = json!({
+            "architecture": architecture, "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = keep_json(&mut blobs, CONFIG, &config);
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
+        let root = keep_json(&mut blobs, MANIFEST, &manifest);
+        Self { root, blobs, layers, config }
+    }
+
+    /// An index of images; the layers and config are those of the first.
+    pub(crate) fn index(images: &[Self]) -> Self {
+        let mut blobs: HashMap<_, _> = images.iter().flat_map(|image| image.blobs.clone()).collect();
+        let manifests: Vec<_> = images.iter().map(|image| image.root.clone()).collect();
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        let root = keep_json(&mut blobs, INDEX, &index);
+        Self { root, blobs, layers: images[0].layers.clone(), config: images[0].config.clone() }
+    }
+
+    pub(crate) fn graph(&self) -> Arc<Graph> {
+        let mut walk = Walk::new(self.root.clone(), Limits::default()).unwrap();
+        while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
+            walk.supply(&wanted, self.blobs[&wanted].clone()).unwrap();
+        }
+        Arc::new(walk.finish().unwrap())
+    }
+}
+
+fn keep(blobs: &mut HashMap<Digest, Bytes>, media_type: &str, bytes: Bytes) -> Descriptor {
+    let digest = Digest::sha256(&bytes);
+    let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
+    blobs.insert(digest, bytes);
+    serde_json::from_value(descriptor).unwrap()
+}
+
+fn keep_json(blobs: &mut HashMap<Digest, Bytes>, media_type: &str, json: &Value) -> Descriptor {
+    keep(blobs, media_type, serde_json::to_vec(json).unwrap().into())
+}
+
+/// An export's origin, with an id that no other has.
+pub(crate) fn origin() -> Origin {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let export = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    Origin { export, door: "test", builder: "by hand".to_owned() }
+}
+
+pub(crate) fn names(names: &[&str]) -> Vec<Reference> {
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+pub(crate) fn docker_selection(stack: &Stack) -> Selection {
+    Selection { kind: Kind::Docker, docker_host: Some(stack.docker_host().to_owned()), ..Selection::default() }
+}
+
+pub(crate) fn containerd_selection(stack: &Stack, namespace: &str) -> Selection {
+    Selection {
+        kind: Kind::Containerd,
+        containerd_address: Some(stack.containerd_address().into()),
+        namespace: Some(namespace.to_owned()),
+        ..Selection::default()
+    }
+}
+
+pub(crate) async fn docker(stack: &Stack) -> Arc<dyn Engine> {
+    select(&docker_selection(stack)).await.unwrap().engine
+}
+
+pub(crate) async fn containerd(stack: &Stack, namespace: &str) -> Arc<dyn Engine> {
+    select(&containerd_selection(stack, namespace)).await.unwrap().engine
+}
+
+/// Writes a blob in pieces of 100,000 bytes.
+pub(crate) async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) -> Result<(), EngineError> {
+    match ingest.writer(blob).await? {
+        Opened::Present => Ok(()),
+        Opened::Writer(mut writer) => {
+            let mut rest = bytes.clone();
+            while !rest.is_empty() {
+                writer.write(rest.split_to(rest.len().min(100_000))).await?;
+            }
+            writer.commit().await
+        }
+    }
+}
+
+/// A whole export, one blob after the other.
+pub(crate) async fn export(engine: &dyn Engine, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
+    let ingest = engine.open(&origin(), Events::none()).await?;
+    let outcome = transfer(&*ingest, image, names).await;
+    ingest.release().await?;
+    outcome
+}
+
+async fn transfer(ingest: &dyn Ingest, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
+    let plan = ingest.plan(&image.graph()).await?;
+    for blob in &plan.missing {
+        send(ingest, blob, &image.blobs[&blob.digest]).await?;
+    }
+    ingest.settle().await?;
+    ingest.commit(names).await?;
+    Ok(plan)
+}
