@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{Context, Linkspan, Output, Part, Run, Running, Stack, until};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 /// The program, told nothing by the machine's environment.
 fn linkspan<'a>(args: impl IntoIterator<Item = &'a str>) -> Run {
@@ -376,6 +376,20 @@ fn more_clients_than_descriptors_wait_and_are_served_later() {
     let output = daemon.wait();
     ended(&output, 0);
     assert!(output.stderr.contains("as many connections as can be are open; new ones wait"), "{output}");
+}
+
+#[test]
+fn without_descriptors_clients_wait_until_there_are_some() {
+    let stack = Stack::shared();
+    let linkspan = Linkspan::docker(stack);
+    let limit = |limit| prlimit(Some(linkspan.pid()), Resource::Nofile, limit).unwrap();
+    // Nothing but the standard streams, which are taken.
+    let before = limit(Rlimit { current: Some(3), maximum: getrlimit(Resource::Nofile).maximum });
+    let client = stack.buildctl(["--addr", &linkspan.address(), "debug", "workers"]).spawn();
+    until("an accept to fail", || linkspan.log(), |log| log.contains("connections cannot be accepted"));
+    limit(before);
+    let output = client.wait();
+    ended(&output, 0);
 }
 
 /// Whether the other end has not closed a connection; it may have said something.
