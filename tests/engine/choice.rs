@@ -1,9 +1,13 @@
 //! Which engine is chosen, and why none is.
 
-use linkspan::engine::EngineError;
-use linkspan::engine::select::{Kind, Selection, select};
+use std::os::unix::net::UnixStream;
 
-use crate::common::{Part, Stack};
+use linkspan::engine::EngineError;
+use linkspan::engine::doctor::examine;
+use linkspan::engine::select::{Kind, Selection, select};
+use rustix::process::Signal;
+
+use crate::common::{Part, Stack, until};
 use crate::fixture::{containerd_selection, docker_selection};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +29,6 @@ async fn containerd_is_taken_when_asked_for() {
         (selected.engine.identity().kind, selected.engine.identity().namespace.as_str()),
         ("containerd", "k8s.io")
     );
-    assert!(selected.engine.identity().version.starts_with('v') || !selected.engine.identity().version.is_empty());
     assert!(selected.reason.contains("k8s.io"), "{}", selected.reason);
 }
 
@@ -63,4 +66,63 @@ async fn a_containerd_that_is_not_dockers_is_never_written_to() {
     let said = error.to_string();
     assert!(said.contains("6d0c6f5e") && said.contains(stack.containerd_address()), "{said}");
     assert!(error.hint().unwrap().contains("--containerd-address"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_classic_store_is_named_with_its_remedy() {
+    let stack = Stack::start(&[Part::Containerd]);
+    let [config, root, run, socket, pid] =
+        ["json", "root", "run", "sock", "pid"].map(|suffix| stack.fresh_path(&format!("-classic.{suffix}")));
+    let json = serde_json::json!({
+        "bridge": "none", "iptables": false, "ip6tables": false, "userland-proxy": false,
+        "containerd": stack.containerd_address(), "containerd-namespace": "moby-classic",
+        "containerd-plugins-namespace": "plugins-classic", "features": {"containerd-snapshotter": false},
+        "storage-driver": "vfs", "data-root": root, "exec-root": run, "pidfile": pid,
+        "hosts": [format!("unix://{}", socket.display())],
+    });
+    std::fs::write(&config, json.to_string()).unwrap();
+    let dockerd = stack.run("dockerd").arg("--config-file").arg(&config).spawn();
+    until("dockerd to listen", || UnixStream::connect(&socket).is_ok(), |open| *open);
+    let selection = Selection { docker_host: Some(format!("unix://{}", socket.display())), ..Selection::default() };
+    let outcome = select(&selection).await;
+    let findings = examine(&selection).await;
+    dockerd.signal(Signal::TERM);
+    dockerd.wait();
+
+    let error = outcome.unwrap_err();
+    assert!(matches!(&error, EngineError::ClassicStore { driver, .. } if driver == "vfs"), "{error}");
+    assert!(error.hint().unwrap().contains("containerd-snapshotter"));
+    let docker = findings.docker.unwrap().unwrap();
+    assert_eq!((docker.containerd_store, docker.driver.as_str()), (false, "vfs"));
+    assert!(findings.selected.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_sees_both_halves_of_a_docker() {
+    let stack = Stack::shared();
+    let findings = examine(&docker_selection(stack)).await;
+    assert_eq!(findings.selected.unwrap().engine.identity().kind, "docker");
+    let docker = findings.docker.unwrap().unwrap();
+    assert!(docker.containerd_store);
+    assert_eq!(docker.address, stack.docker_host());
+    let containerd = findings.containerd.unwrap().unwrap();
+    assert_eq!(containerd.address, format!("unix://{}", stack.containerd_address()));
+    assert_eq!((containerd.namespace.as_str(), containerd.snapshotter.as_str()), ("moby", "overlayfs"));
+    assert_eq!((containerd.parallel_unpack, containerd.sharing.as_deref()), (true, Some("shared")));
+    assert_eq!(containerd.uuid.len(), 36);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_what_it_met_where_there_is_nothing() {
+    let stack = Stack::shared();
+    let missing = stack.fresh_path("-missing.sock");
+    let selection = Selection {
+        docker_host: Some(format!("unix://{}", missing.display())),
+        containerd_address: Some(missing.clone()),
+        ..Selection::default()
+    };
+    let findings = examine(&selection).await;
+    assert!(matches!(findings.selected, Err(EngineError::Unreachable { engine: "docker", .. })));
+    assert!(matches!(findings.docker, Some(Err(EngineError::Unreachable { engine: "docker", .. }))));
+    assert!(matches!(findings.containerd, Some(Err(EngineError::Unreachable { engine: "containerd", .. }))));
 }
