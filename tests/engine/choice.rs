@@ -6,9 +6,10 @@ use linkspan::engine::EngineError;
 use linkspan::engine::doctor::examine;
 use linkspan::engine::select::{Kind, Selection, select};
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::common::{Part, Stack, until};
-use crate::fixture::{containerd_selection, docker_selection};
+use crate::fixture::{Image, Layer, containerd_selection, docker_selection, export, names};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
@@ -125,4 +126,40 @@ async fn doctor_says_what_it_met_where_there_is_nothing() {
     assert!(matches!(findings.selected, Err(EngineError::Unreachable { engine: "docker", .. })));
     assert!(matches!(findings.docker, Some(Err(EngineError::Unreachable { engine: "docker", .. }))));
     assert!(matches!(findings.containerd, Some(Err(EngineError::Unreachable { engine: "containerd", .. }))));
+}
+
+/// A dockerd before 29.2 refuses HTTP/2 on its socket, and lets `POST /grpc` be upgraded to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_dockerd_proves_itself_over_an_upgrade() {
+    let stack = Stack::shared();
+    let socket = stack.fresh_path("-old.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let docker = stack.docker_host().strip_prefix("unix://").unwrap().to_owned();
+    let serve = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            tokio::spawn(as_old_dockerd(client, docker.clone()));
+        }
+    });
+    let selection = Selection {
+        kind: Kind::Docker,
+        docker_host: Some(format!("unix://{}", socket.display())),
+        ..Selection::default()
+    };
+    let engine = select(&selection).await.unwrap().engine;
+    let image = Image::new(&[Layer::new().file("old", "1").tar()]);
+    export(&*engine, &image, &names(&["old:1"])).await.unwrap();
+    assert_eq!(engine.current(&image.root, &names(&["old:1"])).await.unwrap(), Some(3));
+    serve.abort();
+}
+
+async fn as_old_dockerd(mut client: tokio::net::UnixStream, docker: String) -> std::io::Result<()> {
+    let mut first = [0; 3];
+    client.read_exact(&mut first).await?;
+    if first == *b"PRI" {
+        return client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+    }
+    let mut docker = tokio::net::UnixStream::connect(docker).await?;
+    docker.write_all(&first).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut docker).await.map(|_| ())
 }
