@@ -80,10 +80,6 @@ fn containerd_checks(containerd: &Result<doctor::Containerd, EngineError>) -> Ve
             "content_sharing_policy = \"shared\" for io.containerd.metadata.v1.bolt in containerd's config.toml";
         checks.push(check("sharing", Mark::Slow, found, Some(remedy)));
     }
-    if it.metadata_synced == Some(false) {
-        let found = "containerd does not sync its metadata (`no_sync`): fast, and lost with a power failure";
-        checks.push(check("metadata", Mark::Note, found, None));
-    }
     checks
 }
 
@@ -161,7 +157,6 @@ fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd 
         version: it.version.clone(),
         uuid: it.uuid.clone(),
         sharing: it.sharing.clone(),
-        metadata_synced: it.metadata_synced,
         inflate: inflate.map(|inflate| match inflate {
             Inflate::Helper(program) => program,
             Inflate::Builtin => "builtin",
