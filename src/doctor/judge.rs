@@ -3,9 +3,10 @@
 use super::builder::{Answer, Found};
 use super::inflate::Inflate;
 use super::report::{Builder, Check, Commands, Containerd, Engine, Mark, Report};
-use crate::config::{ConfigError, Setting};
+use crate::config::ConfigError;
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, doctor};
+use crate::proxy::Address;
 
 pub(super) fn judge(engines: &doctor::Findings, inflate: Option<&Inflate>, found: &[Found]) -> Report {
     let mut checks = vec![engine_check(&engines.selected)];
@@ -119,11 +120,10 @@ fn builder_check(found: &Found) -> Check {
             Some("update BuildKit to 0.11 or later"),
         ),
         Answer::Silent(reason) => {
-            let remedy = format!(
-                "start buildkitd there (`buildkitd --addr {address}`), or correct --{}",
-                Setting::Builder.name()
-            );
-            check("builder", Mark::Fail, format!("no builder at {address}: {reason}"), Some(&remedy))
+            let tls =
+                if matches!(address, Address::Tcp { .. }) { " and its TLS settings (--tls-ca and others)" } else { "" };
+            let remedy = format!("see that buildkitd runs with `--addr {address}`, or correct --builder{tls}");
+            check("builder", Mark::Fail, format!("no answer from the builder at {address}: {reason}"), Some(&remedy))
         }
     }
 }

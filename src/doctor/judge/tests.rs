@@ -145,7 +145,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
         (
             judge(&findings("docker"), None, &[recent(), found(Answer::Silent("gone".to_owned()))]),
             "builder",
-            "no builder at unix:///b.sock: gone",
+            "no answer from the builder at unix:///b.sock: gone",
         ),
     ];
     for (report, about, words) in cases {
