@@ -34,11 +34,33 @@ fn serve(door: &Path) -> Run {
     linkspan(engine).args(["--builder", stack.buildkit_host(), "--buildkit-listen"]).arg(unix(door))
 }
 
+/// A running daemon, killed when a test fails before its end.
+struct Daemon(Option<Running>);
+
+impl Daemon {
+    fn signal(&self, signal: Signal) {
+        self.0.as_ref().unwrap().signal(signal);
+    }
+
+    #[track_caller]
+    fn wait(mut self) -> Output {
+        self.0.take().unwrap().wait()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(running) = &self.0 {
+            running.signal(Signal::KILL);
+        }
+    }
+}
+
 /// Starts it and waits until its door is open.
-fn open(run: Run, door: &Path) -> Running {
-    let running = run.spawn();
+fn open(run: Run, door: &Path) -> Daemon {
+    let daemon = Daemon(Some(run.spawn()));
     until("the door to open", || UnixStream::connect(door).is_ok(), |open| *open);
-    running
+    daemon
 }
 
 #[track_caller]
@@ -227,7 +249,7 @@ fn a_loopback_port_is_a_door_too() {
     let address = format!("tcp://127.0.0.1:{port}");
     let engine = ["serve", "--engine", "docker", "--docker-host", stack.docker_host()];
     let run = linkspan(engine).args(["--builder", stack.buildkit_host(), "--buildkit-listen", &address]);
-    let running = run.spawn();
+    let running = Daemon(Some(run.spawn()));
     until("the port to open", || TcpStream::connect(("127.0.0.1", port)).is_ok(), |open| *open);
     stack.buildctl(["--addr", &address, "debug", "workers"]).ok();
     running.signal(Signal::TERM);
