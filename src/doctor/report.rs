@@ -137,7 +137,8 @@ impl fmt::Display for Report {
         for Check { about, mark, found, remedy } in &self.checks {
             writeln!(f, "{mark:<4}  {about:<width$}  {found}")?;
             if let Some(remedy) = remedy {
-                writeln!(f, "{:4}  {:width$}  to mend it: {remedy}", "", "")?;
+                let why = if *mark == Mark::Note { "" } else { "to mend it: " };
+                writeln!(f, "{:4}  {:width$}  {why}{remedy}", "", "")?;
             }
         }
         writeln!(f)?;
