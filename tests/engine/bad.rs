@@ -7,7 +7,7 @@ use linkspan::image::Digest;
 use linkspan::progress::Events;
 
 use crate::common::{Part, Stack, until};
-use crate::fixture::{Image, Layer, containerd, docker, export, names, origin};
+use crate::fixture::{Image, Layer, containerd, docker, export, names, origin, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_blob_is_refused_and_leaves_nothing() {
@@ -106,6 +106,34 @@ async fn a_restarted_dockerd_is_proven_again() {
     stack.up();
     export(&*engine, &image, &names(&["after:1"])).await.unwrap();
     assert_eq!(engine.current(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_came_is_named_instead_of_waited_for() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "never").await;
+    let image = Image::new(&[Layer::new().file("never", "1").tar(), Layer::new().file("came", "2").tar()]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    send(&*ingest, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
+    let error = ingest.settle().await.unwrap_err();
+    let expected = [image.layers[0].digest.clone()];
+    assert!(matches!(&error, EngineError::Missing { digests } if *digests == expected), "{error}");
+    ingest.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_deleted_is_named() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "lost").await;
+    let image = Image::new(&[Layer::new().file("lost", "1").tar()]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    stack.ctr("lost", ["leases", "rm", &stack.leases("lost")[0]]).ok();
+    let error = ingest.plan(&image.graph()).await.unwrap_err();
+    assert!(matches!(error, EngineError::LeaseLost { .. }), "{error}");
+    ingest.release().await.unwrap();
+    // Not to be confused with an image of which the name sounds like it.
+    export(&*engine, &image, &names(&["release:lease"])).await.unwrap();
 }
 
 /// Leaves a lease and an ingest behind, as a process that is killed does: it runs in a process of its own.

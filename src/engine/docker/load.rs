@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::archive::archive;
 use super::http::Api;
 use crate::engine::EngineError;
+use crate::engine::containerd::is_full;
 use crate::image::{Descriptor, Reference};
 use crate::progress::{Event, Events};
 
@@ -62,6 +63,9 @@ pub(super) async fn commit(
 }
 
 fn refused(reason: String) -> EngineError {
+    if is_full(&reason) {
+        return EngineError::NoSpace { operation: "loading the image into docker".to_owned(), message: reason };
+    }
     EngineError::Commit { engine: "docker", reason }
 }
 

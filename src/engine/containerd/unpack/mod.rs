@@ -154,6 +154,11 @@ impl Unpack {
         Self(AbortOnDropHandle::new(tokio::spawn(task)))
     }
 
+    /// Whether it has come to its end, good or bad.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
     /// Waits for the end.
     pub(crate) async fn finish(self) -> Result<(), EngineError> {
         let ended =
