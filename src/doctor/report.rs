@@ -61,8 +61,6 @@ pub struct Containerd {
     pub uuid: String,
     /// The content sharing policy, if it says: `shared` or `isolated`.
     pub sharing: Option<String>,
-    /// Whether metadata survives a power failure, if it says.
-    pub metadata_synced: Option<bool>,
     /// `igzip`, `unpigz` or `builtin`; `null` if it could not be found out.
     pub inflate: Option<&'static str>,
 }

@@ -233,6 +233,17 @@ impl Stack {
         self.ctr(namespace, ["content", "ls", "-q"]).ok().lines()
     }
 
+    /// Snapshots of the default snapshotter in a containerd namespace, as `(name, kind)`.
+    pub(crate) fn snapshots(&self, namespace: &str) -> Vec<(String, String)> {
+        let lines = self.ctr(namespace, ["snapshots", "ls"]).ok().lines();
+        // An active snapshot's key is two words, and the lowest has no parent.
+        let pair = |line: &String| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            (words[0].to_owned(), words[words.len() - 1].to_owned())
+        };
+        lines[1..].iter().map(pair).collect()
+    }
+
     /// Image records of a containerd namespace, as `(name, digest)`.
     pub(crate) fn images(&self, namespace: &str) -> Vec<(String, String)> {
         let lines = self.ctr(namespace, ["images", "ls"]).ok().lines();

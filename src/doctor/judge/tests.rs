@@ -50,7 +50,6 @@ fn findings(kind: &'static str) -> doctor::Findings {
         snapshotter: "overlayfs".to_owned(),
         parallel_unpack: true,
         sharing: Some("shared".to_owned()),
-        metadata_synced: Some(true),
     };
     let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
     doctor::Findings {
@@ -103,7 +102,6 @@ fn what_is_slow_works_and_has_a_remedy() {
     if let Some(Ok(containerd)) = &mut findings.containerd {
         containerd.parallel_unpack = false;
         containerd.sharing = Some("isolated".to_owned());
-        containerd.metadata_synced = Some(false);
     }
     let report = judge(&findings, Some(&Inflate::Builtin), &[Found { door_open: false, ..recent() }]);
     assert!(report.works);
@@ -114,7 +112,6 @@ fn what_is_slow_works_and_has_a_remedy() {
             ("containerd", Mark::Ok),
             ("unpack", Mark::Slow),
             ("sharing", Mark::Slow),
-            ("metadata", Mark::Note),
             ("inflate", Mark::Slow),
             ("builder", Mark::Ok),
             ("door", Mark::Note),
@@ -148,7 +145,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
         (
             judge(&findings("docker"), None, &[recent(), found(Answer::Silent("gone".to_owned()))]),
             "builder",
-            "no builder at unix:///b.sock: gone",
+            "no answer from the builder at unix:///b.sock: gone",
         ),
     ];
     for (report, about, words) in cases {
@@ -216,7 +213,6 @@ fn the_keys_of_the_document_are_stable() {
                 "version": "v2.3.4",
                 "uuid": "1234",
                 "sharing": "shared",
-                "metadata_synced": true,
                 "inflate": "builtin",
             },
             "builders": [{

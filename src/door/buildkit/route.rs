@@ -84,12 +84,8 @@ impl Route {
     /// The edited request, if anything in it means a load and the builder can export directly.
     async fn edit(&self, solve: Solve) -> Option<(Load<'_>, Bytes)> {
         let door = &*self.door;
-        let asked: Vec<_> = solve
-            .exporters
-            .iter()
-            .map(|exporter| if exporter.is_load(door.docker_is_load) { exporter.rewritten() } else { exporter.clone() })
-            .collect();
-        if asked == solve.exporters || !self.exports_directly().await {
+        let asked = solve.asked(door.docker_is_load)?;
+        if !self.exports_directly().await {
             return None;
         }
         let message = solve.with_exporters(&asked).ok()?;
