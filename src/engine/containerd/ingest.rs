@@ -78,6 +78,8 @@ impl ContainerdIngest {
                 (false, _) => plan.missing.push(leaf.clone()),
             }
         }
+        // What takes longest is sent and unpacked first.
+        plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
         self.arrivals.add(plan.present.iter().map(|blob| blob.digest.clone()));
         let mut state = self.state();
         state.graph = Some(graph.clone());

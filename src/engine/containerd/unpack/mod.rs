@@ -5,6 +5,7 @@ mod mend;
 mod parallel;
 mod serial;
 mod snapshots;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::Arc;
