@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::DaemonError;
-use super::listen::{Socket, Stream};
+use super::listen::{Listener, Stream};
 
 /// The pause after an accept that failed for want of resources: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -42,8 +42,8 @@ impl House {
         }
     }
 
-    /// Opens a door: every connection that `socket` accepts goes to `serve`, with the token that announces the drain.
-    pub(super) fn open<S, F>(&self, socket: Socket, serve: S)
+    /// Opens a door: every connection that `listener` accepts goes to `serve`, with the token that announces the drain.
+    pub(super) fn open<S, F>(&self, listener: Listener, serve: S)
     where
         S: Fn(Stream, CancellationToken) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -55,7 +55,7 @@ impl House {
             cut: self.cut.clone(),
             serve,
         };
-        self.doors.spawn(gate.keep(socket));
+        self.doors.spawn(gate.keep(listener));
     }
 
     /// How many connections are open.
@@ -97,19 +97,19 @@ where
     S: Fn(Stream, CancellationToken) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until the drain begins; then the socket is closed.
-    async fn keep(self, socket: Socket) {
+    /// Accepts until the drain begins; then the socket is closed and its name given up.
+    async fn keep(self, listener: Listener) {
         tokio::select! {
             () = self.drain.cancelled() => {}
-            never = self.accept(&socket) => match never {},
+            never = self.accept(&listener) => match never {},
         }
     }
 
-    async fn accept(&self, socket: &Socket) -> Infallible {
+    async fn accept(&self, listener: &Listener) -> Infallible {
         let mut pause = PAUSES.0;
         loop {
             let permit = self.permit().await;
-            match socket.accept().await {
+            match listener.accept().await {
                 Ok(stream) => {
                     pause = PAUSES.0;
                     self.let_in(stream, permit);
@@ -156,19 +156,21 @@ fn is_the_clients(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::future;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
+    use std::{fs, future};
 
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{UnixListener, UnixStream};
+    use tokio::net::UnixStream;
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::proxy::Address;
 
-    fn socket(folder: &TempDir) -> (Socket, std::path::PathBuf) {
+    async fn listener(folder: &TempDir) -> (Listener, PathBuf) {
         let path = folder.path().join("door");
-        (Socket::Unix(UnixListener::bind(&path).unwrap()), path)
+        let gid = rustix::process::getegid().as_raw();
+        (Listener::bind(&Address::Unix(path.clone()), gid).await.unwrap(), path)
     }
 
     /// Serves a connection by sending back one byte for each byte, until its client ends it.
@@ -194,10 +196,10 @@ mod tests {
     #[tokio::test]
     async fn a_drain_ends_when_the_last_client_leaves() {
         let folder = tempfile::tempdir().unwrap();
-        let (socket, path) = socket(&folder);
+        let (listener, path) = listener(&folder).await;
         let house = House::new(8);
         let (told, mut drains) = mpsc::unbounded_channel();
-        house.open(socket, move |stream, drain: CancellationToken| {
+        house.open(listener, move |stream, drain: CancellationToken| {
             let told = told.clone();
             async move {
                 tokio::join!(echo(stream), async {
@@ -211,8 +213,7 @@ mod tests {
 
         let closing = tokio::spawn(house.close(Duration::from_secs(3600), future::pending()));
         drains.recv().await.unwrap();
-        let refused = UnixStream::connect(&path).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a successor can have the name");
         talk(&mut client).await;
         assert!(!closing.is_finished());
         drop(client);
@@ -222,9 +223,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_at_its_deadline() {
         let folder = tempfile::tempdir().unwrap();
-        let (socket, path) = socket(&folder);
+        let (listener, path) = listener(&folder).await;
         let house = House::new(8);
-        house.open(socket, |stream, _| echo(stream));
+        house.open(listener, |stream, _| echo(stream));
         let mut client = greeted(&path).await;
         let error = house.close(Duration::from_secs(30), future::pending()).await.unwrap_err();
         assert_eq!(error.to_string(), "1 of the open connections did not finish within 30 s and were ended");
@@ -234,9 +235,9 @@ mod tests {
     #[tokio::test]
     async fn a_drain_ends_early_in_a_hurry() {
         let folder = tempfile::tempdir().unwrap();
-        let (socket, path) = socket(&folder);
+        let (listener, path) = listener(&folder).await;
         let house = House::new(8);
-        house.open(socket, |stream, _| echo(stream));
+        house.open(listener, |stream, _| echo(stream));
         let _client = greeted(&path).await;
         let hurry = future::ready("before a second signal (SIGINT)".to_owned());
         let error = house.close(Duration::from_secs(3600), hurry).await.unwrap_err();
@@ -246,9 +247,9 @@ mod tests {
     #[tokio::test]
     async fn connections_above_the_limit_wait_for_room() {
         let folder = tempfile::tempdir().unwrap();
-        let (socket, path) = socket(&folder);
+        let (listener, path) = listener(&folder).await;
         let house = House::new(2);
-        house.open(socket, |stream, _| echo(stream));
+        house.open(listener, |stream, _| echo(stream));
         let (first, _second) = (greeted(&path).await, greeted(&path).await);
         let mut third = UnixStream::connect(&path).await.unwrap();
         third.write_all(b"x").await.unwrap();

@@ -1,14 +1,15 @@
 //! Places to listen on, taken safely.
 //!
 //! A unix socket is made in this order, each step for a reason:
-//! 1. *lock*: `PATH.lock` is locked for as long as the daemon lives (draining included), so that of two daemons that
-//!    start at once only one gets to judge what lies at `PATH`;
+//! 1. *lock*: `PATH.lock` is locked for as long as the door is open, so that of two daemons that start at once only one
+//!    gets to judge what lies at `PATH`;
 //! 2. *look*: nothing, or a socket that refuses connections (its owner died), may be replaced; a socket that somebody
 //!    serves, or anything that is no socket, is an error;
 //! 3. *bind, own, mode, listen*: between bind(2) and listen(2) every connection is refused, so that the group and the
 //!    mode 0660 are in place before anybody can get in. No umask (which is the whole process's) is touched.
 //!
-//! At the end the socket is removed only if it is still the one that was bound.
+//! When the door is closed the socket is removed, if it is still the one that was bound, and the lock is given up. That
+//! is at the beginning of a drain: a successor can open its doors while the last connections of this process finish.
 
 mod claim;
 mod unix;
@@ -20,8 +21,7 @@ use std::path::PathBuf;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
 use crate::proxy::Address;
-
-pub(super) use claim::Claim;
+use claim::Claim;
 
 /// Why a door cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +83,15 @@ pub enum ListenError {
 /// A listening socket, and what is to be undone at its end.
 #[derive(Debug)]
 pub(super) struct Listener {
+    // Dropped before the socket: while that is open its inode, by which the claim knows its file, cannot be another's.
+    _claim: Option<Claim>,
     socket: Socket,
     address: Address,
-    claim: Option<Claim>,
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
@@ -108,12 +109,12 @@ impl Listener {
         match address {
             Address::Unix(path) => {
                 let (socket, claim) = unix::bind(path, gid).await?;
-                Ok(Self { socket: Socket::Unix(socket), address: address.clone(), claim: Some(claim) })
+                Ok(Self { _claim: Some(claim), socket: Socket::Unix(socket), address: address.clone() })
             }
             Address::Tcp { host, port } => {
                 let (socket, port) = tcp(address, host, *port).await?;
                 let address = Address::Tcp { host: host.clone(), port };
-                Ok(Self { socket: Socket::Tcp(socket), address, claim: None })
+                Ok(Self { _claim: None, socket: Socket::Tcp(socket), address })
             }
         }
     }
@@ -123,17 +124,11 @@ impl Listener {
         &self.address
     }
 
-    /// The socket, and what must live until the last connection has ended.
-    pub(super) fn into_parts(self) -> (Socket, Option<Claim>) {
-        (self.socket, self.claim)
-    }
-}
-
-impl Socket {
+    /// Waits for a connection.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix(socket) => Ok(Stream::Unix(socket.accept().await?.0)),
-            Self::Tcp(socket) => {
+        match &self.socket {
+            Socket::Unix(socket) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 // Small gRPC messages must not wait for an acknowledgement.
                 stream.set_nodelay(true)?;

@@ -1,8 +1,7 @@
 //! The composition root: configuration, engine, doors, listeners, and their end.
 //!
-//! Order matters twice. Everything that can be wrong (TLS files, the engine, sockets) is met before the first client is
-//! let in. And our sockets are taken before leases of an earlier process are released: of two processes that were
-//! started alike the second fails at the socket, before it could take the first one's leases for abandoned ones.
+//! Everything that can be wrong (TLS files, the engine, sockets) is met before the first client is let in, and the doors
+//! are open together or not at all.
 
 mod accept;
 mod listen;
@@ -13,6 +12,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
@@ -23,7 +23,7 @@ use crate::export::Exports;
 use crate::proxy::{Upstream, UpstreamError};
 
 use accept::House;
-use listen::{Claim, Listener, Stream};
+use listen::{Listener, Stream};
 use signals::Signals;
 
 pub use listen::ListenError;
@@ -31,6 +31,12 @@ pub use listen::ListenError;
 /// Connections that are served at once, over all doors. A build holds two or three; the rest of a burst waits in the
 /// sockets' queues.
 const MAX_CONNECTIONS: usize = 1024;
+
+/// File descriptors that a connection takes: its own, and the one to the builder behind it.
+const CONNECTION_DESCRIPTORS: usize = 2;
+
+/// File descriptors that are kept for everything else: the engine's connections, listeners, the runtime.
+const OWN_DESCRIPTORS: usize = 64;
 
 /// How long exports that lost their clients may take to be aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +86,7 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { house, claims, exports } = tokio::select! {
+    let Opened { house, exports } = tokio::select! {
         opened = open(&config) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
@@ -97,16 +103,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
         warn!("exports were still being aborted; their leases are released at the next start");
     }
-    // The sockets' names stay ours until the last connection has ended: a successor that starts earlier would take the
-    // leases of those connections for abandoned ones.
-    drop(claims);
     outcome
 }
 
 /// What a running daemon consists of.
 struct Opened {
     house: House,
-    claims: Vec<Claim>,
     exports: Arc<Exports>,
 }
 
@@ -128,16 +130,13 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
 
     announce(engine.as_ref(), &reason);
     let exports = Arc::new(Exports::new(engine));
-    let house = House::new(MAX_CONNECTIONS);
-    let mut claims = Vec::with_capacity(listeners.len());
+    let house = House::new(capacity());
     for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
         let settings =
             Settings { builder: builder.address.to_string(), upstream, docker_is_load: builder.docker_is_load };
         let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
-        let (socket, claim) = listener.into_parts();
-        claims.extend(claim);
-        house.open(socket, move |stream, drain| {
+        house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {
                 match stream {
@@ -147,7 +146,24 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
             }
         });
     }
-    Ok(Opened { house, claims, exports })
+    Ok(Opened { house, exports })
+}
+
+/// How many connections can be served at once. Asks for all the file descriptors that we may have: the limit that most
+/// systems start with (1024) is kept low for the sake of programs that use select(2), which we do not.
+fn capacity() -> usize {
+    let Rlimit { mut current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => current = maximum,
+        Err(error) => warn!(?current, ?maximum, %error, "the limit of open files cannot be raised"),
+    }
+    // `None` is no limit.
+    let descriptors = current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let capacity = (descriptors.saturating_sub(OWN_DESCRIPTORS) / CONNECTION_DESCRIPTORS).clamp(1, MAX_CONNECTIONS);
+    if capacity < MAX_CONNECTIONS {
+        info!(capacity, descriptors, "the limit of open files also limits the connections that are served at once");
+    }
+    capacity
 }
 
 fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
@@ -155,7 +171,10 @@ fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
         .iter()
         .map(|builder| {
             if builder.tls.is_none() && !builder.address.is_local() {
-                warn!(builder = %builder.address, "no TLS towards a builder on another machine: builds can be read and changed on the way");
+                warn!(
+                    builder = %builder.address,
+                    "no TLS towards a builder on another machine: builds can be read and changed on the way"
+                );
             }
             Upstream::new(builder.address.clone(), builder.tls.as_ref())
         })

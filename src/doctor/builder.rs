@@ -1,13 +1,16 @@
 //! Asking a builder what it is.
 
+use std::error::Error;
+use std::pin::pin;
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::InfoRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
-use hyper_util::rt::TokioIo;
+use http::Uri;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
 use tonic::Code;
-use tonic::transport::{Endpoint, Uri};
 use tower::service_fn;
 
 use crate::config::Builder;
@@ -59,21 +62,32 @@ async fn ask(builder: &Builder) -> Result<Answer, String> {
         .unwrap_or_else(|_| Err(format!("{} did not answer within {} s", builder.address, PATIENCE.as_secs())))
 }
 
-async fn info<T>(stream: TokioIo<T>) -> Result<Answer, String>
+/// Makes the call on a connection that is driven here and not by a channel: its end, too, is an answer. TLS 1.3 for one
+/// refuses a client certificate only after the handshake, and then the call merely says that the connection is gone.
+async fn info<T>(stream: T) -> Result<Answer, String>
 where
-    TokioIo<T>: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
-    let mut stream = Some(stream);
-    // Used once: a lost connection is an answer, too.
-    let connect = service_fn(move |_: Uri| {
-        let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection is lost"));
-        std::future::ready(stream)
-    });
-    let channel = Endpoint::from_static("http://builder").connect_with_connector(connect).await;
-    let channel = channel.map_err(|error| format!("it does not speak HTTP/2: {}", innermost(&error)))?;
-    match ControlClient::new(channel).info(InfoRequest {}).await {
+    let shaken = http2::handshake(TokioExecutor::new(), stream).await;
+    let (sender, connection) = shaken.map_err(|error| format!("no HTTP/2 connection: {}", innermost(&error)))?;
+    let service = service_fn(move |request| sender.clone().send_request(request));
+    let mut client = ControlClient::with_origin(service, Uri::from_static("http://builder"));
+    let mut connection = pin!(connection);
+    let broken = |error: &(dyn Error + 'static)| format!("the connection broke off: {}", innermost(error));
+    let answer = tokio::select! {
+        end = &mut connection => {
+            return Err(end.map_or_else(|error| broken(&error), |()| "the connection was closed".to_owned()));
+        }
+        answer = client.info(InfoRequest {}) => answer,
+    };
+    match answer {
         Ok(answer) => Ok(Answer::Version(version(answer.into_inner().buildkit_version.map(|it| it.version)))),
         Err(status) if status.code() == Code::Unimplemented => Ok(Answer::TooOld),
+        Err(status) if status.source().is_some() => {
+            // Without it the connection ends; if it has broken already it says why.
+            drop(client);
+            Err(connection.await.map_or_else(|error| broken(&error), |()| broken(&status)))
+        }
         Err(status) => Err(format!("it does not answer as a builder does: {}", status.message())),
     }
 }
@@ -84,8 +98,12 @@ fn version(said: Option<String>) -> Option<String> {
 }
 
 /// The error at the bottom, which says what happened; those above it say where.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string()
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 async fn is_open(address: &Address) -> bool {

@@ -3,9 +3,10 @@
 use super::builder::{Answer, Found};
 use super::inflate::Inflate;
 use super::report::{Builder, Check, Commands, Containerd, Engine, Mark, Report};
-use crate::config::{ConfigError, Setting};
+use crate::config::ConfigError;
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, doctor};
+use crate::proxy::Address;
 
 pub(super) fn judge(engines: &doctor::Findings, inflate: Option<&Inflate>, found: &[Found]) -> Report {
     let mut checks = vec![engine_check(&engines.selected)];
@@ -46,10 +47,8 @@ fn failed(about: &'static str, error: &EngineError) -> Check {
 
 fn engine_check(selected: &Result<Selected, EngineError>) -> Check {
     match selected {
-        Ok(Selected { engine, reason }) => {
-            let it = engine.identity();
-            check("engine", Mark::Ok, format!("{} {} at {}: {reason}", it.kind, it.version, it.address), None)
-        }
+        // The reason names the engine, its version and its address.
+        Ok(Selected { reason, .. }) => check("engine", Mark::Ok, reason.as_str(), None),
         Err(error) => failed("engine", error),
     }
 }
@@ -78,10 +77,6 @@ fn containerd_checks(containerd: &Result<doctor::Containerd, EngineError>) -> Ve
         let remedy =
             "content_sharing_policy = \"shared\" for io.containerd.metadata.v1.bolt in containerd's config.toml";
         checks.push(check("sharing", Mark::Slow, found, Some(remedy)));
-    }
-    if it.metadata_synced == Some(false) {
-        let found = "containerd does not sync its metadata (`no_sync`): fast, and lost with a power failure";
-        checks.push(check("metadata", Mark::Note, found, None));
     }
     checks
 }
@@ -123,11 +118,10 @@ fn builder_check(found: &Found) -> Check {
             Some("update BuildKit to 0.11 or later"),
         ),
         Answer::Silent(reason) => {
-            let remedy = format!(
-                "start buildkitd there (`buildkitd --addr {address}`), or correct --{}",
-                Setting::Builder.name()
-            );
-            check("builder", Mark::Fail, format!("no builder at {address}: {reason}"), Some(&remedy))
+            let tls =
+                if matches!(address, Address::Tcp { .. }) { " and its TLS settings (--tls-ca and others)" } else { "" };
+            let remedy = format!("see that buildkitd runs with `--addr {address}`, or correct --builder{tls}");
+            check("builder", Mark::Fail, format!("no answer from the builder at {address}: {reason}"), Some(&remedy))
         }
     }
 }
@@ -161,7 +155,6 @@ fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd 
         version: it.version.clone(),
         uuid: it.uuid.clone(),
         sharing: it.sharing.clone(),
-        metadata_synced: it.metadata_synced,
         inflate: inflate.map(|inflate| match inflate {
             Inflate::Helper(program) => program,
             Inflate::Builtin => "builtin",

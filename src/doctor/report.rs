@@ -61,8 +61,6 @@ pub struct Containerd {
     pub uuid: String,
     /// The content sharing policy, if it says: `shared` or `isolated`.
     pub sharing: Option<String>,
-    /// Whether metadata survives a power failure, if it says.
-    pub metadata_synced: Option<bool>,
     /// `igzip`, `unpigz` or `builtin`; `null` if it could not be found out.
     pub inflate: Option<&'static str>,
 }
@@ -139,7 +137,8 @@ impl fmt::Display for Report {
         for Check { about, mark, found, remedy } in &self.checks {
             writeln!(f, "{mark:<4}  {about:<width$}  {found}")?;
             if let Some(remedy) = remedy {
-                writeln!(f, "{:4}  {:width$}  to mend it: {remedy}", "", "")?;
+                let why = if *mark == Mark::Note { "" } else { "to mend it: " };
+                writeln!(f, "{:4}  {:width$}  {why}{remedy}", "", "")?;
             }
         }
         writeln!(f)?;

@@ -1,16 +1,23 @@
 //! What `linkspan doctor` reports of engines: facts, without judging them.
 
-use super::EngineError;
-use super::select::{Selected, Selection, select};
+use std::path::Path;
+use std::sync::Arc;
 
-/// All that was found. Each half is `None` where there is no socket at its address.
+use super::EngineError;
+use super::containerd::ContainerdEngine;
+use super::docker::{Api, Store, info};
+use super::select::{
+    Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Kind, Selected, Selection, choose, docker_socket, is_there,
+};
+
+/// All that was found. Each half is `None` where it was not asked for or there is no socket at its address.
 #[derive(Debug)]
 pub struct Findings {
     /// The engine that an export would go to, or why there is none.
     pub selected: Result<Selected, EngineError>,
     /// dockerd.
     pub docker: Option<Result<Docker, EngineError>>,
-    /// The containerd that was proven to be dockerd's; without a dockerd the one at the configured address.
+    /// The containerd that was proven to be dockerd's; without a usable dockerd the one at the configured address.
     pub containerd: Option<Result<Containerd, EngineError>>,
 }
 
@@ -40,15 +47,62 @@ pub struct Containerd {
     pub namespace: String,
     /// The snapshotter that would unpack them.
     pub snapshotter: String,
-    /// Whether that snapshotter lets layers be unpacked in parallel (capability `rebase`).
+    /// Whether layers can be unpacked in parallel: that snapshotter is `overlayfs` with the capability `rebase`.
     pub parallel_unpack: bool,
     /// The content sharing policy: `shared` or `isolated`; `None` if it does not say.
     pub sharing: Option<String>,
-    /// Whether metadata survives a power failure; `false` with bolt's `no_sync`, `None` if it does not say.
-    pub metadata_synced: Option<bool>,
 }
 
 /// Looks at the engines of `selection`. Never fails as a whole: each part says what it met.
 pub async fn examine(selection: &Selection) -> Findings {
-    Findings { selected: select(selection).await, docker: None, containerd: None }
+    let (chosen, docker) = futures_util::join!(choose(selection), docker(selection));
+    let containerd = match &chosen {
+        Ok((Chosen::Docker(engine), _)) => Some(Ok(describe(engine.containerd()))),
+        Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
+        Err(_) => containerd(selection).await,
+    };
+    let selected = chosen.map(|(chosen, reason)| Selected { engine: chosen.into_engine(), reason });
+    Findings { selected, docker, containerd }
+}
+
+async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
+    if selection.kind == Kind::Containerd {
+        return None;
+    }
+    let socket = match docker_socket(selection) {
+        Ok(socket) if selection.docker_host.is_none() && !is_there(&socket) => return None,
+        Ok(socket) => socket,
+        Err(error) => return Some(Err(error)),
+    };
+    let api = Arc::new(Api::new(&socket));
+    let found = info(&api).await.map(|info| {
+        let (containerd_store, driver) = match info.store() {
+            Store::Containerd { snapshotter } => (true, snapshotter.to_owned()),
+            Store::Classic { driver } => (false, driver.to_owned()),
+        };
+        Docker { address: api.address().to_owned(), version: info.server_version.clone(), containerd_store, driver }
+    });
+    Some(found)
+}
+
+async fn containerd(selection: &Selection) -> Option<Result<Containerd, EngineError>> {
+    let socket = match &selection.containerd_address {
+        Some(socket) => socket.as_path(),
+        None => Some(Path::new(DEFAULT_CONTAINERD_ADDRESS)).filter(|socket| is_there(socket))?,
+    };
+    let namespace = selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    Some(ContainerdEngine::connect(socket, namespace).await.map(|engine| describe(&engine)))
+}
+
+fn describe(engine: &ContainerdEngine) -> Containerd {
+    let server = engine.server();
+    Containerd {
+        address: engine.client().address().to_owned(),
+        version: server.version.clone(),
+        uuid: server.uuid.clone(),
+        namespace: engine.namespace().to_owned(),
+        snapshotter: server.snapshotter.clone(),
+        parallel_unpack: server.parallel_unpack,
+        sharing: server.sharing.clone(),
+    }
 }

@@ -59,45 +59,71 @@ pub struct Selected {
 /// # Errors
 /// When the engine is not there, is not usable, or (Docker) does not prove to be the one behind the containerd socket.
 pub async fn select(selection: &Selection) -> Result<Selected, EngineError> {
-    let docker = docker_socket(selection);
-    let is_there = |socket: &Path| socket.symlink_metadata().is_ok();
-    match selection.kind {
-        Kind::Containerd => containerd(selection, "as configured").await,
-        Kind::Docker => docker_engine(selection, &docker?, "as configured").await,
-        Kind::Auto => match docker {
-            Ok(socket) if selection.docker_host.is_some() || is_there(&socket) => {
-                docker_engine(selection, &socket, "found by itself").await
-            }
-            Ok(socket) => containerd(selection, &format!("no docker at {}", socket.display())).await,
-            Err(error) => Err(error),
-        },
+    let (chosen, reason) = choose(selection).await?;
+    Ok(Selected { engine: chosen.into_engine(), reason })
+}
+
+/// An engine that was chosen, before it is hidden behind the trait.
+#[derive(Debug)]
+pub(super) enum Chosen {
+    Docker(Box<DockerEngine>),
+    Containerd(Box<ContainerdEngine>),
+}
+
+impl Chosen {
+    pub(super) fn into_engine(self) -> Arc<dyn Engine> {
+        match self {
+            Self::Docker(engine) => Arc::from(engine as Box<dyn Engine>),
+            Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
+        }
     }
 }
 
-async fn docker_engine(selection: &Selection, socket: &Path, why: &str) -> Result<Selected, EngineError> {
+/// The engine and the reason.
+pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), EngineError> {
+    match selection.kind {
+        Kind::Containerd => containerd(selection, "as configured").await,
+        Kind::Docker => docker(selection, &docker_socket(selection)?, "as configured").await,
+        Kind::Auto => {
+            let socket = docker_socket(selection)?;
+            if selection.docker_host.is_some() || is_there(&socket) {
+                docker(selection, &socket, "found by itself").await
+            } else {
+                containerd(selection, &format!("no docker at {}", socket.display())).await
+            }
+        }
+    }
+}
+
+/// Whether there is something at `socket`, be it dead.
+pub(super) fn is_there(socket: &Path) -> bool {
+    socket.symlink_metadata().is_ok()
+}
+
+async fn docker(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {
     let (hint, namespace) = (selection.containerd_address.as_deref(), selection.namespace.as_deref());
     let engine = DockerEngine::connect(socket, hint, namespace).await?;
     let identity = engine.identity();
     let reason = format!(
-        "docker {} at {} ({why}), with the containerd image store proven to be {}",
+        "docker {} at {} ({why}), proven to use the containerd at {}",
         identity.version,
         identity.address,
-        engine.containerd().identity().address,
+        engine.containerd().client().address(),
     );
-    Ok(Selected { engine: Arc::new(engine), reason })
+    Ok((Chosen::Docker(Box::new(engine)), reason))
 }
 
-async fn containerd(selection: &Selection, why: &str) -> Result<Selected, EngineError> {
+async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
     let socket = selection.containerd_address.as_deref().unwrap_or(Path::new(DEFAULT_CONTAINERD_ADDRESS));
     let engine = ContainerdEngine::connect(socket, selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)).await?;
     let identity = engine.identity();
     let reason =
         format!("containerd {} at {}, namespace `{}` ({why})", identity.version, identity.address, identity.namespace);
-    Ok(Selected { engine: Arc::new(engine), reason })
+    Ok((Chosen::Containerd(Box::new(engine)), reason))
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.
-fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineError> {
+pub(super) fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineError> {
     let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
     match host.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => Ok(path.into()),

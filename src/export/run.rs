@@ -89,7 +89,7 @@ impl Exports {
             limits: self.limits,
             tasks: self.tasks.clone(),
             closing: self.closing.clone(),
-            machine: Machine::new(events.clone()),
+            machine: Machine::new(request.origin.export.clone(), events.clone()),
             request,
             source,
             events,
@@ -128,10 +128,15 @@ impl Export {
             self.machine.enter(State::Committed);
             return Ok(Outcome { present_blobs, ..Outcome::default() });
         }
-        // Not cut short: a lease that was created must come into our hands, so that it can be released.
-        let ingest = self.engine.open(&self.request.origin, self.events.clone()).await?;
+        // Opening is not cut short: a lease that was created must come into our hands, so that it can be released.
+        let opening = self.engine.open(&self.request.origin, self.events.clone());
+        let (ingest, graph) = tokio::join!(opening, until(&cancel, self.walk()));
+        let ingest = ingest?;
         self.machine.enter(State::Open);
-        let result = until(&cancel, self.ingest(&*ingest)).await;
+        let result = match graph {
+            Ok(graph) => until(&cancel, self.ingest(&*ingest, Arc::new(graph))).await,
+            Err(error) => Err(error),
+        };
         if result.is_err() {
             self.machine.enter(State::Aborted);
             // A client that is told of the failure may rely on nothing being left, unless the engine went away.
@@ -147,8 +152,7 @@ impl Export {
     }
 
     /// From the open lease to the commit.
-    async fn ingest(&mut self, ingest: &dyn Ingest) -> Result<Outcome, ExportError> {
-        let graph = Arc::new(self.walk().await?);
+    async fn ingest(&mut self, ingest: &dyn Ingest, graph: Arc<Graph>) -> Result<Outcome, ExportError> {
         let plan = ingest.plan(&graph).await?;
         self.machine.enter(State::Planned);
         let present = plan.present.len();

@@ -12,8 +12,8 @@ use super::flight::Flights;
 use super::pump::pump;
 
 /// How many blobs are in flight at once. containerd hashes and writes each blob on one goroutine, so several
-/// are needed to keep its cores busy; more only cost memory.
-const PARALLEL: usize = 6;
+/// are needed to keep its cores busy; each costs about 8 MiB of memory in windows and buffers.
+const PARALLEL: usize = 4;
 
 /// Sends `missing` and returns how many blobs and bytes went. Blobs that another export of this process, or
 /// another client of the engine, brought in meanwhile are not sent.

@@ -19,7 +19,27 @@ pub fn full(bytes: Bytes) -> Body {
 }
 
 /// A body of known bytes with trailers behind it.
+///
+/// Without either, the stream ends with the headers. A gRPC answer that is nothing but a status ("trailers-only",
+/// gRPC over HTTP/2 "Responses") must arrive like that: clients take an empty DATA frame behind it for a broken answer.
 pub fn with_trailers(bytes: Bytes, trailers: Option<HeaderMap>) -> Body {
+    if bytes.is_empty() && trailers.is_none() {
+        return full(bytes);
+    }
     let frames = [Some(Frame::data(bytes)), trailers.map(Frame::trailers)];
     StreamBody::new(stream::iter(frames.into_iter().flatten().map(Ok))).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+
+    #[test]
+    fn a_body_of_nothing_ends_with_the_headers() {
+        assert!(with_trailers(Bytes::new(), None).is_end_stream());
+        assert!(!with_trailers(Bytes::new(), Some(HeaderMap::new())).is_end_stream());
+        assert!(!with_trailers(Bytes::from_static(b"x"), None).is_end_stream());
+    }
 }

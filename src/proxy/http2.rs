@@ -50,6 +50,21 @@ pub enum ProxyError {
     },
 }
 
+impl ProxyError {
+    /// Whether the upstream ended just this call, which the client is to see as it is; everything else means that
+    /// there is no upstream.
+    pub fn is_reset(&self) -> bool {
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                return error.is_reset() && error.is_remote();
+            }
+            source = error.source();
+        }
+        false
+    }
+}
+
 /// A connection to an upstream. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Connection {

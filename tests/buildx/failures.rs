@@ -77,10 +77,11 @@ fn warnings_and_checks() {
         let built = side.builder.build(context.path(), ["--load", "-t", "warned"]).ok();
         let checked = side.builder.build(context.path(), ["--check"]).output();
         // Warnings come in no order.
-        let mut words = said(&built);
-        words.extend(checked.stdout.lines().map(str::to_owned));
+        let plain = |line: &str| line.replace("\u{1b}[33m", "").replace("\u{1b}[0m", "");
+        let mut words: Vec<_> =
+            said(&built).iter().map(String::as_str).chain(checked.stdout.lines()).map(plain).collect();
         words.sort();
-        (words.join("\n").replace("\u{1b}[33m", "").replace("\u{1b}[0m", ""), checked.status.code())
+        (words.join("\n"), checked.status.code())
     });
     assert!(words.0.contains("MaintainerDeprecated"), "{words:?}");
 }

@@ -175,7 +175,7 @@ impl Stack {
             let root = self.fresh_path("-base");
             fs::create_dir_all(root.join("bin")).unwrap();
             fs::copy(program("busybox"), root.join("bin/busybox")).unwrap();
-            for applet in ["sh", "cat", "echo", "ls", "sleep", "test", "wc", "touch", "mkdir", "head", "dd"] {
+            for applet in ["sh", "cat", "echo", "ls", "sleep", "test", "wc", "touch", "mkdir", "head", "tee"] {
                 std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
             }
             let tar = root.with_extension("tar");
@@ -224,6 +224,17 @@ impl Stack {
     /// Digests of the blobs in a containerd namespace.
     pub(crate) fn blobs(&self, namespace: &str) -> Vec<String> {
         self.ctr(namespace, ["content", "ls", "-q"]).ok().lines()
+    }
+
+    /// Snapshots of the default snapshotter in a containerd namespace, as `(name, kind)`.
+    pub(crate) fn snapshots(&self, namespace: &str) -> Vec<(String, String)> {
+        let lines = self.ctr(namespace, ["snapshots", "ls"]).ok().lines();
+        // An active snapshot's key is two words, and the lowest has no parent.
+        let pair = |line: &String| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            (words[0].to_owned(), words[words.len() - 1].to_owned())
+        };
+        lines[1..].iter().map(pair).collect()
     }
 
     /// Image records of a containerd namespace, as `(name, digest)`.

@@ -5,8 +5,12 @@
 //! at a certain time. After every fault: the client knows what happened, no image is half
 //! there, nothing is lost, no lease or ingest is left, and the next export succeeds.
 
-#![allow(dead_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests state what they expect by failing loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "tests state what they expect by failing loudly"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -11,10 +11,11 @@ use tracing::warn;
 
 /// A path that is ours while this lives; dropping it removes what is still ours.
 #[derive(Debug)]
-pub(in super::super) struct Claim {
+pub(super) struct Claim {
     path: PathBuf,
     lock_path: PathBuf,
-    lock: File,
+    /// Locked until it is closed.
+    _lock: File,
     bound: Option<FileId>,
 }
 
@@ -77,7 +78,7 @@ impl Claim {
             }
             lock.set_len(0)?;
             writeln!(lock, "{}", std::process::id())?;
-            return Ok(Self { path: path.to_owned(), lock_path, lock, bound: None });
+            return Ok(Self { path: path.to_owned(), lock_path, _lock: lock, bound: None });
         }
     }
 
@@ -106,7 +107,6 @@ impl Drop for Claim {
         if let Err(error) = fs::remove_file(&self.lock_path) {
             warn!(path = %self.lock_path.display(), %error, "the lock could not be removed");
         }
-        let _ = &self.lock;
     }
 }
 

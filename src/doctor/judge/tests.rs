@@ -50,11 +50,10 @@ fn findings(kind: &'static str) -> doctor::Findings {
         snapshotter: "overlayfs".to_owned(),
         parallel_unpack: true,
         sharing: Some("shared".to_owned()),
-        metadata_synced: Some(true),
     };
     let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
     doctor::Findings {
-        selected: Ok(Selected { engine, reason: "proven".to_owned() }),
+        selected: Ok(Selected { engine, reason: "docker 29.7.2 at unix:///d.sock, proven".to_owned() }),
         docker: None,
         containerd: Some(Ok(containerd)),
     }
@@ -84,7 +83,7 @@ fn all_is_well() {
     assert_eq!(
         report.to_string(),
         "\
-ok    engine      docker 29.7.2 at unix:///d.sock: proven
+ok    engine      docker 29.7.2 at unix:///d.sock, proven
 ok    containerd  v2.3.4 at /c.sock, uuid 1234, namespace moby, snapshotter overlayfs
 ok    unpack      layers are unpacked in parallel
 ok    inflate     containerd inflates gzip with igzip
@@ -103,7 +102,6 @@ fn what_is_slow_works_and_has_a_remedy() {
     if let Some(Ok(containerd)) = &mut findings.containerd {
         containerd.parallel_unpack = false;
         containerd.sharing = Some("isolated".to_owned());
-        containerd.metadata_synced = Some(false);
     }
     let report = judge(&findings, Some(&Inflate::Builtin), &[Found { door_open: false, ..recent() }]);
     assert!(report.works);
@@ -114,7 +112,6 @@ fn what_is_slow_works_and_has_a_remedy() {
             ("containerd", Mark::Ok),
             ("unpack", Mark::Slow),
             ("sharing", Mark::Slow),
-            ("metadata", Mark::Note),
             ("inflate", Mark::Slow),
             ("builder", Mark::Ok),
             ("door", Mark::Note),
@@ -148,7 +145,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
         (
             judge(&findings("docker"), None, &[recent(), found(Answer::Silent("gone".to_owned()))]),
             "builder",
-            "no builder at unix:///b.sock: gone",
+            "no answer from the builder at unix:///b.sock: gone",
         ),
     ];
     for (report, about, words) in cases {
@@ -193,7 +190,7 @@ fn the_keys_of_the_document_are_stable() {
         json!({
             "about": "engine",
             "mark": "ok",
-            "found": "docker 29.7.2 at unix:///d.sock: proven",
+            "found": "docker 29.7.2 at unix:///d.sock, proven",
             "remedy": null,
         })
     );
@@ -206,7 +203,7 @@ fn the_keys_of_the_document_are_stable() {
                 "kind": "docker",
                 "version": "29.7.2",
                 "address": "unix:///d.sock",
-                "reason": "proven",
+                "reason": "docker 29.7.2 at unix:///d.sock, proven",
                 "namespace": "moby",
                 "snapshotter": "overlayfs",
                 "parallel_unpack": true,
@@ -216,7 +213,6 @@ fn the_keys_of_the_document_are_stable() {
                 "version": "v2.3.4",
                 "uuid": "1234",
                 "sharing": "shared",
-                "metadata_synced": true,
                 "inflate": "builtin",
             },
             "builders": [{

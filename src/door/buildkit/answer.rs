@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use oci_spec::image::ANNOTATION_CREATED;
 use prost_types::Timestamp;
 use serde::Serialize;
 
@@ -24,9 +25,6 @@ const NAME: &str = "image.name";
 
 /// The list of results that a request with several exporters gets beside the merged map.
 const RESULTS: &str = "exporter.results";
-
-/// The annotation that the `oci` exporter adds to its answer and `image` does not (BuildKit `exporter/oci/export.go`).
-const CREATED: &str = "org.opencontainers.image.created";
 
 /// The keys of one map.
 pub(super) type Keys = BTreeMap<String, String>;
@@ -114,7 +112,8 @@ pub(super) fn image_keys(
     keys.extend(config.map(|digest| (CONFIG_DIGEST.to_owned(), digest)));
     match load {
         Some(names) => {
-            root.annotations.entry(CREATED.to_owned()).or_insert_with(|| created(exporter).to_string());
+            // The `oci` exporter adds this to its answer, `image` does not (BuildKit `exporter/oci/export.go`).
+            root.annotations.entry(ANNOTATION_CREATED.to_owned()).or_insert_with(|| created(exporter).to_string());
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
             keys.extend((!names.is_empty()).then(|| (NAME.to_owned(), names.join(","))));
         }
@@ -165,7 +164,7 @@ mod tests {
         let keys = image_keys(&exporter, &root("x"), None, Some(&names));
         assert_eq!(keys[NAME], "docker.io/library/a:latest,docker.io/library/b:1");
         let answer = Answer { keys, rest: Vec::new() };
-        assert_eq!(answer.root().unwrap().annotations[CREATED], "1970-01-01T00:00:00Z");
+        assert_eq!(answer.root().unwrap().annotations[ANNOTATION_CREATED], "1970-01-01T00:00:00Z");
     }
 
     #[test]

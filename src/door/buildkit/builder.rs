@@ -19,8 +19,8 @@ use crate::source::BuildkitContent;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What one blob may have in flight, and all of them together.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// A builder's control socket, as we use it ourselves.
 #[derive(Debug)]

@@ -31,6 +31,8 @@ use builder::Builder;
 use builds::Builds;
 use route::Route;
 
+pub use solve::rewrite;
+
 /// How one builder is served.
 #[derive(Debug)]
 pub struct Settings {

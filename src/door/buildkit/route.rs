@@ -36,12 +36,13 @@ impl Route {
     }
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
-        match request.uri().path() {
+        let answer = match request.uri().path() {
             SOLVE => self.solve(request).await,
             STATUS => self.status(request).await,
             GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
             _ => self.upstream.forward(request).await,
-        }
+        };
+        answer.or_else(|error| if error.is_reset() { Err(error) } else { Ok(unreachable(&error)) })
     }
 
     async fn solve(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
@@ -84,12 +85,8 @@ impl Route {
     /// The edited request, if anything in it means a load and the builder can export directly.
     async fn edit(&self, solve: Solve) -> Option<(Load<'_>, Bytes)> {
         let door = &*self.door;
-        let asked: Vec<_> = solve
-            .exporters
-            .iter()
-            .map(|exporter| if exporter.is_load(door.docker_is_load) { exporter.rewritten() } else { exporter.clone() })
-            .collect();
-        if asked == solve.exporters || !self.exports_directly().await {
+        let asked = solve.asked(door.docker_is_load)?;
+        if !self.exports_directly().await {
             return None;
         }
         let message = solve.with_exporters(&asked).ok()?;
@@ -161,6 +158,15 @@ where
     if let Err(error) = served.await {
         tracing::debug!(%error, "client connection ended");
     }
+}
+
+/// There is no builder behind this connection any more.
+fn unreachable(error: &ProxyError) -> Response<Body> {
+    // hyper's own texts are short; what happened is in the sources.
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    let reason = causes.fold(error.to_string(), |reason, cause| format!("{reason}: {cause}"));
+    tracing::warn!(%reason, "the builder cannot be reached");
+    refuse(&Status::unavailable(format!("linkspan: {reason}")))
 }
 
 fn passed_on(body: Incoming) -> Body {

@@ -24,6 +24,13 @@ pub(super) struct Solve {
     pub(super) exporters: Vec<Exporter>,
 }
 
+/// The request that a builder gets in place of `message`, a `SolveRequest`; `None` where nothing in it means a
+/// load, or where it is not a message that we understand: then it passes as it is.
+pub fn rewrite(message: Bytes, docker_is_load: bool) -> Option<Bytes> {
+    let solve = Solve::read(message).ok()?;
+    solve.with_exporters(&solve.asked(docker_is_load)?).ok()
+}
+
 /// Whether the builder records a build in its history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum History {
@@ -51,6 +58,17 @@ impl Solve {
             exporters.push(deprecated);
         }
         Ok(Self { message, build, exporters })
+    }
+
+    /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.
+    pub(super) fn asked(&self, docker_is_load: bool) -> Option<Vec<Exporter>> {
+        let ask = |exporter: &Exporter| {
+            if exporter.is_load(docker_is_load) { exporter.rewritten() } else { exporter.clone() }
+        };
+        self.exporters
+            .iter()
+            .any(|exporter| exporter.is_load(docker_is_load))
+            .then(|| self.exporters.iter().map(ask).collect())
     }
 
     /// The same request with other exporters (as many, in the same order). Each entry and each field that is not

@@ -1,5 +1,7 @@
 //! The content store: what is there, and what its labels say.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
@@ -7,7 +9,7 @@ use containerd_client::services::v1::{
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use prost_types::FieldMask;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use super::client::{Client, Expect as _, UNARY};
@@ -18,6 +20,9 @@ use crate::image::{Descriptor, Digest};
 
 /// How many read-only look-ups are in flight at once. They share one connection; more would only queue in containerd.
 const LOOKUPS: usize = 64;
+
+/// How often to try to abort an ingest that is still being closed; in all about a third of a second.
+const ABORT_TRIES: u32 = 5;
 
 /// What the store knows of a blob; `None` if it does not hold it in this namespace.
 pub(crate) async fn info(client: &Client, digest: &Digest) -> Result<Option<Info>, EngineError> {
@@ -180,9 +185,20 @@ pub(crate) fn size(descriptor: &Descriptor) -> Result<i64, EngineError> {
 }
 
 /// Aborts an ingest; fine if it is gone already.
+///
+/// A stream that was just dropped may still be closing: containerd then writes into the folder that it is asked to
+/// delete, and the deletion fails. That passes within milliseconds.
 pub(crate) async fn abort(client: &Client, name: &str) -> Result<(), EngineError> {
-    let mut content = client.content();
-    let call = content.abort(client.request(AbortRequest { r#ref: name.to_owned() }));
-    client.unary(format!("aborting {name}"), call).await.unless(Code::NotFound)?;
-    Ok(())
+    let mut tries = 0;
+    loop {
+        let mut content = client.content();
+        let call = content.abort(client.request(AbortRequest { r#ref: name.to_owned() }));
+        match client.unary(format!("aborting {name}"), call).await.unless(Code::NotFound) {
+            Err(EngineError::Rpc { .. }) if tries < ABORT_TRIES => {
+                tries += 1;
+                sleep(Duration::from_millis(5 << tries)).await;
+            }
+            outcome => return outcome.map(|_| ()),
+        }
+    }
 }

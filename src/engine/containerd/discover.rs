@@ -67,7 +67,9 @@ pub(crate) async fn discover(
     Ok(Server {
         version: version.version,
         uuid,
-        parallel_unpack: found.capabilities.iter().any(|capability| capability == REBASE),
+        // erofs has the capability as well, but [`super::unpack`] only knows how overlays are filled.
+        parallel_unpack: snapshotter == DEFAULT_SNAPSHOTTER
+            && found.capabilities.iter().any(|capability| capability == REBASE),
         sharing: metadata.and_then(|plugin| plugin.exports.get("policy").cloned()),
         snapshotter,
     })

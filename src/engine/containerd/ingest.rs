@@ -178,11 +178,15 @@ impl ContainerdIngest {
     }
 }
 
-/// Aborts what the lease `id` was still writing, then deletes it.
+/// Aborts what the lease `id` was still writing, then deletes it. An ingest that cannot be aborted loses the lease all
+/// the same, and is garbage from then on.
 pub(crate) async fn release(client: &Client, id: &str) -> Result<(), EngineError> {
     for resource in lease::resources(client, id).await? {
-        if resource.r#type == lease::INGESTS {
-            content::abort(client, &resource.id).await?;
+        if resource.r#type != lease::INGESTS {
+            continue;
+        }
+        if let Err(error) = content::abort(client, &resource.id).await {
+            tracing::debug!(%error, ingest = resource.id, "left to the garbage collector");
         }
     }
     lease::delete(client, id).await

@@ -59,8 +59,10 @@ pub(crate) async fn create(client: &Client, id: &str, origin: &Origin) -> Result
 pub(crate) async fn delete(client: &Client, id: &str) -> Result<(), EngineError> {
     let mut leases = client.leases();
     let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync: false }));
-    client.unary(format!("deleting the lease {id}"), call).await.unless(Code::NotFound)?;
-    Ok(())
+    match client.unary(format!("deleting the lease {id}"), call).await {
+        Err(EngineError::LeaseLost { .. }) => Ok(()),
+        outcome => outcome.unless(Code::NotFound).map(|_| ()),
+    }
 }
 
 /// Adds a resource to the lease `id`; containerd does not check that it exists.

@@ -29,6 +29,7 @@ use crate::progress::Events;
 pub(crate) struct ContainerdEngine {
     client: Client,
     identity: Identity,
+    server: Server,
 }
 
 impl ContainerdEngine {
@@ -43,17 +44,26 @@ impl ContainerdEngine {
     pub(crate) fn new(client: Client, namespace: &str, server: Server) -> Self {
         let identity = Identity {
             kind: "containerd",
-            version: server.version,
+            version: server.version.clone(),
             address: client.address().to_owned(),
             namespace: namespace.to_owned(),
-            snapshotter: server.snapshotter,
+            snapshotter: server.snapshotter.clone(),
             parallel_unpack: server.parallel_unpack,
         };
-        Self { client, identity }
+        Self { client, identity, server }
     }
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What it said of itself.
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.identity.namespace
     }
 
     /// Opens an export. The result is not yet hidden behind the trait, for engines that build on this one.

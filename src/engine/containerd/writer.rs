@@ -21,7 +21,7 @@ use crate::image::Descriptor;
 const CHUNK: usize = 1 << 20;
 /// How many messages wait to be sent. With the one that is being filled and the one that is being encoded, at most
 /// 4 MiB of a blob are in memory.
-const QUEUE: usize = 2;
+const QUEUE: usize = 1;
 /// How often to try again when the ref is still locked by a stream of ours that containerd has not seen end.
 const LOCKED_TRIES: u32 = 8;
 
@@ -161,6 +161,11 @@ impl Writer {
         if bytes.len() as u64 > room {
             let reason = format!("more than the expected {} bytes came", self.blob.size);
             return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
+        }
+        // A chunk that makes a message of its own, as a builder sends them, goes as it came.
+        if self.buffer.is_empty() && (CHUNK / 2..=2 * CHUNK).contains(&bytes.len()) {
+            self.buffer = bytes.into();
+            return self.flush().await;
         }
         while !bytes.is_empty() {
             if self.buffer.is_empty() {

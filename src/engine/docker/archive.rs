@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
 use crate::image::{Descriptor, Reference};
@@ -11,8 +12,6 @@ use crate::image::{Descriptor, Reference};
 const BLOCK: usize = 512;
 /// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
 const IMAGE_NAME: &str = "io.containerd.image.name";
-/// The annotation with an image's tag (image-spec `annotations.md`).
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,7 +31,7 @@ pub(super) fn archive(root: &Descriptor, names: &[Reference]) -> Result<Bytes, s
     };
     let named = |name: &Reference| {
         let mut annotations = BTreeMap::from([(IMAGE_NAME.to_owned(), name.to_string())]);
-        annotations.extend(name.tag().map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
+        annotations.extend(name.tag().map(|tag| (ANNOTATION_REF_NAME.to_owned(), tag.to_owned())));
         entry(annotations)
     };
     let manifests = if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() };
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[1]["digest"], root().digest.as_str());
         assert_eq!(entries[1]["annotations"][IMAGE_NAME], "docker.io/library/demo:two");
-        assert_eq!(entries[1]["annotations"][REF_NAME], "two");
+        assert_eq!(entries[1]["annotations"][ANNOTATION_REF_NAME], "two");
         assert_eq!(entries[1]["annotations"]["kept"], "yes");
     }
 

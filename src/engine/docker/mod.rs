@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, try_join_all};
 
-pub(crate) use self::discover::Store;
+pub(crate) use self::discover::{Store, info};
 use self::handshake::{Handshake, Proof};
 pub(crate) use self::http::Api;
 use super::containerd::{ContainerdEngine, ContainerdIngest};
@@ -42,7 +42,7 @@ impl DockerEngine {
         namespace: Option<&str>,
     ) -> Result<Self, EngineError> {
         let docker = Arc::new(Api::new(socket));
-        let info = discover::info(&docker).await?;
+        let info = info(&docker).await?;
         let snapshotter = match info.store() {
             Store::Containerd { snapshotter } => snapshotter.to_owned(),
             Store::Classic { driver } => {

@@ -1,0 +1,160 @@
+//! The export core by itself: how fast blobs go from a source to an engine that both cost nothing.
+
+#![expect(clippy::expect_used, reason = "a bench that cannot be set up must fail loudly")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use linkspan::engine::{BlobWriter, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use linkspan::export::{Exports, Request};
+use linkspan::image::{Descriptor, Digest, Graph, Reference};
+use linkspan::progress::Events;
+use linkspan::source::{Source, SourceError};
+
+const LAYERS: usize = 8;
+const LAYER_BYTES: u64 = 64 << 20;
+/// What a builder sends at once.
+const CHUNK: usize = 1 << 20;
+
+/// Layers of zeros, and the manifest that lists them.
+#[derive(Debug)]
+struct Zeros {
+    documents: Vec<(Descriptor, Bytes)>,
+}
+
+/// Takes everything and keeps nothing.
+#[derive(Debug)]
+struct Void(Identity);
+
+#[derive(Debug)]
+struct VoidIngest;
+
+#[derive(Debug)]
+struct VoidWriter;
+
+impl Zeros {
+    fn new() -> Self {
+        let document = |media_type: &str, json: String| {
+            let bytes = Bytes::from(json);
+            let descriptor = serde_json::json!({
+                "mediaType": media_type, "digest": Digest::sha256(&bytes), "size": bytes.len(),
+            });
+            (serde_json::from_value::<Descriptor>(descriptor).expect("a descriptor"), bytes)
+        };
+        let ids: Vec<_> = (0..LAYERS).map(|index| Digest::sha256(&[index as u8])).collect();
+        let rootfs = serde_json::json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": ids } });
+        let config = document("application/vnd.oci.image.config.v1+json", rootfs.to_string());
+        let layers: Vec<_> = ids
+            .iter()
+            .map(|id| serde_json::json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": id, "size": LAYER_BYTES }))
+            .collect();
+        let manifest = serde_json::json!({ "schemaVersion": 2, "config": config.0, "layers": layers });
+        let manifest = document("application/vnd.oci.image.manifest.v1+json", manifest.to_string());
+        Self { documents: vec![manifest, config] }
+    }
+
+    fn root(&self) -> Descriptor {
+        self.documents[0].0.clone()
+    }
+}
+
+impl Source for Zeros {
+    fn name(&self) -> &str {
+        "zeros"
+    }
+
+    fn open<'a>(
+        &'a self,
+        blob: &'a Descriptor,
+    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>> {
+        let chunks = match self.documents.iter().find(|(descriptor, _)| descriptor.digest == blob.digest) {
+            Some((_, bytes)) => vec![bytes.clone()],
+            None => vec![Bytes::from_static(&[0; CHUNK]); (blob.size / CHUNK as u64) as usize],
+        };
+        Box::pin(async move { Ok(stream::iter(chunks.into_iter().map(Ok)).boxed()) })
+    }
+}
+
+impl Engine for Void {
+    fn identity(&self) -> &Identity {
+        &self.0
+    }
+
+    fn current<'a>(
+        &'a self,
+        _: &'a Descriptor,
+        _: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(async { Ok(Arc::new(VoidIngest) as Arc<dyn Ingest>) })
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(async { Ok(0) })
+    }
+}
+
+impl Ingest for VoidIngest {
+    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+        Box::pin(async { Ok(Plan { missing: graph.leaves().to_vec(), ..Plan::default() }) })
+    }
+
+    fn writer<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
+        Box::pin(async { Ok(Opened::Writer(Box::new(VoidWriter))) })
+    }
+
+    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn commit<'a>(&'a self, _: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl BlobWriter for VoidWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        std::hint::black_box(bytes);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn pump(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let exports = Exports::new(Arc::new(Void(Identity {
+        kind: "void",
+        version: String::new(),
+        address: String::new(),
+        namespace: String::new(),
+        snapshotter: String::new(),
+        parallel_unpack: false,
+    })));
+    let source = Arc::new(Zeros::new());
+    let mut group = criterion.benchmark_group("export");
+    group.throughput(Throughput::Bytes(LAYERS as u64 * LAYER_BYTES));
+    group.bench_function("8 layers of 64 MiB", |bencher| {
+        bencher.to_async(&runtime).iter(|| async {
+            let origin = Origin { export: "bench".into(), door: "bench", builder: "zeros".into() };
+            let request = Request { root: source.root(), names: Vec::new(), origin };
+            exports.run(request, source.clone(), Events::none()).await.expect("an export")
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, pump);
+criterion_main!(benches);

@@ -1,0 +1,165 @@
+//! Which engine is chosen, and why none is.
+
+use std::os::unix::net::UnixStream;
+
+use linkspan::engine::EngineError;
+use linkspan::engine::doctor::examine;
+use linkspan::engine::select::{Kind, Selection, select};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::common::{Part, Stack, until};
+use crate::fixture::{Image, Layer, containerd_selection, docker_selection, export, names};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
+    let stack = Stack::shared();
+    let selection = Selection { kind: Kind::Auto, ..docker_selection(stack) };
+    let selected = select(&selection).await.unwrap();
+    let identity = selected.engine.identity();
+    assert_eq!((identity.kind, identity.namespace.as_str()), ("docker", "moby"));
+    assert_eq!(identity.address, stack.docker_host());
+    assert!(selected.reason.contains(stack.containerd_address()), "{}", selected.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containerd_is_taken_when_asked_for() {
+    let stack = Stack::shared();
+    let selected = select(&containerd_selection(stack, "k8s.io")).await.unwrap();
+    assert_eq!(
+        (selected.engine.identity().kind, selected.engine.identity().namespace.as_str()),
+        ("containerd", "k8s.io")
+    );
+    assert!(selected.reason.contains("k8s.io"), "{}", selected.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_namespace_than_dockers_is_refused() {
+    let stack = Stack::shared();
+    let selection = Selection { namespace: Some("k8s.io".to_owned()), ..docker_selection(stack) };
+    let error = select(&selection).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Namespace { namespace, .. } if namespace == "k8s.io"), "{error}");
+    assert!(error.to_string().contains("`moby`"), "{error}");
+    let selection = Selection { namespace: Some("moby".to_owned()), ..docker_selection(stack) };
+    select(&selection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshotter_that_is_not_there_is_named() {
+    let stack = Stack::shared();
+    stack.ctr("odd", ["namespaces", "create", "odd", "containerd.io/defaults/snapshotter=stargz"]).ok();
+    let error = select(&containerd_selection(stack, "odd")).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Snapshotter { snapshotter, .. } if snapshotter == "stargz"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containerd_that_is_not_dockers_is_never_written_to() {
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
+    // dockerd learnt the UUID when it started; a containerd with another one is another containerd.
+    let found = std::process::Command::new("find")
+        .arg(stack.state())
+        .args(["-name", "uuid", "-path", "*introspection*"])
+        .output();
+    let path = String::from_utf8(found.unwrap().stdout).unwrap();
+    std::fs::write(path.trim(), "6d0c6f5e-5b1e-4c1d-9d3e-0f0f0f0f0f0f").unwrap();
+    let error = select(&docker_selection(&stack)).await.unwrap_err();
+    assert!(matches!(error, EngineError::NotProven { .. }), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("6d0c6f5e") && said.contains(stack.containerd_address()), "{said}");
+    assert!(error.hint().unwrap().contains("--containerd-address"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_classic_store_is_named_with_its_remedy() {
+    let stack = Stack::start(&[Part::Containerd]);
+    let [config, root, run, socket, pid] =
+        ["json", "root", "run", "sock", "pid"].map(|suffix| stack.fresh_path(&format!("-classic.{suffix}")));
+    let json = serde_json::json!({
+        "bridge": "none", "iptables": false, "ip6tables": false, "userland-proxy": false,
+        "containerd": stack.containerd_address(), "containerd-namespace": "moby-classic",
+        "containerd-plugins-namespace": "plugins-classic", "features": {"containerd-snapshotter": false},
+        "storage-driver": "vfs", "data-root": root, "exec-root": run, "pidfile": pid,
+        "hosts": [format!("unix://{}", socket.display())],
+    });
+    std::fs::write(&config, json.to_string()).unwrap();
+    let dockerd = stack.run("dockerd").arg("--config-file").arg(&config).spawn();
+    until("dockerd to listen", || UnixStream::connect(&socket).is_ok(), |open| *open);
+    let selection = Selection { docker_host: Some(format!("unix://{}", socket.display())), ..Selection::default() };
+    let outcome = select(&selection).await;
+    let findings = examine(&selection).await;
+    dockerd.signal(Signal::TERM);
+    dockerd.wait();
+
+    let error = outcome.unwrap_err();
+    assert!(matches!(&error, EngineError::ClassicStore { driver, .. } if driver == "vfs"), "{error}");
+    assert!(error.hint().unwrap().contains("containerd-snapshotter"));
+    let docker = findings.docker.unwrap().unwrap();
+    assert_eq!((docker.containerd_store, docker.driver.as_str()), (false, "vfs"));
+    assert!(findings.selected.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_sees_both_halves_of_a_docker() {
+    let stack = Stack::shared();
+    let findings = examine(&docker_selection(stack)).await;
+    assert_eq!(findings.selected.unwrap().engine.identity().kind, "docker");
+    let docker = findings.docker.unwrap().unwrap();
+    assert!(docker.containerd_store);
+    assert_eq!(docker.address, stack.docker_host());
+    let containerd = findings.containerd.unwrap().unwrap();
+    assert_eq!(containerd.address, format!("unix://{}", stack.containerd_address()));
+    assert_eq!((containerd.namespace.as_str(), containerd.snapshotter.as_str()), ("moby", "overlayfs"));
+    assert_eq!((containerd.parallel_unpack, containerd.sharing.as_deref()), (true, Some("shared")));
+    assert_eq!(containerd.uuid.len(), 36);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_says_what_it_met_where_there_is_nothing() {
+    let stack = Stack::shared();
+    let missing = stack.fresh_path("-missing.sock");
+    let selection = Selection {
+        docker_host: Some(format!("unix://{}", missing.display())),
+        containerd_address: Some(missing.clone()),
+        ..Selection::default()
+    };
+    let findings = examine(&selection).await;
+    assert!(matches!(findings.selected, Err(EngineError::Unreachable { engine: "docker", .. })));
+    assert!(matches!(findings.docker, Some(Err(EngineError::Unreachable { engine: "docker", .. }))));
+    assert!(matches!(findings.containerd, Some(Err(EngineError::Unreachable { engine: "containerd", .. }))));
+}
+
+/// A dockerd before 29.2 refuses HTTP/2 on its socket, and lets `POST /grpc` be upgraded to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_dockerd_proves_itself_over_an_upgrade() {
+    let stack = Stack::shared();
+    let socket = stack.fresh_path("-old.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let docker = stack.docker_host().strip_prefix("unix://").unwrap().to_owned();
+    let serve = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            tokio::spawn(as_old_dockerd(client, docker.clone()));
+        }
+    });
+    let selection = Selection {
+        kind: Kind::Docker,
+        docker_host: Some(format!("unix://{}", socket.display())),
+        ..Selection::default()
+    };
+    let engine = select(&selection).await.unwrap().engine;
+    let image = Image::new(&[Layer::new().file("old", "1").tar()]);
+    export(&*engine, &image, &names(&["old:1"])).await.unwrap();
+    assert_eq!(engine.current(&image.root, &names(&["old:1"])).await.unwrap(), Some(3));
+    serve.abort();
+}
+
+async fn as_old_dockerd(mut client: tokio::net::UnixStream, docker: String) -> std::io::Result<()> {
+    let mut first = [0; 3];
+    client.read_exact(&mut first).await?;
+    if first == *b"PRI" {
+        return client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
+    }
+    let mut docker = tokio::net::UnixStream::connect(docker).await?;
+    docker.write_all(&first).await?;
+    tokio::io::copy_bidirectional(&mut client, &mut docker).await.map(|_| ())
+}

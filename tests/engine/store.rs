@@ -1,0 +1,99 @@
+//! What is in the store before, during and after an export.
+
+use linkspan::engine::{Ingest, Opened};
+use linkspan::progress::Events;
+
+use crate::common::{Stack, until};
+use crate::fixture::{Image, Layer, containerd, export, names, origin};
+
+/// An image with a layer of a few MiB.
+fn large(name: &str) -> Image {
+    Image::new(&[Layer::new().file(name, vec![7; 5 << 20]).tar()])
+}
+
+async fn begin(ingest: &dyn Ingest, image: &Image) {
+    let plan = ingest.plan(&image.graph()).await.unwrap();
+    let Opened::Writer(mut writer) = ingest.writer(&plan.missing[0]).await.unwrap() else { panic!("not missing") };
+    let bytes = image.blobs[&plan.missing[0].digest].slice(..3 << 20);
+    writer.write(bytes).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_leaves_nothing() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "giving-up").await;
+    let image = large("given-up");
+    let origin = origin();
+    let ingest = engine.open(&origin, Events::none()).await.unwrap();
+    assert_eq!(stack.leases("giving-up"), [format!("linkspan-{}", origin.export)]);
+    begin(&*ingest, &image).await;
+    until("the ingest", || stack.ingests("giving-up").len(), |count| *count == 1);
+    ingest.release().await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(stack.leases("giving-up"), Vec::<String>::new());
+    assert_eq!(stack.ingests("giving-up"), Vec::<String>::new());
+    until("the documents to be collected", || stack.blobs("giving-up").len(), |count| *count == 0);
+    assert_eq!(stack.images("giving-up"), []);
+    export(&*engine, &image, &names(&["given-up:1"])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_may_be_begun_again_in_the_same_export() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "again").await;
+    let image = large("again");
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    begin(&*ingest, &image).await;
+    // The first writer was dropped, and containerd may not know it yet.
+    crate::fixture::send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    ingest.settle().await.unwrap();
+    ingest.commit(&names(&["again:1"])).await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(stack.images("again").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_of_another_namespace_are_shared_without_sending_them() {
+    let stack = Stack::shared();
+    let image = large("shared");
+    export(&*containerd(stack, "shared-from").await, &image, &names(&["shared:1"])).await.unwrap();
+    let engine = containerd(stack, "shared-to").await;
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    let plan = ingest.plan(&image.graph()).await.unwrap();
+    assert_eq!(plan.missing, image.layers);
+    assert!(matches!(ingest.writer(&image.layers[0]).await.unwrap(), Opened::Present));
+    ingest.settle().await.unwrap();
+    ingest.commit(&names(&["shared:1"])).await.unwrap();
+    ingest.release().await.unwrap();
+    let checked = stack.ctr("shared-to", ["images", "check"]).ok().stdout;
+    assert!(checked.contains("complete (2/2)") && checked.trim_end().ends_with("true"), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moving_a_name_keeps_the_records_labels() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "labels").await;
+    let [one, two] = ["1", "2"].map(|content| Image::new(&[Layer::new().file("content", content).tar()]));
+    export(&*engine, &one, &names(&["labelled:1"])).await.unwrap();
+    stack.ctr("labels", ["images", "label", "docker.io/library/labelled:1", "someone=else"]).ok();
+    export(&*engine, &two, &names(&["labelled:1"])).await.unwrap();
+    assert_eq!(stack.images("labels"), [("docker.io/library/labelled:1".to_owned(), two.root.digest.to_string())]);
+    let listed = stack.ctr("labels", ["images", "ls"]).ok().stdout;
+    assert!(listed.contains("someone=else"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_keep_the_image_when_the_lease_is_gone() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "collected").await;
+    let images = ["1", "2"].map(|content| Image::new(&[Layer::new().file("content", content).tar()]));
+    let both = Image::index(&[images[0].clone(), Image::foreign(&[Layer::new().file("other", "3").tar()])]);
+    export(&*engine, &both, &names(&["kept:1"])).await.unwrap();
+    let before = stack.blobs("collected");
+    assert_eq!(before.len(), both.blobs.len());
+    // Whoever deletes an image synchronously waits until the garbage is collected.
+    export(&*engine, &images[1], &names(&["deleted:1"])).await.unwrap();
+    stack.ctr("collected", ["images", "rm", "--sync", "docker.io/library/deleted:1"]).ok();
+    assert_eq!(stack.blobs("collected"), before);
+    assert_eq!(stack.snapshots("collected").len(), 1);
+}

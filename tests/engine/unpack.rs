@@ -1,0 +1,77 @@
+//! Unpacking.
+
+use crate::common::Stack;
+use crate::fixture::{Image, Layer, containerd, docker, export, names};
+
+/// Folders without an entry, whiteouts and opaque folders are where unpacking in parallel goes wrong first.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_unpacked_at_once_look_like_layers_unpacked_in_turn() {
+    let stack = Stack::shared();
+    let engine = docker(stack).await;
+    assert!(engine.identity().parallel_unpack);
+    let base = Layer::busybox()
+        .folder("tmp", 0o1777)
+        .folder("root", 0o700)
+        .file("gone", "x")
+        .file("opaque/hidden", "x")
+        .file("kept/below", "x");
+    let second = Layer::new().file("tmp/a", "a").file("root/deep/b", "b").file("kept/above", "x").file(".wh.gone", "");
+    let third = Layer::new()
+        .file("tmp/c", "c")
+        .file("root/deep/d", "d")
+        .file("opaque/.wh..wh..opq", "")
+        .file("opaque/new", "x");
+    let layers = [
+        base.tar(),
+        second.tar_of(&["tmp/a", "root/deep/b", "kept/above", ".wh.gone"]),
+        third.tar_of(&["tmp/c", "root/deep/d", "opaque/.wh..wh..opq", "opaque/new"]),
+    ];
+    let script = "stat -c '%n %a' /tmp /root /root/deep /opaque; ls -d /gone; ls /tmp /opaque /kept";
+    let expected = "/tmp 1777\n/root 700\n/root/deep 755\n/opaque 755\n\
+                    /kept:\nabove\nbelow\n\n/opaque:\nnew\n\n/tmp:\na\nc\n";
+    // All at once, then only the upper two on a base that is there.
+    for (name, below) in [("parallel:all", 0), ("parallel:upper", 1)] {
+        let marker = Layer::new().file("marker", name).tar();
+        let layers: Vec<_> = [&layers[..1], &[marker], &layers[1..]].concat();
+        if below > 0 {
+            export(&*engine, &Image::new(&layers[..2]), &names(&["parallel:base"])).await.unwrap();
+        }
+        export(&*engine, &Image::new(&layers), &names(&[name])).await.unwrap();
+        let said = stack.docker(["run", "--rm", "--network", "host", name, "sh", "-c", script]).output();
+        assert_eq!(said.stdout, expected, "{name}: {said}");
+        assert!(said.stderr.contains("/gone: No such file"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_snapshotters_are_found_by_the_namespace_and_unpack_in_turn() {
+    let stack = Stack::shared();
+    stack.ctr("native", ["namespaces", "create", "native", "containerd.io/defaults/snapshotter=native"]).ok();
+    let engine = containerd(stack, "native").await;
+    assert_eq!((engine.identity().snapshotter.as_str(), engine.identity().parallel_unpack), ("native", false));
+    let image =
+        Image::new(&[Layer::busybox().tar(), Layer::new().file("a", "1").tar(), Layer::new().file("b", "2").tar()]);
+    export(&*engine, &image, &names(&["native:1"])).await.unwrap();
+    let checked = stack.ctr("native", ["images", "check", "--snapshotter", "native"]).ok();
+    assert!(checked.stdout.trim_end().ends_with("true"), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_of_one_image_at_the_same_time_do_not_hurt_each_other() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "race").await;
+    let layers: Vec<_> = (0..6).map(|n| Layer::new().file(&format!("file-{n}"), vec![n; 300_000]).tar()).collect();
+    let image = Image::new(&layers);
+    let exports = (0..4).map(|n| {
+        let (engine, image) = (engine.clone(), image.clone());
+        tokio::spawn(async move { export(&*engine, &image, &names(&[&format!("race:{n}")])).await })
+    });
+    for export in exports.collect::<Vec<_>>() {
+        export.await.unwrap().unwrap();
+    }
+    let checked = stack.ctr("race", ["images", "check"]).ok().stdout;
+    assert_eq!(checked.matches("complete (7/7)").count(), 4, "{checked}");
+    let active: Vec<_> = stack.snapshots("race").into_iter().filter(|(_, kind)| kind != "Committed").collect();
+    assert_eq!(active, []);
+    assert_eq!(stack.leases("race"), Vec::<String>::new());
+}
