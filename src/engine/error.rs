@@ -177,6 +177,13 @@ impl EngineError {
             Self::Corrupt { .. } => {
                 "build again; if it stays, the builder's cache is damaged: `docker buildx prune`".to_owned()
             }
+            // containerd was killed between making the folder and noting it (its overlay snapshotter's `createSnapshot`);
+            // it only sweeps after a snapshot was removed (`core/metadata/db.go`, `GarbageCollect`).
+            Self::Unpack { reason, .. } if reason.contains("file exists") => {
+                "containerd left that folder behind when it was killed; it sweeps such folders \
+                 when a container or an image is removed: remove one that is not needed"
+                    .to_owned()
+            }
             Self::Missing { .. } => "something removed content during the export; export again".to_owned(),
             Self::LeaseLost { .. } => "export again".to_owned(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
