@@ -6,7 +6,7 @@ use linkspan::engine::{EngineError, Opened};
 use linkspan::image::Digest;
 use linkspan::progress::Events;
 
-use crate::common::{Part, Stack, until};
+use crate::common::{Part, Run, Stack, until};
 use crate::fixture::{Image, Layer, containerd, docker, export, names, origin, send};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +106,29 @@ async fn a_restarted_dockerd_is_proven_again() {
     stack.up();
     export(&*engine, &image, &names(&["after:1"])).await.unwrap();
     assert_eq!(engine.current(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_and_nothing_stays_on_it() {
+    let stack = Stack::start(&[Part::Containerd]);
+    stack.kill(Part::Containerd);
+    // The end of the stack unmounts what was mounted below its folder.
+    let root = stack.state().join("containerd/root");
+    Run::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "linkspan-test"]).arg(root).ok();
+    stack.up();
+    let engine = containerd(&stack, "full").await;
+    let image = |size: usize| Image::new(&[Layer::new().file("large", vec![1; size]).tar()]);
+    // Once while it is written, once while it is unpacked.
+    for size in [40 << 20, 14 << 20] {
+        let error = export(&*engine, &image(size), &names(&["full:1"])).await.unwrap_err();
+        assert!(matches!(error, EngineError::NoSpace { .. }), "{size}: {error:?}");
+        assert!(error.hint().unwrap().contains("free space"));
+        assert_eq!((stack.images("full"), stack.ingests("full")), (vec![], vec![]));
+        assert_eq!(stack.leases("full"), Vec::<String>::new());
+        until("all to be collected", || stack.blobs("full").len(), |count| *count == 0);
+    }
+    export(&*engine, &image(1 << 20), &names(&["full:1"])).await.unwrap();
+    assert_eq!(stack.images("full").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
