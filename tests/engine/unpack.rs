@@ -1,6 +1,6 @@
 //! Unpacking.
 
-use crate::common::Stack;
+use crate::common::{Part, Stack};
 use crate::fixture::{Image, Layer, containerd, docker, export, names};
 
 /// Folders without an entry, whiteouts and opaque folders are where unpacking in parallel goes wrong first.
@@ -74,4 +74,18 @@ async fn exports_of_one_image_at_the_same_time_do_not_hurt_each_other() {
     let active: Vec<_> = stack.snapshots("race").into_iter().filter(|(_, kind)| kind != "Committed").collect();
     assert_eq!(active, []);
     assert_eq!(stack.leases("race"), Vec::<String>::new());
+}
+
+/// The folder that is left when containerd is killed while it prepares its first snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_in_containerds_way_does_not_stop_an_export() {
+    let stack = Stack::start(&[Part::Containerd]);
+    let snapshots = stack.state().join("containerd/root/io.containerd.snapshotter.v1.overlayfs/snapshots");
+    for folder in ["1/fs", "1/work"] {
+        std::fs::create_dir_all(snapshots.join(folder)).unwrap();
+    }
+    let engine = containerd(&stack, "way").await;
+    let image = Image::new(&[Layer::new().file("one", "1").tar(), Layer::new().file("two", "2").tar()]);
+    export(&*engine, &image, &names(&["way:1"])).await.unwrap();
+    assert_eq!(stack.snapshots("way").len(), 2);
 }

@@ -122,19 +122,29 @@ impl Snapshots {
             labels: snapshot_labels(layer, below),
         };
         self.active().insert(key.to_owned());
-        let mut stub = self.client.snapshots();
-        let call = stub.prepare(self.client.request(request));
-        // Bulk work for snapshotters that copy the parent (blockfile), so the patience is great.
-        let outcome =
-            self.client.within(SILENCE, format!("preparing a snapshot for {}", layer.blob.digest), call).await;
+        let mut outcome = self.try_prepare(layer, request.clone()).await;
+        // A containerd that was killed while it made a snapshot has left a folder without an entry in its database, and
+        // gives out its number again. It stumbles over the folder once, and removes it while it stumbles
+        // (`plugins/snapshots/overlay/overlay.go`, `createSnapshot`).
+        if matches!(&outcome, Err(EngineError::Rpc { message, .. }) if message.ends_with(": file exists")) {
+            outcome = self.try_prepare(layer, request).await;
+        }
         let prepared = match outcome {
-            Ok(response) => return Ok(Prepared::Mounts(response.mounts)),
+            Ok(mounts) => return Ok(Prepared::Mounts(mounts)),
             Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => Prepared::Exists,
             Err(EngineError::Rpc { code: Code::NotFound, .. }) if parent.is_some() => Prepared::NoParent,
             Err(error) => return Err(unpacking(error, layer)),
         };
         self.active().remove(key);
         Ok(prepared)
+    }
+
+    async fn try_prepare(&self, layer: &Layer, request: PrepareSnapshotRequest) -> Result<Vec<Mount>, EngineError> {
+        let mut stub = self.client.snapshots();
+        let call = stub.prepare(self.client.request(request));
+        let operation = format!("preparing a snapshot for {}", layer.blob.digest);
+        // Bulk work for snapshotters that copy the parent (blockfile), so the patience is great.
+        Ok(self.client.within(SILENCE, operation, call).await?.mounts)
     }
 
     /// Unpacks `layer` into `mounts`. With `sync` its files are on the disk when this returns.
