@@ -81,7 +81,8 @@ pub(super) async fn commit(
 
 /// Whether dockerd has lost its containerd and not yet tried again. Blobs have just been written to it, so it is there.
 fn is_reconnecting(reason: &str) -> bool {
-    reason.contains("connection error: desc = \"transport: Error while dialing")
+    // grpc-go's words for a connection that is not up; what follows says why (grpc `clientconn.go`).
+    reason.contains("connection error: desc = ")
 }
 
 fn refused(reason: String) -> EngineError {
@@ -157,6 +158,17 @@ mod tests {
             let error = check(body, names).unwrap_err().to_string();
             assert!(error.contains("did not say"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_lost_connection_is_not_a_refusal() {
+        for reason in [
+            r#"Unavailable: connection error: desc = "transport: Error while dialing: dial unix /c.sock: connect: refused""#,
+            r#"Unavailable: connection error: desc = "error reading server preface: connection reset by peer""#,
+        ] {
+            assert!(is_reconnecting(reason), "{reason}");
+        }
+        assert!(!is_reconnecting("authorization denied by plugin opa: no"));
     }
 
     #[test]
