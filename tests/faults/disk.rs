@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use crate::{
-    common::{Run, Stack, test_folder},
+    common::{Run, Stack, test_folder, until},
     engine::{ENGINES, Engine, says},
     rig::{Application, Rig},
 };
@@ -50,13 +50,16 @@ impl Disk {
     fn fill(&self, free: u64) {
         let ballast = OpenOptions::new().create(true).append(true).open(self.ballast()).unwrap();
         ballast.set_len(0).unwrap();
-        let statistics = statvfs(self.root()).unwrap();
-        let available = statistics.f_bavail * statistics.f_frsize;
-        match fallocate(&ballast, FallocateFlags::empty(), 0, available.checked_sub(free).unwrap()) {
+        match fallocate(&ballast, FallocateFlags::empty(), 0, self.available().checked_sub(free).unwrap()) {
             // It needs a little for itself, and has taken what there was.
             Err(Errno::NOSPC) if free == 0 => {}
             outcome => outcome.unwrap(),
         }
+    }
+
+    fn available(&self) -> u64 {
+        let statistics = statvfs(self.root()).unwrap();
+        statistics.f_bavail * statistics.f_frsize
     }
 
     /// Frees it again.
@@ -91,6 +94,8 @@ fn an_image_does_not_fit() {
             let output = rig.build(&application.context, "large:1").fails();
             says(&output, &["the engine's disk is full", place, "no space left on device", "docker image prune"]);
             assert_eq!(engine.digest("large:1"), None, "{output}");
+            // containerd forgets first and deletes then.
+            until("what was written to be deleted", || disk.available(), |available| *available > free - 2 * MIB);
             engine.is_sound();
         }
         // Nothing at all, so that not even leases can be trusted to come and go.
