@@ -26,6 +26,17 @@ pub enum ExportError {
 }
 
 impl ExportError {
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(error) => error.hint(),
+            Self::Source(SourceError::Read { .. } | SourceError::Length { .. }) => {
+                Some("build again; if it stays, look at the builder's log".to_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// The blob that the source was expected to hold and does not, if that is the reason.
     pub fn absent(&self) -> Option<&Digest> {
         match self {

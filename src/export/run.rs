@@ -1,6 +1,7 @@
 //! Runs exports, each in a task of its own, so that every one of them is cleaned up after.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,11 @@ use super::transfer::transfer;
 
 /// How many documents are read at once.
 const PARALLEL_DOCUMENTS: usize = 16;
+
+/// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
+const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// How often it is asked. With the pauses this is most of a lease's life, which ends by itself after eight hours.
+const RELEASE_TRIES: usize = 800;
 
 /// What to export.
 #[derive(Debug, Clone)]
@@ -48,12 +54,20 @@ pub struct Exports {
     flights: Flights,
     limits: Limits,
     tasks: TaskTracker,
+    /// Cancelled when no more patience is to be had with engines that went away.
+    closing: CancellationToken,
 }
 
 impl Exports {
     /// Exports into `engine`, with the default [`Limits`].
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, flights: Flights::default(), limits: Limits::default(), tasks: TaskTracker::new() }
+        Self {
+            engine,
+            flights: Flights::default(),
+            limits: Limits::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        }
     }
 
     /// The engine.
@@ -74,6 +88,7 @@ impl Exports {
             flights: self.flights.clone(),
             limits: self.limits,
             tasks: self.tasks.clone(),
+            closing: self.closing.clone(),
             machine: Machine::new(request.origin.export.clone(), events.clone()),
             request,
             source,
@@ -83,9 +98,11 @@ impl Exports {
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
-    /// Waits until every export and every clean-up has ended. No export may be started afterwards.
+    /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export
+    /// may be started afterwards.
     pub async fn finish(&self) {
         self.tasks.close();
+        self.closing.cancel();
         self.tasks.wait().await;
     }
 }
@@ -96,6 +113,7 @@ struct Export {
     flights: Flights,
     limits: Limits,
     tasks: TaskTracker,
+    closing: CancellationToken,
     machine: Machine,
     request: Request,
     source: Arc<dyn Source>,
@@ -121,10 +139,14 @@ impl Export {
         };
         if result.is_err() {
             self.machine.enter(State::Aborted);
-            release(&*ingest).await;
+            // A client that is told of the failure may rely on nothing being left, unless the engine went away.
+            if let Err(error) = ingest.release().await {
+                tracing::warn!(%error, "a lease could not be released; this is tried again");
+                self.tasks.spawn(release(ingest, self.closing));
+            }
         } else {
             // The client need not wait for it: the image is visible and complete.
-            self.tasks.spawn(async move { release(&*ingest).await });
+            self.tasks.spawn(release(ingest, self.closing));
         }
         result
     }
@@ -177,10 +199,17 @@ where
     }
 }
 
-/// Gives up a lease. If the engine does not answer, the lease expires by itself, and the next start of the
-/// daemon looks for it.
-async fn release(ingest: &dyn Ingest) {
-    if let Err(error) = ingest.release().await {
-        tracing::warn!(%error, "a lease could not be released; it expires by itself");
+/// Gives up a lease, however long it takes the engine to come back from a restart or from a full disk. What is not
+/// released when the daemon ends is found by its next start, or expires by itself.
+async fn release(ingest: Arc<dyn Ingest>, closing: CancellationToken) {
+    let (mut pause, longest) = RELEASE_PAUSES;
+    for _ in 0..RELEASE_TRIES {
+        let Err(error) = ingest.release().await else { return };
+        tracing::debug!(%error, ?pause, "a lease could not be released");
+        if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+        pause = longest.min(pause * 2);
     }
+    tracing::warn!("a lease could not be released; the next start does it, or it expires by itself");
 }

@@ -1,6 +1,7 @@
 //! The program under test, as users start it.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -40,14 +41,14 @@ impl Linkspan {
     /// # Panics
     /// When it ends instead, with its log.
     #[track_caller]
-    pub(crate) fn start(stack: &Stack, args: &[&str], builders: &[&str]) -> Self {
+    pub(crate) fn start(stack: &Stack, args: &[impl AsRef<OsStr>], builders: &[&str]) -> Self {
         let doors = builders.iter().map(|_| stack.fresh_path(".sock")).collect();
         Self::start_at(stack, args, builders, doors)
     }
 
     /// The same with chosen sockets, for a restart.
     #[track_caller]
-    pub(crate) fn start_at(stack: &Stack, args: &[&str], builders: &[&str], doors: Vec<PathBuf>) -> Self {
+    pub(crate) fn start_at(stack: &Stack, args: &[impl AsRef<OsStr>], builders: &[&str], doors: Vec<PathBuf>) -> Self {
         let log = stack.fresh_path("-linkspan.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_linkspan"));
         command.arg("serve").args(args);

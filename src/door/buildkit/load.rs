@@ -228,9 +228,10 @@ impl From<Status> for Failure {
 
 /// What the client is told. `Unknown` is the code of BuildKit's own export errors; buildx prints just the text.
 fn failure(error: &ExportError) -> Status {
-    match error {
-        ExportError::Cancelled => Status::cancelled(error.to_string()),
-        _ => Status::unknown(format!("linkspan: {error}")),
+    match (error, error.hint()) {
+        (ExportError::Cancelled, _) => Status::cancelled(error.to_string()),
+        (_, Some(hint)) => Status::unknown(format!("linkspan: {error}; to mend it: {hint}")),
+        (_, None) => Status::unknown(format!("linkspan: {error}")),
     }
 }
 

@@ -1,0 +1,118 @@
+//! Engines that are killed and started again in the middle of an export.
+
+use crate::{
+    common::{Part, Stack, until},
+    engine::{ENGINES, Engine, says},
+    load::{Load, Stage},
+    rig::{Application, Rig},
+};
+
+#[test]
+fn containerd_is_killed_while_a_layer_is_written() {
+    let stack = Stack::start(&ENGINES);
+    for engine in Engine::both(&stack) {
+        let rig = Rig::new(engine);
+        let application = Application::new(&format!("containerd killed {}", engine.kind));
+        let running = rig.build_half(&application.context, "killed:1");
+        kill_containerd(&engine);
+        rig.builder.release();
+        let output = running.wait();
+        says(&output, &["containerd does not answer at unix://"]);
+
+        stack.up();
+        assert_eq!(engine.digest("killed:1"), None, "{output}");
+        // Linkspan was not restarted: it must remember what it could not release.
+        engine.nothing_is_left();
+        rig.succeeds(&application, "killed:1");
+        engine.is_sound();
+    }
+}
+
+#[test]
+fn containerd_is_restarted_while_a_layer_is_written() {
+    let stack = Stack::start(&ENGINES);
+    for engine in Engine::both(&stack) {
+        let rig = Rig::new(engine);
+        let application = Application::new(&format!("containerd restarted {}", engine.kind));
+        let running = rig.build_half(&application.context, "killed:1");
+        kill_containerd(&engine);
+        stack.up();
+        rig.builder.release();
+        let output = running.wait();
+        says(&output, &["containerd does not answer at unix://"]);
+        assert_eq!(engine.digest("killed:1"), None, "{output}");
+        engine.nothing_is_left();
+        rig.succeeds(&application, "killed:1");
+        engine.is_sound();
+    }
+}
+
+/// Kills it when it makes no snapshot. containerd does not survive that well: a folder without a record stays, and
+/// nobody can prepare a snapshot until one was removed (overlay's `createSnapshot` renames before it commits).
+fn kill_containerd(engine: &Engine<'_>) {
+    until("both layers to have their snapshots", || engine.unfinished_snapshots().len(), |count| *count == 2);
+    engine.stack.kill(Part::Containerd);
+}
+
+#[test]
+fn dockerd_is_killed_while_a_layer_is_written() {
+    let stack = Stack::start(&ENGINES);
+    let engine = Engine::docker(&stack);
+    let rig = Rig::new(engine);
+    let application = Application::new("dockerd killed");
+    let running = rig.build_half(&application.context, "killed:1");
+    stack.kill(Part::Dockerd);
+    rig.builder.release();
+    let output = running.wait();
+    says(&output, &["docker does not answer at unix://"]);
+    engine.nothing_is_left();
+
+    stack.up();
+    assert_eq!(engine.digest("killed:1"), None, "{output}");
+    rig.succeeds(&application, "killed:1");
+    engine.is_sound();
+}
+
+/// Blobs do not pass through dockerd, so that it may restart while they are written.
+#[test]
+fn dockerd_is_restarted_while_a_layer_is_written() {
+    let stack = Stack::start(&ENGINES);
+    let engine = Engine::docker(&stack);
+    let rig = Rig::new(engine);
+    let application = Application::new("dockerd restarted");
+    let running = rig.build_half(&application.context, "restarted:1");
+    stack.kill(Part::Dockerd);
+    stack.up();
+    rig.builder.release();
+    let output = running.wait();
+    assert!(output.status.success(), "{output}");
+    rig.runs(&application, "restarted:1");
+    engine.is_sound();
+}
+
+#[test]
+fn dockerd_is_killed_while_it_commits() {
+    let stack = Stack::start(&ENGINES);
+    let engine = Engine::docker(&stack);
+    let load = Load::before(&stack);
+    let rig = Rig::with(engine, Stack::shared(), engine.args_behind(&load.address(), stack.containerd_address()));
+    for stage in [Stage::Asked, Stage::Half, Stage::Done] {
+        let tag = format!("{stage:?}:1").to_lowercase();
+        let application = Application::new(&tag);
+        load.stop_at(stage);
+        let running = rig.build(&application.context, &tag).spawn();
+        load.stopped();
+        stack.kill(Part::Dockerd);
+        load.mend();
+        let output = running.wait();
+        says(&output, &["docker"]);
+        eprintln!("{output}");
+
+        stack.up();
+        // dockerd may have been done before it could say so.
+        assert!(stage == Stage::Done || engine.digest(&tag).is_none(), "{output}");
+        engine.is_sound();
+        rig.succeeds(&application, &tag);
+        engine.is_sound();
+    }
+}

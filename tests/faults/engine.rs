@@ -1,0 +1,175 @@
+//! An engine as a target of exports, and what must be true of it whatever has happened.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use serde_json::Value;
+
+use crate::common::{Output, Part, Run, Stack, until};
+
+/// What [`Engine::prepare`] loads.
+const EARLIER: &str = "earlier:1";
+
+/// One of the engines of a stack.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Engine<'a> {
+    pub(crate) stack: &'a Stack,
+    pub(crate) kind: &'static str,
+    pub(crate) namespace: &'static str,
+}
+
+impl<'a> Engine<'a> {
+    pub(crate) fn docker(stack: &'a Stack) -> Self {
+        Self { stack, kind: "docker", namespace: "moby" }
+    }
+
+    pub(crate) fn containerd(stack: &'a Stack) -> Self {
+        Self { stack, kind: "containerd", namespace: "faults" }
+    }
+
+    pub(crate) fn both(stack: &'a Stack) -> [Self; 2] {
+        [Self::docker(stack), Self::containerd(stack)]
+    }
+
+    /// How `linkspan serve` is told to export to it.
+    pub(crate) fn args(&self) -> Vec<String> {
+        self.args_behind(self.stack.docker_host(), self.stack.containerd_address())
+    }
+
+    /// The same with other sockets, which must lead to the same daemons.
+    pub(crate) fn args_behind(&self, docker: &str, containerd: &str) -> Vec<String> {
+        let mut args = vec!["--engine", self.kind, "--namespace", self.namespace, "--containerd-address", containerd];
+        if self.kind == "docker" {
+            args.extend(["--docker-host", docker]);
+        }
+        args.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Runs a command in a container of the image.
+    pub(crate) fn container(&self, tag: &str, command: &[&str]) -> Run {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        if self.kind == "docker" {
+            return self.stack.docker(["run", "--rm", "--network", "host", "--pull", "never", tag]).args(command);
+        }
+        let id = format!("faults-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.stack.ctr(self.namespace, ["run", "--rm", &full(tag), &id]).args(command)
+    }
+
+    /// The digest that `tag` stands for.
+    pub(crate) fn digest(&self, tag: &str) -> Option<String> {
+        let name = full(tag);
+        let records = self.stack.images(self.namespace);
+        records.into_iter().find(|(found, _)| *found == name).map(|(_, digest)| digest)
+    }
+
+    /// Removes an image under a tag.
+    #[track_caller]
+    pub(crate) fn remove(&self, tag: &str) {
+        if self.kind == "docker" {
+            self.stack.docker(["rmi", tag]).ok();
+        } else {
+            self.stack.ctr(self.namespace, ["images", "rm", &full(tag)]).ok();
+        }
+    }
+
+    /// Puts an image there that everything must leave alone. It is not Linkspan that loads it.
+    #[track_caller]
+    pub(crate) fn prepare(&self, base: &str) {
+        if self.kind == "docker" {
+            self.stack.docker(["pull", "-q", base]).ok();
+            self.stack.docker(["tag", base, EARLIER]).ok();
+        } else {
+            self.stack.ctr(self.namespace, ["images", "pull", "--plain-http", base]).ok();
+            self.stack.ctr(self.namespace, ["images", "tag", base, &full(EARLIER)]).ok();
+        }
+    }
+
+    /// What must be true at any time after an export, whether that failed or not: no lease, ingest or unfinished
+    /// snapshot of ours is left, every image is whole, and what was there before still runs.
+    #[track_caller]
+    pub(crate) fn is_sound(&self) {
+        self.nothing_is_left();
+        self.every_image_is_whole();
+        let said = self.container(EARLIER, &["echo", "still here"]).ok();
+        assert_eq!(said.stdout, "still here\n", "{said}");
+    }
+
+    /// Neither lease nor ingest nor unfinished snapshot of ours is left.
+    #[track_caller]
+    pub(crate) fn nothing_is_left(&self) {
+        let ours = |list: Vec<String>| -> Vec<String> {
+            list.into_iter().filter(|name| name.starts_with("linkspan-")).collect()
+        };
+        until("our leases to go", || ours(self.stack.leases(self.namespace)), Vec::is_empty);
+        until("our ingests to go", || ours(self.stack.ingests(self.namespace)), Vec::is_empty);
+        until("our snapshots to go", || self.unfinished_snapshots(), Vec::is_empty);
+    }
+
+    /// Whether an export of ours is under way, or was left behind.
+    pub(crate) fn leases(&self) -> Vec<String> {
+        let leases = self.stack.leases(self.namespace);
+        leases.into_iter().filter(|lease| lease.starts_with("linkspan-")).collect()
+    }
+
+    /// Snapshots that were prepared for a layer and not committed.
+    pub(crate) fn unfinished_snapshots(&self) -> Vec<String> {
+        let lines = self.stack.ctr(self.namespace, ["snapshots", "ls"]).ok().lines();
+        lines.into_iter().filter(|line| line.starts_with("extract-")).collect()
+    }
+
+    /// Every blob of every image record is in the namespace, and its file has the digest it should have.
+    #[track_caller]
+    pub(crate) fn every_image_is_whole(&self) {
+        let stored: HashSet<String> = self.stack.blobs(self.namespace).into_iter().collect();
+        let mut open: Vec<_> = self.stack.images(self.namespace).into_iter().map(|(_, digest)| digest).collect();
+        assert!(!open.is_empty(), "there is not even the image that was loaded first");
+        let mut seen = HashSet::new();
+        while let Some(digest) = open.pop() {
+            assert!(stored.contains(&digest), "an image of namespace {} lacks {digest}", self.namespace);
+            if seen.insert(digest.clone()) {
+                open.extend(self.children(&digest));
+            }
+        }
+        let files = seen.iter().map(|digest| self.file(digest));
+        let sums = Run::new("sha256sum").args(files).ok().lines();
+        for line in sums {
+            let (sum, file) = line.split_once("  ").unwrap();
+            assert!(file.ends_with(sum), "{file} has another digest: {sum}");
+        }
+    }
+
+    /// What an index or a manifest needs; nothing for other blobs.
+    fn children(&self, digest: &str) -> Vec<String> {
+        let bytes = fs::read(self.file(digest)).unwrap();
+        let Ok(document) = serde_json::from_slice::<Value>(&bytes) else { return Vec::new() };
+        let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
+        let children = [list("manifests"), list("layers"), vec![document["config"].clone()]].concat();
+        children.iter().filter_map(|child| child["digest"].as_str()).map(str::to_owned).collect()
+    }
+
+    fn file(&self, digest: &str) -> PathBuf {
+        let blobs = self.stack.state().join("containerd/root/io.containerd.content.v1.content/blobs");
+        blobs.join(digest.replace(':', "/"))
+    }
+}
+
+/// A tag as records have it.
+fn full(tag: &str) -> String {
+    format!("docker.io/library/{tag}")
+}
+
+/// The parts of a stack that has both engines; builder and registry are shared.
+pub(crate) const ENGINES: [Part; 2] = [Part::Containerd, Part::Dockerd];
+
+/// That `output` is a failure that says each of `words`.
+#[track_caller]
+pub(crate) fn says(output: &Output, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(1), "{output}");
+    for word in words {
+        assert!(output.stderr.contains(word), "not said: {word}\n{output}");
+    }
+}

@@ -1,0 +1,28 @@
+//! Fault injection: what clients are told and what is left in the engine when something breaks.
+//!
+//! Everything is real, buildx, Linkspan, builder and engine, except for a proxy that a test
+//! puts in front of the builder or the engine to make the fault happen at a certain point, not
+//! at a certain time. After every fault: the client knows what happened, no image is half
+//! there, nothing is lost, no lease or ingest is left, and the next export succeeds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "tests state what they expect by failing loudly"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod blobs;
+mod cancel;
+mod daemons;
+mod disk;
+mod engine;
+mod kills;
+mod load;
+mod messages;
+mod proxy;
+mod prune;
+mod rig;
