@@ -68,8 +68,11 @@ impl Stack {
     /// # Panics
     /// When it does not start, with the words and the remedy of `scripts/stack`.
     pub(crate) fn start(parts: &[Part]) -> Self {
-        // Short, because socket paths below it end at 107 bytes.
-        let parent = std::env::var("LINKSPAN_TEST_DIR").unwrap_or_else(|_| "/tmp".into());
+        Self::start_below(&test_folder(), parts)
+    }
+
+    /// The same with its state folder in `parent`, which must have a short path: sockets in it end at 107 bytes.
+    pub(crate) fn start_below(parent: &Path, parts: &[Part]) -> Self {
         let state = tempfile::Builder::new().prefix("ls-").tempdir_in(parent).unwrap().keep();
         // The warden comes first, so that a stack that starts half is ended too.
         let warden = Command::new("sh")
@@ -278,6 +281,11 @@ impl Builder<'_> {
     pub(crate) fn build<'s>(&self, context: &Path, args: impl IntoIterator<Item = &'s str>) -> Run {
         self.buildx(["build", "--progress", "plain"]).args(args).arg(context)
     }
+}
+
+/// Where tests keep what is not small, in folders of their own that they delete.
+pub(crate) fn test_folder() -> PathBuf {
+    std::env::var_os("LINKSPAN_TEST_DIR").map_or_else(|| "/tmp".into(), PathBuf::from)
 }
 
 /// Whether a process runs. A zombie still has a folder in /proc, but no longer a command line.

@@ -1,30 +1,85 @@
-//! Clients that go away in the middle: the export is aborted although its source never goes on.
+//! Clients that go away in the middle: the export is aborted although what it waits for never comes.
 
 use rustix::process::Signal;
 
 use crate::{
-    common::Stack,
+    common::{Running, Stack},
     engine::{ENGINES, Engine},
+    load::{Load, Stage},
+    proxy::{Proxy, Verdict, Way},
     rig::{Application, Rig},
 };
 
+/// Sends `signal` to the client and waits until nothing of its export is left.
+fn cancel(rig: &Rig<'_>, running: Running, signal: Signal) {
+    assert_eq!(rig.engine.leases().len(), 1, "an export is under way, so there is a lease");
+    running.signal(signal);
+    let output = running.wait();
+    // buildx ends so at a Ctrl-C; who is killed has no code.
+    assert_eq!(output.status.code(), (signal == Signal::INT).then_some(130), "{output}");
+    rig.engine.nothing_is_left();
+}
+
 #[test]
-fn a_client_that_goes_away_ends_its_export() {
+fn while_a_layer_is_read() {
     let stack = Stack::start(&ENGINES);
     for engine in Engine::both(&stack) {
         let rig = Rig::new(engine);
-        for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
-            let application = Application::new(&format!("cancelled {} {code:?}", engine.kind));
+        for signal in [Signal::INT, Signal::KILL] {
+            let application = Application::new(&format!("cancelled {} {signal:?}", engine.kind));
             let running = rig.build_half(&application.context, "cancelled:1");
-            running.signal(signal);
-            let output = running.wait();
-            assert_eq!(output.status.code(), code, "{output}");
-            // The builder's answer is still held back: nothing but the client's going ends this export.
-            engine.nothing_is_left();
+            cancel(&rig, running, signal);
             assert_eq!(engine.digest("cancelled:1"), None);
             rig.builder.mend();
         }
         rig.succeeds(&Application::new(&format!("cancelled {}", engine.kind)), "cancelled:1");
         engine.is_sound();
     }
+}
+
+#[test]
+fn while_a_layer_is_unpacked() {
+    let stack = Stack::start(&ENGINES);
+    for engine in Engine::both(&stack) {
+        let proxy = Proxy::new(&stack, stack.containerd_address());
+        let args = engine.args_behind(stack.docker_host(), proxy.path().to_str().unwrap());
+        let rig = Rig::with(engine, Stack::shared(), args);
+        let application = Application::new(&format!("cancelled unpack {}", engine.kind));
+        let is_apply = |path: &str| path.ends_with("Diff/Apply");
+        for way in [Way::Request, Way::Answer] {
+            proxy.rule(
+                move |message| {
+                    if message.way == way && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }
+                },
+            );
+            let running = rig.build(&application.context, "cancelled:1").spawn();
+            proxy.stopped();
+            cancel(&rig, running, Signal::INT);
+            assert_eq!(engine.digest("cancelled:1"), None);
+            proxy.mend();
+        }
+        rig.succeeds(&application, "cancelled:1");
+        engine.is_sound();
+    }
+}
+
+/// dockerd may or may not make the image of what it got; if it does, that is whole.
+#[test]
+fn while_docker_commits() {
+    let stack = Stack::start(&ENGINES);
+    let engine = Engine::docker(&stack);
+    let load = Load::before(&stack);
+    let args = engine.args_behind(&load.address(), stack.containerd_address());
+    let rig = Rig::with(engine, Stack::shared(), args);
+    for stage in [Stage::Asked, Stage::Half, Stage::Done] {
+        let application = Application::new(&format!("cancelled commit {stage:?}"));
+        load.stop_at(stage);
+        let running = rig.build(&application.context, "cancelled:1").spawn();
+        load.stopped();
+        cancel(&rig, running, Signal::INT);
+        load.mend();
+        engine.is_sound();
+        rig.succeeds(&application, "cancelled:1");
+    }
+    engine.is_sound();
 }

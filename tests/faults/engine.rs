@@ -66,6 +66,16 @@ impl<'a> Engine<'a> {
         records.into_iter().find(|(found, _)| *found == name).map(|(_, digest)| digest)
     }
 
+    /// Removes an image under a tag.
+    #[track_caller]
+    pub(crate) fn remove(&self, tag: &str) {
+        if self.kind == "docker" {
+            self.stack.docker(["rmi", tag]).ok();
+        } else {
+            self.stack.ctr(self.namespace, ["images", "rm", &full(tag)]).ok();
+        }
+    }
+
     /// Puts an image there that everything must leave alone. It is not Linkspan that loads it.
     #[track_caller]
     pub(crate) fn prepare(&self, base: &str) {
@@ -113,7 +123,7 @@ impl<'a> Engine<'a> {
 
     /// Every blob of every image record is in the namespace, and its file has the digest it should have.
     #[track_caller]
-    fn every_image_is_whole(&self) {
+    pub(crate) fn every_image_is_whole(&self) {
         let stored: HashSet<String> = self.stack.blobs(self.namespace).into_iter().collect();
         let mut open: Vec<_> = self.stack.images(self.namespace).into_iter().map(|(_, digest)| digest).collect();
         assert!(!open.is_empty(), "there is not even the image that was loaded first");

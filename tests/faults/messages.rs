@@ -1,9 +1,6 @@
 //! The gRPC messages inside an HTTP/2 body, looked at one by one.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream;
@@ -19,15 +16,19 @@ use super::proxy::{Message, Passed, State, Way};
 /// A compression flag and a length of 32 bits go before each message.
 const HEADER: usize = 5;
 
+/// A call, of which each way has its messages.
+pub(super) struct Call {
+    pub(super) state: Arc<State>,
+    /// Cancelled when the connection is cut.
+    pub(super) cut: CancellationToken,
+    pub(super) path: String,
+    pub(super) number: usize,
+}
+
 /// One way of one call.
 pub(super) struct Messages {
-    state: Arc<State>,
-    /// Cancelled when the connection is cut.
-    cut: CancellationToken,
-    path: String,
+    call: Arc<Call>,
     way: Way,
-    /// The call's first request message, which both ways know.
-    request: Arc<OnceLock<Bytes>>,
     body: Option<Incoming>,
     buffer: BytesMut,
     index: usize,
@@ -35,16 +36,8 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(
-        state: Arc<State>,
-        cut: CancellationToken,
-        path: &str,
-        way: Way,
-        request: Arc<OnceLock<Bytes>>,
-        body: Incoming,
-    ) -> Self {
-        let (buffer, ready) = (BytesMut::new(), VecDeque::new());
-        Self { state, cut, path: path.to_owned(), way, request, body: Some(body), buffer, index: 0, ready }
+    pub(super) fn new(call: Arc<Call>, way: Way, body: Incoming) -> Self {
+        Self { call, way, body: Some(body), buffer: BytesMut::new(), index: 0, ready: VecDeque::new() }
     }
 
     /// The body that goes on, pulled at the receiver's pace.
@@ -57,7 +50,7 @@ impl Messages {
     }
 
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
-        let cut = self.cut.clone();
+        let cut = self.call.cut.clone();
         let cut_off = || Some(Err("the proxy cut the connection".into()));
         cut.run_until_cancelled(self.pull()).await.unwrap_or_else(cut_off)
     }
@@ -76,14 +69,14 @@ impl Messages {
                     Ok(data) => self.buffer.extend_from_slice(&data),
                     Err(trailers) => {
                         // The end of a call is as much held back as its messages.
-                        self.state.thawed().await;
+                        self.call.state.thawed().await;
                         self.ready.push_back(trailers);
                     }
                 },
                 Some(Err(error)) => return Some(Err(error.into())),
                 None => {
                     self.body = None;
-                    assert!(self.buffer.is_empty(), "{}: a message broke off", self.path);
+                    assert!(self.buffer.is_empty(), "{}: a message broke off", self.call.path);
                 }
             }
         }
@@ -92,7 +85,7 @@ impl Messages {
     /// The next whole message.
     fn take(&mut self) -> Option<Bytes> {
         let length = self.buffer.get(1..HEADER)?.get_u32() as usize;
-        assert!(length < MAX_MESSAGE_BYTES, "{}: a message of {length} bytes", self.path);
+        assert!(length < MAX_MESSAGE_BYTES, "{}: a message of {length} bytes", self.call.path);
         if self.buffer.len() < HEADER + length {
             return None;
         }
@@ -100,12 +93,9 @@ impl Messages {
     }
 
     async fn judge(&mut self, bytes: Bytes) {
-        if self.way == Way::Request {
-            self.request.get_or_init(|| bytes.clone());
-        }
-        let request = self.request.get().cloned().unwrap_or_default();
-        let message = Message { path: &self.path, way: self.way, request: &request, index: self.index, bytes: &bytes };
-        let passed = self.state.judge(&message).await;
+        let (call, way) = (&self.call, self.way);
+        let message = Message { path: &call.path, call: call.number, way, index: self.index, bytes: &bytes };
+        let passed = self.call.state.judge(&message).await;
         self.index += 1;
         match passed {
             Passed::Messages(messages) => self.ready.extend(messages.iter().map(|bytes| Frame::data(frame(bytes)))),

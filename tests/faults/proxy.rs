@@ -6,7 +6,10 @@ use std::{
     future::pending,
     os::unix::net::UnixListener as StdListener,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -21,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::messages::Messages;
+use super::messages::{Call, Messages};
 use crate::common::{Stack, until};
 
 /// The direction of a message.
@@ -37,8 +40,8 @@ pub(crate) struct Message<'a> {
     /// `/package.Service/Method`.
     pub(crate) path: &'a str,
     pub(crate) way: Way,
-    /// The call's first request message.
-    pub(crate) request: &'a Bytes,
+    /// Which call of this proxy it belongs to.
+    pub(crate) call: usize,
     /// Its number on this way of this call, from 0.
     pub(crate) index: usize,
     pub(crate) bytes: &'a Bytes,
@@ -72,6 +75,7 @@ type Rule = Box<dyn FnMut(&Message<'_>) -> Verdict + Send>;
 pub(super) struct State {
     upstream: Upstream,
     rule: Mutex<Rule>,
+    calls: AtomicUsize,
     gate: watch::Sender<Gate>,
     cut: watch::Sender<CancellationToken>,
 }
@@ -106,6 +110,7 @@ impl Proxy {
         let state = Arc::new(State {
             upstream: Upstream::new(address, None).unwrap(),
             rule: Mutex::new(Box::new(|_| Verdict::Pass)),
+            calls: AtomicUsize::new(0),
             gate: watch::Sender::default(),
             cut: watch::Sender::new(CancellationToken::new()),
         });
@@ -241,10 +246,11 @@ async fn forward(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ProxyError> {
     let path = request.uri().path().to_owned();
-    let first = Arc::new(OnceLock::new());
-    let body = |way, body| Messages::new(state.clone(), cut.clone(), &path, way, first.clone(), body).into_body();
+    let number = state.calls.fetch_add(1, Ordering::Relaxed);
+    let call = Arc::new(Call { state, cut, path, number });
+    let body = |way, body| Messages::new(call.clone(), way, body).into_body();
     let response = upstream.send(request.map(|incoming| body(Way::Request, incoming))).await?;
     // The head may be all there is of an answer: a refusal.
-    state.thawed().await;
+    call.state.thawed().await;
     Ok(response.map(|incoming| body(Way::Answer, incoming)))
 }

@@ -35,7 +35,8 @@ impl<'a> Rig<'a> {
         engine.prepare(Stack::shared().base_image());
         let builder = Proxy::new(engine.stack, builder.buildkit_host());
         let linkspan = Linkspan::start(engine.stack, &args, &[&builder.address()]);
-        let client = engine.stack.builder(&linkspan.address());
+        // Not of the engine's stack: nothing that happens there shall trouble the client itself.
+        let client = Stack::shared().builder(&linkspan.address());
         Self { engine, builder, linkspan, client, args }
     }
 
