@@ -159,6 +159,11 @@ impl EngineError {
         let hint = match self {
             Self::Unreachable { engine, .. } => format!("check that {engine} is running and that the address is right"),
             Self::Permission { .. } => "run linkspan as root: containerd's socket belongs to root".to_owned(),
+            Self::ClassicStore { version, .. } if major(version).is_some_and(|major| major < FIRST_WITH_STORE) => {
+                format!(
+                    "update docker: the containerd image store came with {FIRST_WITH_STORE} and is the default since 29"
+                )
+            }
             Self::ClassicStore { .. } => {
                 "add {\"features\":{\"containerd-snapshotter\":true}} to dockerd's daemon.json \
                                           and restart it; images of the classic store stay on disk, but out of sight"
@@ -193,6 +198,13 @@ impl EngineError {
     }
 }
 
+/// The first release of docker that has the containerd image store.
+const FIRST_WITH_STORE: u32 = 24;
+
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
+}
+
 /// At most five digests, and how many more there are.
 fn list(digests: &[Digest]) -> String {
     const SHOWN: usize = 5;
@@ -200,4 +212,34 @@ fn list(digests: &[Digest]) -> String {
     let rest = digests.len().saturating_sub(SHOWN);
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classic(version: &str) -> String {
+        let error = EngineError::ClassicStore {
+            address: "unix:///d.sock".to_owned(),
+            version: version.to_owned(),
+            driver: "overlay2".to_owned(),
+        };
+        error.hint().unwrap()
+    }
+
+    #[test]
+    fn the_remedy_for_a_classic_store_depends_on_the_release() {
+        assert!(classic("20.10.24+dfsg1").contains("update docker"));
+        for version in ["24.0.9", "28.5.2", "29.7.2", "dev"] {
+            assert!(classic(version).contains("containerd-snapshotter"), "{version}");
+        }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let digests: Vec<_> = (0..7u8).map(|n| Digest::sha256(&[n])).collect();
+        let said = EngineError::Missing { digests: digests.clone() }.to_string();
+        assert!(said.contains(digests[4].as_str()) && !said.contains(digests[5].as_str()), "{said}");
+        assert!(said.ends_with(" and 2 more"), "{said}");
+    }
 }

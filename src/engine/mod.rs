@@ -89,7 +89,7 @@ pub trait Engine: Debug + Send + Sync {
 pub struct Plan {
     /// Blobs, documents included, that the engine held already; they are pinned now.
     pub present: Vec<Descriptor>,
-    /// Leaves that must be sent.
+    /// Leaves that must be sent, the largest first: whoever begins with them is done soonest.
     pub missing: Vec<Descriptor>,
     /// Documents that were stored by the plan itself, because their bytes were at hand.
     pub stored: Vec<Descriptor>,

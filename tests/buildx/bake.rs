@@ -34,7 +34,14 @@ fn three_targets_that_share_a_context() {
         for target in ["one", "two", "three"] {
             let tag = side.tag(&format!("bake-{target}"));
             assert_eq!(answer[target]["containerimage.digest"], side.digest(&tag));
-            assert_eq!(side.run_image(&tag, &["cat", "/which"]), format!("{target}\n"));
+            let seen = side.run_image(&tag, &["cat", "/which"]);
+            assert_eq!(
+                seen,
+                format!("{target}\n"),
+                "{} again: {}",
+                side.name,
+                side.run_image(&tag, &["ls", "-l", "/which"])
+            );
             answer[target]["image.name"] = answer[target]["image.name"].as_str().unwrap().replace(side.name, "").into();
         }
         answer

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    common::{Context, Part, Stack},
+    common::{Context, Part, Stack, text, until},
     sides::{Side, Sides},
 };
 
@@ -26,7 +26,7 @@ fn pulled_layer(stack: &Stack) -> PathBuf {
 fn check(side: &Side<'_>) {
     assert_eq!(side.run_image(&side.tag("lazy"), &["cat", "/a"]), "linked\n");
     let archive = side.stack.fresh_path(".tar");
-    side.stack.docker(["save", "-o", archive.to_str().unwrap(), &side.tag("lazy")]).ok();
+    side.stack.docker(["save", "-o", text(&archive), &side.tag("lazy")]).ok();
 }
 
 #[test]
@@ -54,4 +54,29 @@ fn the_engine_has_the_base() {
     check(&side);
     assert!(!pulled_layer(&stack).exists(), "the builder pulled a layer that the engine already has");
     assert_eq!(sides.direct().load(&context, "lazy", &[]), digest);
+}
+
+#[test]
+fn a_builder_that_prunes_between_its_answer_and_our_read() {
+    /// The race is lost often enough for this to be plenty.
+    const ROUNDS: u64 = 60;
+    let stack = Stack::start(&PARTS);
+    let sides = Sides::of(&stack);
+    let side = sides.through();
+    let lost = || sides.linkspan.log().matches("the builder is asked to fetch what it lacks").count();
+    for round in 0..ROUNDS {
+        let dockerfile = "FROM scratch\nCOPY a /a\nCOPY b /b\n";
+        let context = Context::new(dockerfile).noise("a", 2 << 20, round).noise("b", 100, round);
+        let tag = side.tag(&format!("pruned-{round}"));
+        let running = side.builder.build(context.path(), ["--load", "-t", &tag]).spawn();
+        until("the image to be made", || running.stderr(), |said| said.contains("exporting manifest"));
+        stack.buildctl(["prune", "--all"]).ok();
+        let output = running.wait();
+        assert!(output.status.success(), "{output}");
+        stack.docker(["save", "-o", text(&stack.fresh_path(".tar")), &tag]).ok();
+        if lost() >= 3 {
+            return;
+        }
+    }
+    panic!("no prune came between answer and read in {ROUNDS} builds");
 }

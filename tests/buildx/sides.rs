@@ -108,7 +108,10 @@ pub(crate) fn said(output: &Output) -> Vec<String> {
         _ => word.to_owned(),
     };
     let line = |line: &str| line.split(' ').map(word).collect::<Vec<_>>().join(" ");
-    output.stderr.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(line).collect()
+    // buildx's HTTP/2 server logs the end of its session when a build fails early, or does not, as the race goes.
+    let noise =
+        |line: &str| line.is_empty() || line.starts_with('#') || line.contains("http2: server connection error");
+    output.stderr.lines().filter(|line| !noise(line)).map(line).collect()
 }
 
 /// A `--metadata-file`, without what differs between any two builds.

@@ -59,6 +59,8 @@ impl Linkspan {
         for name in ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"] {
             command.env_remove(name);
         }
+        let (name, value) = stack.mark();
+        command.env(name, value);
         let file = File::create(&log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let mut linkspan = Self { child: command.spawn().unwrap(), log, doors };

@@ -7,6 +7,7 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 /// Long enough for a cold build on a slow machine; a client that needs longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(180);
 /// No client of these tests says more than this on one stream.
-const MAX_CAPTURED: u64 = 64 << 20;
+const MAX_CAPTURED: usize = 64 << 20;
 
 /// A command to run.
 #[derive(Debug)]
@@ -31,9 +32,16 @@ pub(crate) struct Run {
 pub(crate) struct Running {
     child: Child,
     shown: String,
-    readers: [JoinHandle<Vec<u8>>; 2],
+    streams: [Captured; 2],
     deadline: Instant,
     timeout: Duration,
+}
+
+/// What a stream has said so far, and the thread that still listens.
+#[derive(Debug)]
+struct Captured {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 /// What a command said, and how it ended.
@@ -125,23 +133,47 @@ impl Run {
         let bytes = self.stdin;
         // A client that ends without reading its input is none of our business.
         thread::spawn(move || stdin.write_all(&bytes));
-        let readers = [capture(child.stdout.take().unwrap()), capture(child.stderr.take().unwrap())];
-        Running { child, shown, readers, deadline: Instant::now() + self.timeout, timeout: self.timeout }
+        let streams = [Captured::of(child.stdout.take().unwrap()), Captured::of(child.stderr.take().unwrap())];
+        Running { child, shown, streams, deadline: Instant::now() + self.timeout, timeout: self.timeout }
     }
 }
 
-fn capture(stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stream.take(MAX_CAPTURED).read_to_end(&mut bytes).unwrap();
-        bytes
-    })
+impl Captured {
+    fn of(mut stream: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 64 << 10];
+            // Reading goes on at the limit, so that the client does not hang on a full pipe.
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                let mut bytes = into.lock().unwrap();
+                let room = MAX_CAPTURED.saturating_sub(bytes.len()).min(count);
+                bytes.extend_from_slice(&buffer[..room]);
+            }
+        });
+        Self { bytes, reader }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    fn whole(self) -> String {
+        self.reader.join().unwrap();
+        let bytes = self.bytes.lock().unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
 }
 
 impl Running {
     /// Sends a signal to it and to what it started, as a terminal does.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process_group(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What it has said on stderr so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.streams[1].so_far()
     }
 
     /// Waits for its end.
@@ -161,7 +193,7 @@ impl Running {
             }
             thread::sleep(Duration::from_millis(5));
         };
-        let [stdout, stderr] = self.readers.map(|reader| String::from_utf8_lossy(&reader.join().unwrap()).into_owned());
+        let [stdout, stderr] = self.streams.map(Captured::whole);
         let output = Output { shown: self.shown, status, stdout, stderr };
         assert!(!late, "killed after {:?}: {output}", self.timeout);
         output

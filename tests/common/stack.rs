@@ -145,9 +145,16 @@ impl Stack {
         self.variable("LINKSPAN_REGISTRY")
     }
 
+    /// A variable by which `scripts/stack down` knows what belongs to this stack and must end with it,
+    /// should the test process be gone before it could do that itself.
+    pub(crate) fn mark(&self) -> (&'static str, &Path) {
+        ("LINKSPAN_STACK_MEMBER", &self.state)
+    }
+
     /// A client with this stack's environment.
     pub(crate) fn run(&self, program: &str) -> Run {
-        self.environment.iter().fold(Run::new(program), |run, (name, value)| run.env(name, value))
+        let (name, value) = self.mark();
+        self.environment.iter().fold(Run::new(program).env(name, value), |run, (name, value)| run.env(name, value))
     }
 
     pub(crate) fn docker<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {

@@ -6,8 +6,8 @@ use linkspan::engine::{EngineError, Opened};
 use linkspan::image::Digest;
 use linkspan::progress::Events;
 
-use crate::common::{Part, Stack, until};
-use crate::fixture::{Image, Layer, containerd, docker, export, names, origin};
+use crate::common::{Part, Run, Stack, until};
+use crate::fixture::{Image, Layer, containerd, docker, export, names, origin, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_blob_is_refused_and_leaves_nothing() {
@@ -83,13 +83,8 @@ async fn a_killed_containerd_fails_the_export_and_not_the_next() {
     assert!(ingest.release().await.unwrap_err().is_disconnect());
 
     stack.up();
-    // dockerd needs a moment to find its containerd again, and says so until then.
-    let mut tries = 0;
-    while let Err(error) = export(&*engine, &image, &names(&["after:1"])).await {
-        tries += 1;
-        assert!(tries < 100, "{error}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    // dockerd needs a moment to find its containerd again, which is not for the user to wait out.
+    export(&*engine, &image, &names(&["after:1"])).await.unwrap();
     let listed = stack.docker(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).ok().lines();
     assert_eq!(listed, ["after:1"]);
 }
@@ -106,6 +101,57 @@ async fn a_restarted_dockerd_is_proven_again() {
     stack.up();
     export(&*engine, &image, &names(&["after:1"])).await.unwrap();
     assert_eq!(engine.current(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_and_nothing_stays_on_it() {
+    let stack = Stack::start(&[Part::Containerd]);
+    stack.kill(Part::Containerd);
+    // The end of the stack unmounts what was mounted below its folder.
+    let root = stack.state().join("containerd/root");
+    Run::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "linkspan-test"]).arg(root).ok();
+    stack.up();
+    let engine = containerd(&stack, "full").await;
+    let image = |size: usize| Image::new(&[Layer::new().file("large", vec![1; size]).tar()]);
+    // Once while it is written, once while it is unpacked.
+    for size in [40 << 20, 14 << 20] {
+        let error = export(&*engine, &image(size), &names(&["full:1"])).await.unwrap_err();
+        assert!(matches!(error, EngineError::NoSpace { .. }), "{size}: {error:?}");
+        assert!(error.hint().unwrap().contains("free space"));
+        assert_eq!((stack.images("full"), stack.ingests("full")), (vec![], vec![]));
+        assert_eq!(stack.leases("full"), Vec::<String>::new());
+        until("all to be collected", || stack.blobs("full").len(), |count| *count == 0);
+    }
+    export(&*engine, &image(1 << 20), &names(&["full:1"])).await.unwrap();
+    assert_eq!(stack.images("full").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_came_is_named_instead_of_waited_for() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "never").await;
+    let image = Image::new(&[Layer::new().file("never", "1").tar(), Layer::new().file("came", "2").tar()]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    send(&*ingest, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
+    let error = ingest.settle().await.unwrap_err();
+    let expected = [image.layers[0].digest.clone()];
+    assert!(matches!(&error, EngineError::Missing { digests } if *digests == expected), "{error}");
+    ingest.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_deleted_is_named() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "lost").await;
+    let image = Image::new(&[Layer::new().file("lost", "1").tar()]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    stack.ctr("lost", ["leases", "rm", &stack.leases("lost")[0]]).ok();
+    let error = ingest.plan(&image.graph()).await.unwrap_err();
+    assert!(matches!(error, EngineError::LeaseLost { .. }), "{error}");
+    ingest.release().await.unwrap();
+    // Not to be confused with an image of which the name sounds like it.
+    export(&*engine, &image, &names(&["release:lease"])).await.unwrap();
 }
 
 /// Leaves a lease and an ingest behind, as a process that is killed does: it runs in a process of its own.

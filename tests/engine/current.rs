@@ -58,11 +58,12 @@ async fn docker_takes_notice_of_exports_and_of_repetitions() {
     let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("noticed", "").tar()]);
     let since = stack.docker(["info", "--format", "{{.SystemTime}}"]).ok().stdout;
     assert_eq!(is_current(&*engine, &image, "noticed:1").await, None);
-    export(&*engine, &image, &names(&["noticed:1"])).await.unwrap();
-    assert_eq!(is_current(&*engine, &image, "noticed:1").await, Some(4));
+    let both = names(&["noticed:1", "registry.example:5000/team/noticed:1"]);
+    export(&*engine, &image, &both).await.unwrap();
+    assert_eq!(engine.current(&image.root, &both).await.unwrap(), Some(4));
     let until = stack.docker(["info", "--format", "{{.SystemTime}}"]).ok().stdout;
     let digest = format!("image={}", image.root.digest);
     let arguments = ["events", "--since", since.trim(), "--until", until.trim(), "--filter", "type=image"];
     let events = stack.docker(arguments).args(["--filter", &digest, "--format", "{{.Action}}"]).ok().lines();
-    assert_eq!(events, ["load", "tag"]);
+    assert_eq!(events, ["load", "load", "tag", "tag"]);
 }

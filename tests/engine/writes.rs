@@ -1,7 +1,6 @@
 //! What an export costs: synced metadata writes.
 
 use std::fs;
-use std::path::Path;
 
 use linkspan::progress::Events;
 
@@ -13,8 +12,7 @@ use crate::fixture::{Image, Layer, containerd, export, names, origin};
 /// root bucket of 16, free list and high-water mark of 8 each, and the id).
 fn transactions(stack: &Stack) -> u64 {
     let database = stack.state().join("containerd/root/io.containerd.metadata.v1.bolt/meta.db");
-    let database = [database, stack.state().join("containerd/io.containerd.metadata.v1.bolt/meta.db")];
-    let bytes = database.iter().find_map(|path: &std::path::PathBuf| fs::read::<&Path>(path).ok()).unwrap();
+    let bytes = fs::read(database).unwrap();
     let page = u32::from_le_bytes(bytes[24..28].try_into().unwrap()) as usize;
     let id = |at: usize| u64::from_le_bytes(bytes[at + 64..at + 72].try_into().unwrap());
     id(0).max(id(page))

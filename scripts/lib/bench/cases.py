@@ -120,14 +120,14 @@ def layers100(bench, case):
 def cold(bench, case):
     """From a builder that holds the whole image to an engine that has seen nothing, until a container has run."""
     named, size = prepared(bench)
-    times = {"linkspan": [], "tar": []}
+    times, peaks = {"linkspan": [], "tar": []}, []
     for turn in range(min(bench.options.runs, 3)):
         for name in ("linkspan", "tar") if turn % 2 else ("tar", "linkspan"):
-            times[name].append(cold_run(bench, named[name], size))
-    return figures(case, size, times)
+            times[name].append(cold_run(bench, named[name], size, peaks))
+    return figures(case, size, times, max(peaks))
 
 
-def cold_run(bench, contender, size):
+def cold_run(bench, contender, size, peaks):
     mount = bench.folder("cold")
     image = os.path.join(bench.work, "cold.img")
     with open(image, "wb") as file:
@@ -154,6 +154,7 @@ def cold_run(bench, contender, size):
         run("docker", "run", "--rm", "--network", "host", f"bench-{contender.name}", "true", env=env)
         seconds += time.monotonic() - started
         if linkspan:
+            peaks.append(linkspan.peak_bytes())
             bench.closing.remove(linkspan.stop)
             linkspan.stop()
         return seconds

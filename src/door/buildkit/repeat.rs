@@ -28,7 +28,8 @@ pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 pub(super) const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
 pub(super) const GATEWAY_RETURN: &str = "/moby.buildkit.v1.frontend.LLBBridge/Return";
 
-/// A build that was run again. Its record in the builder's history holds its image until [`Builder::forget`].
+/// A build that was run again. Its record in the builder's history holds its documents until [`Builder::forget`];
+/// its layers are held by the builder's cache, as after any build.
 #[derive(Debug)]
 pub(super) struct Repeated {
     pub(super) build: String,

@@ -147,9 +147,9 @@ impl Client {
 
     /// What a status means.
     pub(crate) fn failure(&self, operation: impl Into<String>, status: Status) -> EngineError {
-        if status.code() == Code::NotFound
-            && status.message().contains("lease")
-            && let Some((lease, _)) = &self.lease
+        if let Some((lease, _)) = &self.lease
+            && status.code() == Code::NotFound
+            && is_lease_lost(status.message(), lease)
         {
             return EngineError::LeaseLost { lease: lease.clone() };
         }
@@ -204,6 +204,12 @@ pub(crate) fn failure(engine: &'static str, address: &str, operation: String, st
     EngineError::Rpc { operation, code: status.code(), message }
 }
 
+/// Whether NOT_FOUND is about the lease `id` and not about what was asked for, which may have any name
+/// (containerd `core/metadata/leases.go`).
+fn is_lease_lost(message: &str, id: &str) -> bool {
+    message.contains("lease does not exist") || message.starts_with(&format!("lease \"{id}\""))
+}
+
 /// Whether an engine's words mean that its disk is full (the texts of ENOSPC and EDQUOT, errno(3)).
 pub(crate) fn is_full(message: &str) -> bool {
     message.contains("no space left on device") || message.contains("disk quota exceeded")
@@ -252,6 +258,21 @@ mod tests {
         let status = Status::unknown("failed to write: no space left on device");
         let error = failure("containerd", "unix:///x", "writing".to_owned(), &status);
         assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    }
+
+    #[test]
+    fn only_the_lease_itself_is_a_lost_lease() {
+        assert!(is_lease_lost("lease does not exist: not found", "linkspan-1"));
+        assert!(is_lease_lost("unable to lease content: lease does not exist: not found", "linkspan-1"));
+        assert!(is_lease_lost("lease \"linkspan-1\": not found", "linkspan-1"));
+        assert!(!is_lease_lost("image \"docker.io/library/release:1\": not found", "linkspan-1"));
+    }
+
+    #[test]
+    fn a_refused_permission_is_named() {
+        let status = Status::from_error(Box::new(io::Error::from(io::ErrorKind::PermissionDenied)));
+        let error = failure("containerd", "unix:///x", "asking".to_owned(), &status);
+        assert!(matches!(error, EngineError::Permission { engine: "containerd", .. }), "{error}");
     }
 
     #[tokio::test]

@@ -78,6 +78,8 @@ impl ContainerdIngest {
                 (false, _) => plan.missing.push(leaf.clone()),
             }
         }
+        // What takes longest is sent and unpacked first.
+        plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
         self.arrivals.add(plan.present.iter().map(|blob| blob.digest.clone()));
         let mut state = self.state();
         state.graph = Some(graph.clone());
@@ -143,10 +145,21 @@ impl ContainerdIngest {
     }
 
     async fn verify(&self) -> Result<(), EngineError> {
+        // First, because an unpack of layers that never came would be waited for without end.
+        self.complete().await?;
         let unpack = self.state().unpack.take();
         if let Some(unpack) = unpack {
+            let took_time = !unpack.is_finished();
             unpack.finish().await?;
+            if took_time {
+                self.complete().await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Fails unless every blob is there, except for foreign layers.
+    async fn complete(&self) -> Result<(), EngineError> {
         let Some(graph) = self.state().graph.clone() else { return Ok(()) };
         let blobs = graph.documents().iter().map(|document| &document.descriptor).chain(graph.leaves());
         let found = content::present(&self.client, blobs).await?;

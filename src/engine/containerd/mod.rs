@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-pub(crate) use self::client::{Client, dial, failure};
+pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
 pub(crate) use self::ingest::ContainerdIngest;
 use super::{Engine, EngineError, Identity, Ingest, Origin};

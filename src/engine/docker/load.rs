@@ -10,15 +10,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
+use tokio::time::{Instant, sleep};
 
 use super::archive::archive;
 use super::http::Api;
 use crate::engine::EngineError;
+use crate::engine::containerd::is_full;
 use crate::image::{Descriptor, Reference};
 use crate::progress::{Event, Events};
 
 /// How long a load may take. Normally milliseconds; long when dockerd has to unpack after all.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long dockerd is given to find a restarted containerd again. It tries after 1 s, 1.6 s, 2.6 s and so on (containerd
+/// `client/client.go`: gRPC's own back-off), and a load that fails in between has done nothing. After an outage of
+/// minutes the next try may be a minute away; then the user is told.
+const RECONNECT: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_millis(200);
 /// What dockerd says of a name that it has loaded (moby `daemon/containerd/image_exporter.go`).
 const LOADED: &str = "Loaded image: ";
 /// What it says of an image without a name.
@@ -51,17 +58,37 @@ pub(super) async fn commit(
     events: &Events,
 ) -> Result<(), EngineError> {
     let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
-    let answer = docker.send("/images/load?quiet=1", "application/x-tar", archive, PATIENCE).await?;
-    if answer.status != StatusCode::OK {
-        return Err(refused(answer.message()));
+    let end = Instant::now() + RECONNECT;
+    loop {
+        let answer = docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
+        let outcome = match answer.status {
+            StatusCode::OK => judge(&answer.body, root, names),
+            _ => Err(refused(answer.message())),
+        };
+        match outcome {
+            Ok(lines) => {
+                lines.into_iter().for_each(|line| events.emit(Event::Note(line)));
+                return Ok(());
+            }
+            Err(EngineError::Commit { reason, .. }) if is_reconnecting(&reason) && Instant::now() < end => {
+                tracing::debug!(reason, "waiting for docker to find its containerd again");
+                sleep(RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    for line in judge(&answer.body, root, names)? {
-        events.emit(Event::Note(line));
-    }
-    Ok(())
+}
+
+/// Whether dockerd has lost its containerd and not yet tried again. Blobs have just been written to it, so it is there.
+fn is_reconnecting(reason: &str) -> bool {
+    // grpc-go's words for a connection that is not up; what follows says why (grpc `clientconn.go`).
+    reason.contains("connection error: desc = ")
 }
 
 fn refused(reason: String) -> EngineError {
+    if is_full(&reason) {
+        return EngineError::NoSpace { operation: "loading the image into docker".to_owned(), message: reason };
+    }
     EngineError::Commit { engine: "docker", reason }
 }
 
@@ -131,6 +158,17 @@ mod tests {
             let error = check(body, names).unwrap_err().to_string();
             assert!(error.contains("did not say"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_lost_connection_is_not_a_refusal() {
+        for reason in [
+            r#"Unavailable: connection error: desc = "transport: Error while dialing: dial unix /c.sock: connect: refused""#,
+            r#"Unavailable: connection error: desc = "error reading server preface: connection reset by peer""#,
+        ] {
+            assert!(is_reconnecting(reason), "{reason}");
+        }
+        assert!(!is_reconnecting("authorization denied by plugin opa: no"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod mend;
 mod parallel;
 mod serial;
 mod snapshots;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -152,6 +153,11 @@ impl Unpack {
     pub(crate) fn start(job: Job, snapshots: Snapshots, parallel: bool, arrivals: Arrivals, events: Events) -> Self {
         let task = async move { unpack(&snapshots, &job, parallel, &arrivals, &events).await };
         Self(AbortOnDropHandle::new(tokio::spawn(task)))
+    }
+
+    /// Whether it has come to its end, good or bad.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
     }
 
     /// Waits for the end.

@@ -7,12 +7,12 @@ use std::thread::available_parallelism;
 
 use containerd_client::types::Mount;
 use futures_util::future::try_join_all;
-use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::host::{Host, Place, as_overlay};
 use super::mend::{Moment, mend, modified};
 use super::snapshots::{Prepared, Snapshots, key};
+use super::turns::Turns;
 use super::{Arrivals, Job, Layer, Outcome};
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -59,15 +59,14 @@ pub(super) async fn unpack(
         return Ok(Outcome::Impossible);
     }
     let mut prepared = Some((lowest_key, mounts));
-    let turns = Semaphore::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
+    let turns = Turns::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
     let fill = layers.iter().enumerate().map(|(at, layer)| {
         let prepared = prepared.take();
         let (host, turns) = (&host, &turns);
         let below = below(at);
         async move {
             arrivals.wait(&layer.blob.digest).await;
-            // Never closed, so there is always a turn.
-            let _turn = turns.acquire().await;
+            let _turn = turns.take(layer.blob.size).await;
             fill(snapshots, layer, below, prepared, host, events).await
         }
     });

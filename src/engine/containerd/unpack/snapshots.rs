@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest};
@@ -41,6 +41,9 @@ struct CommitSnapshotRequest {
     #[prost(string, tag = "5")]
     parent: String,
 }
+
+/// The slowest unpacking of a blob that is still taken for progress, in bytes per second.
+const SLOWEST: u64 = 1 << 20;
 
 /// What preparing a snapshot came to.
 #[derive(Debug)]
@@ -149,7 +152,9 @@ impl Snapshots {
         };
         let mut stub = self.client.diff();
         let call = stub.apply(self.client.request(request));
-        let outcome = self.client.within(SILENCE, format!("unpacking {}", layer.blob.digest), call).await;
+        // containerd says nothing before it is done, so what can be asked for is a least speed.
+        let limit = SILENCE + Duration::from_secs(layer.blob.size / SLOWEST);
+        let outcome = self.client.within(limit, format!("unpacking {}", layer.blob.digest), call).await;
         let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
         if applied.as_deref() == Some(layer.diff_id.as_str()) {
             return Ok(());
