@@ -182,11 +182,7 @@ fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
 }
 
 fn announce(engine: &dyn Engine, reason: &str) {
-    let it = engine.identity();
-    say(&format!(
-        "engine {} {} ({}), namespace {}, snapshotter {}: {reason}",
-        it.kind, it.version, it.address, it.namespace, it.snapshotter
-    ));
+    say(&format!("engine {}: {reason}", engine.identity()));
 }
 
 /// A line on stderr that scripts wait for; unlike a log line it has one form and is always there. If stderr is closed,

@@ -47,8 +47,7 @@ fn failed(about: &'static str, error: &EngineError) -> Check {
 
 fn engine_check(selected: &Result<Selected, EngineError>) -> Check {
     match selected {
-        // The reason names the engine, its version and its address.
-        Ok(Selected { reason, .. }) => check("engine", Mark::Ok, reason.as_str(), None),
+        Ok(Selected { engine, reason }) => check("engine", Mark::Ok, format!("{}: {reason}", engine.identity()), None),
         Err(error) => failed("engine", error),
     }
 }

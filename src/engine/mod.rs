@@ -13,7 +13,7 @@ pub mod doctor;
 mod error;
 pub mod select;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -39,6 +39,13 @@ pub struct Identity {
     pub snapshotter: String,
     /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
     pub parallel_unpack: bool,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, version, address, namespace, snapshotter, .. } = self;
+        write!(f, "{kind} {version} ({address}), namespace {namespace}, snapshotter {snapshotter}")
+    }
 }
 
 /// Who is exporting: becomes the labels of the lease.

@@ -103,23 +103,14 @@ pub(super) fn is_there(socket: &Path) -> bool {
 async fn docker(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {
     let (hint, namespace) = (selection.containerd_address.as_deref(), selection.namespace.as_deref());
     let engine = DockerEngine::connect(socket, hint, namespace).await?;
-    let identity = engine.identity();
-    let reason = format!(
-        "docker {} at {} ({why}), proven to use the containerd at {}",
-        identity.version,
-        identity.address,
-        engine.containerd().client().address(),
-    );
+    let reason = format!("{why}, proven to use the containerd at {}", engine.containerd().client().address());
     Ok((Chosen::Docker(Box::new(engine)), reason))
 }
 
 async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
     let socket = selection.containerd_address.as_deref().unwrap_or(Path::new(DEFAULT_CONTAINERD_ADDRESS));
     let engine = ContainerdEngine::connect(socket, selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)).await?;
-    let identity = engine.identity();
-    let reason =
-        format!("containerd {} at {}, namespace `{}` ({why})", identity.version, identity.address, identity.namespace);
-    Ok((Chosen::Containerd(Box::new(engine)), reason))
+    Ok((Chosen::Containerd(Box::new(engine)), why.to_owned()))
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.
