@@ -17,6 +17,10 @@ use crate::export::{ExportError, Exports, Request};
 use crate::image::{Descriptor, Document, Kind, Limits, Reference, View};
 use crate::source::read_document;
 
+/// How often a build is repeated. Once makes lazy layers present; a builder that prunes all the time can win a
+/// race or two.
+const REPETITIONS: usize = 3;
+
 /// One build whose image goes to the engine.
 pub(super) struct Load<'a> {
     pub(super) builder: &'a Builder,
@@ -51,23 +55,24 @@ impl Load<'_> {
         result
     }
 
-    /// Exports, and once more from a repeated build if the builder does not hold its own image.
+    /// Exports, and again from a repeated build if the builder does not hold its own image.
     async fn export(&self, answer: Answer, displays: &[Option<Display>]) -> Result<Answer, Status> {
-        let error = match self.attempt(&self.solve.build, answer, displays).await? {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        tracing::info!(build = %self.build.id, %error, "the builder is asked to fetch what it lacks");
-        for display in displays.iter().flatten() {
-            display.note("waiting for the builder to fetch layers that it does not hold");
+        let mut attempt = self.attempt(&self.solve.build, answer, displays).await?;
+        for _ in 0..REPETITIONS {
+            let Err(error) = attempt else { break };
+            tracing::info!(build = %self.build.id, %error, "the builder is asked to fetch what it lacks");
+            for display in displays.iter().flatten() {
+                display.note("waiting for the builder to fetch layers that it does not hold");
+            }
+            let repeated = repeat(self.builder, &self.solve, &self.asked, &self.build.recording()).await;
+            let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
+            let result = self.attempt(&repeated.build, repeated.answer, displays).await;
+            if let Err(error) = self.builder.forget(&repeated.build).await {
+                tracing::warn!(build = %repeated.build, %error, "a repeated build stays in the builder's history");
+            }
+            attempt = result?;
         }
-        let repeated = repeat(self.builder, &self.solve, &self.asked, &self.build.recording()).await;
-        let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
-        let result = self.attempt(&repeated.build, repeated.answer, displays).await;
-        if let Err(error) = self.builder.forget(&repeated.build).await {
-            tracing::warn!(build = %repeated.build, %error, "a repeated build stays in the builder's history");
-        }
-        result?.map_err(|error| failure(&error))
+        attempt.map_err(|error| failure(&error))
     }
 
     /// The outer error is final; the inner one says that the builder does not hold its own image.

@@ -97,8 +97,11 @@ impl Route {
     /// Asked once for each client connection: the builder may be another one by the next.
     async fn exports_directly(&self) -> bool {
         let answer = self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await;
-        // A builder that does not answer will not build either, and says why itself.
-        answer.copied().unwrap_or(false)
+        // A builder that does not answer will hardly build; if it does, the client's own way still works.
+        answer.copied().unwrap_or_else(|status| {
+            tracing::warn!(builder = %self.door.builder.name, %status, "no direct export: the builder does not say what it is");
+            false
+        })
     }
 
     async fn status(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
