@@ -53,7 +53,7 @@ fn findings(kind: &'static str) -> doctor::Findings {
     };
     let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
     doctor::Findings {
-        selected: Ok(Selected { engine, reason: "docker 29.7.2 at unix:///d.sock, proven".to_owned() }),
+        selected: Ok(Selected { engine, reason: "as configured, proven".to_owned() }),
         docker: None,
         containerd: Some(Ok(containerd)),
     }
@@ -83,7 +83,7 @@ fn all_is_well() {
     assert_eq!(
         report.to_string(),
         "\
-ok    engine      docker 29.7.2 at unix:///d.sock, proven
+ok    engine      docker 29.7.2 (unix:///d.sock), namespace moby, snapshotter overlayfs: as configured, proven
 ok    containerd  v2.3.4 at /c.sock, uuid 1234, namespace moby, snapshotter overlayfs
 ok    unpack      layers are unpacked in parallel
 ok    inflate     containerd inflates gzip with igzip
@@ -190,7 +190,7 @@ fn the_keys_of_the_document_are_stable() {
         json!({
             "about": "engine",
             "mark": "ok",
-            "found": "docker 29.7.2 at unix:///d.sock, proven",
+            "found": "docker 29.7.2 (unix:///d.sock), namespace moby, snapshotter overlayfs: as configured, proven",
             "remedy": null,
         })
     );
@@ -203,7 +203,7 @@ fn the_keys_of_the_document_are_stable() {
                 "kind": "docker",
                 "version": "29.7.2",
                 "address": "unix:///d.sock",
-                "reason": "docker 29.7.2 at unix:///d.sock, proven",
+                "reason": "as configured, proven",
                 "namespace": "moby",
                 "snapshotter": "overlayfs",
                 "parallel_unpack": true,
