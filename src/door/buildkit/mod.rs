@@ -23,6 +23,7 @@ mod wire;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::export::Exports;
 use crate::proxy::{self, Connection, Upstream};
@@ -75,6 +76,9 @@ impl Door {
             }
         };
         let route = Arc::new(Route::new(self, upstream));
+        // Asked now, so that the build need not wait for it. Not needed any more when the client has gone.
+        let asking = route.clone();
+        let _asking = AbortOnDropHandle::new(tokio::spawn(async move { asking.exports_directly().await }));
         let served = proxy::serve(connection, drain, |request| {
             let route = route.clone();
             async move { route.handle(request).await }

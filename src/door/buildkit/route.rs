@@ -95,7 +95,7 @@ impl Route {
     }
 
     /// Asked once for each client connection: the builder may be another one by the next.
-    async fn exports_directly(&self) -> bool {
+    pub(super) async fn exports_directly(&self) -> bool {
         let answer = self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await;
         // A builder that does not answer will hardly build; if it does, the client's own way still works.
         answer.copied().unwrap_or_else(|status| {

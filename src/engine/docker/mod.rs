@@ -12,6 +12,7 @@ mod load;
 mod tag;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, try_join_all};
@@ -111,8 +112,22 @@ impl Engine for DockerEngine {
         names: &'a [Reference],
     ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
         Box::pin(async move {
-            // At the same time: looking changes nothing, even in a containerd that is the wrong one by now.
-            let ((), found) = futures_util::try_join!(self.check(), self.containerd.check(root, names))?;
+            // At the same time: looking changes nothing, even in a containerd that is the wrong one by now. And what
+            // is not there needs no proof.
+            let (mut proof, mut look) = (pin!(self.check()), pin!(self.containerd.check(root, names)));
+            let found = tokio::select! {
+                proven = &mut proof => {
+                    proven?;
+                    look.await?
+                }
+                found = &mut look => {
+                    let found = found?;
+                    if found.is_some() {
+                        proof.await?;
+                    }
+                    found
+                }
+            };
             let Some(blobs) = found else { return Ok(None) };
             let tagged = try_join_all(names.iter().map(|name| tag::again(&self.docker, name))).await?;
             Ok(tagged.into_iter().all(|there| there).then_some(blobs))
@@ -121,8 +136,13 @@ impl Engine for DockerEngine {
 
     fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
         Box::pin(async move {
-            self.check().await?;
-            let blobs = self.containerd.ingest(origin, events.clone()).await?;
+            // At the same time: an empty lease does no harm in a containerd that is the wrong one by now.
+            let (proven, blobs) = tokio::join!(self.check(), self.containerd.ingest(origin, events.clone()));
+            let blobs = blobs?;
+            if let Err(error) = proven {
+                blobs.release().await?;
+                return Err(error);
+            }
             Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
         })
     }
