@@ -10,6 +10,8 @@ mod common;
 mod current;
 #[path = "engine/fixture.rs"]
 mod fixture;
+#[path = "engine/names.rs"]
+mod names;
 #[path = "engine/store.rs"]
 mod store;
 #[path = "engine/unpack.rs"]

@@ -46,3 +46,6 @@ pub(super) async fn pump(
     writer.commit().await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+
+use super::*;
+use crate::engine::EngineError;
+use crate::image::Digest;
+
+/// Hands out these chunks, whatever is asked for.
+#[derive(Debug)]
+struct Chunks(Vec<&'static [u8]>);
+
+/// What was written, and whether it was committed.
+#[derive(Debug, Clone, Default)]
+struct Written(Arc<Mutex<(Vec<u8>, bool)>>);
+
+impl Source for Chunks {
+    fn name(&self) -> &str {
+        "chunks"
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: &'a Descriptor,
+    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>> {
+        let chunks: Vec<_> = self.0.iter().map(|chunk| Ok(Bytes::from_static(chunk))).collect();
+        Box::pin(async { Ok(stream::iter(chunks).boxed()) })
+    }
+}
+
+impl BlobWriter for Written {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.0.lock().unwrap().0.extend_from_slice(&bytes);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        self.0.lock().unwrap().1 = true;
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Pumps `chunks` as a blob of six bytes. What was written, whether it was committed, what the tee saw.
+async fn pumped(chunks: &[&'static [u8]]) -> (Result<(), ExportError>, Vec<u8>, bool, Vec<u8>) {
+    let blob = Descriptor {
+        media_type: String::new(),
+        digest: Digest::sha256(b"abcdef"),
+        size: 6,
+        annotations: [].into(),
+        platform: None,
+        artifact_type: None,
+    };
+    let written = Written::default();
+    let (tee, mut seen) = mpsc::channel(8);
+    let source = Chunks(chunks.to_vec());
+    let result = pump(&source, &blob, Box::new(written.clone()), Some(&tee), &Events::none()).await;
+    drop(tee);
+    let mut teed = Vec::new();
+    while let Some(bytes) = seen.recv().await {
+        teed.extend_from_slice(&bytes);
+    }
+    let (bytes, committed) = written.0.lock().unwrap().clone();
+    (result, bytes, committed, teed)
+}
+
+#[tokio::test]
+async fn a_tee_sees_what_the_engine_gets() {
+    let (result, written, committed, teed) = pumped(&[b"abc", b"", b"def"]).await;
+    result.unwrap();
+    assert!(committed);
+    assert_eq!((written.as_slice(), teed.as_slice()), (&b"abcdef"[..], &b"abcdef"[..]));
+}
+
+#[tokio::test]
+async fn a_blob_of_another_length_is_not_committed() {
+    for chunks in [&[b"abc" as &[u8]][..], &[b"abcdef", b"g"], &[]] {
+        let (result, _, committed, _) = pumped(chunks).await;
+        assert!(matches!(result, Err(ExportError::Source(SourceError::Length { expected: 6, .. }))), "{chunks:?}");
+        assert!(!committed, "{chunks:?}");
+    }
+}
