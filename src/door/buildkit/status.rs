@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
@@ -16,6 +16,10 @@ use crate::proxy::{Body, BodyError};
 /// The builder ends this stream just before it answers `Solve`. Our work begins with that answer, so its
 /// frames come between the builder's last one and the trailers.
 pub(super) fn hold_open(response: Response<Incoming>, build: Arc<Build>) -> Response<Body> {
+    if response.body().is_end_stream() {
+        // Only a status, in the headers: there is nothing to hold open, and it must stay a single frame.
+        return response.map(|body| body.map_err(BodyError::from).boxed_unsync());
+    }
     let (parts, body) = response.into_parts();
     // One frame at a time: the client's pace is the builder's.
     let (sender, receiver) = mpsc::channel(1);
