@@ -54,8 +54,28 @@ pub(super) async fn probe(builder: &Builder) -> Found {
     }
 }
 
+/// How often to ask when the connection broke without a reason: a refusal after the handshake races with our first bytes,
+/// and the system may drop it together with the connection.
+const ATTEMPTS: usize = 5;
+/// How reasons end that are none: h2's, our own, and the system's words.
+const ENDINGS: [&str; 4] =
+    ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
+
 async fn ask(builder: &Builder) -> Result<Answer, String> {
     let upstream = Upstream::new(builder.address.clone(), builder.tls.as_ref()).map_err(|error| error.to_string())?;
+    let mut answer = ask_once(builder, &upstream).await;
+    for _ in 1..ATTEMPTS {
+        match &answer {
+            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => {
+                answer = ask_once(builder, &upstream).await
+            }
+            _ => break,
+        }
+    }
+    answer
+}
+
+async fn ask_once(builder: &Builder, upstream: &Upstream) -> Result<Answer, String> {
     let stream = upstream.connect().await.map_err(|error| error.to_string())?;
     tokio::time::timeout(PATIENCE, info(TokioIo::new(stream)))
         .await

@@ -5,6 +5,7 @@
 //! [`Connection::forward`]; headers, trailers, resets and half-closes then pass as they are.
 
 mod address;
+mod alert;
 mod body;
 mod http2;
 mod upstream;

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Address;
+use super::alert::Explained;
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,7 +116,7 @@ impl Upstream {
                 stream.set_nodelay(true)?;
                 match &self.tls {
                     None => Ok(Box::new(stream)),
-                    Some((connector, name)) => Ok(Box::new(connector.connect(name.clone(), stream).await?)),
+                    Some((connector, name)) => Ok(Box::new(Explained(connector.connect(name.clone(), stream).await?))),
                 }
             }
         }

@@ -1,0 +1,52 @@
+//! Says why a TLS peer hung up.
+//!
+//! In TLS 1.3 a client has finished its handshake before the server looks at its certificate (RFC 8446, section 2).
+//! A server that refuses it sends an alert and closes; whoever is writing by then sees a broken pipe, and the alert, which
+//! says what is wrong, lies unread.
+
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream whose failed writes are explained by what the peer said last.
+#[derive(Debug)]
+pub(super) struct Explained<S>(pub(super) S);
+
+impl<S: AsyncRead + Unpin> Explained<S> {
+    /// The alert behind `error`, if there is one; else `error`.
+    fn explain(&mut self, context: &mut Context<'_>, error: io::Error) -> io::Error {
+        if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+            return error;
+        }
+        let mut bytes = [0; 1];
+        match Pin::new(&mut self.0).poll_read(context, &mut ReadBuf::new(&mut bytes)) {
+            // The kind under which rustls reports alerts and other breaches of the protocol.
+            Poll::Ready(Err(said)) if said.kind() == ErrorKind::InvalidData => said,
+            _ => error,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.0).poll_write(context, bytes));
+        Poll::Ready(written.map_err(|error| self.explain(context, error)))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.0).poll_flush(context));
+        Poll::Ready(flushed.map_err(|error| self.explain(context, error)))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
