@@ -56,14 +56,14 @@ fn the_engine_has_the_base() {
     assert_eq!(sides.direct().load(&context, "lazy", &[]), digest);
 }
 
+/// Whoever wins each race, the build succeeds and the image is whole. That the builder loses one is not left to chance
+/// elsewhere: `faults::prune` holds its answer back until it has pruned.
 #[test]
-fn a_builder_that_prunes_between_its_answer_and_our_read() {
-    /// The race is lost often enough for this to be plenty.
-    const ROUNDS: u64 = 60;
+fn a_builder_that_prunes_while_its_image_is_read() {
+    const ROUNDS: u64 = 20;
     let stack = Stack::start(&PARTS);
     let sides = Sides::of(&stack);
     let side = sides.through();
-    let lost = || sides.linkspan.log().matches("the builder is asked to fetch what it lacks").count();
     for round in 0..ROUNDS {
         let dockerfile = "FROM scratch\nCOPY a /a\nCOPY b /b\n";
         let context = Context::new(dockerfile).noise("a", 2 << 20, round).noise("b", 100, round);
@@ -74,9 +74,5 @@ fn a_builder_that_prunes_between_its_answer_and_our_read() {
         let output = running.wait();
         assert!(output.status.success(), "{output}");
         stack.docker(["save", "-o", text(&stack.fresh_path(".tar")), &tag]).ok();
-        if lost() >= 3 {
-            return;
-        }
     }
-    panic!("no prune came between answer and read in {ROUNDS} builds");
 }
