@@ -20,6 +20,28 @@ fn a_plain_load_works_from_end_to_end() {
 }
 
 #[test]
+fn a_classic_dockerd_runs_beside_the_other() {
+    let stack = Stack::start(&[Part::Dockerd, Part::DockerdClassic]);
+    let info = |run: Run| run.ok().stdout.trim().to_owned();
+    let format = ["info", "--format", "{{.Driver}} {{.DriverStatus}} {{.DockerRootDir}}"];
+    let (usual, classic) = (info(stack.docker(format)), info(stack.docker_classic(format)));
+    assert!(usual.contains("io.containerd.snapshotter.v1"), "{usual}");
+    assert!(!classic.contains("io.containerd.snapshotter.v1"), "{classic}");
+    let driver = classic.split(' ').next().unwrap();
+    assert!(["overlay2", "vfs"].contains(&driver), "{classic}");
+    assert!(classic.ends_with(stack.state().join("classic").to_str().unwrap()), "{classic}");
+
+    let image = stack.fresh_path(".tar");
+    std::fs::write(&image, []).unwrap();
+    stack.docker_classic(["import", image.to_str().unwrap(), "only:classic"]).ok();
+    stack.docker_classic(["image", "inspect", "only:classic"]).ok();
+    stack.docker(["image", "inspect", "only:classic"]).fails();
+    stack.kill(Part::DockerdClassic);
+    stack.up();
+    stack.docker_classic(["image", "inspect", "only:classic"]).ok();
+}
+
+#[test]
 fn a_killed_part_is_started_again_with_its_data() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
     let builder = stack.builder(stack.buildkit_host());
@@ -51,7 +73,7 @@ fn mistakes_are_answered_with_the_remedy() {
     let cases: [(&[&str], &str); 5] = [
         (&["up", "--state", "relative"], "choose another with --state"),
         (&["up", "--state", &long], "choose a shorter one with --state"),
-        (&["up", "--only", "podman"], "one of: containerd dockerd buildkitd registry"),
+        (&["up", "--only", "podman"], "one of: containerd dockerd dockerd-classic buildkitd registry"),
         (&["up", "--state"], "scripts/stack --help"),
         (&["sideways"], "usage: scripts/stack"),
     ];

@@ -2,8 +2,8 @@
 # with words of their own. Sourced by scripts/stack.
 # shellcheck shell=bash disable=SC2154  # state is set by the caller
 check_state() {
-    # dockerd makes the longest socket below it: run/docker/libnetwork/<12 digits>.sock.
-    local longest="$state/run/docker/libnetwork/0123456789ab.sock"
+    # A dockerd makes the longest socket below it: run/classic/libnetwork/<12 digits>.sock.
+    local longest="$state/run/classic/libnetwork/0123456789ab.sock"
     [[ $state =~ ^/[A-Za-z0-9._/-]+$ ]] || die "the state folder '$state' is not an absolute path of plain characters" "choose another with --state"
     [ ${#longest} -le 107 ] || die "the state folder $state is too long by $((${#longest} - 107)): socket paths end at 107 bytes" "choose a shorter one with --state"
 }

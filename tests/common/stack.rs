@@ -20,17 +20,21 @@ use super::{Run, file_of, until};
 pub(crate) enum Part {
     Containerd,
     Dockerd,
+    /// A second dockerd, with the classic image store.
+    DockerdClassic,
     Buildkitd,
     Registry,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Containerd, Self::Dockerd, Self::Buildkitd, Self::Registry];
+    /// What the shared stack runs. The classic dockerd is started by the tests that are about it.
+    const USUAL: [Self; 4] = [Self::Containerd, Self::Dockerd, Self::Buildkitd, Self::Registry];
 
     fn name(self) -> &'static str {
         match self {
             Self::Containerd => "containerd",
             Self::Dockerd => "dockerd",
+            Self::DockerdClassic => "dockerd-classic",
             Self::Buildkitd => "buildkitd",
             Self::Registry => "registry",
         }
@@ -57,10 +61,16 @@ pub(crate) struct Builder<'a> {
 }
 
 impl Stack {
-    /// The stack that the tests of this binary share: every part, started once.
+    /// The stack that the tests of this binary share: every part but the classic dockerd, started once.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Stack> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(&Part::ALL))
+        SHARED.get_or_init(|| Self::start(&Part::USUAL))
+    }
+
+    /// Another one that they share: a classic dockerd, with a builder and a registry.
+    pub(crate) fn classic() -> &'static Self {
+        static SHARED: OnceLock<Stack> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(&[Part::Containerd, Part::DockerdClassic, Part::Buildkitd, Part::Registry]))
     }
 
     /// A stack of one's own, for tests that count what is in it or kill its parts.
@@ -135,6 +145,11 @@ impl Stack {
         self.variable("DOCKER_HOST")
     }
 
+    /// The socket of the dockerd with the classic image store, as `unix:///…`.
+    pub(crate) fn docker_classic_host(&self) -> &str {
+        self.variable("LINKSPAN_DOCKER_CLASSIC_HOST")
+    }
+
     /// buildkitd's socket, as `unix:///…`.
     pub(crate) fn buildkit_host(&self) -> &str {
         self.variable("BUILDKIT_HOST")
@@ -159,6 +174,11 @@ impl Stack {
 
     pub(crate) fn docker<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
         self.run("docker").args(args)
+    }
+
+    /// `docker …` to the dockerd with the classic image store.
+    pub(crate) fn docker_classic<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
+        self.docker(args).env("DOCKER_HOST", self.docker_classic_host())
     }
 
     pub(crate) fn ctr<'s>(&self, namespace: &str, args: impl IntoIterator<Item = &'s str>) -> Run {

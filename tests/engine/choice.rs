@@ -1,14 +1,11 @@
 //! Which engine is chosen, and why none is.
 
-use std::os::unix::net::UnixStream;
-
 use linkspan::engine::EngineError;
 use linkspan::engine::doctor::examine;
 use linkspan::engine::select::{Kind, Selection, select};
-use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::common::{Part, Stack, until};
+use crate::common::{Part, Stack};
 use crate::fixture::{Image, Layer, containerd_selection, docker_selection, export, names};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,30 +68,16 @@ async fn a_containerd_that_is_not_dockers_is_never_written_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_classic_store_is_named_with_its_remedy() {
-    let stack = Stack::start(&[Part::Containerd]);
-    let [config, root, run, socket, pid] =
-        ["json", "root", "run", "sock", "pid"].map(|suffix| stack.fresh_path(&format!("-classic.{suffix}")));
-    let json = serde_json::json!({
-        "bridge": "none", "iptables": false, "ip6tables": false, "userland-proxy": false,
-        "containerd": stack.containerd_address(), "containerd-namespace": "moby-classic",
-        "containerd-plugins-namespace": "plugins-classic", "features": {"containerd-snapshotter": false},
-        "storage-driver": "vfs", "data-root": root, "exec-root": run, "pidfile": pid,
-        "hosts": [format!("unix://{}", socket.display())],
-    });
-    std::fs::write(&config, json.to_string()).unwrap();
-    let dockerd = stack.run("dockerd").arg("--config-file").arg(&config).spawn();
-    until("dockerd to listen", || UnixStream::connect(&socket).is_ok(), |open| *open);
-    let selection = Selection { docker_host: Some(format!("unix://{}", socket.display())), ..Selection::default() };
+    let stack = Stack::start(&[Part::DockerdClassic]);
+    let selection = Selection { docker_host: Some(stack.docker_classic_host().to_owned()), ..Selection::default() };
     let outcome = select(&selection).await;
     let findings = examine(&selection).await;
-    dockerd.signal(Signal::TERM);
-    dockerd.wait();
 
     let error = outcome.unwrap_err();
-    assert!(matches!(&error, EngineError::ClassicStore { driver, .. } if driver == "vfs"), "{error}");
+    assert!(matches!(&error, EngineError::ClassicStore { driver, .. } if driver == "overlay2"), "{error}");
     assert!(error.hint().unwrap().contains("containerd-snapshotter"));
     let docker = findings.docker.unwrap().unwrap();
-    assert_eq!((docker.containerd_store, docker.driver.as_str()), (false, "vfs"));
+    assert_eq!((docker.containerd_store, docker.driver.as_str()), (false, "overlay2"));
     assert!(findings.selected.is_err());
 }
 
