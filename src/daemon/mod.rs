@@ -20,7 +20,7 @@ use crate::door::buildkit::{Door, Settings};
 use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError};
 use crate::export::Exports;
-use crate::proxy::{Upstream, UpstreamError};
+use crate::proxy::{Link, Sharing, Upstream, UpstreamError};
 
 use accept::House;
 use listen::{Listener, Stream};
@@ -133,8 +133,8 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let house = House::new(capacity());
     for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
-        let settings =
-            Settings { builder: builder.address.to_string(), upstream, docker_is_load: builder.docker_is_load };
+        let link = Link::new(upstream, Sharing::Each);
+        let settings = Settings { builder: builder.address.to_string(), link, docker_is_load: builder.docker_is_load };
         let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);

@@ -11,9 +11,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use super::body::{Body, BodyError};
-use super::upstream::{Upstream, UpstreamError};
+use super::dial::{Dial, DialError};
+use super::ended::Noted;
+use super::upstream::Stream;
 
 /// The largest gRPC message that BuildKit and containerd exchange, with its frame header
 /// (containerd `defaults/defaults.go`: 16 MiB).
@@ -31,6 +34,10 @@ const CONCURRENT_STREAMS: u32 = 4096;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
+/// The same where a connection serves many clients: those that do not read (a terminal that is stopped) hold a stream's
+/// window each, and must not hold up the others.
+const SHARED_WINDOW_BYTES: u32 = 64 << 20;
+
 /// Reads of remote blobs cancel their stream each time; h2's default tolerance (20) would end such connections.
 const PENDING_RESETS: usize = 4096;
 
@@ -39,7 +46,7 @@ const PENDING_RESETS: usize = 4096;
 pub enum ProxyError {
     /// The upstream cannot be connected to.
     #[error(transparent)]
-    Connect(#[from] UpstreamError),
+    Connect(DialError),
     /// The connection broke or the other side does not speak HTTP/2.
     #[error("{upstream}: {source}")]
     Http {
@@ -63,6 +70,27 @@ impl ProxyError {
         }
         false
     }
+
+    /// The error with all its causes: hyper's own texts are short, and what happened is in the sources.
+    pub fn reason(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        causes.fold(self.to_string(), |reason, cause| format!("{reason}: {cause}"))
+    }
+
+    /// The status of a gRPC call of ours that ended like this.
+    pub(super) fn status(self) -> Status {
+        if self.is_reset() {
+            return Status::from_error(Box::new(self));
+        }
+        Status::unavailable(self.reason())
+    }
+}
+
+/// What may be in flight on all streams of a connection together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Windows {
+    OneClient,
+    ManyClients,
 }
 
 /// A connection to an upstream. Clones share it.
@@ -70,6 +98,7 @@ impl ProxyError {
 pub struct Connection {
     sender: SendRequest<Body>,
     upstream: String,
+    ended: CancellationToken,
 }
 
 impl Connection {
@@ -77,26 +106,45 @@ impl Connection {
     ///
     /// # Errors
     /// When the upstream is not reachable or does not speak HTTP/2.
-    pub async fn open(upstream: &Upstream) -> Result<Self, ProxyError> {
-        let name = upstream.address().to_string();
-        let stream = upstream.connect().await?;
+    pub async fn open(dial: &dyn Dial) -> Result<Self, ProxyError> {
+        let stream = dial.dial().await.map_err(ProxyError::Connect)?;
+        Self::over(dial.name(), stream, Windows::OneClient).await
+    }
+
+    /// Shakes hands on a stream that leads to `upstream`.
+    pub(super) async fn over(upstream: String, stream: Box<dyn Stream>, windows: Windows) -> Result<Self, ProxyError> {
+        let ended = CancellationToken::new();
+        let window = match windows {
+            Windows::OneClient => CONNECTION_WINDOW_BYTES,
+            Windows::ManyClients => SHARED_WINDOW_BYTES,
+        };
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(HEADER_LIST_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(window)
             .max_concurrent_reset_streams(PENDING_RESETS)
             .max_pending_accept_reset_streams(PENDING_RESETS)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Noted::new(stream, ended.clone())))
             .await
-            .map_err(|source| ProxyError::Http { upstream: name.clone(), source })?;
-        let upstream = name.clone();
+            .map_err(|source| ProxyError::Http { upstream: upstream.clone(), source })?;
+        let name = upstream.clone();
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%upstream, %error, "upstream connection ended");
+                tracing::debug!(upstream = %name, %error, "upstream connection ended");
             }
         });
-        Ok(Self { sender, upstream: name })
+        Ok(Self { sender, upstream, ended })
+    }
+
+    /// Cancelled when the connection's stream has ended, before any call on it is told.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Whether this is the connection whose end is `ended`.
+    pub(super) fn is(&self, ended: &CancellationToken) -> bool {
+        self.ended == *ended
     }
 
     /// Sends a request and returns the answer's head; its body streams.

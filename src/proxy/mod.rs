@@ -7,10 +7,16 @@
 mod address;
 mod alert;
 mod body;
+mod dial;
+mod ended;
 mod http2;
+mod link;
 mod upstream;
 
 pub use address::{Address, AddressError};
 pub use body::{Body, BodyError, full, with_trailers};
+pub use dial::{Dial, DialError};
+pub use ended::Cut;
 pub use http2::{Connection, MAX_MESSAGE_BYTES, ProxyError, serve};
+pub use link::{Calls, Held, Link, Sharing};
 pub use upstream::{Stream, Tls, Upstream, UpstreamError};

@@ -8,11 +8,12 @@ use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
+use http::Uri;
 use tonic::Code;
-use tonic::transport::Channel;
 
 use super::{Source, SourceError};
 use crate::image::{Descriptor, Digest};
+use crate::proxy::Calls;
 
 /// buildkitd sends 1 MiB a message; its gRPC limit is 16 MiB (BuildKit `cmd/buildkitd/main.go`).
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -21,13 +22,14 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct BuildkitContent {
     name: String,
-    client: ContentClient<Channel>,
+    client: ContentClient<Calls>,
 }
 
 impl BuildkitContent {
-    /// Reads over `channel`, which leads to the control socket of the builder called `builder`.
-    pub fn new(builder: &str, channel: Channel) -> Self {
-        let client = ContentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    /// Reads by `calls`, which lead to the control socket of the builder called `builder`.
+    pub fn new(builder: &str, calls: Calls) -> Self {
+        let client = ContentClient::with_origin(calls, Uri::from_static("http://localhost"))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Self { name: format!("builder {builder}"), client }
     }
 

@@ -8,46 +8,34 @@ use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bollard_buildkit_proto::moby::buildkit::v1::{
     BuildHistoryRequest, Descriptor as HistoryDescriptor, InfoRequest, UpdateBuildHistoryRequest,
 };
-use hyper_util::rt::TokioIo;
-use tonic::transport::{Channel, Endpoint};
+use http::Uri;
 use tonic::{Code, Status};
 
-use crate::proxy::Upstream;
+use crate::proxy::{Calls, Link};
 use crate::source::BuildkitContent;
 
 /// How long the builder may take to answer a small question.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What one blob may have in flight, and all of them together.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// A builder's control socket, as we use it ourselves.
 #[derive(Debug)]
 pub(super) struct Builder {
     /// Its name, for messages.
     pub(super) name: String,
-    /// How it is reached.
-    pub(super) upstream: Upstream,
-    control: ControlClient<Channel>,
+    /// The connections to it.
+    pub(super) link: Arc<Link>,
+    control: ControlClient<Calls>,
     content: Arc<BuildkitContent>,
     told_too_old: AtomicBool,
 }
 
 impl Builder {
-    /// Connects when first needed, and again when the builder was restarted.
-    pub(super) fn new(name: String, upstream: Upstream) -> Self {
-        let dial = upstream.clone();
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let upstream = dial.clone();
-            async move { upstream.connect().await.map(TokioIo::new) }
-        });
-        let channel = Endpoint::from_static("http://localhost")
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_with_connector_lazy(connector);
-        let content = Arc::new(BuildkitContent::new(&name, channel.clone()));
-        Self { name, upstream, control: ControlClient::new(channel), content, told_too_old: AtomicBool::new(false) }
+    /// The builder behind `link`.
+    pub(super) fn new(name: String, link: Arc<Link>) -> Self {
+        let calls = Calls::new(Arc::clone(&link));
+        let content = Arc::new(BuildkitContent::new(&name, calls.clone()));
+        let control = ControlClient::with_origin(calls, Uri::from_static("http://localhost"));
+        Self { name, link, control, content, told_too_old: AtomicBool::new(false) }
     }
 
     /// The builder's content store.
@@ -59,7 +47,7 @@ impl Builder {
     pub(super) async fn exports_directly(&self) -> Result<bool, Status> {
         let mut request = tonic::Request::new(InfoRequest {});
         request.set_timeout(TIMEOUT);
-        match self.control.clone().info(request).await {
+        match within(self.control.clone().info(request)).await {
             Ok(_) => Ok(true),
             Err(status) if status.code() == Code::Unimplemented => {
                 if !self.told_too_old.swap(true, Ordering::Relaxed) {
@@ -84,17 +72,21 @@ impl Builder {
             ..Default::default()
         });
         request.set_timeout(TIMEOUT);
-        let mut events = self.control.clone().listen_build_history(request).await?.into_inner();
-        while let Some(event) = events.message().await? {
-            if let Some(result) = event.record.and_then(|record| record.result) {
-                return Ok(result
-                    .results
-                    .into_iter()
-                    .filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root)))
-                    .collect());
+        let mut control = self.control.clone();
+        within(async move {
+            let mut events = control.listen_build_history(request).await?.into_inner();
+            while let Some(event) = events.message().await? {
+                if let Some(result) = event.record.and_then(|record| record.result) {
+                    return Ok(result
+                        .results
+                        .into_iter()
+                        .filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root)))
+                        .collect());
+                }
             }
-        }
-        Ok(Vec::new())
+            Ok(Vec::new())
+        })
+        .await
     }
 
     /// Removes a build of ours from the builder's history.
@@ -105,6 +97,12 @@ impl Builder {
             ..Default::default()
         });
         request.set_timeout(TIMEOUT);
-        self.control.clone().update_build_history(request).await.map(drop)
+        within(self.control.clone().update_build_history(request)).await.map(drop)
     }
+}
+
+/// The outcome of `call`, or that it did not come in time. The builder is told the same limit, but it may be stuck.
+async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Err(Status::deadline_exceeded(format!("no answer within {} s", TIMEOUT.as_secs())));
+    tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(late)
 }

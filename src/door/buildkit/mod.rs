@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::export::Exports;
-use crate::proxy::{self, Connection, Upstream};
+use crate::proxy::{self, Cut, Link};
 
 use builder::Builder;
 use builds::Builds;
@@ -39,8 +39,8 @@ pub use solve::rewrite;
 pub struct Settings {
     /// The builder, as users name it; shown in messages.
     pub builder: String,
-    /// How it is reached.
-    pub upstream: Upstream,
+    /// The connections to it.
+    pub link: Arc<Link>,
     /// Whether plain `type=docker` (which on the wire cannot be told from `dest=FILE`) means a load.
     pub docker_is_load: bool,
 }
@@ -57,8 +57,8 @@ pub struct Door {
 impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
-        let Settings { builder, upstream, docker_is_load } = settings;
-        Self { builder: Builder::new(builder, upstream), docker_is_load, builds: Builds::default(), exports }
+        let Settings { builder, link, docker_is_load } = settings;
+        Self { builder: Builder::new(builder, link), docker_is_load, builds: Builds::default(), exports }
     }
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests
@@ -67,24 +67,27 @@ impl Door {
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        // A connection of its own, so that the builder sees the client come and go.
-        let upstream = match Connection::open(&self.builder.upstream).await {
+        let upstream = match self.builder.link.connect().await {
             Ok(upstream) => upstream,
             Err(error) => {
                 tracing::warn!(builder = %self.builder.name, %error, "the builder cannot be reached");
                 return route::refuse_all(connection, drain, &error.to_string()).await;
             }
         };
+        let (cut, builder) = (upstream.cut(), self.builder.name.clone());
         let route = Arc::new(Route::new(self, upstream));
         // Asked now, so that the build need not wait for it. Not needed any more when the client has gone.
         let asking = route.clone();
         let _asking = AbortOnDropHandle::new(tokio::spawn(async move { asking.exports_directly().await }));
-        let served = proxy::serve(connection, drain, |request| {
+        let served = proxy::serve(Cut::new(connection, cut.clone()), drain, |request| {
             let route = route.clone();
             async move { route.handle(request).await }
         });
-        if let Err(error) = served.await {
-            tracing::debug!(%error, "client connection ended");
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::debug!(%error, "client connection ended");
+            },
+            () = cut.cancelled() => tracing::debug!(builder = %builder, "client connection ended with the builder's"),
         }
     }
 }

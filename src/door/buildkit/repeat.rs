@@ -46,8 +46,7 @@ pub(super) async fn repeat(
     if recording.incomplete {
         return Err(Status::resource_exhausted("the build's requests were too large to be kept for a repetition"));
     }
-    let connection =
-        Connection::open(&builder.upstream).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let connection = builder.link.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let bytes = |error: super::wire::WireError| Status::internal(error.to_string());
 
     // Every place that the client might have a receiver for is taken by an image that goes nowhere.

@@ -19,19 +19,19 @@ use super::solve::Solve;
 use super::status::hold_open;
 use super::unary::build_id;
 use super::wire::fields;
-use crate::proxy::{self, Body, BodyError, Connection, ProxyError, full};
+use crate::proxy::{self, Body, BodyError, Held, ProxyError, full};
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 
 /// One client connection and its counterpart towards the builder.
 pub(super) struct Route {
     door: Arc<Door>,
-    upstream: Connection,
+    upstream: Held,
     exports_directly: OnceCell<bool>,
 }
 
 impl Route {
-    pub(super) fn new(door: Arc<Door>, upstream: Connection) -> Self {
+    pub(super) fn new(door: Arc<Door>, upstream: Held) -> Self {
         Self { door, upstream, exports_directly: OnceCell::new() }
     }
 
@@ -165,9 +165,7 @@ where
 
 /// There is no builder behind this connection any more.
 fn unreachable(error: &ProxyError) -> Response<Body> {
-    // hyper's own texts are short; what happened is in the sources.
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let reason = causes.fold(error.to_string(), |reason, cause| format!("{reason}: {cause}"));
+    let reason = error.reason();
     tracing::warn!(%reason, "the builder cannot be reached");
     refuse(&Status::unavailable(format!("linkspan: {reason}")))
 }

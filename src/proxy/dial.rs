@@ -1,0 +1,32 @@
+//! What leads to an upstream: the seam between HTTP/2 and the streams that it can run on.
+
+use std::fmt::Debug;
+
+use futures_util::future::BoxFuture;
+
+use super::upstream::{Stream, Upstream};
+
+/// Why an upstream cannot be connected to; names it.
+pub type DialError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A place that a stream can be opened to: a socket ([`Upstream`]), or a process in a container.
+pub trait Dial: Debug + Send + Sync {
+    /// What it is, for messages: `unix:///run/buildkit/buildkitd.sock`.
+    fn name(&self) -> String;
+
+    /// Opens a stream. Bounded in time by the implementation.
+    ///
+    /// # Errors
+    /// Names the place and what kept it from being reached.
+    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>>;
+}
+
+impl Dial for Upstream {
+    fn name(&self) -> String {
+        self.address().to_string()
+    }
+
+    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
+        Box::pin(async move { Ok(self.connect().await?) })
+    }
+}

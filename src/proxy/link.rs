@@ -1,0 +1,220 @@
+//! The connections to one upstream: one for each client, or one that all of them share.
+//!
+//! A socket costs nothing, so each client gets a connection of its own and the upstream sees it come and go. A process in a
+//! container costs a tenth of a second to start, so there one connection serves everybody, and waits for the next a while.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::body::BodyError;
+use super::dial::Dial;
+use super::http2::{Connection, ProxyError, Windows};
+use super::upstream::Stream;
+
+/// Who uses a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Each client has its own; our own calls share another, which stays open.
+    Each,
+    /// Clients and our own calls share one, which is closed when nobody has used it for `idle`.
+    Everybody {
+        /// How long it waits for the next use.
+        idle: Duration,
+    },
+}
+
+/// The connections to one upstream.
+#[derive(Debug)]
+pub struct Link {
+    dial: Box<dyn Dial>,
+    sharing: Sharing,
+    /// Locked while it is being made: whoever comes meanwhile waits for the same.
+    shared: Mutex<Option<Connection>>,
+    /// How many hold the shared connection.
+    users: watch::Sender<usize>,
+}
+
+/// A connection in use.
+#[derive(Debug)]
+pub struct Held {
+    connection: Connection,
+    /// `None` for a connection of the client's own.
+    user: Option<User>,
+}
+
+/// Keeps the shared connection from being closed as idle.
+#[derive(Debug)]
+struct User(Arc<Link>);
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.users.send_modify(|users| *users -= 1);
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Held {
+    /// Cancelled at the end of a connection that the client would have had to itself without us: with it, the client's
+    /// own must end. Never for a connection that was opened for this client: there, calls end one by one.
+    pub fn cut(&self) -> CancellationToken {
+        if self.user.is_some() { self.connection.ended().clone() } else { CancellationToken::new() }
+    }
+}
+
+impl Link {
+    /// A link to where `dial` leads. Connects when first needed, and again when the upstream was restarted.
+    pub fn new(dial: impl Dial + 'static, sharing: Sharing) -> Arc<Self> {
+        let (shared, users) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { dial: Box::new(dial), sharing, shared, users })
+    }
+
+    /// A connection for a client.
+    ///
+    /// # Errors
+    /// When the upstream is not reachable or does not speak HTTP/2.
+    pub async fn connect(self: &Arc<Self>) -> Result<Held, ProxyError> {
+        match self.sharing {
+            Sharing::Each => {
+                let connection = Connection::open(&*self.dial).await?;
+                Ok(Held { connection, user: None })
+            }
+            Sharing::Everybody { .. } => self.shared().await,
+        }
+    }
+
+    /// The connection that is shared: the one that is there if it still lives, else a new one.
+    async fn shared(self: &Arc<Self>) -> Result<Held, ProxyError> {
+        let mut shared = self.shared.lock().await;
+        if let Some(connection) = shared.as_ref().filter(|connection| !connection.ended().is_cancelled()) {
+            return Ok(self.held(connection.clone()));
+        }
+        let stream = self.dial.dial().await.map_err(ProxyError::Connect)?;
+        let connection = Connection::over(self.dial.name(), stream, self.windows()).await?;
+        Ok(self.keep(&mut shared, connection))
+    }
+
+    /// The shared connection, if there is one that lives.
+    pub async fn present(self: &Arc<Self>) -> Option<Held> {
+        let shared = self.shared.lock().await;
+        let connection = shared.as_ref().filter(|connection| !connection.ended().is_cancelled())?;
+        Some(self.held(connection.clone()))
+    }
+
+    /// Shares a connection over `stream`, which leads to the same upstream, from now on. Whoever holds the one before
+    /// keeps it.
+    ///
+    /// # Errors
+    /// When it does not speak HTTP/2.
+    pub async fn adopt(self: &Arc<Self>, stream: Box<dyn Stream>) -> Result<Held, ProxyError> {
+        let connection = Connection::over(self.dial.name(), stream, self.windows()).await?;
+        Ok(self.keep(&mut *self.shared.lock().await, connection))
+    }
+
+    /// Closes the shared connection once the calls on it have ended.
+    pub async fn close(&self) {
+        self.shared.lock().await.take();
+    }
+
+    fn keep(self: &Arc<Self>, shared: &mut Option<Connection>, connection: Connection) -> Held {
+        *shared = Some(connection.clone());
+        let held = self.held(connection.clone());
+        if let Sharing::Everybody { idle } = self.sharing {
+            let ended = connection.ended().clone();
+            tokio::spawn(close_when_idle(Arc::downgrade(self), self.users.subscribe(), ended, idle));
+        }
+        held
+    }
+
+    fn held(self: &Arc<Self>, connection: Connection) -> Held {
+        self.users.send_modify(|users| *users += 1);
+        Held { connection, user: Some(User(Arc::clone(self))) }
+    }
+
+    fn windows(&self) -> Windows {
+        match self.sharing {
+            Sharing::Each => Windows::OneClient,
+            Sharing::Everybody { .. } => Windows::ManyClients,
+        }
+    }
+}
+
+/// Forgets the connection of `ended` when nobody has used it for `idle`, or when it has ended by itself.
+async fn close_when_idle(
+    link: Weak<Link>,
+    mut users: watch::Receiver<usize>,
+    ended: CancellationToken,
+    idle: Duration,
+) {
+    loop {
+        let in_use = *users.borrow_and_update() > 0;
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = tokio::time::sleep(idle), if !in_use => {}
+            changed = users.changed() => match changed {
+                Ok(()) => continue,
+                // The link is gone, and with it the connection.
+                Err(_) => return,
+            },
+        }
+        let Some(link) = link.upgrade() else { return };
+        let mut shared = link.shared.lock().await;
+        // New users come only under the lock.
+        if !ended.is_cancelled() && *users.borrow() > 0 {
+            continue;
+        }
+        if shared.as_ref().is_some_and(|connection| connection.is(&ended)) {
+            tracing::debug!(upstream = %link.dial.name(), ended = ended.is_cancelled(), "shared connection closed");
+            *shared = None;
+        }
+        return;
+    }
+}
+
+/// Our own gRPC calls on the shared connection of a link: a service for tonic's clients.
+#[derive(Debug, Clone)]
+pub struct Calls(Arc<Link>);
+
+impl Calls {
+    /// Calls to where `link` leads.
+    pub fn new(link: Arc<Link>) -> Self {
+        Self(link)
+    }
+}
+
+impl tower::Service<Request<tonic::body::Body>> for Calls {
+    type Response = Response<Incoming>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let link = Arc::clone(&self.0);
+        Box::pin(async move {
+            let held = link.shared().await.map_err(|error| error.status())?;
+            let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
+            held.send(request).await.map_err(|error| error.status())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

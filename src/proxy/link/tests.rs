@@ -1,0 +1,131 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use http::Uri;
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::proxy::dial::DialError;
+use crate::proxy::{full, serve};
+
+/// Leads to a server that answers everything, once for each stream that it is handed.
+#[derive(Debug)]
+struct Counted {
+    dials: Arc<AtomicUsize>,
+    /// The far ends, for tests that serve them.
+    far: mpsc::UnboundedSender<DuplexStream>,
+}
+
+impl Dial for Counted {
+    fn name(&self) -> String {
+        "a test".to_owned()
+    }
+
+    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        let (near, far) = duplex(1 << 16);
+        let sent = self.far.send(far);
+        async move { sent.map(|()| Box::new(near) as Box<dyn Stream>).map_err(Into::into) }.boxed()
+    }
+}
+
+struct Rig {
+    link: Arc<Link>,
+    dials: Arc<AtomicUsize>,
+    /// One word for each stream whose other end was closed.
+    closed: mpsc::UnboundedReceiver<()>,
+    /// Ends every server, as a builder that is killed.
+    kill: CancellationToken,
+}
+
+fn rig(sharing: Sharing) -> Rig {
+    let (far, mut streams) = mpsc::unbounded_channel();
+    let (told, closed) = mpsc::unbounded_channel();
+    let (dials, kill) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let server = kill.clone();
+    tokio::spawn(async move {
+        while let Some(stream) = streams.recv().await {
+            let (told, server) = (told.clone(), server.clone());
+            tokio::spawn(async move {
+                let served = serve(stream, CancellationToken::new(), |_| async { Ok(Response::new(full("".into()))) });
+                server.run_until_cancelled(served).await;
+                // The test may have ended.
+                let _ = told.send(());
+            });
+        }
+    });
+    Rig { link: Link::new(Counted { dials: dials.clone(), far }, sharing), dials, closed, kill }
+}
+
+async fn ask(connection: &Connection) -> Result<(), ProxyError> {
+    let request = Request::post(Uri::from_static("http://localhost/")).body(full("".into())).unwrap();
+    connection.send(request).await.map(drop)
+}
+
+const IDLE: Sharing = Sharing::Everybody { idle: Duration::from_secs(100) };
+
+#[tokio::test]
+async fn each_client_has_its_own() {
+    let rig = rig(Sharing::Each);
+    let (one, two) = (rig.link.connect().await.unwrap(), rig.link.connect().await.unwrap());
+    ask(&one).await.unwrap();
+    ask(&two).await.unwrap();
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 2);
+    assert!(rig.link.present().await.is_none());
+}
+
+#[tokio::test]
+async fn everybody_shares_one_that_is_made_once() {
+    let rig = rig(IDLE);
+    let clients = futures_util::future::join_all((0..8).map(|_| rig.link.connect())).await;
+    for client in clients {
+        ask(&client.unwrap()).await.unwrap();
+    }
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_closed_when_nobody_has_used_it_for_a_while() {
+    let mut rig = rig(IDLE);
+    let held = rig.link.connect().await.unwrap();
+    ask(&held).await.unwrap();
+    // Time passes only while everybody waits: a holder keeps it however long that is.
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    drop(held);
+    tokio::time::sleep(Duration::from_secs(99)).await;
+    drop(rig.link.present().await.unwrap());
+    tokio::time::sleep(Duration::from_secs(99)).await;
+    assert!(rig.closed.try_recv().is_err(), "a use in between starts the time anew");
+    rig.closed.recv().await.unwrap();
+    assert!(rig.link.present().await.is_none());
+    ask(&rig.link.connect().await.unwrap()).await.unwrap();
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_is_not_given_to_anybody() {
+    let rig = rig(IDLE);
+    let held = rig.link.connect().await.unwrap();
+    ask(&held).await.unwrap();
+    rig.kill.cancel();
+    held.cut().cancelled().await;
+    assert!(rig.link.present().await.is_none());
+    assert!(ask(&held).await.is_err());
+}
+
+#[tokio::test]
+async fn one_that_was_made_elsewhere_takes_its_place() {
+    let mut rig = rig(IDLE);
+    let first = rig.link.connect().await.unwrap();
+    ask(&first).await.unwrap();
+    let (near, far) = duplex(1 << 16);
+    tokio::spawn(serve(far, CancellationToken::new(), |_| async { Ok(Response::new(full("".into()))) }));
+    let second = rig.link.adopt(Box::new(near)).await.unwrap();
+    ask(&second).await.unwrap();
+    ask(&first).await.unwrap();
+    drop(first);
+    rig.closed.recv().await.unwrap();
+    ask(&rig.link.connect().await.unwrap()).await.unwrap();
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
+}
