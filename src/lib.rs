@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod docker_api;
 pub mod doctor;
 pub mod door;
 pub mod engine;
@@ -18,3 +19,4 @@ pub mod progress;
 pub mod proxy;
 pub mod source;
 pub mod telemetry;
+pub mod tunnel;

@@ -53,6 +53,26 @@ const RULES: &[Rule] = &[
         why: "the pass-through knows nothing of images",
     },
     Rule {
+        of: "tunnel",
+        never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door"],
+        why: "what runs inside a stream of a container knows nothing of images",
+    },
+    Rule {
+        of: "docker_api",
+        never: &[
+            "crate::image",
+            "crate::engine",
+            "crate::export",
+            "crate::source",
+            "crate::door",
+            "crate::proxy",
+            "crate::tunnel",
+            "crate::config",
+        ],
+        why: "engines and tunnels both stand on dockerd's API, so it stands on nothing",
+    },
+    Rule { of: "proxy", never: &["crate::tunnel", "crate::docker_api"], why: "the pass-through is given its streams" },
+    Rule {
         of: "config",
         never: &["crate::door", "crate::export"],
         why: "configuration is read before anything exists",
@@ -112,6 +132,9 @@ fn the_check_can_fail() {
         ("engine/docker/mod.rs", "use crate::config::Config;"),
         ("source/mod.rs", "use crate::engine::*;"),
         ("proxy/mod.rs", "type D = crate::image::Digest;"),
+        ("tunnel/exec.rs", "use crate::engine::EngineError;"),
+        ("docker_api/mod.rs", "use crate::engine::EngineError;"),
+        ("proxy/link.rs", "use crate::tunnel::ExecDial;"),
         ("config/mod.rs", "use crate::door::buildkit::Settings;"),
         ("progress.rs", "use crate::daemon;"),
     ];

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::EngineError;
 use super::containerd::ContainerdEngine;
-use super::docker::{Api, Store, info};
+use super::docker::{Store, info};
 use super::select::{
     Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Kind, Selected, Selection, choose, docker_socket, is_there,
 };
+use crate::docker_api::Api;
 
 /// All that was found. Each half is `None` where it was not asked for or there is no socket at its address.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::docker_api::ApiError;
 use crate::image::{Digest, GraphError};
 
 /// An engine's refusal, in a form that callers can act on.
@@ -195,6 +196,18 @@ impl EngineError {
     /// Whether the engine went away (rather than refused), so that a new connection may succeed.
     pub fn is_disconnect(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+}
+
+impl From<ApiError> for EngineError {
+    fn from(error: ApiError) -> Self {
+        let engine = "docker";
+        match error {
+            ApiError::Unreachable { address, reason } => Self::Unreachable { engine, address, reason },
+            ApiError::Permission { address } => Self::Permission { engine, address },
+            ApiError::Timeout { operation, after } => Self::Timeout { operation, after },
+            ApiError::Protocol { operation, reason } => Self::Protocol { operation, reason },
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::http::Api;
+use crate::docker_api::Api;
 use crate::engine::EngineError;
 
 /// The value of `driver-type` with the containerd image store (moby `daemon/containerd/service.go`).

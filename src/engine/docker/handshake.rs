@@ -7,21 +7,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::ListWorkersRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, UPGRADE};
-use http::{Request, StatusCode};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::docker_api::{Answer, Api};
 use crate::engine::EngineError;
 use crate::engine::containerd::{Client, dial, failure, uuid};
 
@@ -139,27 +135,14 @@ impl Handshake {
 
 /// A connection to the gRPC server behind `POST /grpc` of the HTTP/1 server behind `socket`.
 fn dial_upgraded(socket: &Path) -> Channel {
-    let socket = socket.to_owned();
+    let docker = Arc::new(Api::new(socket));
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { timeout(PATIENCE, upgrade(&socket)).await.map_err(|_| io::ErrorKind::TimedOut)? }
+        let docker = Arc::clone(&docker);
+        // Already an implementation of hyper's I/O traits, which is what tonic asks of a connector.
+        async move {
+            let refused =
+                |answer: Answer| io::Error::other(format!("docker refused `POST /grpc`: {}", answer.message()));
+            docker.upgrade("/grpc", "h2c", Bytes::new()).await.map_err(io::Error::other)?.map_err(refused)
+        }
     }))
-}
-
-async fn upgrade(socket: &Path) -> Result<hyper::upgrade::Upgraded, io::Error> {
-    let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection.with_upgrades());
-    let request = Request::post("/grpc")
-        .header(HOST, "docker")
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "h2c")
-        .body(Empty::<Bytes>::new())
-        .map_err(io::Error::other)?;
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(io::Error::other(format!("docker answered {} to `POST /grpc`", response.status())));
-    }
-    // Already an implementation of hyper's I/O traits, which is what tonic asks of a connector.
-    hyper::upgrade::on(response).await.map_err(io::Error::other)
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::archive::archive;
-use super::http::Api;
+use crate::docker_api::Api;
 use crate::engine::EngineError;
 use crate::engine::containerd::is_full;
 use crate::image::{Descriptor, Reference};

@@ -7,7 +7,6 @@
 mod archive;
 mod discover;
 mod handshake;
-mod http;
 mod load;
 mod tag;
 
@@ -19,9 +18,9 @@ use futures_util::future::{BoxFuture, try_join_all};
 
 pub(crate) use self::discover::{Store, info};
 use self::handshake::{Handshake, Proof};
-pub(crate) use self::http::Api;
 use super::containerd::{ContainerdEngine, ContainerdIngest};
 use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
 

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::http::Api;
+use crate::docker_api::Api;
 use crate::engine::EngineError;
 use crate::image::Reference;
 

@@ -1,24 +1,29 @@
-//! dockerd's HTTP API over its socket.
+//! dockerd's HTTP API over its socket, as a client of it.
+
+mod error;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::engine::EngineError;
+pub(crate) use error::ApiError;
 
 /// How long a connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a small question may take.
+const ANSWER: Duration = Duration::from_secs(30);
 /// The largest answer that is read whole.
 const ANSWER_BYTES: usize = 4 << 20;
 
@@ -64,15 +69,15 @@ impl Api {
         &self.address
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Answer, EngineError> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
-        self.whole(path, request, Duration::from_secs(30)).await
+        self.whole(path, request, ANSWER).await
     }
 
     /// POSTs without a body.
-    pub(crate) async fn post(&self, path: &str) -> Result<Answer, EngineError> {
+    pub(crate) async fn post(&self, path: &str) -> Result<Answer, ApiError> {
         let request = Request::builder().method(Method::POST).uri(path).body(Full::default());
-        self.whole(path, request, Duration::from_secs(30)).await
+        self.whole(path, request, ANSWER).await
     }
 
     /// POSTs `body` and waits at most `limit` for the end of the answer.
@@ -82,10 +87,43 @@ impl Api {
         content_type: &str,
         body: Bytes,
         limit: Duration,
-    ) -> Result<Answer, EngineError> {
+    ) -> Result<Answer, ApiError> {
         let request =
             Request::builder().method(Method::POST).uri(path).header(CONTENT_TYPE, content_type).body(Full::new(body));
         self.whole(path, request, limit).await
+    }
+
+    /// POSTs `body` (JSON) and takes over the connection, which then speaks `protocol`. An answer other than that is in
+    /// the inner `Err`.
+    pub(crate) async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &'static str,
+        body: Bytes,
+    ) -> Result<Result<Upgraded, Answer>, ApiError> {
+        let operation = format!("asking docker for {path}");
+        let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
+        let request = Request::post(path)
+            .header(HOST, "docker")
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, protocol)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| broken(error.to_string()))?;
+        let exchange = async {
+            let response = self.exchange(request).await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let (head, body) = response.into_parts();
+                let body =
+                    Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| broken(error.to_string()))?;
+                return Ok(Err(Answer { status: head.status, body: body.to_bytes() }));
+            }
+            hyper::upgrade::on(response).await.map(Ok).map_err(|error| broken(error.to_string()))
+        };
+        match timeout(ANSWER, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ApiError::Timeout { operation, after: ANSWER }),
+        }
     }
 
     async fn whole(
@@ -93,9 +131,9 @@ impl Api {
         path: &str,
         request: Result<Request<Full<Bytes>>, http::Error>,
         limit: Duration,
-    ) -> Result<Answer, EngineError> {
+    ) -> Result<Answer, ApiError> {
         let operation = format!("asking docker for {path}");
-        let broken = |reason: String| EngineError::Protocol { operation: operation.clone(), reason };
+        let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
         let mut request = request.map_err(|error| broken(error.to_string()))?;
         request.headers_mut().insert(HOST, http::HeaderValue::from_static("docker"));
         let exchange = async {
@@ -105,35 +143,35 @@ impl Api {
         };
         match timeout(limit, exchange).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(EngineError::Timeout { operation, after: limit }),
+            Err(_) => Err(ApiError::Timeout { operation, after: limit }),
         }
     }
 
     /// One request on a connection of its own: on a unix socket that costs less than keeping one alive through
     /// dockerd's restarts.
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, EngineError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ApiError> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect().await?)).await.map_err(|error| self.unreachable(error))?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to docker ended");
             }
         });
         sender.send_request(request).await.map_err(|error| self.unreachable(error))
     }
 
-    async fn connect(&self) -> Result<UnixStream, EngineError> {
+    async fn connect(&self) -> Result<UnixStream, ApiError> {
         match timeout(CONNECT, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Err(EngineError::Permission { engine: "docker", address: self.address.clone() })
+                Err(ApiError::Permission { address: self.address.clone() })
             }
             Ok(Err(error)) => Err(self.unreachable(error)),
             Err(_) => Err(self.unreachable(io::Error::from(io::ErrorKind::TimedOut))),
         }
     }
 
-    fn unreachable(&self, error: impl std::error::Error) -> EngineError {
-        EngineError::Unreachable { engine: "docker", address: self.address.clone(), reason: error.to_string() }
+    fn unreachable(&self, error: impl std::error::Error) -> ApiError {
+        ApiError::Unreachable { address: self.address.clone(), reason: error.to_string() }
     }
 }

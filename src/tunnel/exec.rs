@@ -1,0 +1,229 @@
+//! A builder in a container, reached as buildx's docker-container driver reaches it: `docker exec buildctl dial-stdio`.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use super::output::{MAX_ERRORS_WAITING, Output};
+use super::rewound::Rewound;
+use super::sniff::{self, Speaks};
+use crate::docker_api::{Answer, Api, ApiError};
+use crate::proxy::{Dial, DialError, Stream};
+
+/// How addresses of this kind begin; buildctl's `--addr` takes the same.
+const SCHEME: &str = "docker-container://";
+
+/// What buildx's docker-container driver puts before a node's name, and the end of the first node's
+/// (buildx `driver/manager.go`, `BuilderName`, and `store/nodegroup.go`).
+const BUILDX: (&str, &str) = ("buildx_buildkit_", "0");
+
+/// How long the process may take to speak. runc needs a tenth of a second, on a loaded machine much more.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is kept of a process's last words.
+const MAX_WORDS: usize = 4 << 10;
+
+/// A container, by its name or id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Container(String);
+
+impl fmt::Display for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}", self.0)
+    }
+}
+
+impl FromStr for Container {
+    type Err = &'static str;
+
+    /// Reads `docker-container://NAME`.
+    ///
+    /// # Errors
+    /// What was expected instead.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.strip_prefix(SCHEME).ok_or("expected `docker-container://NAME`")?;
+        // moby `daemon/names/names.go`: `RestrictedNameChars`, which ids are made of, too.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if first && name.len() <= 255 && name.bytes().all(plain) {
+            return Ok(Self(name.to_owned()));
+        }
+        Err("expected a container's name or id, as in `docker-container://buildx_buildkit_NAME0` (see `docker ps`)")
+    }
+}
+
+impl Container {
+    /// Whether `text` is meant to be one.
+    pub fn is_meant(text: &str) -> bool {
+        text.starts_with(SCHEME)
+    }
+}
+
+/// Why a builder in a container cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// dockerd does not answer.
+    #[error("{0}")]
+    Docker(String),
+    /// There is no such container.
+    #[error("docker has no container `{name}`{hint}")]
+    Missing {
+        /// As configured.
+        name: String,
+        /// `; did you mean …?`, if there is a likely one.
+        hint: String,
+    },
+    /// The container is not in a state to run a process.
+    #[error("container `{name}` cannot run `buildctl dial-stdio`: {reason}")]
+    Refused {
+        /// As configured.
+        name: String,
+        /// dockerd's words.
+        reason: String,
+    },
+    /// The process ran and is no builder.
+    #[error("`buildctl dial-stdio` in container `{name}` leads to no builder: {words}")]
+    NoBuilder {
+        /// As configured.
+        name: String,
+        /// What it said, or that it said nothing.
+        words: String,
+    },
+}
+
+impl From<ApiError> for ContainerError {
+    fn from(error: ApiError) -> Self {
+        Self::Docker(error.to_string())
+    }
+}
+
+/// Starts `buildctl dial-stdio` in a container, anew for each stream. The process ends with its stream.
+#[derive(Debug)]
+pub struct ExecDial {
+    docker: Api,
+    container: Container,
+}
+
+impl ExecDial {
+    /// For `container` of the dockerd behind `socket`.
+    pub fn new(socket: &Path, container: Container) -> Self {
+        Self { docker: Api::new(socket), container }
+    }
+
+    async fn start(&self) -> Result<Box<dyn Stream>, ContainerError> {
+        let stream = TokioIo::new(self.exec().await?);
+        let (errors, mut heard) = mpsc::channel(MAX_ERRORS_WAITING);
+        let mut output = Output::new(stream, Some(errors));
+        let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", PATIENCE.as_secs())));
+        match tokio::time::timeout(PATIENCE, first_words(&mut output)).await.unwrap_or_else(late)? {
+            (first, Speaks::Http2) => Ok(Box::new(Rewound::new(first, output))),
+            // What is no HTTP/2 are words, such as runc's that there is no such program.
+            (first, _) => {
+                let mut words = first.to_vec();
+                // The rest comes at once, for the process has ended; one that has not is not waited for.
+                while let Ok(bytes) = heard.try_recv() {
+                    words.extend_from_slice(&bytes);
+                }
+                Err(self.no_builder(&words, "it ended without a word"))
+            }
+        }
+    }
+
+    fn no_builder(&self, words: &[u8], else_: &str) -> ContainerError {
+        let words = String::from_utf8_lossy(&words[..words.len().min(MAX_WORDS)]).trim().to_owned();
+        let words = if words.is_empty() { else_.to_owned() } else { words };
+        ContainerError::NoBuilder { name: self.container.0.clone(), words }
+    }
+
+    async fn exec(&self) -> Result<hyper::upgrade::Upgraded, ContainerError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Created {
+            id: String,
+        }
+        const CREATE: &str =
+            r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#;
+        const START: &str = r#"{"Detach":false,"Tty":false}"#;
+        let name = &self.container.0;
+        let created =
+            self.docker.send(&format!("/containers/{name}/exec"), "application/json", CREATE.into(), PATIENCE).await?;
+        let id = match (created.status, serde_json::from_slice::<Created>(&created.body)) {
+            (StatusCode::CREATED, Ok(Created { id })) if id.bytes().all(|byte| byte.is_ascii_hexdigit()) => id,
+            (StatusCode::NOT_FOUND, _) => {
+                return Err(ContainerError::Missing { name: name.clone(), hint: self.likely().await });
+            }
+            _ => return Err(self.refused(&created)),
+        };
+        let started = self.docker.upgrade(&format!("/exec/{id}/start"), "tcp", START.into()).await?;
+        started.map_err(|answer| self.refused(&answer))
+    }
+
+    fn refused(&self, answer: &Answer) -> ContainerError {
+        ContainerError::Refused { name: self.container.0.clone(), reason: answer.message() }
+    }
+
+    /// The container of a buildx builder that has the name we were given.
+    async fn likely(&self) -> String {
+        let likely = format!("{}{}{}", BUILDX.0, self.container.0, BUILDX.1);
+        match self.docker.get(&format!("/containers/{likely}/json")).await {
+            Ok(answer) if answer.status == StatusCode::OK => format!("; did you mean `{SCHEME}{likely}`?"),
+            _ => String::new(),
+        }
+    }
+}
+
+impl Dial for ExecDial {
+    fn name(&self) -> String {
+        self.container.to_string()
+    }
+
+    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
+        Box::pin(async move { Ok(self.start().await?) })
+    }
+}
+
+/// Reads until it is clear what the process speaks; one that does not speak HTTP/2 until its end, or until there are
+/// enough words to tell what it is.
+async fn first_words<S: Stream>(output: &mut Output<S>) -> Result<(Bytes, Speaks), ContainerError> {
+    let mut words = BytesMut::new();
+    loop {
+        let speaks = sniff::server(&words);
+        if speaks == Speaks::Http2 || words.len() > MAX_WORDS {
+            return Ok((words.freeze(), speaks));
+        }
+        match output.read_buf(&mut words).await {
+            Ok(1..) => {}
+            Ok(0) => return Ok((words.freeze(), Speaks::Other)),
+            Err(error) => return Ok((error.to_string().into(), Speaks::Other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_named_as_docker_names_them() {
+        for text in
+            ["docker-container://buildx_buildkit_c0", "docker-container://0123456789ab", "docker-container://a.b-c"]
+        {
+            assert_eq!(text.parse::<Container>().unwrap().to_string(), text);
+        }
+        for text in
+            ["docker-container://", "docker-container://a/b", "docker-container://-a", "docker-container://a?b=c"]
+        {
+            assert!(text.parse::<Container>().unwrap_err().contains("docker ps"), "{text}");
+        }
+    }
+}

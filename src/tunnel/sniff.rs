@@ -1,0 +1,128 @@
+//! What two ends speak, judged by their first bytes.
+
+use super::stdcopy::{HEADER, Header, Stream};
+
+/// What an HTTP/2 client says first (RFC 9113, section 3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The length of an HTTP/2 frame's header.
+const FRAME_HEADER: usize = 9;
+
+/// A server's first frame is judged when its header is there, which is long before this.
+const MAX_UNDECIDED_BYTES: usize = 64 << 10;
+
+/// A judgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/2.
+    Http2,
+    /// Something else.
+    Other,
+    /// More bytes will tell.
+    Unclear,
+}
+
+/// Judges the first bytes of a client.
+pub fn client(bytes: &[u8]) -> Speaks {
+    let length = bytes.len().min(PREFACE.len());
+    match bytes[..length] == PREFACE[..length] {
+        true if length == PREFACE.len() => Speaks::Http2,
+        true => Speaks::Unclear,
+        false => Speaks::Other,
+    }
+}
+
+/// Judges the first bytes of a server.
+pub fn server(bytes: &[u8]) -> Speaks {
+    match bytes.first_chunk::<FRAME_HEADER>() {
+        Some(frame) if is_settings(frame) => Speaks::Http2,
+        Some(_) => Speaks::Other,
+        None => Speaks::Unclear,
+    }
+}
+
+/// Judges the first bytes of a process's output, in its frames. A server's first frame is SETTINGS (RFC 9113, section 3.4), and Go's
+/// servers send it without waiting for the client.
+///
+/// Also returns how many bytes at the beginning are whole frames of standard error, which the client can have at once.
+pub fn output(bytes: &[u8]) -> (usize, Speaks) {
+    let (mut errors, mut at) = (0, 0);
+    let mut start: Vec<u8> = Vec::with_capacity(FRAME_HEADER);
+    while let Some(header) = bytes[at..].first_chunk::<HEADER>() {
+        let Ok(Header { stream, length }) = Header::read(*header) else { return (errors, Speaks::Other) };
+        let payload = &bytes[at + HEADER..];
+        let there = payload.len().min(length as usize);
+        match stream {
+            Stream::Output => start.extend(payload[..there].iter().take(FRAME_HEADER - start.len())),
+            Stream::Error if errors == at && there == length as usize => errors = at + HEADER + there,
+            Stream::Error => {}
+            Stream::System => return (errors, Speaks::Other),
+        }
+        match server(&start) {
+            Speaks::Unclear => {}
+            decided => return (errors, decided),
+        }
+        if there < length as usize {
+            break;
+        }
+        at += HEADER + there;
+    }
+    (errors, if bytes.len() - errors > MAX_UNDECIDED_BYTES { Speaks::Other } else { Speaks::Unclear })
+}
+
+/// Length (three bytes, a multiple of six), type 4, no flags, stream 0 (RFC 9113, section 6.5).
+fn is_settings(frame: &[u8; FRAME_HEADER]) -> bool {
+    let [a, b, c, rest @ ..] = *frame;
+    u32::from_be_bytes([0, a, b, c]).is_multiple_of(6) && rest == [4, 0, 0, 0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(stream: Stream, payload: &[u8]) -> Vec<u8> {
+        [&Header { stream, length: payload.len() as u32 }.write()[..], payload].concat()
+    }
+
+    const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0";
+
+    #[test]
+    fn clients() {
+        for length in 0..PREFACE.len() {
+            assert_eq!(client(&PREFACE[..length]), Speaks::Unclear);
+        }
+        assert_eq!(client(&[PREFACE, b"more"].concat()), Speaks::Http2);
+        assert_eq!(client(b"GET / HTTP/1.1"), Speaks::Other);
+        assert_eq!(client(b"PRI * HTTP/2.1\r\n"), Speaks::Other);
+    }
+
+    #[test]
+    fn servers_in_any_number_of_frames() {
+        let whole = frame(Stream::Output, SETTINGS);
+        let split = [frame(Stream::Output, &SETTINGS[..4]), frame(Stream::Output, &SETTINGS[4..])].concat();
+        for bytes in [whole, split] {
+            let decided = (0..=bytes.len()).map(|length| output(&bytes[..length]).1).find(|it| *it != Speaks::Unclear);
+            assert_eq!(decided, Some(Speaks::Http2));
+        }
+        assert_eq!(output(&frame(Stream::Output, b"hello, world")).1, Speaks::Other);
+        assert_eq!(output(&frame(Stream::System, b"no")).1, Speaks::Other);
+        assert_eq!(output(SETTINGS).1, Speaks::Other);
+    }
+
+    #[test]
+    fn words_on_standard_error_that_come_first_are_found() {
+        let (oops, settings) = (frame(Stream::Error, b"oops"), frame(Stream::Output, SETTINGS));
+        assert_eq!(output(&oops[..10]), (0, Speaks::Unclear));
+        assert_eq!(output(&oops), (oops.len(), Speaks::Unclear));
+        assert_eq!(output(&[&oops[..], &oops, &settings].concat()), (2 * oops.len(), Speaks::Http2));
+        // Behind the first output they are not first.
+        let between = [frame(Stream::Output, &SETTINGS[..4]), oops, frame(Stream::Output, &SETTINGS[4..])].concat();
+        assert_eq!(output(&between), (0, Speaks::Http2));
+    }
+
+    #[test]
+    fn it_ends() {
+        let endless = frame(Stream::Output, b"").repeat(MAX_UNDECIDED_BYTES / HEADER + 1);
+        assert_eq!(output(&endless).1, Speaks::Other);
+    }
+}
