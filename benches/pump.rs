@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, StreamExt};
 use linkspan::engine::{BlobWriter, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
 use linkspan::progress::Events;
-use linkspan::source::{Source, SourceError};
+use linkspan::source::{Chunks, Source, SourceError};
 
 const LAYERS: usize = 8;
 const LAYER_BYTES: u64 = 64 << 20;
@@ -66,10 +66,7 @@ impl Source for Zeros {
         "zeros"
     }
 
-    fn open<'a>(
-        &'a self,
-        blob: &'a Descriptor,
-    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>> {
+    fn open<'a>(&'a self, blob: &'a Descriptor, _: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
         let chunks = match self.documents.iter().find(|(descriptor, _)| descriptor.digest == blob.digest) {
             Some((_, bytes)) => vec![bytes.clone()],
             None => vec![Bytes::from_static(&[0; CHUNK]); (blob.size / CHUNK as u64) as usize],

@@ -12,10 +12,14 @@ mod current;
 mod fixture;
 #[path = "engine/names.rs"]
 mod names;
+#[path = "engine/read.rs"]
+mod read;
 #[path = "engine/store.rs"]
 mod store;
 #[path = "engine/unpack.rs"]
 mod unpack;
+#[path = "engine/uploads.rs"]
+mod uploads;
 #[path = "engine/writes.rs"]
 mod writes;
 

@@ -126,6 +126,32 @@ pub enum EngineError {
         /// The lease's id.
         lease: String,
     },
+    /// The engine has no such ability.
+    #[error("{engine} does not offer {what}")]
+    NotOffered {
+        /// The engine's kind.
+        engine: &'static str,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Another client writes the same thing at this moment.
+    #[error("{what} is being written by another client")]
+    Busy {
+        /// What is written.
+        what: String,
+    },
+    /// The engine has the blob already, so it need not be written.
+    #[error("the engine has {digest} already")]
+    Present {
+        /// The blob.
+        digest: Digest,
+    },
+    /// The name cannot be one of an upload.
+    #[error("`{name}` cannot name an upload: expected 1 to {limit} bytes without control characters", limit = super::uploads::MAX_UPLOAD_NAME)]
+    UploadName {
+        /// The name, cut to 80 characters.
+        name: String,
+    },
     /// The engine did not answer in time.
     #[error("{operation}: no answer within {} s", after.as_secs())]
     Timeout {

@@ -11,7 +11,9 @@ mod containerd;
 mod docker;
 pub mod doctor;
 mod error;
+pub mod images;
 pub mod select;
+pub mod uploads;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
 
 pub use error::EngineError;
+use images::Images;
+use uploads::Uploads;
 
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +87,29 @@ pub trait Engine: Debug + Send + Sync {
     /// When the engine is not reachable or not the one that was proven.
     fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>>;
 
+    /// Opens an export that outlives this process, or takes it up again: [`Engine::recover`] leaves it alone, and it ends
+    /// by its release, or by itself eight hours after it was opened first. Whether its blobs are still pinned is for
+    /// [`Uploads::pin`] to say: the engine may have lost its state meanwhile.
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; [`EngineError::NotOffered`] where the engine has nothing that outlives the process.
+    fn open_durable<'a>(
+        &'a self,
+        _origin: &'a Origin,
+        _events: Events,
+    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        let engine = self.identity().kind;
+        Box::pin(async move { Err(EngineError::NotOffered { engine, what: "an export that outlives a restart" }) })
+    }
+
+    /// What the engine holds, to be read.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`] where it cannot be read.
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        Err(EngineError::NotOffered { engine: self.identity().kind, what: "reading its images" })
+    }
+
     /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them.
     /// Returns how many there were.
     ///
@@ -130,6 +157,14 @@ pub trait Ingest: Debug + Send + Sync {
     /// With the engine's own words when it refuses.
     fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>>;
 
+    /// The blobs that clients send by themselves, as part of this export.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`] where the engine takes only whole images.
+    fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
+        Err(EngineError::NotOffered { engine: "this engine", what: "taking in blobs before it knows their image" })
+    }
+
     /// Gives up the lease. Before `commit` this aborts the export and removes its ingests; it is
     /// safe to call at any time, and more than once.
     ///
@@ -147,8 +182,14 @@ pub enum Opened {
     Writer(Box<dyn BlobWriter>),
 }
 
-/// A blob being written. Dropping it without `commit` leaves an ingest that `release` removes.
+/// A blob being written. Dropping it without `commit` leaves an ingest that `release` removes, or that a later
+/// writer of the same blob goes on with.
 pub trait BlobWriter: Debug + Send {
+    /// How many bytes the store has from an earlier attempt: writing begins there.
+    fn offset(&self) -> u64 {
+        0
+    }
+
     /// Sends the next bytes (any length; at most 4 MiB are buffered). Returns when there is room for more,
     /// not when they are stored.
     ///

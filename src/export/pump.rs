@@ -1,6 +1,6 @@
 //! Moves one blob from a source into an engine.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
@@ -16,7 +16,9 @@ use super::ExportError;
 pub type Tee = mpsc::Sender<Bytes>;
 
 /// Sends all of `blob` and completes it. Neither hashes nor buffers: the engine verifies the digest at the
-/// commit, and what is in flight is bounded by the source's window and the writer's.
+/// commit, and what is in flight is bounded by the source's window and the writer's. Goes on where an earlier attempt
+/// ended, if the engine kept what it had; with a tee, which needs every byte, the source is read from the start all the
+/// same.
 pub(super) async fn pump(
     source: &dyn Source,
     blob: &Descriptor,
@@ -24,10 +26,12 @@ pub(super) async fn pump(
     tee: Option<&Tee>,
     events: &Events,
 ) -> Result<(), ExportError> {
-    let mut chunks = source.open(blob).await?;
-    let mut current = 0;
+    let offset = writer.offset();
+    let mut current = if tee.is_some() { 0 } else { offset };
+    let mut chunks = source.open(blob, current).await?;
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk?;
+        let mut chunk = chunk?;
+        let known = offset.saturating_sub(current);
         current += chunk.len() as u64;
         if current > blob.size {
             break;
@@ -36,7 +40,10 @@ pub(super) async fn pump(
             // The receiver may have given up; the transfer does not depend on it.
             let _ = tee.send(chunk.clone()).await;
         }
-        writer.write(chunk).await?;
+        chunk.advance(chunk.len().min(usize::try_from(known).unwrap_or(usize::MAX)));
+        if !chunk.is_empty() {
+            writer.write(chunk).await?;
+        }
         events.emit(Event::Sent { digest: blob.digest.clone(), current, total: blob.size });
     }
     if current != blob.size {

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::stream::StreamExt;
 use http::Uri;
 use tonic::Code;
 
-use super::{Source, SourceError};
+use super::{Chunks, Source, SourceError};
 use crate::image::{Descriptor, Digest};
 use crate::proxy::Calls;
 
@@ -47,12 +47,10 @@ impl Source for BuildkitContent {
         &self.name
     }
 
-    fn open<'a>(
-        &'a self,
-        blob: &'a Descriptor,
-    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>> {
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
         Box::pin(async move {
-            let request = ReadContentRequest { digest: blob.digest.to_string(), offset: 0, size: 0 };
+            let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+            let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
             let answer = self.client.clone().read(request).await;
             let mut messages = answer.map_err(|status| self.error(&blob.digest, &status))?.into_inner();
             // A missing blob is reported with the first message, not with the answer's head.

@@ -12,7 +12,7 @@ use crate::image::Descriptor;
 /// # Errors
 /// When the source does not hold it, fails, or sends another number of bytes.
 pub async fn read_document(source: &dyn Source, document: &Descriptor) -> Result<Bytes, SourceError> {
-    let mut chunks = source.open(document).await?;
+    let mut chunks = source.open(document, 0).await?;
     let mut bytes = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         bytes.extend_from_slice(&chunk?);

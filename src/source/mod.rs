@@ -2,6 +2,7 @@
 
 mod buildkit_content;
 mod document;
+mod range;
 
 use std::fmt::Debug;
 
@@ -13,22 +14,24 @@ use crate::image::{Descriptor, Digest};
 
 pub use buildkit_content::BuildkitContent;
 pub use document::read_document;
+pub use range::read_range;
+
+/// The bytes of a blob as they come.
+pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;
 
 /// A place that holds the blobs of an image.
 pub trait Source: Debug + Send + Sync {
     /// What it is, for messages: `builder unix:///run/buildkit/buildkitd.sock`.
     fn name(&self) -> &str;
 
-    /// Opens a blob for reading from its start. Chunks are at most a few MiB; the stream ends after the
-    /// blob's last byte. The bytes are not verified here: the engine does that when the blob is committed,
-    /// and documents are verified when they are parsed.
+    /// Opens a blob for reading, from its byte `offset` on; at most its size. Chunks are at most a few MiB; the
+    /// stream ends after the blob's last byte. Whoever wants less drops the stream: what is then read in vain is a
+    /// window of at most a few MiB ([`read_range`]). The bytes are not verified here: the engine does that when the
+    /// blob is committed, and documents are verified when they are parsed.
     ///
     /// # Errors
     /// [`SourceError::NotFound`] when the source does not hold the blob.
-    fn open<'a>(
-        &'a self,
-        blob: &'a Descriptor,
-    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>>;
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>>;
 }
 
 /// What can go wrong at a source.

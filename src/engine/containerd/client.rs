@@ -84,7 +84,7 @@ impl Client {
     }
 
     pub(crate) fn images(&self) -> ImagesClient<Channel> {
-        ImagesClient::new(self.channel.clone())
+        ImagesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     pub(crate) fn introspection(&self) -> IntrospectionClient<Channel> {

@@ -13,7 +13,7 @@ use crate::image::{Descriptor, Digest};
 /// The prefix of the record of an image without a name, followed by `@` and its digest. It is BuildKit's
 /// convention (`dangling-name-prefix` of its `image` exporter); the prefix is ours, so that nobody mistakes it for
 /// dockerd's `moby-dangling`.
-const DANGLING: &str = "linkspan-dangling";
+pub(crate) const DANGLING: &str = "linkspan-dangling";
 /// How often to go round when another client creates and deletes the same record at the same time.
 const TRIES: usize = 5;
 

@@ -10,8 +10,10 @@ use super::client::Client;
 use super::content::{self, Put};
 use super::labels::{self, Labels};
 use super::unpack::{Arrivals, Job, Snapshots, Unpack};
+use super::uploads::ContainerdUploads;
 use super::writer::{self, Begun};
 use super::{images, lease};
+use crate::engine::uploads::Uploads;
 use crate::engine::{BlobWriter, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Digest, Document, Graph, Kind, Platform};
 use crate::progress::Events;
@@ -21,6 +23,7 @@ use crate::progress::Events;
 pub(crate) struct ContainerdIngest {
     client: Client,
     lease: String,
+    uploads: ContainerdUploads,
     snapshots: Snapshots,
     parallel: bool,
     events: Events,
@@ -41,7 +44,17 @@ impl ContainerdIngest {
     /// `client` must act in the name of `lease`.
     pub(crate) fn new(client: Client, lease: String, snapshotter: &str, parallel: bool, events: Events) -> Self {
         let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
-        Self { client, lease, snapshots, parallel, events, arrivals: Arrivals::default(), state: Mutex::default() }
+        let uploads = ContainerdUploads::new(client.clone(), lease.clone());
+        Self {
+            client,
+            lease,
+            uploads,
+            snapshots,
+            parallel,
+            events,
+            arrivals: Arrivals::default(),
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -226,6 +239,10 @@ impl Ingest for ContainerdIngest {
             }
             self.record(names).await
         })
+    }
+
+    fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
+        Ok(&self.uploads)
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {

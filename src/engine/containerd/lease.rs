@@ -38,17 +38,23 @@ pub(crate) fn id(origin: &Origin) -> String {
     format!("linkspan-{}", origin.export)
 }
 
+/// Whose end ends a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// This process': the next one finds the lease and releases it.
+    Process,
+    /// Nobody's: it is taken up again by its id, or expires.
+    Nobody,
+}
+
 /// Creates the lease `id` for `origin`.
-pub(crate) async fn create(client: &Client, id: &str, origin: &Origin) -> Result<(), EngineError> {
+pub(crate) async fn create(client: &Client, id: &str, origin: &Origin, owner: Owner) -> Result<(), EngineError> {
     let expire = timestamp(SystemTime::now() + LIFETIME);
-    let labels = [
-        (EXPIRE, expire.as_str()),
-        (EXPORT, &origin.export),
-        (DOOR, origin.door),
-        (BUILDER, &origin.builder),
-        (PROCESS, &Process::this().to_string()),
-    ];
-    let labels: HashMap<_, _> = labels.into_iter().map(|(key, value)| (key.to_owned(), cut(key, value))).collect();
+    let labels = [(EXPIRE, expire.as_str()), (EXPORT, &origin.export), (DOOR, origin.door), (BUILDER, &origin.builder)];
+    let process = (owner == Owner::Process).then(|| Process::this().to_string());
+    let process = process.as_deref().map(|process| (PROCESS, process));
+    let labels: HashMap<_, _> =
+        labels.into_iter().chain(process).map(|(key, value)| (key.to_owned(), cut(key, value))).collect();
     let mut leases = client.leases();
     let call = leases.create(client.request(CreateRequest { id: id.to_owned(), labels }));
     client.unary(format!("creating the lease {id}"), call).await?;

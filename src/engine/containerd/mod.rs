@@ -9,17 +9,25 @@ mod ingest;
 mod labels;
 mod lease;
 mod process;
+mod read;
+mod stream;
 mod unpack;
+mod uploads;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tonic::Code;
 
+use self::client::Expect as _;
 pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
 pub(crate) use self::ingest::ContainerdIngest;
+use self::lease::Owner;
+pub(crate) use self::read::ContainerdImages;
+use super::images::Images;
 use super::{Engine, EngineError, Identity, Ingest, Origin};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
@@ -70,9 +78,21 @@ impl ContainerdEngine {
     pub(crate) async fn ingest(&self, origin: &Origin, events: Events) -> Result<ContainerdIngest, EngineError> {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
-        lease::create(&self.client, &id, origin).await?;
+        lease::create(&self.client, &id, origin, Owner::Process).await?;
+        Ok(self.leased(client, id, events))
+    }
+
+    /// Opens an export that outlives this process, or takes it up again.
+    pub(crate) async fn durable(&self, origin: &Origin, events: Events) -> Result<ContainerdIngest, EngineError> {
+        let id = lease::id(origin);
+        let client = self.client.leased(&id)?;
+        lease::create(&self.client, &id, origin, Owner::Nobody).await.unless(Code::AlreadyExists)?;
+        Ok(self.leased(client, id, events))
+    }
+
+    fn leased(&self, client: Client, id: String, events: Events) -> ContainerdIngest {
         let (snapshotter, parallel) = (&self.identity.snapshotter, self.identity.parallel_unpack);
-        Ok(ContainerdIngest::new(client, id, snapshotter, parallel, events))
+        ContainerdIngest::new(client, id, snapshotter, parallel, events)
     }
 
     /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.
@@ -106,6 +126,18 @@ impl Engine for ContainerdEngine {
 
     fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
         Box::pin(async move { Ok(Arc::new(self.ingest(origin, events).await?) as Arc<dyn Ingest>) })
+    }
+
+    fn open_durable<'a>(
+        &'a self,
+        origin: &'a Origin,
+        events: Events,
+    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(async move { Ok(Arc::new(self.durable(origin, events).await?) as Arc<dyn Ingest>) })
+    }
+
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        Ok(Arc::new(ContainerdImages::new(self.client.clone(), "containerd")))
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {

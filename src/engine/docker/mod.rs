@@ -18,7 +18,9 @@ use futures_util::future::{BoxFuture, try_join_all};
 
 pub(crate) use self::discover::{Store, info};
 use self::handshake::{Handshake, Proof};
-use super::containerd::{ContainerdEngine, ContainerdIngest};
+use super::containerd::{ContainerdEngine, ContainerdImages, ContainerdIngest};
+use super::images::Images;
+use super::uploads::Uploads;
 use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
@@ -146,6 +148,24 @@ impl Engine for DockerEngine {
         })
     }
 
+    fn open_durable<'a>(
+        &'a self,
+        origin: &'a Origin,
+        events: Events,
+    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(async move {
+            // First, for what this export holds already must not be released in vain.
+            self.check().await?;
+            let blobs = self.containerd.durable(origin, events.clone()).await?;
+            Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
+        })
+    }
+
+    /// dockerd's images are containerd's records, under the names that dockerd gives them.
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        Ok(Arc::new(ContainerdImages::new(self.containerd.client().clone(), "docker's containerd")))
+    }
+
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
         self.containerd.recover()
     }
@@ -174,6 +194,10 @@ impl Ingest for DockerIngest {
 
     fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(async move { load::commit(&self.docker, &self.blobs.root()?, names, &self.events).await })
+    }
+
+    fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
+        self.blobs.uploads()
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {

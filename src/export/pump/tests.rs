@@ -1,11 +1,12 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream;
 
 use super::*;
 use crate::engine::EngineError;
 use crate::image::Digest;
+use crate::source;
 
 /// Hands out these chunks, whatever is asked for.
 #[derive(Debug)]
@@ -13,23 +14,30 @@ struct Chunks(Vec<&'static [u8]>);
 
 /// What was written, and whether it was committed.
 #[derive(Debug, Clone, Default)]
-struct Written(Arc<Mutex<(Vec<u8>, bool)>>);
+struct Written(Arc<Mutex<(Vec<u8>, bool)>>, u64);
 
 impl Source for Chunks {
     fn name(&self) -> &str {
         "chunks"
     }
 
-    fn open<'a>(
-        &'a self,
-        _: &'a Descriptor,
-    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError>> {
-        let chunks: Vec<_> = self.0.iter().map(|chunk| Ok(Bytes::from_static(chunk))).collect();
+    fn open<'a>(&'a self, _: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<source::Chunks, SourceError>> {
+        let mut skip = offset as usize;
+        let rest = |chunk: &&'static [u8]| {
+            let from = skip.min(chunk.len());
+            skip -= from;
+            Ok(Bytes::from_static(&chunk[from..]))
+        };
+        let chunks: Vec<_> = self.0.iter().map(rest).collect();
         Box::pin(async { Ok(stream::iter(chunks).boxed()) })
     }
 }
 
 impl BlobWriter for Written {
+    fn offset(&self) -> u64 {
+        self.1
+    }
+
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
         self.0.lock().unwrap().0.extend_from_slice(&bytes);
         Box::pin(async { Ok(()) })
@@ -43,6 +51,15 @@ impl BlobWriter for Written {
 
 /// Pumps `chunks` as a blob of six bytes. What was written, whether it was committed, what the tee saw.
 async fn pumped(chunks: &[&'static [u8]]) -> (Result<(), ExportError>, Vec<u8>, bool, Vec<u8>) {
+    pumped_from(0, true, chunks).await
+}
+
+/// The same, where the engine has `offset` bytes of it.
+async fn pumped_from(
+    offset: u64,
+    with_tee: bool,
+    chunks: &[&'static [u8]],
+) -> (Result<(), ExportError>, Vec<u8>, bool, Vec<u8>) {
     let blob = Descriptor {
         media_type: String::new(),
         digest: Digest::sha256(b"abcdef"),
@@ -51,10 +68,10 @@ async fn pumped(chunks: &[&'static [u8]]) -> (Result<(), ExportError>, Vec<u8>, 
         platform: None,
         artifact_type: None,
     };
-    let written = Written::default();
+    let written = Written(Arc::default(), offset);
     let (tee, mut seen) = mpsc::channel(8);
     let source = Chunks(chunks.to_vec());
-    let result = pump(&source, &blob, Box::new(written.clone()), Some(&tee), &Events::none()).await;
+    let result = pump(&source, &blob, Box::new(written.clone()), with_tee.then_some(&tee), &Events::none()).await;
     drop(tee);
     let mut teed = Vec::new();
     while let Some(bytes) = seen.recv().await {
@@ -78,5 +95,18 @@ async fn a_blob_of_another_length_is_not_committed() {
         let (result, _, committed, _) = pumped(chunks).await;
         assert!(matches!(result, Err(ExportError::Source(SourceError::Length { expected: 6, .. }))), "{chunks:?}");
         assert!(!committed, "{chunks:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_engine_has_is_not_written_again() {
+    for offset in 0..=6 {
+        for with_tee in [false, true] {
+            let (result, written, committed, teed) = pumped_from(offset, with_tee, &[b"abc", b"", b"def"]).await;
+            result.unwrap();
+            assert!(committed);
+            assert_eq!(written, b"abcdef"[offset as usize..], "{offset}");
+            assert_eq!(teed, if with_tee { b"abcdef" as &[u8] } else { b"" }, "{offset}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! JSON documents: raw bytes kept beside the parsed view.
 
 mod error;
+mod guess;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::json::{self, Keys, null_as_default};
 use super::{Descriptor, Digest, Kind, Limits, Platform};
 pub use error::DocumentError;
+pub use guess::media_type_of;
 
 /// A small JSON blob of an image: index, manifest or config.
 ///

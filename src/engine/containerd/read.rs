@@ -1,0 +1,169 @@
+//! Reading: image records and blobs of one namespace.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use containerd_client::services::v1::{Image, ListImagesRequest, ReadContentRequest};
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::client::{Client, SILENCE};
+use super::{content, images};
+use crate::engine::EngineError;
+use crate::engine::images::{Images, Page, Query, Record};
+use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
+use crate::source::{Chunks, Source, SourceError, read_document};
+
+/// How records of images without a name are called, each followed by `@` and a digest: ours, and dockerd's (moby
+/// `daemon/containerd/soft_delete.go`).
+const UNNAMED: [&str; 2] = [images::DANGLING, "moby-dangling"];
+/// The media type of a blob of which nobody says more (RFC 2046, section 4.5.1).
+const ANYTHING: &str = "application/octet-stream";
+
+/// The images of one namespace.
+#[derive(Debug, Clone)]
+pub(crate) struct ContainerdImages {
+    client: Client,
+    name: Arc<str>,
+}
+
+impl ContainerdImages {
+    /// Reads by `client`. `kind` is what the engine is called.
+    pub(crate) fn new(client: Client, kind: &str) -> Self {
+        let name = format!("{kind} at {}", client.address()).into();
+        Self { client, name }
+    }
+
+    async fn records(&self, filters: Vec<String>) -> Result<Vec<Record>, EngineError> {
+        let mut images = self.client.images();
+        let call = images.list(self.client.request(ListImagesRequest { filters }));
+        let found = self.client.unary("listing images", call).await?.images;
+        Ok(found.into_iter().filter_map(record).collect())
+    }
+
+    /// The records of images whose root is `digest`.
+    async fn records_of(&self, digest: &Digest) -> Result<Vec<Record>, EngineError> {
+        // Letters, digits and a colon need no quotes (containerd `pkg/filters/parser.go`).
+        self.records(vec![format!("target.digest=={digest}")]).await
+    }
+
+    async fn by_name(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
+        if let Some(image) = images::get(&self.client, &name.to_string()).await? {
+            return Ok(record(image).map(|record| record.target));
+        }
+        let Some(digest) = name.digest() else { return Ok(None) };
+        let repository = name.name();
+        let is_of_repository = |record: &Record| {
+            let name = record.name.as_ref().and_then(|name| name.parse::<Reference>().ok());
+            name.is_some_and(|name| name.name() == repository)
+        };
+        Ok(self.records_of(digest).await?.into_iter().find(is_of_repository).map(|record| record.target))
+    }
+
+    async fn by_digest(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+        let Some(size) = self.size_of(digest).await? else { return Ok(None) };
+        if let Some(record) = self.records_of(digest).await?.into_iter().next() {
+            return Ok(Some(record.target));
+        }
+        let unknown = Descriptor::new(ANYTHING, digest.clone(), size);
+        if size > Limits::default().config_bytes {
+            return Ok(Some(unknown));
+        }
+        let bytes = match read_document(self, &unknown).await {
+            Ok(bytes) => bytes,
+            Err(SourceError::NotFound { .. }) => return Ok(None),
+            Err(error) => {
+                let operation = format!("reading {digest}");
+                return Err(EngineError::Protocol { operation, reason: error.to_string() });
+            }
+        };
+        let media_type = media_type_of(&bytes).unwrap_or_else(|| ANYTHING.to_owned());
+        Ok(Some(Descriptor { media_type, ..unknown }))
+    }
+
+    async fn size_of(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        let info = content::info(&self.client, digest).await?;
+        Ok(info.and_then(|info| u64::try_from(info.size).ok()))
+    }
+
+    async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
+        let answer = self.client.content().read(self.client.request(request)).await;
+        let mut messages = answer.map_err(|status| self.refused(&blob.digest, status))?.into_inner();
+        // The store says NOT_FOUND only when the first message is awaited.
+        let first = messages.message().await.map_err(|status| self.refused(&blob.digest, status))?;
+        let Some(first) = first else { return Ok(stream::empty().boxed()) };
+        let (this, digest) = (self.clone(), blob.digest.clone());
+        let rest = stream::unfold(Some(messages), move |messages| {
+            let (this, digest) = (this.clone(), digest.clone());
+            async move {
+                let mut messages = messages?;
+                match timeout(SILENCE, messages.message()).await {
+                    Ok(Ok(message)) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
+                    Ok(Err(status)) => Some((Err(this.refused(&digest, status)), None)),
+                    Err(_) => {
+                        let reason = format!("no answer within {} s", SILENCE.as_secs());
+                        let name = this.name.to_string();
+                        Some((Err(SourceError::Read { name, digest, reason }), None))
+                    }
+                }
+            }
+        });
+        Ok(stream::iter([Ok(Bytes::from(first.data))]).chain(rest).boxed())
+    }
+
+    fn refused(&self, digest: &Digest, status: Status) -> SourceError {
+        let (name, digest) = (self.name.to_string(), digest.clone());
+        match status.code() {
+            Code::NotFound => SourceError::NotFound { name, digest },
+            _ => {
+                let reason = self.client.failure(format!("reading {digest}"), status).to_string();
+                SourceError::Read { name, digest, reason }
+            }
+        }
+    }
+}
+
+/// A record as it is in the store; `None` if its target is none that a client of ours could name.
+fn record(image: Image) -> Option<Record> {
+    let target = image.target?;
+    let target = Descriptor {
+        annotations: target.annotations.into_iter().collect(),
+        ..Descriptor::new(target.media_type, target.digest.parse().ok()?, u64::try_from(target.size).ok()?)
+    };
+    let unnamed = image.name.split_once('@').is_some_and(|(prefix, _)| UNNAMED.contains(&prefix));
+    Some(Record { name: (!unnamed).then_some(image.name), target })
+}
+
+impl Source for ContainerdImages {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        Box::pin(self.read(blob, offset))
+    }
+}
+
+impl Images for ContainerdImages {
+    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+        Box::pin(self.by_name(name))
+    }
+
+    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+        Box::pin(self.by_digest(digest))
+    }
+
+    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
+        // containerd answers with all records in one message and has no pages. Its filters could apply the prefix, at
+        // the price of writing what a client sends into its filter language.
+        Box::pin(async move { Ok(Page::of(self.records(Vec::new()).await?, query)) })
+    }
+
+    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+        Box::pin(self.size_of(digest))
+    }
+}

@@ -1,0 +1,231 @@
+//! The stream that a blob is written through: messages are sent without waiting for their answers.
+
+use std::fmt;
+
+use bytes::Bytes;
+use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Streaming};
+
+use super::client::{Client, SILENCE, UNARY};
+use crate::engine::EngineError;
+
+/// How many bytes go into a message. Larger ones gain nothing once they are pipelined.
+const CHUNK: usize = 1 << 20;
+/// How many messages wait to be sent. With the one that is being filled and the one that is being encoded, at most
+/// 4 MiB of a blob are in memory.
+const QUEUE: usize = 1;
+/// How often to try again when the ref is still locked by a stream of ours that containerd has not seen end.
+const LOCKED_TRIES: u32 = 8;
+
+/// How a stream ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// The digest of what the store had when it answered last, in its own words.
+    pub(crate) digest: String,
+    /// The answer to the commit; `None` if the stream was closed without one.
+    pub(crate) outcome: Result<Option<WriteContentResponse>, EngineError>,
+}
+
+/// An open stream.
+pub(crate) struct Stream {
+    operation: String,
+    messages: mpsc::Sender<WriteContentRequest>,
+    /// What the next message will carry.
+    buffer: Vec<u8>,
+    /// Bytes handed to the stream so far, those of an earlier stream included.
+    sent: u64,
+    end: oneshot::Receiver<End>,
+    _drain: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("operation", &self.operation).field("sent", &self.sent).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// Opens the ingest that `first` names, and gives the store's answer. A ref is locked in containerd's memory as long
+    /// as its stream lives (`core/content` local `locks.go`), so one that was just dropped may take a moment.
+    pub(crate) async fn open(
+        client: &Client,
+        operation: &str,
+        first: WriteContentRequest,
+    ) -> Result<(Self, WriteContentResponse), EngineError> {
+        let mut tries = 0;
+        loop {
+            match Self::open_once(client, operation, first.clone()).await {
+                Err(error) if tries < LOCKED_TRIES && is_locked(&error) => {
+                    tries += 1;
+                    sleep(std::time::Duration::from_millis(10 << tries)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn open_once(
+        client: &Client,
+        operation: &str,
+        first: WriteContentRequest,
+    ) -> Result<(Self, WriteContentResponse), EngineError> {
+        let (messages, outgoing) = mpsc::channel(QUEUE);
+        // There is room: nothing has been sent yet.
+        let _ = messages.try_send(first);
+        let mut stub = client.content();
+        let call = async {
+            let mut answers = stub.write(client.request(ReceiverStream::new(outgoing))).await?.into_inner();
+            let answer = answers.message().await?;
+            Ok(tonic::Response::new((answers, answer)))
+        };
+        let (answers, answer) = client.within(UNARY, operation, call).await?;
+        let operation = operation.to_owned();
+        let Some(answer) = answer else {
+            return Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() });
+        };
+        let (report, end) = oneshot::channel();
+        let drain = drain(client.clone(), operation.clone(), answers, answer.digest.clone(), report);
+        let stream = Self {
+            operation,
+            messages,
+            buffer: Vec::new(),
+            sent: 0,
+            end,
+            _drain: AbortOnDropHandle::new(tokio::spawn(drain)),
+        };
+        Ok((stream, answer))
+    }
+
+    /// Goes on at `offset`; what waits to be sent is forgotten. containerd goes on where its ingest ends, or, when told
+    /// to write at 0, truncates it.
+    pub(crate) fn seek(&mut self, offset: u64) {
+        self.buffer.clear();
+        self.sent = offset;
+    }
+
+    /// How many bytes were pushed, those of an earlier stream included.
+    pub(crate) fn length(&self) -> u64 {
+        self.sent + self.buffer.len() as u64
+    }
+
+    /// Sends `bytes`, or keeps them for the next message. `left` is how many more can come at most, as far as known.
+    pub(crate) async fn push(&mut self, mut bytes: Bytes, left: Option<u64>) -> Result<(), EngineError> {
+        // A chunk that makes a message of its own, as a builder sends them, goes as it came.
+        if self.buffer.is_empty() && (CHUNK / 2..=2 * CHUNK).contains(&bytes.len()) {
+            self.buffer = bytes.into();
+            return self.flush().await;
+        }
+        let left = left.and_then(|left| usize::try_from(left).ok()).unwrap_or(CHUNK);
+        while !bytes.is_empty() {
+            if self.buffer.is_empty() {
+                self.buffer.reserve_exact(left.min(CHUNK));
+            }
+            let part = bytes.split_to(bytes.len().min(CHUNK - self.buffer.len()));
+            self.buffer.extend_from_slice(&part);
+            if self.buffer.len() == CHUNK {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what waits to be sent.
+    pub(crate) async fn flush(&mut self) -> Result<(), EngineError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let data = std::mem::take(&mut self.buffer);
+        let length = data.len() as u64;
+        // `expected` only goes with the first and the last message: with each it costs containerd a look-up.
+        let message = WriteContentRequest {
+            action: WriteAction::Write.into(),
+            offset: self.offset()?,
+            data,
+            ..WriteContentRequest::default()
+        };
+        self.send(message).await?;
+        self.sent += length;
+        Ok(())
+    }
+
+    fn offset(&self) -> Result<i64, EngineError> {
+        i64::try_from(self.sent).map_err(|_| EngineError::Protocol {
+            operation: self.operation.clone(),
+            reason: "more bytes came than containerd can count".to_owned(),
+        })
+    }
+
+    /// Queues a message; fails as soon as the store has refused anything sent so far.
+    async fn send(&mut self, message: WriteContentRequest) -> Result<(), EngineError> {
+        tokio::select! {
+            biased;
+            end = &mut self.end => Err(too_early(&self.operation, end)),
+            sent = self.messages.send(message) => match sent {
+                Ok(()) => Ok(()),
+                // The stream ended; why is about to be reported.
+                Err(_) => Err(too_early(&self.operation, (&mut self.end).await)),
+            },
+        }
+    }
+
+    /// Commits what was sent, and waits for the answer: only then is the blob in the store. `message` says what is
+    /// expected.
+    pub(crate) async fn commit(mut self, message: WriteContentRequest) -> Result<End, EngineError> {
+        self.flush().await?;
+        let message = WriteContentRequest { action: WriteAction::Commit.into(), offset: self.offset()?, ..message };
+        self.send(message).await?;
+        self.ended().await
+    }
+
+    /// Closes the stream without a commit; the store has kept what was sent when this returns.
+    pub(crate) async fn close(mut self) -> Result<(), EngineError> {
+        self.flush().await?;
+        self.messages = mpsc::channel(1).0;
+        self.ended().await?.outcome.map(|_| ())
+    }
+
+    async fn ended(self) -> Result<End, EngineError> {
+        let operation = self.operation;
+        self.end.await.map_err(|_| EngineError::Protocol { operation, reason: "its reader broke off".to_owned() })
+    }
+}
+
+/// Whether the ref is in use by another stream.
+pub(crate) fn is_locked(error: &EngineError) -> bool {
+    matches!(error, EngineError::Rpc { code: Code::Unavailable, message, .. } if message.contains("locked"))
+}
+
+/// Why the stream ended before it was told to.
+fn too_early(operation: &str, end: Result<End, oneshot::error::RecvError>) -> EngineError {
+    match end {
+        Ok(End { outcome: Err(error), .. }) => error,
+        Ok(_) | Err(_) => {
+            EngineError::Protocol { operation: operation.to_owned(), reason: "the stream ended too early".to_owned() }
+        }
+    }
+}
+
+/// Reads the answers, for HTTP/2 flow control stops the stream otherwise, and reports how it ended.
+async fn drain(
+    client: Client,
+    operation: String,
+    mut answers: Streaming<WriteContentResponse>,
+    mut digest: String,
+    report: oneshot::Sender<End>,
+) {
+    let outcome = loop {
+        match timeout(SILENCE, answers.message()).await {
+            Ok(Ok(Some(answer))) if answer.action == i32::from(WriteAction::Commit) => break Ok(Some(answer)),
+            Ok(Ok(Some(answer))) => digest = answer.digest,
+            Ok(Ok(None)) => break Ok(None),
+            Ok(Err(status)) => break Err(client.failure(operation, status)),
+            Err(_) => break Err(EngineError::Timeout { operation, after: SILENCE }),
+        }
+    };
+    // Nobody listens when the stream was dropped.
+    let _ = report.send(End { digest, outcome });
+}

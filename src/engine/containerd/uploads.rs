@@ -1,0 +1,212 @@
+//! Uploads: containerd's own ingests, under refs that begin with the lease's id.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use containerd_client::services::v1::{ListStatusesRequest, Status as Ingested, WriteAction, WriteContentRequest};
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use prost_types::Timestamp;
+use tonic::Code;
+
+use super::client::Client;
+use super::content;
+use super::lease;
+use super::stream::{Stream, is_locked};
+use crate::engine::EngineError;
+use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
+use crate::image::Digest;
+
+/// How many blobs are pinned at once. containerd writes them one after the other; this only hides the way there.
+const PINS: usize = 8;
+
+/// The uploads of one lease.
+#[derive(Debug)]
+pub(crate) struct ContainerdUploads {
+    client: Client,
+    lease: String,
+}
+
+impl ContainerdUploads {
+    /// `client` must act in the name of `lease`.
+    pub(crate) fn new(client: Client, lease: String) -> Self {
+        Self { client, lease }
+    }
+
+    fn reference(&self, name: &str) -> String {
+        format!("{}-{name}", self.lease)
+    }
+
+    /// Leased first, looked up second: what is found then stays.
+    async fn pin_one(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        if content::info(&self.client, digest).await?.is_none() {
+            return Ok(None);
+        }
+        lease::add(&self.client, &self.lease, lease::CONTENT, digest.as_str()).await?;
+        let info = content::info(&self.client, digest).await?;
+        Ok(info.and_then(|info| u64::try_from(info.size).ok()))
+    }
+
+    async fn open(&self, name: &str, expected: &Expected) -> Result<Begun, EngineError> {
+        check_name(name)?;
+        let first =
+            WriteContentRequest { action: WriteAction::Stat.into(), r#ref: self.reference(name), ..message(expected)? };
+        let operation = format!("writing the upload {name}");
+        let (mut stream, answer) = match Stream::open(&self.client, &operation, first).await {
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
+                if let Some(digest) = &expected.digest {
+                    content::pin(&self.client, &self.lease, digest).await?;
+                }
+                return Ok(Begun::Present);
+            }
+            Err(error) if is_locked(&error) => {
+                return Err(EngineError::Busy { what: format!("the upload `{name}`") });
+            }
+            outcome => outcome?,
+        };
+        stream.seek(u64::try_from(answer.offset).unwrap_or(0));
+        Ok(Begun::Upload(Box::new(ContainerdUpload {
+            client: self.client.clone(),
+            lease: self.lease.clone(),
+            expected: expected.clone(),
+            operation,
+            stream,
+        })))
+    }
+
+    /// The ingests of this lease, under the names of their uploads.
+    async fn list(&self) -> Result<Vec<UploadStatus>, EngineError> {
+        // Of another lease, too, if its id begins with this one's: so only what the lease says is its own counts.
+        let (filters, prefix) = (vec![format!("ref~=/^{}-/", self.lease)], self.reference(""));
+        let mut client = self.client.content();
+        let call = client.list_statuses(self.client.request(ListStatusesRequest { filters }));
+        let list = async { self.client.unary("listing ingests", call).await };
+        let (found, owned) = tokio::try_join!(list, lease::resources(&self.client, &self.lease))?;
+        let is_own = |ingest: &Ingested| {
+            owned.iter().any(|resource| resource.r#type == lease::INGESTS && resource.id == ingest.r#ref)
+        };
+        let mut statuses: Vec<_> = found
+            .statuses
+            .into_iter()
+            .filter(is_own)
+            .filter_map(|ingest| Some(status(ingest.r#ref.strip_prefix(&prefix)?.to_owned(), &ingest)))
+            .collect();
+        statuses.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(statuses)
+    }
+}
+
+fn status(name: String, ingest: &Ingested) -> UploadStatus {
+    let time = |stamp: &Option<Timestamp>| {
+        stamp.and_then(|stamp| SystemTime::try_from(stamp).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    UploadStatus {
+        name,
+        offset: u64::try_from(ingest.offset).unwrap_or(0),
+        expected: Expected {
+            digest: ingest.expected.parse().ok(),
+            size: u64::try_from(ingest.total).ok().filter(|size| *size > 0),
+        },
+        started: time(&ingest.started_at),
+        updated: time(&ingest.updated_at),
+    }
+}
+
+/// A message that says what is expected. containerd takes 0 for a size that is not known.
+fn message(expected: &Expected) -> Result<WriteContentRequest, EngineError> {
+    let total = i64::try_from(expected.size.unwrap_or(0)).map_err(|_| EngineError::Protocol {
+        operation: "opening an upload".to_owned(),
+        reason: "its size is out of range".to_owned(),
+    })?;
+    let expected = expected.digest.as_ref().map(ToString::to_string).unwrap_or_default();
+    Ok(WriteContentRequest { total, expected, ..WriteContentRequest::default() })
+}
+
+impl Uploads for ContainerdUploads {
+    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        let pins: Vec<_> = digests.iter().map(|digest| self.pin_one(digest)).collect();
+        Box::pin(stream::iter(pins).buffered(PINS).try_collect())
+    }
+
+    fn begin<'a>(&'a self, name: &'a str, expected: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {
+        Box::pin(self.open(name, expected))
+    }
+
+    fn status<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<UploadStatus>, EngineError>> {
+        Box::pin(async move { Ok(self.list().await?.into_iter().find(|status| status.name == name)) })
+    }
+
+    fn statuses(&self) -> BoxFuture<'_, Result<Vec<UploadStatus>, EngineError>> {
+        Box::pin(self.list())
+    }
+
+    fn abort<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { content::abort(&self.client, &self.reference(name)).await })
+    }
+}
+
+/// An open upload.
+#[derive(Debug)]
+struct ContainerdUpload {
+    client: Client,
+    lease: String,
+    expected: Expected,
+    operation: String,
+    stream: Stream,
+}
+
+impl ContainerdUpload {
+    async fn finish(self, expected: Expected) -> Result<(Digest, u64), EngineError> {
+        let Self { client, lease, expected: before, operation, stream } = self;
+        let expected = Expected { digest: expected.digest.or(before.digest), size: expected.size.or(before.size) };
+        let size = stream.length();
+        let end = stream.commit(message(&expected)?).await?;
+        let malformed = |digest: &str| EngineError::Protocol {
+            operation: operation.clone(),
+            reason: format!("the store gave the digest `{digest}`"),
+        };
+        match end.outcome {
+            Ok(Some(answer)) => {
+                let digest = answer.digest.parse().map_err(|_| malformed(&answer.digest))?;
+                Ok((digest, u64::try_from(answer.offset).unwrap_or(size)))
+            }
+            Ok(None) => Err(malformed("")),
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
+                let digest = match expected.digest {
+                    Some(digest) => digest,
+                    None => end.digest.parse().map_err(|_| malformed(&end.digest))?,
+                };
+                content::pin(&client, &lease, &digest).await?;
+                Err(EngineError::Present { digest })
+            }
+            Err(error) => {
+                let named = expected.digest.or_else(|| end.digest.parse().ok());
+                Err(named.map_or_else(|| error.clone(), |digest| content::refused(error.clone(), &digest)))
+            }
+        }
+    }
+}
+
+impl Upload for ContainerdUpload {
+    fn offset(&self) -> u64 {
+        self.stream.length()
+    }
+
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        let left = self.expected.size.map(|size| size.saturating_sub(self.stream.length()));
+        Box::pin(self.stream.push(bytes, left))
+    }
+
+    fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.stream.seek(0);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn suspend(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        Box::pin(self.stream.close())
+    }
+
+    fn commit(self: Box<Self>, expected: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>> {
+        Box::pin(self.finish(expected))
+    }
+}

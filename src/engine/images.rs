@@ -1,0 +1,155 @@
+//! What an engine holds, to be read: image records, and the blobs behind them.
+
+use futures_util::future::BoxFuture;
+
+use super::EngineError;
+use crate::image::{Descriptor, Digest, Reference};
+use crate::source::Source;
+
+/// How many records a page has at most, whatever was asked for.
+pub const MAX_PAGE: usize = 1000;
+
+/// An engine's images. As a [`Source`] it hands out their blobs, so that an image of one engine is exported into
+/// another one like an image of a builder.
+///
+/// Nothing here is pinned: an image that is deleted while it is read answers
+/// [`SourceError::NotFound`](crate::source::SourceError::NotFound).
+pub trait Images: Source {
+    /// The root of the image that is called `name`, exactly so; `None` if no image is.
+    /// A name with a digest also finds an image of the same repository that has this digest under another tag.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>>;
+
+    /// The descriptor of a blob that the engine holds, be it a root, a document below one or a leaf. The media type
+    /// is what a record says, else what the document says of itself, else `application/octet-stream`.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>>;
+
+    /// A page of the image records.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>>;
+
+    /// The size of a blob in bytes, if the engine holds all of it.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>>;
+}
+
+/// Which records are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// How their full names begin (`docker.io/library/`). Unnamed images are only in the list of the empty prefix.
+    pub prefix: String,
+    /// [`Page::next`] of the page before; `None` begins.
+    pub after: Option<String>,
+    /// How many records to return, at most [`MAX_PAGE`].
+    pub limit: usize,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self { prefix: String::new(), after: None, limit: MAX_PAGE }
+    }
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its full name, as the engine has it: not every engine insists on one that parses as a [`Reference`].
+    /// `None` for an image that lost its name or never had one.
+    pub name: Option<String>,
+    /// Its root.
+    pub target: Descriptor,
+}
+
+impl Record {
+    /// What records are sorted by, and what a page ends with.
+    fn key(&self) -> String {
+        // No name begins with `@`.
+        self.name.clone().unwrap_or_else(|| format!("@{}", self.target.digest))
+    }
+}
+
+/// Some records, sorted by name; unnamed ones, by digest, come before any letter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The records.
+    pub records: Vec<Record>,
+    /// Where the next page begins; `None` on the last. A record that comes or goes meanwhile shifts no other.
+    pub next: Option<String>,
+}
+
+impl Page {
+    /// The page of `records` that `query` asks for.
+    pub(super) fn of(records: impl IntoIterator<Item = Record>, query: &Query) -> Self {
+        let wanted = |record: &Record| match &record.name {
+            Some(name) => name.starts_with(&query.prefix),
+            None => query.prefix.is_empty(),
+        };
+        let mut found: Vec<_> = records.into_iter().filter(wanted).map(|record| (record.key(), record)).collect();
+        if let Some(after) = &query.after {
+            found.retain(|(key, _)| key > after);
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // An image can lie unnamed under more than one record.
+        found.dedup_by(|(one, _), (other, _)| one == other);
+        let limit = query.limit.clamp(1, MAX_PAGE);
+        let next = (found.len() > limit).then(|| found[limit - 1].0.clone());
+        found.truncate(limit);
+        Self { records: found.into_iter().map(|(_, record)| record).collect(), next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: Option<&str>, content: &str) -> Record {
+        let target = Descriptor::new("", Digest::sha256(content.as_bytes()), 1);
+        Record { name: name.map(str::to_owned), target }
+    }
+
+    fn records() -> Vec<Record> {
+        let unnamed = record(None, "x");
+        vec![record(Some("b:1"), "1"), unnamed.clone(), record(Some("a:2"), "2"), unnamed, record(Some("ab:1"), "1")]
+    }
+
+    fn names(page: &Page) -> Vec<&str> {
+        page.records.iter().map(|record| record.name.as_deref().unwrap_or("-")).collect()
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gaps() {
+        let (mut query, mut seen) = (Query { limit: 2, ..Query::default() }, Vec::new());
+        loop {
+            let page = Page::of(records(), &query);
+            assert!(page.records.len() <= 2);
+            seen.extend(names(&page).into_iter().map(str::to_owned));
+            let Some(next) = page.next else { break };
+            query.after = Some(next);
+        }
+        assert_eq!(seen, ["-", "a:2", "ab:1", "b:1"]);
+    }
+
+    #[test]
+    fn a_prefix_hides_the_rest() {
+        let page = Page::of(records(), &Query { prefix: "a".to_owned(), ..Query::default() });
+        assert_eq!((names(&page), &page.next), (vec!["a:2", "ab:1"], &None));
+    }
+
+    #[test]
+    fn no_page_is_empty_or_endless() {
+        for limit in [0, 1] {
+            assert_eq!(Page::of(records(), &Query { limit, ..Query::default() }).records.len(), 1);
+        }
+        let many = (0..2 * MAX_PAGE).map(|n| record(Some(&n.to_string()), "1"));
+        assert_eq!(Page::of(many, &Query { limit: usize::MAX, ..Query::default() }).records.len(), MAX_PAGE);
+    }
+}

@@ -1,0 +1,151 @@
+//! Blobs that clients send by themselves, before the image is known.
+
+use bytes::Bytes;
+use linkspan::engine::uploads::{Begun, Expected, Upload, Uploads};
+use linkspan::engine::{Engine, EngineError, Ingest};
+use linkspan::image::Digest;
+use linkspan::progress::Events;
+
+use crate::common::{Stack, until};
+use crate::fixture::{Image, Layer, containerd, names, origin};
+
+async fn begin(uploads: &dyn Uploads, name: &str, expected: &Expected) -> Box<dyn Upload> {
+    match uploads.begin(name, expected).await.unwrap() {
+        Begun::Upload(upload) => upload,
+        Begun::Present => panic!("{name} is there already"),
+    }
+}
+
+/// All of `bytes`, under a name of its own, with nothing said beforehand.
+async fn upload(uploads: &dyn Uploads, name: &str, bytes: &Bytes) -> Result<(Digest, u64), EngineError> {
+    let mut upload = begin(uploads, name, &Expected::default()).await;
+    upload.write(bytes.clone()).await?;
+    upload.commit(Expected::default()).await
+}
+
+async fn opened(engine: &dyn Engine) -> std::sync::Arc<dyn Ingest> {
+    engine.open(&origin(), Events::none()).await.unwrap()
+}
+
+fn content(seed: &str) -> Bytes {
+    seed.repeat(300_000).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_where_it_was_left() {
+    let engine = containerd(Stack::shared(), "uploads").await;
+    let ingest = opened(&*engine).await;
+    let uploads = ingest.uploads().unwrap();
+    let bytes = content("goes on ");
+    let expected = Expected { digest: Some(Digest::sha256(&bytes)), size: Some(bytes.len() as u64) };
+    for (from, to) in [(0, 1), (1, 1_500_000), (1_500_000, bytes.len())] {
+        let mut upload = begin(uploads, "on", &expected).await;
+        assert_eq!(upload.offset(), from as u64);
+        upload.write(bytes.slice(from..to)).await.unwrap();
+        upload.suspend().await.unwrap();
+        let status = uploads.status("on").await.unwrap().unwrap();
+        assert_eq!((status.offset, status.expected.size), (to as u64, expected.size));
+    }
+    assert_eq!(uploads.statuses().await.unwrap().len(), 1);
+    let upload = begin(uploads, "on", &expected).await;
+    assert_eq!(upload.commit(Expected::default()).await.unwrap(), (Digest::sha256(&bytes), bytes.len() as u64));
+    assert_eq!(uploads.statuses().await.unwrap(), []);
+    assert!(matches!(uploads.begin("again", &expected).await.unwrap(), Begun::Present));
+    ingest.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_match_stays_an_upload() {
+    let engine = containerd(Stack::shared(), "uploads-wrong").await;
+    let ingest = opened(&*engine).await;
+    let uploads = ingest.uploads().unwrap();
+    let bytes = content("wrong ");
+    let (size, other) = (bytes.len() as u64, Digest::sha256(b"other"));
+    let wrongs = [Expected { digest: Some(other), size: None }, Expected { digest: None, size: Some(size + 1) }];
+    let mut upload = begin(uploads, "wrong", &Expected::default()).await;
+    upload.write(bytes.clone()).await.unwrap();
+    for wrong in wrongs {
+        let error = upload.commit(wrong).await.unwrap_err();
+        assert!(matches!(error, EngineError::Corrupt { .. }), "{error}");
+        upload = begin(uploads, "wrong", &Expected::default()).await;
+        assert_eq!(upload.offset(), size);
+    }
+    upload.restart().await.unwrap();
+    assert_eq!(upload.offset(), 0);
+    upload.write(bytes.slice(..10)).await.unwrap();
+    assert_eq!(upload.commit(Expected::default()).await.unwrap(), (Digest::sha256(&bytes[..10]), 10));
+    ingest.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_by_the_end_is_not_written_twice() {
+    let engine = containerd(Stack::shared(), "uploads-twice").await;
+    let ingest = opened(&*engine).await;
+    let uploads = ingest.uploads().unwrap();
+    let bytes = content("twice ");
+    let mut late = begin(uploads, "late", &Expected::default()).await;
+    late.write(bytes.clone()).await.unwrap();
+    upload(uploads, "early", &bytes).await.unwrap();
+    let error = late.commit(Expected::default()).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Present { digest } if *digest == Digest::sha256(&bytes)), "{error}");
+    assert_eq!(uploads.statuses().await.unwrap(), []);
+    let pinned = uploads.pin(&[Digest::sha256(b"absent"), Digest::sha256(&bytes)]).await.unwrap();
+    assert_eq!(pinned, [None, Some(bytes.len() as u64)]);
+    ingest.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_are_aborted_and_have_one_writer() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "uploads-abort").await;
+    let ingest = opened(&*engine).await;
+    let uploads = ingest.uploads().unwrap();
+    let mut first = begin(uploads, "one", &Expected::default()).await;
+    first.write(content("one ")).await.unwrap();
+    let error = uploads.begin("one", &Expected::default()).await.unwrap_err();
+    assert!(matches!(error, EngineError::Busy { .. }), "{error}");
+    first.suspend().await.unwrap();
+    uploads.abort("one").await.unwrap();
+    uploads.abort("one").await.unwrap();
+    assert_eq!(uploads.status("one").await.unwrap(), None);
+    for name in ["", "a\nb", &"x".repeat(513)] {
+        let error = uploads.begin(name, &Expected::default()).await.unwrap_err();
+        assert!(matches!(error, EngineError::UploadName { .. }), "{error}");
+    }
+    begin(uploads, "two", &Expected::default()).await.suspend().await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(stack.ingests("uploads-abort"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_outlives_its_process() {
+    let stack = Stack::shared();
+    let origin = origin();
+    let image = Image::new(&[Layer::new().file("durable", "1").tar()]);
+    let layer = &image.blobs[&image.layers[0].digest];
+    {
+        let engine = containerd(stack, "durable").await;
+        let ingest = engine.open_durable(&origin, Events::none()).await.unwrap();
+        let uploads = ingest.uploads().unwrap();
+        upload(uploads, "config", &image.blobs[&image.config.digest]).await.unwrap();
+        let mut half = begin(uploads, "layer", &Expected::default()).await;
+        half.write(layer.slice(..5000)).await.unwrap();
+        half.suspend().await.unwrap();
+    }
+    let engine = containerd(stack, "durable").await;
+    assert_eq!(engine.recover().await.unwrap(), 0);
+    let ingest = engine.open_durable(&origin, Events::none()).await.unwrap();
+    let uploads = ingest.uploads().unwrap();
+    assert_eq!(uploads.pin(std::slice::from_ref(&image.config.digest)).await.unwrap(), [Some(image.config.size)]);
+    let mut rest = begin(uploads, "layer", &Expected::default()).await;
+    rest.write(layer.slice(5000..)).await.unwrap();
+    assert_eq!(rest.commit(Expected::default()).await.unwrap().0, image.layers[0].digest);
+    upload(uploads, "manifest", &image.blobs[&image.root.digest]).await.unwrap();
+    let plan = ingest.plan(&image.graph()).await.unwrap();
+    assert_eq!((plan.present.len(), plan.missing.len()), (3, 0));
+    ingest.settle().await.unwrap();
+    ingest.commit(&names(&["durable:1"])).await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(stack.leases("durable"), [""; 0]);
+    until("the image", || stack.images("durable").len(), |count| *count == 1);
+}
