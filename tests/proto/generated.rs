@@ -1,0 +1,64 @@
+//! The Rust code and the descriptors in `src/door/export_api/gen`: committed, so that nobody who builds needs protoc.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use serde_json::Value;
+
+use super::{compiled, root, same};
+
+const CONTENT: &str = "github.com/containerd/containerd/api/services/content/v1/content.proto";
+
+#[test]
+fn the_generated_code_is_that_of_the_definition() {
+    let out = tempfile::tempdir().unwrap();
+    let gen_folder = root().join("src/door/export_api/gen");
+    let own = compiled();
+    tonic_prost_build::configure()
+        .out_dir(out.path())
+        .bytes(".linkspan.export.v1.FetchResponse.data")
+        .bytes(".linkspan.export.v1.PushPart.data")
+        .bytes(".linkspan.export.v1.ReadOutputResponse.data")
+        .compile_fds(own.clone())
+        .unwrap();
+    // containerd's messages are those of the crate that we use as its client; what it lacks is the server.
+    let content = protox::compile([CONTENT], [containerd_client().join("vendor")]).unwrap();
+    tonic_prost_build::configure()
+        .out_dir(out.path())
+        .build_client(false)
+        .extern_path(".containerd.services.content.v1", "::containerd_client::services::v1")
+        .compile_fds(content.clone())
+        .unwrap();
+    for name in ["linkspan.export.v1.rs", "containerd.services.content.v1.rs"] {
+        let path = out.path().join(name);
+        let status = Command::new("rustfmt").args(["--edition", "2024"]).arg(&path).status().unwrap();
+        assert!(status.success());
+        same(&gen_folder.join(name), &std::fs::read(path).unwrap());
+    }
+    same(&gen_folder.join("descriptors.bin"), &without_comments([own, content]).encode_to_vec());
+}
+
+/// What reflection serves: each file once, without its comments.
+fn without_comments(sets: [FileDescriptorSet; 2]) -> FileDescriptorSet {
+    let mut file: Vec<_> = sets.into_iter().flat_map(|set| set.file).collect();
+    file.sort_by(|a, b| a.name().cmp(b.name()));
+    file.dedup_by(|a, b| a.name() == b.name());
+    file.iter_mut().for_each(|file| file.source_code_info = None);
+    FileDescriptorSet { file }
+}
+
+/// Where the crate's sources are: they hold containerd's own definition.
+fn containerd_client() -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--manifest-path"])
+        .arg(root().join("Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|package| package["name"] == "containerd-client").unwrap();
+    Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
+}

@@ -1,0 +1,74 @@
+//! The API as plain text, one element a line, so that a change of it shows in a review for what it is.
+
+use std::fmt::Write as _;
+
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, ServiceDescriptorProto};
+
+use super::{PACKAGE, compiled, root, same};
+
+#[test]
+fn the_api_has_not_changed_by_accident() {
+    let mut text = String::new();
+    for file in compiled().file.iter().filter(|file| file.package() == PACKAGE) {
+        render(file, &mut text);
+    }
+    same(&root().join("proto/golden.txt"), text.as_bytes());
+}
+
+fn render(file: &FileDescriptorProto, text: &mut String) {
+    writeln!(text, "file {} ({}, {})", file.name(), file.package(), file.syntax()).unwrap();
+    for service in &file.service {
+        render_service(service, text);
+    }
+    for message in &file.message_type {
+        render_message(message, text);
+    }
+    for kind in &file.enum_type {
+        writeln!(text, "  enum {}", kind.name()).unwrap();
+        for value in &kind.value {
+            writeln!(text, "    {} = {}", value.name(), value.number()).unwrap();
+        }
+    }
+}
+
+fn render_service(service: &ServiceDescriptorProto, text: &mut String) {
+    writeln!(text, "  service {}", service.name()).unwrap();
+    let stream = |streams: bool| if streams { "stream " } else { "" };
+    for method in &service.method {
+        let (asks, answers) = (stream(method.client_streaming()), stream(method.server_streaming()));
+        let (input, output) = (short(method.input_type()), short(method.output_type()));
+        writeln!(text, "    {}({asks}{input}) -> {answers}{output}", method.name()).unwrap();
+    }
+}
+
+fn render_message(message: &DescriptorProto, text: &mut String) {
+    writeln!(text, "  message {}", message.name()).unwrap();
+    for field in &message.field {
+        let oneof = field.oneof_index.map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
+        let (number, name) = (field.number(), field.name());
+        writeln!(text, "    {number} {} {name}{}", kind(message, field), oneof.unwrap_or_default()).unwrap();
+    }
+    for reserved in &message.reserved_range {
+        writeln!(text, "    reserved {}..{}", reserved.start(), reserved.end()).unwrap();
+    }
+    for name in &message.reserved_name {
+        writeln!(text, "    reserved {name}").unwrap();
+    }
+}
+
+fn kind(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
+    let nested = |name: &str| message.nested_type.iter().find(|nested| name.ends_with(&format!(".{}", nested.name())));
+    if let Some(entry) = nested(field.type_name()) {
+        return format!("map<{}, {}>", kind(entry, &entry.field[0]), kind(entry, &entry.field[1]));
+    }
+    let name = match field.r#type() {
+        Type::Message | Type::Enum => short(field.type_name()),
+        scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_ascii_lowercase(),
+    };
+    if field.label() == Label::Repeated { format!("repeated {name}") } else { name }
+}
+
+fn short(name: &str) -> String {
+    name.trim_start_matches(&format!(".{PACKAGE}.")).trim_start_matches('.').to_owned()
+}
