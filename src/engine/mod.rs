@@ -63,6 +63,20 @@ pub struct Origin {
     pub builder: String,
 }
 
+/// The most that an engine keeps with a durable export, in bytes.
+pub const MAX_RECORD: usize = 64 << 10;
+
+/// An export that outlives its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    /// [`Origin::export`].
+    pub export: String,
+    /// What was kept with it.
+    pub record: String,
+    /// When it was opened first.
+    pub opened: std::time::SystemTime,
+}
+
 /// An engine that images can be exported to.
 pub trait Engine: Debug + Send + Sync {
     /// What it is.
@@ -88,18 +102,28 @@ pub trait Engine: Debug + Send + Sync {
     fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>>;
 
     /// Opens an export that outlives this process, or takes it up again: [`Engine::recover`] leaves it alone, and it ends
-    /// by its release, or by itself eight hours after it was opened first. Whether its blobs are still pinned is for
-    /// [`Uploads::pin`] to say: the engine may have lost its state meanwhile.
+    /// by its release, or by itself eight hours after it was opened first. `record` (at most [`MAX_RECORD`] bytes) is
+    /// kept with it when it is opened first, for [`Engine::durables`] to give back. Whether its blobs are still pinned is
+    /// for [`Uploads::pin`] to say: the engine may have lost its state meanwhile.
     ///
     /// # Errors
     /// As [`Engine::open`]; [`EngineError::NotOffered`] where the engine has nothing that outlives the process.
     fn open_durable<'a>(
         &'a self,
         _origin: &'a Origin,
+        _record: &'a str,
         _events: Events,
     ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
         let engine = self.identity().kind;
         Box::pin(async move { Err(EngineError::NotOffered { engine, what: "an export that outlives a restart" }) })
+    }
+
+    /// The exports that [`Engine::open_durable`] opened, in this process or before it, and that have not ended.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     /// What the engine holds, to be read.
@@ -138,6 +162,18 @@ pub trait Ingest: Debug + Send + Sync {
     /// When the store refuses a document or cannot be asked.
     fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>>;
 
+    /// Said before the plan: the image need not be unpacked. An engine that never unpacks, or always, takes no notice.
+    fn skip_unpack(&self) {}
+
+    /// Pins what the engine has of `graph`, all of it by its root, and says what is missing. Prepares nothing else: the
+    /// image may never be committed.
+    ///
+    /// # Errors
+    /// As [`Ingest::plan`].
+    fn hold<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+        self.plan(graph)
+    }
+
     /// Opens a missing blob for writing.
     ///
     /// # Errors
@@ -163,6 +199,12 @@ pub trait Ingest: Debug + Send + Sync {
     /// [`EngineError::NotOffered`] where the engine takes only whole images.
     fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
         Err(EngineError::NotOffered { engine: "this engine", what: "taking in blobs before it knows their image" })
+    }
+
+    /// Stops what is under way for this image, such as unpacking, and keeps the lease: for an export whose blobs
+    /// serve another attempt.
+    fn withdraw(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
 
     /// Gives up the lease. Before `commit` this aborts the export and removes its ingests; it is

@@ -34,6 +34,19 @@ pub trait Uploads: Debug + Send + Sync {
     /// When the engine cannot be asked.
     fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>>;
 
+    /// Everything that this export pins by name: what [`Uploads::pin`] found, and the blobs that were written. What those
+    /// name in turn is not listed.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>>;
+
+    /// Gives up one pin; fine if there is none. The blob stays as long as anything else needs it.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>>;
+
     /// Opens the upload `name`, where it was left if there is one already. An upload has one writer at a time.
     ///
     /// # Errors
@@ -79,6 +92,13 @@ pub trait Upload: Debug + Send {
     /// # Errors
     /// When the store has refused anything sent so far, or more comes than was expected.
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    /// The digest of the bytes that there are so far, by the algorithm of the digest that is expected, else sha256.
+    /// Waits until the store has them.
+    ///
+    /// # Errors
+    /// When the store has refused anything sent so far.
+    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>>;
 
     /// Forgets what was written: the next write begins at offset 0.
     ///

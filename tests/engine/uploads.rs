@@ -125,7 +125,7 @@ async fn an_export_outlives_its_process() {
     let layer = &image.blobs[&image.layers[0].digest];
     {
         let engine = containerd(stack, "durable").await;
-        let ingest = engine.open_durable(&origin, Events::none()).await.unwrap();
+        let ingest = engine.open_durable(&origin, "", Events::none()).await.unwrap();
         let uploads = ingest.uploads().unwrap();
         upload(uploads, "config", &image.blobs[&image.config.digest]).await.unwrap();
         let mut half = begin(uploads, "layer", &Expected::default()).await;
@@ -134,7 +134,7 @@ async fn an_export_outlives_its_process() {
     }
     let engine = containerd(stack, "durable").await;
     assert_eq!(engine.recover().await.unwrap(), 0);
-    let ingest = engine.open_durable(&origin, Events::none()).await.unwrap();
+    let ingest = engine.open_durable(&origin, "", Events::none()).await.unwrap();
     let uploads = ingest.uploads().unwrap();
     assert_eq!(uploads.pin(std::slice::from_ref(&image.config.digest)).await.unwrap(), [Some(image.config.size)]);
     let mut rest = begin(uploads, "layer", &Expected::default()).await;

@@ -38,6 +38,7 @@ struct State {
     /// The labels that leaves get when they are committed.
     labels: HashMap<Digest, Labels>,
     unpack: Option<Unpack>,
+    skip_unpack: bool,
 }
 
 impl ContainerdIngest {
@@ -70,29 +71,9 @@ impl ContainerdIngest {
     }
 
     async fn make_plan(&self, graph: &Arc<Graph>) -> Result<Plan, EngineError> {
-        let job = Job::of(graph, &Platform::host(), self.snapshots.snapshotter());
-        let mut plan = Plan::default();
-        for document in graph.documents() {
-            let mut wanted = labels::children(document);
-            if let Some(job) = job.as_ref().filter(|job| job.config == document.descriptor.digest) {
-                wanted.extend(job.label());
-            }
-            let is_root = document.descriptor.digest == graph.root().digest;
-            match self.place(document, wanted, is_root).await? {
-                Put::Stored => plan.stored.push(document.descriptor.clone()),
-                Put::Present => plan.present.push(document.descriptor.clone()),
-            }
-        }
-        // From here on the labels and the lease hold whatever is there: what is found now stays.
-        for (leaf, present) in content::present(&self.client, graph.leaves()).await? {
-            match (present, leaf.kind()) {
-                (true, _) => plan.present.push(leaf.clone()),
-                (false, Kind::ForeignLayer) => {}
-                (false, _) => plan.missing.push(leaf.clone()),
-            }
-        }
-        // What takes longest is sent and unpacked first.
-        plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+        let unpacks = !self.state().skip_unpack;
+        let job = unpacks.then(|| Job::of(graph, &Platform::host(), self.snapshots.snapshotter())).flatten();
+        let plan = self.pin(graph, job.as_ref()).await?;
         self.arrivals.add(plan.present.iter().map(|blob| blob.digest.clone()));
         let mut state = self.state();
         state.graph = Some(graph.clone());
@@ -112,6 +93,33 @@ impl ContainerdIngest {
                 state.unpack = Some(Unpack::start(job, snapshots, self.parallel, arrivals, events));
             }
         }
+        Ok(plan)
+    }
+
+    /// Stores the documents and looks which leaves are there; `job` is the unpacking that the labels must allow for.
+    async fn pin(&self, graph: &Graph, job: Option<&Job>) -> Result<Plan, EngineError> {
+        let mut plan = Plan::default();
+        for document in graph.documents() {
+            let mut wanted = labels::children(document);
+            if let Some(job) = job.filter(|job| job.config == document.descriptor.digest) {
+                wanted.extend(job.label());
+            }
+            let is_root = document.descriptor.digest == graph.root().digest;
+            match self.place(document, wanted, is_root).await? {
+                Put::Stored => plan.stored.push(document.descriptor.clone()),
+                Put::Present => plan.present.push(document.descriptor.clone()),
+            }
+        }
+        // From here on the labels and the lease hold whatever is there: what is found now stays.
+        for (leaf, present) in content::present(&self.client, graph.leaves()).await? {
+            match (present, leaf.kind()) {
+                (true, _) => plan.present.push(leaf.clone()),
+                (false, Kind::ForeignLayer) => {}
+                (false, _) => plan.missing.push(leaf.clone()),
+            }
+        }
+        // What takes longest is sent and unpacked first.
+        plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
         Ok(plan)
     }
 
@@ -194,12 +202,16 @@ impl ContainerdIngest {
         Ok(())
     }
 
-    async fn give_up(&self) -> Result<(), EngineError> {
+    async fn stop(&self) {
         let unpack = self.state().unpack.take();
         if let Some(unpack) = unpack {
             unpack.cancel().await;
         }
         self.snapshots.remove_active().await;
+    }
+
+    async fn give_up(&self) -> Result<(), EngineError> {
+        self.stop().await;
         release(&self.client, &self.lease).await
     }
 }
@@ -223,6 +235,14 @@ impl Ingest for ContainerdIngest {
         Box::pin(self.make_plan(graph))
     }
 
+    fn skip_unpack(&self) {
+        self.state().skip_unpack = true;
+    }
+
+    fn hold<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+        Box::pin(self.pin(graph, None))
+    }
+
     fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
         Box::pin(self.open(blob))
     }
@@ -243,6 +263,10 @@ impl Ingest for ContainerdIngest {
 
     fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
         Ok(&self.uploads)
+    }
+
+    fn withdraw(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop())
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {

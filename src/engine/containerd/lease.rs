@@ -1,16 +1,16 @@
 //! Leases: what keeps an export's blobs and snapshots alive until its image is committed.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1::{
-    AddResourceRequest, CreateRequest, DeleteRequest, Lease, ListRequest, ListResourcesRequest, Resource,
+    AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, Lease, ListRequest, ListResourcesRequest,
+    Resource,
 };
 use tonic::Code;
 
 use super::client::{Client, Expect as _};
 use super::process::Process;
-use crate::engine::{EngineError, Origin};
+use crate::engine::{Durable, EngineError, Origin};
 
 /// Marks our leases. The value is the export's id.
 const EXPORT: &str = "dev.linkspan.export";
@@ -47,14 +47,26 @@ pub(crate) enum Owner {
     Nobody,
 }
 
-/// Creates the lease `id` for `origin`.
-pub(crate) async fn create(client: &Client, id: &str, origin: &Origin, owner: Owner) -> Result<(), EngineError> {
+/// What is kept with a lease that outlives its process, in pieces: `dev.linkspan.record.0` and so on.
+const RECORD: &str = "dev.linkspan.record.";
+/// How long a piece is; with its key it fits into a label.
+const RECORD_PIECE: usize = 3500;
+
+/// Creates the lease `id` for `origin`. Only a lease that nobody owns has a `record`.
+pub(crate) async fn create(
+    client: &Client,
+    id: &str,
+    origin: &Origin,
+    owner: Owner,
+    record: &str,
+) -> Result<(), EngineError> {
     let expire = timestamp(SystemTime::now() + LIFETIME);
     let labels = [(EXPIRE, expire.as_str()), (EXPORT, &origin.export), (DOOR, origin.door), (BUILDER, &origin.builder)];
     let process = (owner == Owner::Process).then(|| Process::this().to_string());
     let process = process.as_deref().map(|process| (PROCESS, process));
-    let labels: HashMap<_, _> =
+    let labels: Vec<_> =
         labels.into_iter().chain(process).map(|(key, value)| (key.to_owned(), cut(key, value))).collect();
+    let labels = labels.into_iter().chain(pieces(record)).collect();
     let mut leases = client.leases();
     let call = leases.create(client.request(CreateRequest { id: id.to_owned(), labels }));
     client.unary(format!("creating the lease {id}"), call).await?;
@@ -105,11 +117,53 @@ pub(crate) async fn abandoned(client: &Client) -> Result<Vec<String>, EngineErro
     Ok(found.into_iter().filter(is_abandoned).map(|lease| lease.id).collect())
 }
 
+/// The leases that outlive their processes.
+pub(crate) async fn durables(client: &Client) -> Result<Vec<Durable>, EngineError> {
+    let mut leases = client.leases();
+    let filters = vec![format!("labels.\"{RECORD}0\"")];
+    let call = leases.list(client.request(ListRequest { filters }));
+    let found = client.unary("listing leases", call).await?.leases;
+    let durable = |lease: Lease| {
+        let opened = lease.created_at.and_then(|stamp| SystemTime::try_from(stamp).ok());
+        Some(Durable {
+            export: lease.labels.get(EXPORT)?.clone(),
+            record: (0..).map_while(|n| lease.labels.get(&format!("{RECORD}{n}"))).map(String::as_str).collect(),
+            opened: opened.unwrap_or(SystemTime::UNIX_EPOCH),
+        })
+    };
+    Ok(found.into_iter().filter_map(durable).collect())
+}
+
+/// Takes a resource out of the lease `id`; fine if it is not in it.
+pub(crate) async fn remove(client: &Client, id: &str, kind: &str, resource: &str) -> Result<(), EngineError> {
+    let mut leases = client.leases();
+    let resource = Resource { id: resource.to_owned(), r#type: kind.to_owned() };
+    let operation = format!("taking {} out of the lease {id}", resource.id);
+    let request = DeleteResourceRequest { id: id.to_owned(), resource: Some(resource) };
+    let call = leases.delete_resource(client.request(request));
+    client.unary(operation, call).await.unless(Code::NotFound)?;
+    Ok(())
+}
+
+/// `record` as labels.
+fn pieces(record: &str) -> Vec<(String, String)> {
+    let (mut pieces, mut rest) = (Vec::new(), record);
+    while !rest.is_empty() {
+        let end = boundary(rest, RECORD_PIECE);
+        pieces.push((format!("{RECORD}{}", pieces.len()), rest[..end].to_owned()));
+        rest = &rest[end..];
+    }
+    pieces
+}
+
 /// `value`, cut so that containerd accepts it as the value of label `key`.
 fn cut(key: &str, value: &str) -> String {
-    let room = LABEL_BYTES - key.len();
-    let end = (0..=room.min(value.len())).rev().find(|&end| value.is_char_boundary(end)).unwrap_or(0);
-    value[..end].to_owned()
+    value[..boundary(value, LABEL_BYTES - key.len())].to_owned()
+}
+
+/// The last place in `text`, at most at `end`, where a character begins.
+fn boundary(text: &str, end: usize) -> usize {
+    (0..=end.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
 }
 
 /// `time` as RFC 3339 in UTC, to the second.
@@ -126,6 +180,14 @@ mod tests {
     fn expiry_is_rfc3339() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         assert_eq!(timestamp(time), "2023-11-14T22:13:20Z");
+    }
+
+    #[test]
+    fn records_come_back_whole() {
+        let record = "äb".repeat(5000);
+        let pieces = pieces(&record);
+        assert!(pieces.len() > 3 && pieces.iter().all(|(key, value)| key.len() + value.len() <= LABEL_BYTES));
+        assert_eq!(pieces.into_iter().map(|(_, value)| value).collect::<String>(), record);
     }
 
     #[test]

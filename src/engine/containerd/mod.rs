@@ -28,7 +28,7 @@ pub(crate) use self::ingest::ContainerdIngest;
 use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use super::images::Images;
-use super::{Engine, EngineError, Identity, Ingest, Origin};
+use super::{Durable, Engine, EngineError, Identity, Ingest, Origin};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -78,15 +78,20 @@ impl ContainerdEngine {
     pub(crate) async fn ingest(&self, origin: &Origin, events: Events) -> Result<ContainerdIngest, EngineError> {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
-        lease::create(&self.client, &id, origin, Owner::Process).await?;
+        lease::create(&self.client, &id, origin, Owner::Process, "").await?;
         Ok(self.leased(client, id, events))
     }
 
     /// Opens an export that outlives this process, or takes it up again.
-    pub(crate) async fn durable(&self, origin: &Origin, events: Events) -> Result<ContainerdIngest, EngineError> {
+    pub(crate) async fn durable(
+        &self,
+        origin: &Origin,
+        record: &str,
+        events: Events,
+    ) -> Result<ContainerdIngest, EngineError> {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
-        lease::create(&self.client, &id, origin, Owner::Nobody).await.unless(Code::AlreadyExists)?;
+        lease::create(&self.client, &id, origin, Owner::Nobody, record).await.unless(Code::AlreadyExists)?;
         Ok(self.leased(client, id, events))
     }
 
@@ -131,9 +136,14 @@ impl Engine for ContainerdEngine {
     fn open_durable<'a>(
         &'a self,
         origin: &'a Origin,
+        record: &'a str,
         events: Events,
     ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(async move { Ok(Arc::new(self.durable(origin, events).await?) as Arc<dyn Ingest>) })
+        Box::pin(async move { Ok(Arc::new(self.durable(origin, record, events).await?) as Arc<dyn Ingest>) })
+    }
+
+    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
+        Box::pin(lease::durables(&self.client))
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {

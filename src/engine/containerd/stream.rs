@@ -39,6 +39,8 @@ pub(crate) struct Stream {
     /// Bytes handed to the stream so far, those of an earlier stream included.
     sent: u64,
     end: oneshot::Receiver<End>,
+    /// Answers to the question how far the store is.
+    stats: mpsc::Receiver<WriteContentResponse>,
     _drain: AbortOnDropHandle<()>,
 }
 
@@ -88,13 +90,15 @@ impl Stream {
             return Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() });
         };
         let (report, end) = oneshot::channel();
-        let drain = drain(client.clone(), operation.clone(), answers, answer.digest.clone(), report);
+        let (stat, stats) = mpsc::channel(1);
+        let drain = drain(client.clone(), operation.clone(), answers, answer.digest.clone(), (stat, report));
         let stream = Self {
             operation,
             messages,
             buffer: Vec::new(),
             sent: 0,
             end,
+            stats,
             _drain: AbortOnDropHandle::new(tokio::spawn(drain)),
         };
         Ok((stream, answer))
@@ -150,6 +154,17 @@ impl Stream {
         self.send(message).await?;
         self.sent += length;
         Ok(())
+    }
+
+    /// The digest of what the store has, once that is all that was pushed.
+    pub(crate) async fn digest(&mut self) -> Result<String, EngineError> {
+        self.flush().await?;
+        self.send(WriteContentRequest { action: WriteAction::Stat.into(), ..WriteContentRequest::default() }).await?;
+        tokio::select! {
+            biased;
+            Some(answer) = self.stats.recv() => Ok(answer.digest),
+            end = &mut self.end => Err(too_early(&self.operation, end)),
+        }
     }
 
     fn offset(&self) -> Result<i64, EngineError> {
@@ -215,12 +230,18 @@ async fn drain(
     operation: String,
     mut answers: Streaming<WriteContentResponse>,
     mut digest: String,
-    report: oneshot::Sender<End>,
+    (stat, report): (mpsc::Sender<WriteContentResponse>, oneshot::Sender<End>),
 ) {
     let outcome = loop {
         match timeout(SILENCE, answers.message()).await {
             Ok(Ok(Some(answer))) if answer.action == i32::from(WriteAction::Commit) => break Ok(Some(answer)),
-            Ok(Ok(Some(answer))) => digest = answer.digest,
+            Ok(Ok(Some(answer))) => {
+                digest.clone_from(&answer.digest);
+                // One is asked for at a time, so there is room; after a stream was closed the last answer comes twice.
+                if answer.action == i32::from(WriteAction::Stat) {
+                    let _ = stat.try_send(answer);
+                }
+            }
             Ok(Ok(None)) => break Ok(None),
             Ok(Err(status)) => break Err(client.failure(operation, status)),
             Err(_) => break Err(EngineError::Timeout { operation, after: SILENCE }),

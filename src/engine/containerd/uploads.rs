@@ -128,6 +128,17 @@ impl Uploads for ContainerdUploads {
         Box::pin(stream::iter(pins).buffered(PINS).try_collect())
     }
 
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+        Box::pin(async move {
+            let held = lease::resources(&self.client, &self.lease).await?.into_iter();
+            Ok(held.filter(|held| held.r#type == lease::CONTENT).filter_map(|held| held.id.parse().ok()).collect())
+        })
+    }
+
+    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(lease::remove(&self.client, &self.lease, lease::CONTENT, digest.as_str()))
+    }
+
     fn begin<'a>(&'a self, name: &'a str, expected: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {
         Box::pin(self.open(name, expected))
     }
@@ -195,6 +206,16 @@ impl Upload for ContainerdUpload {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
         let left = self.expected.size.map(|size| size.saturating_sub(self.stream.length()));
         Box::pin(self.stream.push(bytes, left))
+    }
+
+    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>> {
+        Box::pin(async {
+            let digest = self.stream.digest().await?;
+            digest.parse().map_err(|_| EngineError::Protocol {
+                operation: self.operation.clone(),
+                reason: format!("the store gave the digest `{digest}`"),
+            })
+        })
     }
 
     fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {

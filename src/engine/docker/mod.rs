@@ -21,7 +21,7 @@ use self::handshake::{Handshake, Proof};
 use super::containerd::{ContainerdEngine, ContainerdImages, ContainerdIngest};
 use super::images::Images;
 use super::uploads::Uploads;
-use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use super::{Durable, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -151,12 +151,13 @@ impl Engine for DockerEngine {
     fn open_durable<'a>(
         &'a self,
         origin: &'a Origin,
+        record: &'a str,
         events: Events,
     ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
         Box::pin(async move {
             // First, for what this export holds already must not be released in vain.
             self.check().await?;
-            let blobs = self.containerd.durable(origin, events.clone()).await?;
+            let blobs = self.containerd.durable(origin, record, events.clone()).await?;
             Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
         })
     }
@@ -164,6 +165,10 @@ impl Engine for DockerEngine {
     /// dockerd's images are containerd's records, under the names that dockerd gives them.
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         Ok(Arc::new(ContainerdImages::new(self.containerd.client().clone(), "docker's containerd")))
+    }
+
+    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
+        self.containerd.durables()
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
@@ -184,6 +189,10 @@ impl Ingest for DockerIngest {
         self.blobs.plan(graph)
     }
 
+    fn hold<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+        self.blobs.hold(graph)
+    }
+
     fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
         self.blobs.writer(blob)
     }
@@ -198,6 +207,10 @@ impl Ingest for DockerIngest {
 
     fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
         self.blobs.uploads()
+    }
+
+    fn withdraw(&self) -> BoxFuture<'_, ()> {
+        self.blobs.withdraw()
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
