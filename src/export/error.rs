@@ -17,6 +17,22 @@ pub enum ExportError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Policy does not allow a name.
+    #[error("the name `{name}` is not allowed here; allowed are: {}", allowed.join(", "))]
+    NameDenied {
+        /// The name in full.
+        name: String,
+        /// The patterns that are allowed.
+        allowed: Vec<String>,
+    },
+    /// Policy does not let names move, and this one stands for another image.
+    #[error("the name `{name}` stands for {current}, and names must not move here")]
+    NameTaken {
+        /// The name in full.
+        name: String,
+        /// What it stands for.
+        current: Digest,
+    },
     /// The client went away, or the daemon is stopping.
     #[error("the export was cancelled")]
     Cancelled,

@@ -8,10 +8,13 @@
 mod error;
 mod flight;
 mod machine;
+mod policy;
 mod pump;
+pub mod response;
 mod run;
 mod transfer;
 
 pub use error::ExportError;
+pub use policy::NamePolicy;
 pub use pump::Tee;
 pub use run::{Exports, Outcome, Request};

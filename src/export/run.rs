@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Engine, Ingest, Origin};
+use crate::engine::{Engine, EngineError, Ingest, Origin};
 use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{Source, read_document};
@@ -15,6 +15,7 @@ use crate::source::{Source, read_document};
 use super::ExportError;
 use super::flight::Flights;
 use super::machine::Machine;
+use super::policy::NamePolicy;
 use super::transfer::transfer;
 
 /// How many documents are read at once.
@@ -53,18 +54,25 @@ pub struct Exports {
     engine: Arc<dyn Engine>,
     flights: Flights,
     limits: Limits,
+    policy: NamePolicy,
     tasks: TaskTracker,
     /// Cancelled when no more patience is to be had with engines that went away.
     closing: CancellationToken,
 }
 
 impl Exports {
-    /// Exports into `engine`, with the default [`Limits`].
+    /// Exports into `engine`, with the default [`Limits`]; every name may be set.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
+        Self::with_policy(engine, NamePolicy::default())
+    }
+
+    /// The same for names that `policy` allows.
+    pub fn with_policy(engine: Arc<dyn Engine>, policy: NamePolicy) -> Self {
         Self {
             engine,
             flights: Flights::default(),
             limits: Limits::default(),
+            policy,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         }
@@ -75,6 +83,11 @@ impl Exports {
         &self.engine
     }
 
+    /// Which names may be set.
+    pub fn policy(&self) -> &NamePolicy {
+        &self.policy
+    }
+
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
     /// background, within a second, and [`Exports::finish`] waits for that.
     ///
@@ -83,19 +96,48 @@ impl Exports {
     pub async fn run(&self, request: Request, source: Arc<dyn Source>, events: Events) -> Result<Outcome, ExportError> {
         let cancel = CancellationToken::new();
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let export = Export {
+        let task = self.tasks.spawn(self.export(request, Some(source), events).run(cancel));
+        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+    }
+
+    /// Makes an image visible whose blobs were handed to `ingest` before: everything that [`Exports::run`] does from the
+    /// plan on. `ingest` is the caller's and stays open; an export that fails leaves it as it was.
+    /// Dropping the future or cancelling `cancel` stops it.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`](crate::engine::EngineError::Missing) with every blob that is not there; otherwise as
+    /// [`Exports::run`]. Nothing of it is visible then.
+    pub async fn commit(
+        &self,
+        request: Request,
+        graph: Arc<Graph>,
+        ingest: Arc<dyn Ingest>,
+        events: Events,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, ExportError> {
+        let _cancel_when_dropped = cancel.clone().drop_guard();
+        let task = self.tasks.spawn(self.export(request, None, events).commit(graph, ingest, cancel));
+        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+    }
+
+    fn export(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Export {
+        Export {
             engine: self.engine.clone(),
             flights: self.flights.clone(),
             limits: self.limits,
+            policy: self.policy.clone(),
             tasks: self.tasks.clone(),
             closing: self.closing.clone(),
             machine: Machine::new(request.origin.export.clone(), events.clone()),
             request,
             source,
             events,
-        };
-        let task = self.tasks.spawn(export.run(cancel));
-        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+        }
+    }
+
+    /// Gives up a lease that is of no more use, in the background and for as long as it takes.
+    pub fn clean_up(&self, ingest: Arc<dyn Ingest>) {
+        self.tasks.spawn(release(ingest, self.closing.clone()));
     }
 
     /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export
@@ -112,21 +154,20 @@ struct Export {
     engine: Arc<dyn Engine>,
     flights: Flights,
     limits: Limits,
+    policy: NamePolicy,
     tasks: TaskTracker,
     closing: CancellationToken,
     machine: Machine,
     request: Request,
-    source: Arc<dyn Source>,
+    /// Where missing blobs are read from; none if nothing may be missing.
+    source: Option<Arc<dyn Source>>,
     events: Events,
 }
 
 impl Export {
     async fn run(mut self, cancel: CancellationToken) -> Result<Outcome, ExportError> {
-        if let Some(present_blobs) =
-            until(&cancel, self.engine.current(&self.request.root, &self.request.names)).await?
-        {
-            self.machine.enter(State::Committed);
-            return Ok(Outcome { present_blobs, ..Outcome::default() });
+        if let Some(outcome) = self.begin(&cancel).await? {
+            return Ok(outcome);
         }
         // Opening is not cut short: a lease that was created must come into our hands, so that it can be released.
         let opening = self.engine.open(&self.request.origin, self.events.clone());
@@ -151,6 +192,34 @@ impl Export {
         result
     }
 
+    async fn commit(
+        mut self,
+        graph: Arc<Graph>,
+        ingest: Arc<dyn Ingest>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, ExportError> {
+        if let Some(outcome) = self.begin(&cancel).await? {
+            return Ok(outcome);
+        }
+        self.machine.enter(State::Open);
+        let result = until(&cancel, self.ingest(&*ingest, graph)).await;
+        if result.is_err() {
+            self.machine.enter(State::Aborted);
+            ingest.withdraw().await;
+        }
+        result
+    }
+
+    /// What comes before any write: may the names be set, and is there anything to do at all?
+    async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
+        let Request { root, names, .. } = &self.request;
+        self.policy.check(names)?;
+        until(cancel, self.policy.check_moves(&*self.engine, root, names)).await?;
+        let Some(present_blobs) = until(cancel, self.engine.current(root, names)).await? else { return Ok(None) };
+        self.machine.enter(State::Committed);
+        Ok(Some(Outcome { present_blobs, ..Outcome::default() }))
+    }
+
     /// From the open lease to the commit.
     async fn ingest(&mut self, ingest: &dyn Ingest, graph: Arc<Graph>) -> Result<Outcome, ExportError> {
         let plan = ingest.plan(&graph).await?;
@@ -159,8 +228,14 @@ impl Export {
         self.events.emit(Event::Planned { present, missing: plan.missing.clone() });
 
         self.machine.enter(State::Transferring);
-        let sending = transfer(&*self.source, ingest, &plan.missing, &self.flights, &self.events);
-        let (blobs, bytes) = sending.await?;
+        let (blobs, bytes) = match &self.source {
+            Some(source) => transfer(&**source, ingest, &plan.missing, &self.flights, &self.events).await?,
+            None if plan.missing.is_empty() => (0, 0),
+            None => {
+                let digests = plan.missing.into_iter().map(|blob| blob.digest).collect();
+                return Err(EngineError::Missing { digests }.into());
+            }
+        };
         ingest.settle().await?;
         self.machine.enter(State::Ready);
 
@@ -176,9 +251,10 @@ impl Export {
     /// Reads the documents of the image from the source.
     async fn walk(&self) -> Result<Graph, ExportError> {
         let mut walk = Walk::new(self.request.root.clone(), self.limits)?;
+        let Some(source) = &self.source else { return Ok(walk.finish()?) };
         while !walk.wanted().is_empty() {
             let wanted = walk.wanted().to_vec();
-            let reading: Vec<_> = wanted.iter().map(|document| read_document(&*self.source, document)).collect();
+            let reading: Vec<_> = wanted.iter().map(|document| read_document(&**source, document)).collect();
             let documents: Vec<_> = stream::iter(reading).buffered(PARALLEL_DOCUMENTS).try_collect().await?;
             for (Descriptor { digest, .. }, bytes) in wanted.into_iter().zip(documents) {
                 walk.supply(&digest, bytes)?;

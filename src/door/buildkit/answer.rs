@@ -12,16 +12,11 @@ use serde::Serialize;
 
 use super::exporters::Exporter;
 use super::wire::{WireError, entry, fields, put_map};
+use crate::export::response::{CONFIG_DIGEST, DESCRIPTOR, DIGEST, NAME, image_response};
 use crate::image::{Descriptor, Reference};
 
 /// The only field of a `SolveResponse` so far.
 const EXPORTER_RESPONSE: u32 = 1;
-
-// BuildKit `exporter/containerimage/exptypes/types.go`.
-const DESCRIPTOR: &str = "containerimage.descriptor";
-const DIGEST: &str = "containerimage.digest";
-const CONFIG_DIGEST: &str = "containerimage.config.digest";
-const NAME: &str = "image.name";
 
 /// The list of results that a request with several exporters gets beside the merged map.
 const RESULTS: &str = "exporter.results";
@@ -108,20 +103,16 @@ pub(super) fn image_keys(
     load: Option<&[Reference]>,
 ) -> Keys {
     let mut root = root.clone();
-    let mut keys = Keys::from([(DIGEST.to_owned(), root.digest.to_string())]);
-    keys.extend(config.map(|digest| (CONFIG_DIGEST.to_owned(), digest)));
-    match load {
+    let names = match load {
         Some(names) => {
             // The `oci` exporter adds this to its answer, `image` does not (BuildKit `exporter/oci/export.go`).
             root.annotations.entry(ANNOTATION_CREATED.to_owned()).or_insert_with(|| created(exporter).to_string());
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-            keys.extend((!names.is_empty()).then(|| (NAME.to_owned(), names.join(","))));
+            (!names.is_empty()).then(|| names.join(","))
         }
-        None => keys.extend(exporter.attrs.get("name").map(|name| (NAME.to_owned(), name.clone()))),
-    }
-    // A descriptor is strings and numbers: writing it cannot fail. Its fields are in the builder's order.
-    keys.extend(serde_json::to_string(&root).map(|json| (DESCRIPTOR.to_owned(), BASE64.encode(json))));
-    keys
+        None => exporter.attrs.get("name").cloned(),
+    };
+    image_response(&root, config, names)
 }
 
 /// The config's digest in an answer with a single image.

@@ -68,6 +68,14 @@ impl Walk {
         &self.wanted
     }
 
+    /// Layers and other leaves that were met so far, in no order. Complete when nothing is wanted any more.
+    pub fn leaves(&self) -> impl Iterator<Item = (&Digest, Kind)> {
+        self.known
+            .iter()
+            .map(|(digest, known)| (digest, Kind::of(&known.media_type)))
+            .filter(|(_, kind)| !kind.is_document())
+    }
+
     /// Hands in the bytes of a wanted document.
     ///
     /// # Errors

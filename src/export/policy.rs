@@ -1,0 +1,111 @@
+//! Which names may be set, and whether a name may move to another image.
+
+use super::ExportError;
+use crate::engine::Engine;
+use crate::image::{Descriptor, Reference};
+
+/// What exports may do to names. The default allows everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamePolicy {
+    /// Patterns over full names (`docker.io/library/demo:latest`), in which `*` stands for any run of characters.
+    /// None allows every name.
+    pub allowed: Vec<String>,
+    /// Whether a name that stands for one image may be made to stand for another.
+    pub may_move: bool,
+}
+
+impl Default for NamePolicy {
+    fn default() -> Self {
+        Self { allowed: Vec::new(), may_move: true }
+    }
+}
+
+impl NamePolicy {
+    /// Refuses the first name that no pattern allows.
+    ///
+    /// # Errors
+    /// [`ExportError::NameDenied`].
+    pub fn check(&self, names: &[Reference]) -> Result<(), ExportError> {
+        for name in names.iter().map(ToString::to_string) {
+            if !self.allowed.is_empty() && !self.allowed.iter().any(|pattern| matches(pattern, &name)) {
+                return Err(ExportError::NameDenied { name, allowed: self.allowed.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses the first name that would have to leave another image. The engine offers no way to compare and set, so
+    /// of two exports that set a new name at the same moment the later one wins.
+    pub(super) async fn check_moves(
+        &self,
+        engine: &dyn Engine,
+        root: &Descriptor,
+        names: &[Reference],
+    ) -> Result<(), ExportError> {
+        if self.may_move || names.is_empty() {
+            return Ok(());
+        }
+        let images = engine.images()?;
+        for name in names {
+            if let Some(current) = images.resolve(name).await?
+                && current.digest != root.digest
+            {
+                return Err(ExportError::NameTaken { name: name.to_string(), current: current.digest });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `text` is what `pattern` describes. Linear: `*` never needs more than one way back.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let (first, last) = (parts.next().unwrap_or_default(), pattern.rsplit('*').next().unwrap_or_default());
+    if !pattern.contains('*') {
+        return pattern == text;
+    }
+    let Some(mut rest) = text.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else { return false };
+    let middle: Vec<_> = parts.collect();
+    middle[..middle.len() - 1].iter().all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_cover_the_whole_name() {
+        for (pattern, text, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("*", "", true),
+            ("*", "anything/at:all", true),
+            ("docker.io/team/*", "docker.io/team/app:1", true),
+            ("docker.io/team/*", "docker.io/teams/app:1", false),
+            ("*:ci", "docker.io/library/x:ci", true),
+            ("*:ci", "docker.io/library/x:ci2", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c", false),
+            ("ab*ba", "aba", false),
+            ("a**a", "aa", true),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn without_patterns_every_name_may_be_set() {
+        let names = ["anything".parse().unwrap()];
+        assert!(NamePolicy::default().check(&names).is_ok());
+        let policy = NamePolicy { allowed: vec!["docker.io/library/ci-*".to_owned()], may_move: true };
+        let error = policy.check(&names).unwrap_err().to_string();
+        assert!(error.contains("docker.io/library/anything:latest") && error.contains("ci-*"), "{error}");
+        assert!(policy.check(&["ci-1".parse().unwrap()]).is_ok());
+    }
+}
