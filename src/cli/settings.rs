@@ -50,6 +50,20 @@ pub(super) struct Settings {
     )]
     docker_is_load: Option<String>,
 
+    /// Where the door of the standard exporter API listens; a unix socket or a loopback address [env:
+    /// LINKSPAN_EXPORT_LISTEN] [default: no such door]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    export_listen: Option<String>,
+    /// Let only names be set that this pattern covers, by whatever door; `*` stands for any characters of the full name,
+    /// as in `docker.io/library/ci-*`; can be repeated [env: LINKSPAN_ALLOW_NAME (separated by commas)] [default: any]
+    #[arg(long, value_name = "PATTERN", help_heading = "Doors")]
+    allow_name: Vec<String>,
+    /// Do not let a name that stands for one image be set to another [env: LINKSPAN_DENY_TAG_MOVE] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Doors"
+    )]
+    deny_tag_move: Option<String>,
     /// The group of the unix sockets, by name or number; its members control the engine [env: LINKSPAN_GROUP] [default:
     /// `docker` if it exists, else root]
     #[arg(long, value_name = "NAME|GID", help_heading = "Doors")]
@@ -96,6 +110,8 @@ impl From<Settings> for Layer {
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
             (Setting::DockerIsLoad, flags.docker_is_load),
+            (Setting::ExportListen, flags.export_listen),
+            (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::Group, flags.group),
             (Setting::TlsCa, flags.tls_ca),
             (Setting::TlsCert, flags.tls_cert),
@@ -109,6 +125,7 @@ impl From<Settings> for Layer {
         }
         layer.add_flag(Setting::Builder, flags.builder);
         layer.add_flag(Setting::BuildkitListen, flags.buildkit_listen);
+        layer.add_flag(Setting::AllowName, flags.allow_name);
         layer
     }
 }

@@ -17,6 +17,18 @@ const MAX_IDENTIFIER: usize = 76;
 /// `sun_path` holds 108 bytes with its terminator (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// The longest pattern of names: longer than any name.
+const MAX_PATTERN: usize = 1024;
+
+/// Which names may be set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    /// Patterns over full names; none allows all.
+    pub allowed: Vec<String>,
+    /// Whether a name must not move to another image.
+    pub stay: bool,
+}
+
 /// What is logged, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
@@ -36,9 +48,24 @@ pub enum LogFormat {
 }
 
 pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Result<Config, ConfigError> {
+    let builders = builder::check(settings, tables)?;
+    let export_listen = settings.one(Setting::ExportListen).map(builder::listen).transpose()?;
+    if let Some(address) = &export_listen
+        && builders.iter().any(|builder| builder.listen == *address || builder.address == *address)
+    {
+        return Err(ConfigError::Contradiction(format!(
+            "--{} is {address}, which is a builder's address or its door's; a door needs an address of its own",
+            Setting::ExportListen.name()
+        )));
+    }
     Ok(Config {
         engine: selection(settings)?,
-        builders: builder::check(settings, tables)?,
+        builders,
+        export_listen,
+        names: Names {
+            allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
+            stay: settings.one(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
+        },
         gid: match settings.one(Setting::Group) {
             Some(given) => gid(given, groups)?,
             None => group::default(groups),
@@ -54,6 +81,21 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Resu
 /// The refusal of a value; `reason` continues the sentence that begins with it.
 pub(super) fn refuse(given: &Given, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
+}
+
+/// A pattern of names.
+fn pattern(given: &Given) -> Result<String, ConfigError> {
+    let text = &given.text;
+    if text.is_empty() || text.len() > MAX_PATTERN || text.chars().any(|c| c.is_whitespace() || c == ',') {
+        return Err(refuse(
+            given,
+            format!(
+                "is no pattern of names; expected at most {MAX_PATTERN} bytes without spaces and commas, such as \
+                 `docker.io/library/ci-*`"
+            ),
+        ));
+    }
+    Ok(text.clone())
 }
 
 /// `true` or `false`.

@@ -55,6 +55,8 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::ContainerdAddress, document.containerd_address),
         (Setting::Namespace, document.namespace),
         (Setting::DockerIsLoad, document.docker_is_load),
+        (Setting::ExportListen, document.export_listen),
+        (Setting::DenyTagMove, document.deny_tag_move),
         (Setting::Group, document.group),
         (Setting::DrainTimeout, document.drain_timeout),
         (Setting::LogLevel, document.log_level),
@@ -63,6 +65,9 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         if let Some(Scalar(text)) = scalar {
             layer.add(setting, text, origin(setting.name().to_owned()));
         }
+    }
+    for Scalar(text) in document.allow_name {
+        layer.add(Setting::AllowName, text, origin(Setting::AllowName.name().to_owned()));
     }
     let builders = document.builder.into_iter().zip(1..).map(|(table, number)| {
         let given =
@@ -89,6 +94,10 @@ struct Document {
     containerd_address: Option<Scalar>,
     namespace: Option<Scalar>,
     docker_is_load: Option<Scalar>,
+    export_listen: Option<Scalar>,
+    #[serde(default)]
+    allow_name: Vec<Scalar>,
+    deny_tag_move: Option<Scalar>,
     group: Option<Scalar>,
     drain_timeout: Option<Scalar>,
     log_level: Option<Scalar>,

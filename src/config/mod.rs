@@ -25,9 +25,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::select::Selection;
+use crate::proxy::Address;
 
 pub use builder::Builder;
-pub use check::{Log, LogFormat};
+pub use check::{Log, LogFormat, Names};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
@@ -47,6 +48,10 @@ pub struct Config {
     pub engine: Selection,
     /// The builders to open doors for; may be empty.
     pub builders: Vec<Builder>,
+    /// Where the door of the standard exporter API listens; `None` if it is not to be opened.
+    pub export_listen: Option<Address>,
+    /// Which names may be set.
+    pub names: Names,
     /// The group that our unix sockets belong to.
     pub gid: u32,
     /// How long connections may take to finish after a signal.

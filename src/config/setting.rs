@@ -19,6 +19,12 @@ pub enum Setting {
     BuildkitListen,
     /// Whether the plain `docker` exporter means a load.
     DockerIsLoad,
+    /// Where the door of the standard exporter API listens.
+    ExportListen,
+    /// A pattern of names that may be set; repeatable.
+    AllowName,
+    /// Whether a name must not move to another image.
+    DenyTagMove,
     /// The certificate authority of the only builder.
     TlsCa,
     /// Our certificate towards the only builder.
@@ -39,7 +45,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -48,6 +54,9 @@ impl Setting {
         Self::Builder,
         Self::BuildkitListen,
         Self::DockerIsLoad,
+        Self::ExportListen,
+        Self::AllowName,
+        Self::DenyTagMove,
         Self::TlsCa,
         Self::TlsCert,
         Self::TlsKey,
@@ -69,6 +78,9 @@ impl Setting {
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerIsLoad => "docker-is-load",
+            Self::ExportListen => "export-listen",
+            Self::AllowName => "allow-name",
+            Self::DenyTagMove => "deny-tag-move",
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",
             Self::TlsKey => "tls-key",
@@ -101,6 +113,6 @@ impl Setting {
 
     /// Whether it is a list: its flag can be repeated, and its variable is split at commas.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Builder | Self::BuildkitListen)
+        matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName)
     }
 }

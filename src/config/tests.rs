@@ -97,6 +97,9 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_GROUP", "staff")
         .variable("LINKSPAN_DRAIN_TIMEOUT", "5")
         .variable("LINKSPAN_LOG_LEVEL", "debug")
+        .variable("LINKSPAN_EXPORT_LISTEN", "unix:///e.sock")
+        .variable("LINKSPAN_ALLOW_NAME", "a/*,b/*")
+        .variable("LINKSPAN_DENY_TAG_MOVE", "true")
         .variable("LINKSPAN_LOG_FORMAT", "json")
         .config();
     let tls = crate::proxy::Tls {
@@ -121,6 +124,8 @@ fn every_setting_can_be_given_by_variable() {
                 namespace: Some("moby".to_owned()),
             },
             builders: vec![builder],
+            export_listen: Some("unix:///e.sock".parse().unwrap()),
+            names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], stay: true },
             gid: 50,
             drain_timeout: Duration::from_secs(5),
             log: Log { level: Level::DEBUG, format: LogFormat::Json },
@@ -288,6 +293,11 @@ fn contradictions_are_explained() {
             listen(builders(0), "unix:///a"),
             "no builder is configured: name one with --builder unix:///run/buildkit/buildkitd.sock, with \
              LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml",
+        ),
+        (
+            listen(builders(1), "unix:///a").flag(Setting::ExportListen, "unix:///a"),
+            "--export-listen is unix:///a, which is a builder's address or its door's; a door needs an address of its \
+             own",
         ),
         (builders(65), "65 builders are configured; at most 64 can be"),
         (

@@ -58,6 +58,11 @@ impl House {
         self.doors.spawn(gate.keep(listener));
     }
 
+    /// Cancelled when no new calls are to be taken.
+    pub(super) fn drain(&self) -> CancellationToken {
+        self.drain.clone()
+    }
+
     /// How many connections are open.
     pub(super) fn connections(&self) -> usize {
         self.connections.len()

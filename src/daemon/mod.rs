@@ -17,9 +17,10 @@ use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
 use crate::door::buildkit::{Door, Settings};
+use crate::door::export_api;
 use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError};
-use crate::export::Exports;
+use crate::export::{Exports, NamePolicy};
 use crate::proxy::{Link, Sharing, Upstream, UpstreamError};
 
 use accept::House;
@@ -114,7 +115,7 @@ struct Opened {
 
 /// Opens everything that `config` asks for, or nothing.
 async fn open(config: &Config) -> Result<Opened, DaemonError> {
-    if config.builders.is_empty() {
+    if config.builders.is_empty() && config.export_listen.is_none() {
         return Err(ConfigError::NoBuilder.into());
     }
     let upstreams = upstreams(&config.builders)?;
@@ -123,14 +124,32 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     for builder in &config.builders {
         listeners.push(Listener::bind(&builder.listen, config.gid).await?);
     }
+    let export_listener = match &config.export_listen {
+        Some(address) => Some(Listener::bind(address, config.gid).await?),
+        None => None,
+    };
     match engine.recover().await? {
         0 => {}
         leases => info!(leases, "released what an earlier process left behind"),
     }
 
     announce(engine.as_ref(), &reason);
-    let exports = Arc::new(Exports::new(engine));
+    let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
+    let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
+    if let Some(listener) = export_listener {
+        say(&format!("export door listening on {}", listener.address()));
+        let door = Arc::new(export_api::Door::open(Arc::clone(&exports), house.drain()).await?);
+        house.open(listener, move |stream, _drain| {
+            let door = Arc::clone(&door);
+            async move {
+                match stream {
+                    Stream::Unix(stream) => door.serve(stream).await,
+                    Stream::Tcp(stream) => door.serve(stream).await,
+                }
+            }
+        });
+    }
     for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
         let link = Link::new(upstream, Sharing::Each);

@@ -36,6 +36,14 @@ impl Linkspan {
         Self::start(stack, &engine, &[stack.buildkit_host()])
     }
 
+    /// A door of the exporter API at `door`; `engine` and `args` are flags.
+    #[track_caller]
+    pub(crate) fn export(stack: &Stack, engine: &[&str], args: &[&str], door: PathBuf) -> Self {
+        let listen = unix(&door);
+        let args = [engine, &["--export-listen", &listen], args].concat();
+        Self::start_at(stack, &args, &[], vec![door])
+    }
+
     /// `linkspan serve ARGS` with a door for each of `builders`, once all of them accept.
     ///
     /// # Panics

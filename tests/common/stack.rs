@@ -279,7 +279,12 @@ impl Stack {
 
     /// The digest of an image record in dockerd's namespace, if there is one.
     pub(crate) fn image(&self, name: &str) -> Option<String> {
-        self.images("moby").into_iter().find(|(found, _)| found == name).map(|(_, digest)| digest)
+        self.image_of("moby", name)
+    }
+
+    /// The digest of an image record in a containerd namespace, if there is one.
+    pub(crate) fn image_of(&self, namespace: &str, name: &str) -> Option<String> {
+        self.images(namespace).into_iter().find(|(found, _)| found == name).map(|(_, digest)| digest)
     }
 }
 

@@ -1,0 +1,66 @@
+//! What this server can do.
+
+use super::convert::{duration_message, platform_message};
+use super::exporters;
+use super::limits;
+use super::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Sharing};
+use crate::export::Exports;
+use crate::image::{Limits, Platform};
+
+/// The media types of documents that are understood (image-spec, and Docker's of schema 2).
+const DOCUMENTS: [&str; 6] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.container.image.v1+json",
+];
+
+/// The answer to Capabilities.
+pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
+    let engine = exports.engine().identity();
+    let is_containerd = matches!(engine.kind, "containerd" | "docker");
+    CapabilitiesResponse {
+        exporter_types: exporters::all().iter().map(|exporter| exporter.describe(engine)).collect(),
+        content: Some(ContentSupport {
+            document_media_types: DOCUMENTS.map(str::to_owned).to_vec(),
+            compressions: ["none", "gzip", "zstd"].map(str::to_owned).to_vec(),
+            digest_algorithms: vec!["sha256".to_owned()],
+        }),
+        limits: Some(numbers()),
+        engine: Some(proto::Engine {
+            kind: engine.kind.to_owned(),
+            version: engine.version.clone(),
+            id: engine.address.clone(),
+            namespace: engine.namespace.clone(),
+            snapshotter: engine.snapshotter.clone(),
+            platforms: vec![platform_message(&Platform::host())],
+            // containerd's Write takes over what another namespace holds, if its policy allows.
+            sharing: Some(Sharing { namespaces: is_containerd, containerd_id: String::new() }),
+        }),
+        features: Vec::new(),
+        server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
+        names: Some(NamePolicy { allowed: exports.policy().allowed.clone(), may_move: exports.policy().may_move }),
+    }
+}
+
+fn numbers() -> proto::Limits {
+    let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    proto::Limits {
+        message_bytes: number(limits::MESSAGE_BYTES),
+        metadata_bytes: limits::METADATA_BYTES.into(),
+        open_exports: number(limits::OPEN_EXPORTS),
+        exporters: number(limits::EXPORTERS),
+        negotiate_descriptors: number(limits::NEGOTIATE_DESCRIPTORS),
+        blobs: number(limits::BLOBS),
+        writes: number(limits::WRITES),
+        document_bytes: i64::try_from(Limits::default().document_bytes).unwrap_or(i64::MAX),
+        names: number(limits::NAMES),
+        default_ttl: Some(duration_message(limits::DEFAULT_TTL)),
+        max_lifetime: Some(duration_message(limits::MAX_LIFETIME)),
+        result_retention: Some(duration_message(limits::RESULT_RETENTION)),
+        idle_timeout: Some(duration_message(limits::IDLE)),
+        record_bytes: number(limits::RECORD_BYTES),
+    }
+}

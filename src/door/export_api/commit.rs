@@ -1,0 +1,339 @@
+//! Commit: each exporter by itself, to its end, whoever watches.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{broadcast, watch};
+use tonic::Code;
+
+use super::exporters::{self, Job};
+use super::limits::NAMES;
+use super::proto::{self, CommitResults, ExportState, ExporterResult, Progress, ProgressKind, Reason, Target};
+use super::refusal::Refusal;
+use super::session::Session;
+use super::sessions::Sessions;
+use super::{convert, record, sessions};
+use crate::engine::Engine;
+use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference, Walk};
+use crate::progress::{Event, Events, State};
+use crate::source::{SourceError, read_document};
+
+/// How many steps wait for a client that reads slowly; older ones are dropped.
+const BACKLOG: usize = 256;
+
+/// A Commit that runs, or has run.
+#[derive(Debug)]
+pub(super) struct Running {
+    targets: Vec<Target>,
+    progress: broadcast::Sender<Progress>,
+    done: watch::Sender<Option<CommitResults>>,
+}
+
+/// What somebody who watches a Commit gets.
+#[derive(Debug)]
+pub(super) struct Watching {
+    pub(super) progress: broadcast::Receiver<Progress>,
+    pub(super) done: watch::Receiver<Option<CommitResults>>,
+}
+
+impl Running {
+    fn watch(&self) -> Watching {
+        Watching { progress: self.progress.subscribe(), done: self.done.subscribe() }
+    }
+
+    /// Waits for the end.
+    pub(super) async fn finished(&self) {
+        // An error means that the task broke off, which is an end, too.
+        let _ = self.done.subscribe().wait_for(Option::is_some).await;
+    }
+}
+
+/// One target that was checked.
+struct Checked {
+    target: Target,
+    exporter: record::Exporter,
+    root: Descriptor,
+    names: Vec<Reference>,
+}
+
+/// Begins a Commit, or joins the one that runs.
+pub(super) fn commit(
+    sessions: &Arc<Sessions>,
+    session: &Arc<Session>,
+    request: proto::CommitRequest,
+) -> Result<Watching, Refusal> {
+    let checked = check(sessions, session, &request.targets)?;
+    let running = {
+        let mut stage = session.stage();
+        let same = |target: &Target| {
+            stage
+                .results
+                .get(&target.exporter_id)
+                .is_some_and(|(given, result)| given == target && result.error.is_none())
+        };
+        match stage.state {
+            ExportState::Committing => {
+                return match &stage.running {
+                    Some(running) if running.targets == request.targets => Ok(running.watch()),
+                    _ => Err(Refusal::new(
+                        Code::FailedPrecondition,
+                        Reason::CommitRunning,
+                        "a Commit with other targets runs; wait for its end",
+                    )),
+                };
+            }
+            ExportState::Committed if request.targets.iter().all(same) => {}
+            ExportState::Committed => {
+                drop(stage);
+                session.check_alive()?;
+                return Err(Refusal::field("targets", "none is given; expected at least one"));
+            }
+            ExportState::Open => stage.state = ExportState::Committing,
+            ExportState::Unspecified | ExportState::Aborted | ExportState::Expired => {
+                drop(stage);
+                session.check_alive()?;
+                return Err(Refusal::field("export_id", "the export has ended"));
+            }
+        }
+        let running = Arc::new(Running {
+            targets: request.targets,
+            progress: broadcast::channel(BACKLOG).0,
+            done: watch::Sender::new(None),
+        });
+        stage.running = Some(running.clone());
+        running
+    };
+    let watching = running.watch();
+    tokio::spawn(run(sessions.clone(), session.clone(), running, checked));
+    Ok(watching)
+}
+
+/// Everything that is wrong with the targets.
+fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<Vec<Checked>, Refusal> {
+    let (mut checked, mut wrong) = (Vec::new(), Vec::new());
+    if targets.is_empty() {
+        wrong.push(("targets".to_owned(), "none is given; expected at least one".to_owned()));
+    }
+    let engine = sessions.exports.engine().identity();
+    for (at, target) in targets.iter().enumerate() {
+        let field = |name: &str| format!("targets[{at}].{name}");
+        let Some(exporter) = session.record.exporter(&target.exporter_id) else {
+            let known: Vec<_> = session.record.exporters.iter().map(|exporter| exporter.id.as_str()).collect();
+            wrong.push((field("exporter_id"), format!("not of this export; expected one of: {}", known.join(", "))));
+            continue;
+        };
+        if targets[..at].iter().any(|earlier| earlier.exporter_id == target.exporter_id) {
+            wrong.push((field("exporter_id"), "named twice".to_owned()));
+        }
+        let root = match target.root.as_ref().map(|root| convert::descriptor(&field("root"), root)) {
+            Some(Ok(root)) if matches!(root.kind(), Kind::Index | Kind::Manifest) => Some(root),
+            Some(Ok(root)) => {
+                let what = format!("`{}` is neither an index nor a manifest", root.media_type);
+                wrong.push((field("root.media_type"), what));
+                None
+            }
+            Some(Err(violations)) => {
+                wrong.extend(violations);
+                None
+            }
+            None => {
+                wrong.push((field("root"), "not given".to_owned()));
+                None
+            }
+        };
+        let given = exporter.attributes.get("name").map(String::as_str).unwrap_or_default();
+        let mut names = exporters::names_of(given).unwrap_or_default();
+        for (number, name) in target.names.iter().enumerate() {
+            match name.parse::<Reference>() {
+                Ok(name) if names.contains(&name) => {}
+                Ok(name) => names.push(name),
+                Err(error) => wrong.push((field(&format!("names[{number}]")), error.to_string())),
+            }
+        }
+        if names.len() > NAMES {
+            wrong.push((field("names"), format!("{} names; at most {NAMES}", names.len())));
+        }
+        if let Some(kind) = exporters::find(&exporter.kind, engine)
+            && let Err(what) = exporters::check_names(&kind.describe(engine), names.len())
+        {
+            wrong.push((field("names"), what));
+        }
+        if let Some(mut root) = root {
+            root.annotations.extend(target.annotations.clone());
+            checked.push(Checked { target: target.clone(), exporter: exporter.clone(), root, names });
+        }
+    }
+    if wrong.is_empty() { Ok(checked) } else { Err(Refusal::fields(wrong)) }
+}
+
+/// Runs one exporter after the other.
+async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Running>, targets: Vec<Checked>) {
+    let mut results = Vec::with_capacity(targets.len());
+    for checked in &targets {
+        let id = &checked.exporter.id;
+        let known = session.stage().results.get(id).filter(|(given, _)| *given == checked.target).cloned();
+        let result = match known.filter(|(_, result)| result.error.is_none()) {
+            Some((_, result)) => result,
+            None => {
+                let result = result(&checked.exporter, one(&sessions, &session, &running, checked).await);
+                if let Some(error) = &result.error {
+                    running.tell(id, ProgressKind::Failed, &error.message);
+                }
+                let mut stage = session.stage();
+                // A name that was set stays set, whatever a later attempt with another target comes to.
+                let succeeded = stage.results.get(id).is_some_and(|(_, earlier)| earlier.error.is_none());
+                if !succeeded || result.error.is_none() {
+                    stage.results.insert(id.clone(), (checked.target.clone(), result.clone()));
+                }
+                result
+            }
+        };
+        results.push(result);
+    }
+    let state = {
+        let mut stage = session.stage();
+        let done = |exporter: &record::Exporter| {
+            stage.results.get(&exporter.id).is_some_and(|(_, result)| result.error.is_none())
+        };
+        let complete = session.record.exporters.iter().all(done);
+        if stage.state == ExportState::Committing {
+            stage.state = ExportState::Open;
+        }
+        stage.running = None;
+        let open = stage.state == ExportState::Open;
+        drop(stage);
+        if open && complete {
+            // The answer need not wait: the image is visible and held by its names.
+            session.end(ExportState::Committed);
+            let ingest = session.ingest.clone();
+            sessions.exports.clean_up(ingest);
+        }
+        session.stage().state
+    };
+    running.done.send_replace(Some(CommitResults { results, state: state.into() }));
+}
+
+fn result(exporter: &record::Exporter, outcome: Result<(Descriptor, exporters::Success), Refusal>) -> ExporterResult {
+    let (id, kind) = (exporter.id.clone(), exporter.kind.clone());
+    match outcome {
+        Ok((root, success)) => ExporterResult {
+            id,
+            r#type: kind,
+            response: success.response.into_iter().collect(),
+            error: None,
+            root: Some(convert::descriptor_message(&root)),
+            names: success.names.iter().map(ToString::to_string).collect(),
+        },
+        Err(refusal) => {
+            ExporterResult { id, r#type: kind, error: Some(refusal.message()), ..ExporterResult::default() }
+        }
+    }
+}
+
+async fn one(
+    sessions: &Sessions,
+    session: &Session,
+    running: &Arc<Running>,
+    checked: &Checked,
+) -> Result<(Descriptor, exporters::Success), Refusal> {
+    let exports = &sessions.exports;
+    let engine: &dyn Engine = &**exports.engine();
+    let Some(exporter) = exporters::find(&checked.exporter.kind, engine.identity()) else {
+        let what = format!("the type `{}` is no longer offered here", checked.exporter.kind);
+        return Err(Refusal::new(Code::InvalidArgument, Reason::UnknownExporterType, what));
+    };
+    exports.policy().check(&checked.names)?;
+    let graph = graph(session, &checked.root).await?;
+    let origin = Session::origin(&session.id, &session.record);
+    let events = running.events(checked.exporter.id.clone());
+    // Of its own, because it remembers the image that it works on.
+    let ingest = engine.open_durable(&origin, "", events.clone()).await?;
+    let job = Job {
+        exports: exports.clone(),
+        ingest,
+        graph: Arc::new(graph),
+        root: checked.root.clone(),
+        names: checked.names.clone(),
+        attributes: checked.exporter.attributes.clone(),
+        origin,
+        events,
+        cancel: session.cancel.child_token(),
+    };
+    let work: BoxFuture<'_, _> = exporter.run(job);
+    Ok((checked.root.clone(), work.await?))
+}
+
+/// Reads the image of `root` out of the scope. All that is missing is named, as far as the documents that are there tell.
+async fn graph(session: &Session, root: &Descriptor) -> Result<Graph, Refusal> {
+    let mut walk = Walk::new(root.clone(), Limits::default())?;
+    let whose = root.digest.to_string();
+    let there = |digest: &Digest| session.scope().get(digest).is_some();
+    let (mut missing, mut tried) = (Vec::new(), HashSet::new());
+    while let Some(wanted) = walk.wanted().iter().find(|wanted| !tried.contains(&wanted.digest)).cloned() {
+        tried.insert(wanted.digest.clone());
+        if !there(&wanted.digest) {
+            missing.push(wanted.digest);
+            continue;
+        }
+        match read_document(&*session.images, &wanted).await {
+            Err(SourceError::NotFound { .. }) => missing.push(wanted.digest),
+            bytes => walk.supply(&wanted.digest, bytes?)?,
+        }
+    }
+    let absent = walk.leaves().filter(|(digest, kind)| *kind != Kind::ForeignLayer && !there(digest));
+    missing.extend(absent.map(|(digest, _)| digest.clone()));
+    if missing.is_empty() {
+        return Ok(walk.finish()?);
+    }
+    missing.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+    Err(Refusal::missing(&missing, &whose))
+}
+
+impl Running {
+    fn tell(&self, exporter: &str, kind: ProgressKind, note: &str) {
+        let (exporter_id, note) = (exporter.to_owned(), note.to_owned());
+        // Nobody may be watching.
+        let _ = self.progress.send(Progress { exporter_id, kind: kind.into(), note, ..Progress::default() });
+    }
+
+    /// What an export tells, as progress of the exporter `id`.
+    fn events(self: &Arc<Self>, id: String) -> Events {
+        let running = self.clone();
+        Events::new(move |event| {
+            let mut progress = Progress { exporter_id: id.clone(), ..Progress::default() };
+            let kind = match event {
+                Event::Planned { present, .. } => {
+                    progress.current = i64::try_from(present).unwrap_or(0);
+                    progress.total = progress.current;
+                    ProgressKind::Planned
+                }
+                Event::Unpacking { digest } => {
+                    progress.digest = digest.to_string();
+                    ProgressKind::Unpacking
+                }
+                Event::Unpacked { digest } => {
+                    progress.digest = digest.to_string();
+                    ProgressKind::Unpacked
+                }
+                Event::State(State::Ready) => ProgressKind::Ready,
+                Event::State(State::Committed) => ProgressKind::Committed,
+                Event::Note(note) => {
+                    progress.note = note;
+                    ProgressKind::Note
+                }
+                _ => return,
+            };
+            progress.kind = kind.into();
+            let _ = running.progress.send(progress);
+        })
+    }
+}
+
+/// Gives an export up.
+pub(super) async fn abort(session: &Session) -> Result<(), Refusal> {
+    if session.stage().state != ExportState::Aborted {
+        session.check_alive()?;
+    }
+    sessions::close(session, ExportState::Aborted).await
+}

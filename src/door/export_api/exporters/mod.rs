@@ -1,0 +1,142 @@
+//! The exporter types: what each is, and what it does. A new one is added to [`all`], and nowhere else.
+
+mod image;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::proto::{self, AttributeKind, ExporterType, NameUse, Reason};
+use super::refusal::Refusal;
+use crate::engine::{Identity, Ingest, Origin};
+use crate::export::{Exports, NamePolicy};
+use crate::image::{Descriptor, Graph, Reference};
+use crate::progress::Events;
+
+/// One type of exporter.
+pub(super) trait Exporter: Debug + Send + Sync {
+    /// What it is with this engine; the name never changes.
+    fn describe(&self, engine: &Identity) -> ExporterType;
+
+    /// Exports one image. What fails leaves nothing visible.
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, Refusal>>;
+}
+
+/// Every type that this server has.
+pub(super) fn all() -> [&'static dyn Exporter; 1] {
+    [&image::Image]
+}
+
+/// The type called `kind`.
+pub(super) fn find(kind: &str, engine: &Identity) -> Option<&'static dyn Exporter> {
+    all().into_iter().find(|exporter| exporter.describe(engine).name == kind)
+}
+
+/// What one exporter is to do.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) exports: Arc<Exports>,
+    /// A hold on the export's lease for this job alone.
+    pub(super) ingest: Arc<dyn Ingest>,
+    /// The image; every blob of it is in the scope.
+    pub(super) graph: Arc<Graph>,
+    /// Its root, with the annotations of Commit.
+    pub(super) root: Descriptor,
+    /// The names to set: those of Commit and of the attributes, each once.
+    pub(super) names: Vec<Reference>,
+    /// The attributes that were given.
+    pub(super) attributes: BTreeMap<String, String>,
+    pub(super) origin: Origin,
+    pub(super) events: Events,
+    pub(super) cancel: CancellationToken,
+}
+
+/// What an exporter answers.
+#[derive(Debug, Clone)]
+pub(super) struct Success {
+    pub(super) response: BTreeMap<String, String>,
+    pub(super) names: Vec<Reference>,
+}
+
+/// Adds everything that is wrong with the exporters of an Open to `wrong`.
+pub(super) fn check(
+    exporters: &[proto::Exporter],
+    engine: &Identity,
+    policy: &NamePolicy,
+    wrong: &mut Vec<(String, String)>,
+) -> Result<(), Refusal> {
+    let types: Vec<_> = all().into_iter().map(|exporter| exporter.describe(engine)).collect();
+    for (at, exporter) in exporters.iter().enumerate() {
+        if !is_id(&exporter.id) {
+            wrong.push((format!("exporters[{at}].id"), "expected 1 to 64 characters of [a-zA-Z0-9._-]".to_owned()));
+        } else if exporters[..at].iter().any(|earlier| earlier.id == exporter.id) {
+            wrong.push((format!("exporters[{at}].id"), format!("`{}` is the id of an earlier one", exporter.id)));
+        }
+        let Some(kind) = types.iter().find(|kind| kind.name == exporter.r#type) else {
+            return Err(unknown(at, &exporter.r#type, &types));
+        };
+        for (key, value) in &exporter.attributes {
+            if let Err(what) = check_attribute(kind, key, value) {
+                wrong.push((format!("exporters[{at}].attributes[{key}]"), what));
+            }
+        }
+        if let Some(names) = exporter.attributes.get("name") {
+            match names_of(names) {
+                Ok(names) => policy.check(&names)?,
+                Err(what) => wrong.push((format!("exporters[{at}].attributes[name]"), what)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unknown(at: usize, kind: &str, types: &[ExporterType]) -> Refusal {
+    let available: Vec<_> = types.iter().map(|kind| kind.name.as_str()).collect();
+    let shown: String = kind.chars().take(64).collect();
+    let message = format!("there is no exporter type `{shown}` here; available: {}", available.join(", "));
+    Refusal {
+        violations: vec![(format!("exporters[{at}].type"), message.clone())],
+        ..Refusal::new(Code::InvalidArgument, Reason::UnknownExporterType, message)
+            .with("available", available.join(","))
+    }
+}
+
+fn check_attribute(kind: &ExporterType, key: &str, value: &str) -> Result<(), String> {
+    let Some(attribute) = kind.attributes.iter().find(|attribute| attribute.key == key) else {
+        let known: Vec<_> = kind.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
+        return Err(format!("`{}` has no such attribute; expected one of: {}", kind.name, known.join(", ")));
+    };
+    if attribute.kind() == AttributeKind::Boolean && !matches!(value, "true" | "false") {
+        return Err(format!("`{value}` is neither `true` nor `false`"));
+    }
+    if !attribute.values.is_empty() && !attribute.values.iter().any(|allowed| allowed == value) {
+        return Err(format!("`{value}` is not offered with this engine; expected: {}", attribute.values.join(", ")));
+    }
+    Ok(())
+}
+
+/// The names in a list with commas, in full.
+pub(super) fn names_of(list: &str) -> Result<Vec<Reference>, String> {
+    list.split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| name.parse().map_err(|error| format!("{error}")))
+        .collect()
+}
+
+/// Whether a type takes so many names.
+pub(super) fn check_names(kind: &ExporterType, names: usize) -> Result<(), String> {
+    match kind.names() {
+        NameUse::Unused if names > 0 => Err(format!("`{}` takes no names", kind.name)),
+        NameUse::Required if names == 0 => Err(format!("`{}` needs a name", kind.name)),
+        _ => Ok(()),
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}

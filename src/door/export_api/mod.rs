@@ -1,0 +1,66 @@
+//! The standard exporter API, `linkspan.export.v1`: `proto/README.md` is its specification.
+//!
+//! A client opens an export ([`sessions`]), is told what must be sent ([`negotiate`]), sends it through containerd's
+//! Content service scoped to the export ([`content`], [`write`](mod@write)), and commits it ([`commit`]) by one or several
+//! [`exporters`]. What survives a restart is kept with the engine's lease ([`record`]).
+
+mod capabilities;
+mod commit;
+mod content;
+mod convert;
+mod exporters;
+mod filter;
+mod limits;
+mod negotiate;
+pub mod proto;
+mod record;
+mod refusal;
+mod scope;
+mod server;
+mod service;
+mod session;
+mod sessions;
+mod write;
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::EngineError;
+use crate::export::Exports;
+
+use server::Handover;
+use sessions::Sessions;
+
+/// The door for clients of the standard exporter API.
+#[derive(Debug)]
+pub struct Door {
+    handover: Handover,
+}
+
+impl Door {
+    /// A door to `exports`. Exports of an earlier process are found again. The door is closed by cancelling `drain`:
+    /// calls under way are finished then, and no new ones are taken.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked for what an earlier process left.
+    pub async fn open(exports: Arc<Exports>, drain: CancellationToken) -> Result<Self, EngineError> {
+        let sessions = Arc::new(Sessions::new(exports));
+        match sessions.recover().await? {
+            0 => {}
+            found => tracing::info!(found, "took up the exports of an earlier process"),
+        }
+        let handover = server::start(&sessions, drain.clone()).map_err(|error| EngineError::Protocol {
+            operation: "describing the exporter API".to_owned(),
+            reason: error.to_string(),
+        })?;
+        tokio::spawn(sessions.sweep(drain));
+        Ok(Self { handover })
+    }
+
+    /// Serves one client connection until it ends.
+    pub async fn serve(&self, connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        self.handover.serve(connection).await;
+    }
+}

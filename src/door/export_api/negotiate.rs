@@ -1,0 +1,166 @@
+//! Negotiate: what must be sent, and holding what need not.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tonic::Code;
+
+use super::convert::descriptor;
+use super::limits::NEGOTIATE_DESCRIPTORS;
+use super::proto::{self, Negotiated, Standing};
+use super::refusal::Refusal;
+use super::scope::Labels;
+use super::session::Session;
+use crate::engine::EngineError;
+use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Walk};
+use crate::source::{SourceError, read_document};
+
+/// How many look-ups are under way at once.
+const LOOKUPS: usize = 64;
+
+/// Answers one message.
+pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor]) -> Result<Vec<Negotiated>, Refusal> {
+    let blobs = parse(messages)?;
+    let unknown = |blob: &&Descriptor| session.scope().get(&blob.digest).is_none();
+    let candidates: Vec<_> = present(session, blobs.iter().filter(unknown)).await?;
+    hold(session, &candidates).await?;
+    let mut partial = HashMap::new();
+    if blobs.iter().any(|blob| unknown(&blob)) {
+        let statuses = session.uploads()?.statuses().await?;
+        partial.extend(statuses.into_iter().map(|status| (status.name, status.offset)));
+    }
+    let scope = session.scope();
+    let answer = |blob: &Descriptor| {
+        let digest = blob.digest.to_string();
+        match (scope.get(&blob.digest), partial.get(&digest)) {
+            (Some(_), _) => Negotiated { digest, standing: Standing::Present.into(), ..Negotiated::default() },
+            (None, Some(&offset)) if offset > 0 => Negotiated {
+                digest: digest.clone(),
+                standing: Standing::Partial.into(),
+                offset: i64::try_from(offset).unwrap_or(0),
+                r#ref: digest,
+            },
+            (None, _) => Negotiated {
+                digest: digest.clone(),
+                standing: Standing::Missing.into(),
+                r#ref: digest,
+                ..Negotiated::default()
+            },
+        }
+    };
+    Ok(blobs.iter().map(answer).collect())
+}
+
+fn parse(messages: &[proto::Descriptor]) -> Result<Vec<Descriptor>, Refusal> {
+    if messages.len() > NEGOTIATE_DESCRIPTORS {
+        let message = format!("{} descriptors in one message; at most {NEGOTIATE_DESCRIPTORS}", messages.len());
+        return Err(Refusal::limit(Code::InvalidArgument, "negotiate_descriptors", NEGOTIATE_DESCRIPTORS, message));
+    }
+    let (mut blobs, mut wrong) = (Vec::with_capacity(messages.len()), Vec::new());
+    for (at, message) in messages.iter().enumerate() {
+        match descriptor(&format!("descriptors[{at}]"), message) {
+            Ok(blob) => blobs.push(blob),
+            Err(violations) => wrong.extend(violations),
+        }
+    }
+    if wrong.is_empty() { Ok(blobs) } else { Err(Refusal::fields(wrong)) }
+}
+
+/// Those of `blobs` that the engine holds, each once.
+async fn present<'a>(
+    session: &Session,
+    blobs: impl Iterator<Item = &'a Descriptor>,
+) -> Result<Vec<Descriptor>, Refusal> {
+    let mut seen = HashSet::new();
+    let lookups: Vec<_> = blobs
+        .filter(|blob| seen.insert(blob.digest.clone()))
+        .map(|blob| async move { Ok::<_, EngineError>((blob, session.images.size(&blob.digest).await?)) })
+        .collect();
+    let found: Vec<_> = stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
+    let mut wrong = Vec::new();
+    for (blob, size) in &found {
+        if let Some(size) = size.filter(|size| *size != blob.size) {
+            let what = format!("the descriptor says {} bytes, and the engine's blob has {size}", blob.size);
+            wrong.push((blob.digest.to_string(), what));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(Refusal::fields(wrong));
+    }
+    Ok(found.into_iter().filter(|(_, size)| size.is_some()).map(|(blob, _)| blob.clone()).collect())
+}
+
+/// Holds `blobs`, and takes those into the scope that are there then. What a document names is held by it, so that the
+/// number of writes does not grow with the image; the rest is held one by one.
+async fn hold(session: &Session, blobs: &[Descriptor]) -> Result<(), Refusal> {
+    let mut roots: Vec<_> = blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)).collect();
+    // Indexes first: most manifests are then held already.
+    roots.sort_by_key(|blob| blob.kind() != Kind::Index);
+    for root in roots {
+        if session.scope().get(&root.digest).is_none()
+            && let Some(graph) = graph(session, root).await?
+        {
+            let held = session.ingest.hold(&graph).await?;
+            take_in(session, held.present.into_iter().chain(held.stored))?;
+        }
+    }
+    let left: Vec<_> = blobs.iter().filter(|blob| session.scope().get(&blob.digest).is_none()).collect();
+    let digests: Vec<_> = left.iter().map(|blob| blob.digest.clone()).collect();
+    if digests.is_empty() {
+        return Ok(());
+    }
+    let sizes = session.uploads()?.pin(&digests).await?;
+    let there = left.into_iter().zip(sizes).filter(|(_, size)| size.is_some());
+    take_in(session, there.map(|(blob, _)| blob.clone()))
+}
+
+fn take_in(session: &Session, blobs: impl Iterator<Item = Descriptor>) -> Result<(), Refusal> {
+    let mut scope = session.scope();
+    for blob in blobs {
+        scope.add(blob.digest, blob.size, Labels::new())?;
+    }
+    Ok(())
+}
+
+/// The image of `root`, if the engine holds all its documents and they are in order.
+async fn graph(session: &Session, root: &Descriptor) -> Result<Option<Arc<Graph>>, Refusal> {
+    let Ok(mut walk) = Walk::new(root.clone(), Limits::default()) else { return Ok(None) };
+    while let Some(wanted) = walk.wanted().first().cloned() {
+        let bytes = match read_document(&*session.images, &wanted).await {
+            Err(SourceError::NotFound { .. }) => return Ok(None),
+            bytes => bytes?,
+        };
+        // What the engine holds may be anything; it is pinned as it is, and Commit says what is wrong with it.
+        if walk.supply(&wanted.digest, bytes).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(walk.finish().ok().map(Arc::new))
+}
+
+/// Makes out what an export of an earlier process held: what its lease names, and what documents among that name.
+pub(super) async fn take_up(session: &Session) -> Result<(), EngineError> {
+    let pinned: Vec<Digest> = session.uploads()?.pinned().await?;
+    let mut blobs = Vec::new();
+    for digest in pinned {
+        blobs.extend(session.images.identify(&digest).await?);
+    }
+    for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
+        let held = match graph(session, root).await {
+            Ok(Some(graph)) => session.ingest.hold(&graph).await?,
+            // It is in the scope by itself.
+            Ok(None) | Err(_) => continue,
+        };
+        let mut scope = session.scope();
+        for blob in held.present {
+            // More than the limit was never let in.
+            let _ = scope.add(blob.digest, blob.size, Labels::new());
+        }
+    }
+    let mut scope = session.scope();
+    for blob in blobs {
+        let _ = scope.add(blob.digest, blob.size, Labels::new());
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! What survives of an export when Linkspan is restarted: kept with the engine's lease.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::RECORD_BYTES;
+use super::proto;
+use super::refusal::Refusal;
+use tonic::Code;
+
+/// The request of Open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Rises with every change that older versions cannot read.
+    version: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) key: String,
+    pub(super) exporters: Vec<Exporter>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+/// One exporter of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Exporter {
+    pub(super) id: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) attributes: BTreeMap<String, String>,
+}
+
+const VERSION: u32 = 1;
+
+impl Record {
+    pub(super) fn new(request: &proto::OpenRequest) -> Self {
+        let exporter = |exporter: &proto::Exporter| Exporter {
+            id: exporter.id.clone(),
+            kind: exporter.r#type.clone(),
+            attributes: exporter.attributes.clone().into_iter().collect(),
+        };
+        Self {
+            version: VERSION,
+            key: request.idempotency_key.clone(),
+            exporters: request.exporters.iter().map(exporter).collect(),
+            labels: request.labels.clone().into_iter().collect(),
+        }
+    }
+
+    pub(super) fn exporter(&self, id: &str) -> Option<&Exporter> {
+        self.exporters.iter().find(|exporter| exporter.id == id)
+    }
+
+    /// The text that the engine keeps.
+    pub(super) fn write(&self) -> Result<String, Refusal> {
+        let text = serde_json::to_string(self).map_err(|error| Refusal::field("labels", error.to_string()))?;
+        if text.len() > RECORD_BYTES {
+            let message = format!(
+                "labels and attributes come to {} bytes; at most {RECORD_BYTES} are kept with an export",
+                text.len()
+            );
+            return Err(Refusal::limit(Code::InvalidArgument, "record_bytes", RECORD_BYTES, message));
+        }
+        Ok(text)
+    }
+
+    /// `None` if this version cannot read it.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().filter(|record: &Self| record.version == VERSION)
+    }
+}
+
+impl Exporter {
+    pub(super) fn message(&self) -> proto::Exporter {
+        proto::Exporter {
+            id: self.id.clone(),
+            r#type: self.kind.clone(),
+            attributes: self.attributes.clone().into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> proto::OpenRequest {
+        proto::OpenRequest {
+            idempotency_key: "k".to_owned(),
+            exporters: vec![proto::Exporter {
+                id: "a".to_owned(),
+                r#type: "image".to_owned(),
+                attributes: [("name".to_owned(), "demo".to_owned())].into(),
+            }],
+            labels: [("build".to_owned(), "b1".to_owned())].into(),
+            ..proto::OpenRequest::default()
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_went() {
+        let record = Record::new(&request());
+        assert_eq!(Record::read(&record.write().unwrap()), Some(record));
+    }
+
+    #[test]
+    fn a_later_version_is_left_alone() {
+        let text = Record::new(&request()).write().unwrap().replace("\"version\":1", "\"version\":2");
+        assert_eq!(Record::read(&text), None);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let mut request = request();
+        request.labels.insert("long".to_owned(), "x".repeat(RECORD_BYTES));
+        let refusal = Record::new(&request).write().unwrap_err();
+        assert_eq!((refusal.code, refusal.reason), (Code::InvalidArgument, proto::Reason::LimitExceeded));
+    }
+}

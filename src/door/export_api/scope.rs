@@ -1,0 +1,186 @@
+//! The blobs that belong to one export: what its clients see instead of the engine's whole store.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::SystemTime;
+
+use tonic::{Code, Status};
+
+use super::limits::{BLOBS, LABEL_BYTES, LABELS};
+use super::refusal::Refusal;
+use crate::image::Digest;
+
+/// The labels of a blob in this export. The engine never sees them.
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// One blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blob {
+    pub(super) size: u64,
+    pub(super) created: SystemTime,
+    pub(super) updated: SystemTime,
+    pub(super) labels: Labels,
+}
+
+/// What is known of a ref beyond what the engine keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) started: SystemTime,
+    pub(super) updated: SystemTime,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    blobs: HashMap<Digest, Blob>,
+    bytes: u64,
+    /// Refs that a stream writes at this moment.
+    writing: HashSet<String>,
+    times: HashMap<String, Times>,
+}
+
+impl Scope {
+    pub(super) fn get(&self, digest: &Digest) -> Option<&Blob> {
+        self.blobs.get(digest)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Every blob, by digest.
+    pub(super) fn list(&self) -> Vec<(Digest, Blob)> {
+        let mut blobs: Vec<_> = self.blobs.iter().map(|(digest, blob)| (digest.clone(), blob.clone())).collect();
+        blobs.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
+        blobs
+    }
+
+    /// Takes a blob in; one that is there stays as it is.
+    pub(super) fn add(&mut self, digest: Digest, size: u64, labels: Labels) -> Result<(), Refusal> {
+        if self.blobs.contains_key(&digest) {
+            return Ok(());
+        }
+        if self.blobs.len() >= BLOBS {
+            let message = format!("the export holds {BLOBS} blobs already");
+            return Err(Refusal::limit(Code::ResourceExhausted, "blobs", BLOBS, message));
+        }
+        let now = SystemTime::now();
+        self.bytes = self.bytes.saturating_add(size);
+        self.blobs.insert(digest, Blob { size, created: now, updated: now, labels });
+        Ok(())
+    }
+
+    /// Takes a blob out; whether it was there.
+    pub(super) fn remove(&mut self, digest: &Digest) -> bool {
+        let removed = self.blobs.remove(digest);
+        self.bytes -= removed.as_ref().map_or(0, |blob| blob.size);
+        removed.is_some()
+    }
+
+    /// Changes labels as containerd does (`core/metadata/content.go`, `Update`): without paths all of them are replaced,
+    /// else those that the paths name; one that is named and not given goes.
+    pub(super) fn update(&mut self, digest: &Digest, given: Labels, paths: &[String]) -> Result<Blob, Status> {
+        let blob = self.blobs.get_mut(digest).ok_or_else(|| not_found(digest))?;
+        let mut labels = if paths.is_empty() { given.clone() } else { blob.labels.clone() };
+        for path in paths {
+            match path.strip_prefix("labels.") {
+                Some(key) => match given.get(key).filter(|value| !value.is_empty()) {
+                    Some(value) => _ = labels.insert(key.to_owned(), value.clone()),
+                    None => _ = labels.remove(key),
+                },
+                None if path == "labels" => labels.clone_from(&given),
+                None => {
+                    let what = format!("`{path}` of a blob cannot be changed; expected `labels` or `labels.KEY`");
+                    return Err(Refusal::field("update_mask", what).into());
+                }
+            }
+        }
+        check_labels(&labels)?;
+        blob.labels = labels;
+        blob.updated = SystemTime::now();
+        Ok(blob.clone())
+    }
+
+    /// Marks a ref as being written; `false` if it is already.
+    pub(super) fn lock(&mut self, name: &str) -> bool {
+        self.writing.insert(name.to_owned())
+    }
+
+    pub(super) fn unlock(&mut self, name: &str) {
+        self.writing.remove(name);
+    }
+
+    pub(super) fn writing(&self) -> usize {
+        self.writing.len()
+    }
+
+    /// When a ref was begun and last written to.
+    pub(super) fn times(&self, name: &str) -> Option<Times> {
+        self.times.get(name).copied()
+    }
+
+    pub(super) fn set_times(&mut self, name: &str, times: Times) {
+        self.times.insert(name.to_owned(), times);
+    }
+
+    pub(super) fn forget_times(&mut self, name: &str) {
+        self.times.remove(name);
+    }
+}
+
+/// Labels that containerd would take (`pkg/labels/validate.go`), and not too many.
+pub(super) fn check_labels(labels: &Labels) -> Result<(), Refusal> {
+    if labels.len() > LABELS {
+        return Err(Refusal::field("labels", format!("{} labels; a blob has at most {LABELS}", labels.len())));
+    }
+    match labels.iter().find(|(key, value)| key.len() + value.len() > LABEL_BYTES) {
+        Some((key, _)) => {
+            let shown: String = key.chars().take(80).collect();
+            Err(Refusal::field("labels", format!("`{shown}` and its value are longer than {LABEL_BYTES} bytes")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What containerd answers, and its clients act on.
+pub(super) fn not_found(digest: &Digest) -> Status {
+    Status::not_found(format!("content {digest}: not found in this export"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn updates_follow_their_paths() {
+        let (mut scope, digest) = (Scope::default(), Digest::sha256(b"x"));
+        scope.add(digest.clone(), 1, labels(&[("a", "1"), ("b", "2")])).unwrap();
+        let paths = ["labels.a".to_owned(), "labels.b".to_owned(), "labels.c".to_owned()];
+        let blob = scope.update(&digest, labels(&[("a", "3"), ("d", "4")]), &paths).unwrap();
+        assert_eq!(blob.labels, labels(&[("a", "3")]));
+        assert_eq!(scope.update(&digest, labels(&[("e", "5")]), &[]).unwrap().labels, labels(&[("e", "5")]));
+        assert_eq!(
+            scope.update(&digest, Labels::new(), &["size".to_owned()]).unwrap_err().code(),
+            Code::InvalidArgument
+        );
+        assert_eq!(scope.update(&Digest::sha256(b"y"), Labels::new(), &[]).unwrap_err().code(), Code::NotFound);
+    }
+
+    #[test]
+    fn counts_what_is_in_it() {
+        let (mut scope, digest) = (Scope::default(), Digest::sha256(b"x"));
+        for _ in 0..2 {
+            scope.add(digest.clone(), 7, Labels::new()).unwrap();
+        }
+        assert_eq!((scope.len(), scope.bytes()), (1, 7));
+        assert!(scope.remove(&digest) && !scope.remove(&digest));
+        assert_eq!((scope.len(), scope.bytes()), (0, 0));
+    }
+}

@@ -1,0 +1,153 @@
+//! The gRPC server: its services, its limits, and the connections that it is given.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use super::content::Blobs;
+use super::limits::{MESSAGE_BYTES, METADATA_BYTES};
+use super::proto::DESCRIPTORS;
+use super::proto::content_server::ContentServer;
+use super::proto::exports_server::ExportsServer;
+use super::service::ExportService;
+use super::sessions::Sessions;
+
+/// What may be in flight on one stream, and on all of a connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Streams of one connection at once.
+const STREAMS: u32 = 1024;
+/// How often a client that says nothing is asked whether it is there, and how long it may take to answer.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
+/// Connections that wait for the server to turn to them.
+const BACKLOG: usize = 64;
+
+/// The services that are offered, by their full names.
+const SERVICES: [&str; 4] = [
+    "linkspan.export.v1.Exports",
+    "containerd.services.content.v1.Content",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+];
+
+/// A byte stream from a client.
+trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+/// A client's connection; dropping it says that it has ended.
+pub(super) struct Connection {
+    stream: Box<dyn Bytes>,
+    _ended: oneshot::Sender<()>,
+}
+
+/// Hands connections to the server.
+#[derive(Debug, Clone)]
+pub(super) struct Handover(mpsc::Sender<io::Result<Connection>>);
+
+impl Handover {
+    /// Serves one connection until it ends.
+    pub(super) async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let (ended, end) = oneshot::channel();
+        if self.0.send(Ok(Connection { stream: Box::new(stream), _ended: ended })).await.is_ok() {
+            // The sender is never used, only dropped.
+            let _ = end.await;
+        }
+    }
+}
+
+/// Starts the server; it ends when `drain` is cancelled and the last connection has ended.
+pub(super) fn start(
+    sessions: &Arc<Sessions>,
+    drain: CancellationToken,
+) -> Result<Handover, tonic_reflection::server::Error> {
+    let (handover, incoming) = mpsc::channel(BACKLOG);
+    let mut reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    for name in SERVICES {
+        reflection = reflection.with_service_name(name);
+    }
+    let reflection = reflection.build_v1()?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let (exports, blobs) = (ExportService(sessions.clone()), Blobs(sessions.clone()));
+    let exports =
+        ExportsServer::new(exports).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
+    let blobs =
+        ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(METADATA_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(exports)
+        .add_service(blobs)
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), drain.clone().cancelled_owned());
+    tokio::spawn(async move {
+        for name in SERVICES.into_iter().take(2).chain([""]) {
+            reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        }
+        let draining = async {
+            drain.cancelled().await;
+            for name in SERVICES.into_iter().take(2).chain([""]) {
+                reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+            }
+        };
+        let (served, ()) = tokio::join!(server, draining);
+        if let Err(error) = served {
+            tracing::warn!(%error, "the export door ended");
+        }
+    });
+    Ok(Handover(handover))
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,175 @@
+//! `linkspan.export.v1.Exports`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::capabilities::capabilities;
+use super::commit::{self, Watching};
+use super::convert::duration;
+use super::limits::{IDLE, PAGE};
+use super::negotiate::negotiate;
+use super::proto::commit_response::Event;
+use super::proto::exports_server::Exports as Service;
+use super::proto::*;
+use super::refusal::Refusal;
+use super::session::Session;
+use super::sessions::Sessions;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(super) struct ExportService(pub(super) Arc<Sessions>);
+
+#[tonic::async_trait]
+impl Service for ExportService {
+    async fn capabilities(
+        &self,
+        _request: Request<CapabilitiesRequest>,
+    ) -> Result<Response<CapabilitiesResponse>, Status> {
+        Ok(Response::new(capabilities(&self.0.exports)))
+    }
+
+    async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
+        let (sessions, request) = (self.0.clone(), request.into_inner());
+        // To its end even if the client goes away: a lease that was created must come into our hands.
+        let opened = tokio::spawn(async move { sessions.open(&request).await }).await;
+        let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
+    }
+
+    type NegotiateStream = Answers<NegotiateResponse>;
+
+    async fn negotiate(
+        &self,
+        request: Request<Streaming<NegotiateRequest>>,
+    ) -> Result<Response<Self::NegotiateStream>, Status> {
+        let (sessions, mut messages) = (self.0.clone(), request.into_inner());
+        let (answers, outgoing) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut session: Option<Arc<Session>> = None;
+            while let Some(message) = next(&mut messages).await.transpose() {
+                let answer = async {
+                    let message = message?;
+                    let session = named(&sessions, &mut session, &message.export_id)?;
+                    session.check_alive()?;
+                    Ok(NegotiateResponse { blobs: negotiate(&session, &message.descriptors).await? })
+                };
+                let answer = answer.await;
+                let failed = answer.is_err();
+                if answers.send(answer).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    type CommitStream = Answers<CommitResponse>;
+
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        let request = request.into_inner();
+        let session = self.0.find(&request.export_id)?;
+        let watching = commit::commit(&self.0, &session, request)?;
+        let (answers, outgoing) = mpsc::channel(16);
+        tokio::spawn(pass_on(watching, answers));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    type ReadOutputStream = Answers<ReadOutputResponse>;
+
+    async fn read_output(
+        &self,
+        _request: Request<ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        Err(Status::unimplemented("no exporter here has an output to read; see Capabilities"))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let RenewRequest { export_id, ttl } = request.into_inner();
+        let session = self.0.find(&export_id)?;
+        session.renew(ttl.map(|ttl| duration("ttl", ttl)).transpose()?)?;
+        Ok(Response::new(RenewResponse { export: Some(session.message()) }))
+    }
+
+    async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
+        let session = self.0.find(&request.into_inner().export_id)?;
+        let aborted = session.clone();
+        let done = tokio::spawn(async move { commit::abort(&aborted).await }).await;
+        done.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(AbortResponse { export: Some(session.message()) }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let session = self.0.find(&request.into_inner().export_id)?;
+        Ok(Response::new(GetResponse { export: Some(session.message()) }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let ListRequest { labels, page_size, page_token } = request.into_inner();
+        let size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE).min(PAGE);
+        let wanted =
+            |session: &Arc<Session>| labels.iter().all(|(key, value)| session.record.labels.get(key) == Some(value));
+        let found: Vec<_> = self.0.list(&page_token).into_iter().filter(wanted).collect();
+        let next_page_token = match found.get(size) {
+            Some(_) => found[size - 1].id.clone(),
+            None => String::new(),
+        };
+        let exports = found.iter().take(size).map(|session| session.message()).collect();
+        Ok(Response::new(ListResponse { exports, next_page_token }))
+    }
+}
+
+/// The next message. A client that is silent for too long does not keep the stream.
+async fn next(messages: &mut Streaming<NegotiateRequest>) -> Result<Option<NegotiateRequest>, Status> {
+    match timeout(IDLE, messages.message()).await {
+        Ok(message) => message,
+        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
+    }
+}
+
+/// The export of a stream: named by its first message, and never another.
+fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> Result<Arc<Session>, Refusal> {
+    match session {
+        Some(session) if id.is_empty() || session.id == id => Ok(session.clone()),
+        Some(session) => Err(Refusal::field("export_id", format!("`{id}` in a stream of the export `{}`", session.id))),
+        None => {
+            let found = sessions.find(id)?;
+            *session = Some(found.clone());
+            Ok(found)
+        }
+    }
+}
+
+/// Passes on what a Commit tells, and its results.
+async fn pass_on(watching: Watching, answers: mpsc::Sender<Result<CommitResponse, Status>>) {
+    let Watching { mut progress, mut done } = watching;
+    let message = |event| Ok(CommitResponse { event: Some(event) });
+    let last = loop {
+        let told = tokio::select! {
+            // What was told before the end comes before the end.
+            biased;
+            told = progress.recv() => told,
+            results = ended(&mut done) => break results,
+        };
+        match told {
+            Ok(step) if answers.send(message(Event::Progress(step.clone()))).await.is_err() => return,
+            // Steps may be left out.
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => break ended(&mut done).await,
+        }
+    };
+    let _ = answers.send(last.map_err(Status::from).and_then(|results| message(Event::Results(results)))).await;
+}
+
+/// The results, once they are there.
+async fn ended(done: &mut watch::Receiver<Option<CommitResults>>) -> Result<CommitResults, Refusal> {
+    let results = done.wait_for(Option::is_some).await.ok().and_then(|results| results.clone());
+    results.ok_or_else(|| Refusal::new(Code::Internal, Reason::EngineRefused, "the commit broke off"))
+}

@@ -1,0 +1,158 @@
+//! One export: its scope, its state and its end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::commit::Running;
+use super::convert::timestamp;
+use super::limits::{DEFAULT_TTL, MAX_LIFETIME, RESULT_RETENTION};
+use super::proto::{self, ExportState, Reason};
+use super::record::Record;
+use super::refusal::Refusal;
+use super::scope::Scope;
+use crate::engine::images::Images;
+use crate::engine::uploads::Uploads;
+use crate::engine::{EngineError, Ingest, Origin};
+
+/// One export that was opened.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: String,
+    pub(super) record: Record,
+    /// Its hold on the engine.
+    pub(super) ingest: Arc<dyn Ingest>,
+    /// What the engine holds, to be read.
+    pub(super) images: Arc<dyn Images>,
+    /// Cancelled when it is aborted.
+    pub(super) cancel: CancellationToken,
+    opened: SystemTime,
+    scope: Mutex<Scope>,
+    stage: Mutex<Stage>,
+}
+
+/// Where it stands.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) state: ExportState,
+    expires: SystemTime,
+    /// What each exporter got, and what came of it, if it came to an end: by the exporter's id.
+    pub(super) results: HashMap<String, (proto::Target, proto::ExporterResult)>,
+    /// The Commit that runs.
+    pub(super) running: Option<Arc<Running>>,
+    ended: Option<Instant>,
+}
+
+impl Session {
+    /// `opened` is when it was opened first; what is left of its life begins now.
+    pub(super) fn new(
+        id: String,
+        record: Record,
+        hold: (Arc<dyn Ingest>, Arc<dyn Images>),
+        opened: SystemTime,
+        ttl: Option<Duration>,
+    ) -> Self {
+        let (ingest, images) = hold;
+        let latest = opened + MAX_LIFETIME;
+        let stage = Stage {
+            state: ExportState::Open,
+            expires: (SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME)).min(latest),
+            results: HashMap::new(),
+            running: None,
+            ended: None,
+        };
+        let (scope, stage) = (Mutex::default(), Mutex::new(stage));
+        Self { id, record, ingest, images, cancel: CancellationToken::new(), opened, scope, stage }
+    }
+
+    /// Who exports, for the engine.
+    pub(super) fn origin(id: &str, record: &Record) -> Origin {
+        let builder = record.labels.get("builder").cloned().unwrap_or_default();
+        Origin { export: id.to_owned(), door: "export", builder }
+    }
+
+    pub(super) fn scope(&self) -> MutexGuard<'_, Scope> {
+        self.scope.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
+        self.ingest.uploads()
+    }
+
+    /// Refuses what cannot be done any more.
+    pub(super) fn check_alive(&self) -> Result<(), Refusal> {
+        let (reason, how) = match self.stage().state {
+            ExportState::Committed => (Reason::ExportCommitted, "is committed"),
+            ExportState::Aborted => (Reason::ExportAborted, "was aborted"),
+            ExportState::Expired => (Reason::ExportExpired, "has expired"),
+            ExportState::Unspecified | ExportState::Open | ExportState::Committing => return Ok(()),
+        };
+        let message = format!("the export `{}` {how}; open another one", self.id);
+        Err(Refusal::new(Code::FailedPrecondition, reason, message).with("export", &self.id))
+    }
+
+    /// Puts off the expiry; it never comes nearer.
+    pub(super) fn renew(&self, ttl: Option<Duration>) -> Result<(), Refusal> {
+        self.check_alive()?;
+        let latest = self.opened + MAX_LIFETIME;
+        let wanted = SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);
+        let mut stage = self.stage();
+        stage.expires = stage.expires.max(wanted.min(latest));
+        Ok(())
+    }
+
+    /// Whether nobody renewed it in time. One that is being committed does not expire.
+    pub(super) fn is_overdue(&self, now: SystemTime) -> bool {
+        let stage = self.stage();
+        stage.state == ExportState::Open && stage.expires <= now
+    }
+
+    /// Whether it ended so long ago that it can be forgotten.
+    pub(super) fn is_forgettable(&self, now: Instant) -> bool {
+        self.stage().ended.is_some_and(|ended| now.saturating_duration_since(ended) >= RESULT_RETENTION)
+    }
+
+    /// When it ended.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        self.stage().ended
+    }
+
+    /// Enters a final state; `false` if it is in one already.
+    pub(super) fn end(&self, state: ExportState) -> bool {
+        let mut stage = self.stage();
+        if stage.ended.is_some() {
+            return false;
+        }
+        stage.state = state;
+        stage.ended = Some(Instant::now());
+        true
+    }
+
+    pub(super) fn message(&self) -> proto::Export {
+        let (blobs, bytes) = {
+            let scope = self.scope();
+            (scope.len(), scope.bytes())
+        };
+        let stage = self.stage();
+        let results = self.record.exporters.iter().filter_map(|exporter| stage.results.get(&exporter.id));
+        proto::Export {
+            id: self.id.clone(),
+            state: stage.state.into(),
+            exporters: self.record.exporters.iter().map(super::record::Exporter::message).collect(),
+            labels: self.record.labels.clone().into_iter().collect(),
+            create_time: Some(timestamp(self.opened)),
+            expire_time: Some(timestamp(stage.expires)),
+            latest_expire_time: Some(timestamp(self.opened + MAX_LIFETIME)),
+            results: results.map(|(_, result)| result.clone()).collect(),
+            blobs: i64::try_from(blobs).unwrap_or(i64::MAX),
+            bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+        }
+    }
+}

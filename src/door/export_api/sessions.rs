@@ -1,0 +1,201 @@
+//! All exports of this server: opened, found, expired, forgotten, and found again after a restart.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::convert::duration;
+use super::exporters;
+use super::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS};
+use super::negotiate::take_up;
+use super::proto::{ExportState, OpenRequest, Reason};
+use super::record::Record;
+use super::refusal::Refusal;
+use super::session::Session;
+use crate::engine::{Durable, EngineError};
+use crate::export::Exports;
+use crate::progress::Events;
+
+/// How often it is looked what has expired.
+const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The exports.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    pub(super) exports: Arc<Exports>,
+    sessions: Mutex<BTreeMap<String, Arc<Session>>>,
+    /// Held while an export is opened, so that of two Opens with one key the second finds the first one's export.
+    opening: tokio::sync::Mutex<()>,
+}
+
+impl Sessions {
+    pub(super) fn new(exports: Arc<Exports>) -> Self {
+        Self { exports, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The export `id`, be it ended.
+    pub(super) fn find(&self, id: &str) -> Result<Arc<Session>, Refusal> {
+        if id.is_empty() {
+            let message = "the call names no export; give the id that Open answered";
+            return Err(Refusal::new(Code::InvalidArgument, Reason::ExportRequired, message));
+        }
+        self.sessions().get(id).cloned().ok_or_else(|| {
+            let shown: String = id.chars().take(64).collect();
+            let message = format!("there is no export `{shown}`: it was never opened, or ended long ago; open one");
+            Refusal::new(Code::NotFound, Reason::ExportNotFound, message).with("export", shown)
+        })
+    }
+
+    /// All of them after the id `after`, ordered by id.
+    pub(super) fn list(&self, after: &str) -> Vec<Arc<Session>> {
+        self.sessions().iter().filter(|(id, _)| id.as_str() > after).map(|(_, session)| session.clone()).collect()
+    }
+
+    /// Opens an export; whether it was there.
+    pub(super) async fn open(&self, request: &OpenRequest) -> Result<(Arc<Session>, bool), Refusal> {
+        self.check(request)?;
+        let record = Record::new(request);
+        let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
+        let text = record.write()?;
+        let _opening = self.opening.lock().await;
+        if let Some(found) = self.known(request, &record)? {
+            return Ok((found, true));
+        }
+        let live = self.sessions().values().filter(|session| session.ended().is_none()).count();
+        if live >= OPEN_EXPORTS {
+            let message = format!("{live} exports are open; commit or abort one of them");
+            return Err(Refusal::limit(Code::ResourceExhausted, "open_exports", OPEN_EXPORTS, message));
+        }
+        let id = if request.export_id.is_empty() { new_id() } else { request.export_id.clone() };
+        let engine = self.exports.engine();
+        let images = engine.images()?;
+        let ingest = engine.open_durable(&Session::origin(&id, &record), &text, Events::none()).await?;
+        ingest.uploads()?;
+        let session = Arc::new(Session::new(id.clone(), record, (ingest, images), SystemTime::now(), ttl));
+        self.sessions().insert(id, session.clone());
+        Ok((session, false))
+    }
+
+    /// The export that was opened by the same request, if there is one.
+    fn known(&self, request: &OpenRequest, record: &Record) -> Result<Option<Arc<Session>>, Refusal> {
+        let sessions = self.sessions();
+        let by_id = sessions.get(&request.export_id);
+        let with_key = |session: &&Arc<Session>| session.record.key == request.idempotency_key;
+        let by_key = sessions.values().find(|session| !request.idempotency_key.is_empty() && with_key(session));
+        let conflict = |field: &str, session: &Session| {
+            let message =
+                format!("{field} belongs to the export `{}`, which was opened by another request", session.id);
+            Err(Refusal::new(Code::AlreadyExists, Reason::ExportConflict, message).with("export", &session.id))
+        };
+        match (by_id, by_key) {
+            (Some(session), _) if session.record != *record => conflict("export_id", session),
+            (Some(session), _) => Ok(Some(session.clone())),
+            (None, Some(session)) if session.record != *record || !request.export_id.is_empty() => {
+                conflict("idempotency_key", session)
+            }
+            (None, found) => Ok(found.cloned()),
+        }
+    }
+
+    /// Everything that is wrong with a request.
+    fn check(&self, request: &OpenRequest) -> Result<(), Refusal> {
+        let mut wrong = Vec::new();
+        if !request.export_id.is_empty() && !is_id(&request.export_id) {
+            let what = "expected 1 to 64 characters of [a-z0-9-], beginning with a letter or digit";
+            wrong.push(("export_id".to_owned(), what.to_owned()));
+        }
+        if request.idempotency_key.len() > KEY_BYTES {
+            wrong.push(("idempotency_key".to_owned(), format!("longer than {KEY_BYTES} bytes")));
+        }
+        if request.exporters.is_empty() {
+            wrong.push(("exporters".to_owned(), "none is given; expected at least one".to_owned()));
+        }
+        if request.exporters.len() > EXPORTERS {
+            let message = format!("{} exporters; an export has at most {EXPORTERS}", request.exporters.len());
+            return Err(Refusal::limit(Code::InvalidArgument, "exporters", EXPORTERS, message));
+        }
+        exporters::check(&request.exporters, self.exports.engine().identity(), self.exports.policy(), &mut wrong)?;
+        if wrong.is_empty() { Ok(()) } else { Err(Refusal::fields(wrong)) }
+    }
+
+    /// Finds the exports of an earlier process again.
+    pub(super) async fn recover(&self) -> Result<usize, EngineError> {
+        let engine = self.exports.engine();
+        let mut found = 0;
+        for Durable { export, record, opened } in engine.durables().await? {
+            let Some(record) = Record::read(&record) else {
+                tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
+                continue;
+            };
+            let ingest = engine.open_durable(&Session::origin(&export, &record), "", Events::none()).await?;
+            let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
+            take_up(&session).await?;
+            self.sessions().insert(export, Arc::new(session));
+            found += 1;
+        }
+        Ok(found)
+    }
+
+    /// Ends what has expired and forgets what ended long ago, until `end`.
+    pub(super) async fn sweep(self: Arc<Self>, end: CancellationToken) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+            let (now, instant) = (SystemTime::now(), Instant::now());
+            let overdue: Vec<_> = self.sessions().values().filter(|it| it.is_overdue(now)).cloned().collect();
+            for session in overdue {
+                tracing::info!(export = session.id, "expired");
+                if let Err(refusal) = close(&session, ExportState::Expired).await {
+                    tracing::warn!(
+                        export = session.id,
+                        error = refusal.message,
+                        "the lease of an expired export stays"
+                    );
+                }
+            }
+            self.forget(instant);
+        }
+    }
+
+    fn forget(&self, now: Instant) {
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| !session.is_forgettable(now));
+        let mut ended: Vec<_> =
+            sessions.values().filter_map(|session| Some((session.ended()?, session.id.clone()))).collect();
+        ended.sort();
+        for (_, id) in ended.iter().take(ended.len().saturating_sub(ENDED_EXPORTS)) {
+            sessions.remove(id);
+        }
+    }
+}
+
+/// Ends an export; fine if it has ended.
+pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), Refusal> {
+    if !session.end(state) {
+        return Ok(());
+    }
+    session.cancel.cancel();
+    let running = session.stage().running.clone();
+    if let Some(running) = running {
+        running.finished().await;
+    }
+    Ok(session.ingest.release().await?)
+}
+
+/// An id that no other export has, and that nobody needs to guess: 128 bits of the system's randomness.
+fn new_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    // Each RandomState is seeded by the system; two make 128 bits.
+    format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
+}
+
+fn is_id(text: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.len() <= 64 && text.bytes().next().is_some_and(letter) && text.bytes().all(|byte| letter(byte) || byte == b'-')
+}

@@ -1,0 +1,280 @@
+//! Content.Write: containerd's protocol on one side, an upload on the other.
+//!
+//! The order of checks, the codes and what an answer holds are those of containerd's server (containerd
+//! `plugins/services/content/contentserver/contentserver.go`, `Write`), because its clients act on them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::convert::{digest, timestamp};
+use super::limits::{IDLE, WRITES};
+use super::refusal::Refusal;
+use super::scope::{Labels, Times, check_labels};
+use super::session::Session;
+use crate::engine::EngineError;
+use crate::engine::uploads::{Begun, Expected, Upload};
+use crate::image::Digest;
+
+/// How many answers wait for a client that sends ahead and reads late.
+const ANSWERS: usize = 16;
+
+type Answers = Pin<Box<dyn Stream<Item = Result<WriteContentResponse, Status>> + Send>>;
+
+/// Begins to read `messages`; the answers come as they are ready.
+pub(super) fn start(session: Arc<Session>, messages: Streaming<WriteContentRequest>) -> Answers {
+    let (answers, outgoing) = mpsc::channel(ANSWERS);
+    // A task of its own, so that what was written is kept properly when the client goes away.
+    tokio::spawn(async move {
+        let cancel = session.cancel.clone();
+        let served = async {
+            let status = serve(&session, messages, &answers).await.err();
+            if let Some(status) = status {
+                // The client may be gone.
+                let _ = answers.send(Err(status)).await;
+            }
+        };
+        if cancel.run_until_cancelled(served).await.is_none() {
+            let _ = answers
+                .send(Err(session.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)))
+                .await;
+        }
+    });
+    Box::pin(ReceiverStream::new(outgoing))
+}
+
+/// One writer for each ref, and not too many of them.
+struct Lock<'a> {
+    session: &'a Session,
+    name: &'a str,
+}
+
+impl<'a> Lock<'a> {
+    fn take(session: &'a Session, name: &'a str) -> Result<Self, Status> {
+        let mut scope = session.scope();
+        if scope.writing() >= WRITES {
+            let message = format!("{WRITES} writes of this export are under way; wait for one of them");
+            return Err(Refusal::limit(Code::ResourceExhausted, "writes", WRITES, message).into());
+        }
+        if !scope.lock(name) {
+            return Err(Status::unavailable(format!("ref {name} locked: it is being written")));
+        }
+        Ok(Self { session, name })
+    }
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        self.session.scope().unlock(self.name);
+    }
+}
+
+async fn serve(
+    session: &Session,
+    mut messages: Streaming<WriteContentRequest>,
+    answers: &mpsc::Sender<Result<WriteContentResponse, Status>>,
+) -> Result<(), Status> {
+    let Some(first) = next(&mut messages).await? else {
+        return Err(Status::invalid_argument("the stream ended before its first message"));
+    };
+    if first.r#ref.is_empty() {
+        return Err(Refusal::field("ref", "the first message must have a reference").into());
+    }
+    let name = first.r#ref.clone();
+    let _lock = Lock::take(session, &name)?;
+    let mut writing = Writing::open(session, &name, &first).await?;
+    let mut message = first;
+    let outcome = loop {
+        let is_commit = message.action() == WriteAction::Commit;
+        match writing.answer(message).await {
+            Ok(answer) => {
+                // A client that is gone gets no answer; what it wrote is kept.
+                let is_gone = answers.send(Ok(answer)).await.is_err();
+                if is_commit {
+                    return Ok(());
+                }
+                if is_gone {
+                    break Ok(());
+                }
+            }
+            Err(status) => break Err(status),
+        }
+        match next(&mut messages).await {
+            Ok(Some(following)) => message = following,
+            Ok(None) => break Ok(()),
+            Err(status) => break Err(status),
+        }
+    };
+    writing.suspend().await;
+    outcome
+}
+
+/// The next message. A client that is silent for too long does not keep the ref.
+async fn next(messages: &mut Streaming<WriteContentRequest>) -> Result<Option<WriteContentRequest>, Status> {
+    match timeout(IDLE, messages.message()).await {
+        Ok(message) => message,
+        Err(_) => {
+            let seconds = IDLE.as_secs();
+            Err(Status::deadline_exceeded(format!(
+                "nothing came for {seconds} s; what was written can be gone on with"
+            )))
+        }
+    }
+}
+
+/// A ref that is being written.
+struct Writing<'a> {
+    session: &'a Session,
+    name: &'a str,
+    /// `None` once it is committed or given up.
+    upload: Option<Box<dyn Upload>>,
+    expected: Option<Digest>,
+    total: u64,
+    times: Times,
+}
+
+impl<'a> Writing<'a> {
+    async fn open(session: &'a Session, name: &'a str, first: &WriteContentRequest) -> Result<Self, Status> {
+        let expected = parse(first)?;
+        let total = u64::try_from(first.total).map_err(|_| Refusal::field("total", "less than zero"))?;
+        if let Some(digest) = expected.as_ref().filter(|digest| session.scope().get(digest).is_some()) {
+            return Err(exists(digest));
+        }
+        let uploads = session.uploads().map_err(Refusal::from)?;
+        let wanted = Expected { digest: expected.clone(), size: (total > 0).then_some(total) };
+        let upload = match uploads.begin(name, &wanted).await.map_err(Refusal::from)? {
+            Begun::Upload(upload) => upload,
+            Begun::Present => {
+                return Err(match &expected {
+                    Some(digest) => {
+                        take_in(session, digest, Labels::new()).await?;
+                        exists(digest)
+                    }
+                    None => Status::internal("the engine has a blob that nobody named"),
+                });
+            }
+        };
+        let now = SystemTime::now();
+        let known = session.scope().times(name).filter(|_| upload.offset() > 0);
+        let times = match known {
+            Some(times) => times,
+            None if upload.offset() > 0 => {
+                let status = uploads.status(name).await.map_err(Refusal::from)?;
+                status.map_or(Times { started: now, updated: now }, |status| Times {
+                    started: status.started,
+                    updated: status.updated,
+                })
+            }
+            None => Times { started: now, updated: now },
+        };
+        session.scope().set_times(name, times);
+        Ok(Self { session, name, upload: Some(upload), expected, total, times })
+    }
+
+    async fn answer(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
+        if let Some(digest) = parse(&message)? {
+            if self.session.scope().get(&digest).is_some() {
+                self.give_up().await;
+                return Err(exists(&digest));
+            }
+            self.expected = Some(digest);
+        }
+        if message.total > 0 {
+            self.total = message.total.unsigned_abs();
+        }
+        let action = message.action();
+        let Some(upload) = self.upload.as_mut() else { return Err(Status::internal("the write has ended")) };
+        let mut answer = WriteContentResponse { action: action.into(), ..WriteContentResponse::default() };
+        if action == WriteAction::Stat {
+            answer.digest = upload.digest().await.map_err(Refusal::from)?.to_string();
+            answer.started_at = Some(timestamp(self.times.started));
+            answer.updated_at = Some(timestamp(self.times.updated));
+            answer.total = i64::try_from(self.total).unwrap_or(i64::MAX);
+            answer.offset = i64::try_from(upload.offset()).unwrap_or(i64::MAX);
+            return Ok(answer);
+        }
+        let offset = u64::try_from(message.offset).map_err(|_| Refusal::field("offset", "less than zero"))?;
+        let current = upload.offset();
+        if offset > 0 && offset != current {
+            return Err(Status::out_of_range(format!("write @{offset} must occur at current offset {current}")));
+        }
+        if offset == 0 && current > 0 {
+            upload.restart().await.map_err(Refusal::from)?;
+        }
+        if !message.data.is_empty() {
+            upload.write(message.data.into()).await.map_err(Refusal::from)?;
+            self.times.updated = SystemTime::now();
+            self.session.scope().set_times(self.name, self.times);
+        }
+        answer.offset = i64::try_from(upload.offset()).unwrap_or(i64::MAX);
+        if action == WriteAction::Commit {
+            let labels: Labels = message.labels.into_iter().collect();
+            answer.digest = self.commit(labels).await?.to_string();
+        }
+        Ok(answer)
+    }
+
+    async fn commit(&mut self, labels: Labels) -> Result<Digest, Status> {
+        check_labels(&labels)?;
+        let Some(upload) = self.upload.take() else { return Err(Status::internal("the write has ended")) };
+        let expected = Expected { digest: self.expected.clone(), size: (self.total > 0).then_some(self.total) };
+        match upload.commit(expected).await {
+            Ok((digest, size)) => {
+                self.session.scope().forget_times(self.name);
+                self.session.scope().add(digest.clone(), size, labels)?;
+                Ok(digest)
+            }
+            Err(EngineError::Present { digest }) => {
+                self.session.scope().forget_times(self.name);
+                take_in(self.session, &digest, labels).await?;
+                Err(exists(&digest))
+            }
+            Err(error) => Err(Refusal::from(error).into()),
+        }
+    }
+
+    /// Closes the ref for now.
+    async fn suspend(self) {
+        if let Some(upload) = self.upload
+            && let Err(error) = upload.suspend().await
+        {
+            tracing::debug!(export = self.session.id, name = self.name, %error, "a write that ended early is not kept");
+        }
+    }
+
+    /// Closes the ref for good.
+    async fn give_up(&mut self) {
+        drop(self.upload.take());
+        self.session.scope().forget_times(self.name);
+        if let Ok(uploads) = self.session.uploads()
+            && let Err(error) = uploads.abort(self.name).await
+        {
+            tracing::debug!(export = self.session.id, name = self.name, %error, "left to the end of the export");
+        }
+    }
+}
+
+fn parse(message: &WriteContentRequest) -> Result<Option<Digest>, Status> {
+    if message.expected.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(digest("expected", &message.expected)?))
+}
+
+/// Takes a blob into the scope that the engine holds, and that is pinned.
+async fn take_in(session: &Session, digest: &Digest, labels: Labels) -> Result<(), Status> {
+    let size = session.images.size(digest).await.map_err(Refusal::from)?;
+    let size = size.ok_or_else(|| Refusal::from(EngineError::Missing { digests: vec![digest.clone()] }))?;
+    Ok(session.scope().add(digest.clone(), size, labels)?)
+}
+
+fn exists(digest: &Digest) -> Status {
+    Status::already_exists(format!("content {digest}: already exists"))
+}

@@ -1,0 +1,97 @@
+//! Exports outlive their connections and the server.
+
+use containerd_client::services::v1::{WriteAction, WriteContentRequest};
+use futures_util::stream;
+use linkspan::door::export_api::proto::{CommitRequest, ExportState, GetRequest, OpenRequest, Standing};
+
+use crate::common::until;
+use crate::fixture::{Image, Layer};
+use crate::rig::{Rig, descriptors, exporter, success, target, write};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_outlives_a_crash_of_the_server() {
+    let mut rig = Rig::containerd("crash");
+    let client = rig.client().await;
+    let image = Image::new(&[Layer::new().file("one", "1").tar(), Layer::new().file("two", "2").tar()]);
+    let mut one = exporter("a");
+    one.attributes.insert("name".to_owned(), "crash:attr".to_owned());
+    let request = OpenRequest {
+        exporters: vec![one],
+        idempotency_key: "crash".to_owned(),
+        labels: [("build".to_owned(), "ä".repeat(5000))].into(),
+        ..OpenRequest::default()
+    };
+    let opened = client.exports.clone().open(request.clone()).await.unwrap().into_inner().export.unwrap();
+    // One layer is there, one half.
+    let (first, second) = (&image.layers[0].digest, &image.layers[1].digest);
+    write(client.content(&opened.id), first.as_str(), &image.blobs[first]).await.unwrap();
+    let half = WriteContentRequest {
+        action: WriteAction::Write.into(),
+        r#ref: second.to_string(),
+        total: image.layers[1].size as i64,
+        expected: second.to_string(),
+        data: image.blobs[second][..3000].to_vec(),
+        ..WriteContentRequest::default()
+    };
+    let mut answers = client.content(&opened.id).write(stream::iter([half])).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+
+    rig.linkspan.kill();
+    rig.restart();
+    let client = rig.client().await;
+    let found = client.exports.clone().open(request).await.unwrap().into_inner();
+    assert!(found.found);
+    let found = found.export.unwrap();
+    assert_eq!((&found.id, &found.labels, &found.exporters), (&opened.id, &opened.labels, &opened.exporters));
+    assert!((found.create_time.unwrap().seconds - opened.create_time.unwrap().seconds).abs() <= 1);
+    assert_eq!((found.state(), found.blobs), (ExportState::Open, 1));
+    let answers = client.negotiate(&found.id, descriptors(&image)).await.unwrap();
+    let standing = |digest: &linkspan::image::Digest| {
+        let answer = answers.iter().find(|answer| answer.digest == digest.to_string()).unwrap();
+        (answer.standing(), answer.offset)
+    };
+    assert_eq!(standing(first), (Standing::Present, 0));
+    assert_eq!(standing(second), (Standing::Partial, 3000));
+    assert_eq!(client.send(&found.id, &image).await, 3);
+    success(&client.commit(&found.id, vec![target("a", &image, &[])]).await.unwrap());
+    assert_eq!(rig.stack.image_of("crash", "docker.io/library/crash:attr"), Some(image.root.digest.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_by_its_root_is_found_again() {
+    let mut rig = Rig::containerd("crash-held");
+    let client = rig.client().await;
+    let image = Image::new(&[Layer::new().file("one", "1").tar(), Layer::new().file("two", "2").tar()]);
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+    success(&client.commit(&export, vec![target("a", &image, &["held"])]).await.unwrap());
+    let export = client.open(&["a"]).await;
+    client.negotiate(&export, descriptors(&image)).await.unwrap();
+    rig.linkspan.kill();
+    rig.stack.ctr("crash-held", ["images", "rm", "--sync", "docker.io/library/held:latest"]).ok();
+    rig.restart();
+    let client = rig.client().await;
+    let request = GetRequest { export_id: export.clone() };
+    let found = client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap();
+    assert_eq!(found.blobs, 4);
+    success(&client.commit(&export, vec![target("a", &image, &["again"])]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_runs_to_its_end_without_its_client() {
+    let rig = Rig::containerd("alone");
+    let client = rig.client().await;
+    let image = Image::new(&[Layer::busybox().tar()]);
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+    let targets = vec![target("a", &image, &["alone"])];
+    let request = CommitRequest { export_id: export.clone(), targets: targets.clone() };
+    // Accepted, and nobody listens any more.
+    drop(client.exports.clone().commit(request).await.unwrap());
+    drop(client);
+    until("the image", || rig.stack.image_of("alone", "docker.io/library/alone:latest"), Option::is_some);
+    let client = rig.client().await;
+    let results = client.commit(&export, targets).await.unwrap();
+    assert_eq!(results.state(), ExportState::Committed);
+    success(&results);
+}

@@ -1,0 +1,20 @@
+//! The exporter API through its door, on real engines.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    dead_code,
+    reason = "tests state what they expect by failing loudly; the fixtures are shared with other tests"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../engine/fixture.rs"]
+mod fixture;
+
+mod bad;
+mod content;
+mod lasting;
+mod policy;
+mod rig;
+mod service;
+mod transaction;

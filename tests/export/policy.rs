@@ -1,0 +1,46 @@
+//! Names that are not allowed, for every door.
+
+use linkspan::door::export_api::proto::{CapabilitiesRequest, OpenRequest, Reason};
+use tonic::Code;
+
+use crate::fixture::{Image, Layer};
+use crate::rig::{Rig, exporter, reason, success, target};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_allowed_names_are_set_and_none_moves() {
+    let rig = Rig::containerd_with("policy", &["--allow-name", "docker.io/library/ci-*", "--deny-tag-move"]);
+    let client = rig.client().await;
+    let policy = client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().names.unwrap();
+    assert_eq!((policy.allowed, policy.may_move), (vec!["docker.io/library/ci-*".to_owned()], false));
+    let (one, other) =
+        (Image::new(&[Layer::new().file("a", "1").tar()]), Image::new(&[Layer::new().file("a", "2").tar()]));
+    let export = client.open(&["a", "b", "c"]).await;
+    client.send(&export, &one).await;
+    client.send(&export, &other).await;
+    let targets = vec![
+        target("a", &one, &["ci-1"]),
+        target("b", &one, &["ci-2", "production"]),
+        target("c", &other, &["ci-3", "ci-1"]),
+    ];
+    let results = client.commit(&export, targets).await.unwrap().results;
+    assert!(results[0].error.is_none(), "{results:?}");
+    let denied = results[1].error.clone().unwrap();
+    assert_eq!((denied.reason(), denied.code), (Reason::NameDenied, Code::PermissionDenied as i32));
+    assert_eq!(denied.metadata["allowed"], "docker.io/library/ci-*");
+    assert_eq!(denied.violations[0].field, "docker.io/library/production:latest");
+    let taken = results[2].error.clone().unwrap();
+    assert_eq!((taken.reason(), taken.code), (Reason::NameTaken, Code::PermissionDenied as i32));
+    assert_eq!(taken.metadata["current"], one.root.digest.to_string());
+    let name = "docker.io/library/ci-1:latest".to_owned();
+    assert_eq!(rig.stack.images("policy"), [(name, one.root.digest.to_string())], "nothing half is visible");
+    // The same image again is no move.
+    let again = client.open(&["a"]).await;
+    client.send(&again, &one).await;
+    success(&client.commit(&again, vec![target("a", &one, &["ci-1"])]).await.unwrap());
+
+    let mut early = exporter("a");
+    early.attributes.insert("name".to_owned(), "production".to_owned());
+    let request = OpenRequest { exporters: vec![early], ..OpenRequest::default() };
+    let status = client.exports.clone().open(request).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "NAME_DENIED"));
+}

@@ -1,0 +1,81 @@
+//! What every gRPC service of the house has: health, reflection, limits, and a proper end.
+
+use linkspan::door::export_api::proto::CapabilitiesRequest;
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+use crate::rig::Rig;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_health_can_be_asked_for() {
+    let rig = Rig::containerd("health");
+    let mut health = HealthClient::new(rig.client().await.channel);
+    for service in ["", "linkspan.export.v1.Exports", "containerd.services.content.v1.Content"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let request = HealthCheckRequest { service: "linkspan.export.v1.References".to_owned() };
+    assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_describes_itself() {
+    let rig = Rig::containerd("reflection");
+    let mut reflection = ServerReflectionClient::new(rig.client().await.channel);
+    let mut ask = async |message: MessageRequest| -> ServerReflectionResponse {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let answers = reflection.server_reflection_info(futures_util::stream::iter([request])).await.unwrap();
+        answers.into_inner().message().await.unwrap().unwrap()
+    };
+    let Some(MessageResponse::ListServicesResponse(found)) =
+        ask(MessageRequest::ListServices(String::new())).await.message_response
+    else {
+        panic!("no list of services");
+    };
+    let mut names: Vec<_> = found.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "containerd.services.content.v1.Content",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "linkspan.export.v1.Exports",
+        ]
+    );
+    for name in names {
+        let answer = ask(MessageRequest::FileContainingSymbol(name.clone())).await.message_response;
+        assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{name}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_is_bounded() {
+    let rig = Rig::containerd("metadata");
+    let client = rig.client().await;
+    let ask = async |length: usize| {
+        let mut request = Request::new(CapabilitiesRequest {});
+        request.metadata_mut().insert("x-long", "x".repeat(length).parse().unwrap());
+        client.exports.clone().capabilities(request).await.map(|_| ()).map_err(|status| status.code())
+    };
+    assert_eq!(ask(48 << 10).await, Ok(()));
+    assert!(ask(80 << 10).await.is_err());
+    assert_eq!(ask(1).await, Ok(()), "others are served on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_when_it_is_told_to_and_its_clients_learn_of_it() {
+    let mut rig = Rig::containerd("drain");
+    let client = rig.client().await;
+    client.open(&["a"]).await;
+    // An open connection without a call does not hold it up.
+    assert!(rig.linkspan.terminate().success());
+    assert_eq!(rig.stack.leases("drain").len(), 1, "the export is there for the next start");
+}
