@@ -13,6 +13,7 @@ mod fixture;
 
 mod bad;
 mod content;
+mod go;
 mod lasting;
 mod policy;
 mod rig;

@@ -1,10 +1,12 @@
 //! The Rust code and the descriptors in `src/door/export_api/gen`: committed, so that nobody who builds needs protoc.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
+use prost_types::compiler::{CodeGeneratorRequest, CodeGeneratorResponse};
 use serde_json::Value;
 
 use super::{compiled, root, same};
@@ -61,4 +63,39 @@ fn containerd_client() -> PathBuf {
     let packages = metadata["packages"].as_array().unwrap();
     let package = packages.iter().find(|package| package["name"] == "containerd-client").unwrap();
     Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
+}
+
+/// The stubs that the programs in Go use: made by the plugins of the Go project, at the versions of `tests/go/go.mod`.
+#[test]
+fn the_go_stubs_are_those_of_the_definition() {
+    let own = compiled();
+    let package = |file: &str| format!("M{file}=linkspan.test/go/exportv1");
+    let files: Vec<_> =
+        own.file.iter().map(|file| file.name().to_owned()).filter(|name| name.starts_with("linkspan/")).collect();
+    let parameter = files.iter().map(|file| package(file)).chain(["paths=source_relative".to_owned()]);
+    let request = CodeGeneratorRequest {
+        parameter: Some(parameter.collect::<Vec<_>>().join(",")),
+        file_to_generate: files,
+        proto_file: own.file,
+        ..CodeGeneratorRequest::default()
+    };
+    let folder = root().join("tests/go");
+    for plugin in ["protoc-gen-go", "protoc-gen-go-grpc"] {
+        let mut child = Command::new("go")
+            .args(["tool", plugin])
+            .current_dir(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&request.encode_to_vec()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let response = CodeGeneratorResponse::decode(&*output.stdout).unwrap();
+        assert_eq!(response.error, None);
+        for file in response.file {
+            let name = file.name().rsplit('/').next().unwrap().to_owned();
+            same(&folder.join("exportv1").join(name), file.content().as_bytes());
+        }
+    }
 }
