@@ -41,6 +41,12 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     buildkit_listen: Vec<String>,
 
+    /// Where the docker door listens, as `unix:///path`: docker and buildx that use it as their engine get direct exports
+    /// from `docker-container` builders, and `docker load` sends only what is missing; without it there is no docker door
+    /// [env: LINKSPAN_DOCKER_LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    docker_listen: Option<String>,
+
     /// Take the plain `docker` exporter for a load, too. On the wire `-o type=docker` (what `--load` sends to an engine
     /// without the containerd image store) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
     /// this only where nobody does that [env: LINKSPAN_DOCKER_IS_LOAD] [default: false]
@@ -95,6 +101,7 @@ impl From<Settings> for Layer {
             (Setting::DockerHost, flags.docker_host),
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
+            (Setting::DockerListen, flags.docker_listen),
             (Setting::DockerIsLoad, flags.docker_is_load),
             (Setting::Group, flags.group),
             (Setting::TlsCa, flags.tls_ca),

@@ -143,7 +143,7 @@ fn address(given: &Given) -> Result<Address, ConfigError> {
         .map_err(|error: crate::proxy::AddressError| refuse(given, format!("is no address: {}", error.reason)))
 }
 
-fn listen(given: &Given) -> Result<Address, ConfigError> {
+pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {
     let address = address(given)?;
     if !address.is_local() {
         return Err(refuse(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Setting, group};
+use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Setting, docker, group};
 use crate::engine::select::{Kind, Selection};
 use crate::proxy::Address;
 
@@ -36,9 +36,13 @@ pub enum LogFormat {
 }
 
 pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Result<Config, ConfigError> {
+    let mut engine = selection(settings)?;
+    let builders = builder::check(settings, tables)?;
+    let docker_door = docker::check(settings, &mut engine, &builders)?;
     Ok(Config {
-        engine: selection(settings)?,
-        builders: builder::check(settings, tables)?,
+        engine,
+        builders,
+        docker_door,
         gid: match settings.one(Setting::Group) {
             Some(given) => gid(given, groups)?,
             None => group::default(groups),

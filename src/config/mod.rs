@@ -14,6 +14,7 @@
 
 mod builder;
 mod check;
+mod docker;
 mod environment;
 mod error;
 mod file;
@@ -28,6 +29,7 @@ use crate::engine::select::Selection;
 
 pub use builder::Builder;
 pub use check::{Log, LogFormat};
+pub use docker::DockerDoor;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
@@ -37,6 +39,8 @@ pub use setting::Setting;
 pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";
 /// Where a single builder's door listens when nothing else is said.
 pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
+/// Where the docker door is expected where nothing else is said; it is opened only when it is asked for.
+pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
 /// How long connections may take to finish after a signal, where nothing else is said.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
@@ -47,6 +51,8 @@ pub struct Config {
     pub engine: Selection,
     /// The builders to open doors for; may be empty.
     pub builders: Vec<Builder>,
+    /// The docker door, if it is asked for.
+    pub docker_door: Option<DockerDoor>,
     /// The group that our unix sockets belong to.
     pub gid: u32,
     /// How long connections may take to finish after a signal.

@@ -17,6 +17,8 @@ pub enum Setting {
     Builder,
     /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
     BuildkitListen,
+    /// Where the docker door listens.
+    DockerListen,
     /// Whether the plain `docker` exporter means a load.
     DockerIsLoad,
     /// The certificate authority of the only builder.
@@ -39,7 +41,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -47,6 +49,7 @@ impl Setting {
         Self::Namespace,
         Self::Builder,
         Self::BuildkitListen,
+        Self::DockerListen,
         Self::DockerIsLoad,
         Self::TlsCa,
         Self::TlsCert,
@@ -68,6 +71,7 @@ impl Setting {
             Self::Namespace => "namespace",
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
+            Self::DockerListen => "docker-listen",
             Self::DockerIsLoad => "docker-is-load",
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",

@@ -60,6 +60,7 @@ fn defaults() {
     let config = Sources::new().config();
     assert_eq!(config.engine, Selection::default());
     assert_eq!(config.builders, []);
+    assert_eq!(config.docker_door, None);
     assert_eq!(config.drain_timeout, DEFAULT_DRAIN);
     assert_eq!(config.log, Log { level: Level::INFO, format: LogFormat::Text });
     if rustix::process::geteuid().is_root() {
@@ -89,6 +90,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_NAMESPACE", "moby")
         .variable("LINKSPAN_BUILDER", "tcp://b:1")
         .variable("LINKSPAN_BUILDKIT_LISTEN", "tcp://[::1]:2")
+        .variable("LINKSPAN_DOCKER_LISTEN", "unix:///l.sock")
         .variable("LINKSPAN_DOCKER_IS_LOAD", "true")
         .variable("LINKSPAN_TLS_CA", "ca.pem")
         .variable("LINKSPAN_TLS_CERT", "cert.pem")
@@ -121,6 +123,7 @@ fn every_setting_can_be_given_by_variable() {
                 namespace: Some("moby".to_owned()),
             },
             builders: vec![builder],
+            docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), docker_is_load: true }),
             gid: 50,
             drain_timeout: Duration::from_secs(5),
             log: Log { level: Level::DEBUG, format: LogFormat::Json },
@@ -287,7 +290,26 @@ fn contradictions_are_explained() {
         (
             listen(builders(0), "unix:///a"),
             "no builder is configured: name one with --builder unix:///run/buildkit/buildkitd.sock, with \
-             LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml",
+             LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml; or open the \
+             docker door with --docker-listen unix:///run/linkspan/docker.sock",
+        ),
+        (
+            Sources::new().flag(Setting::DockerListen, "tcp://127.0.0.1:2375"),
+            "--docker-listen: `tcp://127.0.0.1:2375` is no unix socket; the docker door needs one, as dockerd has, \
+             `unix:///path`",
+        ),
+        (
+            Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::Engine, "containerd"),
+            "--docker-listen: `unix:///a` needs a Docker behind it, and the engine is to be `containerd`",
+        ),
+        (
+            Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::DockerHost, "unix:///a"),
+            "--docker-listen: `unix:///a` is the address of the engine itself, so that the door would lead to itself; say \
+             where dockerd listens with --docker-host, or choose another address",
+        ),
+        (
+            listen(builders(1), "unix:///a").flag(Setting::DockerListen, "unix:///a"),
+            "the docker door and the door to tcp://b:0 would both listen on unix:///a; give each an address of its own",
         ),
         (builders(65), "65 builders are configured; at most 64 can be"),
         (
@@ -311,6 +333,18 @@ fn contradictions_are_explained() {
     for (sources, expected) in cases {
         assert_eq!(sources.refusal(), expected);
     }
+}
+
+#[test]
+fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
+    let door = || Sources::new().flag(Setting::DockerListen, "unix:///a");
+    let engine = |sources: Sources| sources.config().engine.docker_host;
+    assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///a")), None);
+    assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///b")).as_deref(), Some("unix:///b"));
+    let refusal = door().variable("LINKSPAN_DOCKER_HOST", "unix:///a").refusal();
+    assert!(refusal.contains("the door would lead to itself"), "{refusal}");
+    let usual = Sources::new().flag(Setting::DockerListen, "unix:///var/run/docker.sock").refusal();
+    assert!(usual.contains("say where dockerd listens with --docker-host"), "{usual}");
 }
 
 #[test]
