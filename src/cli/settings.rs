@@ -30,8 +30,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "NS", help_heading = "Engine")]
     namespace: Option<String>,
 
-    /// A builder, as `unix:///path` or `tcp://host:port`; can be repeated [env: LINKSPAN_BUILDER (separated by commas),
-    /// BUILDKIT_HOST]
+    /// A builder, as `unix:///path`, `tcp://host:port` or `docker-container://NAME` (a container of the dockerd at
+    /// --docker-host; buildx calls that of its builder b `buildx_buildkit_b0`); can be repeated [env: LINKSPAN_BUILDER
+    /// (separated by commas), BUILDKIT_HOST]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     builder: Vec<String>,
 

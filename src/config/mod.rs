@@ -20,6 +20,7 @@ mod error;
 mod file;
 mod group;
 mod layer;
+mod place;
 mod setting;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use docker::DockerDoor;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
+pub use place::{KEEP_EXEC, Place};
 pub use setting::Setting;
 
 /// Where the file is looked for when none is named.

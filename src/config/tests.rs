@@ -9,6 +9,7 @@ use tracing::Level;
 
 use super::*;
 use crate::engine::select::Kind;
+use crate::proxy::Address;
 
 /// Sources of a test: nothing of the machine.
 struct Sources {
@@ -108,7 +109,7 @@ fn every_setting_can_be_given_by_variable() {
         server_name: Some("name".to_owned()),
     };
     let builder = Builder {
-        address: "tcp://b:1".parse().unwrap(),
+        place: "tcp://b:1".parse::<Address>().unwrap().into(),
         tls: Some(tls),
         listen: "tcp://[::1]:2".parse().unwrap(),
         docker_is_load: true,
@@ -168,7 +169,7 @@ fn a_file_says_the_same_and_more() {
 #[test]
 fn builders_are_paired_and_replaced_as_a_whole() {
     let listens = |config: Config| -> Vec<_> {
-        config.builders.iter().map(|builder| format!("{} {}", builder.address, builder.listen)).collect()
+        config.builders.iter().map(|builder| format!("{} {}", builder.place, builder.listen)).collect()
     };
     let table = "[[builder]]\naddress = 'unix:///t'\nlisten = 'unix:///u'";
     assert_eq!(listens(Sources::new().file(table).config()), ["unix:///t unix:///u"]);
@@ -216,8 +217,9 @@ fn wrong_values_are_named_with_their_place() {
             "CONTAINERD_ADDRESS: `c.sock` is no absolute path; expected one such as `/run/containerd/containerd.sock`",
         ),
         (
-            sources().variable("BUILDKIT_HOST", "docker-container://b"),
-            "BUILDKIT_HOST: `docker-container://b` is no address: expected `unix:///path` or `tcp://host:port`",
+            sources().variable("BUILDKIT_HOST", "kube-pod://b"),
+            "BUILDKIT_HOST: `kube-pod://b` is no address: expected `unix:///path`, `tcp://host:port` or \
+             `docker-container://NAME`",
         ),
         (
             sources().file("[[builder]]\naddress = 'unix:///a'\nlisten = 'tcp://0.0.0.0:1'"),
@@ -384,4 +386,25 @@ fn namespaces_follow_containerd() {
     for bad in ["", ".", "a..b", "-a", "a-", "a/b", "a b", "ü", "a.-b", "../etc", too_long.as_str()] {
         assert!(!accepted(bad), "{bad}");
     }
+}
+
+#[test]
+fn a_builder_in_a_container_is_one_of_the_docker_that_is_named() {
+    let config = |sources: Sources| sources.flag(Setting::Builder, "docker-container://b0").config();
+    let docker = |config: Config| match &config.builders[0].place {
+        Place::Container { container, docker } => (container.to_string(), docker.clone()),
+        place => panic!("{place} is no container"),
+    };
+    let expected = |socket: &str| ("docker-container://b0".to_owned(), PathBuf::from(socket));
+    assert_eq!(docker(config(Sources::new())), expected("/var/run/docker.sock"));
+    // Whatever the engine is.
+    let containerd = Sources::new().flag(Setting::Engine, "containerd").flag(Setting::DockerHost, "unix:///d.sock");
+    assert_eq!(docker(config(containerd)), expected("/d.sock"));
+    let refusal = |sources: Sources| sources.flag(Setting::Builder, "docker-container://b0").refusal();
+    let said = refusal(Sources::new().variable("DOCKER_HOST", "tcp://d:1"));
+    assert!(said.contains("`tcp://d:1` is none of this machine; expected `unix:///path` for --docker-host"), "{said}");
+    let said = refusal(Sources::new().flag(Setting::TlsCa, "ca.pem"));
+    assert!(said.contains("this one is in a container"), "{said}");
+    let said = Sources::new().flag(Setting::Builder, "docker-container://a/b").refusal();
+    assert!(said.contains("expected a container's name or id"), "{said}");
 }

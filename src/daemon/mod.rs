@@ -20,7 +20,7 @@ use crate::door::buildkit::{Door, Settings};
 use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError};
 use crate::export::Exports;
-use crate::proxy::{Link, Sharing, Upstream, UpstreamError};
+use crate::proxy::{Link, UpstreamError};
 
 use accept::House;
 use listen::{Listener, Stream};
@@ -117,7 +117,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     if config.builders.is_empty() {
         return Err(ConfigError::NoBuilder.into());
     }
-    let upstreams = upstreams(&config.builders)?;
+    let links = links(&config.builders)?;
     let Selected { engine, reason } = select(&config.engine).await?;
     let mut listeners = Vec::with_capacity(config.builders.len());
     for builder in &config.builders {
@@ -131,10 +131,9 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     announce(engine.as_ref(), &reason);
     let exports = Arc::new(Exports::new(engine));
     let house = House::new(capacity());
-    for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
-        say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
-        let link = Link::new(upstream, Sharing::Each);
-        let settings = Settings { builder: builder.address.to_string(), link, docker_is_load: builder.docker_is_load };
+    for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
+        say(&format!("buildkit door for {} listening on {}", builder.place, listener.address()));
+        let settings = Settings { builder: builder.place.to_string(), link, docker_is_load: builder.docker_is_load };
         let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
@@ -166,19 +165,14 @@ fn capacity() -> usize {
     capacity
 }
 
-fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
-    builders
-        .iter()
-        .map(|builder| {
-            if builder.tls.is_none() && !builder.address.is_local() {
-                warn!(
-                    builder = %builder.address,
-                    "no TLS towards a builder on another machine: builds can be read and changed on the way"
-                );
-            }
-            Upstream::new(builder.address.clone(), builder.tls.as_ref())
-        })
-        .collect()
+fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {
+    for builder in builders.iter().filter(|builder| builder.is_exposed()) {
+        warn!(
+            builder = %builder.place,
+            "no TLS towards a builder on another machine: builds can be read and changed on the way"
+        );
+    }
+    builders.iter().map(Builder::link).collect()
 }
 
 fn announce(engine: &dyn Engine, reason: &str) {

@@ -3,7 +3,7 @@
 use super::builder::{Answer, Found};
 use super::inflate::Inflate;
 use super::report::{Builder, Check, Commands, Containerd, Engine, Mark, Report};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Place};
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, doctor};
 use crate::proxy::Address;
@@ -99,7 +99,7 @@ fn no_builder() -> Check {
 }
 
 fn builder_check(found: &Found) -> Check {
-    let address = &found.address;
+    let address = &found.place;
     match &found.answer {
         Answer::Version(Some(version)) => {
             check("builder", Mark::Ok, format!("BuildKit {version} at {address}, can export directly"), None)
@@ -117,9 +117,20 @@ fn builder_check(found: &Found) -> Check {
             Some("update BuildKit to 0.11 or later"),
         ),
         Answer::Silent(reason) => {
-            let tls =
-                if matches!(address, Address::Tcp { .. }) { " and its TLS settings (--tls-ca and others)" } else { "" };
-            let remedy = format!("see that buildkitd runs with `--addr {address}`, or correct --builder{tls}");
+            let remedy = match address {
+                Place::Socket(Address::Tcp { .. }) => format!(
+                    "see that buildkitd runs with `--addr {address}`, or correct --builder and its TLS settings (--tls-ca and \
+                     others)"
+                ),
+                Place::Socket(Address::Unix(_)) => {
+                    format!("see that buildkitd runs with `--addr {address}`, or correct --builder")
+                }
+                Place::Container { .. } => {
+                    "see that the container runs (`docker ps`), or correct --builder; buildx starts its containers with \
+                     `docker buildx inspect --bootstrap NAME`"
+                        .to_owned()
+                }
+            };
             check("builder", Mark::Fail, format!("no answer from the builder at {address}: {reason}"), Some(&remedy))
         }
     }
@@ -168,7 +179,7 @@ fn builder(found: &Found, name: &str, names_containerd: bool) -> Builder {
     let output =
         if names_containerd { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
     Builder {
-        address: found.address.to_string(),
+        address: found.place.to_string(),
         reachable,
         version: match &found.answer {
             Answer::Version(version) => version.clone(),

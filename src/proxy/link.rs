@@ -79,9 +79,9 @@ impl Held {
 
 impl Link {
     /// A link to where `dial` leads. Connects when first needed, and again when the upstream was restarted.
-    pub fn new(dial: impl Dial + 'static, sharing: Sharing) -> Arc<Self> {
+    pub fn new(dial: Box<dyn Dial>, sharing: Sharing) -> Arc<Self> {
         let (shared, users) = (Mutex::default(), watch::Sender::new(0));
-        Arc::new(Self { dial: Box::new(dial), sharing, shared, users })
+        Arc::new(Self { dial, sharing, shared, users })
     }
 
     /// A connection for a client.

@@ -61,7 +61,7 @@ fn findings(kind: &'static str) -> doctor::Findings {
 
 fn found(answer: Answer) -> Found {
     Found {
-        address: "unix:///b.sock".parse().unwrap(),
+        place: "unix:///b.sock".parse::<Address>().unwrap().into(),
         listen: "unix:///run/linkspan/buildkit.sock".parse().unwrap(),
         door_open: true,
         answer,
