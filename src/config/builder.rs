@@ -154,7 +154,10 @@ fn place(given: &Given, settings: &Layer) -> Result<Place, ConfigError> {
 
 /// The socket of the dockerd that runs the builder of `given`, whatever the engine is.
 fn docker_socket(given: &Given, settings: &Layer) -> Result<PathBuf, ConfigError> {
-    let host = settings.one(Setting::DockerHost).map_or(DEFAULT_DOCKER_HOST, |host| host.text.as_str());
+    // A neighbour's DOCKER_HOST can be our own docker door, which says nothing of dockerd.
+    let door = settings.one(Setting::DockerListen).map(|door| door.text.as_str());
+    let host = settings.one(Setting::DockerHost).map(|host| host.text.as_str()).filter(|host| Some(*host) != door);
+    let host = host.unwrap_or(DEFAULT_DOCKER_HOST);
     match host.parse() {
         Ok(Address::Unix(path)) => Ok(path),
         _ => Err(ConfigError::Contradiction(format!(

@@ -46,7 +46,7 @@ pub(super) fn check(
     if let Some(builder) = builders.iter().find(|builder| builder.listen == listen) {
         return Err(ConfigError::Contradiction(format!(
             "the docker door and the door to {} would both listen on {listen}; give each an address of its own",
-            builder.address
+            builder.place
         )));
     }
     let docker_is_load = settings.one(Setting::DockerIsLoad).map(boolean).transpose()?.unwrap_or(false);
