@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found of one builder and its door.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Probed {
     /// How it is reached.
     pub place: Place,
     /// Where its door listens when the daemon runs.
@@ -45,8 +45,8 @@ pub(super) enum Answer {
 }
 
 /// Asks the builder, and looks whether its door is open.
-pub(super) async fn probe(builder: &Builder) -> Found {
-    Found {
+pub(super) async fn probe(builder: &Builder) -> Probed {
+    Probed {
         place: builder.place.clone(),
         listen: builder.listen.clone(),
         door_open: is_open(&builder.listen).await,
@@ -124,7 +124,8 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     innermost.to_string()
 }
 
-async fn is_open(address: &Address) -> bool {
+/// Whether somebody listens at `address`.
+pub(super) async fn is_open(address: &Address) -> bool {
     let attempt = async {
         match address {
             Address::Unix(path) => UnixStream::connect(path).await.is_ok(),

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use serde::Serialize;
 
 use crate::buildx::{Instance, Store, StoreError, is_same_address};
-use crate::proxy::Address;
+use crate::proxy::{Address, AddressError};
 
 use record::Record;
 
@@ -49,6 +49,9 @@ pub enum SetupError {
     /// It is unknown where they are.
     #[error("it is not known where buildx keeps its builders: neither HOME, DOCKER_CONFIG nor BUILDX_CONFIG is set")]
     Homeless,
+    /// The door's address is none.
+    #[error(transparent)]
+    Door(AddressError),
     /// Only builders of the docker-container driver are reached through an engine.
     #[error("builder `{builder}` has the driver `{driver}`; only `docker-container` builders go through a docker door")]
     Driver {

@@ -23,7 +23,7 @@ fn listen() -> (TempDir, UnixListener, Builder) {
 }
 
 /// What is found of a builder that gives this answer to every call.
-async fn found(answer: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Found {
+async fn found(answer: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Probed {
     let (_folder, listener, builder) = listen();
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
