@@ -2,7 +2,7 @@
 
 use super::builder::listen;
 use super::check::{boolean, refuse};
-use super::{Builder, ConfigError, Layer, Origin, Setting};
+use super::{Builder, ConfigError, DEFAULT_DOCKER_LISTEN, Layer, Origin, Setting};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
 use crate::proxy::Address;
 
@@ -15,14 +15,21 @@ pub struct DockerDoor {
     pub docker_is_load: bool,
 }
 
-/// Checks the docker door that `settings` ask for, if they do. A neighbour's `DOCKER_HOST` that names the door itself is
-/// what its users have in their shells, and says nothing of the engine: `engine` is rid of it.
+/// Checks the docker door that `settings` ask for, if they do. A neighbour's `DOCKER_HOST` that names the door (where none
+/// is asked for: the usual one) is what its users have in their shells, and says nothing of the engine: `engine` is rid of it.
 pub(super) fn check(
     settings: &Layer,
     engine: &mut Selection,
     builders: &[Builder],
 ) -> Result<Option<DockerDoor>, ConfigError> {
-    let Some(given) = settings.one(Setting::DockerListen) else { return Ok(None) };
+    let given = settings.one(Setting::DockerListen);
+    let usual = || DEFAULT_DOCKER_LISTEN.to_owned();
+    let ours = given.map_or_else(usual, |given| given.text.clone());
+    let told = settings.one(Setting::DockerHost);
+    if told.is_some_and(|told| told.text == ours && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
+        engine.docker_host = None;
+    }
+    let Some(given) = given else { return Ok(None) };
     let listen = listen(given)?;
     if !matches!(listen, Address::Unix(_)) {
         return Err(refuse(given, "is no unix socket; the docker door needs one, as dockerd has, `unix:///path`"));
@@ -31,10 +38,6 @@ pub(super) fn check(
         return Err(refuse(given, "needs a Docker behind it, and the engine is to be `containerd`"));
     }
     let is_itself = |host: &str| host.parse() == Ok(listen.clone());
-    let told = settings.one(Setting::DockerHost);
-    if told.is_some_and(|told| is_itself(&told.text) && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
-        engine.docker_host = None;
-    }
     if is_itself(engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST)) {
         let reason = format!(
             "is the address of the engine itself, so that the door would lead to itself; say where dockerd listens with \

@@ -343,6 +343,8 @@ fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
     let engine = |sources: Sources| sources.config().engine.docker_host;
     assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///a")), None);
     assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///b")).as_deref(), Some("unix:///b"));
+    let usual = "unix:///run/linkspan/docker.sock";
+    assert_eq!(engine(Sources::new().variable("DOCKER_HOST", usual)), None, "a daemon has it open, not this process");
     let refusal = door().variable("LINKSPAN_DOCKER_HOST", "unix:///a").refusal();
     assert!(refusal.contains("the door would lead to itself"), "{refusal}");
     let usual = Sources::new().flag(Setting::DockerListen, "unix:///var/run/docker.sock").refusal();
