@@ -12,7 +12,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
-    /// Which engine to export to: `auto`, `docker` or `containerd` [env: LINKSPAN_ENGINE] [default: auto]
+    /// Which engine to export to: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`
+    /// or `auto` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(long, value_name = "KIND", help_heading = "Engine")]
     engine: Option<String>,
 
@@ -49,7 +50,7 @@ pub(super) struct Settings {
     docker_listen: Option<String>,
 
     /// Take the plain `docker` exporter for a load, too. On the wire `-o type=docker` (what `--load` sends to an engine
-    /// without the containerd image store) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
+    /// without the containerd image store, which is `docker-classic` here) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
     /// this only where nobody does that [env: LINKSPAN_DOCKER_IS_LOAD] [default: false]
     #[arg(
         long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",

@@ -85,8 +85,9 @@ fn kind(given: &Given) -> Result<Kind, ConfigError> {
     match given.text.as_str() {
         "auto" => Ok(Kind::Auto),
         "docker" => Ok(Kind::Docker),
+        "docker-classic" => Ok(Kind::DockerClassic),
         "containerd" => Ok(Kind::Containerd),
-        _ => Err(refuse(given, "is no engine; expected `auto`, `docker` or `containerd`")),
+        _ => Err(refuse(given, "is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`")),
     }
 }
 

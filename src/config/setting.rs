@@ -5,7 +5,7 @@
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
     Config,
-    /// `auto`, `docker` or `containerd`.
+    /// `auto`, `docker`, `docker-classic` or `containerd`.
     Engine,
     /// dockerd's address.
     DockerHost,

@@ -194,15 +194,15 @@ fn wrong_values_are_named_with_their_place() {
     let cases = [
         (
             sources().flag(Setting::Engine, "podman"),
-            "--engine: `podman` is no engine; expected `auto`, `docker` or `containerd`",
+            "--engine: `podman` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
         ),
         (
             sources().variable("LINKSPAN_ENGINE", "podman"),
-            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker` or `containerd`",
+            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
         ),
         (
             sources().file("engine = 5"),
-            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker` or `containerd`",
+            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
         ),
         (
             sources().variable("DOCKER_HOST", "tcp://nowhere"),

@@ -40,10 +40,10 @@ pub(super) fn judge(found: &Found) -> Report {
     let engine = engines.selected.as_ref().ok().map(engine);
     let (users_checks, users_builders) = buildx::judge(users, &doors(found, engine.as_ref()));
     checks.extend(users_checks);
-    let names_containerd = engine.as_ref().is_some_and(|engine| engine.kind == "containerd");
+    let names_output = engine.as_ref().is_some_and(|engine| engine.kind != "docker");
     let builders = (1..).zip(probed).map(|(number, builder)| {
         let name = if probed.len() == 1 { "linkspan".to_owned() } else { format!("linkspan-{number}") };
-        self::builder(builder, &name, names_containerd)
+        self::builder(builder, &name, names_output)
     });
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -189,9 +189,7 @@ fn engine(selected: &Selected) -> Engine {
         version: it.version,
         address: it.address,
         reason: selected.reason.clone(),
-        namespace: it.namespace,
-        snapshotter: it.snapshotter,
-        parallel_unpack: it.parallel_unpack,
+        storage: it.storage,
     }
 }
 
@@ -209,11 +207,10 @@ fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd 
 }
 
 /// `name` is what buildx will call it. With plain containerd buildx must be told what to export to, because its `--load`
-/// asks the docker client for an engine.
-fn builder(found: &Probed, name: &str, names_containerd: bool) -> Builder {
+/// asks the docker client for an engine; and with docker's classic store, because its `--load` then looks like a file.
+fn builder(found: &Probed, name: &str, names_output: bool) -> Builder {
     let (listen, reachable) = (found.listen.to_string(), !matches!(found.answer, Answer::Silent(_)));
-    let output =
-        if names_containerd { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
+    let output = if names_output { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
     Builder {
         address: found.place.to_string(),
         reachable,

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::engine::Storage;
+
 /// The judgement of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,7 +36,7 @@ pub struct Check {
 /// The engine that an export would go to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Engine {
-    /// `docker` or `containerd`.
+    /// `docker`, `docker-classic` or `containerd`.
     pub kind: &'static str,
     /// Its version.
     pub version: String,
@@ -42,12 +44,10 @@ pub struct Engine {
     pub address: String,
     /// Why it was chosen.
     pub reason: String,
-    /// The containerd namespace of its images.
-    pub namespace: String,
-    /// The snapshotter that unpacks them.
-    pub snapshotter: String,
-    /// Whether layers are unpacked in parallel.
-    pub parallel_unpack: bool,
+    /// Where it keeps images: `namespace`, `snapshotter` and `parallel_unpack` of containerd, or the `storage_driver` of
+    /// docker's classic store.
+    #[serde(flatten)]
+    pub storage: Storage,
 }
 
 /// The containerd that holds the images.

@@ -9,15 +9,18 @@
 
 mod containerd;
 mod docker;
+mod docker_classic;
 pub mod doctor;
 mod error;
 pub mod select;
+mod ustar;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -27,24 +30,51 @@ pub use error::EngineError;
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// `docker` or `containerd`.
+    /// `docker`, `docker-classic` or `containerd`.
     pub kind: &'static str,
     /// The engine's version.
     pub version: String,
     /// Its socket, as a URL.
     pub address: String,
-    /// The containerd namespace that images go to.
-    pub namespace: String,
-    /// The snapshotter that unpacks them.
-    pub snapshotter: String,
-    /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
-    pub parallel_unpack: bool,
+    /// Where it keeps images.
+    pub storage: Storage,
+}
+
+/// Where an engine keeps images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Storage {
+    /// In containerd.
+    Containerd {
+        /// The containerd namespace that images go to.
+        namespace: String,
+        /// The snapshotter that unpacks them.
+        snapshotter: String,
+        /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
+        parallel_unpack: bool,
+    },
+    /// In dockerd's classic store.
+    Classic {
+        /// The graph driver, such as `overlay2`.
+        storage_driver: String,
+    },
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, version, address, namespace, snapshotter, .. } = self;
-        write!(f, "{kind} {version} ({address}), namespace {namespace}, snapshotter {snapshotter}")
+        let Self { kind, version, address, storage } = self;
+        write!(f, "{kind} {version} ({address}), {storage}")
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Containerd { namespace, snapshotter, .. } => {
+                write!(f, "namespace {namespace}, snapshotter {snapshotter}")
+            }
+            Self::Classic { storage_driver } => write!(f, "storage driver {storage_driver}"),
+        }
     }
 }
 
@@ -77,7 +107,7 @@ pub trait Engine: Debug + Send + Sync {
         names: &'a [Reference],
     ) -> BoxFuture<'a, Result<Option<usize>, EngineError>>;
 
-    /// Opens an export: creates its lease.
+    /// Opens an export: creates its lease, where the engine has such a thing.
     ///
     /// # Errors
     /// When the engine is not reachable or not the one that was proven.
@@ -106,6 +136,8 @@ pub struct Plan {
 pub trait Ingest: Debug + Send + Sync {
     /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing.
     /// Foreign layers that are absent are not counted as missing.
+    ///
+    /// After [`EngineError::Vanished`] it may be called again on the same ingest, which then begins anew.
     ///
     /// # Errors
     /// When the store refuses a document or cannot be asked.

@@ -36,6 +36,8 @@ fn follows(state: Option<State>, next: State) -> bool {
         // Everything is there and named already.
         | (None, Committed)
         | (Some(Open), Planned)
+        // Something that the plan relied on has gone.
+        | (Some(Ready), Planned)
         | (Some(Planned), Transferring)
         | (Some(Transferring), Ready)
         | (Some(Ready), Committed) => true,

@@ -20,6 +20,9 @@ use super::transfer::transfer;
 /// How many documents are read at once.
 const PARALLEL_DOCUMENTS: usize = 16;
 
+/// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
+const PLANS: usize = 3;
+
 /// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
 const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// How often it is asked. With the pauses this is most of a lease's life, which ends by itself after eight hours.
@@ -151,9 +154,22 @@ impl Export {
         result
     }
 
-    /// From the open lease to the commit.
+    /// From the open lease to the commit; again from the plan if the engine lost meanwhile what it had then.
     async fn ingest(&mut self, ingest: &dyn Ingest, graph: Arc<Graph>) -> Result<Outcome, ExportError> {
-        let plan = ingest.plan(&graph).await?;
+        for _ in 1..PLANS {
+            match self.attempt(ingest, &graph).await {
+                Err(ExportError::Engine(error)) if error.is_outdated_plan() => {
+                    tracing::info!(export = %self.request.origin.export, %error, "the export is planned again");
+                    self.events.emit(Event::Note(format!("{error}; sending it")));
+                }
+                outcome => return outcome,
+            }
+        }
+        self.attempt(ingest, &graph).await
+    }
+
+    async fn attempt(&mut self, ingest: &dyn Ingest, graph: &Arc<Graph>) -> Result<Outcome, ExportError> {
+        let plan = ingest.plan(graph).await?;
         self.machine.enter(State::Planned);
         let present = plan.present.len();
         self.events.emit(Event::Planned { present, missing: plan.missing.clone() });

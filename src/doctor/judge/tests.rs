@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::buildx::{Instance, Node};
-use crate::engine::{Engine, Identity, Ingest, Origin};
+use crate::engine::{Engine, Identity, Ingest, Origin, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -39,9 +39,11 @@ fn findings(kind: &'static str) -> doctor::Findings {
         kind,
         version: "29.7.2".to_owned(),
         address: "unix:///d.sock".to_owned(),
-        namespace: "moby".to_owned(),
-        snapshotter: "overlayfs".to_owned(),
-        parallel_unpack: true,
+        storage: Storage::Containerd {
+            namespace: "moby".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            parallel_unpack: true,
+        },
     };
     let containerd = doctor::Containerd {
         address: "/c.sock".to_owned(),

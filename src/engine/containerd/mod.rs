@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
 pub(crate) use self::ingest::ContainerdIngest;
-use super::{Engine, EngineError, Identity, Ingest, Origin};
+use super::{Engine, EngineError, Identity, Ingest, Origin, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -28,6 +28,7 @@ use crate::progress::Events;
 #[derive(Debug)]
 pub(crate) struct ContainerdEngine {
     client: Client,
+    namespace: String,
     identity: Identity,
     server: Server,
 }
@@ -46,11 +47,13 @@ impl ContainerdEngine {
             kind: "containerd",
             version: server.version.clone(),
             address: client.address().to_owned(),
-            namespace: namespace.to_owned(),
-            snapshotter: server.snapshotter.clone(),
-            parallel_unpack: server.parallel_unpack,
+            storage: Storage::Containerd {
+                namespace: namespace.to_owned(),
+                snapshotter: server.snapshotter.clone(),
+                parallel_unpack: server.parallel_unpack,
+            },
         };
-        Self { client, identity, server }
+        Self { client, namespace: namespace.to_owned(), identity, server }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -63,7 +66,7 @@ impl ContainerdEngine {
     }
 
     pub(crate) fn namespace(&self) -> &str {
-        &self.identity.namespace
+        &self.namespace
     }
 
     /// Opens an export. The result is not yet hidden behind the trait, for engines that build on this one.
@@ -71,13 +74,13 @@ impl ContainerdEngine {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
         lease::create(&self.client, &id, origin).await?;
-        let (snapshotter, parallel) = (&self.identity.snapshotter, self.identity.parallel_unpack);
+        let (snapshotter, parallel) = (&self.server.snapshotter, self.server.parallel_unpack);
         Ok(ContainerdIngest::new(client, id, snapshotter, parallel, events))
     }
 
     /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.
     pub(crate) async fn check(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        current::check(&self.client, &self.identity.snapshotter, root, names).await
+        current::check(&self.client, &self.server.snapshotter, root, names).await
     }
 
     /// Releases the leases of processes that are gone.

@@ -7,6 +7,7 @@
 mod archive;
 mod discover;
 mod handshake;
+mod jsonstream;
 mod load;
 mod tag;
 
@@ -16,10 +17,12 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, try_join_all};
 
-pub(crate) use self::discover::{Store, info};
+pub(crate) use self::discover::{Info, Store, info};
 use self::handshake::{Handshake, Proof};
+pub(crate) use self::jsonstream::{Line, check_loaded};
+pub(crate) use self::tag::again as tag_again;
 use super::containerd::{ContainerdEngine, ContainerdIngest};
-use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -67,9 +70,11 @@ impl DockerEngine {
             kind: "docker",
             version: info.server_version,
             address: docker.address().to_owned(),
-            namespace: proof.namespace.clone(),
-            snapshotter,
-            parallel_unpack: server.parallel_unpack,
+            storage: Storage::Containerd {
+                namespace: proof.namespace.clone(),
+                snapshotter,
+                parallel_unpack: server.parallel_unpack,
+            },
         };
         let containerd = ContainerdEngine::new(client, &proof.namespace, server);
         Ok(Self { docker, handshake, proof, containerd, identity })
