@@ -209,7 +209,7 @@ impl EngineError {
             }
             // containerd was killed between making the folder and noting it (its overlay snapshotter's `createSnapshot`);
             // it only sweeps after a snapshot was removed (`core/metadata/db.go`, `GarbageCollect`).
-            Self::Unpack { reason, .. } if reason.contains("file exists") => {
+            Self::Unpack { reason, .. } if reason.contains("file exists") && !reason.contains("/layerdb/") => {
                 "containerd left that folder behind when it was killed; it sweeps such folders \
                  when a container or an image is removed: remove one that is not needed"
                     .to_owned()
