@@ -44,8 +44,8 @@ pub(super) struct Settings {
     buildkit_listen: Vec<String>,
 
     /// Where the docker door listens, as `unix:///path`: docker and buildx that use it as their engine get direct exports
-    /// from `docker-container` builders, and `docker load` sends only what is missing; without it there is no docker door
-    /// [env: LINKSPAN_DOCKER_LISTEN]
+    /// from `docker-container` builders, and `docker load` sends only what is missing; without it there is no docker
+    /// door, and with it BUILDKIT_HOST counts only beside --buildkit-listen [env: LINKSPAN_DOCKER_LISTEN]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     docker_listen: Option<String>,
 

@@ -32,7 +32,11 @@ pub(super) fn check(
     let Some(given) = given else { return Ok(None) };
     let listen = listen(given)?;
     if !matches!(listen, Address::Unix(_)) {
-        return Err(refuse(given, "is no unix socket; the docker door needs one, as dockerd has, `unix:///path`"));
+        return Err(refuse(
+            given,
+            "is no unix socket: whoever reaches Docker's API is root here, and over TCP that is every user of this \
+             machine and every page in their browsers; expected `unix:///path`",
+        ));
     }
     if engine.kind == Kind::Containerd {
         return Err(refuse(given, "needs a Docker behind it, and the engine is to be `containerd`"));

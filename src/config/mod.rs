@@ -82,10 +82,13 @@ impl Config {
             None => file::read_if_there(&places.file)?,
         };
         let mut ambient = environment::neighbours(environment)?;
-        if !file.builders.is_empty() {
+        let said = explicit.over(file.layer);
+        // Who asks for a docker door and for nothing of a builder's has not asked for a builder's door.
+        let other_door = said.one(Setting::DockerListen).is_some() && said.one(Setting::BuildkitListen).is_none();
+        if !file.builders.is_empty() || other_door {
             ambient.remove(Setting::Builder);
         }
-        let settings = explicit.over(file.layer).over(ambient);
+        let settings = said.over(ambient);
         check::check(&settings, file.builders, &places.groups)
     }
 }

@@ -189,6 +189,24 @@ fn builders_are_paired_and_replaced_as_a_whole() {
 }
 
 #[test]
+fn a_docker_door_does_not_bring_a_builders_door() {
+    let doors = |sources: Sources| {
+        let config = sources.config();
+        (config.docker_door.map(|door| door.listen.to_string()), config.builders.len())
+    };
+    let door = || Some("unix:///d".to_owned());
+    let docker = || Sources::new().flag(Setting::DockerListen, "unix:///d");
+    assert_eq!(doors(docker()), (door(), 0));
+    assert_eq!(doors(docker().variable("BUILDKIT_HOST", "nothing of ours")), (door(), 0), "not even looked at");
+    assert_eq!(doors(docker().flag(Setting::Builder, "unix:///b")), (door(), 1));
+    assert_eq!(doors(docker().variable("LINKSPAN_BUILDER", "unix:///b")), (door(), 1));
+    let both = docker().variable("BUILDKIT_HOST", "unix:///b").flag(Setting::BuildkitListen, "unix:///l");
+    assert_eq!(doors(both), (door(), 1));
+    let file = Sources::new().file("docker-listen = 'unix:///d'\n[[builder]]\naddress = 'unix:///b'");
+    assert_eq!(doors(file), (door(), 1));
+}
+
+#[test]
 fn wrong_values_are_named_with_their_place() {
     let sources = Sources::new;
     let cases = [
@@ -297,8 +315,8 @@ fn contradictions_are_explained() {
         ),
         (
             Sources::new().flag(Setting::DockerListen, "tcp://127.0.0.1:2375"),
-            "--docker-listen: `tcp://127.0.0.1:2375` is no unix socket; the docker door needs one, as dockerd has, \
-             `unix:///path`",
+            "--docker-listen: `tcp://127.0.0.1:2375` is no unix socket: whoever reaches Docker's API is root here, and \
+             over TCP that is every user of this machine and every page in their browsers; expected `unix:///path`",
         ),
         (
             Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::Engine, "containerd"),

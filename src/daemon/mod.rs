@@ -16,11 +16,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
-use crate::door::buildkit::{Door, Settings};
+use crate::door::{buildkit, docker};
 use crate::engine::select::{Selected, select};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Identity};
 use crate::export::Exports;
-use crate::proxy::{Link, UpstreamError};
+use crate::proxy::{Address, Link, Upstream, UpstreamError};
 
 use accept::House;
 use listen::{Listener, Stream};
@@ -54,6 +54,17 @@ pub enum DaemonError {
     /// A builder's TLS settings are wrong.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// A docker door was asked for, and the engine that was found is another one.
+    #[error(
+        "there is no docker behind the docker door at {listen}: the engine is {engine}; start dockerd, or name its socket \
+         with --docker-host, or leave --docker-listen out"
+    )]
+    NoDocker {
+        /// The door.
+        listen: Address,
+        /// The engine.
+        engine: Box<Identity>,
+    },
     /// A door cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -114,11 +125,17 @@ struct Opened {
 
 /// Opens everything that `config` asks for, or nothing.
 async fn open(config: &Config) -> Result<Opened, DaemonError> {
-    if config.builders.is_empty() {
+    if config.builders.is_empty() && config.docker_door.is_none() {
         return Err(ConfigError::NoBuilder.into());
     }
     let links = links(&config.builders)?;
     let Selected { engine, reason } = select(&config.engine).await?;
+    let docker = match &config.docker_door {
+        Some(door) => {
+            Some((docker_upstream(engine.identity(), &door.listen)?, Listener::bind(&door.listen, config.gid).await?))
+        }
+        None => None,
+    };
     let mut listeners = Vec::with_capacity(config.builders.len());
     for builder in &config.builders {
         listeners.push(Listener::bind(&builder.listen, config.gid).await?);
@@ -133,8 +150,22 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let house = House::new(capacity());
     for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.place, listener.address()));
-        let settings = Settings { builder: builder.place.to_string(), link, docker_is_load: builder.docker_is_load };
-        let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
+        let (builder, docker_is_load) = (builder.place.to_string(), builder.docker_is_load);
+        let settings = buildkit::Settings { builder, link, docker_is_load };
+        let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&exports)));
+        house.open(listener, move |stream, drain| {
+            let door = Arc::clone(&door);
+            async move {
+                match stream {
+                    Stream::Unix(stream) => door.serve(stream, drain).await,
+                    Stream::Tcp(stream) => door.serve(stream, drain).await,
+                }
+            }
+        });
+    }
+    if let Some((upstream, listener)) = docker {
+        say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
+        let door = Arc::new(docker::Door::new(docker::Settings { upstream }));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {
@@ -163,6 +194,15 @@ fn capacity() -> usize {
         info!(capacity, descriptors, "the limit of open files also limits the connections that are served at once");
     }
     capacity
+}
+
+/// The engine behind a docker door that listens at `listen`.
+fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, DaemonError> {
+    let none = || DaemonError::NoDocker { listen: listen.clone(), engine: Box::new(engine.clone()) };
+    if engine.kind == "containerd" {
+        return Err(none());
+    }
+    Ok(Upstream::new(engine.address.parse().map_err(|_| none())?, None)?)
 }
 
 fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {

@@ -1,3 +1,4 @@
 //! How clients reach Linkspan.
 
 pub mod buildkit;
+pub mod docker;
