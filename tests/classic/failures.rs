@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tonic::Code;
 
 use crate::{
-    common::{Context, Part, Run, Running, Stack},
+    common::{Context, Disk, Part, Run, Running, Stack, until},
     proxy::{Message, Verdict, Way},
     rig::{Rig, application},
 };
@@ -197,6 +197,49 @@ fn docker_is_killed_while_it_is_loading() {
     rig.pass();
     rig.export(&context, "killed:1").ok();
     assert_eq!(rig.run("killed:1", &[]), "killed\n");
+}
+
+/// As an authorization plugin has it (moby `daemon/server/middleware`): no byte of the archive is read, and the connection
+/// ends while it is being sent. The words are what counts, and not that the connection broke.
+#[test]
+fn a_refusal_that_does_not_wait_for_the_image_is_heard() {
+    let stack = Stack::classic();
+    let rig = Rig::new(stack);
+    let words = "authorization denied by plugin opa: not on a Saturday";
+    rig.relay.refuse("403 Forbidden", words);
+    for seed in 0..5 {
+        let context = application(stack, 280 + seed, "refused\n");
+        let output = rig.export(&context, "refused:1").fails();
+        assert!(output.stderr.contains(&format!("docker refused the image: {words}")), "{output}");
+        rig.lacks("refused:1");
+    }
+    rig.relay.accept();
+    rig.export(&application(stack, 280, "refused\n"), "refused:1").ok();
+    assert_eq!(rig.run("refused:1", &[]), "refused\n");
+}
+
+#[test]
+fn an_image_does_not_fit() {
+    const MIB: u64 = 1 << 20;
+    let disk = Disk::new(96 * MIB);
+    let stack = Stack::start_below(&disk.root(), &[Part::DockerdClassic]);
+    let builders = Stack::classic();
+    let rig = Rig::between(builders, &stack, &[]);
+    let context = Context::new(&format!("FROM {}\nCOPY big /big\n", builders.base_image())).noise("big", 12 << 20, 290);
+    // Not enough for the archive; enough for that, but not for unpacking it as well.
+    for free in [6 * MIB, 18 * MIB] {
+        disk.fill(free);
+        let output = rig.export(&context, "large:1").fails();
+        for words in ["the engine's disk is full", "no space left on device", "docker image prune"] {
+            assert!(output.stderr.contains(words), "not said: {words}\n{output}");
+        }
+        rig.lacks("large:1");
+        rig.nothing_is_left();
+        until("what was written to be deleted", || disk.available(), |available| *available > free - 2 * MIB);
+    }
+    disk.clear();
+    rig.export(&context, "large:1").ok();
+    assert_eq!(rig.run("large:1", &["wc", "-c", "/big"]).split(' ').next(), Some("12582912"));
 }
 
 #[test]

@@ -32,6 +32,8 @@ struct State {
     loads: AtomicUsize,
     /// Called before the first byte of a load is passed on.
     on_load: Mutex<Hook>,
+    /// What is answered to a load in dockerd's place, without reading any of it.
+    refusal: Mutex<Option<String>>,
     /// What dockerd's answers say instead of something else, of the same length.
     lie: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
@@ -51,6 +53,7 @@ impl Relay {
             sent: AtomicU64::new(0),
             loads: AtomicUsize::new(0),
             on_load: Mutex::new(Box::new(|| ())),
+            refusal: Mutex::new(None),
             lie: Mutex::new(None),
         });
         let shared = state.clone();
@@ -79,6 +82,19 @@ impl Relay {
         *self.state.on_load.lock().unwrap() = Box::new(hook);
     }
 
+    /// Answers loads like dockerd when it refuses them before it looks at them: with a status and a message.
+    pub(crate) fn refuse(&self, status: &str, message: &str) {
+        let body = serde_json::json!({"message": message}).to_string();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
+        let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        *self.state.refusal.lock().unwrap() = Some(answer);
+    }
+
+    /// Passes loads on again.
+    pub(crate) fn accept(&self) {
+        *self.state.refusal.lock().unwrap() = None;
+    }
+
     /// Leads to another dockerd from now on.
     pub(crate) fn point_at(&self, docker: &str) {
         *self.state.docker.lock().unwrap() = socket(docker);
@@ -103,6 +119,9 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     if is_load {
         state.loads.fetch_add(1, Ordering::SeqCst);
         (state.on_load.lock().unwrap())();
+        if let Some(answer) = &*state.refusal.lock().unwrap() {
+            return client.write_all(answer.as_bytes());
+        }
     }
     docker.write_all(&first)?;
     let (mut from_docker, mut to_client) = (docker.try_clone()?, client.try_clone()?);

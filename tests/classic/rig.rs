@@ -39,12 +39,18 @@ impl<'a> Rig<'a> {
     /// With more arguments for `linkspan serve`.
     #[track_caller]
     pub(crate) fn with(stack: &'a Stack, more: &[&str]) -> Self {
+        Self::between(stack, stack, more)
+    }
+
+    /// With the builder of one stack and the dockerd of another.
+    #[track_caller]
+    pub(crate) fn between(builders: &Stack, stack: &'a Stack, more: &[&str]) -> Self {
         let relay = Relay::new(stack);
-        let builder = Proxy::new(stack, stack.buildkit_host());
+        let builder = Proxy::new(stack, builders.buildkit_host());
         let address = relay.address();
         let args = [&["--engine", "docker-classic", "--docker-host", &address], more].concat();
         let linkspan = Linkspan::start(stack, &args, &[&builder.address()]);
-        let (client, direct) = (stack.builder(&linkspan.address()), stack.builder(stack.buildkit_host()));
+        let (client, direct) = (stack.builder(&linkspan.address()), stack.builder(builders.buildkit_host()));
         let rig = Self { stack, relay, builder, _linkspan: linkspan, client, direct, read: Arc::default() };
         rig.pass();
         rig

@@ -106,6 +106,34 @@ A direct export can work. Use it with:
 }
 
 #[test]
+fn a_classic_store_has_no_containerd_and_needs_its_own_output() {
+    let identity = Identity {
+        kind: "docker-classic",
+        version: "29.7.2".to_owned(),
+        address: "unix:///d.sock".to_owned(),
+        storage: Storage::Classic { storage_driver: "overlay2".to_owned() },
+    };
+    let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
+    let selected = Ok(Selected { engine, reason: "as configured".to_owned() });
+    let report = judge(doctor::Findings { selected, docker: None, containerd: None }, None, &[recent()]);
+    assert!(report.works);
+    assert_eq!(
+        report.to_string(),
+        "\
+ok    engine   docker-classic 29.7.2 (unix:///d.sock), storage driver overlay2: as configured
+ok    builder  BuildKit v0.32.2 at unix:///b.sock, can export directly
+ok    door     open at unix:///run/linkspan/buildkit.sock
+
+A direct export can work. Use it with:
+  docker buildx create --name linkspan --driver remote unix:///run/linkspan/buildkit.sock
+  docker buildx build --builder linkspan -o type=linkspan,name=docker.io/library/demo:latest ."
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["engine"]["storage_driver"], "overlay2");
+    assert_eq!(json["engine"].get("namespace"), None);
+}
+
+#[test]
 fn what_is_slow_works_and_has_a_remedy() {
     let mut findings = findings("docker");
     if let Some(Ok(containerd)) = &mut findings.containerd {
