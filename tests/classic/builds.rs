@@ -128,8 +128,11 @@ fn exports_that_share_layers_run_at_once() {
     for context in &contexts {
         rig.direct.build(context.path(), ["-o", "type=cacheonly"]).ok();
     }
-    let running: Vec<_> =
-        contexts.iter().enumerate().map(|(at, context)| rig.export(context, &format!("shared:{at}")).spawn()).collect();
+    let running: Vec<_> = contexts
+        .iter()
+        .enumerate()
+        .map(|(at, context)| rig.export(context, &format!("shared:{at},shared:any")).spawn())
+        .collect();
     for run in running {
         let output = run.wait();
         assert!(output.status.success(), "{output}");
@@ -137,6 +140,9 @@ fn exports_that_share_layers_run_at_once() {
     for at in 0..4 {
         assert_eq!(rig.run(&format!("shared:{at}"), &["cat", "/who"]), format!("{at}\n"));
     }
+    // All wanted this name, and the last to come has it.
+    let any = rig.id("shared:any");
+    assert!((0..4).any(|at| rig.id(&format!("shared:{at}")) == any));
     rig.nothing_is_left();
 }
 

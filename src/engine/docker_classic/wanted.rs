@@ -9,6 +9,9 @@ const FIRST_WITH_ZSTD: u32 = 23;
 /// An image: its config, and its layers, lowest first.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
+    pub(super) root: Digest,
+    /// The version of docker.
+    pub(super) docker: String,
     pub(super) config: Document,
     pub(super) layers: Vec<Layer>,
 }
@@ -38,18 +41,13 @@ impl Wanted {
             diff_id: diff_id.clone(),
             chain,
         });
-        let wanted = Self { config: document.clone(), layers: layers.collect() };
+        let layers = layers.collect();
+        let wanted =
+            Self { root: graph.root().digest.clone(), docker: version.to_owned(), config: document.clone(), layers };
         for Layer { blob, .. } in &wanted.layers {
             let kind = blob.kind();
             if !matches!(kind, Kind::Layer | Kind::ForeignLayer) || !is_known(&blob.media_type) {
                 return Err(refused(format!("{} is no layer that docker knows: `{}`", blob.digest, blob.media_type)));
-            }
-            if is_zstd(&blob.media_type) && major(version).is_some_and(|major| major < FIRST_WITH_ZSTD) {
-                return Err(refused(format!(
-                    "docker {version} cannot read zstd, with which layer {} is compressed; build with \
-                     `compression=gzip,force-compression=true` among the attributes of the output",
-                    blob.digest
-                )));
             }
         }
         Ok(wanted)
@@ -59,26 +57,36 @@ impl Wanted {
     /// the largest first.
     ///
     /// # Errors
-    /// When one of them is of those that no builder has.
+    /// When one of them is of those that no builder has, or that this docker cannot read.
     pub(super) fn missing(&self, is_present: impl Fn(usize) -> bool) -> Result<Vec<Descriptor>, EngineError> {
         let mut missing: Vec<Descriptor> = Vec::new();
         for (at, Layer { blob, .. }) in self.layers.iter().enumerate() {
             if is_present(at) || missing.iter().any(|known| known.digest == blob.digest) {
                 continue;
             }
-            if blob.kind() == Kind::ForeignLayer {
-                return Err(EngineError::Unsuitable {
-                    root: self.config.descriptor.digest.clone(),
-                    reason: format!(
-                        "its layer {} is kept elsewhere (`{}`) and docker does not have it; pull the base image first",
-                        blob.digest, blob.media_type
-                    ),
-                });
-            }
+            self.check_readable(blob)?;
             missing.push(blob.clone());
         }
         missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
         Ok(missing)
+    }
+
+    fn check_readable(&self, blob: &Descriptor) -> Result<(), EngineError> {
+        let Descriptor { digest, media_type, .. } = blob;
+        let reason = if blob.kind() == Kind::ForeignLayer {
+            format!(
+                "its layer {digest} is kept elsewhere (`{media_type}`), and docker lacks it; pull the base image first"
+            )
+        } else if is_zstd(media_type) && major(&self.docker).is_some_and(|major| major < FIRST_WITH_ZSTD) {
+            format!(
+                "docker {} cannot read zstd, with which layer {digest} is compressed; build with \
+                 `compression=gzip,force-compression=true` among the attributes of the output",
+                self.docker
+            )
+        } else {
+            return Ok(());
+        };
+        Err(EngineError::Unsuitable { root: self.root.clone(), reason })
     }
 
     /// Which layer dockerd means by the beginning of its diff id, in hexadecimal.

@@ -17,7 +17,8 @@ fn wanted() -> Wanted {
     let config =
         Descriptor::new("application/vnd.oci.image.config.v1+json", Digest::sha256(json.as_bytes()), json.len() as u64);
     let config = Document::parse(config, Bytes::from(json)).unwrap();
-    Wanted { config, layers: vec![layer("lower"), layer("upper")] }
+    let layers = vec![layer("lower"), layer("upper")];
+    Wanted { root: Digest::sha256(b"root"), docker: "29.7.2".to_owned(), config, layers }
 }
 
 /// What becomes of an answer, and what is told of it.
