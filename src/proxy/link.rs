@@ -126,6 +126,12 @@ impl Link {
         Ok(self.keep(&mut *self.shared.lock().await, connection))
     }
 
+    /// Whether there is a shared connection that lives, or one is being made.
+    pub fn is_open(&self) -> bool {
+        let shared = self.shared.try_lock();
+        shared.map_or(true, |shared| shared.as_ref().is_some_and(|connection| !connection.ended().is_cancelled()))
+    }
+
     /// Closes the shared connection once the calls on it have ended.
     pub async fn close(&self) {
         self.shared.lock().await.take();

@@ -40,6 +40,7 @@ pub use error::RelayError;
 pub use exchange::{Exchange, Switched, Upgrade, Watched};
 pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};
 pub use side::Rewound;
+pub use splice::join;
 
 #[cfg(test)]
 mod tests;

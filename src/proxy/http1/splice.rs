@@ -45,6 +45,15 @@ where
     }
 }
 
+/// Joins two streams until both ways have ended, as [`Connection`](super::Connection) joins its own.
+pub async fn join<C, U>(client: C, upstream: U)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    splice(&mut Side::new(client), &mut Side::new(upstream)).await;
+}
+
 /// Passes bytes one way until its end.
 async fn pass<S: AsyncRead>(source: &mut Source<S>, writer: &mut (impl AsyncWrite + Unpin)) -> End {
     loop {
