@@ -4,6 +4,7 @@
 //! are open together or not at all.
 
 mod accept;
+mod docker;
 mod listen;
 mod notify;
 mod signals;
@@ -16,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
-use crate::door::{buildkit, docker};
+use crate::door::buildkit;
 use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError, Identity};
 use crate::export::Exports;
@@ -38,7 +39,7 @@ const CONNECTION_DESCRIPTORS: usize = 2;
 /// File descriptors that are kept for everything else: the engine's connections, listeners, the runtime.
 const OWN_DESCRIPTORS: usize = 64;
 
-/// How long exports that lost their clients may take to be aborted.
+/// How long exports that lost their clients may take to be aborted, and connections that nobody uses to be closed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start, or did not end as it should.
@@ -97,7 +98,7 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { house, exports } = tokio::select! {
+    let Opened { house, docker_door, exports } = tokio::select! {
         opened = open(&config) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
@@ -111,6 +112,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
     let hurry = async { format!("before a second signal ({})", signals.next().await) };
     let outcome = house.close(config.drain_timeout, hurry).await;
+    if let Some(door) = docker_door
+        && tokio::time::timeout(ABORT_TIMEOUT, door.close()).await.is_err()
+    {
+        warn!("connections to builders in containers were still being closed; they end with this process");
+    }
     if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
         warn!("exports were still being aborted; their leases are released at the next start");
     }
@@ -120,6 +126,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 /// What a running daemon consists of.
 struct Opened {
     house: House,
+    docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
 }
 
@@ -132,7 +139,8 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let Selected { engine, reason } = select(&config.engine).await?;
     let docker = match &config.docker_door {
         Some(door) => {
-            Some((docker_upstream(engine.identity(), &door.listen)?, Listener::bind(&door.listen, config.gid).await?))
+            let upstream = docker_upstream(engine.identity(), &door.listen)?;
+            Some((upstream, Listener::bind(&door.listen, config.gid).await?, door.docker_is_load))
         }
         None => None,
     };
@@ -163,9 +171,11 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
             }
         });
     }
-    if let Some((upstream, listener)) = docker {
+    let mut docker_door = None;
+    if let Some((upstream, listener, is_load)) = docker {
         say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
-        let door = Arc::new(docker::Door::new(docker::Settings { upstream }));
+        let door = Arc::new(docker::door(upstream, &exports, is_load));
+        docker_door = Some(Arc::clone(&door));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {
@@ -176,7 +186,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
             }
         });
     }
-    Ok(Opened { house, exports })
+    Ok(Opened { house, docker_door, exports })
 }
 
 /// How many connections can be served at once. Asks for all the file descriptors that we may have: the limit that most

@@ -12,3 +12,7 @@
 mod common;
 
 mod address;
+mod builds;
+mod execs;
+mod idle;
+mod sides;

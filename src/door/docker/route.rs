@@ -1,19 +1,32 @@
 //! Which requests are looked into: by method and by path, with or without the version that clients put in front.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use super::Door;
+use crate::proxy::Stream;
 use crate::proxy::http1::{Connection, Exchange, RelayError};
 
 impl Door {
     /// Does with a request what is to be done with it. Returns the connection if another request can follow.
-    pub(super) async fn route<T>(&self, exchange: Exchange<T>) -> Result<Option<Connection<T>>, RelayError>
+    pub(super) async fn route<T>(
+        &self,
+        exchange: Exchange<T>,
+        drain: &CancellationToken,
+    ) -> Result<Option<Connection<T>>, RelayError>
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: Stream + 'static,
     {
         let head = exchange.head();
         tracing::debug!(method = head.method(), path = path(head.target()), "request");
-        exchange.pass().await
+        // A copy: what is done with the exchange takes its head along.
+        let (method, path) = (head.method().to_owned(), path(head.target()).to_owned());
+        match (method.as_str(), &path.split('/').collect::<Vec<_>>()[..], &self.builders) {
+            ("POST", ["", "containers", container, "exec"], Some(builders)) => {
+                builders.create(exchange, container).await
+            }
+            ("POST", ["", "exec", id, "start"], Some(builders)) => builders.start(exchange, id, drain.clone()).await,
+            _ => exchange.pass().await,
+        }
     }
 }
 
