@@ -189,6 +189,19 @@ fn builders_are_paired_and_replaced_as_a_whole() {
 }
 
 #[test]
+fn every_engine_can_be_asked_for() {
+    for (text, kind) in [
+        ("auto", Kind::Auto),
+        ("docker", Kind::Docker),
+        ("docker-classic", Kind::DockerClassic),
+        ("containerd", Kind::Containerd),
+    ] {
+        let sources = Sources::new().flag(Setting::Engine, text).flag(Setting::Builder, "unix:///b");
+        assert_eq!(sources.config().engine.kind, kind);
+    }
+}
+
+#[test]
 fn a_docker_door_does_not_bring_a_builders_door() {
     let doors = |sources: Sources| {
         let config = sources.config();

@@ -95,7 +95,7 @@ pub trait Engine: Debug + Send + Sync {
     fn identity(&self) -> &Identity;
 
     /// Whether all `names` already stand for the image `root`, complete and unpacked, so that
-    /// nothing needs to be done. On `docker` this also lets the engine see the (repeated) tagging, so
+    /// nothing needs to be done. On a Docker this also lets the engine see the (repeated) tagging, so
     /// that its events and authorization plugins take part. Writes nothing into containerd.
     /// With no names the answer is always `None`. `Some(n)` counts the image's blobs.
     ///
@@ -134,7 +134,8 @@ pub struct Plan {
 
 /// One export's hold on an engine.
 pub trait Ingest: Debug + Send + Sync {
-    /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing.
+    /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing. An engine that cannot
+    /// pin (Docker's classic store) may find at the commit that something has gone.
     /// Foreign layers that are absent are not counted as missing.
     ///
     /// After [`EngineError::Vanished`] it may be called again on the same ingest, which then begins anew.
@@ -162,7 +163,7 @@ pub trait Ingest: Debug + Send + Sync {
     /// With the engine's own words when it refuses.
     fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>>;
 
-    /// Gives up the lease. Before `commit` this aborts the export and removes its ingests; it is
+    /// Gives up the lease, or the connection where there is none. Before `commit` this aborts the export and removes its ingests; it is
     /// safe to call at any time, and more than once.
     ///
     /// # Errors
@@ -188,7 +189,8 @@ pub trait BlobWriter: Debug + Send {
     /// When the store has refused anything sent so far.
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>>;
 
-    /// Completes the blob: the store has verified size and digest when this returns.
+    /// Completes the blob: the store has verified size and digest when this returns. Docker's classic store verifies the
+    /// digest of the content instead, when it unpacks the layer at the commit, and before it makes an image of it.
     ///
     /// # Errors
     /// [`EngineError::Corrupt`] when they do not match.

@@ -66,5 +66,7 @@ mod tests {
             assert!(!follows(Some(state), Committed), "{state:?}");
         }
         assert!(follows(Some(Ready), Committed));
+        assert!(follows(Some(Ready), Planned), "what the plan relied on may have gone");
+        assert!(!follows(Some(Committed), Planned));
     }
 }
