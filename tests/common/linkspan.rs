@@ -39,8 +39,13 @@ impl Linkspan {
     /// A docker door for the stack's dockerd, and the builders in its containers.
     #[track_caller]
     pub(crate) fn docker_door(stack: &Stack) -> Self {
-        let door = stack.fresh_path("-docker.sock");
-        let engine = ["--engine", "docker", "--docker-host", stack.docker_host(), "--log-level", "debug"];
+        Self::docker_door_at(stack, stack.docker_host(), stack.fresh_path("-docker.sock"))
+    }
+
+    /// The same for a dockerd at `docker_host`, listening at `door`.
+    #[track_caller]
+    pub(crate) fn docker_door_at(stack: &Stack, docker_host: &str, door: PathBuf) -> Self {
+        let engine = ["--engine", "docker", "--docker-host", docker_host, "--log-level", "debug"];
         let listen = ["--docker-listen".to_owned(), unix(&door)];
         let mut linkspan = Self::spawn(stack, &[&engine.map(str::to_owned)[..], &listen].concat(), &[], vec![door]);
         linkspan.wait();

@@ -354,6 +354,11 @@ impl Drop for Stack {
 }
 
 impl Builder<'_> {
+    /// buildx's configuration folder.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// `docker buildx …` with this builder's configuration.
     pub(crate) fn buildx<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
         let run = self.stack.docker(["buildx"]).args(args);
