@@ -1,10 +1,11 @@
 //! Execs as such: what passes, what is stood between, and how each ends.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::common::{BUILDER_IMAGE, Context, Output, Stack, until};
+use crate::common::{BUILDER_IMAGE, Context, Output, Part, Stack, until};
 use crate::sides::{Side, Sides};
 
 /// How it ended and what was said.
@@ -178,9 +179,7 @@ fn a_container_that_is_killed() {
     });
     assert_eq!(code, Some(1));
     assert!(!words.is_empty());
-    // Those of containers are their ids.
-    let ours = || stack.leases("moby").into_iter().filter(|lease| lease.len() != 64).collect::<Vec<_>>();
-    until("no lease to be left", ours, Vec::is_empty);
+    until("no lease to be left", || ours(stack), Vec::is_empty);
     // It starts again, and what waited is not taken for it.
     sides.compare(|side| {
         stack.docker(["start", &side.container]).ok();
@@ -189,4 +188,29 @@ fn a_container_that_is_killed() {
         side.check_way(&output);
         side.digest(&side.tag("after"))
     });
+}
+
+#[test]
+fn a_container_that_is_killed_while_its_image_is_sent() {
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
+    let sides = Sides::of(&stack, "sending");
+    let side = sides.through();
+    let ingests = stack.state().join("containerd/root/io.containerd.content.v1.content/ingest");
+    let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 120 << 20, 1);
+    let running = side.builder.build(context.path(), ["--load", "-t", "sent:1"]).spawn();
+    until("bytes to arrive", || fs::read_dir(&ingests).unwrap().count(), |count| *count > 0);
+    stack.docker(["kill", &side.container]).ok();
+    let output = running.wait();
+    assert_eq!(output.status.code(), Some(1), "{output}");
+    assert_eq!(stack.image("docker.io/library/sent:1"), None, "{output}");
+    until("no lease to be left", || ours(&stack), Vec::is_empty);
+    until("no ingest to be left", || stack.ingests("moby"), Vec::is_empty);
+    // The next one succeeds: buildx starts the container again.
+    side.check_way(&side.builder.build(context.path(), ["--load", "-t", "sent:1"]).ok());
+    assert!(side.digest("sent:1").starts_with("sha256:"));
+}
+
+/// Leases that are not those of containers, which are called as these are.
+fn ours(stack: &Stack) -> Vec<String> {
+    stack.leases("moby").into_iter().filter(|lease| lease.len() != 64).collect()
 }
