@@ -37,7 +37,7 @@ impl Door {
     /// A door to the engine of `settings`.
     pub fn new(settings: Settings) -> Self {
         let Settings { upstream, builders } = settings;
-        let builders = builders.and_then(|builders| Builders::new(builders, upstream.clone()));
+        let builders = builders.and_then(|builders| Builders::new(builders, &upstream));
         Self { upstream, builders }
     }
 
