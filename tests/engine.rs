@@ -10,6 +10,8 @@ mod common;
 mod current;
 #[path = "engine/fixture.rs"]
 mod fixture;
+#[path = "engine/hold.rs"]
+mod hold;
 #[path = "engine/names.rs"]
 mod names;
 #[path = "engine/store.rs"]

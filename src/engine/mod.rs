@@ -12,6 +12,7 @@ mod docker;
 mod docker_classic;
 pub mod doctor;
 mod error;
+mod hold;
 pub mod select;
 mod ustar;
 
@@ -26,6 +27,7 @@ use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
 
 pub use error::EngineError;
+pub use hold::{Hold, StoredBlob};
 
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +114,16 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// When the engine is not reachable or not the one that was proven.
     fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>>;
+
+    /// A hold on blobs that the engine has, for a load that leaves them out of its archive. `None` if archives are
+    /// loaded into this engine in some other way, or by nobody. Writes nothing yet.
+    ///
+    /// # Errors
+    /// When the engine is not reachable or not the one that was proven.
+    fn hold<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<Arc<dyn Hold>>, EngineError>> {
+        let _ = origin;
+        Box::pin(async { Ok(None) })
+    }
 
     /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them.
     /// Returns how many there were.

@@ -4,6 +4,7 @@ mod client;
 mod content;
 mod current;
 mod discover;
+mod hold;
 mod images;
 mod ingest;
 mod labels;
@@ -19,6 +20,7 @@ use futures_util::future::BoxFuture;
 
 pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
+pub(crate) use self::hold::ContainerdHold;
 pub(crate) use self::ingest::ContainerdIngest;
 use super::{Engine, EngineError, Identity, Ingest, Origin, Storage};
 use crate::image::{Descriptor, Reference};

@@ -21,8 +21,8 @@ pub(crate) use self::discover::{Info, Store, info};
 use self::handshake::{Handshake, Proof};
 pub(crate) use self::jsonstream::{Line, check_loaded};
 pub(crate) use self::tag::again as tag_again;
-use super::containerd::{ContainerdEngine, ContainerdIngest};
-use super::{Engine, EngineError, Identity, Ingest, Opened, Origin, Plan, Storage};
+use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdIngest};
+use super::{Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -148,6 +148,14 @@ impl Engine for DockerEngine {
                 return Err(error);
             }
             Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
+        })
+    }
+
+    fn hold<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<Arc<dyn Hold>>, EngineError>> {
+        Box::pin(async move {
+            let (proven, hold) = tokio::join!(self.check(), ContainerdHold::new(&self.containerd, origin));
+            proven?;
+            Ok(Some(Arc::new(hold?) as Arc<dyn Hold>))
         })
     }
 

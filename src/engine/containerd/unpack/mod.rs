@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::host::Host;
 pub(crate) use self::snapshots::{Snapshots, exists};
 use super::labels;
 use crate::engine::EngineError;
