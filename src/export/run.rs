@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Engine, Ingest, Origin};
+use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{Source, read_document};
@@ -101,6 +101,12 @@ impl Exports {
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
+    /// Gives up `hold` in the background, however long that takes; [`Exports::finish`] waits for it.
+    pub fn release(&self, hold: Arc<dyn Hold>) {
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move { release(|| hold.release(), closing).await });
+    }
+
     /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export
     /// may be started afterwards.
     pub async fn finish(&self) {
@@ -145,11 +151,11 @@ impl Export {
             // A client that is told of the failure may rely on nothing being left, unless the engine went away.
             if let Err(error) = ingest.release().await {
                 tracing::warn!(%error, "a lease could not be released; this is tried again");
-                self.tasks.spawn(release(ingest, self.closing));
+                self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
             }
         } else {
             // The client need not wait for it: the image is visible and complete.
-            self.tasks.spawn(release(ingest, self.closing));
+            self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
         }
         result
     }
@@ -217,10 +223,13 @@ where
 
 /// Gives up a lease, however long it takes the engine to come back from a restart or from a full disk. What is not
 /// released when the daemon ends is found by its next start, or expires by itself.
-async fn release(ingest: Arc<dyn Ingest>, closing: CancellationToken) {
+async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
+where
+    F: Future<Output = Result<(), EngineError>>,
+{
     let (mut pause, longest) = RELEASE_PAUSES;
     for _ in 0..RELEASE_TRIES {
-        let Err(error) = ingest.release().await else { return };
+        let Err(error) = release().await else { return };
         tracing::debug!(%error, ?pause, "a lease could not be released");
         if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             break;

@@ -19,9 +19,10 @@ async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -
     let containerd_address = Some(stack.containerd_address().into());
     let selection = Selection { kind: Kind::Docker, docker_host, containerd_address, namespace: None };
     let exports = Arc::new(Exports::new(select(&selection).await.unwrap().engine));
+    let of_builders = Arc::clone(&exports);
     let doors = move |builder, link| {
         let settings = buildkit::Settings { builder, link, docker_is_load: false };
-        let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&exports)));
+        let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders)));
         let serve: docker::Serve =
             Arc::new(move |upstream, client, drain| Box::pin(Arc::clone(&door).serve_over(upstream, client, drain)));
         serve
@@ -29,7 +30,7 @@ async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -
     let address: Address = stack.docker_host().parse().unwrap();
     let builders = Some(docker::BuilderSettings { doors: Box::new(doors), keep });
     let upstream = Upstream::new(address, None).unwrap();
-    let door = Arc::new(docker::Door::new(docker::Settings { upstream, builders }));
+    let door = Arc::new(docker::Door::new(docker::Settings { upstream, exports, builders }));
     let (listener, serving) = (UnixListener::bind(socket).unwrap(), Arc::clone(&door));
     tokio::spawn(async move {
         loop {

@@ -1,8 +1,4 @@
-//! Transparency: what a user of Docker sees through the docker door is what he sees without it.
-//!
-//! The commands are run twice on the real stack, once against dockerd's own socket and once through a door in front of
-//! it, and what came out is compared: exit codes, standard output, error texts, files, digests. `raw` speaks to both
-//! sockets itself, for what no client shows.
+//! The docker door: what a user of Docker sees through Linkspan is what he sees without it.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,11 +11,4 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod builds;
-mod containers;
-mod copies;
-mod ends;
-mod images;
-mod raw;
-mod sides;
-mod watching;
+mod load;

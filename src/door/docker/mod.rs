@@ -4,16 +4,19 @@
 //! decided in [`route`].
 
 mod builders;
+mod load;
 mod route;
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::export::Exports;
 use crate::proxy::http1::{Connection, RelayError};
 use crate::proxy::{Stream, Upstream};
 
 use builders::Builders;
+use load::Loads;
 
 pub use builders::{Doors, Serve, Settings as BuilderSettings};
 
@@ -22,6 +25,8 @@ pub use builders::{Doors, Serve, Settings as BuilderSettings};
 pub struct Settings {
     /// The engine's own socket.
     pub upstream: Upstream,
+    /// The exports into that engine: through them it is known what the engine holds.
+    pub exports: Arc<Exports>,
     /// How builders in its containers are served; without, they are reached as any other container.
     pub builders: Option<BuilderSettings>,
 }
@@ -31,14 +36,15 @@ pub struct Settings {
 pub struct Door {
     upstream: Upstream,
     builders: Option<Builders>,
+    loads: Loads,
 }
 
 impl Door {
     /// A door to the engine of `settings`.
     pub fn new(settings: Settings) -> Self {
-        let Settings { upstream, builders } = settings;
-        let builders = builders.and_then(|builders| Builders::new(builders, &upstream));
-        Self { upstream, builders }
+        let Settings { upstream, exports, builders } = settings;
+        let builders = builders.and_then(|builders| Builders::new(builders, upstream.clone()));
+        Self { upstream, builders, loads: Loads::new(exports) }
     }
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, an exchange under way is

@@ -25,6 +25,13 @@ impl Door {
                 builders.create(exchange, container).await
             }
             ("POST", ["", "exec", id, "start"], Some(builders)) => builders.start(exchange, id, drain.clone()).await,
+            ("POST", ["", "images", "load"], _) => match self.loads.begin().await {
+                Some(load) => {
+                    load.serve(exchange.take(), &self.upstream).await;
+                    Ok(None)
+                }
+                None => exchange.pass().await,
+            },
             _ => exchange.pass().await,
         }
     }
