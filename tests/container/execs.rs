@@ -1,9 +1,11 @@
 //! Execs as such: what passes, what is stood between, and how each ends.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use crate::common::{BUILDER_IMAGE, Context, Output, Stack, until};
+use crate::common::{BUILDER_IMAGE, Context, Output, Part, Stack, until};
 use crate::sides::{Side, Sides};
 
 /// How it ended and what was said.
@@ -66,9 +68,63 @@ fn something_else_under_the_name() {
     }
 }
 
-/// What dockerd answers, without the ids and dates in it.
+#[test]
+fn words_before_the_first_frame() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack, "before");
+    // A builder whose way in says something first, and then speaks HTTP/2.
+    let script = "#!/bin/sh\necho words to begin with >&2\nexec /usr/bin/buildctl \"$@\"\n";
+    let context = Context::new("").file("wrap/buildctl", script);
+    stack.run("chmod").arg("+x").arg(context.path().join("wrap/buildctl")).ok();
+    let path = ["--env", "PATH=/wrap:/usr/bin:/bin", BUILDER_IMAGE, "--oci-worker-net=host"];
+    stack.docker(["run", "-d", "--name", "wrapped", "--privileged", "--network", "host"]).args(path).ok();
+    stack.docker(["cp"]).arg(context.path().join("wrap")).arg("wrapped:/wrap").ok();
+    let ready = || stack.docker(["exec", "wrapped", "buildctl", "debug", "workers"]).output().status.success();
+    until("the builder to answer", ready, |ready| *ready);
+    // Both outputs come as they come, so that the order of the two is not compared.
+    let first = |side: &Side<'_>| {
+        let (mut stream, _) = start(side, "", "wrapped");
+        stream.write_all(HELLO).unwrap();
+        let words = std::iter::repeat_with(|| frame(&mut stream)).find(|(stream, _)| *stream == 2);
+        String::from_utf8(words.unwrap().1).unwrap()
+    };
+    assert_eq!(sides.compare(first), "words to begin with\n");
+    // From the connection that waits: no process, so no words of one.
+    let (mut stream, _) = start(&sides.through(), "", "wrapped");
+    stream.write_all(HELLO).unwrap();
+    assert_eq!(frame(&mut stream).0, 1);
+}
+
+/// An HTTP/2 client's first words: the preface, and no settings that differ from the usual ones.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Starts a way to the builder in `container`, and returns its streams and the head of what was answered.
+fn start(side: &Side<'_>, version: &str, container: &str) -> (UnixStream, String) {
+    let create = r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#;
+    let (mut stream, head) = ask(side, &post(&format!("{version}/containers/{container}/exec"), create, ""));
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    let created: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let start = format!("{version}/exec/{}/start", created["Id"].as_str().unwrap());
+    ask(side, &post(&start, r#"{"Detach":false,"Tty":false}"#, "Connection: Upgrade\r\nUpgrade: tcp\r\n"))
+}
+
+/// The next frame: whose it is, and what is in it.
+fn frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
+    let mut header = [0; 8];
+    stream.read_exact(&mut header).unwrap();
+    assert_eq!(header[1..4], [0, 0, 0]);
+    let mut payload = vec![0; u32::from_be_bytes(header[4..].try_into().unwrap()) as usize];
+    stream.read_exact(&mut payload).unwrap();
+    (header[0], payload)
+}
+
+/// Sends a request on a connection of its own, and returns the head of its answer and what follows.
 fn ask(side: &Side<'_>, request: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(side.host.strip_prefix("unix://").unwrap()).unwrap();
+    // Only used up by a failure: what should come comes at once.
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -95,22 +151,9 @@ fn the_answer_is_that_of_dockerd() {
     for version in ["", "/v1.44", "/v1.41"] {
         sides.compare(|side| {
             let before = side.started();
-            let create =
-                r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#;
-            let (mut stream, head) =
-                ask(side, &post(&format!("{version}/containers/{}/exec", side.container), create, ""));
-            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).unwrap();
-            let created: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            let start = format!("{version}/exec/{}/start", created["Id"].as_str().unwrap());
-            let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
-            let (mut stream, head) = ask(side, &post(&start, r#"{"Detach":false,"Tty":false}"#, upgrade));
-            // What the builder says first does not depend on what its client says; in frames, it begins with one.
-            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
-            let mut frame = [0; 8];
-            stream.read_exact(&mut frame).unwrap();
-            assert_eq!(frame[..4], [1, 0, 0, 0]);
+            let (mut stream, head) = start(side, version, &side.container);
+            stream.write_all(HELLO).unwrap();
+            assert_eq!(frame(&mut stream).0, 1);
             if side.name == "through" {
                 assert_eq!(side.started(), before, "a connection waited");
             }
@@ -136,9 +179,7 @@ fn a_container_that_is_killed() {
     });
     assert_eq!(code, Some(1));
     assert!(!words.is_empty());
-    // Those of containers are their ids.
-    let ours = || stack.leases("moby").into_iter().filter(|lease| lease.len() != 64).collect::<Vec<_>>();
-    until("no lease to be left", ours, Vec::is_empty);
+    until("no lease to be left", || ours(stack), Vec::is_empty);
     // It starts again, and what waited is not taken for it.
     sides.compare(|side| {
         stack.docker(["start", &side.container]).ok();
@@ -147,4 +188,29 @@ fn a_container_that_is_killed() {
         side.check_way(&output);
         side.digest(&side.tag("after"))
     });
+}
+
+#[test]
+fn a_container_that_is_killed_while_its_image_is_sent() {
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
+    let sides = Sides::of(&stack, "sending");
+    let side = sides.through();
+    let ingests = stack.state().join("containerd/root/io.containerd.content.v1.content/ingest");
+    let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 120 << 20, 1);
+    let running = side.builder.build(context.path(), ["--load", "-t", "sent:1"]).spawn();
+    until("bytes to arrive", || fs::read_dir(&ingests).unwrap().count(), |count| *count > 0);
+    stack.docker(["kill", &side.container]).ok();
+    let output = running.wait();
+    assert_eq!(output.status.code(), Some(1), "{output}");
+    assert_eq!(stack.image("docker.io/library/sent:1"), None, "{output}");
+    until("no lease to be left", || ours(&stack), Vec::is_empty);
+    until("no ingest to be left", || stack.ingests("moby"), Vec::is_empty);
+    // The next one succeeds: buildx starts the container again.
+    side.check_way(&side.builder.build(context.path(), ["--load", "-t", "sent:1"]).ok());
+    assert!(side.digest("sent:1").starts_with("sha256:"));
+}
+
+/// Leases that are not those of containers, which are called as these are.
+fn ours(stack: &Stack) -> Vec<String> {
+    stack.leases("moby").into_iter().filter(|lease| lease.len() != 64).collect()
 }

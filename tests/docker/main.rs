@@ -1,4 +1,8 @@
-//! The docker door: what a user of Docker sees through Linkspan is what he sees without it.
+//! Transparency: what a user of Docker sees through the docker door is what he sees without it.
+//!
+//! The commands are run twice on the real stack, once against dockerd's own socket and once through a door in front of
+//! it, and what came out is compared: exit codes, standard output, error texts, files, digests. `raw` speaks to both
+//! sockets itself, for what no client shows.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,4 +15,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod builds;
+mod containers;
+mod copies;
+mod ends;
+mod images;
 mod load;
+mod raw;
+mod sides;
+mod watching;

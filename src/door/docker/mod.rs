@@ -43,7 +43,7 @@ impl Door {
     /// A door to the engine of `settings`.
     pub fn new(settings: Settings) -> Self {
         let Settings { upstream, exports, builders } = settings;
-        let builders = builders.and_then(|builders| Builders::new(builders, upstream.clone()));
+        let builders = builders.and_then(|builders| Builders::new(builders, &upstream));
         Self { upstream, builders, loads: Loads::new(exports) }
     }
 

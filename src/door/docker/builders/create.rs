@@ -1,5 +1,7 @@
 //! The creation of an exec: passed on, and remembered if it is a way to a builder.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -7,7 +9,7 @@ use super::Builders;
 use super::remembered::Exec;
 use crate::docker_api::Api;
 use crate::proxy::Stream;
-use crate::proxy::http1::{Connection, Exchange, RelayError, Watched};
+use crate::proxy::http1::{Connection, Exchange, RelayError, ResponseHead, Watched};
 
 /// A request to create an exec is a few hundred bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
@@ -68,7 +70,7 @@ impl Builders {
         let created = seen.response_body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
         let Some(Created { id }) = created.filter(|Created { id }| is_id(id)) else { return };
         // Asked while the client turns to its next request. A name can be another container's by then, an id cannot.
-        let (docker, exec) = (std::sync::Arc::clone(&self.docker), id.clone());
+        let (docker, exec) = (Arc::clone(&self.docker), id.clone());
         let container_id = AbortOnDropHandle::new(tokio::spawn(async move { container_of(&docker, &exec).await }));
         let head = start_head(&seen.response);
         self.remembered.add(id, Exec { container: container.to_owned(), container_id, process, head });
@@ -86,7 +88,7 @@ fn tunnel(body: &[u8]) -> Option<Process> {
 
 /// The headers that dockerd puts into every answer (moby `daemon/server/middleware/version.go`), in the order in which it
 /// writes them behind those of an upgrade.
-fn start_head(response: &crate::proxy::http1::ResponseHead) -> Vec<(&'static str, Vec<u8>)> {
+fn start_head(response: &ResponseHead) -> Vec<(&'static str, Vec<u8>)> {
     const EVERYWHERE: [&str; 4] = ["Api-Version", "Docker-Experimental", "Ostype", "Server"];
     EVERYWHERE.into_iter().filter_map(|name| Some((name, response.headers().get(name)?.to_vec()))).collect()
 }

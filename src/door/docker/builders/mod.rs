@@ -49,7 +49,6 @@ impl std::fmt::Debug for Settings {
 /// The builders in containers of one engine.
 #[derive(Debug)]
 pub(super) struct Builders {
-    engine: Upstream,
     docker: Arc<Api>,
     remembered: Remembered,
     pool: Pool,
@@ -57,11 +56,11 @@ pub(super) struct Builders {
 
 impl Builders {
     /// Those of the engine behind `engine`; `None` where that is no socket of this machine.
-    pub(super) fn new(settings: Settings, engine: Upstream) -> Option<Self> {
+    pub(super) fn new(settings: Settings, engine: &Upstream) -> Option<Self> {
         let Address::Unix(socket) = engine.address() else { return None };
         let docker = Arc::new(Api::new(socket));
         let pool = Pool::new(settings.doors, settings.keep, Arc::clone(&docker));
-        Some(Self { engine, docker, remembered: Remembered::default(), pool })
+        Some(Self { docker, remembered: Remembered::default(), pool })
     }
 
     /// Closes every connection that waits, and leaves nothing unstarted.

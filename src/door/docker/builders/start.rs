@@ -1,8 +1,10 @@
 //! The start of an exec that leads to a builder.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Builders;
 use super::create::MAX_BODY_BYTES;
-use super::pool::{Entry, Key, PATIENCE};
+use super::pool::{Entry, Key};
 use super::remembered::Exec;
 use crate::proxy::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
 use crate::proxy::{Held, Stream};
@@ -66,9 +68,9 @@ impl Builders {
         match entry.present().await {
             Some(held) => {
                 tracing::debug!(builder = name, id, "exec answered from a connection that is there");
-                let request = exchange.head().clone();
-                let client = exchange.answer(&switching(&request, &head)).await?;
-                self.instead(id, &entry, held, client, (request, body.unwrap_or_default()), drain).await;
+                let switching = switching(exchange.head(), &head);
+                let client = exchange.answer(&switching).await?;
+                self.instead(id, &entry, held, client, body.unwrap_or_default(), drain).await;
                 Ok(None)
             }
             None => {
@@ -88,7 +90,7 @@ impl Builders {
         entry: &Entry,
         held: Held,
         client: Rewound<T>,
-        request: (RequestHead, Bytes),
+        body: Bytes,
         drain: CancellationToken,
     ) where
         T: Stream + 'static,
@@ -100,38 +102,24 @@ impl Builders {
             return (entry.serve)(held, Box::new(Client::new(client, errors)), drain).await;
         }
         drop(held);
-        match self.start_late(request).await {
-            Ok(upstream) => join(client, upstream).await,
-            Err(error) => tracing::warn!(id, %error, "the exec cannot be started"),
-        }
-    }
-
-    /// Sends the client's own request after all. It has the answer already, so that of dockerd is dropped.
-    async fn start_late(&self, (head, body): (RequestHead, Bytes)) -> Result<Rewound<Box<dyn Stream>>, RelayError> {
-        let mut upstream = self.engine.connect().await?;
-        let exchange = async {
-            upstream.write_all(head.raw()).await?;
-            upstream.write_all(&body).await?;
-            let mut answer = BytesMut::new();
-            loop {
-                if let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                    return Ok(answer.split_off(end + 4).freeze());
-                }
-                if answer.len() > MAX_BODY_BYTES || upstream.read_buf(&mut answer).await? == 0 {
-                    return Err(std::io::ErrorKind::UnexpectedEof.into());
-                }
-            }
+        // The client has its answer already, so that of dockerd is dropped; what would have followed is not.
+        let failure = match self.docker.upgrade(&format!("/exec/{id}/start"), "tcp", body).await {
+            Ok(Ok(upstream)) => return join(client, TokioIo::new(upstream)).await,
+            Ok(Err(answer)) => answer.message(),
+            Err(error) => error.to_string(),
         };
-        let front = timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-        let front = front.map_err(RelayError::Client)?;
-        Ok(Rewound::new(front, upstream))
+        tracing::debug!(id, failure, "the exec cannot be started");
+        // This is how dockerd tells what goes wrong behind the answer (moby `daemon/server/router/container/exec.go`).
+        let (_, errors) = mpsc::channel(1);
+        let told = Client::new(client, errors).write_all(format!("{failure}\r\n").as_bytes()).await;
+        told.unwrap_or_else(|error| tracing::debug!(id, %error, "the client has gone"));
     }
 
     /// Stands between a client and the exec that dockerd has started for it, if both speak HTTP/2.
     async fn between<T>(
         &self,
         key: Key,
-        entry: &std::sync::Arc<Entry>,
+        entry: &Arc<Entry>,
         switched: Switched<T>,
         drain: CancellationToken,
     ) -> Result<(), RelayError>
