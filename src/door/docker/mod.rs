@@ -1,7 +1,7 @@
 //! A proxy in front of the engine's own socket: `DOCKER_HOST` points here, and everything works as there.
 //!
 //! Every request and answer passes as the bytes it came in, streams of every kind included. What is looked into is
-//! decided in [`route`].
+//! decided in `route`.
 
 mod builders;
 mod load;
