@@ -8,7 +8,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use linkspan::engine::{BlobWriter, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use linkspan::engine::{BlobWriter, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan, Storage};
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
 use linkspan::progress::Events;
@@ -136,9 +136,7 @@ fn pump(criterion: &mut Criterion) {
         kind: "void",
         version: String::new(),
         address: String::new(),
-        namespace: String::new(),
-        snapshotter: String::new(),
-        parallel_unpack: false,
+        storage: Storage::Classic { storage_driver: String::new() },
     })));
     let source = Arc::new(Zeros::new());
     let mut group = criterion.benchmark_group("export");

@@ -4,8 +4,10 @@
 //! moves what is missing into an [`engine`]. [`image`] is the pure model that all
 //! of them share, [`progress`] the events that any door can show. [`config`] says what
 //! a process is to do, [`daemon`] puts the parts together, [`doctor`] looks at what they
-//! would meet, and [`cli`] is how people ask for either.
+//! would meet, [`setup`] sends existing builders ([`buildx`]'s) through a door, and [`cli`]
+//! is how people ask for any of it.
 
+pub mod buildx;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -17,6 +19,7 @@ pub mod export;
 pub mod image;
 pub mod progress;
 pub mod proxy;
+pub mod setup;
 pub mod source;
 pub mod telemetry;
 pub mod tunnel;

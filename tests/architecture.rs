@@ -73,6 +73,11 @@ const RULES: &[Rule] = &[
     },
     Rule { of: "proxy", never: &["crate::tunnel", "crate::docker_api"], why: "the pass-through is given its streams" },
     Rule {
+        of: "buildx",
+        never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door", "crate::proxy"],
+        why: "it is buildx's files, and nothing of ours",
+    },
+    Rule {
         of: "config",
         never: &["crate::door", "crate::export"],
         why: "configuration is read before anything exists",
@@ -80,8 +85,10 @@ const RULES: &[Rule] = &[
 ];
 
 /// Parts that know everything; nothing else may know them.
-const TOP: &[&str] = &["crate::cli", "crate::daemon", "crate::doctor", "crate::config", "crate::telemetry"];
-const BELOW_TOP: &[&str] = &["image", "progress", "source", "engine", "export", "door", "proxy", "tunnel"];
+const TOP: &[&str] =
+    &["crate::cli", "crate::daemon", "crate::doctor", "crate::setup", "crate::config", "crate::telemetry"];
+const BELOW_TOP: &[&str] =
+    &["image", "progress", "source", "engine", "export", "door", "proxy", "tunnel", "docker_api", "buildx"];
 
 const FOLDERS: &[&str] = &["src", "proto", "scripts", "tests", "benches", "target"];
 

@@ -106,7 +106,9 @@ fn flags_win_over_variables_and_those_over_the_file() {
         output.stderr
     };
     let expected = |place: &str, value: &str| {
-        format!("linkspan: error: {place}: `{value}` is no engine; expected `auto`, `docker` or `containerd`\n")
+        format!(
+            "linkspan: error: {place}: `{value}` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`\n"
+        )
     };
     for command in ["serve", "doctor"] {
         let with_file = || linkspan([command, "--config", file]);
@@ -128,7 +130,10 @@ fn wrong_configuration_exits_1_before_anything_opens() {
     let file = file.to_str().unwrap();
     let one = ["--builder", "tcp://10.0.0.1:1234", "--buildkit-listen", &door];
     let cases: &[(&[&str], &str)] = &[
-        (&["--builder", "b.sock"], "--builder: `b.sock` is no address: expected `unix:///path` or `tcp://host:port`"),
+        (
+            &["--builder", "b.sock"],
+            "--builder: `b.sock` is no address: expected `unix:///path`, `tcp://host:port` or `docker-container://NAME`",
+        ),
         (
             &["--builder", "unix:///b.sock", "--buildkit-listen", "tcp://0.0.0.0:1234"],
             "--buildkit-listen: `tcp://0.0.0.0:1234` can be reached from other machines",

@@ -10,6 +10,8 @@ mod common;
 mod current;
 #[path = "engine/fixture.rs"]
 mod fixture;
+#[path = "engine/hold.rs"]
+mod hold;
 #[path = "engine/names.rs"]
 mod names;
 #[path = "engine/read.rs"]
@@ -25,6 +27,7 @@ mod writes;
 
 use common::Stack;
 use fixture::{Image, Layer, containerd, docker, export, names};
+use linkspan::engine::Storage;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_runs_what_was_exported() {
@@ -54,7 +57,7 @@ async fn containerd_has_all_of_what_was_exported() {
     assert!(checked.contains("complete (3/3)") && checked.trim_end().ends_with("true"), "{checked}");
     assert_eq!(stack.leases("plain"), Vec::<String>::new());
     assert_eq!(stack.ingests("plain"), Vec::<String>::new());
-    assert_eq!(engine.identity().namespace, "plain");
+    assert!(matches!(&engine.identity().storage, Storage::Containerd { namespace, .. } if namespace == "plain"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

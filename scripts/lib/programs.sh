@@ -21,7 +21,7 @@ TABLE
 }
 
 # Debian packages: what the programs above link with or call, and the clients.
-packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl"
+packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl xz-utils zstd bzip2"
 
 install_packages() {
     command -v apt-get >/dev/null || return 0

@@ -7,6 +7,7 @@ mod doctor;
 mod output;
 mod serve;
 mod settings;
+mod setup;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -27,11 +28,14 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Doctor(doctor::Doctor),
+    Setup(setup::Setup),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   linkspan doctor                                            what is there, and whether it will work
+  linkspan serve --docker-listen unix:///run/linkspan/docker.sock
+  linkspan setup buildx mybuilder                            a docker-container builder goes through it
   linkspan serve --builder unix:///run/buildkit/buildkitd.sock
   docker buildx create --name linkspan --driver remote unix:///run/linkspan/buildkit.sock
   docker buildx build --builder linkspan --load -t demo .";
@@ -47,6 +51,8 @@ enum CommandError {
     Runtime(std::io::Error),
     #[error(transparent)]
     Daemon(#[from] crate::daemon::DaemonError),
+    #[error(transparent)]
+    Setup(#[from] crate::setup::SetupError),
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
     #[error("cannot write the report: {0}")]
@@ -57,6 +63,7 @@ impl CommandError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Daemon(error) => error.hint(),
+            Self::Setup(error) => error.hint(),
             _ => None,
         }
     }
@@ -67,6 +74,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match Cli::try_parse_from(arguments) {
         Ok(Cli { command: Command::Serve(command) }) => command.run(),
         Ok(Cli { command: Command::Doctor(command) }) => command.run(),
+        Ok(Cli { command: Command::Setup(command) }) => command.run(),
         Err(error) => {
             // Help and version come here too, with code 0. A closed pipe is no reason to fail.
             let _ = error.print();

@@ -29,6 +29,8 @@ Examples:
       --buildkit-listen unix:///run/linkspan/local.sock \\
       --builder tcp://10.0.0.7:1234 \\
       --buildkit-listen unix:///run/linkspan/remote.sock
+  In front of Docker itself; clients then use DOCKER_HOST=unix:///run/linkspan/docker.sock:
+    linkspan serve --docker-listen unix:///run/linkspan/docker.sock
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem

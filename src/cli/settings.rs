@@ -12,7 +12,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
-    /// Which engine to export to: `auto`, `docker` or `containerd` [env: LINKSPAN_ENGINE] [default: auto]
+    /// Which engine to export to: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`
+    /// or `auto` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(long, value_name = "KIND", help_heading = "Engine")]
     engine: Option<String>,
 
@@ -30,8 +31,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "NS", help_heading = "Engine")]
     namespace: Option<String>,
 
-    /// A builder, as `unix:///path` or `tcp://host:port`; can be repeated [env: LINKSPAN_BUILDER (separated by commas),
-    /// BUILDKIT_HOST]
+    /// A builder, as `unix:///path`, `tcp://host:port` or `docker-container://NAME` (a container of the dockerd at
+    /// --docker-host; buildx calls that of its builder b `buildx_buildkit_b0`); can be repeated [env: LINKSPAN_BUILDER
+    /// (separated by commas), BUILDKIT_HOST]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     builder: Vec<String>,
 
@@ -41,8 +43,14 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     buildkit_listen: Vec<String>,
 
+    /// Where the docker door listens, as `unix:///path`: docker and buildx that use it as their engine get direct exports
+    /// from `docker-container` builders, and `docker load` sends only what is missing; without it there is no docker
+    /// door, and with it BUILDKIT_HOST counts only beside --buildkit-listen [env: LINKSPAN_DOCKER_LISTEN]
+    #[arg(long, value_name = "ADDR", help_heading = "Doors")]
+    docker_listen: Option<String>,
+
     /// Take the plain `docker` exporter for a load, too. On the wire `-o type=docker` (what `--load` sends to an engine
-    /// without the containerd image store) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
+    /// without the containerd image store, which is `docker-classic` here) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
     /// this only where nobody does that [env: LINKSPAN_DOCKER_IS_LOAD] [default: false]
     #[arg(
         long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -109,6 +117,7 @@ impl From<Settings> for Layer {
             (Setting::DockerHost, flags.docker_host),
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
+            (Setting::DockerListen, flags.docker_listen),
             (Setting::DockerIsLoad, flags.docker_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),

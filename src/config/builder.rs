@@ -1,10 +1,13 @@
 //! Builders: which there are, how each is reached, and where its door listens.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use super::check::{boolean, refuse};
-use super::{ConfigError, DEFAULT_LISTEN, Given, Layer, Setting};
+use super::{ConfigError, DEFAULT_LISTEN, Given, Layer, Place, Setting};
+use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::proxy::{Address, Tls};
+use crate::tunnel::Container;
 
 /// Each builder costs a socket and a lock; nobody has this many.
 const MAX_BUILDERS: usize = 64;
@@ -13,7 +16,7 @@ const MAX_BUILDERS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Builder {
     /// How it is reached.
-    pub address: Address,
+    pub place: Place,
     /// TLS towards it; only with a `tcp://` address.
     pub tls: Option<Tls>,
     /// Where its door listens: a unix socket or a loopback address.
@@ -53,7 +56,7 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
     pair(&mut drafts, settings.all(Setting::BuildkitListen))?;
     secure(&mut drafts, settings)?;
     let is_load = settings.one(Setting::DockerIsLoad).map(boolean).transpose()?.unwrap_or(false);
-    let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, is_load)).collect::<Result<_, _>>()?;
+    let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, is_load, settings)).collect::<Result<_, _>>()?;
     let mut taken = HashSet::new();
     for Builder { listen, .. } in &builders {
         // Port 0 means any free port, so two doors can share it.
@@ -64,10 +67,10 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
                 Setting::BuildkitListen.name()
             )));
         }
-        if let Some(builder) = builders.iter().find(|builder| builder.address == *listen) {
+        if let Some(builder) = builders.iter().find(|builder| builder.place == Place::Socket(listen.clone())) {
             return Err(ConfigError::Contradiction(format!(
                 "the builder {} is itself the address to listen on; a door needs an address of its own",
-                builder.address
+                builder.place
             )));
         }
     }
@@ -125,15 +128,46 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn builder(draft: &Draft, docker_is_load: bool) -> Result<Builder, ConfigError> {
-    let address = address(&draft.address)?;
+fn builder(draft: &Draft, docker_is_load: bool, settings: &Layer) -> Result<Builder, ConfigError> {
+    let place = place(&draft.address, settings)?;
     let listen = match &draft.listen {
         Some(given) => listen(given)?,
         None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
     let docker_is_load = draft.docker_is_load.as_ref().map(boolean).transpose()?.unwrap_or(docker_is_load);
-    let tls = tls(draft, &address)?;
-    Ok(Builder { address, tls, listen, docker_is_load })
+    let tls = tls(draft, &place)?;
+    Ok(Builder { place, tls, listen, docker_is_load })
+}
+
+fn place(given: &Given, settings: &Layer) -> Result<Place, ConfigError> {
+    if Container::is_meant(&given.text) {
+        let container = given.text.parse().map_err(|expected| refuse(given, format!("is no address: {expected}")))?;
+        return Ok(Place::Container { container, docker: docker_socket(given, settings)? });
+    }
+    match given.text.split_once("://") {
+        Some(("unix" | "tcp", _)) => address(given).map(Place::Socket),
+        _ => {
+            Err(refuse(given, "is no address: expected `unix:///path`, `tcp://host:port` or `docker-container://NAME`"))
+        }
+    }
+}
+
+/// The socket of the dockerd that runs the builder of `given`, whatever the engine is.
+fn docker_socket(given: &Given, settings: &Layer) -> Result<PathBuf, ConfigError> {
+    // A neighbour's DOCKER_HOST can be our own docker door, which says nothing of dockerd.
+    let door = settings.one(Setting::DockerListen).map(|door| door.text.as_str());
+    let host = settings.one(Setting::DockerHost).map(|host| host.text.as_str()).filter(|host| Some(*host) != door);
+    let host = host.unwrap_or(DEFAULT_DOCKER_HOST);
+    match host.parse() {
+        Ok(Address::Unix(path)) => Ok(path),
+        _ => Err(ConfigError::Contradiction(format!(
+            "{}: the builder {} is reached through docker's socket, and `{host}` is none of this machine; expected \
+             `unix:///path` for --{}",
+            given.origin,
+            given.text,
+            Setting::DockerHost.name(),
+        ))),
+    }
 }
 
 fn address(given: &Given) -> Result<Address, ConfigError> {
@@ -155,13 +189,17 @@ pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {
     Ok(address)
 }
 
-fn tls(draft: &Draft, address: &Address) -> Result<Option<Tls>, ConfigError> {
+fn tls(draft: &Draft, place: &Place) -> Result<Option<Tls>, ConfigError> {
     let Some(first) = [&draft.ca, &draft.cert, &draft.key, &draft.server_name].into_iter().flatten().next() else {
         return Ok(None);
     };
     let wrong = |reason: &str| ConfigError::Contradiction(format!("{}: {reason}", first.origin));
-    if matches!(address, Address::Unix(_)) {
-        return Err(wrong("TLS needs a `tcp://` builder, and this one is a unix socket"));
+    match place {
+        Place::Socket(Address::Tcp { .. }) => {}
+        Place::Socket(Address::Unix(_)) => {
+            return Err(wrong("TLS needs a `tcp://` builder, and this one is a unix socket"));
+        }
+        Place::Container { .. } => return Err(wrong("TLS needs a `tcp://` builder, and this one is in a container")),
     }
     if draft.ca.is_none() {
         return Err(wrong("the certificate authority that signed the builder's certificate is missing (tls-ca)"));

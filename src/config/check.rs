@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Setting, group};
+use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Place, Setting, docker, group};
 use crate::engine::select::{Kind, Selection};
 use crate::proxy::Address;
 
@@ -48,19 +48,25 @@ pub enum LogFormat {
 }
 
 pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Result<Config, ConfigError> {
+    let mut engine = selection(settings)?;
     let builders = builder::check(settings, tables)?;
+    let docker_door = docker::check(settings, &mut engine, &builders)?;
     let export_listen = settings.one(Setting::ExportListen).map(builder::listen).transpose()?;
-    if let Some(address) = &export_listen
-        && builders.iter().any(|builder| builder.listen == *address || builder.address == *address)
-    {
-        return Err(ConfigError::Contradiction(format!(
-            "--{} is {address}, which is a builder's address or its door's; a door needs an address of its own",
-            Setting::ExportListen.name()
-        )));
+    if let Some(address) = &export_listen {
+        let is_builders = builders
+            .iter()
+            .any(|builder| builder.listen == *address || builder.place == Place::Socket(address.clone()));
+        if is_builders || docker_door.as_ref().is_some_and(|door| door.listen == *address) {
+            return Err(ConfigError::Contradiction(format!(
+                "--{} is {address}, which is another door's address or a builder's; a door needs an address of its own",
+                Setting::ExportListen.name()
+            )));
+        }
     }
     Ok(Config {
-        engine: selection(settings)?,
+        engine,
         builders,
+        docker_door,
         export_listen,
         names: Names {
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
@@ -123,8 +129,9 @@ fn kind(given: &Given) -> Result<Kind, ConfigError> {
     match given.text.as_str() {
         "auto" => Ok(Kind::Auto),
         "docker" => Ok(Kind::Docker),
+        "docker-classic" => Ok(Kind::DockerClassic),
         "containerd" => Ok(Kind::Containerd),
-        _ => Err(refuse(given, "is no engine; expected `auto`, `docker` or `containerd`")),
+        _ => Err(refuse(given, "is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`")),
     }
 }
 

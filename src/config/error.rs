@@ -52,11 +52,12 @@ pub enum ConfigError {
         /// The parser's words: line, column, and the keys that exist.
         reason: String,
     },
-    /// A door needs a builder, and none is named.
+    /// A daemon needs a door, and none is asked for; a buildkit door needs a builder.
     #[error(
         "no builder is configured: name one with --{flag} unix:///run/buildkit/buildkitd.sock, with {variable} or \
-         BUILDKIT_HOST, or in a [[builder]] table of {file}",
-        flag = Setting::Builder.name(), variable = Setting::Builder.variable(), file = super::DEFAULT_FILE
+         BUILDKIT_HOST, or in a [[builder]] table of {file}; or open the docker door with --{docker} {listen}",
+        flag = Setting::Builder.name(), variable = Setting::Builder.variable(), file = super::DEFAULT_FILE,
+        docker = Setting::DockerListen.name(), listen = super::DEFAULT_DOCKER_LISTEN
     )]
     NoBuilder,
 }

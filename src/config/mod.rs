@@ -14,11 +14,13 @@
 
 mod builder;
 mod check;
+mod docker;
 mod environment;
 mod error;
 mod file;
 mod group;
 mod layer;
+mod place;
 mod setting;
 
 use std::path::{Path, PathBuf};
@@ -29,15 +31,19 @@ use crate::proxy::Address;
 
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
+pub use docker::DockerDoor;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
+pub use place::{KEEP_EXEC, Place};
 pub use setting::Setting;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";
 /// Where a single builder's door listens when nothing else is said.
 pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
+/// Where the docker door is expected where nothing else is said; it is opened only when it is asked for.
+pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
 /// How long connections may take to finish after a signal, where nothing else is said.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
@@ -52,6 +58,8 @@ pub struct Config {
     pub export_listen: Option<Address>,
     /// Which names may be set.
     pub names: Names,
+    /// The docker door, if it is asked for.
+    pub docker_door: Option<DockerDoor>,
     /// The group that our unix sockets belong to.
     pub gid: u32,
     /// How long connections may take to finish after a signal.
@@ -79,10 +87,13 @@ impl Config {
             None => file::read_if_there(&places.file)?,
         };
         let mut ambient = environment::neighbours(environment)?;
-        if !file.builders.is_empty() {
+        let said = explicit.over(file.layer);
+        // Who asks for a docker door and for nothing of a builder's has not asked for a builder's door.
+        let other_door = said.one(Setting::DockerListen).is_some() && said.one(Setting::BuildkitListen).is_none();
+        if !file.builders.is_empty() || other_door {
             ambient.remove(Setting::Builder);
         }
-        let settings = explicit.over(file.layer).over(ambient);
+        let settings = said.over(ambient);
         check::check(&settings, file.builders, &places.groups)
     }
 }

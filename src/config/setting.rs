@@ -5,7 +5,7 @@
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
     Config,
-    /// `auto`, `docker` or `containerd`.
+    /// `auto`, `docker`, `docker-classic` or `containerd`.
     Engine,
     /// dockerd's address.
     DockerHost,
@@ -17,6 +17,8 @@ pub enum Setting {
     Builder,
     /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
     BuildkitListen,
+    /// Where the docker door listens.
+    DockerListen,
     /// Whether the plain `docker` exporter means a load.
     DockerIsLoad,
     /// Where the door of the standard exporter API listens.
@@ -45,7 +47,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -53,6 +55,7 @@ impl Setting {
         Self::Namespace,
         Self::Builder,
         Self::BuildkitListen,
+        Self::DockerListen,
         Self::DockerIsLoad,
         Self::ExportListen,
         Self::AllowName,
@@ -77,6 +80,7 @@ impl Setting {
             Self::Namespace => "namespace",
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
+            Self::DockerListen => "docker-listen",
             Self::DockerIsLoad => "docker-is-load",
             Self::ExportListen => "export-listen",
             Self::AllowName => "allow-name",

@@ -9,6 +9,7 @@ use tracing::Level;
 
 use super::*;
 use crate::engine::select::Kind;
+use crate::proxy::Address;
 
 /// Sources of a test: nothing of the machine.
 struct Sources {
@@ -60,6 +61,7 @@ fn defaults() {
     let config = Sources::new().config();
     assert_eq!(config.engine, Selection::default());
     assert_eq!(config.builders, []);
+    assert_eq!(config.docker_door, None);
     assert_eq!(config.drain_timeout, DEFAULT_DRAIN);
     assert_eq!(config.log, Log { level: Level::INFO, format: LogFormat::Text });
     if rustix::process::geteuid().is_root() {
@@ -89,6 +91,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_NAMESPACE", "moby")
         .variable("LINKSPAN_BUILDER", "tcp://b:1")
         .variable("LINKSPAN_BUILDKIT_LISTEN", "tcp://[::1]:2")
+        .variable("LINKSPAN_DOCKER_LISTEN", "unix:///l.sock")
         .variable("LINKSPAN_DOCKER_IS_LOAD", "true")
         .variable("LINKSPAN_TLS_CA", "ca.pem")
         .variable("LINKSPAN_TLS_CERT", "cert.pem")
@@ -109,7 +112,7 @@ fn every_setting_can_be_given_by_variable() {
         server_name: Some("name".to_owned()),
     };
     let builder = Builder {
-        address: "tcp://b:1".parse().unwrap(),
+        place: "tcp://b:1".parse::<Address>().unwrap().into(),
         tls: Some(tls),
         listen: "tcp://[::1]:2".parse().unwrap(),
         docker_is_load: true,
@@ -126,6 +129,7 @@ fn every_setting_can_be_given_by_variable() {
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], stay: true },
+            docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), docker_is_load: true }),
             gid: 50,
             drain_timeout: Duration::from_secs(5),
             log: Log { level: Level::DEBUG, format: LogFormat::Json },
@@ -170,7 +174,7 @@ fn a_file_says_the_same_and_more() {
 #[test]
 fn builders_are_paired_and_replaced_as_a_whole() {
     let listens = |config: Config| -> Vec<_> {
-        config.builders.iter().map(|builder| format!("{} {}", builder.address, builder.listen)).collect()
+        config.builders.iter().map(|builder| format!("{} {}", builder.place, builder.listen)).collect()
     };
     let table = "[[builder]]\naddress = 'unix:///t'\nlisten = 'unix:///u'";
     assert_eq!(listens(Sources::new().file(table).config()), ["unix:///t unix:///u"]);
@@ -190,20 +194,51 @@ fn builders_are_paired_and_replaced_as_a_whole() {
 }
 
 #[test]
+fn every_engine_can_be_asked_for() {
+    for (text, kind) in [
+        ("auto", Kind::Auto),
+        ("docker", Kind::Docker),
+        ("docker-classic", Kind::DockerClassic),
+        ("containerd", Kind::Containerd),
+    ] {
+        let sources = Sources::new().flag(Setting::Engine, text).flag(Setting::Builder, "unix:///b");
+        assert_eq!(sources.config().engine.kind, kind);
+    }
+}
+
+#[test]
+fn a_docker_door_does_not_bring_a_builders_door() {
+    let doors = |sources: Sources| {
+        let config = sources.config();
+        (config.docker_door.map(|door| door.listen.to_string()), config.builders.len())
+    };
+    let door = || Some("unix:///d".to_owned());
+    let docker = || Sources::new().flag(Setting::DockerListen, "unix:///d");
+    assert_eq!(doors(docker()), (door(), 0));
+    assert_eq!(doors(docker().variable("BUILDKIT_HOST", "nothing of ours")), (door(), 0), "not even looked at");
+    assert_eq!(doors(docker().flag(Setting::Builder, "unix:///b")), (door(), 1));
+    assert_eq!(doors(docker().variable("LINKSPAN_BUILDER", "unix:///b")), (door(), 1));
+    let both = docker().variable("BUILDKIT_HOST", "unix:///b").flag(Setting::BuildkitListen, "unix:///l");
+    assert_eq!(doors(both), (door(), 1));
+    let file = Sources::new().file("docker-listen = 'unix:///d'\n[[builder]]\naddress = 'unix:///b'");
+    assert_eq!(doors(file), (door(), 1));
+}
+
+#[test]
 fn wrong_values_are_named_with_their_place() {
     let sources = Sources::new;
     let cases = [
         (
             sources().flag(Setting::Engine, "podman"),
-            "--engine: `podman` is no engine; expected `auto`, `docker` or `containerd`",
+            "--engine: `podman` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
         ),
         (
             sources().variable("LINKSPAN_ENGINE", "podman"),
-            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker` or `containerd`",
+            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
         ),
         (
             sources().file("engine = 5"),
-            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker` or `containerd`",
+            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
         ),
         (
             sources().variable("DOCKER_HOST", "tcp://nowhere"),
@@ -218,8 +253,9 @@ fn wrong_values_are_named_with_their_place() {
             "CONTAINERD_ADDRESS: `c.sock` is no absolute path; expected one such as `/run/containerd/containerd.sock`",
         ),
         (
-            sources().variable("BUILDKIT_HOST", "docker-container://b"),
-            "BUILDKIT_HOST: `docker-container://b` is no address: expected `unix:///path` or `tcp://host:port`",
+            sources().variable("BUILDKIT_HOST", "kube-pod://b"),
+            "BUILDKIT_HOST: `kube-pod://b` is no address: expected `unix:///path`, `tcp://host:port` or \
+             `docker-container://NAME`",
         ),
         (
             sources().file("[[builder]]\naddress = 'unix:///a'\nlisten = 'tcp://0.0.0.0:1'"),
@@ -292,11 +328,30 @@ fn contradictions_are_explained() {
         (
             listen(builders(0), "unix:///a"),
             "no builder is configured: name one with --builder unix:///run/buildkit/buildkitd.sock, with \
-             LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml",
+             LINKSPAN_BUILDER or BUILDKIT_HOST, or in a [[builder]] table of /etc/linkspan/config.toml; or open the \
+             docker door with --docker-listen unix:///run/linkspan/docker.sock",
+        ),
+        (
+            Sources::new().flag(Setting::DockerListen, "tcp://127.0.0.1:2375"),
+            "--docker-listen: `tcp://127.0.0.1:2375` is no unix socket: whoever reaches Docker's API is root here, and \
+             over TCP that is every user of this machine and every page in their browsers; expected `unix:///path`",
+        ),
+        (
+            Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::Engine, "containerd"),
+            "--docker-listen: `unix:///a` needs a Docker behind it, and the engine is to be `containerd`",
+        ),
+        (
+            Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::DockerHost, "unix:///a"),
+            "--docker-listen: `unix:///a` is the address of the engine itself, so that the door would lead to itself; say \
+             where dockerd listens with --docker-host, or choose another address",
+        ),
+        (
+            listen(builders(1), "unix:///a").flag(Setting::DockerListen, "unix:///a"),
+            "the docker door and the door to tcp://b:0 would both listen on unix:///a; give each an address of its own",
         ),
         (
             listen(builders(1), "unix:///a").flag(Setting::ExportListen, "unix:///a"),
-            "--export-listen is unix:///a, which is a builder's address or its door's; a door needs an address of its \
+            "--export-listen is unix:///a, which is another door's address or a builder's; a door needs an address of its \
              own",
         ),
         (builders(65), "65 builders are configured; at most 64 can be"),
@@ -321,6 +376,20 @@ fn contradictions_are_explained() {
     for (sources, expected) in cases {
         assert_eq!(sources.refusal(), expected);
     }
+}
+
+#[test]
+fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
+    let door = || Sources::new().flag(Setting::DockerListen, "unix:///a");
+    let engine = |sources: Sources| sources.config().engine.docker_host;
+    assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///a")), None);
+    assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///b")).as_deref(), Some("unix:///b"));
+    let usual = "unix:///run/linkspan/docker.sock";
+    assert_eq!(engine(Sources::new().variable("DOCKER_HOST", usual)), None, "a daemon has it open, not this process");
+    let refusal = door().variable("LINKSPAN_DOCKER_HOST", "unix:///a").refusal();
+    assert!(refusal.contains("the door would lead to itself"), "{refusal}");
+    let usual = Sources::new().flag(Setting::DockerListen, "unix:///var/run/docker.sock").refusal();
+    assert!(usual.contains("say where dockerd listens with --docker-host"), "{usual}");
 }
 
 #[test]
@@ -360,4 +429,25 @@ fn namespaces_follow_containerd() {
     for bad in ["", ".", "a..b", "-a", "a-", "a/b", "a b", "ü", "a.-b", "../etc", too_long.as_str()] {
         assert!(!accepted(bad), "{bad}");
     }
+}
+
+#[test]
+fn a_builder_in_a_container_is_one_of_the_docker_that_is_named() {
+    let config = |sources: Sources| sources.flag(Setting::Builder, "docker-container://b0").config();
+    let docker = |config: Config| match &config.builders[0].place {
+        Place::Container { container, docker } => (container.to_string(), docker.clone()),
+        place => panic!("{place} is no container"),
+    };
+    let expected = |socket: &str| ("docker-container://b0".to_owned(), PathBuf::from(socket));
+    assert_eq!(docker(config(Sources::new())), expected("/var/run/docker.sock"));
+    // Whatever the engine is.
+    let containerd = Sources::new().flag(Setting::Engine, "containerd").flag(Setting::DockerHost, "unix:///d.sock");
+    assert_eq!(docker(config(containerd)), expected("/d.sock"));
+    let refusal = |sources: Sources| sources.flag(Setting::Builder, "docker-container://b0").refusal();
+    let said = refusal(Sources::new().variable("DOCKER_HOST", "tcp://d:1"));
+    assert!(said.contains("`tcp://d:1` is none of this machine; expected `unix:///path` for --docker-host"), "{said}");
+    let said = refusal(Sources::new().flag(Setting::TlsCa, "ca.pem"));
+    assert!(said.contains("this one is in a container"), "{said}");
+    let said = Sources::new().flag(Setting::Builder, "docker-container://a/b").refusal();
+    assert!(said.contains("expected a container's name or id"), "{said}");
 }

@@ -29,8 +29,8 @@ use claim::Claim;
 pub enum ListenError {
     /// Another daemon has or is about to have the same socket.
     #[error(
-        "cannot listen on unix://{path}: another linkspan has it{owner}; stop that one, or choose another address with \
-         --buildkit-listen", path = path.display()
+        "cannot listen on unix://{path}: another linkspan has it{owner}; stop that one, or choose another address to \
+         listen on", path = path.display()
     )]
     Locked {
         /// The socket.
@@ -40,8 +40,8 @@ pub enum ListenError {
     },
     /// Somebody serves connections there.
     #[error(
-        "cannot listen on unix://{path}: another program is listening there; stop it, or choose another address with \
-         --buildkit-listen", path = path.display()
+        "cannot listen on unix://{path}: another program is listening there; stop it, or choose another address to \
+         listen on", path = path.display()
     )]
     Live {
         /// The socket.
@@ -49,8 +49,8 @@ pub enum ListenError {
     },
     /// There is something else than a socket.
     #[error(
-        "cannot listen on unix://{path}: there is {what}, not a socket; remove it, or choose another address with \
-         --buildkit-listen", path = path.display()
+        "cannot listen on unix://{path}: there is {what}, not a socket; remove it, or choose another address to \
+         listen on", path = path.display()
     )]
     NotASocket {
         /// The path.

@@ -4,6 +4,7 @@
 //! are open together or not at all.
 
 mod accept;
+mod docker;
 mod listen;
 mod notify;
 mod signals;
@@ -16,12 +17,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
-use crate::door::buildkit::{Door, Settings};
-use crate::door::export_api;
+use crate::door::{buildkit, export_api};
 use crate::engine::select::{Selected, select};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
-use crate::proxy::{Link, Sharing, Upstream, UpstreamError};
+use crate::proxy::{Address, Link, Upstream, UpstreamError};
 
 use accept::House;
 use listen::{Listener, Stream};
@@ -39,7 +39,7 @@ const CONNECTION_DESCRIPTORS: usize = 2;
 /// File descriptors that are kept for everything else: the engine's connections, listeners, the runtime.
 const OWN_DESCRIPTORS: usize = 64;
 
-/// How long exports that lost their clients may take to be aborted.
+/// How long exports that lost their clients may take to be aborted, and connections that nobody uses to be closed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start, or did not end as it should.
@@ -55,6 +55,17 @@ pub enum DaemonError {
     /// A builder's TLS settings are wrong.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// A docker door was asked for, and the engine that was found is another one.
+    #[error(
+        "there is no docker behind the docker door at {listen}: the engine is {engine}; start dockerd, or name its socket \
+         with --docker-host, or leave --docker-listen out"
+    )]
+    NoDocker {
+        /// The door.
+        listen: Address,
+        /// The engine.
+        engine: Box<Identity>,
+    },
     /// A door cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -87,7 +98,7 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { house, exports } = tokio::select! {
+    let Opened { house, docker_door, exports } = tokio::select! {
         opened = open(&config) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
@@ -101,6 +112,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
     let hurry = async { format!("before a second signal ({})", signals.next().await) };
     let outcome = house.close(config.drain_timeout, hurry).await;
+    if let Some(door) = docker_door
+        && tokio::time::timeout(ABORT_TIMEOUT, door.close()).await.is_err()
+    {
+        warn!("connections to builders in containers were still being closed; they end with this process");
+    }
     if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
         warn!("exports were still being aborted; their leases are released at the next start");
     }
@@ -110,16 +126,24 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 /// What a running daemon consists of.
 struct Opened {
     house: House,
+    docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
 }
 
 /// Opens everything that `config` asks for, or nothing.
 async fn open(config: &Config) -> Result<Opened, DaemonError> {
-    if config.builders.is_empty() && config.export_listen.is_none() {
+    if config.builders.is_empty() && config.docker_door.is_none() && config.export_listen.is_none() {
         return Err(ConfigError::NoBuilder.into());
     }
-    let upstreams = upstreams(&config.builders)?;
+    let links = links(&config.builders)?;
     let Selected { engine, reason } = select(&config.engine).await?;
+    let docker = match &config.docker_door {
+        Some(door) => {
+            let upstream = docker_upstream(engine.identity(), &door.listen)?;
+            Some((upstream, Listener::bind(&door.listen, config.gid).await?, door.docker_is_load))
+        }
+        None => None,
+    };
     let mut listeners = Vec::with_capacity(config.builders.len());
     for builder in &config.builders {
         listeners.push(Listener::bind(&builder.listen, config.gid).await?);
@@ -150,11 +174,11 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
             }
         });
     }
-    for ((builder, upstream), listener) in config.builders.iter().zip(upstreams).zip(listeners) {
-        say(&format!("buildkit door for {} listening on {}", builder.address, listener.address()));
-        let link = Link::new(upstream, Sharing::Each);
-        let settings = Settings { builder: builder.address.to_string(), link, docker_is_load: builder.docker_is_load };
-        let door = Arc::new(Door::new(settings, Arc::clone(&exports)));
+    for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
+        say(&format!("buildkit door for {} listening on {}", builder.place, listener.address()));
+        let (builder, docker_is_load) = (builder.place.to_string(), builder.docker_is_load);
+        let settings = buildkit::Settings { builder, link, docker_is_load };
+        let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&exports)));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {
@@ -165,7 +189,22 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
             }
         });
     }
-    Ok(Opened { house, exports })
+    let mut docker_door = None;
+    if let Some((upstream, listener, is_load)) = docker {
+        say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
+        let door = Arc::new(docker::door(upstream, &exports, is_load));
+        docker_door = Some(Arc::clone(&door));
+        house.open(listener, move |stream, drain| {
+            let door = Arc::clone(&door);
+            async move {
+                match stream {
+                    Stream::Unix(stream) => door.serve(stream, drain).await,
+                    Stream::Tcp(stream) => door.serve(stream, drain).await,
+                }
+            }
+        });
+    }
+    Ok(Opened { house, docker_door, exports })
 }
 
 /// How many connections can be served at once. Asks for all the file descriptors that we may have: the limit that most
@@ -185,19 +224,23 @@ fn capacity() -> usize {
     capacity
 }
 
-fn upstreams(builders: &[Builder]) -> Result<Vec<Upstream>, UpstreamError> {
-    builders
-        .iter()
-        .map(|builder| {
-            if builder.tls.is_none() && !builder.address.is_local() {
-                warn!(
-                    builder = %builder.address,
-                    "no TLS towards a builder on another machine: builds can be read and changed on the way"
-                );
-            }
-            Upstream::new(builder.address.clone(), builder.tls.as_ref())
-        })
-        .collect()
+/// The engine behind a docker door that listens at `listen`.
+fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, DaemonError> {
+    let none = || DaemonError::NoDocker { listen: listen.clone(), engine: Box::new(engine.clone()) };
+    if engine.kind == "containerd" {
+        return Err(none());
+    }
+    Ok(Upstream::new(engine.address.parse().map_err(|_| none())?, None)?)
+}
+
+fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {
+    for builder in builders.iter().filter(|builder| builder.is_exposed()) {
+        warn!(
+            builder = %builder.place,
+            "no TLS towards a builder on another machine: builds can be read and changed on the way"
+        );
+    }
+    builders.iter().map(Builder::link).collect()
 }
 
 fn announce(engine: &dyn Engine, reason: &str) {

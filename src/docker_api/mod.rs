@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -17,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use error::ApiError;
 
@@ -41,6 +43,10 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
 }
+
+/// The connection of a request that is under way. Dropping it breaks the request off.
+#[derive(Debug)]
+pub(crate) struct Streaming(#[allow(dead_code, reason = "held to be dropped")] AbortOnDropHandle<()>);
 
 impl Answer {
     /// What dockerd says went wrong.
@@ -71,13 +77,44 @@ impl Api {
 
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
-        self.whole(path, request, ANSWER).await
+        self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
     /// POSTs without a body.
     pub(crate) async fn post(&self, path: &str) -> Result<Answer, ApiError> {
         let request = Request::builder().method(Method::POST).uri(path).body(Full::default());
-        self.whole(path, request, ANSWER).await
+        self.whole(path, request, ANSWER, ANSWER_BYTES).await
+    }
+
+    /// GETs an answer of up to `bytes`.
+    pub(crate) async fn get_within(&self, path: &str, bytes: usize) -> Result<Answer, ApiError> {
+        let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
+        self.whole(path, request, ANSWER, bytes).await
+    }
+
+    /// POSTs a body that is made while it is sent, and returns as soon as the answer begins. Without [`Streaming`] the
+    /// connection ends, and dockerd sees that the body broke off if it was not at its end.
+    pub(crate) async fn stream<B>(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: B,
+    ) -> Result<(Response<Incoming>, Streaming), ApiError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(HOST, "docker")
+            .header(CONTENT_TYPE, content_type)
+            .body(body)
+            .map_err(|error| ApiError::Protocol {
+                operation: format!("asking docker for {path}"),
+                reason: error.to_string(),
+            })?;
+        self.exchange(request).await
     }
 
     /// POSTs `body` and waits at most `limit` for the end of the answer.
@@ -90,7 +127,7 @@ impl Api {
     ) -> Result<Answer, ApiError> {
         let request =
             Request::builder().method(Method::POST).uri(path).header(CONTENT_TYPE, content_type).body(Full::new(body));
-        self.whole(path, request, limit).await
+        self.whole(path, request, limit, ANSWER_BYTES).await
     }
 
     /// POSTs `body` (JSON) and takes over the connection, which then speaks `protocol`. An answer other than that is in
@@ -111,7 +148,7 @@ impl Api {
             .body(Full::new(body))
             .map_err(|error| broken(error.to_string()))?;
         let exchange = async {
-            let response = self.exchange(request).await?;
+            let (response, _connection) = self.exchange(request).await?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let (head, body) = response.into_parts();
                 let body =
@@ -131,14 +168,16 @@ impl Api {
         path: &str,
         request: Result<Request<Full<Bytes>>, http::Error>,
         limit: Duration,
+        bytes: usize,
     ) -> Result<Answer, ApiError> {
         let operation = format!("asking docker for {path}");
         let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
         let mut request = request.map_err(|error| broken(error.to_string()))?;
         request.headers_mut().insert(HOST, http::HeaderValue::from_static("docker"));
         let exchange = async {
-            let (status, body) = self.exchange(request).await?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| broken(error.to_string()))?;
+            let (response, _connection) = self.exchange(request).await?;
+            let (status, body) = response.into_parts();
+            let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(error.to_string()))?;
             Ok(Answer { status: status.status, body: body.to_bytes() })
         };
         match timeout(limit, exchange).await {
@@ -149,15 +188,20 @@ impl Api {
 
     /// One request on a connection of its own: on a unix socket that costs less than keeping one alive through
     /// dockerd's restarts.
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ApiError> {
+    async fn exchange<B>(&self, request: Request<B>) -> Result<(Response<Incoming>, Streaming), ApiError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect().await?)).await.map_err(|error| self.unreachable(error))?;
-        tokio::spawn(async move {
+        let connection = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to docker ended");
             }
-        });
-        sender.send_request(request).await.map_err(|error| self.unreachable(error))
+        })));
+        let response = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+        Ok((response, connection))
     }
 
     async fn connect(&self) -> Result<UnixStream, ApiError> {
@@ -171,7 +215,8 @@ impl Api {
         }
     }
 
-    fn unreachable(&self, error: impl std::error::Error) -> ApiError {
+    /// That dockerd went away, or broke the connection off.
+    pub(crate) fn unreachable(&self, error: impl std::error::Error) -> ApiError {
         ApiError::Unreachable { address: self.address.clone(), reason: error.to_string() }
     }
 }

@@ -13,17 +13,17 @@ use tokio::net::UnixStream;
 use tonic::Code;
 use tower::service_fn;
 
-use crate::config::Builder;
-use crate::proxy::{Address, Upstream};
+use crate::config::{Builder, Place};
+use crate::proxy::{Address, Dial};
 
 /// How long a builder may take to answer once it is connected. One that is starved by builds is slow, too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found of one builder and its door.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Probed {
     /// How it is reached.
-    pub address: Address,
+    pub place: Place,
     /// Where its door listens when the daemon runs.
     pub listen: Address,
     /// Whether somebody listens there now.
@@ -45,9 +45,9 @@ pub(super) enum Answer {
 }
 
 /// Asks the builder, and looks whether its door is open.
-pub(super) async fn probe(builder: &Builder) -> Found {
-    Found {
-        address: builder.address.clone(),
+pub(super) async fn probe(builder: &Builder) -> Probed {
+    Probed {
+        place: builder.place.clone(),
         listen: builder.listen.clone(),
         door_open: is_open(&builder.listen).await,
         answer: ask(builder).await.unwrap_or_else(Answer::Silent),
@@ -62,24 +62,22 @@ const ENDINGS: [&str; 4] =
     ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
 
 async fn ask(builder: &Builder) -> Result<Answer, String> {
-    let upstream = Upstream::new(builder.address.clone(), builder.tls.as_ref()).map_err(|error| error.to_string())?;
-    let mut answer = ask_once(builder, &upstream).await;
+    let dial = builder.dial().map_err(|error| error.to_string())?;
+    let mut answer = ask_once(&*dial).await;
     for _ in 1..ATTEMPTS {
         match &answer {
-            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => {
-                answer = ask_once(builder, &upstream).await
-            }
+            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => answer = ask_once(&*dial).await,
             _ => break,
         }
     }
     answer
 }
 
-async fn ask_once(builder: &Builder, upstream: &Upstream) -> Result<Answer, String> {
-    let stream = upstream.connect().await.map_err(|error| error.to_string())?;
+async fn ask_once(dial: &dyn Dial) -> Result<Answer, String> {
+    let stream = dial.dial().await.map_err(|error| error.to_string())?;
     tokio::time::timeout(PATIENCE, info(TokioIo::new(stream)))
         .await
-        .unwrap_or_else(|_| Err(format!("{} did not answer within {} s", builder.address, PATIENCE.as_secs())))
+        .unwrap_or_else(|_| Err(format!("{} did not answer within {} s", dial.name(), PATIENCE.as_secs())))
 }
 
 /// Makes the call on a connection that is driven here and not by a channel: its end, too, is an answer. TLS 1.3 for one
@@ -126,7 +124,8 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     innermost.to_string()
 }
 
-async fn is_open(address: &Address) -> bool {
+/// Whether somebody listens at `address`.
+pub(super) async fn is_open(address: &Address) -> bool {
     let attempt = async {
         match address {
             Address::Unix(path) => UnixStream::connect(path).await.is_ok(),

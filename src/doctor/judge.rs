@@ -1,39 +1,76 @@
 //! From facts to judgements. No I/O here.
 
-use super::builder::{Answer, Found};
+use super::builder::{Answer, Probed};
+use super::buildx::{self, Doors, Users};
 use super::inflate::Inflate;
-use super::report::{Builder, Check, Commands, Containerd, Engine, Mark, Report};
-use crate::config::ConfigError;
+use super::report::{Builder, Check, Commands, Containerd, DockerDoor, Engine, Mark, Report};
+use crate::config::{ConfigError, Place};
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, doctor};
 use crate::proxy::Address;
 
-pub(super) fn judge(engines: &doctor::Findings, inflate: Option<&Inflate>, found: &[Found]) -> Report {
+/// All that was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub engine: doctor::Findings,
+    pub inflate: Option<Inflate>,
+    pub builders: Vec<Probed>,
+    /// Where the docker door listens, and whether it is open.
+    pub docker_door: Option<(Address, bool)>,
+    pub users: Users,
+}
+
+pub(super) fn judge(found: &Found) -> Report {
+    let Found { engine: engines, inflate, builders: probed, docker_door, users } = found;
     let mut checks = vec![engine_check(&engines.selected)];
     if let Some(containerd) = &engines.containerd {
         checks.extend(containerd_checks(containerd));
-        checks.extend(inflate.map(inflate_check));
+        checks.extend(inflate.as_ref().map(inflate_check));
     }
-    if found.is_empty() {
-        checks.push(no_builder());
+    if probed.is_empty() && docker_door.is_none() {
+        checks.push(no_door());
     }
-    for builder in found {
+    for builder in probed {
         checks.push(builder_check(builder));
-        checks.push(door_check(builder));
+        checks.push(door_check("", builder.door_open, &builder.listen));
+    }
+    if let Some((listen, open)) = docker_door {
+        checks.push(door_check("docker ", *open, listen));
     }
     let engine = engines.selected.as_ref().ok().map(engine);
-    let names_containerd = engine.as_ref().is_some_and(|engine| engine.kind == "containerd");
-    let builders = (1..).zip(found).map(|(number, builder)| {
-        let name = if found.len() == 1 { "linkspan".to_owned() } else { format!("linkspan-{number}") };
-        self::builder(builder, &name, names_containerd)
+    let (users_checks, users_builders) = buildx::judge(users, &doors(found, engine.as_ref()));
+    checks.extend(users_checks);
+    let names_output = engine.as_ref().is_some_and(|engine| engine.kind != "docker");
+    let builders = (1..).zip(probed).map(|(number, builder)| {
+        let name = if probed.len() == 1 { "linkspan".to_owned() } else { format!("linkspan-{number}") };
+        self::builder(builder, &name, names_output)
     });
     Report {
         version: env!("CARGO_PKG_VERSION"),
         works: checks.iter().all(|check| check.mark != Mark::Fail),
         builders: builders.collect(),
-        containerd: engines.containerd.as_ref().and_then(|it| it.as_ref().ok()).map(|it| containerd(it, inflate)),
+        docker_door: docker_door.as_ref().map(|(listen, open)| DockerDoor {
+            listen: listen.to_string(),
+            open: *open,
+            context: format!("docker context create linkspan --docker host={listen} && docker context use linkspan"),
+        }),
+        buildx: users_builders,
+        containerd: engines
+            .containerd
+            .as_ref()
+            .and_then(|it| it.as_ref().ok())
+            .map(|it| containerd(it, inflate.as_ref())),
         engine,
         checks,
+    }
+}
+
+/// The ways that there are. Without a docker door that is configured, the engine is still what one would lead to.
+fn doors(found: &Found, engine: Option<&Engine>) -> Doors {
+    Doors {
+        docker: found.docker_door.as_ref().map(|(listen, _)| listen.to_string()),
+        engine: engine.filter(|engine| engine.kind != "containerd").map(|engine| engine.address.clone()),
+        buildkit: found.builders.iter().map(|it| (it.place.to_string(), it.listen.to_string())).collect(),
     }
 }
 
@@ -94,12 +131,12 @@ fn inflate_check(inflate: &Inflate) -> Check {
     }
 }
 
-fn no_builder() -> Check {
-    check("builder", Mark::Fail, ConfigError::NoBuilder.to_string(), None)
+fn no_door() -> Check {
+    check("door", Mark::Fail, ConfigError::NoBuilder.to_string(), None)
 }
 
-fn builder_check(found: &Found) -> Check {
-    let address = &found.address;
+fn builder_check(found: &Probed) -> Check {
+    let address = &found.place;
     match &found.answer {
         Answer::Version(Some(version)) => {
             check("builder", Mark::Ok, format!("BuildKit {version} at {address}, can export directly"), None)
@@ -117,21 +154,31 @@ fn builder_check(found: &Found) -> Check {
             Some("update BuildKit to 0.11 or later"),
         ),
         Answer::Silent(reason) => {
-            let tls =
-                if matches!(address, Address::Tcp { .. }) { " and its TLS settings (--tls-ca and others)" } else { "" };
-            let remedy = format!("see that buildkitd runs with `--addr {address}`, or correct --builder{tls}");
+            let remedy = match address {
+                Place::Socket(Address::Tcp { .. }) => format!(
+                    "see that buildkitd runs with `--addr {address}`, or correct --builder and its TLS settings (--tls-ca and \
+                     others)"
+                ),
+                Place::Socket(Address::Unix(_)) => {
+                    format!("see that buildkitd runs with `--addr {address}`, or correct --builder")
+                }
+                Place::Container { .. } => {
+                    "see that the container runs (`docker ps`), or correct --builder; buildx starts its containers with \
+                     `docker buildx inspect --bootstrap NAME`"
+                        .to_owned()
+                }
+            };
             check("builder", Mark::Fail, format!("no answer from the builder at {address}: {reason}"), Some(&remedy))
         }
     }
 }
 
-fn door_check(found: &Found) -> Check {
-    let listen = &found.listen;
-    if found.door_open {
-        check("door", Mark::Ok, format!("open at {listen}"), None)
+fn door_check(kind: &str, open: bool, listen: &Address) -> Check {
+    if open {
+        check("door", Mark::Ok, format!("{kind}open at {listen}"), None)
     } else {
         let remedy = "`linkspan serve` with the same settings opens it";
-        check("door", Mark::Note, format!("not open at {listen}"), Some(remedy))
+        check("door", Mark::Note, format!("{kind}not open at {listen}"), Some(remedy))
     }
 }
 
@@ -142,9 +189,7 @@ fn engine(selected: &Selected) -> Engine {
         version: it.version,
         address: it.address,
         reason: selected.reason.clone(),
-        namespace: it.namespace,
-        snapshotter: it.snapshotter,
-        parallel_unpack: it.parallel_unpack,
+        storage: it.storage,
     }
 }
 
@@ -162,13 +207,12 @@ fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd 
 }
 
 /// `name` is what buildx will call it. With plain containerd buildx must be told what to export to, because its `--load`
-/// asks the docker client for an engine.
-fn builder(found: &Found, name: &str, names_containerd: bool) -> Builder {
+/// asks the docker client for an engine; and with docker's classic store, because its `--load` then looks like a file.
+fn builder(found: &Probed, name: &str, names_output: bool) -> Builder {
     let (listen, reachable) = (found.listen.to_string(), !matches!(found.answer, Answer::Silent(_)));
-    let output =
-        if names_containerd { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
+    let output = if names_output { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
     Builder {
-        address: found.address.to_string(),
+        address: found.place.to_string(),
         reachable,
         version: match &found.answer {
             Answer::Version(version) => version.clone(),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::engine::Storage;
+
 /// The judgement of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,7 +23,7 @@ pub enum Mark {
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it is about: `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder` or `door`.
+    /// What it is about: `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door` or `buildx`.
     pub about: &'static str,
     /// The judgement.
     pub mark: Mark,
@@ -34,7 +36,7 @@ pub struct Check {
 /// The engine that an export would go to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Engine {
-    /// `docker` or `containerd`.
+    /// `docker`, `docker-classic` or `containerd`.
     pub kind: &'static str,
     /// Its version.
     pub version: String,
@@ -42,12 +44,10 @@ pub struct Engine {
     pub address: String,
     /// Why it was chosen.
     pub reason: String,
-    /// The containerd namespace of its images.
-    pub namespace: String,
-    /// The snapshotter that unpacks them.
-    pub snapshotter: String,
-    /// Whether layers are unpacked in parallel.
-    pub parallel_unpack: bool,
+    /// Where it keeps images: `namespace`, `snapshotter` and `parallel_unpack` of containerd, or the `storage_driver` of
+    /// docker's classic store.
+    #[serde(flatten)]
+    pub storage: Storage,
 }
 
 /// The containerd that holds the images.
@@ -84,6 +84,32 @@ pub struct Builder {
     pub commands: Commands,
 }
 
+/// The docker door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DockerDoor {
+    /// Where it listens when the daemon runs.
+    pub listen: String,
+    /// Whether it is open now.
+    pub open: bool,
+    /// The command that makes docker and buildx use it.
+    pub context: String,
+}
+
+/// A builder that the user's buildx has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UsersBuilder {
+    /// Its name.
+    pub name: String,
+    /// `docker-container`, `remote`, `kubernetes`, …
+    pub driver: String,
+    /// The addresses of its nodes.
+    pub endpoints: Vec<String>,
+    /// The door that it goes through, if any: `docker` or `buildkit`.
+    pub through: Option<&'static str>,
+    /// The command that leads it through one, if there is one.
+    pub remedy: Option<String>,
+}
+
 /// The commands that lead a build through a door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Commands {
@@ -106,6 +132,10 @@ pub struct Report {
     pub containerd: Option<Containerd>,
     /// The configured builders.
     pub builders: Vec<Builder>,
+    /// The docker door, if one is configured.
+    pub docker_door: Option<DockerDoor>,
+    /// The builders that the user's buildx has.
+    pub buildx: Vec<UsersBuilder>,
     /// Everything that was looked at.
     pub checks: Vec<Check>,
 }
@@ -146,6 +176,12 @@ impl fmt::Display for Report {
             return f.write_str("A direct export cannot work.");
         }
         f.write_str("A direct export can work. Use it with:")?;
+        if let Some(DockerDoor { context, .. }) = &self.docker_door {
+            write!(f, "\n  {context}")?;
+        }
+        for UsersBuilder { name, .. } in self.buildx.iter().filter(|builder| builder.through.is_some()) {
+            write!(f, "\n  docker buildx use {name}")?;
+        }
         for Builder { commands: Commands { create, build }, .. } in &self.builders {
             write!(f, "\n  {create}\n  {build}")?;
         }

@@ -18,7 +18,7 @@ pub struct Findings {
     pub selected: Result<Selected, EngineError>,
     /// dockerd.
     pub docker: Option<Result<Docker, EngineError>>,
-    /// The containerd that was proven to be dockerd's; without a usable dockerd the one at the configured address.
+    /// The containerd that was proven to be dockerd's; with the classic store none; without a usable dockerd the one at the configured address.
     pub containerd: Option<Result<Containerd, EngineError>>,
 }
 
@@ -59,6 +59,8 @@ pub async fn examine(selection: &Selection) -> Findings {
     let (chosen, docker) = futures_util::join!(choose(selection), docker(selection));
     let containerd = match &chosen {
         Ok((Chosen::Docker(engine), _)) => Some(Ok(describe(engine.containerd()))),
+        // It has no part in where the images are.
+        Ok((Chosen::DockerClassic(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
         Err(_) => containerd(selection).await,
     };

@@ -49,6 +49,24 @@ pub enum EngineError {
         /// The graph driver in use.
         driver: String,
     },
+    /// dockerd keeps images in containerd, and not in its classic store.
+    #[error("docker {version} at {address} uses the containerd image store (`{snapshotter}`), not the classic one")]
+    ContainerdStore {
+        /// The Docker socket.
+        address: String,
+        /// dockerd's version.
+        version: String,
+        /// The snapshotter in use.
+        snapshotter: String,
+    },
+    /// The image is none that the engine can hold.
+    #[error("{root} cannot be loaded: {reason}")]
+    Unsuitable {
+        /// The image's root.
+        root: Digest,
+        /// What is wrong with it, what was expected, and what to do.
+        reason: String,
+    },
     /// No containerd could be shown to be the one that dockerd uses.
     #[error("docker at {docker} says that it uses {expected}, but {found}")]
     NotProven {
@@ -120,6 +138,13 @@ pub enum EngineError {
         /// Which blobs.
         digests: Vec<Digest>,
     },
+    /// Blobs that the engine had when the export was planned have gone since then. Another plan of the same export
+    /// takes notice of that.
+    #[error("the engine lacks {}, which it had when the export began", list(digests))]
+    Vanished {
+        /// Which blobs, as far as the engine said.
+        digests: Vec<Digest>,
+    },
     /// The lease that protects the export is gone.
     #[error("the lease {lease} is gone: it was deleted from outside, or the engine lost its state")]
     LeaseLost {
@@ -188,13 +213,17 @@ impl EngineError {
             Self::Permission { .. } => "run linkspan as root: containerd's socket belongs to root".to_owned(),
             Self::ClassicStore { version, .. } if major(version).is_some_and(|major| major < FIRST_WITH_STORE) => {
                 format!(
-                    "update docker: the containerd image store came with {FIRST_WITH_STORE} and is the default since 29"
+                    "export to it with `--engine docker-classic`, or update docker: the containerd image store came \
+                     with {FIRST_WITH_STORE} and is the default since 29"
                 )
             }
             Self::ClassicStore { .. } => {
-                "add {\"features\":{\"containerd-snapshotter\":true}} to dockerd's daemon.json \
-                                          and restart it; images of the classic store stay on disk, but out of sight"
+                "export to it with `--engine docker-classic`, or add {\"features\":{\"containerd-snapshotter\":true}} to \
+                 dockerd's daemon.json and restart it; images of the classic store stay on disk, but out of sight"
                     .to_owned()
+            }
+            Self::ContainerdStore { .. } => {
+                "export to it with `--engine docker`; if it was switched over while linkspan ran, restart linkspan".to_owned()
             }
             Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
@@ -206,17 +235,22 @@ impl EngineError {
             }
             // containerd was killed between making the folder and noting it (its overlay snapshotter's `createSnapshot`);
             // it only sweeps after a snapshot was removed (`core/metadata/db.go`, `GarbageCollect`).
-            Self::Unpack { reason, .. } if reason.contains("file exists") => {
+            Self::Unpack { reason, .. } if reason.contains("file exists") && !reason.contains("/layerdb/") => {
                 "containerd left that folder behind when it was killed; it sweeps such folders \
                  when a container or an image is removed: remove one that is not needed"
                     .to_owned()
             }
-            Self::Missing { .. } => "something removed content during the export; export again".to_owned(),
+            Self::Missing { .. } | Self::Vanished { .. } => "something removed content during the export; export again".to_owned(),
             Self::LeaseLost { .. } => "export again".to_owned(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
             _ => return None,
         };
         Some(hint)
+    }
+
+    /// Whether another plan of the same export may succeed.
+    pub fn is_outdated_plan(&self) -> bool {
+        matches!(self, Self::Vanished { .. })
     }
 
     /// Whether the engine went away (rather than refused), so that a new connection may succeed.

@@ -9,46 +9,78 @@
 
 mod containerd;
 mod docker;
+mod docker_classic;
 pub mod doctor;
 mod error;
+mod hold;
 pub mod images;
 pub mod select;
 pub mod uploads;
+mod ustar;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
 
 pub use error::EngineError;
+pub use hold::{Hold, StoredBlob};
 use images::Images;
 use uploads::Uploads;
 
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// `docker` or `containerd`.
+    /// `docker`, `docker-classic` or `containerd`.
     pub kind: &'static str,
     /// The engine's version.
     pub version: String,
     /// Its socket, as a URL.
     pub address: String,
-    /// The containerd namespace that images go to.
-    pub namespace: String,
-    /// The snapshotter that unpacks them.
-    pub snapshotter: String,
-    /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
-    pub parallel_unpack: bool,
+    /// Where it keeps images.
+    pub storage: Storage,
+}
+
+/// Where an engine keeps images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Storage {
+    /// In containerd.
+    Containerd {
+        /// The containerd namespace that images go to.
+        namespace: String,
+        /// The snapshotter that unpacks them.
+        snapshotter: String,
+        /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
+        parallel_unpack: bool,
+    },
+    /// In dockerd's classic store.
+    Classic {
+        /// The graph driver, such as `overlay2`.
+        storage_driver: String,
+    },
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, version, address, namespace, snapshotter, .. } = self;
-        write!(f, "{kind} {version} ({address}), namespace {namespace}, snapshotter {snapshotter}")
+        let Self { kind, version, address, storage } = self;
+        write!(f, "{kind} {version} ({address}), {storage}")
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Containerd { namespace, snapshotter, .. } => {
+                write!(f, "namespace {namespace}, snapshotter {snapshotter}")
+            }
+            Self::Classic { storage_driver } => write!(f, "storage driver {storage_driver}"),
+        }
     }
 }
 
@@ -83,7 +115,7 @@ pub trait Engine: Debug + Send + Sync {
     fn identity(&self) -> &Identity;
 
     /// Whether all `names` already stand for the image `root`, complete and unpacked, so that
-    /// nothing needs to be done. On `docker` this also lets the engine see the (repeated) tagging, so
+    /// nothing needs to be done. On a Docker this also lets the engine see the (repeated) tagging, so
     /// that its events and authorization plugins take part. Writes nothing into containerd.
     /// With no names the answer is always `None`. `Some(n)` counts the image's blobs.
     ///
@@ -95,7 +127,7 @@ pub trait Engine: Debug + Send + Sync {
         names: &'a [Reference],
     ) -> BoxFuture<'a, Result<Option<usize>, EngineError>>;
 
-    /// Opens an export: creates its lease.
+    /// Opens an export: creates its lease, where the engine has such a thing.
     ///
     /// # Errors
     /// When the engine is not reachable or not the one that was proven.
@@ -134,6 +166,16 @@ pub trait Engine: Debug + Send + Sync {
         Err(EngineError::NotOffered { engine: self.identity().kind, what: "reading its images" })
     }
 
+    /// A hold on blobs that the engine has, for a load that leaves them out of its archive. `None` if archives are
+    /// loaded into this engine in some other way, or by nobody. Writes nothing yet.
+    ///
+    /// # Errors
+    /// When the engine is not reachable or not the one that was proven.
+    fn hold<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<Arc<dyn Hold>>, EngineError>> {
+        let _ = origin;
+        Box::pin(async { Ok(None) })
+    }
+
     /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them.
     /// Returns how many there were.
     ///
@@ -155,8 +197,11 @@ pub struct Plan {
 
 /// One export's hold on an engine.
 pub trait Ingest: Debug + Send + Sync {
-    /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing.
+    /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing. An engine that cannot
+    /// pin (Docker's classic store) may find at the commit that something has gone.
     /// Foreign layers that are absent are not counted as missing.
+    ///
+    /// After [`EngineError::Vanished`] it may be called again on the same ingest, which then begins anew.
     ///
     /// # Errors
     /// When the store refuses a document or cannot be asked.
@@ -207,7 +252,8 @@ pub trait Ingest: Debug + Send + Sync {
         Box::pin(async {})
     }
 
-    /// Gives up the lease. Before `commit` this aborts the export and removes its ingests; it is
+    /// Gives up the lease, or the connection where there is none. Before `commit` this aborts the export and removes its
+    /// ingests; it is
     /// safe to call at any time, and more than once.
     ///
     /// # Errors
@@ -239,7 +285,8 @@ pub trait BlobWriter: Debug + Send {
     /// When the store has refused anything sent so far.
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>>;
 
-    /// Completes the blob: the store has verified size and digest when this returns.
+    /// Completes the blob: the store has verified size and digest when this returns. Docker's classic store verifies the
+    /// digest of the content instead, when it unpacks the layer at the commit, and before it makes an image of it.
     ///
     /// # Errors
     /// [`EngineError::Corrupt`] when they do not match.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
+use super::docker_classic::ClassicEngine;
 use super::{Engine, EngineError};
 
 /// dockerd's socket where nothing else is configured.
@@ -14,14 +15,19 @@ pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
 /// The namespace that `ctr` and `nerdctl` use where nothing else is configured.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// Why it was chosen that was not asked for by name.
+const FOUND: &str = "found by itself";
+
 /// The engine that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Kind {
-    /// Docker where there is one, else containerd.
+    /// Docker where there is one, with whichever store it has, else containerd.
     #[default]
     Auto,
     /// Docker with the containerd image store.
     Docker,
+    /// Docker with the classic store.
+    DockerClassic,
     /// Plain containerd.
     Containerd,
 }
@@ -37,7 +43,7 @@ pub struct Selection {
     /// where dockerd's containerd is looked for.
     pub containerd_address: Option<PathBuf>,
     /// The namespace on plain containerd; [`DEFAULT_NAMESPACE`] if not given. With Docker it is dockerd's own, and
-    /// naming another is an error.
+    /// naming another is an error; its classic store has none.
     pub namespace: Option<String>,
 }
 
@@ -67,6 +73,7 @@ pub async fn select(selection: &Selection) -> Result<Selected, EngineError> {
 #[derive(Debug)]
 pub(super) enum Chosen {
     Docker(Box<DockerEngine>),
+    DockerClassic(Box<ClassicEngine>),
     Containerd(Box<ContainerdEngine>),
 }
 
@@ -74,6 +81,7 @@ impl Chosen {
     pub(super) fn into_engine(self) -> Arc<dyn Engine> {
         match self {
             Self::Docker(engine) => Arc::from(engine as Box<dyn Engine>),
+            Self::DockerClassic(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
         }
     }
@@ -84,10 +92,14 @@ pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), En
     match selection.kind {
         Kind::Containerd => containerd(selection, "as configured").await,
         Kind::Docker => docker(selection, &docker_socket(selection)?, "as configured").await,
+        Kind::DockerClassic => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
         Kind::Auto => {
             let socket = docker_socket(selection)?;
             if selection.docker_host.is_some() || is_there(&socket) {
-                docker(selection, &socket, "found by itself").await
+                match docker(selection, &socket, FOUND).await {
+                    Err(EngineError::ClassicStore { .. }) => docker_classic(selection, &socket, FOUND).await,
+                    outcome => outcome,
+                }
             } else {
                 containerd(selection, &format!("no docker at {}", socket.display())).await
             }
@@ -105,6 +117,18 @@ async fn docker(selection: &Selection, socket: &Path, why: &str) -> Result<(Chos
     let engine = DockerEngine::connect(socket, hint, namespace).await?;
     let reason = format!("{why}, proven to use the containerd at {}", engine.containerd().client().address());
     Ok((Chosen::Docker(Box::new(engine)), reason))
+}
+
+async fn docker_classic(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {
+    if let Some(namespace) = &selection.namespace {
+        return Err(EngineError::Namespace {
+            namespace: namespace.clone(),
+            reason: "docker's classic store has no namespaces; leave the setting out".to_owned(),
+        });
+    }
+    let engine = ClassicEngine::connect(socket).await?;
+    let reason = format!("{why}; layers that it lacks are sent to it in an archive");
+    Ok((Chosen::DockerClassic(Box::new(engine)), reason))
 }
 
 async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {

@@ -36,6 +36,8 @@ fn follows(state: Option<State>, next: State) -> bool {
         // Everything is there and named already.
         | (None, Committed)
         | (Some(Open), Planned)
+        // Something that the plan relied on has gone.
+        | (Some(Ready), Planned)
         | (Some(Planned), Transferring)
         | (Some(Transferring), Ready)
         | (Some(Ready), Committed) => true,
@@ -64,5 +66,7 @@ mod tests {
             assert!(!follows(Some(state), Committed), "{state:?}");
         }
         assert!(follows(Some(Ready), Committed));
+        assert!(follows(Some(Ready), Planned), "what the plan relied on may have gone");
+        assert!(!follows(Some(Committed), Planned));
     }
 }

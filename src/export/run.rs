@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Engine, EngineError, Ingest, Origin};
+use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{Source, read_document};
@@ -20,6 +20,9 @@ use super::transfer::transfer;
 
 /// How many documents are read at once.
 const PARALLEL_DOCUMENTS: usize = 16;
+
+/// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
+const PLANS: usize = 3;
 
 /// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
 const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -137,7 +140,14 @@ impl Exports {
 
     /// Gives up a lease that is of no more use, in the background and for as long as it takes.
     pub fn clean_up(&self, ingest: Arc<dyn Ingest>) {
-        self.tasks.spawn(release(ingest, self.closing.clone()));
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move { release(|| ingest.release(), closing).await });
+    }
+
+    /// Gives up `hold` in the background, however long that takes; [`Exports::finish`] waits for it.
+    pub fn release(&self, hold: Arc<dyn Hold>) {
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move { release(|| hold.release(), closing).await });
     }
 
     /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export
@@ -183,11 +193,11 @@ impl Export {
             // A client that is told of the failure may rely on nothing being left, unless the engine went away.
             if let Err(error) = ingest.release().await {
                 tracing::warn!(%error, "a lease could not be released; this is tried again");
-                self.tasks.spawn(release(ingest, self.closing));
+                self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
             }
         } else {
             // The client need not wait for it: the image is visible and complete.
-            self.tasks.spawn(release(ingest, self.closing));
+            self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
         }
         result
     }
@@ -220,9 +230,22 @@ impl Export {
         Ok(Some(Outcome { present_blobs, ..Outcome::default() }))
     }
 
-    /// From the open lease to the commit.
+    /// From the open lease to the commit; again from the plan if the engine lost meanwhile what it had then.
     async fn ingest(&mut self, ingest: &dyn Ingest, graph: Arc<Graph>) -> Result<Outcome, ExportError> {
-        let plan = ingest.plan(&graph).await?;
+        for _ in 1..PLANS {
+            match self.attempt(ingest, &graph).await {
+                Err(ExportError::Engine(error)) if error.is_outdated_plan() => {
+                    tracing::info!(export = %self.request.origin.export, %error, "the export is planned again");
+                    self.events.emit(Event::Note(format!("{error}; sending it")));
+                }
+                outcome => return outcome,
+            }
+        }
+        self.attempt(ingest, &graph).await
+    }
+
+    async fn attempt(&mut self, ingest: &dyn Ingest, graph: &Arc<Graph>) -> Result<Outcome, ExportError> {
+        let plan = ingest.plan(graph).await?;
         self.machine.enter(State::Planned);
         let present = plan.present.len();
         self.events.emit(Event::Planned { present, missing: plan.missing.clone() });
@@ -277,10 +300,13 @@ where
 
 /// Gives up a lease, however long it takes the engine to come back from a restart or from a full disk. What is not
 /// released when the daemon ends is found by its next start, or expires by itself.
-async fn release(ingest: Arc<dyn Ingest>, closing: CancellationToken) {
+async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
+where
+    F: Future<Output = Result<(), EngineError>>,
+{
     let (mut pause, longest) = RELEASE_PAUSES;
     for _ in 0..RELEASE_TRIES {
-        let Err(error) = ingest.release().await else { return };
+        let Err(error) = release().await else { return };
         tracing::debug!(%error, ?pause, "a lease could not be released");
         if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             break;

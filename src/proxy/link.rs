@@ -79,9 +79,9 @@ impl Held {
 
 impl Link {
     /// A link to where `dial` leads. Connects when first needed, and again when the upstream was restarted.
-    pub fn new(dial: impl Dial + 'static, sharing: Sharing) -> Arc<Self> {
+    pub fn new(dial: Box<dyn Dial>, sharing: Sharing) -> Arc<Self> {
         let (shared, users) = (Mutex::default(), watch::Sender::new(0));
-        Arc::new(Self { dial: Box::new(dial), sharing, shared, users })
+        Arc::new(Self { dial, sharing, shared, users })
     }
 
     /// A connection for a client.
@@ -124,6 +124,12 @@ impl Link {
     pub async fn adopt(self: &Arc<Self>, stream: Box<dyn Stream>) -> Result<Held, ProxyError> {
         let connection = Connection::over(self.dial.name(), stream, self.windows()).await?;
         Ok(self.keep(&mut *self.shared.lock().await, connection))
+    }
+
+    /// Whether there is a shared connection that lives, or one is being made.
+    pub fn is_open(&self) -> bool {
+        let shared = self.shared.try_lock();
+        shared.map_or(true, |shared| shared.as_ref().is_some_and(|connection| !connection.ended().is_cancelled()))
     }
 
     /// Closes the shared connection once the calls on it have ended.

@@ -3,12 +3,15 @@
 //! A [`serve`]d connection is HTTP/2 with prior knowledge, as gRPC speaks it on plain
 //! sockets. Every request goes to a handler, which may answer itself or hand it on with
 //! [`Connection::forward`]; headers, trailers, resets and half-closes then pass as they are.
+//!
+//! [`http1`] relays HTTP/1.1 (and what it is upgraded to) byte by byte.
 
 mod address;
 mod alert;
 mod body;
 mod dial;
 mod ended;
+pub mod http1;
 mod http2;
 mod link;
 mod upstream;

@@ -1,5 +1,6 @@
 //! The other end of a proxy: how it is reached.
 
+use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,8 +78,8 @@ pub enum UpstreamError {
 }
 
 /// A connected byte stream of any kind.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+pub trait Stream: AsyncRead + AsyncWrite + Debug + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Debug + Unpin + Send> Stream for T {}
 
 impl Upstream {
     /// Prepares (reads and checks TLS files) but does not connect.

@@ -14,9 +14,9 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::output::{MAX_ERRORS_WAITING, Output};
-use super::rewound::Rewound;
 use super::sniff::{self, Speaks};
 use crate::docker_api::{Answer, Api, ApiError};
+use crate::proxy::http1::Rewound;
 use crate::proxy::{Dial, DialError, Stream};
 
 /// How addresses of this kind begin; buildctl's `--addr` takes the same.

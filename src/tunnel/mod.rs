@@ -8,11 +8,9 @@
 mod client;
 mod exec;
 mod output;
-mod rewound;
 pub mod sniff;
 pub mod stdcopy;
 
 pub use client::Client;
 pub use exec::{Container, ContainerError, ExecDial};
 pub use output::{Errors, MAX_ERRORS_WAITING, Output};
-pub use rewound::Rewound;

@@ -44,6 +44,22 @@ impl Linkspan {
         Self::start_at(stack, &args, &[], vec![door])
     }
 
+    /// A docker door for the stack's dockerd, and the builders in its containers.
+    #[track_caller]
+    pub(crate) fn docker_door(stack: &Stack) -> Self {
+        Self::docker_door_at(stack, stack.docker_host(), stack.fresh_path("-docker.sock"))
+    }
+
+    /// The same for a dockerd at `docker_host`, listening at `door`.
+    #[track_caller]
+    pub(crate) fn docker_door_at(stack: &Stack, docker_host: &str, door: PathBuf) -> Self {
+        let engine = ["--engine", "docker", "--docker-host", docker_host, "--log-level", "debug"];
+        let listen = ["--docker-listen".to_owned(), unix(&door)];
+        let mut linkspan = Self::spawn(stack, &[&engine.map(str::to_owned)[..], &listen].concat(), &[], vec![door]);
+        linkspan.wait();
+        linkspan
+    }
+
     /// `linkspan serve ARGS` with a door for each of `builders`, once all of them accept.
     ///
     /// # Panics
@@ -57,6 +73,13 @@ impl Linkspan {
     /// The same with chosen sockets, for a restart.
     #[track_caller]
     pub(crate) fn start_at(stack: &Stack, args: &[impl AsRef<OsStr>], builders: &[&str], doors: Vec<PathBuf>) -> Self {
+        let mut linkspan = Self::spawn(stack, args, builders, doors);
+        linkspan.wait();
+        linkspan
+    }
+
+    #[track_caller]
+    fn spawn(stack: &Stack, args: &[impl AsRef<OsStr>], builders: &[&str], doors: Vec<PathBuf>) -> Self {
         let log = stack.fresh_path("-linkspan.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_linkspan"));
         command.arg("serve").args(args);
@@ -71,13 +94,17 @@ impl Linkspan {
         command.env(name, value);
         let file = File::create(&log).unwrap();
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
-        let mut linkspan = Self { child: command.spawn().unwrap(), log, doors };
-        for door in linkspan.doors.clone() {
-            let ready = || (linkspan.child.try_wait().unwrap(), UnixStream::connect(&door).is_ok());
+        Self { child: command.spawn().unwrap(), log, doors }
+    }
+
+    /// Waits until all doors accept.
+    #[track_caller]
+    fn wait(&mut self) {
+        for door in self.doors.clone() {
+            let ready = || (self.child.try_wait().unwrap(), UnixStream::connect(&door).is_ok());
             let (ended, _) = until("linkspan to listen", ready, |(ended, open)| ended.is_some() || *open);
-            assert!(ended.is_none(), "linkspan ended with {ended:?}:\n{}", linkspan.log());
+            assert!(ended.is_none(), "linkspan ended with {ended:?}:\n{}", self.log());
         }
-        linkspan
     }
 
     /// Where its first door listens, as `unix:///…`.

@@ -16,13 +16,15 @@
 )]
 
 mod context;
+mod disk;
 mod linkspan;
 mod run;
 mod stack;
 mod wait;
 
 pub(crate) use context::{Context, file_of, text};
+pub(crate) use disk::Disk;
 pub(crate) use linkspan::Linkspan;
 pub(crate) use run::{Output, Run, Running};
-pub(crate) use stack::{Builder, Part, Stack, alive, test_folder};
+pub(crate) use stack::{BUILDER_IMAGE, Builder, Part, Stack, alive, test_folder};
 pub(crate) use wait::until;

@@ -166,6 +166,11 @@ impl Captured {
 }
 
 impl Running {
+    /// What it has said on stdout so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.streams[0].so_far()
+    }
+
     /// Sends a signal to it and to what it started, as a terminal does.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process_group(Pid::from_child(&self.child), signal).unwrap();

@@ -49,6 +49,7 @@ pub(crate) struct Stack {
     parts: Vec<Part>,
     environment: Vec<(String, String)>,
     base: OnceLock<String>,
+    builder_image: OnceLock<()>,
     /// Waits for the end of its standard input, then ends the stack.
     warden: Child,
 }
@@ -58,7 +59,13 @@ pub(crate) struct Stack {
 pub(crate) struct Builder<'a> {
     stack: &'a Stack,
     config: PathBuf,
+    /// What buildx takes for dockerd's socket, as `unix:///…`.
+    docker_host: String,
 }
+
+/// The image of builders in containers. No registry has it: a pull of the name fails at once, and what the engine holds
+/// is used.
+pub(crate) const BUILDER_IMAGE: &str = "localhost:1/linkspan/buildkit:test";
 
 impl Stack {
     /// The stack that the tests of this binary share: every part but the classic dockerd, started once.
@@ -94,7 +101,14 @@ impl Stack {
             .process_group(0) // a Ctrl-C at the terminal must not end it
             .spawn()
             .unwrap();
-        let mut stack = Self { state, parts: parts.to_vec(), environment: Vec::new(), base: OnceLock::new(), warden };
+        let mut stack = Self {
+            state,
+            parts: parts.to_vec(),
+            environment: Vec::new(),
+            base: OnceLock::new(),
+            builder_image: OnceLock::new(),
+            warden,
+        };
         stack.up();
         stack.environment = stack.read_environment();
         stack
@@ -192,9 +206,51 @@ impl Stack {
     /// A builder of buildx's remote driver at `address` (`unix:///…` or `tcp://…`).
     #[track_caller]
     pub(crate) fn builder(&self, address: &str) -> Builder<'_> {
-        let builder = Builder { stack: self, config: self.fresh_path("-buildx") };
+        let config = self.fresh_path("-buildx");
+        let builder = Builder { stack: self, config, docker_host: self.docker_host().to_owned() };
         builder.buildx(["create", "--name", "remote", "--driver", "remote", "--use", address]).ok();
         builder
+    }
+
+    /// A builder of buildx's docker-container driver called `name` (a name of its own in this stack), whose client takes
+    /// `docker_host` for dockerd's socket. It has no container until it is first used.
+    #[track_caller]
+    pub(crate) fn container_builder(&self, docker_host: &str, name: &str) -> Builder<'_> {
+        self.make_builder_image();
+        let (config, docker_host) = (self.fresh_path("-buildx"), docker_host.to_owned());
+        let builder = Builder { stack: self, config, docker_host };
+        let image = format!("image={BUILDER_IMAGE},network=host");
+        let create = ["create", "--name", name, "--driver", "docker-container", "--use", "--driver-opt", &image];
+        builder.buildx(create).args(["--buildkitd-flags", "--oci-worker-net=host"]).ok();
+        builder
+    }
+
+    /// Makes dockerd hold [`BUILDER_IMAGE`]: this machine's buildkitd, buildctl, runc and a shell.
+    fn make_builder_image(&self) {
+        self.builder_image.get_or_init(|| {
+            let root = self.fresh_path("-builder");
+            for folder in ["usr/bin", "bin", "tmp", "etc"] {
+                fs::create_dir_all(root.join(folder)).unwrap();
+            }
+            for (from, to) in [
+                ("buildkitd", "usr/bin/buildkitd"),
+                ("buildctl", "usr/bin/buildctl"),
+                ("runc", "usr/bin/buildkit-runc"),
+                ("busybox", "bin/busybox"),
+            ] {
+                fs::copy(self.program(from), root.join(to)).unwrap();
+            }
+            for applet in ["sh", "cat", "echo", "sleep", "ps", "kill"] {
+                std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+            }
+            let tar = root.with_extension("tar");
+            Run::new("tar").args(["--owner=0", "--group=0", "-C"]).arg(&root).arg("-cf").arg(&tar).arg(".").ok();
+            let changes = ["ENTRYPOINT [\"buildkitd\"]", "ENV PATH=/usr/bin:/bin", "VOLUME /var/lib/buildkit"];
+            let changes = changes.iter().flat_map(|change| ["--change", change]);
+            self.docker(["import"]).args(changes).arg(&tar).arg(BUILDER_IMAGE).ok();
+            fs::remove_file(tar).unwrap();
+            fs::remove_dir_all(root).unwrap();
+        });
     }
 
     /// The name of a small base image in the registry: busybox as `/bin/sh` and friends,
@@ -204,7 +260,7 @@ impl Stack {
             let name = format!("{}/base:latest", self.registry());
             let root = self.fresh_path("-base");
             fs::create_dir_all(root.join("bin")).unwrap();
-            fs::copy(program("busybox"), root.join("bin/busybox")).unwrap();
+            fs::copy(self.program("busybox"), root.join("bin/busybox")).unwrap();
             for applet in ["sh", "cat", "echo", "ls", "sleep", "test", "wc", "touch", "mkdir", "head", "tee"] {
                 std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
             }
@@ -218,6 +274,12 @@ impl Stack {
                 .ok();
             name
         })
+    }
+
+    /// Where a program lies that this stack uses.
+    fn program(&self, name: &str) -> PathBuf {
+        let found = std::env::split_paths(self.variable("PATH")).map(|dir| dir.join(name)).find(|path| path.is_file());
+        found.unwrap_or_else(|| panic!("{name} is not on PATH; to mend it: scripts/stack install"))
     }
 
     /// The process of a part. Its pid file says which it is.
@@ -297,9 +359,15 @@ impl Drop for Stack {
 }
 
 impl Builder<'_> {
+    /// buildx's configuration folder.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// `docker buildx …` with this builder's configuration.
     pub(crate) fn buildx<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
-        self.stack.docker(["buildx"]).args(args).env("BUILDX_CONFIG", &self.config)
+        let run = self.stack.docker(["buildx"]).args(args);
+        run.env("BUILDX_CONFIG", &self.config).env("DOCKER_HOST", &self.docker_host)
     }
 
     /// `docker buildx build --progress plain … CONTEXT`.
@@ -320,11 +388,4 @@ pub(crate) fn alive(pid: Pid) -> bool {
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/stack")
-}
-
-/// Where a program of the machine lies.
-fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not on PATH; to mend it: scripts/stack install"))
 }

@@ -14,7 +14,8 @@ async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
     let selection = Selection { kind: Kind::Auto, ..docker_selection(stack) };
     let selected = select(&selection).await.unwrap();
     let identity = selected.engine.identity();
-    assert_eq!((identity.kind, identity.namespace.as_str()), ("docker", "moby"));
+    assert_eq!(identity.kind, "docker");
+    assert!(identity.to_string().ends_with("namespace moby, snapshotter overlayfs"), "{identity}");
     assert_eq!(identity.address, stack.docker_host());
     assert!(selected.reason.contains(stack.containerd_address()), "{}", selected.reason);
 }
@@ -23,10 +24,9 @@ async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
 async fn containerd_is_taken_when_asked_for() {
     let stack = Stack::shared();
     let selected = select(&containerd_selection(stack, "k8s.io")).await.unwrap();
-    assert_eq!(
-        (selected.engine.identity().kind, selected.engine.identity().namespace.as_str()),
-        ("containerd", "k8s.io")
-    );
+    let identity = selected.engine.identity();
+    assert_eq!(identity.kind, "containerd");
+    assert!(identity.to_string().contains("namespace k8s.io"), "{identity}");
     assert_eq!(selected.reason, "as configured");
 }
 
@@ -67,18 +67,40 @@ async fn a_containerd_that_is_not_dockers_is_never_written_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_classic_store_is_named_with_its_remedy() {
-    let stack = Stack::start(&[Part::DockerdClassic]);
-    let selection = Selection { docker_host: Some(stack.docker_classic_host().to_owned()), ..Selection::default() };
-    let outcome = select(&selection).await;
-    let findings = examine(&selection).await;
+async fn a_classic_store_is_found_and_has_an_engine_of_its_own() {
+    let stack = Stack::classic();
+    let host = Some(stack.docker_classic_host().to_owned());
+    let of = |kind| Selection { kind, docker_host: host.clone(), ..Selection::default() };
+    let driver = stack.docker_classic(["info", "--format", "{{.Driver}}"]).ok().stdout.trim().to_owned();
 
-    let error = outcome.unwrap_err();
-    assert!(matches!(&error, EngineError::ClassicStore { driver, .. } if driver == "overlay2"), "{error}");
-    assert!(error.hint().unwrap().contains("containerd-snapshotter"));
+    let error = select(&of(Kind::Docker)).await.unwrap_err();
+    assert!(matches!(&error, EngineError::ClassicStore { driver: named, .. } if *named == driver), "{error}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("containerd-snapshotter") && hint.contains("--engine docker-classic"), "{hint}");
+
+    for kind in [Kind::Auto, Kind::DockerClassic] {
+        let selected = select(&of(kind)).await.unwrap();
+        let identity = selected.engine.identity();
+        assert_eq!((identity.kind, identity.address.as_str()), ("docker-classic", stack.docker_classic_host()));
+        assert!(identity.to_string().ends_with(&format!("storage driver {driver}")), "{identity}");
+    }
+    let selection = Selection { namespace: Some("moby".to_owned()), ..of(Kind::DockerClassic) };
+    let error = select(&selection).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Namespace { namespace, .. } if namespace == "moby"), "{error}");
+
+    let findings = examine(&of(Kind::Auto)).await;
     let docker = findings.docker.unwrap().unwrap();
-    assert_eq!((docker.containerd_store, docker.driver.as_str()), (false, "overlay2"));
-    assert!(findings.selected.is_err());
+    assert_eq!((docker.containerd_store, docker.driver), (false, driver));
+    assert!(findings.containerd.is_none(), "it has no part in this");
+    assert_eq!(findings.selected.unwrap().engine.identity().kind, "docker-classic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_containerd_store_is_no_classic_one() {
+    let selection = Selection { kind: Kind::DockerClassic, ..docker_selection(Stack::shared()) };
+    let error = select(&selection).await.unwrap_err();
+    assert!(matches!(error, EngineError::ContainerdStore { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--engine docker"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Unpacking.
 
+use linkspan::engine::Storage;
+
 use crate::common::{Part, Stack};
 use crate::fixture::{Image, Layer, containerd, docker, export, names};
 
@@ -8,7 +10,7 @@ use crate::fixture::{Image, Layer, containerd, docker, export, names};
 async fn layers_unpacked_at_once_look_like_layers_unpacked_in_turn() {
     let stack = Stack::shared();
     let engine = docker(stack).await;
-    assert!(engine.identity().parallel_unpack);
+    assert!(matches!(engine.identity().storage, Storage::Containerd { parallel_unpack: true, .. }));
     let base = Layer::busybox()
         .folder("tmp", 0o1777)
         .folder("root", 0o700)
@@ -48,7 +50,9 @@ async fn other_snapshotters_are_found_by_the_namespace_and_unpack_in_turn() {
     let stack = Stack::shared();
     stack.ctr("native", ["namespaces", "create", "native", "containerd.io/defaults/snapshotter=native"]).ok();
     let engine = containerd(stack, "native").await;
-    assert_eq!((engine.identity().snapshotter.as_str(), engine.identity().parallel_unpack), ("native", false));
+    assert!(
+        matches!(&engine.identity().storage, Storage::Containerd { snapshotter, parallel_unpack: false, .. } if snapshotter == "native")
+    );
     let image =
         Image::new(&[Layer::busybox().tar(), Layer::new().file("a", "1").tar(), Layer::new().file("b", "2").tar()]);
     export(&*engine, &image, &names(&["native:1"])).await.unwrap();

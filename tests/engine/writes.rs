@@ -10,7 +10,7 @@ use crate::fixture::{Image, Layer, containerd, export, names, origin};
 /// How many write transactions containerd's metadata database has seen: the transaction id in the newer of bolt's two
 /// meta pages (bbolt `internal/common/meta.go`: header of 16 bytes, then magic, version, page size and flags of 4 each,
 /// root bucket of 16, free list and high-water mark of 8 each, and the id).
-fn transactions(stack: &Stack) -> u64 {
+pub(crate) fn transactions(stack: &Stack) -> u64 {
     let database = stack.state().join("containerd/root/io.containerd.metadata.v1.bolt/meta.db");
     let bytes = fs::read(database).unwrap();
     let page = u32::from_le_bytes(bytes[24..28].try_into().unwrap()) as usize;

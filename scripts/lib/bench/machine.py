@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
+from contextlib import contextmanager
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
@@ -15,6 +17,12 @@ CACHE = os.environ.get("LINKSPAN_CACHE") or os.path.join(
 # Real files of the machine, in the order in which they are taken until the size is reached.
 CANDIDATES = ["/usr/lib", "/usr/local", "/usr/share", "~/.rustup", "/opt", "~/.pyenv", "~/go/pkg/mod", "~/.cargo", "/usr/bin"]
 LAYERS = 6
+BUILDER_IMAGE = "local/buildkit"
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(text)
 
 
 def run(*command, env=None, check=True, **options):
@@ -40,18 +48,73 @@ class Stack:
         run(STACK, "down", "--state", self.state, "--purge", check=False)
 
 
-class Linkspan:
-    """The program under test, between a builder and a stack's engine."""
+@contextmanager
+def fresh_engine(bench, space_bytes):
+    """An engine that has seen nothing, on a file system that was just made: on a used one, deleted inodes slow the
+    kernel down for minutes."""
+    mount, image = bench.folder("fresh"), os.path.join(bench.work, "fresh.img")
+    with open(image, "wb") as file:
+        file.truncate(space_bytes)  # sparse
+    run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+    run("mount", "-o", "loop", image, mount)
+    engine = None
+    try:
+        engine = Stack(os.path.join(mount, "s"), only="containerd,dockerd")
+        yield engine
+    finally:
+        if engine:
+            engine.down()
+        subprocess.run(["umount", "-l", mount], check=False)
+        os.unlink(image)
 
-    def __init__(self, binary, engine, builder, folder):
+
+def stream_archive(into, path, size):
+    """Sends the entries of the archive at `path`, and then others that no engine has, `size` bytes in all."""
+    chunk = os.urandom(1 << 20)
+    with tarfile.open(path) as source, tarfile.open(fileobj=into, mode="w|", bufsize=1 << 20) as out:
+        for entry in source:
+            out.addfile(entry, source.extractfile(entry))
+        rest, number = size - os.path.getsize(path), 0
+        while rest > 0:
+            entry = tarfile.TarInfo(f"others/{number}")
+            entry.size = min(rest, 1 << 30)
+            out.addfile(entry, Repeated(number, chunk))
+            rest, number = rest - entry.size, number + 1
+    into.close()
+
+
+class Repeated:
+    """A file of the same bytes over and over, but for its beginning."""
+
+    def __init__(self, number, chunk):
+        self.start, self.chunk = number.to_bytes(8, "big"), chunk
+
+    def read(self, length):
+        start, self.start = self.start[:length], b""
+        return start + self.chunk[:length - len(start)]
+
+
+def drop_caches():
+    """What was read before does not help."""
+    run("sync")
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as drop:
+        drop.write("3")
+
+
+class Linkspan:
+    """The program under test, between builders and clients on one side and a stack's engine on the other."""
+
+    def __init__(self, binary, engine, builder, folder, kind="docker"):
         self.socket = f"unix://{folder}/linkspan.sock"
+        self.docker = f"unix://{folder}/docker.sock"
         self.log = open(f"{folder}/linkspan.log", "w", encoding="utf-8")
+        host = engine.env["DOCKER_HOST" if kind == "docker" else "LINKSPAN_DOCKER_CLASSIC_HOST"]
         self.process = subprocess.Popen(
-            [binary, "serve", "--engine", "docker", "--docker-host", engine.env["DOCKER_HOST"],
+            [binary, "serve", "--engine", kind, "--docker-host", host, "--docker-listen", self.docker,
              "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket],
             env=engine.env, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 20
-        while not os.path.exists(self.socket.removeprefix("unix://")):
+        while not all(os.path.exists(socket.removeprefix("unix://")) for socket in (self.socket, self.docker)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"bench: error: linkspan did not start, see {self.log.name}:\n{open(self.log.name).read()}")
             time.sleep(0.02)
@@ -72,7 +135,7 @@ class Bench:
 
     def __init__(self, work, options):
         self.work, self.options = work, options
-        self.closing = []
+        self.closing, self.prepared = [], {}
 
     def __enter__(self):
         run("cargo", "build", "--release", "--locked", "--bin", "linkspan", cwd=ROOT)
@@ -94,13 +157,49 @@ class Bench:
         os.makedirs(path, exist_ok=True)
         return path
 
-    def start_linkspan(self, engine, folder):
-        linkspan = Linkspan(self.binary, engine, self.stack, folder)
+    def start_linkspan(self, engine, folder, kind="docker"):
+        linkspan = Linkspan(self.binary, engine, self.stack, folder, kind)
         self.closing.append(linkspan.stop)
         return linkspan
 
+    def stop(self, linkspan):
+        self.closing.remove(linkspan.stop)
+        linkspan.stop()
+
+    def classic(self):
+        """The environment of clients of the engine with the classic store."""
+        run(STACK, "up", "--state", self.stack.state, "--only", "dockerd-classic")
+        return {**self.stack.env, "DOCKER_HOST": self.stack.env["LINKSPAN_DOCKER_CLASSIC_HOST"]}
+
+    def need_space(self, size, option):
+        free = shutil.disk_usage(self.work).free
+        if free < size:
+            raise SystemExit(f"bench: error: this case needs {size / 1e9:.0f} GB of disk, {free / 1e9:.0f} GB are free; use {option}")
+
     def builder(self, name, address):
         run("docker", "buildx", "create", "--name", name, "--driver", "remote", address, env=self.stack.env)
+
+    def container_builder(self, name, docker):
+        """A builder of the docker-container driver, reached through the engine at `docker`."""
+        self.builder_image()
+        run("docker", "buildx", "create", "--name", name, "--driver", "docker-container", "--bootstrap",
+            "--driver-opt", f"image={BUILDER_IMAGE},network=host", docker, env=self.stack.env)
+        self.closing.append(lambda: run("docker", "buildx", "rm", name, env=self.stack.env, check=False))
+
+    def builder_image(self):
+        """BuildKit as an image, made of the installed programs: there is nowhere to pull it from."""
+        context = self.folder("builder-image")
+        if os.listdir(context):
+            return
+        programs = {"buildkitd": "buildkitd", "buildctl": "buildctl", "runc": "buildkit-runc", "busybox": "busybox"}
+        for program, name in programs.items():
+            shutil.copy(shutil.which(program, path=self.stack.env["PATH"]), os.path.join(context, name))
+        os.makedirs(os.path.join(context, "tmp"))
+        with open(os.path.join(context, "Dockerfile"), "w", encoding="ascii") as file:
+            file.write("FROM scratch\nCOPY buildkitd buildctl buildkit-runc /usr/bin/\nCOPY busybox /bin/sh\n"
+                       "COPY --chmod=1777 tmp /tmp\nENV PATH=/usr/bin:/bin\nVOLUME /var/lib/buildkit\n"
+                       'ENTRYPOINT ["buildkitd"]\n')
+        run("docker", "buildx", "build", "--builder", "default", "--load", "-t", BUILDER_IMAGE, context, env=self.stack.env)
 
     def base(self):
         """A base image of at least --size GB of real files, in the stack's registry; its layers are kept in the cache."""

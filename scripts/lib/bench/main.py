@@ -12,11 +12,18 @@ from report import print_table
 
 EPILOG = """\
 cases:
-  warm       nothing changed since the last build
-  edit       the last line of the Dockerfile changed
-  cold       an image that the engine has never seen, until it runs: each run on a new engine and a new file system
-  layers100  100 small layers, nothing changed
-  memory     an image of --memory-size GB streamed; Linkspan's peak resident memory
+  warm            nothing changed since the last build
+  edit            the last line of the Dockerfile changed
+  layers100       100 small layers, nothing changed
+  container-warm  the same as warm, with builders of the docker-container driver
+  container-edit  the same as edit, with builders of the docker-container driver
+  classic-edit    the same as edit, with `type=linkspan` to an engine with the classic image store
+  load-warm       `docker load` of an archive whose blobs are present; `tar` is the engine's own load
+  proxy           `docker version` and `docker cp` of 1 GB, with and without the docker door
+  cold            an image that the engine has never seen, until it runs: each run on a new engine and a new file system
+  load-cold       `docker load` of an archive that the engine has never seen, each on a new engine and file system
+  memory          an image of --memory-size GB streamed; Linkspan's peak resident memory
+  load-memory     an archive of --memory-size GB loaded; Linkspan's peak resident memory
 
 Contenders take turns, each with a build of its own, so that none profits from another's cache; figures are medians.
 The base image is made of real files of this machine. Everything runs on a stack of its own, taken down at the end.
@@ -31,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, epilog=EPILOG,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=3.0, metavar="GB", help="size of the base image's files (default: 3)")
-    parser.add_argument("--memory-size", type=float, default=10.0, metavar="GB", help="size for the memory case (default: 10)")
+    parser.add_argument("--memory-size", type=float, default=10.0, metavar="GB", help="size for the memory cases (default: 10)")
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="runs of each contender (default: 7; cold: at most 3)")
     parser.add_argument("--case", action="append", choices=CASES, metavar="NAME", help="only this case; may be repeated")
     parser.add_argument("--out", metavar="FILE", help="write the figures as a JSON array")

@@ -19,11 +19,11 @@ fn listen() -> (TempDir, UnixListener, Builder) {
     let path = folder.path().join("buildkitd.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let (address, listen) = (Address::Unix(path), Address::Unix(folder.path().join("door.sock")));
-    (folder, listener, Builder { address, tls: None, listen, docker_is_load: false })
+    (folder, listener, Builder { place: address.into(), tls: None, listen, docker_is_load: false })
 }
 
 /// What is found of a builder that gives this answer to every call.
-async fn found(answer: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Found {
+async fn found(answer: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Probed {
     let (_folder, listener, builder) = listen();
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
@@ -119,7 +119,7 @@ async fn an_open_door_is_seen() {
 #[tokio::test]
 async fn wrong_tls_settings_are_named() {
     let (_folder, _listener, mut builder) = listen();
-    builder.address = "tcp://127.0.0.1:1".parse().unwrap();
+    builder.place = "tcp://127.0.0.1:1".parse::<Address>().unwrap().into();
     builder.tls = Some(crate::proxy::Tls { ca: Some("/nonexistent/ca.pem".into()), ..Default::default() });
     let Answer::Silent(reason) = probe(&builder).await.answer else { panic!("there is no such file") };
     assert!(reason.contains("/nonexistent/ca.pem"), "{reason}");

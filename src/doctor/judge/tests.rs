@@ -6,7 +6,8 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::engine::{Engine, Identity, Ingest, Origin};
+use crate::buildx::{Instance, Node};
+use crate::engine::{Engine, Identity, Ingest, Origin, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -38,9 +39,11 @@ fn findings(kind: &'static str) -> doctor::Findings {
         kind,
         version: "29.7.2".to_owned(),
         address: "unix:///d.sock".to_owned(),
-        namespace: "moby".to_owned(),
-        snapshotter: "overlayfs".to_owned(),
-        parallel_unpack: true,
+        storage: Storage::Containerd {
+            namespace: "moby".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            parallel_unpack: true,
+        },
     };
     let containerd = doctor::Containerd {
         address: "/c.sock".to_owned(),
@@ -59,17 +62,23 @@ fn findings(kind: &'static str) -> doctor::Findings {
     }
 }
 
-fn found(answer: Answer) -> Found {
-    Found {
-        address: "unix:///b.sock".parse().unwrap(),
+fn probed(answer: Answer) -> Probed {
+    Probed {
+        place: "unix:///b.sock".parse::<Address>().unwrap().into(),
         listen: "unix:///run/linkspan/buildkit.sock".parse().unwrap(),
         door_open: true,
         answer,
     }
 }
 
-fn recent() -> Found {
-    found(Answer::Version(Some("v0.32.2".to_owned())))
+fn recent() -> Probed {
+    probed(Answer::Version(Some("v0.32.2".to_owned())))
+}
+
+/// Judges them where buildx has no builders and there is no docker door.
+fn judge(engine: doctor::Findings, inflate: Option<Inflate>, builders: &[Probed]) -> Report {
+    let users = Users { builders: Ok(Vec::new()) };
+    super::judge(&Found { engine, inflate, builders: builders.to_vec(), docker_door: None, users })
 }
 
 fn marks(report: &Report) -> Vec<(&str, Mark)> {
@@ -78,7 +87,7 @@ fn marks(report: &Report) -> Vec<(&str, Mark)> {
 
 #[test]
 fn all_is_well() {
-    let report = judge(&findings("docker"), Some(&Inflate::Helper("igzip")), &[recent()]);
+    let report = judge(findings("docker"), Some(Inflate::Helper("igzip")), &[recent()]);
     assert!(report.works);
     assert_eq!(
         report.to_string(),
@@ -97,13 +106,41 @@ A direct export can work. Use it with:
 }
 
 #[test]
+fn a_classic_store_has_no_containerd_and_needs_its_own_output() {
+    let identity = Identity {
+        kind: "docker-classic",
+        version: "29.7.2".to_owned(),
+        address: "unix:///d.sock".to_owned(),
+        storage: Storage::Classic { storage_driver: "overlay2".to_owned() },
+    };
+    let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
+    let selected = Ok(Selected { engine, reason: "as configured".to_owned() });
+    let report = judge(doctor::Findings { selected, docker: None, containerd: None }, None, &[recent()]);
+    assert!(report.works);
+    assert_eq!(
+        report.to_string(),
+        "\
+ok    engine   docker-classic 29.7.2 (unix:///d.sock), storage driver overlay2: as configured
+ok    builder  BuildKit v0.32.2 at unix:///b.sock, can export directly
+ok    door     open at unix:///run/linkspan/buildkit.sock
+
+A direct export can work. Use it with:
+  docker buildx create --name linkspan --driver remote unix:///run/linkspan/buildkit.sock
+  docker buildx build --builder linkspan -o type=linkspan,name=docker.io/library/demo:latest ."
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["engine"]["storage_driver"], "overlay2");
+    assert_eq!(json["engine"].get("namespace"), None);
+}
+
+#[test]
 fn what_is_slow_works_and_has_a_remedy() {
     let mut findings = findings("docker");
     if let Some(Ok(containerd)) = &mut findings.containerd {
         containerd.parallel_unpack = false;
         containerd.sharing = Some("isolated".to_owned());
     }
-    let report = judge(&findings, Some(&Inflate::Builtin), &[Found { door_open: false, ..recent() }]);
+    let report = judge(findings, Some(Inflate::Builtin), &[Probed { door_open: false, ..recent() }]);
     assert!(report.works);
     assert_eq!(
         marks(&report),
@@ -135,15 +172,11 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
     let mut no_containerd = findings("docker");
     no_containerd.containerd = Some(Err(unreachable()));
     let cases = [
+        (judge(no_engine, None, &[recent()]), "engine", "docker does not answer at unix:///d.sock: Connection refused"),
+        (judge(no_containerd, None, &[recent()]), "containerd", "Connection refused"),
+        (judge(findings("docker"), None, &[probed(Answer::TooOld)]), "builder", "older than 0.11"),
         (
-            judge(&no_engine, None, &[recent()]),
-            "engine",
-            "docker does not answer at unix:///d.sock: Connection refused",
-        ),
-        (judge(&no_containerd, None, &[recent()]), "containerd", "Connection refused"),
-        (judge(&findings("docker"), None, &[found(Answer::TooOld)]), "builder", "older than 0.11"),
-        (
-            judge(&findings("docker"), None, &[recent(), found(Answer::Silent("gone".to_owned()))]),
+            judge(findings("docker"), None, &[recent(), probed(Answer::Silent("gone".to_owned()))]),
             "builder",
             "no answer from the builder at unix:///b.sock: gone",
         ),
@@ -160,16 +193,45 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
 }
 
 #[test]
-fn without_a_builder_it_says_how_to_name_one() {
-    let report = judge(&findings("docker"), None, &[]);
+fn without_a_door_it_says_how_to_open_one() {
+    let report = judge(findings("docker"), None, &[]);
     assert!(!report.works);
     let check = report.checks.last().unwrap();
-    assert!(check.found.contains("--builder unix:///run/buildkit/buildkitd.sock"), "{check:?}");
+    for way in ["--builder unix:///run/buildkit/buildkitd.sock", "--docker-listen unix:///run/linkspan/docker.sock"] {
+        assert!(check.found.contains(way), "{check:?}");
+    }
+}
+
+#[test]
+fn users_are_told_which_of_their_builders_go_where() {
+    let node = |endpoint: &str| Node { name: "n0".to_owned(), endpoint: endpoint.to_owned() };
+    let builder = |name: &str, endpoint: &str| {
+        let nodes = vec![node(endpoint)];
+        (Instance { name: name.to_owned(), driver: "docker-container".to_owned(), nodes }, vec![endpoint.to_owned()])
+    };
+    let users = Users { builders: Ok(vec![builder("fast", "unix:///l.sock"), builder("slow", "unix:///d.sock")]) };
+    let docker_door = Some(("unix:///l.sock".parse().unwrap(), true));
+    let engine = findings("docker");
+    let report = super::judge(&Found { engine, inflate: None, builders: Vec::new(), docker_door, users });
+    assert!(report.works);
+    let text = report.to_string();
+    let (_, text) = text.split_once("ok    door ").unwrap();
+    assert_eq!(
+        text,
+        "       docker open at unix:///l.sock
+ok    buildx      builder fast (docker-container) goes through the docker door: its loads are direct exports
+slow  buildx      builder slow (docker-container) goes to unix:///d.sock, past Linkspan: every load sends the whole image
+                  to mend it: linkspan setup buildx slow
+
+A direct export can work. Use it with:
+  docker context create linkspan --docker host=unix:///l.sock && docker context use linkspan
+  docker buildx use fast"
+    );
 }
 
 #[test]
 fn several_builders_have_names_of_their_own() {
-    let report = judge(&findings("containerd"), None, &[recent(), recent()]);
+    let report = judge(findings("containerd"), None, &[recent(), recent()]);
     let names: Vec<_> = report.builders.iter().map(|builder| builder.commands.build.as_str()).collect();
     assert_eq!(
         names,
@@ -182,7 +244,7 @@ fn several_builders_have_names_of_their_own() {
 
 #[test]
 fn the_keys_of_the_document_are_stable() {
-    let report = judge(&findings("docker"), Some(&Inflate::Builtin), &[found(Answer::Version(None))]);
+    let report = judge(findings("docker"), Some(Inflate::Builtin), &[probed(Answer::Version(None))]);
     let mut document: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     let checks = document.as_object_mut().unwrap().remove("checks").unwrap();
     assert_eq!(
@@ -227,6 +289,8 @@ fn the_keys_of_the_document_are_stable() {
                     "build": "docker buildx build --builder linkspan --load -t demo .",
                 },
             }],
+            "docker_door": null,
+            "buildx": [],
         })
     );
 }

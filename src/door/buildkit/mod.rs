@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::export::Exports;
-use crate::proxy::{self, Cut, Link};
+use crate::proxy::{self, Cut, Held, Link};
 
 use builder::Builder;
 use builds::Builds;
@@ -67,13 +67,20 @@ impl Door {
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let upstream = match self.builder.link.connect().await {
-            Ok(upstream) => upstream,
+        match self.builder.link.connect().await {
+            Ok(upstream) => self.serve_over(upstream, connection, drain).await,
             Err(error) => {
                 tracing::warn!(builder = %self.builder.name, %error, "the builder cannot be reached");
-                return route::refuse_all(connection, drain, &error.to_string()).await;
+                route::refuse_all(connection, drain, &error.to_string()).await;
             }
-        };
+        }
+    }
+
+    /// The same over a connection to the builder that is there already.
+    pub async fn serve_over<T>(self: Arc<Self>, upstream: Held, connection: T, drain: CancellationToken)
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
         let (cut, builder) = (upstream.cut(), self.builder.name.clone());
         let route = Arc::new(Route::new(self, upstream));
         // Asked now, so that the build need not wait for it. Not needed any more when the client has gone.
@@ -84,6 +91,8 @@ impl Door {
             async move { route.handle(request).await }
         });
         tokio::select! {
+            // Words on standard error that came with the end go out first.
+            biased;
             ended = served => if let Err(error) = ended {
                 tracing::debug!(%error, "client connection ended");
             },

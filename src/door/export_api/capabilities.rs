@@ -4,6 +4,7 @@ use super::convert::{duration_message, platform_message};
 use super::exporters;
 use super::limits;
 use super::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Sharing};
+use crate::engine::Storage;
 use crate::export::Exports;
 use crate::image::{Limits, Platform};
 
@@ -20,6 +21,10 @@ const DOCUMENTS: [&str; 6] = [
 /// The answer to Capabilities.
 pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
     let engine = exports.engine().identity();
+    let (namespace, snapshotter) = match &engine.storage {
+        Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
+        Storage::Classic { .. } => Default::default(),
+    };
     let is_containerd = matches!(engine.kind, "containerd" | "docker");
     CapabilitiesResponse {
         exporter_types: exporters::all().iter().map(|exporter| exporter.describe(engine)).collect(),
@@ -33,8 +38,8 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
             kind: engine.kind.to_owned(),
             version: engine.version.clone(),
             id: engine.address.clone(),
-            namespace: engine.namespace.clone(),
-            snapshotter: engine.snapshotter.clone(),
+            namespace,
+            snapshotter,
             platforms: vec![platform_message(&Platform::host())],
             // containerd's Write takes over what another namespace holds, if its policy allows.
             sharing: Some(Sharing { namespaces: is_containerd, containerd_id: String::new() }),

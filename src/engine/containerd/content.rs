@@ -6,8 +6,7 @@ use bytes::{Bytes, BytesMut};
 use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
 };
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_types::FieldMask;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -45,6 +44,14 @@ pub(crate) async fn present<'a>(
         found.push(lookup?);
     }
     Ok(found)
+}
+
+/// Which of `digests` the store does not hold, many look-ups at a time.
+pub(crate) async fn absent(client: &Client, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
+    let lookup = async |digest: &Digest| Ok::<_, EngineError>((digest.clone(), info(client, digest).await?.is_some()));
+    let lookups: Vec<_> = digests.iter().map(lookup).collect();
+    let found: Vec<_> = stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
+    Ok(found.into_iter().filter(|(_, present)| !present).map(|(digest, _)| digest).collect())
 }
 
 /// Reads a whole document; `None` if the store does not hold it.

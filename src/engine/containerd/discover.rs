@@ -1,5 +1,7 @@
 //! What a containerd is: version, identity, snapshotter and sharing policy, by introspection.
 
+use std::path::PathBuf;
+
 use containerd_client::services::v1::{GetNamespaceRequest, Plugin, PluginsRequest};
 use tonic::Code;
 
@@ -16,6 +18,7 @@ const REBASE: &str = "rebase";
 /// Plugin types (containerd `plugins/types.go`).
 const SNAPSHOTTERS: &str = "io.containerd.snapshotter.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
+const CONTENT: &str = "io.containerd.content.v1";
 
 /// What introspection says of a containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub(crate) struct Server {
     pub(crate) parallel_unpack: bool,
     /// `shared` or `isolated` (export `policy` of the metadata plugin).
     pub(crate) sharing: Option<String>,
+    /// The folder of the content store, as containerd sees it (export `root` of the content plugin).
+    pub(crate) content: Option<PathBuf>,
 }
 
 /// The server's UUID: made once and kept in containerd's root folder, so it survives restarts.
@@ -64,6 +69,7 @@ pub(crate) async fn discover(
         return Err(refused(format!("it did not load: {}", error.message)));
     }
     let metadata = plugins.iter().find(|plugin| plugin.r#type == METADATA);
+    let content = plugins.iter().find(|plugin| plugin.r#type == CONTENT);
     Ok(Server {
         version: version.version,
         uuid,
@@ -71,13 +77,14 @@ pub(crate) async fn discover(
         parallel_unpack: snapshotter == DEFAULT_SNAPSHOTTER
             && found.capabilities.iter().any(|capability| capability == REBASE),
         sharing: metadata.and_then(|plugin| plugin.exports.get("policy").cloned()),
+        content: content.and_then(|plugin| plugin.exports.get("root").map(PathBuf::from)),
         snapshotter,
     })
 }
 
 async fn plugins(client: &Client) -> Result<Vec<Plugin>, EngineError> {
     // Filters are alternatives (containerd `pkg/filters`).
-    let filters = vec![format!("type=={SNAPSHOTTERS}"), format!("type=={METADATA}")];
+    let filters = vec![format!("type=={SNAPSHOTTERS}"), format!("type=={METADATA}"), format!("type=={CONTENT}")];
     let mut introspection = client.introspection();
     let call = introspection.plugins(client.request(PluginsRequest { filters }));
     Ok(client.unary("asking containerd for its plugins", call).await?.plugins)

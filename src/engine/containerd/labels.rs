@@ -51,6 +51,11 @@ fn base(child: &Descriptor) -> &'static str {
     }
 }
 
+/// The label by which a document of ours pins `digest`, the document's label of that `number`.
+pub(crate) fn pin(number: usize, digest: &Digest) -> (String, String) {
+    (format!("{CONTENT}.linkspan.{number}"), digest.to_string())
+}
+
 /// The label that keeps the unpacked image alive: set on its config, it names the snapshot of the whole chain.
 pub(crate) fn snapshot(snapshotter: &str, chain: &Digest) -> (String, String) {
     (format!("{SNAPSHOT}{snapshotter}"), chain.to_string())

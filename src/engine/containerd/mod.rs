@@ -4,6 +4,7 @@ mod client;
 mod content;
 mod current;
 mod discover;
+mod hold;
 mod images;
 mod ingest;
 mod labels;
@@ -24,11 +25,12 @@ use tonic::Code;
 use self::client::Expect as _;
 pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
+pub(crate) use self::hold::ContainerdHold;
 pub(crate) use self::ingest::ContainerdIngest;
 use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use super::images::Images;
-use super::{Durable, Engine, EngineError, Identity, Ingest, Origin};
+use super::{Durable, Engine, EngineError, Identity, Ingest, Origin, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -36,6 +38,7 @@ use crate::progress::Events;
 #[derive(Debug)]
 pub(crate) struct ContainerdEngine {
     client: Client,
+    namespace: String,
     identity: Identity,
     server: Server,
 }
@@ -54,11 +57,13 @@ impl ContainerdEngine {
             kind: "containerd",
             version: server.version.clone(),
             address: client.address().to_owned(),
-            namespace: namespace.to_owned(),
-            snapshotter: server.snapshotter.clone(),
-            parallel_unpack: server.parallel_unpack,
+            storage: Storage::Containerd {
+                namespace: namespace.to_owned(),
+                snapshotter: server.snapshotter.clone(),
+                parallel_unpack: server.parallel_unpack,
+            },
         };
-        Self { client, identity, server }
+        Self { client, namespace: namespace.to_owned(), identity, server }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -71,7 +76,7 @@ impl ContainerdEngine {
     }
 
     pub(crate) fn namespace(&self) -> &str {
-        &self.identity.namespace
+        &self.namespace
     }
 
     /// Opens an export. The result is not yet hidden behind the trait, for engines that build on this one.
@@ -96,13 +101,13 @@ impl ContainerdEngine {
     }
 
     fn leased(&self, client: Client, id: String, events: Events) -> ContainerdIngest {
-        let (snapshotter, parallel) = (&self.identity.snapshotter, self.identity.parallel_unpack);
+        let (snapshotter, parallel) = (&self.server.snapshotter, self.server.parallel_unpack);
         ContainerdIngest::new(client, id, snapshotter, parallel, events)
     }
 
     /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.
     pub(crate) async fn check(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        current::check(&self.client, &self.identity.snapshotter, root, names).await
+        current::check(&self.client, &self.server.snapshotter, root, names).await
     }
 
     /// Releases the leases of processes that are gone.

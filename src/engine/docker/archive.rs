@@ -6,10 +6,9 @@ use bytes::Bytes;
 use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
+use crate::engine::ustar;
 use crate::image::{Descriptor, Reference};
 
-/// The size of a tar header and of the blocks that files are padded to (POSIX `pax`, "ustar Interchange Format").
-const BLOCK: usize = 512;
 /// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
 const IMAGE_NAME: &str = "io.containerd.image.name";
 
@@ -39,30 +38,15 @@ pub(super) fn archive(root: &Descriptor, names: &[Reference]) -> Result<Bytes, s
     let mut tar = Vec::new();
     file(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
     file(&mut tar, "index.json", &serde_json::to_vec(&index)?);
-    // Two empty blocks end an archive.
-    tar.resize(tar.len() + 2 * BLOCK, 0);
+    tar.extend_from_slice(&ustar::END);
     Ok(tar.into())
 }
 
-/// Appends a file. Two fixed names and small sizes need none of what a tar library is for.
+/// Appends a file.
 fn file(tar: &mut Vec<u8>, name: &str, content: &[u8]) {
-    let mut header = [0; BLOCK];
-    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, name.as_bytes());
-    put(100, b"0000444\0");
-    put(108, b"0000000\0");
-    put(116, b"0000000\0");
-    put(124, format!("{:011o}\0", content.len()).as_bytes());
-    put(136, b"00000000000\0");
-    put(156, b"0");
-    put(257, b"ustar\x0000");
-    // The checksum is taken with its own field full of spaces.
-    put(148, b"        ");
-    let sum: u32 = header.iter().copied().map(u32::from).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    tar.extend_from_slice(&header);
+    tar.extend_from_slice(&ustar::header(name, content.len() as u64));
     tar.extend_from_slice(content);
-    tar.resize(tar.len().next_multiple_of(BLOCK), 0);
+    tar.resize(tar.len().next_multiple_of(ustar::BLOCK), 0);
 }
 
 #[cfg(test)]
@@ -96,7 +80,7 @@ mod tests {
     #[test]
     fn tar_reads_it() {
         let archive = archive(&root(), &[]).unwrap();
-        assert_eq!(archive.len() % BLOCK, 0);
+        assert_eq!(archive.len() % ustar::BLOCK, 0);
         assert_eq!(untar(&archive, &["-t"]), "oci-layout\nindex.json\n");
         assert_eq!(untar(&archive, &["-xO", "oci-layout"]), r#"{"imageLayoutVersion":"1.0.0"}"#);
     }

@@ -1,6 +1,6 @@
 //! What a dockerd is: `GET /info`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -18,7 +18,13 @@ pub(crate) struct Info {
     #[serde(default)]
     pub(crate) server_version: String,
     #[serde(default)]
-    driver: String,
+    pub(crate) driver: String,
+    /// Made once and kept with its data (moby `daemon/id.go`).
+    #[serde(default, rename = "ID")]
+    pub(crate) id: String,
+    /// Where it keeps that, on its own machine.
+    #[serde(default)]
+    pub(crate) docker_root_dir: PathBuf,
     #[serde(default)]
     driver_status: Option<Vec<(String, String)>>,
     /// Since 27.

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::archive::archive;
+use super::jsonstream::{Line, check_loaded};
 use crate::docker_api::Api;
 use crate::engine::EngineError;
 use crate::engine::containerd::is_full;
@@ -26,29 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// minutes the next try may be a minute away; then the user is told.
 const RECONNECT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(200);
-/// What dockerd says of a name that it has loaded (moby `daemon/containerd/image_exporter.go`).
-const LOADED: &str = "Loaded image: ";
-/// What it says of an image without a name.
-const LOADED_ID: &str = "Loaded image ID: ";
 /// How a line begins with which dockerd reports, with status 200, that the image cannot run.
 const UNPACK_FAILED: &str = "Error unpacking";
-
-/// One object of the answer (moby `api/types/jsonstream`).
-#[derive(Debug, Default, Deserialize)]
-struct Line {
-    #[serde(default)]
-    stream: Option<String>,
-    #[serde(default)]
-    error: Option<String>,
-    #[serde(default, rename = "errorDetail")]
-    detail: Option<Detail>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Detail {
-    #[serde(default)]
-    message: String,
-}
 
 /// Lets dockerd make an image of `root` under `names`.
 pub(super) async fn commit(
@@ -98,8 +77,8 @@ fn judge(body: &Bytes, root: &Descriptor, names: &[Reference]) -> Result<Vec<Str
     let mut notes = Vec::new();
     for line in serde_json::Deserializer::from_slice(body).into_iter::<Line>() {
         let line = line.map_err(|error| refused(format!("its answer cannot be read: {error}")))?;
-        if let Some(message) = line.detail.map(|detail| detail.message).or(line.error) {
-            return Err(refused(message));
+        if let Some(message) = line.failure() {
+            return Err(refused(message.to_owned()));
         }
         let Some(text) = line.stream else { continue };
         let text = text.trim_end();
@@ -108,20 +87,7 @@ fn judge(body: &Bytes, root: &Descriptor, names: &[Reference]) -> Result<Vec<Str
         }
         notes.push(text.to_owned());
     }
-    let loaded = |name: &Reference| {
-        notes.iter().filter_map(|note| note.strip_prefix(LOADED)).any(|loaded| loaded.parse().as_ref() == Ok(name))
-    };
-    if let Some(name) = names.iter().find(|name| !loaded(name)) {
-        return Err(refused(format!(
-            "it did not say that it loaded {}; it said: {}",
-            name.familiar(),
-            notes.join("; ")
-        )));
-    }
-    if names.is_empty() && !notes.iter().any(|note| note.starts_with(LOADED_ID) || note.starts_with(LOADED)) {
-        let said = notes.join("; ");
-        return Err(refused(format!("it did not say that it loaded {}; it said: {said}", root.digest)));
-    }
+    check_loaded(&notes, names, root.digest.as_str()).map_err(refused)?;
     Ok(notes)
 }
 

@@ -7,6 +7,7 @@
 mod archive;
 mod discover;
 mod handshake;
+mod jsonstream;
 mod load;
 mod tag;
 
@@ -16,12 +17,14 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, try_join_all};
 
-pub(crate) use self::discover::{Store, info};
+pub(crate) use self::discover::{Info, Store, info};
 use self::handshake::{Handshake, Proof};
-use super::containerd::{ContainerdEngine, ContainerdImages, ContainerdIngest};
+pub(crate) use self::jsonstream::{Line, check_loaded};
+pub(crate) use self::tag::again as tag_again;
+use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, ContainerdIngest};
 use super::images::Images;
 use super::uploads::Uploads;
-use super::{Durable, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use super::{Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -69,9 +72,11 @@ impl DockerEngine {
             kind: "docker",
             version: info.server_version,
             address: docker.address().to_owned(),
-            namespace: proof.namespace.clone(),
-            snapshotter,
-            parallel_unpack: server.parallel_unpack,
+            storage: Storage::Containerd {
+                namespace: proof.namespace.clone(),
+                snapshotter,
+                parallel_unpack: server.parallel_unpack,
+            },
         };
         let containerd = ContainerdEngine::new(client, &proof.namespace, server);
         Ok(Self { docker, handshake, proof, containerd, identity })
@@ -169,6 +174,14 @@ impl Engine for DockerEngine {
 
     fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
         self.containerd.durables()
+    }
+
+    fn hold<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<Arc<dyn Hold>>, EngineError>> {
+        Box::pin(async move {
+            let (proven, hold) = tokio::join!(self.check(), ContainerdHold::new(&self.containerd, origin));
+            proven?;
+            Ok(Some(Arc::new(hold?) as Arc<dyn Hold>))
+        })
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {

@@ -230,6 +230,21 @@ fn check_header(descriptor: &Descriptor, header: Header) -> Result<(), DocumentE
     }
 }
 
+impl RootFs {
+    /// The id of the chain that ends with each layer, lowest first (image-spec `config.md`, "Layer ChainID").
+    pub fn chain_ids(&self) -> Vec<Digest> {
+        let mut chains: Vec<Digest> = Vec::with_capacity(self.diff_ids.len());
+        for diff_id in &self.diff_ids {
+            let chain = match chains.last() {
+                None => diff_id.clone(),
+                Some(parent) => Digest::of(parent.algorithm(), format!("{parent} {diff_id}").as_bytes()),
+            };
+            chains.push(chain);
+        }
+        chains
+    }
+}
+
 impl Manifest {
     /// The layers with their diff ids, lowest first: what an unpack needs.
     ///

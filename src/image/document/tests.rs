@@ -201,3 +201,11 @@ fn pairs_layers_with_diff_ids_or_says_why_not() {
         assert_eq!(error, DocumentError::LayerCount { config, layers: 2, diff_ids: wrong });
     }
 }
+
+#[test]
+fn chains_follow_the_specification() {
+    let (a, b) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+    let chains = RootFs { diff_ids: vec![a.clone(), b.clone()] }.chain_ids();
+    assert_eq!(chains, [a.clone(), Digest::sha256(format!("{a} {b}").as_bytes())]);
+    assert_eq!(RootFs::default().chain_ids(), []);
+}

@@ -55,7 +55,7 @@ fn rig(sharing: Sharing) -> Rig {
             });
         }
     });
-    Rig { link: Link::new(Counted { dials: dials.clone(), far }, sharing), dials, closed, kill }
+    Rig { link: Link::new(Box::new(Counted { dials: dials.clone(), far }), sharing), dials, closed, kill }
 }
 
 async fn ask(connection: &Connection) -> Result<(), ProxyError> {

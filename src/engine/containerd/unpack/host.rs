@@ -17,12 +17,12 @@ use crate::engine::EngineError;
 
 /// The root folder of containerd's mount namespace.
 #[derive(Debug)]
-pub(super) struct Host(File);
+pub(crate) struct Host(File);
 
 impl Host {
     /// `None` if containerd's files cannot be reached from here: it runs in a pid namespace that we do not see into, or
     /// we lack the permission.
-    pub(super) async fn of(client: &Client) -> Result<Option<Self>, EngineError> {
+    pub(crate) async fn of(client: &Client) -> Result<Option<Self>, EngineError> {
         let mut introspection = client.introspection();
         let call = introspection.server(client.request(()));
         let server = client.unary("asking containerd for its process", call).await?;
@@ -40,6 +40,13 @@ impl Host {
                 Ok(None)
             }
         }
+    }
+
+    /// Opens a file for reading, by the path that containerd knows it by.
+    pub(crate) fn file(&self, path: &Path) -> rustix::io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat2(&self.0, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+            .map(File::from)
     }
 
     /// Opens a folder by the path that containerd knows it by.

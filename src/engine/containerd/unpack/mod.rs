@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::host::Host;
 pub(crate) use self::snapshots::{Snapshots, exists};
 use super::labels;
 use crate::engine::EngineError;
@@ -65,7 +66,7 @@ impl Job {
         if diff_ids.is_empty() || diff_ids.len() != manifest.layers.len() {
             return None;
         }
-        let chains = chain_ids(diff_ids);
+        let chains = config.rootfs.chain_ids();
         let layers = manifest.layers.iter().zip(diff_ids).zip(chains).map(|((blob, diff_id), chain)| Layer {
             blob: blob.clone(),
             diff_id: diff_id.clone(),
@@ -87,19 +88,6 @@ impl Job {
     pub(crate) fn label(&self) -> Option<(String, String)> {
         self.top().map(|top| labels::snapshot(&self.snapshotter, top))
     }
-}
-
-/// The id of each chain of layers (image-spec `config.md`, "Layer ChainID").
-fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
-    let mut chains: Vec<Digest> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        let chain = match chains.last() {
-            None => diff_id.clone(),
-            Some(parent) => Digest::of(parent.algorithm(), format!("{parent} {diff_id}").as_bytes()),
-        };
-        chains.push(chain);
-    }
-    chains
 }
 
 /// How often to begin again when snapshots come and go under our feet.
@@ -178,15 +166,6 @@ impl Unpack {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chains_follow_the_specification() {
-        let a = Digest::sha256(b"a");
-        let b = Digest::sha256(b"b");
-        let chains = chain_ids(&[a.clone(), b.clone()]);
-        assert_eq!(chains[0], a);
-        assert_eq!(chains[1], Digest::sha256(format!("{a} {b}").as_bytes()));
-    }
 
     #[tokio::test]
     async fn arrivals_are_waited_for() {

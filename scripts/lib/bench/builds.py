@@ -1,0 +1,174 @@
+"""Whole builds: through the doors, by tar, by the engine's own builder, and exporting nothing (the floor)."""
+
+import os
+import shutil
+import time
+
+from figures import figures, take_turns
+from machine import drop_caches, fresh_engine, run, write
+
+
+class Contender:
+    """One way from a Dockerfile to an image in the engine, with a build context of its own."""
+
+    def __init__(self, bench, name, builder, output, base, env=None):
+        self.bench, self.name = bench, name
+        self.env = env or bench.stack.env
+        self.context = bench.folder(f"c-{name}")
+        self.dockerfile = (f"FROM {base}\nRUN echo {name} prepared >/prepared\nCOPY data /app/data\n" if base else "")
+        with open(os.path.join(self.context, "data"), "wb") as data:
+            data.write(os.urandom(3_000_000))
+        self.edit("first")
+        self.command = ["docker", "buildx", "build", "--builder", builder, "-q", "--network", "host",
+                        *(option.replace("NAME", f"bench-{name}") for option in output), "-t", f"bench-{name}", self.context]
+
+    def edit(self, line):
+        """Changes the last line."""
+        write(os.path.join(self.context, "Dockerfile"), f"{self.dockerfile}RUN echo {self.name} {line} >/version\n")
+
+    def build(self, env=None):
+        """Seconds of the whole command."""
+        started = time.monotonic()
+        run(*self.command, env=env or self.env)
+        return time.monotonic() - started
+
+
+LOAD, NOTHING = ["--load"], ["--output", "type=cacheonly"]
+
+
+def remote(bench):
+    """A builder on a socket, the first quick start of the README."""
+    base, size = bench.base()
+    return {
+        "linkspan": Contender(bench, "linkspan", "linkspan", LOAD, base),
+        "tar": Contender(bench, "tar", "tar", LOAD, base),
+        "builtin": Contender(bench, "builtin", "default", LOAD, base),
+        "floor": Contender(bench, "floor", "tar", NOTHING, base),
+    }, size, bench.linkspan
+
+
+def container(bench):
+    """Builders of the docker-container driver, which are reached through an engine's socket."""
+    base, size = bench.base()
+    through = {**bench.stack.env, "DOCKER_HOST": bench.linkspan.docker}
+    bench.container_builder("c-linkspan", bench.linkspan.docker)
+    bench.container_builder("c-tar", bench.stack.env["DOCKER_HOST"])
+    return {
+        "linkspan": Contender(bench, "container-linkspan", "c-linkspan", LOAD, base, through),
+        "tar": Contender(bench, "container-tar", "c-tar", LOAD, base),
+        "builtin": Contender(bench, "container-builtin", "default", LOAD, base),
+        "floor": Contender(bench, "container-floor", "c-tar", NOTHING, base),
+    }, size, bench.linkspan
+
+
+def classic(bench):
+    """To an engine with the classic image store."""
+    base, size = bench.base()
+    env = bench.classic()
+    linkspan = bench.start_linkspan(bench.stack, bench.folder("classic-linkspan"), "docker-classic")
+    bench.builder("classic-linkspan", linkspan.socket)
+    return {
+        "linkspan": Contender(bench, "classic-linkspan", "classic-linkspan", ["--output", "type=linkspan,name=NAME"], base, env),
+        "tar": Contender(bench, "classic-tar", "tar", LOAD, base, env),
+        "builtin": Contender(bench, "classic-builtin", "default", LOAD, base, env),
+        "floor": Contender(bench, "classic-floor", "tar", NOTHING, base, env),
+    }, size, linkspan
+
+
+def prepared(bench, ways):
+    """The contenders with everything built, loaded and cached once."""
+    if ways not in bench.prepared:
+        bench.prepared[ways] = ways(bench)
+        for contender in bench.prepared[ways][0].values():
+            contender.build()
+    return bench.prepared[ways]
+
+
+def warm(ways):
+    """Nothing changed."""
+    def case(bench, name):
+        named, size, linkspan = prepared(bench, ways)
+        for contender in named.values():
+            contender.build()
+        times = take_turns(bench.options.runs, named, lambda contender, _: contender.build())
+        return figures(name, size, times, linkspan.peak_bytes())
+    return case
+
+
+def edit(ways):
+    """The last line changed."""
+    def case(bench, name):
+        named, size, linkspan = prepared(bench, ways)
+
+        def build(contender, turn):
+            contender.edit(f"edit {turn}")
+            return contender.build()
+
+        return figures(name, size, take_turns(bench.options.runs, named, build), linkspan.peak_bytes())
+    return case
+
+
+def layers100(bench, name):
+    named = {key: Contender(bench, f"{key}-100", builder, output, None) for key, builder, output in (
+        ("linkspan", "linkspan", LOAD), ("tar", "tar", LOAD), ("builtin", "default", LOAD), ("floor", "tar", NOTHING))}
+    for key, contender in named.items():
+        for index in range(100):
+            write(os.path.join(contender.context, f"f{index}"), f"{key} {index}")
+        lines = "".join(f"COPY f{index} /f{index}\n" for index in range(100))
+        write(os.path.join(contender.context, "Dockerfile"), f"FROM scratch\n{lines}")
+        contender.build()
+    times = take_turns(bench.options.runs, named, lambda contender, _: contender.build())
+    return figures(name, 100 * 16, times, bench.linkspan.peak_bytes())
+
+
+def cold(bench, name):
+    """From a builder that holds the whole image to an engine that has seen nothing, until a container has run."""
+    named, size, _ = prepared(bench, remote)
+    times, peaks = {"linkspan": [], "tar": []}, []
+    for turn in range(min(bench.options.runs, 3)):
+        for way in ("linkspan", "tar") if turn % 2 else ("tar", "linkspan"):
+            with fresh_engine(bench, int(size * 4 + 4e9)) as engine:
+                times[way].append(cold_run(bench, named[way], engine, peaks))
+    return figures(name, size, times, max(peaks))
+
+
+def cold_run(bench, contender, engine, peaks):
+    env = {**engine.env, "BUILDX_CONFIG": bench.folder("cold-buildx")}
+    linkspan, address = None, bench.stack.env["BUILDKIT_HOST"]
+    if contender.name == "linkspan":
+        linkspan = bench.start_linkspan(engine, bench.folder("cold-linkspan"))
+        address = linkspan.socket
+    shutil.rmtree(env["BUILDX_CONFIG"])
+    run("docker", "buildx", "create", "--name", contender.name, "--driver", "remote", address, env=env)
+    run("docker", "buildx", "inspect", contender.name, env=env)
+    drop_caches()
+    seconds = contender.build(env)
+    started = time.monotonic()
+    run("docker", "run", "--rm", "--network", "host", f"bench-{contender.name}", "true", env=env)
+    seconds += time.monotonic() - started
+    if linkspan:
+        peaks.append(linkspan.peak_bytes())
+        bench.stop(linkspan)
+    return seconds
+
+
+def memory(bench, name):
+    """A large image of another platform, so that nothing unpacks it: just the stream."""
+    size = int(bench.options.memory_size * 1e9)
+    bench.need_space(size * 3.5, "--memory-size")
+    context, parts = bench.folder("memory"), max(1, round(size / 1e9))
+    for index in range(parts):
+        run("dd", "if=/dev/urandom", f"of={context}/{index}", "bs=1M", f"count={size // parts >> 20}")
+    lines = "".join(f"COPY {index} /{index}\n" for index in range(parts))
+    write(os.path.join(context, "Dockerfile"), f"FROM scratch\n{lines}")
+    linkspan = bench.start_linkspan(bench.stack, bench.folder("memory-linkspan"))
+    bench.builder("memory", linkspan.socket)
+    started = time.monotonic()
+    # Random bytes do not compress; asking for no compression only saves the builder the attempt.
+    run("docker", "buildx", "build", "--builder", "memory", "-q", "--platform", "linux/arm64", "--provenance=false",
+        "--output", "type=linkspan,name=bench-memory,compression=uncompressed", context, env=bench.stack.env)
+    seconds = time.monotonic() - started
+    result = figures(name, size, {"linkspan": [seconds]}, linkspan.peak_bytes())
+    run("docker", "rmi", "bench-memory", env=bench.stack.env)
+    shutil.rmtree(context)
+    return result

@@ -1,0 +1,177 @@
+//! What buildx keeps of its builders, read and, for one key, changed.
+//!
+//! A builder is a JSON file below `instances/` of buildx's configuration folder (buildx `store/store.go`,
+//! `store/nodegroup.go`; the same since its first release). It pins every node to an *endpoint*: the address of an engine
+//! or of a buildkitd, or the name of a docker context, whatever `DOCKER_HOST` says later.
+
+mod context;
+mod file;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+
+pub use file::Locked;
+
+/// A builder's file is a few kilobytes, certificates included; anything longer is something else.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// A user's builders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Docker's configuration folder.
+    docker: PathBuf,
+    /// buildx's, usually in it.
+    buildx: PathBuf,
+}
+
+/// One builder.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// `docker-container`, `remote`, `kubernetes`, …
+    pub driver: String,
+    /// Where it builds.
+    #[serde(default, deserialize_with = "or_none")]
+    pub nodes: Vec<Node>,
+}
+
+/// One node of a builder.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Node {
+    /// Its name; the container of the docker-container driver is called `buildx_buildkit_NAME`.
+    pub name: String,
+    /// The address or docker context that it is pinned to.
+    pub endpoint: String,
+}
+
+/// Why builders cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no such builder.
+    #[error("buildx has no builder `{name}` in {folder}; it has: {known}", folder = folder.display())]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// Where builders are kept.
+        folder: PathBuf,
+        /// Those that exist, separated by commas.
+        known: String,
+    },
+    /// A file of buildx is not what it is known to be.
+    #[error("{path} is not a builder as buildx writes it: {reason}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The system refuses.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Somebody else changes builders at the moment.
+    #[error("another buildx command holds {path} for longer than {seconds} s; try again when it has ended", path = path.display())]
+    Busy {
+        /// buildx's lock.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}
+
+impl Store {
+    /// The builders of whoever has these variables: `BUILDX_CONFIG`, else `buildx` in `DOCKER_CONFIG`, else
+    /// `~/.docker/buildx` (buildx `util/confutil/config.go`). `None` if not even `HOME` is set.
+    pub fn find(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let docker = variable("DOCKER_CONFIG").or_else(|| Some(variable("HOME")?.join(".docker")))?;
+        let buildx = variable("BUILDX_CONFIG").unwrap_or_else(|| docker.join("buildx"));
+        Some(Self { docker, buildx })
+    }
+
+    /// buildx's configuration folder.
+    pub fn folder(&self) -> &Path {
+        &self.buildx
+    }
+
+    /// All builders that were created, by name. Those that come with docker contexts are not among them.
+    ///
+    /// # Errors
+    /// When the folder or a file in it cannot be read. A folder that is absent holds no builders.
+    pub fn instances(&self) -> Result<Vec<Instance>, StoreError> {
+        let folder = self.buildx.join("instances");
+        let failed = |source| StoreError::Io { what: "list", path: folder.clone(), source };
+        let entries = match folder.read_dir() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut instances = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            instances.push(file::parse(&path, &file::read(&path)?)?);
+        }
+        instances.sort_by(|one: &Instance, other| one.name.cmp(&other.name));
+        Ok(instances)
+    }
+
+    /// The builder called `name`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] names those that exist.
+    pub fn instance(&self, name: &str) -> Result<Instance, StoreError> {
+        let mut instances = self.instances()?;
+        // buildx takes names in any case and keeps them in lower case (`store/util.go`).
+        match instances.iter().position(|instance| instance.name.eq_ignore_ascii_case(name)) {
+            Some(index) => Ok(instances.swap_remove(index)),
+            None => Err(StoreError::Unknown {
+                name: name.to_owned(),
+                folder: self.buildx.clone(),
+                known: match instances.len() {
+                    0 => "none".to_owned(),
+                    _ => instances.iter().map(|instance| instance.name.as_str()).collect::<Vec<_>>().join(", "),
+                },
+            }),
+        }
+    }
+
+    /// The address behind `endpoint`: the host of the docker context of that name, or the endpoint itself.
+    pub fn address(&self, endpoint: &str) -> String {
+        context::host(&self.docker, endpoint).unwrap_or_else(|| endpoint.to_owned())
+    }
+
+    /// Keeps buildx from changing builders until the answer is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when buildx itself is changing them for longer than ten seconds.
+    pub fn lock(&self) -> Result<Locked<'_>, StoreError> {
+        Locked::new(self)
+    }
+}
+
+/// Go writes an empty list as `null`.
+fn or_none<'de, D: Deserializer<'de>>(nodes: D) -> Result<Vec<Node>, D::Error> {
+    Option::deserialize(nodes).map(Option::unwrap_or_default)
+}
+
+/// Whether two addresses lead to the same place; `/var/run` is a link to `/run` almost everywhere.
+pub fn is_same_address(one: &str, other: &str) -> bool {
+    let path = |address: &str| address.strip_prefix("unix://").and_then(|path| Path::new(path).canonicalize().ok());
+    one == other || path(one).is_some_and(|it| Some(it) == path(other))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! `linkspan setup`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{CommandError, output};
+use crate::buildx::Store;
+use crate::config::{Config, DEFAULT_DOCKER_LISTEN, Layer, ProcessEnvironment, Setting};
+use crate::engine::select::DEFAULT_DOCKER_HOST;
+use crate::setup::{self, Done, SetupError};
+
+/// Makes other programs use Linkspan, and undoes that.
+#[derive(Debug, Args)]
+pub(super) struct Setup {
+    #[command(subcommand)]
+    program: Program,
+}
+
+#[derive(Debug, Subcommand)]
+enum Program {
+    Buildx(Buildx),
+}
+
+/// Sends existing `docker-container` builders through the docker door.
+///
+/// buildx pins a builder to the address of the engine that it was created with. This changes that address, and nothing else:
+/// the builder's container, its cache, its options, its history and the choice of the current builder stay.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct Buildx {
+    /// The builders, by the names that `docker buildx ls` shows
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+
+    /// Send them back to where they went before
+    #[arg(long)]
+    undo: bool,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    json: bool,
+
+    /// Read this TOML file [env: LINKSPAN_CONFIG] [default: /etc/linkspan/config.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+
+    /// Where the docker door listens [env: LINKSPAN_DOCKER_LISTEN] [default: unix:///run/linkspan/docker.sock]
+    #[arg(long, value_name = "ADDR")]
+    docker_listen: Option<String>,
+
+    /// Where the engine behind it listens; only builders that go there are changed [env: LINKSPAN_DOCKER_HOST,
+    /// DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "ADDR")]
+    docker_host: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  linkspan setup buildx mybuilder
+  linkspan setup buildx mybuilder --undo
+  linkspan setup buildx mybuilder --docker-listen unix:///run/user/1000/linkspan.sock
+
+Exit code: 0 when all builders go where they should, 1 when one does not, 2 for a wrong command line.";
+
+impl Setup {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let Program::Buildx(buildx) = self.program;
+        buildx.run()
+    }
+}
+
+impl Buildx {
+    fn run(self) -> Result<ExitCode, CommandError> {
+        let mut flags = Layer::default();
+        flags.add_flag(Setting::Config, self.config);
+        flags.add_flag(Setting::DockerListen, self.docker_listen);
+        flags.add_flag(Setting::DockerHost, self.docker_host);
+        let config = Config::load(flags, &ProcessEnvironment)?;
+        let store = Store::find(|name| std::env::var_os(name)).ok_or(SetupError::Homeless)?;
+        let door = match config.docker_door {
+            Some(door) => door.listen,
+            None => DEFAULT_DOCKER_LISTEN.parse().map_err(SetupError::Door)?,
+        };
+        let engine = config.engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+        let change = if self.undo { setup::back } else { setup::through };
+        // One that cannot be changed does not keep the others from being changed.
+        let mut code = ExitCode::SUCCESS;
+        let mut all = Vec::new();
+        for name in &self.names {
+            match change(&store, name, &door, engine) {
+                Ok(done) if self.json => all.push(done),
+                Ok(done) => output::print(&text(&done, &door.to_string(), self.undo))?,
+                Err(error) => {
+                    output::complain(&error, error.hint());
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        if self.json {
+            output::print(&serde_json::to_string_pretty(&all)?)?;
+        }
+        Ok(code)
+    }
+}
+
+fn text(done: &Done, door: &str, undone: bool) -> String {
+    let builder = &done.builder;
+    if done.moved.is_empty() {
+        return format!("builder {builder} goes through the docker door at {door} already");
+    }
+    let mut text = String::new();
+    for moved in &done.moved {
+        text += &format!("builder {builder}: node {} goes to {} now, before to {}\n", moved.node, moved.to, moved.from);
+    }
+    text += "Its container, its cache and its options are as they were.";
+    if !undone {
+        text += &format!(" Undo it with: linkspan setup buildx {builder} --undo");
+    }
+    text
+}

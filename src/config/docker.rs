@@ -1,0 +1,61 @@
+//! The docker door: where it listens, and that it leads to an engine and not to itself.
+
+use super::builder::listen;
+use super::check::{boolean, refuse};
+use super::{Builder, ConfigError, DEFAULT_DOCKER_LISTEN, Layer, Origin, Setting};
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
+use crate::proxy::Address;
+
+/// The docker door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerDoor {
+    /// Where it listens.
+    pub listen: Address,
+    /// Whether the plain `docker` exporter type means a load for the builders that are met there.
+    pub docker_is_load: bool,
+}
+
+/// Checks the docker door that `settings` ask for, if they do. A neighbour's `DOCKER_HOST` that names the door (where none
+/// is asked for: the usual one) is what its users have in their shells, and says nothing of the engine: `engine` is rid of it.
+pub(super) fn check(
+    settings: &Layer,
+    engine: &mut Selection,
+    builders: &[Builder],
+) -> Result<Option<DockerDoor>, ConfigError> {
+    let given = settings.one(Setting::DockerListen);
+    let usual = || DEFAULT_DOCKER_LISTEN.to_owned();
+    let ours = given.map_or_else(usual, |given| given.text.clone());
+    let told = settings.one(Setting::DockerHost);
+    if told.is_some_and(|told| told.text == ours && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
+        engine.docker_host = None;
+    }
+    let Some(given) = given else { return Ok(None) };
+    let listen = listen(given)?;
+    if !matches!(listen, Address::Unix(_)) {
+        return Err(refuse(
+            given,
+            "is no unix socket: whoever reaches Docker's API is root here, and over TCP that is every user of this \
+             machine and every page in their browsers; expected `unix:///path`",
+        ));
+    }
+    if engine.kind == Kind::Containerd {
+        return Err(refuse(given, "needs a Docker behind it, and the engine is to be `containerd`"));
+    }
+    let is_itself = |host: &str| host.parse() == Ok(listen.clone());
+    if is_itself(engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST)) {
+        let reason = format!(
+            "is the address of the engine itself, so that the door would lead to itself; say where dockerd listens with \
+             --{}, or choose another address",
+            Setting::DockerHost.name()
+        );
+        return Err(refuse(given, reason));
+    }
+    if let Some(builder) = builders.iter().find(|builder| builder.listen == listen) {
+        return Err(ConfigError::Contradiction(format!(
+            "the docker door and the door to {} would both listen on {listen}; give each an address of its own",
+            builder.place
+        )));
+    }
+    let docker_is_load = settings.one(Setting::DockerIsLoad).map(boolean).transpose()?.unwrap_or(false);
+    Ok(Some(DockerDoor { listen, docker_is_load }))
+}

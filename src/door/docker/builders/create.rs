@@ -1,0 +1,156 @@
+//! The creation of an exec: passed on, and remembered if it is a way to a builder.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Builders;
+use super::remembered::Exec;
+use crate::docker_api::Api;
+use crate::proxy::Stream;
+use crate::proxy::http1::{Connection, Exchange, RelayError, ResponseHead, Watched};
+
+/// A request to create an exec is a few hundred bytes.
+pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// What an exec runs, as far as two that are equal in it can stand for each other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Process {
+    cmd: Vec<String>,
+    #[serde(default)]
+    user: String,
+    #[serde(default)]
+    env: Option<Vec<String>>,
+    #[serde(default)]
+    working_dir: String,
+    #[serde(default)]
+    privileged: bool,
+}
+
+/// moby `api/types/container/exec_create_request.go`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Create {
+    #[serde(flatten)]
+    process: Process,
+    #[serde(default)]
+    tty: bool,
+    #[serde(default)]
+    attach_stdin: bool,
+    #[serde(default)]
+    attach_stdout: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+}
+
+impl Builders {
+    /// Relays the creation of an exec in `container`.
+    pub(in super::super) async fn create<T>(
+        &self,
+        exchange: Exchange<T>,
+        container: &str,
+    ) -> Result<Option<Connection<T>>, RelayError>
+    where
+        T: Stream + 'static,
+    {
+        exchange.watch(MAX_BODY_BYTES, |seen| self.remember(container, &seen)).await
+    }
+
+    fn remember(&self, container: &str, seen: &Watched) {
+        let Some(process) = seen.request_body.as_deref().and_then(tunnel) else { return };
+        if seen.response.status() != 201 {
+            return;
+        }
+        let created = seen.response_body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
+        let Some(Created { id }) = created.filter(|Created { id }| is_id(id)) else { return };
+        // Asked while the client turns to its next request. A name can be another container's by then, an id cannot.
+        let (docker, exec) = (Arc::clone(&self.docker), id.clone());
+        let container_id = AbortOnDropHandle::new(tokio::spawn(async move { container_of(&docker, &exec).await }));
+        let head = start_head(&seen.response);
+        self.remembered.add(id, Exec { container: container.to_owned(), container_id, process, head });
+    }
+}
+
+/// What runs, if it is a way to a builder: `buildctl dial-stdio`, whatever flags are around it.
+fn tunnel(body: &[u8]) -> Option<Process> {
+    let Create { process, tty, attach_stdin, attach_stdout } = serde_json::from_slice(body).ok()?;
+    let (program, arguments) = process.cmd.split_first()?;
+    let is_buildctl = program.rsplit('/').next() == Some("buildctl");
+    let is_tunnel = is_buildctl && arguments.iter().any(|argument| argument == "dial-stdio");
+    (is_tunnel && attach_stdin && attach_stdout && !tty).then_some(process)
+}
+
+/// The headers that dockerd puts into every answer (moby `daemon/server/middleware/version.go`), in the order in which it
+/// writes them behind those of an upgrade.
+fn start_head(response: &ResponseHead) -> Vec<(&'static str, Vec<u8>)> {
+    const EVERYWHERE: [&str; 4] = ["Api-Version", "Docker-Experimental", "Ostype", "Server"];
+    EVERYWHERE.into_iter().filter_map(|name| Some((name, response.headers().get(name)?.to_vec()))).collect()
+}
+
+/// dockerd's ids are 64 hexadecimal digits; one that is something else would not do in a path.
+fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The id of the container that `exec` was created in.
+async fn container_of(docker: &Api, exec: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Inspected {
+        #[serde(rename = "ContainerID")]
+        container_id: String,
+    }
+    let answer = docker.get(&format!("/exec/{exec}/json")).await.ok()?;
+    let Inspected { container_id } = serde_json::from_slice(&answer.body).ok()?;
+    is_id(&container_id).then_some(container_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_to_a_builder() {
+        for command in [
+            r#"["buildctl","dial-stdio"]"#,
+            r#"["/usr/local/bin/buildctl","--addr","unix:///x","dial-stdio"]"#,
+            r#"["./buildctl","dial-stdio","--debug"]"#,
+        ] {
+            let body = format!(r#"{{"AttachStdin":true,"AttachStdout":true,"New":{{}},"Cmd":{command}}}"#);
+            assert!(tunnel(body.as_bytes()).is_some(), "{command}");
+        }
+    }
+
+    #[test]
+    fn others() {
+        for body in [
+            r#"{"AttachStdin":true,"AttachStdout":true,"Cmd":["buildctl","debug","workers"]}"#,
+            r#"{"AttachStdin":true,"AttachStdout":true,"Cmd":["sh","-c","buildctl dial-stdio"]}"#,
+            r#"{"AttachStdin":true,"AttachStdout":true,"Tty":true,"Cmd":["buildctl","dial-stdio"]}"#,
+            r#"{"AttachStdin":false,"AttachStdout":true,"Cmd":["buildctl","dial-stdio"]}"#,
+            r#"{"AttachStdin":true,"AttachStdout":true,"Cmd":[]}"#,
+            r#"{"Cmd":"buildctl dial-stdio"}"#,
+            r#"["buildctl","dial-stdio"]"#,
+            "",
+        ] {
+            assert_eq!(tunnel(body.as_bytes()), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn processes_that_differ_are_told_apart() {
+        let process = |rest: &str| {
+            let body = format!(r#"{{"AttachStdin":true,"AttachStdout":true,"Cmd":["buildctl","dial-stdio"]{rest}}}"#);
+            tunnel(body.as_bytes()).unwrap()
+        };
+        assert_eq!(process(""), process(r#","AttachStderr":true,"DetachKeys":"""#));
+        for rest in [r#","User":"1""#, r#","Env":["A=1"]"#, r#","WorkingDir":"/""#, r#","Privileged":true"#] {
+            assert_ne!(process(""), process(rest), "{rest}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Connections to builders in containers, one for each container and way into it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+
+use super::create::Process;
+use super::unstarted::Unstarted;
+use super::{Doors, Serve, check};
+use crate::docker_api::Api;
+use crate::proxy::{Dial, DialError, Held, Link, ProxyError, Sharing, Stream};
+
+/// Each costs a process in its container while it waits. Builders above that are reached as without us.
+const MAX_ENTRIES: usize = 64;
+
+/// How long dockerd may take to start a process.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The way to a builder: the container's id and what runs in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) container: String,
+    pub(super) process: Process,
+}
+
+/// The builders that somebody uses, or has used a moment ago.
+pub(super) struct Pool {
+    doors: Doors,
+    keep: Duration,
+    docker: Arc<Api>,
+    entries: Arc<Entries>,
+}
+
+type Entries = Mutex<HashMap<Key, Arc<Entry>>>;
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("keep", &self.keep).field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+/// One builder. What serves it remembers builds under way, so that it is the same for all clients.
+pub(super) struct Entry {
+    link: Arc<Link>,
+    pub(super) serve: Serve,
+    pub(super) unstarted: Arc<Unstarted>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    pub(super) fn new(doors: Doors, keep: Duration, docker: Arc<Api>) -> Self {
+        Self { doors, keep, docker, entries: Arc::default() }
+    }
+
+    /// The builder behind `key`, which clients call `name`; `None` if there are too many.
+    pub(super) fn entry(&self, key: &Key, name: &str) -> Option<Arc<Entry>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(key) {
+            return Some(Arc::clone(entry));
+        }
+        // Those that never got a connection have nothing to be forgotten by.
+        entries.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.link.is_open());
+        if entries.len() >= MAX_ENTRIES {
+            tracing::warn!(
+                builder = name,
+                "more than {MAX_ENTRIES} builders are in use: this one exports as without us"
+            );
+            return None;
+        }
+        let link = Link::new(Box::new(Ended(name.to_owned())), Sharing::Everybody { idle: self.keep });
+        let serve = (self.doors)(name.to_owned(), Arc::clone(&link));
+        let entry = Arc::new(Entry { link, serve, unstarted: Arc::new(Unstarted::new(Arc::clone(&self.docker))) });
+        entries.insert(key.clone(), Arc::clone(&entry));
+        Some(entry)
+    }
+
+    /// Makes `entry`'s clients share a connection over `stream`, until it ends or nobody uses it.
+    pub(super) async fn adopt(
+        &self,
+        key: Key,
+        entry: &Arc<Entry>,
+        stream: Box<dyn Stream>,
+    ) -> Result<Held, ProxyError> {
+        let held = entry.link.adopt(stream).await?;
+        let (entries, entry, ended) = (Arc::downgrade(&self.entries), Arc::clone(entry), held.ended().clone());
+        tokio::spawn(async move {
+            ended.cancelled().await;
+            entry.forget(&key, &entries);
+            entry.unstarted.start().await;
+        });
+        Ok(held)
+    }
+
+    /// Closes every connection once its calls have ended, and starts what is unstarted.
+    pub(super) async fn close(&self) {
+        let entries = std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
+        join_all(entries.into_values().map(|entry| async move {
+            entry.link.close().await;
+            entry.unstarted.start().await;
+        }))
+        .await;
+    }
+}
+
+impl Entry {
+    /// The connection that is there, if it leads to a builder that answers.
+    pub(super) async fn present(&self) -> Option<Held> {
+        let held = self.link.present().await?;
+        check::answers(&held).await.then_some(held)
+    }
+
+    /// Leaves the pool, unless there is another connection by now.
+    fn forget(self: &Arc<Self>, key: &Key, entries: &Weak<Entries>) {
+        let Some(entries) = entries.upgrade() else { return };
+        let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.link.is_open() && entries.get(key).is_some_and(|entry| Arc::ptr_eq(entry, self)) {
+            entries.remove(key);
+        }
+    }
+}
+
+/// What is left of a builder whose exec has ended: the next comes with the next client.
+#[derive(Debug)]
+struct Ended(String);
+
+impl Dial for Ended {
+    fn name(&self) -> String {
+        self.0.clone()
+    }
+
+    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
+        Box::pin(async move { Err(format!("{}: the connection has ended", self.0).into()) })
+    }
+}

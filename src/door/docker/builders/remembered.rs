@@ -1,0 +1,88 @@
+//! Execs that were created and not started yet.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::create::Process;
+
+/// Clients start what they create within milliseconds.
+const EXPIRES_AFTER: Duration = Duration::from_secs(600);
+
+/// What is above that is forgotten, oldest first, and then passes as any other exec.
+const MAX_EXECS: usize = 1024;
+
+/// An exec that leads to a builder.
+#[derive(Debug)]
+pub(super) struct Exec {
+    /// What the client calls its container.
+    pub(super) container: String,
+    /// The container's id, unless dockerd did not tell.
+    pub(super) container_id: AbortOnDropHandle<Option<String>>,
+    /// What runs.
+    pub(super) process: Process,
+    /// Headers that dockerd puts into every answer.
+    pub(super) head: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// Execs by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Remembered(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    execs: HashMap<String, Exec>,
+    /// When each was created, oldest first; some may have been started since.
+    order: VecDeque<(Instant, String)>,
+}
+
+impl Remembered {
+    /// Remembers an exec.
+    pub(super) fn add(&self, id: String, exec: Exec) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        while let Some((created, oldest)) = inner.order.front() {
+            if inner.order.len() < MAX_EXECS && now.duration_since(*created) < EXPIRES_AFTER {
+                break;
+            }
+            let oldest = oldest.clone();
+            inner.execs.remove(&oldest);
+            inner.order.pop_front();
+        }
+        inner.order.push_back((now, id.clone()));
+        inner.execs.insert(id, exec);
+    }
+
+    /// The exec called `id`, once.
+    pub(super) fn take(&self, id: &str) -> Option<Exec> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).execs.remove(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(remembered: &Remembered, id: usize) {
+        let process = serde_json::from_str(r#"{"Cmd":["buildctl","dial-stdio"]}"#).unwrap();
+        let container_id = AbortOnDropHandle::new(tokio::spawn(async { None }));
+        let exec = Exec { container: "c".to_owned(), container_id, process, head: Vec::new() };
+        remembered.add(id.to_string(), exec);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn they_are_few_and_not_old() {
+        let remembered = Remembered::default();
+        (0..=MAX_EXECS).for_each(|id| add(&remembered, id));
+        assert!(remembered.take("0").is_none(), "the oldest makes room");
+        assert!(remembered.take("1").is_some());
+        assert!(remembered.take("1").is_none(), "an exec starts once");
+        tokio::time::sleep(EXPIRES_AFTER).await;
+        add(&remembered, 5000);
+        assert!(remembered.take("2").is_none());
+        assert!(remembered.take("5000").is_some());
+    }
+}

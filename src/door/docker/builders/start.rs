@@ -1,0 +1,223 @@
+//! The start of an exec that leads to a builder.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Builders;
+use super::create::MAX_BODY_BYTES;
+use super::pool::{Entry, Key};
+use super::remembered::Exec;
+use crate::proxy::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
+use crate::proxy::{Held, Stream};
+use crate::tunnel::sniff::{self, Speaks};
+use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
+
+/// A client that speaks HTTP/2 does so at once.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A builder answers as soon as runc has made the process, which is a tenth of a second on an idle machine.
+const PROCESS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The first API version with a media type of its own for streams in frames (moby
+/// `daemon/server/router/container/exec.go`).
+const MULTIPLEXED_SINCE: (u32, u32) = (1, 42);
+
+/// moby `api/types/container/exec_start_request.go`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Start {
+    #[serde(default)]
+    detach: bool,
+    #[serde(default)]
+    tty: bool,
+}
+
+impl Builders {
+    /// Starts exec `id`: as any other, or with the buildkit door in between.
+    pub(in super::super) async fn start<T>(
+        &self,
+        mut exchange: Exchange<T>,
+        id: &str,
+        drain: CancellationToken,
+    ) -> Result<Option<Connection<T>>, RelayError>
+    where
+        T: Stream + 'static,
+    {
+        let Some(Exec { container, container_id, process, head }) = self.remembered.take(id) else {
+            return exchange.pass().await;
+        };
+        let body = exchange.body(MAX_BODY_BYTES).await?;
+        let attaches = body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
+        let attaches = attaches.is_some_and(|Start { detach, tty }| !detach && !tty);
+        let (true, true, Ok(Some(container_id))) =
+            (attaches, exchange.head().headers().get("upgrade").is_some(), container_id.await)
+        else {
+            return exchange.pass().await;
+        };
+        let key = Key { container: container_id, process };
+        let name = format!("docker-container://{container}");
+        let Some(entry) = self.pool.entry(&key, &name) else { return exchange.pass().await };
+        match entry.present().await {
+            Some(held) => {
+                tracing::debug!(builder = name, id, "exec answered from a connection that is there");
+                let switching = switching(exchange.head(), &head);
+                let client = exchange.answer(&switching).await?;
+                self.instead(id, &entry, held, client, body.unwrap_or_default(), drain).await;
+                Ok(None)
+            }
+            None => {
+                tracing::debug!(builder = name, id, "exec started");
+                match exchange.upgrade().await? {
+                    Upgrade::Switched(switched) => self.between(key, &entry, *switched, drain).await.map(|()| None),
+                    Upgrade::Declined(connection) => Ok(connection),
+                }
+            }
+        }
+    }
+
+    /// Serves a client whose exec dockerd does not start: `held` is there already.
+    async fn instead<T>(
+        &self,
+        id: &str,
+        entry: &Entry,
+        held: Held,
+        client: Rewound<T>,
+        body: Bytes,
+        drain: CancellationToken,
+    ) where
+        T: Stream + 'static,
+    {
+        let (client, speaks) = client_speaks(client).await;
+        if speaks == Speaks::Http2 {
+            entry.unstarted.add(id.to_owned());
+            let (_, errors) = mpsc::channel(1);
+            return (entry.serve)(held, Box::new(Client::new(client, errors)), drain).await;
+        }
+        drop(held);
+        // The client has its answer already, so that of dockerd is dropped; what would have followed is not.
+        let failure = match self.docker.upgrade(&format!("/exec/{id}/start"), "tcp", body).await {
+            Ok(Ok(upstream)) => return join(client, TokioIo::new(upstream)).await,
+            Ok(Err(answer)) => answer.message(),
+            Err(error) => error.to_string(),
+        };
+        tracing::debug!(id, failure, "the exec cannot be started");
+        // This is how dockerd tells what goes wrong behind the answer (moby `daemon/server/router/container/exec.go`).
+        let (_, errors) = mpsc::channel(1);
+        let told = Client::new(client, errors).write_all(format!("{failure}\r\n").as_bytes()).await;
+        told.unwrap_or_else(|error| tracing::debug!(id, %error, "the client has gone"));
+    }
+
+    /// Stands between a client and the exec that dockerd has started for it, if both speak HTTP/2.
+    async fn between<T>(
+        &self,
+        key: Key,
+        entry: &Arc<Entry>,
+        switched: Switched<T>,
+        drain: CancellationToken,
+    ) -> Result<(), RelayError>
+    where
+        T: Stream + 'static,
+    {
+        let head = switched.head().raw().clone();
+        let (mut client, upstream) = switched.into_streams();
+        client.write_all(&head).await.map_err(RelayError::Client)?;
+        let (client, speaks) = client_speaks(client).await;
+        if speaks != Speaks::Http2 {
+            join(client, upstream).await;
+            return Ok(());
+        }
+        let (client, upstream, speaks) = process_speaks(client, upstream).await.map_err(RelayError::Client)?;
+        if speaks != Speaks::Http2 {
+            join(client, upstream).await;
+            return Ok(());
+        }
+        let (heard, errors) = mpsc::channel(MAX_ERRORS_WAITING);
+        match self.pool.adopt(key, entry, Box::new(Output::new(upstream, Some(heard)))).await {
+            Ok(held) => (entry.serve)(held, Box::new(Client::new(client, errors)), drain).await,
+            Err(error) => tracing::warn!(%error, "the builder cannot be reached"),
+        }
+        Ok(())
+    }
+}
+
+/// What dockerd answers when an exec starts that is attached (moby `daemon/server/router/container/exec.go`): its own
+/// headers, and then, sorted, those that are in every answer.
+fn switching(request: &RequestHead, every: &[(&'static str, Vec<u8>)]) -> Vec<u8> {
+    let newest = every.iter().find(|(name, _)| *name == "Api-Version").map(|(_, value)| String::from_utf8_lossy(value));
+    let asked = request.target().strip_prefix("/v").and_then(|rest| rest.split('/').next());
+    let version = asked.and_then(version).or_else(|| version(&newest?)).unwrap_or(MULTIPLEXED_SINCE);
+    let kind = if version >= MULTIPLEXED_SINCE { "multiplexed" } else { "raw" };
+    let mut head = format!(
+        "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.{kind}-stream\r\nConnection: Upgrade\r\nUpgrade: \
+         tcp\r\n"
+    )
+    .into_bytes();
+    for (name, value) in every {
+        head.extend_from_slice(name.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value);
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// `1.42`, as numbers.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Reads until it is clear what a client speaks. Nothing is lost: the stream that comes back begins with what was read.
+async fn client_speaks<S: AsyncRead + Unpin>(mut client: S) -> (Rewound<S>, Speaks) {
+    let mut read = BytesMut::new();
+    let judge = async {
+        loop {
+            let speaks = sniff::client(&read);
+            // An error or an end is met again by whoever reads on.
+            if speaks != Speaks::Unclear || !matches!(client.read_buf(&mut read).await, Ok(1..)) {
+                return speaks;
+            }
+        }
+    };
+    // Silence is none of our business.
+    let speaks = timeout(CLIENT_PATIENCE, judge).await.unwrap_or(Speaks::Other);
+    (Rewound::new(read.freeze(), client), speaks)
+}
+
+/// Reads until it is clear what a process speaks. What it says first on standard error goes to the client at once; of all
+/// else nothing is lost.
+async fn process_speaks<C, S>(mut client: C, mut process: S) -> std::io::Result<(C, Rewound<S>, Speaks)>
+where
+    C: AsyncWrite + Unpin,
+    S: AsyncRead + Unpin,
+{
+    let mut read = BytesMut::new();
+    let mut late = std::pin::pin!(tokio::time::sleep(PROCESS_PATIENCE));
+    loop {
+        let (errors, speaks) = sniff::output(&read);
+        if errors > 0 {
+            client.write_all(&read.split_to(errors)).await?;
+            client.flush().await?;
+        }
+        let more = speaks == Speaks::Unclear
+            && tokio::select! {
+                more = process.read_buf(&mut read) => matches!(more, Ok(1..)),
+                () = &mut late => false,
+            };
+        if !more {
+            return Ok((client, Rewound::new(read.freeze(), process), speaks));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Execs that were answered without being started.
+//!
+//! dockerd keeps an exec that never starts until its container stops, and `docker inspect` lists it. So they are started
+//! after all, detached: their standard input is empty then, and `buildctl dial-stdio` ends at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Mutex as Turn;
+
+use crate::docker_api::Api;
+
+/// They are started when so many wait, and when their builder is no longer used. Each costs a process, so not while
+/// somebody waits for a build, if it can be helped.
+const MANY: usize = 16;
+
+/// The unstarted execs of one builder.
+#[derive(Debug)]
+pub(super) struct Unstarted {
+    docker: Arc<Api>,
+    ids: Mutex<Vec<String>>,
+    turn: Turn<()>,
+}
+
+impl Unstarted {
+    pub(super) fn new(docker: Arc<Api>) -> Self {
+        Self { docker, ids: Mutex::default(), turn: Turn::default() }
+    }
+
+    /// Keeps `id` for later.
+    pub(super) fn add(self: &Arc<Self>, id: String) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.push(id);
+        if ids.len() == MANY {
+            let this = Arc::clone(self);
+            tokio::spawn(async move { this.start().await });
+        }
+    }
+
+    /// Starts them, one after another.
+    pub(super) async fn start(&self) {
+        let _turn = self.turn.lock().await;
+        let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in ids {
+            let path = format!("/exec/{id}/start");
+            match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), super::pool::PATIENCE).await
+            {
+                Ok(answer) if answer.status.is_success() => {}
+                // Most likely its container has stopped, and dockerd has forgotten the exec with it.
+                Ok(answer) => {
+                    tracing::debug!(id, status = %answer.status, reason = answer.message(), "exec not started")
+                }
+                Err(error) => tracing::debug!(id, %error, "exec not started"),
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! dockerd's answer, with a line of ours where something was left out, and answers of our own.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use serde_json::json;
+
+use super::ledger::Spared;
+
+/// What a client is answered with.
+pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// Puts a line about what was spared in front of an answer to a load. dockerd writes a sequence of JSON objects, each of
+/// them flushed, and `stream` is what clients print as it is; those that look for the name of what was loaded look for
+/// lines that begin with `Loaded image` (docker-py `models/images.py`, buildx `util/dockerutil/progress.go`).
+pub(super) fn announce(answer: Response<Incoming>, spared: Spared) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    head.headers.remove(CONTENT_LENGTH);
+    let line = json!({ "stream": format!("{}\n", describe(spared)) }).to_string() + "\r\n";
+    let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from(line)))]);
+    let rest = http_body_util::BodyStream::new(body);
+    let body = StreamBody::new(futures_util::StreamExt::chain(first, rest));
+    Response::from_parts(head, body.boxed_unsync())
+}
+
+fn describe(Spared { blobs, bytes }: Spared) -> String {
+    let noun = if blobs == 1 { "blob" } else { "blobs" };
+    format!("linkspan: left out {blobs} {noun} ({}) that the engine had already", Size(bytes))
+}
+
+/// A number of bytes as docker's own client writes it: decimal units, four digits.
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut size = self.0 as f64;
+        for unit in ["B", "kB", "MB", "GB", "TB"] {
+            if size < 1000.0 {
+                let digits = if unit == "B" { 0 } else { 1 };
+                return write!(f, "{size:.digits$} {unit}");
+            }
+            size /= 1000.0;
+        }
+        write!(f, "{size:.1} PB")
+    }
+}
+
+/// Whether the client wants to see more than the outcome. dockerd's default is that it does not (moby
+/// `daemon/server/router/image/image_routes.go`, `postImagesLoad`, and `httputils/form.go`, `BoolValueOrDefault`).
+pub(super) fn is_quiet(query: Option<&str>) -> bool {
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let value = pairs.into_iter().find(|(key, _)| *key == "quiet").map(|(_, value)| value.trim().to_lowercase());
+    value.is_none_or(|value| !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"))
+}
+
+/// The answer to an archive that cannot be loaded, in the form in which dockerd says so: a success with an error in it
+/// (moby `image_routes.go`, `postImagesLoad`).
+pub(super) fn failure(message: &str) -> Response<Body> {
+    let message = format!("linkspan: {message}");
+    complete(StatusCode::OK, json!({ "errorDetail": { "message": message }, "error": message }).to_string() + "\r\n")
+}
+
+/// An error in Docker's form, where nothing could be loaded.
+pub(super) fn refusal(status: StatusCode, message: &str) -> Response<Body> {
+    complete(status, json!({ "message": format!("linkspan: {message}") }).to_string() + "\n")
+}
+
+fn complete(status: StatusCode, text: String) -> Response<Body> {
+    let mut answer =
+        Response::new(Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_as_docker_does() {
+        let sizes = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3_210_000_000, "3.2 GB"), (1 << 60, "1152.9 PB")];
+        for (bytes, text) in sizes {
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn quiet_is_read_as_docker_reads_it() {
+        for query in ["quiet=0", "platform=x&quiet=false", "quiet=", "quiet", "quiet=No", "quiet=0&quiet=1"] {
+            assert!(!is_quiet(Some(query)), "{query}");
+        }
+        for query in ["", "quiet=1", "quiet=true", "x=quiet", "quiet=anything"] {
+            assert!(is_quiet(Some(query)), "{query}");
+        }
+        assert!(is_quiet(None));
+    }
+}

@@ -1,0 +1,180 @@
+//! Archives for tests, and what dockerd makes of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::member::{BLOCK, Read, padding, read};
+use crate::engine::{EngineError, Hold, StoredBlob};
+use crate::image::Digest;
+
+/// An archive that is being written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tar(pub(super) Vec<u8>);
+
+impl Tar {
+    pub(super) fn file(self, name: &str, content: &[u8]) -> Self {
+        self.member(b'0', name, content)
+    }
+
+    /// A file under the name of its digest.
+    pub(super) fn blob(self, content: &[u8]) -> Self {
+        self.file(&blob_name(content), content)
+    }
+
+    pub(super) fn layout(self) -> Self {
+        self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+    }
+
+    pub(super) fn member(mut self, kind: u8, name: &str, content: &[u8]) -> Self {
+        self.0.extend(header(kind, name, content.len() as u64));
+        self.content(content)
+    }
+
+    /// A file behind an extended header.
+    pub(super) fn pax(mut self, records: &[(&str, &str)], name: &str, content: &[u8]) -> Self {
+        let records: String = records.iter().map(|(key, value)| record(key, value)).collect();
+        self = self.member(b'x', "PaxHeaders/x", records.as_bytes());
+        self.0.extend(header(b'0', name, content.len() as u64));
+        self.content(content)
+    }
+
+    pub(super) fn content(mut self, content: &[u8]) -> Self {
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len() + padding(content.len() as u64), 0);
+        self
+    }
+
+    pub(super) fn end(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 2 * BLOCK, 0);
+        self.0
+    }
+}
+
+pub(super) fn blob_name(content: &[u8]) -> String {
+    format!("blobs/sha256/{}", Digest::sha256(content).hex())
+}
+
+pub(super) fn header(kind: u8, name: &str, size: u64) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    for (at, text) in [(100, "0000644\0"), (108, "0000000\0"), (116, "0000000\0"), (136, "14371573421\0")] {
+        block[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+    block[156] = kind;
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    seal(&mut block);
+    block
+}
+
+/// Sets the checksum.
+pub(super) fn seal(block: &mut [u8; BLOCK]) {
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().copied().map(u32::from).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+pub(super) fn record(key: &str, value: &str) -> String {
+    let rest = key.len() + value.len() + 3;
+    let length = (rest..).find(|length| length.to_string().len() + rest == *length).unwrap();
+    format!("{length} {key}={value}\n")
+}
+
+/// What containerd's importer knows after an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Import {
+    /// Files by name, the last of each.
+    pub(super) files: BTreeMap<String, Vec<u8>>,
+    /// Everything that was stored.
+    pub(super) stored: BTreeSet<Vec<u8>>,
+    /// Whether the archive came to its end.
+    pub(super) complete: bool,
+}
+
+/// Reads an archive that consists of nothing strange.
+pub(super) fn import(mut archive: &[u8]) -> Import {
+    let mut import = Import::default();
+    loop {
+        if archive.is_empty() {
+            import.complete = true;
+            return import;
+        }
+        let mut needed = BLOCK;
+        let member = loop {
+            let Some(head) = archive.get(..needed) else { return import };
+            match read(head) {
+                Read::More(more) => needed = more,
+                Read::Member(member) => break member,
+                Read::Zeros => {
+                    let second = archive.get(BLOCK..2 * BLOCK);
+                    import.complete = archive.len() == BLOCK || second.is_some_and(|second| *second == [0; BLOCK]);
+                    return import;
+                }
+                Read::Strange(reason) => panic!("{reason}"),
+            }
+        };
+        archive = &archive[member.head..];
+        let Some((content, rest)) = archive.split_at_checked(member.size as usize) else { return import };
+        archive = &rest[member.padding().min(rest.len())..];
+        if let Some(name) = member.file {
+            import.files.insert(String::from_utf8(name).unwrap(), content.to_vec());
+            import.stored.insert(content.to_vec());
+        }
+    }
+}
+
+/// An engine that holds some blobs in memory.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) blobs: HashMap<Digest, Bytes>,
+    /// Gone when they are looked for after pinning.
+    pub(super) fleeting: HashSet<Digest>,
+    pub(super) broken_pins: bool,
+    pub(super) pinned: Mutex<Vec<Vec<Digest>>>,
+}
+
+impl Memory {
+    pub(super) fn of<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let blobs = contents.into_iter().map(|content| (Digest::sha256(content), Bytes::copy_from_slice(content)));
+        Self { blobs: blobs.collect(), ..Self::default() }
+    }
+}
+
+impl Hold for Memory {
+    fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
+        let found = self.blobs.get(digest).map(|bytes| Arc::new(Stored(bytes.clone())) as Arc<dyn StoredBlob>);
+        Box::pin(async { Ok(found) })
+    }
+
+    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
+        Box::pin(async {
+            if self.broken_pins {
+                return Err(EngineError::LeaseLost { lease: "test".to_owned() });
+            }
+            self.pinned.lock().unwrap().push(digests.to_vec());
+            Ok(digests.iter().filter(|digest| self.fleeting.contains(digest)).cloned().collect())
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[derive(Debug)]
+struct Stored(Bytes);
+
+impl StoredBlob for Stored {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, EngineError>> {
+        let (offset, length) = (offset as usize, buffer.len());
+        buffer.copy_from_slice(&self.0[offset..offset + length]);
+        Box::pin(async { Ok(buffer) })
+    }
+}

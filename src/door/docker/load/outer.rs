@@ -1,0 +1,253 @@
+//! What an archive as a whole is compressed with.
+
+use std::io;
+
+use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use bytes::{Buf as _, Bytes};
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::io::AsyncRead;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::pipe::Chunks;
+
+/// How much is looked at: enough for what [`Outer::of`] looks for.
+const PEEK_BYTES: usize = 64;
+/// How much is decompressed at once.
+const DECOMPRESSED_BYTES: usize = 256 << 10;
+/// The most that a decompressor may have to remember of what it wrote, as a power of two: 16 MiB. A plain `zstd` or `xz`
+/// asks for 8 MiB at most, their highest levels for up to 128.
+const WINDOW_LOG: u32 = 24;
+/// The same for xz, together with its own state.
+const XZ_BYTES: u64 = (1 << WINDOW_LOG) + (1 << 20);
+
+/// What an archive is compressed with, by the marks that dockerd goes by (go-archive `compression_detect.go`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outer {
+    Plain,
+    Gzip,
+    Bzip2,
+    Xz,
+    Zstd,
+    /// dockerd may be able to read it, in memory that we do not want to spend.
+    Unfit,
+}
+
+impl Outer {
+    fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
+            [b'B', b'Z', b'h', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] if xz_window(bytes) => Self::Xz,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Unfit,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] if zstd_window(bytes) => Self::Zstd,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Unfit,
+            // A frame to be skipped, with whatever behind it.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => Self::Unfit,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Its name in messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "tar",
+            Self::Gzip => "gzip",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Unfit => "compressed",
+        }
+    }
+}
+
+/// Whether the window of a zstd frame is small enough (RFC 8878, section 3.1.1.1).
+fn zstd_window(bytes: &[u8]) -> bool {
+    let Some((&descriptor, rest)) = bytes.get(4..).and_then(<[u8]>::split_first) else { return true };
+    if descriptor & 0x20 == 0 {
+        let Some(&window) = rest.first() else { return true };
+        let (exponent, mantissa) = (u32::from(window >> 3), u64::from(window & 7));
+        let base = 1_u64 << (10 + exponent);
+        return base + base / 8 * mantissa <= 1 << WINDOW_LOG;
+    }
+    // A single segment: the window is the whole content.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let Some(mut size) = rest.get(dictionary..) else { return true };
+    let size = match descriptor >> 6 {
+        0 if size.remaining() >= 1 => u64::from(size.get_u8()),
+        1 if size.remaining() >= 2 => u64::from(size.get_u16_le()),
+        2 if size.remaining() >= 4 => u64::from(size.get_u32_le()),
+        3 if size.remaining() >= 8 => size.get_u64_le(),
+        _ => return true,
+    };
+    size <= 1 << WINDOW_LOG
+}
+
+/// Whether the dictionary of an xz stream with the usual one filter is small enough (the .xz file format 1.2.1,
+/// sections 2.1.1, 3.1 and 5.3.1).
+fn xz_window(bytes: &[u8]) -> bool {
+    const STREAM_HEADER: usize = 12;
+    let Some(block) = bytes.get(STREAM_HEADER..) else { return true };
+    let &[size, flags, ref rest @ ..] = block else { return true };
+    if size == 0 {
+        // No block at all.
+        return true;
+    }
+    if flags & 0x3f != 0 {
+        return false;
+    }
+    // The sizes of the block, in seven bits each.
+    let mut rest = rest;
+    for _ in 0..flags.count_ones() {
+        let Some(end) = rest.iter().position(|byte| byte & 0x80 == 0) else { return false };
+        rest = &rest[end + 1..];
+    }
+    // LZMA2, with one byte of properties: two bits of mantissa.
+    match rest {
+        [0x21, 1, bits, ..] if *bits <= 40 => {
+            let base = 2 + u64::from(bits & 1);
+            base << (bits / 2 + 11) <= 1 << WINDOW_LOG
+        }
+        _ => false,
+    }
+}
+
+/// What an archive is compressed with, and the archive without that.
+pub(super) async fn open(
+    mut chunks: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+) -> io::Result<(Outer, Chunks)> {
+    let (mut peeked, mut first) = (Vec::new(), Vec::with_capacity(PEEK_BYTES));
+    while first.len() < PEEK_BYTES {
+        let Some(chunk) = chunks.next().await.transpose()? else { break };
+        first.extend_from_slice(&chunk[..chunk.len().min(PEEK_BYTES - first.len())]);
+        peeked.push(Ok(chunk));
+    }
+    let outer = Outer::of(&first);
+    let chunks = stream::iter(peeked).chain(chunks);
+    if matches!(outer, Outer::Plain | Outer::Unfit) {
+        return Ok((outer, Box::pin(chunks)));
+    }
+    let reader = StreamReader::new(chunks);
+    // Each may consist of several streams, one after another, which make up one archive.
+    let reader: Box<dyn AsyncRead + Send + Unpin> = match outer {
+        Outer::Gzip => {
+            let mut decoder = GzipDecoder::new(reader);
+            decoder.multiple_members(true);
+            Box::new(decoder)
+        }
+        Outer::Bzip2 => {
+            let mut decoder = BzDecoder::new(reader);
+            decoder.multiple_members(true);
+            Box::new(decoder)
+        }
+        Outer::Xz => {
+            let mut decoder = XzDecoder::with_mem_limit(reader, XZ_BYTES);
+            decoder.multiple_members(true);
+            Box::new(decoder)
+        }
+        _ => {
+            let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(WINDOW_LOG)]);
+            decoder.multiple_members(true);
+            Box::new(decoder)
+        }
+    };
+    Ok((outer, Box::pin(ReaderStream::with_capacity(reader, DECOMPRESSED_BYTES))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use async_compression::tokio::bufread as codecs;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// `bytes` in chunks of `chunk`.
+    fn chunks(bytes: &[u8], chunk: usize) -> Chunks {
+        let chunks: Vec<_> = bytes.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        Box::pin(stream::iter(chunks))
+    }
+
+    async fn all(mut chunks: Chunks) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes)
+    }
+
+    async fn compressed(outer: Outer, bytes: &[u8]) -> Vec<u8> {
+        let mut into = Vec::new();
+        match outer {
+            Outer::Gzip => codecs::GzipEncoder::new(bytes).read_to_end(&mut into).await,
+            Outer::Bzip2 => codecs::BzEncoder::new(bytes).read_to_end(&mut into).await,
+            Outer::Xz => codecs::XzEncoder::new(bytes).read_to_end(&mut into).await,
+            _ => codecs::ZstdEncoder::new(bytes).read_to_end(&mut into).await,
+        }
+        .unwrap();
+        into
+    }
+
+    #[tokio::test]
+    async fn every_kind_is_read_in_chunks_of_any_size() {
+        let archive: Vec<u8> = (0..100_000u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
+        for outer in [Outer::Gzip, Outer::Bzip2, Outer::Xz, Outer::Zstd] {
+            let once = compressed(outer, &archive).await;
+            let twice = [once.clone(), once.clone()].concat();
+            for chunk in [1, 7, 4096, twice.len()] {
+                let (found, decompressed) = open(chunks(&twice, chunk)).await.unwrap();
+                assert_eq!(found, outer);
+                assert!(
+                    all(decompressed).await.unwrap() == [&archive[..], &archive[..]].concat(),
+                    "{outer:?} by {chunk}"
+                );
+            }
+            let (_, cut) = open(chunks(&once[..once.len() - 10], 4096)).await.unwrap();
+            assert!(all(cut).await.is_err(), "{outer:?} cut off");
+            let mut broken = once.clone();
+            let middle = broken.len() / 2;
+            broken[middle..].fill(0);
+            let (_, broken) = open(chunks(&broken, 4096)).await.unwrap();
+            assert!(all(broken).await.is_err(), "{outer:?} broken");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_mark_is_plain() {
+        for bytes in [&b""[..], b"B", b"blobs/", &[0x1f, 0x8b], &[0; 1024]] {
+            let (outer, passed) = open(chunks(bytes, 3)).await.unwrap();
+            assert_eq!(outer, Outer::Plain);
+            assert_eq!(all(passed).await.unwrap(), bytes);
+        }
+    }
+
+    /// What a program makes of one megabyte.
+    fn made_by(program: &str, args: &[&str]) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+        let stdin = std::fs::File::open(file).unwrap();
+        let made = Command::new(program).args(args).stdin(stdin).stderr(Stdio::inherit()).output().unwrap();
+        assert!(made.status.success());
+        made.stdout
+    }
+
+    #[tokio::test]
+    async fn large_windows_are_left_to_docker() {
+        for (program, args, expected) in [
+            ("xz", ["-c", "-6"], Outer::Xz),
+            ("xz", ["-c", "-7"], Outer::Xz),
+            ("xz", ["-c", "-9"], Outer::Unfit),
+            ("zstd", ["-c", "-19"], Outer::Zstd),
+            ("zstd", ["-c", "--long=27"], Outer::Unfit),
+        ] {
+            let bytes = made_by(program, &args);
+            let (outer, passed) = open(chunks(&bytes, 4096)).await.unwrap();
+            assert_eq!(outer, expected, "{program} {args:?}");
+            let expected = if outer == Outer::Unfit { bytes } else { vec![7; 1 << 20] };
+            assert!(all(passed).await.unwrap() == expected, "{program} {args:?}");
+        }
+        assert_eq!(Outer::of(&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0, 0]), Outer::Unfit);
+    }
+}

@@ -1,0 +1,80 @@
+//! A proxy in front of the engine's own socket: `DOCKER_HOST` points here, and everything works as there.
+//!
+//! Every request and answer passes as the bytes it came in, streams of every kind included. What is looked into is
+//! decided in `route`.
+
+mod builders;
+mod load;
+mod route;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::export::Exports;
+use crate::proxy::http1::{Connection, RelayError};
+use crate::proxy::{Stream, Upstream};
+
+use builders::Builders;
+use load::Loads;
+
+pub use builders::{Doors, Serve, Settings as BuilderSettings};
+
+/// How the engine is served.
+#[derive(Debug)]
+pub struct Settings {
+    /// The engine's own socket.
+    pub upstream: Upstream,
+    /// The exports into that engine: through them it is known what the engine holds.
+    pub exports: Arc<Exports>,
+    /// How builders in its containers are served; without, they are reached as any other container.
+    pub builders: Option<BuilderSettings>,
+}
+
+/// The door to the engine's API.
+#[derive(Debug)]
+pub struct Door {
+    upstream: Upstream,
+    builders: Option<Builders>,
+    loads: Loads,
+}
+
+impl Door {
+    /// A door to the engine of `settings`.
+    pub fn new(settings: Settings) -> Self {
+        let Settings { upstream, exports, builders } = settings;
+        let builders = builders.and_then(|builders| Builders::new(builders, &upstream));
+        Self { upstream, builders, loads: Loads::new(exports) }
+    }
+
+    /// Serves one client connection until either side ends it. When `drain` is cancelled, an exchange under way is
+    /// finished and none is begun; byte streams go on until this future is dropped.
+    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: CancellationToken)
+    where
+        T: Stream + 'static,
+    {
+        match self.exchanges(Connection::new(connection, self.upstream.clone(), drain.clone()), &drain).await {
+            Ok(()) => {}
+            Err(error @ RelayError::Upstream(_)) => tracing::warn!(%error, "the engine cannot be reached"),
+            Err(error) => tracing::debug!(%error, "client connection ended"),
+        }
+    }
+
+    /// Closes what waits for clients to come. To be called when the last one has gone.
+    pub async fn close(&self) {
+        if let Some(builders) = &self.builders {
+            builders.close().await;
+        }
+    }
+
+    async fn exchanges<T>(&self, mut connection: Connection<T>, drain: &CancellationToken) -> Result<(), RelayError>
+    where
+        T: Stream + 'static,
+    {
+        while let Some(exchange) = connection.next().await? {
+            let Some(next) = self.route(exchange, drain).await? else { break };
+            connection = next;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! A hold on blobs of the content store.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use containerd_client::services::v1::ReadContentRequest;
+use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+
+use super::client::{Client, UNARY};
+use super::content::{self, Put};
+use super::labels::Labels;
+use super::unpack::Host;
+use super::{ContainerdEngine, ingest, labels, lease};
+use crate::engine::{EngineError, Hold, Origin, StoredBlob};
+use crate::image::{Descriptor, Digest};
+
+/// How many blobs one document pins. containerd sends all labels of a blob with every answer about it, and an answer
+/// ends at 16 MiB.
+const PINS: usize = 1000;
+
+/// A hold on blobs, by one lease.
+///
+/// The lease holds a document of our own, whose labels refer to the blobs as a manifest's labels refer to its layers:
+/// so one synced write pins any number of blobs, where adding them to the lease would be one for each.
+#[derive(Debug)]
+pub(crate) struct ContainerdHold {
+    client: Client,
+    leased: Client,
+    lease: String,
+    origin: Origin,
+    files: Option<(Arc<Host>, PathBuf)>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was pinned so far, so there is no lease.
+    Unopened,
+    Open(Pins),
+    Released,
+}
+
+/// The document that the next labels go to.
+#[derive(Debug, Default)]
+struct Pins {
+    document: Option<Digest>,
+    /// Labels on it.
+    count: usize,
+    /// Documents before it.
+    part: usize,
+}
+
+impl ContainerdHold {
+    /// A hold in `engine`. Nothing is written before the first blob is pinned.
+    pub(crate) async fn new(engine: &ContainerdEngine, origin: &Origin) -> Result<Self, EngineError> {
+        let lease = lease::id(origin);
+        let client = engine.client().clone();
+        let host = Host::of(&client).await?;
+        let files = host.zip(engine.server().content.clone()).map(|(host, root)| (Arc::new(host), root));
+        Ok(Self {
+            leased: client.leased(&lease)?,
+            client,
+            lease,
+            origin: origin.clone(),
+            files,
+            state: Mutex::new(State::Unopened),
+        })
+    }
+
+    async fn look(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
+        let Some(info) = content::info(&self.client, digest).await? else { return Ok(None) };
+        let Ok(size) = u64::try_from(info.size) else { return Ok(None) };
+        let file = match self.open(digest).await {
+            Some(file) => file,
+            None => return Ok(Some(Arc::new(Remote { client: self.client.clone(), digest: digest.clone(), size }))),
+        };
+        // Another length means that it is not the store's file after all.
+        let is_it = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == size);
+        Ok(is_it.then(|| Arc::new(Local { file: Arc::new(file), digest: digest.clone(), size }) as Arc<dyn StoredBlob>))
+    }
+
+    /// The blob's own file (containerd `plugins/content/local/store.go`, `blobPath`).
+    async fn open(&self, digest: &Digest) -> Option<File> {
+        let (host, root) = self.files.as_ref()?;
+        let path = root.join("blobs").join(digest.algorithm().name()).join(digest.hex());
+        let host = host.clone();
+        tokio::task::spawn_blocking(move || host.file(&path)).await.ok()?.ok()
+    }
+
+    async fn keep(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
+        let mut state = self.state.lock().await;
+        if let State::Unopened = *state {
+            // Before it is known whether it came to be: to release a lease that does not exist is no error.
+            *state = State::Open(Pins::default());
+            lease::create(&self.client, &self.lease, &self.origin, lease::Owner::Process, "").await?;
+        }
+        let State::Open(pins) = &mut *state else {
+            return Err(EngineError::LeaseLost { lease: self.lease.clone() });
+        };
+        for some in digests.chunks(PINS) {
+            self.label(pins, some).await?;
+        }
+        drop(state);
+        content::absent(&self.client, digests).await
+    }
+
+    async fn label(&self, pins: &mut Pins, digests: &[Digest]) -> Result<(), EngineError> {
+        if pins.count + digests.len() > PINS {
+            *pins = Pins { part: pins.part + 1, ..Pins::default() };
+        }
+        let numbered = digests.iter().zip(pins.count..);
+        let labels: Labels = numbered.map(|(digest, number)| labels::pin(number, digest)).collect();
+        match &pins.document {
+            Some(document) => content::label(&self.leased, document, labels).await?,
+            None => {
+                let text = format!("{{\"lease\":\"{}\",\"part\":{}}}", self.lease, pins.part);
+                let bytes = Bytes::from(text);
+                let descriptor = Descriptor::new("application/json", Digest::sha256(&bytes), bytes.len() as u64);
+                if content::put(&self.leased, &self.lease, &descriptor, &bytes, labels.clone()).await? == Put::Present {
+                    content::label(&self.leased, &descriptor.digest, labels).await?;
+                }
+                pins.document = Some(descriptor.digest);
+            }
+        }
+        pins.count += digests.len();
+        Ok(())
+    }
+
+    async fn give_up(&self) -> Result<(), EngineError> {
+        let mut state = self.state.lock().await;
+        if matches!(*state, State::Open(_)) {
+            ingest::release(&self.client, &self.lease).await?;
+        }
+        *state = State::Released;
+        Ok(())
+    }
+}
+
+impl Hold for ContainerdHold {
+    fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
+        Box::pin(self.look(digest))
+    }
+
+    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
+        Box::pin(self.keep(digests))
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.give_up())
+    }
+}
+
+/// A blob whose file is within reach. Reading it costs a third of asking containerd for the bytes.
+#[derive(Debug)]
+struct Local {
+    file: Arc<File>,
+    digest: Digest,
+    size: u64,
+}
+
+impl StoredBlob for Local {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, EngineError>> {
+        Box::pin(async move {
+            let failed = |reason: String| EngineError::Protocol {
+                operation: format!("reading the engine's file of {}", self.digest),
+                reason,
+            };
+            let file = self.file.clone();
+            let reading = tokio::task::spawn_blocking(move || file.read_exact_at(&mut buffer, offset).map(|()| buffer));
+            match reading.await {
+                Ok(read) => read.map_err(|error| failed(error.to_string())),
+                Err(error) => Err(failed(error.to_string())),
+            }
+        })
+    }
+}
+
+/// A blob that only containerd can read.
+#[derive(Debug)]
+struct Remote {
+    client: Client,
+    digest: Digest,
+    size: u64,
+}
+
+impl StoredBlob for Remote {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, EngineError>> {
+        Box::pin(async move {
+            let operation = format!("reading {}", self.digest);
+            let broken =
+                |reason: &str| EngineError::Protocol { operation: operation.clone(), reason: reason.to_owned() };
+            // A size of 0 would mean all of it.
+            if buffer.is_empty() {
+                return Ok(buffer);
+            }
+            let (start, size) = i64::try_from(offset)
+                .ok()
+                .zip(i64::try_from(buffer.len()).ok())
+                .ok_or_else(|| broken("the range is not one"))?;
+            let request = ReadContentRequest { digest: self.digest.to_string(), offset: start, size };
+            let mut content = self.client.content();
+            let call = content.read(self.client.request(request));
+            let mut chunks = self.client.unary(operation.as_str(), call).await?;
+            let mut filled = 0;
+            while filled < buffer.len() {
+                let next = tokio::time::timeout(UNARY, chunks.message()).await;
+                let next = next.map_err(|_| EngineError::Timeout { operation: operation.clone(), after: UNARY })?;
+                let chunk = next.map_err(|status| self.client.failure(operation.as_str(), status))?;
+                let data = chunk.ok_or_else(|| broken("it ended early"))?.data;
+                let room =
+                    buffer.get_mut(filled..filled + data.len()).ok_or_else(|| broken("more than was asked for"))?;
+                room.copy_from_slice(&data);
+                filled += data.len();
+            }
+            Ok(buffer)
+        })
+    }
+}

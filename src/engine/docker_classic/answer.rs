@@ -1,0 +1,143 @@
+//! What dockerd says while it loads, line by line.
+
+use bytes::BytesMut;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::upload::{PATIENCE, broken, place};
+use super::wanted::{Layer, Wanted};
+use crate::docker_api::{Answer, Api};
+use crate::engine::EngineError;
+use crate::engine::containerd::is_full;
+use crate::engine::docker::Line;
+use crate::image::Digest;
+use crate::progress::{Event, Events};
+
+/// The longest line that is read, and the longest refusal.
+const LINE_BYTES: usize = 64 << 10;
+/// How many lines for people are kept: one for each name, and as many again about those that they had.
+const NOTES: usize = 4096;
+/// What a line is about that counts the bytes of a layer.
+const LOADING: &str = "Loading layer";
+
+/// Reads the whole answer, tells `events` what happens, and returns the lines for people.
+///
+/// # Errors
+/// With what dockerd says went wrong, which may be in any line.
+pub(super) async fn read(
+    api: &Api,
+    response: Response<Incoming>,
+    wanted: &Wanted,
+    events: &Events,
+) -> Result<Vec<String>, EngineError> {
+    let status = response.status();
+    let mut body = response.into_body();
+    if status != StatusCode::OK {
+        let body = Limited::new(body, LINE_BYTES).collect();
+        let body = timeout(PATIENCE, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
+        return Err(explain(&Answer { status, body: body.to_bytes() }.message(), wanted, None));
+    }
+    let mut reader = Reader { wanted, events, loading: None, notes: Vec::new() };
+    let mut rest = BytesMut::new();
+    while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(|_| silent())? {
+        let frame = frame.map_err(|error| api.unreachable(error))?;
+        rest.extend_from_slice(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            reader.line(&rest.split_to(end + 1))?;
+        }
+        if rest.len() > LINE_BYTES {
+            return Err(broken(format!("a line of more than {LINE_BYTES} bytes")));
+        }
+    }
+    reader.line(&rest)?;
+    reader.unpacked();
+    Ok(reader.notes)
+}
+
+struct Reader<'a> {
+    wanted: &'a Wanted,
+    events: &'a Events,
+    /// The layer that is being unpacked.
+    loading: Option<&'a Layer>,
+    notes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn line(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        if bytes.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let line: Line = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
+        if let Some(message) = line.failure() {
+            return Err(explain(message, self.wanted, self.loading));
+        }
+        if line.status.as_deref() == Some(LOADING) {
+            self.loading(line.id.as_deref().unwrap_or_default());
+        }
+        if let Some(text) = line.stream {
+            self.unpacked();
+            self.events.emit(Event::Note(text.trim_end().to_owned()));
+            if self.notes.len() < NOTES {
+                self.notes.push(text.trim_end().to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The layer whose diff id begins like this is being unpacked; the one before it is complete.
+    fn loading(&mut self, diff_id: &str) {
+        let now = self.wanted.by_diff_id(diff_id);
+        let digest = |layer: Option<&Layer>| layer.map(|layer| layer.blob.digest.clone());
+        if digest(now) == digest(self.loading) {
+            return;
+        }
+        self.unpacked();
+        self.loading = now;
+        if let Some(digest) = digest(now) {
+            self.events.emit(Event::Unpacking { digest });
+        }
+    }
+
+    fn unpacked(&mut self) {
+        if let Some(layer) = self.loading.take() {
+            self.events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
+        }
+    }
+}
+
+/// What a refusal means. `loading` is the layer that dockerd spoke of last.
+fn explain(message: &str, wanted: &Wanted, loading: Option<&Layer>) -> EngineError {
+    if is_full(message) {
+        let operation = "loading the image into docker".to_owned();
+        return EngineError::NoSpace { operation, message: message.to_owned() };
+    }
+    // A layer's file was opened, so its chain is not there any more; and it is none that was sent
+    // (moby `tarexport/load.go`, `loadLayer`).
+    if message.contains("no such file or directory")
+        && let Some(layer) = wanted.layers.iter().find(|layer| message.contains(&place(&layer.blob.digest)))
+    {
+        return EngineError::Vanished { digests: vec![layer.blob.digest.clone()] };
+    }
+    if let Some(layer) = message.strip_prefix("invalid diffID for layer ").and_then(|rest| nth(rest, wanted)) {
+        return EngineError::Corrupt { digest: layer.clone(), reason: message.to_owned() };
+    }
+    match loading {
+        Some(layer) => EngineError::Unpack { layer: layer.blob.digest.clone(), reason: message.to_owned() },
+        None => EngineError::Commit { engine: "docker", reason: message.to_owned() },
+    }
+}
+
+/// The layer at the place that `text` begins with.
+fn nth<'a>(text: &str, wanted: &'a Wanted) -> Option<&'a Digest> {
+    let at: usize = text.split(':').next()?.parse().ok()?;
+    wanted.layers.get(at).map(|layer| &layer.blob.digest)
+}
+
+fn silent() -> EngineError {
+    EngineError::Timeout { operation: "waiting for docker to load the image".to_owned(), after: PATIENCE }
+}
+
+#[cfg(test)]
+mod tests;

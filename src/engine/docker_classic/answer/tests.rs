@@ -1,0 +1,78 @@
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::image::{Descriptor, Document, Platform};
+
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+fn wanted() -> Wanted {
+    let layer = |name: &str| {
+        let (blob, diff_id) = (Digest::sha256(name.as_bytes()), Digest::sha256(format!("{name} inflated").as_bytes()));
+        Layer { blob: Descriptor::new(LAYER, blob, 1), chain: diff_id.clone(), diff_id }
+    };
+    let host = Platform::host();
+    let json = serde_json::json!({"os": host.os, "architecture": host.architecture}).to_string();
+    let config =
+        Descriptor::new("application/vnd.oci.image.config.v1+json", Digest::sha256(json.as_bytes()), json.len() as u64);
+    let config = Document::parse(config, Bytes::from(json)).unwrap();
+    let layers = vec![layer("lower"), layer("upper")];
+    Wanted { root: Digest::sha256(b"root"), docker: "29.7.2".to_owned(), config, layers }
+}
+
+/// What becomes of an answer, and what is told of it.
+fn answer(wanted: &Wanted, lines: &[&str]) -> (Result<Vec<String>, EngineError>, Vec<String>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let teller = told.clone();
+    let events = Events::new(move |event| teller.lock().unwrap().push(format!("{event:?}")));
+    let mut reader = Reader { wanted, events: &events, loading: None, notes: Vec::new() };
+    let outcome = lines.iter().try_for_each(|line| reader.line(line.as_bytes()));
+    let outcome = outcome.map(|()| reader.notes);
+    let told = told.lock().unwrap().clone();
+    (outcome, told)
+}
+
+fn loading(layer: &Layer) -> String {
+    let id = &layer.diff_id.hex()[..12];
+    format!(r#"{{"status":"Loading layer","progressDetail":{{"current":1,"total":2}},"id":"{id}"}}"#)
+}
+
+#[test]
+fn layers_and_words_are_told_in_order() {
+    let wanted = wanted();
+    let [lower, upper] = [0, 1].map(|at| loading(&wanted.layers[at]));
+    let end = "{\"stream\":\"Loaded image: a:1\\n\"}\r\n";
+    let (outcome, told) = answer(&wanted, &[&lower, &lower, "\r\n", &upper, end]);
+    assert_eq!(outcome.unwrap(), ["Loaded image: a:1"]);
+    let kinds: Vec<_> = told.iter().map(|event| event.split([' ', '(']).next().unwrap()).collect();
+    assert_eq!(kinds, ["Unpacking", "Unpacked", "Unpacking", "Unpacked", "Note"]);
+    assert!(told[0].contains(wanted.layers[0].blob.digest.as_str()), "{told:?}");
+}
+
+#[test]
+fn refusals_are_told_apart() {
+    let wanted = wanted();
+    let upper = &wanted.layers[1];
+    let line = |message: &str| serde_json::json!({"errorDetail": {"message": message}, "error": message}).to_string();
+    let gone = |digest: &Digest| {
+        line(&format!("open /var/lib/docker/tmp/docker-import-1/{}: no such file or directory", place(digest)))
+    };
+    let of = |lines: &[&str]| answer(&wanted, lines).0.unwrap_err();
+
+    let vanished = of(&[&gone(&upper.blob.digest)]);
+    assert!(matches!(&vanished, EngineError::Vanished { digests } if *digests == [upper.blob.digest.clone()]));
+    assert!(vanished.is_outdated_plan());
+    let other = of(&[&gone(&Digest::sha256(b"no layer of ours"))]);
+    assert!(matches!(other, EngineError::Commit { .. }) && !other.is_outdated_plan());
+
+    let wrong = of(&[&line("invalid diffID for layer 1: expected \"sha256:0\", got \"sha256:1\"")]);
+    assert!(matches!(&wrong, EngineError::Corrupt { digest, .. } if *digest == upper.blob.digest), "{wrong}");
+    let broken = of(&[&loading(upper), &line("gzip: invalid checksum")]);
+    assert!(matches!(&broken, EngineError::Unpack { layer, .. } if *layer == upper.blob.digest), "{broken}");
+    let full = of(&[&loading(upper), &line("write /x: no space left on device")]);
+    assert!(matches!(full, EngineError::NoSpace { .. }), "{full}");
+    let denied = of(&[r#"{"error":"authorization denied by plugin opa: no"}"#]);
+    assert!(matches!(&denied, EngineError::Commit { reason, .. } if reason.contains("opa")), "{denied}");
+    assert!(matches!(of(&["nonsense"]), EngineError::Protocol { .. }));
+}

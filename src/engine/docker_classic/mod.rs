@@ -1,0 +1,162 @@
+//! The `docker-classic` engine: dockerd with the classic store, behind a graph driver.
+//!
+//! Nothing can be put into that store but by dockerd itself, so an export is an archive for `POST /images/load`. It
+//! lists every layer and holds only those that dockerd lacks: dockerd looks for a layer's chain before it opens the
+//! layer's file (moby `daemon/internal/image/tarexport/load.go`, since 2015). The archive is made while it is sent,
+//! and what makes an image of its files comes last: whatever ends it earlier leaves nothing.
+
+mod answer;
+mod chains;
+mod ingest;
+mod upload;
+mod wanted;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::{BoxFuture, try_join_all};
+use http::StatusCode;
+use serde::Deserialize;
+
+use self::chains::Chains;
+use self::ingest::ClassicIngest;
+use super::docker::{Info, Store, info, tag_again};
+use super::{Engine, EngineError, Identity, Ingest, Origin, Storage};
+use crate::docker_api::Api;
+use crate::image::{Descriptor, Digest, Reference};
+use crate::progress::Events;
+
+/// How many roots are remembered with the images that they stand for here.
+const REMEMBERED: usize = 1024;
+
+/// A dockerd with the classic store.
+#[derive(Debug)]
+pub(crate) struct ClassicEngine {
+    docker: Arc<Classic>,
+    identity: Identity,
+}
+
+/// What the engine and its exports share.
+#[derive(Debug)]
+struct Classic {
+    api: Api,
+    chains: Chains,
+    images: Mutex<HashMap<Digest, Known>>,
+}
+
+/// The image that a root stands for on this machine. dockerd does not keep manifests, so only we can know; and it is
+/// always the same one, as all of it follows from the root's bytes.
+#[derive(Debug, Clone)]
+struct Known {
+    /// The config's digest, which is the image's id.
+    id: Digest,
+    blobs: usize,
+}
+
+impl ClassicEngine {
+    /// The dockerd behind `socket`.
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, EngineError> {
+        let api = Api::new(socket);
+        let info = info(&api).await?;
+        let driver = classic(&api, &info)?.to_owned();
+        let identity = Identity {
+            kind: "docker-classic",
+            version: info.server_version.clone(),
+            address: api.address().to_owned(),
+            storage: Storage::Classic { storage_driver: driver },
+        };
+        let docker = Classic { api, chains: Chains::default(), images: Mutex::default() };
+        Ok(Self { docker: Arc::new(docker), identity })
+    }
+}
+
+/// The graph driver, unless dockerd keeps its images in containerd: it would take our archive for an incomplete one.
+fn classic<'a>(api: &Api, info: &'a Info) -> Result<&'a str, EngineError> {
+    match info.store() {
+        Store::Classic { driver } => Ok(driver),
+        Store::Containerd { snapshotter } => Err(EngineError::ContainerdStore {
+            address: api.address().to_owned(),
+            version: info.server_version.clone(),
+            snapshotter: snapshotter.to_owned(),
+        }),
+    }
+}
+
+impl Classic {
+    fn remember(&self, root: &Digest, known: Known) {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if images.len() >= REMEMBERED {
+            images.clear();
+        }
+        images.insert(root.clone(), known);
+    }
+
+    /// The id of the image that dockerd finds under `name`: a reference, or an image's id.
+    async fn image(&self, name: &str) -> Result<Option<Digest>, EngineError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Image {
+            id: Digest,
+        }
+        let path = format!("/images/{name}/json");
+        let answer = self.api.get(&path).await?;
+        let broken = |reason| EngineError::Protocol { operation: format!("asking docker for {path}"), reason };
+        match answer.status {
+            StatusCode::OK => {
+                let image: Image = serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))?;
+                Ok(Some(image.id))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(broken(answer.message())),
+        }
+    }
+
+    /// Whether all of `names`, of which there must be one at least, stand for the image `id`; and if so, has dockerd
+    /// tag them as what they are.
+    async fn stands(&self, id: &Digest, names: &[Reference]) -> Result<bool, EngineError> {
+        if names.is_empty() {
+            return Ok(false);
+        }
+        let full: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let found = try_join_all(full.iter().map(|name| self.image(name))).await?;
+        if !found.iter().all(|found| found.as_ref() == Some(id)) {
+            return Ok(false);
+        }
+        let tagged = try_join_all(names.iter().map(|name| tag_again(&self.api, name))).await?;
+        Ok(tagged.into_iter().all(|there| there))
+    }
+}
+
+impl Engine for ClassicEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn current<'a>(
+        &'a self,
+        root: &'a Descriptor,
+        names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        Box::pin(async move {
+            let known = self.docker.images.lock().unwrap_or_else(PoisonError::into_inner).get(&root.digest).cloned();
+            let Some(known) = known else { return Ok(None) };
+            Ok(self.docker.stands(&known.id, names).await?.then_some(known.blobs))
+        })
+    }
+
+    /// Nothing is reserved: there are no leases here. It may be another dockerd by now, or one with another store.
+    fn open<'a>(&'a self, _: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(async move {
+            let info = info(&self.docker.api).await?;
+            classic(&self.docker.api, &info)?;
+            Ok(Arc::new(ClassicIngest::new(self.docker.clone(), info, events)) as Arc<dyn Ingest>)
+        })
+    }
+
+    /// There is never anything: what dockerd had received of an archive it deletes when the connection breaks, or when
+    /// it starts again (moby `daemon/daemon.go`, `prepareTempDir`).
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(async { Ok(0) })
+    }
+}

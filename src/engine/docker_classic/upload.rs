@@ -1,0 +1,191 @@
+//! The archive on its way into dockerd: files go in one after the other, as they come.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use http_body::Frame;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Classic;
+use super::answer::read;
+use super::wanted::Wanted;
+use crate::engine::{EngineError, ustar};
+use crate::image::Digest;
+use crate::progress::Events;
+
+/// How long dockerd may take no bytes, or say nothing while it loads, before it counts as stuck. It says something for
+/// each half megabyte that it unpacks, and nothing while a graph driver without sharing copies a layer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+/// The content type of the request: authorization plugins are shown bodies of JSON only (moby `pkg/authorization`).
+const TAR: &str = "application/x-tar";
+/// How many pieces wait for the connection. The source's pieces are of 1 MiB.
+const QUEUE: usize = 2;
+
+/// A load under way.
+#[derive(Debug)]
+pub(super) struct Upload {
+    body: mpsc::Sender<Option<Bytes>>,
+    /// Comes, or breaks, when dockerd begins to answer.
+    answering: oneshot::Receiver<()>,
+    /// What dockerd says in the end. The task ends with the last of its clones, and the connection with the task.
+    outcome: Shared<BoxFuture<'static, Result<Vec<String>, EngineError>>>,
+}
+
+impl Upload {
+    /// Begins a load, which breaks off when `released`. Nothing is known of its success before
+    /// [`finish`](Self::finish).
+    pub(super) fn start(
+        docker: Arc<Classic>,
+        wanted: Arc<Wanted>,
+        events: Events,
+        released: CancellationToken,
+    ) -> Self {
+        let (body, parts) = mpsc::channel(QUEUE);
+        let (began, answering) = oneshot::channel();
+        let load = async move {
+            let archive = Archive(parts);
+            let (response, _connection) = docker.api.stream("/images/load?quiet=0", TAR, archive).await?;
+            // Nobody may be waiting yet, or any more.
+            let _ = began.send(());
+            read(&docker.api, response, &wanted, &events).await
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::select! {
+                outcome = load => outcome,
+                () = released.cancelled() => Err(broken("the export was given up".to_owned())),
+            }
+        }));
+        let outcome = async move { task.await.unwrap_or_else(|error| Err(broken(error.to_string()))) };
+        Self { body, answering, outcome: outcome.boxed().shared() }
+    }
+
+    /// Sends the next bytes of the archive.
+    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), EngineError> {
+        let early = |outcome| match outcome {
+            Err(error) => Err(error),
+            Ok(_) => Err(broken("it answered before the archive had ended".to_owned())),
+        };
+        tokio::select! {
+            // First, because dockerd's reason is better than the broken connection that follows from it.
+            biased;
+            outcome = self.outcome.clone() => early(outcome),
+            sent = timeout(PATIENCE, self.body.send(Some(bytes))) => match sent {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) => early(self.outcome.clone().await),
+                Err(_) => Err(stuck()),
+            },
+        }
+    }
+
+    /// Sends a whole file.
+    pub(super) async fn file(&self, name: &str, content: Bytes) -> Result<(), EngineError> {
+        let size = content.len() as u64;
+        self.send(header(name, size)).await?;
+        self.send(content).await?;
+        self.pad(size).await
+    }
+
+    /// Fills the last block of a file of `size` bytes.
+    pub(super) async fn pad(&self, size: u64) -> Result<(), EngineError> {
+        match ustar::padding(size) {
+            0 => Ok(()),
+            zeros => self.send(Bytes::from_static(&ustar::END).slice(..zeros)).await,
+        }
+    }
+
+    /// Ends the archive and waits for dockerd's verdict: its words for people.
+    pub(super) async fn finish(self) -> Result<Vec<String>, EngineError> {
+        let Self { body, answering, outcome } = self;
+        let last = async {
+            for part in [Some(Bytes::from_static(&ustar::END)), None] {
+                if body.send(part).await.is_err() {
+                    // The load has ended, and says why.
+                    return;
+                }
+            }
+            let _ = answering.await;
+        };
+        timeout(PATIENCE, last).await.map_err(|_| stuck())?;
+        outcome.await
+    }
+}
+
+fn stuck() -> EngineError {
+    EngineError::Timeout { operation: "sending the image to docker".to_owned(), after: PATIENCE }
+}
+
+/// That the load did not go as the protocol has it.
+pub(super) fn broken(reason: String) -> EngineError {
+    EngineError::Protocol { operation: "loading the image into docker".to_owned(), reason }
+}
+
+/// The header of the file `name`.
+pub(super) fn header(name: &str, size: u64) -> Bytes {
+    Bytes::copy_from_slice(&ustar::header(name, size))
+}
+
+/// Where a blob is in the archive. Digests of other algorithms are too long for a tar's name; their beginning will do.
+pub(super) fn place(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("blobs/{}/{}", digest.algorithm().name(), &hex[..hex.len().min(64)])
+}
+
+/// The body of the request. It has ended when that was said, and not when nobody is left to say it: then it breaks off.
+struct Archive(mpsc::Receiver<Option<Bytes>>);
+
+impl http_body::Body for Archive {
+    type Data = Bytes;
+    type Error = GivenUp;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(match ready!(self.0.poll_recv(context)) {
+            Some(Some(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(None) => None,
+            None => Some(Err(GivenUp)),
+        })
+    }
+}
+
+/// The export was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("the export was given up")]
+struct GivenUp;
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_archive_that_nobody_ended_breaks_off() {
+        let (sender, parts) = mpsc::channel(1);
+        sender.send(Some(Bytes::from_static(b"x"))).await.unwrap();
+        drop(sender);
+        assert!(Archive(parts).collect().await.is_err());
+
+        let (sender, parts) = mpsc::channel(2);
+        sender.send(Some(Bytes::from_static(b"x"))).await.unwrap();
+        sender.send(None).await.unwrap();
+        assert_eq!(Archive(parts).collect().await.unwrap().to_bytes(), "x");
+    }
+
+    #[test]
+    fn a_name_fits_into_a_header() {
+        let long = Digest::of(crate::image::Algorithm::Sha512, b"x");
+        for digest in [Digest::sha256(b"x"), long] {
+            assert!(place(&digest).len() <= 100 && place(&digest).starts_with("blobs/sha"), "{}", place(&digest));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! HTTP/1 relayed as the bytes it came in.
+//!
+//! An HTTP library on both sides would understand every message and write it anew: other letters in header names, other
+//! chunks, `100 Continue` at another time, no half-close, and nothing for connections that become byte streams without
+//! an upgrade. Here only as much is understood as must be, which is where messages end; their bytes are passed on as they
+//! are, as soon as they are there.
+//!
+//! ```text
+//! Connection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(Connection): next(), … or None
+//!                     │                   ├─ upgrade() ─────────► Switched: two byte streams, or as pass()
+//!                     └► None: the end    ├─ answer(), take() ──► Rewound: the client's byte stream
+//!                                         └─ refuse()
+//! ```
+//!
+//! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.
+//!   Bytes that a client sends ahead wait, 64 KiB of them at most; once that is full the socket has the rest.
+//! * What is ambiguous about where a request ends is refused (RFC 9112, section 11.2, "request smuggling"): 400, 431,
+//!   501 or 505, with `{"message":"linkspan: …"}` as Docker's errors have it. All else is for the upstream to judge.
+//! * An upstream that cannot be reached is a 503 in the same form. One that ends its connection ends the client's.
+//! * A client that ends its side while it is being answered has that passed on, as the end of that side alone.
+//! * After a 101, or when an answer ends only with the connection, both ways are bytes: early ones are delivered, and
+//!   each way ends by itself.
+//! * A connection that begins with HTTP/2's preface is passed on as a whole.
+//! * A drain ends a connection before its next request; what is under way goes on.
+
+mod body;
+mod buffer;
+mod connection;
+mod error;
+mod exchange;
+mod head;
+mod relay;
+mod reply;
+mod side;
+mod splice;
+
+pub use body::BrokenChunk;
+pub use connection::Connection;
+pub use error::RelayError;
+pub use exchange::{Exchange, Switched, Upgrade, Watched};
+pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};
+pub use side::Rewound;
+pub use splice::join;
+
+#[cfg(test)]
+mod tests;

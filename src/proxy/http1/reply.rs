@@ -1,0 +1,62 @@
+//! Answers of our own, in Docker's form.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::side::Side;
+
+/// A client that is still sending is listened to this long and this much before its connection is closed, so that it
+/// gets to read the answer: closing a socket with unread bytes resets it (Go's servers do the same, `net/http/server.go`
+/// `maxPostHandlerReadBytes` and `rstAvoidanceDelay`).
+const LINGER: (Duration, usize) = (Duration::from_millis(500), 256 << 10);
+
+/// An answer with Docker's JSON for errors; the connection ends with it. The body is left out in answers to `HEAD`.
+pub(super) fn error(status: StatusCode, message: &str, is_head: bool) -> Vec<u8> {
+    let body = serde_json::json!({ "message": format!("linkspan: {message}") }).to_string();
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let mut answer = format!(
+        "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        status.as_u16(),
+        body.len() + 1,
+    );
+    if !is_head {
+        answer += &body;
+        answer.push('\n');
+    }
+    answer.into_bytes()
+}
+
+/// Sends `answer` as the client's last one. Whether it arrives is the client's business.
+pub(super) async fn last<C>(client: &mut Side<C>, answer: &[u8])
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    if client.writer.write_all(answer).await.is_ok() {
+        linger(client).await;
+    }
+}
+
+/// Ends what the client hears, and lets it finish what it is saying, within limits.
+pub(super) async fn linger<C>(client: &mut Side<C>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let (time, mut left) = LINGER;
+    let Side { source, writer } = client;
+    let listening = async {
+        if writer.shutdown().await.is_err() {
+            return;
+        }
+        loop {
+            left = left.saturating_sub(source.unread.len());
+            source.unread.consume(source.unread.len());
+            if left == 0 || !source.fill().await {
+                return;
+            }
+        }
+    };
+    // Running out of time is one of the limits.
+    let _ = tokio::time::timeout(time, listening).await;
+}

@@ -1,0 +1,118 @@
+//! One of the two sides of a relay: a stream, and what was read from it too early.
+
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
+
+use super::buffer::Buffer;
+
+/// A stream whose two directions are used at the same time.
+#[derive(Debug)]
+pub(super) struct Side<S> {
+    pub(super) source: Source<S>,
+    pub(super) writer: WriteHalf<S>,
+}
+
+/// The direction in which bytes come.
+#[derive(Debug)]
+pub(super) struct Source<S> {
+    reader: ReadHalf<S>,
+    /// What was read and not passed on yet.
+    pub(super) unread: Buffer,
+    /// Nothing more will come.
+    pub(super) ended: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
+    pub(super) fn new(stream: S) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self { source: Source { reader, unread: Buffer::default(), ended: false }, writer }
+    }
+
+    /// The stream as a whole, with what was read too early in front.
+    pub(super) fn into_stream(self) -> Rewound<S> {
+        let Source { reader, unread, .. } = self.source;
+        Rewound { front: Bytes::copy_from_slice(unread.bytes()), stream: reader.unsplit(self.writer) }
+    }
+}
+
+impl<S: AsyncRead> Source<S> {
+    /// Reads more into `unread`; `false` at the end. An error is an end, too: what came before it counts.
+    pub(super) async fn fill(&mut self) -> bool {
+        if !self.ended {
+            self.ended = !matches!(self.unread.fill(&mut self.reader).await, Ok(1..));
+        }
+        !self.ended
+    }
+
+    /// Reads and drops, for ever.
+    pub(super) async fn discard(&mut self) {
+        loop {
+            self.unread.consume(self.unread.len());
+            if !self.fill().await {
+                return pending().await;
+            }
+        }
+    }
+}
+
+/// A stream with bytes put back in front of what it will yield.
+#[derive(Debug)]
+pub struct Rewound<S> {
+    front: Bytes,
+    stream: S,
+}
+
+impl<S> Rewound<S> {
+    /// `stream`, with `front` to be read first.
+    pub fn new(front: Bytes, stream: S) -> Self {
+        Self { front, stream }
+    }
+
+    /// The bytes in front that have not been read yet, and the stream.
+    pub fn into_parts(self) -> (Bytes, S) {
+        (self.front, self.stream)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.front.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, into);
+        }
+        let count = self.front.len().min(into.remaining());
+        into.put_slice(&self.front[..count]);
+        self.front.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

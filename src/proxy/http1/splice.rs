@@ -1,0 +1,142 @@
+//! Two streams made one.
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::side::{Side, Source};
+
+/// How one direction ended.
+enum End {
+    /// Its reader did, and its writer was told.
+    Read,
+    /// Its writer takes no more.
+    Refused,
+}
+
+/// Passes bytes both ways until both ways have ended.
+///
+/// The end of one way is passed on as the end of that way alone (a half-close). A side that takes no more bytes may
+/// have said its last ones already, and what the other side said before it learns of that was meant to arrive: so the
+/// other way is still followed to its end, and what can no longer be delivered is dropped, so that nobody waits.
+pub(super) async fn splice<C, U>(client: &mut Side<C>, upstream: &mut Side<U>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    // `pass` can be dropped and begun again: where it is, is in the sides.
+    let (is_up, end) = tokio::select! {
+        end = pass(&mut client.source, &mut upstream.writer) => (true, end),
+        end = pass(&mut upstream.source, &mut client.writer) => (false, end),
+    };
+    match (is_up, end) {
+        (true, End::Read) => {
+            pass(&mut upstream.source, &mut client.writer).await;
+        }
+        (false, End::Read) => {
+            pass(&mut client.source, &mut upstream.writer).await;
+        }
+        (true, End::Refused) => tokio::select! {
+            _ = pass(&mut upstream.source, &mut client.writer) => {}
+            () = client.source.discard() => {}
+        },
+        (false, End::Refused) => tokio::select! {
+            _ = pass(&mut client.source, &mut upstream.writer) => {}
+            () = upstream.source.discard() => {}
+        },
+    }
+}
+
+/// Joins two streams until both ways have ended, as [`Connection`](super::Connection) joins its own.
+pub async fn join<C, U>(client: C, upstream: U)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    splice(&mut Side::new(client), &mut Side::new(upstream)).await;
+}
+
+/// Passes bytes one way until its end.
+async fn pass<S: AsyncRead>(source: &mut Source<S>, writer: &mut (impl AsyncWrite + Unpin)) -> End {
+    loop {
+        if source.unread.write_all(writer).await.is_err() {
+            return End::Refused;
+        }
+        if !source.fill().await {
+            // Whoever has gone altogether need not be told.
+            let _ = writer.shutdown().await;
+            return End::Read;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A splice between two far ends with pipes of `room` bytes.
+    fn spliced(room: usize) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<()>) {
+        let ((client, near), (upstream, far)) = (duplex(room), duplex(room));
+        let task = tokio::spawn(async move {
+            let (mut near, mut far) = (Side::new(near), Side::new(far));
+            splice(&mut near, &mut far).await;
+        });
+        (client, upstream, task)
+    }
+
+    #[tokio::test]
+    async fn each_way_ends_by_itself() {
+        let (mut client, mut upstream, task) = spliced(64);
+        client.write_all(b"last words").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut heard = String::new();
+        upstream.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "last words");
+        assert!(!task.is_finished());
+        upstream.write_all(b"answer").await.unwrap();
+        drop(upstream);
+        heard.clear();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "answer");
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_leaving_arrives() {
+        for client_leaves in [true, false] {
+            let (client, upstream, task) = spliced(1 << 10);
+            let (mut leaving, mut staying) = if client_leaves { (client, upstream) } else { (upstream, client) };
+            leaving.write_all(&[1; 1000]).await.unwrap();
+            drop(leaving);
+            // Cannot be delivered, and does not keep anybody waiting.
+            let (mut reader, mut writer) = tokio::io::split(&mut staying);
+            let mut heard = Vec::new();
+            let (_, read) = tokio::join!(writer.write_all(&[2; 100_000]), reader.read_to_end(&mut heard));
+            read.unwrap();
+            assert_eq!(heard, [1; 1000]);
+            drop(staying);
+            task.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn much_passes_both_ways_at_once() {
+        let (client, upstream, task) = spliced(4096);
+        let bytes: Vec<_> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+        let side = |stream: DuplexStream| {
+            let bytes = bytes.clone();
+            async move {
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                let mut heard = Vec::new();
+                let send = async {
+                    writer.write_all(&bytes).await.unwrap();
+                    writer.shutdown().await.unwrap();
+                };
+                tokio::join!(send, async { reader.read_to_end(&mut heard).await.unwrap() });
+                assert!(heard == bytes);
+            }
+        };
+        tokio::join!(side(client), side(upstream));
+        task.await.unwrap();
+    }
+}

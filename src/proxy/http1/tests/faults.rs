@@ -1,0 +1,251 @@
+//! What goes wrong: requests that are refused, sides that go, upstreams that are not there.
+
+use super::*;
+
+/// The answer to a client that says `bytes` and then nothing more; the upstream must not hear anything.
+async fn refused(bytes: &[u8]) -> String {
+    let mut rig = Rig::with_room(4 << 20);
+    rig.client.write_all(bytes).await.unwrap();
+    let answer = rest(&mut rig.client).await;
+    drop(rig.client);
+    assert_eq!(rest(&mut rig.upstream).await, "");
+    rig.relay.await.unwrap().unwrap_err();
+    answer
+}
+
+#[tokio::test]
+async fn smuggled_requests_are_refused_in_dockers_form() {
+    let both =
+        "POST /x HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /y HTTP/1.1\r\n\r\n";
+    let body = "{\"message\":\"linkspan: the request's length is ambiguous: it has both Content-Length and \
+                Transfer-Encoding\"}\n";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(refused(both.as_bytes()).await, answer);
+    for (request, status) in [
+        ("POST /x HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", "400 Bad Request"),
+        ("POST /x HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", "501 Not Implemented"),
+        ("POST /x HTTP/1.1\r\nContent-Length : 5\r\n\r\n", "400 Bad Request"),
+        ("\x16\x03\x01\x02\r\n\r\n", "400 Bad Request"),
+        ("GET /x HTTP/3.0\r\n\r\n", "505 HTTP Version Not Supported"),
+    ] {
+        let answer = refused(request.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {answer}");
+        assert!(answer.contains("{\"message\":\"linkspan: "), "{request:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_has_a_longest_length() {
+    let long = |length: usize| {
+        let mut head = b"GET / HTTP/1.1\r\nA: ".to_vec();
+        head.resize(length - 4, b'a');
+        head.extend_from_slice(b"\r\n\r\n");
+        head
+    };
+    let answer = refused(&long(HEAD_BYTES + 100_000)).await;
+    assert!(answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{answer}");
+    let mut rig = Rig::with_room(4 << 20);
+    rig.client.write_all(&long(HEAD_BYTES)).await.unwrap();
+    expect(&mut rig.upstream, long(HEAD_BYTES)).await;
+}
+
+#[tokio::test]
+async fn broken_chunks_end_both_sides() {
+    let head = "POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut rig = Rig::new();
+    rig.client.write_all(format!("{head}1\r\na\r\nxyz\r\n").as_bytes()).await.unwrap();
+    let answer = rest(&mut rig.client).await;
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    assert!(answer.ends_with("linkspan: the body's chunked coding is broken: a chunk has no size\"}\n"), "{answer}");
+    drop(rig.client);
+    // What came with the broken chunk was not passed on, and certainly nothing behind it.
+    assert!(head.starts_with(&rest(&mut rig.upstream).await));
+    assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Body(_)));
+
+    // Once the answer has begun there is nobody to tell.
+    let mut rig = Rig::new();
+    rig.client.write_all(head.as_bytes()).await.unwrap();
+    expect(&mut rig.upstream, head).await;
+    rig.upstream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    expect(&mut rig.client, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    rig.client.write_all(b"xyz").await.unwrap();
+    assert_eq!(rest(&mut rig.client).await, "");
+    assert_eq!(rest(&mut rig.upstream).await, "");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_a_503() {
+    for method in ["GET", "HEAD"] {
+        let (mut client, near) = duplex(1 << 10);
+        let connection = Connection::new(near, nowhere(), CancellationToken::new());
+        client.write_all(format!("{method} /_ping HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+        let exchange = connection.next().await.unwrap().unwrap();
+        let (outcome, answer) = tokio::join!(exchange.pass(), rest(&mut client));
+        assert!(matches!(outcome.unwrap_err(), RelayError::Upstream(_)));
+        let body = "{\"message\":\"linkspan: cannot connect to unix:///nonexistent/engine.sock: No such file or directory \
+                    (os error 2)\"}\n";
+        let head = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        assert_eq!(answer, if method == "HEAD" { head } else { head + body });
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_ends_what_is_done_for_it() {
+    for (request, response) in [
+        (GET, ""),
+        (GET, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"),
+        ("POST /b HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", ""),
+        ("POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal", "HTTP/1.1 100 Continue\r\n\r\n"),
+    ] {
+        // Gone altogether, and only its own way ended: the upstream hears the same.
+        for leaves in [true, false] {
+            let mut rig = Rig::new();
+            rig.client.write_all(request.as_bytes()).await.unwrap();
+            expect(&mut rig.upstream, request).await;
+            rig.upstream.write_all(response.as_bytes()).await.unwrap();
+            expect(&mut rig.client, response).await;
+            if leaves {
+                drop(rig.client);
+                assert_eq!(rest(&mut rig.upstream).await, "", "{request}");
+                drop(rig.upstream);
+                rig.relay.await.unwrap().unwrap();
+            } else {
+                rig.client.shutdown().await.unwrap();
+                assert_eq!(rest(&mut rig.upstream).await, "", "{request}");
+                // It can still hear the end of the answer.
+                let last = if response.contains("chunked") { "0\r\n\r\n" } else { OK };
+                rig.upstream.write_all(last.as_bytes()).await.unwrap();
+                assert_eq!(rest(&mut rig.client).await, last);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_more_ends_the_upstream() {
+    let mut rig = Rig::with_room(64);
+    rig.client.write_all(b"GET /events HTTP/1.1\r\n\r\n").await.unwrap();
+    expect(&mut rig.upstream, "GET /events HTTP/1.1\r\n\r\n").await;
+    drop(rig.client);
+    let stream = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", 1 << 20, "x".repeat(1 << 20));
+    rig.upstream.write_all(stream.as_bytes()).await.unwrap_err();
+    assert!(matches!(rig.relay.await.unwrap(), Err(RelayError::Client(_))));
+}
+
+#[tokio::test]
+async fn an_upstream_that_goes_ends_the_client() {
+    // Before it answers, within the head, within the body, and between two exchanges: the client gets what there was.
+    for response in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", OK] {
+        let mut rig = Rig::new();
+        rig.client.write_all(GET.as_bytes()).await.unwrap();
+        expect(&mut rig.upstream, GET).await;
+        rig.upstream.write_all(response.as_bytes()).await.unwrap();
+        drop(rig.upstream);
+        assert_eq!(rest(&mut rig.client).await, response);
+        rig.relay.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_no_more_may_have_answered() {
+    let mut rig = Rig::with_room(64);
+    let head = format!("POST /images/load HTTP/1.1\r\nContent-Length: {}\r\n\r\n", 1 << 20);
+    rig.client.write_all(head.as_bytes()).await.unwrap();
+    expect(&mut rig.upstream, &head).await;
+    rig.upstream.write_all(OK.as_bytes()).await.unwrap();
+    drop(rig.upstream);
+    let (mut reader, mut writer) = tokio::io::split(rig.client);
+    let mut answer = String::new();
+    let (_, read) = tokio::join!(writer.write_all(&[0; 1 << 20]), reader.read_to_string(&mut answer));
+    read.unwrap();
+    assert_eq!(answer, OK);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_passes_as_bytes() {
+    for response in
+        ["220 smtp.example ESMTP\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"]
+    {
+        let mut rig = Rig::new();
+        rig.client.write_all(GET.as_bytes()).await.unwrap();
+        expect(&mut rig.upstream, GET).await;
+        rig.upstream.write_all(response.as_bytes()).await.unwrap();
+        rig.upstream.shutdown().await.unwrap();
+        assert_eq!(rest(&mut rig.client).await, response);
+        rig.client.write_all(b"no request any more").await.unwrap();
+        expect(&mut rig.upstream, "no request any more").await;
+    }
+}
+
+#[tokio::test]
+async fn broken_chunks_in_an_answer_end_it() {
+    let mut rig = Rig::new();
+    rig.client.write_all(GET.as_bytes()).await.unwrap();
+    expect(&mut rig.upstream, GET).await;
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    rig.upstream.write_all(head.as_bytes()).await.unwrap();
+    expect(&mut rig.client, head).await;
+    rig.upstream.write_all(b"xyz\r\n").await.unwrap();
+    assert_eq!(rest(&mut rig.client).await, "");
+    assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Answer(_)));
+}
+
+#[tokio::test]
+async fn an_upstream_speaks_only_when_asked() {
+    let mut rig = Rig::new();
+    rig.client.write_all(GET.as_bytes()).await.unwrap();
+    expect(&mut rig.upstream, GET).await;
+    rig.upstream.write_all(format!("{OK}{OK}").as_bytes()).await.unwrap();
+    assert_eq!(rest(&mut rig.client).await, OK, "an answer to nothing could be taken for the next one's");
+    assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Unasked));
+}
+
+#[tokio::test]
+async fn a_drain_ends_idle_connections_and_finishes_the_rest() {
+    let mut idle = Rig::new();
+    idle.settle().await;
+    idle.drain.cancel();
+    assert_eq!(rest(&mut idle.client).await, "");
+    idle.relay.await.unwrap().unwrap();
+
+    let mut busy = Rig::new();
+    busy.client.write_all(GET.as_bytes()).await.unwrap();
+    expect(&mut busy.upstream, GET).await;
+    busy.drain.cancel();
+    busy.settle().await;
+    busy.upstream.write_all(OK.as_bytes()).await.unwrap();
+    busy.client.write_all(GET.as_bytes()).await.unwrap();
+    assert_eq!(rest(&mut busy.client).await, OK);
+    assert_eq!(rest(&mut busy.upstream).await, "", "no new one");
+
+    let mut begun = Rig::new();
+    begun.client.write_all(&GET.as_bytes()[..9]).await.unwrap();
+    begun.settle().await;
+    begun.drain.cancel();
+    begun.client.write_all(&GET.as_bytes()[9..]).await.unwrap();
+    expect(&mut begun.upstream, GET).await;
+
+    let mut stream = Rig::new();
+    stream.client.write_all(GET.as_bytes()).await.unwrap();
+    expect(&mut stream.upstream, GET).await;
+    stream.upstream.write_all(b"HTTP/1.1 101 UPGRADED\r\n\r\n").await.unwrap();
+    expect(&mut stream.client, "HTTP/1.1 101 UPGRADED\r\n\r\n").await;
+    stream.drain.cancel();
+    stream.client.write_all(b"still").await.unwrap();
+    expect(&mut stream.upstream, "still").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_head_is_not_waited_for_for_ever() {
+    let mut rig = Rig::new();
+    rig.client.write_all(b"GET / HT").await.unwrap();
+    assert_eq!(rest(&mut rig.client).await, "");
+    rig.relay.await.unwrap().unwrap();
+}

@@ -1,0 +1,103 @@
+//! What arrives: the image that `--load` would have made.
+
+use crate::{
+    common::{Context, Stack},
+    rig::{Rig, application},
+};
+
+/// What the engine says of `image`, with its history.
+fn all_of(rig: &Rig<'_>, image: &str) -> (serde_json::Value, String) {
+    let history = rig.docker(["history", "--no-trunc", "--human=false", image]).ok().stdout;
+    (rig.inspect(image), history)
+}
+
+#[test]
+fn it_is_the_image_of_a_plain_load() {
+    let stack = Stack::classic();
+    let rig = Rig::new(stack);
+    for (seed, attributes) in [
+        "",
+        ",oci-mediatypes=false",
+        ",compression=zstd,force-compression=true",
+        ",compression=uncompressed,force-compression=true",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let context = application(stack, 100 + seed as u64, "same\n");
+        let output = format!("type=linkspan,name=same:ours{attributes}");
+        rig.client.build(context.path(), ["-o", &output]).ok();
+        let ours = all_of(&rig, "same:ours");
+        assert_eq!(rig.run("same:ours", &[]), "same\n");
+        rig.docker(["rmi", "same:ours"]).ok();
+        rig.lacks("same:ours");
+
+        let host = stack.docker_classic_host();
+        rig.direct
+            .build(context.path(), ["--builder", "remote", "--load", "-t", "same:tar"])
+            .env("DOCKER_HOST", host)
+            .ok();
+        assert_eq!(ours, all_of(&rig, "same:tar"), "{attributes}");
+    }
+    rig.nothing_is_left();
+}
+
+#[test]
+fn names_are_many_or_none() {
+    let stack = Stack::classic();
+    let rig = Rig::new(stack);
+    let context = application(stack, 110, "names\n");
+    rig.export(&context, "names:1,registry.example/team/names:2,names").ok();
+    let id = rig.id("names:1");
+    for name in ["registry.example/team/names:2", "names:latest"] {
+        assert_eq!(rig.id(name), id);
+    }
+    // The old image keeps existing without the name.
+    rig.export(&application(stack, 110, "moved\n"), "names:1").ok();
+    assert_ne!(rig.id("names:1"), id);
+    assert_eq!(rig.id("names:latest"), id);
+
+    let nameless = application(stack, 111, "nameless\n");
+    rig.client.build(nameless.path(), ["-o", "type=linkspan"]).ok();
+    let dangling = rig.docker(["images", "--filter", "dangling=true", "--no-trunc", "--quiet"]).ok().lines();
+    let said: Vec<_> = dangling.iter().map(|id| rig.run(id, &[])).collect();
+    assert!(said.contains(&"nameless\n".to_owned()), "{said:?}");
+}
+
+#[test]
+fn of_several_platforms_the_hosts_arrives() {
+    let stack = Stack::classic();
+    let rig = Rig::new(stack);
+    let context =
+        Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n").file("amd64", "a").file("s390x", "s");
+    let context = context.file("arm64", "m");
+    let platforms = ["--platform", "linux/s390x,linux/amd64,linux/arm64"];
+    rig.export(&context, "several:1").args(platforms).args(["--provenance", "mode=max"]).ok();
+    let own = Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n");
+    let own = own.file("amd64", "a").file("s390x", "s").file("arm64", "m");
+    rig.export(&own, "several:own").args(["--provenance", "false"]).ok();
+    assert_eq!(rig.id("several:1"), rig.id("several:own"));
+
+    // One for another machine is what was asked for; of two, neither is.
+    rig.export(&context, "several:foreign").args(["--platform", "linux/s390x"]).ok();
+    assert_eq!(rig.inspect("several:foreign")["Architecture"], "s390x");
+    let output = rig.export(&context, "several:none").args(["--platform", "linux/s390x,linux/riscv64"]).fails();
+    let riscv = output.stderr.contains("riscv64: not found") || output.stderr.contains("\"/riscv64\": not found");
+    assert!(riscv, "the context has no such file: {output}");
+    let context = context.file("riscv64", "r");
+    let output = rig.export(&context, "several:none").args(["--platform", "linux/s390x,linux/riscv64"]).fails();
+    assert!(output.stderr.contains("only for linux/s390x, linux/riscv64"), "{output}");
+    rig.lacks("several:none");
+}
+
+#[test]
+fn attestations_do_not_hinder() {
+    let stack = Stack::classic();
+    let rig = Rig::new(stack);
+    let context = application(stack, 120, "attested\n");
+    rig.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
+    assert_eq!(rig.run("attested:1", &[]), "attested\n");
+    rig.relay.take();
+    rig.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
+    assert_eq!(rig.relay.take().0, 0);
+}

@@ -1,0 +1,25 @@
+//! Exports into docker's classic store, on a real dockerd that has one.
+//!
+//! Between Linkspan and dockerd is a relay that counts, and between the builder and Linkspan a proxy that sees what
+//! is read: an export is as good as what it does not move.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "tests state what they expect by failing loudly"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../faults/messages.rs"]
+mod messages;
+#[path = "../faults/proxy.rs"]
+#[allow(dead_code, reason = "the fault injection is shared, and each test binary uses its own part of it")]
+mod proxy;
+
+mod builds;
+mod failures;
+mod images;
+mod relay;
+mod rig;

@@ -1,0 +1,161 @@
+//! What goes to dockerd, counted, and stopped where a test wants it.
+
+use std::{
+    fmt,
+    io::{Read, Write},
+    net::Shutdown,
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use crate::common::Stack;
+
+const LOAD: &[u8] = b"POST /images/load";
+
+/// A relay on a unix socket in front of the classic dockerd's.
+pub(crate) struct Relay {
+    path: PathBuf,
+    state: Arc<State>,
+}
+
+type Hook = Box<dyn FnMut() + Send>;
+
+struct State {
+    docker: Mutex<String>,
+    /// Bytes of loads that went to dockerd.
+    sent: AtomicU64,
+    loads: AtomicUsize,
+    /// Called before the first byte of a load is passed on.
+    on_load: Mutex<Hook>,
+    /// What is answered to a load in dockerd's place, without reading any of it.
+    refusal: Mutex<Option<String>>,
+    /// What dockerd's answers say instead of something else, of the same length.
+    lie: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(stack: &Stack) -> Self {
+        let path = stack.fresh_path("-relay.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let state = Arc::new(State {
+            docker: Mutex::new(socket(stack.docker_classic_host())),
+            sent: AtomicU64::new(0),
+            loads: AtomicUsize::new(0),
+            on_load: Mutex::new(Box::new(|| ())),
+            refusal: Mutex::new(None),
+            lie: Mutex::new(None),
+        });
+        let shared = state.clone();
+        // It ends with the test's process: nothing it holds outlives that.
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let state = shared.clone();
+                // A connection that breaks is the client's and dockerd's matter.
+                thread::spawn(move || drop(connection(&state, client)));
+            }
+        });
+        Self { path, state }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.path.display())
+    }
+
+    /// How many loads there were since the last call, and what went to dockerd for them.
+    pub(crate) fn take(&self) -> (usize, u64) {
+        (self.state.loads.swap(0, Ordering::SeqCst), self.state.sent.swap(0, Ordering::SeqCst))
+    }
+
+    /// Calls `hook` whenever a load begins, before dockerd learns of it.
+    pub(crate) fn on_load(&self, hook: impl FnMut() + Send + 'static) {
+        *self.state.on_load.lock().unwrap() = Box::new(hook);
+    }
+
+    /// Answers loads like dockerd when it refuses them before it looks at them: with a status and a message.
+    pub(crate) fn refuse(&self, status: &str, message: &str) {
+        let body = serde_json::json!({"message": message}).to_string();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
+        let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        *self.state.refusal.lock().unwrap() = Some(answer);
+    }
+
+    /// Passes loads on again.
+    pub(crate) fn accept(&self) {
+        *self.state.refusal.lock().unwrap() = None;
+    }
+
+    /// Leads to another dockerd from now on.
+    pub(crate) fn point_at(&self, docker: &str) {
+        *self.state.docker.lock().unwrap() = socket(docker);
+    }
+
+    /// Makes dockerd say `lie` where it says `truth`.
+    pub(crate) fn lie(&self, truth: &str, lie: &str) {
+        assert_eq!(truth.len(), lie.len(), "the length of an answer is said before it");
+        *self.state.lie.lock().unwrap() = Some((truth.into(), lie.into()));
+    }
+}
+
+fn socket(address: &str) -> String {
+    address.strip_prefix("unix://").unwrap().to_owned()
+}
+
+fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()> {
+    let mut docker = UnixStream::connect(&*state.docker.lock().unwrap())?;
+    let mut first = vec![0; LOAD.len()];
+    client.read_exact(&mut first)?;
+    let is_load = first == LOAD;
+    if is_load {
+        state.loads.fetch_add(1, Ordering::SeqCst);
+        (state.on_load.lock().unwrap())();
+        if let Some(answer) = &*state.refusal.lock().unwrap() {
+            return client.write_all(answer.as_bytes());
+        }
+    }
+    docker.write_all(&first)?;
+    let (mut from_docker, mut to_client) = (docker.try_clone()?, client.try_clone()?);
+    let answering = state.clone();
+    let answers = thread::spawn(move || {
+        pass(&mut from_docker, &mut to_client, |bytes| answering.bend(bytes));
+    });
+    pass(&mut client, &mut docker, |bytes| {
+        if is_load {
+            state.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        }
+    });
+    answers.join().unwrap();
+    Ok(())
+}
+
+/// Passes everything on until one of both is gone, then ends the other.
+fn pass(from: &mut UnixStream, to: &mut UnixStream, mut look: impl FnMut(&mut [u8])) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        look(&mut buffer[..count]);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    // Already closed is as good.
+    let _ = (from.shutdown(Shutdown::Read), to.shutdown(Shutdown::Both));
+}
+
+impl State {
+    fn bend(&self, bytes: &mut [u8]) {
+        let Some((truth, lie)) = &*self.lie.lock().unwrap() else { return };
+        while let Some(at) = bytes.windows(truth.len()).position(|window| window == truth) {
+            bytes[at..at + lie.len()].copy_from_slice(lie);
+        }
+    }
+}

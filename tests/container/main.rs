@@ -1,0 +1,18 @@
+//! Builders in containers: reached through a process in them, and used as any other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "tests state what they expect by failing loudly, and nobody uses them as a library"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod address;
+mod builds;
+mod execs;
+mod idle;
+mod sides;

@@ -1,0 +1,134 @@
+//! What happens when one of the three goes: the client, dockerd, or Linkspan.
+
+use std::{
+    fs,
+    io::{Read, Write},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    common::{Context, Part, Stack, until},
+    raw::head,
+    sides::{Container, Sides, base},
+};
+
+/// How many connections dockerd has on its socket: /proc/net/unix lists accepted ones by the name of the listening one.
+fn connections(stack: &Stack) -> usize {
+    let path = stack.docker_host().strip_prefix("unix://").unwrap();
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    // Not the listening one, whose flags (fourth column) say __SO_ACCEPTCON.
+    table.lines().filter(|line| line.ends_with(path) && line.split(' ').nth(3) != Some("00010000")).count()
+}
+
+#[test]
+fn a_client_that_goes_is_gone_for_dockerd_too() {
+    let stack = Stack::start(&[Part::Dockerd]);
+    let sides = Sides::of(&stack);
+    let before = connections(&stack);
+    let mut events = sides.through().connect();
+    events.write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+    let mut head = [0; 15];
+    events.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    until("a connection", || connections(&stack), |now| *now == before + 1);
+    drop(events);
+    until("dockerd to see it go", || connections(&stack), |now| *now == before);
+    // Only its own direction: dockerd ends the answer, and the client can read that.
+    let mut events = sides.through().connect();
+    events.write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+    events.read_exact(&mut head).unwrap();
+    events.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    events.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    until("dockerd to see it go", || connections(&stack), |now| *now == before);
+}
+
+#[test]
+fn a_build_ends_with_its_client() {
+    let sides = Sides::of(Stack::shared());
+    // A number that no other process of the machine has among its arguments.
+    let seconds = format!("9{}", std::process::id());
+    let context = Context::new(&format!("FROM {}\nRUN --network=host sleep {seconds}\n", base(sides.stack)));
+    let sleeps = || {
+        let line = format!("sleep\0{seconds}\0");
+        let lines =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+        lines.filter(|found| found.ends_with(line.as_bytes())).count()
+    };
+    for builder in ["1", "0"] {
+        let dockerfile = if builder == "0" {
+            Context::new(&format!("FROM {}\nRUN sleep {seconds}\n", base(sides.stack)))
+        } else {
+            Context::new(&fs::read_to_string(context.path().join("Dockerfile")).unwrap())
+        };
+        let run = sides.through().docker(["build", "--no-cache", "--network", "host"]).env("DOCKER_BUILDKIT", builder);
+        let build = run.arg(dockerfile.path()).spawn();
+        until("the build to sleep", sleeps, |sleeping| *sleeping > 0);
+        build.signal(Signal::KILL);
+        until("the build to end", sleeps, |sleeping| *sleeping == 0);
+        build.wait();
+    }
+}
+
+#[test]
+fn dockerd_is_killed_and_comes_back() {
+    let stack = Stack::start(&[Part::Dockerd]);
+    let sides = Sides::of(&stack);
+    let args = ["events", "--format", "{{.Action}}"];
+    let watching = [sides.through(), sides.direct()].map(|side| side.docker(args).spawn());
+    until(
+        "both to watch",
+        || {
+            sides.direct().docker(["volume", "create", "seen"]).ok();
+            sides.direct().docker(["volume", "rm", "seen"]).ok();
+            watching.iter().map(|events| events.stdout()).collect::<Vec<_>>()
+        },
+        |said| said.iter().all(|said| said.contains("destroy\n")),
+    );
+    stack.kill(Part::Dockerd);
+    let [through, direct] = watching.map(|events| events.wait());
+    assert_eq!((through.status, &through.stderr), (direct.status, &direct.stderr));
+
+    let output = sides.through().docker(["ps"]).fails();
+    let socket = stack.docker_host();
+    assert!(
+        output.stderr.contains(&format!("Error response from daemon: linkspan: cannot connect to {socket}: ")),
+        "{output}"
+    );
+    let mut ping = sides.through().connect();
+    ping.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    ping.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert!(body["message"].as_str().unwrap().starts_with("linkspan: cannot connect to "), "{body}");
+
+    stack.up();
+    sides.compare(|side| side.said(&side.docker(["version"]).ok()));
+}
+
+#[test]
+fn a_drain_ends_idle_clients_and_finishes_what_is_under_way() {
+    let stack = Stack::shared();
+    let mut sides = Sides::of(stack);
+    let mut idle = sides.through().connect();
+    idle.write_all(b"HEAD /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
+    head(&mut idle);
+    let name = "drained";
+    let _container = Container(stack, name.to_owned());
+    sides.direct().run(["-d", "--name", name, base(stack), "sleep", "1000"]).ok();
+    // dockerd begins the answer at once and completes it when the container has ended.
+    let mut waiting = sides.through().connect();
+    waiting.write_all(format!("POST /containers/{name}/wait HTTP/1.1\r\nHost: docker\r\n\r\n").as_bytes()).unwrap();
+    assert!(head(&mut waiting).starts_with("HTTP/1.1 200 OK\r\n"));
+    rustix::process::kill_process(sides.linkspan.pid(), Signal::TERM).unwrap();
+    idle.read_to_end(&mut Vec::new()).unwrap();
+    sides.direct().docker(["kill", name]).ok();
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"StatusCode\":137") && answer.ends_with("0\r\n\r\n"), "{answer}");
+    assert!(sides.linkspan.terminate().success(), "{}", sides.linkspan.log());
+}

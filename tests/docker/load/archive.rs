@@ -1,0 +1,138 @@
+//! Archives made by hand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use linkspan::image::Digest;
+
+const BLOCK: usize = 512;
+
+/// A tar archive that is being written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tar(pub(super) Vec<u8>);
+
+impl Tar {
+    pub(super) fn file(self, name: &str, content: &[u8]) -> Self {
+        self.member(b'0', name, "", content.len() as u64).content(content)
+    }
+
+    /// A file under the name of its digest.
+    pub(super) fn blob(self, content: &[u8]) -> Self {
+        self.file(&blob_name(content), content)
+    }
+
+    pub(super) fn layout(self) -> Self {
+        self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+    }
+
+    pub(super) fn link(self, kind: u8, name: &str, target: &str) -> Self {
+        self.member(kind, name, target, 0)
+    }
+
+    /// A header alone, which may say what it wants.
+    pub(super) fn member(mut self, kind: u8, name: &str, target: &str, size: u64) -> Self {
+        let mut block = [0; BLOCK];
+        let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
+        put(0, name);
+        put(100, "0000644\x000000000\x000000000\0");
+        put(124, &format!("{size:011o}\0"));
+        put(136, "14371573421\0        ");
+        put(157, target);
+        put(257, "ustar\x0000");
+        block[156] = kind;
+        let sum: u32 = block.iter().copied().map(u32::from).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.0.extend(block);
+        self
+    }
+
+    pub(super) fn content(mut self, content: &[u8]) -> Self {
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
+        self
+    }
+
+    pub(super) fn end(mut self) -> Self {
+        self.0.resize(self.0.len() + 2 * BLOCK, 0);
+        self
+    }
+
+    pub(super) fn write(self, path: PathBuf) -> PathBuf {
+        fs::write(&path, self.0).unwrap();
+        path
+    }
+}
+
+pub(super) fn blob_name(content: &[u8]) -> String {
+    format!("blobs/sha256/{}", Digest::sha256(content).hex())
+}
+
+/// An image by hand: its documents, and layers of one file each.
+#[derive(Debug, Clone)]
+pub(super) struct Image {
+    pub(super) layers: Vec<Vec<u8>>,
+    pub(super) config: Vec<u8>,
+    pub(super) manifest: Vec<u8>,
+}
+
+impl Image {
+    /// With a layer for each of `files`.
+    pub(super) fn of(files: &[&[u8]]) -> Self {
+        let named = files.iter().enumerate().map(|(number, file)| Tar::default().file(&format!("file{number}"), file));
+        let layers: Vec<_> = named.map(|tar| tar.end().0).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/file0"]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = config.to_string().into_bytes();
+        let descriptors: Vec<_> =
+            layers.iter().map(|layer| descriptor("application/vnd.oci.image.layer.v1.tar", layer)).collect();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config), "layers": descriptors,
+        });
+        Self { layers, config, manifest: manifest.to_string().into_bytes() }
+    }
+
+    /// The `index.json` that names it.
+    pub(super) fn index(&self, name: &str) -> Vec<u8> {
+        let mut descriptor = descriptor(MANIFEST, &self.manifest);
+        descriptor["annotations"] =
+            serde_json::json!({ "io.containerd.image.name": format!("docker.io/library/{name}") });
+        serde_json::json!({ "schemaVersion": 2, "manifests": [descriptor] }).to_string().into_bytes()
+    }
+
+    /// The `manifest.json` that names it, by the names that its files have in an OCI layout.
+    pub(super) fn docker_manifest(&self, name: &str) -> Vec<u8> {
+        let layers: Vec<_> = self.layers.iter().map(|layer| blob_name(layer)).collect();
+        let item = serde_json::json!({ "Config": blob_name(&self.config), "RepoTags": [name], "Layers": layers });
+        serde_json::json!([item]).to_string().into_bytes()
+    }
+
+    /// Its blobs.
+    pub(super) fn blobs(&self, tar: Tar) -> Tar {
+        self.layers.iter().fold(tar.blob(&self.manifest).blob(&self.config), |tar, layer| tar.blob(layer))
+    }
+
+    /// As an OCI layout.
+    pub(super) fn oci(&self, name: &str) -> Tar {
+        self.blobs(Tar::default()).file("index.json", &self.index(name)).layout()
+    }
+
+    /// As a docker archive that has its files under the names of an OCI layout.
+    pub(super) fn docker(&self, name: &str) -> Tar {
+        self.blobs(Tar::default()).file("manifest.json", &self.docker_manifest(name))
+    }
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+    serde_json::json!({ "mediaType": media_type, "digest": Digest::sha256(bytes), "size": bytes.len() })
+}
+
+/// `path` with another last extension appended.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}

@@ -1,0 +1,190 @@
+//! What lasts and what does not: leases, clients that leave, daemons that end, memory.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use super::archive::{Image, Tar};
+use super::hostile::peak;
+use super::rig::{LEFT_OUT, Rig, collect};
+use crate::common::{Linkspan, Part, until};
+
+/// A load whose client can stop in the middle.
+struct Upload(UnixStream);
+
+impl Upload {
+    fn begin(rig: &Rig, query: &str) -> Self {
+        let mut stream = UnixStream::connect(rig.door()).unwrap();
+        let head = format!(
+            "POST /v1.51/images/load{query} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        Self(stream)
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).unwrap();
+        self.0.write_all(bytes).unwrap();
+        self.0.write_all(b"\r\n").unwrap();
+    }
+
+    fn finish(mut self) -> String {
+        self.0.write_all(b"0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        self.0.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+fn write(rig: &Rig, tar: Tar) -> PathBuf {
+    tar.write(rig.behind.fresh_path("-archive"))
+}
+
+/// The leases of loads under way.
+fn holds(rig: &Rig) -> Vec<String> {
+    rig.behind.leases("moby").into_iter().filter(|lease| lease.starts_with("linkspan")).collect()
+}
+
+#[track_caller]
+fn preload(rig: &Rig, image: &Image, name: &str) {
+    let archive = write(rig, image.oci(name).end());
+    rig.behind.docker(["load", "-i", archive.to_str().unwrap()]).ok();
+}
+
+#[test]
+fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
+    let rig = Rig::new();
+    let image = Image::of(&[b"one", &[7; 300_000]]);
+    preload(&rig, &image, "meanwhile:1");
+    for layout_last in [true, false] {
+        let mut upload = Upload::begin(&rig, "?quiet=0");
+        upload.send(&image.blobs(Tar::default()).0);
+        until("the hold", || holds(&rig), |holds| holds.len() == 1);
+        // The next header shows that all of them were looked at.
+        upload.send(&Tar::default().file("passed", &[1; 100_000]).0);
+        let before = rig.behind.blobs("moby");
+        rig.behind.docker(["rmi", "-f", "meanwhile:1"]).ok();
+        rig.behind.docker(["image", "prune", "-af"]).ok();
+        collect(&rig.behind);
+        let after = rig.behind.blobs("moby");
+        let gone: Vec<_> = before.iter().filter(|blob| !after.contains(blob)).collect();
+        assert!(gone.is_empty(), "{gone:?} are gone");
+        let rest = if layout_last {
+            Tar::default().file("index.json", &image.index("meanwhile:1")).layout()
+        } else {
+            Tar::default().file("manifest.json", &image.docker_manifest("meanwhile:1"))
+        };
+        upload.send(&rest.end().0);
+        let answer = upload.finish();
+        assert!(answer.contains(r#"{"stream":"Loaded image: meanwhile:1\n"}"#), "{answer}");
+        assert!(!answer.contains("rror"), "{answer}");
+        assert_eq!(answer.contains(LEFT_OUT), layout_last, "{answer}");
+        rig.quiet();
+        collect(&rig.behind);
+        // Which reads all of it.
+        rig.behind.docker(["save", "meanwhile:1"]).ok();
+    }
+}
+
+#[test]
+fn a_client_that_leaves_leaves_nothing() {
+    let rig = Rig::new();
+    let image = Image::of(&[b"one", b"two"]);
+    preload(&rig, &image, "leaves:1");
+    let mut upload = Upload::begin(&rig, "");
+    upload.send(&image.blobs(Tar::default()).0);
+    until("the hold", || holds(&rig), |holds| holds.len() == 1);
+    drop(upload);
+    rig.quiet();
+    let names: Vec<_> = rig.behind.images("moby").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["docker.io/library/leaves:1"]);
+}
+
+#[test]
+fn a_linkspan_that_is_killed_leaves_nothing_to_the_next() {
+    let mut rig = Rig::new();
+    let image = Image::of(&[b"one", b"two"]);
+    preload(&rig, &image, "killed:1");
+    let mut upload = Upload::begin(&rig, "");
+    upload.send(&image.blobs(Tar::default()).0);
+    until("the hold", || holds(&rig), |holds| holds.len() == 1);
+    rig.linkspan.kill();
+    assert_eq!(holds(&rig).len(), 1);
+    let engine = ["--engine", "docker", "--docker-host", rig.behind.docker_host()];
+    let listen = format!("unix://{}", rig.behind.fresh_path(".sock").display());
+    let args = [&engine[..], &["--containerd-address", rig.behind.containerd_address(), "--docker-listen", &listen]];
+    let _next = Linkspan::start(&rig.behind, &args.concat(), &[]);
+    rig.quiet();
+}
+
+#[test]
+fn nobody_behind_the_door_is_said_in_dockers_form() {
+    let rig = Rig::new();
+    rig.behind.kill(Part::Dockerd);
+    let mut upload = Upload::begin(&rig, "");
+    upload.send(&Image::of(&[b"one"]).oci("down:1").end().0);
+    let answer = upload.finish();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains(r#"{"message":"linkspan: "#), "{answer}");
+}
+
+#[test]
+fn progress_is_for_those_who_ask() {
+    let rig = Rig::new();
+    let image = Image::of(&[b"one", b"two"]);
+    preload(&rig, &image, "progress:1");
+    let archive = image.oci("progress:1").end();
+    for (query, shown) in [("?quiet=0", true), ("?quiet=1", false), ("", false)] {
+        let mut upload = Upload::begin(&rig, query);
+        upload.send(&archive.0);
+        let answer = upload.finish();
+        assert_eq!(answer.contains(r#"{"stream":"linkspan: left out 4 blobs ("#), shown, "{query}: {answer}");
+        assert!(answer.contains(r#"{"stream":"Loaded image: progress:1\n"}"#), "{query}: {answer}");
+    }
+    // The client asks when it has a terminal.
+    let file = write(&rig, archive);
+    let command = format!("docker load -i {}", file.display());
+    let door = format!("unix://{}", rig.door().display());
+    let seen = rig.behind.run("script").args(["-qec", &command, "/dev/null"]).env("DOCKER_HOST", door).ok();
+    let lines = seen.lines();
+    assert_eq!(lines.len(), 2, "{seen}");
+    assert!(lines[0].starts_with(LEFT_OUT) && lines[1].trim() == "Loaded image: progress:1", "{seen}");
+}
+
+#[test]
+fn loads_at_the_same_time_do_not_meet() {
+    let rig = Rig::new();
+    let image = Image::of(&[b"one", &[7; 1 << 20]]);
+    preload(&rig, &image, "same:0");
+    let archives: Vec<_> = (0..6).map(|number| write(&rig, image.oci(&format!("same:{number}")).end())).collect();
+    let running: Vec<_> =
+        archives.iter().map(|archive| rig.through(["load", "-i", archive.to_str().unwrap()]).spawn()).collect();
+    for (number, running) in running.into_iter().enumerate() {
+        let output = running.wait();
+        assert_eq!(output.stdout.trim(), format!("Loaded image: same:{number}"), "{output}");
+    }
+    rig.quiet();
+}
+
+#[test]
+fn memory_does_not_grow_with_the_archive() {
+    let rig = Rig::new();
+    let large: Vec<u8> =
+        (0..(32 << 20) / 4_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let image = Image::of(&[&large]);
+    preload(&rig, &image, "large:1");
+    let blob = Tar::default().blob(&image.layers[0]).0;
+    let passed = Tar::default().file("passed", &large).0;
+    let mut upload = Upload::begin(&rig, "?quiet=0");
+    for round in 0..36 {
+        upload.send(if round % 8 == 7 { &passed } else { &blob });
+    }
+    upload.send(&image.oci("large:2").end().0);
+    let answer = upload.finish();
+    assert!(answer.contains(r#"Loaded image: large:2\n"#), "{answer}");
+    let peak = peak(&rig);
+    assert!(peak <= 64 << 20, "{peak} bytes at most were resident while 1.2 GB passed");
+    assert!(fs::metadata(rig.door()).is_ok());
+}

@@ -1,0 +1,10 @@
+//! `docker load` through the door: the same archive goes to dockerd directly and through Linkspan, and what dockerd has
+//! and says afterwards is compared.
+
+mod archive;
+mod corpus;
+mod hostile;
+mod lasting;
+mod meter;
+mod rig;
+mod same;

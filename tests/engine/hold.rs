@@ -1,0 +1,74 @@
+//! Holds: what they keep, and what they cost.
+
+use bytes::Bytes;
+use linkspan::image::Digest;
+
+use crate::common::{Part, Stack};
+use crate::fixture::{Image, Layer, docker, export, names, origin};
+use crate::writes::transactions;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_stays_until_the_release_and_costs_three_writes() {
+    // Its own, for others' writes would count.
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
+    let engine = docker(&stack).await;
+    let layers: Vec<Bytes> = (0..100).map(|n| Layer::new().file(&format!("file-{n}"), format!("{n}")).tar()).collect();
+    export(&*engine, &Image::new(&layers), &names(&["docker.io/library/held:1"])).await.unwrap();
+    let digests: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+    let absent = Digest::sha256(b"nobody has this");
+    // A garbage collection may still be due.
+    stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
+    stack.ctr("moby", ["leases", "rm", "--sync", "collect"]).ok();
+
+    let origin = origin();
+    let before = transactions(&stack);
+    let hold = engine.hold(&origin).await.unwrap().unwrap();
+    assert!(hold.find(&absent).await.unwrap().is_none());
+    for (digest, layer) in digests.iter().zip(&layers) {
+        let blob = hold.find(digest).await.unwrap().unwrap();
+        assert_eq!(blob.size(), layer.len() as u64);
+        assert_eq!(blob.read_at(1, vec![0; layer.len() - 1]).await.unwrap(), layer[1..]);
+    }
+    assert_eq!(transactions(&stack), before, "looking writes nothing");
+
+    // The lease; the document, opened and committed.
+    assert_eq!(hold.pin(&digests).await.unwrap(), []);
+    let writes = transactions(&stack) - before;
+    assert!(writes <= 3, "{writes} write transactions for a hundred blobs");
+    assert_eq!(hold.pin(&digests[..1]).await.unwrap(), []);
+    assert_eq!(transactions(&stack) - before - writes, 1, "a write for any number more");
+    assert_eq!(hold.pin(&[absent.clone(), digests[0].clone()]).await.unwrap(), [absent]);
+
+    let open = hold.find(&digests[0]).await.unwrap().unwrap();
+    stack.docker(["rmi", "-f", "held:1"]).ok();
+    let collect = || {
+        stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
+        stack.ctr("moby", ["leases", "rm", "--sync", "collect"]).ok();
+        let blobs = stack.blobs("moby");
+        digests.iter().filter(|digest| blobs.iter().any(|blob| blob == digest.as_str())).count()
+    };
+    assert_eq!(collect(), 100);
+    hold.release().await.unwrap();
+    assert_eq!(collect(), 0);
+    assert_eq!(stack.leases("moby"), Vec::<String>::new());
+    assert!(hold.pin(&digests[..1]).await.is_err(), "a hold that was released pins nothing");
+    hold.release().await.unwrap();
+    let size = layers[0].len();
+    assert_eq!(open.read_at(0, vec![0; size]).await.unwrap(), layers[0], "an open file outlives its blob");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_one_document_pins() {
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
+    let engine = docker(&stack).await;
+    let layers: Vec<Bytes> = (0..5).map(|n| Layer::new().file("file", format!("{n}")).tar()).collect();
+    export(&*engine, &Image::new(&layers), &names(&["docker.io/library/held:2"])).await.unwrap();
+    let hold = engine.hold(&origin()).await.unwrap().unwrap();
+    let held: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+    let absent: Vec<_> = (0..2500u32).map(|n| Digest::sha256(&n.to_le_bytes())).collect();
+    let all: Vec<_> = held.iter().chain(&absent).cloned().collect();
+    assert_eq!(hold.pin(&all).await.unwrap(), absent);
+    assert_eq!(hold.pin(&held).await.unwrap(), []);
+    hold.release().await.unwrap();
+    assert_eq!(stack.leases("moby"), Vec::<String>::new());
+}
