@@ -31,6 +31,8 @@ Examples:
       --buildkit-listen unix:///run/linkspan/remote.sock
   In front of Docker itself; clients then use DOCKER_HOST=unix:///run/linkspan/docker.sock:
     linkspan serve --docker-listen unix:///run/linkspan/docker.sock
+  A builder of buildx's docker-container driver, by its container:
+    linkspan serve --builder docker-container://buildx_buildkit_NAME0
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::body::BodyError;
+use super::check;
 use super::dial::Dial;
 use super::http2::{Connection, ProxyError, Windows};
 use super::upstream::Stream;
@@ -84,7 +85,7 @@ impl Link {
         Arc::new(Self { dial, sharing, shared, users })
     }
 
-    /// A connection for a client.
+    /// A connection for a client. One that is there already is asked first whether it still leads anywhere.
     ///
     /// # Errors
     /// When the upstream is not reachable or does not speak HTTP/2.
@@ -94,14 +95,18 @@ impl Link {
                 let connection = Connection::open(&*self.dial).await?;
                 Ok(Held { connection, user: None })
             }
-            Sharing::Everybody { .. } => self.shared().await,
+            Sharing::Everybody { .. } => match self.living().await {
+                Some(held) if check::answers(&held).await => Ok(held),
+                stale => self.shared(stale).await,
+            },
         }
     }
 
-    /// The connection that is shared: the one that is there if it still lives, else a new one.
-    async fn shared(self: &Arc<Self>) -> Result<Held, ProxyError> {
+    /// The connection that is shared: the one that is there if it still lives and is not `stale`, else a new one.
+    async fn shared(self: &Arc<Self>, stale: Option<Held>) -> Result<Held, ProxyError> {
         let mut shared = self.shared.lock().await;
-        if let Some(connection) = shared.as_ref().filter(|connection| !connection.ended().is_cancelled()) {
+        let is_stale = |connection: &Connection| stale.as_ref().is_some_and(|stale| connection.is(stale.ended()));
+        if let Some(connection) = lives(&shared).filter(|connection| !is_stale(connection)) {
             return Ok(self.held(connection.clone()));
         }
         let stream = self.dial.dial().await.map_err(ProxyError::Connect)?;
@@ -109,11 +114,15 @@ impl Link {
         Ok(self.keep(&mut shared, connection))
     }
 
-    /// The shared connection, if there is one that lives.
+    /// The shared connection, if there is one and it answers.
     pub async fn present(self: &Arc<Self>) -> Option<Held> {
-        let shared = self.shared.lock().await;
-        let connection = shared.as_ref().filter(|connection| !connection.ended().is_cancelled())?;
-        Some(self.held(connection.clone()))
+        let held = self.living().await?;
+        check::answers(&held).await.then_some(held)
+    }
+
+    /// The shared connection, if there is one that has not ended.
+    async fn living(self: &Arc<Self>) -> Option<Held> {
+        lives(&*self.shared.lock().await).map(|connection| self.held(connection.clone()))
     }
 
     /// Shares a connection over `stream`, which leads to the same upstream, from now on. Whoever holds the one before
@@ -129,7 +138,7 @@ impl Link {
     /// Whether there is a shared connection that lives, or one is being made.
     pub fn is_open(&self) -> bool {
         let shared = self.shared.try_lock();
-        shared.map_or(true, |shared| shared.as_ref().is_some_and(|connection| !connection.ended().is_cancelled()))
+        shared.map_or(true, |shared| lives(&shared).is_some())
     }
 
     /// Closes the shared connection once the calls on it have ended.
@@ -158,6 +167,11 @@ impl Link {
             Sharing::Everybody { .. } => Windows::ManyClients,
         }
     }
+}
+
+/// The connection, unless it has ended.
+fn lives(shared: &Option<Connection>) -> Option<&Connection> {
+    shared.as_ref().filter(|connection| !connection.ended().is_cancelled())
 }
 
 /// Forgets the connection of `ended` when nobody has used it for `idle`, or when it has ended by itself.
@@ -215,7 +229,7 @@ impl tower::Service<Request<tonic::body::Body>> for Calls {
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let link = Arc::clone(&self.0);
         Box::pin(async move {
-            let held = link.shared().await.map_err(|error| error.status())?;
+            let held = link.shared(None).await.map_err(|error| error.status())?;
             let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
             held.send(request).await.map_err(|error| error.status())
         })

@@ -9,6 +9,7 @@
 mod address;
 mod alert;
 mod body;
+mod check;
 mod dial;
 mod ended;
 pub mod http1;

@@ -84,6 +84,7 @@ fn execs_that_are_not_started_do_not_pile_up() {
         }
         // Sixteen were started late, while the connection waits all the same.
         until("few execs to be listed", || execs(container).matches(',').count() + 1, |count| *count <= 10);
-        assert_eq!(tunnels(Stack::shared(), container), 1);
+        // The last of them may be about to end.
+        until("one process to be left", || tunnels(Stack::shared(), container), |count| *count == 1);
     });
 }

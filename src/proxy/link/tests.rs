@@ -37,25 +37,35 @@ struct Rig {
     closed: mpsc::UnboundedReceiver<()>,
     /// Ends every server, as a builder that is killed.
     kill: CancellationToken,
+    /// Keeps every server from answering, as a builder that is stuck.
+    mute: CancellationToken,
 }
 
 fn rig(sharing: Sharing) -> Rig {
     let (far, mut streams) = mpsc::unbounded_channel();
     let (told, closed) = mpsc::unbounded_channel();
-    let (dials, kill) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-    let server = kill.clone();
+    let (dials, kill, mute) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new(), CancellationToken::new());
+    let (server, silent) = (kill.clone(), mute.clone());
     tokio::spawn(async move {
         while let Some(stream) = streams.recv().await {
-            let (told, server) = (told.clone(), server.clone());
+            let (told, server, silent) = (told.clone(), server.clone(), silent.clone());
             tokio::spawn(async move {
-                let served = serve(stream, CancellationToken::new(), |_| async { Ok(Response::new(full("".into()))) });
+                let served = serve(stream, CancellationToken::new(), |_| {
+                    let silent = silent.clone();
+                    async move {
+                        if silent.is_cancelled() {
+                            std::future::pending::<()>().await;
+                        }
+                        Ok(Response::new(full("".into())))
+                    }
+                });
                 server.run_until_cancelled(served).await;
                 // The test may have ended.
                 let _ = told.send(());
             });
         }
     });
-    Rig { link: Link::new(Box::new(Counted { dials: dials.clone(), far }), sharing), dials, closed, kill }
+    Rig { link: Link::new(Box::new(Counted { dials: dials.clone(), far }), sharing), dials, closed, kill, mute }
 }
 
 async fn ask(connection: &Connection) -> Result<(), ProxyError> {
@@ -128,4 +138,16 @@ async fn one_that_was_made_elsewhere_takes_its_place() {
     rig.closed.recv().await.unwrap();
     ask(&rig.link.connect().await.unwrap()).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_answer_is_replaced() {
+    let rig = rig(IDLE);
+    ask(&rig.link.connect().await.unwrap()).await.unwrap();
+    drop(rig.link.connect().await.unwrap());
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
+    rig.mute.cancel();
+    assert!(rig.link.present().await.is_none());
+    futures_util::future::join_all((0..4).map(|_| rig.link.connect())).await;
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 2, "once for all that wait");
 }

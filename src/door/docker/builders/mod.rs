@@ -7,7 +7,6 @@
 //!
 //! Whatever is not HTTP/2 on both ends is joined byte for byte ([`start`]).
 
-mod check;
 mod create;
 mod pool;
 mod remembered;

@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::create::Process;
 use super::unstarted::Unstarted;
-use super::{Doors, Serve, check};
+use super::{Doors, Serve};
 use crate::docker_api::Api;
 use crate::proxy::{Dial, DialError, Held, Link, ProxyError, Sharing, Stream};
 
@@ -113,8 +113,7 @@ impl Pool {
 impl Entry {
     /// The connection that is there, if it leads to a builder that answers.
     pub(super) async fn present(&self) -> Option<Held> {
-        let held = self.link.present().await?;
-        check::answers(&held).await.then_some(held)
+        self.link.present().await
     }
 
     /// Leaves the pool, unless there is another connection by now.

@@ -1,4 +1,4 @@
-//! Whether a connection that has waited still leads to a builder.
+//! Whether a connection that has waited still leads to a gRPC server.
 
 use std::time::Duration;
 
@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Limited};
 
-use crate::proxy::{Connection, full};
+use super::body::full;
+use super::http2::Connection;
 
-/// How long a living builder may take. One that is starved by builds gets a new exec, which is no harm.
+/// How long a living server may take. One that is starved gets a new connection, which is no harm.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// gRPC's own health service; buildkitd has it (BuildKit `cmd/buildkitd/main.go`), but any answer at all will do.
