@@ -48,6 +48,11 @@ const RULES: &[Rule] = &[
         why: "a source does not know where its bytes go",
     },
     Rule {
+        of: "output",
+        never: &["crate::door", "crate::engine", "crate::export", "crate::proxy"],
+        why: "an output is given its source, and does not know who reads it",
+    },
+    Rule {
         of: "proxy",
         never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door"],
         why: "the pass-through knows nothing of images",
@@ -81,7 +86,7 @@ const RULES: &[Rule] = &[
 
 /// Parts that know everything; nothing else may know them.
 const TOP: &[&str] = &["crate::cli", "crate::daemon", "crate::doctor", "crate::config", "crate::telemetry"];
-const BELOW_TOP: &[&str] = &["image", "progress", "source", "engine", "export", "door", "proxy", "tunnel"];
+const BELOW_TOP: &[&str] = &["image", "progress", "source", "engine", "export", "output", "door", "proxy", "tunnel"];
 
 const FOLDERS: &[&str] = &["src", "proto", "scripts", "tests", "benches", "target"];
 
