@@ -106,7 +106,9 @@ fn flags_win_over_variables_and_those_over_the_file() {
         output.stderr
     };
     let expected = |place: &str, value: &str| {
-        format!("linkspan: error: {place}: `{value}` is no engine; expected `auto`, `docker` or `containerd`\n")
+        format!(
+            "linkspan: error: {place}: `{value}` is no engine; expected `auto`, `docker`, `containerd` or `layout`\n"
+        )
     };
     for command in ["serve", "doctor"] {
         let with_file = || linkspan([command, "--config", file]);

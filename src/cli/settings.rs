@@ -12,7 +12,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
-    /// Which engine to export to: `auto`, `docker` or `containerd` [env: LINKSPAN_ENGINE] [default: auto]
+    /// Which engine to export to: `auto`, `docker`, `containerd` or `layout` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(long, value_name = "KIND", help_heading = "Engine")]
     engine: Option<String>,
 
@@ -29,6 +29,11 @@ pub(super) struct Settings {
     /// the one that dockerd uses, else `default`]
     #[arg(long, value_name = "NS", help_heading = "Engine")]
     namespace: Option<String>,
+
+    /// The directory of an OCI image layout, which needs neither an engine nor root. With `--engine auto` it is used only
+    /// where no engine is installed [env: LINKSPAN_LAYOUT] [default: /var/lib/linkspan/layout]
+    #[arg(long, value_name = "DIR", help_heading = "Engine")]
+    layout: Option<String>,
 
     /// A builder, as `unix:///path` or `tcp://host:port`; can be repeated [env: LINKSPAN_BUILDER (separated by commas),
     /// BUILDKIT_HOST]
@@ -109,6 +114,7 @@ impl From<Settings> for Layer {
             (Setting::DockerHost, flags.docker_host),
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
+            (Setting::Layout, flags.layout),
             (Setting::DockerIsLoad, flags.docker_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),

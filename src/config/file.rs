@@ -54,6 +54,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::DockerHost, document.docker_host),
         (Setting::ContainerdAddress, document.containerd_address),
         (Setting::Namespace, document.namespace),
+        (Setting::Layout, document.layout),
         (Setting::DockerIsLoad, document.docker_is_load),
         (Setting::ExportListen, document.export_listen),
         (Setting::DenyTagMove, document.deny_tag_move),
@@ -93,6 +94,7 @@ struct Document {
     docker_host: Option<Scalar>,
     containerd_address: Option<Scalar>,
     namespace: Option<Scalar>,
+    layout: Option<Scalar>,
     docker_is_load: Option<Scalar>,
     export_listen: Option<Scalar>,
     #[serde(default)]

@@ -5,7 +5,7 @@
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
     Config,
-    /// `auto`, `docker` or `containerd`.
+    /// `auto`, `docker`, `containerd` or `layout`.
     Engine,
     /// dockerd's address.
     DockerHost,
@@ -13,6 +13,8 @@ pub enum Setting {
     ContainerdAddress,
     /// The containerd namespace.
     Namespace,
+    /// The directory of an image layout.
+    Layout,
     /// A builder's address; repeatable. In the file: a `[[builder]]` table.
     Builder,
     /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
@@ -45,12 +47,13 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
         Self::ContainerdAddress,
         Self::Namespace,
+        Self::Layout,
         Self::Builder,
         Self::BuildkitListen,
         Self::DockerIsLoad,
@@ -75,6 +78,7 @@ impl Setting {
             Self::DockerHost => "docker-host",
             Self::ContainerdAddress => "containerd-address",
             Self::Namespace => "namespace",
+            Self::Layout => "layout",
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerIsLoad => "docker-is-load",

@@ -122,6 +122,7 @@ fn every_setting_can_be_given_by_variable() {
                 docker_host: Some("unix:///d.sock".to_owned()),
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
+                layout: None,
             },
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),

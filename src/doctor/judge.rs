@@ -22,10 +22,10 @@ pub(super) fn judge(engines: &doctor::Findings, inflate: Option<&Inflate>, found
         checks.push(door_check(builder));
     }
     let engine = engines.selected.as_ref().ok().map(engine);
-    let names_containerd = engine.as_ref().is_some_and(|engine| engine.kind == "containerd");
+    let names_output = engine.as_ref().is_some_and(|engine| matches!(engine.kind, "containerd" | "layout"));
     let builders = (1..).zip(found).map(|(number, builder)| {
         let name = if found.len() == 1 { "linkspan".to_owned() } else { format!("linkspan-{number}") };
-        self::builder(builder, &name, names_containerd)
+        self::builder(builder, &name, names_output)
     });
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -161,12 +161,11 @@ fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd 
     }
 }
 
-/// `name` is what buildx will call it. With plain containerd buildx must be told what to export to, because its `--load`
-/// asks the docker client for an engine.
-fn builder(found: &Found, name: &str, names_containerd: bool) -> Builder {
+/// `name` is what buildx will call it. Without Docker buildx must be told what to export to, because its `--load` asks the
+/// docker client for an engine.
+fn builder(found: &Found, name: &str, names_output: bool) -> Builder {
     let (listen, reachable) = (found.listen.to_string(), !matches!(found.answer, Answer::Silent(_)));
-    let output =
-        if names_containerd { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
+    let output = if names_output { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };
     Builder {
         address: found.address.to_string(),
         reachable,

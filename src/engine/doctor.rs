@@ -60,6 +60,8 @@ pub async fn examine(selection: &Selection) -> Findings {
     let containerd = match &chosen {
         Ok((Chosen::Docker(engine), _)) => Some(Ok(describe(engine.containerd()))),
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
+        Ok((Chosen::Layout(_), _)) => None,
+        Err(_) if selection.kind == Kind::Layout => None,
         Err(_) => containerd(selection).await,
     };
     let selected = chosen.map(|(chosen, reason)| Selected { engine: chosen.into_engine(), reason });
@@ -67,7 +69,7 @@ pub async fn examine(selection: &Selection) -> Findings {
 }
 
 async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
-    if selection.kind == Kind::Containerd {
+    if matches!(selection.kind, Kind::Containerd | Kind::Layout) {
         return None;
     }
     let socket = match docker_socket(selection) {

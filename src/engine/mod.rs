@@ -12,6 +12,9 @@ mod docker;
 pub mod doctor;
 mod error;
 pub mod images;
+mod installed;
+mod layout;
+mod process;
 pub mod select;
 pub mod uploads;
 
@@ -31,15 +34,15 @@ use uploads::Uploads;
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// `docker` or `containerd`.
+    /// `docker`, `containerd` or `layout`.
     pub kind: &'static str,
     /// The engine's version.
     pub version: String,
-    /// Its socket, as a URL.
+    /// Its socket, as a URL, or the directory of a layout.
     pub address: String,
-    /// The containerd namespace that images go to.
+    /// The containerd namespace that images go to; empty where there is no containerd.
     pub namespace: String,
-    /// The snapshotter that unpacks them.
+    /// The snapshotter that unpacks them; empty where nothing does.
     pub snapshotter: String,
     /// Whether layers can be unpacked in parallel (the snapshotter's `rebase` capability).
     pub parallel_unpack: bool,
@@ -48,6 +51,9 @@ pub struct Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, version, address, namespace, snapshotter, .. } = self;
+        if namespace.is_empty() {
+            return write!(f, "{kind} {version} ({address})");
+        }
         write!(f, "{kind} {version} ({address}), namespace {namespace}, snapshotter {snapshotter}")
     }
 }
