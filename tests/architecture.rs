@@ -48,6 +48,11 @@ const RULES: &[Rule] = &[
         why: "a source does not know where its bytes go",
     },
     Rule {
+        of: "output",
+        never: &["crate::door", "crate::engine", "crate::export", "crate::proxy"],
+        why: "an output is given its source, and does not know who reads it",
+    },
+    Rule {
         of: "proxy",
         never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door"],
         why: "the pass-through knows nothing of images",
@@ -88,7 +93,7 @@ const RULES: &[Rule] = &[
 const TOP: &[&str] =
     &["crate::cli", "crate::daemon", "crate::doctor", "crate::setup", "crate::config", "crate::telemetry"];
 const BELOW_TOP: &[&str] =
-    &["image", "progress", "source", "engine", "export", "door", "proxy", "tunnel", "docker_api", "buildx"];
+    &["image", "progress", "source", "engine", "export", "output", "door", "proxy", "tunnel", "docker_api", "buildx"];
 
 const FOLDERS: &[&str] = &["src", "proto", "scripts", "tests", "benches", "target"];
 

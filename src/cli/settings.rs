@@ -12,8 +12,8 @@ pub(super) struct Settings {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
-    /// Which engine to export to: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`
-    /// or `auto` [env: LINKSPAN_ENGINE] [default: auto]
+    /// Which engine to export to: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
+    /// `layout` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(long, value_name = "KIND", help_heading = "Engine")]
     engine: Option<String>,
 
@@ -30,6 +30,11 @@ pub(super) struct Settings {
     /// the one that dockerd uses, else `default`]
     #[arg(long, value_name = "NS", help_heading = "Engine")]
     namespace: Option<String>,
+
+    /// The directory of an OCI image layout, which needs neither an engine nor root. With `--engine auto` it is used only
+    /// where no engine is installed [env: LINKSPAN_LAYOUT] [default: /var/lib/linkspan/layout]
+    #[arg(long, value_name = "DIR", help_heading = "Engine")]
+    layout: Option<String>,
 
     /// A builder, as `unix:///path`, `tcp://host:port` or `docker-container://NAME` (a container of the dockerd at
     /// --docker-host; buildx calls that of its builder b `buildx_buildkit_b0`); can be repeated [env: LINKSPAN_BUILDER
@@ -118,6 +123,7 @@ impl From<Settings> for Layer {
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
             (Setting::DockerListen, flags.docker_listen),
+            (Setting::Layout, flags.layout),
             (Setting::DockerIsLoad, flags.docker_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),

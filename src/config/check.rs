@@ -115,13 +115,21 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     let kind = settings.one(Setting::Engine).map(kind).transpose()?.unwrap_or_default();
-    // A DOCKER_HOST that points elsewhere must not keep anybody from using plain containerd.
-    let docker_host = settings.one(Setting::DockerHost).filter(|_| kind != Kind::Containerd);
+    // A DOCKER_HOST that points elsewhere must not keep anybody from using plain containerd or a directory, nor what
+    // containerd's clients are told.
+    let docker_host = settings.one(Setting::DockerHost).filter(|_| !matches!(kind, Kind::Containerd | Kind::Layout));
+    let layout = settings.one(Setting::Layout).map(folder).transpose()?;
+    if layout.is_some() && !matches!(kind, Kind::Auto | Kind::Layout) {
+        return Err(ConfigError::Contradiction(
+            "a layout is named, but the engine is another; use `--engine layout`, or leave the layout out".to_owned(),
+        ));
+    }
     Ok(Selection {
         kind,
         docker_host: docker_host.map(self::docker_host).transpose()?,
         containerd_address: settings.one(Setting::ContainerdAddress).map(socket_path).transpose()?,
         namespace: settings.one(Setting::Namespace).map(namespace).transpose()?,
+        layout,
     })
 }
 
@@ -131,7 +139,8 @@ fn kind(given: &Given) -> Result<Kind, ConfigError> {
         "docker" => Ok(Kind::Docker),
         "docker-classic" => Ok(Kind::DockerClassic),
         "containerd" => Ok(Kind::Containerd),
-        _ => Err(refuse(given, "is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`")),
+        "layout" => Ok(Kind::Layout),
+        _ => Err(refuse(given, "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`")),
     }
 }
 
@@ -154,6 +163,13 @@ fn socket_path(given: &Given) -> Result<PathBuf, ConfigError> {
         return Err(refuse(given, format!("is too long; a socket path has at most {MAX_SOCKET_PATH} bytes")));
     }
     Ok(path.into())
+}
+
+fn folder(given: &Given) -> Result<PathBuf, ConfigError> {
+    if given.text.is_empty() || given.text.contains("://") {
+        return Err(refuse(given, "is no directory; expected a path such as `/var/lib/linkspan/layout`"));
+    }
+    Ok(given.text.clone().into())
 }
 
 /// containerd's rule for identifiers (`pkg/identifiers/validate.go`): letters and digits, in groups that are separated by

@@ -55,6 +55,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::ContainerdAddress, document.containerd_address),
         (Setting::Namespace, document.namespace),
         (Setting::DockerListen, document.docker_listen),
+        (Setting::Layout, document.layout),
         (Setting::DockerIsLoad, document.docker_is_load),
         (Setting::ExportListen, document.export_listen),
         (Setting::DenyTagMove, document.deny_tag_move),
@@ -95,6 +96,7 @@ struct Document {
     containerd_address: Option<Scalar>,
     namespace: Option<Scalar>,
     docker_listen: Option<Scalar>,
+    layout: Option<Scalar>,
     docker_is_load: Option<Scalar>,
     export_listen: Option<Scalar>,
     #[serde(default)]

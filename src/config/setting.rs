@@ -5,7 +5,7 @@
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
     Config,
-    /// `auto`, `docker`, `docker-classic` or `containerd`.
+    /// `auto`, `docker`, `docker-classic`, `containerd` or `layout`.
     Engine,
     /// dockerd's address.
     DockerHost,
@@ -13,6 +13,8 @@ pub enum Setting {
     ContainerdAddress,
     /// The containerd namespace.
     Namespace,
+    /// The directory of an image layout.
+    Layout,
     /// A builder's address; repeatable. In the file: a `[[builder]]` table.
     Builder,
     /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
@@ -47,12 +49,13 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
         Self::ContainerdAddress,
         Self::Namespace,
+        Self::Layout,
         Self::Builder,
         Self::BuildkitListen,
         Self::DockerListen,
@@ -78,6 +81,7 @@ impl Setting {
             Self::DockerHost => "docker-host",
             Self::ContainerdAddress => "containerd-address",
             Self::Namespace => "namespace",
+            Self::Layout => "layout",
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerListen => "docker-listen",

@@ -125,6 +125,7 @@ fn every_setting_can_be_given_by_variable() {
                 docker_host: Some("unix:///d.sock".to_owned()),
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
+                layout: None,
             },
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
@@ -230,15 +231,15 @@ fn wrong_values_are_named_with_their_place() {
     let cases = [
         (
             sources().flag(Setting::Engine, "podman"),
-            "--engine: `podman` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
+            "--engine: `podman` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`",
         ),
         (
             sources().variable("LINKSPAN_ENGINE", "podman"),
-            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
+            "LINKSPAN_ENGINE: `podman` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`",
         ),
         (
             sources().file("engine = 5"),
-            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic` or `containerd`",
+            "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`",
         ),
         (
             sources().variable("DOCKER_HOST", "tcp://nowhere"),
@@ -450,4 +451,23 @@ fn a_builder_in_a_container_is_one_of_the_docker_that_is_named() {
     assert!(said.contains("this one is in a container"), "{said}");
     let said = Sources::new().flag(Setting::Builder, "docker-container://a/b").refusal();
     assert!(said.contains("expected a container's name or id"), "{said}");
+}
+
+#[test]
+fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
+    let layout = |sources: Sources| sources.flag(Setting::Layout, "/images").config().engine;
+    let selection = layout(Sources::new().flag(Setting::Engine, "layout").variable("DOCKER_HOST", "tcp://elsewhere:1"));
+    assert_eq!((selection.kind, selection.layout.as_deref()), (Kind::Layout, Some(std::path::Path::new("/images"))));
+    assert_eq!(selection.docker_host, None);
+    assert_eq!(layout(Sources::new()).kind, Kind::Auto);
+    assert_eq!(
+        Sources::new().file("layout = 'relative/images'").config().engine.layout,
+        Some("relative/images".into())
+    );
+    for engine in ["docker", "containerd"] {
+        let error = Sources::new().flag(Setting::Engine, engine).flag(Setting::Layout, "/images").refusal();
+        assert!(error.contains("--engine layout"), "{error}");
+    }
+    let error = Sources::new().flag(Setting::Layout, "file:///images").refusal();
+    assert!(error.starts_with("--layout: `file:///images` is no directory"), "{error}");
 }

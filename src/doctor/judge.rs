@@ -206,8 +206,8 @@ fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> Containerd 
     }
 }
 
-/// `name` is what buildx will call it. With plain containerd buildx must be told what to export to, because its `--load`
-/// asks the docker client for an engine; and with docker's classic store, because its `--load` then looks like a file.
+/// `name` is what buildx will call it. Without Docker buildx must be told what to export to, because its `--load` asks the
+/// docker client for an engine; and with docker's classic store, because its `--load` then looks like a file.
 fn builder(found: &Probed, name: &str, names_output: bool) -> Builder {
     let (listen, reachable) = (found.listen.to_string(), !matches!(found.answer, Answer::Silent(_)));
     let output = if names_output { "-o type=linkspan,name=docker.io/library/demo:latest" } else { "--load -t demo" };

@@ -62,6 +62,8 @@ pub async fn examine(selection: &Selection) -> Findings {
         // It has no part in where the images are.
         Ok((Chosen::DockerClassic(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
+        Ok((Chosen::Layout(_), _)) => None,
+        Err(_) if selection.kind == Kind::Layout => None,
         Err(_) => containerd(selection).await,
     };
     let selected = chosen.map(|(chosen, reason)| Selected { engine: chosen.into_engine(), reason });
@@ -69,7 +71,7 @@ pub async fn examine(selection: &Selection) -> Findings {
 }
 
 async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
-    if selection.kind == Kind::Containerd {
+    if matches!(selection.kind, Kind::Containerd | Kind::Layout) {
         return None;
     }
     let socket = match docker_socket(selection) {

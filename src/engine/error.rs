@@ -151,6 +151,26 @@ pub enum EngineError {
         /// The lease's id.
         lease: String,
     },
+    /// A layout directory cannot be used, or its file system refuses.
+    #[error("layout {path}: {reason}")]
+    Layout {
+        /// The directory.
+        path: String,
+        /// What is wrong, what was expected, and what to do.
+        reason: String,
+    },
+    /// An engine is installed and not running: its user would not find what was written elsewhere.
+    #[error("{engine} is installed here ({trace}), but nothing is at {docker} or {containerd}")]
+    Stopped {
+        /// `docker` or `containerd`.
+        engine: &'static str,
+        /// What says so: a program, a unit of systemd, or a socket in another place.
+        trace: String,
+        /// Where docker was expected.
+        docker: String,
+        /// Where containerd was expected.
+        containerd: &'static str,
+    },
     /// The engine has no such ability.
     #[error("{engine} does not offer {what}")]
     NotOffered {
@@ -225,6 +245,10 @@ impl EngineError {
             Self::ContainerdStore { .. } => {
                 "export to it with `--engine docker`; if it was switched over while linkspan ran, restart linkspan".to_owned()
             }
+            Self::Stopped { engine, .. } => format!(
+                "start {engine}, or say where its socket is (--docker-host, --containerd-address), or choose another \
+                 target (--engine layout --layout DIR)"
+            ),
             Self::NotProven { .. } => "name the containerd that dockerd uses with --containerd-address".to_owned(),
             Self::Snapshotter { .. } => "see `ctr plugins ls` for the snapshotters that loaded".to_owned(),
             Self::NoSpace { .. } => {

@@ -14,6 +14,9 @@ pub mod doctor;
 mod error;
 mod hold;
 pub mod images;
+mod installed;
+mod layout;
+mod process;
 pub mod select;
 pub mod uploads;
 mod ustar;
@@ -36,11 +39,11 @@ use uploads::Uploads;
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// `docker`, `docker-classic` or `containerd`.
+    /// `docker`, `docker-classic`, `containerd` or `layout`.
     pub kind: &'static str,
     /// The engine's version.
     pub version: String,
-    /// Its socket, as a URL.
+    /// Its socket, as a URL, or the directory of a layout.
     pub address: String,
     /// Where it keeps images.
     pub storage: Storage,
@@ -64,22 +67,20 @@ pub enum Storage {
         /// The graph driver, such as `overlay2`.
         storage_driver: String,
     },
+    /// In the files of a directory.
+    Directory {},
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, version, address, storage } = self;
-        write!(f, "{kind} {version} ({address}), {storage}")
-    }
-}
-
-impl fmt::Display for Storage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Containerd { namespace, snapshotter, .. } => {
-                write!(f, "namespace {namespace}, snapshotter {snapshotter}")
+        write!(f, "{kind} {version} ({address})")?;
+        match storage {
+            Storage::Containerd { namespace, snapshotter, .. } => {
+                write!(f, ", namespace {namespace}, snapshotter {snapshotter}")
             }
-            Self::Classic { storage_driver } => write!(f, "storage driver {storage_driver}"),
+            Storage::Classic { storage_driver } => write!(f, ", storage driver {storage_driver}"),
+            Storage::Directory {} => Ok(()),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
+use super::installed;
+use super::layout::LayoutEngine;
 use super::{Engine, EngineError};
 
 /// dockerd's socket where nothing else is configured.
@@ -14,6 +16,8 @@ pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
 /// The namespace that `ctr` and `nerdctl` use where nothing else is configured.
 pub const DEFAULT_NAMESPACE: &str = "default";
+/// The image layout where nothing else is configured.
+pub const DEFAULT_LAYOUT: &str = "/var/lib/linkspan/layout";
 
 /// Why it was chosen that was not asked for by name.
 const FOUND: &str = "found by itself";
@@ -21,7 +25,7 @@ const FOUND: &str = "found by itself";
 /// The engine that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Kind {
-    /// Docker where there is one, with whichever store it has, else containerd.
+    /// Docker where there is one, with whichever store it has, else containerd; an image layout where neither is installed.
     #[default]
     Auto,
     /// Docker with the containerd image store.
@@ -30,6 +34,8 @@ pub enum Kind {
     DockerClassic,
     /// Plain containerd.
     Containerd,
+    /// An OCI image layout directory.
+    Layout,
 }
 
 /// What is configured about the engine. `None` stands for the default.
@@ -45,6 +51,8 @@ pub struct Selection {
     /// The namespace on plain containerd; [`DEFAULT_NAMESPACE`] if not given. With Docker it is dockerd's own, and
     /// naming another is an error; its classic store has none.
     pub namespace: Option<String>,
+    /// The directory of the image layout; [`DEFAULT_LAYOUT`] if not given.
+    pub layout: Option<PathBuf>,
 }
 
 /// The engine that was chosen.
@@ -60,7 +68,8 @@ pub struct Selected {
 ///
 /// [`Kind::Auto`] takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
 /// rather than a reason to write into a containerd that nobody looks at. containerd is chosen only when no Docker
-/// socket exists.
+/// socket exists, and the layout only where nothing says that either was ever installed: no socket, no program, no unit
+/// of systemd. An engine that is merely stopped is an error.
 ///
 /// # Errors
 /// When the engine is not there, is not usable, or (Docker) does not prove to be the one behind the containerd socket.
@@ -75,6 +84,7 @@ pub(super) enum Chosen {
     Docker(Box<DockerEngine>),
     DockerClassic(Box<ClassicEngine>),
     Containerd(Box<ContainerdEngine>),
+    Layout(Box<LayoutEngine>),
 }
 
 impl Chosen {
@@ -83,6 +93,7 @@ impl Chosen {
             Self::Docker(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::DockerClassic(engine) => Arc::from(engine as Box<dyn Engine>),
             Self::Containerd(engine) => Arc::from(engine as Box<dyn Engine>),
+            Self::Layout(engine) => Arc::from(engine as Box<dyn Engine>),
         }
     }
 }
@@ -91,6 +102,7 @@ impl Chosen {
 pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), EngineError> {
     match selection.kind {
         Kind::Containerd => containerd(selection, "as configured").await,
+        Kind::Layout => layout(selection, "as configured").await,
         Kind::Docker => docker(selection, &docker_socket(selection)?, "as configured").await,
         Kind::DockerClassic => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
         Kind::Auto => {
@@ -101,7 +113,7 @@ pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), En
                     outcome => outcome,
                 }
             } else {
-                containerd(selection, &format!("no docker at {}", socket.display())).await
+                containerd_or_layout(selection, &socket).await
             }
         }
     }
@@ -135,6 +147,28 @@ async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String)
     let socket = selection.containerd_address.as_deref().unwrap_or(Path::new(DEFAULT_CONTAINERD_ADDRESS));
     let engine = ContainerdEngine::connect(socket, selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)).await?;
     Ok((Chosen::Containerd(Box::new(engine)), why.to_owned()))
+}
+
+/// What is taken where there is no Docker.
+async fn containerd_or_layout(selection: &Selection, docker: &Path) -> Result<(Chosen, String), EngineError> {
+    let address = selection.containerd_address.as_deref();
+    if address.is_some() || selection.namespace.is_some() || is_there(Path::new(DEFAULT_CONTAINERD_ADDRESS)) {
+        return containerd(selection, &format!("no docker at {}", docker.display())).await;
+    }
+    match installed::trace(&installed::Places::of_this_machine()) {
+        Some(trace) => Err(EngineError::Stopped {
+            engine: trace.engine,
+            trace: trace.path.display().to_string(),
+            docker: docker.display().to_string(),
+            containerd: DEFAULT_CONTAINERD_ADDRESS,
+        }),
+        None => layout(selection, "no engine is installed here, so images go to a directory").await,
+    }
+}
+
+async fn layout(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
+    let engine = LayoutEngine::connect(selection.layout.as_deref().unwrap_or(Path::new(DEFAULT_LAYOUT))).await?;
+    Ok((Chosen::Layout(Box::new(engine)), why.to_owned()))
 }
 
 /// dockerd's socket. Blobs go to the containerd beside dockerd, so it must be one of this machine.

@@ -173,6 +173,14 @@ impl Hasher {
         }
     }
 
+    /// The algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            Inner::Sha256(_) => Algorithm::Sha256,
+            Inner::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
     /// The digest of all that was taken in.
     pub fn finish(self) -> Digest {
         let (algorithm, hex) = match self.0 {

@@ -47,8 +47,8 @@ mod reference;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
-pub use document::{Config, Document, DocumentError, Index, Manifest, RootFs, View, media_type_of};
-pub use graph::{Graph, GraphError, Walk};
+pub use document::{Config, Document, DocumentError, Index, Manifest, RootFs, View, index_of, media_type_of};
+pub use graph::{Graph, GraphError, PlatformImage, Walk};
 pub use limits::Limits;
 pub use media_type::Kind;
 pub use platform::{Platform, PlatformError};

@@ -17,7 +17,7 @@ use crate::sides::{no_tunnels, tunnels};
 async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -> Arc<docker::Door> {
     let docker_host = Some(stack.docker_host().to_owned());
     let containerd_address = Some(stack.containerd_address().into());
-    let selection = Selection { kind: Kind::Docker, docker_host, containerd_address, namespace: None };
+    let selection = Selection { kind: Kind::Docker, docker_host, containerd_address, ..Selection::default() };
     let exports = Arc::new(Exports::new(select(&selection).await.unwrap().engine));
     let of_builders = Arc::clone(&exports);
     let doors = move |builder, link| {

@@ -175,12 +175,12 @@ pub(crate) async fn containerd(stack: &Stack, namespace: &str) -> Arc<dyn Engine
     select(&containerd_selection(stack, namespace)).await.unwrap().engine
 }
 
-/// Writes a blob in pieces of 100,000 bytes.
+/// Writes a blob in pieces of 100,000 bytes, as far as it is not there from an earlier attempt.
 pub(crate) async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) -> Result<(), EngineError> {
     match ingest.writer(blob).await? {
         Opened::Present => Ok(()),
         Opened::Writer(mut writer) => {
-            let mut rest = bytes.clone();
+            let mut rest = bytes.slice(usize::try_from(writer.offset()).unwrap()..);
             while !rest.is_empty() {
                 writer.write(rest.split_to(rest.len().min(100_000))).await?;
             }

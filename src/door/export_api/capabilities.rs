@@ -23,7 +23,7 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
     let engine = exports.engine().identity();
     let (namespace, snapshotter) = match &engine.storage {
         Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
-        Storage::Classic { .. } => Default::default(),
+        Storage::Classic { .. } | Storage::Directory {} => Default::default(),
     };
     let is_containerd = matches!(engine.kind, "containerd" | "docker");
     CapabilitiesResponse {

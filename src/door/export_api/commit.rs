@@ -206,8 +206,11 @@ async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Runnin
         if open && complete {
             // The answer need not wait: the image is visible and held by its names.
             session.end(ExportState::Committed);
-            let ingest = session.ingest.clone();
-            sessions.exports.clean_up(ingest);
+            let (session, sessions) = (session.clone(), sessions.clone());
+            tokio::spawn(async move {
+                session.stop().await;
+                sessions.exports.clean_up(session.ingest.clone());
+            });
         }
         session.stage().state
     };

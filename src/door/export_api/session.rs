@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use super::commit::Running;
@@ -27,8 +28,10 @@ pub(super) struct Session {
     pub(super) ingest: Arc<dyn Ingest>,
     /// What the engine holds, to be read.
     pub(super) images: Arc<dyn Images>,
-    /// Cancelled when it is aborted.
+    /// Cancelled when it ends.
     pub(super) cancel: CancellationToken,
+    /// The writes that are under way.
+    pub(super) writers: TaskTracker,
     opened: SystemTime,
     scope: Mutex<Scope>,
     stage: Mutex<Stage>,
@@ -65,7 +68,8 @@ impl Session {
             ended: None,
         };
         let (scope, stage) = (Mutex::default(), Mutex::new(stage));
-        Self { id, record, ingest, images, cancel: CancellationToken::new(), opened, scope, stage }
+        let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
+        Self { id, record, ingest, images, cancel, writers, opened, scope, stage }
     }
 
     /// Who exports, for the engine.
@@ -133,6 +137,13 @@ impl Session {
         stage.state = state;
         stage.ended = Some(Instant::now());
         true
+    }
+
+    /// Ends what is under way, and waits for it: what it holds is given up next.
+    pub(super) async fn stop(&self) {
+        self.cancel.cancel();
+        self.writers.close();
+        self.writers.wait().await;
     }
 
     pub(super) fn message(&self) -> proto::Export {

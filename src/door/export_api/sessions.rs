@@ -180,7 +180,7 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), R
     if !session.end(state) {
         return Ok(());
     }
-    session.cancel.cancel();
+    session.stop().await;
     let running = session.stage().running.clone();
     if let Some(running) = running {
         running.finished().await;

@@ -31,20 +31,14 @@ type Answers = Pin<Box<dyn Stream<Item = Result<WriteContentResponse, Status>> +
 /// Begins to read `messages`; the answers come as they are ready.
 pub(super) fn start(session: Arc<Session>, messages: Streaming<WriteContentRequest>) -> Answers {
     let (answers, outgoing) = mpsc::channel(ANSWERS);
-    // A task of its own, so that what was written is kept properly when the client goes away.
-    tokio::spawn(async move {
-        let cancel = session.cancel.clone();
-        let served = async {
-            let status = serve(&session, messages, &answers).await.err();
-            if let Some(status) = status {
-                // The client may be gone.
-                let _ = answers.send(Err(status)).await;
-            }
-        };
-        if cancel.run_until_cancelled(served).await.is_none() {
-            let _ = answers
-                .send(Err(session.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)))
-                .await;
+    // A task of its own, so that what was written is kept properly when the client goes away. The end of the export
+    // waits for it.
+    let writers = session.writers.clone();
+    writers.spawn(async move {
+        let end = session.cancel.clone();
+        if let Err(status) = serve(&session, messages, &answers).await {
+            // The client may be gone, or not be reading.
+            let _ = end.run_until_cancelled(answers.send(Err(status))).await;
         }
     });
     Box::pin(ReceiverStream::new(outgoing))
@@ -81,7 +75,7 @@ async fn serve(
     mut messages: Streaming<WriteContentRequest>,
     answers: &mpsc::Sender<Result<WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
-    let Some(first) = next(&mut messages).await? else {
+    let Some(first) = next(session, &mut messages).await? else {
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
     if first.r#ref.is_empty() {
@@ -96,7 +90,8 @@ async fn serve(
         match writing.answer(message).await {
             Ok(answer) => {
                 // A client that is gone gets no answer; what it wrote is kept.
-                let is_gone = answers.send(Ok(answer)).await.is_err();
+                let told = session.cancel.run_until_cancelled(answers.send(Ok(answer))).await;
+                let is_gone = !matches!(told, Some(Ok(())));
                 if is_commit {
                     return Ok(());
                 }
@@ -106,7 +101,7 @@ async fn serve(
             }
             Err(status) => break Err(status),
         }
-        match next(&mut messages).await {
+        match next(session, &mut messages).await {
             Ok(Some(following)) => message = following,
             Ok(None) => break Ok(()),
             Err(status) => break Err(status),
@@ -117,15 +112,19 @@ async fn serve(
 }
 
 /// The next message. A client that is silent for too long does not keep the ref.
-async fn next(messages: &mut Streaming<WriteContentRequest>) -> Result<Option<WriteContentRequest>, Status> {
-    match timeout(IDLE, messages.message()).await {
-        Ok(message) => message,
-        Err(_) => {
+async fn next(
+    session: &Session,
+    messages: &mut Streaming<WriteContentRequest>,
+) -> Result<Option<WriteContentRequest>, Status> {
+    match session.cancel.run_until_cancelled(timeout(IDLE, messages.message())).await {
+        Some(Ok(message)) => message,
+        Some(Err(_)) => {
             let seconds = IDLE.as_secs();
             Err(Status::deadline_exceeded(format!(
                 "nothing came for {seconds} s; what was written can be gone on with"
             )))
         }
+        None => Err(session.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)),
     }
 }
 
@@ -251,7 +250,12 @@ impl<'a> Writing<'a> {
 
     /// Closes the ref for good.
     async fn give_up(&mut self) {
-        drop(self.upload.take());
+        // Closed first: an upload that is merely dropped may still be closing when it is aborted.
+        if let Some(upload) = self.upload.take()
+            && let Err(error) = upload.suspend().await
+        {
+            tracing::debug!(export = self.session.id, name = self.name, %error, "a write that is given up was broken");
+        }
         self.session.scope().forget_times(self.name);
         if let Ok(uploads) = self.session.uploads()
             && let Err(error) = uploads.abort(self.name).await

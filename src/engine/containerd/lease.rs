@@ -9,7 +9,7 @@ use containerd_client::services::v1::{
 use tonic::Code;
 
 use super::client::{Client, Expect as _};
-use super::process::Process;
+use crate::engine::process::Process;
 use crate::engine::{Durable, EngineError, Origin};
 
 /// Marks our leases. The value is the export's id.

@@ -9,7 +9,6 @@ mod images;
 mod ingest;
 mod labels;
 mod lease;
-mod process;
 mod read;
 mod stream;
 mod unpack;

@@ -173,6 +173,21 @@ impl Document {
     }
 }
 
+/// Reads an index that no descriptor names, as the `index.json` of an image layout is: its caller bounds its size.
+///
+/// # Errors
+/// When it is none, or can be read in two ways.
+pub fn index_of(bytes: &[u8]) -> Result<Index, DocumentError> {
+    let digest = Digest::sha256(bytes);
+    let unnamed = Descriptor::new("application/vnd.oci.image.index.v1+json", digest, bytes.len() as u64);
+    match View::parse(&unnamed, bytes)? {
+        View::Index(index) => Ok(index),
+        View::Manifest(_) | View::Config(_) => {
+            Err(DocumentError::NotADocument { digest: unnamed.digest, media_type: unnamed.media_type })
+        }
+    }
+}
+
 impl View {
     fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Self, DocumentError> {
         let malformed = |error: serde_json::Error| DocumentError::Malformed {

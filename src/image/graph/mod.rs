@@ -68,6 +68,28 @@ pub struct Graph {
     positions: HashMap<Digest, usize>,
 }
 
+/// One image of a graph.
+#[derive(Debug, Clone, Copy)]
+pub struct PlatformImage<'a> {
+    /// The descriptor by which it is named: the root, or an entry of an index.
+    pub entry: &'a Descriptor,
+    /// Its manifest.
+    pub manifest: &'a Document,
+    /// What the manifest says.
+    pub view: &'a Manifest,
+    /// Its config.
+    pub config: &'a Document,
+    /// What the config says.
+    pub config_view: &'a Config,
+}
+
+impl PlatformImage<'_> {
+    /// What it is for: as its entry says, otherwise as its config does.
+    pub fn platform(&self) -> &Platform {
+        self.entry.platform.as_ref().unwrap_or(&self.config_view.platform)
+    }
+}
+
 impl Graph {
     /// The descriptor of the root.
     pub fn root(&self) -> &Descriptor {
@@ -113,18 +135,26 @@ impl Graph {
     /// [`Manifest::layers_with_diff_ids`].
     pub fn image_for(&self, host: &Platform) -> Option<(&Document, &Manifest, &Document, &Config)> {
         let mut best = None;
-        for entry in self.entries().filter(|entry| !entry.is_attestation()) {
-            let Some(image @ (.., config)) = self.image(&entry.digest) else { continue };
-            let fit = entry.platform.as_ref().unwrap_or(&config.platform).fit(host);
+        for image in self.images() {
+            let fit = image.platform().fit(host);
             if fit > best.map(|(fit, _)| fit) {
-                best = fit.map(|fit| (fit, image));
+                best = fit.map(|fit| (fit, (image.manifest, image.view, image.config, image.config_view)));
             }
         }
         best.map(|(_, image)| image)
     }
 
+    /// Every image of a platform, in the order in which indexes name them: attestations and artifacts left out. One that
+    /// two entries name comes twice.
+    pub fn images(&self) -> impl Iterator<Item = PlatformImage<'_>> {
+        self.entries().filter(|entry| !entry.is_attestation()).filter_map(|entry| {
+            let (manifest, view, config, config_view) = self.image(&entry.digest)?;
+            Some(PlatformImage { entry, manifest, view, config, config_view })
+        })
+    }
+
     /// The root and all entries of indexes: what may stand for an image.
-    fn entries(&self) -> impl Iterator<Item = &Descriptor> {
+    pub fn entries(&self) -> impl Iterator<Item = &Descriptor> {
         let indexes = self.documents.iter().filter_map(|document| match &document.view {
             View::Index(index) => Some(&index.manifests),
             _ => None,

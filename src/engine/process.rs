@@ -54,7 +54,7 @@ impl FromStr for Process {
 }
 
 /// The id of this boot; empty where the kernel does not tell.
-fn boot() -> String {
+pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 

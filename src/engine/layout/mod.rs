@@ -1,0 +1,200 @@
+//! The `layout` engine: an OCI image layout directory (image-spec `image-layout.md`). It needs neither root nor a
+//! daemon, and any tool that knows layouts reads what is exported.
+//!
+//! * Blobs are written to files of ours in `.linkspan/ingest`, hashed on their way, and get their names below `blobs`
+//!   when their content is on the disk ([`shared`]). `index.json` is replaced last, as a whole, and keeps what it said
+//!   of images that are not ours ([`index`]). The order is: content synced, blob named, folder synced, index synced,
+//!   index named, folder synced. So after a crash or a power loss at any moment the layout is one that was complete at
+//!   some time, and a blob that is there is what its name says.
+//! * Any number of tasks and processes may work on a layout at once. A lock guards changes of the index and the
+//!   [`collect`]or ([`lock`]); leases say what is not to be collected ([`lease`]).
+//! * A large blob whose transfer was cut off is gone on with by the next export of the same blob, of whichever process,
+//!   until the machine restarts ([`writer`]).
+
+mod collect;
+mod disk;
+mod index;
+mod ingest;
+mod lease;
+mod lock;
+mod pipe;
+mod place;
+mod read;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod uploads;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::future::BoxFuture;
+use tokio::task::spawn_blocking;
+
+use self::disk::{Disk, System};
+use self::ingest::LayoutIngest;
+use self::lease::Owner;
+use self::place::{Found, Place, VERSION};
+use self::read::{LayoutImages, read_index};
+use self::shared::Shared;
+use super::images::Images;
+use super::process::boot;
+use super::{Durable, Engine, EngineError, Identity, Ingest, MAX_RECORD, Origin, Storage};
+use crate::image::{Descriptor, Graph, GraphError, Limits, Reference, Walk};
+use crate::progress::Events;
+
+/// A layout.
+#[derive(Debug)]
+pub(crate) struct LayoutEngine {
+    shared: Arc<Shared>,
+    identity: Identity,
+}
+
+impl LayoutEngine {
+    /// The layout at `root`, which may be a folder that is empty or not there: the first export makes a layout of it.
+    pub(crate) async fn connect(root: &Path) -> Result<Self, EngineError> {
+        Self::on(root, Arc::new(System), boot()).await
+    }
+
+    /// On this disk, in this boot.
+    async fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> Result<Self, EngineError> {
+        let absolute = std::path::absolute(root);
+        let root = absolute.as_deref().unwrap_or(root);
+        let identity = Identity {
+            kind: "layout",
+            version: VERSION.to_owned(),
+            address: root.display().to_string(),
+            storage: Storage::Directory {},
+        };
+        let this = Self { shared: Shared::new(Place::new(root), disk, boot), identity };
+        this.work(|shared| shared.place.look().and_then(|_| read_index(&shared.place))).await?;
+        Ok(this)
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let shared = self.shared.clone();
+        let done = spawn_blocking(move || work(&shared)).await;
+        done.unwrap_or_else(|_| Err(self.shared.place.refuse("working on it broke off")))
+    }
+
+    /// `record` is what is kept with an export that outlives this process.
+    async fn begin(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Ingest>, EngineError> {
+        let (export, record) = (origin.export.clone(), record.map(str::to_owned));
+        self.work(move |shared| {
+            check_id(&export)?;
+            shared.place.create(&*shared.disk)?;
+            let owner = match record {
+                Some(record) if record.len() > MAX_RECORD => {
+                    let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
+                    return Err(EngineError::Protocol { operation, reason });
+                }
+                Some(record) => Owner::Nobody(record),
+                None => Owner::Process(shared.process()?),
+            };
+            Ok(Arc::new(LayoutIngest::open(shared, &export, &owner)?) as Arc<dyn Ingest>)
+        })
+        .await
+    }
+}
+
+/// An export's id becomes a file's name.
+fn check_id(export: &str) -> Result<(), EngineError> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=64).contains(&export.len()) && export.bytes().all(is_plain) {
+        return Ok(());
+    }
+    let (operation, shown) = ("opening an export".to_owned(), export.chars().take(80).collect::<String>());
+    Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
+}
+
+/// Whether `names` stand for `root` and everything is there; how many blobs it has. Blocks.
+fn current(shared: &Shared, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+    if names.is_empty() || shared.place.look()? == Found::Nothing {
+        return Ok(None);
+    }
+    if !read_index(&shared.place)?.is_some_and(|index| index.stands(root, names)) {
+        return Ok(None);
+    }
+    let Some(graph) = graph(shared, root)? else { return Ok(None) };
+    let is_there = |blob: &Descriptor| shared.present(&blob.digest, Some(blob.size)).is_some();
+    Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
+}
+
+/// The image of `root`; `None` if a document is missing or is not what it should be, which an export mends.
+fn graph(shared: &Shared, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
+    let mut walk = Walk::new(root.clone(), Limits::default())?;
+    while let Some(wanted) = walk.wanted().first().cloned() {
+        let Ok(bytes) = place::read_at_most(&shared.place.blob(&wanted.digest), wanted.size) else { return Ok(None) };
+        match walk.supply(&wanted.digest, bytes.into()) {
+            Err(GraphError::Document(_)) => return Ok(None),
+            outcome => outcome?,
+        }
+    }
+    Ok(Some(walk.finish()?))
+}
+
+/// A name that no other file of any process has.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    // The time tells processes of the same pid apart, in other namespaces and on other machines.
+    format!("{}-{now:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Engine for LayoutEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn current<'a>(
+        &'a self,
+        root: &'a Descriptor,
+        names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        let (root, names) = (root.clone(), names.to_vec());
+        Box::pin(self.work(move |shared| current(shared, &root, &names)))
+    }
+
+    fn open<'a>(&'a self, origin: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(self.begin(origin, None))
+    }
+
+    fn open_durable<'a>(
+        &'a self,
+        origin: &'a Origin,
+        record: &'a str,
+        _: Events,
+    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        Box::pin(self.begin(origin, Some(record)))
+    }
+
+    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
+        Box::pin(self.work(|shared| {
+            lease::durables(&shared.place).map_err(|error| shared.place.failed("reading leases", &error))
+        }))
+    }
+
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        Ok(Arc::new(LayoutImages::new(self.shared.clone())))
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(self.work(|shared| {
+            // Nothing of ours was ever there.
+            if !shared.place.own().is_dir() {
+                return Ok(0);
+            }
+            let outcome = collect::collect(shared, &[])?;
+            if outcome.blobs > 0 {
+                tracing::info!(blobs = outcome.blobs, bytes = outcome.bytes, "collected blobs that no image needs");
+            }
+            Ok(outcome.exports)
+        }))
+    }
+}

@@ -1,0 +1,224 @@
+//! Where everything in a layout is, and whether a folder is a layout at all.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::disk::Disk;
+use crate::engine::EngineError;
+use crate::image::{Algorithm, Digest};
+
+/// The only version so far (image-spec `image-layout.md`).
+pub(super) const VERSION: &str = "1.0.0";
+/// Our own folder in a layout. Tools that read layouts follow digests and do not look at other names.
+const OWN: &str = ".linkspan";
+/// More than this is no `oci-layout` file.
+const MAX_MARKER: u64 = 64 << 10;
+
+/// The paths of one layout.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    root: PathBuf,
+}
+
+/// What a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing, or an empty folder, or a layout that was never completed.
+    Nothing,
+    /// A layout.
+    Layout,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    image_layout_version: String,
+}
+
+impl Place {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn index(&self) -> PathBuf {
+        self.root.join("index.json")
+    }
+
+    /// What BuildKit locks while it writes or reads the index (buildkit `client/ociindex/ociindex.go`).
+    pub(super) fn buildkit_lock(&self) -> PathBuf {
+        self.root.join("index.json.lock")
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.root.join("oci-layout")
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(super) fn blobs_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.blobs().join(algorithm.name())
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs_of(digest.algorithm()).join(digest.hex())
+    }
+
+    pub(super) fn own(&self) -> PathBuf {
+        self.root.join(OWN)
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.own().join("lock")
+    }
+
+    pub(super) fn leases(&self) -> PathBuf {
+        self.own().join("leases")
+    }
+
+    pub(super) fn lease(&self, export: &str) -> PathBuf {
+        self.leases().join(export)
+    }
+
+    pub(super) fn uploads(&self) -> PathBuf {
+        self.own().join("uploads")
+    }
+
+    pub(super) fn uploads_of(&self, export: &str) -> PathBuf {
+        self.uploads().join(export)
+    }
+
+    /// Files of processes: one that lives has its own locked.
+    pub(super) fn processes(&self) -> PathBuf {
+        self.own().join("processes")
+    }
+
+    /// Blobs that are not complete, or complete and not yet on the disk for sure.
+    pub(super) fn ingest(&self) -> PathBuf {
+        self.own().join("ingest")
+    }
+
+    /// The part of a blob that a later writer goes on with. What was written before the machine restarted is not
+    /// trusted: a power loss may have left holes in it.
+    pub(super) fn partial(&self, boot: &str, digest: &Digest) -> PathBuf {
+        self.ingest().join(format!("{}-{}.{boot}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Looks at the folder without changing anything.
+    pub(super) fn look(&self) -> Result<Found, EngineError> {
+        match fs::metadata(&self.root) {
+            Ok(found) if !found.is_dir() => return Err(self.refuse("it is not a folder")),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(self.failed("looking at the layout", &error)),
+        }
+        let marker = match read_at_most(&self.marker(), MAX_MARKER) {
+            Ok(marker) => marker,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_unmarked(),
+            Err(error) => return Err(self.failed("reading oci-layout", &error)),
+        };
+        let marker: Marker = serde_json::from_slice(&marker).map_err(|error| {
+            self.refuse(format!("its file oci-layout is not what the OCI specification says: {error}"))
+        })?;
+        if marker.image_layout_version.split('.').next() != VERSION.split('.').next() {
+            let version = marker.image_layout_version;
+            return Err(self.refuse(format!("its version is `{version}`, and only {VERSION} is known")));
+        }
+        Ok(Found::Layout)
+    }
+
+    /// A folder without `oci-layout`: somebody else's, unless it is empty or was begun by us.
+    fn look_unmarked(&self) -> Result<Found, EngineError> {
+        let mut entries = fs::read_dir(&self.root).map_err(|error| self.failed("looking at the layout", &error))?;
+        if self.own().is_dir() || entries.next().is_none() {
+            return Ok(Found::Nothing);
+        }
+        Err(self.refuse(
+            "it is no OCI image layout (it has no file oci-layout) and not empty; name a layout or a new folder",
+        ))
+    }
+
+    /// Completes the folder to a layout. Our own folder comes first: by it a layout that was begun is known.
+    pub(super) fn create(&self, disk: &dyn Disk) -> Result<(), EngineError> {
+        let found = self.look()?;
+        let making = |error: io::Error| self.failed("making the layout", &error);
+        if found == Found::Nothing {
+            let mut missing: Vec<_> =
+                self.root.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
+            while let Some(folder) = missing.pop() {
+                disk.create_folder(folder).map_err(making)?;
+            }
+        }
+        let sha256 = self.blobs_of(Algorithm::Sha256);
+        let own = [self.own(), self.leases(), self.uploads(), self.processes(), self.ingest(), self.blobs(), sha256];
+        for folder in own {
+            if !folder.is_dir() {
+                disk.create_folder(&folder).map_err(making)?;
+            }
+        }
+        if found == Found::Nothing {
+            disk.sync_folder(&self.blobs()).map_err(making)?;
+            if !self.index().exists() {
+                self.put(disk, &self.index(), br#"{"schemaVersion":2,"manifests":[]}"#).map_err(making)?;
+            }
+            self.put(disk, &self.marker(), format!(r#"{{"imageLayoutVersion":"{VERSION}"}}"#).as_bytes())
+                .map_err(making)?;
+            if let Some(parent) = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                disk.sync_folder(parent).map_err(making)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `path` hold `content`, which is there as a whole or not at all whatever happens.
+    pub(super) fn put(&self, disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let draft = self.own().join(format!("{name}.{}", super::unique()));
+        let mut file = disk.append(&draft)?;
+        let written = file.write(content).and_then(|()| file.sync()).and_then(|()| disk.rename(&draft, path));
+        if written.is_err() {
+            // What went wrong first is what matters.
+            let _ = disk.remove(&draft);
+        }
+        written?;
+        disk.sync_folder(&self.root)
+    }
+
+    /// The layout cannot be used.
+    pub(super) fn refuse(&self, reason: impl Into<String>) -> EngineError {
+        EngineError::Layout { path: self.root.display().to_string(), reason: reason.into() }
+    }
+
+    /// The file system refused.
+    pub(super) fn failed(&self, operation: &str, error: &io::Error) -> EngineError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineError::NoSpace {
+                operation: format!("{operation} of the layout {}", self.root.display()),
+                message: error.to_string(),
+            },
+            io::ErrorKind::CrossesDevices => self.refuse(format!(
+                "{operation}: its folder blobs lies on another file system; it must be on the same one"
+            )),
+            _ => self.refuse(format!("{operation}: {error}")),
+        }
+    }
+}
+
+/// Reads a file that must not be longer than `limit`.
+pub(super) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    use io::Read as _;
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,126 @@
+//! Transfers that were cut off, and blobs that wait to be synced.
+
+use super::*;
+
+/// Writes the first `length` bytes of the first layer, and lets the writer go.
+async fn begin(ingest: &dyn Ingest, image: &Image, length: usize) {
+    let layer = &image.layers[0];
+    let Opened::Writer(mut writer) = ingest.writer(layer).await.unwrap() else { panic!("it is not there yet") };
+    assert_eq!(writer.offset(), 0);
+    let mut rest = image.blobs[&layer.digest].slice(..length);
+    while !rest.is_empty() {
+        writer.write(rest.split_to(rest.len().min(50_000))).await.unwrap();
+    }
+}
+
+/// Waits until nobody writes the part of the first layer any more, and gives its length.
+async fn part(engine: &LayoutEngine, image: &Image) -> u64 {
+    let path = engine.shared.place.partial(&engine.shared.boot, &image.layers[0].digest);
+    loop {
+        let file = fs::File::open(&path).unwrap();
+        if file.try_lock().is_ok() {
+            return file.metadata().unwrap().len();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_that_was_cut_off_is_gone_on_with() {
+    let folder = folder();
+    let image = Image::new(&[&(0..500_000u32).map(|n| (n >> 4) as u8).collect::<Vec<_>>()]);
+    let first = engine(folder.path()).await;
+    let ingest = first.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    begin(&*ingest, &image, 300_000).await;
+    let length = part(&first, &image).await;
+    assert!(length >= 200_000, "{length}");
+    ingest.release().await.unwrap();
+    drop(first);
+
+    let second = engine(folder.path()).await;
+    let ingest = second.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    let Opened::Writer(writer) = ingest.writer(&image.layers[0]).await.unwrap() else { panic!("it is not there yet") };
+    assert_eq!(writer.offset(), length);
+    drop(writer);
+    part(&second, &image).await;
+    transfer(&*ingest, &image, &names(&["resumed:1"])).await.unwrap();
+    ingest.release().await.unwrap();
+    read_as_a_stranger(folder.path());
+}
+
+#[tokio::test]
+async fn what_was_written_before_the_machine_restarted_is_not_trusted() {
+    let folder = folder();
+    let image = Image::new(&[&[5; 300_000]]);
+    let before = engine(folder.path()).await;
+    let ingest = before.open(&origin(), Events::none()).await.unwrap();
+    begin(&*ingest, &image, 200_000).await;
+    part(&before, &image).await;
+    let after = LayoutEngine::on(folder.path(), Arc::new(System), "next-boot".to_owned()).await.unwrap();
+    let ingest = after.open(&origin(), Events::none()).await.unwrap();
+    let Opened::Writer(writer) = ingest.writer(&image.layers[0]).await.unwrap() else { panic!("it is not there yet") };
+    assert_eq!(writer.offset(), 0);
+}
+
+#[tokio::test]
+async fn a_blob_is_written_by_two_at_once_without_harm() {
+    let folder = folder();
+    let image = Image::new(&[&[6; 300_000]]);
+    let (one, other) = (engine(folder.path()).await, engine(folder.path()).await);
+    let ingest = one.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    let layer = &image.layers[0];
+    let Opened::Writer(mut writer) = ingest.writer(layer).await.unwrap() else { panic!("it is not there yet") };
+    writer.write(image.blobs[&layer.digest].slice(..200_000)).await.unwrap();
+    export(&other, &image, &names(&["fast:1"])).await.unwrap();
+    writer.write(image.blobs[&layer.digest].slice(200_000..)).await.unwrap();
+    writer.commit().await.unwrap();
+    ingest.settle().await.unwrap();
+    ingest.commit(&names(&["slow:1"])).await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert_eq!(files(&folder.path().join(".linkspan/ingest")), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_another_export_completed_need_not_be_synced_to_be_there() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"small", &[8; 300_000]]);
+    let first = engine.open(&origin(), Events::none()).await.unwrap();
+    let second = engine.open(&origin(), Events::none()).await.unwrap();
+    for layer in &image.layers {
+        send(&*first, layer, &image.blobs[&layer.digest]).await.unwrap();
+    }
+    assert_eq!(blobs(folder.path()), [""; 0], "nothing is called a blob that is not synced");
+    let plan = second.plan(&image.graph()).await.unwrap();
+    assert_eq!(plan.missing, []);
+    // The first gives up; what the second relies on stays.
+    first.release().await.unwrap();
+    second.settle().await.unwrap();
+    second.commit(&names(&["second:1"])).await.unwrap();
+    second.release().await.unwrap();
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_forgotten_but_for_large_parts() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"small", &[8; 300_000]]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    for layer in &image.layers {
+        send(&*ingest, layer, &image.blobs[&layer.digest]).await.unwrap();
+    }
+    ingest.release().await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(blobs(folder.path()), [""; 0]);
+    let left = files(&folder.path().join(".linkspan/ingest"));
+    assert_eq!(left, [format!("sha256-{}.this-boot", image.layers[1].digest.hex())]);
+    // All of it was there: the next export only has to look.
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    assert!(matches!(ingest.writer(&image.layers[1]).await.unwrap(), Opened::Present));
+}

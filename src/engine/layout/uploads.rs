@@ -1,0 +1,449 @@
+//! Uploads: files under the name of their export, that grow and are gone on with after a restart.
+
+use std::collections::HashMap;
+use std::fs::{self, TryLockError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+
+use super::lease::{Lease, entries};
+use super::pipe::{Core, Pipe, private};
+use super::place::read_at_most;
+use super::shared::Shared;
+use crate::engine::EngineError;
+use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
+use crate::image::{Algorithm, Digest};
+
+/// How many closed uploads are kept open, so that what they hold need not be hashed again.
+const MAX_PARKED: usize = 64;
+/// The longest note of an upload.
+const MAX_NOTE: u64 = 16 << 10;
+
+/// What is written beside an upload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    name: String,
+    digest: Option<Digest>,
+    size: Option<u64>,
+    /// Milliseconds since 1970.
+    started: u64,
+}
+
+/// The uploads of one export.
+#[derive(Debug, Clone)]
+pub(super) struct LayoutUploads(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    lease: Arc<Lease>,
+    export: String,
+    open: Mutex<HashMap<String, Arc<Live>>>,
+    parked: Mutex<HashMap<String, Core>>,
+}
+
+/// An upload that is open.
+#[derive(Debug)]
+struct Live {
+    note: Note,
+    offset: AtomicU64,
+}
+
+/// The right to write an upload.
+#[derive(Debug)]
+struct Turn {
+    uploads: Arc<Inner>,
+    live: Arc<Live>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock_of(&self.uploads.open).remove(&self.live.note.name);
+    }
+}
+
+fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl LayoutUploads {
+    pub(super) fn new(shared: Arc<Shared>, lease: Arc<Lease>, export: String) -> Self {
+        let (open, parked) = Default::default();
+        Self(Arc::new(Inner { shared, lease, export, open, parked }))
+    }
+
+    /// Removes all that is not committed. Blocks.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        lock_of(&self.0.parked).clear();
+        let (place, disk) = (&self.0.shared.place, &self.0.shared.disk);
+        let folder = place.uploads_of(&self.0.export);
+        for entry in entries(&folder)? {
+            disk.remove(&entry.path())?;
+        }
+        disk.remove_folder(&folder)
+    }
+
+    /// Runs file work off the reactor.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let inner = self.0.clone();
+        let done = spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|_| Err(self.0.shared.place.refuse("an upload broke off")))
+    }
+}
+
+impl Inner {
+    fn data(&self, name: &str) -> PathBuf {
+        // Names are the client's, and may hold anything.
+        self.shared.place.uploads_of(&self.export).join(Digest::sha256(name.as_bytes()).hex())
+    }
+
+    fn note(&self, name: &str) -> PathBuf {
+        self.data(name).with_extension("json")
+    }
+
+    fn failed(&self, error: &io::Error) -> EngineError {
+        self.shared.place.failed("writing an upload", error)
+    }
+
+    /// Holds a blob if it is there, or as soon as it is. Blocks.
+    fn pin(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
+        self.lease.hold(&self.shared.place, digests)?;
+        digests.iter().map(|digest| self.hold(digest)).collect()
+    }
+
+    fn hold(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        match self.shared.hold(digest, None, &self.export) {
+            Some(size) => Ok(Some(size)),
+            None => self.adopt(digest),
+        }
+    }
+
+    /// A blob that an earlier process of this boot had completed and not yet synced.
+    fn adopt(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        let path = self.shared.place.partial(&self.shared.boot, digest);
+        if self.shared.boot.is_empty() || !path.exists() {
+            return Ok(None);
+        }
+        let file = self.shared.disk.append(&path).map_err(|error| self.failed(&error))?;
+        match file.file().try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(self.failed(&error)),
+        }
+        let core = Core::resume(digest.algorithm(), path, file).map_err(|error| self.failed(&error))?;
+        if core.length == 0 || core.digest(digest.algorithm(), &[]).map_err(|error| self.failed(&error))? != *digest {
+            return Ok(None);
+        }
+        let size = core.length;
+        self.shared.complete(digest, core, &[], &self.export)?;
+        Ok(Some(size))
+    }
+
+    /// Opens the upload for its only writer. Blocks.
+    fn begin(self: &Arc<Self>, name: &str, expected: &Expected) -> Result<Option<LayoutUpload>, EngineError> {
+        if let Some(digest) = &expected.digest
+            && self.pin(std::slice::from_ref(digest))?[0].is_some()
+        {
+            return Ok(None);
+        }
+        let known = self.read_note(name).map_err(|error| self.failed(&error))?;
+        let note = known.unwrap_or_else(|| Note {
+            name: name.to_owned(),
+            digest: expected.digest.clone(),
+            size: expected.size,
+            started: milliseconds(SystemTime::now()),
+        });
+        let live = Arc::new(Live { note, offset: AtomicU64::new(0) });
+        let turn = {
+            let mut open = lock_of(&self.open);
+            if open.contains_key(name) {
+                return Err(EngineError::Busy { what: format!("the upload `{name}`") });
+            }
+            open.insert(name.to_owned(), live.clone());
+            Turn { uploads: self.clone(), live }
+        };
+        let folder = self.shared.place.uploads_of(&self.export);
+        self.shared.disk.create_folder(&folder).map_err(|error| self.failed(&error))?;
+        let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let (parked, path) = (lock_of(&self.parked).remove(name), self.data(name));
+        let core = match parked {
+            Some(core) => core,
+            None if path.exists() => {
+                let file = self.shared.disk.append(&path).map_err(|error| self.failed(&error))?;
+                Core::resume(algorithm, path, file).map_err(|error| self.failed(&error))?
+            }
+            None => Core::new(algorithm, path),
+        };
+        turn.live.offset.store(core.length, Ordering::Relaxed);
+        let pipe = Pipe::new(self.shared.place.clone(), self.shared.disk.clone(), core);
+        Ok(Some(LayoutUpload(Some((turn, pipe)))))
+    }
+
+    fn read_note(&self, name: &str) -> io::Result<Option<Note>> {
+        match read_at_most(&self.note(name), MAX_NOTE) {
+            // One that a crash cut off is as good as none.
+            Ok(note) => Ok(serde_json::from_slice(&note).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that the upload is known after a restart. Blocks.
+    fn write_note(&self, note: &Note) -> io::Result<()> {
+        let path = self.note(&note.name);
+        if path.exists() {
+            return Ok(());
+        }
+        let mut file = self.shared.disk.append(&path)?;
+        file.write(&serde_json::to_vec(note)?)
+    }
+
+    /// Writes what is left and keeps the upload. Blocks.
+    fn park(&self, turn: Turn, mut core: Core, rest: &[Bytes]) -> io::Result<()> {
+        let name = turn.live.note.name.clone();
+        self.write_note(&turn.live.note)?;
+        if core.file.is_none() {
+            core.file = Some(self.shared.disk.append(&core.path)?);
+        }
+        core.take(&*self.shared.disk, rest)?;
+        let mut parked = lock_of(&self.parked);
+        if parked.len() < MAX_PARKED {
+            parked.insert(name, core);
+        }
+        // Only now may somebody else have it.
+        drop(parked);
+        drop(turn);
+        Ok(())
+    }
+
+    /// Makes a blob of the upload. Blocks.
+    fn commit(
+        &self,
+        turn: Turn,
+        core: Core,
+        rest: &[Bytes],
+        expected: &Expected,
+    ) -> Result<(Digest, u64), EngineError> {
+        let size = core.length + rest.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let note = turn.live.note.clone();
+        let wanted = expected.digest.clone().or(note.digest);
+        let algorithm = wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let digest = core.digest(algorithm, rest).map_err(|error| self.failed(&error))?;
+        let reason = match (&wanted, expected.size.or(note.size)) {
+            (_, Some(wanted)) if wanted != size => Some(format!("{size} bytes came, expected {wanted}")),
+            (Some(wanted), _) if *wanted != digest => Some(format!("the bytes have the digest {digest}")),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            self.park(turn, core, rest).map_err(|error| self.failed(&error))?;
+            return Err(EngineError::Corrupt { digest: wanted.unwrap_or(digest), reason });
+        }
+        let is_there = self.pin(std::slice::from_ref(&digest))?[0].is_some();
+        let (path, had_file) = (core.path.clone(), core.file.is_some());
+        if !is_there {
+            let core = if had_file { self.rename(core, &digest)? } else { core };
+            self.shared.complete(&digest, core, rest, &self.export)?;
+        }
+        if had_file || self.note(&note.name).exists() {
+            let disk = &self.shared.disk;
+            let removed = disk.remove(&path).and_then(|()| disk.remove(&self.note(&note.name)));
+            removed.map_err(|error| self.failed(&error))?;
+        }
+        if is_there { Err(EngineError::Present { digest }) } else { Ok((digest, size)) }
+    }
+
+    /// Takes the file out of the uploads. Under the name of a part it is found again if this process is killed.
+    fn rename(&self, mut core: Core, digest: &Digest) -> Result<Core, EngineError> {
+        let part = self.shared.place.partial(&self.shared.boot, digest);
+        let lockable = core.file.as_ref().is_some_and(|file| file.file().try_lock().is_ok());
+        let path = if !self.shared.boot.is_empty() && lockable && !part.exists() {
+            part
+        } else {
+            private(&self.shared.place, &self.shared.process()?)
+        };
+        self.shared.disk.rename(&core.path, &path).map_err(|error| self.failed(&error))?;
+        core.path = path;
+        Ok(core)
+    }
+
+    fn statuses(&self) -> io::Result<Vec<UploadStatus>> {
+        let mut found: HashMap<String, UploadStatus> = HashMap::new();
+        for entry in entries(&self.shared.place.uploads_of(&self.export))? {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let Ok(note) = serde_json::from_slice::<Note>(&read_at_most(&path, MAX_NOTE)?) else { continue };
+            let data = fs::metadata(path.with_extension("")).ok();
+            let offset = data.as_ref().map_or(0, fs::Metadata::len);
+            let updated = data.and_then(|data| data.modified().ok());
+            found.insert(note.name.clone(), status(&note, offset, updated));
+        }
+        for live in lock_of(&self.open).values() {
+            let offset = live.offset.load(Ordering::Relaxed);
+            found.insert(live.note.name.clone(), status(&live.note, offset, Some(SystemTime::now())));
+        }
+        let mut statuses: Vec<_> = found.into_values().collect();
+        statuses.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(statuses)
+    }
+}
+
+fn status(note: &Note, offset: u64, updated: Option<SystemTime>) -> UploadStatus {
+    let started = UNIX_EPOCH + Duration::from_millis(note.started);
+    let expected = Expected { digest: note.digest.clone(), size: note.size };
+    UploadStatus { name: note.name.clone(), offset, expected, started, updated: updated.unwrap_or(started) }
+}
+
+impl Uploads for LayoutUploads {
+    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        let digests = digests.to_vec();
+        Box::pin(self.work(move |inner| inner.pin(&digests)))
+    }
+
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+        Box::pin(self.work(|inner| {
+            // What was asked for and is not there is held as well, should it come.
+            let held = inner.lease.held().into_iter();
+            Ok(held.filter(|digest| inner.shared.present(digest, None).is_some()).collect())
+        }))
+    }
+
+    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        let digest = digest.clone();
+        Box::pin(self.work(move |inner| inner.lease.let_go(&digest).map_err(|error| inner.failed(&error))))
+    }
+
+    fn begin<'a>(&'a self, name: &'a str, expected: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {
+        Box::pin(async move {
+            check_name(name)?;
+            let (name, expected) = (name.to_owned(), expected.clone());
+            let upload = self.work(move |inner| inner.begin(&name, &expected)).await?;
+            Ok(upload.map_or(Begun::Present, |upload| Begun::Upload(Box::new(upload))))
+        })
+    }
+
+    fn status<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<UploadStatus>, EngineError>> {
+        Box::pin(async move { Ok(self.statuses().await?.into_iter().find(|status| status.name == name)) })
+    }
+
+    fn statuses(&self) -> BoxFuture<'_, Result<Vec<UploadStatus>, EngineError>> {
+        Box::pin(self.work(|inner| inner.statuses().map_err(|error| inner.failed(&error))))
+    }
+
+    fn abort<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        let name = name.to_owned();
+        Box::pin(self.work(move |inner| {
+            if lock_of(&inner.open).contains_key(&name) {
+                return Err(EngineError::Busy { what: format!("the upload `{name}`") });
+            }
+            lock_of(&inner.parked).remove(&name);
+            let disk = &inner.shared.disk;
+            let removed = disk.remove(&inner.data(&name)).and_then(|()| disk.remove(&inner.note(&name)));
+            removed.map_err(|error| inner.failed(&error))
+        }))
+    }
+}
+
+/// An open upload; empty once it is closed.
+#[derive(Debug)]
+struct LayoutUpload(Option<(Turn, Pipe)>);
+
+fn closed() -> EngineError {
+    EngineError::Protocol { operation: "writing an upload".to_owned(), reason: "it is closed".to_owned() }
+}
+
+impl LayoutUpload {
+    fn parts(&mut self) -> Result<&mut (Turn, Pipe), EngineError> {
+        self.0.as_mut().ok_or_else(closed)
+    }
+
+    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        let (turn, pipe) = self.parts()?;
+        pipe.push(bytes).await?;
+        turn.live.offset.store(pipe.length(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+async fn suspend(turn: Turn, pipe: Pipe) -> Result<(), EngineError> {
+    let (core, rest) = pipe.finish().await?;
+    let inner = turn.uploads.clone();
+    let parking = inner.clone();
+    let parked = spawn_blocking(move || parking.park(turn, core, &rest).map_err(|error| parking.failed(&error)));
+    parked.await.unwrap_or_else(|_| Err(inner.shared.place.refuse("an upload broke off")))
+}
+
+impl Upload for LayoutUpload {
+    fn offset(&self) -> u64 {
+        self.0.as_ref().map_or(0, |(_, pipe)| pipe.length())
+    }
+
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.push(bytes))
+    }
+
+    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>> {
+        Box::pin(async move { self.parts()?.1.digest().await })
+    }
+
+    fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            let (turn, pipe) = self.parts()?;
+            turn.live.offset.store(0, Ordering::Relaxed);
+            pipe.restart().await
+        })
+    }
+
+    fn suspend(mut self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        let parts = self.0.take();
+        Box::pin(async move {
+            match parts {
+                Some((turn, pipe)) => suspend(turn, pipe).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn commit(mut self: Box<Self>, expected: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>> {
+        let parts = self.0.take();
+        Box::pin(async move {
+            let (turn, pipe) = parts.ok_or_else(closed)?;
+            let (core, rest) = pipe.finish().await?;
+            let inner = turn.uploads.clone();
+            let work = inner.clone();
+            let done = spawn_blocking(move || work.commit(turn, core, &rest, &expected)).await;
+            let done = done.unwrap_or_else(|_| Err(inner.shared.place.refuse("an upload broke off")))?;
+            inner.shared.relieve().await?;
+            Ok(done)
+        })
+    }
+}
+
+impl Drop for LayoutUpload {
+    fn drop(&mut self) {
+        let Some((turn, pipe)) = self.0.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(error) = suspend(turn, pipe).await {
+                tracing::debug!(%error, "an upload that was dropped lost its last bytes");
+            }
+        });
+    }
+}

@@ -1,0 +1,137 @@
+//! An image as one tar archive: an OCI image layout, and beside it what `docker load` has always read.
+//!
+//! An [`Archive`] is a plan: its size and every byte of its frame are known before the first blob is read, the same
+//! image and names always make the same bytes, and reading can begin anywhere in it. No blob is kept in memory.
+
+mod error;
+mod frame;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::image::{Descriptor, Digest, Graph, Reference};
+use crate::source::{Chunks, Source, SourceError, read_range};
+use crate::ustar;
+
+pub use error::ArchiveError;
+pub use frame::index;
+
+/// Which readers an archive is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// An OCI image layout (image-spec `image-layout.md`), of any number of platforms.
+    Oci,
+    /// The same with a `manifest.json` (moby `image/spec`), for which it must be an image of one platform. Attestations
+    /// may come with it.
+    Docker,
+}
+
+/// The plan of an archive.
+#[derive(Debug)]
+pub struct Archive {
+    /// The members whose content is ours.
+    head: Bytes,
+    /// The blobs that follow, each once: documents, then leaves, in the order of their graph.
+    blobs: Vec<Descriptor>,
+    size: u64,
+}
+
+/// A piece of an archive.
+enum Part {
+    Bytes(Bytes),
+    Blob(Descriptor),
+}
+
+impl Part {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Blob(blob) => blob.size,
+        }
+    }
+}
+
+impl Archive {
+    /// The archive of the image of `graph` under `names`, without the blobs `absent`: foreign layers that nobody has
+    /// here. The annotations of the graph's root stand at each name.
+    ///
+    /// # Errors
+    /// When the image cannot be had in this flavour, or an archive would be larger than 8 EiB.
+    pub fn new(
+        graph: &Graph,
+        names: &[Reference],
+        flavour: Flavour,
+        absent: &HashSet<Digest>,
+    ) -> Result<Self, ArchiveError> {
+        let mut head = BytesMut::new();
+        for (name, content) in frame::files(graph, names, flavour, absent)? {
+            head.extend_from_slice(&ustar::member(name, content.len() as u64));
+            head.extend_from_slice(&content);
+            head.extend_from_slice(&ustar::END[..ustar::padding(content.len() as u64)]);
+        }
+        let blobs: Vec<_> = graph
+            .descriptors()
+            .filter(|blob| !absent.contains(&blob.digest))
+            // What a reader needs of it is in its document; this is held as long as the archive is read.
+            .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
+            .collect();
+        let size = blobs.iter().try_fold((head.len() + ustar::END.len()) as u64, |size, blob| {
+            let around = ustar::member(&frame::path(&blob.digest), blob.size).len() + ustar::padding(blob.size);
+            size.checked_add(blob.size)?.checked_add(around as u64).filter(|size| i64::try_from(*size).is_ok())
+        });
+        Ok(Self { head: head.freeze(), blobs, size: size.ok_or(ArchiveError::TooLarge)? })
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its bytes from `offset` on, the blobs read from `source` one after the other as the stream is polled. Nothing
+    /// follows an error. The bytes of blobs are passed on as they come: whoever reads the archive verifies them.
+    pub fn read(self: &Arc<Self>, source: Arc<dyn Source>, offset: u64) -> Chunks {
+        let mut skip = offset;
+        let parts = self.clone().parts().filter_map(move |part| {
+            let size = part.size();
+            if skip >= size {
+                skip -= size;
+                return None;
+            }
+            Some((part, std::mem::take(&mut skip)))
+        });
+        let open = move |(part, from): (Part, u64)| {
+            let source = source.clone();
+            async move {
+                match part {
+                    // Less than the length, which is one of memory.
+                    Part::Bytes(bytes) => Ok(stream::iter([Ok(bytes.slice(from as usize..))]).boxed()),
+                    Part::Blob(blob) => read_range(&*source, &blob, from..blob.size).await,
+                }
+            }
+        };
+        let until_error = |failed: &mut bool, chunk: Result<Bytes, SourceError>| {
+            let next = (!*failed).then_some(chunk);
+            *failed = next.as_ref().is_none_or(Result::is_err);
+            std::future::ready(next)
+        };
+        stream::iter(parts).then(open).try_flatten().scan(false, until_error).boxed()
+    }
+
+    fn parts(self: Arc<Self>) -> impl Iterator<Item = Part> + Send {
+        let (head, count) = (self.head.clone(), self.blobs.len());
+        let member = move |at: usize| {
+            let blob = self.blobs[at].clone();
+            let header = ustar::member(&frame::path(&blob.digest), blob.size);
+            let padding = Bytes::from_static(&ustar::END).slice(..ustar::padding(blob.size));
+            [Part::Bytes(header), Part::Blob(blob), Part::Bytes(padding)]
+        };
+        std::iter::once(Part::Bytes(head))
+            .chain((0..count).flat_map(member))
+            .chain(std::iter::once(Part::Bytes(Bytes::from_static(&ustar::END))))
+    }
+}
