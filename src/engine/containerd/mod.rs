@@ -27,7 +27,7 @@ pub(crate) use self::ingest::ContainerdIngest;
 use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use super::images::Images;
-use super::{Durable, Engine, EngineError, Identity, Ingest, Origin};
+use super::{Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -118,6 +118,11 @@ impl ContainerdEngine {
 impl Engine for ContainerdEngine {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn sharing(&self) -> Sharing {
+        let namespaces = self.server.sharing.as_deref() == Some("shared");
+        Sharing { containerd: Some(self.server.uuid.clone()), namespaces }
     }
 
     fn current<'a>(

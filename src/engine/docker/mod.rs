@@ -21,7 +21,7 @@ use self::handshake::{Handshake, Proof};
 use super::containerd::{ContainerdEngine, ContainerdImages, ContainerdIngest};
 use super::images::Images;
 use super::uploads::Uploads;
-use super::{Durable, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan};
+use super::{Durable, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan, Sharing};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -105,6 +105,10 @@ fn candidates(hint: Option<&Path>, told: Option<&Path>) -> Vec<PathBuf> {
 impl Engine for DockerEngine {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn sharing(&self) -> Sharing {
+        self.containerd.sharing()
     }
 
     fn current<'a>(
