@@ -96,6 +96,15 @@ pub struct Origin {
     pub builder: String,
 }
 
+/// How a builder beside an engine knows that its blobs need not be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sharing {
+    /// The UUID of the containerd that holds the engine's blobs.
+    pub containerd: Option<String>,
+    /// Whether a blob of another namespace of it is taken from there.
+    pub namespaces: bool,
+}
+
 /// The most that an engine keeps with a durable export, in bytes.
 pub const MAX_RECORD: usize = 64 << 10;
 
@@ -114,6 +123,11 @@ pub struct Durable {
 pub trait Engine: Debug + Send + Sync {
     /// What it is.
     fn identity(&self) -> &Identity;
+
+    /// What it shares with its neighbours: nothing, unless it says so.
+    fn sharing(&self) -> Sharing {
+        Sharing::default()
+    }
 
     /// Whether all `names` already stand for the image `root`, complete and unpacked, so that
     /// nothing needs to be done. On a Docker this also lets the engine see the (repeated) tagging, so

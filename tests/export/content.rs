@@ -156,3 +156,29 @@ async fn a_message_may_have_sixteen_mebibytes_and_no_more() {
     let status = write(client.content(&export), Digest::sha256(&bytes).as_str(), &bytes).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_another_namespace_needs_no_bytes() {
+    let (here, there) = (Rig::containerd("adopt-here"), Rig::containerd("adopt-there"));
+    let image = image("adopt");
+    let (layer, size) = (&image.layers[0].digest, image.layers[0].size as i64);
+    let client = there.client().await;
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+
+    let client = here.client().await;
+    let export = client.open(&["a"]).await;
+    let first = WriteContentRequest {
+        action: WriteAction::Stat.into(),
+        r#ref: layer.to_string(),
+        total: size,
+        expected: layer.to_string(),
+        ..WriteContentRequest::default()
+    };
+    let commit = WriteContentRequest { action: WriteAction::Commit.into(), offset: size, ..first.clone() };
+    let mut content = client.content(&export);
+    let mut answers = content.write(stream::iter([first, commit])).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().offset, size);
+    assert_eq!(answers.message().await.unwrap().unwrap().digest, layer.to_string());
+    assert_eq!(read(&mut content, layer, 0, 0).await.unwrap(), image.blobs[layer][..]);
+}

@@ -9,8 +9,18 @@ fn go(args: &[&str]) -> Run {
 }
 
 #[test]
-fn containerds_own_content_tests_pass() {
+fn containerds_own_content_tests_pass_on_containerd() {
     let rig = Rig::containerd("go-content");
+    content_tests(&rig);
+    assert_eq!(rig.stack.leases("go-content"), [""; 0], "each test gave up its export");
+}
+
+#[test]
+fn containerds_own_content_tests_pass_on_a_layout() {
+    content_tests(&Rig::layout().0);
+}
+
+fn content_tests(rig: &Rig) {
     // Of its own accord `go test` takes a result from its cache when only the server has changed.
     let output = go(&["test", "-count=1", "-v", "-run", "TestContent", "."])
         .env("LINKSPAN_EXPORT_ADDRESS", rig.linkspan.address())
@@ -19,7 +29,6 @@ fn containerds_own_content_tests_pass() {
         assert!(output.stdout.contains(&format!("--- PASS: TestContent/{name} ")), "{output}");
     }
     assert!(!output.stdout.contains("--- SKIP"), "{output}");
-    assert_eq!(rig.stack.leases("go-content"), [""; 0], "each test gave up its export");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod bad;
 mod content;
 mod go;
 mod lasting;
+mod layout;
 mod policy;
 mod rig;
 mod service;

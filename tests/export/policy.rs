@@ -3,6 +3,7 @@
 use linkspan::door::export_api::proto::{CapabilitiesRequest, OpenRequest, Reason};
 use tonic::Code;
 
+use crate::common::{Context, Linkspan, Stack};
 use crate::fixture::{Image, Layer};
 use crate::rig::{Rig, exporter, reason, success, target};
 
@@ -43,4 +44,31 @@ async fn only_allowed_names_are_set_and_none_moves() {
     let request = OpenRequest { exporters: vec![early], ..OpenRequest::default() };
     let status = client.exports.clone().open(request).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "NAME_DENIED"));
+}
+
+#[test]
+fn a_build_is_held_to_the_same_policy() {
+    let stack = Stack::shared();
+    let address = stack.containerd_address();
+    let linkspan = Linkspan::start(
+        stack,
+        &[
+            "--engine",
+            "containerd",
+            "--containerd-address",
+            address,
+            "--namespace",
+            "policy-build",
+            "--allow-name",
+            "*/ci-*",
+        ],
+        &[stack.buildkit_host()],
+    );
+    let builder = stack.builder(&linkspan.address());
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "policy");
+    let output = builder.build(context.path(), ["-o", "type=linkspan,name=production"]).fails();
+    assert!(output.stderr.contains("`docker.io/library/production:latest` is not allowed here"), "{output}");
+    assert_eq!(stack.images("policy-build"), []);
+    builder.build(context.path(), ["-o", "type=linkspan,name=ci-1"]).ok();
+    assert_eq!(stack.images("policy-build").len(), 1);
 }

@@ -41,6 +41,14 @@ impl Rig {
         Self::start(stack, &["--engine", "containerd", "--containerd-address", address, "--namespace", namespace], args)
     }
 
+    /// Into a layout of its own; the folder goes with the stack.
+    pub(crate) fn layout() -> (Self, PathBuf) {
+        let stack = Stack::shared();
+        let folder = stack.fresh_path("-layout");
+        let rig = Self::start(stack, &["--engine", "layout", "--layout", folder.to_str().unwrap()], &[]);
+        (rig, folder)
+    }
+
     /// Into the shared dockerd.
     pub(crate) fn docker() -> Self {
         let stack = Stack::shared();

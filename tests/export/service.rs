@@ -1,6 +1,8 @@
 //! What every gRPC service of the house has: health, reflection, limits, and a proper end.
 
-use linkspan::door::export_api::proto::CapabilitiesRequest;
+use std::time::Duration;
+
+use linkspan::door::export_api::proto::{AbortRequest, CapabilitiesRequest, OpenRequest};
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -10,7 +12,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, exporter, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_health_can_be_asked_for() {
@@ -68,6 +70,37 @@ async fn metadata_is_bounded() {
     assert_eq!(ask(48 << 10).await, Ok(()));
     assert!(ask(80 << 10).await.is_err());
     assert_eq!(ask(1).await, Ok(()), "others are served on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept_and_a_cancelled_call_leaves_nothing() {
+    let rig = Rig::containerd("deadline");
+    let client = rig.client().await;
+    let mut request = Request::new(OpenRequest { exporters: vec![exporter("a")], ..OpenRequest::default() });
+    // Too short for a write into the engine.
+    request.set_timeout(Duration::from_micros(1));
+    let status = client.exports.clone().open(request).await.unwrap_err();
+    assert!(matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded), "{status:?}");
+    // What it may have opened is found by its key or expires; others are not kept from working.
+    client.open(&["a"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_exports_are_open_at_once() {
+    let rig = Rig::containerd("many");
+    let client = rig.client().await;
+    let limits =
+        client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().limits.unwrap();
+    let mut first = None;
+    for _ in 0..limits.open_exports {
+        let id = client.open(&["a"]).await;
+        first.get_or_insert(id);
+    }
+    let request = OpenRequest { exporters: vec![exporter("a")], ..OpenRequest::default() };
+    let status = client.exports.clone().open(request.clone()).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "LIMIT_EXCEEDED"));
+    client.exports.clone().abort(AbortRequest { export_id: first.unwrap() }).await.unwrap();
+    client.exports.clone().open(request).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,7 +236,57 @@ async fn capabilities_say_what_there_is() {
     );
     let engine = found.engine.unwrap();
     assert_eq!((engine.kind.as_str(), engine.namespace.as_str()), ("containerd", "api-capabilities"));
+    let said = rig.stack.run("ctr").args(["info"]).ok().stdout;
+    assert!(said.contains(&engine.id), "{said}: {}", engine.id);
+    assert_eq!(engine.sharing.unwrap().containerd_id, engine.id);
     assert_eq!(found.limits.unwrap().message_bytes, 16 << 20);
     assert!(found.names.unwrap().may_move);
     assert_eq!(found.features, [""; 0], "References are not offered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_that_commit_at_once_hear_the_same() {
+    let rig = Rig::containerd("api-joined");
+    let client = rig.client().await;
+    let image = image("joined");
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+    let (other_client, targets) = (rig.client().await, vec![target("a", &image, &["joined"])]);
+    let (one, other, different) = tokio::join!(
+        client.commit(&export, targets.clone()),
+        other_client.commit(&export, targets.clone()),
+        other_client.commit(&export, vec![target("a", &image, &["different"])]),
+    );
+    // Which request came first is the race; whoever asked for the other thing was refused, or was the first.
+    let results: Vec<_> = [&one, &other, &different].into_iter().filter_map(|it| it.as_ref().ok()).collect();
+    assert!(!results.is_empty() && results.iter().all(|it| *it == results[0]), "{results:?}");
+    for refused in [one, other, different].iter().filter_map(|it| it.as_ref().err()) {
+        assert!(matches!(reason(refused).as_str(), "COMMIT_RUNNING" | "EXPORT_COMMITTED"), "{refused:?}");
+    }
+    assert_eq!(rig.stack.images("api-joined").len(), 1);
+    until("the lease to go", || rig.stack.leases("api-joined"), Vec::is_empty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_during_a_commit_leaves_all_or_nothing() {
+    let rig = Rig::containerd("api-abort-race");
+    let client = rig.client().await;
+    let image = image("race");
+    for n in 0..5 {
+        let export = client.open(&["a"]).await;
+        client.send(&export, &image).await;
+        let name = format!("race:{n}");
+        let (committed, aborted) = tokio::join!(client.commit(&export, vec![target("a", &image, &[&name])]), async {
+            client.exports.clone().abort(AbortRequest { export_id: export.clone() }).await
+        });
+        let visible = rig.stack.image_of("api-abort-race", &format!("docker.io/library/{name}")).is_some();
+        match committed {
+            Ok(results) => assert_eq!(results.results[0].error.is_none(), visible, "{results:?}"),
+            Err(status) => assert_eq!((reason(&status).as_str(), visible), ("EXPORT_ABORTED", false)),
+        }
+        if let Err(status) = aborted {
+            assert_eq!((reason(&status).as_str(), visible), ("EXPORT_COMMITTED", true));
+        }
+    }
+    until("the leases to go", || rig.stack.leases("api-abort-race"), Vec::is_empty);
 }

@@ -25,7 +25,7 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
         Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
         Storage::Classic { .. } | Storage::Directory {} => Default::default(),
     };
-    let is_containerd = matches!(engine.kind, "containerd" | "docker");
+    let sharing = exports.engine().sharing();
     CapabilitiesResponse {
         exporter_types: exporters::all().iter().map(|exporter| exporter.describe(engine)).collect(),
         content: Some(ContentSupport {
@@ -37,12 +37,14 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
         engine: Some(proto::Engine {
             kind: engine.kind.to_owned(),
             version: engine.version.clone(),
-            id: engine.address.clone(),
+            id: sharing.containerd.clone().unwrap_or_else(|| engine.address.clone()),
             namespace,
             snapshotter,
             platforms: vec![platform_message(&Platform::host())],
-            // containerd's Write takes over what another namespace holds, if its policy allows.
-            sharing: Some(Sharing { namespaces: is_containerd, containerd_id: String::new() }),
+            sharing: Some(Sharing {
+                namespaces: sharing.namespaces,
+                containerd_id: sharing.containerd.unwrap_or_default(),
+            }),
         }),
         features: Vec::new(),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),

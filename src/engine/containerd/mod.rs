@@ -29,7 +29,7 @@ pub(crate) use self::ingest::ContainerdIngest;
 use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use super::images::Images;
-use super::{Durable, Engine, EngineError, Identity, Ingest, Origin, Storage};
+use super::{Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -123,6 +123,11 @@ impl ContainerdEngine {
 impl Engine for ContainerdEngine {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn sharing(&self) -> Sharing {
+        let namespaces = self.server.sharing.as_deref() == Some("shared");
+        Sharing { containerd: Some(self.server.uuid.clone()), namespaces }
     }
 
     fn current<'a>(

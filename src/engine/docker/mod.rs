@@ -24,7 +24,7 @@ pub(crate) use self::tag::again as tag_again;
 use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, ContainerdIngest};
 use super::images::Images;
 use super::uploads::Uploads;
-use super::{Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Storage};
+use super::{Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -110,6 +110,10 @@ fn candidates(hint: Option<&Path>, told: Option<&Path>) -> Vec<PathBuf> {
 impl Engine for DockerEngine {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn sharing(&self) -> Sharing {
+        self.containerd.sharing()
     }
 
     fn current<'a>(

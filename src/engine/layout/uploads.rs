@@ -320,8 +320,13 @@ impl Uploads for LayoutUploads {
     fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
         Box::pin(self.work(|inner| {
             // What was asked for and is not there is held as well, should it come.
-            let held = inner.lease.held().into_iter();
-            Ok(held.filter(|digest| inner.shared.present(digest, None).is_some()).collect())
+            let mut found = Vec::new();
+            for digest in inner.lease.held() {
+                if inner.hold(&digest)?.is_some() {
+                    found.push(digest);
+                }
+            }
+            Ok(found)
         }))
     }
 

@@ -981,7 +981,8 @@ func (x *Engine) GetSharing() *Sharing {
 // What a builder on the same machine may do without sending bytes.
 type Sharing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A blob in another namespace of the same containerd is taken from there; Negotiate calls it `ADOPTABLE` or `PRESENT`.
+	// A blob in another namespace of the same containerd is taken from there: Negotiate calls it `ADOPTABLE`, or the first
+	// answer to a Write that names it says that all of it is there, and a COMMIT without data takes it.
 	Namespaces bool `protobuf:"varint,1,opt,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// The UUID of the containerd, for a builder with a containerd worker to compare.
 	ContainerdId  string `protobuf:"bytes,2,opt,name=containerd_id,json=containerdId,proto3" json:"containerd_id,omitempty"`

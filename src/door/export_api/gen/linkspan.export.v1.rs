@@ -454,7 +454,8 @@ pub struct Engine {
 /// What a builder on the same machine may do without sending bytes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Sharing {
-    /// A blob in another namespace of the same containerd is taken from there; Negotiate calls it `ADOPTABLE` or `PRESENT`.
+    /// A blob in another namespace of the same containerd is taken from there: Negotiate calls it `ADOPTABLE`, or the first
+    /// answer to a Write that names it says that all of it is there, and a COMMIT without data takes it.
     #[prost(bool, tag = "1")]
     pub namespaces: bool,
     /// The UUID of the containerd, for a builder with a containerd worker to compare.
