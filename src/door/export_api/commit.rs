@@ -176,11 +176,14 @@ async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Runnin
         let result = match known.filter(|(_, result)| result.error.is_none()) {
             Some((_, result)) => result,
             None => {
-                let result = result(&checked.exporter, one(&sessions, &session, &running, checked).await);
+                let outcome = one(&sessions, &session, &running, checked).await;
+                let output = outcome.as_ref().ok().and_then(|(_, success)| success.output.clone());
+                let result = result(&checked.exporter, outcome);
                 if let Some(error) = &result.error {
                     running.tell(id, ProgressKind::Failed, &error.message);
                 }
                 let mut stage = session.stage();
+                stage.outputs.extend(output.map(|output| (id.clone(), output)));
                 // A name that was set stays set, whatever a later attempt with another target comes to.
                 let succeeded = stage.results.get(id).is_some_and(|(_, earlier)| earlier.error.is_none());
                 if !succeeded || result.error.is_none() {
@@ -204,12 +207,15 @@ async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Runnin
         let open = stage.state == ExportState::Open;
         drop(stage);
         if open && complete {
-            // The answer need not wait: the image is visible and held by its names.
             session.end(ExportState::Committed);
+            // The answer need not wait: the image is visible and held by its names.
             let (session, sessions) = (session.clone(), sessions.clone());
             tokio::spawn(async move {
                 session.stop().await;
-                sessions.exports.clean_up(session.ingest.clone());
+                // What is to be read is held by the lease alone.
+                if !session.has_outputs() {
+                    sessions.exports.clean_up(session.ingest.clone());
+                }
             });
         }
         session.stage().state

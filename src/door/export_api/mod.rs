@@ -12,6 +12,7 @@ mod exporters;
 mod filter;
 mod limits;
 mod negotiate;
+mod output;
 pub mod proto;
 mod record;
 mod refusal;

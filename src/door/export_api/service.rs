@@ -14,6 +14,7 @@ use super::commit::{self, Watching};
 use super::convert::duration;
 use super::limits::{IDLE, PAGE};
 use super::negotiate::negotiate;
+use super::output;
 use super::proto::commit_response::Event;
 use super::proto::exports_server::Exports as Service;
 use super::proto::*;
@@ -86,9 +87,11 @@ impl Service for ExportService {
 
     async fn read_output(
         &self,
-        _request: Request<ReadOutputRequest>,
+        request: Request<ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
-        Err(Status::unimplemented("no exporter here has an output to read; see Capabilities"))
+        let request = request.into_inner();
+        let session = self.0.find(&request.export_id)?;
+        Ok(Response::new(output::read(&session, &request)?))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {

@@ -18,6 +18,7 @@ use super::scope::Scope;
 use crate::engine::images::Images;
 use crate::engine::uploads::Uploads;
 use crate::engine::{EngineError, Ingest, Origin};
+use crate::output::archive::Archive;
 
 /// One export that was opened.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub(super) struct Stage {
     expires: SystemTime,
     /// What each exporter got, and what came of it, if it came to an end: by the exporter's id.
     pub(super) results: HashMap<String, (proto::Target, proto::ExporterResult)>,
+    /// What can be read of each exporter that made something: by the exporter's id.
+    pub(super) outputs: HashMap<String, Arc<Archive>>,
     /// The Commit that runs.
     pub(super) running: Option<Arc<Running>>,
     ended: Option<Instant>,
@@ -64,6 +67,7 @@ impl Session {
             state: ExportState::Open,
             expires: (SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME)).min(latest),
             results: HashMap::new(),
+            outputs: HashMap::new(),
             running: None,
             ended: None,
         };
@@ -121,6 +125,17 @@ impl Session {
     /// Whether it ended so long ago that it can be forgotten.
     pub(super) fn is_forgettable(&self, now: Instant) -> bool {
         self.stage().ended.is_some_and(|ended| now.saturating_duration_since(ended) >= RESULT_RETENTION)
+            && !self.is_read()
+    }
+
+    /// Whether something that it made is being read.
+    pub(super) fn is_read(&self) -> bool {
+        self.stage().outputs.values().any(|output| Arc::strong_count(output) > 1)
+    }
+
+    /// Whether its lease is still needed although it is committed.
+    pub(super) fn has_outputs(&self) -> bool {
+        !self.stage().outputs.is_empty()
     }
 
     /// When it ended.

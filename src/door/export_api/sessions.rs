@@ -165,12 +165,22 @@ impl Sessions {
 
     fn forget(&self, now: Instant) {
         let mut sessions = self.sessions();
-        sessions.retain(|_, session| !session.is_forgettable(now));
+        let mut forgotten: Vec<_> = sessions.values().filter(|it| it.is_forgettable(now)).cloned().collect();
+        for session in &forgotten {
+            sessions.remove(&session.id);
+        }
         let mut ended: Vec<_> =
             sessions.values().filter_map(|session| Some((session.ended()?, session.id.clone()))).collect();
         ended.sort();
         for (_, id) in ended.iter().take(ended.len().saturating_sub(ENDED_EXPORTS)) {
-            sessions.remove(id);
+            if sessions.get(id).is_some_and(|session| !session.is_read()) {
+                forgotten.extend(sessions.remove(id));
+            }
+        }
+        drop(sessions);
+        // An export that was aborted or has expired has given it up already, and what it made with it.
+        for session in forgotten.iter().filter(|session| session.has_outputs()) {
+            self.exports.clean_up(session.ingest.clone());
         }
     }
 }

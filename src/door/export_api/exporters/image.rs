@@ -2,13 +2,12 @@
 
 use futures_util::future::BoxFuture;
 
-use super::{Exporter, Job, Success};
-use crate::door::export_api::proto::{Attribute, AttributeKind, ExporterType, NameUse, OutputKind};
+use super::{Exporter, Job, Success, attribute, response};
+use crate::door::export_api::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
 use crate::door::export_api::refusal::Refusal;
 use crate::engine::Identity;
 use crate::export::Request;
-use crate::export::response::image_response;
-use crate::image::{Reference, View};
+use crate::image::Reference;
 
 /// Sets names in the engine, or records an image without one.
 #[derive(Debug)]
@@ -65,24 +64,9 @@ impl Exporter for Image {
                 job.ingest.skip_unpack();
             }
             let request = Request { root: job.root.clone(), names: names.clone(), origin: job.origin };
-            let config = match job.graph.document(&job.root.digest).map(|document| &document.view) {
-                Some(View::Manifest(manifest)) => Some(manifest.config.digest.to_string()),
-                _ => None,
-            };
+            let response = response(&job.root, &job.graph, &names);
             job.exports.commit(request, job.graph, job.ingest, job.events, job.cancel).await?;
-            let texts: Vec<_> = names.iter().map(ToString::to_string).collect();
-            let response = image_response(&job.root, config, (!texts.is_empty()).then(|| texts.join(",")));
-            Ok(Success { response, names })
+            Ok(Success { response, names, output: None })
         })
-    }
-}
-
-fn attribute(key: &str, kind: AttributeKind, default: &str, documentation: &str, values: &[&str]) -> Attribute {
-    Attribute {
-        key: key.to_owned(),
-        kind: kind.into(),
-        default_value: default.to_owned(),
-        documentation: documentation.to_owned(),
-        values: values.iter().map(|&value| value.to_owned()).collect(),
     }
 }

@@ -1,5 +1,6 @@
 //! The exporter types: what each is, and what it does. A new one is added to [`all`], and nowhere else.
 
+mod archive;
 mod image;
 
 use std::collections::BTreeMap;
@@ -10,11 +11,13 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::proto::{self, AttributeKind, ExporterType, NameUse, Reason};
+use super::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
 use super::refusal::Refusal;
 use crate::engine::{Identity, Ingest, Origin};
+use crate::export::response::image_response;
 use crate::export::{Exports, NamePolicy};
-use crate::image::{Descriptor, Graph, Reference};
+use crate::image::{Descriptor, Graph, Reference, View};
+use crate::output::archive::{Archive, Flavour};
 use crate::progress::Events;
 
 /// One type of exporter.
@@ -27,8 +30,8 @@ pub(super) trait Exporter: Debug + Send + Sync {
 }
 
 /// Every type that this server has.
-pub(super) fn all() -> [&'static dyn Exporter; 1] {
-    [&image::Image]
+pub(super) fn all() -> [&'static dyn Exporter; 3] {
+    [&image::Image, &archive::Archive(Flavour::Oci), &archive::Archive(Flavour::Docker)]
 }
 
 /// The type called `kind`.
@@ -60,6 +63,18 @@ pub(super) struct Job {
 pub(super) struct Success {
     pub(super) response: BTreeMap<String, String>,
     pub(super) names: Vec<Reference>,
+    /// What can be read with ReadOutput now.
+    pub(super) output: Option<Arc<Archive>>,
+}
+
+/// What an exporter of images answers for `root` under `names`.
+fn response(root: &Descriptor, graph: &Graph, names: &[Reference]) -> BTreeMap<String, String> {
+    let config = match graph.document(&root.digest).map(|document| &document.view) {
+        Some(View::Manifest(manifest)) => Some(manifest.config.digest.to_string()),
+        _ => None,
+    };
+    let texts: Vec<_> = names.iter().map(ToString::to_string).collect();
+    image_response(root, config, (!texts.is_empty()).then(|| texts.join(",")))
 }
 
 /// Adds everything that is wrong with the exporters of an Open to `wrong`.
@@ -117,6 +132,16 @@ fn check_attribute(kind: &ExporterType, key: &str, value: &str) -> Result<(), St
         return Err(format!("`{value}` is not offered with this engine; expected: {}", attribute.values.join(", ")));
     }
     Ok(())
+}
+
+fn attribute(key: &str, kind: AttributeKind, default: &str, documentation: &str, values: &[&str]) -> Attribute {
+    Attribute {
+        key: key.to_owned(),
+        kind: kind.into(),
+        default_value: default.to_owned(),
+        documentation: documentation.to_owned(),
+        values: values.iter().map(|&value| value.to_owned()).collect(),
+    }
 }
 
 /// The names in a list with commas, in full.

@@ -1,0 +1,68 @@
+//! `oci` and `docker`: the image as one tar archive, read with ReadOutput.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::{Exporter, Job, Success, attribute, response};
+use crate::door::export_api::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
+use crate::door::export_api::refusal::Refusal;
+use crate::engine::Identity;
+use crate::image::{Digest, Kind};
+use crate::output::archive::{Archive as Plan, Flavour};
+use crate::progress::{Event, State};
+
+/// Plans an archive of what the export holds. Its bytes are made while they are read.
+#[derive(Debug)]
+pub(super) struct Archive(pub(super) Flavour);
+
+impl Exporter for Archive {
+    fn describe(&self, _engine: &Identity) -> ExporterType {
+        let (name, documentation) = match self.0 {
+            Flavour::Oci => ("oci", "Makes an archive of an OCI image layout, of any number of platforms."),
+            Flavour::Docker => ("docker", "Makes an archive for docker load, of an image of one platform."),
+        };
+        ExporterType {
+            name: name.to_owned(),
+            documentation: documentation.to_owned(),
+            output: OutputKind::Archive.into(),
+            names: NameUse::Optional.into(),
+            attributes: vec![
+                attribute("name", AttributeKind::List, "", "Names in the archive, beside those of Commit.", &[]),
+                attribute(
+                    "tar",
+                    AttributeKind::Boolean,
+                    "true",
+                    "Whether it is one tar stream; a directory on the server is not offered.",
+                    &["true"],
+                ),
+            ],
+            repeatable: true,
+        }
+    }
+
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, Refusal>> {
+        let flavour = self.0;
+        Box::pin(async move {
+            let absent = absent(&job).await?;
+            let plan = Plan::new(&job.graph, &job.names, flavour, &absent)
+                .map_err(|error| Refusal::field("root", error.to_string()))?;
+            job.events.emit(Event::State(State::Committed));
+            let response = response(&job.root, &job.graph, &job.names);
+            Ok(Success { response, names: job.names, output: Some(Arc::new(plan)) })
+        })
+    }
+}
+
+/// The foreign layers that the engine does not hold.
+async fn absent(job: &Job) -> Result<HashSet<Digest>, Refusal> {
+    let images = job.exports.engine().images()?;
+    let mut absent = HashSet::new();
+    for layer in job.graph.leaves().iter().filter(|leaf| leaf.kind() == Kind::ForeignLayer) {
+        if images.size(&layer.digest).await?.is_none() {
+            absent.insert(layer.digest.clone());
+        }
+    }
+    Ok(absent)
+}
