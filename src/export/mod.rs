@@ -7,6 +7,7 @@
 
 mod error;
 mod flight;
+mod id;
 mod machine;
 mod policy;
 mod pump;
@@ -15,6 +16,7 @@ mod run;
 mod transfer;
 
 pub use error::ExportError;
+pub use id::unique_id;
 pub use policy::NamePolicy;
 pub use pump::Tee;
 pub use run::{Exports, Outcome, Request};

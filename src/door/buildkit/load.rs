@@ -10,10 +10,10 @@ use super::builder::Builder;
 use super::builds::Build;
 use super::exporters::Exporter;
 use super::progress::Display;
-use super::repeat::{repeat, unique_id};
+use super::repeat::repeat;
 use super::solve::Solve;
 use crate::engine::Origin;
-use crate::export::{ExportError, Exports, Request};
+use crate::export::{ExportError, Exports, Request, unique_id};
 use crate::image::{Descriptor, Document, Kind, Limits, Reference, View};
 use crate::source::read_document;
 

@@ -8,7 +8,6 @@
 //! recorded and are made again under the new build's id.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::{Result as GatewayResult, SolveResponse, result};
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use super::builds::Recording;
 use super::exporters::Exporter;
 use super::solve::{History, Solve};
 use super::unary::call;
+use crate::export::unique_id;
 use crate::proxy::Connection;
 
 pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
@@ -114,12 +114,6 @@ fn renamed(message: &[u8], refs: &BTreeMap<String, String>) -> Result<Vec<u8>, S
     Ok(message)
 }
 
-/// An id that nobody else uses: 32 hex characters from the standard library's random seeds.
-pub(super) fn unique_id() -> String {
-    let half = || RandomState::new().hash_one(std::time::SystemTime::now());
-    format!("{:016x}{:016x}", half(), half())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,11 +137,5 @@ mod tests {
             ReturnRequest { result: Some(refs(&[("linux/amd64", "id-1"), ("linux/arm64", "id-2")])), error: None };
         let renamed = ReturnRequest::decode(&*renamed(&given.encode_to_vec(), &map).unwrap()).unwrap();
         assert_eq!(renamed.result.unwrap(), refs(&[("linux/amd64", "id-8"), ("linux/arm64", "id-9")]));
-    }
-
-    #[test]
-    fn ids_are_unique() {
-        let ids: std::collections::HashSet<_> = (0..1000).map(|_| unique_id()).collect();
-        assert_eq!(ids.len(), 1000);
     }
 }

@@ -16,7 +16,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::session::Session;
 use crate::engine::{Durable, EngineError};
-use crate::export::Exports;
+use crate::export::{Exports, unique_id};
 use crate::progress::Events;
 
 /// How often it is looked what has expired.
@@ -73,7 +73,7 @@ impl Sessions {
             let message = format!("{live} exports are open; commit or abort one of them");
             return Err(Refusal::limit(Code::ResourceExhausted, "open_exports", OPEN_EXPORTS, message));
         }
-        let id = if request.export_id.is_empty() { new_id() } else { request.export_id.clone() };
+        let id = if request.export_id.is_empty() { unique_id() } else { request.export_id.clone() };
         let engine = self.exports.engine();
         let images = engine.images()?;
         let ingest = engine.open_durable(&Session::origin(&id, &record), &text, Events::none()).await?;
@@ -196,13 +196,6 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), R
         running.finished().await;
     }
     Ok(session.ingest.release().await?)
-}
-
-/// An id that no other export has, and that nobody needs to guess: 128 bits of the system's randomness.
-fn new_id() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    // Each RandomState is seeded by the system; two make 128 bits.
-    format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
 }
 
 fn is_id(text: &str) -> bool {

@@ -33,7 +33,7 @@ use self::filter::Broken;
 use self::ledger::Spared;
 use self::upload::{Upload, Uploaded, is_clients};
 use crate::engine::{Hold, Origin};
-use crate::export::Exports;
+use crate::export::{Exports, unique_id};
 use crate::proxy::Upstream;
 
 /// What loads need.
@@ -77,12 +77,6 @@ impl Loads {
             }
         }
     }
-}
-
-fn unique_id() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    let half = || RandomState::new().hash_one(std::time::SystemTime::now());
-    format!("{:016x}{:016x}", half(), half())
 }
 
 impl Load {
