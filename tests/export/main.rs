@@ -18,6 +18,7 @@ mod go;
 mod lasting;
 mod layout;
 mod policy;
+mod references;
 mod rig;
 mod service;
 mod transaction;

@@ -18,12 +18,14 @@ use crate::rig::{Rig, exporter, reason};
 async fn its_health_can_be_asked_for() {
     let rig = Rig::containerd("health");
     let mut health = HealthClient::new(rig.client().await.channel);
-    for service in ["", "linkspan.export.v1.Exports", "containerd.services.content.v1.Content"] {
+    for service in
+        ["", "linkspan.export.v1.Exports", "containerd.services.content.v1.Content", "linkspan.export.v1.References"]
+    {
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }
-    let request = HealthCheckRequest { service: "linkspan.export.v1.References".to_owned() };
+    let request = HealthCheckRequest { service: "linkspan.export.v1.Nothing".to_owned() };
     assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -50,6 +52,7 @@ async fn it_describes_itself() {
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "linkspan.export.v1.Exports",
+            "linkspan.export.v1.References",
         ]
     );
     for name in names {

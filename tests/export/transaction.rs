@@ -241,7 +241,7 @@ async fn capabilities_say_what_there_is() {
     assert_eq!(engine.sharing.unwrap().containerd_id, engine.id);
     assert_eq!(found.limits.unwrap().message_bytes, 16 << 20);
     assert!(found.names.unwrap().may_move);
-    assert_eq!(found.features, ["read-output"]);
+    assert_eq!(found.features, ["read-output", "references"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

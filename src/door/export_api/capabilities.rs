@@ -46,7 +46,7 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
                 containerd_id: sharing.containerd.unwrap_or_default(),
             }),
         }),
-        features: vec!["read-output".to_owned()],
+        features: ["read-output", "references"].map(str::to_owned).to_vec(),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         names: Some(NamePolicy { allowed: exports.policy().allowed.clone(), may_move: exports.policy().may_move }),
     }

@@ -15,6 +15,7 @@ mod negotiate;
 mod output;
 pub mod proto;
 mod record;
+mod references;
 mod refusal;
 mod scope;
 mod server;

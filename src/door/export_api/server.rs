@@ -18,6 +18,8 @@ use super::limits::{MESSAGE_BYTES, METADATA_BYTES};
 use super::proto::DESCRIPTORS;
 use super::proto::content_server::ContentServer;
 use super::proto::exports_server::ExportsServer;
+use super::proto::references_server::ReferencesServer;
+use super::references::ReferenceService;
 use super::service::ExportService;
 use super::sessions::Sessions;
 
@@ -32,9 +34,10 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 const BACKLOG: usize = 64;
 
 /// The services that are offered, by their full names.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "linkspan.export.v1.Exports",
     "containerd.services.content.v1.Content",
+    "linkspan.export.v1.References",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
 ];
@@ -83,6 +86,9 @@ pub(super) fn start(
         ExportsServer::new(exports).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     let blobs =
         ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
+    let references = ReferencesServer::new(ReferenceService::new(sessions.exports.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES);
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -95,14 +101,15 @@ pub(super) fn start(
         .add_service(reflection)
         .add_service(exports)
         .add_service(blobs)
+        .add_service(references)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), drain.clone().cancelled_owned());
     tokio::spawn(async move {
-        for name in SERVICES.into_iter().take(2).chain([""]) {
+        for name in SERVICES.into_iter().take(3).chain([""]) {
             reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
         }
         let draining = async {
             drain.cancelled().await;
-            for name in SERVICES.into_iter().take(2).chain([""]) {
+            for name in SERVICES.into_iter().take(3).chain([""]) {
                 reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
             }
         };

@@ -1,0 +1,85 @@
+//! Inspect: what an image consists of, on every platform.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::super::convert::descriptor_message;
+use super::super::proto::{Attestation, InspectResponse, Layer, PlatformImage};
+use super::super::refusal::Refusal;
+use super::find;
+use super::resolve::resolved;
+use super::tree::{Image, Tree, annotations};
+use crate::engine::EngineError;
+use crate::engine::images::Images;
+use crate::image::{Descriptor, Kind};
+
+/// BuildKit's mark on an attestation: which image it is about (buildkit `docs/attestations/attestation-storage.md`).
+const SUBJECT: &str = "vnd.docker.reference.digest";
+/// And on each of its statements: what it states.
+const PREDICATE: &str = "in-toto.io/predicate-type";
+/// How many blobs are asked for at once.
+const PARALLEL: usize = 16;
+
+/// The answer to Inspect.
+pub(super) async fn inspect(images: &dyn Images, reference: &str) -> Result<InspectResponse, Refusal> {
+    let (_, root) = find(images, reference).await?;
+    if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
+        let what = format!("`{}` is neither an index nor a manifest", root.media_type);
+        return Err(Refusal::field("reference", what));
+    }
+    let tree = Tree::load(images, &root).await?;
+    let mut found = Vec::new();
+    for image in tree.images() {
+        found.push(one(images, &tree, image).await?);
+    }
+    let document = tree.document(&root.digest);
+    Ok(InspectResponse {
+        root: document.map(|document| resolved(document, &root, true)),
+        images: found,
+        annotations: document.map(annotations).transpose()?.unwrap_or_default().into_iter().collect(),
+    })
+}
+
+async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<PlatformImage, Refusal> {
+    let mut entry = image.entry.clone();
+    entry.platform = image.platform().cloned();
+    let mut answer = PlatformImage {
+        manifest: Some(descriptor_message(&entry)),
+        attestations: attestations(tree, image.entry),
+        ..PlatformImage::default()
+    };
+    let Some((document, manifest)) = image.manifest else { return Ok(answer) };
+    answer.config = Some(descriptor_message(&manifest.config));
+    answer.annotations = annotations(document)?.into_iter().collect();
+    // A config that is absent, or that counts otherwise, leaves layers without a diff id.
+    let pairs = image.config.and_then(|config| manifest.layers_with_diff_ids(config).ok());
+    answer.layers = manifest
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(at, layer)| Layer {
+            blob: Some(descriptor_message(layer)),
+            diff_id: pairs.as_ref().map(|pairs| pairs[at].1.to_string()).unwrap_or_default(),
+        })
+        .collect();
+    let asked: Vec<_> = manifest.layers.iter().map(|layer| images.size(&layer.digest)).collect();
+    let sizes: Result<Vec<_>, EngineError> = stream::iter(asked).buffered(PARALLEL).try_collect().await;
+    answer.complete = image.config.is_some() && sizes?.iter().all(Option::is_some);
+    Ok(answer)
+}
+
+/// The attestations about the image `entry`: one for each statement of each manifest that is there.
+fn attestations(tree: &Tree, entry: &Descriptor) -> Vec<Attestation> {
+    let about = |other: &&Descriptor| {
+        other.is_attestation() && other.annotations.get(SUBJECT).is_some_and(|digest| *digest == entry.digest.as_str())
+    };
+    let mut found = Vec::new();
+    for other in tree.entries().into_iter().filter(about) {
+        let Some((_, manifest)) = tree.manifest(other) else { continue };
+        found.extend(manifest.layers.iter().map(|statement| Attestation {
+            manifest: Some(descriptor_message(other)),
+            statement: Some(descriptor_message(statement)),
+            predicate_type: statement.annotations.get(PREDICATE).cloned().unwrap_or_default(),
+        }));
+    }
+    found
+}

@@ -1,0 +1,147 @@
+//! `linkspan.export.v1.References`: what the engine holds, to be resolved, read and added to.
+//!
+//! Images need not be whole: an engine often holds one platform of an index. So documents are read as far as they are
+//! there ([`tree`]), and only [`push`], which sets a name, insists on all of them.
+
+mod inspect;
+mod push;
+mod resolve;
+mod tree;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::convert::{descriptor_message, digest};
+use super::output::PART;
+use super::proto::references_server::References as Service;
+use super::proto::*;
+use super::refusal::Refusal;
+use crate::engine::images::{Images, MAX_PAGE, Query};
+use crate::export::Exports;
+use crate::image::{self, Digest};
+use crate::source::read_range;
+use push::Names;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(super) struct ReferenceService {
+    exports: Arc<Exports>,
+    names: Arc<Names>,
+}
+
+impl ReferenceService {
+    pub(super) fn new(exports: Arc<Exports>) -> Self {
+        Self { exports, names: Arc::default() }
+    }
+
+    fn images(&self) -> Result<Arc<dyn Images>, Refusal> {
+        Ok(self.exports.engine().images()?)
+    }
+}
+
+/// What `reference` stands for: its name in full, empty for a digest alone, and its root.
+async fn find(images: &dyn Images, reference: &str) -> Result<(String, image::Descriptor), Refusal> {
+    let (name, found) = match reference.parse::<Digest>() {
+        Ok(digest) => (String::new(), images.identify(&digest).await?),
+        Err(_) => {
+            let name: image::Reference =
+                reference.parse().map_err(|error| Refusal::field("reference", format!("{error}")))?;
+            (name.to_string(), images.resolve(&name).await?)
+        }
+    };
+    match found {
+        Some(root) => Ok((name, root)),
+        None => Err(absent(if name.is_empty() { reference } else { &name }, "list what is there, or push it")),
+    }
+}
+
+/// There is no such thing here.
+fn absent(what: &str, hint: &str) -> Refusal {
+    let message = format!("the engine has no {what}; {hint}");
+    Refusal::new(Code::NotFound, Reason::ReferenceNotFound, message).with("reference", what)
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for ReferenceService {
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
+        let images = self.images()?;
+        Ok(Response::new(resolve::resolve(&*images, &request.into_inner()).await?))
+    }
+
+    async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectResponse>, Status> {
+        let images = self.images()?;
+        Ok(Response::new(inspect::inspect(&*images, &request.into_inner().reference).await?))
+    }
+
+    async fn list(&self, request: Request<ListReferencesRequest>) -> Result<Response<ListReferencesResponse>, Status> {
+        let ListReferencesRequest { prefix, page_size, page_token } = request.into_inner();
+        let limit = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        let images = self.images()?;
+        let mut query = Query { prefix, after: Some(page_token).filter(|token| !token.is_empty()), limit };
+        // Images without a name have no reference. A page of nothing else is passed over.
+        let (references, next) = loop {
+            let page = images.list(&query).await.map_err(Refusal::from)?;
+            let named = page.records.iter().filter_map(|record| {
+                let root = Some(descriptor_message(&record.target));
+                Some(Reference { name: record.name.clone()?, root })
+            });
+            let references: Vec<_> = named.collect();
+            match page.next {
+                Some(next) if references.is_empty() => query.after = Some(next),
+                next => break (references, next),
+            }
+        };
+        Ok(Response::new(ListReferencesResponse { references, next_page_token: next.unwrap_or_default() }))
+    }
+
+    type FetchStream = Answers<FetchResponse>;
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let FetchRequest { digest: text, offset, length } = request.into_inner();
+        let digest = digest("digest", &text)?;
+        let images = self.images()?;
+        let size = images.size(&digest).await.map_err(Refusal::from)?;
+        let size = size.ok_or_else(|| absent(&format!("blob {digest}"), "fetch it elsewhere"))?;
+        let wrong = |field: &str, number: i64| {
+            Refusal::field(field, format!("{number} is outside of the blob, which has {size} bytes"))
+        };
+        let start = u64::try_from(offset).ok().filter(|start| *start <= size).ok_or_else(|| wrong("offset", offset))?;
+        let end = match u64::try_from(length).map_err(|_| wrong("length", length))? {
+            0 => size,
+            length => start.saturating_add(length).min(size),
+        };
+        let blob = image::Descriptor::new("", digest, size);
+        let chunks = read_range(&*images, &blob, start..end).await.map_err(Refusal::from)?;
+        // The first message says the size, also of a blob or a range of no bytes.
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let head = FetchResponse { offset: number(start), size: number(size), ..FetchResponse::default() };
+        let parts = chunks.scan(start, move |at, chunk| {
+            let mut parts = Vec::new();
+            match chunk {
+                Err(error) => parts.push(Err(Refusal::from(error).into())),
+                Ok(mut chunk) => {
+                    while !chunk.is_empty() {
+                        let data = chunk.split_to(chunk.len().min(PART));
+                        let offset = number(*at);
+                        *at += data.len() as u64;
+                        parts.push(Ok(FetchResponse { offset, data, size: 0 }));
+                    }
+                }
+            }
+            std::future::ready(Some(stream::iter(parts)))
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(head)]).chain(parts.flatten()))))
+    }
+
+    async fn push(&self, request: Request<Streaming<PushRequest>>) -> Result<Response<PushResponse>, Status> {
+        let (exports, names, messages) = (self.exports.clone(), self.names.clone(), request.into_inner());
+        // To its end even if the client goes away: a lease that was created must be given up.
+        let pushed = tokio::spawn(async move { push::push(&exports, &names, messages).await }).await;
+        Ok(Response::new(pushed.map_err(|error| Status::internal(error.to_string()))??))
+    }
+}

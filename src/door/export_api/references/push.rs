@@ -1,0 +1,257 @@
+//! Push: an image, and a name for it, if the name stands for what the client thinks.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+use super::super::convert;
+use super::super::limits::{BLOBS, IDLE};
+use super::super::proto::precondition::Condition;
+use super::super::proto::push_request::Message;
+use super::super::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
+use super::super::refusal::Refusal;
+use crate::engine::images::Images;
+use crate::engine::uploads::{Begun, Expected, Upload};
+use crate::engine::{EngineError, Ingest, Origin};
+use crate::export::{Exports, Request};
+use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference, Walk};
+use crate::progress::Events;
+use crate::source::{SourceError, read_document};
+
+/// How many locks the names share.
+const LOCKS: usize = 64;
+
+/// One push of a name at a time: what it stands for is compared and set under a lock. Two names may share one.
+#[derive(Debug)]
+pub(super) struct Names {
+    locks: [Mutex<()>; LOCKS],
+    hash: RandomState,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { locks: std::array::from_fn(|_| Mutex::default()), hash: RandomState::new() }
+    }
+}
+
+impl Names {
+    async fn lock(&self, name: &Reference) -> MutexGuard<'_, ()> {
+        // The remainder is less than the number of locks.
+        self.locks[(self.hash.hash_one(name) % LOCKS as u64) as usize].lock().await
+    }
+}
+
+/// What a push is to do, checked.
+struct Push {
+    name: Option<Reference>,
+    root: Descriptor,
+    condition: Option<Condition>,
+}
+
+/// Runs one push.
+pub(super) async fn push(
+    exports: &Exports,
+    locks: &Names,
+    mut messages: Streaming<PushRequest>,
+) -> Result<PushResponse, Status> {
+    let Some(Message::Begin(begin)) = next(&mut messages).await? else {
+        return Err(Refusal::field("begin", "the first message must hold it").into());
+    };
+    let push = check(begin)?;
+    exports.policy().check(push.name.as_slice()).map_err(Refusal::from)?;
+    let images = exports.engine().images().map_err(Refusal::from)?;
+    // Asked again when it counts; a client that is late learns so before it sends anything.
+    push.compare(&*images).await?;
+    let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
+    let origin = Origin { export, door: "export", builder: String::new() };
+    let ingest = exports.engine().open(&origin, Events::none()).await.map_err(Refusal::from)?;
+    let pushed = run(exports, locks, &push, &*images, (origin, ingest.clone()), &mut messages).await;
+    exports.clean_up(ingest);
+    pushed
+}
+
+async fn run(
+    exports: &Exports,
+    locks: &Names,
+    push: &Push,
+    images: &dyn Images,
+    (origin, ingest): (Origin, Arc<dyn Ingest>),
+    messages: &mut Streaming<PushRequest>,
+) -> Result<PushResponse, Status> {
+    let stored = receive(&*ingest, messages).await?;
+    let graph = graph(images, &push.root).await?;
+    let _lock = match &push.name {
+        Some(name) => Some(locks.lock(name).await),
+        None => None,
+    };
+    let previous = push.compare(images).await?;
+    let blobs = graph.blobs();
+    let names: Vec<_> = push.name.clone().into_iter().collect();
+    let request = Request { root: push.root.clone(), names, origin };
+    let done = exports.commit(request, Arc::new(graph), ingest, Events::none(), CancellationToken::new()).await;
+    done.map_err(Refusal::from)?;
+    Ok(PushResponse {
+        name: push.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        root: Some(convert::descriptor_message(&push.root)),
+        previous: previous.as_ref().map(convert::descriptor_message),
+        stored_blobs: i64::try_from(stored).unwrap_or(i64::MAX),
+        present_blobs: i64::try_from(blobs.saturating_sub(stored)).unwrap_or(i64::MAX),
+    })
+}
+
+/// The next message; `None` at the end. A client that is silent for too long does not keep the lease.
+async fn next(messages: &mut Streaming<PushRequest>) -> Result<Option<Message>, Status> {
+    match timeout(IDLE, messages.message()).await {
+        Ok(Ok(Some(PushRequest { message: None }))) => Err(Refusal::field("message", "neither begin nor part").into()),
+        Ok(message) => Ok(message?.and_then(|message| message.message)),
+        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
+    }
+}
+
+/// Everything that is wrong with a beginning.
+fn check(begin: PushBegin) -> Result<Push, Refusal> {
+    let mut wrong = Vec::new();
+    let name = Some(&begin.name).filter(|name| !name.is_empty()).and_then(|name| {
+        name.parse::<Reference>().map_err(|error| wrong.push(("begin.name".to_owned(), error.to_string()))).ok()
+    });
+    let condition = begin.precondition.and_then(|Precondition { condition }| condition);
+    if begin.name.is_empty() && condition.is_some() {
+        wrong.push(("begin.precondition".to_owned(), "given without a name that it could be about".to_owned()));
+    }
+    match &condition {
+        Some(Condition::Digest(digest)) => {
+            if let Err(error) = digest.parse::<Digest>() {
+                wrong.push(("begin.precondition.digest".to_owned(), error.to_string()));
+            }
+        }
+        Some(Condition::Absent(false)) => {
+            wrong.push(("begin.precondition.absent".to_owned(), "expected true, or no precondition".to_owned()));
+        }
+        _ => {}
+    }
+    let root = begin.root.as_ref().map(|root| convert::descriptor("begin.root", root));
+    match root {
+        Some(Ok(mut root)) if matches!(root.kind(), Kind::Index | Kind::Manifest) && wrong.is_empty() => {
+            root.annotations.extend(begin.annotations);
+            return Ok(Push { name, root, condition });
+        }
+        Some(Ok(root)) if !matches!(root.kind(), Kind::Index | Kind::Manifest) => {
+            let what = format!("`{}` is neither an index nor a manifest", root.media_type);
+            wrong.push(("begin.root.media_type".to_owned(), what));
+        }
+        Some(Ok(_)) => {}
+        Some(Err(violations)) => wrong.extend(violations),
+        None => wrong.push(("begin.root".to_owned(), "not given".to_owned())),
+    }
+    Err(Refusal::fields(wrong))
+}
+
+impl Push {
+    /// What the name stands for, if that is what the client thinks.
+    async fn compare(&self, images: &dyn Images) -> Result<Option<Descriptor>, Refusal> {
+        let Some(name) = &self.name else { return Ok(None) };
+        let current = images.resolve(name).await?;
+        let digest = current.as_ref().map(|current| current.digest.as_str());
+        let expected = match &self.condition {
+            None => return Ok(current),
+            Some(Condition::Digest(expected)) if digest == Some(expected) => return Ok(current),
+            Some(Condition::Absent(_)) if digest.is_none() => return Ok(current),
+            Some(Condition::Digest(expected)) => format!("to stand for {expected}"),
+            Some(Condition::Absent(_)) => "not to exist".to_owned(),
+        };
+        let now = digest.map_or_else(|| "it does not exist".to_owned(), |digest| format!("it stands for {digest}"));
+        let message = format!("the name `{name}` was expected {expected}, but {now}; resolve it, decide, and push");
+        let refusal = Refusal::new(Code::Aborted, Reason::PreconditionFailed, message);
+        Err(refusal.with("current", digest.unwrap_or_default()))
+    }
+}
+
+/// A blob that comes in.
+struct Incoming {
+    blob: Descriptor,
+    /// None if the engine has it: its bytes are passed over.
+    upload: Option<Box<dyn Upload>>,
+    left: u64,
+}
+
+/// Stores the blobs that come; how many were stored.
+async fn receive(ingest: &dyn Ingest, messages: &mut Streaming<PushRequest>) -> Result<usize, Status> {
+    let (mut stored, mut blobs, mut current) = (0, 0, None::<Incoming>);
+    while let Some(message) = next(messages).await? {
+        let Message::Part(PushPart { descriptor, data }) = message else {
+            return Err(Refusal::field("begin", "only the first message may hold it").into());
+        };
+        if let Some(descriptor) = descriptor {
+            let blob = convert::descriptor("part.descriptor", &descriptor).map_err(Refusal::fields)?;
+            if current.as_ref().is_none_or(|incoming| incoming.blob.digest != blob.digest) {
+                stored += finish(current.take()).await?;
+                blobs += 1;
+                if blobs > BLOBS {
+                    let message = format!("more than {BLOBS} blobs in one push");
+                    return Err(Refusal::limit(Code::InvalidArgument, "blobs", BLOBS, message).into());
+                }
+                current = Some(begin(ingest, blob).await?);
+            }
+        }
+        let Some(incoming) = &mut current else {
+            return Err(Refusal::field("part.descriptor", "required in the first part of a blob").into());
+        };
+        let Some(left) = incoming.left.checked_sub(data.len() as u64) else {
+            let what = format!("more bytes than the {} of {}", incoming.blob.size, incoming.blob.digest);
+            return Err(Refusal::field("part.data", what).into());
+        };
+        incoming.left = left;
+        if let Some(upload) = &mut incoming.upload
+            && !data.is_empty()
+        {
+            upload.write(data).await.map_err(Refusal::from)?;
+        }
+    }
+    Ok(stored + finish(current).await?)
+}
+
+async fn begin(ingest: &dyn Ingest, blob: Descriptor) -> Result<Incoming, Refusal> {
+    let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
+    let upload = match ingest.uploads()?.begin(blob.digest.as_str(), &expected).await? {
+        Begun::Present => None,
+        Begun::Upload(mut upload) => {
+            if upload.offset() > 0 {
+                upload.restart().await?;
+            }
+            Some(upload)
+        }
+    };
+    Ok(Incoming { left: blob.size, blob, upload })
+}
+
+/// Completes a blob; 1 if it was stored, 0 if the engine has it from elsewhere.
+async fn finish(incoming: Option<Incoming>) -> Result<usize, Refusal> {
+    let Some(Incoming { blob, upload, left }) = incoming else { return Ok(0) };
+    if left > 0 {
+        let what = format!("{left} bytes of {} are missing", blob.digest);
+        return Err(Refusal::field("part.data", what));
+    }
+    let Some(upload) = upload else { return Ok(0) };
+    match upload.commit(Expected::default()).await {
+        Ok(_) => Ok(1),
+        Err(EngineError::Present { .. }) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The image of `root` as the engine holds it. All documents that are missing are named.
+async fn graph(images: &dyn Images, root: &Descriptor) -> Result<Graph, Refusal> {
+    let mut walk = Walk::new(root.clone(), Limits::default())?;
+    let mut missing = Vec::<Digest>::new();
+    while let Some(wanted) = walk.wanted().iter().find(|wanted| !missing.contains(&wanted.digest)).cloned() {
+        match read_document(images, &wanted).await {
+            Err(SourceError::NotFound { .. }) => missing.push(wanted.digest),
+            bytes => walk.supply(&wanted.digest, bytes?)?,
+        }
+    }
+    if missing.is_empty() { Ok(walk.finish()?) } else { Err(Refusal::missing(&missing, root.digest.as_str())) }
+}

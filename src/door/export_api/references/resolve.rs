@@ -1,0 +1,60 @@
+//! Resolve: from a reference down to an index, a manifest or a config.
+
+use super::super::convert::{descriptor_message, platform, platform_message};
+use super::super::proto::{ResolveDepth, ResolveRequest, ResolveResponse, Resolved};
+use super::super::refusal::Refusal;
+use super::tree::Tree;
+use super::{absent, find};
+use crate::engine::images::Images;
+use crate::image::{Descriptor, Document, Kind, Limits, Platform};
+
+/// The answer to Resolve.
+pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Result<ResolveResponse, Refusal> {
+    let (name, root) = find(images, &request.reference).await?;
+    let depth = request.depth();
+    let is_root = matches!(depth, ResolveDepth::Unspecified | ResolveDepth::Root);
+    if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
+        if !is_root {
+            let what = format!("`{}` is a `{}`, which has no manifest below it", request.reference, root.media_type);
+            return Err(Refusal::field("depth", what));
+        }
+        let chain = vec![Resolved { descriptor: Some(descriptor_message(&root)), ..Resolved::default() }];
+        return Ok(ResolveResponse { name, chain, platforms: Vec::new() });
+    }
+    let tree = Tree::load(images, &root).await?;
+    let found = tree.images();
+    let platforms: Vec<_> = found.iter().filter_map(|image| image.platform()).collect();
+    let chain = if is_root {
+        tree.way(&root.digest)
+    } else {
+        let wanted = request.platform.as_ref().map_or_else(Platform::host, platform);
+        let fits = found.iter().filter_map(|image| Some((image.platform()?.fit(&wanted)?, image)));
+        // Of several that fit alike the first one named is taken.
+        let best = fits.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        let Some((_, image)) = best else {
+            let there: Vec<_> = platforms.iter().map(ToString::to_string).collect();
+            let hint = format!("it is there for {}", there.join(", "));
+            return Err(absent(&format!("image `{}` for {wanted}", request.reference), &hint));
+        };
+        let gone = |what: &str| absent(&format!("{what} of `{}` for {wanted}", request.reference), "push it");
+        let (_, manifest) = image.manifest.ok_or_else(|| gone("manifest"))?;
+        let mut way = tree.way(&image.entry.digest);
+        if depth == ResolveDepth::Config {
+            way.push(tree.document(&manifest.config.digest).ok_or_else(|| gone("config"))?);
+        }
+        way
+    };
+    Ok(ResolveResponse {
+        name,
+        chain: chain.into_iter().map(|document| resolved(document, &root, request.inline)).collect(),
+        platforms: platforms.into_iter().map(platform_message).collect(),
+    })
+}
+
+/// A document of a chain, with the annotations of the descriptor that names it.
+pub(super) fn resolved(document: &Document, root: &Descriptor, inline: bool) -> Resolved {
+    let descriptor = if document.descriptor.digest == root.digest { root } else { &document.descriptor };
+    let is_small = descriptor.size <= Limits::default().document_bytes;
+    let document = if inline && is_small { document.bytes.to_vec() } else { Vec::new() };
+    Resolved { descriptor: Some(descriptor_message(descriptor)), document }
+}

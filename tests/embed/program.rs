@@ -1,0 +1,34 @@
+//! An image that is in memory, exported into an OCI image layout.
+
+use std::{collections::HashMap, error::Error, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use linkspan::engine::{Origin, select};
+use linkspan::export::{Exports, Outcome, Request};
+use linkspan::image::{Descriptor, Digest};
+use linkspan::progress::Events;
+use linkspan::source::{Chunks, Source, SourceError};
+
+#[derive(Debug)]
+pub(crate) struct Memory(pub(crate) HashMap<Digest, Bytes>);
+
+impl Source for Memory {
+    fn name(&self) -> &str {
+        "memory"
+    }
+    fn open<'a>(&'a self, blob: &'a Descriptor, at: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        let chunk = Ok(self.0[&blob.digest].slice(at as usize..));
+        async { Ok(stream::iter([chunk]).boxed()) }.boxed()
+    }
+}
+
+pub(crate) async fn export(to: &Path, root: Descriptor, memory: Memory) -> Result<Outcome, Box<dyn Error>> {
+    let layout = select::Selection { kind: select::Kind::Layout, layout: Some(to.into()), ..Default::default() };
+    let exports = Exports::new(select::select(&layout).await?.engine);
+    let origin = Origin { export: "embedded".into(), door: "program", builder: "memory".into() };
+    let request = Request { root, names: vec!["demo:1".parse()?], origin };
+    let outcome = exports.run(request, Arc::new(memory), Events::none()).await?;
+    exports.finish().await;
+    Ok(outcome)
+}
