@@ -88,8 +88,10 @@ impl Config {
         };
         let mut ambient = environment::neighbours(environment)?;
         let said = explicit.over(file.layer);
-        // Who asks for a docker door and for nothing of a builder's has not asked for a builder's door.
-        let other_door = said.one(Setting::DockerListen).is_some() && said.one(Setting::BuildkitListen).is_none();
+        // Who asks for another door and for nothing of a builder's has not asked for a builder's door.
+        let is_said = |setting| said.one(setting).is_some();
+        let other_door =
+            (is_said(Setting::DockerListen) || is_said(Setting::ExportListen)) && !is_said(Setting::BuildkitListen);
         if !file.builders.is_empty() || other_door {
             ambient.remove(Setting::Builder);
         }

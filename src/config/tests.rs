@@ -208,7 +208,7 @@ fn every_engine_can_be_asked_for() {
 }
 
 #[test]
-fn a_docker_door_does_not_bring_a_builders_door() {
+fn another_door_does_not_bring_a_builders_door() {
     let doors = |sources: Sources| {
         let config = sources.config();
         (config.docker_door.map(|door| door.listen.to_string()), config.builders.len())
@@ -219,6 +219,8 @@ fn a_docker_door_does_not_bring_a_builders_door() {
     assert_eq!(doors(docker().variable("BUILDKIT_HOST", "nothing of ours")), (door(), 0), "not even looked at");
     assert_eq!(doors(docker().flag(Setting::Builder, "unix:///b")), (door(), 1));
     assert_eq!(doors(docker().variable("LINKSPAN_BUILDER", "unix:///b")), (door(), 1));
+    let export = Sources::new().flag(Setting::ExportListen, "unix:///e").variable("BUILDKIT_HOST", "unix:///b");
+    assert_eq!(doors(export), (None, 0));
     let both = docker().variable("BUILDKIT_HOST", "unix:///b").flag(Setting::BuildkitListen, "unix:///l");
     assert_eq!(doors(both), (door(), 1));
     let file = Sources::new().file("docker-listen = 'unix:///d'\n[[builder]]\naddress = 'unix:///b'");

@@ -19,7 +19,6 @@ mod layout;
 mod process;
 pub mod select;
 pub mod uploads;
-mod ustar;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;

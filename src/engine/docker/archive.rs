@@ -6,8 +6,8 @@ use bytes::Bytes;
 use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
-use crate::engine::ustar;
 use crate::image::{Descriptor, Reference};
+use crate::ustar;
 
 /// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
 const IMAGE_NAME: &str = "io.containerd.image.name";

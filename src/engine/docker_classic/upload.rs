@@ -17,9 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Classic;
 use super::answer::read;
 use super::wanted::Wanted;
-use crate::engine::{EngineError, ustar};
+use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::progress::Events;
+use crate::ustar;
 
 /// How long dockerd may take no bytes, or say nothing while it loads, before it counts as stuck. It says something for
 /// each half megabyte that it unpacks, and nothing while a graph driver without sharing copies a layer.
