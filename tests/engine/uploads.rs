@@ -188,7 +188,7 @@ async fn an_export_into_a_layout_outlives_its_process() {
     assert_eq!(engine.recover().await.unwrap(), 0);
     let ingest = engine.open_durable(&origin, "", Events::none()).await.unwrap();
     let uploads = ingest.uploads().unwrap();
-    assert_eq!(uploads.pinned().await.unwrap(), [image.config.digest.clone()]);
+    assert_eq!(uploads.pinned().await.unwrap(), std::slice::from_ref(&image.config.digest));
     let mut rest = begin(uploads, "layer", &Expected::default()).await;
     assert_eq!(rest.offset(), 2_000_000);
     rest.write(layer.slice(2_000_000..)).await.unwrap();
