@@ -169,7 +169,7 @@ pub enum EngineError {
         /// Where docker was expected.
         docker: String,
         /// Where containerd was expected.
-        containerd: &'static str,
+        containerd: String,
     },
     /// The engine has no such ability.
     #[error("{engine} does not offer {what}")]

@@ -43,6 +43,12 @@ pub(super) struct Trace {
 }
 
 impl Places {
+    /// Everything below `root`, as if that were `/`.
+    #[cfg(test)]
+    pub(super) fn below(root: &Path) -> Self {
+        Self { root: root.to_owned(), path: Vec::new(), runtime: None }
+    }
+
     pub(super) fn of_this_machine() -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         Self {

@@ -113,7 +113,8 @@ pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), En
                     outcome => outcome,
                 }
             } else {
-                containerd_or_layout(selection, &socket).await
+                let places = installed::Places::of_this_machine();
+                containerd_or_layout(selection, &socket, Path::new(DEFAULT_CONTAINERD_ADDRESS), &places).await
             }
         }
     }
@@ -150,17 +151,22 @@ async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String)
 }
 
 /// What is taken where there is no Docker.
-async fn containerd_or_layout(selection: &Selection, docker: &Path) -> Result<(Chosen, String), EngineError> {
+async fn containerd_or_layout(
+    selection: &Selection,
+    docker: &Path,
+    usual: &Path,
+    places: &installed::Places,
+) -> Result<(Chosen, String), EngineError> {
     let address = selection.containerd_address.as_deref();
-    if address.is_some() || selection.namespace.is_some() || is_there(Path::new(DEFAULT_CONTAINERD_ADDRESS)) {
+    if address.is_some() || selection.namespace.is_some() || is_there(usual) {
         return containerd(selection, &format!("no docker at {}", docker.display())).await;
     }
-    match installed::trace(&installed::Places::of_this_machine()) {
+    match installed::trace(places) {
         Some(trace) => Err(EngineError::Stopped {
             engine: trace.engine,
             trace: trace.path.display().to_string(),
             docker: docker.display().to_string(),
-            containerd: DEFAULT_CONTAINERD_ADDRESS,
+            containerd: usual.display().to_string(),
         }),
         None => layout(selection, "no engine is installed here, so images go to a directory").await,
     }
@@ -210,6 +216,29 @@ mod tests {
         let host = format!("unix://{}/docker.sock", folder.path().display());
         let error = select(&at(&host)).await.unwrap_err();
         assert!(matches!(error, EngineError::Unreachable { engine: "docker", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_layout_is_taken_only_where_no_engine_was_ever_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = |name: &str| folder.path().join(name);
+        let selection = Selection { layout: Some(folder.path().join("images")), ..Selection::default() };
+        let places = installed::Places::below(folder.path());
+        let choose = async || containerd_or_layout(&selection, &socket("d.sock"), &socket("c.sock"), &places).await;
+
+        let (chosen, reason) = choose().await.unwrap();
+        assert!(matches!(chosen, Chosen::Layout(_)));
+        assert!(reason.contains("no engine is installed"), "{reason}");
+
+        std::fs::create_dir_all(folder.path().join("usr/bin")).unwrap();
+        std::fs::write(folder.path().join("usr/bin/dockerd"), "").unwrap();
+        let error = choose().await.unwrap_err();
+        assert!(matches!(error, EngineError::Stopped { engine: "docker", .. }), "{error}");
+        assert!(error.to_string().contains("usr/bin/dockerd") && error.hint().unwrap().contains("--engine layout"));
+
+        std::fs::write(socket("c.sock"), "").unwrap();
+        let error = choose().await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use crate::image::Digest;
 
 /// How the owner of a lease begins that outlives its process.
 const DURABLE: &str = "durable ";
-/// How long a durable lease lasts after it was last added to, as long as a containerd's.
+/// How long a durable lease lasts after it was opened first, as long as a containerd's.
 const LIFETIME: Duration = Duration::from_secs(8 * 3600);
 /// The longest lease that is read, in bytes: 400,000 digests.
 const MAX_BYTES: u64 = 32 << 20;
@@ -42,6 +42,13 @@ struct Kept {
     record: String,
     /// Milliseconds since 1970.
     opened: u64,
+}
+
+impl Kept {
+    fn age(&self) -> Duration {
+        let opened = UNIX_EPOCH + Duration::from_millis(self.opened);
+        SystemTime::now().duration_since(opened).unwrap_or_default()
+    }
 }
 
 /// A lease that this process holds.
@@ -164,7 +171,7 @@ pub(super) fn survey(place: &Place) -> io::Result<(Vec<Digest>, Vec<String>)> {
             found => found?,
         };
         let lives = match found.owner.as_str() {
-            durable if durable.starts_with(DURABLE) => age(&entry.path()) < LIFETIME,
+            durable if durable.starts_with(DURABLE) => found.kept().is_some_and(|kept| kept.age() < LIFETIME),
             process => lives(place, process),
         };
         match lives {

@@ -23,6 +23,7 @@ mod read;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod uploads;
 mod writer;
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     process: Mutex<Option<(String, File)>>,
     waiting: Mutex<HashMap<Digest, Waiting>>,
     flushing: tokio::sync::Mutex<()>,
+    /// Whether somebody is about to sync what waits.
+    is_due: AtomicBool,
 }
 
 /// A blob that is complete, and not yet on the disk for sure.
@@ -51,8 +54,8 @@ struct Waiting {
 
 impl Shared {
     pub(super) fn new(place: Place, disk: Arc<dyn Disk>, boot: String) -> Arc<Self> {
-        let (process, waiting, flushing) = Default::default();
-        Arc::new(Self { place, disk, boot, process, waiting, flushing })
+        let (process, waiting, flushing, is_due) = Default::default();
+        Arc::new(Self { place, disk, boot, process, waiting, flushing, is_due })
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Digest, Waiting>> {
@@ -156,9 +159,23 @@ impl Shared {
     /// Sees to it that every blob that waits is on the disk, and then gives it its name.
     pub(super) async fn flush(self: &Arc<Self>) -> Result<(), EngineError> {
         let _turn = self.flushing.lock().await;
+        self.is_due.store(false, Ordering::Release);
         let shared = self.clone();
         let flushed = spawn_blocking(move || shared.publish()).await;
         flushed.unwrap_or_else(|_| Err(self.place.refuse("syncing it broke off")))
+    }
+
+    /// Begins to sync what waits, unless somebody is about to. What fails here fails again when it is waited for.
+    pub(super) fn flush_soon(self: &Arc<Self>) {
+        if self.is_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shared.flush().await {
+                tracing::debug!(%error, "blobs still wait to be synced");
+            }
+        });
     }
 
     fn publish(&self) -> Result<(), EngineError> {

@@ -11,15 +11,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::lease::{Lease, entries};
 use super::pipe::{Core, Pipe, private};
 use super::place::read_at_most;
 use super::shared::Shared;
+use super::upload::LayoutUpload;
 use crate::engine::EngineError;
-use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
+use crate::engine::uploads::{Begun, Expected, UploadStatus, Uploads, check_name};
 use crate::image::{Algorithm, Digest};
 
 /// How many closed uploads are kept open, so that what they hold need not be hashed again.
@@ -42,8 +42,8 @@ struct Note {
 pub(super) struct LayoutUploads(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    shared: Arc<Shared>,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
     lease: Arc<Lease>,
     export: String,
     open: Mutex<HashMap<String, Arc<Live>>>,
@@ -52,16 +52,16 @@ struct Inner {
 
 /// An upload that is open.
 #[derive(Debug)]
-struct Live {
+pub(super) struct Live {
     note: Note,
-    offset: AtomicU64,
+    pub(super) offset: AtomicU64,
 }
 
 /// The right to write an upload.
 #[derive(Debug)]
-struct Turn {
-    uploads: Arc<Inner>,
-    live: Arc<Live>,
+pub(super) struct Turn {
+    pub(super) uploads: Arc<Inner>,
+    pub(super) live: Arc<Live>,
 }
 
 impl Drop for Turn {
@@ -117,7 +117,7 @@ impl Inner {
         self.data(name).with_extension("json")
     }
 
-    fn failed(&self, error: &io::Error) -> EngineError {
+    pub(super) fn failed(&self, error: &io::Error) -> EngineError {
         self.shared.place.failed("writing an upload", error)
     }
 
@@ -192,7 +192,7 @@ impl Inner {
         };
         turn.live.offset.store(core.length, Ordering::Relaxed);
         let pipe = Pipe::new(self.shared.place.clone(), self.shared.disk.clone(), core);
-        Ok(Some(LayoutUpload(Some((turn, pipe)))))
+        Ok(Some(LayoutUpload::new(turn, pipe)))
     }
 
     fn read_note(&self, name: &str) -> io::Result<Option<Note>> {
@@ -215,7 +215,7 @@ impl Inner {
     }
 
     /// Writes what is left and keeps the upload. Blocks.
-    fn park(&self, turn: Turn, mut core: Core, rest: &[Bytes]) -> io::Result<()> {
+    pub(super) fn park(&self, turn: Turn, mut core: Core, rest: &[Bytes]) -> io::Result<()> {
         let name = turn.live.note.name.clone();
         self.write_note(&turn.live.note)?;
         if core.file.is_none() {
@@ -233,7 +233,7 @@ impl Inner {
     }
 
     /// Makes a blob of the upload. Blocks.
-    fn commit(
+    pub(super) fn commit(
         &self,
         turn: Turn,
         core: Core,
@@ -363,92 +363,5 @@ impl Uploads for LayoutUploads {
             let removed = disk.remove(&inner.data(&name)).and_then(|()| disk.remove(&inner.note(&name)));
             removed.map_err(|error| inner.failed(&error))
         }))
-    }
-}
-
-/// An open upload; empty once it is closed.
-#[derive(Debug)]
-struct LayoutUpload(Option<(Turn, Pipe)>);
-
-fn closed() -> EngineError {
-    EngineError::Protocol { operation: "writing an upload".to_owned(), reason: "it is closed".to_owned() }
-}
-
-impl LayoutUpload {
-    fn parts(&mut self) -> Result<&mut (Turn, Pipe), EngineError> {
-        self.0.as_mut().ok_or_else(closed)
-    }
-
-    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        let (turn, pipe) = self.parts()?;
-        pipe.push(bytes).await?;
-        turn.live.offset.store(pipe.length(), Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-async fn suspend(turn: Turn, pipe: Pipe) -> Result<(), EngineError> {
-    let (core, rest) = pipe.finish().await?;
-    let inner = turn.uploads.clone();
-    let parking = inner.clone();
-    let parked = spawn_blocking(move || parking.park(turn, core, &rest).map_err(|error| parking.failed(&error)));
-    parked.await.unwrap_or_else(|_| Err(inner.shared.place.refuse("an upload broke off")))
-}
-
-impl Upload for LayoutUpload {
-    fn offset(&self) -> u64 {
-        self.0.as_ref().map_or(0, |(_, pipe)| pipe.length())
-    }
-
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.push(bytes))
-    }
-
-    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>> {
-        Box::pin(async move { self.parts()?.1.digest().await })
-    }
-
-    fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move {
-            let (turn, pipe) = self.parts()?;
-            turn.live.offset.store(0, Ordering::Relaxed);
-            pipe.restart().await
-        })
-    }
-
-    fn suspend(mut self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        let parts = self.0.take();
-        Box::pin(async move {
-            match parts {
-                Some((turn, pipe)) => suspend(turn, pipe).await,
-                None => Ok(()),
-            }
-        })
-    }
-
-    fn commit(mut self: Box<Self>, expected: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>> {
-        let parts = self.0.take();
-        Box::pin(async move {
-            let (turn, pipe) = parts.ok_or_else(closed)?;
-            let (core, rest) = pipe.finish().await?;
-            let inner = turn.uploads.clone();
-            let work = inner.clone();
-            let done = spawn_blocking(move || work.commit(turn, core, &rest, &expected)).await;
-            let done = done.unwrap_or_else(|_| Err(inner.shared.place.refuse("an upload broke off")))?;
-            inner.shared.relieve().await?;
-            Ok(done)
-        })
-    }
-}
-
-impl Drop for LayoutUpload {
-    fn drop(&mut self) {
-        let Some((turn, pipe)) = self.0.take() else { return };
-        let Ok(runtime) = Handle::try_current() else { return };
-        runtime.spawn(async move {
-            if let Err(error) = suspend(turn, pipe).await {
-                tracing::debug!(%error, "an upload that was dropped lost its last bytes");
-            }
-        });
     }
 }

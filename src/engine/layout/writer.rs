@@ -91,6 +91,7 @@ impl Writer {
             return Err(EngineError::Corrupt { digest: blob.digest, reason });
         }
         let (core, rest) = pipe.finish().await?;
+        let is_large = core.file.is_some();
         let work = shared.clone();
         let done = spawn_blocking(move || {
             let failed = |error: std::io::Error| work.place.failed("reading a blob", &error);
@@ -105,7 +106,7 @@ impl Writer {
             Err(EngineError::Corrupt { digest: blob.digest, reason: format!("the bytes have the digest {actual}") })
         });
         done.await.unwrap_or_else(|_| Err(shared.place.refuse("writing a blob broke off")))?;
-        shared.relieve().await
+        if is_large { shared.relieve().await } else { Ok(()) }
     }
 }
 

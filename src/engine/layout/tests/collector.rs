@@ -94,6 +94,42 @@ async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
 }
 
 #[tokio::test]
+async fn a_durable_export_stays_until_its_time_is_over() {
+    let folder = folder();
+    let (origin, image) = (origin(), Image::new(&[b"durable"]));
+    let first = engine(folder.path()).await;
+    let ingest = first.open_durable(&origin, "kept \"with\" it\n", Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    ingest.settle().await.unwrap();
+    make_blobs_old(folder.path());
+    drop((ingest, first));
+
+    let second = engine(folder.path()).await;
+    assert_eq!(second.recover().await.unwrap(), 0);
+    let durables = second.durables().await.unwrap();
+    assert_eq!(
+        (durables[0].export.as_str(), durables[0].record.as_str()),
+        (origin.export.as_str(), "kept \"with\" it\n")
+    );
+    let ingest = second.open_durable(&origin, "another", Events::none()).await.unwrap();
+    let uploads = ingest.uploads().unwrap();
+    assert_eq!(uploads.pinned().await.unwrap().len(), 3);
+    uploads.unpin(&image.layers[0].digest).await.unwrap();
+    assert_eq!(uploads.pinned().await.unwrap().len(), 2);
+    assert_eq!(second.recover().await.unwrap(), 0);
+    assert_eq!(blobs(folder.path()).len(), 2, "what was given up is old enough to go");
+
+    let lease = second.shared.place.lease(&origin.export);
+    let text = fs::read_to_string(&lease).unwrap();
+    let (before, after) = text.split_once("\"opened\":").unwrap();
+    let rest = after.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    fs::write(&lease, format!("{before}\"opened\":1000{rest}")).unwrap();
+    assert_eq!(second.recover().await.unwrap(), 1);
+    assert_eq!(blobs(folder.path()), [""; 0]);
+}
+
+#[tokio::test]
 async fn what_a_process_left_behind_is_released() {
     let folder = folder();
     let crashed = engine(folder.path()).await;

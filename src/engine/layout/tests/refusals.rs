@@ -77,6 +77,18 @@ async fn a_blob_of_the_wrong_size_is_replaced_and_a_link_followed() {
 }
 
 #[tokio::test]
+async fn a_place_that_cannot_be_written_is_named() {
+    // Nobody, root included, can make a folder there.
+    let root = Path::new("/proc/self/layout");
+    let engine = engine(root).await;
+    assert_eq!(engine.recover().await.unwrap(), 0);
+    let error = engine.open(&origin(), Events::none()).await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.starts_with("layout /proc/self/layout: making the layout"), "{said}");
+    assert_eq!(engine.images().unwrap().list(&Default::default()).await.unwrap().records, []);
+}
+
+#[tokio::test]
 async fn ids_that_are_no_file_names_are_refused() {
     let folder = folder();
     let engine = engine(folder.path()).await;
