@@ -2,7 +2,7 @@
 
 use crate::engine::EngineError;
 use crate::image::{Digest, GraphError};
-use crate::source::SourceError;
+use crate::source::{ReadGraphError, SourceError};
 
 /// Why an export failed. Nothing of it is visible, and its lease is given up.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,15 @@ pub enum ExportError {
     /// The task that ran the export panicked: a defect in Linkspan.
     #[error("the export broke off: {0}")]
     Broken(String),
+}
+
+impl From<ReadGraphError> for ExportError {
+    fn from(error: ReadGraphError) -> Self {
+        match error {
+            ReadGraphError::Graph(error) => Self::Graph(error),
+            ReadGraphError::Source(error) => Self::Source(error),
+        }
+    }
 }
 
 impl ExportError {

@@ -3,23 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
 use crate::progress::{Event, Events, State};
-use crate::source::{Source, read_document};
+use crate::source::{Source, read_graph};
 
 use super::ExportError;
 use super::flight::Flights;
 use super::machine::Machine;
 use super::policy::NamePolicy;
 use super::transfer::transfer;
-
-/// How many documents are read at once.
-const PARALLEL_DOCUMENTS: usize = 16;
 
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
 const PLANS: usize = 3;
@@ -273,17 +269,11 @@ impl Export {
 
     /// Reads the documents of the image from the source.
     async fn walk(&self) -> Result<Graph, ExportError> {
-        let mut walk = Walk::new(self.request.root.clone(), self.limits)?;
-        let Some(source) = &self.source else { return Ok(walk.finish()?) };
-        while !walk.wanted().is_empty() {
-            let wanted = walk.wanted().to_vec();
-            let reading: Vec<_> = wanted.iter().map(|document| read_document(&**source, document)).collect();
-            let documents: Vec<_> = stream::iter(reading).buffered(PARALLEL_DOCUMENTS).try_collect().await?;
-            for (Descriptor { digest, .. }, bytes) in wanted.into_iter().zip(documents) {
-                walk.supply(&digest, bytes)?;
-            }
+        let root = self.request.root.clone();
+        match &self.source {
+            Some(source) => Ok(read_graph(&**source, root, self.limits).await?),
+            None => Ok(Walk::new(root, self.limits)?.finish()?),
         }
-        Ok(walk.finish()?)
     }
 }
 

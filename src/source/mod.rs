@@ -1,7 +1,9 @@
 //! Where an export's bytes are read from: the seam between a door and the export core.
 
+pub mod archive;
 mod buildkit_content;
 mod document;
+mod graph;
 mod range;
 
 use std::fmt::Debug;
@@ -14,6 +16,7 @@ use crate::image::{Descriptor, Digest};
 
 pub use buildkit_content::BuildkitContent;
 pub use document::read_document;
+pub use graph::{ReadGraphError, read_graph};
 pub use range::read_range;
 
 /// The bytes of a blob as they come.

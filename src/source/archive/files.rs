@@ -1,0 +1,110 @@
+//! The files of an archive or of a folder, by name.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::ArchiveError;
+use super::members::{Members, Place};
+
+/// Where files are looked for.
+#[derive(Debug)]
+pub(super) struct Files {
+    name: String,
+    place: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Tar(Members),
+    /// Looked into under fixed names and digests only.
+    Folder(PathBuf),
+}
+
+impl Files {
+    pub(super) fn tar(name: String, members: Members) -> Self {
+        Self { name, place: Kept::Tar(members) }
+    }
+
+    pub(super) fn folder(name: String, folder: PathBuf) -> Self {
+        Self { name, place: Kept::Folder(folder) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn is_folder(&self) -> bool {
+        matches!(self.place, Kept::Folder(_))
+    }
+
+    /// Where the file `member` is; `None` if there is none. Blocks.
+    pub(super) fn find(&self, member: &str) -> Result<Option<Place>, ArchiveError> {
+        let folder = match &self.place {
+            Kept::Tar(members) => {
+                return Ok(members.find(member).map_err(|reason| self.wrong(member, reason))?.cloned());
+            }
+            Kept::Folder(folder) => folder,
+        };
+        let file = match File::open(folder.join(member)) {
+            Ok(file) => file,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(self.failed(member, error)),
+        };
+        let metadata = file.metadata().map_err(|error| self.failed(member, error))?;
+        if !metadata.is_file() {
+            return Err(self.wrong(member, "is no file".to_owned()));
+        }
+        Ok(Some(Place::Here { file: Arc::new(file), offset: 0, size: metadata.len() }))
+    }
+
+    /// Reads the file `member`, of at most `limit` bytes; `None` if there is none. Blocks.
+    pub(super) fn read(&self, member: &str, limit: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let Some(place) = self.find(member)? else { return Ok(None) };
+        if place.size() > limit {
+            return Err(self.wrong(member, format!("has {} bytes; at most {limit} are read", place.size())));
+        }
+        let mut bytes = vec![0; usize::try_from(place.size()).unwrap_or(usize::MAX)];
+        let read = self.read_at(member, &place, 0, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(Some(bytes))
+    }
+
+    /// Reads what fits `into` from `at` on; fewer bytes only at the end. Blocks.
+    pub(super) fn read_at(&self, member: &str, place: &Place, at: u64, into: &mut [u8]) -> Result<usize, ArchiveError> {
+        read_at(place, at, into).map_err(|error| self.failed(member, error))
+    }
+
+    /// Something is wrong with `member`.
+    pub(super) fn wrong(&self, member: &str, reason: String) -> ArchiveError {
+        let member = member.chars().take(200).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+        ArchiveError::Member { archive: self.name.clone(), member, reason }
+    }
+
+    fn failed(&self, member: &str, error: io::Error) -> ArchiveError {
+        ArchiveError::Io { archive: self.name.clone(), what: format!("reading `{member}`"), error }
+    }
+}
+
+/// Reads what fits `into` from `at` on; fewer bytes only at the end. Blocks.
+pub(super) fn read_at(place: &Place, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let Place::Here { file, offset, size } = place else {
+        return Err(io::Error::other("it was not kept, because the engine had it"));
+    };
+    let left = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
+    let wanted = into.len().min(left);
+    let mut filled = 0;
+    while filled < wanted {
+        match file.read_at(&mut into[filled..wanted], offset + at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

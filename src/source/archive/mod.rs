@@ -1,0 +1,244 @@
+//! Saved images: an OCI layout in a folder or an archive, or an archive of `docker save`.
+//!
+//! A file that holds an uncompressed archive is looked through once, by the heads of its members, and then read in
+//! place. What can be read only once is kept first ([`spool`]). Blobs are not verified here: the engine does that.
+
+mod choose;
+mod docker;
+mod error;
+mod files;
+mod members;
+mod oci;
+mod outer;
+mod spool;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use tokio::io::{AsyncBufRead, BufReader};
+use tokio::task::spawn_blocking;
+
+use self::files::{Files, read_at};
+use self::members::{Members, Place};
+use self::outer::Outer;
+use super::{Chunks, Source, SourceError};
+use crate::image::{Descriptor, Digest, Reference};
+
+pub use choose::Choice;
+pub use docker::Form;
+pub use error::ArchiveError;
+
+/// How much is read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+/// What is read ahead of a stream, for its first bytes.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// An image of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedImage {
+    /// Its root.
+    pub root: Descriptor,
+    /// What the archive calls it.
+    pub names: Vec<Reference>,
+    /// What the archive calls it, too, and no engine can.
+    pub unusable: Vec<String>,
+}
+
+/// One that holds blobs which then need not be kept from a stream.
+#[derive(Clone)]
+pub struct Elsewhere {
+    /// The size of a blob that is held.
+    pub holds: Arc<dyn Fn(Digest) -> BoxFuture<'static, Option<u64>> + Send + Sync>,
+    /// Where it is then read.
+    pub source: Arc<dyn Source>,
+}
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Elsewhere").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// Saved images, to be exported.
+#[derive(Debug)]
+pub struct Archive {
+    files: Arc<Files>,
+    images: Vec<SavedImage>,
+    /// Documents that are not in the archive as such.
+    made: HashMap<Digest, Bytes>,
+    /// Blobs that are not called by their digest in the archive.
+    places: HashMap<Digest, Place>,
+    elsewhere: Option<Elsewhere>,
+}
+
+impl Archive {
+    /// Opens a layout folder or an archive file. An archive that is compressed as a whole is decompressed into an unnamed
+    /// temporary file, without the blobs that `elsewhere` holds. `form` is for images without a manifest of their own.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what it should be.
+    pub async fn open(path: &Path, form: Form, elsewhere: Option<Elsewhere>) -> Result<Self, ArchiveError> {
+        let name = path.display().to_string();
+        let failed = |error| ArchiveError::Io { archive: name.clone(), what: "opening it".to_owned(), error };
+        let file = File::open(path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.is_dir() {
+            return Self::of(Files::folder(name, path.to_owned()), form, None).await;
+        }
+        Self::of_file(name, file, form, elsewhere).await
+    }
+
+    /// The same for an archive that is open; it may be a pipe.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub async fn of_file(
+        name: String,
+        file: File,
+        form: Form,
+        elsewhere: Option<Elsewhere>,
+    ) -> Result<Self, ArchiveError> {
+        let failed = |error| ArchiveError::Io { archive: name.clone(), what: "reading it".to_owned(), error };
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
+            return Self::read(&name, reader, form, elsewhere).await;
+        }
+        let mut mark = [0; Outer::MARK_BYTES];
+        let file = Arc::new(file);
+        let place = Place::Here { file: file.clone(), offset: 0, size: metadata.len() };
+        let length = read_at(&place, 0, &mut mark).map_err(failed)?;
+        if Outer::of(&mark[..length]) != Outer::Plain {
+            let again = file.try_clone().map_err(failed)?;
+            let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(again));
+            return Self::read(&name, reader, form, elsewhere).await;
+        }
+        let members = blocking(&name, move || Members::of(&file)).await?;
+        let members = members.map_err(|reason| ArchiveError::Tar { archive: name.clone(), reason })?;
+        Self::of(Files::tar(name, members), form, None).await
+    }
+
+    /// Reads an archive called `name` from a stream, to its end.
+    async fn read(
+        name: &str,
+        reader: impl AsyncBufRead + Send + Unpin + 'static,
+        form: Form,
+        elsewhere: Option<Elsewhere>,
+    ) -> Result<Self, ArchiveError> {
+        let failed = |error| ArchiveError::Io { archive: name.to_owned(), what: "reading it".to_owned(), error };
+        let plain = outer::open(reader).await.map_err(failed)?;
+        let members = spool::spool(name, plain, elsewhere.as_ref()).await?;
+        Self::of(Files::tar(name.to_owned(), members), form, elsewhere).await
+    }
+
+    async fn of(files: Files, form: Form, elsewhere: Option<Elsewhere>) -> Result<Self, ArchiveError> {
+        let name = files.name().to_owned();
+        let described = move || {
+            if let Some(images) = oci::images(&files)? {
+                return Ok((files, docker::Described { images, ..docker::Described::default() }));
+            }
+            let archive = || files.name().to_owned();
+            if files.is_folder() {
+                let reason = "the folder has no file `oci-layout`";
+                return Err(ArchiveError::Unrecognised { archive: archive(), reason });
+            }
+            match docker::describe(&files, form)? {
+                Some(described) => Ok((files, described)),
+                None if files.find("repositories")?.is_some() => {
+                    let reason = "it was saved by a docker older than 1.10, without a `manifest.json`";
+                    Err(ArchiveError::Unrecognised { archive: archive(), reason })
+                }
+                None => {
+                    let reason = "it has neither an `oci-layout` nor a `manifest.json`";
+                    Err(ArchiveError::Unrecognised { archive: archive(), reason })
+                }
+            }
+        };
+        let (files, docker::Described { images, made, places }) = blocking(&name, described).await??;
+        if images.is_empty() {
+            return Err(ArchiveError::Unrecognised { archive: name, reason: "its list of images is empty" });
+        }
+        Ok(Self { files: Arc::new(files), images, made, places, elsewhere })
+    }
+
+    /// Where a blob is; `None` if it is not there.
+    async fn place(&self, digest: &Digest) -> Result<Option<Place>, SourceError> {
+        if let Some(place) = self.places.get(digest) {
+            return Ok(Some(place.clone()));
+        }
+        let (files, member) = (self.files.clone(), member(digest));
+        let found = spawn_blocking(move || files.find(&member).map_err(|error| error.to_string())).await;
+        let found = found.unwrap_or_else(|error| Err(error.to_string()));
+        let (name, digest) = (self.files.name().to_owned(), digest.clone());
+        found.map_err(|reason| SourceError::Read { name, digest, reason })
+    }
+
+    /// Its images, in its order; at least one.
+    pub fn images(&self) -> &[SavedImage] {
+        &self.images
+    }
+}
+
+/// Runs what blocks.
+async fn blocking<T: Send + 'static>(
+    archive: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ArchiveError> {
+    spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
+        archive: archive.to_owned(),
+        what: "reading it".to_owned(),
+        error: error.into(),
+    })
+}
+
+impl Source for Archive {
+    fn name(&self) -> &str {
+        self.files.name()
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        Box::pin(async move {
+            let (name, digest) = (self.name().to_owned(), blob.digest.clone());
+            if let Some(bytes) = self.made.get(&digest) {
+                let rest = bytes.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len())..);
+                return Ok(stream::iter([Ok(rest)]).boxed());
+            }
+            let place = self.place(&digest).await?;
+            match (place, &self.elsewhere) {
+                (Some(place @ Place::Here { .. }), _) => Ok(chunks(name, digest, place, offset)),
+                (Some(Place::There { .. }), Some(elsewhere)) => elsewhere.source.open(blob, offset).await,
+                _ => Err(SourceError::NotFound { name, digest }),
+            }
+        })
+    }
+}
+
+fn member(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// What `place` holds from `offset` on.
+fn chunks(name: String, digest: Digest, place: Place, offset: u64) -> Chunks {
+    stream::try_unfold((place, offset), move |(place, at)| {
+        let (name, digest) = (name.clone(), digest.clone());
+        async move {
+            let read = spawn_blocking(move || {
+                let left = usize::try_from(place.size().saturating_sub(at)).unwrap_or(usize::MAX);
+                let mut bytes = vec![0; CHUNK_BYTES.min(left)];
+                let read = read_at(&place, at, &mut bytes)?;
+                bytes.truncate(read);
+                Ok::<_, std::io::Error>((place, bytes))
+            });
+            let read = read.await.unwrap_or_else(|error| Err(error.into()));
+            let (place, bytes) = read.map_err(|error| SourceError::Read { name, digest, reason: error.to_string() })?;
+            let next = at + bytes.len() as u64;
+            Ok((!bytes.is_empty()).then(|| (Bytes::from(bytes), (place, next))))
+        }
+    })
+    .boxed()
+}

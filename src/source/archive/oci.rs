@@ -1,0 +1,63 @@
+//! OCI image layouts, in a folder or an archive (image-spec `image-layout.md`).
+
+use oci_spec::image::ANNOTATION_REF_NAME;
+use serde::Deserialize;
+
+use super::files::Files;
+use super::{ArchiveError, SavedImage};
+use crate::image::{Kind, Reference, index_of};
+
+/// The annotation with an image's whole name (containerd `core/images/annotations.go`).
+const IMAGE_NAME: &str = "io.containerd.image.name";
+const MARK: &str = "oci-layout";
+const INDEX: &str = "index.json";
+/// The only version there is.
+const VERSION: &str = "1.0.0";
+/// The longest mark that is read, in bytes.
+const MAX_MARK: u64 = 64 << 10;
+/// The longest index that is read, in bytes: some 100,000 names.
+const MAX_INDEX: u64 = 32 << 20;
+
+/// The file `oci-layout`.
+#[derive(Deserialize)]
+struct Layout {
+    #[serde(rename = "imageLayoutVersion", default)]
+    version: String,
+}
+
+/// The images of a layout; `None` if it is none. Blocks.
+pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveError> {
+    let Some(mark) = files.read(MARK, MAX_MARK)? else { return Ok(None) };
+    let mark: Layout =
+        serde_json::from_slice(&mark).map_err(|error| files.wrong(MARK, format!("is no mark of a layout: {error}")))?;
+    if mark.version != VERSION {
+        let version: String = mark.version.chars().take(40).collect();
+        return Err(files.wrong(MARK, format!("says version `{version}`; expected `{VERSION}`")));
+    }
+    let index = files.read(INDEX, MAX_INDEX)?.ok_or_else(|| files.wrong(INDEX, "is missing".to_owned()))?;
+    let index = index_of(&index).map_err(|error| files.wrong(INDEX, format!("is no index: {error}")))?;
+    let mut images: Vec<SavedImage> = Vec::new();
+    for target in index.manifests {
+        // Signatures and other artifacts may be listed beside images.
+        if !matches!(target.kind(), Kind::Index | Kind::Manifest) {
+            continue;
+        }
+        let annotation = |key: &str| target.annotations.get(key).filter(|name| !name.is_empty());
+        let name = annotation(IMAGE_NAME).or_else(|| annotation(ANNOTATION_REF_NAME)).cloned();
+        let at = images.iter().position(|image| image.root.digest == target.digest).unwrap_or_else(|| {
+            let mut root = target;
+            root.annotations.remove(IMAGE_NAME);
+            root.annotations.remove(ANNOTATION_REF_NAME);
+            images.push(SavedImage { root, names: Vec::new(), unusable: Vec::new() });
+            images.len() - 1
+        });
+        let image = &mut images[at];
+        // As dockerd does it, which also takes a bare tag for a name: what does not parse leaves the image without one.
+        match name.map(|name| name.parse::<Reference>().map_err(|_| name)) {
+            Some(Ok(name)) if !image.names.contains(&name) => image.names.push(name),
+            Some(Err(name)) => image.unusable.push(name.chars().take(200).collect()),
+            Some(Ok(_)) | None => {}
+        }
+    }
+    Ok(Some(images))
+}

@@ -1,0 +1,113 @@
+//! An archive that can be read only once: from a pipe, or through a decompressor.
+//!
+//! Which of its files are needed is said by its index, which mostly comes last. So all files are kept in an unnamed
+//! temporary file, except for large blobs that the receiver holds: those pass by, and are read from there if need be.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::members::{Head, Members, Place, Step, cut_off, step};
+use super::outer::{Outer, Plain};
+use super::{ArchiveError, Elsewhere};
+use crate::image::{Digest, Limits};
+
+/// How much is copied at once.
+const COPY_BYTES: usize = 256 << 10;
+
+/// Reads the archive called `name` to its end.
+pub(super) async fn spool(
+    name: &str,
+    mut archive: Plain,
+    elsewhere: Option<&Elsewhere>,
+) -> Result<Members, ArchiveError> {
+    let failed = |what: &str| {
+        let (archive, what) = (name.to_owned(), what.to_owned());
+        move |error: io::Error| ArchiveError::Io { archive, what, error }
+    };
+    let broken = |reason: String| ArchiveError::Tar { archive: name.to_owned(), reason };
+    let kept = Arc::new(tempfile::tempfile().map_err(failed("making a temporary file"))?);
+    let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed("making a temporary file"))?);
+    let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
+    let (mut head, mut wanted) = (Vec::new(), 512);
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let have = head.len();
+        head.resize(wanted, 0);
+        let read = fill(&mut archive, &mut head[have..]).await.map_err(failed("reading it"))?;
+        head.truncate(have + read);
+        if head.len() < wanted {
+            if head.iter().any(|&byte| byte != 0) {
+                return Err(broken(cut_off(at)));
+            }
+            break;
+        }
+        match step(&head).map_err(|reason| broken(format!("at byte {at}: {reason}")))? {
+            Step::More(more) => {
+                wanted = more;
+                continue;
+            }
+            Step::End => break,
+            Step::Skip(size) => at += size,
+            Step::Member(member) => {
+                let there = there(&member, elsewhere).await;
+                let (keep, mut mark) = (member.is_file && there.is_none(), Vec::new());
+                let mut left = member.size + member.padding();
+                let mut content = member.size;
+                while left > 0 {
+                    let length = usize::try_from(left).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+                    let read = archive.read(&mut buffer[..length]).await.map_err(failed("reading it"))?;
+                    if read == 0 {
+                        return Err(broken(cut_off(at)));
+                    }
+                    left -= read as u64;
+                    let useful = usize::try_from(content).unwrap_or(read).min(read);
+                    content -= useful as u64;
+                    if there.is_some() && mark.len() < Outer::MARK_BYTES {
+                        mark.extend_from_slice(&buffer[..useful.min(Outer::MARK_BYTES - mark.len())]);
+                    }
+                    if keep {
+                        into.write_all(&buffer[..useful]).await.map_err(failed("keeping it in a temporary file"))?;
+                    }
+                }
+                at += member.head + member.size + member.padding();
+                let offset = end;
+                end += if keep { member.size } else { 0 };
+                let file = &kept;
+                let place = |size| match there {
+                    None => Place::Here { file: file.clone(), offset, size },
+                    Some(digest) => Place::There { size, digest, mark },
+                };
+                members.add(member, place).map_err(broken)?;
+            }
+        }
+        head.clear();
+        wanted = 512;
+    }
+    // To the end, so that whoever writes into the pipe is not killed for it, and a broken checksum is noticed.
+    while archive.read(&mut buffer).await.map_err(failed("reading it"))? > 0 {}
+    into.flush().await.map_err(failed("keeping it in a temporary file"))?;
+    Ok(members)
+}
+
+/// The digest of the blob that this member is by its name, if the receiver has that. Whatever may be a document is kept,
+/// because it is read before anything is sent.
+async fn there(member: &Head, elsewhere: Option<&Elsewhere>) -> Option<Digest> {
+    let elsewhere = elsewhere.filter(|_| member.is_file && member.size > Limits::default().config_bytes)?;
+    let name = std::str::from_utf8(member.name()).ok()?.strip_prefix("blobs/")?;
+    let digest: Digest = name.replacen('/', ":", 1).parse().ok()?;
+    ((elsewhere.holds)(digest.clone()).await == Some(member.size)).then_some(digest)
+}
+
+/// Fills `into` as far as the archive goes.
+async fn fill(archive: &mut Plain, into: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match archive.read(&mut into[filled..]).await? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
