@@ -3,18 +3,33 @@
 //! Exit codes: 0 when all went well; 1 when it did not, wrong configuration included (what dockerd does); 2 when the
 //! command line itself cannot be understood (what clap does).
 
+mod copy;
 mod doctor;
+mod engine;
+mod images;
+mod inspect;
+mod load;
 mod output;
+mod progress;
+mod ps;
+mod read;
 mod serve;
 mod settings;
 mod setup;
+mod show;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
+use crate::engine::EngineError;
+use crate::export::ExportError;
+use crate::image::ReferenceError;
+use crate::source::ReadGraphError;
+use crate::source::archive::ArchiveError;
 
 /// A direct-ingest export target: builders send the container engine of this host only the blobs it lacks.
 #[derive(Debug, Parser)]
@@ -29,6 +44,17 @@ enum Command {
     Serve(serve::Serve),
     Doctor(doctor::Doctor),
     Setup(setup::Setup),
+    Load(load::Load),
+    Images(images::List),
+    Inspect(inspect::Inspect),
+    Copy(copy::Copy),
+    Ps(ps::Ps),
+    /// Prints the root of an image, or its manifest for a platform, byte by byte
+    Manifest(read::Which),
+    /// Prints the config of an image, byte by byte: this machine's, unless a platform is named
+    Config(read::Which),
+    /// Prints the digest of an image, or of its manifest for a platform
+    Digest(read::Which),
 }
 
 const EXAMPLES: &str = "\
@@ -55,6 +81,38 @@ enum CommandError {
     Setup(#[from] crate::setup::SetupError),
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Read(#[from] ReadGraphError),
+    #[error(transparent)]
+    Name(#[from] ReferenceError),
+    #[error("no archive was given, and standard input is a terminal")]
+    NoInput,
+    #[error("cannot read standard input: {0}")]
+    Input(std::io::Error),
+    #[error("-t names one image, but the archive holds {images}")]
+    TagOfMany { images: usize },
+    #[error("{what} has {images} images, and none was named")]
+    NotNamed { what: String, images: usize },
+    #[error("the archive holds {images} images, and only one can be copied")]
+    ManyInArchive { images: usize },
+    #[error("an archive can only be copied from")]
+    IntoArchive,
+    #[error("{engine} has no image `{given}`")]
+    NoImage { given: String, engine: String },
+    #[error("more than one image begins with `{given}`")]
+    Ambiguous { given: String },
+    #[error("`{given}`: {reason}")]
+    NoDocument { given: String, reason: String },
+    #[error("the exporter API at {address}: {reason}")]
+    Door { address: String, reason: String },
+    #[error("interrupted; nothing was left behind")]
+    Interrupted,
     #[error("cannot write the report: {0}")]
     Report(#[from] serde_json::Error),
 }
@@ -64,6 +122,22 @@ impl CommandError {
         match self {
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
+            Self::Engine(error) => error.hint(),
+            Self::Export(ExportError::Engine(EngineError::Corrupt { .. })) => {
+                Some("what it is read from is damaged: save the image again, or copy it from elsewhere".to_owned())
+            }
+            Self::Export(ExportError::Engine(error)) => error.hint(),
+            Self::Archive(error) => error.hint(),
+            Self::NoInput => Some("name it with -i, or pipe it in: `docker save demo | linkspan load`".to_owned()),
+            Self::TagOfMany { .. } => Some("leave -t out: every image is then called as the archive says".to_owned()),
+            Self::NotNamed { .. } => Some("name one, as in `oci:DIR:NAME`; `linkspan images` lists them".to_owned()),
+            Self::ManyInArchive { .. } => Some("`linkspan load` loads all of them".to_owned()),
+            Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
+            Self::Door { .. } => {
+                Some("see that `linkspan serve --export-listen` runs there, and that you may use its socket".to_owned())
+            }
+            Self::NoImage { .. } => Some("`linkspan images` lists what there is".to_owned()),
+            Self::Ambiguous { .. } => Some("give more of the digest".to_owned()),
             _ => None,
         }
     }
@@ -75,6 +149,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli { command: Command::Serve(command) }) => command.run(),
         Ok(Cli { command: Command::Doctor(command) }) => command.run(),
         Ok(Cli { command: Command::Setup(command) }) => command.run(),
+        Ok(Cli { command: Command::Load(command) }) => command.run(),
+        Ok(Cli { command: Command::Images(command) }) => command.run(),
+        Ok(Cli { command: Command::Inspect(command) }) => command.run(),
+        Ok(Cli { command: Command::Copy(command) }) => command.run(),
+        Ok(Cli { command: Command::Ps(command) }) => command.run(),
+        Ok(Cli { command: Command::Manifest(command) }) => command.manifest(),
+        Ok(Cli { command: Command::Config(command) }) => command.config(),
+        Ok(Cli { command: Command::Digest(command) }) => command.digest(),
         Err(error) => {
             // Help and version come here too, with code 0. A closed pipe is no reason to fail.
             let _ = error.print();
@@ -90,7 +172,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Runs `future` on all processors.
 fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
-    Ok(runtime.block_on(future))
+    let output = runtime.block_on(future);
+    // A thread that waits for a pipe must not keep us from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(output)
+}
+
+/// Runs what may be ended by SIGINT: dropping it cancels the exports in it.
+async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    tokio::select! {
+        result = work => result,
+        Ok(()) = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+    }
 }
 
 #[cfg(test)]

@@ -31,3 +31,17 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
         other => other.map_err(CommandError::Output),
     }
 }
+
+/// A document, on stdout, as it is.
+pub(super) fn raw(bytes: &[u8]) -> Result<(), CommandError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(CommandError::Output),
+    }
+}
+
+/// A remark beside a result, on stderr. If that is closed nobody can be told.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}

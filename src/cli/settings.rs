@@ -1,13 +1,15 @@
-//! The flags that both commands share.
+//! The flags that commands share.
 
 use clap::Args;
 
 use crate::config::{Layer, Setting};
 
+/// The flags that say which engine is meant.
+///
 /// Values are taken as text here and checked with those of the other sources, so that a wrong one is reported alike
 /// wherever it was given.
 #[derive(Debug, Args)]
-pub(super) struct Settings {
+pub(super) struct EngineSettings {
     /// Read this TOML file [env: LINKSPAN_CONFIG] [default: /etc/linkspan/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -35,6 +37,13 @@ pub(super) struct Settings {
     /// where no engine is installed [env: LINKSPAN_LAYOUT] [default: /var/lib/linkspan/layout]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     layout: Option<String>,
+}
+
+/// The flags of what serves, and of what looks at it.
+#[derive(Debug, Args)]
+pub(super) struct Settings {
+    #[command(flatten)]
+    engine: EngineSettings,
 
     /// A builder, as `unix:///path`, `tcp://host:port` or `docker-container://NAME` (a container of the dockerd at
     /// --docker-host; buildx calls that of its builder b `buildx_buildkit_b0`); can be repeated [env: LINKSPAN_BUILDER
@@ -113,8 +122,8 @@ pub(super) struct Settings {
     log_format: Option<String>,
 }
 
-impl From<Settings> for Layer {
-    fn from(flags: Settings) -> Self {
+impl From<EngineSettings> for Layer {
+    fn from(flags: EngineSettings) -> Self {
         let mut layer = Self::default();
         for (setting, value) in [
             (Setting::Config, flags.config),
@@ -122,8 +131,19 @@ impl From<Settings> for Layer {
             (Setting::DockerHost, flags.docker_host),
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
-            (Setting::DockerListen, flags.docker_listen),
             (Setting::Layout, flags.layout),
+        ] {
+            layer.add_flag(setting, value);
+        }
+        layer
+    }
+}
+
+impl From<Settings> for Layer {
+    fn from(flags: Settings) -> Self {
+        let mut layer = Self::from(flags.engine);
+        for (setting, value) in [
+            (Setting::DockerListen, flags.docker_listen),
             (Setting::DockerIsLoad, flags.docker_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),

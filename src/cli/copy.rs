@@ -1,0 +1,250 @@
+//! `linkspan copy`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::progress::Manner;
+use super::settings::EngineSettings;
+use super::{CommandError, block_on, engine, output, show};
+use crate::config::Config;
+use crate::engine::select::{Kind, Selection};
+use crate::export::{Outcome, Request};
+use crate::image::{Descriptor, Platform, Reference};
+use crate::source::Source;
+use crate::source::archive::{Archive, Form};
+
+/// Copies an image from one engine into another; sends only what that lacks.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Copy {
+    /// Where the image is
+    #[arg(value_name = "SRC")]
+    from: Place,
+
+    /// Where it goes; without a name it keeps the one it has
+    #[arg(value_name = "DST")]
+    to: Place,
+
+    /// Copy only the image for this platform, of an index of several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
+
+    /// Say only what was copied
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    engine: EngineSettings,
+}
+
+const EXAMPLES: &str = "\
+Places, spelled as skopeo does:
+  docker-daemon:[NAME]             the docker of --docker-host
+  containerd:NAMESPACE[/NAME]      a namespace of the containerd of --containerd-address
+  oci:DIR[:NAME]                   an OCI image layout
+  oci-archive:FILE, docker-archive:FILE
+                                   an archive with one image; can only be copied from
+  NAME                             the engine of --engine
+
+Examples:
+  linkspan copy docker-daemon:demo:1 containerd:k8s.io
+  linkspan copy containerd:k8s.io/registry.example/app:1 oci:./layout
+  linkspan copy oci:./layout:demo:1 docker-daemon:demo:2
+
+Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line.";
+
+/// Where an image is or goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Docker(Option<String>),
+    Containerd(String, Option<String>),
+    Layout(PathBuf, Option<String>),
+    Archive(PathBuf),
+    Configured(String),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+        let Some((kind, rest)) = text.split_once(':') else { return Ok(Self::Configured(text.to_owned())) };
+        match kind {
+            "docker-daemon" => Ok(Self::Docker(name(rest))),
+            "containerd" => match rest.split_once('/') {
+                _ if rest.is_empty() || rest.starts_with('/') => {
+                    Err("expected a namespace, as in `containerd:k8s.io/NAME`".to_owned())
+                }
+                Some((namespace, rest)) => Ok(Self::Containerd(namespace.to_owned(), name(rest))),
+                None => Ok(Self::Containerd(rest.to_owned(), None)),
+            },
+            "oci" => match rest.split_once(':') {
+                _ if rest.is_empty() || rest.starts_with(':') => {
+                    Err("expected a folder, as in `oci:DIR:NAME`".to_owned())
+                }
+                Some((folder, rest)) => Ok(Self::Layout(folder.into(), name(rest))),
+                None => Ok(Self::Layout(rest.into(), None)),
+            },
+            "oci-archive" | "docker-archive" if rest.is_empty() => {
+                Err(format!("expected a file, as in `{kind}:image.tar`"))
+            }
+            "oci-archive" | "docker-archive" => Ok(Self::Archive(rest.into())),
+            "docker" | "dir" | "containers-storage" | "ostree" => {
+                Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
+            }
+            _ => Ok(Self::Configured(text.to_owned())),
+        }
+    }
+}
+
+impl Place {
+    /// The engine that is meant, and the image in it; `None` for an archive.
+    fn engine<'a>(&'a self, config: &Config) -> Option<(Selection, Option<&'a str>)> {
+        let selection = config.engine.clone();
+        Some(match self {
+            Self::Docker(name) => {
+                let (namespace, layout) = (None, None);
+                (Selection { kind: Kind::Docker, namespace, layout, ..selection }, name.as_deref())
+            }
+            Self::Containerd(namespace, name) => {
+                let namespace = Some(namespace.clone());
+                (Selection { kind: Kind::Containerd, namespace, layout: None, ..selection }, name.as_deref())
+            }
+            Self::Layout(folder, name) => {
+                let selection = Selection { kind: Kind::Layout, layout: Some(folder.clone()), ..Selection::default() };
+                (selection, name.as_deref())
+            }
+            Self::Configured(name) => (selection, Some(name)),
+            Self::Archive(_) => return None,
+        })
+    }
+}
+
+/// An image to be copied.
+struct Found {
+    source: Arc<dyn Source>,
+    root: Descriptor,
+    names: Vec<Reference>,
+}
+
+impl Copy {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let Self { from, to, platform, quiet, json, engine } = self;
+        let config = engine::configure(engine)?;
+        let manner = Manner::of(quiet || json);
+        block_on(async {
+            let (target, name) = to.engine(&config).ok_or(CommandError::IntoArchive)?;
+            let name = name.map(str::parse::<Reference>).transpose()?;
+            let exports = engine::exports(&config, &target).await?;
+            let form = engine::form(&**exports.engine());
+            let found = find(&from, &config, form, platform.as_ref()).await?;
+            let names = name.map_or(found.names, |name| vec![name]);
+            let origin = engine::origin("copy");
+            let request = Request { root: found.root.clone(), names: names.clone(), origin };
+            let copying = async { Ok(exports.run(request, found.source, manner.events()).await?) };
+            let copied = super::interruptible(copying).await;
+            exports.finish().await;
+            report(&found.root, &names, copied?, json, manner)?;
+            Ok(ExitCode::SUCCESS)
+        })?
+    }
+}
+
+async fn find(from: &Place, config: &Config, form: Form, platform: Option<&Platform>) -> Result<Found, CommandError> {
+    if let Place::Archive(file) = from {
+        let archive = Archive::open(file, form, None).await?;
+        let [image] = archive.images() else {
+            return Err(CommandError::ManyInArchive { images: archive.images().len() });
+        };
+        let (root, names) = (archive.choose(&image.root, platform).await?.root, image.names.clone());
+        return Ok(Found { source: Arc::new(archive), root, names });
+    }
+    // Only an archive is none.
+    let (selection, given) = from.engine(config).ok_or(CommandError::IntoArchive)?;
+    let (engine, images) = engine::images(&selection).await?;
+    let given = match given {
+        Some(given) => given.to_owned(),
+        None => engine::only(&*engine, &*images).await?,
+    };
+    let mut root = engine::resolve(&*engine, &*images, &given).await?;
+    if let Some(platform) = platform {
+        let graph = engine::graph(&*images, root).await?;
+        let absent =
+            || CommandError::NoDocument { given: given.clone(), reason: format!("it has no image for {platform}") };
+        root = graph.image_for(platform).ok_or_else(absent)?.0.descriptor.clone();
+    }
+    // A digest, or a part of one, is no name for the copy.
+    let names = given.parse::<Reference>().ok().into_iter();
+    let mut kept = Vec::new();
+    for name in names.filter(|name| name.digest().is_none()) {
+        if images.resolve(&name).await?.is_some() {
+            kept.push(name);
+        }
+    }
+    Ok(Found { source: images, root, names: kept })
+}
+
+fn report(
+    root: &Descriptor,
+    names: &[Reference],
+    outcome: Outcome,
+    json: bool,
+    manner: Manner,
+) -> Result<(), CommandError> {
+    let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
+    if json {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        return output::print(
+            &json!({
+                "names": names, "digest": root.digest, "mediaType": root.media_type,
+                "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
+            })
+            .to_string(),
+        );
+    }
+    if names.is_empty() {
+        output::print(&format!("Copied image ID: {}", root.digest))?;
+    }
+    for name in names {
+        output::print(&format!("Copied image: {}", name.familiar()))?;
+    }
+    if manner != Manner::Quiet {
+        output::note(&format!("sent {sent_blobs} blobs ({}); {present_blobs} were there", show::size(sent_bytes)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_spelled_as_skopeo_does() {
+        let some = |text: &str| Some(text.to_owned());
+        for (text, expected) in [
+            ("docker-daemon:demo:1", Place::Docker(some("demo:1"))),
+            ("docker-daemon:", Place::Docker(None)),
+            ("containerd:k8s.io/example.com/a:1", Place::Containerd("k8s.io".to_owned(), some("example.com/a:1"))),
+            ("containerd:k8s.io", Place::Containerd("k8s.io".to_owned(), None)),
+            ("oci:./dir:demo:1", Place::Layout("./dir".into(), some("demo:1"))),
+            ("oci:/dir", Place::Layout("/dir".into(), None)),
+            ("docker-archive:a.tar", Place::Archive("a.tar".into())),
+            ("demo:1", Place::Configured("demo:1".to_owned())),
+            ("localhost:5000/demo:1", Place::Configured("localhost:5000/demo:1".to_owned())),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for text in ["containerd:", "containerd:/a", "oci:", "oci::1", "oci-archive:", "docker://alpine", "dir:/x"] {
+            text.parse::<Place>().unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The engine that a command works on.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::CommandError;
+use super::settings::EngineSettings;
+use crate::config::{Config, Log, ProcessEnvironment};
+use crate::engine::images::Images;
+use crate::engine::select::{Selection, select};
+use crate::engine::{Engine, Origin};
+use crate::export::{Exports, NamePolicy};
+use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
+use crate::source::archive::Form;
+use crate::source::read_graph;
+use crate::telemetry;
+
+/// Checks what was configured. Only warnings are logged: what a command has to say is its output.
+pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError> {
+    let config = Config::load(settings.into(), &ProcessEnvironment)?;
+    telemetry::start(Log { level: config.log.level.min(tracing::Level::WARN), ..config.log })?;
+    Ok(config)
+}
+
+/// Exports into the engine of `selection`, of names that the configuration allows.
+pub(super) async fn exports(config: &Config, selection: &Selection) -> Result<Exports, CommandError> {
+    let engine = select(selection).await?.engine;
+    let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
+    Ok(Exports::with_policy(engine, policy))
+}
+
+/// The engine of `selection`, to be read.
+pub(super) async fn images(selection: &Selection) -> Result<(Arc<dyn Engine>, Arc<dyn Images>), CommandError> {
+    let engine = select(selection).await?.engine;
+    let images = engine.images()?;
+    Ok((engine, images))
+}
+
+/// How manifests are written for this engine, where an archive has none.
+pub(super) fn form(engine: &dyn Engine) -> Form {
+    if engine.identity().kind == "layout" { Form::Oci } else { Form::Docker }
+}
+
+/// Who a command exports as.
+pub(super) fn origin(command: &str) -> Origin {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    Origin {
+        export: format!("cli-{}-{now:x}", std::process::id()),
+        door: "cli",
+        builder: format!("linkspan {command}"),
+    }
+}
+
+/// What `given` names in an engine: an image's name, a digest, or a beginning of one as `images` shows it.
+pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &str) -> Result<Descriptor, CommandError> {
+    let absent = || {
+        let engine = engine.identity();
+        CommandError::NoImage { given: given.to_owned(), engine: format!("{} at {}", engine.kind, engine.address) }
+    };
+    let digest = given.parse::<Digest>().or_else(|_| format!("sha256:{given}").parse());
+    if let Ok(digest) = digest {
+        return images.identify(&digest).await?.ok_or_else(absent);
+    }
+    let name: Result<Reference, _> = given.parse();
+    if let Ok(name) = &name
+        && let Some(found) = images.resolve(name).await?
+    {
+        return Ok(found);
+    }
+    if let Some(found) = by_prefix(images, given).await? {
+        return Ok(found);
+    }
+    name?;
+    Err(absent())
+}
+
+/// What names the only image of an engine that has one.
+pub(super) async fn only(engine: &dyn Engine, images: &dyn Images) -> Result<String, CommandError> {
+    let records = super::images::all(images).await?;
+    match &records[..] {
+        [one] => Ok(one.name.clone().unwrap_or_else(|| one.target.digest.to_string())),
+        many => Err(CommandError::NotNamed { what: engine.identity().address.clone(), images: many.len() }),
+    }
+}
+
+/// The only image whose digest begins so.
+async fn by_prefix(images: &dyn Images, given: &str) -> Result<Option<Descriptor>, CommandError> {
+    let prefix = given.strip_prefix("sha256:").unwrap_or(given);
+    if prefix.len() < 4 || !prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(None);
+    }
+    let mut found: Option<Descriptor> = None;
+    for record in super::images::all(images).await? {
+        if !record.target.digest.hex().starts_with(prefix) {
+            continue;
+        }
+        match &found {
+            Some(other) if other.digest != record.target.digest => {
+                return Err(CommandError::Ambiguous { given: given.to_owned() });
+            }
+            _ => found = Some(record.target),
+        }
+    }
+    Ok(found)
+}
+
+/// All documents of an image.
+pub(super) async fn graph(images: &dyn Images, root: Descriptor) -> Result<Graph, CommandError> {
+    Ok(read_graph(images, root, Limits::default()).await?)
+}

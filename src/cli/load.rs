@@ -1,0 +1,174 @@
+//! `linkspan load`.
+
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::progress::Manner;
+use super::settings::EngineSettings;
+use super::{CommandError, block_on, engine, output, show};
+use crate::config::Config;
+use crate::export::{Exports, Outcome, Request};
+use crate::image::{Descriptor, Platform, Reference};
+use crate::source::Source;
+use crate::source::archive::{Archive, Choice, Elsewhere, SavedImage};
+
+/// Loads images from an archive or a layout folder; sends only what the engine lacks.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Load {
+    /// An OCI archive, an archive of `docker save`, or the folder of an OCI image layout; `-` is standard input. Archives
+    /// may be compressed (gzip, zstd, xz, bzip2)
+    #[arg(short, long, value_name = "FILE|DIR|-", default_value = "-")]
+    input: PathBuf,
+
+    /// Call the image so, and not as the archive does; only where it holds one image; can be repeated
+    #[arg(short, long, value_name = "NAME")]
+    tag: Vec<Reference>,
+
+    /// Load only the image for this platform, of an index of several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
+
+    /// Say only what was loaded
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print a JSON object for each image, one a line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    engine: EngineSettings,
+}
+
+const EXAMPLES: &str = "\
+What comes through a pipe or is compressed is kept in an unnamed file in $TMPDIR until it is sent, without the blobs that
+the engine has. An uncompressed file is read in place.
+
+Examples:
+  linkspan load -i image.tar
+  docker save demo | linkspan load --engine containerd --namespace k8s.io
+  linkspan load -i ./layout -t registry.example/demo:1 --json
+
+Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong command line.";
+
+impl Load {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let is_stdin = self.input == Path::new("-");
+        if is_stdin && std::io::stdin().is_terminal() {
+            return Err(CommandError::NoInput);
+        }
+        let Self { input, tag, platform, quiet, json, engine } = self;
+        let config = engine::configure(engine)?;
+        let load = Loading { tag, platform, manner: Manner::of(quiet || json), json };
+        block_on(load.run(&config, (!is_stdin).then_some(input)))??;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How images are loaded.
+struct Loading {
+    tag: Vec<Reference>,
+    platform: Option<Platform>,
+    manner: Manner,
+    json: bool,
+}
+
+impl Loading {
+    async fn run(&self, config: &Config, input: Option<PathBuf>) -> Result<(), CommandError> {
+        let exports = engine::exports(config, &config.engine).await?;
+        let archive = open(&exports, input.as_deref()).await?;
+        let images = archive.images().to_vec();
+        if !self.tag.is_empty() && images.len() > 1 {
+            return Err(CommandError::TagOfMany { images: images.len() });
+        }
+        let archive = Arc::new(archive);
+        let loaded = async {
+            for image in &images {
+                self.load(&exports, &archive, image).await?;
+            }
+            Ok(())
+        };
+        let loaded = super::interruptible(loaded).await;
+        exports.finish().await;
+        loaded
+    }
+
+    async fn load(&self, exports: &Exports, archive: &Arc<Archive>, image: &SavedImage) -> Result<(), CommandError> {
+        let Choice { root, only } = archive.choose(&image.root, self.platform.as_ref()).await?;
+        let names = if self.tag.is_empty() { &image.names } else { &self.tag };
+        if self.manner != Manner::Quiet {
+            if self.tag.is_empty() {
+                for name in &image.unusable {
+                    output::note(&format!(
+                        "the archive calls it `{name}`, which is no image name; give it one with -t"
+                    ));
+                }
+            }
+            if let Some(platform) = &only
+                && self.platform.is_none()
+            {
+                output::note(&format!("the archive holds only a part of the image; {platform} is loaded"));
+            }
+        }
+        let source: Arc<dyn Source> = archive.clone();
+        let request = Request { root: root.clone(), names: names.clone(), origin: engine::origin("load") };
+        let outcome = exports.run(request, source, self.manner.events()).await?;
+        self.report(&root, names, outcome)
+    }
+
+    fn report(&self, root: &Descriptor, names: &[Reference], outcome: Outcome) -> Result<(), CommandError> {
+        let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
+        if self.json {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            return output::print(
+                &json!({
+                    "names": names, "digest": root.digest, "mediaType": root.media_type,
+                    "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
+                })
+                .to_string(),
+            );
+        }
+        if names.is_empty() {
+            output::print(&format!("Loaded image ID: {}", root.digest))?;
+        }
+        for name in names {
+            output::print(&format!("Loaded image: {}", name.familiar()))?;
+        }
+        if self.manner != Manner::Quiet {
+            let sent = show::size(sent_bytes);
+            output::note(&format!("sent {sent_blobs} blobs ({sent}); {present_blobs} were there"));
+        }
+        Ok(())
+    }
+}
+
+/// The archive at `input`, or on standard input. What the engine of `exports` holds of it is not kept.
+async fn open(exports: &Exports, input: Option<&Path>) -> Result<Archive, CommandError> {
+    // An engine that cannot be read is sent everything.
+    let elsewhere = exports.engine().images().ok().map(|images| {
+        let asked = images.clone();
+        Elsewhere {
+            holds: Arc::new(move |digest| {
+                let images = asked.clone();
+                // What cannot be asked for is kept, and asked for again when it is sent.
+                Box::pin(async move { images.size(&digest).await.ok().flatten() })
+            }),
+            source: images,
+        }
+    });
+    let form = engine::form(&**exports.engine());
+    Ok(match input {
+        Some(path) => Archive::open(path, form, elsewhere).await?,
+        None => {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(CommandError::Input)?;
+            Archive::of_file("standard input".to_owned(), stdin.into(), form, elsewhere).await?
+        }
+    })
+}

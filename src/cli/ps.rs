@@ -1,0 +1,128 @@
+//! `linkspan ps`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tonic::transport::{Endpoint, Uri};
+
+use super::{CommandError, block_on, output, show};
+use crate::door::export_api::proto::exports_client::ExportsClient;
+use crate::door::export_api::proto::{Export, ExportState, ListRequest};
+use crate::proxy::{Address, Upstream};
+
+/// Lists the exports under way of a daemon.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Ps {
+    /// Where the daemon's door of the exporter API listens (`serve --export-listen`)
+    #[arg(long, value_name = "ADDR")]
+    to: Address,
+
+    /// Also list those that have ended, as long as the daemon remembers them
+    #[arg(short, long)]
+    all: bool,
+
+    /// Print ids only
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print a JSON object for each export, one a line
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  linkspan ps --to unix:///run/linkspan/export.sock
+  linkspan ps --to unix:///run/linkspan/export.sock --all --json";
+
+/// How long a daemon may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer that is taken, in bytes: what the API lets a server send.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+impl Ps {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let exports = block_on(list(&self.to))??;
+        let mut rows = vec![["EXPORT ID", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec()];
+        for export in exports.iter().filter(|export| self.all || is_under_way(export)) {
+            match (self.quiet, self.json) {
+                (true, _) => output::print(&export.id)?,
+                (_, true) => output::print(&describe(export).to_string())?,
+                _ => rows.push(row(export)),
+            }
+        }
+        if !self.quiet && !self.json {
+            output::print(&show::table(&rows))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
+    let failed = |reason: String| CommandError::Door { address: address.to_string(), reason };
+    let upstream = Arc::new(Upstream::new(address.clone(), None).map_err(|error| failed(error.to_string()))?);
+    // Asked for here, because what tonic says of a connection that fails does not say why.
+    upstream.connect().await.map_err(|error| failed(error.to_string()))?;
+    let connector = tower::service_fn(move |_: Uri| {
+        let upstream = upstream.clone();
+        async move { upstream.connect().await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost").timeout(TIMEOUT);
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| failed(error.to_string()))?;
+    let mut client = ExportsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let (mut exports, mut request) = (Vec::new(), ListRequest::default());
+    loop {
+        let page = client.list(request.clone()).await.map_err(|status| failed(status.message().to_owned()))?;
+        let page = page.into_inner();
+        exports.extend(page.exports);
+        // A server that gives the same page again would be asked for ever.
+        if page.next_page_token.is_empty() || page.next_page_token == request.page_token {
+            return Ok(exports);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// A server may list exports that have ended.
+fn is_under_way(export: &Export) -> bool {
+    matches!(export.state(), ExportState::Open | ExportState::Committing)
+}
+
+/// The state's name, as the specification has it.
+fn state(export: &Export) -> String {
+    export.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase()
+}
+
+fn names(export: &Export) -> Vec<&str> {
+    export.results.iter().flat_map(|result| &result.names).map(String::as_str).collect()
+}
+
+fn row(export: &Export) -> Vec<String> {
+    let created = export.create_time.and_then(|time| {
+        let then = UNIX_EPOCH + Duration::from_secs(u64::try_from(time.seconds).ok()?);
+        Some(show::ago(SystemTime::now().duration_since(then).unwrap_or_default()))
+    });
+    vec![
+        export.id.clone(),
+        state(export),
+        created.unwrap_or_else(|| "N/A".to_owned()),
+        export.blobs.to_string(),
+        show::size(u64::try_from(export.bytes).unwrap_or(0)),
+        names(export).join(","),
+    ]
+}
+
+fn describe(export: &Export) -> Value {
+    let exporters: Vec<_> =
+        export.exporters.iter().map(|exporter| json!({"id": exporter.id, "type": exporter.r#type})).collect();
+    json!({
+        "id": export.id, "state": state(export), "labels": export.labels, "exporters": exporters,
+        "created": export.create_time.map(|time| time.seconds), "expires": export.expire_time.map(|time| time.seconds),
+        "blobs": export.blobs, "bytes": export.bytes, "names": names(export),
+    })
+}

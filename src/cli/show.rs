@@ -1,0 +1,99 @@
+//! Sizes, times and tables for people, in docker's manner.
+
+use std::time::Duration;
+
+/// A size as docker writes it (go-units `HumanSizeWithPrecision`, three digits).
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit < UNITS.len() - 1 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    // Three significant digits, without zeros at the end.
+    let digits = match value {
+        value if value >= 100.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", UNITS[unit])
+}
+
+/// How long ago something was, as docker writes it (go-units `HumanDuration`).
+pub(super) fn ago(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    let text = match seconds {
+        0 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".to_owned(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    };
+    format!("{text} ago")
+}
+
+/// Columns, three spaces apart, as docker's tables are.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column| rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max();
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_dockers() {
+        for (bytes, expected) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.23kB"),
+            (12_345, "12.3kB"),
+            (123_456, "123kB"),
+            (7_800_000, "7.8MB"),
+            (u64::MAX, "18.4EB"),
+        ] {
+            assert_eq!(size(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn ages_are_dockers() {
+        for (seconds, expected) in [
+            (0, "Less than a second ago"),
+            (59, "59 seconds ago"),
+            (60, "About a minute ago"),
+            (3000, "50 minutes ago"),
+            (3600, "About an hour ago"),
+            (47 * 3600, "47 hours ago"),
+            (3 * 86400, "3 days ago"),
+            (21 * 86400, "3 weeks ago"),
+            (100 * 86400, "3 months ago"),
+            (800 * 86400, "2 years ago"),
+        ] {
+            assert_eq!(ago(Duration::from_secs(seconds)), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&rows), "A      B\nlong   x");
+    }
+}

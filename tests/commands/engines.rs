@@ -1,0 +1,74 @@
+//! The same commands on docker and containerd.
+
+use crate::common::{Stack, text};
+use crate::{archive, image, linkspan, named};
+
+#[test]
+fn docker_and_we_list_the_same() {
+    let stack = Stack::shared();
+    let image = image("listed by both\n");
+    let file = archive(&[(&image, named("docker.io/library/listed-by-both:1"))]);
+    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let first = linkspan(["load", "-i", text(file.path())]).args(docker).ok();
+    assert_eq!(first.stdout, "Loaded image: listed-by-both:1\n");
+    assert!(first.stderr.contains("unpacked"), "{first}");
+    let format = ["--format", "{{.Repository}} {{.Tag}} {{.Digest}}", "--digests", "listed-by-both"];
+    let theirs = stack.docker(["images"]).args(format).ok().stdout;
+    let ours = linkspan(["images", "--json", "listed-by-both"]).args(docker).ok().stdout;
+    let ours: serde_json::Value = serde_json::from_str(&ours).unwrap();
+    let [repository, tag, digest] = ["repository", "tag", "digest"].map(|key| ours[key].as_str().unwrap());
+    assert_eq!(theirs.trim(), format!("{repository} {tag} {digest}"));
+
+    let again = linkspan(["load", "-i", text(file.path())]).args(docker).ok();
+    assert!(again.stderr.contains("sent 0 blobs (0B); 4 were there"), "{again}");
+}
+
+#[test]
+fn a_namespace_of_containerd_is_loaded_into() {
+    let stack = Stack::shared();
+    let image = image("for containerd\n");
+    let file = archive(&[(&image, named("docker.io/library/in-containerd:1"))]);
+    let containerd =
+        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "commands"];
+    linkspan(["load", "-i", text(file.path())]).args(containerd).ok();
+    let expected = ("docker.io/library/in-containerd:1".to_owned(), image.root.digest.to_string());
+    assert_eq!(stack.images("commands"), [expected]);
+    let manifest = linkspan(["manifest", "in-containerd:1"]).args(containerd).ok().stdout;
+    assert_eq!(manifest.as_bytes(), image.blobs[&image.root.digest]);
+    assert_eq!(stack.ctr("commands", ["leases", "list", "--quiet"]).ok().stdout, "", "no lease is left");
+}
+
+#[test]
+fn images_are_copied_from_place_to_place() {
+    let stack = Stack::shared();
+    let image = image("copied\n");
+    let file = archive(&[(&image, named("docker.io/library/copied:1"))]);
+    let flags = ["--docker-host", stack.docker_host(), "--containerd-address", stack.containerd_address()];
+    let copy = |from: &str, to: &str| {
+        let docker = if [from, to].iter().any(|place| place.starts_with("docker-daemon")) { &flags[..2] } else { &[] };
+        let containerd = if [from, to].iter().any(|place| place.starts_with("containerd")) { &flags[2..] } else { &[] };
+        linkspan(["copy", from, to]).args(docker).args(containerd).ok()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let oci = format!("oci:{}", text(folder.path()));
+    let first = copy(&format!("oci-archive:{}", text(file.path())), &oci);
+    assert_eq!(first.stdout, "Copied image: copied:1\n");
+    assert!(first.stderr.contains("sent 4 blobs"), "{first}");
+    copy(&oci, "containerd:copies/example.com/copied:2");
+    assert_eq!(stack.images("copies"), [("example.com/copied:2".to_owned(), image.root.digest.to_string())]);
+    copy(&format!("{oci}:copied:1"), "docker-daemon:");
+    let said = stack.docker(["run", "--rm", "--network", "host", "copied:1", "cat", "/etc/greeting"]).ok().stdout;
+    assert_eq!(said, "copied\n");
+    let back = copy("docker-daemon:copied:1", &format!("{oci}:copied:3"));
+    assert!(back.stderr.contains("sent 0 blobs"), "{back}");
+    let names: Vec<_> = crate::listed(&folder).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["docker.io/library/copied:1", "docker.io/library/copied:3"]);
+
+    copy(&format!("{oci}:copied:1"), &format!("{oci}:copied:4"));
+    let unnamed = linkspan(["copy", &oci, "containerd:copies"]).args(&flags[2..]).fails();
+    assert!(unnamed.stderr.contains("has 3 images, and none was named"), "{unnamed}");
+    let archive = linkspan(["copy", &format!("{oci}:copied:1"), "oci-archive:x.tar"]).fails();
+    assert!(archive.stderr.contains("an archive can only be copied from"), "{archive}");
+    let remote = linkspan(["copy", "docker://alpine", &oci]).output();
+    assert_eq!(remote.status.code(), Some(2), "{remote}");
+}

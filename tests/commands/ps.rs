@@ -1,0 +1,45 @@
+//! `linkspan ps`, of a daemon.
+
+use linkspan::door::export_api::proto::exports_client::ExportsClient;
+use linkspan::door::export_api::proto::{AbortRequest, Exporter, OpenRequest};
+use serde_json::Value;
+use tonic::transport::Endpoint;
+
+use crate::common::{Linkspan, Stack, text};
+use crate::linkspan;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_under_way_are_listed() {
+    let stack = Stack::shared();
+    let folder = tempfile::tempdir().unwrap();
+    let door = stack.fresh_path("-ps.sock");
+    let engine = ["--engine", "layout", "--layout", text(folder.path())];
+    let daemon = Linkspan::export(stack, &engine, &[], door.clone());
+    let address = daemon.address();
+    let ps = |args: &[&str]| linkspan(["ps", "--to", &address]).args(args).ok().stdout;
+    assert_eq!(ps(&[]).lines().count(), 1, "only the heads of the columns");
+
+    let connect = move |_: tonic::transport::Uri| {
+        let door = door.clone();
+        async move { tokio::net::UnixStream::connect(door).await.map(hyper_util::rt::TokioIo::new) }
+    };
+    let endpoint = Endpoint::from_static("http://localhost");
+    let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await.unwrap();
+    let mut client = ExportsClient::new(channel);
+    let exporter = Exporter { id: "one".to_owned(), r#type: "image".to_owned(), ..Exporter::default() };
+    let labels = [("build.ref".to_owned(), "abc".to_owned())].into();
+    let request = OpenRequest { exporters: vec![exporter], labels, ..OpenRequest::default() };
+    let id = client.open(request).await.unwrap().into_inner().export.unwrap().id;
+
+    let table = ps(&[]);
+    assert!(table.contains(&id) && table.contains("open"), "{table}");
+    assert_eq!(ps(&["-q"]).trim(), id);
+    let said: Value = serde_json::from_str(&ps(&["--json"])).unwrap();
+    assert_eq!((&said["state"], &said["labels"]["build.ref"]), (&"open".into(), &"abc".into()));
+    client.abort(AbortRequest { export_id: id.clone() }).await.unwrap();
+    assert_eq!(ps(&["-q"]), "");
+
+    let nobody = linkspan(["ps", "--to", "unix:///no/such/door.sock"]).fails();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(nobody.stderr.contains("linkspan: error: the exporter API at unix:///no/such/door.sock"), "{nobody}");
+}
