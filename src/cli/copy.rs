@@ -98,6 +98,8 @@ impl FromStr for Place {
                 Err(format!("expected a file, as in `{kind}:image.tar`"))
             }
             "oci-archive" | "docker-archive" => Ok(Self::Archive(rest.into())),
+            // `docker:dind` is an image.
+            "docker" if !rest.starts_with("//") => Ok(Self::Configured(text.to_owned())),
             "docker" | "dir" | "containers-storage" | "ostree" => {
                 Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
             }
@@ -239,6 +241,7 @@ mod tests {
             ("oci:/dir", Place::Layout("/dir".into(), None)),
             ("docker-archive:a.tar", Place::Archive("a.tar".into())),
             ("demo:1", Place::Configured("demo:1".to_owned())),
+            ("docker:dind", Place::Configured("docker:dind".to_owned())),
             ("localhost:5000/demo:1", Place::Configured("localhost:5000/demo:1".to_owned())),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
