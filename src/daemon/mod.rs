@@ -31,7 +31,7 @@ pub use listen::ListenError;
 
 /// Connections that are served at once, over all doors. A build holds two or three; the rest of a burst waits in the
 /// sockets' queues.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 4096;
 
 /// File descriptors that a connection takes: its own, and the one to the builder behind it.
 const CONNECTION_DESCRIPTORS: usize = 2;

@@ -104,7 +104,7 @@ impl Exports {
     /// Dropping the future or cancelling `cancel` stops it.
     ///
     /// # Errors
-    /// [`EngineError::Missing`](crate::engine::EngineError::Missing) with every blob that is not there; otherwise as
+    /// [`EngineError::Missing`] with every blob that is not there; otherwise as
     /// [`Exports::run`]. Nothing of it is visible then.
     pub async fn commit(
         &self,

@@ -46,10 +46,15 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
                 containerd_id: sharing.containerd.unwrap_or_default(),
             }),
         }),
-        features: ["read-output", "references"].map(str::to_owned).to_vec(),
+        features: features(exports),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         names: Some(NamePolicy { allowed: exports.policy().allowed.clone(), may_move: exports.policy().may_move }),
     }
+}
+
+fn features(exports: &Exports) -> Vec<String> {
+    let readable = exports.engine().images().is_ok();
+    ["read-output"].into_iter().chain(readable.then_some("references")).map(str::to_owned).collect()
 }
 
 fn numbers() -> proto::Limits {

@@ -1,8 +1,8 @@
 //! The standard exporter API, `linkspan.export.v1`: `proto/README.md` is its specification.
 //!
-//! A client opens an export ([`sessions`]), is told what must be sent ([`negotiate`]), sends it through containerd's
-//! Content service scoped to the export ([`content`], [`write`](mod@write)), and commits it ([`commit`]) by one or several
-//! [`exporters`]. What survives a restart is kept with the engine's lease ([`record`]).
+//! A client opens an export (`sessions`), is told what must be sent (`negotiate`), sends it through containerd's
+//! Content service scoped to the export (`content`, `write`), and commits it (`commit`) by one or several
+//! `exporters`. What survives a restart is kept with the engine's lease (`record`).
 
 mod capabilities;
 mod commit;

@@ -33,14 +33,12 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 /// Connections that wait for the server to turn to them.
 const BACKLOG: usize = 64;
 
-/// The services that are offered, by their full names.
-const SERVICES: [&str; 5] = [
-    "linkspan.export.v1.Exports",
-    "containerd.services.content.v1.Content",
-    "linkspan.export.v1.References",
-    "grpc.health.v1.Health",
-    "grpc.reflection.v1.ServerReflection",
-];
+/// The services of every engine, by their full names.
+const SERVICES: [&str; 2] = ["linkspan.export.v1.Exports", "containerd.services.content.v1.Content"];
+/// The service of engines whose images can be read.
+const REFERENCES: &str = "linkspan.export.v1.References";
+/// The services about services.
+const OWN: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
 
 /// A byte stream from a client.
 trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -76,8 +74,10 @@ pub(super) fn start(
     let mut reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    for name in SERVICES {
-        reflection = reflection.with_service_name(name);
+    let readable = sessions.exports.engine().images().is_ok();
+    let services: Vec<_> = SERVICES.into_iter().chain(readable.then_some(REFERENCES)).collect();
+    for name in services.iter().chain(&OWN) {
+        reflection = reflection.with_service_name(*name);
     }
     let reflection = reflection.build_v1()?;
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -86,9 +86,11 @@ pub(super) fn start(
         ExportsServer::new(exports).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     let blobs =
         ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
-    let references = ReferencesServer::new(ReferenceService::new(sessions.exports.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES)
-        .max_encoding_message_size(MESSAGE_BYTES);
+    let references = readable.then(|| {
+        ReferencesServer::new(ReferenceService::new(sessions.exports.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    });
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -101,15 +103,15 @@ pub(super) fn start(
         .add_service(reflection)
         .add_service(exports)
         .add_service(blobs)
-        .add_service(references)
+        .add_optional_service(references)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), drain.clone().cancelled_owned());
     tokio::spawn(async move {
-        for name in SERVICES.into_iter().take(3).chain([""]) {
+        for name in services.iter().copied().chain([""]) {
             reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
         }
         let draining = async {
             drain.cancelled().await;
-            for name in SERVICES.into_iter().take(3).chain([""]) {
+            for name in services.iter().copied().chain([""]) {
                 reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
             }
         };

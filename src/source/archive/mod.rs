@@ -1,7 +1,7 @@
 //! Saved images: an OCI layout in a folder or an archive, or an archive of `docker save`.
 //!
 //! A file that holds an uncompressed archive is looked through once, by the heads of its members, and then read in
-//! place. What can be read only once is kept first ([`spool`]). Blobs are not verified here: the engine does that.
+//! place. What can be read only once is kept first (`spool`). Blobs are not verified here: the engine does that.
 
 mod choose;
 mod docker;
