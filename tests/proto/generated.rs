@@ -53,8 +53,11 @@ fn without_comments(sets: [FileDescriptorSet; 2]) -> FileDescriptorSet {
 
 /// Where the crate's sources are: they hold containerd's own definition.
 fn containerd_client() -> PathBuf {
+    // Crates of other platforms are not here, and not wanted.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--manifest-path"])
+        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--filter-platform", &platform])
+        .arg("--manifest-path")
         .arg(root().join("Cargo.toml"))
         .output()
         .unwrap();
