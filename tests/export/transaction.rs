@@ -182,9 +182,8 @@ async fn an_export_that_is_not_renewed_expires() {
         let request = GetRequest { export_id: id.to_owned() };
         client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap().state()
     };
-    while state(&lost).await != ExportState::Expired {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let look = || tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(state(&lost)));
+    until("the export to expire", look, |state| *state == ExportState::Expired);
     assert_eq!(state(&kept.id).await, ExportState::Open);
     let image = image("expired");
     let error = client.negotiate(&lost, vec![descriptor(&image.root)]).await.unwrap_err();
