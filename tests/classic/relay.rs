@@ -45,8 +45,10 @@ impl fmt::Debug for Relay {
 }
 
 impl Relay {
-    pub(crate) fn new(stack: &Stack) -> Self {
-        let path = stack.fresh_path("-relay.sock");
+    /// In front of the classic dockerd of `stack`, with its socket in the folder of `place`: it listens for as long as the
+    /// test's process lives, and a disk that it listened on could not be unmounted.
+    pub(crate) fn new(place: &Stack, stack: &Stack) -> Self {
+        let path = place.fresh_path("-relay.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let state = Arc::new(State {
             docker: Mutex::new(socket(stack.docker_classic_host())),
@@ -57,7 +59,6 @@ impl Relay {
             lie: Mutex::new(None),
         });
         let shared = state.clone();
-        // It ends with the test's process: nothing it holds outlives that.
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let state = shared.clone();

@@ -45,8 +45,8 @@ impl<'a> Rig<'a> {
     /// With the builder of one stack and the dockerd of another.
     #[track_caller]
     pub(crate) fn between(builders: &Stack, stack: &'a Stack, more: &[&str]) -> Self {
-        let relay = Relay::new(stack);
-        let builder = Proxy::new(stack, builders.buildkit_host());
+        let relay = Relay::new(builders, stack);
+        let builder = Proxy::new(builders, builders.buildkit_host());
         let address = relay.address();
         let args = [&["--engine", "docker-classic", "--docker-host", &address], more].concat();
         let linkspan = Linkspan::start(stack, &args, &[&builder.address()]);
