@@ -48,8 +48,8 @@ pub(super) struct Load {
 }
 
 const EXAMPLES: &str = "\
-What comes through a pipe or is compressed is kept in an unnamed file in $TMPDIR until it is sent, without the blobs that
-the engine has. An uncompressed file is read in place.
+What comes through a pipe or is compressed is kept in an unnamed file in $TMPDIR until it is sent, without the blobs \
+    that the engine has. An uncompressed file is read in place.
 
 Examples:
   linkspan load -i image.tar

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+pub(super) const DOCKER: &str = "docker";
+
 /// Programs of engines, and what they belong to. A client alone is no engine.
 const PROGRAMS: [(&str, &str); 3] =
-    [("docker", "dockerd"), ("docker", "dockerd-rootless.sh"), ("containerd", "containerd")];
+    [(DOCKER, "dockerd"), (DOCKER, "dockerd-rootless.sh"), ("containerd", "containerd")];
 /// Units of systemd.
 const UNITS: [(&str, &str); 4] = [
-    ("docker", "docker.service"),
-    ("docker", "docker.socket"),
-    ("docker", "snap.docker.dockerd.service"),
+    (DOCKER, "docker.service"),
+    (DOCKER, "docker.socket"),
+    (DOCKER, "snap.docker.dockerd.service"),
     ("containerd", "containerd.service"),
 ];
 /// Where units lie (systemd.unit(5)).
@@ -20,7 +22,7 @@ const PROGRAM_FOLDERS: [&str; 8] =
     ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "snap/bin", "opt/bin"];
 /// Sockets of engines in other places than the usual ones: k3s and RKE2, MicroK8s, Docker's of a snap.
 const SOCKETS: [(&str, &str); 4] = [
-    ("docker", "run/docker.sock"),
+    (DOCKER, "run/docker.sock"),
     ("containerd", "run/k3s/containerd/containerd.sock"),
     ("containerd", "var/snap/microk8s/common/run/containerd.sock"),
     ("containerd", "run/docker/containerd/containerd.sock"),
@@ -59,18 +61,20 @@ impl Places {
     }
 }
 
-/// What is found first: a program on PATH or in the usual folders, a unit, a socket.
+/// What is found first of Docker, else of containerd: a program on PATH or in the usual folders, a unit, a socket.
 pub(super) fn trace(places: &Places) -> Option<Trace> {
     let under = |folder: &&str| places.root.join(folder);
     let folders: Vec<_> = places.path.iter().cloned().chain(PROGRAM_FOLDERS.iter().map(under)).collect();
     let units: Vec<_> = UNIT_FOLDERS.iter().map(under).collect();
-    let rootless = places.runtime.iter().map(|folder| ("docker", folder.join("docker.sock")));
+    let rootless = places.runtime.iter().map(|folder| (DOCKER, folder.join("docker.sock")));
     each(&folders, &PROGRAMS)
         .chain(each(&units, &UNITS))
         .chain(each(std::slice::from_ref(&places.root), &SOCKETS))
         .chain(rootless)
-        .find(|(_, path)| is_there(path))
+        .filter(|(_, path)| is_there(path))
         .map(|(engine, path)| Trace { engine, path })
+        // Docker brings a containerd along. The first of those that are alike is kept.
+        .min_by_key(|trace| trace.engine != DOCKER)
 }
 
 fn each<'a>(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
-use super::installed;
+use super::installed::{self, DOCKER};
 use super::layout::LayoutEngine;
 use super::{Engine, EngineError};
 
@@ -67,9 +67,9 @@ pub struct Selected {
 /// Finds the engine that `selection` asks for.
 ///
 /// [`Kind::Auto`] takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
-/// rather than a reason to write into a containerd that nobody looks at. containerd is chosen only when no Docker
-/// socket exists, and the layout only where nothing says that either was ever installed: no socket, no program, no unit
-/// of systemd. An engine that is merely stopped is an error.
+/// rather than a reason to write into a containerd that nobody looks at. containerd is chosen when it is named, or when it
+/// is there and nothing says that Docker was ever installed (no socket, no program, no unit of systemd); the layout only
+/// where nothing says so of either. An engine that is merely stopped is an error.
 ///
 /// # Errors
 /// When the engine is not there, is not usable, or (Docker) does not prove to be the one behind the containerd socket.
@@ -157,18 +157,20 @@ async fn containerd_or_layout(
     usual: &Path,
     places: &installed::Places,
 ) -> Result<(Chosen, String), EngineError> {
-    let address = selection.containerd_address.as_deref();
-    if address.is_some() || selection.namespace.is_some() || is_there(usual) {
-        return containerd(selection, &format!("no docker at {}", docker.display())).await;
-    }
-    match installed::trace(places) {
-        Some(trace) => Err(EngineError::Stopped {
+    let is_named = selection.containerd_address.is_some() || selection.namespace.is_some();
+    // A containerd that runs may be that of the Docker that does not: nobody would look for images in it.
+    let stopped = installed::trace(places).filter(|trace| trace.engine == DOCKER || !is_there(usual));
+    match stopped {
+        Some(trace) if !is_named => Err(EngineError::Stopped {
             engine: trace.engine,
             trace: trace.path.display().to_string(),
             docker: docker.display().to_string(),
             containerd: usual.display().to_string(),
         }),
-        None => layout(selection, "no engine is installed here, so images go to a directory").await,
+        None if !is_named && !is_there(usual) => {
+            layout(selection, "no engine is installed here, so images go to a directory").await
+        }
+        _ => containerd(selection, &format!("no docker at {}", docker.display())).await,
     }
 }
 
@@ -236,9 +238,34 @@ mod tests {
         assert!(matches!(error, EngineError::Stopped { engine: "docker", .. }), "{error}");
         assert!(error.to_string().contains("usr/bin/dockerd") && error.hint().unwrap().contains("--engine layout"));
 
+        // A containerd beside a stopped Docker is that Docker's.
         std::fs::write(socket("c.sock"), "").unwrap();
         let error = choose().await.unwrap_err();
+        assert!(matches!(error, EngineError::Stopped { engine: "docker", .. }), "{error}");
+        let named = Selection { namespace: Some("mine".to_owned()), ..selection.clone() };
+        let named = Selection { containerd_address: Some(socket("c.sock")), ..named };
+        let error = containerd_or_layout(&named, &socket("d.sock"), &socket("c.sock"), &places).await.unwrap_err();
         assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn containerd_is_taken_where_docker_was_never_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(folder.path().join("usr/bin")).unwrap();
+        std::fs::write(folder.path().join("usr/bin/containerd"), "").unwrap();
+        let places = installed::Places::below(folder.path());
+        let selection = Selection { containerd_address: None, ..Selection::default() };
+        let choose = async || containerd_or_layout(&selection, &socket("d.sock"), &socket("c.sock"), &places).await;
+
+        let error = choose().await.unwrap_err();
+        assert!(matches!(error, EngineError::Stopped { engine: "containerd", .. }), "{error}");
+        std::fs::write(socket("c.sock"), "").unwrap();
+        // It is reached for, wherever it is.
+        match choose().await {
+            Ok((chosen, _)) => assert!(matches!(chosen, Chosen::Containerd(_))),
+            Err(error) => assert!(matches!(error, EngineError::Unreachable { engine: "containerd", .. }), "{error}"),
+        }
     }
 
     #[tokio::test]
