@@ -9,6 +9,7 @@
 
 pub mod buildx;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod daemon;
 mod docker_api;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
+use super::engine::Target;
 use super::progress::Manner;
 use super::settings::EngineSettings;
 use super::{CommandError, block_on, engine, output, show};
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::engine::select::{Kind, Selection};
 use crate::export::{Outcome, Request};
 use crate::image::{Descriptor, Platform, Reference};
+use crate::proxy::{Address, AddressError};
 use crate::source::Source;
 use crate::source::archive::{Archive, Form};
 
@@ -50,6 +52,8 @@ const EXAMPLES: &str = "\
 Places, spelled as skopeo does:
   docker-daemon:[NAME]             the docker of --docker-host
   containerd:NAMESPACE[/NAME]      a namespace of the containerd of --containerd-address
+  unix:///PATH[:NAME], tcp://HOST:PORT[/NAME]
+                                   the engine behind a daemon (`serve --export-listen`)
   oci:DIR[:NAME]                   an OCI image layout
   oci-archive:FILE, docker-archive:FILE
                                    an archive with one image; can only be copied from
@@ -59,6 +63,7 @@ Examples:
   linkspan copy docker-daemon:demo:1 containerd:k8s.io
   linkspan copy containerd:k8s.io/registry.example/app:1 oci:./layout
   linkspan copy oci:./layout:demo:1 docker-daemon:demo:2
+  linkspan copy docker-daemon:demo:1 unix:///run/linkspan/export.sock:
 
 Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line.";
 
@@ -69,6 +74,7 @@ enum Place {
     Containerd(String, Option<String>),
     Layout(PathBuf, Option<String>),
     Archive(PathBuf),
+    Daemon(Address, Option<String>),
     Configured(String),
 }
 
@@ -98,6 +104,13 @@ impl FromStr for Place {
                 Err(format!("expected a file, as in `{kind}:image.tar`"))
             }
             "oci-archive" | "docker-archive" => Ok(Self::Archive(rest.into())),
+            "unix" | "tcp" if rest.starts_with("//") => {
+                // No path of a socket holds a colon, and no authority a slash.
+                let at = if kind == "unix" { rest.find(':') } else { rest[2..].find('/').map(|at| at + 2) };
+                let (address, rest) = at.map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
+                let address = format!("{kind}:{address}").parse().map_err(|error: AddressError| error.to_string())?;
+                Ok(Self::Daemon(address, name(rest)))
+            }
             // `docker:dind` is an image.
             "docker" if !rest.starts_with("//") => Ok(Self::Configured(text.to_owned())),
             "docker" | "dir" | "containers-storage" | "ostree" => {
@@ -110,9 +123,9 @@ impl FromStr for Place {
 
 impl Place {
     /// The engine that is meant, and the image in it; `None` for an archive.
-    fn engine<'a>(&'a self, config: &Config) -> Option<(Selection, Option<&'a str>)> {
+    fn engine<'a>(&'a self, config: &Config) -> Option<(Target, Option<&'a str>)> {
         let selection = config.engine.clone();
-        Some(match self {
+        let (selection, name) = match self {
             Self::Docker(name) => {
                 let (namespace, layout) = (None, None);
                 (Selection { kind: Kind::Docker, namespace, layout, ..selection }, name.as_deref())
@@ -125,9 +138,11 @@ impl Place {
                 let selection = Selection { kind: Kind::Layout, layout: Some(folder.clone()), ..Selection::default() };
                 (selection, name.as_deref())
             }
-            Self::Configured(name) => (selection, Some(name)),
+            Self::Configured(name) => (selection, Some(name.as_str())),
+            Self::Daemon(address, name) => return Some((Target::Daemon(address.clone()), name.as_deref())),
             Self::Archive(_) => return None,
-        })
+        };
+        Some((Target::Engine(selection), name))
     }
 }
 
@@ -240,13 +255,28 @@ mod tests {
             ("oci:./dir:demo:1", Place::Layout("./dir".into(), some("demo:1"))),
             ("oci:/dir", Place::Layout("/dir".into(), None)),
             ("docker-archive:a.tar", Place::Archive("a.tar".into())),
+            ("unix:///run/a.sock:demo:1", Place::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
+            ("unix:///run/a.sock:", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
+            ("unix:///run/a.sock", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
+            ("tcp://[::1]:80/a/b:1", Place::Daemon("tcp://[::1]:80".parse().unwrap(), some("a/b:1"))),
+            ("tcp://localhost:80", Place::Daemon("tcp://localhost:80".parse().unwrap(), None)),
             ("demo:1", Place::Configured("demo:1".to_owned())),
             ("docker:dind", Place::Configured("docker:dind".to_owned())),
             ("localhost:5000/demo:1", Place::Configured("localhost:5000/demo:1".to_owned())),
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
-        for text in ["containerd:", "containerd:/a", "oci:", "oci::1", "oci-archive:", "docker://alpine", "dir:/x"] {
+        for text in [
+            "containerd:",
+            "containerd:/a",
+            "oci:",
+            "oci::1",
+            "oci-archive:",
+            "docker://alpine",
+            "dir:/x",
+            "unix://x",
+            "tcp://x",
+        ] {
             text.parse::<Place>().unwrap_err();
         }
     }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::CommandError;
-use super::settings::EngineSettings;
+use super::settings::{EngineSettings, TargetSettings};
+use crate::client::{self, Connected};
 use crate::config::{Config, Log, ProcessEnvironment};
 use crate::engine::images::Images;
 use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
+use crate::proxy::Address;
 use crate::source::archive::Form;
 use crate::source::read_graph;
 use crate::telemetry;
@@ -22,16 +24,42 @@ pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError
     Ok(config)
 }
 
-/// Exports into the engine of `selection`, of names that the configuration allows.
-pub(super) async fn exports(config: &Config, selection: &Selection) -> Result<Exports, CommandError> {
-    let engine = select(selection).await?.engine;
+/// What a command works on.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// An engine of this machine.
+    Engine(Selection),
+    /// The engine behind a daemon.
+    Daemon(Address),
+}
+
+/// The same with what the command works on.
+pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), CommandError> {
+    let TargetSettings { to, engine } = settings;
+    let config = configure(engine)?;
+    let target = to.map_or_else(|| Target::Engine(config.engine.clone()), Target::Daemon);
+    Ok((config, target))
+}
+
+/// Exports into `target`, of names that the configuration allows, or the daemon.
+pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports, CommandError> {
+    let engine = match target {
+        Target::Engine(selection) => select(selection).await?.engine,
+        Target::Daemon(address) => {
+            let Connected { engine, policy } = client::connect(address).await?;
+            return Ok(Exports::with_policy(engine, policy));
+        }
+    };
     let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
     Ok(Exports::with_policy(engine, policy))
 }
 
-/// The engine of `selection`, to be read.
-pub(super) async fn images(selection: &Selection) -> Result<(Arc<dyn Engine>, Arc<dyn Images>), CommandError> {
-    let engine = select(selection).await?.engine;
+/// The engine of `target`, to be read.
+pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn Images>), CommandError> {
+    let engine = match target {
+        Target::Engine(selection) => select(selection).await?.engine,
+        Target::Daemon(address) => client::connect(address).await?.engine,
+    };
     let images = engine.images()?;
     Ok((engine, images))
 }

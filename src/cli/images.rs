@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::settings::EngineSettings;
+use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
 use crate::engine::images::{Images, Query, Record};
 use crate::image::{Descriptor, Graph, Platform, Reference, View};
@@ -32,7 +32,7 @@ pub(super) struct List {
     json: bool,
 
     #[command(flatten)]
-    engine: EngineSettings,
+    target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\
@@ -41,14 +41,15 @@ The id of an image is the digest of its root. SIZE is what its blobs take as the
 Examples:
   linkspan images
   linkspan images --digests demo
-  linkspan images -q --engine layout --layout ./layout";
+  linkspan images -q --engine layout --layout ./layout
+  linkspan images --to unix:///run/linkspan/export.sock";
 
 impl List {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Self { name, digests, quiet, json, engine } = self;
-        let config = engine::configure(engine)?;
+        let Self { name, digests, quiet, json, target } = self;
+        let (_, target) = engine::target(target)?;
         block_on(async {
-            let (_, images) = engine::images(&config.engine).await?;
+            let (_, images) = engine::images(&target).await?;
             let mut rows = vec![header(digests)];
             let mut shown = std::collections::HashSet::new();
             for record in all(&*images).await? {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::settings::EngineSettings;
+use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::engine::images::Images;
 use crate::image::{Descriptor, Document, Graph, Manifest, View};
@@ -24,19 +24,20 @@ pub(super) struct Inspect {
     reference: String,
 
     #[command(flatten)]
-    engine: EngineSettings,
+    target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   linkspan inspect demo | jq '.images[].layers[].size'
-  linkspan inspect --engine containerd --namespace k8s.io registry.example/app:1";
+  linkspan inspect --engine containerd --namespace k8s.io registry.example/app:1
+  linkspan inspect --to unix:///run/linkspan/export.sock demo";
 
 impl Inspect {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.engine)?;
+        let (_, target) = engine::target(self.target)?;
         block_on(async {
-            let (engine, images) = engine::images(&config.engine).await?;
+            let (engine, images) = engine::images(&target).await?;
             let root = engine::resolve(&*engine, &*images, &self.reference).await?;
             let graph = engine::graph(&*images, root).await?;
             let described = describe(&self.reference, &graph, &*images).await?;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
+use super::engine::Target;
 use super::progress::Manner;
-use super::settings::EngineSettings;
+use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
 use crate::config::Config;
 use crate::export::{Exports, Outcome, Request};
@@ -44,7 +45,7 @@ pub(super) struct Load {
     json: bool,
 
     #[command(flatten)]
-    engine: EngineSettings,
+    target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\
@@ -55,6 +56,7 @@ Examples:
   linkspan load -i image.tar
   docker save demo | linkspan load --engine containerd --namespace k8s.io
   linkspan load -i ./layout -t registry.example/demo:1 --json
+  linkspan load -i image.tar --to unix:///run/linkspan/export.sock
 
 Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong command line.";
 
@@ -64,10 +66,10 @@ impl Load {
         if is_stdin && std::io::stdin().is_terminal() {
             return Err(CommandError::NoInput);
         }
-        let Self { input, tag, platform, quiet, json, engine } = self;
-        let config = engine::configure(engine)?;
+        let Self { input, tag, platform, quiet, json, target } = self;
+        let (config, target) = engine::target(target)?;
         let load = Loading { tag, platform, manner: Manner::of(quiet || json), json };
-        block_on(load.run(&config, (!is_stdin).then_some(input)))??;
+        block_on(load.run(&config, &target, (!is_stdin).then_some(input)))??;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -81,8 +83,8 @@ struct Loading {
 }
 
 impl Loading {
-    async fn run(&self, config: &Config, input: Option<PathBuf>) -> Result<(), CommandError> {
-        let exports = engine::exports(config, &config.engine).await?;
+    async fn run(&self, config: &Config, target: &Target, input: Option<PathBuf>) -> Result<(), CommandError> {
+        let exports = engine::exports(config, target).await?;
         let archive = open(&exports, input.as_deref()).await?;
         let images = archive.images().to_vec();
         if !self.tag.is_empty() && images.len() > 1 {

@@ -109,8 +109,8 @@ enum CommandError {
     Ambiguous { given: String },
     #[error("`{given}`: {reason}")]
     NoDocument { given: String, reason: String },
-    #[error("the exporter API at {address}: {reason}")]
-    Door { address: String, reason: String },
+    #[error(transparent)]
+    Address(#[from] crate::proxy::AddressError),
     #[error("interrupted; nothing was left behind")]
     Interrupted,
     #[error("cannot write the report: {0}")]
@@ -133,9 +133,6 @@ impl CommandError {
             Self::NotNamed { .. } => Some("name one, as in `oci:DIR:NAME`; `linkspan images` lists them".to_owned()),
             Self::ManyInArchive { .. } => Some("`linkspan load` loads all of them".to_owned()),
             Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
-            Self::Door { .. } => {
-                Some("see that `linkspan serve --export-listen` runs there, and that you may use its socket".to_owned())
-            }
             Self::NoImage { .. } => Some("`linkspan images` lists what there is".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the digest".to_owned()),
             _ => None,

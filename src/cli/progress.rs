@@ -57,6 +57,8 @@ struct Lines {
 impl Lines {
     fn show(&mut self, event: Event) {
         match event {
+            // With nothing to send the result says it all.
+            Event::Planned { missing, .. } if missing.is_empty() => {}
             Event::Planned { present, missing } => {
                 let bytes = missing.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
                 line(&format!("{present} blobs are there, {} to send ({})", missing.len(), show::size(bytes)));

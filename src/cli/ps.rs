@@ -1,26 +1,25 @@
 //! `linkspan ps`.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tonic::transport::{Endpoint, Uri};
 
 use super::{CommandError, block_on, output, show};
-use crate::door::export_api::proto::exports_client::ExportsClient;
+use crate::client::Connection;
+use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::door::export_api::proto::{Export, ExportState, ListRequest};
-use crate::proxy::{Address, Upstream};
+use crate::proxy::Address;
 
 /// Lists the exports under way of a daemon.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Ps {
-    /// Where the daemon's door of the exporter API listens (`serve --export-listen`)
+    /// Where the daemon's door of the exporter API listens (`serve --export-listen`) [env: LINKSPAN_EXPORT_LISTEN]
+    /// [default: what the configuration file says, else unix:///run/linkspan/export.sock]
     #[arg(long, value_name = "ADDR")]
-    to: Address,
+    to: Option<Address>,
 
     /// Also list those that have ended, as long as the daemon remembers them
     #[arg(short, long)]
@@ -37,17 +36,14 @@ pub(super) struct Ps {
 
 const EXAMPLES: &str = "\
 Examples:
+  linkspan ps
   linkspan ps --to unix:///run/linkspan/export.sock
   linkspan ps --to unix:///run/linkspan/export.sock --all --json";
 
-/// How long a daemon may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer that is taken, in bytes: what the API lets a server send.
-const MAX_MESSAGE_BYTES: usize = 16 << 20;
-
 impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let exports = block_on(list(&self.to))??;
+        let to = self.to.clone().map_or_else(configured, Ok)?;
+        let exports = block_on(list(&to))??;
         let mut rows = vec![["EXPORT ID", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec()];
         for export in exports.iter().filter(|export| self.all || is_under_way(export)) {
             match (self.quiet, self.json) {
@@ -64,21 +60,11 @@ impl Ps {
 }
 
 async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
-    let failed = |reason: String| CommandError::Door { address: address.to_string(), reason };
-    let upstream = Arc::new(Upstream::new(address.clone(), None).map_err(|error| failed(error.to_string()))?);
-    // Asked for here, because what tonic says of a connection that fails does not say why.
-    upstream.connect().await.map_err(|error| failed(error.to_string()))?;
-    let connector = tower::service_fn(move |_: Uri| {
-        let upstream = upstream.clone();
-        async move { upstream.connect().await.map(TokioIo::new) }
-    });
-    let endpoint = Endpoint::from_static("http://localhost").timeout(TIMEOUT);
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| failed(error.to_string()))?;
-    let mut client = ExportsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let connection = Connection::open(address).await?;
     let (mut exports, mut request) = (Vec::new(), ListRequest::default());
     loop {
-        let page = client.list(request.clone()).await.map_err(|status| failed(status.message().to_owned()))?;
-        let page = page.into_inner();
+        let call = async { connection.exports().list(request.clone()).await };
+        let page = connection.unary("listing exports", call).await?;
         exports.extend(page.exports);
         // A server that gives the same page again would be asked for ever.
         if page.next_page_token.is_empty() || page.next_page_token == request.page_token {
@@ -86,6 +72,14 @@ async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
         }
         request.page_token = page.next_page_token;
     }
+}
+
+/// Where a daemon listens that is started with the configuration of this machine.
+fn configured() -> Result<Address, CommandError> {
+    let config = Config::load(Layer::default(), &ProcessEnvironment)?;
+    // A constant, and there is a test on it.
+    let usual = || DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address);
+    config.export_listen.map_or_else(usual, Ok)
 }
 
 /// A server may list exports that have ended.

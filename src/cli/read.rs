@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::settings::EngineSettings;
+use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::engine::Engine;
 use crate::image::{Document, Graph, Platform, View};
 
 /// Which image of the engine is meant.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Which {
     /// Its name, its digest, or the beginning of that
     #[arg(value_name = "REF")]
@@ -21,8 +22,17 @@ pub(super) struct Which {
     platform: Option<Platform>,
 
     #[command(flatten)]
-    engine: EngineSettings,
+    target: TargetSettings,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  linkspan manifest demo | jq .layers
+  linkspan config --platform linux/arm64 registry.example/app:1
+  linkspan digest --engine containerd --namespace k8s.io registry.example/app:1
+  linkspan digest --to unix:///run/linkspan/export.sock demo
+
+Exit code: 0 when it was printed, 1 when it is not there, 2 for a wrong command line.";
 
 /// What is to be printed.
 #[derive(Debug, Clone, Copy)]
@@ -49,10 +59,10 @@ impl Which {
     }
 
     fn print(self, what: What) -> Result<ExitCode, CommandError> {
-        let config = engine::configure(self.engine)?;
+        let (_, target) = engine::target(self.target)?;
         let (reference, platform) = (self.reference, self.platform);
         block_on(async {
-            let (engine, images) = engine::images(&config.engine).await?;
+            let (engine, images) = engine::images(&target).await?;
             let root = engine::resolve(&*engine, &*images, &reference).await?;
             if matches!((what, &platform), (What::Digest, None)) {
                 output::print(root.digest.as_str())?;

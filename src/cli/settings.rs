@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::config::{Layer, Setting};
+use crate::proxy::Address;
 
 /// The flags that say which engine is meant.
 ///
@@ -37,6 +38,21 @@ pub(super) struct EngineSettings {
     /// where no engine is installed [env: LINKSPAN_LAYOUT] [default: /var/lib/linkspan/layout]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     layout: Option<String>,
+}
+
+/// The flags that say which images are meant: those of an engine at hand, or those behind a daemon.
+#[derive(Debug, Args)]
+pub(super) struct TargetSettings {
+    /// Work through the daemon whose door of the exporter API listens here (`serve --export-listen`), and not on an
+    /// engine directly: `unix:///path`, or `tcp://HOST:PORT` on this machine
+    #[arg(
+        long, value_name = "ADDR", help_heading = "Engine",
+        conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout"]
+    )]
+    pub(super) to: Option<Address>,
+
+    #[command(flatten)]
+    pub(super) engine: EngineSettings,
 }
 
 /// The flags of what serves, and of what looks at it.

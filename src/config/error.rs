@@ -55,9 +55,11 @@ pub enum ConfigError {
     /// A daemon needs a door, and none is asked for; a buildkit door needs a builder.
     #[error(
         "no builder is configured: name one with --{flag} unix:///run/buildkit/buildkitd.sock, with {variable} or \
-         BUILDKIT_HOST, or in a [[builder]] table of {file}; or open the docker door with --{docker} {listen}",
+         BUILDKIT_HOST, or in a [[builder]] table of {file}; or open the docker door with --{docker} {listen}, or that of the exporter API \
+         with --{export} {export_listen}",
         flag = Setting::Builder.name(), variable = Setting::Builder.variable(), file = super::DEFAULT_FILE,
-        docker = Setting::DockerListen.name(), listen = super::DEFAULT_DOCKER_LISTEN
+        docker = Setting::DockerListen.name(), listen = super::DEFAULT_DOCKER_LISTEN,
+        export = Setting::ExportListen.name(), export_listen = super::DEFAULT_EXPORT_LISTEN
     )]
     NoBuilder,
 }

@@ -44,6 +44,8 @@ pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";
 pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
 /// Where the docker door is expected where nothing else is said; it is opened only when it is asked for.
 pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
+/// Where the door of the exporter API is expected where nothing else is said; it is opened only when it is asked for.
+pub const DEFAULT_EXPORT_LISTEN: &str = "unix:///run/linkspan/export.sock";
 /// How long connections may take to finish after a signal, where nothing else is said.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 

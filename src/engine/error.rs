@@ -197,6 +197,16 @@ pub enum EngineError {
         /// The name, cut to 80 characters.
         name: String,
     },
+    /// A Linkspan daemon that stands before the engine refused or went away.
+    #[error("{message}")]
+    Daemon {
+        /// Its own words, or what happened to the connection.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+        /// Whether it went away: an export that was open is still there when it comes back.
+        is_lost: bool,
+    },
     /// The engine did not answer in time.
     #[error("{operation}: no answer within {} s", after.as_secs())]
     Timeout {
@@ -266,6 +276,7 @@ impl EngineError {
             }
             Self::Missing { .. } | Self::Vanished { .. } => "something removed content during the export; export again".to_owned(),
             Self::LeaseLost { .. } => "export again".to_owned(),
+            Self::Daemon { hint, .. } => return hint.clone(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
             _ => return None,
         };
@@ -279,7 +290,7 @@ impl EngineError {
 
     /// Whether the engine went away (rather than refused), so that a new connection may succeed.
     pub fn is_disconnect(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Daemon { is_lost: true, .. })
     }
 }
 

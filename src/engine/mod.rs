@@ -16,8 +16,9 @@ mod hold;
 pub mod images;
 mod installed;
 mod layout;
-mod process;
+pub(crate) mod process;
 pub mod select;
+pub(crate) mod stream;
 pub mod uploads;
 
 use std::fmt::{self, Debug};

@@ -12,6 +12,7 @@ mod engines;
 mod load;
 mod ps;
 mod read;
+mod remote;
 mod tar;
 
 use std::fs;

@@ -17,7 +17,7 @@ pub(super) fn digest(field: &str, text: &str) -> Result<Digest, Refusal> {
 }
 
 /// A descriptor in the field `field`; everything that is wrong with it at once.
-pub(super) fn descriptor(field: &str, message: &proto::Descriptor) -> Result<Descriptor, Vec<(String, String)>> {
+pub(crate) fn descriptor(field: &str, message: &proto::Descriptor) -> Result<Descriptor, Vec<(String, String)>> {
     let mut wrong = Vec::new();
     let digest: Result<Digest, _> = message.digest.parse();
     if let Err(error) = &digest {
@@ -56,7 +56,7 @@ pub(super) fn platform(message: &proto::Platform) -> Platform {
     }
 }
 
-pub(super) fn descriptor_message(descriptor: &Descriptor) -> proto::Descriptor {
+pub(crate) fn descriptor_message(descriptor: &Descriptor) -> proto::Descriptor {
     proto::Descriptor {
         media_type: descriptor.media_type.clone(),
         digest: descriptor.digest.to_string(),

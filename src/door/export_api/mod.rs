@@ -7,7 +7,7 @@
 mod capabilities;
 mod commit;
 mod content;
-mod convert;
+pub(crate) mod convert;
 mod exporters;
 mod filter;
 mod limits;

@@ -22,14 +22,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use crate::engine::EngineError;
+use crate::engine::stream::Store;
+pub(crate) use crate::engine::stream::{SILENCE, UNARY};
 
 /// containerd's own limit on a message (containerd `defaults.DefaultMaxRecvMsgSize`).
 pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
-/// How long a call may take that does no bulk work.
-pub(crate) const UNARY: Duration = Duration::from_secs(30);
-/// How long a call that does bulk work may be silent. Long, because containerd says nothing while it syncs a large
-/// blob to a slow disk or unpacks a large layer.
-pub(crate) const SILENCE: Duration = Duration::from_secs(600);
 /// How long the connection itself may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
 /// HTTP/2 windows for what containerd sends us (documents, many answers at once); the default is 64 KiB.
@@ -154,6 +151,20 @@ impl Client {
             return EngineError::LeaseLost { lease: lease.clone() };
         }
         failure("containerd", &self.address, operation.into(), &status)
+    }
+}
+
+impl Store for Client {
+    fn content(&self) -> ContentClient<Channel> {
+        self.content()
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        self.request(message)
+    }
+
+    fn failure(&self, operation: String, status: Status) -> EngineError {
+        self.failure(operation, status)
     }
 }
 

@@ -10,7 +10,6 @@ mod ingest;
 mod labels;
 mod lease;
 mod read;
-mod stream;
 mod unpack;
 mod uploads;
 mod writer;

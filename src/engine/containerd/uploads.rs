@@ -12,8 +12,8 @@ use tonic::Code;
 use super::client::Client;
 use super::content;
 use super::lease;
-use super::stream::{Stream, is_locked};
 use crate::engine::EngineError;
+use crate::engine::stream::{Stream, is_locked};
 use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
 use crate::image::Digest;
 

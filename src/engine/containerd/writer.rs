@@ -8,7 +8,7 @@ use tonic::Code;
 use super::client::Client;
 use super::content;
 use super::labels::Labels;
-use super::stream::Stream;
+use crate::engine::stream::Stream;
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
 

@@ -1,17 +1,28 @@
 //! The stream that a blob is written through: messages are sent without waiting for their answers.
+//!
+//! It speaks containerd's Content service, which two kinds of server offer: containerd, and a Linkspan daemon within an
+//! export ([`Store`]).
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
+use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Code, Streaming};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
 
-use super::client::{Client, SILENCE, UNARY};
-use crate::engine::EngineError;
+use super::EngineError;
+
+/// How long a call may take that does no bulk work.
+pub(crate) const UNARY: Duration = Duration::from_secs(30);
+/// How long a call that does bulk work may be silent. Long, because containerd says nothing while it syncs a large
+/// blob to a slow disk or unpacks a large layer.
+pub(crate) const SILENCE: Duration = Duration::from_secs(600);
 
 /// How many bytes go into a message. Larger ones gain nothing once they are pipelined.
 const CHUNK: usize = 1 << 20;
@@ -20,6 +31,18 @@ const CHUNK: usize = 1 << 20;
 const QUEUE: usize = 1;
 /// How often to try again when the ref is still locked by a stream of ours that containerd has not seen end.
 const LOCKED_TRIES: u32 = 8;
+
+/// A server of the Content service.
+pub(crate) trait Store: Clone + Send + Sync + 'static {
+    /// Its stub.
+    fn content(&self) -> ContentClient<Channel>;
+
+    /// `message` with the headers that say where its blob belongs.
+    fn request<T>(&self, message: T) -> Request<T>;
+
+    /// What a status of its means. A refusal that says no more than its code is an [`EngineError::Rpc`].
+    fn failure(&self, operation: String, status: Status) -> EngineError;
+}
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -54,7 +77,7 @@ impl Stream {
     /// Opens the ingest that `first` names, and gives the store's answer. A ref is locked in containerd's memory as long
     /// as its stream lives (`core/content` local `locks.go`), so one that was just dropped may take a moment.
     pub(crate) async fn open(
-        client: &Client,
+        client: &impl Store,
         operation: &str,
         first: WriteContentRequest,
     ) -> Result<(Self, WriteContentResponse), EngineError> {
@@ -63,7 +86,7 @@ impl Stream {
             match Self::open_once(client, operation, first.clone()).await {
                 Err(error) if tries < LOCKED_TRIES && is_locked(&error) => {
                     tries += 1;
-                    sleep(std::time::Duration::from_millis(10 << tries)).await;
+                    sleep(Duration::from_millis(10 << tries)).await;
                 }
                 outcome => return outcome,
             }
@@ -71,7 +94,7 @@ impl Stream {
     }
 
     async fn open_once(
-        client: &Client,
+        client: &impl Store,
         operation: &str,
         first: WriteContentRequest,
     ) -> Result<(Self, WriteContentResponse), EngineError> {
@@ -82,10 +105,14 @@ impl Stream {
         let call = async {
             let mut answers = stub.write(client.request(ReceiverStream::new(outgoing))).await?.into_inner();
             let answer = answers.message().await?;
-            Ok(tonic::Response::new((answers, answer)))
+            Ok::<_, Status>((answers, answer))
         };
-        let (answers, answer) = client.within(UNARY, operation, call).await?;
         let operation = operation.to_owned();
+        let (answers, answer) = match timeout(UNARY, call).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(status)) => return Err(client.failure(operation, status)),
+            Err(_) => return Err(EngineError::Timeout { operation, after: UNARY }),
+        };
         let Some(answer) = answer else {
             return Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() });
         };
@@ -226,7 +253,7 @@ fn too_early(operation: &str, end: Result<End, oneshot::error::RecvError>) -> En
 
 /// Reads the answers, for HTTP/2 flow control stops the stream otherwise, and reports how it ended.
 async fn drain(
-    client: Client,
+    client: impl Store,
     operation: String,
     mut answers: Streaming<WriteContentResponse>,
     mut digest: String,

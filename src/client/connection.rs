@@ -1,0 +1,144 @@
+//! The connection to a daemon.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_client::services::v1::content_client::ContentClient;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Response, Status};
+
+use super::failure;
+use crate::door::export_api::proto::exports_client::ExportsClient;
+use crate::door::export_api::proto::references_client::ReferencesClient;
+use crate::engine::EngineError;
+use crate::engine::stream::{Store, UNARY};
+use crate::proxy::{Address, Upstream};
+
+/// The largest message that is taken, in bytes: what the API lets a server send.
+const MESSAGE_BYTES: usize = 16 << 20;
+/// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
+const METADATA_BYTES: u32 = 1 << 20;
+/// HTTP/2 windows for blobs that are read; the default of 64 KiB makes every read wait for the client.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The metadata that names the export of a blob.
+const EXPORT: &str = "linkspan-export";
+/// How long making a connection may take in all; the upstream has a shorter limit of its own.
+const CONNECT: Duration = Duration::from_secs(15);
+
+/// A daemon's door of the exporter API. The connection is made again at the next call after it broke.
+#[derive(Clone)]
+pub struct Connection {
+    channel: Channel,
+    address: Arc<str>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Connects to `address`.
+    ///
+    /// # Errors
+    /// [`EngineError::Daemon`] with the system's reason when nobody answers, or when `address` is on another machine.
+    pub async fn open(address: &Address) -> Result<Self, EngineError> {
+        let text: Arc<str> = address.to_string().into();
+        if !address.is_local() {
+            return Err(failure::elsewhere(&text));
+        }
+        let failed =
+            |error: &(dyn std::error::Error + 'static)| failure::unreachable(&text, &failure::innermost(error));
+        let upstream = Arc::new(Upstream::new(address.clone(), None).map_err(|error| failed(&error))?);
+        // Tried here first, because what tonic says of a connection that fails does not say why.
+        upstream.connect().await.map_err(|error| failed(&error))?;
+        let connector = tower::service_fn(move |_: Uri| {
+            let upstream = upstream.clone();
+            async move { upstream.connect().await.map(TokioIo::new) }
+        });
+        // What the address is called does not matter to the server.
+        let endpoint = Endpoint::from_static("http://localhost")
+            .connect_timeout(CONNECT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(METADATA_BYTES);
+        Ok(Self { channel: endpoint.connect_with_connector_lazy(connector), address: text })
+    }
+
+    /// The address, as a URL.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The service of exports.
+    pub fn exports(&self) -> ExportsClient<Channel> {
+        ExportsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// The service that reads images.
+    pub fn references(&self) -> ReferencesClient<Channel> {
+        ReferencesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// Awaits a call that does no bulk work. `operation` is for messages: `opening an export`.
+    ///
+    /// # Errors
+    /// What the daemon's refusal means, or [`EngineError::Timeout`].
+    pub async fn unary<T>(
+        &self,
+        operation: &str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, EngineError> {
+        match timeout(UNARY, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(failure::of(&self.address, operation, &status)),
+            Err(_) => {
+                let operation = format!("{operation} of the daemon at {}", self.address);
+                Err(EngineError::Timeout { operation, after: UNARY })
+            }
+        }
+    }
+
+    /// What a status means.
+    pub(super) fn failure(&self, operation: &str, status: &Status) -> EngineError {
+        failure::of(&self.address, operation, status)
+    }
+
+    /// The content within the export `id`.
+    pub(super) fn scoped(&self, id: &str) -> Result<Scoped, EngineError> {
+        let export = id.parse().map_err(|_| EngineError::Protocol {
+            operation: "opening an export".to_owned(),
+            reason: "the id that the daemon gave does not fit into a header".to_owned(),
+        })?;
+        Ok(Scoped { connection: self.clone(), export })
+    }
+}
+
+/// The Content service within one export.
+#[derive(Debug, Clone)]
+pub(super) struct Scoped {
+    connection: Connection,
+    export: AsciiMetadataValue,
+}
+
+impl Store for Scoped {
+    fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.connection.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(EXPORT, self.export.clone());
+        request
+    }
+
+    fn failure(&self, operation: String, status: Status) -> EngineError {
+        self.connection.failure(&operation, &status)
+    }
+}

@@ -1,0 +1,159 @@
+//! What a daemon's engine holds, read through References.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use super::Connection;
+use crate::door::export_api::convert;
+use crate::door::export_api::proto::{
+    self, FetchRequest, FetchResponse, ListReferencesRequest, ResolveDepth, ResolveRequest,
+};
+use crate::engine::EngineError;
+use crate::engine::images::{Images, MAX_PAGE, Page, Query, Record};
+use crate::engine::stream::{SILENCE, UNARY};
+use crate::image::{Descriptor, Digest, Reference};
+use crate::source::{Chunks, Source, SourceError};
+
+/// The images behind a connection.
+#[derive(Debug)]
+pub(super) struct RemoteImages {
+    connection: Connection,
+    name: String,
+}
+
+impl RemoteImages {
+    pub(super) fn new(connection: Connection) -> Self {
+        let name = format!("linkspan at {}", connection.address());
+        Self { connection, name }
+    }
+
+    /// The root of what is called `reference`, be that a name or a digest.
+    async fn root(&self, reference: String) -> Result<Option<Descriptor>, EngineError> {
+        let operation = format!("resolving {reference}");
+        let request = ResolveRequest { reference, depth: ResolveDepth::Root.into(), ..ResolveRequest::default() };
+        let mut references = self.connection.references();
+        let call = async {
+            match references.resolve(request).await {
+                Err(status) if status.code() == Code::NotFound => Ok(tonic::Response::new(None)),
+                answer => Ok(answer?.map(Some)),
+            }
+        };
+        let Some(answer) = self.connection.unary(&operation, call).await? else { return Ok(None) };
+        let root = answer.chain.into_iter().next().and_then(|blob| blob.descriptor);
+        root.map(|root| descriptor(&operation, &root)).transpose()
+    }
+
+    /// Begins to fetch a blob: its size, and the messages that follow.
+    async fn fetch(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        length: i64,
+    ) -> Result<(u64, tonic::Streaming<FetchResponse>), Status> {
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let request = FetchRequest { digest: digest.to_string(), offset, length };
+        let mut references = self.connection.references();
+        let begun = async {
+            let mut messages = references.fetch(request).await?.into_inner();
+            let first = messages.message().await?.unwrap_or_default();
+            Ok((u64::try_from(first.size).unwrap_or(0), messages))
+        };
+        let late = || Status::deadline_exceeded(format!("no answer within {} s", UNARY.as_secs()));
+        timeout(UNARY, begun).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        let (_, messages) =
+            self.fetch(&blob.digest, offset, 0).await.map_err(|status| self.refused(&blob.digest, &status))?;
+        let (connection, name, digest) = (self.connection.clone(), self.name.clone(), blob.digest.clone());
+        let rest = stream::unfold(Some(messages), move |messages| {
+            let this = Self { connection: connection.clone(), name: name.clone() };
+            let digest = digest.clone();
+            async move {
+                let mut messages = messages?;
+                match timeout(SILENCE, messages.message()).await {
+                    Ok(Ok(message)) => Some((Ok::<Bytes, _>(message?.data), Some(messages))),
+                    Ok(Err(status)) => Some((Err(this.refused(&digest, &status)), None)),
+                    Err(_) => {
+                        let reason = format!("no answer within {} s", SILENCE.as_secs());
+                        Some((Err(SourceError::Read { name: this.name, digest, reason }), None))
+                    }
+                }
+            }
+        });
+        Ok(rest.boxed())
+    }
+
+    fn refused(&self, digest: &Digest, status: &Status) -> SourceError {
+        let (name, digest) = (self.name.clone(), digest.clone());
+        if status.code() == Code::NotFound {
+            return SourceError::NotFound { name, digest };
+        }
+        let reason = self.connection.failure("fetching it", status).to_string();
+        SourceError::Read { name, digest, reason }
+    }
+}
+
+/// A descriptor that the daemon sent.
+fn descriptor(operation: &str, message: &proto::Descriptor) -> Result<Descriptor, EngineError> {
+    convert::descriptor("descriptor", message).map_err(|wrong| {
+        let wrong: Vec<_> = wrong.into_iter().map(|(field, what)| format!("{field}: {what}")).collect();
+        EngineError::Protocol { operation: operation.to_owned(), reason: wrong.join("; ") }
+    })
+}
+
+impl Source for RemoteImages {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        Box::pin(self.read(blob, offset))
+    }
+}
+
+impl Images for RemoteImages {
+    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+        Box::pin(self.root(name.to_string()))
+    }
+
+    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+        Box::pin(self.root(digest.to_string()))
+    }
+
+    /// Images without a name have no reference, and are not in the list.
+    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
+        Box::pin(async move {
+            let operation = "listing images";
+            let request = ListReferencesRequest {
+                prefix: query.prefix.clone(),
+                page_size: i32::try_from(query.limit.clamp(1, MAX_PAGE)).unwrap_or(0),
+                page_token: query.after.clone().unwrap_or_default(),
+            };
+            let call = async { self.connection.references().list(request).await };
+            let page = self.connection.unary(operation, call).await?;
+            let record = |reference: proto::Reference| {
+                let root = reference.root.unwrap_or_default();
+                Ok(Record { name: Some(reference.name), target: descriptor(operation, &root)? })
+            };
+            let records: Result<Vec<_>, EngineError> = page.references.into_iter().map(record).collect();
+            // A server that gives the same page again would be asked for ever.
+            let next = Some(page.next_page_token).filter(|next| !next.is_empty() && query.after.as_ref() != Some(next));
+            Ok(Page { records: records?, next })
+        })
+    }
+
+    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+        Box::pin(async move {
+            // One byte, for the sake of the first message, which says the size.
+            match self.fetch(digest, 0, 1).await {
+                Ok((size, _)) => Ok(Some(size)),
+                Err(status) if status.code() == Code::NotFound => Ok(None),
+                Err(status) => Err(self.connection.failure(&format!("looking up {digest}"), &status)),
+            }
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! A Linkspan daemon as an engine: the exporter API (`proto/README.md`), spoken from the client's side.
+//!
+//! [`connect`] gives an [`Engine`], so that whatever exports into an engine or reads one does the same through a daemon:
+//! a plan is Negotiate, a blob is Content.Write within the export, the commit is Commit, and what is read comes from
+//! References. An export is opened when its image is known, because one that an earlier process left behind is gone on
+//! with ([`ingest`]).
+//!
+//! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
+//! its policy is asked for first ([`Connected::policy`]), and once more by the daemon when they are set.
+
+mod connection;
+mod failure;
+mod images;
+mod ingest;
+mod writer;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::door::export_api::proto::{CapabilitiesRequest, CapabilitiesResponse};
+use crate::engine::images::Images;
+use crate::engine::{Engine, EngineError, Identity, Ingest, Origin, Storage};
+use crate::export::NamePolicy;
+use crate::image::{Descriptor, Reference};
+use crate::progress::Events;
+use crate::proxy::Address;
+
+pub use connection::Connection;
+use images::RemoteImages;
+use ingest::RemoteIngest;
+
+/// The feature of servers whose images can be read.
+const REFERENCES: &str = "references";
+
+/// A daemon that answered.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// Its engine, as one of ours.
+    pub engine: Arc<dyn Engine>,
+    /// Which names it lets clients set, for [`Exports::with_policy`](crate::export::Exports::with_policy).
+    pub policy: NamePolicy,
+}
+
+/// Connects to the door of the exporter API at `address` and asks what is behind it.
+///
+/// # Errors
+/// [`EngineError::Daemon`] when nobody answers there, when it is no such door, or when `address` is on another machine:
+/// the API has no TLS.
+pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
+    let connection = Connection::open(address).await?;
+    let call = async { connection.exports().capabilities(CapabilitiesRequest {}).await };
+    let capabilities = connection.unary("asking what it can do", call).await?;
+    let names = capabilities.names.clone().unwrap_or_default();
+    // A server that says nothing about names lets them all be set; `may_move` is then not to be read.
+    let may_move = capabilities.names.is_none() || names.may_move;
+    let policy = NamePolicy { allowed: names.allowed, may_move };
+    Ok(Connected { engine: Arc::new(RemoteEngine::new(connection, &capabilities)), policy })
+}
+
+/// The engine behind a daemon.
+#[derive(Debug)]
+struct RemoteEngine {
+    connection: Connection,
+    identity: Identity,
+    /// How many descriptors go into one message of Negotiate.
+    descriptors: usize,
+    is_readable: bool,
+}
+
+impl RemoteEngine {
+    fn new(connection: Connection, capabilities: &CapabilitiesResponse) -> Self {
+        let engine = capabilities.engine.clone().unwrap_or_default();
+        let storage = match engine.namespace.is_empty() {
+            false => Storage::Containerd {
+                namespace: engine.namespace,
+                snapshotter: engine.snapshotter,
+                parallel_unpack: false,
+            },
+            true => Storage::Directory {},
+        };
+        let kinds = ["docker", "docker-classic", "containerd", "layout"];
+        let identity = Identity {
+            kind: kinds.into_iter().find(|kind| *kind == engine.kind).unwrap_or("engine"),
+            version: engine.version,
+            address: connection.address().to_owned(),
+            storage,
+        };
+        let limit = capabilities.limits.as_ref().map_or(0, |limits| limits.negotiate_descriptors);
+        let descriptors = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let is_readable = capabilities.features.iter().any(|feature| feature == REFERENCES);
+        Self { connection, identity, descriptors: descriptors.min(ingest::MAX_DESCRIPTORS), is_readable }
+    }
+}
+
+impl Engine for RemoteEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Never known here: the daemon finds out at the commit, which then changes nothing.
+    fn current<'a>(
+        &'a self,
+        _root: &'a Descriptor,
+        _names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        let ingest = RemoteIngest::new(self.connection.clone(), origin.clone(), events, self.descriptors);
+        Box::pin(async { Ok(Arc::new(ingest) as Arc<dyn Ingest>) })
+    }
+
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        if self.is_readable {
+            return Ok(Arc::new(RemoteImages::new(self.connection.clone())));
+        }
+        Err(EngineError::NotOffered { engine: self.identity.kind, what: "reading its images" })
+    }
+
+    /// The daemon does it.
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(async { Ok(0) })
+    }
+}

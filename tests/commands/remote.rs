@@ -1,0 +1,234 @@
+//! The same commands through a daemon: same output, same exit codes, and nothing of an engine at hand.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::{Linkspan, Output, Run, Stack, text, until};
+use crate::fixture::{Image, Layer};
+use crate::{archive, image, layout, linkspan, listed, named, on};
+
+/// A daemon that exports into a layout of its own.
+struct Daemon {
+    linkspan: Linkspan,
+    door: PathBuf,
+    folder: TempDir,
+}
+
+impl Daemon {
+    fn start(args: &[&str]) -> Self {
+        let (door, folder) = (Stack::shared().fresh_path("-to.sock"), tempfile::tempdir().unwrap());
+        Self { linkspan: Self::serve(&folder, args, &door), door, folder }
+    }
+
+    fn serve(folder: &TempDir, args: &[&str], door: &Path) -> Linkspan {
+        let engine = ["--engine", "layout", "--layout", text(folder.path())];
+        Linkspan::export(Stack::shared(), &engine, args, door.to_owned())
+    }
+
+    fn restart(&mut self) {
+        self.linkspan = Self::serve(&self.folder, &[], &self.door);
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        linkspan(args.iter().copied()).args(["--to", &self.linkspan.address()])
+    }
+
+    /// All exports that it remembers: id and state.
+    fn exports(&self) -> Vec<(String, String)> {
+        let lines = self.run(&["ps", "--all", "--json"]).ok().stdout;
+        let pair = |line: &str| {
+            let export: Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| export[key].as_str().unwrap().to_owned();
+            (text("id"), text("state"))
+        };
+        lines.lines().map(pair).collect()
+    }
+}
+
+#[test]
+fn every_command_says_the_same_as_on_the_engine_itself() {
+    let daemon = Daemon::start(&[]);
+    let many = Image::index(&[image("here\n"), Image::foreign(&[Layer::new().file("a", "elsewhere").tar()])]);
+    let single = image("single\n");
+    let file = archive(&[
+        (&many, named("docker.io/library/many:1")),
+        (&single, named("example.com/one:2")),
+        (&single, named("docker.io/library/one:1")),
+    ]);
+    let direct = tempfile::tempdir().unwrap();
+    let load = ["load", "-i", text(file.path()), "--json"];
+    let (there, here) = (daemon.run(&load).ok(), on(&direct, &load).ok());
+    assert_eq!(there.stdout, here.stdout);
+    assert_eq!(listed(&daemon.folder), listed(&direct));
+    assert!(daemon.exports().iter().all(|(_, state)| state == "committed"), "{:?}", daemon.exports());
+
+    let digest = single.root.digest.to_string();
+    for args in [
+        &["load", "-i", text(file.path())][..],
+        &["images", "--json"],
+        &["images", "-q"],
+        &["images", "--digests", "one"],
+        &["inspect", "many:1"],
+        &["manifest", "many:1"],
+        &["manifest", "--platform", "linux/s390x", "many:1"],
+        &["config", "one:1"],
+        &["digest", "example.com/one:2"],
+        &["digest", &digest],
+        &["digest", &digest[7..19]],
+        &["manifest", "--platform", "linux/riscv64", "many:1"],
+        &["digest", "NOT A NAME"],
+        &["load", "-i", "/no/such/file"],
+    ] {
+        let same = |output: Output| (output.status.code(), output.stdout, output.stderr);
+        assert_eq!(same(daemon.run(args).output()), same(on(&direct, args).output()), "{args:?}");
+    }
+    let absent = daemon.run(&["digest", "absent:1"]).fails();
+    let expected = format!("layout at {} has no image `absent:1`", daemon.linkspan.address());
+    assert!(absent.stderr.contains(&expected), "{absent}");
+}
+
+#[test]
+fn images_are_copied_into_a_daemon_and_out_of_it() {
+    let (one, other) = (Daemon::start(&[]), Daemon::start(&[]));
+    let image = image("copied through daemons\n");
+    let file = archive(&[(&image, named("docker.io/library/copied:1"))]);
+    let at = |daemon: &Daemon, name: &str| format!("{}:{name}", daemon.linkspan.address());
+    let copy = |from: &str, to: &str| linkspan(["copy", from, to]).ok();
+    copy(&format!("oci-archive:{}", text(file.path())), &at(&one, ""));
+    let said = copy(&at(&one, "copied:1"), &at(&other, "copied:2"));
+    assert_eq!(said.stdout, "Copied image: copied:2\n");
+    assert!(said.stderr.contains("sent 4 blobs"), "{said}");
+    let back = copy(&one.linkspan.address(), &format!("oci:{}:copied:3", text(other.folder.path())));
+    assert!(back.stderr.contains("sent 0 blobs"), "{back}");
+    let names: Vec<_> = listed(&other.folder).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["docker.io/library/copied:2", "docker.io/library/copied:3"]);
+}
+
+#[test]
+fn docker_runs_what_was_loaded_through_a_daemon() {
+    let stack = Stack::shared();
+    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let daemon = Linkspan::export(stack, &engine, &[], stack.fresh_path("-to.sock"));
+    let to = daemon.address();
+    let image = image("through a daemon\n");
+    let file = archive(&[(&image, named("docker.io/library/through:1"))]);
+    let first = linkspan(["load", "-i", text(file.path()), "--to", &to]).ok();
+    assert_eq!(first.stdout, "Loaded image: through:1\n");
+    assert!(first.stderr.contains("unpacked"), "{first}");
+    let said = stack.docker(["run", "--rm", "--network", "host", "through:1", "cat", "/etc/greeting"]).ok().stdout;
+    assert_eq!(said, "through a daemon\n");
+    let again = linkspan(["load", "-i", text(file.path()), "--to", &to]).ok();
+    assert!(again.stderr.contains("sent 0 blobs (0B); 4 were there"), "{again}");
+    let images = linkspan(["images", "--json", "through", "--to", &to]).ok().stdout;
+    assert!(images.contains(image.root.digest.as_str()), "{images}");
+}
+
+#[test]
+fn names_that_the_daemon_refuses_cost_no_bytes() {
+    let daemon = Daemon::start(&["--allow-name", "docker.io/library/ci-*", "--deny-tag-move"]);
+    let (one, other) = (image("allowed\n"), image("another\n"));
+    let file = |image: &Image| archive(&[(image, named("docker.io/library/ci-1:1"))]);
+    let (first, second) = (file(&one), file(&other));
+    let denied = daemon.run(&["load", "-t", "mine", "-i", text(first.path())]).fails();
+    let expected = "the name `docker.io/library/mine:latest` is not allowed here; allowed are: docker.io/library/ci-*";
+    assert!(denied.stderr.contains(expected), "{denied}");
+    assert_eq!(daemon.exports(), [], "nothing was opened");
+    daemon.run(&["load", "-i", text(first.path())]).ok();
+    let taken = daemon.run(&["load", "-i", text(second.path())]).fails();
+    assert!(taken.stderr.contains("names must not move here"), "{taken}");
+    assert_eq!(listed(&daemon.folder)[0].1, one.root.digest.to_string());
+}
+
+/// An image with a layer that takes a while to arrive.
+fn large() -> (Image, tempfile::NamedTempFile) {
+    let noise: Vec<u8> = (0..24_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let image = Image::new(&[Layer::new().file("noise", noise).tar()]);
+    let file = archive(&[(&image, named("docker.io/library/large:1"))]);
+    (image, file)
+}
+
+/// Waits until some of a blob has arrived at the daemon.
+fn until_half_way(daemon: &Daemon) {
+    fn largest(folder: &Path) -> u64 {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let size =
+            |path: PathBuf| if path.is_dir() { largest(&path) } else { path.metadata().map_or(0, |it| it.len()) };
+        entries.map(|entry| size(entry.path())).max().unwrap_or(0)
+    }
+    until("a part of the blob to arrive", || largest(&daemon.folder.path().join(".linkspan")), |size| *size > 1 << 20);
+}
+
+#[test]
+fn a_load_whose_daemon_went_away_is_gone_on_with() {
+    let mut daemon = Daemon::start(&[]);
+    let (image, file) = large();
+    let load = ["load", "-i", text(file.path()), "--json"];
+    let loading = daemon.run(&load).spawn();
+    until_half_way(&daemon);
+    let open = daemon.exports();
+    daemon.linkspan.kill();
+    let failed = loading.wait();
+    assert_eq!(failed.status.code(), Some(1), "{failed}");
+    assert!(failed.stderr.contains("went away") && failed.stderr.contains("run the command again"), "{failed}");
+    assert_eq!(listed(&daemon.folder), []);
+    daemon.restart();
+    daemon.run(&load).ok();
+    assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
+    assert_eq!(daemon.exports(), [(open[0].0.clone(), "committed".to_owned())], "it was the same export");
+}
+
+#[test]
+fn a_load_that_was_killed_is_gone_on_with_and_one_that_was_interrupted_leaves_nothing() {
+    let daemon = Daemon::start(&[]);
+    let (image, file) = large();
+    let load = ["load", "-i", text(file.path()), "--json"];
+    let loading = daemon.run(&load).spawn();
+    until_half_way(&daemon);
+    loading.signal(Signal::INT);
+    let interrupted = loading.wait();
+    assert!(interrupted.stderr.contains("interrupted; nothing was left behind"), "{interrupted}");
+    let first = daemon.exports();
+    assert_eq!(first[0].1, "aborted");
+
+    let loading = daemon.run(&load).spawn();
+    until_half_way(&daemon);
+    let both = daemon.exports();
+    loading.signal(Signal::KILL);
+    loading.wait();
+    let killed = both.into_iter().find(|(_, state)| state == "open").unwrap().0;
+    daemon.run(&load).ok();
+    assert_eq!(listed(&daemon.folder)[0].1, image.root.digest.to_string());
+    let exports = daemon.exports();
+    assert_eq!(exports.len(), 2, "{exports:?}");
+    assert!(exports.contains(&(killed, "committed".to_owned())), "it was the same export: {exports:?}");
+}
+
+#[test]
+fn what_cannot_be_reached_is_named() {
+    let nobody = linkspan(["images", "--to", "unix:///no/such/door.sock"]).fails();
+    let expected = "linkspan: error: the exporter API at unix:///no/such/door.sock: No such file or directory";
+    assert!(nobody.stderr.starts_with(expected) && nobody.stderr.contains("--export-listen"), "{nobody}");
+    let remote = linkspan(["images", "--to", "tcp://192.0.2.1:1"]).fails();
+    assert!(remote.stderr.contains("on another machine") && remote.stderr.contains("ssh -L"), "{remote}");
+    let both = linkspan(["images", "--to", "unix:///x.sock", "--engine", "docker"]).output();
+    assert_eq!(both.status.code(), Some(2), "{both}");
+    let stack = Stack::shared();
+    let other = linkspan(["images", "--to", stack.docker_host()]).fails();
+    assert!(other.stderr.contains(stack.docker_host()), "another server is named: {other}");
+
+    // A corrupt blob is told as an engine tells it.
+    let (daemon, from, image) = (Daemon::start(&[]), tempfile::tempdir().unwrap(), image("corrupt\n"));
+    layout(from.path(), &[(&image, json!({}))]);
+    let layer = from.path().join("blobs/sha256").join(image.layers[1].digest.hex());
+    let mut bytes = fs::read(&layer).unwrap();
+    bytes[600] ^= 1;
+    fs::write(&layer, bytes).unwrap();
+    let corrupt = daemon.run(&["load", "-i", text(from.path())]).fails();
+    assert!(corrupt.stderr.contains(&format!("{} is corrupt", image.layers[1].digest)), "{corrupt}");
+    assert!(corrupt.stderr.contains("save the image again"), "{corrupt}");
+    assert_eq!(listed(&daemon.folder), []);
+}
