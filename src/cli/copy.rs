@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::engine::Target;
+use super::engine::{Shelf, Target};
 use super::progress::Manner;
 use super::settings::EngineSettings;
 use super::{CommandError, block_on, engine, output, show};
@@ -17,8 +17,8 @@ use crate::engine::select::{Kind, Selection};
 use crate::export::{Outcome, Request};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::proxy::{Address, AddressError};
-use crate::source::Source;
 use crate::source::archive::{Archive, Form};
+use crate::source::{Choice, Source, choose};
 
 /// Copies an image from one engine into another; sends only what that lacks.
 #[derive(Debug, Args)]
@@ -182,7 +182,7 @@ async fn find(from: &Place, config: &Config, form: Form, platform: Option<&Platf
         let [image] = archive.images() else {
             return Err(CommandError::ManyInArchive { images: archive.images().len() });
         };
-        let (root, names) = (archive.choose(&image.root, platform).await?.root, image.names.clone());
+        let (root, names) = (choose(&archive, &image.root, platform).await?.root, image.names.clone());
         return Ok(Found { source: Arc::new(archive), root, names });
     }
     // Only an archive is none.
@@ -192,22 +192,13 @@ async fn find(from: &Place, config: &Config, form: Form, platform: Option<&Platf
         Some(given) => given.to_owned(),
         None => engine::only(&*engine, &*images).await?,
     };
-    let mut root = engine::resolve(&*engine, &*images, &given).await?;
-    if let Some(platform) = platform {
-        let graph = engine::graph(&*images, root).await?;
-        let absent =
-            || CommandError::NoDocument { given: given.clone(), reason: format!("it has no image for {platform}") };
-        root = graph.image_for(platform).ok_or_else(absent)?.0.descriptor.clone();
+    let root = engine::resolve(&*engine, &*images, &given).await?;
+    let Choice { root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
+    if let Some(found) = only.filter(|_| platform.is_none()) {
+        output::note(&format!("{} holds only a part of the image; {found} is copied", engine.identity().kind));
     }
-    // A digest, or a part of one, is no name for the copy.
-    let names = given.parse::<Reference>().ok().into_iter();
-    let mut kept = Vec::new();
-    for name in names.filter(|name| name.digest().is_none()) {
-        if images.resolve(&name).await?.is_some() {
-            kept.push(name);
-        }
-    }
-    Ok(Found { source: images, root, names: kept })
+    let names = engine::name(&*images, &given).await?.into_iter().collect();
+    Ok(Found { source: images, root, names })
 }
 
 fn report(

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::future::BoxFuture;
+
 use super::CommandError;
 use super::settings::{EngineSettings, TargetSettings};
 use crate::client::{self, Connected};
@@ -14,7 +16,7 @@ use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::proxy::Address;
 use crate::source::archive::Form;
-use crate::source::read_graph;
+use crate::source::{Chunks, Holding, Source, SourceError, read_graph};
 use crate::telemetry;
 
 /// Checks what was configured. Only warnings are logged: what a command has to say is its output.
@@ -130,6 +132,38 @@ async fn by_prefix(images: &dyn Images, given: &str) -> Result<Option<Descriptor
         }
     }
     Ok(found)
+}
+
+/// The name that `given` is to its image; none if it is a digest, or a part of one.
+pub(super) async fn name(images: &dyn Images, given: &str) -> Result<Option<Reference>, CommandError> {
+    let Some(name) = given.parse::<Reference>().ok().filter(|name| name.digest().is_none()) else { return Ok(None) };
+    Ok(images.resolve(&name).await?.map(|_| name))
+}
+
+/// An engine's images, which know what they hold.
+#[derive(Debug)]
+pub(super) struct Shelf(pub(super) Arc<dyn Images>);
+
+impl Source for Shelf {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        self.0.open(blob, offset)
+    }
+}
+
+impl Holding for Shelf {
+    fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+        Box::pin(async move {
+            self.0.size(digest).await.map_err(|error| SourceError::Read {
+                name: self.name().to_owned(),
+                digest: digest.clone(),
+                reason: error.to_string(),
+            })
+        })
+    }
 }
 
 /// All documents of an image.

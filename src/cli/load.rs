@@ -16,8 +16,8 @@ use super::{CommandError, block_on, engine, output, show};
 use crate::config::Config;
 use crate::export::{Exports, Outcome, Request};
 use crate::image::{Descriptor, Platform, Reference};
-use crate::source::Source;
-use crate::source::archive::{Archive, Choice, Elsewhere, SavedImage};
+use crate::source::archive::{Archive, Elsewhere, SavedImage};
+use crate::source::{Choice, Source, choose};
 
 /// Loads images from an archive or a layout folder; sends only what the engine lacks.
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ impl Loading {
     }
 
     async fn load(&self, exports: &Exports, archive: &Arc<Archive>, image: &SavedImage) -> Result<(), CommandError> {
-        let Choice { root, only } = archive.choose(&image.root, self.platform.as_ref()).await?;
+        let Choice { root, only } = choose(&**archive, &image.root, self.platform.as_ref()).await?;
         let names = if self.tag.is_empty() { &image.names } else { &self.tag };
         if self.manner != Manner::Quiet {
             if self.tag.is_empty() {

@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod ps;
 mod read;
+mod save;
 mod serve;
 mod settings;
 mod setup;
@@ -23,13 +24,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::ConfigError;
 use crate::engine::EngineError;
 use crate::export::ExportError;
 use crate::image::ReferenceError;
-use crate::source::ReadGraphError;
 use crate::source::archive::ArchiveError;
+use crate::source::{ChoiceError, ReadGraphError};
 
 /// A direct-ingest export target: builders send the container engine of this host only the blobs it lacks.
 #[derive(Debug, Parser)]
@@ -45,6 +47,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Setup(setup::Setup),
     Load(load::Load),
+    Save(save::Save),
     Images(images::List),
     Inspect(inspect::Inspect),
     Copy(copy::Copy),
@@ -88,7 +91,11 @@ enum CommandError {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    #[error(transparent)]
     Read(#[from] ReadGraphError),
+    #[error(transparent)]
+    Save(#[from] save::SaveError),
     #[error(transparent)]
     Name(#[from] ReferenceError),
     #[error("no archive was given, and standard input is a terminal")]
@@ -128,6 +135,8 @@ impl CommandError {
             }
             Self::Export(ExportError::Engine(error)) => error.hint(),
             Self::Archive(error) => error.hint(),
+            Self::Choice(error) => error.hint(),
+            Self::Save(error) => error.hint(),
             Self::NoInput => Some("name it with -i, or pipe it in: `docker save demo | linkspan load`".to_owned()),
             Self::TagOfMany { .. } => Some("leave -t out: every image is then called as the archive says".to_owned()),
             Self::NotNamed { .. } => Some("name one, as in `oci:DIR:NAME`; `linkspan images` lists them".to_owned()),
@@ -147,6 +156,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli { command: Command::Doctor(command) }) => command.run(),
         Ok(Cli { command: Command::Setup(command) }) => command.run(),
         Ok(Cli { command: Command::Load(command) }) => command.run(),
+        Ok(Cli { command: Command::Save(command) }) => command.run(),
         Ok(Cli { command: Command::Images(command) }) => command.run(),
         Ok(Cli { command: Command::Inspect(command) }) => command.run(),
         Ok(Cli { command: Command::Copy(command) }) => command.run(),
@@ -175,11 +185,19 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
     Ok(output)
 }
 
-/// Runs what may be ended by SIGINT: dropping it cancels the exports in it.
+/// Runs what may be ended by SIGINT or SIGTERM: dropping it cancels the exports in it, and removes its files.
 async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => signals.recv().await,
+            // Then it ends the process.
+            Err(_) => std::future::pending().await,
+        }
+    };
     tokio::select! {
         result = work => result,
         Ok(()) = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+        Some(()) = terminated => Err(CommandError::Interrupted),
     }
 }
 

@@ -27,6 +27,11 @@ impl Manner {
         }
     }
 
+    /// How far a stream of `total` bytes is.
+    pub(super) fn gauge(self, total: u64) -> Gauge {
+        Gauge((self == Self::Bars).then(|| bar(total).with_prefix("archive").with_message("writing")))
+    }
+
     /// Events that are shown in this manner.
     pub(super) fn events(self) -> Events {
         match self {
@@ -39,6 +44,24 @@ impl Manner {
                 let bars = Arc::new(Mutex::new(Bars::default()));
                 Events::new(move |event| bars.lock().unwrap_or_else(PoisonError::into_inner).show(event))
             }
+        }
+    }
+}
+
+/// How far one stream of bytes is. Only a bar shows that; it goes when the stream has ended.
+#[derive(Debug)]
+pub(super) struct Gauge(Option<ProgressBar>);
+
+impl Gauge {
+    pub(super) fn set(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(bytes);
+        }
+    }
+
+    pub(super) fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
         }
     }
 }
@@ -114,15 +137,17 @@ impl Bars {
     }
 
     fn bar(&mut self, digest: &Digest, total: u64) -> &ProgressBar {
-        self.bars.entry(digest.clone()).or_insert_with(|| {
-            let bar = ProgressBar::new(total).with_prefix(short(digest).to_owned()).with_message("sending");
-            // The template is a constant; were it wrong, the default one would do.
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:12} {msg}")
-            {
-                bar.set_style(style);
-            }
-            self.all.add(bar)
-        })
+        self.bars
+            .entry(digest.clone())
+            .or_insert_with(|| self.all.add(bar(total).with_prefix(short(digest).to_owned()).with_message("sending")))
+    }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    // The template is a constant; were it wrong, the default one would do.
+    match ProgressStyle::with_template("{prefix} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:12} {msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }

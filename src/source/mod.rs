@@ -2,6 +2,7 @@
 
 pub mod archive;
 mod buildkit_content;
+mod choose;
 mod document;
 mod graph;
 mod range;
@@ -15,6 +16,7 @@ use futures_util::stream::BoxStream;
 use crate::image::{Descriptor, Digest};
 
 pub use buildkit_content::BuildkitContent;
+pub use choose::{Choice, ChoiceError, Holding, choose};
 pub use document::read_document;
 pub use graph::{ReadGraphError, read_graph};
 pub use range::read_range;

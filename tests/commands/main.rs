@@ -13,6 +13,7 @@ mod load;
 mod ps;
 mod read;
 mod remote;
+mod save;
 mod tar;
 
 use std::fs;

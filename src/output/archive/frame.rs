@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
-use super::{ArchiveError, Flavour};
-use crate::image::{Descriptor, Digest, Graph, Reference};
+use super::{ArchiveError, Flavour, Saved};
+use crate::image::{Descriptor, Digest, Platform, PlatformImage, Reference};
 
 /// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
 const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -36,17 +36,22 @@ pub(super) fn path(digest: &Digest) -> String {
 
 /// The files by their names, in their order: a reader that reads once knows first what it reads.
 pub(super) fn files(
-    graph: &Graph,
-    names: &[Reference],
+    images: &[Saved<'_>],
     flavour: Flavour,
     absent: &HashSet<Digest>,
 ) -> Result<Vec<(&'static str, Vec<u8>)>, ArchiveError> {
     let failed = |name| move |error: serde_json::Error| ArchiveError::Frame { name, reason: error.to_string() };
-    let index = index(graph.root(), names).map_err(failed("index.json"))?;
-    let mut files = vec![("oci-layout", LAYOUT.to_vec()), ("index.json", index)];
-    if flavour == Flavour::Docker {
-        let item = item(graph, names, absent)?;
-        files.push(("manifest.json", serde_json::to_vec(&[item]).map_err(failed("manifest.json"))?));
+    let entries = images.iter().flat_map(|image| entries(image.graph.root(), image.names)).collect();
+    let mut files =
+        vec![("oci-layout", LAYOUT.to_vec()), ("index.json", write(entries).map_err(failed("index.json"))?)];
+    let items: Option<Vec<_>> = match flavour {
+        Flavour::Oci => None,
+        Flavour::Docker => Some(images.iter().map(|image| only(image, absent)).collect::<Result<_, _>>()?),
+        Flavour::Save => Some(images.iter().filter_map(|image| best(image, absent)).collect()),
+    };
+    // A reader that finds an empty list looks no further, and one without it takes the layout.
+    if let Some(items) = items.filter(|items| !items.is_empty()) {
+        files.push(("manifest.json", serde_json::to_vec(&items).map_err(failed("manifest.json"))?));
     }
     Ok(files)
 }
@@ -57,6 +62,10 @@ pub(super) fn files(
 /// # Errors
 /// When it cannot be written, which strings and numbers never cause.
 pub fn index(root: &Descriptor, names: &[Reference]) -> Result<Vec<u8>, serde_json::Error> {
+    write(entries(root, names))
+}
+
+fn entries(root: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
     let entry = |annotations: BTreeMap<String, String>| {
         let mut entry = root.clone();
         entry.annotations.extend(annotations);
@@ -67,14 +76,18 @@ pub fn index(root: &Descriptor, names: &[Reference]) -> Result<Vec<u8>, serde_js
         annotations.extend(name.tag().map(|tag| (ANNOTATION_REF_NAME.to_owned(), tag.to_owned())));
         entry(annotations)
     };
-    let manifests = if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() };
+    if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() }
+}
+
+fn write(manifests: Vec<Descriptor>) -> Result<Vec<u8>, serde_json::Error> {
     let media_type = "application/vnd.oci.image.index.v1+json";
     serde_json::to_vec(&Index { schema_version: 2, media_type, manifests })
 }
 
-fn item(graph: &Graph, names: &[Reference], absent: &HashSet<Digest>) -> Result<Item, ArchiveError> {
+/// The only image of `saved`.
+fn only(saved: &Saved<'_>, absent: &HashSet<Digest>) -> Result<Item, ArchiveError> {
     let mut seen = HashSet::new();
-    let images: Vec<_> = graph.images().filter(|image| seen.insert(&image.manifest.descriptor.digest)).collect();
+    let images: Vec<_> = saved.graph.images().filter(|image| seen.insert(&image.manifest.descriptor.digest)).collect();
     let [image] = &images[..] else {
         let platforms = images.iter().map(|image| image.platform().to_string()).collect();
         return Err(ArchiveError::Platforms { platforms });
@@ -82,12 +95,31 @@ fn item(graph: &Graph, names: &[Reference], absent: &HashSet<Digest>) -> Result<
     if let Some(layer) = image.view.layers.iter().find(|layer| absent.contains(&layer.digest)) {
         return Err(ArchiveError::Absent { digest: layer.digest.clone() });
     }
+    Ok(item(image, saved.names))
+}
+
+/// The image of `saved` for this machine, or the only one; none if it lacks a layer here.
+fn best(saved: &Saved<'_>, absent: &HashSet<Digest>) -> Option<Item> {
+    let host = Platform::host();
+    let images: Vec<_> = saved.graph.images().collect();
+    let fits = images.iter().filter_map(|image| Some((image.platform().fit(&host)?, image)));
+    // Of several that fit alike the first one named is taken.
+    let fitting = fits.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, image)| image);
+    let image = match (fitting, &images[..]) {
+        (Some(image), _) | (None, [image]) => image,
+        _ => return None,
+    };
+    let is_whole = image.view.layers.iter().all(|layer| !absent.contains(&layer.digest));
+    is_whole.then(|| item(image, saved.names))
+}
+
+fn item(image: &PlatformImage<'_>, names: &[Reference]) -> Item {
     let tags: Vec<_> = names.iter().filter_map(tag).collect();
-    Ok(Item {
+    Item {
         config: path(&image.config.descriptor.digest),
         repo_tags: Some(tags).filter(|tags| !tags.is_empty()),
         layers: image.view.layers.iter().map(|layer| path(&layer.digest)).collect(),
-    })
+    }
 }
 
 /// The name as `docker save` writes it. dockerd refuses a name with a digest here.

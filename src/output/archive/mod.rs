@@ -29,6 +29,18 @@ pub enum Flavour {
     /// The same with a `manifest.json` (moby `image/spec`), for which it must be an image of one platform. Attestations
     /// may come with it.
     Docker,
+    /// What `docker save` makes: a layout of any number of platforms, and a `manifest.json` with the image of the
+    /// platform that fits this machine best, or the only one. What has none, or lacks a layer, is in the layout alone.
+    Save,
+}
+
+/// An image that goes into an archive.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved<'a> {
+    /// The image.
+    pub graph: &'a Graph,
+    /// Its names; none is fine.
+    pub names: &'a [Reference],
 }
 
 /// The plan of an archive.
@@ -68,15 +80,25 @@ impl Archive {
         flavour: Flavour,
         absent: &HashSet<Digest>,
     ) -> Result<Self, ArchiveError> {
+        Self::of(&[Saved { graph, names }], flavour, absent)
+    }
+
+    /// The same of several images. A blob that more than one of them names is there once.
+    ///
+    /// # Errors
+    /// As [`Archive::new`].
+    pub fn of(images: &[Saved<'_>], flavour: Flavour, absent: &HashSet<Digest>) -> Result<Self, ArchiveError> {
+        let mut seen = HashSet::new();
         let mut head = BytesMut::new();
-        for (name, content) in frame::files(graph, names, flavour, absent)? {
+        for (name, content) in frame::files(images, flavour, absent)? {
             head.extend_from_slice(&ustar::member(name, content.len() as u64));
             head.extend_from_slice(&content);
             head.extend_from_slice(&ustar::END[..ustar::padding(content.len() as u64)]);
         }
-        let blobs: Vec<_> = graph
-            .descriptors()
-            .filter(|blob| !absent.contains(&blob.digest))
+        let blobs: Vec<_> = images
+            .iter()
+            .flat_map(|image| image.graph.descriptors())
+            .filter(|blob| !absent.contains(&blob.digest) && seen.insert(&blob.digest))
             // What a reader needs of it is in its document; this is held as long as the archive is read.
             .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
             .collect();

@@ -1,7 +1,6 @@
 //! Why an archive cannot be read.
 
-use crate::image::{DocumentError, GraphError};
-use crate::source::SourceError;
+use crate::image::DocumentError;
 
 /// What is wrong with an archive or a layout directory. Nothing of it was exported.
 #[derive(Debug, thiserror::Error)]
@@ -51,27 +50,6 @@ pub enum ArchiveError {
         /// What is wrong.
         error: DocumentError,
     },
-    /// The documents of an image do not fit together.
-    #[error("{archive}: {error}")]
-    Graph {
-        /// The archive.
-        archive: String,
-        /// What is wrong.
-        error: GraphError,
-    },
-    /// A document of an image is not there.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The platform that was asked for is not among those that are there.
-    #[error("{archive} holds no image for {wanted}; it holds {}", if there.is_empty() { "none that is complete".to_owned() } else { there.join(", ") })]
-    Platform {
-        /// The archive.
-        archive: String,
-        /// The platform.
-        wanted: String,
-        /// The platforms that are there.
-        there: Vec<String>,
-    },
 }
 
 impl ArchiveError {
@@ -85,7 +63,6 @@ impl ArchiveError {
                 Some("`docker save`, `docker buildx build -o type=oci`, `skopeo copy` and `crane pull` make archives that can be read".to_owned())
             }
             Self::Tar { .. } => Some("save the image again; the file may have been cut off on its way".to_owned()),
-            Self::Platform { .. } => Some("name one of these with --platform".to_owned()),
             _ => None,
         }
     }

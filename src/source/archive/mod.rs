@@ -3,7 +3,6 @@
 //! A file that holds an uncompressed archive is looked through once, by the heads of its members, and then read in
 //! place. What can be read only once is kept first (`spool`). Blobs are not verified here: the engine does that.
 
-mod choose;
 mod docker;
 mod error;
 mod files;
@@ -27,10 +26,9 @@ use tokio::task::spawn_blocking;
 use self::files::{Files, read_at};
 use self::members::{Members, Place};
 use self::outer::Outer;
-use super::{Chunks, Source, SourceError};
+use super::{Chunks, Holding, Source, SourceError};
 use crate::image::{Descriptor, Digest, Reference};
 
-pub use choose::Choice;
 pub use docker::Form;
 pub use error::ArchiveError;
 
@@ -215,6 +213,12 @@ impl Source for Archive {
                 _ => Err(SourceError::NotFound { name, digest }),
             }
         })
+    }
+}
+
+impl Holding for Archive {
+    fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+        Box::pin(async move { Ok(self.place(digest).await?.as_ref().map(Place::size)) })
     }
 }
 

@@ -21,7 +21,9 @@ impl Exporter for Archive {
     fn describe(&self, _engine: &Identity) -> ExporterType {
         let (name, documentation) = match self.0 {
             Flavour::Oci => ("oci", "Makes an archive of an OCI image layout, of any number of platforms."),
-            Flavour::Docker => ("docker", "Makes an archive for docker load, of an image of one platform."),
+            Flavour::Docker | Flavour::Save => {
+                ("docker", "Makes an archive for docker load, of an image of one platform.")
+            }
         };
         ExporterType {
             name: name.to_owned(),

@@ -1,8 +1,65 @@
-//! Which part of an image an archive holds.
+//! Which part of an image a source holds.
+//!
+//! Engines and archives of `docker save` often hold an index of many platforms and the blobs of one.
 
-use super::{Archive, ArchiveError, Place};
-use crate::image::{Descriptor, Document, Kind, Limits, Platform, View};
-use crate::source::{ReadGraphError, SourceError, read_document, read_graph};
+use futures_util::future::BoxFuture;
+
+use super::{ReadGraphError, Source, SourceError, read_document, read_graph};
+use crate::image::{Descriptor, Digest, Document, DocumentError, GraphError, Kind, Limits, Platform, View};
+
+/// A source that knows what it holds: an archive, or an engine.
+pub trait Holding: Source {
+    /// The size of a blob in bytes, if all of it is there.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>>;
+}
+
+/// Why nothing of an image can be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChoiceError {
+    /// A document of an image is not what it should be.
+    #[error("{source_name}: {error}")]
+    Document {
+        /// The source.
+        source_name: String,
+        /// What is wrong.
+        error: DocumentError,
+    },
+    /// The documents of an image do not fit together.
+    #[error("{source_name}: {error}")]
+    Graph {
+        /// The source.
+        source_name: String,
+        /// What is wrong.
+        error: GraphError,
+    },
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The platform that was asked for is not among those that are there.
+    #[error("{source_name} holds no image for {wanted}; it holds {}", if there.is_empty() { "none that is complete".to_owned() } else { there.join(", ") })]
+    Platform {
+        /// The source.
+        source_name: String,
+        /// The platform.
+        wanted: String,
+        /// The platforms that are there.
+        there: Vec<String>,
+    },
+}
+
+impl ChoiceError {
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Platform { there, .. } if !there.is_empty() => Some("name one of these with --platform".to_owned()),
+            _ => None,
+        }
+    }
+}
 
 /// What is to be exported of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,13 +70,19 @@ pub struct Choice {
     pub only: Option<String>,
 }
 
-impl Archive {
-    /// The image `root` as a whole, if nothing of it is missing. Archives of `docker save` often hold an index of many
-    /// platforms and the blobs of one: then, or when a platform is asked for, the image of the platform that fits best.
-    ///
-    /// # Errors
-    /// When there is none, or documents are not what they should be.
-    pub async fn choose(&self, root: &Descriptor, platform: Option<&Platform>) -> Result<Choice, ArchiveError> {
+/// The image `root` as a whole, if nothing of it is missing. Otherwise, or when a platform is asked for, the image of the
+/// platform that fits best, of those that are complete.
+///
+/// # Errors
+/// When there is none, or documents are not what they should be.
+pub async fn choose(from: &dyn Holding, root: &Descriptor, platform: Option<&Platform>) -> Result<Choice, ChoiceError> {
+    Chooser(from).choose(root, platform).await
+}
+
+struct Chooser<'a>(&'a dyn Holding);
+
+impl Chooser<'_> {
+    async fn choose(&self, root: &Descriptor, platform: Option<&Platform>) -> Result<Choice, ChoiceError> {
         let whole = self.is_whole(root).await;
         if platform.is_none() && (matches!(whole, Ok(true)) || root.kind() != Kind::Index) {
             whole?;
@@ -41,27 +104,31 @@ impl Archive {
             (Some(image), _) => image,
             (None, [image]) if platform.is_none() => image,
             _ => {
-                let (archive, wanted) = (self.files.name().to_owned(), wanted.to_string());
+                let (source_name, wanted) = (self.name(), wanted.to_string());
                 let there = there.iter().map(|(_, platform)| platform.to_string()).collect();
-                return Err(ArchiveError::Platform { archive, wanted, there });
+                return Err(ChoiceError::Platform { source_name, wanted, there });
             }
         };
         let only = (chosen.0.digest != root.digest).then(|| chosen.1.to_string());
         Ok(Choice { root: chosen.0.clone(), only })
     }
 
+    fn name(&self) -> String {
+        self.0.name().to_owned()
+    }
+
     /// Whether every blob of an image is there.
-    async fn is_whole(&self, root: &Descriptor) -> Result<bool, ArchiveError> {
-        let graph = match read_graph(self, root.clone(), Limits::default()).await {
+    async fn is_whole(&self, root: &Descriptor) -> Result<bool, ChoiceError> {
+        let graph = match read_graph(self.0, root.clone(), Limits::default()).await {
             Ok(graph) => graph,
             Err(ReadGraphError::Source(SourceError::NotFound { .. })) => return Ok(false),
             Err(ReadGraphError::Source(error)) => return Err(error.into()),
             Err(ReadGraphError::Graph(error)) => {
-                return Err(ArchiveError::Graph { archive: self.files.name().to_owned(), error });
+                return Err(ChoiceError::Graph { source_name: self.name(), error });
             }
         };
         for leaf in graph.leaves().iter().filter(|leaf| leaf.kind() != Kind::ForeignLayer) {
-            if self.place(&leaf.digest).await?.as_ref().map(Place::size) != Some(leaf.size) {
+            if self.0.held(&leaf.digest).await? != Some(leaf.size) {
                 return Ok(false);
             }
         }
@@ -69,7 +136,7 @@ impl Archive {
     }
 
     /// The images below `root` that are documents here, and their platforms.
-    async fn entries(&self, root: &Descriptor) -> Result<Vec<(Descriptor, Platform)>, ArchiveError> {
+    async fn entries(&self, root: &Descriptor) -> Result<Vec<(Descriptor, Platform)>, ChoiceError> {
         let limits = Limits::default();
         let (mut found, mut level) = (Vec::new(), vec![root.clone()]);
         for _ in 0..=limits.depth {
@@ -104,17 +171,16 @@ impl Archive {
     }
 
     /// A document, if it is there.
-    async fn document(&self, descriptor: &Descriptor) -> Result<Option<Document>, ArchiveError> {
+    async fn document(&self, descriptor: &Descriptor) -> Result<Option<Document>, ChoiceError> {
         let limits = Limits::default();
         if !descriptor.kind().is_document() || descriptor.size > limits.bytes_of(descriptor.kind()) {
             return Ok(None);
         }
-        let bytes = match read_document(self, descriptor).await {
+        let bytes = match read_document(self.0, descriptor).await {
             Err(SourceError::NotFound { .. }) => return Ok(None),
             read => read?,
         };
         let document = Document::parse_within(descriptor.clone(), bytes, &limits);
-        let archive = || self.files.name().to_owned();
-        Ok(Some(document.map_err(|error| ArchiveError::Document { archive: archive(), error })?))
+        Ok(Some(document.map_err(|error| ChoiceError::Document { source_name: self.name(), error })?))
     }
 }

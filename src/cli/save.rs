@@ -1,0 +1,195 @@
+//! `linkspan save`.
+
+mod sink;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use futures_util::StreamExt as _;
+use serde_json::json;
+
+use super::engine::{Shelf, Target};
+use super::progress::Manner;
+use super::settings::TargetSettings;
+use super::{CommandError, block_on, engine, output, show};
+use crate::engine::images::Images;
+use crate::image::{Digest, Graph, Kind, Platform, Reference};
+use crate::output::archive::{Archive, Flavour, Saved};
+use crate::source::{Choice, Source, choose};
+
+pub(super) use sink::SaveError;
+use sink::Sink;
+
+/// Saves images to an archive.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Save {
+    /// The images: names, digests, or beginnings of those
+    #[arg(value_name = "REF", required = true)]
+    references: Vec<String>,
+
+    /// The file to write; `-` is standard output. A file that is there is replaced when the new one is complete
+    #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+    output: PathBuf,
+
+    /// What is written: `docker` is an OCI image layout with a `manifest.json` for the platform of this machine, which is what
+    /// docker saves and every tool reads; `oci` is the layout alone
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    format: Format,
+
+    /// Save only the image for this platform, of an index of several
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
+
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print a JSON object for each image, one a line; not together with an archive on standard output
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    target: TargetSettings,
+}
+
+const EXAMPLES: &str = "\
+The archive can be loaded by `docker load`, `ctr image import` and `linkspan load`, and read by skopeo and crane. Of an image that
+is there for some of its platforms only, that of this machine is saved.
+
+Examples:
+  linkspan save -o demo.tar demo
+  linkspan save demo registry.example/app:1 | ssh host docker load
+  linkspan save --format oci --platform linux/arm64 -o app.tar registry.example/app:1
+  linkspan save --to unix:///run/linkspan/export.sock -o demo.tar demo
+
+Exit code: 0 when all of them were saved, 1 when one was not (nothing is left then), 2 for a wrong command line.";
+
+/// What is written.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Format {
+    #[default]
+    Docker,
+    Oci,
+}
+
+/// An image that goes into the archive.
+struct Wanted {
+    graph: Graph,
+    names: Vec<Reference>,
+}
+
+impl Save {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let Self { references, output, format, platform, quiet, json, target } = self;
+        if json && output == Path::new("-") {
+            return Err(SaveError::Mixed.into());
+        }
+        // Before anything is asked for: nobody wants it on a terminal.
+        let sink = Sink::open(&output)?;
+        let (_, target) = engine::target(target)?;
+        let flavour = match format {
+            Format::Docker => Flavour::Save,
+            Format::Oci => Flavour::Oci,
+        };
+        let manner = Manner::of(quiet || json);
+        block_on(super::interruptible(async {
+            let (images, wanted) = find(&target, &references, platform.as_ref(), manner).await?;
+            let absent = absent(&*images, &wanted).await?;
+            let saved: Vec<_> = wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
+            let archive = Archive::of(&saved, flavour, &absent).map_err(SaveError::Archive)?;
+            let bytes = archive.size();
+            write(Arc::new(archive), images, sink, manner).await?;
+            report(&wanted, bytes, &output, json, manner)
+        }))??;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The images that are meant, those with the same root together.
+async fn find(
+    target: &Target,
+    references: &[String],
+    platform: Option<&Platform>,
+    manner: Manner,
+) -> Result<(Arc<dyn Images>, Vec<Wanted>), CommandError> {
+    let (engine, images) = engine::images(target).await?;
+    let mut wanted = Vec::<Wanted>::new();
+    for given in references {
+        let root = engine::resolve(&*engine, &*images, given).await?;
+        let Choice { root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
+        if let Some(found) = only.filter(|_| platform.is_none() && manner != Manner::Quiet) {
+            let kind = engine.identity().kind;
+            output::note(&format!("{kind} holds only a part of `{given}`; {found} is saved"));
+        }
+        let name = engine::name(&*images, given).await?;
+        match wanted.iter_mut().find(|image| image.graph.root().digest == root.digest) {
+            Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
+            None => {
+                let graph = engine::graph(&*images, root).await?;
+                wanted.push(Wanted { graph, names: name.into_iter().collect() });
+            }
+        }
+    }
+    Ok((images, wanted))
+}
+
+/// The foreign layers that the engine does not hold.
+async fn absent(images: &dyn Images, wanted: &[Wanted]) -> Result<HashSet<Digest>, CommandError> {
+    let mut absent = HashSet::new();
+    for layer in wanted.iter().flat_map(|image| image.graph.leaves()).filter(|leaf| leaf.kind() == Kind::ForeignLayer) {
+        if images.size(&layer.digest).await?.is_none() {
+            absent.insert(layer.digest.clone());
+        }
+    }
+    Ok(absent)
+}
+
+async fn write(
+    archive: Arc<Archive>,
+    images: Arc<dyn Images>,
+    mut sink: Sink,
+    manner: Manner,
+) -> Result<(), CommandError> {
+    let (gauge, size) = (manner.gauge(archive.size()), archive.size());
+    let source: Arc<dyn Source> = images;
+    let mut chunks = archive.read(source, 0);
+    let mut written = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(SaveError::Read)?;
+        written += chunk.len() as u64;
+        sink.write(&chunk).await?;
+        gauge.set(written);
+    }
+    debug_assert_eq!(written, size);
+    sink.finish().await?;
+    gauge.end();
+    Ok(())
+}
+
+fn report(wanted: &[Wanted], bytes: u64, to: &Path, json: bool, manner: Manner) -> Result<(), CommandError> {
+    for Wanted { graph, names } in wanted {
+        let root = graph.root();
+        let texts: Vec<_> = names.iter().map(ToString::to_string).collect();
+        if json {
+            let image = json!({
+                "names": texts, "digest": root.digest, "mediaType": root.media_type,
+                "blobs": graph.blobs(), "blobBytes": graph.bytes(), "file": to,
+            });
+            output::print(&image.to_string())?;
+        } else if manner != Manner::Quiet {
+            // On stderr, because stdout may be the archive.
+            match &names[..] {
+                [] => output::note(&format!("Saved image ID: {}", root.digest)),
+                names => names.iter().for_each(|name| output::note(&format!("Saved image: {}", name.familiar()))),
+            }
+        }
+    }
+    if !json && manner != Manner::Quiet {
+        output::note(&format!("wrote {}", show::size(bytes)));
+    }
+    Ok(())
+}

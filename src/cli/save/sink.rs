@@ -1,0 +1,108 @@
+//! Where an archive goes: a file that appears when it is complete, or whatever else can be written to.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempPath;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::output::archive::ArchiveError;
+use crate::source::SourceError;
+
+/// What may be done with the file, before the umask.
+const MODE: u32 = 0o666;
+
+/// Why images were not saved. Nothing of them is left.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum SaveError {
+    #[error("an archive is not written to a terminal")]
+    Terminal,
+    #[error("--json and the archive cannot both be on standard output")]
+    Mixed,
+    #[error("{path} is a folder", path = path.display())]
+    Folder { path: PathBuf },
+    #[error("{path} cannot be written: {error}")]
+    Write { path: String, error: io::Error },
+    #[error(transparent)]
+    Archive(ArchiveError),
+    #[error(transparent)]
+    Read(SourceError),
+}
+
+impl SaveError {
+    pub(in crate::cli) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Terminal => "name a file with -o, or pipe it on: `linkspan save demo | docker load`",
+            Self::Mixed => "name a file with -o",
+            Self::Folder { .. } => "name a file in it; `linkspan copy` copies into layout folders, `oci:DIR:NAME`",
+            Self::Write { error, .. } if error.kind() == io::ErrorKind::NotFound => "make its folder first",
+            Self::Write { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
+                "make room, or name another place"
+            }
+            Self::Read(SourceError::NotFound { .. }) => "the image was removed meanwhile, or not all of it is there",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What is written to.
+#[derive(Debug)]
+pub(super) struct Sink {
+    /// For messages.
+    name: String,
+    file: tokio::fs::File,
+    /// Where a regular file is until it is complete, and then. The first goes when it is dropped.
+    places: Option<(TempPath, PathBuf)>,
+}
+
+impl Sink {
+    /// Opens `path`; `-` is standard output.
+    pub(super) fn open(path: &Path) -> Result<Self, SaveError> {
+        let failed = |error| SaveError::Write { path: path.display().to_string(), error };
+        if path == Path::new("-") {
+            let stdout = io::stdout();
+            if stdout.is_terminal() {
+                return Err(SaveError::Terminal);
+            }
+            let file: File = stdout.as_fd().try_clone_to_owned().map_err(failed)?.into();
+            return Ok(Self { name: "standard output".to_owned(), file: file.into(), places: None });
+        }
+        let name = path.display().to_string();
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(SaveError::Folder { path: path.to_owned() }),
+            // A device or a pipe: it cannot be replaced, and holds nothing that could be half written.
+            Ok(found) if !found.is_file() => {
+                let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
+                return Ok(Self { name, file: file.into(), places: None });
+            }
+            _ => {}
+        }
+        // Where a link leads, and not the link, is replaced.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let mut temporary = tempfile::Builder::new();
+        temporary.prefix(".linkspan-save-").permissions(Permissions::from_mode(MODE));
+        let (file, place) = temporary.tempfile_in(folder).map_err(failed)?.into_parts();
+        Ok(Self { name, file: file.into(), places: Some((place, target)) })
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+        let written = self.file.write_all(bytes).await;
+        written.map_err(|error| SaveError::Write { path: self.name.clone(), error })
+    }
+
+    /// Makes a file appear under its name, when all of it is on the disk.
+    pub(super) async fn finish(mut self) -> Result<(), SaveError> {
+        let failed = |error| SaveError::Write { path: self.name.clone(), error };
+        self.file.flush().await.map_err(failed)?;
+        if let Some((temporary, target)) = self.places {
+            self.file.sync_all().await.map_err(failed)?;
+            temporary.persist(target).map_err(|error| failed(error.error))?;
+        }
+        Ok(())
+    }
+}
