@@ -167,7 +167,7 @@ impl Copy {
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
             let request = Request { root: found.root.clone(), names: names.clone(), origin };
-            let copying = async { Ok(exports.run(request, found.source, manner.events()).await?) };
+            let copying = async { Ok(manner.show(|events| exports.run(request, found.source, events)).await?) };
             let copied = super::interruptible(copying).await;
             exports.finish().await;
             report(&found.root, &names, copied?, json, manner)?;

@@ -121,7 +121,7 @@ impl Loading {
         }
         let source: Arc<dyn Source> = archive.clone();
         let request = Request { root: root.clone(), names: names.clone(), origin: engine::origin("load") };
-        let outcome = exports.run(request, source, self.manner.events()).await?;
+        let outcome = self.manner.show(|events| exports.run(request, source, events)).await?;
         self.report(&root, names, outcome)
     }
 

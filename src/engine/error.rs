@@ -264,9 +264,6 @@ impl EngineError {
             Self::NoSpace { .. } => {
                 "free space on the engine's disk, for instance with `docker image prune`".to_owned()
             }
-            Self::Corrupt { .. } => {
-                "build again; if it stays, the builder's cache is damaged: `docker buildx prune`".to_owned()
-            }
             // containerd was killed between making the folder and noting it (its overlay snapshotter's `createSnapshot`);
             // it only sweeps after a snapshot was removed (`core/metadata/db.go`, `GarbageCollect`).
             Self::Unpack { reason, .. } if reason.contains("file exists") && !reason.contains("/layerdb/") => {

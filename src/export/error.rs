@@ -51,13 +51,11 @@ impl From<ReadGraphError> for ExportError {
 }
 
 impl ExportError {
-    /// What a person can do about it, where there is something to say.
+    /// What a person can do about it, where there is something to say. What to do about a source only those know who
+    /// chose it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
-            Self::Source(SourceError::Read { .. } | SourceError::Length { .. }) => {
-                Some("build again; if it stays, look at the builder's log".to_owned())
-            }
             _ => None,
         }
     }

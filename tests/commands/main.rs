@@ -14,6 +14,7 @@ mod ps;
 mod read;
 mod remote;
 mod save;
+mod screen;
 mod tar;
 
 use std::fs;

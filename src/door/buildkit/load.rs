@@ -12,10 +12,10 @@ use super::exporters::Exporter;
 use super::progress::Display;
 use super::repeat::repeat;
 use super::solve::Solve;
-use crate::engine::Origin;
+use crate::engine::{EngineError, Origin};
 use crate::export::{ExportError, Exports, Request, unique_id};
 use crate::image::{Descriptor, Document, Kind, Limits, Reference, View};
-use crate::source::read_document;
+use crate::source::{SourceError, read_document};
 
 /// How often a build is repeated. Once makes lazy layers present; a builder that prunes all the time can win a
 /// race or two.
@@ -233,14 +233,41 @@ impl From<Status> for Failure {
 
 /// What the client is told. `Unknown` is the code of BuildKit's own export errors; buildx prints just the text.
 fn failure(error: &ExportError) -> Status {
-    match (error, error.hint()) {
+    match (error, hint(error)) {
         (ExportError::Cancelled, _) => Status::cancelled(error.to_string()),
         (_, Some(hint)) => Status::unknown(format!("linkspan: {error}; to mend it: {hint}")),
         (_, None) => Status::unknown(format!("linkspan: {error}")),
     }
 }
 
+/// What a person can do about it, who knows that the bytes come from a builder.
+fn hint(error: &ExportError) -> Option<String> {
+    match error {
+        ExportError::Engine(EngineError::Corrupt { .. }) => {
+            Some("build again; if it stays, the builder's cache is damaged: `docker buildx prune`".to_owned())
+        }
+        ExportError::Source(SourceError::Read { .. } | SourceError::Length { .. }) => {
+            Some("build again; if it stays, look at the builder's log".to_owned())
+        }
+        _ => error.hint(),
+    }
+}
+
 fn prefixed(what: &str, status: &Status) -> Status {
     let code = if status.code() == Code::Ok { Code::Unknown } else { status.code() };
     Status::new(code, format!("linkspan: {what} failed: {}", status.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Digest;
+
+    #[test]
+    fn what_is_damaged_is_the_builders() {
+        let corrupt = EngineError::Corrupt { digest: Digest::sha256(b"x"), reason: "it is".to_owned() };
+        let export = ExportError::from(corrupt.clone());
+        assert!(failure(&export).message().contains("docker buildx prune"));
+        assert_eq!((corrupt.hint(), export.hint()), (None, None), "others read from elsewhere");
+    }
 }
