@@ -31,6 +31,11 @@ fn the_generated_code_is_that_of_the_definition() {
         .out_dir(out.path())
         .build_client(false)
         .extern_path(".containerd.services.content.v1", "::containerd_client::services::v1")
+        // But for the one that carries the bytes of blobs, which need not be copied out of it.
+        .extern_path(
+            ".containerd.services.content.v1.WriteContentRequest",
+            "crate::door::export_api::proto::WriteContentRequest",
+        )
         .compile_fds(content.clone())
         .unwrap();
     for name in ["linkspan.export.v1.rs", "containerd.services.content.v1.rs"] {

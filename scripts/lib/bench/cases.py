@@ -1,6 +1,7 @@
 """All cases by name, in the order in which they run."""
 
 from builds import classic, cold, container, edit, layers100, memory, remote, warm
+from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
 from proxying import proxy
 
@@ -17,4 +18,8 @@ CASES = {
     "load-cold": load_cold,
     "memory": memory,
     "load-memory": load_memory,
+    "api-warm": api_warm,
+    "api-stream": api_stream,
+    "api-small": api_small,
+    "api-memory": api_memory,
 }

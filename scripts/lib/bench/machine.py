@@ -101,20 +101,14 @@ def drop_caches():
         drop.write("3")
 
 
-class Linkspan:
-    """The program under test, between builders and clients on one side and a stack's engine on the other."""
+class Program:
+    """The program under test, until it listens on all of `sockets`."""
 
-    def __init__(self, binary, engine, builder, folder, kind="docker"):
-        self.socket = f"unix://{folder}/linkspan.sock"
-        self.docker = f"unix://{folder}/docker.sock"
+    def __init__(self, binary, arguments, env, folder, sockets):
         self.log = open(f"{folder}/linkspan.log", "w", encoding="utf-8")
-        host = engine.env["DOCKER_HOST" if kind == "docker" else "LINKSPAN_DOCKER_CLASSIC_HOST"]
-        self.process = subprocess.Popen(
-            [binary, "serve", "--engine", kind, "--docker-host", host, "--docker-listen", self.docker,
-             "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket],
-            env=engine.env, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen([binary, *arguments], env=env, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 20
-        while not all(os.path.exists(socket.removeprefix("unix://")) for socket in (self.socket, self.docker)):
+        while not all(os.path.exists(socket.removeprefix("unix://")) for socket in sockets):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"bench: error: linkspan did not start, see {self.log.name}:\n{open(self.log.name).read()}")
             time.sleep(0.02)
@@ -128,6 +122,18 @@ class Linkspan:
         self.process.terminate()
         self.process.wait(30)
         self.log.close()
+
+
+class Linkspan(Program):
+    """Between builders and clients on one side and a stack's engine on the other."""
+
+    def __init__(self, binary, engine, builder, folder, kind="docker"):
+        self.socket = f"unix://{folder}/linkspan.sock"
+        self.docker = f"unix://{folder}/docker.sock"
+        host = engine.env["DOCKER_HOST" if kind == "docker" else "LINKSPAN_DOCKER_CLASSIC_HOST"]
+        arguments = ["serve", "--engine", kind, "--docker-host", host, "--docker-listen", self.docker,
+                     "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket]
+        super().__init__(binary, arguments, engine.env, folder, [self.socket, self.docker])
 
 
 class Bench:

@@ -6,15 +6,41 @@ def seconds(value):
 
 
 def print_table(results):
+    print_builds([result for result in results if "linkspan_s" in result])
+    print_proxy([result for result in results if "version_direct_s" in result])
+    print_targets([result for result in results if "target" in result])
+
+
+def print_builds(results):
+    if not results:
+        return
     print("| case | image | Linkspan | tar path | built-in builder | floor | tar / Linkspan | Linkspan / built-in | Linkspan / floor | peak memory |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for r in (result for result in results if "linkspan_s" in result):
+    for r in results:
         cells = [r["case"], f"{r['size_bytes'] / 1e9:.1f} GB"]
         cells += [seconds(r[f"{name}_s"]) for name in ("linkspan", "tar", "builtin", "floor")]
         cells += ["-" if r[key] is None else f"{r[key]:.2f}" for key in ("tar_over_linkspan", "linkspan_over_builtin", "linkspan_over_floor")]
         cells.append("-" if r["linkspan_peak_rss_bytes"] is None else f"{r['linkspan_peak_rss_bytes'] / (1 << 20):.0f} MiB")
         print("| " + " | ".join(cells) + " |")
-    for r in (result for result in results if "linkspan_s" not in result):
+
+
+def print_proxy(results):
+    for r in results:
         print(f"\n{r['case']}:")
         for what in ("version", "cp_out", "cp_in"):
             print(f"  {what}: direct {seconds(r[f'{what}_direct_s'])}, through the door {seconds(r[f'{what}_linkspan_s'])}")
+
+
+UNITS = {"api-warm layout": ("ms", 1e3, "<="), "api-warm docker": ("ms", 1e3, "<="), "api-stream": ("of the machine", 1, ">="),
+         "api-small layout": ("blobs/s", 1, ">="), "api-small containerd": ("of ctr", 1, ">="), "api-memory": ("MiB", 1 / (1 << 20), "<=")}
+
+
+def print_targets(results):
+    if not results:
+        return
+    print("\n| case | measured | target | reached |")
+    print("|---|---|---|---|")
+    for r in results:
+        unit, factor, sign = UNITS[r["case"]]
+        measured, target = (f"{r[key] * factor:.4g}" for key in ("measured", "target"))
+        print(f"| {r['case']} | {measured} {unit} | {sign} {target} {unit} | {'yes' if r['reached'] else 'no'} |")

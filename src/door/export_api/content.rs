@@ -8,15 +8,15 @@ use bytes::Bytes;
 use containerd_client::services::v1::{
     AbortRequest, DeleteContentRequest, Info, InfoRequest, InfoResponse, ListContentRequest, ListContentResponse,
     ListStatusesRequest, ListStatusesResponse, ReadContentRequest, ReadContentResponse, Status as Ingest,
-    StatusRequest, StatusResponse, UpdateRequest, UpdateResponse, WriteContentRequest, WriteContentResponse,
+    StatusRequest, StatusResponse, UpdateRequest, UpdateResponse, WriteContentResponse,
 };
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert::{digest, timestamp};
 use super::filter::Filters;
-use super::proto::Reason;
 use super::proto::content_server::Content;
+use super::proto::{Reason, WriteContentRequest};
 use super::refusal::Refusal;
 use super::scope::{Blob, not_found};
 use super::session::Session;

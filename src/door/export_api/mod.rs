@@ -11,6 +11,7 @@ pub(crate) mod convert;
 mod exporters;
 mod filter;
 mod limits;
+mod message;
 mod negotiate;
 mod output;
 pub mod proto;

@@ -17,6 +17,7 @@ mod content {
     include!("gen/containerd.services.content.v1.rs");
 }
 
+pub use super::message::WriteContentRequest;
 pub use generated::*;
 
 pub(super) use content::content_server;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
+use containerd_client::services::v1::{WriteAction, WriteContentResponse};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::convert::{digest, timestamp};
 use super::limits::{IDLE, WRITES};
+use super::proto::WriteContentRequest;
 use super::refusal::Refusal;
 use super::scope::{Labels, Times, check_labels};
 use super::session::Session;
@@ -208,7 +209,7 @@ impl<'a> Writing<'a> {
             upload.restart().await.map_err(Refusal::from)?;
         }
         if !message.data.is_empty() {
-            upload.write(message.data.into()).await.map_err(Refusal::from)?;
+            upload.write(message.data).await.map_err(Refusal::from)?;
             self.times.updated = SystemTime::now();
             self.session.scope().set_times(self.name, self.times);
         }
