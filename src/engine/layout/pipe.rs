@@ -17,7 +17,7 @@ use crate::image::{Algorithm, Digest, Hasher};
 pub(super) const BATCH: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 /// How much of a file is left to the kernel before its way to the disk is begun, in bytes. So the disk works while
 /// bytes come, and what is left at the end is little.
-const SYNC_EVERY: u64 = 64 << 20;
+const SYNC_EVERY: u64 = 32 << 20;
 
 /// A file that grows, and the hash of its content.
 pub(super) struct Core {
@@ -28,8 +28,6 @@ pub(super) struct Core {
     pub(super) path: PathBuf,
     /// Bytes written and hashed.
     pub(super) length: u64,
-    /// How much of that was told to go to the disk.
-    sent_off: u64,
 }
 
 impl fmt::Debug for Core {
@@ -41,13 +39,13 @@ impl fmt::Debug for Core {
 impl Core {
     /// Nothing yet; a file at `path` is made when it is needed.
     pub(super) fn new(algorithm: Algorithm, path: PathBuf) -> Self {
-        Self { hasher: Hasher::new(algorithm), file: None, path, length: 0, sent_off: 0 }
+        Self { hasher: Hasher::new(algorithm), file: None, path, length: 0 }
     }
 
     /// Goes on with an open file: hashes what it holds. Blocks.
     pub(super) fn resume(algorithm: Algorithm, path: PathBuf, file: Box<dyn DiskFile>) -> std::io::Result<Self> {
         let (hasher, length) = hash(file.file(), algorithm)?;
-        Ok(Self { hasher, file: Some(file), path, length, sent_off: length })
+        Ok(Self { hasher, file: Some(file), path, length })
     }
 
     /// The digest of what there is. Blocks where the content was hashed by another algorithm.
@@ -75,12 +73,6 @@ impl Core {
                 self.length += chunk.len() as u64;
             }
         }
-        if self.length - self.sent_off >= SYNC_EVERY
-            && let Some(file) = &self.file
-        {
-            self.sent_off = self.length;
-            file.sync()?;
-        }
         Ok(())
     }
 
@@ -90,7 +82,7 @@ impl Core {
             file.clear()?;
         }
         self.hasher = Hasher::new(self.hasher.algorithm());
-        (self.length, self.sent_off) = (0, 0);
+        self.length = 0;
         Ok(())
     }
 }
@@ -110,6 +102,8 @@ fn hash(file: &std::fs::File, algorithm: Algorithm) -> std::io::Result<(Hasher, 
     }
 }
 
+const WRITING: &str = "writing a blob";
+
 /// What fills a [`Core`] from asynchronous code: while a blocking thread works on one batch, the next one fills.
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -120,6 +114,41 @@ pub(super) struct Pipe {
     batched: usize,
     /// Bytes taken in, those of the batch included.
     length: u64,
+    syncing: Syncing,
+}
+
+/// What was told to go to the disk while more comes. Nobody waits for it before the end: several pipes that are filled
+/// alike would otherwise all wait for the disk at one time, and leave it without work at another.
+#[derive(Debug)]
+struct Syncing {
+    task: Option<JoinHandle<std::io::Result<()>>>,
+    /// How long the file was then.
+    until: u64,
+}
+
+impl Syncing {
+    /// Begins with what `core` has got, unless the last one is not done yet.
+    async fn advance(&mut self, disk: &Arc<dyn Disk>, core: &Core) -> std::io::Result<()> {
+        if core.file.is_none() || core.length < self.until + SYNC_EVERY {
+            return Ok(());
+        }
+        if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Ok(());
+        }
+        self.end().await?;
+        let (disk, path) = (disk.clone(), core.path.clone());
+        self.until = core.length;
+        self.task = Some(spawn_blocking(move || disk.sync_file(&path)));
+        Ok(())
+    }
+
+    /// Waits for it. Its error must not be lost: the kernel reports it only once.
+    async fn end(&mut self) -> std::io::Result<()> {
+        match self.task.take() {
+            Some(task) => task.await.unwrap_or_else(|broken| Err(std::io::Error::other(broken))),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -132,7 +161,8 @@ enum State {
 impl Pipe {
     pub(super) fn new(place: Place, disk: Arc<dyn Disk>, core: Core) -> Self {
         let length = core.length;
-        Self { place, disk, state: State::Ready(core), batch: Vec::new(), batched: 0, length }
+        let syncing = Syncing { task: None, until: length };
+        Self { place, disk, state: State::Ready(core), batch: Vec::new(), batched: 0, length, syncing }
     }
 
     /// How many bytes there are.
@@ -155,6 +185,9 @@ impl Pipe {
     /// Hands what was batched to a blocking thread.
     pub(super) async fn spill(&mut self) -> Result<(), EngineError> {
         let mut core = self.core().await?;
+        if let Err(error) = self.syncing.advance(&self.disk, &core).await {
+            return Err(self.fail(&error));
+        }
         let (batch, disk) = (std::mem::take(&mut self.batch), self.disk.clone());
         self.batched = 0;
         self.state = State::Busy(spawn_blocking(move || {
@@ -164,10 +197,15 @@ impl Pipe {
         Ok(())
     }
 
+    fn fail(&mut self, error: &std::io::Error) -> EngineError {
+        let error = self.place.failed(WRITING, error);
+        self.state = State::Failed(error.clone());
+        error
+    }
+
     /// Waits for the thread. Until the state is set again, the pipe is broken.
     async fn core(&mut self) -> Result<Core, EngineError> {
-        let operation = "writing a blob";
-        let broken = || EngineError::Protocol { operation: operation.to_owned(), reason: "it broke off".to_owned() };
+        let broken = || EngineError::Protocol { operation: WRITING.to_owned(), reason: "it broke off".to_owned() };
         match std::mem::replace(&mut self.state, State::Failed(broken())) {
             State::Ready(core) => Ok(core),
             State::Failed(error) => {
@@ -176,11 +214,7 @@ impl Pipe {
             }
             State::Busy(thread) => match thread.await {
                 Ok(Ok(core)) => Ok(core),
-                Ok(Err(error)) => {
-                    let error = self.place.failed(operation, &error);
-                    self.state = State::Failed(error.clone());
-                    Err(error)
-                }
+                Ok(Err(error)) => Err(self.fail(&error)),
                 Err(_) => Err(broken()),
             },
         }
@@ -191,6 +225,10 @@ impl Pipe {
         let mut core = self.core().await?;
         self.batch.clear();
         (self.batched, self.length) = (0, 0);
+        if let Err(error) = self.syncing.end().await {
+            return Err(self.fail(&error));
+        }
+        self.syncing.until = 0;
         let cleared = spawn_blocking(move || core.clear().map(|()| core));
         self.state = State::Busy(cleared);
         Ok(())
@@ -214,6 +252,9 @@ impl Pipe {
     /// Ends the pipe: the core, and what is not written yet, which is everything if the file was never needed.
     pub(super) async fn finish(mut self) -> Result<(Core, Vec<Bytes>), EngineError> {
         let core = self.core().await?;
+        if let Err(error) = self.syncing.end().await {
+            return Err(self.fail(&error));
+        }
         Ok((core, self.batch))
     }
 }
