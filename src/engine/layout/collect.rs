@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::lease::{age, entries, lives, survey};
+use super::left::Left;
 use super::lock;
 use super::place::Place;
 use super::read::read_index;
@@ -52,7 +53,8 @@ pub(super) fn collect(shared: &Shared, replaced: &[Descriptor]) -> Result<Outcom
         shared.disk.remove(&place.lease(export)).map_err(failed)?;
     }
     outcome.exports = abandoned.len();
-    sweep_own(shared).map_err(failed)?;
+    let held: HashSet<Digest> = held.into_iter().collect();
+    sweep_own(shared, &held).map_err(failed)?;
 
     let Some(index) = read_index(place)? else { return Ok(outcome) };
     let mut keep = Reached::default();
@@ -137,13 +139,21 @@ fn sweep(shared: &Shared, keep: &Reached, gone: &Reached, outcome: &mut Outcome)
     Ok(())
 }
 
-/// Removes files of processes that are gone, and parts that nobody went on with.
-fn sweep_own(shared: &Shared) -> io::Result<()> {
+/// Removes files of processes that are gone, but for complete blobs that an export still holds, and parts that nobody
+/// went on with.
+fn sweep_own(shared: &Shared, held: &HashSet<Digest>) -> io::Result<()> {
     let place = &shared.place;
     for entry in entries(&place.ingest())? {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_part = name.starts_with("sha");
         let owner = name.split('.').next().unwrap_or_default();
+        if let Some(left) = Left::parse(&path) {
+            let is_of_use = left.is_of(&shared.boot) && held.contains(&left.digest);
+            if !is_of_use && !left.has_owner(place) {
+                shared.disk.remove(&path)?;
+            }
+            continue;
+        }
         if age(&path) > PARTS && !is_locked(&path) || !is_part && !lives(place, owner) {
             shared.disk.remove(&path)?;
         }

@@ -16,6 +16,7 @@ mod disk;
 mod index;
 mod ingest;
 mod lease;
+mod left;
 mod lock;
 mod pipe;
 mod place;

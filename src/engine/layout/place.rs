@@ -112,6 +112,13 @@ impl Place {
         self.ingest().join(format!("{}-{}.{boot}", digest.algorithm().name(), digest.hex()))
     }
 
+    /// A complete blob that `process` has not synced yet. Whoever finds it after that process was killed knows what it
+    /// is; what was written before the machine restarted is not trusted here either.
+    pub(super) fn complete(&self, boot: &str, digest: &Digest, process: &str) -> PathBuf {
+        let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
+        self.ingest().join(format!("{algorithm}-{hex}.{boot}.{process}.{}", super::unique()))
+    }
+
     /// Looks at the folder without changing anything.
     pub(super) fn look(&self) -> Result<Found, EngineError> {
         match fs::metadata(&self.root) {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::disk::{Disk, DiskFile};
+use super::left;
 use super::pipe::{Core, private};
 use super::place::Place;
 use crate::engine::EngineError;
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) boot: String,
     process: Mutex<Option<(String, File)>>,
     waiting: Mutex<HashMap<Digest, Waiting>>,
+    /// What processes that were killed before this one began had not synced; found when it is asked for first.
+    left: Mutex<Option<HashMap<Digest, PathBuf>>>,
     flushing: tokio::sync::Mutex<()>,
     /// Whether somebody is about to sync what waits.
     is_due: AtomicBool,
@@ -54,8 +57,8 @@ struct Waiting {
 
 impl Shared {
     pub(super) fn new(place: Place, disk: Arc<dyn Disk>, boot: String) -> Arc<Self> {
-        let (process, waiting, flushing, is_due) = Default::default();
-        Arc::new(Self { place, disk, boot, process, waiting, flushing, is_due })
+        let (process, waiting, left, flushing, is_due) = Default::default();
+        Arc::new(Self { place, disk, boot, process, waiting, left, flushing, is_due })
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<Digest, Waiting>> {
@@ -106,9 +109,28 @@ impl Shared {
         }
     }
 
+    /// A file for a blob that is complete and waits.
+    pub(super) fn own(&self, digest: &Digest) -> Result<PathBuf, EngineError> {
+        let process = self.process()?;
+        Ok(match self.boot.as_str() {
+            "" => private(&self.place, &process),
+            boot => self.place.complete(boot, digest, &process),
+        })
+    }
+
+    /// The file of a blob that a process had not synced when it was killed. It is given once. Blocks.
+    pub(super) fn left(&self, digest: &Digest) -> io::Result<Option<PathBuf>> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match &mut *left {
+            Some(known) => known,
+            unknown => unknown.insert(left::find(&self.place, &self.boot)?),
+        };
+        Ok(known.remove(digest))
+    }
+
     /// Takes in a small blob, of which the digest was verified. Blocks.
     pub(super) fn store(&self, digest: &Digest, chunks: &[Bytes], lease: &str) -> Result<(), EngineError> {
-        let path = private(&self.place, &self.process()?);
+        let path = self.own(digest)?;
         let written =
             self.disk.append(&path).and_then(|mut file| chunks.iter().try_for_each(|chunk| file.write(chunk)));
         written.map_err(|error| self.place.failed("writing a blob", &error))?;

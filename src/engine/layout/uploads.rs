@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::lease::{Lease, entries};
-use super::pipe::{Core, Pipe, private};
+use super::pipe::{Core, Pipe};
 use super::place::read_at_most;
 use super::shared::Shared;
 use super::upload::LayoutUpload;
@@ -130,12 +130,36 @@ impl Inner {
     fn hold(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
         match self.shared.hold(digest, None, &self.export) {
             Some(size) => Ok(Some(size)),
-            None => self.adopt(digest),
+            None => match self.adopt_part(digest)? {
+                Some(size) => Ok(Some(size)),
+                None => self.adopt_left(digest),
+            },
         }
     }
 
-    /// A blob that an earlier process of this boot had completed and not yet synced.
-    fn adopt(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+    /// A blob that an earlier process of this boot had completed, and not synced when it was killed.
+    fn adopt_left(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        let Some(path) = self.shared.left(digest).map_err(|error| self.failed(&error))? else { return Ok(None) };
+        let own = self.shared.own(digest)?;
+        match self.shared.disk.rename(&path, &own) {
+            // Another process took it, or nobody held it any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            renamed => renamed.map_err(|error| self.failed(&error))?,
+        }
+        let file = self.shared.disk.append(&own).map_err(|error| self.failed(&error))?;
+        let core = Core::resume(digest.algorithm(), own, file).map_err(|error| self.failed(&error))?;
+        if core.digest(digest.algorithm(), &[]).map_err(|error| self.failed(&error))? != *digest {
+            // The process was killed while it wrote the file.
+            self.shared.disk.remove(&core.path).map_err(|error| self.failed(&error))?;
+            return Ok(None);
+        }
+        let size = core.length;
+        self.shared.complete(digest, core, &[], &self.export)?;
+        Ok(Some(size))
+    }
+
+    /// A large one, which has the name of a part.
+    fn adopt_part(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
         let path = self.shared.place.partial(&self.shared.boot, digest);
         if self.shared.boot.is_empty() || !path.exists() {
             return Ok(None);
@@ -272,11 +296,8 @@ impl Inner {
     fn rename(&self, mut core: Core, digest: &Digest) -> Result<Core, EngineError> {
         let part = self.shared.place.partial(&self.shared.boot, digest);
         let lockable = core.file.as_ref().is_some_and(|file| file.file().try_lock().is_ok());
-        let path = if !self.shared.boot.is_empty() && lockable && !part.exists() {
-            part
-        } else {
-            private(&self.shared.place, &self.shared.process()?)
-        };
+        let path =
+            if !self.shared.boot.is_empty() && lockable && !part.exists() { part } else { self.shared.own(digest)? };
         self.shared.disk.rename(&core.path, &path).map_err(|error| self.failed(&error))?;
         core.path = path;
         Ok(core)

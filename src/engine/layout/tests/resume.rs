@@ -106,6 +106,54 @@ async fn what_another_export_completed_need_not_be_synced_to_be_there() {
 }
 
 #[tokio::test]
+async fn what_was_not_synced_when_its_process_was_killed_is_found_again() {
+    let folder = folder();
+    let image = Image::new(&[b"small", &[8; 300_000], b"other"]);
+    let (origin, killed) = (origin(), engine(folder.path()).await);
+    let ingest = killed.open_durable(&origin, "record", Events::none()).await.unwrap();
+    for layer in &image.layers {
+        send(&*ingest, layer, &image.blobs[&layer.digest]).await.unwrap();
+    }
+    assert_eq!(blobs(folder.path()), [""; 0], "nothing is synced yet");
+    // One was cut off.
+    let waiting = folder.path().join(".linkspan/ingest");
+    let other = files(&waiting).into_iter().find(|name| name.contains(image.layers[2].digest.hex())).unwrap();
+    fs::write(waiting.join(other), b"oth").unwrap();
+    drop((ingest, killed));
+
+    // Another export in the same place leaves it alone, and so does the collector.
+    let next = engine(folder.path()).await;
+    export(&next, &Image::new(&[b"of somebody else"]), &names(&["else:1"])).await.unwrap();
+    assert_eq!(next.recover().await.unwrap(), 0);
+    let ingest = next.open_durable(&origin, "", Events::none()).await.unwrap();
+    let mut found = ingest.uploads().unwrap().pinned().await.unwrap();
+    let mut expected = vec![image.layers[0].digest.clone(), image.layers[1].digest.clone()];
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    let plan = transfer(&*ingest, &image, &names(&["again:1"])).await.unwrap();
+    assert_eq!(plan.missing, image.layers[2..]);
+    ingest.release().await.unwrap();
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert_eq!(files(&waiting), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_nobody_holds_any_more_is_not_kept() {
+    let folder = folder();
+    let image = Image::new(&[b"small"]);
+    let (origin, killed) = (origin(), engine(folder.path()).await);
+    let ingest = killed.open_durable(&origin, "record", Events::none()).await.unwrap();
+    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    ingest.uploads().unwrap().unpin(&image.layers[0].digest).await.unwrap();
+    drop((ingest, killed));
+    let next = engine(folder.path()).await;
+    assert_eq!(files(&folder.path().join(".linkspan/ingest")).len(), 1);
+    next.recover().await.unwrap();
+    assert_eq!(files(&folder.path().join(".linkspan/ingest")), [""; 0]);
+}
+
+#[tokio::test]
 async fn what_was_given_up_is_forgotten_but_for_large_parts() {
     let folder = folder();
     let engine = engine(folder.path()).await;
