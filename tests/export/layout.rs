@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use linkspan::door::export_api::proto::{AbortRequest, ExportState, GetRequest, OpenRequest, Reason, Standing};
 use serde_json::Value;
 
@@ -52,7 +53,6 @@ async fn an_image_is_exported_and_the_next_one_needs_only_what_changed() {
 async fn an_export_outlives_a_crash_of_the_server() {
     let (mut rig, layout) = Rig::layout();
     let client = rig.client().await;
-    // Large enough for a file of its own: what is smaller waits in memory of the process or for a sync.
     let image = Image::new(&[Layer::new().file("large", vec![7; 9 << 20]).tar(), Layer::new().file("b", "b").tar()]);
     let request =
         OpenRequest { exporters: vec![exporter("a")], idempotency_key: "crash".to_owned(), ..OpenRequest::default() };
@@ -73,6 +73,29 @@ async fn an_export_outlives_a_crash_of_the_server() {
     client.send(&found.id, &image).await;
     success(&client.commit(&found.id, vec![target("a", &image, &["crash"])]).await.unwrap());
     assert_eq!(names(&layout).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_small_blob_outlives_a_crash_of_the_server() {
+    let (mut rig, layout) = Rig::layout();
+    let client = rig.client().await;
+    // Many, of which some wait for a sync when it is killed.
+    let layers: Vec<_> = (0..300).map(|n| Layer::new().file("number", n.to_string()).tar()).collect();
+    let image = Image::new(&layers);
+    let export = client.open(&["a"]).await;
+    let writes = image.layers.iter().map(|layer| {
+        let (content, bytes) = (client.content(&export), &image.blobs[&layer.digest]);
+        async move { write(content, layer.digest.as_str(), bytes).await.map(|_| ()) }
+    });
+    stream::iter(writes).buffer_unordered(16).try_collect::<()>().await.unwrap();
+    rig.linkspan.kill();
+    rig.restart();
+    let client = rig.client().await;
+    let get = GetRequest { export_id: export.clone() };
+    assert_eq!(client.exports.clone().get(get).await.unwrap().into_inner().export.unwrap().blobs, 300);
+    assert_eq!(client.send(&export, &image).await, 2, "the config and the manifest");
+    success(&client.commit(&export, vec![target("a", &image, &["crash"])]).await.unwrap());
+    assert!(image.blobs.keys().all(|digest| has(&layout, digest)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
