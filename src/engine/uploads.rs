@@ -34,6 +34,16 @@ pub trait Uploads: Debug + Send + Sync {
     /// When the engine cannot be asked.
     fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>>;
 
+    /// Which of `digests`, none of which the engine holds, it can take without being sent their bytes, and how large they
+    /// are; in the same order. An upload that expects one begins with all of it there, and need only be committed.
+    /// Nothing is pinned: until then it may go, and the upload begins with nothing.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn adoptable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        Box::pin(async { Ok(vec![None; digests.len()]) })
+    }
+
     /// Everything that this export pins by name: what [`Uploads::pin`] found, and the blobs that were written. What those
     /// name in turn is not listed.
     ///

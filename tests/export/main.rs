@@ -11,6 +11,7 @@ mod common;
 #[path = "../engine/fixture.rs"]
 mod fixture;
 
+mod adoption;
 mod archives;
 mod bad;
 mod content;

@@ -35,6 +35,12 @@ impl Rig {
         Self::containerd_with(namespace, &[])
     }
 
+    /// Into `namespace` of the containerd at this path.
+    pub(crate) fn containerd_at(address: &str, namespace: &str) -> Self {
+        let engine = ["--engine", "containerd", "--containerd-address", address, "--namespace", namespace];
+        Self::start(Stack::shared(), &engine, &[])
+    }
+
     pub(crate) fn containerd_with(namespace: &str, args: &[&str]) -> Self {
         let stack = Stack::shared();
         let address = stack.containerd_address();

@@ -25,29 +25,30 @@ pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor])
     let unknown = |blob: &&Descriptor| session.scope().get(&blob.digest).is_none();
     let candidates: Vec<_> = present(session, blobs.iter().filter(unknown)).await?;
     hold(session, &candidates).await?;
-    let mut partial = HashMap::new();
-    if blobs.iter().any(|blob| unknown(&blob)) {
-        let statuses = session.uploads()?.statuses().await?;
+    let (mut partial, mut adoptable) = (HashMap::new(), HashSet::new());
+    let absent: Vec<_> = blobs.iter().filter(unknown).collect();
+    if !absent.is_empty() {
+        let uploads = session.uploads()?;
+        let statuses = uploads.statuses().await?;
         partial.extend(statuses.into_iter().map(|status| (status.name, status.offset)));
+        let digests: Vec<_> = absent.iter().map(|blob| blob.digest.clone()).collect();
+        let sizes = uploads.adoptable(&digests).await?;
+        let whole = absent.into_iter().zip(sizes).filter(|(blob, size)| *size == Some(blob.size));
+        adoptable.extend(whole.map(|(blob, _)| blob.digest.clone()));
     }
     let scope = session.scope();
     let answer = |blob: &Descriptor| {
         let digest = blob.digest.to_string();
-        match (scope.get(&blob.digest), partial.get(&digest)) {
-            (Some(_), _) => Negotiated { digest, standing: Standing::Present.into(), ..Negotiated::default() },
-            (None, Some(&offset)) if offset > 0 => Negotiated {
-                digest: digest.clone(),
-                standing: Standing::Partial.into(),
-                offset: i64::try_from(offset).unwrap_or(0),
-                r#ref: digest,
-            },
-            (None, _) => Negotiated {
-                digest: digest.clone(),
-                standing: Standing::Missing.into(),
-                r#ref: digest,
-                ..Negotiated::default()
-            },
+        if scope.get(&blob.digest).is_some() {
+            return Negotiated { digest, standing: Standing::Present.into(), ..Negotiated::default() };
         }
+        let offset = partial.get(&digest).and_then(|&offset| i64::try_from(offset).ok()).unwrap_or(0);
+        let (standing, offset) = match adoptable.contains(&blob.digest) {
+            true => (Standing::Adoptable, 0),
+            false if offset > 0 => (Standing::Partial, offset),
+            false => (Standing::Missing, 0),
+        };
+        Negotiated { digest: digest.clone(), standing: standing.into(), offset, r#ref: digest }
     };
     Ok(blobs.iter().map(answer).collect())
 }

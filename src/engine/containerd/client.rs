@@ -58,6 +58,12 @@ impl Client {
         })
     }
 
+    /// The same connection, in another namespace and without a lease.
+    pub(crate) fn elsewhere(&self, namespace: &str) -> Option<Self> {
+        let namespace = namespace.parse().ok()?;
+        Some(Self { namespace, lease: None, ..self.clone() })
+    }
+
     /// The same connection, acting in the name of the lease `id`.
     pub(crate) fn leased(&self, id: &str) -> Result<Self, EngineError> {
         let header = id.parse().map_err(|_| EngineError::Protocol {

@@ -43,9 +43,15 @@ struct State {
 
 impl ContainerdIngest {
     /// `client` must act in the name of `lease`.
-    pub(crate) fn new(client: Client, lease: String, snapshotter: &str, parallel: bool, events: Events) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        lease: String,
+        uploads: ContainerdUploads,
+        snapshotter: &str,
+        parallel: bool,
+        events: Events,
+    ) -> Self {
         let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
-        let uploads = ContainerdUploads::new(client.clone(), lease.clone());
         Self {
             client,
             lease,

@@ -9,6 +9,7 @@ mod images;
 mod ingest;
 mod labels;
 mod lease;
+mod neighbours;
 mod read;
 mod unpack;
 mod uploads;
@@ -27,6 +28,7 @@ pub(crate) use self::hold::ContainerdHold;
 pub(crate) use self::ingest::ContainerdIngest;
 use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
+use self::uploads::ContainerdUploads;
 use super::images::Images;
 use super::{Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing, Storage};
 use crate::image::{Descriptor, Reference};
@@ -100,7 +102,9 @@ impl ContainerdEngine {
 
     fn leased(&self, client: Client, id: String, events: Events) -> ContainerdIngest {
         let (snapshotter, parallel) = (&self.server.snapshotter, self.server.parallel_unpack);
-        ContainerdIngest::new(client, id, snapshotter, parallel, events)
+        let uploads =
+            ContainerdUploads::new(client.clone(), id.clone(), self.server.shares().then_some(&*self.namespace));
+        ContainerdIngest::new(client, id, uploads, snapshotter, parallel, events)
     }
 
     /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.
@@ -125,8 +129,7 @@ impl Engine for ContainerdEngine {
     }
 
     fn sharing(&self) -> Sharing {
-        let namespaces = self.server.sharing.as_deref() == Some("shared");
-        Sharing { containerd: Some(self.server.uuid.clone()), namespaces }
+        Sharing { containerd: Some(self.server.uuid.clone()), namespaces: self.server.shares() }
     }
 
     fn current<'a>(

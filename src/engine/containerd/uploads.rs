@@ -12,6 +12,7 @@ use tonic::Code;
 use super::client::Client;
 use super::content;
 use super::lease;
+use super::neighbours;
 use crate::engine::EngineError;
 use crate::engine::stream::{Stream, is_locked};
 use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
@@ -25,12 +26,14 @@ const PINS: usize = 8;
 pub(crate) struct ContainerdUploads {
     client: Client,
     lease: String,
+    /// The namespace, if blobs of others can be had.
+    shared: Option<String>,
 }
 
 impl ContainerdUploads {
-    /// `client` must act in the name of `lease`.
-    pub(crate) fn new(client: Client, lease: String) -> Self {
-        Self { client, lease }
+    /// `client` must act in the name of `lease`. `shared` is its namespace where blobs of others can be had in it.
+    pub(crate) fn new(client: Client, lease: String, shared: Option<&str>) -> Self {
+        Self { client, lease, shared: shared.map(str::to_owned) }
     }
 
     fn reference(&self, name: &str) -> String {
@@ -126,6 +129,15 @@ impl Uploads for ContainerdUploads {
     fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
         let pins: Vec<_> = digests.iter().map(|digest| self.pin_one(digest)).collect();
         Box::pin(stream::iter(pins).buffered(PINS).try_collect())
+    }
+
+    fn adoptable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        Box::pin(async move {
+            match &self.shared {
+                Some(own) if !digests.is_empty() => neighbours::sizes(&self.client, own, digests).await,
+                _ => Ok(vec![None; digests.len()]),
+            }
+        })
     }
 
     fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {

@@ -1,0 +1,125 @@
+//! Blobs that another namespace of the same containerd holds.
+
+use std::fs;
+use std::process::ExitStatus;
+
+use containerd_client::services::v1::{WriteAction, WriteContentRequest};
+use futures_util::stream;
+use linkspan::door::export_api::proto::{CapabilitiesRequest, Descriptor, Negotiated, Standing};
+use rustix::process::Signal;
+use tonic::{Code, Status};
+
+use crate::common::{Stack, until};
+use crate::fixture::{Image, Layer};
+use crate::rig::{Content, Rig, descriptors, success, target};
+
+fn image(content: &str) -> Image {
+    Image::new(&[Layer::new().file("one", content).tar(), Layer::new().file("two", content.repeat(5000)).tar()])
+}
+
+/// Exports `image` through `rig`.
+async fn export(rig: &Rig, image: &Image, name: &str) {
+    let client = rig.client().await;
+    let export = client.open(&["a"]).await;
+    client.send(&export, image).await;
+    success(&client.commit(&export, vec![target("a", image, &[name])]).await.unwrap());
+}
+
+/// Takes a blob: one message without a byte of it.
+async fn take(mut content: Content, blob: &Descriptor) -> Result<(), Status> {
+    let message = WriteContentRequest {
+        action: WriteAction::Commit.into(),
+        r#ref: blob.digest.clone(),
+        total: blob.size,
+        expected: blob.digest.clone(),
+        offset: blob.size,
+        ..WriteContentRequest::default()
+    };
+    let mut answers = content.write(stream::iter([message])).await?.into_inner();
+    let answer = answers.message().await?.unwrap();
+    assert_eq!((&answer.digest, answer.offset), (&blob.digest, blob.size));
+    Ok(())
+}
+
+fn standings(answers: &[Negotiated]) -> Vec<Standing> {
+    answers.iter().map(Negotiated::standing).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_of_another_namespace_is_taken_without_its_bytes() {
+    let (here, there) = (Rig::containerd("adopt-here"), Rig::containerd("adopt-there"));
+    let image = image("adopted");
+    export(&there, &image, "adopted").await;
+    let client = here.client().await;
+    let (opened, blobs) = (client.open(&["a"]).await, descriptors(&image));
+    let mut asked = blobs.clone();
+    // Nobody has a blob of this size.
+    asked[3].size += 1;
+    let answers = client.negotiate(&opened, asked).await.unwrap();
+    let adoptable = Standing::Adoptable;
+    assert_eq!(standings(&answers), [adoptable, adoptable, adoptable, Standing::Missing]);
+    assert!(answers.iter().all(|answer| answer.r#ref == answer.digest && answer.offset == 0));
+    for blob in &blobs {
+        take(client.content(&opened), blob).await.unwrap();
+    }
+    assert_eq!(standings(&client.negotiate(&opened, blobs).await.unwrap()), [Standing::Present; 4]);
+    success(&client.commit(&opened, vec![target("a", &image, &["adopted"])]).await.unwrap());
+    // It is an image of its own: that of the other namespace may go.
+    let name = "docker.io/library/adopted:latest";
+    there.stack.ctr("adopt-there", ["images", "rm", "--sync", name]).ok();
+    until("the other one's blobs to go", || there.stack.blobs("adopt-there"), Vec::is_empty);
+    assert_eq!(here.stack.image_of("adopt-here", name), Some(image.root.digest.to_string()));
+    let layer = &image.layers[1].digest;
+    let read = here.stack.ctr("adopt-here", ["content", "get", layer.as_str()]).ok().stdout;
+    assert_eq!(read.as_bytes(), &image.blobs[layer][..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_gone_since_must_be_sent() {
+    let rig = Rig::containerd("adopt-gone");
+    let (client, image) = (rig.client().await, image("gone"));
+    let export = client.open(&["a"]).await;
+    let status = take(client.content(&export), &descriptors(&image)[2]).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!(client.send(&export, &image).await, 4);
+    success(&client.commit(&export, vec![target("a", &image, &["gone"])]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_where_namespaces_are_isolated() {
+    let stack = Stack::shared();
+    let folder = stack.fresh_path("-isolated");
+    let socket = folder.join("c.sock");
+    fs::create_dir(&folder).unwrap();
+    let (root, state) = (folder.join("root"), folder.join("state"));
+    let text = format!(
+        "version = 3\nroot = {root:?}\nstate = {state:?}\n\
+         disabled_plugins = [\"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \
+         \"io.containerd.grpc.v1.cri\", \"io.containerd.nri.v1.nri\"]\n\
+         [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {:?}\n\
+         [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
+         [plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n",
+        folder.join("t.sock"),
+        folder.join("opt"),
+    );
+    let config = folder.join("containerd.toml");
+    fs::write(&config, text).unwrap();
+    let containerd = stack.run("containerd").arg("--config").arg(&config).spawn();
+    let socket = socket.to_str().unwrap();
+    let version = || stack.run("ctr").args(["--address", socket, "version"]).output().status;
+    until("containerd", version, ExitStatus::success);
+
+    let (here, there) = (Rig::containerd_at(socket, "here"), Rig::containerd_at(socket, "there"));
+    let image = image("isolated");
+    export(&there, &image, "isolated").await;
+    let client = here.client().await;
+    let capabilities = client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
+    assert!(!capabilities.engine.unwrap().sharing.unwrap().namespaces);
+    let (opened, blobs) = (client.open(&["a"]).await, descriptors(&image));
+    assert_eq!(standings(&client.negotiate(&opened, blobs.clone()).await.unwrap()), [Standing::Missing; 4]);
+    let status = take(client.content(&opened), &blobs[3]).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    drop((here, there));
+    containerd.signal(Signal::TERM);
+    containerd.wait();
+}
