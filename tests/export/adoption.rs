@@ -1,15 +1,12 @@
 //! Blobs that another namespace of the same containerd holds.
 
-use std::fs;
-use std::process::ExitStatus;
-
 use containerd_client::services::v1::{WriteAction, WriteContentRequest};
 use futures_util::stream;
 use linkspan::door::export_api::proto::{CapabilitiesRequest, Descriptor, Negotiated, Standing};
-use rustix::process::Signal;
 use tonic::{Code, Status};
 
-use crate::common::{Stack, until};
+use crate::common::until;
+use crate::containerd::Containerd;
 use crate::fixture::{Image, Layer};
 use crate::rig::{Content, Rig, descriptors, success, target};
 
@@ -87,29 +84,10 @@ async fn what_has_gone_since_must_be_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_taken_where_namespaces_are_isolated() {
-    let stack = Stack::shared();
-    let folder = stack.fresh_path("-isolated");
-    let socket = folder.join("c.sock");
-    fs::create_dir(&folder).unwrap();
-    let (root, state) = (folder.join("root"), folder.join("state"));
-    let text = format!(
-        "version = 3\nroot = {root:?}\nstate = {state:?}\n\
-         disabled_plugins = [\"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \
-         \"io.containerd.grpc.v1.cri\", \"io.containerd.nri.v1.nri\"]\n\
-         [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {:?}\n\
-         [plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
-         [plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n",
-        folder.join("t.sock"),
-        folder.join("opt"),
-    );
-    let config = folder.join("containerd.toml");
-    fs::write(&config, text).unwrap();
-    let containerd = stack.run("containerd").arg("--config").arg(&config).spawn();
-    let socket = socket.to_str().unwrap();
-    let version = || stack.run("ctr").args(["--address", socket, "version"]).output().status;
-    until("containerd", version, ExitStatus::success);
-
-    let (here, there) = (Rig::containerd_at(socket, "here"), Rig::containerd_at(socket, "there"));
+    let policy = "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n";
+    let containerd = Containerd::start(policy);
+    let address = containerd.address();
+    let (here, there) = (Rig::containerd_at(address, "here"), Rig::containerd_at(address, "there"));
     let image = image("isolated");
     export(&there, &image, "isolated").await;
     let client = here.client().await;
@@ -120,6 +98,5 @@ async fn nothing_is_taken_where_namespaces_are_isolated() {
     let status = take(client.content(&opened), &blobs[3]).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     drop((here, there));
-    containerd.signal(Signal::TERM);
-    containerd.wait();
+    containerd.end();
 }

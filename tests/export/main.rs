@@ -14,6 +14,7 @@ mod fixture;
 mod adoption;
 mod archives;
 mod bad;
+mod containerd;
 mod content;
 mod go;
 mod lasting;

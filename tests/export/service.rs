@@ -1,8 +1,10 @@
 //! What every gRPC service of the house has: health, reflection, limits, and a proper end.
 
-use std::time::Duration;
+use std::path::Path;
 
 use linkspan::door::export_api::proto::{AbortRequest, CapabilitiesRequest, OpenRequest};
+use prost::Message as _;
+use tokio::net::UnixStream;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -12,6 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
+use crate::containerd::Containerd;
 use crate::rig::{Rig, exporter, reason};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,17 +78,52 @@ async fn metadata_is_bounded() {
     assert_eq!(ask(1).await, Ok(()), "others are served on");
 }
 
+/// Calls Open with a deadline that only the server can keep: any gRPC client would keep it, too. The answer's code.
+async fn open_raw(door: &Path, request: &OpenRequest, timeout: &str) -> Code {
+    let stream = UnixStream::connect(door).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let head = http::Request::post("http://localhost/linkspan.export.v1.Exports/Open")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", timeout)
+        .body(())
+        .unwrap();
+    let message = request.encode_to_vec();
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    let (response, mut body) = client.ready().await.unwrap().send_request(head, false).unwrap();
+    body.send_data(frame.into(), true).unwrap();
+    let response = response.await.unwrap();
+    let status = response.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+    status.map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_kept_and_a_cancelled_call_leaves_nothing() {
-    let rig = Rig::containerd("deadline");
+async fn a_deadline_is_kept_and_what_was_begun_is_found_again() {
+    let containerd = Containerd::start("");
+    let rig = Rig::containerd_at(containerd.address(), "deadline");
     let client = rig.client().await;
-    let mut request = Request::new(OpenRequest { exporters: vec![exporter("a")], ..OpenRequest::default() });
-    // Too short for a write into the engine.
-    request.set_timeout(Duration::from_micros(1));
-    let status = client.exports.clone().open(request).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded), "{status:?}");
-    // What it may have opened is found by its key or expires; others are not kept from working.
-    client.open(&["a"]).await;
+    let request = OpenRequest {
+        exporters: vec![exporter("a")],
+        idempotency_key: "deadline".to_owned(),
+        ..OpenRequest::default()
+    };
+    containerd.freeze();
+    // Without a deadline the answer would be that the engine did not answer.
+    let code = open_raw(&rig.door, &request, "100m").await;
+    assert!(matches!(code, Code::Cancelled | Code::DeadlineExceeded), "{code:?}");
+    // Others are not kept from working.
+    let capabilities = client.exports.clone().capabilities(CapabilitiesRequest {}).await;
+    assert_eq!(capabilities.unwrap().into_inner().engine.unwrap().kind, "containerd");
+    containerd.thaw();
+    let opened = client.exports.clone().open(request).await.unwrap().into_inner();
+    assert!(opened.found, "it ran to its end without its client");
+    let leases = rig.stack.ctr("deadline", ["--address", containerd.address(), "leases", "ls", "-q"]).ok().lines();
+    assert_eq!(leases.len(), 1);
+    drop(rig);
+    containerd.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
