@@ -84,9 +84,12 @@ impl Shared {
     /// The size of a blob that is there: a file of that name, or one that waits. With `size` it must have that. Only
     /// name and size are looked at: what we put there is what it says, and others' tools judge their own files so.
     pub(super) fn present(&self, digest: &Digest, size: Option<u64>) -> Option<u64> {
-        let found = fs::metadata(self.place.blob(digest)).ok().filter(|found| found.is_file()).map(|found| found.len());
-        let found = found.filter(|found| size.is_none_or(|size| size == *found));
-        found.or_else(|| self.waiting().get(digest).map(|waiting| waiting.size))
+        let named = || {
+            let found = fs::metadata(self.place.blob(digest)).ok().filter(|found| found.is_file());
+            found.map(|found| found.len()).filter(|found| size.is_none_or(|size| size == *found))
+        };
+        // Twice, because one that waits gets its name before it is taken from those that wait.
+        named().or_else(|| self.waiting().get(digest).map(|waiting| waiting.size)).or_else(named)
     }
 
     /// Whether a blob is there, relied upon by `lease` from now on.
@@ -100,10 +103,16 @@ impl Shared {
 
     /// Where the content of a blob is to be read.
     pub(super) fn open(&self, digest: &Digest) -> io::Result<File> {
-        match File::open(self.place.blob(digest)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let named = || File::open(self.place.blob(digest));
+        let is_absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        match named() {
+            Err(error) if is_absent(&error) => {
                 let waiting = self.waiting().get(digest).map(|waiting| waiting.path.clone());
-                File::open(waiting.ok_or(error)?)
+                match waiting.map_or(Err(error), File::open) {
+                    // As above: it may have got its name meanwhile.
+                    Err(error) if is_absent(&error) => named(),
+                    found => found,
+                }
             }
             found => found,
         }
