@@ -197,6 +197,14 @@ pub enum EngineError {
         /// The name, cut to 80 characters.
         name: String,
     },
+    /// A name stands for something else than was expected when it was to be set. It stays as it is.
+    #[error("the name `{name}` {}", current.as_ref().map_or_else(|| "does not exist".to_owned(), |it| format!("stands for {it}")))]
+    NameMoved {
+        /// The name in full.
+        name: String,
+        /// What it stands for now.
+        current: Option<Digest>,
+    },
     /// A Linkspan daemon that stands before the engine refused or went away.
     #[error("{message}")]
     Daemon {

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
-use crate::image::{Descriptor, Graph, Reference};
+use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::Events;
 
 pub use error::EngineError;
@@ -210,6 +210,28 @@ pub struct Plan {
     pub stored: Vec<Descriptor>,
 }
 
+/// What a name must stand for when it is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// The name.
+    pub name: Reference,
+    /// One of these roots; `None` is that it does not exist.
+    pub expected: Vec<Option<Digest>>,
+}
+
+impl Condition {
+    /// Refuses what the name stands for, unless it is expected.
+    ///
+    /// # Errors
+    /// [`EngineError::NameMoved`].
+    pub(crate) fn check(&self, current: Option<&Digest>) -> Result<(), EngineError> {
+        if self.expected.iter().any(|expected| expected.as_ref() == current) {
+            return Ok(());
+        }
+        Err(EngineError::NameMoved { name: self.name.to_string(), current: current.cloned() })
+    }
+}
+
 /// One export's hold on an engine.
 pub trait Ingest: Debug + Send + Sync {
     /// Pins what the engine has of `graph`, stores its documents and says which leaves are missing. An engine that cannot
@@ -224,6 +246,12 @@ pub trait Ingest: Debug + Send + Sync {
 
     /// Said before the plan: the image need not be unpacked. An engine that never unpacks, or always, takes no notice.
     fn skip_unpack(&self) {}
+
+    /// Said before the commit, any number of times: the names must then stand for what is expected, or none is set and
+    /// the commit ends with [`EngineError::NameMoved`]. `layout` compares and sets under its lock, `containerd` does so
+    /// for names that must not exist. Others take no notice: whoever sets a name there between the caller's own look and
+    /// the commit is overwritten.
+    fn require(&self, _conditions: Vec<Condition>) {}
 
     /// Pins what the engine has of `graph`, all of it by its root, and says what is missing. Prepares nothing else: the
     /// image may never be committed.

@@ -34,8 +34,8 @@ impl NamePolicy {
         Ok(())
     }
 
-    /// Refuses the first name that would have to leave another image. The engine offers no way to compare and set, so
-    /// of two exports that set a new name at the same moment the later one wins.
+    /// Refuses the first name that would have to leave another image. What comes between this look and the commit is for
+    /// [`Ingest::require`](crate::engine::Ingest::require), as far as the engine can compare and set.
     pub(super) async fn check_moves(
         &self,
         engine: &dyn Engine,

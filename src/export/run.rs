@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
+use crate::engine::{Condition, Engine, EngineError, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{Source, read_graph};
@@ -258,7 +258,17 @@ impl Export {
         ingest.settle().await?;
         self.machine.enter(State::Ready);
 
-        ingest.commit(&self.request.names).await?;
+        if !self.policy.may_move {
+            let expected = vec![None, Some(self.request.root.digest.clone())];
+            let condition = |name: &Reference| Condition { name: name.clone(), expected: expected.clone() };
+            ingest.require(self.request.names.iter().map(condition).collect());
+        }
+        ingest.commit(&self.request.names).await.map_err(|error| match error {
+            EngineError::NameMoved { name, current: Some(current) } if !self.policy.may_move => {
+                ExportError::NameTaken { name, current }
+            }
+            error => error.into(),
+        })?;
         self.machine.enter(State::Committed);
         Ok(Outcome {
             sent_blobs: blobs + plan.stored.len(),

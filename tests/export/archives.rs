@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use linkspan::door::export_api::proto::{ExportState, Exporter, OpenRequest, ReadOutputRequest, Reason, Target};
 use tonic::Code;
 
-use crate::common::until;
 use crate::fixture::{Image, Layer};
 use crate::rig::{Client, Rig, descriptor, exporter, fields, success, target};
 
@@ -50,18 +49,30 @@ async fn archive(rig: &Rig, kind: &str, image: &Image, names: &[&str]) -> PathBu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_load_runs_what_was_archived() {
-    let rig = Rig::containerd("archive-docker");
     let image = image("archived\n");
-    for kind in ["docker", "oci"] {
-        let name = format!("archive-{kind}:1");
-        let path = archive(&rig, kind, &image, &[&name]).await;
-        rig.stack.docker(["load", "-i"]).arg(&path).ok();
-        let digest = rig.stack.image(&format!("docker.io/library/{name}"));
-        assert_eq!(digest, Some(image.root.digest.to_string()), "nothing was written anew");
-        let said = rig.stack.docker(["run", "--rm", "--network", "host", &name, "cat", "/etc/greeting"]).ok().stdout;
-        assert_eq!(said, "archived\n");
+    let mut made = Vec::new();
+    // Of all engines the same bytes; from the layout, because what dockerd made it holds.
+    for (engine, rig) in Rig::each("archive-docker") {
+        for kind in ["docker", "oci"] {
+            let name = format!("archive-{kind}:1");
+            let path = archive(&rig, kind, &image, &[&name]).await;
+            made.push((kind, fs::read(&path).unwrap()));
+            assert!(
+                made.iter().filter(|(of, _)| *of == kind).all(|(_, bytes)| *bytes == made.last().unwrap().1),
+                "{engine}"
+            );
+            if engine == "layout" {
+                rig.stack.docker(["load", "-i"]).arg(&path).ok();
+                let digest = rig.stack.image(&format!("docker.io/library/{name}"));
+                assert_eq!(digest, Some(image.root.digest.to_string()), "nothing was written anew");
+                let run = ["run", "--rm", "--network", "host", &name, "cat", "/etc/greeting"];
+                assert_eq!(rig.stack.docker(run).ok().stdout, "archived\n");
+            }
+        }
+        if engine == "containerd" {
+            assert_eq!(rig.stack.images("archive-docker"), [], "an archive is no record in the engine");
+        }
     }
-    assert_eq!(rig.stack.images("archive-docker"), [], "an archive is no record in the engine");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,55 +114,64 @@ async fn skopeo_and_crane_read_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_goes_on_where_it_was_left_after_the_commit() {
-    let rig = Rig::containerd("archive-offset");
-    let client = rig.client().await;
-    let image = image("offset");
-    let export = open(&client, &[("tar", "oci"), ("record", "image")]).await;
-    let early = read(&client, &export, "tar", 0).await.unwrap_err();
-    assert_eq!(fields(&early), ["exporter_id"]);
-    client.send(&export, &image).await;
-    let targets = vec![target("tar", &image, &["x"]), target("record", &image, &["x"])];
-    let results = client.commit(&export, targets).await.unwrap();
-    assert_eq!(results.state(), ExportState::Committed);
-    assert_eq!(rig.stack.leases("archive-offset").len(), 1, "the blobs are kept for whoever reads");
-    // Even if the image goes meanwhile.
-    rig.stack.ctr("archive-offset", ["images", "rm", "--sync", "docker.io/library/x:latest"]).ok();
-    let whole = read(&client, &export, "tar", 0).await.unwrap();
-    for offset in [1, 5000, whole.len() - 1, whole.len()] {
-        assert!(read(&client, &export, "tar", offset).await.unwrap() == whole[offset..], "{offset}");
-    }
-    for (id, offset, field) in
-        [("tar", whole.len() + 1, "offset"), ("record", 0, "exporter_id"), ("x", 0, "exporter_id")]
-    {
-        let status = read(&client, &export, id, offset).await.unwrap_err();
-        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]));
+    for (engine, rig) in Rig::each("archive-offset") {
+        let client = rig.client().await;
+        let image = image("offset");
+        let export = open(&client, &[("tar", "oci"), ("record", "image")]).await;
+        let early = read(&client, &export, "tar", 0).await.unwrap_err();
+        assert_eq!(fields(&early), ["exporter_id"]);
+        client.send(&export, &image).await;
+        let targets = vec![target("tar", &image, &["archive-offset"]), target("record", &image, &["archive-offset"])];
+        let results = client.commit(&export, targets).await.unwrap();
+        assert_eq!(results.state(), ExportState::Committed);
+        // Even if the image goes meanwhile.
+        match engine {
+            "docker" => _ = rig.stack.docker(["rmi", "-f", "archive-offset"]).ok(),
+            "containerd" => {
+                assert_eq!(rig.stack.leases("archive-offset").len(), 1, "the blobs are kept for whoever reads");
+                let name = "docker.io/library/archive-offset:latest";
+                rig.stack.ctr("archive-offset", ["images", "rm", "--sync", name]).ok();
+            }
+            _ => {}
+        }
+        let whole = read(&client, &export, "tar", 0).await.unwrap();
+        for offset in [1, 5000, whole.len() - 1, whole.len()] {
+            assert!(read(&client, &export, "tar", offset).await.unwrap() == whole[offset..], "{offset}");
+        }
+        for (id, offset, field) in
+            [("tar", whole.len() + 1, "offset"), ("record", 0, "exporter_id"), ("x", 0, "exporter_id")]
+        {
+            let status = read(&client, &export, id, offset).await.unwrap_err();
+            assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_owned()]));
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_archived_is_refused_by_name() {
-    let rig = Rig::containerd("archive-bad");
-    let client = rig.client().await;
-    let index = Image::index(&[image("one"), Image::foreign(&[Layer::new().file("x", "other").tar()])]);
-    let export = open(&client, &[("a", "docker")]).await;
-    client.send(&export, &index).await;
-    let to = Target { root: Some(descriptor(&index.root)), ..target("a", &index, &[]) };
-    let results = client.commit(&export, vec![to]).await.unwrap();
-    let error = results.results[0].error.clone().unwrap();
-    assert_eq!(error.reason(), Reason::InvalidField);
-    assert!(error.message.contains("s390x") && error.message.contains("`oci`"), "{}", error.message);
-    let mut wrong = Exporter { r#type: "oci".to_owned(), ..exporter("a") };
-    wrong.attributes =
-        [("compression", "zstd"), ("tar", "false")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-    let request = OpenRequest { exporters: vec![wrong], ..OpenRequest::default() };
-    let mut found = fields(&client.exports.clone().open(request).await.unwrap_err());
-    found.sort();
-    assert_eq!(found, ["exporters[0].attributes[compression]", "exporters[0].attributes[tar]"]);
-    client
-        .exports
-        .clone()
-        .abort(linkspan::door::export_api::proto::AbortRequest { export_id: export.clone() })
-        .await
-        .unwrap();
-    until("the lease to go", || rig.stack.leases("archive-bad"), Vec::is_empty);
+    for (engine, rig) in Rig::each("archive-bad") {
+        let client = rig.client().await;
+        let index = Image::index(&[image("one"), Image::foreign(&[Layer::new().file("x", "other").tar()])]);
+        let export = open(&client, &[("a", "docker")]).await;
+        client.send(&export, &index).await;
+        let to = Target { root: Some(descriptor(&index.root)), ..target("a", &index, &[]) };
+        let results = client.commit(&export, vec![to]).await.unwrap();
+        let error = results.results[0].error.clone().unwrap();
+        assert_eq!(error.reason(), Reason::InvalidField);
+        assert!(error.message.contains("s390x") && error.message.contains("`oci`"), "{engine}: {}", error.message);
+        let mut wrong = Exporter { r#type: "oci".to_owned(), ..exporter("a") };
+        wrong.attributes =
+            [("compression", "zstd"), ("tar", "false")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let request = OpenRequest { exporters: vec![wrong], ..OpenRequest::default() };
+        let mut found = fields(&client.exports.clone().open(request).await.unwrap_err());
+        found.sort();
+        assert_eq!(found, ["exporters[0].attributes[compression]", "exporters[0].attributes[tar]"]);
+        client
+            .exports
+            .clone()
+            .abort(linkspan::door::export_api::proto::AbortRequest { export_id: export.clone() })
+            .await
+            .unwrap();
+        rig.until_released();
+    }
 }

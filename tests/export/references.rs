@@ -168,34 +168,35 @@ async fn an_index_is_inspected_and_made_as_by_imagetools() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reference_is_resolved_down_to_a_config() {
-    let rig = Rig::containerd("resolve");
-    let references = References::of(&rig).await;
-    let index = Image::index(&[
-        Image::new(&[Layer::new().file("x", "here").tar()]),
-        Image::foreign(&[Layer::new().file("x", "there").tar()]),
-    ]);
-    push_all(&references, "resolve:1", &index, None).await.unwrap();
-    let digests = |answer: &ResolveResponse| -> Vec<String> {
-        answer.chain.iter().map(|blob| blob.descriptor.clone().unwrap().digest).collect()
-    };
-    let own = references.resolve("resolve:1", ResolveDepth::Config, "").await.unwrap();
-    assert_eq!(digests(&own).first(), Some(&index.root.digest.to_string()));
-    assert_eq!(digests(&own).last(), Some(&index.config.digest.to_string()));
-    let config: Value = serde_json::from_slice(&own.chain[2].document).unwrap();
-    assert_eq!(config["os"], "linux");
-    let other = references.resolve("resolve:1", ResolveDepth::Manifest, "linux/s390x").await.unwrap();
-    assert_eq!((other.chain.len(), other.platforms.len()), (2, 2));
-    assert_ne!(digests(&other)[1], digests(&own)[1]);
-    let by_digest = references.resolve(index.root.digest.as_str(), ResolveDepth::Root, "").await.unwrap();
-    assert_eq!((by_digest.name.as_str(), digests(&by_digest)), ("", vec![index.root.digest.to_string()]));
-    for (reference, platform, code) in [
-        ("resolve:1", "linux/riscv64", Code::NotFound),
-        ("nothing:1", "", Code::NotFound),
-        (Digest::sha256(b"nothing").as_str(), "", Code::NotFound),
-        ("UPPER", "", Code::InvalidArgument),
-    ] {
-        let status = references.resolve(reference, ResolveDepth::Manifest, platform).await.unwrap_err();
-        assert_eq!(status.code(), code, "{reference}: {status}");
+    for (engine, rig) in Rig::each("resolve") {
+        let references = References::of(&rig).await;
+        let index = Image::index(&[
+            Image::new(&[Layer::new().file("x", "here").tar()]),
+            Image::foreign(&[Layer::new().file("x", "there").tar()]),
+        ]);
+        push_all(&references, "resolve:1", &index, None).await.unwrap();
+        let digests = |answer: &ResolveResponse| -> Vec<String> {
+            answer.chain.iter().map(|blob| blob.descriptor.clone().unwrap().digest).collect()
+        };
+        let own = references.resolve("resolve:1", ResolveDepth::Config, "").await.unwrap();
+        assert_eq!(digests(&own).first(), Some(&index.root.digest.to_string()));
+        assert_eq!(digests(&own).last(), Some(&index.config.digest.to_string()));
+        let config: Value = serde_json::from_slice(&own.chain[2].document).unwrap();
+        assert_eq!(config["os"], "linux");
+        let other = references.resolve("resolve:1", ResolveDepth::Manifest, "linux/s390x").await.unwrap();
+        assert_eq!((other.chain.len(), other.platforms.len()), (2, 2));
+        assert_ne!(digests(&other)[1], digests(&own)[1]);
+        let by_digest = references.resolve(index.root.digest.as_str(), ResolveDepth::Root, "").await.unwrap();
+        assert_eq!((by_digest.name.as_str(), digests(&by_digest)), ("", vec![index.root.digest.to_string()]));
+        for (reference, platform, code) in [
+            ("resolve:1", "linux/riscv64", Code::NotFound),
+            ("nothing:1", "", Code::NotFound),
+            (Digest::sha256(b"nothing").as_str(), "", Code::NotFound),
+            ("UPPER", "", Code::InvalidArgument),
+        ] {
+            let status = references.resolve(reference, ResolveDepth::Manifest, platform).await.unwrap_err();
+            assert_eq!(status.code(), code, "{engine}: {reference}: {status}");
+        }
     }
 }
 
@@ -217,92 +218,122 @@ fn image(content: &str) -> Image {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_do_not_overwrite_each_other() {
-    let rig = Rig::containerd("precondition");
-    let references = References::of(&rig).await;
-    let (first, left, right) = (image("first"), image("left"), image("right"));
-    push_all(&references, "shared", &first, Some(Condition::Absent(true))).await.unwrap();
-    let seen = Some(Condition::Digest(first.root.digest.to_string()));
-    let (one, other) = tokio::join!(
-        push_all(&references, "shared", &left, seen.clone()),
-        push_all(&references, "shared", &right, seen.clone())
-    );
-    let (won, lost, image) = match (one, other) {
-        (Ok(won), Err(lost)) => (won, lost, left),
-        (Err(lost), Ok(won)) => (won, lost, right),
-        both => panic!("{both:?}"),
-    };
-    assert_eq!(won.previous.unwrap().digest, first.root.digest.to_string());
-    assert_eq!((lost.code(), reason(&lost).as_str()), (Code::Aborted, "PRECONDITION_FAILED"));
-    let current = lost.get_error_details().error_info().unwrap().metadata["current"].clone();
-    assert_eq!(current, image.root.digest.to_string());
-    let status = push_all(&references, "shared", &first, Some(Condition::Absent(true))).await.unwrap_err();
-    assert_eq!(reason(&status), "PRECONDITION_FAILED");
-    let name = "docker.io/library/shared:latest".to_owned();
-    assert_eq!(rig.stack.images("precondition"), [(name, image.root.digest.to_string())]);
-    until("the leases to go", || rig.stack.leases("precondition"), Vec::is_empty);
+    for (engine, rig) in Rig::each("precondition") {
+        let references = References::of(&rig).await;
+        let (first, left, right) = (image("first"), image("left"), image("right"));
+        push_all(&references, "shared", &first, Some(Condition::Absent(true))).await.unwrap();
+        let seen = Some(Condition::Digest(first.root.digest.to_string()));
+        let (one, other) = tokio::join!(
+            push_all(&references, "shared", &left, seen.clone()),
+            push_all(&references, "shared", &right, seen.clone())
+        );
+        let (won, lost, image) = match (one, other) {
+            (Ok(won), Err(lost)) => (won, lost, left),
+            (Err(lost), Ok(won)) => (won, lost, right),
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(won.previous.unwrap().digest, first.root.digest.to_string());
+        assert_eq!((lost.code(), reason(&lost).as_str()), (Code::Aborted, "PRECONDITION_FAILED"));
+        let current = lost.get_error_details().error_info().unwrap().metadata["current"].clone();
+        assert_eq!(current, image.root.digest.to_string());
+        let status = push_all(&references, "shared", &first, Some(Condition::Absent(true))).await.unwrap_err();
+        assert_eq!(reason(&status), "PRECONDITION_FAILED");
+        let resolved = references.resolve("shared", ResolveDepth::Root, "").await.unwrap();
+        assert_eq!(resolved.chain[0].descriptor.as_ref().unwrap().digest, image.root.digest.to_string(), "{engine}");
+        rig.until_released();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_processes_that_make_a_name_one_does() {
+    // dockerd sets names by itself, and whatever they stand for.
+    for (engine, rig) in Rig::each("several").into_iter().filter(|(engine, _)| *engine != "docker") {
+        let other = rig.beside();
+        let doors = [References::of(&rig).await, References::of(&other).await];
+        for round in 0..5 {
+            let name = format!("contended:{round}");
+            let images: Vec<_> = (0..6).map(|n| image(&format!("{round} {n}"))).collect();
+            let pushes = images
+                .iter()
+                .enumerate()
+                .map(|(n, image)| push_all(&doors[n % 2], &name, image, Some(Condition::Absent(true))));
+            let outcomes = futures_util::future::join_all(pushes).await;
+            let won: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
+            assert_eq!(won.len(), 1, "{engine}: {outcomes:?}");
+            let lost: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+            assert!(lost.iter().all(|status| reason(status) == "PRECONDITION_FAILED"), "{engine}: {lost:?}");
+            let now = doors[0].resolve(&name, ResolveDepth::Root, "").await.unwrap();
+            let digest = |root: &Option<Descriptor>| root.as_ref().unwrap().digest.clone();
+            assert_eq!(digest(&now.chain[0].descriptor), digest(&won[0].root), "{engine}");
+        }
+        rig.until_released();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_without_all_blobs_sets_no_name() {
-    let rig = Rig::containerd("push-bad");
-    let references = References::of(&rig).await;
-    let image = image("incomplete");
-    let (root, layer) = (descriptor(&image.root), descriptor(&image.layers[0]));
-    let bytes = &image.blobs[&image.root.digest][..];
-    let status = references.push("bad", root.clone(), None, &[(root.clone(), bytes)]).await.unwrap_err();
-    assert_eq!(reason(&status), "BLOBS_MISSING");
-    let content = &image.blobs[&image.layers[0].digest];
-    let mut changed = content.to_vec();
-    changed[0] ^= 1;
-    let status = references.push("bad", root.clone(), None, &[(layer.clone(), &changed)]).await.unwrap_err();
-    assert_eq!(reason(&status), "BLOB_CORRUPT");
-    let status = references.push("bad", root.clone(), None, &[(layer.clone(), &content[1..])]).await.unwrap_err();
-    assert_eq!(fields(&status), ["part.data"]);
-    let status = references.push("UPPER", layer, Some(Condition::Digest("x".to_owned())), &[]).await.unwrap_err();
-    assert_eq!(fields(&status), ["begin.name", "begin.precondition.digest", "begin.root.media_type"]);
-    assert_eq!(rig.stack.images("push-bad"), []);
-    until("the leases to go", || rig.stack.leases("push-bad"), Vec::is_empty);
+    for (engine, rig) in Rig::each("push-bad") {
+        let references = References::of(&rig).await;
+        let image = image("incomplete");
+        let (root, layer) = (descriptor(&image.root), descriptor(&image.layers[0]));
+        let bytes = &image.blobs[&image.root.digest][..];
+        let status = references.push("bad", root.clone(), None, &[(root.clone(), bytes)]).await.unwrap_err();
+        assert_eq!(reason(&status), "BLOBS_MISSING");
+        let content = &image.blobs[&image.layers[0].digest];
+        let mut changed = content.to_vec();
+        changed[0] ^= 1;
+        let status = references.push("bad", root.clone(), None, &[(layer.clone(), &changed)]).await.unwrap_err();
+        assert_eq!(reason(&status), "BLOB_CORRUPT");
+        let status = references.push("bad", root.clone(), None, &[(layer.clone(), &content[1..])]).await.unwrap_err();
+        assert_eq!(fields(&status), ["part.data"]);
+        let status = references.push("UPPER", layer, Some(Condition::Digest("x".to_owned())), &[]).await.unwrap_err();
+        assert_eq!(fields(&status), ["begin.name", "begin.precondition.digest", "begin.root.media_type"]);
+        let absent = references.resolve("bad", ResolveDepth::Root, "").await.unwrap_err();
+        assert_eq!(absent.code(), Code::NotFound, "{engine}");
+        rig.until_released();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_listed_by_pages_and_blobs_fetched_by_ranges() {
-    let rig = Rig::containerd("list");
-    let references = References::of(&rig).await;
-    let image = image("listed");
-    for name in ["a:1", "a:2", "b:1", "reg.example:5000/a:1"] {
-        push_all(&references, name, &image, None).await.unwrap();
-    }
-    push_all(&references, "", &image, None).await.unwrap();
-    let (mut token, mut found) = (String::new(), Vec::new());
-    loop {
-        let request =
-            ListReferencesRequest { prefix: "docker.io/library/".to_owned(), page_size: 2, page_token: token };
-        let page = references.0.clone().list(request).await.unwrap().into_inner();
-        assert!((1..=2).contains(&page.references.len()));
-        found.extend(page.references.into_iter().map(|reference| reference.name));
-        token = page.next_page_token;
-        if token.is_empty() {
-            break;
+    for (engine, rig) in Rig::each("list") {
+        let references = References::of(&rig).await;
+        let image = image("listed");
+        for name in ["list/a:1", "list/a:2", "list/b:1", "reg.example:5000/list/a:1"] {
+            push_all(&references, name, &image, None).await.unwrap();
         }
-    }
-    assert_eq!(found, ["a:1", "a:2", "b:1"].map(|name| format!("docker.io/library/{name}")));
-    let all = references.0.clone().list(ListReferencesRequest::default()).await.unwrap().into_inner();
-    assert_eq!(all.references.len(), 4);
+        push_all(&references, "", &image, None).await.unwrap();
+        let (mut token, mut found) = (String::new(), Vec::new());
+        loop {
+            let request =
+                ListReferencesRequest { prefix: "docker.io/list/".to_owned(), page_size: 2, page_token: token };
+            let page = references.0.clone().list(request).await.unwrap().into_inner();
+            assert!((1..=2).contains(&page.references.len()));
+            found.extend(page.references.into_iter().map(|reference| reference.name));
+            token = page.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(found, ["a:1", "a:2", "b:1"].map(|name| format!("docker.io/list/{name}")));
+        let all = references.0.clone().list(ListReferencesRequest::default()).await.unwrap().into_inner();
+        assert!(all.references.len() == 4 || engine == "docker", "{engine}: {:?}", all.references);
 
-    let (digest, bytes) = (image.layers[0].digest.as_str(), &image.blobs[&image.layers[0].digest][..]);
-    let size = bytes.len() as i64;
-    for (offset, length, expected) in [
-        (0, 0, bytes),
-        (5, 0, &bytes[5..]),
-        (5, 7, &bytes[5..12]),
-        (size, 0, &[]),
-        (size - 1, 99, &bytes[bytes.len() - 1..]),
-    ] {
-        let (said, got) = references.fetch(digest, offset, length).await.unwrap();
-        assert!(said == size && got == expected, "{offset} {length}");
+        let (digest, bytes) = (image.layers[0].digest.as_str(), &image.blobs[&image.layers[0].digest][..]);
+        let size = bytes.len() as i64;
+        for (offset, length, expected) in [
+            (0, 0, bytes),
+            (5, 0, &bytes[5..]),
+            (5, 7, &bytes[5..12]),
+            (size, 0, &[]),
+            (size - 1, 99, &bytes[bytes.len() - 1..]),
+        ] {
+            let (said, got) = references.fetch(digest, offset, length).await.unwrap();
+            assert!(said == size && got == expected, "{offset} {length}");
+        }
+        let status = references.fetch(digest, size + 1, 0).await.unwrap_err();
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["offset".to_owned()]));
+        let status = references.fetch(Digest::sha256(b"nothing").as_str(), 0, 0).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "REFERENCE_NOT_FOUND"));
     }
-    let status = references.fetch(digest, size + 1, 0).await.unwrap_err();
-    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["offset".to_owned()]));
-    let status = references.fetch(Digest::sha256(b"nothing").as_str(), 0, 0).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "REFERENCE_NOT_FOUND"));
 }

@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Linkspan, Stack};
+use crate::common::{Linkspan, Stack, until};
 use crate::fixture::Image;
 
 /// A linkspan with a door of the API.
@@ -59,6 +59,30 @@ impl Rig {
     pub(crate) fn docker() -> Self {
         let stack = Stack::shared();
         Self::start(stack, &["--engine", "docker", "--docker-host", stack.docker_host()], &[])
+    }
+
+    /// One for each engine that clients can send blobs to, called as it: a test of the API alone holds on all of them.
+    /// `namespace` is that of containerd; a layout is empty, and the shared dockerd is not.
+    pub(crate) fn each(namespace: &str) -> [(&'static str, Self); 3] {
+        [("layout", Self::layout().0), ("containerd", Self::containerd(namespace)), ("docker", Self::docker())]
+    }
+
+    /// Another process with a door to the same engine.
+    pub(crate) fn beside(&self) -> Self {
+        let engine: Vec<_> = self.engine.iter().map(String::as_str).collect();
+        Self::start(self.stack, &engine, &[])
+    }
+
+    /// Waits until no export holds anything, where no other test can.
+    pub(crate) fn until_released(&self) {
+        let flag = |name: &str| self.engine.iter().skip_while(|arg| *arg != name).nth(1);
+        if let Some(namespace) = flag("--namespace") {
+            until("the leases to go", || self.stack.leases(namespace), Vec::is_empty);
+        }
+        if let Some(layout) = flag("--layout") {
+            let leases = Path::new(layout).join(".linkspan/leases");
+            until("the leases to go", || leases.read_dir().map_or(0, Iterator::count), |leases| *leases == 0);
+        }
     }
 
     fn start(stack: &'static Stack, engine: &[&str], args: &[&str]) -> Self {

@@ -113,6 +113,11 @@ impl From<EngineError> for Refusal {
             E::LeaseLost { .. } => (Code::FailedPrecondition, Reason::ExportExpired),
             E::Busy { .. } => (Code::Unavailable, Reason::EngineRefused),
             E::Present { .. } => (Code::AlreadyExists, Reason::EngineRefused),
+            E::NameMoved { current, .. } => {
+                let current = current.as_ref().map(ToString::to_string).unwrap_or_default();
+                let message = format!("{error}, which was not expected; resolve it, decide, and push");
+                return Self::new(Code::Aborted, Reason::PreconditionFailed, message).with("current", current);
+            }
             E::UploadName { .. } => (Code::InvalidArgument, Reason::InvalidField),
             E::NotOffered { .. } => (Code::Unimplemented, Reason::EngineRefused),
             E::Rpc { code, .. } => (*code, Reason::EngineRefused),

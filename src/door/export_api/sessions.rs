@@ -136,7 +136,14 @@ impl Sessions {
             };
             let ingest = engine.open_durable(&Session::origin(&export, &record), "", Events::none()).await?;
             let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
-            take_up(&session).await?;
+            match take_up(&session).await {
+                // It has expired meanwhile, or belongs to a daemon that is not at its end.
+                Err(EngineError::LeaseLost { lease }) => {
+                    tracing::info!(export, lease, "ended while it was taken up");
+                    continue;
+                }
+                taken => taken?,
+            }
             self.sessions().insert(export, Arc::new(session));
             found += 1;
         }

@@ -30,9 +30,9 @@ pub(crate) async fn get(client: &Client, name: &str) -> Result<Option<Image>, En
     Ok(found.and_then(|response| response.image))
 }
 
-/// Makes `name` stand for `target`. An existing record keeps its labels: other clients depend on theirs.
-pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Result<(), EngineError> {
-    let image = Image {
+/// The record by which `name` stands for `target`.
+fn record(name: &str, target: &Descriptor) -> Result<Image, EngineError> {
+    Ok(Image {
         name: name.to_owned(),
         target: Some(Target {
             media_type: target.media_type.clone(),
@@ -41,7 +41,20 @@ pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Res
             annotations: target.annotations.clone().into_iter().collect(),
         }),
         ..Image::default()
-    };
+    })
+}
+
+/// Makes a record for `name`, which must not have one; whether that was so.
+pub(crate) async fn create(client: &Client, name: &str, target: &Descriptor) -> Result<bool, EngineError> {
+    let request = CreateImageRequest { image: Some(record(name, target)?), source_date_epoch: None };
+    let mut images = client.images();
+    let create = images.create(client.request(request));
+    Ok(client.unary(format!("creating image {name}"), create).await.unless(Code::AlreadyExists)?.is_some())
+}
+
+/// Makes `name` stand for `target`. An existing record keeps its labels: other clients depend on theirs.
+pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Result<(), EngineError> {
+    let image = record(name, target)?;
     let mask = FieldMask { paths: vec!["target".to_owned()] };
     for _ in 0..TRIES {
         let mut images = client.images();
@@ -51,9 +64,7 @@ pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Res
         if client.unary(format!("updating image {name}"), update).await.unless(Code::NotFound)?.is_some() {
             return Ok(());
         }
-        let request = CreateImageRequest { image: Some(image.clone()), source_date_epoch: None };
-        let create = images.create(client.request(request));
-        if client.unary(format!("creating image {name}"), create).await.unless(Code::AlreadyExists)?.is_some() {
+        if create(client, name, target).await? {
             return Ok(());
         }
     }

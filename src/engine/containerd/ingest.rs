@@ -14,7 +14,7 @@ use super::uploads::ContainerdUploads;
 use super::writer::{self, Begun};
 use super::{images, lease};
 use crate::engine::uploads::Uploads;
-use crate::engine::{BlobWriter, EngineError, Ingest, Opened, Plan};
+use crate::engine::{BlobWriter, Condition, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Digest, Document, Graph, Kind, Platform};
 use crate::progress::Events;
 
@@ -39,6 +39,7 @@ struct State {
     labels: HashMap<Digest, Labels>,
     unpack: Option<Unpack>,
     skip_unpack: bool,
+    conditions: Vec<Condition>,
 }
 
 impl ContainerdIngest {
@@ -198,7 +199,7 @@ impl ContainerdIngest {
     async fn record(&self, names: Vec<String>) -> Result<(), EngineError> {
         let root = self.root()?;
         for name in names {
-            images::set(&self.client, &name, &root).await.map_err(|error| match error {
+            self.set(&name, &root).await.map_err(|error| match error {
                 EngineError::Rpc { code: Code::InvalidArgument | Code::PermissionDenied, message, .. } => {
                     EngineError::Commit { engine: "containerd", reason: message }
                 }
@@ -206,6 +207,26 @@ impl ContainerdIngest {
             })?;
         }
         Ok(())
+    }
+
+    /// Sets a name, if it stands for what it must. containerd has no compare-and-set: between the look and the change of a
+    /// record that exists another client may change it. A record that must not exist is created or nothing.
+    async fn set(&self, name: &str, root: &Descriptor) -> Result<(), EngineError> {
+        let mut conditions = self.state().conditions.clone();
+        conditions.retain(|condition| condition.name.to_string() == name);
+        let check = async || {
+            let found = images::get(&self.client, name).await?.and_then(|image| image.target);
+            let current = found.and_then(|target| target.digest.parse::<Digest>().ok());
+            conditions.iter().try_for_each(|condition| condition.check(current.as_ref()))?;
+            Ok::<_, EngineError>(current.is_some())
+        };
+        if !conditions.is_empty() && !check().await? {
+            if images::create(&self.client, name, root).await? {
+                return Ok(());
+            }
+            check().await?;
+        }
+        images::set(&self.client, name, root).await
     }
 
     async fn stop(&self) {
@@ -265,6 +286,10 @@ impl Ingest for ContainerdIngest {
             }
             self.record(names).await
         })
+    }
+
+    fn require(&self, conditions: Vec<Condition>) {
+        self.state().conditions.extend(conditions);
     }
 
     fn uploads(&self) -> Result<&dyn Uploads, EngineError> {

@@ -14,7 +14,7 @@ use super::shared::Shared;
 use super::uploads::LayoutUploads;
 use super::writer;
 use crate::engine::uploads::Uploads;
-use crate::engine::{EngineError, Ingest, Opened, Plan};
+use crate::engine::{Condition, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Graph, Kind, Reference};
 
 /// One export's hold on a layout.
@@ -32,6 +32,7 @@ struct State {
     graph: Option<Arc<Graph>>,
     /// Roots that lost their names to this export.
     replaced: Vec<Descriptor>,
+    conditions: Vec<Condition>,
 }
 
 impl LayoutIngest {
@@ -109,6 +110,9 @@ impl LayoutIngest {
                 LayoutIndex::parse(br#"{"schemaVersion":2,"manifests":[]}"#).map_err(|reason| place.refuse(reason))?
             }
         };
+        for condition in &self.state().conditions {
+            condition.check(index.resolve(&condition.name).map(|target| &target.digest))?;
+        }
         if index.stands(graph.root(), names) {
             return Ok(());
         }
@@ -170,6 +174,10 @@ impl Ingest for LayoutIngest {
     fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
         let names = names.to_vec();
         Box::pin(self.work(move |this| this.publish(&names)))
+    }
+
+    fn require(&self, conditions: Vec<Condition>) {
+        self.state().conditions.extend(conditions);
     }
 
     fn uploads(&self) -> Result<&dyn Uploads, EngineError> {

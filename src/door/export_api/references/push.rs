@@ -10,13 +10,13 @@ use tonic::{Code, Status, Streaming};
 
 use super::super::convert;
 use super::super::limits::{BLOBS, IDLE};
-use super::super::proto::precondition::Condition;
+use super::super::proto::precondition;
 use super::super::proto::push_request::Message;
 use super::super::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
 use super::super::refusal::Refusal;
 use crate::engine::images::Images;
 use crate::engine::uploads::{Begun, Expected, Upload};
-use crate::engine::{EngineError, Ingest, Origin};
+use crate::engine::{Condition, EngineError, Ingest, Origin};
 use crate::export::{Exports, Request};
 use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference, Walk};
 use crate::progress::Events;
@@ -49,7 +49,7 @@ impl Names {
 struct Push {
     name: Option<Reference>,
     root: Descriptor,
-    condition: Option<Condition>,
+    condition: Option<precondition::Condition>,
 }
 
 /// Runs one push.
@@ -89,6 +89,8 @@ async fn run(
         None => None,
     };
     let previous = push.compare(images).await?;
+    // Once more by the engine, which knows of other processes.
+    ingest.require(push.conditions());
     let blobs = graph.blobs();
     let names: Vec<_> = push.name.clone().into_iter().collect();
     let request = Request { root: push.root.clone(), names, origin };
@@ -123,12 +125,12 @@ fn check(begin: PushBegin) -> Result<Push, Refusal> {
         wrong.push(("begin.precondition".to_owned(), "given without a name that it could be about".to_owned()));
     }
     match &condition {
-        Some(Condition::Digest(digest)) => {
+        Some(precondition::Condition::Digest(digest)) => {
             if let Err(error) = digest.parse::<Digest>() {
                 wrong.push(("begin.precondition.digest".to_owned(), error.to_string()));
             }
         }
-        Some(Condition::Absent(false)) => {
+        Some(precondition::Condition::Absent(false)) => {
             wrong.push(("begin.precondition.absent".to_owned(), "expected true, or no precondition".to_owned()));
         }
         _ => {}
@@ -151,6 +153,17 @@ fn check(begin: PushBegin) -> Result<Push, Refusal> {
 }
 
 impl Push {
+    /// The precondition, as an engine takes it.
+    fn conditions(&self) -> Vec<Condition> {
+        let expected = match &self.condition {
+            None => return Vec::new(),
+            // It was parsed when it was checked.
+            Some(precondition::Condition::Digest(digest)) => digest.parse().ok(),
+            Some(precondition::Condition::Absent(_)) => None,
+        };
+        self.name.iter().map(|name| Condition { name: name.clone(), expected: vec![expected.clone()] }).collect()
+    }
+
     /// What the name stands for, if that is what the client thinks.
     async fn compare(&self, images: &dyn Images) -> Result<Option<Descriptor>, Refusal> {
         let Some(name) = &self.name else { return Ok(None) };
@@ -158,10 +171,10 @@ impl Push {
         let digest = current.as_ref().map(|current| current.digest.as_str());
         let expected = match &self.condition {
             None => return Ok(current),
-            Some(Condition::Digest(expected)) if digest == Some(expected) => return Ok(current),
-            Some(Condition::Absent(_)) if digest.is_none() => return Ok(current),
-            Some(Condition::Digest(expected)) => format!("to stand for {expected}"),
-            Some(Condition::Absent(_)) => "not to exist".to_owned(),
+            Some(precondition::Condition::Digest(expected)) if digest == Some(expected) => return Ok(current),
+            Some(precondition::Condition::Absent(_)) if digest.is_none() => return Ok(current),
+            Some(precondition::Condition::Digest(expected)) => format!("to stand for {expected}"),
+            Some(precondition::Condition::Absent(_)) => "not to exist".to_owned(),
         };
         let now = digest.map_or_else(|| "it does not exist".to_owned(), |digest| format!("it stands for {digest}"));
         let message = format!("the name `{name}` was expected {expected}, but {now}; resolve it, decide, and push");

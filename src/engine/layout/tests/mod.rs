@@ -1,6 +1,7 @@
 //! Exports into layouts, with and without faults.
 
 mod collector;
+mod conditions;
 mod faults;
 mod power;
 mod recorder;
@@ -101,12 +102,18 @@ async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) -> Result<(
 }
 
 async fn transfer(ingest: &dyn Ingest, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
+    let plan = arrive(ingest, image).await?;
+    ingest.commit(names).await?;
+    Ok(plan)
+}
+
+/// All but the commit.
+async fn arrive(ingest: &dyn Ingest, image: &Image) -> Result<Plan, EngineError> {
     let plan = ingest.plan(&image.graph()).await?;
     for blob in &plan.missing {
         send(ingest, blob, &image.blobs[&blob.digest]).await?;
     }
     ingest.settle().await?;
-    ingest.commit(names).await?;
     Ok(plan)
 }
 

@@ -1,0 +1,43 @@
+//! Names that are set only if they stand for what is expected.
+
+use super::*;
+use crate::engine::Condition;
+
+/// Exports up to the commit, which requires that `name` stands for one of `expected`.
+async fn ready(engine: &LayoutEngine, image: &Image, export: &str, expected: &[Option<&Image>]) -> Arc<dyn Ingest> {
+    let origin = Origin { export: export.to_owned(), ..origin() };
+    let ingest = engine.open(&origin, Events::none()).await.unwrap();
+    let expected = expected.iter().map(|image| image.map(|image| image.root.digest.clone())).collect();
+    ingest.require(vec![Condition { name: names(&["shared"]).remove(0), expected }]);
+    arrive(&*ingest, image).await.unwrap();
+    ingest
+}
+
+#[tokio::test]
+async fn of_two_processes_that_set_a_name_one_is_told_of_the_other() {
+    // Two engines know as little of each other as two processes.
+    let root = folder();
+    let (here, there) = (engine(root.path()).await, engine(root.path()).await);
+    let [first, left, right] = [b"1", b"2", b"3"].map(|layer| Image::new(&[layer]));
+    let shared = names(&["shared"]);
+    let refused = |error: EngineError, image: &Image| {
+        let EngineError::NameMoved { current, .. } = error else { panic!("{error}") };
+        assert_eq!(current.as_ref(), Some(&image.root.digest));
+    };
+
+    let new = ready(&here, &first, "a", &[None]).await;
+    let late = ready(&there, &left, "b", &[None]).await;
+    new.commit(&shared).await.unwrap();
+    refused(late.commit(&shared).await.unwrap_err(), &first);
+
+    let one = ready(&here, &left, "c", &[Some(&first)]).await;
+    let other = ready(&there, &right, "d", &[Some(&first)]).await;
+    other.commit(&shared).await.unwrap();
+    refused(one.commit(&shared).await.unwrap_err(), &right);
+    // What it stands for already may be said again.
+    let same = ready(&here, &right, "e", &[None, Some(&right)]).await;
+    same.commit(&shared).await.unwrap();
+    let expected = [("docker.io/library/shared:latest".to_owned(), right.root.digest.clone())];
+    let found: Vec<_> = read_as_a_stranger(root.path()).into_iter().collect();
+    assert!(expected.iter().all(|pair| found.contains(pair)), "{found:?}");
+}
