@@ -124,7 +124,6 @@ impl Images for RemoteImages {
         Box::pin(self.root(digest.to_string()))
     }
 
-    /// Images without a name have no reference, and are not in the list.
     fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
         Box::pin(async move {
             let operation = "listing images";
@@ -132,12 +131,14 @@ impl Images for RemoteImages {
                 prefix: query.prefix.clone(),
                 page_size: i32::try_from(query.limit.clamp(1, MAX_PAGE)).unwrap_or(0),
                 page_token: query.after.clone().unwrap_or_default(),
+                unnamed: true,
             };
             let call = async { self.connection.references().list(request).await };
             let page = self.connection.unary(operation, call).await?;
             let record = |reference: proto::Reference| {
                 let root = reference.root.unwrap_or_default();
-                Ok(Record { name: Some(reference.name), target: descriptor(operation, &root)? })
+                let name = Some(reference.name).filter(|name| !name.is_empty());
+                Ok(Record { name, target: descriptor(operation, &root)? })
             };
             let records: Result<Vec<_>, EngineError> = page.references.into_iter().map(record).collect();
             // A server that gives the same page again would be asked for ever.

@@ -58,6 +58,7 @@ fn every_command_says_the_same_as_on_the_engine_itself() {
         (&many, named("docker.io/library/many:1")),
         (&single, named("example.com/one:2")),
         (&single, named("docker.io/library/one:1")),
+        (&image("nameless\n"), json!({})),
     ]);
     let direct = tempfile::tempdir().unwrap();
     let load = ["load", "-i", text(file.path()), "--json"];

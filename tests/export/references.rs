@@ -6,7 +6,7 @@ use linkspan::door::export_api::proto::push_request::Message;
 use linkspan::door::export_api::proto::references_client::ReferencesClient;
 use linkspan::door::export_api::proto::{
     Descriptor, FetchRequest, InspectRequest, InspectResponse, ListReferencesRequest, Platform, Precondition,
-    PushBegin, PushPart, PushRequest, PushResponse, ResolveDepth, ResolveRequest, ResolveResponse,
+    PushBegin, PushPart, PushRequest, PushResponse, Reference, ResolveDepth, ResolveRequest, ResolveResponse,
 };
 use linkspan::image::Digest;
 use serde_json::{Value, json};
@@ -302,11 +302,16 @@ async fn names_are_listed_by_pages_and_blobs_fetched_by_ranges() {
         for name in ["list/a:1", "list/a:2", "list/b:1", "reg.example:5000/list/a:1"] {
             push_all(&references, name, &image, None).await.unwrap();
         }
-        push_all(&references, "", &image, None).await.unwrap();
+        let nameless = self::image("nameless");
+        push_all(&references, "", &nameless, None).await.unwrap();
         let (mut token, mut found) = (String::new(), Vec::new());
         loop {
-            let request =
-                ListReferencesRequest { prefix: "docker.io/list/".to_owned(), page_size: 2, page_token: token };
+            let request = ListReferencesRequest {
+                prefix: "docker.io/list/".to_owned(),
+                page_size: 2,
+                page_token: token,
+                unnamed: false,
+            };
             let page = references.0.clone().list(request).await.unwrap().into_inner();
             assert!((1..=2).contains(&page.references.len()));
             found.extend(page.references.into_iter().map(|reference| reference.name));
@@ -317,6 +322,10 @@ async fn names_are_listed_by_pages_and_blobs_fetched_by_ranges() {
         }
         assert_eq!(found, ["a:1", "a:2", "b:1"].map(|name| format!("docker.io/list/{name}")));
         let all = references.0.clone().list(ListReferencesRequest::default()).await.unwrap().into_inner();
+        let unnamed = ListReferencesRequest { unnamed: true, ..ListReferencesRequest::default() };
+        let found = references.0.clone().list(unnamed).await.unwrap().into_inner().references;
+        let is_nameless = |found: &&Reference| found.root.as_ref().unwrap().digest == nameless.root.digest.to_string();
+        assert_eq!(found.iter().filter(is_nameless).map(|found| &*found.name).collect::<Vec<_>>(), [""], "{engine}");
         assert!(all.references.len() == 4 || engine == "docker", "{engine}: {:?}", all.references);
 
         let (digest, bytes) = (image.layers[0].digest.as_str(), &image.blobs[&image.layers[0].digest][..]);

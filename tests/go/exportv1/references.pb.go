@@ -600,7 +600,9 @@ type ListReferencesRequest struct {
 	// At most so many; 0 lets the server choose.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// `next_page_token` of the page before.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Whether images without a name are wanted, too. They come first, by digest, and only with an empty prefix.
+	Unnamed       bool `protobuf:"varint,4,opt,name=unnamed,proto3" json:"unnamed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -654,6 +656,13 @@ func (x *ListReferencesRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListReferencesRequest) GetUnnamed() bool {
+	if x != nil {
+		return x.Unnamed
+	}
+	return false
 }
 
 // A page of references, ordered by name.
@@ -714,7 +723,7 @@ func (x *ListReferencesResponse) GetNextPageToken() string {
 // One name and what it stands for.
 type Reference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name in full.
+	// The name in full; empty for an image without one.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// What it stands for.
 	Root          *Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
@@ -1322,12 +1331,13 @@ const file_linkspan_export_v1_references_proto_rawDesc = "" +
 	"\vAttestation\x12:\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x1e.linkspan.export.v1.DescriptorR\bmanifest\x12<\n" +
 	"\tstatement\x18\x02 \x01(\v2\x1e.linkspan.export.v1.DescriptorR\tstatement\x12%\n" +
-	"\x0epredicate_type\x18\x03 \x01(\tR\rpredicateType\"k\n" +
+	"\x0epredicate_type\x18\x03 \x01(\tR\rpredicateType\"\x85\x01\n" +
 	"\x15ListReferencesRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x7f\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x18\n" +
+	"\aunnamed\x18\x04 \x01(\bR\aunnamed\"\x7f\n" +
 	"\x16ListReferencesResponse\x12=\n" +
 	"\n" +
 	"references\x18\x01 \x03(\v2\x1d.linkspan.export.v1.ReferenceR\n" +

@@ -1816,6 +1816,9 @@ pub struct ListReferencesRequest {
     /// `next_page_token` of the page before.
     #[prost(string, tag = "3")]
     pub page_token: ::prost::alloc::string::String,
+    /// Whether images without a name are wanted, too. They come first, by digest, and only with an empty prefix.
+    #[prost(bool, tag = "4")]
+    pub unnamed: bool,
 }
 /// A page of references, ordered by name.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1830,7 +1833,7 @@ pub struct ListReferencesResponse {
 /// One name and what it stands for.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reference {
-    /// The name in full.
+    /// The name in full; empty for an image without one.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// What it stands for.

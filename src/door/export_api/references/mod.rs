@@ -19,7 +19,7 @@ use super::output::PART;
 use super::proto::references_server::References as Service;
 use super::proto::*;
 use super::refusal::Refusal;
-use crate::engine::images::{Images, MAX_PAGE, Query};
+use crate::engine::images::{Images, MAX_PAGE, Query, Record};
 use crate::export::Exports;
 use crate::image::{self, Digest};
 use crate::source::read_range;
@@ -79,18 +79,19 @@ impl Service for ReferenceService {
     }
 
     async fn list(&self, request: Request<ListReferencesRequest>) -> Result<Response<ListReferencesResponse>, Status> {
-        let ListReferencesRequest { prefix, page_size, page_token } = request.into_inner();
+        let ListReferencesRequest { prefix, page_size, page_token, unnamed } = request.into_inner();
         let limit = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(MAX_PAGE).min(MAX_PAGE);
         let images = self.images()?;
         let mut query = Query { prefix, after: Some(page_token).filter(|token| !token.is_empty()), limit };
-        // Images without a name have no reference. A page of nothing else is passed over.
+        // Images without a name have no reference, unless they are asked for. A page of nothing else is passed over.
         let (references, next) = loop {
             let page = images.list(&query).await.map_err(Refusal::from)?;
-            let named = page.records.iter().filter_map(|record| {
-                let root = Some(descriptor_message(&record.target));
-                Some(Reference { name: record.name.clone()?, root })
-            });
-            let references: Vec<_> = named.collect();
+            let wanted = page.records.iter().filter(|record| unnamed || record.name.is_some());
+            let reference = |record: &Record| Reference {
+                name: record.name.clone().unwrap_or_default(),
+                root: Some(descriptor_message(&record.target)),
+            };
+            let references: Vec<_> = wanted.map(reference).collect();
             match page.next {
                 Some(next) if references.is_empty() => query.after = Some(next),
                 next => break (references, next),
