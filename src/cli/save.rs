@@ -58,8 +58,8 @@ pub(super) struct Save {
 }
 
 const EXAMPLES: &str = "\
-The archive can be loaded by `docker load`, `ctr image import` and `linkspan load`, and read by skopeo and crane. Of an image that
-is there for some of its platforms only, that of this machine is saved.
+`docker load`, `ctr image import`, `linkspan load`, skopeo and crane read the archive. Of an image that is there for some
+of its platforms only, that of this machine is saved.
 
 Examples:
   linkspan save -o demo.tar demo

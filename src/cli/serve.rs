@@ -33,6 +33,8 @@ Examples:
     linkspan serve --docker-listen unix:///run/linkspan/docker.sock
   A builder of buildx's docker-container driver, by its container:
     linkspan serve --builder docker-container://buildx_buildkit_NAME0
+  The exporter API, for any builder, and for the other commands without root (`linkspan load --to ADDR`):
+    linkspan serve --export-listen unix:///run/linkspan/export.sock
   A builder behind TLS:
     linkspan serve --builder tcp://builder.example:1234 \\
       --tls-ca ca.pem --tls-cert cert.pem --tls-key key.pem

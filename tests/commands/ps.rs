@@ -39,6 +39,11 @@ async fn exports_under_way_are_listed() {
     client.abort(AbortRequest { export_id: id.clone() }).await.unwrap();
     assert_eq!(ps(&["-q"]), "");
 
+    // Without --to it looks where a daemon listens that is started with the same settings.
+    assert_eq!(linkspan(["ps", "--all", "-q"]).env("LINKSPAN_EXPORT_LISTEN", &address).ok().stdout.trim(), id);
+    let usual = linkspan(["ps"]).fails();
+    assert!(usual.stderr.contains("unix:///run/linkspan/export.sock"), "{usual}");
+
     let nobody = linkspan(["ps", "--to", "unix:///no/such/door.sock"]).fails();
     assert_eq!(nobody.status.code(), Some(1));
     assert!(nobody.stderr.contains("linkspan: error: the exporter API at unix:///no/such/door.sock"), "{nobody}");
