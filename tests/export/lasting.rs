@@ -1,12 +1,12 @@
 //! Exports outlive their connections and the server.
 
-use containerd_client::services::v1::{WriteAction, WriteContentRequest};
+use containerd_client::services::v1::{DeleteContentRequest, WriteAction, WriteContentRequest};
 use futures_util::stream;
 use linkspan::door::export_api::proto::{CommitRequest, ExportState, GetRequest, OpenRequest, Standing};
 
 use crate::common::until;
 use crate::fixture::{Image, Layer};
-use crate::rig::{Rig, descriptors, exporter, success, target, write};
+use crate::rig::{Rig, descriptor, descriptors, exporter, success, target, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_outlives_a_crash_of_the_server() {
@@ -76,6 +76,43 @@ async fn what_was_held_by_its_root_is_found_again() {
     let found = client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap();
     assert_eq!(found.blobs, 4);
     success(&client.commit(&export, vec![target("a", &image, &["again"])]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_blob_by_blob_is_found_again() {
+    let mut rig = Rig::containerd("crash-pins");
+    let client = rig.client().await;
+    let layers: Vec<_> = (0..40).map(|n| Layer::new().file("pinned", n.to_string()).tar()).collect();
+    let image = Image::new(&layers);
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+    success(&client.commit(&export, vec![target("a", &image, &["pins"])]).await.unwrap());
+
+    // Without the documents that name them, in two calls, and one that is given up.
+    let export = client.open(&["a"]).await;
+    for layers in image.layers.chunks(25) {
+        let answers = client.negotiate(&export, layers.iter().map(descriptor).collect()).await.unwrap();
+        assert!(answers.iter().all(|answer| answer.standing() == Standing::Present));
+    }
+    let delete = |blob: &linkspan::image::Descriptor| DeleteContentRequest { digest: blob.digest.to_string() };
+    client.content(&export).delete(delete(&image.layers[0])).await.unwrap();
+    rig.linkspan.kill();
+    rig.restart();
+    let client = rig.client().await;
+    let request = GetRequest { export_id: export.clone() };
+    let found = client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap();
+    assert_eq!(found.blobs, 39);
+    // One more that is given up, by the process that found it.
+    client.content(&export).delete(delete(&image.layers[1])).await.unwrap();
+    // With its names the image goes, but for what is held.
+    let name = "docker.io/library/pins:latest";
+    rig.stack.ctr("crash-pins", ["images", "rm", "--sync", name]).ok();
+    let left = rig.stack.blobs("crash-pins");
+    let stays = |layer: &linkspan::image::Descriptor| left.iter().any(|blob| blob.contains(layer.digest.hex()));
+    assert!(!stays(&image.layers[0]) && !stays(&image.layers[1]) && image.layers[2..].iter().all(stays));
+    assert_eq!(client.send(&export, &image).await, 4, "two layers, the config and the manifest");
+    success(&client.commit(&export, vec![target("a", &image, &["pins"])]).await.unwrap());
+    assert_eq!(rig.stack.image_of("crash-pins", name), Some(image.root.digest.to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,16 @@ pub(crate) async fn present<'a>(
     Ok(found)
 }
 
+/// The sizes of those of `digests` that the store holds, many look-ups at a time; in the same order.
+pub(crate) async fn sizes(client: &Client, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
+    let lookup = async |digest: &Digest| {
+        let info = info(client, digest).await?;
+        Ok::<_, EngineError>(info.and_then(|info| u64::try_from(info.size).ok()))
+    };
+    let lookups: Vec<_> = digests.iter().map(lookup).collect();
+    stream::iter(lookups).buffered(LOOKUPS).try_collect().await
+}
+
 /// Which of `digests` the store does not hold, many look-ups at a time.
 pub(crate) async fn absent(client: &Client, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
     let lookup = async |digest: &Digest| Ok::<_, EngineError>((digest.clone(), info(client, digest).await?.is_some()));

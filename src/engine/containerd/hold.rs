@@ -5,27 +5,19 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use containerd_client::services::v1::ReadContentRequest;
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::client::{Client, UNARY};
-use super::content::{self, Put};
-use super::labels::Labels;
+use super::content;
+use super::pins::Pins;
 use super::unpack::Host;
-use super::{ContainerdEngine, ingest, labels, lease};
+use super::{ContainerdEngine, ingest, lease};
 use crate::engine::{EngineError, Hold, Origin, StoredBlob};
-use crate::image::{Descriptor, Digest};
-
-/// How many blobs one document pins. containerd sends all labels of a blob with every answer about it, and an answer
-/// ends at 16 MiB.
-const PINS: usize = 1000;
+use crate::image::Digest;
 
 /// A hold on blobs, by one lease.
-///
-/// The lease holds a document of our own, whose labels refer to the blobs as a manifest's labels refer to its layers:
-/// so one synced write pins any number of blobs, where adding them to the lease would be one for each.
 #[derive(Debug)]
 pub(crate) struct ContainerdHold {
     client: Client,
@@ -42,16 +34,6 @@ enum State {
     Unopened,
     Open(Pins),
     Released,
-}
-
-/// The document that the next labels go to.
-#[derive(Debug, Default)]
-struct Pins {
-    document: Option<Digest>,
-    /// Labels on it.
-    count: usize,
-    /// Documents before it.
-    part: usize,
 }
 
 impl ContainerdHold {
@@ -101,33 +83,9 @@ impl ContainerdHold {
         let State::Open(pins) = &mut *state else {
             return Err(EngineError::LeaseLost { lease: self.lease.clone() });
         };
-        for some in digests.chunks(PINS) {
-            self.label(pins, some).await?;
-        }
+        pins.add(&self.leased, &self.lease, digests).await?;
         drop(state);
         content::absent(&self.client, digests).await
-    }
-
-    async fn label(&self, pins: &mut Pins, digests: &[Digest]) -> Result<(), EngineError> {
-        if pins.count + digests.len() > PINS {
-            *pins = Pins { part: pins.part + 1, ..Pins::default() };
-        }
-        let numbered = digests.iter().zip(pins.count..);
-        let labels: Labels = numbered.map(|(digest, number)| labels::pin(number, digest)).collect();
-        match &pins.document {
-            Some(document) => content::label(&self.leased, document, labels).await?,
-            None => {
-                let text = format!("{{\"lease\":\"{}\",\"part\":{}}}", self.lease, pins.part);
-                let bytes = Bytes::from(text);
-                let descriptor = Descriptor::new("application/json", Digest::sha256(&bytes), bytes.len() as u64);
-                if content::put(&self.leased, &self.lease, &descriptor, &bytes, labels.clone()).await? == Put::Present {
-                    content::label(&self.leased, &descriptor.digest, labels).await?;
-                }
-                pins.document = Some(descriptor.digest);
-            }
-        }
-        pins.count += digests.len();
-        Ok(())
     }
 
     async fn give_up(&self) -> Result<(), EngineError> {

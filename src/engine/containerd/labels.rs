@@ -56,6 +56,11 @@ pub(crate) fn pin(number: usize, digest: &Digest) -> (String, String) {
     (format!("{CONTENT}.linkspan.{number}"), digest.to_string())
 }
 
+/// Whether a label is one of [`pin`].
+pub(crate) fn is_pin(key: &str) -> bool {
+    key.strip_prefix(CONTENT).is_some_and(|rest| rest.starts_with(".linkspan."))
+}
+
 /// The label that keeps the unpacked image alive: set on its config, it names the snapshot of the whole chain.
 pub(crate) fn snapshot(snapshotter: &str, chain: &Digest) -> (String, String) {
     (format!("{SNAPSHOT}{snapshotter}"), chain.to_string())

@@ -10,6 +10,7 @@ mod ingest;
 mod labels;
 mod lease;
 mod neighbours;
+mod pins;
 mod read;
 mod unpack;
 mod uploads;

@@ -1,25 +1,27 @@
 //! Uploads: containerd's own ingests, under refs that begin with the lease's id.
 
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use containerd_client::services::v1::{ListStatusesRequest, Status as Ingested, WriteAction, WriteContentRequest};
 use futures_util::future::BoxFuture;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_types::Timestamp;
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tonic::Code;
 
 use super::client::Client;
 use super::content;
 use super::lease;
 use super::neighbours;
+use super::pins::{self, Pins};
 use crate::engine::EngineError;
 use crate::engine::stream::{Stream, is_locked};
 use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
 use crate::image::Digest;
 
-/// How many blobs are pinned at once. containerd writes them one after the other; this only hides the way there.
-const PINS: usize = 8;
+/// From how many blobs on they are pinned by a document, which is made in two synced writes.
+const MANY: usize = 3;
 
 /// The uploads of one lease.
 #[derive(Debug)]
@@ -28,26 +30,44 @@ pub(crate) struct ContainerdUploads {
     lease: String,
     /// The namespace, if blobs of others can be had.
     shared: Option<String>,
+    /// Loaded when they are needed first.
+    pins: Mutex<Option<Pins>>,
 }
 
 impl ContainerdUploads {
     /// `client` must act in the name of `lease`. `shared` is its namespace where blobs of others can be had in it.
     pub(crate) fn new(client: Client, lease: String, shared: Option<&str>) -> Self {
-        Self { client, lease, shared: shared.map(str::to_owned) }
+        Self { client, lease, shared: shared.map(str::to_owned), pins: Mutex::default() }
     }
 
     fn reference(&self, name: &str) -> String {
         format!("{}-{name}", self.lease)
     }
 
-    /// Leased first, looked up second: what is found then stays.
-    async fn pin_one(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
-        if content::info(&self.client, digest).await?.is_none() {
-            return Ok(None);
+    /// Leased first, looked up second: what is found then stays. What is not there at first needs no lease.
+    async fn keep(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
+        let found = content::sizes(&self.client, digests).await?;
+        let there: Vec<_> = digests.iter().zip(&found).filter(|(_, size)| size.is_some()).collect();
+        let there: Vec<Digest> = there.into_iter().map(|(digest, _)| digest.clone()).collect();
+        if there.len() < MANY {
+            for digest in &there {
+                lease::add(&self.client, &self.lease, lease::CONTENT, digest.as_str()).await?;
+            }
+        } else {
+            let mut pins = self.pins().await?;
+            pins.add(&self.client, &self.lease, &there).await?;
         }
-        lease::add(&self.client, &self.lease, lease::CONTENT, digest.as_str()).await?;
-        let info = content::info(&self.client, digest).await?;
-        Ok(info.and_then(|info| u64::try_from(info.size).ok()))
+        let kept: HashMap<_, _> = there.iter().zip(content::sizes(&self.client, &there).await?).collect();
+        Ok(digests.iter().map(|digest| kept.get(digest).copied().flatten()).collect())
+    }
+
+    async fn pins(&self) -> Result<MappedMutexGuard<'_, Pins>, EngineError> {
+        let mut pins = self.pins.lock().await;
+        if pins.is_none() {
+            let leased = pins::leased(&self.client, &self.lease).await?;
+            *pins = Some(Pins::load(&self.client, &self.lease, &leased).await?);
+        }
+        Ok(MutexGuard::map(pins, |pins| pins.get_or_insert_default()))
     }
 
     async fn open(&self, name: &str, expected: &Expected) -> Result<Begun, EngineError> {
@@ -127,8 +147,7 @@ fn message(expected: &Expected) -> Result<WriteContentRequest, EngineError> {
 
 impl Uploads for ContainerdUploads {
     fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        let pins: Vec<_> = digests.iter().map(|digest| self.pin_one(digest)).collect();
-        Box::pin(stream::iter(pins).buffered(PINS).try_collect())
+        Box::pin(self.keep(digests))
     }
 
     fn adoptable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
@@ -142,13 +161,20 @@ impl Uploads for ContainerdUploads {
 
     fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
         Box::pin(async move {
-            let held = lease::resources(&self.client, &self.lease).await?.into_iter();
-            Ok(held.filter(|held| held.r#type == lease::CONTENT).filter_map(|held| held.id.parse().ok()).collect())
+            let mut held = pins::leased(&self.client, &self.lease).await?;
+            let pins = self.pins().await?;
+            held.retain(|digest| !pins.is_document(&self.lease, digest));
+            let mut known: HashSet<_> = held.iter().cloned().collect();
+            held.extend(pins.pinned().filter(|digest| known.insert((*digest).clone())).cloned());
+            Ok(held)
         })
     }
 
     fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(lease::remove(&self.client, &self.lease, lease::CONTENT, digest.as_str()))
+        Box::pin(async move {
+            self.pins().await?.remove(&self.client, digest).await?;
+            lease::remove(&self.client, &self.lease, lease::CONTENT, digest.as_str()).await
+        })
     }
 
     fn begin<'a>(&'a self, name: &'a str, expected: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {
