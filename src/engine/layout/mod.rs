@@ -9,7 +9,8 @@
 //! * Any number of tasks and processes may work on a layout at once. A lock guards changes of the index and the
 //!   [`collect`]or ([`lock`]); leases say what is not to be collected ([`lease`]).
 //! * A large blob whose transfer was cut off is gone on with by the next export of the same blob, of whichever process,
-//!   until the machine restarts ([`writer`]).
+//!   until the machine restarts ([`writer`]). An export that outlives its process finds its complete blobs again as well,
+//!   however small, although they were not synced when the process was killed ([`left`]).
 
 mod collect;
 mod disk;
