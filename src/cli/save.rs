@@ -18,6 +18,7 @@ use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
 use crate::engine::images::Images;
 use crate::image::{Digest, Graph, Kind, Platform, Reference};
+use crate::output::Output as _;
 use crate::output::archive::{Archive, Flavour, Saved};
 use crate::source::{Choice, Source, choose};
 

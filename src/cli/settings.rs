@@ -102,6 +102,10 @@ pub(super) struct Settings {
         help_heading = "Doors"
     )]
     deny_tag_move: Option<String>,
+    /// Let clients of the export door have archives and files left below this folder (their attribute `dest`); can be
+    /// repeated [env: LINKSPAN_ALLOW_OUTPUT_DIR (separated by commas)] [default: nowhere]
+    #[arg(long, value_name = "DIR", help_heading = "Doors")]
+    allow_output_dir: Vec<String>,
     /// The group of the unix sockets, by name or number; its members control the engine [env: LINKSPAN_GROUP] [default:
     /// `docker` if it exists, else root]
     #[arg(long, value_name = "NAME|GID", help_heading = "Doors")]
@@ -177,6 +181,7 @@ impl From<Settings> for Layer {
         layer.add_flag(Setting::Builder, flags.builder);
         layer.add_flag(Setting::BuildkitListen, flags.buildkit_listen);
         layer.add_flag(Setting::AllowName, flags.allow_name);
+        layer.add_flag(Setting::AllowOutputDir, flags.allow_output_dir);
         layer
     }
 }

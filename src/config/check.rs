@@ -1,6 +1,6 @@
 //! From texts to a [`Config`].
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use tracing::Level;
@@ -72,6 +72,7 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Resu
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
             stay: settings.one(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
         },
+        output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
         gid: match settings.one(Setting::Group) {
             Some(given) => gid(given, groups)?,
             None => group::default(groups),
@@ -170,6 +171,19 @@ fn folder(given: &Given) -> Result<PathBuf, ConfigError> {
         return Err(refuse(given, "is no directory; expected a path such as `/var/lib/linkspan/layout`"));
     }
     Ok(given.text.clone().into())
+}
+
+/// A folder for outputs: absolute and plain, because what clients ask for is compared with it.
+fn output_dir(given: &Given) -> Result<PathBuf, ConfigError> {
+    let path = Path::new(&given.text);
+    let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !is_plain || path.parent().is_none() {
+        return Err(refuse(
+            given,
+            "is no folder for outputs; expected an absolute path without `..`, such as `/srv/exports`",
+        ));
+    }
+    Ok(path.into())
 }
 
 /// containerd's rule for identifiers (`pkg/identifiers/validate.go`): letters and digits, in groups that are separated by

@@ -68,8 +68,12 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
             layer.add(setting, text, origin(setting.name().to_owned()));
         }
     }
-    for Scalar(text) in document.allow_name {
-        layer.add(Setting::AllowName, text, origin(Setting::AllowName.name().to_owned()));
+    for (setting, list) in
+        [(Setting::AllowName, document.allow_name), (Setting::AllowOutputDir, document.allow_output_dir)]
+    {
+        for Scalar(text) in list {
+            layer.add(setting, text, origin(setting.name().to_owned()));
+        }
     }
     let builders = document.builder.into_iter().zip(1..).map(|(table, number)| {
         let given =
@@ -101,6 +105,8 @@ struct Document {
     export_listen: Option<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
+    #[serde(default)]
+    allow_output_dir: Vec<Scalar>,
     deny_tag_move: Option<Scalar>,
     group: Option<Scalar>,
     drain_timeout: Option<Scalar>,

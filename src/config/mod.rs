@@ -60,6 +60,8 @@ pub struct Config {
     pub export_listen: Option<Address>,
     /// Which names may be set.
     pub names: Names,
+    /// The folders below which clients of the export door may have outputs left; absolute paths.
+    pub output_dirs: Vec<PathBuf>,
     /// The docker door, if it is asked for.
     pub docker_door: Option<DockerDoor>,
     /// The group that our unix sockets belong to.

@@ -29,6 +29,8 @@ pub enum Setting {
     AllowName,
     /// Whether a name must not move to another image.
     DenyTagMove,
+    /// A folder that clients may have outputs left in; repeatable.
+    AllowOutputDir,
     /// The certificate authority of the only builder.
     TlsCa,
     /// Our certificate towards the only builder.
@@ -49,7 +51,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -63,6 +65,7 @@ impl Setting {
         Self::ExportListen,
         Self::AllowName,
         Self::DenyTagMove,
+        Self::AllowOutputDir,
         Self::TlsCa,
         Self::TlsCert,
         Self::TlsKey,
@@ -89,6 +92,7 @@ impl Setting {
             Self::ExportListen => "export-listen",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
+            Self::AllowOutputDir => "allow-output-dir",
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",
             Self::TlsKey => "tls-key",
@@ -121,6 +125,6 @@ impl Setting {
 
     /// Whether it is a list: its flag can be repeated, and its variable is split at commas.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName)
+        matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName | Self::AllowOutputDir)
     }
 }

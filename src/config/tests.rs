@@ -103,6 +103,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_EXPORT_LISTEN", "unix:///e.sock")
         .variable("LINKSPAN_ALLOW_NAME", "a/*,b/*")
         .variable("LINKSPAN_DENY_TAG_MOVE", "true")
+        .variable("LINKSPAN_ALLOW_OUTPUT_DIR", "/srv/a,/srv/b/")
         .variable("LINKSPAN_LOG_FORMAT", "json")
         .config();
     let tls = crate::proxy::Tls {
@@ -130,6 +131,7 @@ fn every_setting_can_be_given_by_variable() {
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], stay: true },
+            output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
             docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), docker_is_load: true }),
             gid: 50,
             drain_timeout: Duration::from_secs(5),
@@ -150,6 +152,7 @@ fn a_file_says_the_same_and_more() {
             drain-timeout = 0
             log-level = "warn"
             docker-is-load = true
+            allow-output-dir = ["/srv/exports"]
             [[builder]]
             address = "unix:///b.sock"
             listen = "unix:///l.sock"
@@ -166,6 +169,7 @@ fn a_file_says_the_same_and_more() {
     assert_eq!(config.engine.kind, Kind::Containerd);
     assert_eq!(config.engine.docker_host, None, "of no interest with containerd");
     assert_eq!((config.gid, config.drain_timeout, config.log.level), (7, Duration::ZERO, Level::WARN));
+    assert_eq!(config.output_dirs, [PathBuf::from("/srv/exports")]);
     let [first, second] = config.builders.as_slice() else { panic!("{:?}", config.builders) };
     assert_eq!((first.listen.to_string(), first.docker_is_load), ("unix:///l.sock".to_owned(), true));
     assert_eq!((first.tls.is_none(), second.docker_is_load), (true, false));

@@ -21,6 +21,7 @@ use crate::door::{buildkit, export_api};
 use crate::engine::select::{Selected, select};
 use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
+use crate::output::folder::Folders;
 use crate::proxy::{Address, Link, Upstream, UpstreamError};
 
 use accept::House;
@@ -163,7 +164,8 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let house = House::new(capacity());
     if let Some(listener) = export_listener {
         say(&format!("export door listening on {}", listener.address()));
-        let door = Arc::new(export_api::Door::open(Arc::clone(&exports), house.drain()).await?);
+        let folders = Folders::new(config.output_dirs.clone());
+        let door = Arc::new(export_api::Door::open(Arc::clone(&exports), folders, house.drain()).await?);
         house.open(listener, move |stream, _drain| {
             let door = Arc::clone(&door);
             async move {

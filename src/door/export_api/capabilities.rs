@@ -7,6 +7,7 @@ use super::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Shari
 use crate::engine::Storage;
 use crate::export::Exports;
 use crate::image::{Limits, Platform};
+use crate::output::folder::Folders;
 
 /// The media types of documents that are understood (image-spec, and Docker's of schema 2).
 const DOCUMENTS: [&str; 6] = [
@@ -19,7 +20,7 @@ const DOCUMENTS: [&str; 6] = [
 ];
 
 /// The answer to Capabilities.
-pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
+pub(super) fn capabilities(exports: &Exports, folders: &Folders) -> CapabilitiesResponse {
     let engine = exports.engine().identity();
     let (namespace, snapshotter) = match &engine.storage {
         Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
@@ -46,15 +47,17 @@ pub(super) fn capabilities(exports: &Exports) -> CapabilitiesResponse {
                 containerd_id: sharing.containerd.unwrap_or_default(),
             }),
         }),
-        features: features(exports),
+        features: features(exports, folders),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         names: Some(NamePolicy { allowed: exports.policy().allowed.clone(), may_move: exports.policy().may_move }),
     }
 }
 
-fn features(exports: &Exports) -> Vec<String> {
+fn features(exports: &Exports, folders: &Folders) -> Vec<String> {
     let readable = exports.engine().images().is_ok();
-    ["read-output"].into_iter().chain(readable.then_some("references")).map(str::to_owned).collect()
+    let leaves = !folders.allowed().is_empty();
+    let optional = readable.then_some("references").into_iter().chain(leaves.then_some("output-dest"));
+    std::iter::once("read-output").chain(optional).map(str::to_owned).collect()
 }
 
 fn numbers() -> proto::Limits {

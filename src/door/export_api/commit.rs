@@ -259,7 +259,9 @@ async fn one(
     // Of its own, because it remembers the image that it works on.
     let ingest = engine.open_durable(&origin, "", events.clone()).await?;
     let job = Job {
+        id: checked.exporter.id.clone(),
         exports: exports.clone(),
+        outputs: sessions.outputs.clone(),
         ingest,
         graph: Arc::new(graph),
         root: checked.root.clone(),

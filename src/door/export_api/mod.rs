@@ -14,6 +14,7 @@ mod limits;
 mod message;
 mod negotiate;
 mod output;
+mod outputs;
 pub mod proto;
 mod record;
 mod references;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineError;
 use crate::export::Exports;
+use crate::output::folder::Folders;
 
 use server::Handover;
 use sessions::Sessions;
@@ -43,13 +45,14 @@ pub struct Door {
 }
 
 impl Door {
-    /// A door to `exports`. Exports of an earlier process are found again. The door is closed by cancelling `drain`:
+    /// A door to `exports`, through which outputs may be left below `folders`. Exports of an earlier process are found again. The door is closed by cancelling `drain`:
     /// calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors
     /// When the engine cannot be asked for what an earlier process left.
-    pub async fn open(exports: Arc<Exports>, drain: CancellationToken) -> Result<Self, EngineError> {
-        let sessions = Arc::new(Sessions::new(exports));
+    pub async fn open(exports: Arc<Exports>, folders: Folders, drain: CancellationToken) -> Result<Self, EngineError> {
+        folders.sweep();
+        let sessions = Arc::new(Sessions::new(exports, folders));
         match sessions.recover().await? {
             0 => {}
             found => tracing::info!(found, "took up the exports of an earlier process"),

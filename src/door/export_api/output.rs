@@ -9,6 +9,7 @@ use tonic::Status;
 use super::proto::{ExportState, ReadOutputRequest, ReadOutputResponse};
 use super::refusal::Refusal;
 use super::session::Session;
+use crate::output::Output;
 
 /// The most that one message holds, in bytes.
 pub(super) const PART: usize = 1 << 20;
@@ -32,7 +33,7 @@ pub(super) fn read(session: &Session, request: &ReadOutputRequest) -> Result<Par
         let what = format!("{} is outside of the output, which has {} bytes", request.offset, output.size());
         return Err(Refusal::field("offset", what));
     };
-    let chunks = output.read(session.images.clone(), offset);
+    let chunks = output.clone().read(session.images.clone(), offset);
     let parts = chunks.scan(offset, |at, chunk| {
         let mut parts = Vec::new();
         match chunk {
@@ -48,13 +49,13 @@ pub(super) fn read(session: &Session, request: &ReadOutputRequest) -> Result<Par
         }
         std::future::ready(Some(futures_util::stream::iter(parts)))
     });
-    Ok(Box::pin(Held { parts: parts.flatten().boxed(), _output: Arc::clone(&output) }))
+    Ok(Box::pin(Held { parts: parts.flatten().boxed(), _output: output }))
 }
 
 /// Parts that are being read, and what says so: an output that somebody holds is not forgotten.
 struct Held<T> {
     parts: Pin<Box<dyn Stream<Item = T> + Send>>,
-    _output: Arc<crate::output::archive::Archive>,
+    _output: Arc<dyn Output>,
 }
 
 impl<T> Stream for Held<T> {

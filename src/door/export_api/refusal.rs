@@ -9,6 +9,8 @@ use super::proto::{self, Reason};
 use crate::engine::EngineError;
 use crate::export::ExportError;
 use crate::image::{Digest, GraphError};
+use crate::output::folder::FolderError;
+use crate::output::rootfs::RootfsError;
 use crate::source::SourceError;
 
 /// The `domain` of every ErrorInfo.
@@ -147,6 +149,52 @@ impl From<SourceError> for Refusal {
         match &error {
             SourceError::NotFound { digest, .. } => Self::missing([digest], "the image"),
             _ => Self::new(Code::Unavailable, Reason::EngineUnavailable, error.to_string()),
+        }
+    }
+}
+
+impl From<RootfsError> for Refusal {
+    fn from(error: RootfsError) -> Self {
+        match error {
+            RootfsError::Source(error) => error.into(),
+            RootfsError::Absent { layer } => Self::missing([&layer], "the file system of the image"),
+            RootfsError::Limit { limit, .. } => {
+                Self::limit(Code::InvalidArgument, "file_system", limit, error.to_string())
+            }
+            RootfsError::Layer { ref layer, .. } | RootfsError::DiffId { ref layer, .. } => Self {
+                violations: vec![(layer.to_string(), error.to_string())],
+                ..Self::new(Code::InvalidArgument, Reason::DocumentInvalid, error.to_string())
+            },
+            RootfsError::NoImage | RootfsError::SamePlatform { .. } | RootfsError::Overlap { .. } => {
+                Self::field("root", error.to_string())
+            }
+            error => Self::new(Code::InvalidArgument, Reason::DocumentInvalid, error.to_string()),
+        }
+    }
+}
+
+impl From<FolderError> for Refusal {
+    fn from(error: FolderError) -> Self {
+        let message = error.to_string();
+        let dest = |path: &std::path::Path| path.display().to_string();
+        match error {
+            FolderError::Source(error) => error.into(),
+            FolderError::NotAllowed => {
+                Self::new(Code::PermissionDenied, Reason::DestDenied, message).with("allowed", "")
+            }
+            FolderError::Outside { dest: path, allowed } => Self {
+                violations: vec![(path, message.clone())],
+                ..Self::new(Code::PermissionDenied, Reason::DestDenied, message)
+                    .with("allowed", allowed.iter().map(|folder| dest(folder)).collect::<Vec<_>>().join(","))
+            },
+            FolderError::Path { .. } => Self::field("dest", message),
+            FolderError::Taken { path } => Self {
+                violations: vec![(dest(&path), "it is there already".to_owned())],
+                ..Self::new(Code::AlreadyExists, Reason::DestTaken, message)
+            },
+            FolderError::NoSpace { .. } => Self::new(Code::ResourceExhausted, Reason::NoSpace, message),
+            FolderError::Cancelled => ExportError::Cancelled.into(),
+            _ => Self::new(Code::FailedPrecondition, Reason::EngineRefused, message),
         }
     }
 }

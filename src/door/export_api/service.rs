@@ -34,7 +34,7 @@ impl Service for ExportService {
         &self,
         _request: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
-        Ok(Response::new(capabilities(&self.0.exports)))
+        Ok(Response::new(capabilities(&self.0.exports, &self.0.outputs.folders)))
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {

@@ -18,7 +18,7 @@ use super::scope::Scope;
 use crate::engine::images::Images;
 use crate::engine::uploads::Uploads;
 use crate::engine::{EngineError, Ingest, Origin};
-use crate::output::archive::Archive;
+use crate::output::Output;
 
 /// One export that was opened.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(super) struct Stage {
     /// What each exporter got, and what came of it, if it came to an end: by the exporter's id.
     pub(super) results: HashMap<String, (proto::Target, proto::ExporterResult)>,
     /// What can be read of each exporter that made something: by the exporter's id.
-    pub(super) outputs: HashMap<String, Arc<Archive>>,
+    pub(super) outputs: HashMap<String, Arc<dyn Output>>,
     /// The Commit that runs.
     pub(super) running: Option<Arc<Running>>,
     ended: Option<Instant>,

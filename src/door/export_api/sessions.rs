@@ -11,12 +11,14 @@ use super::convert::duration;
 use super::exporters;
 use super::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS};
 use super::negotiate::take_up;
+use super::outputs::Outputs;
 use super::proto::{ExportState, OpenRequest, Reason};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::session::Session;
 use crate::engine::{Durable, EngineError};
 use crate::export::{Exports, unique_id};
+use crate::output::folder::Folders;
 use crate::progress::Events;
 
 /// How often it is looked what has expired.
@@ -26,14 +28,16 @@ const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Sessions {
     pub(super) exports: Arc<Exports>,
+    pub(super) outputs: Arc<Outputs>,
     sessions: Mutex<BTreeMap<String, Arc<Session>>>,
     /// Held while an export is opened, so that of two Opens with one key the second finds the first one's export.
     opening: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
-    pub(super) fn new(exports: Arc<Exports>) -> Self {
-        Self { exports, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() }
+    pub(super) fn new(exports: Arc<Exports>, folders: Folders) -> Self {
+        let outputs = Arc::new(Outputs::new(folders));
+        Self { exports, outputs, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() }
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
@@ -121,7 +125,8 @@ impl Sessions {
             let message = format!("{} exporters; an export has at most {EXPORTERS}", request.exporters.len());
             return Err(Refusal::limit(Code::InvalidArgument, "exporters", EXPORTERS, message));
         }
-        exporters::check(&request.exporters, self.exports.engine().identity(), self.exports.policy(), &mut wrong)?;
+        let (engine, policy) = (self.exports.engine().identity(), self.exports.policy());
+        exporters::check(&request.exporters, engine, policy, &self.outputs.folders, &mut wrong)?;
         if wrong.is_empty() { Ok(()) } else { Err(Refusal::fields(wrong)) }
     }
 

@@ -5,15 +5,17 @@
 
 mod error;
 mod frame;
+mod layout;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::Output;
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::source::{Chunks, Source, SourceError, read_range};
 use crate::ustar;
@@ -46,8 +48,8 @@ pub struct Saved<'a> {
 /// The plan of an archive.
 #[derive(Debug)]
 pub struct Archive {
-    /// The members whose content is ours.
-    head: Bytes,
+    /// The files whose content is ours.
+    files: Vec<(&'static str, Bytes)>,
     /// The blobs that follow, each once: documents, then leaves, in the order of their graph.
     blobs: Vec<Descriptor>,
     size: u64,
@@ -89,12 +91,9 @@ impl Archive {
     /// As [`Archive::new`].
     pub fn of(images: &[Saved<'_>], flavour: Flavour, absent: &HashSet<Digest>) -> Result<Self, ArchiveError> {
         let mut seen = HashSet::new();
-        let mut head = BytesMut::new();
-        for (name, content) in frame::files(images, flavour, absent)? {
-            head.extend_from_slice(&ustar::member(name, content.len() as u64));
-            head.extend_from_slice(&content);
-            head.extend_from_slice(&ustar::END[..ustar::padding(content.len() as u64)]);
-        }
+        let files = frame::files(images, flavour, absent)?;
+        let files: Vec<_> = files.into_iter().map(|(name, content)| (name, Bytes::from(content))).collect();
+        let head: usize = files.iter().map(|(name, content)| head(name, content).len()).sum();
         let blobs: Vec<_> = images
             .iter()
             .flat_map(|image| image.graph.descriptors())
@@ -102,23 +101,45 @@ impl Archive {
             // What a reader needs of it is in its document; this is held as long as the archive is read.
             .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
             .collect();
-        let size = blobs.iter().try_fold((head.len() + ustar::END.len()) as u64, |size, blob| {
+        let size = blobs.iter().try_fold((head + ustar::END.len()) as u64, |size, blob| {
             let around = ustar::member(&frame::path(&blob.digest), blob.size).len() + ustar::padding(blob.size);
             size.checked_add(blob.size)?.checked_add(around as u64).filter(|size| i64::try_from(*size).is_ok())
         });
-        Ok(Self { head: head.freeze(), blobs, size: size.ok_or(ArchiveError::TooLarge)? })
+        Ok(Self { files, blobs, size: size.ok_or(ArchiveError::TooLarge)? })
     }
 
-    /// Its size in bytes.
-    pub fn size(&self) -> u64 {
+    fn parts(self: Arc<Self>) -> impl Iterator<Item = Part> + Send {
+        let files: Vec<_> = self.files.iter().map(|(name, content)| Part::Bytes(head(name, content))).collect();
+        let count = self.blobs.len();
+        let member = move |at: usize| {
+            let blob = self.blobs[at].clone();
+            let header = ustar::member(&frame::path(&blob.digest), blob.size);
+            let padding = Bytes::from_static(&ustar::END).slice(..ustar::padding(blob.size));
+            [Part::Bytes(header), Part::Blob(blob), Part::Bytes(padding)]
+        };
+        files
+            .into_iter()
+            .chain((0..count).flat_map(member))
+            .chain(std::iter::once(Part::Bytes(Bytes::from_static(&ustar::END))))
+    }
+}
+
+/// A file whose content is ours, as a member.
+fn head(name: &str, content: &Bytes) -> Bytes {
+    let size = content.len() as u64;
+    [&ustar::member(name, size)[..], content, &ustar::END[..ustar::padding(size)]].concat().into()
+}
+
+impl Output for Archive {
+    fn size(&self) -> u64 {
         self.size
     }
 
-    /// Its bytes from `offset` on, the blobs read from `source` one after the other as the stream is polled. Nothing
-    /// follows an error. The bytes of blobs are passed on as they come: whoever reads the archive verifies them.
-    pub fn read(self: &Arc<Self>, source: Arc<dyn Source>, offset: u64) -> Chunks {
+    /// The blobs are read one after the other. Their bytes are passed on as they come: whoever reads the archive
+    /// verifies them.
+    fn read(self: Arc<Self>, source: Arc<dyn Source>, offset: u64) -> Chunks {
         let mut skip = offset;
-        let parts = self.clone().parts().filter_map(move |part| {
+        let parts = self.parts().filter_map(move |part| {
             let size = part.size();
             if skip >= size {
                 skip -= size;
@@ -142,18 +163,5 @@ impl Archive {
             std::future::ready(next)
         };
         stream::iter(parts).then(open).try_flatten().scan(false, until_error).boxed()
-    }
-
-    fn parts(self: Arc<Self>) -> impl Iterator<Item = Part> + Send {
-        let (head, count) = (self.head.clone(), self.blobs.len());
-        let member = move |at: usize| {
-            let blob = self.blobs[at].clone();
-            let header = ustar::member(&frame::path(&blob.digest), blob.size);
-            let padding = Bytes::from_static(&ustar::END).slice(..ustar::padding(blob.size));
-            [Part::Bytes(header), Part::Blob(blob), Part::Bytes(padding)]
-        };
-        std::iter::once(Part::Bytes(head))
-            .chain((0..count).flat_map(member))
-            .chain(std::iter::once(Part::Bytes(Bytes::from_static(&ustar::END))))
     }
 }

@@ -79,7 +79,7 @@ fn names(names: &[&str]) -> Vec<Reference> {
 }
 
 async fn bytes(archive: &Arc<Archive>, source: Arc<Memory>, offset: u64) -> Vec<u8> {
-    archive.read(source, offset).try_collect::<Vec<_>>().await.unwrap().concat()
+    archive.clone().read(source, offset).try_collect::<Vec<_>>().await.unwrap().concat()
 }
 
 /// What the tar of this machine finds in `archive`.

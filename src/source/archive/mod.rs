@@ -31,6 +31,7 @@ use crate::image::{Descriptor, Digest, Reference};
 
 pub use docker::Form;
 pub use error::ArchiveError;
+pub(crate) use outer::{Plain as Decompressed, open as decompress};
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;

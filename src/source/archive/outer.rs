@@ -1,4 +1,4 @@
-//! What an archive as a whole is compressed with.
+//! What an archive as a whole is compressed with, or a layer.
 
 use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
@@ -11,7 +11,7 @@ const WINDOW_LOG: u32 = 27;
 const XZ_BYTES: u64 = (1 << WINDOW_LOG) + (1 << 20);
 
 /// An archive without its outer compression.
-pub(super) type Plain = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type Plain = Box<dyn AsyncRead + Send + Unpin>;
 
 /// What something is compressed with, by the marks that dockerd goes by (go-archive `compression_detect.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Outer {
 }
 
 /// The archive that `reader` yields, decompressed. Any may consist of several streams, one after another.
-pub(super) async fn open(mut reader: impl AsyncBufRead + Send + Unpin + 'static) -> std::io::Result<Plain> {
+pub(crate) async fn open(mut reader: impl AsyncBufRead + Send + Unpin + 'static) -> std::io::Result<Plain> {
     // A reader whose buffer is smaller than the mark, or that got a single byte from a pipe, shows an uncompressed
     // archive at worst, which is then refused as malformed.
     let outer = Outer::of(reader.fill_buf().await?);

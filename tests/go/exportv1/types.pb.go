@@ -138,6 +138,10 @@ const (
 	Reason_REASON_EXPORT_REQUIRED Reason = 20
 	// There is no such reference.
 	Reason_REASON_REFERENCE_NOT_FOUND Reason = 21
+	// Nothing may be left at this path of the server; the metadata lists the folders below which something may.
+	Reason_REASON_DEST_DENIED Reason = 22
+	// Something is at this path of the server, and nothing is replaced.
+	Reason_REASON_DEST_TAKEN Reason = 23
 )
 
 // Enum value maps for Reason.
@@ -165,6 +169,8 @@ var (
 		19: "REASON_STOPPING",
 		20: "REASON_EXPORT_REQUIRED",
 		21: "REASON_REFERENCE_NOT_FOUND",
+		22: "REASON_DEST_DENIED",
+		23: "REASON_DEST_TAKEN",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -189,6 +195,8 @@ var (
 		"REASON_STOPPING":              19,
 		"REASON_EXPORT_REQUIRED":       20,
 		"REASON_REFERENCE_NOT_FOUND":   21,
+		"REASON_DEST_DENIED":           22,
+		"REASON_DEST_TAKEN":            23,
 	}
 )
 
@@ -892,7 +900,7 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x17EXPORT_STATE_COMMITTING\x10\x02\x12\x1a\n" +
 	"\x16EXPORT_STATE_COMMITTED\x10\x03\x12\x18\n" +
 	"\x14EXPORT_STATE_ABORTED\x10\x04\x12\x18\n" +
-	"\x14EXPORT_STATE_EXPIRED\x10\x05*\xdd\x04\n" +
+	"\x14EXPORT_STATE_EXPIRED\x10\x05*\x8c\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_INVALID_FIELD\x10\x01\x12 \n" +
@@ -916,7 +924,9 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x0fREASON_NO_SPACE\x10\x12\x12\x13\n" +
 	"\x0fREASON_STOPPING\x10\x13\x12\x1a\n" +
 	"\x16REASON_EXPORT_REQUIRED\x10\x14\x12\x1e\n" +
-	"\x1aREASON_REFERENCE_NOT_FOUND\x10\x15b\x06proto3"
+	"\x1aREASON_REFERENCE_NOT_FOUND\x10\x15\x12\x16\n" +
+	"\x12REASON_DEST_DENIED\x10\x16\x12\x15\n" +
+	"\x11REASON_DEST_TAKEN\x10\x17b\x06proto3"
 
 var (
 	file_linkspan_export_v1_types_proto_rawDescOnce sync.Once

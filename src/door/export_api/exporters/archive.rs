@@ -1,15 +1,17 @@
-//! `oci` and `docker`: the image as one tar archive, read with ReadOutput.
+//! `oci` and `docker`: the image as one tar archive, read with ReadOutput or left in a folder of the server.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::dest::{self, Left};
 use super::{Exporter, Job, Success, attribute, response};
 use crate::door::export_api::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
 use crate::door::export_api::refusal::Refusal;
 use crate::engine::Identity;
 use crate::image::{Digest, Kind};
+use crate::output::Output;
 use crate::output::archive::{Archive as Plan, Flavour};
 use crate::progress::{Event, State};
 
@@ -36,9 +38,10 @@ impl Exporter for Archive {
                     "tar",
                     AttributeKind::Boolean,
                     "true",
-                    "Whether it is one tar stream; a directory on the server is not offered.",
-                    &["true"],
+                    "Whether it is one tar archive; `false` leaves an OCI image layout in the folder `dest`.",
+                    &[],
                 ),
+                dest::describe(),
             ],
             repeatable: true,
         }
@@ -50,15 +53,29 @@ impl Exporter for Archive {
             let absent = absent(&job).await?;
             let plan = Plan::new(&job.graph, &job.names, flavour, &absent)
                 .map_err(|error| Refusal::field("root", error.to_string()))?;
+            let plan = Arc::new(plan);
+            let output = match job.attributes.get(dest::KEY) {
+                Some(path) => {
+                    let source = job.exports.engine().images()?;
+                    let is_tar = job.attributes.get("tar").is_none_or(|tar| tar == "true");
+                    let left = || match is_tar {
+                        true => Left::File(plan.read(source, 0)),
+                        false => Left::Folder(plan.items(source)),
+                    };
+                    dest::leave(&job, path, left).await?;
+                    None
+                }
+                None => Some(plan as Arc<dyn Output>),
+            };
             job.events.emit(Event::State(State::Committed));
             let response = response(&job.root, &job.graph, &job.names);
-            Ok(Success { response, names: job.names, output: Some(Arc::new(plan)) })
+            Ok(Success { response, names: job.names, output })
         })
     }
 }
 
 /// The foreign layers that the engine does not hold.
-async fn absent(job: &Job) -> Result<HashSet<Digest>, Refusal> {
+pub(super) async fn absent(job: &Job) -> Result<HashSet<Digest>, Refusal> {
     let images = job.exports.engine().images()?;
     let mut absent = HashSet::new();
     for layer in job.graph.leaves().iter().filter(|leaf| leaf.kind() == Kind::ForeignLayer) {

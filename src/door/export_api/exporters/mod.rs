@@ -1,6 +1,8 @@
 //! The exporter types: what each is, and what it does. A new one is added to [`all`], and nowhere else.
 
 mod archive;
+mod dest;
+mod files;
 mod image;
 
 use std::collections::BTreeMap;
@@ -11,13 +13,16 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
+use super::outputs::Outputs;
 use super::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
 use super::refusal::Refusal;
 use crate::engine::{Identity, Ingest, Origin};
 use crate::export::response::image_response;
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Graph, Reference, View};
-use crate::output::archive::{Archive, Flavour};
+use crate::output::Output;
+use crate::output::archive::Flavour;
+use crate::output::folder::Folders;
 use crate::progress::Events;
 
 /// One type of exporter.
@@ -30,8 +35,14 @@ pub(super) trait Exporter: Debug + Send + Sync {
 }
 
 /// Every type that this server has.
-pub(super) fn all() -> [&'static dyn Exporter; 3] {
-    [&image::Image, &archive::Archive(Flavour::Oci), &archive::Archive(Flavour::Docker)]
+pub(super) fn all() -> [&'static dyn Exporter; 5] {
+    [
+        &image::Image,
+        &archive::Archive(Flavour::Oci),
+        &archive::Archive(Flavour::Docker),
+        &files::Files { is_tar: true },
+        &files::Files { is_tar: false },
+    ]
 }
 
 /// The type called `kind`.
@@ -42,7 +53,10 @@ pub(super) fn find(kind: &str, engine: &Identity) -> Option<&'static dyn Exporte
 /// What one exporter is to do.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// The exporter's id.
+    pub(super) id: String,
     pub(super) exports: Arc<Exports>,
+    pub(super) outputs: Arc<Outputs>,
     /// A hold on the export's lease for this job alone.
     pub(super) ingest: Arc<dyn Ingest>,
     /// The image; every blob of it is in the scope.
@@ -64,7 +78,7 @@ pub(super) struct Success {
     pub(super) response: BTreeMap<String, String>,
     pub(super) names: Vec<Reference>,
     /// What can be read with ReadOutput now.
-    pub(super) output: Option<Arc<Archive>>,
+    pub(super) output: Option<Arc<dyn Output>>,
 }
 
 /// What an exporter of images answers for `root` under `names`.
@@ -82,6 +96,7 @@ pub(super) fn check(
     exporters: &[proto::Exporter],
     engine: &Identity,
     policy: &NamePolicy,
+    folders: &Folders,
     wrong: &mut Vec<(String, String)>,
 ) -> Result<(), Refusal> {
     let types: Vec<_> = all().into_iter().map(|exporter| exporter.describe(engine)).collect();
@@ -98,6 +113,9 @@ pub(super) fn check(
             if let Err(what) = check_attribute(kind, key, value) {
                 wrong.push((format!("exporters[{at}].attributes[{key}]"), what));
             }
+        }
+        if kind.attributes.iter().any(|attribute| attribute.key == dest::KEY) {
+            dest::check(&format!("exporters[{at}]"), &exporter.attributes, folders, wrong)?;
         }
         if let Some(names) = exporter.attributes.get("name") {
             match names_of(names) {
@@ -127,6 +145,10 @@ fn check_attribute(kind: &ExporterType, key: &str, value: &str) -> Result<(), St
     };
     if attribute.kind() == AttributeKind::Boolean && !matches!(value, "true" | "false") {
         return Err(format!("`{value}` is neither `true` nor `false`"));
+    }
+    let is_number = |text: &str| text.is_empty() || text.parse::<u32>().is_ok_and(|_| !text.starts_with('+'));
+    if attribute.kind() == AttributeKind::Number && !is_number(value) {
+        return Err(format!("`{value}` is no whole number of at most {}", u32::MAX));
     }
     if !attribute.values.is_empty() && !attribute.values.iter().any(|allowed| allowed == value) {
         return Err(format!("`{value}` is not offered with this engine; expected: {}", attribute.values.join(", ")));

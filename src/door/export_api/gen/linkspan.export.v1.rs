@@ -237,6 +237,10 @@ pub enum Reason {
     ExportRequired = 20,
     /// There is no such reference.
     ReferenceNotFound = 21,
+    /// Nothing may be left at this path of the server; the metadata lists the folders below which something may.
+    DestDenied = 22,
+    /// Something is at this path of the server, and nothing is replaced.
+    DestTaken = 23,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -267,6 +271,8 @@ impl Reason {
             Self::Stopping => "REASON_STOPPING",
             Self::ExportRequired => "REASON_EXPORT_REQUIRED",
             Self::ReferenceNotFound => "REASON_REFERENCE_NOT_FOUND",
+            Self::DestDenied => "REASON_DEST_DENIED",
+            Self::DestTaken => "REASON_DEST_TAKEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -294,6 +300,8 @@ impl Reason {
             "REASON_STOPPING" => Some(Self::Stopping),
             "REASON_EXPORT_REQUIRED" => Some(Self::ExportRequired),
             "REASON_REFERENCE_NOT_FOUND" => Some(Self::ReferenceNotFound),
+            "REASON_DEST_DENIED" => Some(Self::DestDenied),
+            "REASON_DEST_TAKEN" => Some(Self::DestTaken),
             _ => None,
         }
     }

@@ -1,0 +1,74 @@
+//! `dest`: an output that is left in a folder of the server.
+
+use std::collections::HashMap;
+
+use super::{Job, attribute};
+use crate::door::export_api::proto::{Attribute, AttributeKind, Reason};
+use crate::door::export_api::refusal::Refusal;
+use crate::output::folder::{FolderError, Folders, Stage};
+use crate::output::items::Items;
+use crate::source::Chunks;
+
+/// The attribute.
+pub(super) const KEY: &str = "dest";
+
+/// Its description.
+pub(super) fn describe() -> Attribute {
+    let documentation = "A path of the server to leave the output at, below a folder that its administrator allows; \
+                         nothing that is there is replaced. Without it the output is read with ReadOutput.";
+    attribute(KEY, AttributeKind::Text, "", documentation, &[])
+}
+
+/// Refuses a path that is not allowed, and what cannot do without one.
+pub(super) fn check(
+    exporter: &str,
+    attributes: &HashMap<String, String>,
+    folders: &Folders,
+    wrong: &mut Vec<(String, String)>,
+) -> Result<(), Refusal> {
+    let Some(dest) = attributes.get(KEY) else {
+        if attributes.get("tar").is_some_and(|tar| tar == "false") {
+            let what = "a directory is left on the server only: `dest` must say where";
+            wrong.push((format!("{exporter}.attributes[tar]"), what.to_owned()));
+        }
+        return Ok(());
+    };
+    match folders.dest(dest) {
+        Ok(_) => {}
+        Err(error @ FolderError::Path { .. }) => {
+            wrong.push((format!("{exporter}.attributes[{KEY}]"), error.to_string()));
+        }
+        Err(error) => {
+            let refusal = Refusal::from(error);
+            let violations = vec![(format!("{exporter}.attributes[{KEY}]"), refusal.message.clone())];
+            return Err(Refusal { violations, ..refusal });
+        }
+    }
+    Ok(())
+}
+
+/// What is left.
+pub(super) enum Left {
+    /// A file.
+    File(Chunks),
+    /// A folder.
+    Folder(Items),
+}
+
+/// Leaves an output at the path that the job names. The output of an earlier Commit of the same export stays as it is.
+pub(super) async fn leave(job: &Job, dest: &str, output: impl FnOnce() -> Left) -> Result<(), Refusal> {
+    let dest = job.outputs.folders.dest(dest)?;
+    let owner = format!("{}/{}/{}", job.origin.export, job.id, job.root.digest);
+    let blocked = |error: tokio::task::JoinError| {
+        Refusal::new(tonic::Code::Internal, Reason::EngineRefused, format!("writing the output: {error}"))
+    };
+    let begin = owner.clone();
+    let stage = tokio::task::spawn_blocking(move || Stage::new(dest, &begin)).await.map_err(blocked)??;
+    let Some(stage) = stage else { return Ok(()) };
+    let stage = match output() {
+        Left::File(chunks) => stage.write_file(chunks, &job.cancel).await?,
+        Left::Folder(items) => stage.write_folder(items, &job.cancel).await?,
+    };
+    tokio::task::spawn_blocking(move || stage.commit(&owner)).await.map_err(blocked)??;
+    Ok(())
+}

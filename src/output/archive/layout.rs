@@ -1,0 +1,60 @@
+//! The same files as a folder: an OCI image layout.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::StreamExt as _;
+
+use super::{Archive, frame};
+use crate::output::items::{self, Gone, Item, Items, Taker};
+use crate::output::member::{Body, Member, Meta, Mtime};
+use crate::source::{Source, SourceError, read_range};
+
+impl Archive {
+    /// The files of the archive, to be made in a folder. Bytes of blobs are passed on as they come, as in
+    /// [`Output::read`](crate::output::Output::read).
+    pub(crate) fn items(self: Arc<Self>, source: Arc<dyn Source>) -> Items {
+        items::items(move |taker| async move {
+            match self.give(&*source, &taker).await {
+                Ok(Ok(()) | Err(Gone)) => {}
+                Err(error) => taker.fail(error).await,
+            }
+        })
+    }
+
+    async fn give(&self, source: &dyn Source, taker: &Taker) -> Result<Result<(), Gone>, SourceError> {
+        let now = SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs()).unwrap_or_default();
+        let mtime = Mtime { seconds: now, nanos: 0 };
+        let member = |path: &str, body| {
+            let meta = Meta { mode: if body == Body::Folder { 0o755 } else { 0o644 }, mtime, ..Meta::FOLDER };
+            Item::Member(Member { path: path.as_bytes().to_vec(), body, meta })
+        };
+        let algorithms: BTreeSet<_> =
+            self.blobs.iter().map(|blob| format!("blobs/{}", blob.digest.algorithm().name())).collect();
+        let folders = std::iter::once("blobs").chain(algorithms.iter().map(String::as_str));
+        for folder in folders {
+            if taker.give(member(folder, Body::Folder)).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+        for (name, content) in &self.files {
+            let file = member(name, Body::File { size: content.len() as u64 });
+            if taker.give(file).await.is_err() || taker.give(Item::Data(content.clone())).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+        for blob in &self.blobs {
+            if taker.give(member(&frame::path(&blob.digest), Body::File { size: blob.size })).await.is_err() {
+                return Ok(Err(Gone));
+            }
+            let mut chunks = read_range(source, blob, 0..blob.size).await?;
+            while let Some(chunk) = chunks.next().await {
+                if taker.give(Item::Data(chunk?)).await.is_err() {
+                    return Ok(Err(Gone));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+}

@@ -1,0 +1,213 @@
+//! Where an output is made before it gets its name.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, fgetxattr, flock, fsetxattr, fsync,
+    mkdirat, openat, openat2, renameat, renameat_with, syncfs,
+};
+use rustix::io::Errno;
+
+use super::{Dest, FolderError, STAGE};
+
+/// What the output is called in its stage.
+const OUTPUT: &str = "output";
+/// The attribute that says whose output something is, so that a Commit that is repeated finds it.
+const OWNER: &str = "user.linkspan.output";
+/// More than any owner.
+const OWNER_BYTES: usize = 1024;
+/// Folders are opened for nothing but to be named.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// A folder of its own for one output; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    dest: Dest,
+    root: OwnedFd,
+    /// Locked, so that nobody takes it for one that a crash left.
+    stage: OwnedFd,
+    path: PathBuf,
+}
+
+impl Stage {
+    /// A stage for `dest`; `None` if `owner` has left its output there already. Blocks, as everything here.
+    ///
+    /// # Errors
+    /// When something else is there, or the allowed folder cannot be used.
+    pub(crate) fn new(dest: Dest, owner: &str) -> Result<Option<Self>, FolderError> {
+        let root = openat(CWD, &dest.root, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())
+            .map_err(|error| FolderError::system("opening the allowed folder", &dest.root, error))?;
+        if is_taken(&root, &dest, owner)? {
+            return Ok(None);
+        }
+        // The folder's name is random, and a folder of that name is not taken over.
+        let temporary = tempfile::Builder::new().prefix(STAGE).tempdir_in(&dest.root);
+        let path = temporary.map_err(|error| FolderError::system("writing in", &dest.root, error))?.keep();
+        let stage = openat(CWD, &path, FOLDER, Mode::empty());
+        let stage = stage.map_err(|error| FolderError::system("opening", &path, error))?;
+        let lock = flock(&stage, FlockOperation::NonBlockingLockExclusive);
+        lock.map_err(|error| FolderError::system("locking", &path, error))?;
+        Ok(Some(Self { dest, root, stage, path }))
+    }
+
+    /// Makes the output a file.
+    pub(super) fn file(&self) -> Result<File, FolderError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(&self.stage, OUTPUT, flags, Mode::from_raw_mode(0o644));
+        Ok(file.map_err(|error| FolderError::system("writing", self.dest.path(), error))?.into())
+    }
+
+    /// Makes the output a folder.
+    pub(super) fn folder(&self) -> Result<OwnedFd, FolderError> {
+        let failed = |error| FolderError::system("writing", self.dest.path(), error);
+        mkdirat(&self.stage, OUTPUT, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        openat(&self.stage, OUTPUT, FOLDER, Mode::empty()).map_err(failed)
+    }
+
+    /// Where the output will be, for messages.
+    pub(super) fn dest(&self) -> PathBuf {
+        self.dest.path()
+    }
+
+    /// Gives the output its name, when it is on the disk. Folders that lead to it are made.
+    ///
+    /// # Errors
+    /// When something has taken the name meanwhile, or the system refuses.
+    pub(crate) fn commit(self, owner: &str) -> Result<(), FolderError> {
+        let path = self.dest.path();
+        let failed = |error| FolderError::system("completing", &path, error);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let output = openat(&self.stage, OUTPUT, flags, Mode::empty()).map_err(failed)?;
+        match fsetxattr(&output, OWNER, owner.as_bytes(), XattrFlags::empty()) {
+            // Then a repeated Commit is refused, which is safe, too.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        // One call for all files of a folder: no name must appear in front of what it stands for.
+        syncfs(&output).map_err(failed)?;
+        let (folders, name) = self.dest.parts.split_at(self.dest.parts.len() - 1);
+        let parent = make_folders(&self.root, folders).map_err(failed)?;
+        let moved = match renameat_with(&self.stage, OUTPUT, &parent, &name[0], RenameFlags::NOREPLACE) {
+            // An empty folder may be replaced by a folder, which is what the plain call does with nothing else.
+            Err(Errno::EXIST) if is_empty_folder(&parent, &name[0]) => renameat(&self.stage, OUTPUT, &parent, &name[0]),
+            moved => moved,
+        };
+        match moved {
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR | Errno::ISDIR) => Err(FolderError::Taken { path }),
+            Err(error) => Err(failed(error)),
+            Ok(()) => fsync(&parent).map_err(failed),
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "an unfinished output stays until the next start");
+        }
+    }
+}
+
+/// Whether the output of `owner` is at `dest` already; an error if something else is.
+fn is_taken(root: impl AsFd, dest: &Dest, owner: &str) -> Result<bool, FolderError> {
+    let (folders, name) = dest.parts.split_at(dest.parts.len() - 1);
+    let failed = |error| FolderError::system("looking at", dest.path(), error);
+    let parent = match open_folders(root, folders) {
+        Ok(parent) => parent,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => {
+            let (dest, reason) = (dest.path().display().to_string(), "leads through something that is no folder");
+            return Err(FolderError::Path { dest, reason });
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let found = match openat(&parent, &name[0], flags, Mode::empty()) {
+        Ok(found) => found,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(_) => return Err(FolderError::Taken { path: dest.path() }),
+    };
+    let mut buffer = [0; OWNER_BYTES];
+    if let Ok(length) = fgetxattr(&found, OWNER, &mut buffer)
+        && buffer.get(..length) == Some(owner.as_bytes())
+    {
+        return Ok(true);
+    }
+    if is_empty_folder(&parent, &name[0]) {
+        return Ok(false);
+    }
+    Err(FolderError::Taken { path: dest.path() })
+}
+
+fn is_empty_folder(parent: impl AsFd, name: &str) -> bool {
+    let Ok(folder) = openat(parent, name, FOLDER, Mode::empty()) else { return false };
+    let Ok(mut entries) = rustix::fs::Dir::new(folder) else { return false };
+    entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
+}
+
+/// Opens a folder below `root`, through no symbolic link.
+pub(super) fn open_folders(root: impl AsFd, parts: &[impl AsRef<Path>]) -> Result<OwnedFd, Errno> {
+    let path: PathBuf = std::iter::once(Path::new(".")).chain(parts.iter().map(AsRef::as_ref)).collect();
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path.as_os_str().as_bytes(), FOLDER, Mode::empty(), resolve)
+}
+
+fn make_folders(root: impl AsFd, parts: &[String]) -> Result<OwnedFd, Errno> {
+    for length in 1..=parts.len() {
+        let (above, name) = (open_folders(&root, &parts[..length - 1])?, &parts[length - 1]);
+        match mkdirat(above, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    open_folders(root, parts)
+}
+
+/// Removes the stages in `root` that nobody works in.
+pub(super) fn sweep(root: &Path) {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(folder = %root.display(), %error, "outputs cannot be left here");
+            return;
+        }
+    };
+    for entry in
+        entries.filter_map(Result::ok).filter(|entry| entry.file_name().as_bytes().starts_with(STAGE.as_bytes()))
+    {
+        let Ok(stage) = openat(CWD, entry.path(), FOLDER, Mode::empty()) else { continue };
+        if flock(&stage, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            match remove(&entry.path()) {
+                Ok(()) => tracing::info!(path = %entry.path().display(), "removed an unfinished output"),
+                Err(error) => tracing::warn!(path = %entry.path().display(), %error, "an unfinished output stays"),
+            }
+        }
+    }
+}
+
+/// Removes a stage. What is in it may be closed even to its owner.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            fs::remove_dir_all(path)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Lets the owner into every folder.
+fn open_up(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Writing an output into its stage: a stream of bytes as a file, members as a tree of files.
+//!
+//! Nothing here trusts the members: each is made in a folder that was opened through no symbolic link, under a name
+//! that nothing has, and only then given its owner and its mode.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat, lsetxattr,
+    makedev, mkdirat, mknodat, openat, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::stage::open_folders;
+use super::{FolderError, Stage};
+use crate::output::items::{Item, Items};
+use crate::output::member::{Body, Member, Meta};
+use crate::source::{Chunks, SourceError};
+
+/// How many pieces wait for the disk: with the largest ones a few MiB.
+const BACKLOG: usize = 8;
+
+impl Stage {
+    /// Writes `chunks` into a file.
+    ///
+    /// # Errors
+    /// When they fail, when the disk refuses, or when `cancel` is cancelled.
+    pub(crate) async fn write_file(self, chunks: Chunks, cancel: &CancellationToken) -> Result<Self, FolderError> {
+        self.write(chunks, cancel, |stage, mut chunks| {
+            let mut file = stage.file()?;
+            while let Some(chunk) = chunks.blocking_recv() {
+                file.write_all(&chunk).map_err(|error| FolderError::system("writing", stage.dest(), error))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes `items` in a folder.
+    ///
+    /// # Errors
+    /// As [`Stage::write_file`].
+    pub(crate) async fn write_folder(self, items: Items, cancel: &CancellationToken) -> Result<Self, FolderError> {
+        self.write(items, cancel, |stage, mut items| {
+            let mut tree = Tree::new(stage.folder()?, stage.dest());
+            while let Some(item) = items.blocking_recv() {
+                match item {
+                    Item::Member(member) => tree.make(member)?,
+                    Item::Data(data) => tree.data(&data)?,
+                }
+            }
+            tree.finish()
+        })
+        .await
+    }
+
+    /// Lets `writer`, which blocks, take what comes.
+    async fn write<T: Send + 'static>(
+        self,
+        mut stream: impl Stream<Item = Result<T, SourceError>> + Unpin,
+        cancel: &CancellationToken,
+        writer: impl FnOnce(&Self, mpsc::Receiver<T>) -> Result<(), FolderError> + Send + 'static,
+    ) -> Result<Self, FolderError> {
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let writing = tokio::task::spawn_blocking(move || writer(&self, receiver).map(|()| self));
+        let feeding = async {
+            while let Some(next) = stream.next().await {
+                // Nobody takes it: the writer has failed, and says why.
+                if sender.send(next?).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let fed = cancel.run_until_cancelled(feeding).await.unwrap_or(Err(FolderError::Cancelled));
+        drop(sender);
+        // Always waited for: the stage goes with it.
+        let written =
+            writing.await.map_err(|error| FolderError::system("writing", "", std::io::Error::other(error)))?;
+        fed.and(written)
+    }
+}
+
+/// A tree of files that is being made.
+struct Tree {
+    root: OwnedFd,
+    dest: PathBuf,
+    /// The folder that was used last, which most members share with the one before.
+    parent: Option<(PathBuf, OwnedFd)>,
+    file: Option<(File, Member)>,
+    /// Folders get what is known of them when nothing is made in them any more: it may close them, and every name that
+    /// is made in one changes its time.
+    folders: Vec<Member>,
+    /// Only root can give files away. Anybody else's belong to themselves, as with BuildKit's client.
+    is_root: bool,
+}
+
+impl Tree {
+    fn new(root: OwnedFd, dest: PathBuf) -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        Self { root, dest, parent: None, file: None, folders: Vec::new(), is_root }
+    }
+
+    fn make(&mut self, member: Member) -> Result<(), FolderError> {
+        self.close()?;
+        let path = Path::new(OsStr::from_bytes(&member.path)).to_owned();
+        self.try_make(&path, member).map_err(|error| self.failed(&path, error))
+    }
+
+    fn try_make(&mut self, path: &Path, member: Member) -> Result<(), Errno> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        self.enter(path.parent().unwrap_or(Path::new("")))?;
+        let Some((_, parent)) = &self.parent else { return Err(Errno::BADF) };
+        let private = Mode::from_raw_mode(0o600);
+        match &member.body {
+            Body::Folder => {
+                mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
+                self.folders.push(member);
+                return Ok(());
+            }
+            Body::File { .. } => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                self.file = Some((openat(parent, name, flags, private)?.into(), member));
+                return Ok(());
+            }
+            Body::Link { target } => {
+                let target = Path::new(OsStr::from_bytes(target));
+                let to = target.file_name().ok_or(Errno::INVAL)?;
+                let folder = open_folders(&self.root, &[target.parent().unwrap_or(Path::new(""))])?;
+                // What it is another name of has all that is known of it.
+                return linkat(folder, to, parent, name, AtFlags::empty());
+            }
+            Body::Symlink { target } => symlinkat(OsStr::from_bytes(target), parent, name)?,
+            Body::Fifo => mknodat(parent, name, FileType::Fifo, private, 0)?,
+            Body::Char { major, minor } => {
+                mknodat(parent, name, FileType::CharacterDevice, private, makedev(*major, *minor))?;
+            }
+            Body::Block { major, minor } => {
+                mknodat(parent, name, FileType::BlockDevice, private, makedev(*major, *minor))?;
+            }
+        }
+        let is_link = matches!(member.body, Body::Symlink { .. });
+        describe(parent, name, &member.meta, is_link, self.is_root)
+    }
+
+    fn data(&mut self, data: &Bytes) -> Result<(), FolderError> {
+        match &mut self.file {
+            Some((file, member)) => {
+                let path = self.dest.join(OsStr::from_bytes(&member.path));
+                file.write_all(data).map_err(|error| FolderError::system("writing", path, error))
+            }
+            None => Err(self.failed(Path::new(""), Errno::INVAL)),
+        }
+    }
+
+    /// Ends the file that is under way.
+    fn close(&mut self) -> Result<(), FolderError> {
+        let Some((file, member)) = self.file.take() else { return Ok(()) };
+        drop(file);
+        let path = Path::new(OsStr::from_bytes(&member.path));
+        self.describe(path, &member.meta).map_err(|error| self.failed(path, error))
+    }
+
+    fn finish(mut self) -> Result<(), FolderError> {
+        self.close()?;
+        // What is below a folder before the folder itself.
+        for member in std::mem::take(&mut self.folders).into_iter().rev() {
+            let path = Path::new(OsStr::from_bytes(&member.path));
+            self.describe(path, &member.meta).map_err(|error| self.failed(path, error))?;
+        }
+        Ok(())
+    }
+
+    fn describe(&mut self, path: &Path, meta: &Meta) -> Result<(), Errno> {
+        self.enter(path.parent().unwrap_or(Path::new("")))?;
+        let Some((_, parent)) = &self.parent else { return Err(Errno::BADF) };
+        describe(parent, path.file_name().ok_or(Errno::INVAL)?, meta, false, self.is_root)
+    }
+
+    /// Opens the folder of what is to be made.
+    fn enter(&mut self, folder: &Path) -> Result<(), Errno> {
+        if self.parent.as_ref().is_none_or(|(open, _)| open != folder) {
+            self.parent = Some((folder.to_owned(), open_folders(&self.root, &[folder])?));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, path: &Path, error: Errno) -> FolderError {
+        FolderError::system("making", self.dest.join(path), error)
+    }
+}
+
+/// Gives `name` its owner, attributes, mode and time, in this order: a new owner takes the bits that make programs run as
+/// somebody else, and capabilities, away.
+fn describe(parent: impl AsFd, name: &OsStr, meta: &Meta, is_link: bool, is_root: bool) -> Result<(), Errno> {
+    let parent = parent.as_fd();
+    if is_root {
+        let (owner, group) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        chownat(parent, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    for (key, value) in meta.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
+        // There is no call that takes a folder and a name.
+        let path = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
+        match lsetxattr(&path, &**key, value, XattrFlags::empty()) {
+            Ok(()) => {}
+            // As containerd (`pkg/archive/tar.go`, `createTarFile`): the file system has none, or links none of that kind.
+            Err(Errno::OPNOTSUPP) => {}
+            Err(Errno::PERM) if is_link && key.starts_with("user.") => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if !is_link {
+        // Nothing but us makes names here, so this is what was made.
+        chmodat(parent, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
+    }
+    let time =
+        Timespec { tv_sec: i64::try_from(meta.mtime.seconds).unwrap_or(i64::MAX), tv_nsec: meta.mtime.nanos.into() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}

@@ -1,0 +1,137 @@
+//! The members of a file system as a stream, and that stream as a tar archive.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, stream};
+use tar_core::HeaderError;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::header::header;
+use super::member::{Body, Member};
+use crate::source::{Chunks, SourceError};
+use crate::ustar;
+
+/// How many items wait for whoever takes them. With the largest pieces of files this is a few MiB.
+const BACKLOG: usize = 16;
+/// Pieces that are at least so large are passed on as they are; smaller ones are copied together, because each would
+/// otherwise become a message of its own.
+const LARGE: usize = 32 << 10;
+/// How much is copied together at most.
+const PACK: usize = 128 << 10;
+
+/// A member, or a piece of the content of the file before it.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Member(Member),
+    Data(Bytes),
+}
+
+/// Members in an order in which they can be made: folders before what is in them, and what has several names before
+/// further ones. Nothing follows an error.
+pub(crate) type Items = BoxStream<'static, Result<Item, SourceError>>;
+
+/// Takes the items of a stream; an error means that nobody wants more.
+#[derive(Debug)]
+pub(super) struct Taker(mpsc::Sender<Result<Item, SourceError>>);
+
+/// Nobody wants more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Taker {
+    pub(super) async fn give(&self, item: Item) -> Result<(), Gone> {
+        self.0.send(Ok(item)).await.map_err(|_| Gone)
+    }
+
+    pub(super) async fn fail(&self, error: SourceError) {
+        // Nobody may be there to be told.
+        let _ = self.0.send(Err(error)).await;
+    }
+}
+
+/// The items that a task gives.
+pub(super) fn items<F: Future<Output = ()> + Send + 'static>(task: impl FnOnce(Taker) -> F) -> Items {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    tokio::spawn(task(Taker(sender)));
+    ReceiverStream::new(receiver).boxed()
+}
+
+/// How many bytes `member` takes in an archive.
+pub(super) fn archived_size(member: &Member) -> Result<u64, HeaderError> {
+    let content = if let Body::File { size } = member.body { size + ustar::padding(size) as u64 } else { 0 };
+    Ok(header(member)?.len() as u64 + content)
+}
+
+/// A tar archive of `items`, without its first `skip` bytes.
+pub(super) fn archive(items: Items, skip: u64) -> Chunks {
+    let state = Some(Packing { items, skip, packed: BytesMut::new(), next: None, padding: 0, ended: false });
+    stream::unfold(state, |state| async {
+        let mut packing = state?;
+        match packing.next().await {
+            Ok(Some(bytes)) => Some((Ok(bytes), Some(packing))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .boxed()
+}
+
+/// An archive on its way.
+struct Packing {
+    items: Items,
+    skip: u64,
+    /// Small pieces.
+    packed: BytesMut,
+    /// A large one that comes after them.
+    next: Option<Bytes>,
+    /// What follows the file that is under way.
+    padding: usize,
+    ended: bool,
+}
+
+impl Packing {
+    /// The next bytes, at least one.
+    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        loop {
+            if self.packed.len() >= PACK || (self.next.is_some() && !self.packed.is_empty()) {
+                return Ok(Some(self.packed.split().freeze()));
+            }
+            if let Some(large) = self.next.take() {
+                return Ok(Some(large));
+            }
+            match self.items.next().await.transpose()? {
+                Some(Item::Data(data)) => self.put(data),
+                Some(Item::Member(member)) => {
+                    self.pad();
+                    // A plan was made of it with the same header, so that it has one.
+                    self.put(header(&member).map(Bytes::from).unwrap_or_default());
+                    self.padding = if let Body::File { size } = member.body { ustar::padding(size) } else { 0 };
+                }
+                None => {
+                    self.pad();
+                    if !std::mem::replace(&mut self.ended, true) {
+                        self.put(Bytes::from_static(&ustar::END));
+                    }
+                    return Ok(Some(self.packed.split().freeze()).filter(|rest| !rest.is_empty()));
+                }
+            }
+        }
+    }
+
+    fn pad(&mut self) {
+        let padding = std::mem::take(&mut self.padding);
+        self.put(Bytes::from_static(&ustar::END).slice(..padding));
+    }
+
+    fn put(&mut self, mut bytes: Bytes) {
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+        self.skip -= skipped as u64;
+        let _ = bytes.split_to(skipped);
+        if bytes.len() >= LARGE {
+            self.next = Some(bytes);
+        } else {
+            self.packed.extend_from_slice(&bytes);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One name of a file system, on its way from a layer into a tar stream or a folder.
+
+use std::sync::Arc;
+
+/// What a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Without a slash at either end.
+    pub(crate) path: Vec<u8>,
+    pub(crate) body: Body,
+    pub(crate) meta: Meta,
+}
+
+/// What kind of thing it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    Folder,
+    /// Its content follows, so many bytes.
+    File {
+        size: u64,
+    },
+    Symlink {
+        target: Box<[u8]>,
+    },
+    /// Another name of something that came before.
+    Link {
+        target: Box<[u8]>,
+    },
+    Char {
+        major: u32,
+        minor: u32,
+    },
+    Block {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+}
+
+/// Extended attributes: names and values.
+pub(crate) type Xattrs = Arc<[(Box<str>, Box<[u8]>)]>;
+
+/// What is known of it beside its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// The lower twelve bits.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Mtime,
+    /// Hardly any file has some.
+    pub(crate) xattrs: Option<Xattrs>,
+}
+
+impl Meta {
+    /// What a folder has that no layer describes: that of containerd's (`pkg/archive`, `mkparent`), and a time that is the
+    /// same whenever it is made.
+    pub(crate) const FOLDER: Self =
+        Self { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: None };
+
+    /// Bytes of the extended attributes.
+    pub(crate) fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().flat_map(|xattrs| xattrs.iter()).map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
+/// When it was changed, since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mtime {
+    pub(crate) seconds: u64,
+    pub(crate) nanos: u32,
+}
+
+impl Mtime {
+    /// As an extended header says it: `1700000000.25`. Digits beyond nanoseconds are left out.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+        if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        let nanos = format!("{:0<9}", &fraction[..fraction.len().min(9)]).parse().ok()?;
+        Some(Self { seconds: seconds.parse().ok()?, nanos })
+    }
+}
+
+impl std::fmt::Display for Mtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fraction = format!("{:09}", self.nanos);
+        match fraction.trim_end_matches('0') {
+            "" => write!(f, "{}", self.seconds),
+            fraction => write!(f, "{}.{fraction}", self.seconds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_come_back_as_they_went() {
+        for (text, seconds, nanos) in [("0", 0, 0), ("17.25", 17, 250_000_000), ("1.000000001", 1, 1)] {
+            let parsed = Mtime::parse(text).unwrap();
+            assert_eq!(parsed, Mtime { seconds, nanos });
+            assert_eq!(parsed.to_string(), text);
+        }
+        assert_eq!(Mtime::parse("1.0000000019"), Some(Mtime { seconds: 1, nanos: 1 }));
+        for text in ["", "-1", "x", "1.x", "1.é0"] {
+            assert_eq!(Mtime::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The members of one layer, as they come out of its blob.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
+use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
+use tar_core::{EntryType, PAX_MTIME, PaxExtensions};
+use tokio::io::AsyncReadExt as _;
+use tokio_util::io::StreamReader;
+
+use super::RootfsError;
+use super::limits::PATH_BYTES;
+use crate::image::{Descriptor, Digest, Hasher};
+use crate::output::member::{Body, Member, Meta, Mtime};
+use crate::source::{Decompressed, Source, SourceError, decompress};
+
+/// How much is decompressed at once, and the largest piece of a file.
+const CHUNK_BYTES: usize = 256 << 10;
+const BLOCK: u64 = 512;
+
+/// A layer that is being read.
+pub(super) struct Layer {
+    blob: Digest,
+    reader: Decompressed,
+    buffer: BytesMut,
+    /// Bytes of the member's content that were not taken yet, and of what fills its last block.
+    content: u64,
+    padding: u64,
+    hasher: Option<Hasher>,
+}
+
+impl Layer {
+    /// Opens a layer. With `verify` its bytes are hashed for [`Layer::finish`].
+    pub(super) async fn open(
+        source: &dyn Source,
+        blob: &Descriptor,
+        verify: Option<Hasher>,
+    ) -> Result<Self, RootfsError> {
+        let chunks = source.open(blob, 0).await?;
+        let reader = StreamReader::new(chunks.map_err(io::Error::other));
+        let failed = |error| failed(&blob.digest, error);
+        let reader = decompress(reader).await.map_err(failed)?;
+        let (blob, buffer) = (blob.digest.clone(), BytesMut::new());
+        Ok(Self { blob, reader, buffer, content: 0, padding: 0, hasher: verify })
+    }
+
+    /// The next member; what was not taken of the one before is skipped.
+    pub(super) async fn next(&mut self) -> Result<Option<Member>, RootfsError> {
+        while self.data().await?.is_some() {}
+        while self.padding > 0 {
+            if self.buffer.is_empty() && self.fill().await? == 0 {
+                // The last padding may be missing, as for Go's reader.
+                return Ok(None);
+            }
+            self.padding -= self.take(self.padding).len() as u64;
+        }
+        loop {
+            let limits = Limits { max_path_len: Some(PATH_BYTES as u32 + 1), ..Limits::default() };
+            let mut parser = Parser::new(limits);
+            let (consumed, member) = match parser.parse(&self.buffer) {
+                Err(error) => return Err(self.wrong(error.to_string())),
+                Ok(ParseEvent::NeedData { min_bytes }) => {
+                    if self.want(min_bytes.max(self.buffer.len() + 1)).await? {
+                        continue;
+                    }
+                    return Ok(None);
+                }
+                Ok(ParseEvent::End { .. }) => return Ok(None),
+                // They set defaults, which containerd ignores, too.
+                Ok(ParseEvent::GlobalExtensions { consumed, .. }) => (consumed, None),
+                Ok(ParseEvent::SparseEntry { entry, .. }) => {
+                    let what = format!("`{}` is a sparse file, which cannot be read here", entry.path_lossy());
+                    return Err(self.wrong(what));
+                }
+                Ok(ParseEvent::Entry { consumed, entry }) => {
+                    (consumed, Some(member(&entry).map_err(|reason| self.wrong(reason))?))
+                }
+            };
+            let _ = self.buffer.split_to(consumed);
+            if let Some(member) = member {
+                // What is no file has no content, whatever its header says (Go's `archive/tar`, `isHeaderOnly`).
+                let size = if let Body::File { size } = member.body { size } else { 0 };
+                self.content = size;
+                // Less than a block, and the size was checked to have a next one.
+                self.padding = (BLOCK - size % BLOCK) % BLOCK;
+                return Ok(Some(member));
+            }
+        }
+    }
+
+    /// The next piece of the member's content; `None` after the last.
+    pub(super) async fn data(&mut self) -> Result<Option<Bytes>, RootfsError> {
+        if self.content == 0 {
+            return Ok(None);
+        }
+        if self.buffer.is_empty() && self.fill().await? == 0 {
+            return Err(self.wrong("it breaks off within a file".to_owned()));
+        }
+        let data = self.take(self.content);
+        self.content -= data.len() as u64;
+        Ok(Some(data))
+    }
+
+    /// Reads to the end and compares what was read with a diff id.
+    pub(super) async fn finish(mut self, expected: &Digest) -> Result<(), RootfsError> {
+        loop {
+            self.buffer.clear();
+            if self.fill().await? == 0 {
+                break;
+            }
+        }
+        let actual = self.hasher.take().map(Hasher::finish);
+        match actual {
+            Some(actual) if actual != *expected => {
+                Err(RootfsError::DiffId { layer: self.blob, expected: expected.clone(), actual })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// At most `length` bytes of the buffer.
+    fn take(&mut self, length: u64) -> Bytes {
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
+        self.buffer.split_to(length).freeze()
+    }
+
+    /// Reads until `length` bytes are there; `false` if the layer ends in front of them with nothing but zeros.
+    async fn want(&mut self, length: usize) -> Result<bool, RootfsError> {
+        while self.buffer.len() < length {
+            if self.fill().await? == 0 {
+                return match self.buffer.iter().all(|&byte| byte == 0) {
+                    true => Ok(false),
+                    false => Err(self.wrong("it breaks off in the head of a file".to_owned())),
+                };
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what comes next, straight behind what is in the buffer.
+    async fn fill(&mut self) -> Result<usize, RootfsError> {
+        if self.buffer.capacity() - self.buffer.len() < CHUNK_BYTES / 4 {
+            self.buffer.reserve(CHUNK_BYTES);
+        }
+        let before = self.buffer.len();
+        let length = self.reader.read_buf(&mut self.buffer).await.map_err(|error| failed(&self.blob, error))?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&self.buffer[before..]);
+        }
+        Ok(length)
+    }
+
+    /// An error that names this layer.
+    pub(super) fn wrong(&self, reason: String) -> RootfsError {
+        RootfsError::Layer { layer: self.blob.clone(), reason }
+    }
+}
+
+/// An error of the reader: the source's own, or the decompressor's.
+fn failed(layer: &Digest, error: io::Error) -> RootfsError {
+    match error.downcast::<SourceError>() {
+        Ok(error) => error.into(),
+        Err(error) => RootfsError::Layer { layer: layer.clone(), reason: error.to_string() },
+    }
+}
+
+/// What a header says.
+fn member(entry: &ParsedEntry<'_>) -> Result<Member, String> {
+    let name = entry.path_lossy();
+    let target = || {
+        let target = entry.link_target.as_deref().filter(|target| !target.contains(&0));
+        target.map(Box::from).ok_or_else(|| format!("`{name}` is a link that leads nowhere"))
+    };
+    let device = || (entry.dev_major.unwrap_or_default(), entry.dev_minor.unwrap_or_default());
+    let body = match entry.entry_type {
+        // The old form of folders.
+        EntryType::Regular if entry.path.ends_with(b"/") && entry.size == 0 => Body::Folder,
+        EntryType::Regular | EntryType::Continuous => Body::File { size: entry.size },
+        EntryType::Directory => Body::Folder,
+        EntryType::Symlink => Body::Symlink { target: target()? },
+        EntryType::Link => Body::Link { target: target()? },
+        EntryType::Char => Body::Char { major: device().0, minor: device().1 },
+        EntryType::Block => Body::Block { major: device().0, minor: device().1 },
+        EntryType::Fifo => Body::Fifo,
+        other => return Err(format!("`{name}` is of the unknown type {:?}", char::from(other.to_byte()))),
+    };
+    if i64::try_from(entry.size).is_err() {
+        return Err(format!("`{name}` says that it has {} bytes", entry.size));
+    }
+    // The largest id means "leave it alone" to chown(2).
+    let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(id);
+    let id = |number| id(number).map_err(|id| format!("`{name}` has the owner {id}, which no system knows"));
+    let xattrs = entry.xattrs.iter().map(|(key, value)| {
+        let key = String::from_utf8(key.to_vec()).ok().filter(|key| !key.is_empty() && !key.contains('\0'));
+        let key = key.ok_or_else(|| format!("`{name}` has an extended attribute without a proper name"))?;
+        Ok((key.into(), value[..].into()))
+    });
+    let xattrs: Vec<_> = xattrs.collect::<Result<_, String>>()?;
+    let meta = Meta {
+        mode: entry.mode & 0o7777,
+        uid: id(entry.uid)?,
+        gid: id(entry.gid)?,
+        mtime: mtime(entry),
+        xattrs: (!xattrs.is_empty()).then(|| xattrs.into()),
+    };
+    Ok(Member { path: entry.path.to_vec(), body, meta })
+}
+
+/// The time with its fraction, which the parser leaves out.
+fn mtime(entry: &ParsedEntry<'_>) -> Mtime {
+    let extended = entry.pax.into_iter().flat_map(PaxExtensions::new).filter_map(Result::ok);
+    let last = extended.filter(|record| record.key() == Ok(PAX_MTIME)).last();
+    let exact = last.and_then(|record| Mtime::parse(record.value().ok()?));
+    exact.unwrap_or(Mtime { seconds: entry.mtime, nanos: 0 })
+}

@@ -1,0 +1,29 @@
+//! What is accepted at most.
+
+/// Bounds on one image's file system. Its names are held in memory while it is made and as long as it can be read; the
+/// contents of files never are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How many names it may have: large images have a few hundred thousand.
+    pub names: usize,
+    /// Bytes that the names, what links lead to and extended attributes may take, each name in full.
+    pub text_bytes: usize,
+    /// How many members all layers may have together, those included that later layers remove.
+    pub members: u32,
+    /// How many steps may be spent on symbolic links in the names of members, and on what whiteouts do not remove: what
+    /// can be made to cost more than what was sent.
+    pub steps: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { names: 1_000_000, text_bytes: 128 << 20, members: 10_000_000, steps: 100_000_000 }
+    }
+}
+
+/// The longest path, in bytes (`PATH_MAX` without its end).
+pub(super) const PATH_BYTES: usize = 4095;
+/// The longest part of one (`NAME_MAX`).
+pub(super) const NAME_BYTES: usize = 255;
+/// How many symbolic links one name may lead through, as in containerd (continuity `fs/path.go`, `RootPath`).
+pub(super) const LINKS: usize = 255;

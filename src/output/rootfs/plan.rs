@@ -1,0 +1,160 @@
+//! From the layers of an image to what comes in which order.
+//!
+//! Each layer is read twice. Only the last one says which files are left, and every file of a lower one may be replaced
+//! or removed by it, so that the first reading keeps names and the second one passes contents on. To keep the contents
+//! of the first instead would take the disk of the whole image; to hold them in memory is out of the question.
+//!
+//! What has no content of its own (folders, links, devices, empty files) comes first, in the order of a walk, from memory.
+//! Then come the files, layer by layer as they lie in them, each with its further names behind it. So every folder
+//! precedes what is in it, every link follows what it leads to, and no layer is read more than once in all.
+
+use std::collections::HashMap;
+
+use super::layer::Layer;
+use super::limits::Limits;
+use super::name;
+use super::tree::{Inode, Place, Refused, Tree};
+use super::{Image, LayerFiles, RootfsError, StoredFile};
+use crate::image::{Descriptor, Digest, Hasher};
+use crate::output::items::archived_size;
+use crate::output::member::{Body, Member, Meta, Mtime};
+use crate::source::Source;
+
+/// What an image's files cost so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cost {
+    pub(super) names: usize,
+    pub(super) text_bytes: usize,
+    pub(super) members: u32,
+}
+
+/// Reads layers, lowest first, and lays them over each other.
+pub(super) async fn lay(
+    source: &dyn Source,
+    layers: &[(&Descriptor, &Digest)],
+    limits: Limits,
+    cost: &mut Cost,
+) -> Result<Tree, RootfsError> {
+    let mut tree = Tree::new(Limits {
+        names: limits.names - cost.names,
+        text_bytes: limits.text_bytes - cost.text_bytes,
+        ..limits
+    });
+    for (at, (blob, diff_id)) in (0..).zip(layers) {
+        // Hashing costs a fifth of what inflating does, and an engine would refuse the image, too.
+        let mut layer = Layer::open(source, blob, Some(Hasher::new(diff_id.algorithm()))).await?;
+        let mut place = Place { layer: at, ordinal: 0 };
+        while let Some(member) = layer.next().await? {
+            cost.members += 1;
+            if cost.members > limits.members {
+                return Err(RootfsError::Limit { what: "the members of all layers", limit: limits.members.into() });
+            }
+            tree.apply(member, place).map_err(|refused| match refused {
+                Refused::Member(reason) => layer.wrong(reason),
+                Refused::Limit(error) => error,
+            })?;
+            place.ordinal += 1;
+        }
+        layer.finish(diff_id).await?;
+    }
+    Ok(tree)
+}
+
+/// The order of what is in `tree`, below `folder` (without, at the root). With `epoch` everything has that time.
+pub(super) fn order(
+    tree: Tree,
+    layers: &[(&Descriptor, &Digest)],
+    folder: Option<&[u8]>,
+    epoch: Option<u64>,
+    cost: &mut Cost,
+) -> Result<Image, RootfsError> {
+    let full = |key: &[u8]| match folder {
+        Some(folder) => [folder, b"/", &name::path(key)].concat(),
+        None => name::path(key),
+    };
+    let (names, mut inodes) = tree.into_parts();
+    if let Some(time) = time(epoch) {
+        inodes.iter_mut().for_each(|inode| inode.meta.mtime = time);
+    }
+    let mut head: Vec<Member> = folder
+        .map(|folder| Member {
+            path: folder.to_vec(),
+            body: Body::Folder,
+            meta: Meta { mtime: time(epoch).unwrap_or_default(), ..Meta::FOLDER },
+        })
+        .into_iter()
+        .collect();
+    let mut files: Vec<LayerFiles> =
+        layers.iter().map(|(blob, _)| LayerFiles { blob: (*blob).clone(), files: Vec::new(), size: 0 }).collect();
+    // Which name of an inode came first, and where that is.
+    let mut first: HashMap<u32, First> = HashMap::new();
+    for (key, at) in names {
+        let Inode { names, body, meta, place } = &inodes[at as usize];
+        let path = full(&key);
+        cost.names += 1;
+        cost.text_bytes += path.len() + meta.xattr_bytes();
+        let found = first.get(&at);
+        match found {
+            Some(First::Head(target)) => {
+                let body = Body::Link { target: target.clone() };
+                head.push(Member { path, body, meta: meta.clone() });
+                continue;
+            }
+            Some(First::File(number)) => {
+                files[place.layer as usize].files[*number].links.push(path.into());
+                continue;
+            }
+            None => {}
+        }
+        let is_content = matches!(body, Body::File { size } if *size > 0);
+        if *names > 1 {
+            let number = files[place.layer as usize].files.len();
+            first.insert(at, if is_content { First::File(number) } else { First::Head(path.clone().into()) });
+        }
+        let member = Member { path, body: body.clone(), meta: meta.clone() };
+        if is_content {
+            let file = StoredFile { ordinal: place.ordinal, member, links: Vec::new() };
+            files[place.layer as usize].files.push(file);
+        } else {
+            head.push(member);
+        }
+    }
+    files.retain(|layer| !layer.files.is_empty());
+    Ok(Image { head, head_size: 0, layers: files })
+}
+
+fn time(epoch: Option<u64>) -> Option<Mtime> {
+    epoch.map(|seconds| Mtime { seconds, nanos: 0 })
+}
+
+/// Where the first name of something is that has several.
+enum First {
+    Head(Box<[u8]>),
+    /// The number of a file in its layer.
+    File(usize),
+}
+
+impl Image {
+    /// Puts the files of each layer in the order of their layer and counts what everything takes in an archive.
+    pub(super) fn measured(mut self) -> Result<Self, RootfsError> {
+        for layer in &mut self.layers {
+            layer.files.sort_unstable_by_key(|file| file.ordinal);
+            for file in &layer.files {
+                for member in std::iter::once(file.member.clone()).chain(file.links()) {
+                    layer.size = layer.size.saturating_add(size(&member)?);
+                }
+            }
+        }
+        for member in &self.head {
+            self.head_size += size(member)?;
+        }
+        Ok(self)
+    }
+}
+
+fn size(member: &Member) -> Result<u64, RootfsError> {
+    archived_size(member).map_err(|error| RootfsError::Unsayable {
+        path: String::from_utf8_lossy(&member.path).into_owned(),
+        reason: error.to_string(),
+    })
+}

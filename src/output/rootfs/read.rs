@@ -1,0 +1,84 @@
+//! The second reading: what is left of the layers is passed on.
+
+use std::sync::Arc;
+
+use super::layer::Layer;
+use super::{LayerFiles, Rootfs, RootfsError};
+use crate::output::items::{self, Gone, Item, Items, Taker};
+use crate::output::member::Body;
+use crate::source::{Source, SourceError};
+
+/// The items of `rootfs` without its first `skip` parts.
+pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -> Items {
+    items::items(move |taker| async move {
+        let mut part = 0;
+        for image in &rootfs.images {
+            if part >= skip {
+                for member in &image.head {
+                    if taker.give(Item::Member(member.clone())).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            part += 1;
+            for layer in &image.layers {
+                if part >= skip {
+                    match pass_on(&*source, layer, &taker).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(Gone)) => return,
+                        Err(error) => return taker.fail(said(error, &*source, layer)).await,
+                    }
+                }
+                part += 1;
+            }
+        }
+    })
+}
+
+/// Passes on the files of one layer, and reads no further than the last of them.
+async fn pass_on(source: &dyn Source, layer: &LayerFiles, taker: &Taker) -> Result<Result<(), Gone>, RootfsError> {
+    let mut reader = Layer::open(source, &layer.blob, None).await?;
+    let mut ordinal = 0;
+    for file in &layer.files {
+        let member = loop {
+            let Some(member) = reader.next().await? else {
+                return Err(reader.wrong("it ends earlier than it did a moment ago".to_owned()));
+            };
+            ordinal += 1;
+            if ordinal > file.ordinal {
+                break member;
+            }
+        };
+        // Sizes are promised by then, so a blob that has changed must not go unnoticed.
+        let is_same = matches!((&member.body, &file.member.body),
+            (Body::File { size: now }, Body::File { size: before }) if now == before);
+        if !is_same {
+            return Err(reader.wrong("it is no longer what it was a moment ago".to_owned()));
+        }
+        if taker.give(Item::Member(file.member.clone())).await.is_err() {
+            return Ok(Err(Gone));
+        }
+        while let Some(data) = reader.data().await? {
+            if taker.give(Item::Data(data)).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+        for link in file.links() {
+            if taker.give(Item::Member(link)).await.is_err() {
+                return Ok(Err(Gone));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn said(error: RootfsError, source: &dyn Source, layer: &LayerFiles) -> SourceError {
+    match error {
+        RootfsError::Source(error) => error,
+        error => SourceError::Read {
+            name: source.name().to_owned(),
+            digest: layer.blob.digest.clone(),
+            reason: error.to_string(),
+        },
+    }
+}
