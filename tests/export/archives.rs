@@ -13,13 +13,13 @@ fn image(content: &str) -> Image {
     Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
 }
 
-async fn open(client: &Client, exporters: &[(&str, &str)]) -> String {
+pub(crate) async fn open(client: &Client, exporters: &[(&str, &str)]) -> String {
     let exporters = exporters.iter().map(|(id, kind)| Exporter { r#type: (*kind).to_owned(), ..exporter(id) });
     let request = OpenRequest { exporters: exporters.collect(), ..OpenRequest::default() };
     client.exports.clone().open(request).await.unwrap().into_inner().export.unwrap().id
 }
 
-async fn read(client: &Client, export: &str, id: &str, offset: usize) -> Result<Vec<u8>, tonic::Status> {
+pub(crate) async fn read(client: &Client, export: &str, id: &str, offset: usize) -> Result<Vec<u8>, tonic::Status> {
     let (export_id, exporter_id) = (export.to_owned(), id.to_owned());
     let request = ReadOutputRequest { export_id, exporter_id, offset: offset as i64 };
     let mut parts = client.exports.clone().read_output(request).await?.into_inner();

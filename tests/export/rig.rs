@@ -49,9 +49,13 @@ impl Rig {
 
     /// Into a layout of its own; the folder goes with the stack.
     pub(crate) fn layout() -> (Self, PathBuf) {
+        Self::layout_with(&[])
+    }
+
+    pub(crate) fn layout_with(args: &[&str]) -> (Self, PathBuf) {
         let stack = Stack::shared();
         let folder = stack.fresh_path("-layout");
-        let rig = Self::start(stack, &["--engine", "layout", "--layout", folder.to_str().unwrap()], &[]);
+        let rig = Self::start(stack, &["--engine", "layout", "--layout", folder.to_str().unwrap()], args);
         (rig, folder)
     }
 

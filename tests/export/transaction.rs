@@ -228,7 +228,10 @@ async fn capabilities_say_what_there_is() {
     let rig = Rig::containerd("api-capabilities");
     let mut client = rig.client().await.exports;
     let found = client.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
-    assert_eq!(found.exporter_types.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["image", "oci", "docker"]);
+    assert_eq!(
+        found.exporter_types.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
+        ["image", "oci", "docker", "tar", "local"]
+    );
     assert!(
         found.exporter_types.iter().all(|it| !it.documentation.is_empty()
             && it.attributes.iter().all(|attribute| !attribute.documentation.is_empty()))

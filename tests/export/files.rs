@@ -1,0 +1,285 @@
+//! `tar` and `local`: an image's layers, laid over each other, as the engine and BuildKit do it.
+
+use std::fs;
+
+use bytes::Bytes;
+use linkspan::door::export_api::proto::{ExportState, Exporter, OpenRequest, Reason};
+use linkspan::image::Digest;
+
+use crate::archives::{open, read};
+use crate::common::{Context, Run};
+use crate::fixture::{Image, Layer};
+use crate::listing::{Listing, has_folders, listing, same};
+use crate::rig::{Client, Rig, exporter, success, target};
+use crate::tricky::{self, Folder};
+
+/// What docker puts into every container, and folders whose time that changes.
+const DOCKERS: [&str; 12] = [
+    ".dockerenv",
+    "dev",
+    "dev/console",
+    "dev/pts",
+    "dev/shm",
+    "etc",
+    "etc/hosts",
+    "etc/hostname",
+    "etc/mtab",
+    "etc/resolv.conf",
+    "proc",
+    "sys",
+];
+
+pub(crate) fn with(id: &str, kind: &str, attributes: &[(&str, &str)]) -> Exporter {
+    let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Exporter { r#type: kind.to_owned(), attributes, ..exporter(id) }
+}
+
+/// Opens an export with one exporter `a`.
+pub(crate) async fn open_with(client: &Client, kind: &str, attributes: &[(&str, &str)]) -> String {
+    let request = OpenRequest { exporters: vec![with("a", kind, attributes)], ..OpenRequest::default() };
+    client.exports.clone().open(request).await.unwrap().into_inner().export.unwrap().id
+}
+
+/// The archive of the files of `image`.
+pub(crate) async fn flattened(client: &Client, image: &Image, attributes: &[(&str, &str)]) -> Vec<u8> {
+    let export = open_with(client, "tar", attributes).await;
+    client.send(&export, image).await;
+    let results = client.commit(&export, vec![target("a", image, &[])]).await.unwrap();
+    let result = success(&results);
+    assert_eq!((result.names.len(), results.state()), (0, ExportState::Committed));
+    assert_eq!(result.response["containerimage.digest"], image.root.digest.to_string());
+    assert!(!result.response.contains_key("image.name"));
+    read(client, &export, "a", 0).await.unwrap()
+}
+
+/// Why `image` cannot be had as files.
+async fn refused(client: &Client, image: &Image, attributes: &[(&str, &str)]) -> (Reason, String) {
+    let export = open_with(client, "tar", attributes).await;
+    client.send(&export, image).await;
+    let results = client.commit(&export, vec![target("a", image, &[])]).await.unwrap();
+    let error = results.results[0].error.clone().unwrap();
+    assert!(read(client, &export, "a", 0).await.is_err(), "there is nothing to be read");
+    (error.reason(), error.message)
+}
+
+/// Without the times that an engine makes up.
+fn settled(mut listing: Listing, without: &[&str]) -> Listing {
+    listing.retain(|name, _| !without.contains(&name.as_str()));
+    for name in tricky::UNDESCRIBED {
+        listing.get_mut(name).unwrap().mtime = 0;
+    }
+    listing
+}
+
+/// The files of a container of `image`, as docker exports them.
+async fn by_docker(rig: &Rig, image: &Image) -> Vec<u8> {
+    let client = rig.client().await;
+    let export = open(&client, &[("a", "docker")]).await;
+    client.send(&export, image).await;
+    success(&client.commit(&export, vec![target("a", image, &["tricky:1"])]).await.unwrap());
+    let (archive, files) = (rig.stack.fresh_path(".tar"), rig.stack.fresh_path(".tar"));
+    fs::write(&archive, read(&client, &export, "a", 0).await.unwrap()).unwrap();
+    rig.stack.docker(["load", "-i"]).arg(&archive).ok();
+    let container = rig.stack.docker(["create", "--network", "host", "tricky:1", "/a/file"]).ok().stdout;
+    rig.stack.docker(["export", container.trim(), "-o"]).arg(&files).ok();
+    rig.stack.docker(["rm", container.trim()]).ok();
+    fs::read(files).unwrap()
+}
+
+/// The files of `image`, an index if `is_index`, as BuildKit's exporter makes them.
+async fn by_buildkit(rig: &Rig, image: &Image, platforms: &str) -> Vec<u8> {
+    let client = rig.client().await;
+    let export = open(&client, &[("a", "oci")]).await;
+    client.send(&export, image).await;
+    success(&client.commit(&export, vec![target("a", image, &["tricky:1"])]).await.unwrap());
+    let (layout, archive, files) =
+        (rig.stack.fresh_path("-layout"), rig.stack.fresh_path(".tar"), rig.stack.fresh_path(".tar"));
+    fs::write(&archive, read(&client, &export, "a", 0).await.unwrap()).unwrap();
+    fs::create_dir(&layout).unwrap();
+    Run::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&layout).ok();
+    let name = format!("{}/{}", rig.stack.registry(), image.root.digest.hex());
+    let from = format!("oci:{}", layout.display());
+    let to = format!("docker://{name}");
+    rig.stack
+        .run("skopeo")
+        .args(["copy", "--all", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false", &from, &to])
+        .ok();
+    let builder = rig.stack.builder(rig.stack.buildkit_host());
+    let context = Context::new(&format!("FROM {name}\n"));
+    let output = format!("type=tar,dest={}", files.display());
+    builder.build(context.path(), ["--platform", platforms, "--output", &output]).ok();
+    fs::read(files).unwrap()
+}
+
+fn host() -> String {
+    linkspan::image::Platform::host().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_what_docker_and_buildkit_make_of_the_layers() {
+    let image = tricky::image();
+    let rig = Rig::containerd("files");
+    let ours = listing(&flattened(&rig.client().await, &image, &[]).await);
+    assert!(has_folders(&ours));
+    assert_eq!(ours["a/hard2"].link, "");
+    assert_eq!((ours["b/hard3"].kind, ours["b/hard3"].link.as_str()), ('1', "a/hard2"));
+    assert_eq!(ours["new/two"].content, Some(Digest::sha256(b"n")));
+    let ours = settled(ours, &[]);
+
+    let theirs = settled(listing(&by_buildkit(&rig, &image, &host()).await), &[]);
+    same(&ours, &theirs);
+
+    let mut dockers = settled(listing(&by_docker(&rig, &image).await), &DOCKERS);
+    let mut ours = settled(ours, &DOCKERS);
+    // Of the attributes docker's archives hold capabilities only (go-archive `ReadSecurityXattrToTarHeader`).
+    for entry in ours.values_mut().chain(dockers.values_mut()) {
+        entry.xattrs.retain(|name, _| name == "security.capability");
+    }
+    assert_eq!(ours["x/capable"].xattrs.len(), 1);
+    same(&ours, &dockers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_engine_makes_the_same_bytes_and_reading_goes_on_anywhere() {
+    let image = tricky::image();
+    let (layout, _) = Rig::layout();
+    let client = layout.client().await;
+    let export = open_with(&client, "tar", &[]).await;
+    client.send(&export, &image).await;
+    success(&client.commit(&export, vec![target("a", &image, &[])]).await.unwrap());
+    let whole = read(&client, &export, "a", 0).await.unwrap();
+    for offset in [1, 511, 20_000, 700_000, whole.len() - 5000, whole.len() - 1, whole.len()] {
+        assert!(read(&client, &export, "a", offset).await.unwrap() == whole[offset..], "{offset}");
+    }
+    let containerd = flattened(&Rig::containerd("files-same").client().await, &image, &[]).await;
+    assert!(containerd == whole);
+    let docker = flattened(&Rig::docker().client().await, &image, &[]).await;
+    assert!(docker == whole);
+    // GNU tar takes it as it is, too.
+    let (file, folder) = (layout.stack.fresh_path(".tar"), tempfile::tempdir().unwrap());
+    fs::write(&file, &whole).unwrap();
+    Run::new("tar").args(["-xpf"]).arg(&file).args(["--xattrs", "--xattrs-include=*", "-C"]).arg(folder.path()).ok();
+    same(&listing(&whole), &listing(&tricky::tar(folder.path(), &["."])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_platform_has_a_folder_as_with_buildkit() {
+    let layer =
+        |content: &str| Folder::new().file("bin/tool", content, 0o755, 3).link("bin/same", "bin/tool").tar(&["bin"]);
+    let index = Image::index(&[Image::new(&[layer("here")]), Image::foreign(&[layer("there")])]);
+    let rig = Rig::containerd("files-index");
+    let client = rig.client().await;
+    let ours = listing(&flattened(&client, &index, &[]).await);
+    let folder = host().replace('/', "_");
+    assert_eq!(ours[&format!("{folder}/bin/tool")].link, format!("{folder}/bin/same"));
+    assert!(ours.contains_key("linux_s390x/bin/tool") && has_folders(&ours));
+    same(&ours, &listing(&by_buildkit(&rig, &index, &format!("{},linux/s390x", host())).await));
+
+    // One platform has none unless it is asked for.
+    let one = Image::new(&[layer("alone")]);
+    assert!(listing(&flattened(&client, &one, &[]).await).contains_key("bin/tool"));
+    let split = listing(&flattened(&client, &one, &[("platform-split", "true")]).await);
+    assert!(split.contains_key(&format!("{folder}/bin/tool")));
+
+    let (reason, message) = refused(&client, &index, &[("platform-split", "false")]).await;
+    assert_eq!(reason, Reason::InvalidField);
+    assert!(message.contains("`bin/same` is in the image for") && message.contains("linux/s390x"), "{message}");
+    let apart = Image::foreign(&[Folder::new().file("bin/other", "other", 0o755, 0).tar(&["bin"])]);
+    let apart = Image::index(&[one, apart]);
+    let merged = listing(&flattened(&client, &apart, &[("platform-split", "false")]).await);
+    assert_eq!(merged.keys().collect::<Vec<_>>(), ["bin", "bin/other", "bin/same", "bin/tool"]);
+
+    let then = flattened(&client, &apart, &[("source-date-epoch", "86400")]).await;
+    assert!(listing(&then).values().all(|entry| entry.mtime == 86_400));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hard_link_to_a_lower_layer_keeps_its_data() {
+    let (layout, _) = Rig::layout();
+    for rig in [layout, Rig::containerd("files-links")] {
+        // As GNU tar writes it: the second layer has the link alone.
+        let folder = Folder::new().file("one", "data", 0o644, 4).link("two", "one");
+        let link = link_only(&folder.tar(&["one", "two"]));
+        let replaced = Folder::new().file("one", "other", 0o644, 5).tar(&["one"]);
+        let removed = Folder::new().file(".wh.one", "", 0o644, 0).tar(&[".wh.one"]);
+        let image = Image::new(&[folder.tar(&["one"]), link, replaced, removed]);
+        let found = listing(&flattened(&rig.client().await, &image, &[]).await);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["two"]);
+        assert_eq!((found["two"].kind, found["two"].uid), ('0', 4));
+        assert_eq!(found["two"].content, Some(Digest::sha256(b"data")));
+    }
+}
+
+/// The second member of an archive of a small file and a link to it.
+fn link_only(both: &Bytes) -> Bytes {
+    let at = (0..both.len()).step_by(512).find(|at| both[at + 156] == b'1').unwrap();
+    [&both[at..at + 512], &[0; 1024]].concat().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_are_not_what_they_should_be_are_refused() {
+    let (rig, _) = Rig::layout();
+    let client = rig.client().await;
+    let plain = Folder::new().file("file", "content", 0o644, 0).tar(&["file"]);
+    let renamed = |name: &str| {
+        let mut tar = plain.to_vec();
+        tar[..100].fill(0);
+        tar[..name.len()].copy_from_slice(name.as_bytes());
+        sum(&mut tar);
+        Bytes::from(tar)
+    };
+    let link = link_only(&Folder::new().file("one", "", 0o644, 0).link("two", "one").tar(&["one", "two"]));
+    let layers = [
+        (vec![renamed("../file")], "leads out of the image"),
+        (vec![renamed("a/../../file")], "leads out of the image"),
+        (vec![renamed(".wh..")], "is no whiteout"),
+        (vec![plain.clone(), renamed("file/below")], "which is no folder"),
+        (vec![link], "which is not there"),
+        (vec![plain.slice(..700)], "breaks off within a file"),
+        (vec![plain.slice(..300)], "breaks off in the head"),
+        (vec![Bytes::from_static(&[b'x'; 2048])], "checksum"),
+        (vec![tricky::compressed(&plain, "gzip -c").slice(..60)], ""),
+    ];
+    for (layers, expected) in layers {
+        let (reason, message) = refused(&client, &Image::new(&layers), &[]).await;
+        assert_eq!(reason, Reason::DocumentInvalid, "{message}");
+        assert!(message.contains(expected) && message.contains("sha256:"), "{expected}: {message}");
+    }
+    let lie = Image::with_diff_ids(&[plain.clone()], &[Digest::sha256(b"something else")]);
+    let (reason, message) = refused(&client, &lie, &[]).await;
+    assert_eq!(reason, Reason::DocumentInvalid);
+    assert!(message.contains("and the config of the image says"), "{message}");
+    // Rooted names are below the image's root, as everywhere.
+    let rooted = listing(&flattened(&client, &Image::new(&[renamed("/file")]), &[]).await);
+    assert_eq!(rooted.keys().collect::<Vec<_>>(), ["/file".trim_start_matches('/')]);
+}
+
+/// Makes the checksum of the first header right.
+fn sum(tar: &mut [u8]) {
+    tar[148..156].fill(b' ');
+    let sum: u32 = tar[..512].iter().map(|&byte| u32::from(byte)).sum();
+    tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_are_checked_and_names_refused() {
+    let (rig, _) = Rig::layout();
+    let client = rig.client().await;
+    let wrong = with("a", "local", &[("platform-split", "maybe"), ("source-date-epoch", "-1"), ("name", "x")]);
+    let request = OpenRequest { exporters: vec![wrong], ..OpenRequest::default() };
+    let mut fields = crate::rig::fields(&client.exports.clone().open(request).await.unwrap_err());
+    fields.sort();
+    assert_eq!(
+        fields,
+        [
+            "exporters[0].attributes[name]",
+            "exporters[0].attributes[platform-split]",
+            "exporters[0].attributes[source-date-epoch]"
+        ]
+    );
+    let image = Image::new(&[Layer::new().file("a", "a").tar()]);
+    let export = open_with(&client, "tar", &[]).await;
+    client.send(&export, &image).await;
+    let status = client.commit(&export, vec![target("a", &image, &["named"])]).await.unwrap_err();
+    assert_eq!(crate::rig::fields(&status), ["targets[0].names"]);
+}

@@ -1,0 +1,1 @@
+//! Outputs that are left in folders of the server.
