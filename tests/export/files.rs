@@ -57,7 +57,7 @@ async fn refused(client: &Client, image: &Image, attributes: &[(&str, &str)]) ->
     let export = open_with(client, "tar", attributes).await;
     client.send(&export, image).await;
     let results = client.commit(&export, vec![target("a", image, &[])]).await.unwrap();
-    let error = results.results[0].error.clone().unwrap();
+    let error = results.results[0].error.clone().unwrap_or_else(|| panic!("{results:?}"));
     assert!(read(client, &export, "a", 0).await.is_err(), "there is nothing to be read");
     (error.reason(), error.message)
 }
@@ -155,10 +155,15 @@ async fn every_engine_makes_the_same_bytes_and_reading_goes_on_anywhere() {
     assert!(containerd == whole);
     let docker = flattened(&Rig::docker().client().await, &image, &[]).await;
     assert!(docker == whole);
-    // GNU tar takes it as it is, too.
+    // GNU tar takes it, too; folders come first, so it must wait with their times.
     let (file, folder) = (layout.stack.fresh_path(".tar"), tempfile::tempdir().unwrap());
     fs::write(&file, &whole).unwrap();
-    Run::new("tar").args(["-xpf"]).arg(&file).args(["--xattrs", "--xattrs-include=*", "-C"]).arg(folder.path()).ok();
+    Run::new("tar")
+        .args(["--delay-directory-restore", "-xpf"])
+        .arg(&file)
+        .args(["--xattrs", "--xattrs-include=*", "-C"])
+        .arg(folder.path())
+        .ok();
     same(&listing(&whole), &listing(&tricky::tar(folder.path(), &["."])));
 }
 
@@ -166,7 +171,10 @@ async fn every_engine_makes_the_same_bytes_and_reading_goes_on_anywhere() {
 async fn each_platform_has_a_folder_as_with_buildkit() {
     let layer =
         |content: &str| Folder::new().file("bin/tool", content, 0o755, 3).link("bin/same", "bin/tool").tar(&["bin"]);
-    let index = Image::index(&[Image::new(&[layer("here")]), Image::foreign(&[layer("there")])]);
+    let (mut here, mut there) = (Image::new(&[layer("here")]), Image::foreign(&[layer("there")]));
+    here.root.platform = Some(linkspan::image::Platform::host());
+    there.root.platform = Some("linux/s390x".parse().unwrap());
+    let index = Image::index(&[here, there]);
     let rig = Rig::containerd("files-index");
     let client = rig.client().await;
     let ours = listing(&flattened(&client, &index, &[]).await);
@@ -235,9 +243,9 @@ async fn layers_that_are_not_what_they_should_be_are_refused() {
         (vec![renamed(".wh..")], "is no whiteout"),
         (vec![plain.clone(), renamed("file/below")], "which is no folder"),
         (vec![link], "which is not there"),
-        (vec![plain.slice(..700)], "breaks off within a file"),
+        (vec![plain.slice(..515)], "breaks off within a file"),
         (vec![plain.slice(..300)], "breaks off in the head"),
-        (vec![Bytes::from_static(&[b'x'; 2048])], "checksum"),
+        (vec![Bytes::from_static(&[b'x'; 2048])], "header error"),
         (vec![tricky::compressed(&plain, "gzip -c").slice(..60)], ""),
     ];
     for (layers, expected) in layers {

@@ -1,1 +1,247 @@
-//! Outputs that are left in folders of the server.
+//! Outputs that are left in folders of the server, where policy allows it.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use linkspan::door::export_api::proto::{
+    CapabilitiesRequest, CommitResults, ExportState, ExporterResult, OpenRequest, Reason,
+};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::archives::read;
+use crate::files::{flattened, open_with, with};
+use crate::fixture::{Image, Layer};
+use crate::listing::{listing, same};
+use crate::rig::{Client, Rig, fields, reason, success, target};
+use crate::tricky;
+
+/// A rig that may leave outputs in a folder, and that folder.
+fn rig(namespace: Option<&str>) -> (Rig, PathBuf) {
+    let allowed = crate::common::Stack::shared().fresh_path("-allowed");
+    fs::create_dir(&allowed).unwrap();
+    let args = ["--allow-output-dir", allowed.to_str().unwrap()];
+    let rig = match namespace {
+        Some(namespace) => Rig::containerd_with(namespace, &args),
+        None => Rig::layout_with(&args).0,
+    };
+    (rig, allowed)
+}
+
+async fn leave(
+    client: &Client,
+    image: &Image,
+    kind: &str,
+    names: &[&str],
+    attributes: &[(&str, &str)],
+) -> (String, CommitResults) {
+    let export = open_with(client, kind, attributes).await;
+    client.send(&export, image).await;
+    let results = client.commit(&export, vec![target("a", image, names)]).await.unwrap();
+    (export, results)
+}
+
+/// What is in a folder.
+fn entries(folder: &Path) -> Vec<String> {
+    let mut found: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_left_as_they_are_streamed() {
+    let image = tricky::image();
+    for namespace in [None, Some("left-files")] {
+        let (rig, allowed) = rig(namespace);
+        let client = rig.client().await;
+        let features = client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().features;
+        assert!(features.contains(&"output-dest".to_owned()), "{features:?}");
+        let streamed = flattened(&client, &image, &[]).await;
+        let (export, results) = leave(&client, &image, "local", &[], &[("dest", "some/where")]).await;
+        assert_eq!((success(&results).r#type.as_str(), results.state()), ("local", ExportState::Committed));
+        same(&listing(&streamed), &listing(&tricky::tar(&allowed.join("some/where"), &["."])));
+        assert!(read(&client, &export, "a", 0).await.is_err(), "it is not kept twice");
+
+        let file = allowed.join("files.tar");
+        let (_, results) = leave(&client, &image, "tar", &[], &[("dest", file.to_str().unwrap())]).await;
+        success(&results);
+        assert!(fs::read(&file).unwrap() == streamed);
+        assert_eq!(entries(&allowed), ["files.tar", "some"], "nothing else is left");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_and_layouts_are_read_back() {
+    let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", "left\n").tar()]);
+    for namespace in [None, Some("left-archives")] {
+        let (rig, allowed) = rig(namespace);
+        let (client, stack) = (rig.client().await, rig.stack);
+        for (kind, tar, dest) in
+            [("docker", "true", "docker.tar"), ("oci", "false", "layout"), ("oci", "true", "oci.tar")]
+        {
+            let name = format!("left-{kind}:1");
+            let (_, results) = leave(&client, &image, kind, &[&name], &[("dest", dest), ("tar", tar)]).await;
+            let result = success(&results);
+            assert_eq!(result.response["image.name"], format!("docker.io/library/{name}"));
+        }
+        stack.docker(["load", "-i"]).arg(allowed.join("docker.tar")).ok();
+        let digest = stack.image("docker.io/library/left-docker:1");
+        assert_eq!(digest, Some(image.root.digest.to_string()));
+        for from in [
+            format!("oci:{}:1", allowed.join("layout").display()),
+            format!("oci-archive:{}:1", allowed.join("oci.tar").display()),
+        ] {
+            let raw = stack.run("skopeo").args(["inspect", "--raw", &from]).ok().stdout;
+            assert_eq!(raw.as_bytes(), &image.blobs[&image.root.digest][..]);
+        }
+        let to = format!("{}/left:1", stack.registry());
+        stack.run("crane").args(["push", "--insecure"]).arg(allowed.join("layout")).arg(&to).ok();
+        let pushed = stack.run("crane").args(["digest", "--insecure", &to]).ok();
+        assert_eq!(pushed.stdout.trim(), image.root.digest.to_string());
+        assert_eq!(entries(&allowed), ["docker.tar", "layout", "oci.tar"]);
+    }
+}
+
+async fn open_status(client: &Client, kind: &str, attributes: &[(&str, &str)]) -> tonic::Status {
+    let request = OpenRequest { exporters: vec![with("a", kind, attributes)], ..OpenRequest::default() };
+    client.exports.clone().open(request).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_allowed_folders_are_written_to() {
+    let client = Rig::layout().0;
+    let client_without = client.client().await;
+    let denied = open_status(&client_without, "tar", &[("dest", "x.tar")]).await;
+    assert_eq!((denied.code(), reason(&denied).as_str()), (Code::PermissionDenied, "DEST_DENIED"));
+    assert!(denied.message().contains("--allow-output-dir"), "{}", denied.message());
+    assert_eq!(fields(&denied), ["exporters[0].attributes[dest]"]);
+
+    let (rig, allowed) = rig(None);
+    let client = rig.client().await;
+    for dest in ["/etc/passwd", "/"] {
+        let denied = open_status(&client, "local", &[("dest", dest)]).await;
+        assert_eq!((denied.code(), reason(&denied).as_str()), (Code::PermissionDenied, "DEST_DENIED"));
+        let details = denied.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["allowed"], allowed.to_str().unwrap());
+    }
+    let long = "x/".repeat(2100);
+    for dest in ["../x", "a/../../x", "", ".", allowed.to_str().unwrap(), ".linkspan-x/y", "a\0b", &long] {
+        let wrong = open_status(&client, "local", &[("dest", dest)]).await;
+        assert_eq!(
+            (wrong.code(), fields(&wrong)),
+            (Code::InvalidArgument, vec!["exporters[0].attributes[dest]".to_owned()])
+        );
+    }
+    let wrong = open_status(&client, "oci", &[("tar", "false")]).await;
+    assert_eq!(fields(&wrong), ["exporters[0].attributes[tar]"]);
+    let wrong = open_status(&client, "image", &[("dest", "x")]).await;
+    assert_eq!(fields(&wrong), ["exporters[0].attributes[dest]"]);
+    assert_eq!(entries(&allowed), Vec::<String>::new());
+}
+
+/// The refusal of the only result.
+fn error(results: &CommitResults) -> (Reason, String) {
+    let [ExporterResult { error: Some(error), .. }] = &results.results[..] else { panic!("{results:?}") };
+    (error.reason(), error.message.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_replaced_and_no_link_is_followed() {
+    let (rig, allowed) = rig(None);
+    let client = rig.client().await;
+    let image = Image::new(&[Layer::new().file("etc/greeting", "mine").tar()]);
+    let outside = rig.stack.fresh_path("-outside");
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, allowed.join("link")).unwrap();
+    fs::create_dir_all(allowed.join("full")).unwrap();
+    fs::write(allowed.join("full/file"), "precious").unwrap();
+    fs::create_dir(allowed.join("empty")).unwrap();
+    let before = entries(&allowed);
+
+    for (kind, dest) in
+        [("local", "full"), ("local", "full/file"), ("tar", "full"), ("tar", "full/file"), ("local", "link")]
+    {
+        let (_, results) = leave(&client, &image, kind, &[], &[("dest", dest)]).await;
+        let (reason, message) = error(&results);
+        assert_eq!(reason, Reason::DestTaken, "{kind} {dest}: {message}");
+        assert!(message.contains(dest) && message.contains("remove it"), "{message}");
+    }
+    for dest in ["link/x", "full/file/x"] {
+        let (_, results) = leave(&client, &image, "local", &[], &[("dest", dest)]).await;
+        let (reason, message) = error(&results);
+        assert_eq!(reason, Reason::InvalidField, "{message}");
+        assert!(message.contains("no folder"), "{message}");
+    }
+    assert_eq!(fs::read_to_string(allowed.join("full/file")).unwrap(), "precious");
+    assert_eq!((entries(&outside), entries(&allowed)), (vec![], before));
+
+    let (export, results) = leave(&client, &image, "local", &[], &[("dest", "empty")]).await;
+    success(&results);
+    assert_eq!(fs::read_to_string(allowed.join("empty/etc/greeting")).unwrap(), "mine");
+    // The same Commit again, and the same of another export.
+    success(&client.commit(&export, vec![target("a", &image, &[])]).await.unwrap());
+    let (_, results) = leave(&client, &image, "local", &[], &[("dest", "empty")]).await;
+    assert_eq!(error(&results).0, Reason::DestTaken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_leaves_nothing_and_a_restart_takes_away_what_a_crash_left() {
+    let (mut rig, allowed) = rig(None);
+    let client = rig.client().await;
+    let bad = Image::new(&[Layer::new().file("a/file", "x").tar(), bytes::Bytes::from_static(&[b'x'; 4096])]);
+    for kind in ["tar", "local"] {
+        let (_, results) = leave(&client, &bad, kind, &[], &[("dest", "new/place")]).await;
+        assert_eq!(error(&results).0, Reason::DocumentInvalid);
+    }
+    assert_eq!(entries(&allowed), Vec::<String>::new());
+
+    // What a crash leaves: a stage that nobody has locked, be it closed to everybody.
+    let stage = allowed.join(".linkspan-crashed");
+    fs::create_dir_all(stage.join("output/closed")).unwrap();
+    fs::write(stage.join("output/closed/file"), "half").unwrap();
+    fs::set_permissions(stage.join("output/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::write(allowed.join("kept"), "somebody's").unwrap();
+    rig.linkspan.terminate();
+    drop(client);
+    let args = ["--allow-output-dir", allowed.to_str().unwrap()];
+    let again = Rig::layout_with(&args).0;
+    assert_eq!(entries(&allowed), ["kept"]);
+
+    // An export that outlived a restart is committed again, and finds its output.
+    let image = Image::new(&[Layer::new().file("etc/greeting", "mine").tar()]);
+    let client = again.client().await;
+    let request = OpenRequest {
+        export_id: "twice".to_owned(),
+        exporters: vec![with("a", "local", &[("dest", "out")]), with("b", "image", &[])],
+        ..OpenRequest::default()
+    };
+    client.exports.clone().open(request).await.unwrap();
+    client.send("twice", &image).await;
+    success(&client.commit("twice", vec![target("a", &image, &[])]).await.unwrap());
+    let inode = fs::metadata(allowed.join("out")).unwrap().ino();
+    let mut again = again;
+    again.linkspan.kill();
+    again.restart_with(&args);
+    let client = again.client().await;
+    success(&client.commit("twice", vec![target("a", &image, &[])]).await.unwrap());
+    assert_eq!(fs::metadata(allowed.join("out")).unwrap().ino(), inode, "it is the one that was there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_of_an_image_lead_nowhere_when_it_is_left() {
+    let (rig, allowed) = rig(None);
+    let client = rig.client().await;
+    let outside = rig.stack.fresh_path("-outside");
+    fs::create_dir(&outside).unwrap();
+    // The image's own link to a folder of this machine, and a file that is written through it.
+    let link = tricky::Folder::new().symlink("way", outside.to_str().unwrap()).tar(&["way"]);
+    let through = tricky::Folder::new().file("way/file", "through", 0o644, 0).tar(&["way/file"]);
+    let (_, results) = leave(&client, &Image::new(&[link, through]), "local", &[], &[("dest", "out")]).await;
+    success(&results);
+    assert_eq!(entries(&outside), Vec::<String>::new());
+    let inside = allowed.join("out").join(outside.strip_prefix("/").unwrap()).join("file");
+    assert_eq!(fs::read_to_string(inside).unwrap(), "through");
+    assert_eq!(fs::read_link(allowed.join("out/way")).unwrap(), outside);
+}

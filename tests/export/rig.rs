@@ -97,8 +97,12 @@ impl Rig {
 
     /// Starts it again after it ended.
     pub(crate) fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    pub(crate) fn restart_with(&mut self, args: &[&str]) {
         let engine: Vec<_> = self.engine.iter().map(String::as_str).collect();
-        self.linkspan = Linkspan::export(self.stack, &engine, &[], self.door.clone());
+        self.linkspan = Linkspan::export(self.stack, &engine, args, self.door.clone());
     }
 
     pub(crate) async fn client(&self) -> Client {

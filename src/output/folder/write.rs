@@ -86,7 +86,14 @@ impl Stage {
         // Always waited for: the stage goes with it.
         let written =
             writing.await.map_err(|error| FolderError::system("writing", "", std::io::Error::other(error)))?;
-        fed.and(written)
+        match (fed, written) {
+            (Err(error), Ok(stage)) => {
+                // It goes here and not on one of the runtime's threads: it may hold many files.
+                let _ = tokio::task::spawn_blocking(move || drop(stage)).await;
+                Err(error)
+            }
+            (_, written) => written,
+        }
     }
 }
 
