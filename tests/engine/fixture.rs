@@ -101,17 +101,13 @@ impl Image {
         Self::build(layers, diff_ids, &Platform::host().architecture)
     }
 
-    /// Layers with what follows the media type of an uncompressed one: `+gzip`, `+zstd`.
-    pub(crate) fn compressed(layers: &[(&str, Bytes)], diff_ids: &[Digest]) -> Self {
-        Self::build_as(layers, diff_ids, &Platform::host().architecture)
-    }
-
     fn build(layers: &[Bytes], diff_ids: &[Digest], architecture: &str) -> Self {
         let plain: Vec<_> = layers.iter().map(|layer| ("", layer.clone())).collect();
-        Self::build_as(&plain, diff_ids, architecture)
+        Self::compressed(&plain, diff_ids, architecture)
     }
 
-    fn build_as(layers: &[(&str, Bytes)], diff_ids: &[Digest], architecture: &str) -> Self {
+    /// Layers with what follows the media type of an uncompressed one: `+gzip`, `+zstd`.
+    pub(crate) fn compressed(layers: &[(&str, Bytes)], diff_ids: &[Digest], architecture: &str) -> Self {
         let mut blobs = HashMap::new();
         let layers: Vec<_> =
             layers.iter().map(|(kind, layer)| keep(&mut blobs, &format!("{TAR}{kind}"), layer.clone())).collect();

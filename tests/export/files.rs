@@ -253,7 +253,7 @@ async fn layers_that_are_not_what_they_should_be_are_refused() {
         assert_eq!(reason, Reason::DocumentInvalid, "{message}");
         assert!(message.contains(expected) && message.contains("sha256:"), "{expected}: {message}");
     }
-    let lie = Image::with_diff_ids(&[plain.clone()], &[Digest::sha256(b"something else")]);
+    let lie = Image::with_diff_ids(std::slice::from_ref(&plain), &[Digest::sha256(b"something else")]);
     let (reason, message) = refused(&client, &lie, &[]).await;
     assert_eq!(reason, Reason::DocumentInvalid);
     assert!(message.contains("and the config of the image says"), "{message}");

@@ -201,7 +201,7 @@ async fn a_failure_leaves_nothing_and_a_restart_takes_away_what_a_crash_left() {
     let stage = allowed.join(".linkspan-crashed");
     fs::create_dir_all(stage.join("output/closed")).unwrap();
     fs::write(stage.join("output/closed/file"), "half").unwrap();
-    fs::set_permissions(stage.join("output/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(stage.join("output/closed"), fs::Permissions::from_mode(0o0)).unwrap();
     fs::write(allowed.join("kept"), "somebody's").unwrap();
     rig.linkspan.terminate();
     drop(client);

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use linkspan::image::Digest;
+use linkspan::image::{Digest, Platform};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
 use crate::common::Run;
@@ -109,10 +109,8 @@ pub(crate) fn image() -> Image {
     let gzip = compressed(&second, "gzip -c");
     let zstd = compressed(&third, "zstd -c");
     let diff_ids = [&first, &second, &third, &fourth].map(|layer| Digest::sha256(layer));
-    Image::compressed(
-        &[("", first), ("+gzip", gzip), ("+zstd", zstd), ("+gzip", compressed(&fourth, "gzip -c"))],
-        &diff_ids,
-    )
+    let layers = [("", first), ("+gzip", gzip), ("+zstd", zstd), ("+gzip", compressed(&fourth, "gzip -c"))];
+    Image::compressed(&layers, &diff_ids, &Platform::host().architecture)
 }
 
 fn layers() -> [Bytes; 4] {

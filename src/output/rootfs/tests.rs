@@ -1,1 +1,163 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::json;
+
+use super::*;
+use crate::image::{Limits as GraphLimits, Walk};
+use crate::output::header::header;
+use crate::output::member::{Meta, Mtime};
+use crate::source::SourceError;
+
+/// Blobs in memory, and what is handed out in their place from the second time on.
+#[derive(Debug, Default)]
+struct Memory {
+    blobs: HashMap<Digest, Bytes>,
+    later: HashMap<Digest, Bytes>,
+    opened: AtomicUsize,
+}
+
+impl Source for Memory {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        let later = self.later.get(&blob.digest).filter(|_| self.opened.fetch_add(1, Ordering::Relaxed) > 0);
+        let bytes = later.unwrap_or(&self.blobs[&blob.digest]).slice(offset as usize..);
+        let chunks: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        Box::pin(async { Ok(stream::iter(chunks).boxed()) })
+    }
+}
+
+fn file(path: &str, size: u64, xattrs: &[(&str, usize)]) -> Member {
+    let xattrs = xattrs.iter().map(|(name, size)| ((*name).into(), vec![b'x'; *size].into())).collect();
+    let meta = Meta { mode: 0o640, uid: 1, gid: 2, mtime: Mtime { seconds: 5, nanos: 250 }, xattrs: Some(xattrs) };
+    Member { path: path.into(), body: Body::File { size }, meta }
+}
+
+/// A layer of files, each full of its first letter.
+fn layer(files: &[Member]) -> Bytes {
+    let mut tar = Vec::new();
+    for file in files {
+        let Body::File { size } = file.body else { panic!("{file:?}") };
+        tar.extend(header(file).unwrap());
+        tar.extend(vec![file.path[0]; size as usize]);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.extend([0; 1024]);
+    tar.into()
+}
+
+fn image(layers: &[Bytes]) -> (Memory, Graph) {
+    let mut memory = Memory::default();
+    let mut keep = |media_type: &str, bytes: Bytes| {
+        let digest = Digest::sha256(&bytes);
+        let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
+        memory.blobs.insert(digest, bytes);
+        descriptor
+    };
+    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = keep("application/vnd.oci.image.config.v1+json", serde_json::to_vec(&config).unwrap().into());
+    let layers: Vec<_> =
+        layers.iter().map(|layer| keep("application/vnd.oci.image.layer.v1.tar", layer.clone())).collect();
+    let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({"schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": layers});
+    let root = keep(manifest_type, serde_json::to_vec(&manifest).unwrap().into());
+    let mut walk = Walk::new(serde_json::from_value(root).unwrap(), GraphLimits::default()).unwrap();
+    while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
+        walk.supply(&wanted, memory.blobs[&wanted].clone()).unwrap();
+    }
+    (memory, walk.finish().unwrap())
+}
+
+async fn plan(memory: &Memory, graph: &Graph, limits: Limits) -> Result<Rootfs, RootfsError> {
+    Rootfs::new(memory, graph, &HashSet::new(), Options::default(), limits).await
+}
+
+#[tokio::test]
+async fn the_archive_has_the_size_that_was_said_and_comes_from_anywhere() {
+    // An extended header that is large enough to be passed on by itself, between pieces that are packed.
+    let files = [
+        file("a", 10, &[]),
+        file("b", 40_000, &[("user.large", 50_000), ("user.small", 1)]),
+        file("c", 513, &[]),
+        file(&format!("d/{}", "n".repeat(200)), 0, &[]),
+        file("e", 300_000, &[]),
+    ];
+    let upper = [file("c", 5, &[]), file("f", 600_000, &[])];
+    let (memory, graph) = image(&[layer(&files), layer(&upper)]);
+    let memory = Arc::new(memory);
+    let rootfs = Arc::new(plan(&memory, &graph, Limits::default()).await.unwrap());
+    let read = |offset| rootfs.clone().read(memory.clone(), offset).try_collect::<Vec<_>>();
+    let whole = read(0).await.unwrap().concat();
+    assert_eq!(whole.len() as u64, rootfs.size());
+    for offset in (0..whole.len()).step_by(9_973) {
+        assert!(read(offset as u64).await.unwrap().concat() == whole[offset..], "{offset}");
+    }
+    // Read back as a layer it is the same file system, and so the same archive but for the order of the layers.
+    let (again, graph) = image(&[whole.into()]);
+    let again = plan(&again, &graph, Limits::default()).await.unwrap();
+    assert_eq!(again.size(), rootfs.size());
+    let heads = |rootfs: &Rootfs| rootfs.images[0].head.clone();
+    assert_eq!(heads(&again), heads(&rootfs));
+    let mut members: Vec<_> =
+        rootfs.images[0].layers.iter().flat_map(|layer| &layer.files).map(|file| file.member.clone()).collect();
+    let same: Vec<_> = again.images[0].layers[0].files.iter().map(|file| file.member.clone()).collect();
+    assert_eq!(same, members);
+    members.sort_by(|one, other| one.path.cmp(&other.path));
+    assert_eq!(members.iter().map(|member| &*member.path).collect::<Vec<_>>(), [b"a", b"b", b"c", b"e", b"f"]);
+}
+
+#[tokio::test]
+async fn a_layer_that_changes_between_the_readings_is_no_success() {
+    let good = layer(&[file("a", 10, &[]), file("b", 100_000, &[])]);
+    for bad in [layer(&[file("a", 10, &[])]), layer(&[file("a", 11, &[])]), good.slice(..60_000), Bytes::new()] {
+        let (mut memory, graph) = image(std::slice::from_ref(&good));
+        memory.later.insert(Digest::sha256(&good), bad);
+        let rootfs = Arc::new(plan(&memory, &graph, Limits::default()).await.unwrap());
+        let error = rootfs.read(Arc::new(memory), 0).try_collect::<Vec<_>>().await.unwrap_err();
+        assert!(matches!(error, SourceError::Read { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn limits_are_those_of_the_whole_image() {
+    let (memory, graph) = image(&[layer(&[file("a", 1, &[])]), layer(&[file("a", 2, &[]), file("b", 1, &[])])]);
+    let limits = Limits { members: 3, names: 2, text_bytes: 2, ..Limits::default() };
+    let rootfs = plan(&memory, &graph, limits).await.unwrap();
+    assert!(rootfs.memory() > 2);
+    for (limits, what) in [
+        (Limits { members: 2, ..limits }, "the members of all layers"),
+        (Limits { names: 1, ..limits }, "the files"),
+        (Limits { text_bytes: 1, ..limits }, "the names"),
+    ] {
+        let error = plan(&memory, &graph, limits).await.unwrap_err();
+        assert!(matches!(error, RootfsError::Limit { .. }) && error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn folders_are_called_as_buildkit_calls_them() {
+    for (platform, expected) in
+        [("linux/amd64", "linux_amd64"), ("linux/arm/v7", "linux_arm_v7"), ("linux/arm64/v8", "linux_arm64")]
+    {
+        let named = named(&platform.parse().unwrap());
+        assert_eq!(folder(&named).unwrap(), expected.as_bytes());
+    }
+    let windows = Platform { os_version: Some("10.0.17763".to_owned()), ..platform("windows", "amd64") };
+    assert_eq!(folder(&named(&windows)).unwrap(), b"windows(10.0.17763)_amd64");
+    for (os, architecture) in [("a\0", "b"), ("linux", &"x".repeat(300))] {
+        assert!(folder(&named(&platform(os, architecture))).is_err());
+    }
+    // What documents say may be anything, but is one name.
+    assert_eq!(folder(&named(&platform("..", "../x"))).unwrap(), b".._.._x");
+}
+
+fn platform(os: &str, architecture: &str) -> Platform {
+    Platform { os: os.to_owned(), architecture: architecture.to_owned(), ..Platform::default() }
+}

@@ -389,7 +389,7 @@ type CapabilitiesResponse struct {
 	Limits *Limits `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Where images go.
 	Engine *Engine `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
-	// Services and features beyond the core, by name: `references`, `read-output`.
+	// Services and features beyond the core, by name: `references`, `read-output`, `output-dest`.
 	Features []string `protobuf:"bytes,5,rep,name=features,proto3" json:"features,omitempty"`
 	// The server's own name and version, for people: `linkspan 0.1.0`.
 	Server string `protobuf:"bytes,6,opt,name=server,proto3" json:"server,omitempty"`

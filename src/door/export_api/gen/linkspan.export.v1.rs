@@ -324,7 +324,7 @@ pub struct CapabilitiesResponse {
     /// Where images go.
     #[prost(message, optional, tag = "4")]
     pub engine: ::core::option::Option<Engine>,
-    /// Services and features beyond the core, by name: `references`, `read-output`.
+    /// Services and features beyond the core, by name: `references`, `read-output`, `output-dest`.
     #[prost(string, repeated, tag = "5")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// The server's own name and version, for people: `linkspan 0.1.0`.
