@@ -11,6 +11,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::archives::read;
+use crate::common::Disk;
 use crate::files::{flattened, open_with, with};
 use crate::fixture::{Image, Layer};
 use crate::listing::{listing, same};
@@ -244,4 +245,22 @@ async fn links_of_an_image_lead_nowhere_when_it_is_left() {
     let inside = allowed.join("out").join(outside.strip_prefix("/").unwrap()).join("file");
     assert_eq!(fs::read_to_string(inside).unwrap(), "through");
     assert_eq!(fs::read_link(allowed.join("out/way")).unwrap(), outside);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_keeps_nothing() {
+    let disk = Disk::new(32 << 20);
+    let root = disk.root();
+    let rig = Rig::layout_with(&["--allow-output-dir", root.to_str().unwrap()]).0;
+    let client = rig.client().await;
+    let image = Image::new(&[Layer::new().file("large", vec![7; 8 << 20]).tar()]);
+    disk.fill(1 << 20);
+    let before = entries(&root);
+    for kind in ["tar", "local", "oci"] {
+        let (_, results) = leave(&client, &image, kind, &[], &[("dest", "out")]).await;
+        let (reason, message) = error(&results);
+        assert_eq!(reason, Reason::NoSpace, "{message}");
+        assert!(message.contains("no room for") && message.contains("/out"), "{message}");
+        assert_eq!(entries(&root), before);
+    }
 }
