@@ -10,6 +10,7 @@
 pub mod buildx;
 pub mod cli;
 pub mod client;
+mod compression;
 pub mod config;
 pub mod daemon;
 mod docker_api;
@@ -23,6 +24,6 @@ pub mod progress;
 pub mod proxy;
 pub mod setup;
 pub mod source;
+mod tar;
 pub mod telemetry;
 pub mod tunnel;
-mod ustar;

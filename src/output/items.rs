@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::header::header;
 use super::member::{Body, Member};
 use crate::source::{Chunks, SourceError};
-use crate::ustar;
+use crate::tar;
 
 /// How many items wait for whoever takes them. With the largest pieces of files this is a few MiB.
 const BACKLOG: usize = 16;
@@ -59,7 +59,7 @@ pub(super) fn items<F: Future<Output = ()> + Send + 'static>(task: impl FnOnce(T
 
 /// How many bytes `member` takes in an archive.
 pub(super) fn archived_size(member: &Member) -> Result<u64, HeaderError> {
-    let content = if let Body::File { size } = member.body { size + ustar::padding(size) as u64 } else { 0 };
+    let content = if let Body::File { size } = member.body { size + tar::padding(size) as u64 } else { 0 };
     Ok(header(member)?.len() as u64 + content)
 }
 
@@ -106,12 +106,12 @@ impl Packing {
                     self.pad();
                     // A plan was made of it with the same header, so that it has one.
                     self.put(header(&member).map(Bytes::from).unwrap_or_default());
-                    self.padding = if let Body::File { size } = member.body { ustar::padding(size) } else { 0 };
+                    self.padding = if let Body::File { size } = member.body { tar::padding(size) } else { 0 };
                 }
                 None => {
                     self.pad();
                     if !std::mem::replace(&mut self.ended, true) {
-                        self.put(Bytes::from_static(&ustar::END));
+                        self.put(Bytes::from_static(&tar::END));
                     }
                     return Ok(Some(self.packed.split().freeze()).filter(|rest| !rest.is_empty()));
                 }
@@ -121,7 +121,7 @@ impl Packing {
 
     fn pad(&mut self) {
         let padding = std::mem::take(&mut self.padding);
-        self.put(Bytes::from_static(&ustar::END).slice(..padding));
+        self.put(Bytes::from_static(&tar::END).slice(..padding));
     }
 
     fn put(&mut self, mut bytes: Bytes) {

@@ -15,7 +15,6 @@ use futures_util::stream::BoxStream;
 
 use crate::image::{Descriptor, Digest};
 
-pub(crate) use archive::{Decompressed, decompress};
 pub use buildkit_content::BuildkitContent;
 pub use choose::{Choice, ChoiceError, Holding, choose};
 pub use document::read_document;

@@ -7,7 +7,7 @@ use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
 use crate::image::{Descriptor, Reference};
-use crate::ustar;
+use crate::tar;
 
 /// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
 const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -38,15 +38,15 @@ pub(super) fn archive(root: &Descriptor, names: &[Reference]) -> Result<Bytes, s
     let mut tar = Vec::new();
     file(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
     file(&mut tar, "index.json", &serde_json::to_vec(&index)?);
-    tar.extend_from_slice(&ustar::END);
+    tar.extend_from_slice(&tar::END);
     Ok(tar.into())
 }
 
 /// Appends a file.
 fn file(tar: &mut Vec<u8>, name: &str, content: &[u8]) {
-    tar.extend_from_slice(&ustar::header(name, content.len() as u64));
+    tar.extend_from_slice(&tar::header(name, content.len() as u64));
     tar.extend_from_slice(content);
-    tar.resize(tar.len().next_multiple_of(ustar::BLOCK), 0);
+    tar.resize(tar.len().next_multiple_of(tar::BLOCK), 0);
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn tar_reads_it() {
         let archive = archive(&root(), &[]).unwrap();
-        assert_eq!(archive.len() % ustar::BLOCK, 0);
+        assert_eq!(archive.len() % tar::BLOCK, 0);
         assert_eq!(untar(&archive, &["-t"]), "oci-layout\nindex.json\n");
         assert_eq!(untar(&archive, &["-xO", "oci-layout"]), r#"{"imageLayoutVersion":"1.0.0"}"#);
     }

@@ -20,7 +20,7 @@ use super::wanted::Wanted;
 use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::progress::Events;
-use crate::ustar;
+use crate::tar;
 
 /// How long dockerd may take no bytes, or say nothing while it loads, before it counts as stuck. It says something for
 /// each half megabyte that it unpacks, and nothing while a graph driver without sharing copies a layer.
@@ -96,9 +96,9 @@ impl Upload {
 
     /// Fills the last block of a file of `size` bytes.
     pub(super) async fn pad(&self, size: u64) -> Result<(), EngineError> {
-        match ustar::padding(size) {
+        match tar::padding(size) {
             0 => Ok(()),
-            zeros => self.send(Bytes::from_static(&ustar::END).slice(..zeros)).await,
+            zeros => self.send(Bytes::from_static(&tar::END).slice(..zeros)).await,
         }
     }
 
@@ -106,7 +106,7 @@ impl Upload {
     pub(super) async fn finish(self) -> Result<Vec<String>, EngineError> {
         let Self { body, answering, outcome } = self;
         let last = async {
-            for part in [Some(Bytes::from_static(&ustar::END)), None] {
+            for part in [Some(Bytes::from_static(&tar::END)), None] {
                 if body.send(part).await.is_err() {
                     // The load has ended, and says why.
                     return;
@@ -130,7 +130,7 @@ pub(super) fn broken(reason: String) -> EngineError {
 
 /// The header of the file `name`.
 pub(super) fn header(name: &str, size: u64) -> Bytes {
-    Bytes::copy_from_slice(&ustar::header(name, size))
+    Bytes::copy_from_slice(&tar::header(name, size))
 }
 
 /// Where a blob is in the archive. Digests of other algorithms are too long for a tar's name; their beginning will do.

@@ -18,7 +18,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::Output;
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::source::{Chunks, Source, SourceError, read_range};
-use crate::ustar;
+use crate::tar;
 
 pub use error::ArchiveError;
 pub use frame::index;
@@ -101,8 +101,8 @@ impl Archive {
             // What a reader needs of it is in its document; this is held as long as the archive is read.
             .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
             .collect();
-        let size = blobs.iter().try_fold((head + ustar::END.len()) as u64, |size, blob| {
-            let around = ustar::member(&frame::path(&blob.digest), blob.size).len() + ustar::padding(blob.size);
+        let size = blobs.iter().try_fold((head + tar::END.len()) as u64, |size, blob| {
+            let around = tar::member(&frame::path(&blob.digest), blob.size).len() + tar::padding(blob.size);
             size.checked_add(blob.size)?.checked_add(around as u64).filter(|size| i64::try_from(*size).is_ok())
         });
         Ok(Self { files, blobs, size: size.ok_or(ArchiveError::TooLarge)? })
@@ -113,21 +113,21 @@ impl Archive {
         let count = self.blobs.len();
         let member = move |at: usize| {
             let blob = self.blobs[at].clone();
-            let header = ustar::member(&frame::path(&blob.digest), blob.size);
-            let padding = Bytes::from_static(&ustar::END).slice(..ustar::padding(blob.size));
+            let header = tar::member(&frame::path(&blob.digest), blob.size);
+            let padding = Bytes::from_static(&tar::END).slice(..tar::padding(blob.size));
             [Part::Bytes(header), Part::Blob(blob), Part::Bytes(padding)]
         };
         files
             .into_iter()
             .chain((0..count).flat_map(member))
-            .chain(std::iter::once(Part::Bytes(Bytes::from_static(&ustar::END))))
+            .chain(std::iter::once(Part::Bytes(Bytes::from_static(&tar::END))))
     }
 }
 
 /// A file whose content is ours, as a member.
 fn head(name: &str, content: &Bytes) -> Bytes {
     let size = content.len() as u64;
-    [&ustar::member(name, size)[..], content, &ustar::END[..ustar::padding(size)]].concat().into()
+    [&tar::member(name, size)[..], content, &tar::END[..tar::padding(size)]].concat().into()
 }
 
 impl Output for Archive {

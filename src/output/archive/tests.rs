@@ -122,7 +122,7 @@ async fn reading_begins_anywhere_and_is_always_the_same() {
     let (memory, graph) = sample();
     let plan = || Arc::new(Archive::new(&graph, &names(&["demo"]), Flavour::Oci, &HashSet::new()).unwrap());
     let whole = bytes(&plan(), memory.clone(), 0).await;
-    assert_eq!(whole.len() % ustar::BLOCK, 0);
+    assert_eq!(whole.len() % tar::BLOCK, 0);
     for offset in (0..whole.len()).step_by(97).chain([whole.len() - 1, whole.len(), whole.len() + 1]) {
         let rest = bytes(&plan(), memory.clone(), offset as u64).await;
         assert_eq!(rest, whole.get(offset..).unwrap_or_default(), "{offset}");

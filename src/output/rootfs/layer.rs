@@ -11,9 +11,10 @@ use tokio_util::io::StreamReader;
 
 use super::RootfsError;
 use super::limits::PATH_BYTES;
+use crate::compression::{Decompressed, decompress};
 use crate::image::{Descriptor, Digest, Hasher};
 use crate::output::member::{Body, Member, Meta, Mtime};
-use crate::source::{Decompressed, Source, SourceError, decompress};
+use crate::source::{Source, SourceError};
 
 /// How much is decompressed at once, and the largest piece of a file.
 const CHUNK_BYTES: usize = 256 << 10;

@@ -23,7 +23,7 @@ use super::items::{Items, archive};
 use super::member::{Body, Member};
 use crate::image::{Descriptor, Digest, Graph, Platform};
 use crate::source::{Chunks, Source};
-use crate::ustar;
+use crate::tar;
 use plan::Cost;
 
 pub use error::RootfsError;
@@ -125,7 +125,7 @@ impl Rootfs {
             overlap::merge(&mut images, &platforms.iter().map(|(platform, _)| platform.as_str()).collect::<Vec<_>>())?;
         }
         let images = images.into_iter().map(Image::measured).collect::<Result<Vec<_>, _>>()?;
-        let sizes = images.iter().flat_map(|image| image.parts()).chain([ustar::END.len() as u64]);
+        let sizes = images.iter().flat_map(|image| image.parts()).chain([tar::END.len() as u64]);
         let size = sizes.fold(0, u64::saturating_add);
         if i64::try_from(size).is_err() {
             return Err(RootfsError::TooLarge);

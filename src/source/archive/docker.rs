@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::files::Files;
 use super::members::Place;
-use super::outer::Outer;
 use super::{ArchiveError, SavedImage};
+use crate::compression::Compression;
 use crate::image::{Algorithm, Descriptor, Digest, Document, Hasher, Limits, Reference, View};
 
 /// In which words a manifest is written for an image that has none.
@@ -36,15 +36,15 @@ impl Form {
         }
     }
 
-    fn layer(self, outer: Outer) -> Option<&'static str> {
-        Some(match (self, outer) {
-            (Self::Docker, Outer::Plain) => "application/vnd.docker.image.rootfs.diff.tar",
+    fn layer(self, compression: Compression) -> Option<&'static str> {
+        Some(match (self, compression) {
+            (Self::Docker, Compression::None) => "application/vnd.docker.image.rootfs.diff.tar",
             // Of any compression, for the importer.
             (Self::Docker, _) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
-            (Self::Oci, Outer::Plain) => "application/vnd.oci.image.layer.v1.tar",
-            (Self::Oci, Outer::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
-            (Self::Oci, Outer::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
-            (Self::Oci, Outer::Bzip2 | Outer::Xz) => return None,
+            (Self::Oci, Compression::None) => "application/vnd.oci.image.layer.v1.tar",
+            (Self::Oci, Compression::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
+            (Self::Oci, Compression::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
+            (Self::Oci, Compression::Bzip2 | Compression::Xz) => return None,
         })
     }
 }
@@ -157,20 +157,20 @@ fn describe_layer(
     diff_id: &Digest,
     form: Form,
 ) -> Result<Descriptor, ArchiveError> {
-    let mut start = [0; Outer::MARK_BYTES];
-    let outer = match place {
-        Place::There { mark, .. } => Outer::of(mark),
+    let mut start = [0; Compression::MARK_BYTES];
+    let compression = match place {
+        Place::There { mark, .. } => Compression::of(mark),
         Place::Here { .. } => {
             let read = files.read_at(member, place, 0, &mut start)?;
-            Outer::of(&start[..read])
+            Compression::of(&start[..read])
         }
     };
     let unfit = || files.wrong(member, "is compressed with bzip2 or xz, which layers of images are not".to_owned());
-    let media_type = form.layer(outer).ok_or_else(unfit)?;
+    let media_type = form.layer(compression).ok_or_else(unfit)?;
     if let Place::There { digest, .. } = place {
         return Ok(Descriptor::new(media_type, digest.clone(), place.size()));
     }
-    if outer == Outer::Plain {
+    if compression == Compression::None {
         return Ok(Descriptor::new(media_type, diff_id.clone(), place.size()));
     }
     let (mut hasher, mut at) = (Hasher::new(Algorithm::Sha256), 0);

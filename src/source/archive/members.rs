@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tar_core::parse::{Limits, ParseEvent, Parser};
 
 use crate::image::Digest;
+use crate::tar::{BLOCK, clean, padding};
 
 /// How many members an archive may have: an image of the most blobs that are allowed has a folder for each of them.
 const MAX_MEMBERS: usize = 100_000;
@@ -15,7 +16,6 @@ const MAX_MEMBERS: usize = 100_000;
 const MAX_NAME: u32 = 4096;
 /// The longest way from link to link.
 const MAX_LINKS: usize = 16;
-const BLOCK: u64 = 512;
 
 /// Where the bytes of a file are.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ pub(super) struct Head {
 impl Head {
     /// Zeros that fill its last block.
     pub(super) fn padding(&self) -> u64 {
-        self.size.next_multiple_of(BLOCK) - self.size
+        padding(self.size) as u64
     }
 
     /// Its name, with nothing in it that could be written in another way.
@@ -106,7 +106,7 @@ pub(super) fn step(bytes: &[u8]) -> Result<Step, String> {
         return Err(format!("`{}` has content and is no file", entry.path_lossy()));
     }
     // What lies beyond that cannot be counted in the signed numbers of file systems.
-    if entry.size > i64::MAX as u64 - BLOCK {
+    if entry.size > i64::MAX as u64 - BLOCK as u64 {
         return Err(format!("`{}` says that it has {} bytes", entry.path_lossy(), entry.size));
     }
     Ok(Step::Member(Head { head, size: entry.size, name, link, is_file }))
@@ -117,7 +117,7 @@ impl Members {
     pub(super) fn of(file: &Arc<File>) -> Result<Self, String> {
         let length = file.metadata().map_err(|error| error.to_string())?.len();
         let (mut members, mut at, mut bytes) = (Self::default(), 0_u64, Vec::new());
-        let mut wanted = BLOCK as usize;
+        let mut wanted = BLOCK;
         loop {
             let have = bytes.len();
             let left = usize::try_from(length - at).unwrap_or(usize::MAX);
@@ -146,7 +146,7 @@ impl Members {
             };
             at += size;
             bytes.clear();
-            wanted = BLOCK as usize;
+            wanted = BLOCK;
         }
     }
 
@@ -193,24 +193,4 @@ impl Members {
 /// What is said of an archive that ends too early.
 pub(super) fn cut_off(at: u64) -> String {
     format!("it breaks off in the file that begins at byte {at}")
-}
-
-/// The shortest name of the same file, by the rules of Go's `path.Clean`, which is what containerd's importer knows a
-/// file by (containerd `core/images/archive/importer.go`). Nothing is ever written under such a name.
-fn clean(name: &[u8]) -> Vec<u8> {
-    let rooted = name.starts_with(b"/");
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in name.split(|&byte| byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if parts.last().is_some_and(|last| *last != b"..") => {
-                parts.pop();
-            }
-            b".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let mut cleaned = if rooted { b"/".to_vec() } else { Vec::new() };
-    cleaned.extend(parts.join(&b'/'));
-    cleaned
 }

@@ -8,7 +8,6 @@ mod error;
 mod files;
 mod members;
 mod oci;
-mod outer;
 mod spool;
 
 use std::collections::HashMap;
@@ -25,13 +24,12 @@ use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
 use self::members::{Members, Place};
-use self::outer::Outer;
 use super::{Chunks, Holding, Source, SourceError};
+use crate::compression::{Compression, decompress};
 use crate::image::{Descriptor, Digest, Reference};
 
 pub use docker::Form;
 pub use error::ArchiveError;
-pub(crate) use outer::{Plain as Decompressed, open as decompress};
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -108,11 +106,11 @@ impl Archive {
             let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
             return Self::read(&name, reader, form, elsewhere).await;
         }
-        let mut mark = [0; Outer::MARK_BYTES];
+        let mut mark = [0; Compression::MARK_BYTES];
         let file = Arc::new(file);
         let place = Place::Here { file: file.clone(), offset: 0, size: metadata.len() };
         let length = read_at(&place, 0, &mut mark).map_err(failed)?;
-        if Outer::of(&mark[..length]) != Outer::Plain {
+        if Compression::of(&mark[..length]) != Compression::None {
             let again = file.try_clone().map_err(failed)?;
             let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(again));
             return Self::read(&name, reader, form, elsewhere).await;
@@ -130,7 +128,7 @@ impl Archive {
         elsewhere: Option<Elsewhere>,
     ) -> Result<Self, ArchiveError> {
         let failed = |error| ArchiveError::Io { archive: name.to_owned(), what: "reading it".to_owned(), error };
-        let plain = outer::open(reader).await.map_err(failed)?;
+        let plain = decompress(reader).await.map_err(failed)?;
         let members = spool::spool(name, plain, elsewhere.as_ref()).await?;
         Self::of(Files::tar(name.to_owned(), members), form, elsewhere).await
     }

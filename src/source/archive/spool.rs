@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::members::{Head, Members, Place, Step, cut_off, step};
-use super::outer::{Outer, Plain};
 use super::{ArchiveError, Elsewhere};
+use crate::compression::{Compression, Decompressed};
 use crate::image::{Digest, Limits};
 
 /// How much is copied at once.
@@ -19,7 +19,7 @@ const COPY_BYTES: usize = 256 << 10;
 /// Reads the archive called `name` to its end.
 pub(super) async fn spool(
     name: &str,
-    mut archive: Plain,
+    mut archive: Decompressed,
     elsewhere: Option<&Elsewhere>,
 ) -> Result<Members, ArchiveError> {
     let failed = |what: &str| {
@@ -64,8 +64,8 @@ pub(super) async fn spool(
                     left -= read as u64;
                     let useful = usize::try_from(content).unwrap_or(read).min(read);
                     content -= useful as u64;
-                    if there.is_some() && mark.len() < Outer::MARK_BYTES {
-                        mark.extend_from_slice(&buffer[..useful.min(Outer::MARK_BYTES - mark.len())]);
+                    if there.is_some() && mark.len() < Compression::MARK_BYTES {
+                        mark.extend_from_slice(&buffer[..useful.min(Compression::MARK_BYTES - mark.len())]);
                     }
                     if keep {
                         into.write_all(&buffer[..useful]).await.map_err(failed("keeping it in a temporary file"))?;
@@ -101,7 +101,7 @@ async fn there(member: &Head, elsewhere: Option<&Elsewhere>) -> Option<Digest> {
 }
 
 /// Fills `into` as far as the archive goes.
-async fn fill(archive: &mut Plain, into: &mut [u8]) -> io::Result<usize> {
+async fn fill(archive: &mut Decompressed, into: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < into.len() {
         match archive.read(&mut into[filled..]).await? {

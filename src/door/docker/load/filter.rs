@@ -13,12 +13,12 @@ use tracing::{debug, warn};
 
 use super::layout::is_layout;
 use super::ledger::{Ledger, Spared};
-use super::member::{BLOCK, Member, Read, padding, read};
+use super::member::{Member, Read, read};
 use super::pins::{self, Pins, Settled};
 use super::pipe::{Chunks, Input, Output};
-use super::restored::header;
 use crate::engine::{EngineError, Hold, StoredBlob};
 use crate::image::Digest;
+use crate::tar;
 
 /// How much is compared at once.
 const PIECE: u64 = 1 << 20;
@@ -115,7 +115,7 @@ impl Filter {
         loop {
             self.settle(false).await?;
             let mut head = BytesMut::new();
-            let mut needed = BLOCK;
+            let mut needed = tar::BLOCK;
             let what = loop {
                 if !self.input.fill(&mut head, needed, &mut self.output).await? {
                     return self.end_without_blocks(head.freeze()).await;
@@ -170,9 +170,9 @@ impl Filter {
     /// The archive's end is announced by one block of zeros, and there if it is followed by another or by nothing.
     async fn end(&mut self, first: Bytes) -> Result<Option<Bytes>, Broken> {
         let mut blocks = BytesMut::from(first);
-        let is_whole = self.input.fill(&mut blocks, 2 * BLOCK, &mut self.output).await?;
+        let is_whole = self.input.fill(&mut blocks, 2 * tar::BLOCK, &mut self.output).await?;
         self.settle(true).await?;
-        let is_end = if is_whole { blocks.iter().all(|&byte| byte == 0) } else { blocks.len() == BLOCK };
+        let is_end = if is_whole { blocks.iter().all(|&byte| byte == 0) } else { blocks.len() == tar::BLOCK };
         if is_end && !self.is_layout {
             self.restore().await?;
         }
@@ -315,9 +315,10 @@ impl Filter {
         for (digest, size) in self.ledger.take() {
             let blob = self.hold.find(&digest).await?.filter(|blob| blob.size() == size);
             let blob = blob.ok_or_else(|| EngineError::Missing { digests: vec![digest.clone()] })?;
-            self.output.send(header(&digest, size)).await?;
+            let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
+            self.output.send(tar::member(&name, size)).await?;
             self.send_stored(&blob, size).await?;
-            self.output.send(zeros(padding(size))).await?;
+            self.output.send(zeros(tar::padding(size))).await?;
         }
         Ok(())
     }
@@ -338,7 +339,7 @@ impl Filter {
                 self.ledger.remove(&digest);
                 self.output.send(head).await?;
                 self.send_stored(&blob, blob.size()).await?;
-                self.output.send(zeros(padding(blob.size()))).await?;
+                self.output.send(zeros(tar::padding(blob.size()))).await?;
             }
         }
         Ok(())
@@ -406,7 +407,7 @@ fn is_equal(stored: &[u8], chunks: &[Bytes]) -> bool {
 
 /// Less than a block of them.
 fn zeros(length: usize) -> Bytes {
-    Bytes::from_static(&[0; BLOCK]).slice(..length.min(BLOCK))
+    Bytes::from_static(&[0; tar::BLOCK]).slice(..length.min(tar::BLOCK))
 }
 
 /// The digest that a file named `blobs/<algorithm>/<hex>` claims to have.

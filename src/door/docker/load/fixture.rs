@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::member::{BLOCK, Read, padding, read};
+use super::member::{Read, read};
 use crate::engine::{EngineError, Hold, StoredBlob};
 use crate::image::Digest;
+use crate::tar::{BLOCK, padding};
 
 /// An archive that is being written.
 #[derive(Debug, Clone, Default)]

@@ -7,8 +7,8 @@
 
 use tar_core::parse::{Limits, ParseEvent, Parser};
 
-/// The unit that everything in a tar archive is padded to.
-pub(super) const BLOCK: usize = 512;
+use crate::tar::{BLOCK, clean, padding};
+
 /// The longest extended header that Go reads (`archive/tar/common.go`, `maxSpecialFileSize`).
 const EXTENSION_BYTES: u64 = 1 << 20;
 /// PAX records that say nothing about a file's content. Any other may mean what we do not know.
@@ -45,12 +45,6 @@ impl Member {
     pub(super) fn padding(&self) -> usize {
         padding(self.size)
     }
-}
-
-/// Bytes of zeros that fill the last block of `size` bytes.
-pub(super) fn padding(size: u64) -> usize {
-    let rest = size % BLOCK as u64;
-    if rest == 0 { 0 } else { BLOCK - rest as usize }
 }
 
 /// Reads the member that `bytes` begin with.
@@ -291,26 +285,6 @@ impl<'a> Records<'a> {
         let is_sound = !key.is_empty() && key.bytes().all(is_usual) && !value.contains(&b'\n');
         is_sound.then_some((key, value))
     }
-}
-
-/// The shortest name of the same file, by the rules of Go's `path.Clean`, which is what containerd's importer knows a
-/// file by (containerd `core/images/archive/importer.go`).
-pub(super) fn clean(name: &[u8]) -> Vec<u8> {
-    let rooted = name.starts_with(b"/");
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in name.split(|&byte| byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if parts.last().is_some_and(|last| *last != b"..") => {
-                parts.pop();
-            }
-            b".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let mut cleaned = if rooted { b"/".to_vec() } else { Vec::new() };
-    cleaned.extend(parts.join(&b'/'));
-    if cleaned.is_empty() { b".".to_vec() } else { cleaned }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ mod member;
 mod outer;
 mod pins;
 mod pipe;
-mod restored;
 mod upload;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -2,14 +2,12 @@
 
 use std::io;
 
-use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
-use async_compression::zstd::DParameter;
 use bytes::{Buf as _, Bytes};
 use futures_util::{Stream, StreamExt as _, stream};
-use tokio::io::AsyncRead;
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::pipe::Chunks;
+use crate::compression::Compression;
 
 /// How much is looked at: enough for what [`Outer::of`] looks for.
 const PEEK_BYTES: usize = 64;
@@ -18,45 +16,34 @@ const DECOMPRESSED_BYTES: usize = 256 << 10;
 /// The most that a decompressor may have to remember of what it wrote, as a power of two: 16 MiB. A plain `zstd` or `xz`
 /// asks for 8 MiB at most, their highest levels for up to 128.
 const WINDOW_LOG: u32 = 24;
-/// The same for xz, together with its own state.
-const XZ_BYTES: u64 = (1 << WINDOW_LOG) + (1 << 20);
+/// What a zstd frame begins with (RFC 8878, section 3.1.1).
+const ZSTD_FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// What an archive is compressed with, by the marks that dockerd goes by (go-archive `compression_detect.go`).
+/// How an archive can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outer {
-    Plain,
-    Gzip,
-    Bzip2,
-    Xz,
-    Zstd,
+    Fit(Compression),
     /// dockerd may be able to read it, in memory that we do not want to spend.
     Unfit,
 }
 
 impl Outer {
     fn of(bytes: &[u8]) -> Self {
-        match bytes {
-            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
-            [b'B', b'Z', b'h', ..] => Self::Bzip2,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] if xz_window(bytes) => Self::Xz,
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Unfit,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] if zstd_window(bytes) => Self::Zstd,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Unfit,
-            // A frame to be skipped, with whatever behind it.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => Self::Unfit,
-            _ => Self::Plain,
-        }
+        let compression = Compression::of(bytes);
+        let fits = match compression {
+            Compression::Xz => xz_window(bytes),
+            // In front of a frame there may be one to be skipped, with whatever behind it.
+            Compression::Zstd => bytes.starts_with(&ZSTD_FRAME) && zstd_window(bytes),
+            Compression::None | Compression::Gzip | Compression::Bzip2 => true,
+        };
+        if fits { Self::Fit(compression) } else { Self::Unfit }
     }
 
-    /// Its name in messages.
-    pub(super) fn name(self) -> &'static str {
+    /// What is decompressed of it, if anything.
+    pub(super) fn compression(self) -> Option<Compression> {
         match self {
-            Self::Plain => "tar",
-            Self::Gzip => "gzip",
-            Self::Bzip2 => "bzip2",
-            Self::Xz => "xz",
-            Self::Zstd => "zstd",
-            Self::Unfit => "compressed",
+            Self::Fit(Compression::None) | Self::Unfit => None,
+            Self::Fit(compression) => Some(compression),
         }
     }
 }
@@ -124,33 +111,8 @@ pub(super) async fn open(
     }
     let outer = Outer::of(&first);
     let chunks = stream::iter(peeked).chain(chunks);
-    if matches!(outer, Outer::Plain | Outer::Unfit) {
-        return Ok((outer, Box::pin(chunks)));
-    }
-    let reader = StreamReader::new(chunks);
-    // Each may consist of several streams, one after another, which make up one archive.
-    let reader: Box<dyn AsyncRead + Send + Unpin> = match outer {
-        Outer::Gzip => {
-            let mut decoder = GzipDecoder::new(reader);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
-        Outer::Bzip2 => {
-            let mut decoder = BzDecoder::new(reader);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
-        Outer::Xz => {
-            let mut decoder = XzDecoder::with_mem_limit(reader, XZ_BYTES);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
-        _ => {
-            let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(WINDOW_LOG)]);
-            decoder.multiple_members(true);
-            Box::new(decoder)
-        }
-    };
+    let Some(compression) = outer.compression() else { return Ok((outer, Box::pin(chunks))) };
+    let reader = compression.decompress(StreamReader::new(chunks), WINDOW_LOG);
     Ok((outer, Box::pin(ReaderStream::with_capacity(reader, DECOMPRESSED_BYTES))))
 }
 
@@ -177,12 +139,12 @@ mod tests {
         Ok(bytes)
     }
 
-    async fn compressed(outer: Outer, bytes: &[u8]) -> Vec<u8> {
+    async fn compressed(compression: Compression, bytes: &[u8]) -> Vec<u8> {
         let mut into = Vec::new();
-        match outer {
-            Outer::Gzip => codecs::GzipEncoder::new(bytes).read_to_end(&mut into).await,
-            Outer::Bzip2 => codecs::BzEncoder::new(bytes).read_to_end(&mut into).await,
-            Outer::Xz => codecs::XzEncoder::new(bytes).read_to_end(&mut into).await,
+        match compression {
+            Compression::Gzip => codecs::GzipEncoder::new(bytes).read_to_end(&mut into).await,
+            Compression::Bzip2 => codecs::BzEncoder::new(bytes).read_to_end(&mut into).await,
+            Compression::Xz => codecs::XzEncoder::new(bytes).read_to_end(&mut into).await,
             _ => codecs::ZstdEncoder::new(bytes).read_to_end(&mut into).await,
         }
         .unwrap();
@@ -192,24 +154,24 @@ mod tests {
     #[tokio::test]
     async fn every_kind_is_read_in_chunks_of_any_size() {
         let archive: Vec<u8> = (0..100_000u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
-        for outer in [Outer::Gzip, Outer::Bzip2, Outer::Xz, Outer::Zstd] {
-            let once = compressed(outer, &archive).await;
+        for compression in [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd] {
+            let once = compressed(compression, &archive).await;
             let twice = [once.clone(), once.clone()].concat();
             for chunk in [1, 7, 4096, twice.len()] {
                 let (found, decompressed) = open(chunks(&twice, chunk)).await.unwrap();
-                assert_eq!(found, outer);
+                assert_eq!(found, Outer::Fit(compression));
                 assert!(
                     all(decompressed).await.unwrap() == [&archive[..], &archive[..]].concat(),
-                    "{outer:?} by {chunk}"
+                    "{compression:?} by {chunk}"
                 );
             }
             let (_, cut) = open(chunks(&once[..once.len() - 10], 4096)).await.unwrap();
-            assert!(all(cut).await.is_err(), "{outer:?} cut off");
+            assert!(all(cut).await.is_err(), "{compression:?} cut off");
             let mut broken = once.clone();
             let middle = broken.len() / 2;
             broken[middle..].fill(0);
             let (_, broken) = open(chunks(&broken, 4096)).await.unwrap();
-            assert!(all(broken).await.is_err(), "{outer:?} broken");
+            assert!(all(broken).await.is_err(), "{compression:?} broken");
         }
     }
 
@@ -217,7 +179,7 @@ mod tests {
     async fn what_has_no_mark_is_plain() {
         for bytes in [&b""[..], b"B", b"blobs/", &[0x1f, 0x8b], &[0; 1024]] {
             let (outer, passed) = open(chunks(bytes, 3)).await.unwrap();
-            assert_eq!(outer, Outer::Plain);
+            assert_eq!(outer, Outer::Fit(Compression::None));
             assert_eq!(all(passed).await.unwrap(), bytes);
         }
     }
@@ -236,10 +198,10 @@ mod tests {
     #[tokio::test]
     async fn large_windows_are_left_to_docker() {
         for (program, args, expected) in [
-            ("xz", ["-c", "-6"], Outer::Xz),
-            ("xz", ["-c", "-7"], Outer::Xz),
+            ("xz", ["-c", "-6"], Outer::Fit(Compression::Xz)),
+            ("xz", ["-c", "-7"], Outer::Fit(Compression::Xz)),
             ("xz", ["-c", "-9"], Outer::Unfit),
-            ("zstd", ["-c", "-19"], Outer::Zstd),
+            ("zstd", ["-c", "-19"], Outer::Fit(Compression::Zstd)),
             ("zstd", ["-c", "--long=27"], Outer::Unfit),
         ] {
             let bytes = made_by(program, &args);

@@ -62,13 +62,13 @@ async fn run(hold: Arc<dyn Hold>, body: Incoming, spared: Arc<OnceLock<Spared>>,
         Outer::Unfit => filter::pass(chunks, output).await,
         _ => filter::run(hold, chunks, output, &spared).await,
     };
-    match outcome {
-        Ok(()) => Uploaded::Whole,
-        Err(Broken::Input(error)) if !matches!(outer, Outer::Plain | Outer::Unfit) && !is_clients(&error) => {
-            debug!(%error, kind = outer.name(), "an archive cannot be decompressed");
-            Uploaded::Undecodable(outer.name(), error)
+    match (outcome, outer.compression()) {
+        (Ok(()), _) => Uploaded::Whole,
+        (Err(Broken::Input(error)), Some(compression)) if !is_clients(&error) => {
+            debug!(%error, kind = compression.name(), "an archive cannot be decompressed");
+            Uploaded::Undecodable(compression.name(), error)
         }
-        Err(error) => {
+        (Err(error), _) => {
             debug!(%error, "an archive was not sent to its end");
             Uploaded::Broken(error)
         }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::super::fixture::{Import, Memory, Tar, blob_name, header, import, seal};
 use super::super::pipe::Piece;
 use super::*;
+use crate::tar::BLOCK;
 
 const A: &[u8] = b"the first blob";
 const B: &[u8] = &[7; 1500];

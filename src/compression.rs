@@ -1,0 +1,94 @@
+//! What archives and layers are compressed with, and reading them.
+
+use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead};
+
+/// The most that a decompressor may have to remember of what it wrote, as a power of two: 128 MiB, what the highest
+/// levels of `zstd` and `xz` ask for, and what `zstd -d` grants.
+const WINDOW_LOG: u32 = 27;
+/// What xz needs for its own state, beside its window.
+const XZ_STATE_BYTES: u64 = 1 << 20;
+
+/// What something is compressed with, by the marks that dockerd goes by (go-archive `compression_detect.go`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Bzip2,
+    Xz,
+    Zstd,
+}
+
+/// Something without its compression.
+pub(crate) type Decompressed = Box<dyn AsyncRead + Send + Unpin>;
+
+impl Compression {
+    /// How many bytes [`Compression::of`] looks at.
+    pub(crate) const MARK_BYTES: usize = 6;
+
+    /// By the first bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        match bytes {
+            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
+            [b'B', b'Z', b'h', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            // A frame, or one to be skipped in front of it.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    /// Its name in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "tar",
+            Self::Gzip => "gzip",
+            Self::Bzip2 => "bzip2",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// What `reader` yields, decompressed. Any may consist of several streams, one after another. The decompressor may
+    /// have to remember 2^`window_log` bytes of what it wrote; what needs more is refused.
+    pub(crate) fn decompress(
+        self,
+        reader: impl AsyncBufRead + Send + Unpin + 'static,
+        window_log: u32,
+    ) -> Decompressed {
+        match self {
+            Self::None => Box::new(reader),
+            Self::Gzip => {
+                let mut decoder = GzipDecoder::new(reader);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }
+            Self::Bzip2 => {
+                let mut decoder = BzDecoder::new(reader);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }
+            Self::Xz => {
+                let mut decoder = XzDecoder::with_mem_limit(reader, (1 << window_log) + XZ_STATE_BYTES);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }
+            Self::Zstd => {
+                let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(window_log)]);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }
+        }
+    }
+}
+
+/// What `reader` yields, decompressed if it is compressed.
+pub(crate) async fn decompress(
+    mut reader: impl AsyncBufRead + Send + Unpin + 'static,
+) -> std::io::Result<Decompressed> {
+    // A reader whose buffer is smaller than the mark, or that got a single byte from a pipe, shows something uncompressed
+    // at worst, which is then refused as malformed.
+    let compression = Compression::of(reader.fill_buf().await?);
+    Ok(compression.decompress(reader, WINDOW_LOG))
+}

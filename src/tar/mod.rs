@@ -1,0 +1,7 @@
+//! The tar format, as far as archives of images need it: plain files, read by `tar-core` and written here.
+
+mod name;
+mod write;
+
+pub(crate) use name::clean;
+pub(crate) use write::{BLOCK, END, header, member, padding};
