@@ -45,7 +45,7 @@ async fn an_open_names_everything_that_is_wrong() {
     let unknown = Exporter { r#type: "flatpak".to_owned(), ..exporter("a") };
     let status = client.open(OpenRequest { exporters: vec![unknown], ..OpenRequest::default() }).await.unwrap_err();
     assert_eq!(reason(&status), "UNKNOWN_EXPORTER_TYPE");
-    assert_eq!(status.get_error_details().error_info().unwrap().metadata["available"], "image,oci,docker");
+    assert_eq!(status.get_error_details().error_info().unwrap().metadata["available"], "image,oci,docker,tar,local");
     assert!(status.message().contains("flatpak") && status.message().contains("image"), "{}", status.message());
     let long = [("x".to_owned(), "y".repeat(40_000))].into();
     let request = OpenRequest { exporters: vec![exporter("a")], labels: long, ..OpenRequest::default() };
