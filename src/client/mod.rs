@@ -3,7 +3,7 @@
 //! [`connect`] gives an [`Engine`], so that whatever exports into an engine or reads one does the same through a daemon:
 //! a plan is Negotiate, a blob is Content.Write within the export, the commit is Commit, and what is read comes from
 //! References. An export is opened when its image is known, because one that an earlier process left behind is gone on
-//! with ([`ingest`]).
+//! with (`ingest.rs`).
 //!
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
 //! its policy is asked for first ([`Connected::policy`]), and once more by the daemon when they are set.
