@@ -16,6 +16,7 @@ use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::proxy::Address;
 use crate::source::archive::Form;
+use crate::source::tree::Tree;
 use crate::source::{Chunks, Holding, Source, SourceError, read_graph};
 use crate::telemetry;
 
@@ -164,6 +165,11 @@ impl Holding for Shelf {
             })
         })
     }
+}
+
+/// The documents of an image that are there.
+pub(super) async fn tree(images: &dyn Images, root: &Descriptor) -> Result<Tree, CommandError> {
+    Ok(Tree::load(images, root).await?)
 }
 
 /// All documents of an image.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
 use crate::engine::images::{Images, Query, Record};
-use crate::image::{Descriptor, Graph, Platform, Reference, View};
+use crate::image::{Descriptor, Platform, Reference};
+use crate::source::tree::{Image, Tree};
 
 /// Lists the images of the engine.
 #[derive(Debug, Args)]
@@ -107,21 +108,21 @@ fn header(digests: bool) -> Vec<String> {
 
 /// What is found out about an image.
 struct Facts {
-    /// `None` if a document is missing.
+    /// `None` if not even its root is there.
     size: Option<u64>,
     /// RFC 3339, as the config has it.
     created: Option<String>,
 }
 
 impl Facts {
-    /// An image that lost a document is listed all the same.
+    /// An image that is not all there is listed all the same.
     async fn of(images: &dyn Images, root: &Descriptor) -> Self {
-        let Ok(graph) = engine::graph(images, root.clone()).await else { return Self { size: None, created: None } };
+        let Ok(tree) = engine::tree(images, root).await else { return Self { size: None, created: None } };
         let mut size = 0_u64;
-        for blob in graph.descriptors() {
+        for blob in tree.blobs() {
             size = size.saturating_add(images.size(&blob.digest).await.ok().flatten().unwrap_or(0));
         }
-        Self { size: Some(size), created: created(&graph) }
+        Self { size: Some(size), created: created(&tree) }
     }
 
     fn row(&self, record: &Record, digests: bool) -> Vec<String> {
@@ -159,15 +160,15 @@ fn repository_and_tag(record: &Record) -> (String, String) {
     (repository.to_owned(), reference.tag().map_or_else(none, str::to_owned))
 }
 
-/// When the image for this machine was made, else the first one.
-fn created(graph: &Graph) -> Option<String> {
+/// When the image for this machine was made, else the first one that is there.
+fn created(tree: &Tree) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Created {
         created: Option<String>,
     }
-    let configs = graph.documents().iter().filter(|document| matches!(document.view, View::Config(_)));
-    let config =
-        graph.image_for(&Platform::host()).map(|(_, _, config, _)| config).or_else(|| configs.into_iter().next())?;
+    let config = |image: Image<'_>| tree.document(&image.manifest?.1.config.digest);
+    let own = tree.image_for(&Platform::host()).and_then(config);
+    let config = own.or_else(|| tree.images().into_iter().find_map(config))?;
     serde_json::from_slice::<Created>(&config.bytes).ok()?.created
 }
 

@@ -31,6 +31,7 @@ use crate::engine::EngineError;
 use crate::export::ExportError;
 use crate::image::ReferenceError;
 use crate::source::archive::ArchiveError;
+use crate::source::tree::TreeError;
 use crate::source::{ChoiceError, ReadGraphError};
 
 /// A direct-ingest export target: builders send the container engine of this host only the blobs it lacks.
@@ -94,6 +95,8 @@ enum CommandError {
     Choice(#[from] ChoiceError),
     #[error(transparent)]
     Read(#[from] ReadGraphError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     #[error(transparent)]
     Save(#[from] save::SaveError),
     #[error(transparent)]

@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
-use crate::engine::Engine;
-use crate::image::{Document, Graph, Platform, View};
+use crate::image::{Descriptor, Digest, Document, Kind, Platform, View};
+use crate::source::tree::Tree;
 
 /// Which image of the engine is meant.
 #[derive(Debug, Args)]
@@ -68,8 +68,8 @@ impl Which {
                 output::print(root.digest.as_str())?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let graph = engine::graph(&*images, root).await?;
-            let document = choose(&*engine, &graph, &reference, what, platform.as_ref())?;
+            let tree = engine::tree(&*images, &root).await?;
+            let document = choose(&tree, &root, &reference, what, platform.as_ref())?;
             match what {
                 What::Digest => output::print(document.descriptor.digest.as_str())?,
                 What::Manifest | What::Config => output::raw(&document.bytes)?,
@@ -80,28 +80,30 @@ impl Which {
 }
 
 fn choose<'a>(
-    engine: &dyn Engine,
-    graph: &'a Graph,
+    tree: &'a Tree,
+    root: &Descriptor,
     given: &str,
     what: What,
     platform: Option<&Platform>,
 ) -> Result<&'a Document, CommandError> {
     let absent = |reason: String| CommandError::NoDocument { given: given.to_owned(), reason };
-    let root = graph.document(&graph.root().digest);
-    let root = root.ok_or_else(|| absent(format!("{} does not hold its root", engine.identity().kind)))?;
-    // A single image is itself, whatever this machine is.
-    if platform.is_none()
-        && let (What::Config, View::Manifest(manifest)) = (what, &root.view)
-    {
-        let config = graph.document(&manifest.config.digest);
-        return config.ok_or_else(|| absent("its config is no image config".to_owned()));
-    }
+    let there = |digest: &Digest| tree.document(digest).ok_or_else(|| absent(format!("{digest} is not there")));
+    let is_single = root.kind() == Kind::Manifest;
     if platform.is_none() && !matches!(what, What::Config) {
-        return Ok(root);
+        return there(&root.digest);
     }
     let host = Platform::host();
     let wanted = platform.unwrap_or(&host);
-    let (manifest, _, config, _) =
-        graph.image_for(wanted).ok_or_else(|| absent(format!("it has no image for {wanted}")))?;
-    Ok(if matches!(what, What::Config) { config } else { manifest })
+    let image = match tree.image_for(wanted) {
+        Some(image) => Some(image),
+        // A single image is itself, whatever this machine is.
+        None if platform.is_none() && is_single => tree.images().into_iter().next(),
+        None => None,
+    };
+    let image = image.ok_or_else(|| absent(format!("it has no image for {wanted}")))?;
+    let manifest = there(&image.entry.digest)?;
+    match (what, &manifest.view) {
+        (What::Config, View::Manifest(view)) => there(&view.config.digest),
+        _ => Ok(manifest),
+    }
 }

@@ -6,6 +6,7 @@ mod choose;
 mod document;
 mod graph;
 mod range;
+pub(crate) mod tree;
 
 use std::fmt::Debug;
 

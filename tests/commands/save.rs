@@ -161,7 +161,7 @@ fn an_index_is_saved_whole_or_for_a_platform_and_partly_where_only_a_part_is_the
 }
 
 #[test]
-fn what_docker_pulled_for_one_platform_is_saved() {
+fn what_docker_pulled_for_one_platform_is_shown_and_saved() {
     let stack = Stack::shared();
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "pulled");
     let name = format!("{}/pulled:1", stack.registry());
@@ -170,6 +170,17 @@ fn what_docker_pulled_for_one_platform_is_saved() {
     builder.build(context.path(), ["-o", &output, "--platform", "linux/amd64,linux/arm64"]).ok();
     stack.docker(["pull", &name]).ok();
     let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let shown = |args: &[&str]| linkspan(args.iter().copied()).args(docker);
+    let inspected: Value = serde_json::from_str(&shown(&["inspect", &name]).ok().stdout).unwrap();
+    let complete: Vec<_> = inspected["images"].as_array().unwrap().iter().map(|image| &image["complete"]).collect();
+    assert_eq!(complete.len(), 2, "{inspected}");
+    assert_ne!(complete[0], complete[1], "{inspected}");
+    let listed: Value = serde_json::from_str(&shown(&["images", "--json", &name]).ok().stdout).unwrap();
+    assert!(listed["size"].as_u64().unwrap() > 0 && listed["created"].is_string(), "{listed}");
+    shown(&["config", &name]).ok();
+    let absent = inspected["images"].as_array().unwrap().iter().find(|image| image["complete"] == false).unwrap();
+    let failed = shown(&["config", "--platform", absent["platformName"].as_str().unwrap(), &name]).fails();
+    assert!(failed.stderr.contains(absent["digest"].as_str().unwrap()), "{failed}");
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("pulled.tar");
     let said = linkspan(["save", "-o", text(&file), &name]).args(docker).ok();

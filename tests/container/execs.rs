@@ -175,12 +175,14 @@ fn a_container_that_is_killed() {
         until("the build to run", || running.stderr(), |said| said.contains(" begun"));
         stack.docker(["kill", &side.container]).ok();
         let output = running.wait();
-        let errors: Vec<_> = output.stderr.lines().filter(|line| line.contains("ERROR")).map(str::to_owned).collect();
         assert_eq!(stack.image(&format!("docker.io/library/{}", side.tag("killed"))), None);
-        (output.status.code(), errors)
+        // Which of buildx's calls meets the end first, and is named before this, is left to chance.
+        let error = output.stderr.lines().find_map(|line| line.strip_prefix("ERROR: failed to build: failed to "));
+        let reason = error.and_then(|error| error.find("error reading from server").map(|at| error[at..].to_owned()));
+        (output.status.code(), reason)
     });
     assert_eq!(code, Some(1));
-    assert!(!words.is_empty());
+    assert!(words.is_some());
     until("no lease to be left", || ours(stack), Vec::is_empty);
     // It starts again, and what waited is not taken for it.
     sides.compare(|side| {

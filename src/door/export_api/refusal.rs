@@ -12,6 +12,7 @@ use crate::image::{Digest, GraphError};
 use crate::output::folder::FolderError;
 use crate::output::rootfs::RootfsError;
 use crate::source::SourceError;
+use crate::source::tree::TreeError;
 
 /// The `domain` of every ErrorInfo.
 pub(super) const DOMAIN: &str = "linkspan.export.v1";
@@ -149,6 +150,19 @@ impl From<SourceError> for Refusal {
         match &error {
             SourceError::NotFound { digest, .. } => Self::missing([digest], "the image"),
             _ => Self::new(Code::Unavailable, Reason::EngineUnavailable, error.to_string()),
+        }
+    }
+}
+
+impl From<TreeError> for Refusal {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Source(error) => error.into(),
+            TreeError::Absent { digest, .. } => Self::missing([&digest], "the image"),
+            TreeError::Root { .. } => Self::field("reference", error.to_string()),
+            TreeError::Limit { .. } | TreeError::Document(_) => {
+                Self::new(Code::InvalidArgument, Reason::DocumentInvalid, error.to_string())
+            }
         }
     }
 }

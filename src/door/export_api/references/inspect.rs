@@ -1,21 +1,20 @@
 //! Inspect: what an image consists of, on every platform.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tonic::Code;
 
 use super::super::convert::descriptor_message;
-use super::super::proto::{Attestation, InspectResponse, Layer, PlatformImage};
+use super::super::proto::{Attestation, InspectResponse, Layer, PlatformImage, Reason};
 use super::super::refusal::Refusal;
 use super::find;
 use super::resolve::resolved;
-use super::tree::{Image, Tree, annotations};
 use crate::engine::EngineError;
 use crate::engine::images::Images;
-use crate::image::{Descriptor, Kind};
+use crate::image::{Descriptor, Document, Kind};
+use crate::source::tree::{self, Image, PREDICATE, Tree};
 
-/// BuildKit's mark on an attestation: which image it is about (buildkit `docs/attestations/attestation-storage.md`).
-const SUBJECT: &str = "vnd.docker.reference.digest";
-/// And on each of its statements: what it states.
-const PREDICATE: &str = "in-toto.io/predicate-type";
 /// How many blobs are asked for at once.
 const PARALLEL: usize = 16;
 
@@ -69,17 +68,22 @@ async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<Platf
 
 /// The attestations about the image `entry`: one for each statement of each manifest that is there.
 fn attestations(tree: &Tree, entry: &Descriptor) -> Vec<Attestation> {
-    let about = |other: &&Descriptor| {
-        other.is_attestation() && other.annotations.get(SUBJECT).is_some_and(|digest| *digest == entry.digest.as_str())
+    let statements = tree
+        .attestations(entry)
+        .into_iter()
+        .flat_map(|(other, manifest)| manifest.layers.iter().map(move |statement| (other, statement)));
+    let attestation = |(other, statement): (&Descriptor, &Descriptor)| Attestation {
+        manifest: Some(descriptor_message(other)),
+        statement: Some(descriptor_message(statement)),
+        predicate_type: statement.annotations.get(PREDICATE).cloned().unwrap_or_default(),
     };
-    let mut found = Vec::new();
-    for other in tree.entries().into_iter().filter(about) {
-        let Some((_, manifest)) = tree.manifest(other) else { continue };
-        found.extend(manifest.layers.iter().map(|statement| Attestation {
-            manifest: Some(descriptor_message(other)),
-            statement: Some(descriptor_message(statement)),
-            predicate_type: statement.annotations.get(PREDICATE).cloned().unwrap_or_default(),
-        }));
-    }
-    found
+    statements.map(attestation).collect()
+}
+
+/// The annotations that an index or a manifest gives itself.
+fn annotations(document: &Document) -> Result<BTreeMap<String, String>, Refusal> {
+    tree::annotations(document).map_err(|error| {
+        let message = format!("the annotations of {}: {error}", document.descriptor.digest);
+        Refusal::new(Code::InvalidArgument, Reason::DocumentInvalid, message)
+    })
 }

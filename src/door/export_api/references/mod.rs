@@ -1,12 +1,11 @@
 //! `linkspan.export.v1.References`: what the engine holds, to be resolved, read and added to.
 //!
 //! Images need not be whole: an engine often holds one platform of an index. So documents are read as far as they are
-//! there ([`tree`]), and only [`push`], which sets a name, insists on all of them.
+//! there ([`crate::source::tree`]), and only [`push`], which sets a name, insists on all of them.
 
 mod inspect;
 mod push;
 mod resolve;
-mod tree;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -3,10 +3,10 @@
 use super::super::convert::{descriptor_message, platform, platform_message};
 use super::super::proto::{ResolveDepth, ResolveRequest, ResolveResponse, Resolved};
 use super::super::refusal::Refusal;
-use super::tree::Tree;
 use super::{absent, find};
 use crate::engine::images::Images;
 use crate::image::{Descriptor, Document, Kind, Limits, Platform};
+use crate::source::tree::Tree;
 
 /// The answer to Resolve.
 pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Result<ResolveResponse, Refusal> {
@@ -28,10 +28,7 @@ pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Re
         tree.way(&root.digest)
     } else {
         let wanted = request.platform.as_ref().map_or_else(Platform::host, platform);
-        let fits = found.iter().filter_map(|image| Some((image.platform()?.fit(&wanted)?, image)));
-        // Of several that fit alike the first one named is taken.
-        let best = fits.reduce(|best, next| if next.0 > best.0 { next } else { best });
-        let Some((_, image)) = best else {
+        let Some(image) = tree.image_for(&wanted) else {
             let there: Vec<_> = platforms.iter().map(ToString::to_string).collect();
             let hint = format!("it is there for {}", there.join(", "));
             return Err(absent(&format!("image `{}` for {wanted}", request.reference), &hint));

@@ -1,0 +1,192 @@
+//! The documents of an image, as far as a source holds them: engines often hold an index of many platforms and the blobs
+//! of one.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::Deserialize;
+
+use super::{Source, SourceError, read_document};
+use crate::image::{Config, Descriptor, Digest, Document, DocumentError, Kind, Limits, Manifest, Platform, View};
+
+/// BuildKit's mark on an attestation: which image it is about (buildkit `docs/attestations/attestation-storage.md`).
+const SUBJECT: &str = "vnd.docker.reference.digest";
+/// And on each of its statements: what it states.
+pub(crate) const PREDICATE: &str = "in-toto.io/predicate-type";
+
+/// Why the documents of an image cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TreeError {
+    /// What was named is no image.
+    #[error("{digest} is neither an index nor a manifest, but `{media_type}`")]
+    Root { digest: Digest, media_type: String },
+    /// The root is not there.
+    #[error("{source_name} does not hold {digest}: it was removed meanwhile, or never came")]
+    Absent { source_name: String, digest: Digest },
+    /// There is more than the default [`Limits`] allow.
+    #[error("{digest}: the image is deeper or larger than is read here")]
+    Limit { digest: Digest },
+    /// A document is not what it should be.
+    #[error("the image is invalid: {0}")]
+    Document(#[from] DocumentError),
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+/// The documents below a root. What is absent, but for the root, is left out.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: Descriptor,
+    documents: HashMap<Digest, Document>,
+    /// Who named each document first; the root has none.
+    parents: HashMap<Digest, Digest>,
+}
+
+/// One image of a tree.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Image<'a> {
+    /// How it is named: the root, or an entry of an index.
+    pub(crate) entry: &'a Descriptor,
+    /// Its manifest, if it is there.
+    pub(crate) manifest: Option<(&'a Document, &'a Manifest)>,
+    /// Its config, if it is there.
+    pub(crate) config: Option<&'a Config>,
+}
+
+impl Image<'_> {
+    /// As its entry says, otherwise as its config does.
+    pub(crate) fn platform(&self) -> Option<&Platform> {
+        self.entry.platform.as_ref().or(self.config.map(|config| &config.platform))
+    }
+}
+
+impl Tree {
+    /// Reads the documents below `root`, an index or a manifest, within the default [`Limits`].
+    pub(crate) async fn load(source: &dyn Source, root: &Descriptor) -> Result<Self, TreeError> {
+        if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
+            return Err(TreeError::Root { digest: root.digest.clone(), media_type: root.media_type.clone() });
+        }
+        let limits = Limits::default();
+        let mut tree = Self { root: root.clone(), documents: HashMap::new(), parents: HashMap::new() };
+        let (mut wanted, mut seen, mut bytes) = (vec![(root.clone(), 1)], HashSet::new(), 0u64);
+        while let Some((descriptor, depth)) = wanted.pop() {
+            if !seen.insert(descriptor.digest.clone()) {
+                continue;
+            }
+            bytes = bytes.saturating_add(descriptor.size);
+            let is_too_large = descriptor.size > limits.bytes_of(descriptor.kind()) || bytes > limits.total_bytes;
+            if is_too_large || depth > limits.depth + 1 || seen.len() > limits.blobs {
+                return Err(TreeError::Limit { digest: descriptor.digest });
+            }
+            let Some(document) = read(source, &descriptor).await? else { continue };
+            for child in document.children().into_iter().filter(|child| child.kind().is_document()) {
+                let digest = || descriptor.digest.clone();
+                tree.parents.entry(child.digest.clone()).or_insert_with(digest);
+                wanted.push((child.clone(), depth + 1));
+            }
+            tree.documents.insert(descriptor.digest, document);
+        }
+        if tree.documents.contains_key(&root.digest) {
+            return Ok(tree);
+        }
+        Err(TreeError::Absent { source_name: source.name().to_owned(), digest: root.digest.clone() })
+    }
+
+    /// The document of this digest, if it is there.
+    pub(crate) fn document(&self, digest: &Digest) -> Option<&Document> {
+        self.documents.get(digest)
+    }
+
+    /// Everything that may stand for an image or its attestations: the root, or the entries of all indexes, in order.
+    pub(crate) fn entries(&self) -> Vec<&Descriptor> {
+        let (mut found, mut open, mut seen) = (Vec::new(), vec![&self.root], HashSet::new());
+        while let Some(entry) = open.pop() {
+            match self.document(&entry.digest).map(|document| &document.view) {
+                Some(View::Index(index)) if seen.insert(&entry.digest) => open.extend(index.manifests.iter().rev()),
+                Some(View::Index(_)) => {}
+                _ => found.push(entry),
+            }
+        }
+        found
+    }
+
+    /// Every image, whether its documents are there or not; attestations are none.
+    pub(crate) fn images(&self) -> Vec<Image<'_>> {
+        let is_image = |entry: &&Descriptor| entry.kind() == Kind::Manifest && !entry.is_attestation();
+        let image = |entry| {
+            let manifest = self.manifest(entry);
+            let config = manifest.and_then(|(_, manifest)| match &self.document(&manifest.config.digest)?.view {
+                View::Config(config) => Some(config),
+                _ => None,
+            });
+            Image { entry, manifest, config }
+        };
+        self.entries().into_iter().filter(is_image).map(image).collect()
+    }
+
+    /// The image that fits `wanted` best, be it there or not; of several that fit alike the first one named.
+    pub(crate) fn image_for(&self, wanted: &Platform) -> Option<Image<'_>> {
+        let images = self.images().into_iter();
+        let fits = images.filter_map(|image| Some((image.platform()?.fit(wanted)?, image)));
+        fits.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, image)| image)
+    }
+
+    /// Everything that its documents name, each once, and the root.
+    pub(crate) fn blobs(&self) -> Vec<&Descriptor> {
+        let named = self.documents.values().flat_map(Document::children);
+        let mut seen = HashSet::new();
+        std::iter::once(&self.root).chain(named).filter(|blob| seen.insert(&blob.digest)).collect()
+    }
+
+    /// The attestations about the image `entry` that are there, and how each is named.
+    pub(crate) fn attestations(&self, entry: &Descriptor) -> Vec<(&Descriptor, &Manifest)> {
+        let about = |other: &&Descriptor| {
+            other.is_attestation() && other.annotations.get(SUBJECT).is_some_and(|of| *of == entry.digest.as_str())
+        };
+        let entries = self.entries().into_iter().filter(about);
+        entries.filter_map(|other| Some((other, self.manifest(other)?.1))).collect()
+    }
+
+    /// The manifest that an entry names, if it is there.
+    pub(crate) fn manifest(&self, entry: &Descriptor) -> Option<(&Document, &Manifest)> {
+        let document = self.document(&entry.digest)?;
+        match &document.view {
+            View::Manifest(manifest) => Some((document, manifest)),
+            _ => None,
+        }
+    }
+
+    /// The way from the root down to a document, both included.
+    pub(crate) fn way(&self, to: &Digest) -> Vec<&Document> {
+        let mut way: Vec<_> = self.document(to).into_iter().collect();
+        let mut at = to;
+        while *at != self.root.digest
+            && let Some(parent) = self.parents.get(at)
+        {
+            way.extend(self.document(parent));
+            at = parent;
+        }
+        way.reverse();
+        way
+    }
+}
+
+/// A document, if the source holds it.
+async fn read(source: &dyn Source, descriptor: &Descriptor) -> Result<Option<Document>, TreeError> {
+    let bytes = match read_document(source, descriptor).await {
+        Err(SourceError::NotFound { .. }) => return Ok(None),
+        bytes => bytes?,
+    };
+    Ok(Some(Document::parse(descriptor.clone(), bytes)?))
+}
+
+/// The annotations that an index or a manifest gives itself.
+pub(crate) fn annotations(document: &Document) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Annotated {
+        #[serde(default)]
+        annotations: Option<BTreeMap<String, String>>,
+    }
+    let read: Annotated = serde_json::from_slice(&document.bytes)?;
+    Ok(read.annotations.unwrap_or_default())
+}
