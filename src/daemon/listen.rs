@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use crate::proxy::Address;
+use crate::proxy::{Address, enlarge};
 use claim::Claim;
 
 /// Why a door cannot be opened.
@@ -127,7 +127,11 @@ impl Listener {
     /// Waits for a connection.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
-            Socket::Unix(socket) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Socket::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                enlarge(&stream)?;
+                Ok(Stream::Unix(stream))
+            }
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 // Small gRPC messages must not wait for an acknowledgement.

@@ -23,4 +23,5 @@ pub use dial::{Dial, DialError};
 pub use ended::Cut;
 pub use http2::{Connection, MAX_MESSAGE_BYTES, ProxyError, serve};
 pub use link::{Calls, Held, Link, Sharing};
+pub(crate) use upstream::enlarge;
 pub use upstream::{Stream, Tls, Upstream, UpstreamError};

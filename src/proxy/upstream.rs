@@ -19,10 +19,14 @@ use super::alert::Explained;
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a unix socket may hold of what its server has not read yet. The usual 208 KiB fill in a tenth of a millisecond, so
-/// that a relay would be woken for every few reads of the server. The kernel gives less where it is told to
-/// (`net.core.wmem_max`).
+/// What a unix socket may hold of what its other end has not read yet. The usual 208 KiB fill in a tenth of a millisecond,
+/// so that a relay would be woken for every few reads. The kernel gives less where it is told to (`net.core.wmem_max`).
 const SEND_BYTES: usize = 1 << 20;
+
+/// Lets a unix socket hold more of what is sent.
+pub(crate) fn enlarge(stream: &UnixStream) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BYTES)?)
+}
 
 /// TLS towards an upstream. All paths name PEM files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -117,7 +121,7 @@ impl Upstream {
         match &self.address {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path).await?;
-                rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BYTES)?;
+                enlarge(&stream)?;
                 Ok(Box::new(stream))
             }
             Address::Tcp { host, port } => {
