@@ -1,6 +1,7 @@
 //! dockerd's HTTP API over its socket, as a client of it.
 
 mod error;
+mod hear;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use error::ApiError;
+use hear::Heard;
 
 /// How long a connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -193,8 +195,9 @@ impl Api {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let stream = Heard::new(self.connect().await?);
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(self.connect().await?)).await.map_err(|error| self.unreachable(error))?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         let connection = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to docker ended");
