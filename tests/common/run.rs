@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Long enough for a cold build on a slow machine; a client that needs longer hangs.
-const TIMEOUT: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// No client of these tests says more than this on one stream.
 const MAX_CAPTURED: usize = 64 << 20;
 

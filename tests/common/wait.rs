@@ -7,12 +7,12 @@ use std::{
 };
 
 /// How long a condition may take. Generous, because it is only ever used up by a failure.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Polls `look` until `good` accepts what it returned, and hands that back.
 ///
 /// # Panics
-/// After 60 s, with `what` and the last value seen.
+/// After three minutes, with `what` and the last value seen.
 #[track_caller]
 pub(crate) fn until<T: Debug>(what: &str, mut look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
     let end = Instant::now() + DEADLINE;

@@ -162,9 +162,11 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     }
     let many = bench.write("many", Tar([tar.0, image.oci("many:2").0].concat()).end());
     bench.rig.compare("many members", &many, &[]);
+    // dockerd itself writes to its disk for each of them, and takes minutes for thousands where that is slow.
     let blob = Tar::default().blob(&image.layers[0]).0;
-    let repeated = bench.write("repeated", Tar([blob.repeat(2_000), image.oci("many:3").0].concat()).end());
-    bench.rig.compare("a blob many times", &repeated, &[]);
+    let repeated = |count| bench.write("repeated", Tar([blob.repeat(count), image.oci("many:3").0].concat()).end());
+    bench.rig.compare("a blob many times", &repeated(50), &[]);
+    assert_eq!(bench.rig.load(&repeated(2_000), &[], true).code, Some(0));
 
     // 512 MB in half a megabyte.
     let zeros = bench.write("zeros", Tar(vec![0; 512 << 20]));
