@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +20,10 @@ use super::transfer::transfer;
 
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
 const PLANS: usize = 3;
+
+/// How long a commit is waited for when nobody wants it any more. The engine may have all that it needs for the image: if
+/// the lease went first, blobs could go of an image that becomes visible. It takes milliseconds, unless the engine is stuck.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
 const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -101,7 +106,7 @@ impl Exports {
 
     /// Makes an image visible whose blobs were handed to `ingest` before: everything that [`Exports::run`] does from the
     /// plan on. `ingest` is the caller's and stays open; an export that fails leaves it as it was.
-    /// Dropping the future or cancelling `cancel` stops it.
+    /// Dropping the future or cancelling `cancel` stops it, unless the engine makes the image at that moment.
     ///
     /// # Errors
     /// [`EngineError::Missing`] with every blob that is not there; otherwise as
@@ -181,7 +186,7 @@ impl Export {
         let ingest = ingest?;
         self.machine.enter(State::Open);
         let result = match graph {
-            Ok(graph) => until(&cancel, self.ingest(&*ingest, Arc::new(graph))).await,
+            Ok(graph) => self.ingest(&*ingest, Arc::new(graph), &cancel).await,
             Err(error) => Err(error),
         };
         if result.is_err() {
@@ -208,7 +213,7 @@ impl Export {
             return Ok(outcome);
         }
         self.machine.enter(State::Open);
-        let result = until(&cancel, self.ingest(&*ingest, graph)).await;
+        let result = self.ingest(&*ingest, graph, &cancel).await;
         if result.is_err() {
             self.machine.enter(State::Aborted);
             ingest.withdraw().await;
@@ -227,9 +232,14 @@ impl Export {
     }
 
     /// From the open lease to the commit; again from the plan if the engine lost meanwhile what it had then.
-    async fn ingest(&mut self, ingest: &dyn Ingest, graph: Arc<Graph>) -> Result<Outcome, ExportError> {
+    async fn ingest(
+        &mut self,
+        ingest: &dyn Ingest,
+        graph: Arc<Graph>,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, ExportError> {
         for _ in 1..PLANS {
-            match self.attempt(ingest, &graph).await {
+            match self.attempt(ingest, &graph, cancel).await {
                 Err(ExportError::Engine(error)) if error.is_outdated_plan() => {
                     tracing::info!(export = %self.request.origin.export, %error, "the export is planned again");
                     self.events.emit(Event::Note(format!("{error}; sending it")));
@@ -237,10 +247,28 @@ impl Export {
                 outcome => return outcome,
             }
         }
-        self.attempt(ingest, &graph).await
+        self.attempt(ingest, &graph, cancel).await
     }
 
-    async fn attempt(&mut self, ingest: &dyn Ingest, graph: &Arc<Graph>) -> Result<Outcome, ExportError> {
+    async fn attempt(
+        &mut self,
+        ingest: &dyn Ingest,
+        graph: &Arc<Graph>,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, ExportError> {
+        let outcome = until(cancel, self.prepare(ingest, graph)).await?;
+        settled(cancel, ingest.commit(&self.request.names)).await?.map_err(|error| match error {
+            EngineError::NameMoved { name, current: Some(current) } if !self.policy.may_move => {
+                ExportError::NameTaken { name, current }
+            }
+            error => error.into(),
+        })?;
+        self.machine.enter(State::Committed);
+        Ok(outcome)
+    }
+
+    /// Everything up to the commit.
+    async fn prepare(&mut self, ingest: &dyn Ingest, graph: &Arc<Graph>) -> Result<Outcome, ExportError> {
         let plan = ingest.plan(graph).await?;
         self.machine.enter(State::Planned);
         let present = plan.present.len();
@@ -263,13 +291,6 @@ impl Export {
             let condition = |name: &Reference| Condition { name: name.clone(), expected: expected.clone() };
             ingest.require(self.request.names.iter().map(condition).collect());
         }
-        ingest.commit(&self.request.names).await.map_err(|error| match error {
-            EngineError::NameMoved { name, current: Some(current) } if !self.policy.may_move => {
-                ExportError::NameTaken { name, current }
-            }
-            error => error.into(),
-        })?;
-        self.machine.enter(State::Committed);
         Ok(Outcome {
             sent_blobs: blobs + plan.stored.len(),
             sent_bytes: bytes + plan.stored.iter().map(|document| document.size).sum::<u64>(),
@@ -295,6 +316,16 @@ where
     tokio::select! {
         result = work => Ok(result?),
         () = cancel.cancelled() => Err(ExportError::Cancelled),
+    }
+}
+
+/// Runs `commit` to its end. Once `cancel` is there, the engine has [`SETTLE`] left.
+async fn settled<T>(cancel: &CancellationToken, commit: impl Future<Output = T>) -> Result<T, ExportError> {
+    let mut commit = std::pin::pin!(commit);
+    tokio::select! {
+        biased;
+        outcome = &mut commit => Ok(outcome),
+        () = cancel.cancelled() => timeout(SETTLE, commit).await.map_err(|_| ExportError::Cancelled),
     }
 }
 

@@ -23,7 +23,7 @@ const LOAD: &[u8] = b"POST /images/load";
 /// Where a load is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Before dockerd hears of it.
+    /// Before dockerd hears of it. It never will.
     Asked,
     /// When dockerd has all of the archive but its end.
     Half,
@@ -115,7 +115,7 @@ async fn connection(state: &State, mut client: UnixStream) -> std::io::Result<()
         state.stopped.send_replace(true);
         // Never fails: the sender is in the state.
         let _ = stopped.wait_for(|stopped| !stopped).await;
-        if stage == Stage::Done {
+        if stage != Stage::Half {
             return Ok(());
         }
         server.write_all(&request[before..]).await?;

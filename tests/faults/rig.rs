@@ -78,8 +78,7 @@ impl<'a> Rig<'a> {
     /// That the image of `application` is there and runs.
     #[track_caller]
     pub(crate) fn runs(&self, application: &Application, tag: &str) {
-        let said = self.engine.container(tag, &["cat", "/who"]).ok();
-        assert_eq!(said.stdout, application.who, "{said}");
+        assert_eq!(self.engine.says(tag, &["cat", "/who"]), application.who);
     }
 }
 
