@@ -24,9 +24,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::ConfigError;
+use crate::daemon::Signals;
 use crate::engine::EngineError;
 use crate::export::ExportError;
 use crate::image::ReferenceError;
@@ -190,17 +190,11 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
 
 /// Runs what may be ended by SIGINT or SIGTERM: dropping it cancels the exports in it, and removes its files.
 async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signals) => signals.recv().await,
-            // Then it ends the process.
-            Err(_) => std::future::pending().await,
-        }
-    };
+    // Before the work begins: a signal that came in between would leave what it has made.
+    let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
-        Ok(()) = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
-        Some(()) = terminated => Err(CommandError::Interrupted),
+        _ = signals.next() => Err(CommandError::Interrupted),
     }
 }
 

@@ -93,8 +93,6 @@ impl Save {
         if json && output == Path::new("-") {
             return Err(SaveError::Mixed.into());
         }
-        // Before anything is asked for: nobody wants it on a terminal.
-        let sink = Sink::open(&output)?;
         let (_, target) = engine::target(target)?;
         let flavour = match format {
             Format::Docker => Flavour::Save,
@@ -102,6 +100,8 @@ impl Save {
         };
         let manner = Manner::of(quiet || json);
         block_on(super::interruptible(async {
+            // Before anything is asked for: nobody wants it on a terminal.
+            let sink = Sink::open(&output)?;
             let (images, wanted) = find(&target, &references, platform.as_ref(), manner).await?;
             let absent = absent(&*images, &wanted).await?;
             let saved: Vec<_> = wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();

@@ -26,9 +26,9 @@ use crate::proxy::{Address, Link, Upstream, UpstreamError};
 
 use accept::House;
 use listen::{Listener, Stream};
-use signals::Signals;
 
 pub use listen::ListenError;
+pub(crate) use signals::Signals;
 
 /// Connections that are served at once, over all doors. A build holds two or three; the rest of a burst waits in the
 /// sockets' queues.
@@ -163,9 +163,9 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
     if let Some(listener) = export_listener {
-        say(&format!("export door listening on {}", listener.address()));
         let folders = Folders::new(config.output_dirs.clone());
         let door = Arc::new(export_api::Door::open(Arc::clone(&exports), folders, house.drain()).await?);
+        say(&format!("export door listening on {}", listener.address()));
         house.open(listener, move |stream, _drain| {
             let door = Arc::clone(&door);
             async move {

@@ -3,7 +3,6 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -97,11 +96,12 @@ impl Linkspan {
         Self { child: command.spawn().unwrap(), log, doors }
     }
 
-    /// Waits until all doors accept.
+    /// Waits until it says of all doors that they are open. They can be connected to before that.
     #[track_caller]
     fn wait(&mut self) {
-        for door in self.doors.clone() {
-            let ready = || (self.child.try_wait().unwrap(), UnixStream::connect(&door).is_ok());
+        for door in &self.doors {
+            let said = format!("listening on {}\n", unix(door));
+            let ready = || (self.child.try_wait().unwrap(), file_of(&self.log).contains(&said));
             let (ended, _) = until("linkspan to listen", ready, |(ended, open)| ended.is_some() || *open);
             assert!(ended.is_none(), "linkspan ended with {ended:?}:\n{}", self.log());
         }

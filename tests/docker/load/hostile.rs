@@ -166,13 +166,13 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     let blob = Tar::default().blob(&image.layers[0]).0;
     let repeated = |count| bench.write("repeated", Tar([blob.repeat(count), image.oci("many:3").0].concat()).end());
     bench.rig.compare("a blob many times", &repeated(50), &[]);
-    assert_eq!(bench.rig.load(&repeated(2_000), &[], true).code, Some(0));
 
     // 512 MB in half a megabyte.
     let zeros = bench.write("zeros", Tar(vec![0; 512 << 20]));
     let bomb = compressed(&zeros, "gzip", ".gz", &["-c"]);
     fs::remove_file(zeros).unwrap();
     bench.rig.compare("zeros", &bomb, &[]);
+    assert_eq!(bench.rig.load(&repeated(2_000), &[], true).code, Some(0));
     let peak = peak(&bench.rig);
     assert!(peak <= 64 << 20, "{peak} bytes at most were resident");
 }
