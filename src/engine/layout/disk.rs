@@ -6,6 +6,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use bytes::Bytes;
+
+mod direct;
+
 /// What changes a layout. Reading goes past it.
 pub(super) trait Disk: Debug + Send + Sync {
     /// Makes one folder; fine if it is there.
@@ -38,6 +42,10 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     /// Writes all of `bytes` at the end.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes many bytes at the end, which is at `at`, and returns how many they were. They are not kept in memory where
+    /// that can be avoided, and go to the disk at once, best in pieces that end at multiples of 4 KiB.
+    fn extend(&mut self, at: u64, chunks: &mut dyn Iterator<Item = Bytes>) -> io::Result<u64>;
+
     /// Forgets all content.
     fn clear(&mut self) -> io::Result<()>;
 
@@ -61,7 +69,8 @@ impl Disk for System {
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().read(true).append(true).create(true).open(path)?))
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        Ok(Box::new(SystemFile { file, is_direct: true }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -89,21 +98,33 @@ impl Disk for System {
     }
 }
 
-impl DiskFile for File {
+/// An open file of this machine.
+#[derive(Debug)]
+struct SystemFile {
+    file: File,
+    /// Whether its file system writes past the page cache, as far as is known.
+    is_direct: bool,
+}
+
+impl DiskFile for SystemFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
+        self.file.write_all(bytes)
+    }
+
+    fn extend(&mut self, at: u64, chunks: &mut dyn Iterator<Item = Bytes>) -> io::Result<u64> {
+        direct::append(&mut self.file, at, chunks, &mut self.is_direct)
     }
 
     fn clear(&mut self) -> io::Result<()> {
-        self.set_len(0)
+        self.file.set_len(0)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 
     fn file(&self) -> &File {
-        self
+        &self.file
     }
 }
 

@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn only_complete_blobs_are_taken_for_some() {
         let (place, digest) = (Place::new(Path::new("/layout")), Digest::sha256(b"x"));
-        let left = Left::parse(&place.complete("boot-1", &digest, "12-ab-0")).unwrap();
+        let left = Left::parse(&place.unsynced("boot-1", &digest, "12-ab-0")).unwrap();
         assert_eq!((&left.digest, left.boot.as_str(), left.process.as_str()), (&digest, "boot-1", "12-ab-0"));
         assert!(left.is_of("boot-1") && !left.is_of("boot-2") && !left.is_of(""));
         assert!(Left::parse(&place.partial("boot-1", &digest)).is_none());

@@ -62,17 +62,18 @@ impl Core {
     }
 
     /// Takes in a batch. Blocks.
-    pub(super) fn take(&mut self, disk: &dyn Disk, batch: &[Bytes]) -> std::io::Result<()> {
-        if self.file.is_none() && !batch.is_empty() {
-            self.file = Some(disk.append(&self.path)?);
+    pub(super) fn take(&mut self, disk: &dyn Disk, batch: Vec<Bytes>) -> std::io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
         }
-        if let Some(file) = &mut self.file {
-            for chunk in batch {
-                self.hasher.update(chunk);
-                file.write(chunk)?;
-                self.length += chunk.len() as u64;
-            }
-        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(disk.append(&self.path)?),
+        };
+        let hasher = &mut self.hasher;
+        // Hashed just before it is copied: then it is in the processor's caches.
+        let mut hashed = batch.into_iter().inspect(|chunk| hasher.update(chunk));
+        self.length += file.extend(self.length, &mut hashed)?;
         Ok(())
     }
 
@@ -111,7 +112,6 @@ pub(super) struct Pipe {
     disk: Arc<dyn Disk>,
     state: State,
     batch: Vec<Bytes>,
-    batched: usize,
     /// Bytes taken in, those of the batch included.
     length: u64,
     syncing: Syncing,
@@ -162,7 +162,7 @@ impl Pipe {
     pub(super) fn new(place: Place, disk: Arc<dyn Disk>, core: Core) -> Self {
         let length = core.length;
         let syncing = Syncing { task: None, until: length };
-        Self { place, disk, state: State::Ready(core), batch: Vec::new(), batched: 0, length, syncing }
+        Self { place, disk, state: State::Ready(core), batch: Vec::new(), length, syncing }
     }
 
     /// How many bytes there are.
@@ -172,14 +172,22 @@ impl Pipe {
 
     /// Takes in bytes; returns when there is room for more.
     pub(super) async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        self.length += bytes.len() as u64;
-        self.batched += bytes.len();
-        self.batch.push(bytes);
-        // Many small chunks cost more than their bytes.
-        if self.batched >= BATCH || self.batch.len() >= 1024 {
-            self.spill().await?;
+        let mut bytes = bytes;
+        loop {
+            // Batches end where the disk likes it.
+            let room = BATCH - (self.length % BATCH as u64) as usize;
+            let is_full = bytes.len() >= room;
+            let part = bytes.split_to(room.min(bytes.len()));
+            self.length += part.len() as u64;
+            self.batch.push(part);
+            // Many small chunks cost more than their bytes.
+            if is_full || self.batch.len() >= 1024 {
+                self.spill().await?;
+            }
+            if bytes.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Hands what was batched to a blocking thread.
@@ -189,9 +197,8 @@ impl Pipe {
             return Err(self.fail(&error));
         }
         let (batch, disk) = (std::mem::take(&mut self.batch), self.disk.clone());
-        self.batched = 0;
         self.state = State::Busy(spawn_blocking(move || {
-            core.take(&*disk, &batch)?;
+            core.take(&*disk, batch)?;
             Ok(core)
         }));
         Ok(())
@@ -224,7 +231,7 @@ impl Pipe {
     pub(super) async fn restart(&mut self) -> Result<(), EngineError> {
         let mut core = self.core().await?;
         self.batch.clear();
-        (self.batched, self.length) = (0, 0);
+        self.length = 0;
         if let Err(error) = self.syncing.end().await {
             return Err(self.fail(&error));
         }

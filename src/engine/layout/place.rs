@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::disk::Disk;
+use super::lock;
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest};
 
@@ -114,7 +115,7 @@ impl Place {
 
     /// A complete blob that `process` has not synced yet. Whoever finds it after that process was killed knows what it
     /// is; what was written before the machine restarted is not trusted here either.
-    pub(super) fn complete(&self, boot: &str, digest: &Digest, process: &str) -> PathBuf {
+    pub(super) fn unsynced(&self, boot: &str, digest: &Digest, process: &str) -> PathBuf {
         let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
         self.ingest().join(format!("{algorithm}-{hex}.{boot}.{process}.{}", super::unique()))
     }
@@ -145,7 +146,8 @@ impl Place {
     /// A folder without `oci-layout`: somebody else's, unless it is empty or was begun by us.
     fn look_unmarked(&self) -> Result<Found, EngineError> {
         let mut entries = fs::read_dir(&self.root).map_err(|error| self.failed("looking at the layout", &error))?;
-        if self.own().is_dir() || entries.next().is_none() {
+        // In this order: whoever begins one at this moment makes our folder first.
+        if entries.next().is_none() || self.own().is_dir() {
             return Ok(Found::Nothing);
         }
         Err(self.refuse(
@@ -171,16 +173,24 @@ impl Place {
                 disk.create_folder(&folder).map_err(making)?;
             }
         }
-        if found == Found::Nothing {
-            disk.sync_folder(&self.blobs()).map_err(making)?;
-            if !self.index().exists() {
-                self.put(disk, &self.index(), br#"{"schemaVersion":2,"manifests":[]}"#).map_err(making)?;
-            }
-            self.put(disk, &self.marker(), format!(r#"{{"imageLayoutVersion":"{VERSION}"}}"#).as_bytes())
-                .map_err(making)?;
-            if let Some(parent) = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                disk.sync_folder(parent).map_err(making)?;
-            }
+        if found == Found::Nothing { self.complete(disk) } else { Ok(()) }
+    }
+
+    /// Makes the files that make a folder a layout. Another process may have done so meanwhile, and put an image there.
+    fn complete(&self, disk: &dyn Disk) -> Result<(), EngineError> {
+        let _lock = lock::exclusive(self)?;
+        if self.look()? == Found::Layout {
+            return Ok(());
+        }
+        let making = |error: io::Error| self.failed("making the layout", &error);
+        disk.sync_folder(&self.blobs()).map_err(making)?;
+        if !self.index().exists() {
+            self.put(disk, &self.index(), br#"{"schemaVersion":2,"manifests":[]}"#).map_err(making)?;
+        }
+        let marker = format!(r#"{{"imageLayoutVersion":"{VERSION}"}}"#);
+        self.put(disk, &self.marker(), marker.as_bytes()).map_err(making)?;
+        if let Some(parent) = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            disk.sync_folder(parent).map_err(making)?;
         }
         Ok(())
     }

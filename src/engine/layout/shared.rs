@@ -123,7 +123,7 @@ impl Shared {
         let process = self.process()?;
         Ok(match self.boot.as_str() {
             "" => private(&self.place, &process),
-            boot => self.place.complete(boot, digest, &process),
+            boot => self.place.unsynced(boot, digest, &process),
         })
     }
 
@@ -159,7 +159,7 @@ impl Shared {
         if core.file.is_none() {
             return self.store(digest, rest, lease);
         }
-        core.take(&*self.disk, rest).map_err(|error| self.place.failed("writing a blob", &error))?;
+        core.take(&*self.disk, rest.to_vec()).map_err(|error| self.place.failed("writing a blob", &error))?;
         self.admit(digest, core.length, core.path, core.file, lease);
         Ok(())
     }

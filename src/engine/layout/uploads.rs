@@ -245,7 +245,7 @@ impl Inner {
         if core.file.is_none() {
             core.file = Some(self.shared.disk.append(&core.path)?);
         }
-        core.take(&*self.shared.disk, rest)?;
+        core.take(&*self.shared.disk, rest.to_vec())?;
         let mut parked = lock_of(&self.parked);
         if parked.len() < MAX_PARKED {
             parked.insert(name, core);

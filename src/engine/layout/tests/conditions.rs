@@ -41,3 +41,22 @@ async fn of_two_processes_that_set_a_name_one_is_told_of_the_other() {
     let found: Vec<_> = read_as_a_stranger(root.path()).into_iter().collect();
     assert!(expected.iter().all(|pair| found.contains(pair)), "{found:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_processes_that_make_a_layout_each_sets_its_name() {
+    for round in 0..20 {
+        let folder = folder();
+        let root = folder.path().join("new");
+        let exports = (0..4).map(|n| {
+            let root = root.clone();
+            tokio::spawn(async move {
+                let image = Image::new(&[format!("{round} {n}").as_bytes()]);
+                export(&engine(&root).await, &image, &names(&[&format!("name-{n}")])).await.unwrap();
+            })
+        });
+        for export in exports.collect::<Vec<_>>() {
+            export.await.unwrap();
+        }
+        assert_eq!(read_as_a_stranger(&root).len(), 4, "round {round}");
+    }
+}

@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+
 use crate::engine::layout::disk::{Disk, DiskFile, System};
 
 /// Marks what has a name: a folder, or a file by its number.
@@ -245,6 +247,10 @@ impl Disk for Recorder {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.attempt()?;
+        if to.ends_with("index.json") {
+            let lock = File::open(to.with_file_name(".linkspan/lock"))?;
+            assert!(lock.try_lock_shared().is_err(), "others might be replacing the index at this moment");
+        }
         System.rename(from, to)?;
         let mut log = self.log.lock().unwrap();
         if let Some(number) = log.names.remove(from) {
@@ -312,6 +318,14 @@ impl DiskFile for Recorded {
         self.file.write(bytes)?;
         self.disk.note(Operation::Written { file: self.number, bytes: bytes.to_vec() });
         Ok(())
+    }
+
+    fn extend(&mut self, at: u64, chunks: &mut dyn Iterator<Item = Bytes>) -> io::Result<u64> {
+        self.disk.attempt()?;
+        let mut bytes = Vec::new();
+        let count = self.file.extend(at, &mut chunks.inspect(|chunk| bytes.extend_from_slice(chunk)))?;
+        self.disk.note(Operation::Written { file: self.number, bytes });
+        Ok(count)
     }
 
     fn clear(&mut self) -> io::Result<()> {
