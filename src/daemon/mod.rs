@@ -162,9 +162,11 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
-    if let Some(listener) = export_listener {
+    if let (Some(listener), Some(address)) = (export_listener, &config.export_listen) {
         let folders = Folders::new(config.output_dirs.clone());
-        let door = Arc::new(export_api::Door::open(Arc::clone(&exports), folders, house.drain()).await?);
+        // As it was configured: that is what a restart has in common with the process before.
+        let name = address.to_string();
+        let door = Arc::new(export_api::Door::open(Arc::clone(&exports), folders, &name, house.drain()).await?);
         say(&format!("export door listening on {}", listener.address()));
         house.open(listener, move |stream, _drain| {
             let door = Arc::clone(&door);

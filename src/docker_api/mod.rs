@@ -17,6 +17,7 @@ use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -116,7 +117,7 @@ impl Api {
                 operation: format!("asking docker for {path}"),
                 reason: error.to_string(),
             })?;
-        self.exchange(request).await
+        self.exchange(Heard::new(self.connect().await?), request).await
     }
 
     /// POSTs `body` and waits at most `limit` for the end of the answer.
@@ -150,7 +151,7 @@ impl Api {
             .body(Full::new(body))
             .map_err(|error| broken(error.to_string()))?;
         let exchange = async {
-            let (response, _connection) = self.exchange(request).await?;
+            let (response, _connection) = self.exchange(self.connect().await?, request).await?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let (head, body) = response.into_parts();
                 let body =
@@ -177,7 +178,7 @@ impl Api {
         let mut request = request.map_err(|error| broken(error.to_string()))?;
         request.headers_mut().insert(HOST, http::HeaderValue::from_static("docker"));
         let exchange = async {
-            let (response, _connection) = self.exchange(request).await?;
+            let (response, _connection) = self.exchange(Heard::new(self.connect().await?), request).await?;
             let (status, body) = response.into_parts();
             let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(error.to_string()))?;
             Ok(Answer { status: status.status, body: body.to_bytes() })
@@ -190,12 +191,12 @@ impl Api {
 
     /// One request on a connection of its own: on a unix socket that costs less than keeping one alive through
     /// dockerd's restarts.
-    async fn exchange<B>(&self, request: Request<B>) -> Result<(Response<Incoming>, Streaming), ApiError>
+    async fn exchange<S, B>(&self, stream: S, request: Request<B>) -> Result<(Response<Incoming>, Streaming), ApiError>
     where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = Heard::new(self.connect().await?);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         let connection = Streaming(AbortOnDropHandle::new(tokio::spawn(async move {

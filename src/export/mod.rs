@@ -13,6 +13,7 @@ mod policy;
 mod pump;
 pub mod response;
 mod run;
+mod transaction;
 mod transfer;
 
 pub use error::ExportError;

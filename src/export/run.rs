@@ -3,27 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Condition, Engine, EngineError, Hold, Ingest, Origin};
-use crate::image::{Descriptor, Graph, Limits, Reference, Walk};
-use crate::progress::{Event, Events, State};
-use crate::source::{Source, read_graph};
+use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
+use crate::image::{Descriptor, Graph, Limits, Reference};
+use crate::progress::Events;
+use crate::source::Source;
 
 use super::ExportError;
 use super::flight::Flights;
 use super::machine::Machine;
 use super::policy::NamePolicy;
-use super::transfer::transfer;
-
-/// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
-const PLANS: usize = 3;
-
-/// How long a commit is waited for when nobody wants it any more. The engine may have all that it needs for the image: if
-/// the lease went first, blobs could go of an image that becomes visible. It takes milliseconds, unless the engine is stuck.
-const SETTLE: Duration = Duration::from_secs(10);
+use super::transaction::Transaction;
 
 /// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
 const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
@@ -93,14 +85,15 @@ impl Exports {
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
-    /// background, within a second, and [`Exports::finish`] waits for that.
+    /// background, within a second (or ten, if the engine makes the image at that moment and is stuck), and
+    /// [`Exports::finish`] waits for that.
     ///
     /// # Errors
     /// When the export failed; nothing of it is visible then.
     pub async fn run(&self, request: Request, source: Arc<dyn Source>, events: Events) -> Result<Outcome, ExportError> {
         let cancel = CancellationToken::new();
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let task = self.tasks.spawn(self.export(request, Some(source), events).run(cancel));
+        let task = self.tasks.spawn(self.transaction(request, Some(source), events).run(cancel));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
@@ -120,12 +113,12 @@ impl Exports {
         cancel: CancellationToken,
     ) -> Result<Outcome, ExportError> {
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let task = self.tasks.spawn(self.export(request, None, events).commit(graph, ingest, cancel));
+        let task = self.tasks.spawn(self.transaction(request, None, events).commit(graph, ingest, cancel));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
-    fn export(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Export {
-        Export {
+    fn transaction(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Transaction {
+        Transaction {
             engine: self.engine.clone(),
             flights: self.flights.clone(),
             limits: self.limits,
@@ -160,178 +153,9 @@ impl Exports {
     }
 }
 
-/// One export under way.
-struct Export {
-    engine: Arc<dyn Engine>,
-    flights: Flights,
-    limits: Limits,
-    policy: NamePolicy,
-    tasks: TaskTracker,
-    closing: CancellationToken,
-    machine: Machine,
-    request: Request,
-    /// Where missing blobs are read from; none if nothing may be missing.
-    source: Option<Arc<dyn Source>>,
-    events: Events,
-}
-
-impl Export {
-    async fn run(mut self, cancel: CancellationToken) -> Result<Outcome, ExportError> {
-        if let Some(outcome) = self.begin(&cancel).await? {
-            return Ok(outcome);
-        }
-        // Opening is not cut short: a lease that was created must come into our hands, so that it can be released.
-        let opening = self.engine.open(&self.request.origin, self.events.clone());
-        let (ingest, graph) = tokio::join!(opening, until(&cancel, self.walk()));
-        let ingest = ingest?;
-        self.machine.enter(State::Open);
-        let result = match graph {
-            Ok(graph) => self.ingest(&*ingest, Arc::new(graph), &cancel).await,
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            self.machine.enter(State::Aborted);
-            // A client that is told of the failure may rely on nothing being left, unless the engine went away.
-            if let Err(error) = ingest.release().await {
-                tracing::warn!(%error, "a lease could not be released; this is tried again");
-                self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
-            }
-        } else {
-            // The client need not wait for it: the image is visible and complete.
-            self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
-        }
-        result
-    }
-
-    async fn commit(
-        mut self,
-        graph: Arc<Graph>,
-        ingest: Arc<dyn Ingest>,
-        cancel: CancellationToken,
-    ) -> Result<Outcome, ExportError> {
-        if let Some(outcome) = self.begin(&cancel).await? {
-            return Ok(outcome);
-        }
-        self.machine.enter(State::Open);
-        let result = self.ingest(&*ingest, graph, &cancel).await;
-        if result.is_err() {
-            self.machine.enter(State::Aborted);
-            ingest.withdraw().await;
-        }
-        result
-    }
-
-    /// What comes before any write: may the names be set, and is there anything to do at all?
-    async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
-        let Request { root, names, .. } = &self.request;
-        self.policy.check(names)?;
-        until(cancel, self.policy.check_moves(&*self.engine, root, names)).await?;
-        let Some(present_blobs) = until(cancel, self.engine.current(root, names)).await? else { return Ok(None) };
-        self.machine.enter(State::Committed);
-        Ok(Some(Outcome { present_blobs, ..Outcome::default() }))
-    }
-
-    /// From the open lease to the commit; again from the plan if the engine lost meanwhile what it had then.
-    async fn ingest(
-        &mut self,
-        ingest: &dyn Ingest,
-        graph: Arc<Graph>,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, ExportError> {
-        for _ in 1..PLANS {
-            match self.attempt(ingest, &graph, cancel).await {
-                Err(ExportError::Engine(error)) if error.is_outdated_plan() => {
-                    tracing::info!(export = %self.request.origin.export, %error, "the export is planned again");
-                    self.events.emit(Event::Note(format!("{error}; sending it")));
-                }
-                outcome => return outcome,
-            }
-        }
-        self.attempt(ingest, &graph, cancel).await
-    }
-
-    async fn attempt(
-        &mut self,
-        ingest: &dyn Ingest,
-        graph: &Arc<Graph>,
-        cancel: &CancellationToken,
-    ) -> Result<Outcome, ExportError> {
-        let outcome = until(cancel, self.prepare(ingest, graph)).await?;
-        settled(cancel, ingest.commit(&self.request.names)).await?.map_err(|error| match error {
-            EngineError::NameMoved { name, current: Some(current) } if !self.policy.may_move => {
-                ExportError::NameTaken { name, current }
-            }
-            error => error.into(),
-        })?;
-        self.machine.enter(State::Committed);
-        Ok(outcome)
-    }
-
-    /// Everything up to the commit.
-    async fn prepare(&mut self, ingest: &dyn Ingest, graph: &Arc<Graph>) -> Result<Outcome, ExportError> {
-        let plan = ingest.plan(graph).await?;
-        self.machine.enter(State::Planned);
-        let present = plan.present.len();
-        self.events.emit(Event::Planned { present, missing: plan.missing.clone() });
-
-        self.machine.enter(State::Transferring);
-        let (blobs, bytes) = match &self.source {
-            Some(source) => transfer(&**source, ingest, &plan.missing, &self.flights, &self.events).await?,
-            None if plan.missing.is_empty() => (0, 0),
-            None => {
-                let digests = plan.missing.into_iter().map(|blob| blob.digest).collect();
-                return Err(EngineError::Missing { digests }.into());
-            }
-        };
-        ingest.settle().await?;
-        self.machine.enter(State::Ready);
-
-        if !self.policy.may_move {
-            let expected = vec![None, Some(self.request.root.digest.clone())];
-            let condition = |name: &Reference| Condition { name: name.clone(), expected: expected.clone() };
-            ingest.require(self.request.names.iter().map(condition).collect());
-        }
-        Ok(Outcome {
-            sent_blobs: blobs + plan.stored.len(),
-            sent_bytes: bytes + plan.stored.iter().map(|document| document.size).sum::<u64>(),
-            present_blobs: present + plan.missing.len() - blobs,
-        })
-    }
-
-    /// Reads the documents of the image from the source.
-    async fn walk(&self) -> Result<Graph, ExportError> {
-        let root = self.request.root.clone();
-        match &self.source {
-            Some(source) => Ok(read_graph(&**source, root, self.limits).await?),
-            None => Ok(Walk::new(root, self.limits)?.finish()?),
-        }
-    }
-}
-
-/// Runs `work` unless `cancel` comes first.
-async fn until<T, E>(cancel: &CancellationToken, work: impl Future<Output = Result<T, E>>) -> Result<T, ExportError>
-where
-    ExportError: From<E>,
-{
-    tokio::select! {
-        result = work => Ok(result?),
-        () = cancel.cancelled() => Err(ExportError::Cancelled),
-    }
-}
-
-/// Runs `commit` to its end. Once `cancel` is there, the engine has [`SETTLE`] left.
-async fn settled<T>(cancel: &CancellationToken, commit: impl Future<Output = T>) -> Result<T, ExportError> {
-    let mut commit = std::pin::pin!(commit);
-    tokio::select! {
-        biased;
-        outcome = &mut commit => Ok(outcome),
-        () = cancel.cancelled() => timeout(SETTLE, commit).await.map_err(|_| ExportError::Cancelled),
-    }
-}
-
 /// Gives up a lease, however long it takes the engine to come back from a restart or from a full disk. What is not
 /// released when the daemon ends is found by its next start, or expires by itself.
-async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
+pub(super) async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
 where
     F: Future<Output = Result<(), EngineError>>,
 {

@@ -133,3 +133,24 @@ async fn a_commit_runs_to_its_end_without_its_client() {
     assert_eq!(results.state(), ExportState::Committed);
     success(&results);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_of_one_engine_leave_each_others_exports_alone() {
+    for (engine, mut rig) in Rig::each("neighbours") {
+        let image = Image::new(&[Layer::new().file("one", "neighbours").tar()]);
+        let client = rig.client().await;
+        let export = client.open(&["a"]).await;
+        client.send(&export, &image).await;
+        let other = rig.beside();
+        let request = GetRequest { export_id: export.clone() };
+        let status = other.client().await.exports.get(request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::NotFound, "{engine}: {status}");
+        // It may have been started after the one that it does not belong to.
+        rig.linkspan.kill();
+        rig.restart();
+        let client = rig.client().await;
+        let found = client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap();
+        assert_eq!(found.blobs, 3, "{engine}");
+        success(&client.commit(&export, vec![target("a", &image, &[])]).await.unwrap());
+    }
+}

@@ -45,14 +45,20 @@ pub struct Door {
 }
 
 impl Door {
-    /// A door to `exports`, through which outputs may be left below `folders`. Exports of an earlier process are found again. The door is closed by cancelling `drain`:
-    /// calls under way are finished then, and no new ones are taken.
+    /// A door to `exports`, through which outputs may be left below `folders`. Exports of an earlier process are found again
+    /// if that had the same `name`; those of others that serve the same engine are theirs. The door is closed by cancelling
+    /// `drain`: calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors
     /// When the engine cannot be asked for what an earlier process left.
-    pub async fn open(exports: Arc<Exports>, folders: Folders, drain: CancellationToken) -> Result<Self, EngineError> {
+    pub async fn open(
+        exports: Arc<Exports>,
+        folders: Folders,
+        name: &str,
+        drain: CancellationToken,
+    ) -> Result<Self, EngineError> {
         folders.sweep();
-        let sessions = Arc::new(Sessions::new(exports, folders));
+        let sessions = Arc::new(Sessions::new(exports, folders, name.to_owned()));
         match sessions.recover().await? {
             0 => {}
             found => tracing::info!(found, "took up the exports of an earlier process"),

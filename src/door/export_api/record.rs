@@ -14,6 +14,9 @@ use tonic::Code;
 pub(super) struct Record {
     /// Rises with every change that older versions cannot read.
     version: u32,
+    /// The server that the export belongs to; none in records of versions before this one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) server: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
     pub(super) exporters: Vec<Exporter>,
@@ -34,7 +37,7 @@ pub(super) struct Exporter {
 const VERSION: u32 = 1;
 
 impl Record {
-    pub(super) fn new(request: &proto::OpenRequest) -> Self {
+    pub(super) fn new(request: &proto::OpenRequest, server: &str) -> Self {
         let exporter = |exporter: &proto::Exporter| Exporter {
             id: exporter.id.clone(),
             kind: exporter.r#type.clone(),
@@ -42,6 +45,7 @@ impl Record {
         };
         Self {
             version: VERSION,
+            server: server.to_owned(),
             key: request.idempotency_key.clone(),
             exporters: request.exporters.iter().map(exporter).collect(),
             labels: request.labels.clone().into_iter().collect(),
@@ -100,13 +104,14 @@ mod tests {
 
     #[test]
     fn comes_back_as_it_went() {
-        let record = Record::new(&request());
+        let record = Record::new(&request(), "unix:///export.sock");
         assert_eq!(Record::read(&record.write().unwrap()), Some(record));
     }
 
     #[test]
     fn a_later_version_is_left_alone() {
-        let text = Record::new(&request()).write().unwrap().replace("\"version\":1", "\"version\":2");
+        let text =
+            Record::new(&request(), "unix:///export.sock").write().unwrap().replace("\"version\":1", "\"version\":2");
         assert_eq!(Record::read(&text), None);
     }
 
@@ -114,7 +119,7 @@ mod tests {
     fn is_bounded() {
         let mut request = request();
         request.labels.insert("long".to_owned(), "x".repeat(RECORD_BYTES));
-        let refusal = Record::new(&request).write().unwrap_err();
+        let refusal = Record::new(&request, "").write().unwrap_err();
         assert_eq!((refusal.code, refusal.reason), (Code::InvalidArgument, proto::Reason::LimitExceeded));
     }
 }

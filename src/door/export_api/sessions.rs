@@ -29,15 +29,17 @@ const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
 pub(super) struct Sessions {
     pub(super) exports: Arc<Exports>,
     pub(super) outputs: Arc<Outputs>,
+    /// What this server is called.
+    name: String,
     sessions: Mutex<BTreeMap<String, Arc<Session>>>,
     /// Held while an export is opened, so that of two Opens with one key the second finds the first one's export.
     opening: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
-    pub(super) fn new(exports: Arc<Exports>, folders: Folders) -> Self {
+    pub(super) fn new(exports: Arc<Exports>, folders: Folders, name: String) -> Self {
         let outputs = Arc::new(Outputs::new(folders));
-        Self { exports, outputs, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() }
+        Self { exports, outputs, name, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() }
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
@@ -65,7 +67,7 @@ impl Sessions {
     /// Opens an export; whether it was there.
     pub(super) async fn open(&self, request: &OpenRequest) -> Result<(Arc<Session>, bool), Refusal> {
         self.check(request)?;
-        let record = Record::new(request);
+        let record = Record::new(request, &self.name);
         let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
         let text = record.write()?;
         let _opening = self.opening.lock().await;
@@ -130,7 +132,7 @@ impl Sessions {
         if wrong.is_empty() { Ok(()) } else { Err(Refusal::fields(wrong)) }
     }
 
-    /// Finds the exports of an earlier process again.
+    /// Finds the exports of an earlier process again, which had the same name.
     pub(super) async fn recover(&self) -> Result<usize, EngineError> {
         let engine = self.exports.engine();
         let mut found = 0;
@@ -139,6 +141,10 @@ impl Sessions {
                 tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
                 continue;
             };
+            if !record.server.is_empty() && record.server != self.name {
+                tracing::debug!(export, server = record.server, "an export of another server is left alone");
+                continue;
+            }
             let ingest = engine.open_durable(&Session::origin(&export, &record), "", Events::none()).await?;
             let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
             match take_up(&session).await {
