@@ -155,7 +155,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     };
     match engine.recover().await? {
         0 => {}
-        leases => info!(leases, "released what an earlier process left behind"),
+        leases => info!(leases, "an earlier process left something behind, which is released"),
     }
 
     announce(engine.as_ref(), &reason);

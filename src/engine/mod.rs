@@ -191,8 +191,8 @@ pub trait Engine: Debug + Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
-    /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them.
-    /// Returns how many there were.
+    /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them, soon if not at
+    /// once. Returns how many there are.
     ///
     /// # Errors
     /// When the engine cannot be asked.

@@ -113,15 +113,19 @@ impl ContainerdEngine {
         current::check(&self.client, &self.server.snapshotter, root, names).await
     }
 
-    /// Releases the leases of processes that are gone.
-    pub(crate) async fn release_abandoned(&self) -> Result<usize, EngineError> {
-        let abandoned = lease::abandoned(&self.client).await?;
-        for id in &abandoned {
-            tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
-            ingest::release(&self.client, id).await?;
-        }
-        Ok(abandoned.len())
+    /// The leases of processes that are gone.
+    pub(crate) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
+        lease::abandoned(&self.client).await
     }
+}
+
+/// Releases leases of processes that are gone.
+pub(crate) async fn release(client: &Client, abandoned: &[String]) -> Result<(), EngineError> {
+    for id in abandoned {
+        tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
+        ingest::release(client, id).await?;
+    }
+    Ok(())
 }
 
 impl Engine for ContainerdEngine {
@@ -163,6 +167,10 @@ impl Engine for ContainerdEngine {
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(self.release_abandoned())
+        Box::pin(async move {
+            let abandoned = self.abandoned().await?;
+            release(&self.client, &abandoned).await?;
+            Ok(abandoned.len())
+        })
     }
 }

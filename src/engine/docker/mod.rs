@@ -14,6 +14,7 @@ mod tag;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join_all};
 
@@ -28,6 +29,10 @@ use super::{Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
+
+/// How long dockerd has for a commit of a process that was killed. It is told that its client has gone, and ends with
+/// what it is at; without our lease, blobs could go of an image that it is just making.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A dockerd, and the containerd that it was proven to use.
 #[derive(Debug)]
@@ -189,7 +194,19 @@ impl Engine for DockerEngine {
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        self.containerd.recover()
+        Box::pin(async move {
+            let abandoned = self.containerd.abandoned().await?;
+            let (client, count) = (self.containerd.client().clone(), abandoned.len());
+            if count > 0 {
+                tokio::spawn(async move {
+                    tokio::time::sleep(GRACE).await;
+                    if let Err(error) = super::containerd::release(&client, &abandoned).await {
+                        tracing::warn!(%error, "leases of a former process stay until the next start, or until they expire");
+                    }
+                });
+            }
+            Ok(count)
+        })
     }
 }
 
