@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 /// How memory, offsets and lengths are aligned: a page, which is no less than any disk's block.
 const ALIGNMENT: usize = 4096;
 /// How much is written at once.
-const WRITE: usize = 1 << 20;
+const WRITE: usize = 512 << 10;
 /// Buffers that are kept for the next file. More are in use only while more files are written.
 const SPARE: usize = 8;
 
@@ -70,7 +70,7 @@ pub(super) fn append(
 ) -> io::Result<u64> {
     let (mut length, mut buffer) = (0, Buffer::new());
     // Behind an end that is not aligned nothing can be: the caller's next piece will.
-    let mut flushed = |buffer: &mut Buffer, at: u64| {
+    let mut write_out = |buffer: &mut Buffer, at: u64| {
         if *is_able && at.is_multiple_of(ALIGNMENT as u64) {
             let aligned = buffer.filled().len() / ALIGNMENT * ALIGNMENT;
             let written = past_the_cache(file, &buffer.filled()[..aligned], is_able)?;
@@ -86,13 +86,13 @@ pub(super) fn append(
         while !rest.is_empty() {
             rest = buffer.fill(rest);
             if buffer.filled().len() == WRITE {
-                flushed(&mut buffer, at + length)?;
+                write_out(&mut buffer, at + length)?;
                 length += WRITE as u64;
             }
         }
     }
     let last = buffer.filled().len() as u64;
-    flushed(&mut buffer, at + length)?;
+    write_out(&mut buffer, at + length)?;
     Ok(length + last)
 }
 
