@@ -9,9 +9,9 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
-/// How much is read at once. Large, because the work of a relay is system calls; a unix socket holds 208 KiB
-/// (`net.core.wmem_default`), so a larger buffer is never filled.
-pub(super) const READ_BYTES: usize = 128 << 10;
+/// How much is read at once. Large, because the work of a relay is system calls: all that an ordinary unix socket holds
+/// (208 KiB, `net.core.wmem_default`).
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// Spare buffers that a thread keeps: more are in use only by connections whose other side does not read.
 const SPARE: usize = 4;
