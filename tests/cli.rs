@@ -6,7 +6,7 @@ mod common;
 use std::{
     fs,
     io::{ErrorKind, Read},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixDatagram, UnixListener, UnixStream},
@@ -42,6 +42,10 @@ impl Daemon {
         self.0.as_ref().unwrap().signal(signal);
     }
 
+    fn stderr(&self) -> String {
+        self.0.as_ref().unwrap().stderr()
+    }
+
     #[track_caller]
     fn wait(mut self) -> Output {
         self.0.take().unwrap().wait()
@@ -58,8 +62,14 @@ impl Drop for Daemon {
 
 /// Starts it and waits until its door is open.
 fn open(run: Run, door: &Path) -> Daemon {
+    open_at(run, &unix(door))
+}
+
+/// The same for any address. It can be connected to before it says that it is open.
+fn open_at(run: Run, address: &str) -> Daemon {
     let daemon = Daemon(Some(run.spawn()));
-    until("the door to open", || UnixStream::connect(door).is_ok(), |open| *open);
+    let said = format!("listening on {address}\n");
+    until("the door to open", || daemon.stderr(), |stderr| stderr.contains(&said));
     daemon
 }
 
@@ -254,8 +264,7 @@ fn a_loopback_port_is_a_door_too() {
     let address = format!("tcp://127.0.0.1:{port}");
     let engine = ["serve", "--engine", "docker", "--docker-host", stack.docker_host()];
     let run = linkspan(engine).args(["--builder", stack.buildkit_host(), "--buildkit-listen", &address]);
-    let running = Daemon(Some(run.spawn()));
-    until("the port to open", || TcpStream::connect(("127.0.0.1", port)).is_ok(), |open| *open);
+    let running = open_at(run, &address);
     stack.buildctl(["--addr", &address, "debug", "workers"]).ok();
     running.signal(Signal::TERM);
     let output = running.wait();

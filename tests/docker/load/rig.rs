@@ -1,6 +1,5 @@
 //! One stack, a door in front of its dockerd, and a meter behind the door.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -64,8 +63,7 @@ impl Rig {
         let args = ["--engine", "docker", "--docker-host", &engine, "--docker-listen", &listen];
         let containerd = ["--containerd-address", behind.containerd_address()];
         let linkspan = Linkspan::start(&behind, &[&args[..], &containerd].concat(), &[]);
-        let is_there = || UnixStream::connect(&door).is_ok();
-        until("the docker door", is_there, |there| *there);
+        until("the docker door", || linkspan.log(), |log| log.contains(&format!("listening on {listen}\n")));
         Self { direct, behind, linkspan, meter, door }
     }
 
