@@ -1,14 +1,14 @@
 //! The operations that change a disk, in one place, so that a test can fail each of them and say what a power loss
 //! after it would leave.
 
+mod direct;
+
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
-
-mod direct;
 
 /// What changes a layout. Reading goes past it.
 pub(super) trait Disk: Debug + Send + Sync {
