@@ -1,7 +1,5 @@
 //! Docker contexts: names for endpoints.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -26,8 +24,7 @@ pub(super) fn host(docker: &Path, name: &str) -> Option<String> {
         host: String,
     }
     let id = hex::encode(Sha256::digest(name));
-    let mut text = Vec::new();
-    let file = File::open(docker.join("contexts/meta").join(id).join("meta.json")).ok()?;
-    file.take(super::MAX_BYTES).read_to_end(&mut text).ok()?;
+    let path = docker.join("contexts/meta").join(id).join("meta.json");
+    let text = super::owned::read_at(&path, super::MAX_BYTES).ok()?;
     Some(serde_json::from_slice::<Meta>(&text).ok()?.endpoints.docker.host)
 }

@@ -6,6 +6,7 @@
 
 mod context;
 mod file;
+mod owned;
 
 use std::ffi::OsString;
 use std::io;
@@ -14,9 +15,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 
 pub use file::Locked;
+pub(crate) use owned::OwnedFolder;
 
 /// A builder's file is a few kilobytes, certificates included; anything longer is something else.
 const MAX_BYTES: u64 = 4 << 20;
+/// Where builders are, in buildx's folder.
+const INSTANCES: &str = "instances";
 
 /// A user's builders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,19 +116,27 @@ impl Store {
     /// # Errors
     /// When the folder or a file in it cannot be read. A folder that is absent holds no builders.
     pub fn instances(&self) -> Result<Vec<Instance>, StoreError> {
-        let folder = self.buildx.join("instances");
-        let failed = |source| StoreError::Io { what: "list", path: folder.clone(), source };
-        let entries = match folder.read_dir() {
-            Ok(entries) => entries,
+        Ok(self.files()?.into_iter().map(|(_, instance)| instance).collect())
+    }
+
+    /// All builders, and what their files are called.
+    fn files(&self) -> Result<Vec<(OsString, Instance)>, StoreError> {
+        let path = self.buildx.join(INSTANCES);
+        let failed = |source| StoreError::Io { what: "list", path: path.clone(), source };
+        let opened = OwnedFolder::open(&self.buildx).and_then(|folder| folder.subfolder(INSTANCES));
+        let folder = match opened {
+            Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed(error)),
         };
         let mut instances = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(failed)?.path();
-            instances.push(file::parse(&path, &file::read(&path)?)?);
+        for entry in path.read_dir().map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let path = path.join(&name);
+            let instance = file::parse(&path, &file::read(&folder, &name, &path)?)?;
+            instances.push((name, instance));
         }
-        instances.sort_by(|one: &Instance, other| one.name.cmp(&other.name));
+        instances.sort_by(|(_, one): &(_, Instance), (_, other)| one.name.cmp(&other.name));
         Ok(instances)
     }
 
@@ -133,16 +145,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unknown`] names those that exist.
     pub fn instance(&self, name: &str) -> Result<Instance, StoreError> {
-        let mut instances = self.instances()?;
+        Ok(self.file(name)?.1)
+    }
+
+    fn file(&self, name: &str) -> Result<(OsString, Instance), StoreError> {
+        let mut instances = self.files()?;
         // buildx takes names in any case and keeps them in lower case (`store/util.go`).
-        match instances.iter().position(|instance| instance.name.eq_ignore_ascii_case(name)) {
+        match instances.iter().position(|(_, instance)| instance.name.eq_ignore_ascii_case(name)) {
             Some(index) => Ok(instances.swap_remove(index)),
             None => Err(StoreError::Unknown {
                 name: name.to_owned(),
                 folder: self.buildx.clone(),
                 known: match instances.len() {
                     0 => "none".to_owned(),
-                    _ => instances.iter().map(|instance| instance.name.as_str()).collect::<Vec<_>>().join(", "),
+                    _ => instances.iter().map(|(_, instance)| instance.name.as_str()).collect::<Vec<_>>().join(", "),
                 },
             }),
         }

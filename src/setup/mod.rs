@@ -112,13 +112,15 @@ impl SetupError {
 /// # Errors
 /// When nothing can be changed; the builder is then as it was.
 pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Result<Done, SetupError> {
-    let builder = container_builder(store, name)?;
+    // Looked for before the lock is made: where there are no builders, nothing is left.
+    container_builder(store.instance(name)?)?;
     let to = door.to_string();
     if let Address::Unix(path) = door {
         UnixStream::connect(path).map_err(|reason| SetupError::Closed { door: to.clone(), reason })?;
     }
     let lock = store.lock()?;
-    let mut record = Record::read(store, &builder.name)?;
+    let builder = container_builder(lock.instance(name)?)?;
+    let mut record = Record::read(&lock, &builder.name)?;
     let mut done = Done { builder: builder.name.clone(), moved: Vec::new() };
     let mut is_there = false;
     for node in &builder.nodes {
@@ -145,10 +147,11 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
 /// # Errors
 /// When nothing can be changed; the builder is then as it was.
 pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<Done, SetupError> {
-    let builder = container_builder(store, name)?;
+    container_builder(store.instance(name)?)?;
     let from = door.to_string();
     let lock = store.lock()?;
-    let record = Record::read(store, &builder.name)?;
+    let builder = container_builder(lock.instance(name)?)?;
+    let record = Record::read(&lock, &builder.name)?;
     let mut done = Done { builder: builder.name.clone(), moved: Vec::new() };
     for node in builder.nodes.iter().filter(|node| is_same_address(&store.address(&node.endpoint), &from)) {
         let to = record.endpoint(&node.name).unwrap_or(engine).to_owned();
@@ -163,8 +166,7 @@ pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<D
     Ok(done)
 }
 
-fn container_builder(store: &Store, name: &str) -> Result<Instance, SetupError> {
-    let builder = store.instance(name)?;
+fn container_builder(builder: Instance) -> Result<Instance, SetupError> {
     if builder.driver != "docker-container" {
         return Err(SetupError::Driver { builder: builder.name, driver: builder.driver });
     }

@@ -1,29 +1,39 @@
 //! Where the nodes of a builder went before they were sent through a door.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use crate::buildx::{Store, StoreError};
+use crate::buildx::{Locked, OwnedFolder, StoreError};
+
+/// In buildx's folder, which it shares with nobody.
+const FOLDER: &str = "linkspan";
+/// A few hundred bytes for each node.
+const MAX_BYTES: u64 = 4 << 20;
 
 /// The endpoints of one builder's nodes; `linkspan/BUILDER.json` in buildx's folder, which buildx does not look at.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct Record<'a> {
+    buildx: &'a OwnedFolder,
+    file: OsString,
+    /// For messages.
     path: PathBuf,
     endpoints: BTreeMap<String, String>,
 }
 
-impl Record {
-    pub(super) fn read(store: &Store, builder: &str) -> Result<Self, StoreError> {
-        let path = store.folder().join("linkspan").join(format!("{builder}.json"));
-        let endpoints = match fs::read(&path) {
+impl<'a> Record<'a> {
+    /// What is known of `builder`, while nobody else changes it.
+    pub(super) fn read(lock: &'a Locked<'_>, builder: &str) -> Result<Self, StoreError> {
+        let file = OsString::from(format!("{builder}.json"));
+        let (buildx, path) = (lock.folder(), lock.path().join(FOLDER).join(&file));
+        let endpoints = match buildx.subfolder(FOLDER).and_then(|folder| folder.read(&file, MAX_BYTES)) {
             Ok(text) => serde_json::from_slice(&text)
                 .map_err(|error| StoreError::Format { path: path.clone(), reason: error.to_string() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(StoreError::Io { what: "read", path, source }),
         };
-        Ok(Self { path, endpoints })
+        Ok(Self { buildx, file, path, endpoints })
     }
 
     pub(super) fn endpoint(&self, node: &str) -> Option<&str> {
@@ -34,16 +44,14 @@ impl Record {
         self.endpoints.insert(node.to_owned(), endpoint.to_owned());
         let failed = |source| StoreError::Io { what: "write", path: self.path.clone(), source };
         let text = serde_json::to_vec(&self.endpoints).map_err(|error| failed(error.into()))?;
-        if let Some(folder) = self.path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
-        }
-        fs::write(&self.path, text).map_err(failed)
+        let folder = self.buildx.make_subfolder(FOLDER).map_err(failed)?;
+        folder.replace(&self.file, &text, &folder).map_err(failed)
     }
 
     pub(super) fn forget(self) -> Result<(), StoreError> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::Io { what: "remove", path: self.path, source: error })
+        match self.buildx.subfolder(FOLDER).and_then(|folder| folder.remove(&self.file)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::Io { what: "remove", path: self.path, source })
             }
             _ => Ok(()),
         }

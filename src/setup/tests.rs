@@ -1,7 +1,9 @@
 //! Builders go through the door and come back as they were.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -116,4 +118,155 @@ fn a_closed_door_is_no_way() {
     assert!(error.to_string().contains("/closed does not answer: "), "{error}");
     assert!(error.hint().unwrap().contains("linkspan serve --docker-listen unix://"));
     assert_eq!(place.file(), before);
+}
+
+/// The user whose folder it is; nobody's id.
+const USER: u32 = 54_321;
+
+fn give_away(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            give_away(&path);
+        }
+        std::os::unix::fs::lchown(&path, Some(USER), Some(USER)).unwrap();
+    }
+    chown(folder, Some(USER), Some(USER)).unwrap();
+}
+
+fn all_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(all_below(&path));
+        }
+        found.push(path);
+    }
+    found
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn what_root_leaves_in_a_users_folder_is_the_users() {
+    let place = Place::new("docker-container", &["ENGINE"]);
+    if !is_root() {
+        return;
+    }
+    give_away(place.folder.path());
+    let owners = || {
+        let below = all_below(place.folder.path());
+        below.into_iter().filter(|path| fs::symlink_metadata(path).unwrap().uid() != USER).collect::<Vec<_>>()
+    };
+    let (folder, lock) = (place.folder.path().join("linkspan"), place.folder.path().join(".lock"));
+    // As an earlier version left them.
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&lock, "").unwrap();
+    place.through().unwrap();
+    assert_eq!(owners(), [""; 0].map(PathBuf::from));
+    assert!(folder.join("b.json").is_file());
+    place.back().unwrap();
+    assert_eq!(owners(), [""; 0].map(PathBuf::from));
+    fs::remove_file(&lock).unwrap();
+    fs::remove_dir(&folder).unwrap();
+    place.through().unwrap();
+    assert_eq!(owners(), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn a_link_is_replaced_by_what_it_leads_to() {
+    let place = Place::new("docker-container", &["ENGINE"]);
+    let (file, elsewhere) = (place.folder.path().join("instances/b"), place.folder.path().join("dotfiles"));
+    fs::create_dir(&elsewhere).unwrap();
+    fs::rename(&file, elsewhere.join("b")).unwrap();
+    symlink("../dotfiles/b", &file).unwrap();
+    fs::set_permissions(elsewhere.join("b"), fs::Permissions::from_mode(0o640)).unwrap();
+    if is_root() {
+        give_away(place.folder.path());
+    }
+    place.through().unwrap();
+    assert!(file.is_symlink() && place.file()["Nodes"][0]["Endpoint"] == json!(place.door.to_string()));
+    let changed = fs::metadata(elsewhere.join("b")).unwrap();
+    assert_eq!(changed.permissions().mode() & 0o777, 0o640);
+    assert!(!is_root() || changed.uid() == USER);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "nothing else is left there");
+}
+
+#[test]
+fn nothing_of_another_user_is_reached_through_a_users_links() {
+    if !is_root() {
+        return;
+    }
+    let roots = tempfile::tempdir().unwrap();
+    let precious = roots.path().join("b.json");
+    for name in ["instances/b", ".lock", "linkspan/b.json", "linkspan", "instances"] {
+        let place = Place::new("docker-container", &["ENGINE"]);
+        let buildx = place.folder.path();
+        fs::create_dir(buildx.join("linkspan")).unwrap();
+        let before = fs::read(buildx.join("instances/b")).unwrap();
+        // It could pass for either file.
+        let text = if name.starts_with("linkspan") { b"{}".to_vec() } else { before.clone() };
+        for file in [precious.clone(), roots.path().join("b")] {
+            fs::write(file, &text).unwrap();
+        }
+        let at = buildx.join(name);
+        let _ = fs::remove_file(&at);
+        let _ = fs::remove_dir_all(&at);
+        symlink(if name.contains('.') || name.ends_with("/b") { &precious } else { roots.path() }, &at).unwrap();
+        give_away(buildx);
+        let error = place.through().unwrap_err().to_string();
+        assert!(error.contains("it is a link to "), "{name}: {error}");
+        assert!(place.back().is_err());
+        for file in [&precious, &roots.path().join("b")] {
+            let found = fs::metadata(file).unwrap();
+            assert_eq!((fs::read(file).unwrap(), found.uid(), found.nlink()), (text.clone(), 0, 1), "{name}");
+        }
+        assert_eq!(fs::read_dir(roots.path()).unwrap().count(), 2, "{name}");
+    }
+}
+
+#[test]
+fn a_name_that_can_be_guessed_is_not_followed() {
+    let place = Place::new("docker-container", &["ENGINE"]);
+    let precious = place.folder.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    symlink(&precious, place.folder.path().join(format!(".linkspan-{}", std::process::id()))).unwrap();
+    place.through().unwrap();
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    assert!(!place.folder.path().join("instances/b").is_symlink());
+}
+
+#[test]
+fn a_pipe_does_not_make_it_wait() {
+    for name in ["instances/b", "linkspan/b.json", ".lock"] {
+        let place = Place::new("docker-container", &["ENGINE"]);
+        fs::create_dir(place.folder.path().join("linkspan")).unwrap();
+        let at = place.folder.path().join(name);
+        let _ = fs::remove_file(&at);
+        rustix::fs::mknodat(rustix::fs::CWD, &at, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = place.through().unwrap_err().to_string();
+        assert!(error.contains("it is no plain file"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_builder_is_read_when_nobody_else_can_change_it() {
+    let place = Place::new("docker-container", &["ENGINE"]);
+    let lock = place.store.lock().unwrap();
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| place.through());
+        // It waits for the lock, or is about to; meanwhile another command gives the builder a second node.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mut file = place.file();
+        let mut second = file["Nodes"][0].clone();
+        second["Name"] = json!("b1");
+        file["Nodes"].as_array_mut().unwrap().push(second);
+        fs::write(place.folder.path().join("instances/b"), file.to_string()).unwrap();
+        drop(lock);
+        assert_eq!(Place::moved(&moving.join().unwrap().unwrap()), ["b0", "b1"]);
+    });
 }

@@ -2,12 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, chownat, flock, openat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use tracing::warn;
+
+/// More than any process id, and the end of its line.
+const OWNER_BYTES: u64 = 16;
 
 /// A path that is ours while this lives; dropping it removes what is still ours.
 #[derive(Debug)]
@@ -63,6 +68,10 @@ impl Claim {
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let mut lock = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(&lock_path)?;
+            if !is_a_lock(&lock.metadata()?) {
+                let what = format!("{} is there, and is no lock of ours; remove it", lock_path.display());
+                return Err(Refused::System(io::Error::other(what)));
+            }
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Err(Refused::Locked(owner(&mut lock))),
@@ -82,9 +91,24 @@ impl Claim {
         }
     }
 
-    /// Remembers the socket at the path as the one to remove.
-    pub(super) fn bound(&mut self) -> io::Result<()> {
-        self.bound = Some(FileId::at(&self.path)?);
+    /// Remembers the socket at the path as the one to remove, and gives it its group and its mode: whatever somebody who
+    /// may write in the folder puts at the path meanwhile, it is this file that gets them, and a link is none.
+    pub(super) fn bound(&mut self, gid: u32, mode: u32) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let socket = File::from(openat(CWD, &self.path, flags, Mode::empty())?);
+        let found = socket.metadata()?;
+        if !found.file_type().is_socket() || found.uid() != geteuid().as_raw() {
+            return Err(io::Error::other("somebody has put something else there"));
+        }
+        self.bound = Some(FileId::of(&found));
+        if found.gid() != gid {
+            chownat(&socket, "", None, Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+        }
+        if found.mode() & 0o7777 != mode {
+            // A file that is open for nothing but to be named has no other way to a mode (open(2), O_PATH).
+            let itself = format!("/proc/self/fd/{}", socket.as_raw_fd());
+            fs::set_permissions(itself, fs::Permissions::from_mode(mode))?;
+        }
         Ok(())
     }
 
@@ -110,9 +134,15 @@ impl Drop for Claim {
     }
 }
 
+/// Whether a file can be a lock that a process left. In a folder that others may write in, it could as well be another
+/// name of somebody's file, which must keep its contents.
+fn is_a_lock(metadata: &fs::Metadata) -> bool {
+    metadata.is_file() && metadata.nlink() <= 1 && metadata.len() <= OWNER_BYTES
+}
+
 /// The process id in a lock file, for a message.
 fn owner(lock: &mut File) -> Option<u32> {
     let mut text = String::new();
-    lock.take(16).read_to_string(&mut text).ok()?;
+    lock.take(OWNER_BYTES).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }

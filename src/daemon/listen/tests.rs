@@ -142,6 +142,31 @@ async fn a_lock_is_not_followed_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_lock_that_is_another_name_of_a_file_leaves_it_alone() {
+    let (folder, path) = folder();
+    let (precious, lock) = (folder.path().join("precious"), folder.path().join("door.sock.lock"));
+    fs::write(&precious, "1\n").unwrap();
+    fs::hard_link(&precious, &lock).unwrap();
+    let error = bind(&path).await.unwrap_err().to_string();
+    assert!(error.contains("is no lock of ours; remove it"), "{error}");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "1\n");
+    fs::remove_file(&lock).unwrap();
+    fs::write(&lock, "not the number of a process").unwrap();
+    assert!(bind(&path).await.is_err());
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "not the number of a process");
+}
+
+#[tokio::test]
+async fn every_folder_that_is_made_can_be_entered() {
+    let (folder, _) = folder();
+    let path = folder.path().join("a/b/c/door.sock");
+    let _listener = bind(&path).await.unwrap();
+    for made in path.ancestors().skip(1).take(3) {
+        assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o7777, 0o755, "{made:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_socket_that_is_no_longer_ours_stays() {
     let (_folder, path) = folder();
     let listener = bind(&path).await.unwrap();

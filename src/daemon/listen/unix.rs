@@ -1,10 +1,13 @@
 //! Binding a unix socket; the module above says in which order, and why.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, openat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tracing::info;
 
@@ -14,7 +17,7 @@ use crate::proxy::Address;
 
 /// Owner and group may connect; nobody else.
 const SOCKET_MODE: u32 = 0o660;
-const FOLDER_MODE: u32 = 0o755;
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 1024;
 
@@ -36,21 +39,32 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
     clear(path).await?;
     let socket = UnixSocket::new_stream().map_err(fail("create a socket"))?;
     socket.bind(path).map_err(fail("bind"))?;
-    claim.bound().map_err(fail("look at the new socket"))?;
-    std::os::unix::fs::lchown(path, None, Some(gid)).map_err(fail(&format!("give it to group {gid}")))?;
-    fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(fail("set its mode"))?;
+    claim.bound(gid, SOCKET_MODE).map_err(fail(&format!("give it to group {gid} with its mode")))?;
     let listener = socket.listen(BACKLOG).map_err(fail("listen"))?;
     Ok((listener, claim))
 }
 
 /// Creates what is missing of `folder`. The mode of what is there is its owner's business.
 fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
+    if folder.is_dir() || folder == Path::new("") {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-    // A service's umask (often 0077) must not keep the group out.
-    fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))
+    if let Some(above) = folder.parent() {
+        make_folder(above)?;
+    }
+    match mkdirat(CWD, folder, FOLDER_MODE) {
+        // Somebody else was quicker.
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
+    }
+    // A service's umask (often 0077) must not keep the group out. What was made is opened first: another folder that was
+    // put in its place keeps its mode.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(CWD, folder, flags, Mode::empty())?;
+    if fstat(&made)?.st_uid == geteuid().as_raw() {
+        fchmod(&made, FOLDER_MODE)?;
+    }
+    Ok(())
 }
 
 /// Makes sure that nothing is at `path`, removing the socket of a process that is gone.

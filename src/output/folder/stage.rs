@@ -1,15 +1,16 @@
 //! Where an output is made before it gets its name.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, fgetxattr, flock, fsetxattr, fsync,
-    mkdirat, openat, openat2, renameat, renameat_with, syncfs,
+    CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, fgetxattr, flock, fsetxattr, fstat,
+    fsync, mkdirat, openat, openat2, renameat, renameat_with, syncfs,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::{Dest, FolderError, STAGE};
 
@@ -48,6 +49,9 @@ impl Stage {
         let path = temporary.map_err(|error| FolderError::system("writing in", &dest.root, error))?.keep();
         let stage = openat(CWD, &path, FOLDER, Mode::empty());
         let stage = stage.map_err(|error| FolderError::system("opening", &path, error))?;
+        if !is_ours(&stage) {
+            return Err(FolderError::system("opening", &path, Errno::PERM));
+        }
         let lock = flock(&stage, FlockOperation::NonBlockingLockExclusive);
         lock.map_err(|error| FolderError::system("locking", &path, error))?;
         Ok(Some(Self { dest, root, stage, path }))
@@ -179,6 +183,10 @@ pub(super) fn sweep(root: &Path) {
         entries.filter_map(Result::ok).filter(|entry| entry.file_name().as_bytes().starts_with(STAGE.as_bytes()))
     {
         let Ok(stage) = openat(CWD, entry.path(), FOLDER, Mode::empty()) else { continue };
+        // Somebody else's has the name by chance, or so that root removes what is mounted in it.
+        if !is_ours(&stage) {
+            continue;
+        }
         if flock(&stage, FlockOperation::NonBlockingLockExclusive).is_ok() {
             match remove(&entry.path()) {
                 Ok(()) => tracing::info!(path = %entry.path().display(), "removed an unfinished output"),
@@ -199,10 +207,17 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
+fn is_ours(folder: impl AsFd) -> bool {
+    fstat(folder).is_ok_and(|stat| stat.st_uid == geteuid().as_raw())
+}
+
 /// Lets the owner into every folder.
 fn open_up(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    // Named, not read, which a closed folder refuses; and never what a link leads to.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(CWD, path, flags, Mode::empty())?;
+    fs::set_permissions(format!("/proc/self/fd/{}", folder.as_raw_fd()), fs::Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
