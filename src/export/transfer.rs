@@ -42,11 +42,16 @@ async fn send(
     flights: &Flights,
     events: &Events,
 ) -> Result<Option<u64>, ExportError> {
-    let _flight = flights.board(&blob.digest).await;
+    let flight = flights.board(&blob.digest).await;
+    if flight.is_taken_over {
+        let digest = &blob.digest;
+        tracing::info!(%digest, source = source.name(), "another export's source of this blob is silent; sending it");
+        events.emit(Event::Note(format!("another export that sends {digest} makes no progress; sending it")));
+    }
     let sent = match ingest.writer(blob).await? {
         Opened::Present => None,
         Opened::Writer(writer) => {
-            pump(source, blob, writer, None, events).await?;
+            pump(source, blob, writer, None, &flight, events).await?;
             Some(blob.size)
         }
     };

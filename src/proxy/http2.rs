@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -10,6 +12,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -40,6 +43,15 @@ const SHARED_WINDOW_BYTES: u32 = 64 << 20;
 
 /// Reads of remote blobs cancel their stream each time; h2's default tolerance (20) would end such connections.
 const PENDING_RESETS: usize = 4096;
+
+/// How long an upstream that answered counts as there.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How often an upstream that says nothing is asked for a sign of life while calls wait for it, and how long it has. More
+/// often than every five minutes, gRPC's Go servers take for an attack and end the connection (grpc-go
+/// `internal/transport/defaults.go`, `defaultKeepalivePolicyMinTime`). What the system's own keepalive sees is seen
+/// much earlier ([`Upstream::connect`](super::Upstream::connect)).
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
 
 /// Why a request could not be passed on.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +111,8 @@ pub struct Connection {
     sender: SendRequest<Body>,
     upstream: String,
     ended: CancellationToken,
+    /// When the upstream was last heard.
+    heard: Arc<Mutex<Instant>>,
 }
 
 impl Connection {
@@ -124,6 +138,8 @@ impl Connection {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(window)
             .max_concurrent_reset_streams(PENDING_RESETS)
+            .keep_alive_interval(KEEPALIVE.0)
+            .keep_alive_timeout(KEEPALIVE.1)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .handshake(TokioIo::new(Noted::new(stream, ended.clone())))
             .await
@@ -134,7 +150,12 @@ impl Connection {
                 tracing::debug!(upstream = %name, %error, "upstream connection ended");
             }
         });
-        Ok(Self { sender, upstream, ended })
+        Ok(Self { sender, upstream, ended, heard: Arc::new(Mutex::new(Instant::now())) })
+    }
+
+    /// Whether the upstream was heard a moment ago, so that it need not be asked whether it is there.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < FRESH
     }
 
     /// Cancelled when the connection's stream has ended, before any call on it is told.
@@ -153,10 +174,10 @@ impl Connection {
     /// When the connection breaks first. A reset by the upstream is in the error's sources.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, ProxyError> {
         let mut sender = self.sender.clone();
-        sender
-            .send_request(request)
-            .await
-            .map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })
+        let answer = sender.send_request(request).await;
+        let answer = answer.map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })?;
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(answer)
     }
 
     /// Passes a request on as it is.

@@ -33,6 +33,9 @@ pub enum Sharing {
     },
 }
 
+/// How soon a connection over a socket has to answer; otherwise a new one is made, which is quick.
+const PROMPT: Duration = Duration::from_millis(500);
+
 /// The connections to one upstream.
 #[derive(Debug)]
 pub struct Link {
@@ -95,11 +98,23 @@ impl Link {
                 let connection = Connection::open(&*self.dial).await?;
                 Ok(Held { connection, user: None })
             }
-            Sharing::Everybody { .. } => match self.living().await {
-                Some(held) if check::answers(&held).await => Ok(held),
-                stale => self.shared(stale).await,
-            },
+            Sharing::Everybody { .. } => self.usable().await,
         }
+    }
+
+    /// The shared connection, which has just been seen to lead somewhere: one that has waited may be dead without our
+    /// having been told (a NAT or a load balancer forgot it, a machine slept), and a call on it would wait in vain.
+    async fn usable(self: &Arc<Self>) -> Result<Held, ProxyError> {
+        let Some(held) = self.living().await else { return self.shared(None).await };
+        if held.is_fresh() {
+            return Ok(held);
+        }
+        let answers = match self.sharing {
+            // A new connection costs less than waiting for an answer that does not come.
+            Sharing::Each => tokio::time::timeout(PROMPT, check::answers(&held)).await.unwrap_or(false),
+            Sharing::Everybody { .. } => check::answers(&held).await,
+        };
+        if answers { Ok(held) } else { self.shared(Some(held)).await }
     }
 
     /// The connection that is shared: the one that is there if it still lives and is not `stale`, else a new one.
@@ -229,7 +244,7 @@ impl tower::Service<Request<tonic::body::Body>> for Calls {
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let link = Arc::clone(&self.0);
         Box::pin(async move {
-            let held = link.shared(None).await.map_err(|error| error.status())?;
+            let held = link.usable().await.map_err(|error| error.status())?;
             let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
             held.send(request).await.map_err(|error| error.status())
         })

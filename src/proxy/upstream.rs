@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,7 +26,25 @@ const SEND_BYTES: usize = 1 << 20;
 
 /// Lets a unix socket hold more of what is sent.
 pub(crate) fn enlarge(stream: &UnixStream) -> io::Result<()> {
-    Ok(rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BYTES)?)
+    Ok(sockopt::set_socket_send_buffer_size(stream, SEND_BYTES)?)
+}
+
+/// When the kernel asks the other end of a silent TCP connection for a sign of life: after how long, how often, and how
+/// many times without an answer. NATs and load balancers forget connections that are silent for minutes.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// How long sent bytes may wait for their acknowledgement, in milliseconds; then the connection counts as lost. Without
+/// it the kernel repeats them for a quarter of an hour (tcp(7), `tcp_retries2`).
+const UNACKNOWLEDGED: u32 = 60_000;
+
+/// Lets a connection end that leads nowhere any more.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let (idle, interval, count) = PROBES;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    sockopt::set_tcp_keepcnt(stream, count)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED)?)
 }
 
 /// TLS towards an upstream. All paths name PEM files.
@@ -128,6 +147,7 @@ impl Upstream {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 // Small gRPC messages must not wait for an acknowledgement.
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 match &self.tls {
                     None => Ok(Box::new(stream)),
                     Some((connector, name)) => Ok(Box::new(Explained(connector.connect(name.clone(), stream).await?))),

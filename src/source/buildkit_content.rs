@@ -3,13 +3,15 @@
 //! buildkitd serves a read-only `containerd.services.content.v1.Content` over its whole content
 //! store on the control listener since v0.11 (BuildKit `control/control.go`).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
 use futures_util::future::BoxFuture;
-use futures_util::stream::StreamExt;
+use futures_util::stream::{StreamExt, unfold};
 use http::Uri;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{Chunks, Source, SourceError};
 use crate::image::{Descriptor, Digest};
@@ -17,6 +19,10 @@ use crate::proxy::Calls;
 
 /// buildkitd sends 1 MiB a message; its gRPC limit is 16 MiB (BuildKit `cmd/buildkitd/main.go`).
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// How long the builder may be silent while a blob is read: as long as an engine may be while one is written. A builder
+/// that is suspended or cut off says nothing at all, and its client must be told in the end.
+const SILENCE: Duration = Duration::from_secs(600);
 
 /// The content store of one builder.
 #[derive(Debug, Clone)]
@@ -33,13 +39,19 @@ impl BuildkitContent {
         Self { name: format!("builder {builder}"), client }
     }
 
-    fn error(&self, digest: &Digest, status: &tonic::Status) -> SourceError {
+    fn error(&self, digest: &Digest, status: &Status) -> SourceError {
         let (name, digest) = (self.name.clone(), digest.clone());
         match status.code() {
             Code::NotFound => SourceError::NotFound { name, digest },
             _ => SourceError::Read { name, digest, reason: status.message().to_owned() },
         }
     }
+}
+
+/// What the builder says next, or that it has been silent for too long.
+async fn heard<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let silent = || Status::deadline_exceeded(format!("no answer within {} s", SILENCE.as_secs()));
+    tokio::time::timeout(SILENCE, answer).await.unwrap_or_else(|_| Err(silent()))
 }
 
 impl Source for BuildkitContent {
@@ -51,14 +63,24 @@ impl Source for BuildkitContent {
         Box::pin(async move {
             let offset = i64::try_from(offset).unwrap_or(i64::MAX);
             let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
-            let answer = self.client.clone().read(request).await;
-            let mut messages = answer.map_err(|status| self.error(&blob.digest, &status))?.into_inner();
-            // A missing blob is reported with the first message, not with the answer's head.
-            let first = messages.message().await.map_err(|status| self.error(&blob.digest, &status))?;
+            let mut client = self.client.clone();
+            let begun = async {
+                let mut messages = client.read(request).await?.into_inner();
+                // A missing blob is reported with the first message, not with the answer's head.
+                let first = messages.message().await?;
+                Ok((first, messages))
+            };
+            let (first, messages) = heard(begun).await.map_err(|status| self.error(&blob.digest, &status))?;
             let (this, digest) = (self.clone(), blob.digest.clone());
-            let rest = messages.map(move |message| match message {
-                Ok(message) => Ok(Bytes::from(message.data)),
-                Err(status) => Err(this.error(&digest, &status)),
+            let rest = unfold(Some(messages), move |messages| {
+                let (this, digest) = (this.clone(), digest.clone());
+                async move {
+                    let mut messages = messages?;
+                    match heard(messages.message()).await {
+                        Ok(message) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
+                        Err(status) => Some((Err(this.error(&digest, &status)), None)),
+                    }
+                }
             });
             let first = first.map(|message| Ok(Bytes::from(message.data)));
             Ok(futures_util::stream::iter(first).chain(rest).boxed())

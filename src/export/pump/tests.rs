@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
+use super::super::flight::Flights;
 use super::*;
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -71,7 +72,9 @@ async fn pumped_from(
     let written = Written(Arc::default(), offset);
     let (tee, mut seen) = mpsc::channel(8);
     let source = Chunks(chunks.to_vec());
-    let result = pump(&source, &blob, Box::new(written.clone()), with_tee.then_some(&tee), &Events::none()).await;
+    let flight = Flights::default().board(&blob.digest).await;
+    let tee_of = with_tee.then_some(&tee);
+    let result = pump(&source, &blob, Box::new(written.clone()), tee_of, &flight, &Events::none()).await;
     drop(tee);
     let mut teed = Vec::new();
     while let Some(bytes) = seen.recv().await {

@@ -39,21 +39,26 @@ struct Rig {
     kill: CancellationToken,
     /// Keeps every server from answering, as a builder that is stuck.
     mute: CancellationToken,
+    /// Keeps the servers that are there from answering, and no later ones.
+    silence: CancellationToken,
 }
 
 fn rig(sharing: Sharing) -> Rig {
     let (far, mut streams) = mpsc::unbounded_channel();
     let (told, closed) = mpsc::unbounded_channel();
     let (dials, kill, mute) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new(), CancellationToken::new());
-    let (server, silent) = (kill.clone(), mute.clone());
+    let silence = CancellationToken::new();
+    let (server, all, present) = (kill.clone(), mute.clone(), silence.clone());
     tokio::spawn(async move {
         while let Some(stream) = streams.recv().await {
-            let (told, server, silent) = (told.clone(), server.clone(), silent.clone());
+            let (told, server) = (told.clone(), server.clone());
+            let silent = if present.is_cancelled() { all.clone() } else { present.clone() };
+            let all = all.clone();
             tokio::spawn(async move {
                 let served = serve(stream, CancellationToken::new(), |_| {
-                    let silent = silent.clone();
+                    let is_mute = silent.is_cancelled() || all.is_cancelled();
                     async move {
-                        if silent.is_cancelled() {
+                        if is_mute {
                             std::future::pending::<()>().await;
                         }
                         Ok(Response::new(full("".into())))
@@ -65,7 +70,14 @@ fn rig(sharing: Sharing) -> Rig {
             });
         }
     });
-    Rig { link: Link::new(Box::new(Counted { dials: dials.clone(), far }), sharing), dials, closed, kill, mute }
+    Rig {
+        link: Link::new(Box::new(Counted { dials: dials.clone(), far }), sharing),
+        dials,
+        closed,
+        kill,
+        mute,
+        silence,
+    }
 }
 
 async fn ask(connection: &Connection) -> Result<(), ProxyError> {
@@ -148,6 +160,32 @@ async fn one_that_does_not_answer_is_replaced() {
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
     rig.mute.cancel();
     assert!(rig.link.present().await.is_none());
+    // It was heard a moment ago, and counts as there until then.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     futures_util::future::join_all((0..4).map(|_| rig.link.connect())).await;
     assert_eq!(rig.dials.load(Ordering::Relaxed), 2, "once for all that wait");
+}
+
+/// One call of ours, as tonic's clients make it.
+async fn call(link: &Arc<Link>) -> Result<(), Status> {
+    let request = Request::post(Uri::from_static("http://localhost/")).body(tonic::body::Body::empty()).unwrap();
+    tower::Service::call(&mut Calls::new(Arc::clone(link)), request).await.map(drop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_calls_do_not_wait_for_a_connection_that_was_dropped_in_silence() {
+    let rig = rig(Sharing::Each);
+    call(&rig.link).await.unwrap();
+    call(&rig.link).await.unwrap();
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "one that was just heard is used again, without a question");
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    call(&rig.link).await.unwrap();
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "and so is one that still answers");
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    // Nobody says that it has gone: its bytes just lead nowhere. A new one does answer.
+    rig.silence.cancel();
+    let begun = tokio::time::Instant::now();
+    call(&rig.link).await.unwrap();
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 2);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
