@@ -157,8 +157,11 @@ fn wrong_configuration_exits_1_before_anything_opens() {
         (&["--tls-ca", "/nonexistent/ca.pem"], "/nonexistent/ca.pem: "),
         (&["--tls-cert", "cert.pem"], "the certificate authority that signed the builder's certificate is missing"),
         (&["--config", "/nonexistent.toml"], "cannot read the configuration file /nonexistent.toml"),
-        (&["--config", file], "unknown field `adress`, expected one of `address`, `listen`, `docker-is-load`, `tls`"),
-        (&["--docker-is-load=maybe"], "--docker-is-load: `maybe` is neither `true` nor `false`"),
+        (
+            &["--config", file],
+            "unknown field `adress`, expected one of `address`, `listen`, `plain-is-load`, `docker-is-load`, `tls`",
+        ),
+        (&["--docker-is-load=maybe"], "--plain-is-load: `maybe` is neither `true` nor `false`"),
         (&["--drain-timeout", "soon"], "--drain-timeout: `soon` is not a whole number of seconds"),
         (&["--log-level", "loud"], "--log-level: `loud` is no level"),
         (&["--log-format", "xml"], "--log-format: `xml` is no log format"),

@@ -79,14 +79,15 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     docker_listen: Option<String>,
 
-    /// Take the plain `docker` exporter for a load, too. On the wire `-o type=docker` (what `--load` sends to an engine
-    /// without the containerd image store, which is `docker-classic` here) cannot be told from `-o type=docker,dest=FILE`, which writes a file, so say
-    /// this only where nobody does that [env: LINKSPAN_DOCKER_IS_LOAD] [default: false]
+    /// Take the plain exporters `docker` and `oci` for a load, too. Some clients do not mark their `--load`: buildx before
+    /// 0.24, and every buildx where it finds no engine with the containerd image store. On the wire it is then the same as
+    /// `-o type=docker,dest=FILE` or `-o type=oci,dest=FILE`, and no FILE is written, so say this only where nobody wants
+    /// such files [env: LINKSPAN_PLAIN_IS_LOAD] [default: false] [formerly: --docker-is-load]
     #[arg(
-        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        long, alias = "docker-is-load", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         help_heading = "Doors"
     )]
-    docker_is_load: Option<String>,
+    plain_is_load: Option<String>,
 
     /// Where the door of the standard exporter API listens; a unix socket or a loopback address [env:
     /// LINKSPAN_EXPORT_LISTEN] [default: no such door]
@@ -164,7 +165,7 @@ impl From<Settings> for Layer {
         let mut layer = Self::from(flags.engine);
         for (setting, value) in [
             (Setting::DockerListen, flags.docker_listen),
-            (Setting::DockerIsLoad, flags.docker_is_load),
+            (Setting::PlainIsLoad, flags.plain_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::Group, flags.group),

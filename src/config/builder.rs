@@ -21,8 +21,8 @@ pub struct Builder {
     pub tls: Option<Tls>,
     /// Where its door listens: a unix socket or a loopback address.
     pub listen: Address,
-    /// Whether the plain `docker` exporter type means a load.
-    pub docker_is_load: bool,
+    /// Whether the plain exporters mean a load.
+    pub plain_is_load: bool,
 }
 
 /// A builder as it was given, unchecked.
@@ -30,7 +30,7 @@ pub struct Builder {
 pub(super) struct Draft {
     pub address: Given,
     pub listen: Option<Given>,
-    pub docker_is_load: Option<Given>,
+    pub plain_is_load: Option<Given>,
     pub ca: Option<Given>,
     pub cert: Option<Given>,
     pub key: Option<Given>,
@@ -39,7 +39,7 @@ pub(super) struct Draft {
 
 impl From<Given> for Draft {
     fn from(address: Given) -> Self {
-        Self { address, listen: None, docker_is_load: None, ca: None, cert: None, key: None, server_name: None }
+        Self { address, listen: None, plain_is_load: None, ca: None, cert: None, key: None, server_name: None }
     }
 }
 
@@ -55,7 +55,7 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
     }
     pair(&mut drafts, settings.all(Setting::BuildkitListen))?;
     secure(&mut drafts, settings)?;
-    let is_load = settings.one(Setting::DockerIsLoad).map(boolean).transpose()?.unwrap_or(false);
+    let is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);
     let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, is_load, settings)).collect::<Result<_, _>>()?;
     let mut taken = HashSet::new();
     for Builder { listen, .. } in &builders {
@@ -128,15 +128,15 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn builder(draft: &Draft, docker_is_load: bool, settings: &Layer) -> Result<Builder, ConfigError> {
+fn builder(draft: &Draft, plain_is_load: bool, settings: &Layer) -> Result<Builder, ConfigError> {
     let place = place(&draft.address, settings)?;
     let listen = match &draft.listen {
         Some(given) => listen(given)?,
         None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
-    let docker_is_load = draft.docker_is_load.as_ref().map(boolean).transpose()?.unwrap_or(docker_is_load);
+    let plain_is_load = draft.plain_is_load.as_ref().map(boolean).transpose()?.unwrap_or(plain_is_load);
     let tls = tls(draft, &place)?;
-    Ok(Builder { place, tls, listen, docker_is_load })
+    Ok(Builder { place, tls, listen, plain_is_load })
 }
 
 fn place(given: &Given, settings: &Layer) -> Result<Place, ConfigError> {

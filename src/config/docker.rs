@@ -11,8 +11,8 @@ use crate::proxy::Address;
 pub struct DockerDoor {
     /// Where it listens.
     pub listen: Address,
-    /// Whether the plain `docker` exporter type means a load for the builders that are met there.
-    pub docker_is_load: bool,
+    /// Whether the plain exporters mean a load for the builders that are met there.
+    pub plain_is_load: bool,
 }
 
 /// Checks the docker door that `settings` ask for, if they do. A neighbour's `DOCKER_HOST` that names the door (where none
@@ -56,6 +56,6 @@ pub(super) fn check(
             builder.place
         )));
     }
-    let docker_is_load = settings.one(Setting::DockerIsLoad).map(boolean).transpose()?.unwrap_or(false);
-    Ok(Some(DockerDoor { listen, docker_is_load }))
+    let plain_is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);
+    Ok(Some(DockerDoor { listen, plain_is_load }))
 }

@@ -31,6 +31,9 @@ pub(super) fn own(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     let mut layer = Layer::default();
     for setting in Setting::ALL {
         read(&mut layer, environment, setting, setting.variable())?;
+        if let Some(former) = setting.former_variable().filter(|_| layer.one(setting).is_none()) {
+            read(&mut layer, environment, setting, former)?;
+        }
     }
     Ok(layer)
 }

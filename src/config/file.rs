@@ -56,7 +56,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::Namespace, document.namespace),
         (Setting::DockerListen, document.docker_listen),
         (Setting::Layout, document.layout),
-        (Setting::DockerIsLoad, document.docker_is_load),
+        (Setting::PlainIsLoad, document.plain_is_load),
         (Setting::ExportListen, document.export_listen),
         (Setting::DenyTagMove, document.deny_tag_move),
         (Setting::Group, document.group),
@@ -82,7 +82,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         Draft {
             address: given("address", table.address),
             listen: table.listen.map(|value| given("listen", value)),
-            docker_is_load: table.docker_is_load.map(|value| given("docker-is-load", value)),
+            plain_is_load: table.plain_is_load.map(|value| given("plain-is-load", value)),
             ca: tls.ca.map(|value| given("tls.ca", value)),
             cert: tls.cert.map(|value| given("tls.cert", value)),
             key: tls.key.map(|value| given("tls.key", value)),
@@ -101,7 +101,8 @@ struct Document {
     namespace: Option<Scalar>,
     docker_listen: Option<Scalar>,
     layout: Option<Scalar>,
-    docker_is_load: Option<Scalar>,
+    #[serde(alias = "docker-is-load")]
+    plain_is_load: Option<Scalar>,
     export_listen: Option<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
@@ -121,7 +122,8 @@ struct Document {
 struct Table {
     address: Scalar,
     listen: Option<Scalar>,
-    docker_is_load: Option<Scalar>,
+    #[serde(alias = "docker-is-load")]
+    plain_is_load: Option<Scalar>,
     tls: Option<TlsTable>,
 }
 

@@ -21,8 +21,8 @@ pub enum Setting {
     BuildkitListen,
     /// Where the docker door listens.
     DockerListen,
-    /// Whether the plain `docker` exporter means a load.
-    DockerIsLoad,
+    /// Whether the plain exporters, `docker` and `oci`, mean a load.
+    PlainIsLoad,
     /// Where the door of the standard exporter API listens.
     ExportListen,
     /// A pattern of names that may be set; repeatable.
@@ -61,7 +61,7 @@ impl Setting {
         Self::Builder,
         Self::BuildkitListen,
         Self::DockerListen,
-        Self::DockerIsLoad,
+        Self::PlainIsLoad,
         Self::ExportListen,
         Self::AllowName,
         Self::DenyTagMove,
@@ -88,7 +88,7 @@ impl Setting {
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerListen => "docker-listen",
-            Self::DockerIsLoad => "docker-is-load",
+            Self::PlainIsLoad => "plain-is-load",
             Self::ExportListen => "export-listen",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
@@ -106,7 +106,20 @@ impl Setting {
 
     /// Linkspan's own variable for it.
     pub fn variable(self) -> String {
-        format!("LINKSPAN_{}", self.name().to_ascii_uppercase().replace('-', "_"))
+        variable(self.name())
+    }
+
+    /// The name that it had in earlier versions, without dashes as a flag and as a key in the file.
+    pub fn former_name(self) -> Option<&'static str> {
+        match self {
+            Self::PlainIsLoad => Some("docker-is-load"),
+            _ => None,
+        }
+    }
+
+    /// Linkspan's own variable under the former name.
+    pub fn former_variable(self) -> Option<String> {
+        self.former_name().map(variable)
     }
 
     /// The variable by which a neighbouring program is told the same thing.
@@ -127,4 +140,8 @@ impl Setting {
     pub fn is_list(self) -> bool {
         matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName | Self::AllowOutputDir)
     }
+}
+
+fn variable(name: &str) -> String {
+    format!("LINKSPAN_{}", name.to_ascii_uppercase().replace('-', "_"))
 }

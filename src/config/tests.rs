@@ -92,7 +92,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_BUILDER", "tcp://b:1")
         .variable("LINKSPAN_BUILDKIT_LISTEN", "tcp://[::1]:2")
         .variable("LINKSPAN_DOCKER_LISTEN", "unix:///l.sock")
-        .variable("LINKSPAN_DOCKER_IS_LOAD", "true")
+        .variable("LINKSPAN_PLAIN_IS_LOAD", "true")
         .variable("LINKSPAN_TLS_CA", "ca.pem")
         .variable("LINKSPAN_TLS_CERT", "cert.pem")
         .variable("LINKSPAN_TLS_KEY", "key.pem")
@@ -116,7 +116,7 @@ fn every_setting_can_be_given_by_variable() {
         place: "tcp://b:1".parse::<Address>().unwrap().into(),
         tls: Some(tls),
         listen: "tcp://[::1]:2".parse().unwrap(),
-        docker_is_load: true,
+        plain_is_load: true,
     };
     assert_eq!(
         config,
@@ -132,7 +132,7 @@ fn every_setting_can_be_given_by_variable() {
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], stay: true },
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
-            docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), docker_is_load: true }),
+            docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), plain_is_load: true }),
             gid: 50,
             drain_timeout: Duration::from_secs(5),
             log: Log { level: Level::DEBUG, format: LogFormat::Json },
@@ -151,7 +151,7 @@ fn a_file_says_the_same_and_more() {
             group = 7
             drain-timeout = 0
             log-level = "warn"
-            docker-is-load = true
+            plain-is-load = true
             allow-output-dir = ["/srv/exports"]
             [[builder]]
             address = "unix:///b.sock"
@@ -171,8 +171,8 @@ fn a_file_says_the_same_and_more() {
     assert_eq!((config.gid, config.drain_timeout, config.log.level), (7, Duration::ZERO, Level::WARN));
     assert_eq!(config.output_dirs, [PathBuf::from("/srv/exports")]);
     let [first, second] = config.builders.as_slice() else { panic!("{:?}", config.builders) };
-    assert_eq!((first.listen.to_string(), first.docker_is_load), ("unix:///l.sock".to_owned(), true));
-    assert_eq!((first.tls.is_none(), second.docker_is_load), (true, false));
+    assert_eq!((first.listen.to_string(), first.plain_is_load), ("unix:///l.sock".to_owned(), true));
+    assert_eq!((first.tls.is_none(), second.plain_is_load), (true, false));
     assert_eq!(second.tls.as_ref().unwrap().server_name.as_deref(), Some("name"));
 }
 
@@ -270,7 +270,7 @@ fn wrong_values_are_named_with_their_place() {
              reaches it controls the engine; expected a unix socket or a loopback address such as \
              `tcp://127.0.0.1:1234` until TLS exists for it",
         ),
-        (sources().flag(Setting::DockerIsLoad, "yes"), "--docker-is-load: `yes` is neither `true` nor `false`"),
+        (sources().flag(Setting::PlainIsLoad, "yes"), "--plain-is-load: `yes` is neither `true` nor `false`"),
         (
             sources().flag(Setting::Group, "nobody-has-this"),
             "--group: `nobody-has-this` is no group in group; expected a group's name, or its number",
@@ -477,4 +477,13 @@ fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
     }
     let error = Sources::new().flag(Setting::Layout, "file:///images").refusal();
     assert!(error.starts_with("--layout: `file:///images` is no directory"), "{error}");
+}
+
+#[test]
+fn a_former_name_is_taken_unless_the_new_one_is_there() {
+    let builder = |sources: Sources| sources.variable("BUILDKIT_HOST", "unix:///b.sock").config().builders.remove(0);
+    assert!(builder(Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true")).plain_is_load);
+    assert!(builder(Sources::new().file("docker-is-load = true")).plain_is_load);
+    let both = Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true").variable("LINKSPAN_PLAIN_IS_LOAD", "false");
+    assert!(!builder(both).plain_is_load);
 }

@@ -141,7 +141,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     let docker = match &config.docker_door {
         Some(door) => {
             let upstream = docker_upstream(engine.identity(), &door.listen)?;
-            Some((upstream, Listener::bind(&door.listen, config.gid).await?, door.docker_is_load))
+            Some((upstream, Listener::bind(&door.listen, config.gid).await?, door.plain_is_load))
         }
         None => None,
     };
@@ -180,9 +180,12 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
     }
     for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.place, listener.address()));
-        let (builder, docker_is_load) = (builder.place.to_string(), builder.docker_is_load);
-        let settings = buildkit::Settings { builder, link, docker_is_load };
+        let (builder, plain_is_load) = (builder.place.to_string(), builder.plain_is_load);
+        let settings = buildkit::Settings { builder, link, plain_is_load };
         let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&exports)));
+        let looking = Arc::clone(&door);
+        // Beside everything else: a builder may come later than we do.
+        tokio::spawn(async move { looking.look().await });
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {

@@ -102,6 +102,19 @@ impl Link {
         }
     }
 
+    /// Connects once, to see whether that is possible, and keeps nothing.
+    ///
+    /// # Errors
+    /// As [`Link::connect`].
+    pub async fn probe(self: &Arc<Self>) -> Result<(), ProxyError> {
+        let was_open = self.is_open();
+        drop(self.connect().await?);
+        if !was_open && *self.users.borrow() == 0 {
+            self.close().await;
+        }
+        Ok(())
+    }
+
     /// The shared connection, which has just been seen to lead somewhere: one that has waited may be dead without our
     /// having been told (a NAT or a load balancer forgot it, a machine slept), and a call on it would wait in vain.
     async fn usable(self: &Arc<Self>) -> Result<Held, ProxyError> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
 use serde_json::Value;
 
 use crate::{
-    common::{Context, Run, Stack, text},
+    common::{Context, Linkspan, Run, Stack, text},
     sides::{Side, Sides, forget_the_moment, metadata, tree},
 };
 
@@ -181,4 +181,36 @@ fn a_direct_export_that_is_asked_for() {
     // Without a door nobody knows it.
     let output = sides.direct().builder.build(context.path(), ["-o", &named]).fails();
     assert!(output.stderr.contains("linkspan"), "{output}");
+}
+
+#[test]
+fn plain_exporters_are_loads_where_it_is_configured_so_and_then_write_no_file() {
+    let stack = Stack::shared();
+    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let usual = Linkspan::start(stack, &engine, &[stack.buildkit_host()]);
+    let loads = Linkspan::start(stack, &[&engine[..], &["--plain-is-load"]].concat(), &[stack.buildkit_host()]);
+    for kind in ["oci", "docker"] {
+        let context = context(&format!("plain {kind}"));
+        let build = |linkspan: &Linkspan, tag: &str, file: &Path| {
+            let output = format!("type={kind},name={tag},dest={}", file.display());
+            stack.builder(&linkspan.address()).build(context.path(), ["-o", &output]).ok().stderr
+        };
+        let (tag, file) = (format!("plain-{kind}:1"), stack.fresh_path(".tar"));
+        let said = build(&usual, &tag, &file);
+        assert!(file.exists(), "{said}");
+        assert_eq!(stack.image(&format!("docker.io/library/{tag}")), None);
+        // A client whose loads are marked means a file by a plain `oci`; `docker` is never marked.
+        assert_eq!(said.contains("linkspan: this goes as an archive"), kind == "docker", "{said}");
+
+        let nothing = stack.fresh_path(".tar");
+        let said = build(&loads, &tag, &nothing);
+        assert!(
+            said.contains("importing to docker") && said.contains("a file that dest= names is not written"),
+            "{said}"
+        );
+        assert!(!nothing.exists(), "{said}");
+        let loaded = stack.image(&format!("docker.io/library/{tag}")).expect("the image");
+        let archived = Run::new("tar").arg("-xOf").arg(&file).arg("index.json").ok().stdout;
+        assert!(archived.contains(&*loaded), "the same image as in the file: {archived} {loaded:?}");
+    }
 }

@@ -21,7 +21,7 @@ async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -
     let exports = Arc::new(Exports::new(select(&selection).await.unwrap().engine));
     let of_builders = Arc::clone(&exports);
     let doors = move |builder, link| {
-        let settings = buildkit::Settings { builder, link, docker_is_load: false };
+        let settings = buildkit::Settings { builder, link, plain_is_load: false };
         let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders)));
         let serve: docker::Serve =
             Arc::new(move |upstream, client, drain| Box::pin(Arc::clone(&door).serve_over(upstream, client, drain)));

@@ -26,3 +26,4 @@ mod messages;
 mod proxy;
 mod prune;
 mod rig;
+mod stopped;

@@ -85,7 +85,7 @@ impl<'a> Rig<'a> {
 /// An image that no other test has: a base, a layer of several messages, and a small one.
 pub(crate) struct Application {
     pub(crate) context: Context,
-    who: String,
+    pub(crate) who: String,
 }
 
 impl Application {

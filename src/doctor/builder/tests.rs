@@ -19,7 +19,7 @@ fn listen() -> (TempDir, UnixListener, Builder) {
     let path = folder.path().join("buildkitd.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let (address, listen) = (Address::Unix(path), Address::Unix(folder.path().join("door.sock")));
-    (folder, listener, Builder { place: address.into(), tls: None, listen, docker_is_load: false })
+    (folder, listener, Builder { place: address.into(), tls: None, listen, plain_is_load: false })
 }
 
 /// What is found of a builder that gives this answer to every call.

@@ -33,22 +33,28 @@ pub(super) struct Exporter {
 
 impl Exporter {
     /// Whether this is a load into the local engine. A load from buildx to an engine with the containerd store is
-    /// `oci` with `prefer-image-digest` (buildx `build/opt.go`); plain `docker` cannot be told from
-    /// `docker,dest=FILE` on the wire and counts only where the endpoint is configured so. A `tar` attribute is a
-    /// user's own choice of output, a `context` names another engine.
-    pub(super) fn is_load(&self, docker_is_load: bool) -> bool {
-        let has = |key: &str| self.attrs.get(key).is_some_and(|value| !value.is_empty());
-        if self.kind == EXPLICIT_TYPE {
-            return true;
-        }
-        if self.attrs.contains_key("tar") || has("dest") || has("context") {
-            return false;
-        }
+    /// `oci` with `prefer-image-digest` (buildx `build/opt.go`, since 0.24); one that [is plain](Self::is_plain) counts
+    /// only where the endpoint is configured so.
+    pub(super) fn is_load(&self, plain_is_load: bool) -> bool {
+        let is_marked = || self.attrs.get("prefer-image-digest").is_some_and(|value| value == "true");
         match self.kind.as_str() {
-            "oci" => self.attrs.get("prefer-image-digest").is_some_and(|value| value == "true"),
-            "docker" => docker_is_load,
-            _ => false,
+            EXPLICIT_TYPE => true,
+            "oci" if is_marked() => !self.is_elsewhere(),
+            _ => plain_is_load && self.is_plain(),
         }
+    }
+
+    /// Whether this may be a load or an archive for a file of the client's: on the wire both are the same.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_marked =
+            self.kind == "oci" && self.attrs.get("prefer-image-digest").is_some_and(|value| value == "true");
+        matches!(self.kind.as_str(), "oci" | "docker") && !is_marked && !self.is_elsewhere()
+    }
+
+    /// Whether it is the user's own choice of output (`tar`, `dest`) or for another engine (`context`).
+    fn is_elsewhere(&self) -> bool {
+        let has = |key: &str| self.attrs.get(key).is_some_and(|value| !value.is_empty());
+        self.attrs.contains_key("tar") || has("dest") || has("context")
     }
 
     /// What the builder is asked for in place of a load: the same image, left in its own content store.
@@ -89,10 +95,14 @@ mod tests {
     #[test]
     fn loads_are_told_from_outputs() {
         let digest = ("prefer-image-digest", "true");
-        for (kind, attrs, docker_is_load, expected) in [
+        for (kind, attrs, plain_is_load, expected) in [
             ("oci", &[digest][..], false, true),
             ("oci", &[digest, ("name", "a")], false, true),
             ("oci", &[], false, false),
+            ("oci", &[], true, true),
+            ("oci", &[("prefer-image-digest", "false")], true, true),
+            ("oci", &[("tar", "false")], true, false),
+            ("oci", &[digest, ("tar", "true")], true, false),
             ("oci", &[digest, ("tar", "false")], false, false),
             ("oci", &[digest, ("tar", "")], false, false),
             ("oci", &[digest, ("context", "other")], false, false),
@@ -105,7 +115,7 @@ mod tests {
             ("image", &[("push", "true")], true, false),
             ("local", &[], true, false),
         ] {
-            assert_eq!(exporter(kind, attrs).is_load(docker_is_load), expected, "{kind} {attrs:?} {docker_is_load}");
+            assert_eq!(exporter(kind, attrs).is_load(plain_is_load), expected, "{kind} {attrs:?} {plain_is_load}");
         }
     }
 

@@ -10,6 +10,7 @@ use super::builder::Builder;
 use super::builds::Build;
 use super::exporters::Exporter;
 use super::progress::Display;
+use super::remarks;
 use super::repeat::repeat;
 use super::solve::Solve;
 use crate::engine::{EngineError, Origin};
@@ -48,6 +49,11 @@ impl Load<'_> {
             .enumerate()
             .map(|(index, load)| load.then(|| Display::start(self.build.clone(), engine, index)))
             .collect();
+        for (exporter, display) in self.solve.exporters.iter().zip(&displays) {
+            if let Some(display) = display.as_ref().filter(|_| exporter.is_plain()) {
+                display.note(remarks::TAKEN);
+            }
+        }
         let result = self.export(answer, &displays).await;
         if let Err(status) = &result {
             displays.iter().flatten().for_each(|display| display.fail(status.message()));

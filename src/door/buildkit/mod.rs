@@ -7,12 +7,14 @@
 //! builder turns out not to hold its own image.
 
 mod answer;
+mod arrival;
 mod builder;
 mod builds;
 mod exporters;
 mod grpc;
 mod load;
 mod progress;
+mod remarks;
 mod repeat;
 mod route;
 mod solve;
@@ -23,14 +25,13 @@ mod wire;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::export::Exports;
 use crate::proxy::{self, Cut, Held, Link};
 
+use arrival::Arrival;
 use builder::Builder;
 use builds::Builds;
-use route::Route;
 
 pub use solve::rewrite;
 
@@ -41,15 +42,15 @@ pub struct Settings {
     pub builder: String,
     /// The connections to it.
     pub link: Arc<Link>,
-    /// Whether plain `type=docker` (which on the wire cannot be told from `dest=FILE`) means a load.
-    pub docker_is_load: bool,
+    /// Whether the plain exporters `docker` and `oci` (which on the wire cannot be told from `dest=FILE`) mean a load.
+    pub plain_is_load: bool,
 }
 
 /// The door to one builder.
 #[derive(Debug)]
 pub struct Door {
     builder: Builder,
-    docker_is_load: bool,
+    plain_is_load: bool,
     builds: Builds,
     exports: Arc<Exports>,
 }
@@ -57,8 +58,16 @@ pub struct Door {
 impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
-        let Settings { builder, link, docker_is_load } = settings;
-        Self { builder: Builder::new(builder, link), docker_is_load, builds: Builds::default(), exports }
+        let Settings { builder, link, plain_is_load } = settings;
+        Self { builder: Builder::new(builder, link), plain_is_load, builds: Builds::default(), exports }
+    }
+
+    /// Looks once whether the builder can be reached, and says so where it cannot.
+    pub async fn look(&self) {
+        if let Err(error) = self.builder.link.probe().await {
+            let (builder, reason) = (&self.builder.name, error.reason());
+            tracing::warn!(%builder, %reason, "the builder cannot be reached; builds wait for it a few seconds, and fail");
+        }
     }
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests
@@ -67,13 +76,9 @@ impl Door {
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        match self.builder.link.connect().await {
-            Ok(upstream) => self.serve_over(upstream, connection, drain).await,
-            Err(error) => {
-                tracing::warn!(builder = %self.builder.name, %error, "the builder cannot be reached");
-                route::refuse_all(connection, drain, &error.to_string()).await;
-            }
-        }
+        let cut = CancellationToken::new();
+        let arrival = Arrival::connect(self.clone(), cut.clone());
+        self.serve_calls(arrival, connection, drain, cut).await;
     }
 
     /// The same over a connection to the builder that is there already.
@@ -81,14 +86,18 @@ impl Door {
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let (cut, builder) = (upstream.cut(), self.builder.name.clone());
-        let route = Arc::new(Route::new(self, upstream));
-        // Asked now, so that the build need not wait for it. Not needed any more when the client has gone.
-        let asking = route.clone();
-        let _asking = AbortOnDropHandle::new(tokio::spawn(async move { asking.exports_directly().await }));
+        let cut = upstream.cut();
+        self.serve_calls(Arrival::over(self.clone(), upstream), connection, drain, cut).await;
+    }
+
+    async fn serve_calls<T>(&self, arrival: Arrival, connection: T, drain: CancellationToken, cut: CancellationToken)
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let arrival = Arc::new(arrival);
         let served = proxy::serve(Cut::new(connection, cut.clone()), drain, |request| {
-            let route = route.clone();
-            async move { route.handle(request).await }
+            let arrival = arrival.clone();
+            async move { arrival.handle(request).await }
         });
         tokio::select! {
             // Words on standard error that came with the end go out first.
@@ -96,7 +105,7 @@ impl Door {
             ended = served => if let Err(error) = ended {
                 tracing::debug!(%error, "client connection ended");
             },
-            () = cut.cancelled() => tracing::debug!(builder = %builder, "client connection ended with the builder's"),
+            () = cut.cancelled() => tracing::debug!(builder = %self.builder.name, "client connection ended with the builder's"),
         }
     }
 }

@@ -1,17 +1,18 @@
 //! Which calls are looked into, on one client connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use tonic::Status;
 
-use super::Door;
 use super::answer::Answer;
+use super::builds::Build;
 use super::grpc::{Unary, frame, refuse, status};
 use super::load::Load;
 use super::repeat::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
@@ -19,11 +20,25 @@ use super::solve::Solve;
 use super::status::hold_open;
 use super::unary::build_id;
 use super::wire::fields;
-use crate::proxy::{self, Body, BodyError, Held, ProxyError, full};
+use super::{Door, progress, remarks};
+use crate::proxy::{Body, BodyError, Held, ProxyError, full};
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 
+/// How long a build waits at most until it is known what the builder can do. A builder gives its client's call for progress
+/// up when no build has come after some seconds (BuildKit `solver/jobs.go`), so longer would fail the build.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What becomes of a request for a build.
+enum Edit<'a> {
+    /// It is edited, and its image is ours to export.
+    Load(Box<Load<'a>>, Bytes),
+    /// It passes as it is. What was said of the build is shown as long as it is held.
+    Pass { said: Option<Arc<Build>> },
+}
+
 /// One client connection and its counterpart towards the builder.
+#[derive(Debug)]
 pub(super) struct Route {
     door: Arc<Door>,
     upstream: Held,
@@ -52,13 +67,13 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         let edit = match request.message().map(Solve::read) {
-            Some(Ok(solve)) => self.edit(solve).await,
+            Some(Ok(solve)) => self.edit(solve, &parts.headers).await,
             // Nothing we understand: the builder shall say what is wrong with it.
-            Some(Err(_)) | None => None,
+            Some(Err(_)) | None => Edit::Pass { said: None },
         };
-        let Some((load, message)) = edit else {
+        let Edit::Load(load, message) = edit else {
             let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
-            return Ok(response.map(passed_on));
+            return Ok(response.map(|body| held_with(edit, body)));
         };
         // The status stream stays open until this claim is dropped, however the call ends.
         let _claim = load.build.claim();
@@ -83,25 +98,37 @@ impl Route {
     }
 
     /// The edited request, if anything in it means a load and the builder can export directly.
-    async fn edit(&self, solve: Solve) -> Option<(Load<'_>, Bytes)> {
+    async fn edit(&self, solve: Solve, headers: &HeaderMap) -> Edit<'_> {
         let door = &*self.door;
-        let asked = solve.asked(door.docker_is_load)?;
-        if !self.exports_directly().await {
-            return None;
-        }
-        let message = solve.with_exporters(&asked).ok()?;
         let build = door.builds.get(&solve.build);
-        Some((Load { builder: &door.builder, exports: &door.exports, build, solve, asked }, message))
+        let pass = |remark: Option<String>| {
+            if let Some(text) = &remark {
+                progress::remark(&build, text);
+            }
+            Edit::Pass { said: remark.map(|_| build.clone()) }
+        };
+        let Some(asked) = solve.asked(door.plain_is_load) else {
+            let is_able = self.exports_directly.get() == Some(&true);
+            return pass(remarks::plain(&solve.exporters, headers).filter(|_| is_able));
+        };
+        let why = match timeout(LOOK, self.exports_directly()).await {
+            Ok(Ok(true)) => None,
+            Ok(Ok(false)) => return pass(None),
+            // A builder that does not answer will hardly build; if it does, the client's own way still works.
+            Ok(Err(status)) => Some(format!("the builder does not say what it is ({})", status.message())),
+            Err(_) => Some(format!("the builder has not said within {} s what it is", LOOK.as_secs())),
+        };
+        if let Some(why) = why {
+            tracing::warn!(builder = %door.builder.name, build = %build.id, %why, "no direct export");
+            return pass(Some(remarks::passed(&why)));
+        }
+        let Ok(message) = solve.with_exporters(&asked) else { return pass(None) };
+        Edit::Load(Box::new(Load { builder: &door.builder, exports: &door.exports, build, solve, asked }), message)
     }
 
     /// Asked once for each client connection: the builder may be another one by the next.
-    pub(super) async fn exports_directly(&self) -> bool {
-        let answer = self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await;
-        // A builder that does not answer will hardly build; if it does, the client's own way still works.
-        answer.copied().unwrap_or_else(|status| {
-            tracing::warn!(builder = %self.door.builder.name, %status, "no direct export: the builder does not say what it is");
-            false
-        })
+    pub(super) async fn exports_directly(&self) -> Result<bool, Status> {
+        self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await.copied()
     }
 
     async fn status(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
@@ -148,19 +175,18 @@ impl Route {
     }
 }
 
-/// Answers every call of a connection with why there is no builder behind it.
-pub(super) async fn refuse_all<T>(connection: T, drain: CancellationToken, reason: &str)
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let status = Status::unavailable(format!("linkspan: {reason}"));
-    let served = proxy::serve(connection, drain, |_| {
-        let answer = refuse(&status);
-        async move { Ok(answer) }
+/// The body, with which `edit` is dropped: what was said of a build is shown after the builder's own progress, as long as
+/// somebody holds the build.
+fn held_with(edit: Edit<'_>, body: Incoming) -> Body {
+    let said = match edit {
+        Edit::Pass { said } => said,
+        Edit::Load(..) => None,
+    };
+    let body = body.map_frame(move |frame| {
+        let _held = &said;
+        frame
     });
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "client connection ended");
-    }
+    body.map_err(BodyError::from).boxed_unsync()
 }
 
 /// There is no builder behind this connection any more.
@@ -171,7 +197,6 @@ fn unreachable(error: &ProxyError) -> Response<Body> {
 }
 
 fn passed_on(body: Incoming) -> Body {
-    use http_body_util::BodyExt;
     body.map_err(BodyError::from).boxed_unsync()
 }
 

@@ -26,9 +26,9 @@ pub(super) struct Solve {
 
 /// The request that a builder gets in place of `message`, a `SolveRequest`; `None` where nothing in it means a
 /// load, or where it is not a message that we understand: then it passes as it is.
-pub fn rewrite(message: Bytes, docker_is_load: bool) -> Option<Bytes> {
+pub fn rewrite(message: Bytes, plain_is_load: bool) -> Option<Bytes> {
     let solve = Solve::read(message).ok()?;
-    solve.with_exporters(&solve.asked(docker_is_load)?).ok()
+    solve.with_exporters(&solve.asked(plain_is_load)?).ok()
 }
 
 /// Whether the builder records a build in its history.
@@ -61,13 +61,13 @@ impl Solve {
     }
 
     /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.
-    pub(super) fn asked(&self, docker_is_load: bool) -> Option<Vec<Exporter>> {
+    pub(super) fn asked(&self, plain_is_load: bool) -> Option<Vec<Exporter>> {
         let ask = |exporter: &Exporter| {
-            if exporter.is_load(docker_is_load) { exporter.rewritten() } else { exporter.clone() }
+            if exporter.is_load(plain_is_load) { exporter.rewritten() } else { exporter.clone() }
         };
         self.exporters
             .iter()
-            .any(|exporter| exporter.is_load(docker_is_load))
+            .any(|exporter| exporter.is_load(plain_is_load))
             .then(|| self.exporters.iter().map(ask).collect())
     }
 

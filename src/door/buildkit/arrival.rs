@@ -1,0 +1,111 @@
+//! The way from a client to a builder that may not be there (yet).
+//!
+//! The client's connection is served at once, and the builder is connected to beside it, again and again while it cannot
+//! be reached: a builder that comes back serves the clients that are there. Calls wait for it a few seconds, then they
+//! are told why there is none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status};
+
+use super::Door;
+use super::grpc::refuse;
+use super::route::Route;
+use crate::proxy::{Body, Held, ProxyError};
+
+/// How long after a client came its calls wait for a builder.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long is waited between two tries.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The call by which buildx and buildctl wait for a builder.
+const INFO: &str = "/moby.buildkit.v1.Control/Info";
+
+/// One client's way to its builder.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    route: watch::Receiver<Result<Arc<Route>, String>>,
+    deadline: Instant,
+    /// Connects, then asks what the builder can do, so that no build need wait for that.
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Arrival {
+    /// Connects to the builder of `door`. `cut` is cancelled when the client's connection must end with the builder's.
+    pub(super) fn connect(door: Arc<Door>, cut: CancellationToken) -> Self {
+        Self::new(door, |door, found| async move {
+            let mut is_told = false;
+            loop {
+                match door.builder.link.connect().await {
+                    Ok(upstream) => {
+                        let ended = upstream.cut();
+                        let route = Arc::new(Route::new(door, upstream));
+                        let _ = found.send_replace(Ok(route.clone()));
+                        tokio::join!(ask(&route), ended.cancelled().map(|()| cut.cancel()));
+                        return;
+                    }
+                    Err(error) => {
+                        let reason = error.reason();
+                        if !std::mem::replace(&mut is_told, true) {
+                            tracing::warn!(builder = %door.builder.name, %reason, "the builder cannot be reached");
+                        }
+                        let _ = found.send_replace(Err(reason));
+                    }
+                }
+                sleep(RETRY).await;
+            }
+        })
+    }
+
+    /// The way over a connection that is there already.
+    pub(super) fn over(door: Arc<Door>, upstream: Held) -> Self {
+        Self::new(door, |door, found| async move {
+            let route = Arc::new(Route::new(door, upstream));
+            let _ = found.send_replace(Ok(route.clone()));
+            ask(&route).await;
+        })
+    }
+
+    fn new<F>(door: Arc<Door>, work: impl FnOnce(Arc<Door>, watch::Sender<Result<Arc<Route>, String>>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let nothing_yet = format!("builder {}: no answer within {} s", door.builder.name, PATIENCE.as_secs());
+        let (found, route) = watch::channel(Err(nothing_yet));
+        let _task = AbortOnDropHandle::new(tokio::spawn(work(door, found)));
+        Self { route, deadline: Instant::now() + PATIENCE, _task }
+    }
+
+    /// Answers one call.
+    pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
+        let mut route = self.route.clone();
+        // The deadline, or the end of the task, which holds the sender as long as it tries.
+        let _ = timeout_at(self.deadline, route.wait_for(Result::is_ok)).await;
+        let found = route.borrow().clone();
+        match found {
+            Ok(route) => route.handle(request).await,
+            Err(reason) => {
+                // Clients take `Unavailable` for a reason to ask again, and after 20 s say only that the time is over
+                // (BuildKit `client/client.go`, `Wait`). With any other code they give the reason at once.
+                let code = if request.uri().path() == INFO { Code::Unknown } else { Code::Unavailable };
+                Ok(refuse(&Status::new(code, format!("linkspan: {reason}"))))
+            }
+        }
+    }
+}
+
+/// Whether the builder can export directly is asked now; the answer is kept with the route.
+async fn ask(route: &Route) {
+    if let Err(status) = route.exports_directly().await {
+        tracing::warn!(%status, "no direct export: the builder does not say what it is");
+    }
+}

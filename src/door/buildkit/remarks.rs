@@ -1,0 +1,63 @@
+//! What clients are told in their own progress display, beside what their build says.
+
+use http::{HeaderMap, header};
+
+use super::exporters::Exporter;
+
+/// Where a plain exporter was taken for a load.
+pub(super) const TAKEN: &str = "taken for a load, as --plain-is-load says; a file that dest= names is not written";
+
+/// The newest gRPC of Go (minor version of 1) in a buildx that does not mark its loads: buildx 0.23 and 0.24 both have it
+/// (their `go.mod`). A client with a later one marks them, so that its plain `oci` is meant for a file.
+const LAST_UNMARKED: u32 = 69;
+
+/// Why a load passes as it is.
+pub(super) fn passed(why: &str) -> String {
+    format!("no direct export, the image goes as an archive: {why}")
+}
+
+/// What is said of a plain exporter that passes as it is, to a client that could not say more.
+pub(super) fn plain(exporters: &[Exporter], headers: &HeaderMap) -> Option<String> {
+    let is_in_doubt = |exporter: &Exporter| exporter.is_plain() && (exporter.kind == "docker" || cannot_mark(headers));
+    exporters.iter().any(is_in_doubt).then(|| {
+        "this goes as an archive, for it may be meant for a file; for a direct export use -o type=linkspan,name=NAME, \
+         or start linkspan with --plain-is-load"
+            .to_owned()
+    })
+}
+
+/// Whether the client may be one that does not mark a load to an engine with the containerd image store.
+fn cannot_mark(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let version = agent.split_once("grpc-go/1.").map(|(_, version)| version.split(['.', '-', ' ']).next());
+    // Not Go, or unheard of: it cannot be told.
+    version.flatten().and_then(|minor| minor.parse().ok()).is_none_or(|minor: u32| minor <= LAST_UNMARKED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(kind: &str, attrs: &[(&str, &str)], agent: &str) -> bool {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let headers = HeaderMap::from_iter([(header::USER_AGENT, agent.parse().unwrap())]);
+        plain(&[Exporter { kind: kind.to_owned(), attrs }], &headers).is_some()
+    }
+
+    #[test]
+    fn only_who_could_not_say_more_is_told() {
+        for (kind, attrs, agent, expected) in [
+            ("docker", &[][..], "grpc-go/1.81.0", true),
+            ("oci", &[], "grpc-go/1.59.0", true),
+            ("oci", &[], "grpc-go/1.69.4", true),
+            ("oci", &[], "buildx/x grpc-go/1.72.2-dev", false),
+            ("oci", &[], "else", true),
+            ("oci", &[("tar", "false")], "grpc-go/1.59.0", false),
+            ("oci", &[("prefer-image-digest", "true")], "grpc-go/1.59.0", false),
+            ("docker", &[("dest", "x")], "grpc-go/1.59.0", false),
+            ("local", &[], "grpc-go/1.59.0", false),
+        ] {
+            assert_eq!(told(kind, attrs, agent), expected, "{kind} {attrs:?} {agent}");
+        }
+    }
+}

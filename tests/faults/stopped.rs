@@ -1,0 +1,80 @@
+//! Builders that say nothing: stopped in the middle, unreachable, or slow to say what they are.
+
+use crate::{
+    common::{Linkspan, Stack},
+    engine::{ENGINES, Engine},
+    proxy::{Proxy, Verdict, Way},
+    rig::{Application, Rig, is_second_of_layer},
+};
+
+#[test]
+fn a_builder_that_stops_holds_up_nobody_elses_export_of_the_same_blob() {
+    let stack = Stack::start(&ENGINES);
+    for engine in Engine::both(&stack) {
+        engine.prepare(Stack::shared().base_image());
+        // Two doors of one Linkspan; the blobs behind both are the same.
+        let stopped = Proxy::new(&stack, Stack::shared().buildkit_host());
+        let linkspan = Linkspan::start(&stack, &engine.args(), &[&stopped.address(), Stack::shared().buildkit_host()]);
+        let clients: Vec<_> = linkspan
+            .doors()
+            .iter()
+            .map(|door| Stack::shared().builder(&format!("unix://{}", door.display())))
+            .collect();
+        let application = Application::new(&format!("stopped {}", engine.kind));
+        stopped.rule(|message| if is_second_of_layer(message) { Verdict::Hold } else { Verdict::Pass });
+        let waiting = clients[0].build(application.context.path(), ["--load", "-t", "stopped:1"]).spawn();
+        stopped.stopped();
+        let output = clients[1].build(application.context.path(), ["--load", "-t", "stopped:2"]).ok();
+        assert!(output.stderr.contains("another export that sends sha256:"), "{output}");
+        assert_eq!(engine.says("stopped:2", &["cat", "/who"]), application.who);
+        assert_eq!(engine.digest("stopped:1"), None);
+        // What stopped may go on, and ends well, too.
+        stopped.rule(|_| Verdict::Pass);
+        stopped.release();
+        let output = waiting.wait();
+        assert!(output.status.success(), "{output}");
+        assert_eq!(engine.says("stopped:1", &["cat", "/who"]), application.who);
+        engine.nothing_is_left();
+        engine.is_sound();
+    }
+}
+
+#[test]
+fn a_builder_that_does_not_say_what_it_is_builds_all_the_same() {
+    // The client loads the archive itself, into its own engine.
+    let rig = Rig::new(Engine::docker(Stack::shared()));
+    rig.builder.rule(|message| {
+        let is_info = message.path.ends_with("Control/Info") && message.way == Way::Request;
+        if is_info { Verdict::Hold } else { Verdict::Pass }
+    });
+    let application = Application::new("silent info");
+    let output = rig.build(&application.context, "silent:1").ok();
+    assert!(rig.builder.has_stopped());
+    assert!(output.stderr.contains("linkspan: no direct export, the image goes as an archive: "), "{output}");
+    assert!(output.stderr.contains("sending tarball"), "{output}");
+    rig.runs(&application, "silent:1");
+    // It may answer again, and the next build is a direct export.
+    rig.builder.mend();
+    rig.succeeds(&Application::new("answers again"), "silent:1");
+}
+
+#[test]
+fn the_reason_why_there_is_no_builder_reaches_its_user_and_the_builder_may_come_back() {
+    let stack = Stack::start(&ENGINES);
+    let rig = Rig::new(Engine::both(&stack)[0]);
+    let application = Application::new("unreachable");
+    rig.builder.cut();
+    let output = rig.build(&application.context, "unreachable:1").fails();
+    assert!(output.stderr.contains(&format!("linkspan: cannot connect to {}", rig.builder.address())), "{output}");
+    assert!(!output.stderr.contains("context deadline exceeded"), "{output}");
+    rig.builder.mend();
+    rig.succeeds(&application, "unreachable:1");
+
+    // Not there when Linkspan starts: that is said once, and builds fail for that reason.
+    let nowhere = format!("unix://{}", stack.fresh_path("-nowhere.sock").display());
+    let linkspan = Linkspan::start(&stack, &rig.engine.args(), &[&nowhere]);
+    let client = Stack::shared().builder(&linkspan.address());
+    let output = client.build(application.context.path(), ["--load", "-t", "unreachable:1"]).fails();
+    assert!(output.stderr.contains(&nowhere), "{output}");
+    assert!(linkspan.log().contains("the builder cannot be reached"), "{}", linkspan.log());
+}
