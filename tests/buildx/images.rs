@@ -2,9 +2,8 @@
 
 use crate::{
     common::{Context, Part, Stack, until},
-    sides::{Side, Sides, forget_the_moment},
+    sides::Sides,
 };
-use serde_json::Value;
 
 #[test]
 fn the_image_is_the_same_and_runs() {
@@ -84,33 +83,6 @@ fn one_foreign_platform() {
     let sides = Sides::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "foreign");
     sides.compare(|side| side.load(&context, "foreign", &["--platform", "linux/riscv64"]));
-}
-
-#[test]
-fn provenance() {
-    let stack = Stack::shared();
-    let sides = Sides::of(stack);
-    let dockerfile = format!("FROM {}\nRUN echo attested > /a\n", stack.base_image());
-    let context = Context::new(&dockerfile);
-    let (image, statement) = sides.compare(|side| {
-        let digest = side.load(&context, "attested", &["--attest", "type=provenance,mode=max"]);
-        attested(side, &digest)
-    });
-    assert!(image.starts_with("sha256:"));
-    assert!(statement["predicateType"].as_str().unwrap().starts_with("https://slsa.dev/provenance/"), "{statement}");
-}
-
-/// The image manifest of an index and the statement about it, without what differs between any two builds.
-fn attested(side: &Side<'_>, index: &str) -> (String, Value) {
-    let index = side.document(index);
-    let [image, attestation] = index["manifests"].as_array().unwrap().as_slice() else { panic!("{index}") };
-    let image = image["digest"].as_str().unwrap().to_owned();
-    assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
-    assert_eq!(attestation["annotations"]["vnd.docker.reference.digest"], image);
-    let manifest = side.document(attestation["digest"].as_str().unwrap());
-    let mut statement = side.document(manifest["layers"][0]["digest"].as_str().unwrap());
-    forget_the_moment(&mut statement);
-    (image, statement)
 }
 
 #[test]

@@ -15,13 +15,18 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attested;
 mod bake;
 mod caches;
+mod explicit;
 mod failures;
 mod images;
 mod inputs;
 mod interrupts;
 mod lazy;
+mod names;
 mod outputs;
+mod partly;
 mod results;
 mod sides;
+mod times;

@@ -124,7 +124,7 @@ pub(crate) fn metadata(path: &Path) -> Value {
 
 /// Removes references of builds, ids of sessions and times from a document.
 pub(crate) fn forget_the_moment(value: &mut Value) {
-    const MOMENTARY: [&str; 7] = [
+    const MOMENTARY: [&str; 6] = [
         "buildx.build.ref",
         "org.opencontainers.image.created",
         "invocationId",
@@ -132,7 +132,6 @@ pub(crate) fn forget_the_moment(value: &mut Value) {
         "finishedOn",
         // Digests of steps, which contain the id of the client's session.
         "digestMapping",
-        "subject",
     ];
     match value {
         Value::Object(fields) => {

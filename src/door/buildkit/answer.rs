@@ -11,6 +11,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use super::exporters::Exporter;
+use super::said::Said;
 use super::wire::{WireError, entry, fields, put_map};
 use crate::export::response::{CONFIG_DIGEST, DESCRIPTOR, DIGEST, NAME, image_response};
 use crate::image::{Descriptor, Reference};
@@ -25,7 +26,7 @@ const RESULTS: &str = "exporter.results";
 pub(super) type Keys = BTreeMap<String, String>;
 
 /// A `SolveResponse`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
     /// The merged map.
     pub(super) keys: Keys,
@@ -72,11 +73,6 @@ impl Answer {
         serde_json::from_slice(&json).ok()
     }
 
-    /// The name that the frontend chose, where the client asked for that.
-    pub(super) fn chosen_name(&self) -> Option<&str> {
-        self.keys.get(NAME).map(String::as_str)
-    }
-
     /// Puts the exporters' own results in place of what the builder merged: in the order of the request, the last
     /// writer of a key wins, as without us. With several exporters the results are also listed one by one.
     pub(super) fn merge(&mut self, results: &[ExporterResult]) {
@@ -94,37 +90,38 @@ impl Answer {
     }
 }
 
-/// What an image exporter answers for `root`. `load` adds what only the `oci` and `docker` exporters say: the names
-/// in full and the time of the export.
-pub(super) fn image_keys(
-    exporter: &Exporter,
+/// What the `oci` and `docker` exporters answer for `root`: with the names in full and the time of the export, which
+/// `image` does not say (BuildKit `exporter/oci/export.go`).
+pub(super) fn archive_keys(
     root: &Descriptor,
     config: Option<String>,
-    load: Option<&[Reference]>,
+    names: &[Reference],
+    created: Option<i64>,
 ) -> Keys {
     let mut root = root.clone();
-    let names = match load {
-        Some(names) => {
-            // The `oci` exporter adds this to its answer, `image` does not (BuildKit `exporter/oci/export.go`).
-            root.annotations.entry(ANNOTATION_CREATED.to_owned()).or_insert_with(|| created(exporter).to_string());
-            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-            (!names.is_empty()).then(|| names.join(","))
-        }
-        None => exporter.attrs.get("name").cloned(),
+    let created = || {
+        let seconds = created.unwrap_or_else(|| Timestamp::from(SystemTime::now()).seconds);
+        Timestamp { seconds, nanos: 0 }.to_string()
     };
-    image_response(&root, config, names)
+    root.annotations.entry(ANNOTATION_CREATED.to_owned()).or_insert_with(created);
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    image_response(&root, config, (!names.is_empty()).then(|| names.join(",")))
+}
+
+/// The time of an export in seconds, where it is not the moment itself: what the exporter's attribute says, else the
+/// build argument (`control/control.go`), else the frontend (`exporter/util/epoch`). Empty stands for the moment; what
+/// is no number the builder has refused, or, in the build argument, left to the frontend.
+pub(super) fn source_time(exporter: &Exporter, build_arg: Option<&str>, said: &Said) -> Option<i64> {
+    let build_arg = build_arg.filter(|value| value.is_empty() || value.parse::<i64>().is_ok());
+    match exporter.attrs.get("source-date-epoch").map(String::as_str).or(build_arg) {
+        Some(value) => value.parse().ok(),
+        None => said.to(exporter).epoch?.parse().ok(),
+    }
 }
 
 /// The config's digest in an answer with a single image.
 pub(super) fn config_digest(keys: &Keys) -> Option<String> {
     keys.get(CONFIG_DIGEST).cloned()
-}
-
-/// The time of the export: now, or what `source-date-epoch` says; whole seconds.
-fn created(exporter: &Exporter) -> Timestamp {
-    let epoch = exporter.attrs.get("source-date-epoch").and_then(|seconds| seconds.parse().ok());
-    let seconds = epoch.unwrap_or_else(|| Timestamp::from(SystemTime::now()).seconds);
-    Timestamp { seconds, nanos: 0 }
 }
 
 #[cfg(test)]
@@ -149,23 +146,42 @@ mod tests {
 
     #[test]
     fn a_load_answers_with_full_names_and_the_time() {
-        let exporter =
-            Exporter { kind: "oci".into(), attrs: [("source-date-epoch".to_owned(), "0".to_owned())].into() };
         let names: Vec<Reference> = ["a", "b:1"].map(|name| name.parse().unwrap()).into();
-        let keys = image_keys(&exporter, &root("x"), None, Some(&names));
+        let keys = archive_keys(&root("x"), None, &names, Some(0));
         assert_eq!(keys[NAME], "docker.io/library/a:latest,docker.io/library/b:1");
         let answer = Answer { keys, rest: Vec::new() };
         assert_eq!(answer.root().unwrap().annotations[ANNOTATION_CREATED], "1970-01-01T00:00:00Z");
     }
 
     #[test]
+    fn the_time_of_an_export_is_the_sources_as_the_builder_takes_it() {
+        for (attribute, build_arg, frontend, expected) in [
+            (None, None, None, None),
+            (None, Some("2"), None, Some(2)),
+            (None, Some("-2"), Some("3"), Some(-2)),
+            (Some("1"), Some("2"), Some("3"), Some(1)),
+            (Some(""), Some("2"), Some("3"), None),
+            (None, Some(""), Some("3"), None),
+            (None, Some("context"), Some("3"), Some(3)),
+            (None, Some("2.5"), None, None),
+            (None, None, Some("3"), Some(3)),
+            (None, None, Some(""), None),
+        ] {
+            let attrs = attribute.map(|value: &str| ("source-date-epoch".to_owned(), value.to_owned()));
+            let exporter = Exporter { kind: "oci".into(), attrs: attrs.into_iter().collect() };
+            let said = Said { name: None, epoch: frontend.map(str::to_owned) };
+            let time = source_time(&exporter, build_arg, &said);
+            assert_eq!(time, expected, "{attribute:?} {build_arg:?} {frontend:?}");
+        }
+    }
+
+    #[test]
     fn the_last_exporter_wins_and_each_is_listed() {
         let mut answer = Answer { keys: [("frontend.x".to_owned(), "1".to_owned())].into(), rest: Vec::new() };
-        let exporter = Exporter::default();
         let results = [
-            result(0, "oci", image_keys(&exporter, &root("first"), None, Some(&[]))),
+            result(0, "oci", archive_keys(&root("first"), None, &[], None)),
             result(1, "local", Keys::new()),
-            result(2, "image", image_keys(&exporter, &root("last"), None, None)),
+            result(2, "image", image_response(&root("last"), None, None)),
         ];
         answer.merge(&results);
         assert_eq!(answer.root().unwrap().digest, root("last").digest);

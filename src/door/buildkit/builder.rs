@@ -11,6 +11,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
 use http::Uri;
 use tonic::{Code, Status};
 
+use super::said::Said;
 use crate::proxy::{Calls, Link};
 use crate::source::BuildkitContent;
 
@@ -27,6 +28,15 @@ pub(super) struct Builder {
     control: ControlClient<Calls>,
     content: Arc<BuildkitContent>,
     told_too_old: AtomicBool,
+}
+
+/// What the builder's history holds of a build.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// The root that each image exporter gave, by its place in the request. The builder's answer merges them.
+    pub(super) roots: Vec<(usize, HistoryDescriptor)>,
+    /// What the frontend said.
+    pub(super) said: Said,
 }
 
 impl Builder {
@@ -63,9 +73,8 @@ impl Builder {
         }
     }
 
-    /// The root that each image exporter of a finished build gave, by its place in the request. Only the history
-    /// tells them apart: the builder's answer merges them.
-    pub(super) async fn roots(&self, build: &str) -> Result<Vec<(usize, HistoryDescriptor)>, Status> {
+    /// What the history holds of a build that has ended. A build that is not in it is an empty record.
+    pub(super) async fn record(&self, build: &str) -> Result<Record, Status> {
         let mut request = tonic::Request::new(BuildHistoryRequest {
             r#ref: build.to_owned(),
             early_exit: true,
@@ -76,15 +85,14 @@ impl Builder {
         within(async move {
             let mut events = control.listen_build_history(request).await?.into_inner();
             while let Some(event) = events.message().await? {
-                if let Some(result) = event.record.and_then(|record| record.result) {
-                    return Ok(result
-                        .results
-                        .into_iter()
-                        .filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root)))
-                        .collect());
-                }
+                let Some(record) = event.record.filter(|record| record.completed_at.is_some()) else { continue };
+                let roots = record.result.unwrap_or_default().results.into_iter();
+                return Ok(Record {
+                    roots: roots.filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root))).collect(),
+                    said: Said::on_record(&record.exporter_response),
+                });
             }
-            Ok(Vec::new())
+            Ok(Record::default())
         })
         .await
     }

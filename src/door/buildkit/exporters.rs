@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 /// The type that asks for a direct export explicitly: `-o type=linkspan,name=…`.
 pub(super) const EXPLICIT_TYPE: &str = "linkspan";
 
+/// Makes the `image` exporter name the image by its digest.
+pub(super) const DANGLING_PREFIX: &str = "dangling-name-prefix";
+/// Makes it do so only where there is no other name. The builder spells it so.
+pub(super) const DANGLING_ONLY: &str = "danging-name-empty-only";
+
 /// Attributes that the builder's `image` exporter would act on and the `oci` and `docker` exporters ignore
 /// (BuildKit `exporter/containerimage/exptypes/keys.go`), and those that only concern a load.
 const DROPPED: [&str; 12] = [
     "context",
-    "danging-name-empty-only",
-    "dangling-name-prefix",
+    DANGLING_ONLY,
+    DANGLING_PREFIX,
     "name-canonical",
     "prefer-image-digest",
     "push",
@@ -57,14 +62,11 @@ impl Exporter {
         self.attrs.contains_key("tar") || has("dest") || has("context")
     }
 
-    /// What the builder is asked for in place of a load: the same image, left in its own content store.
+    /// What the builder is asked for in place of a load: the same image, left in its own content store. The names go
+    /// with it: the builder makes the subjects of attestations of them. Without `store` and `push` it names nothing.
     pub(super) fn rewritten(&self) -> Self {
         let mut attrs = self.attrs.clone();
         attrs.retain(|key, _| !DROPPED.contains(&key.as_str()));
-        // The wildcard asks the builder for the name that the frontend gave; every other name is ours to give.
-        if attrs.get("name").is_some_and(|name| name != "*") {
-            attrs.remove("name");
-        }
         attrs.insert("store".into(), "false".into());
         // What the `oci` exporter defaults to and `image` does not: otherwise the digest would differ.
         attrs.entry("attestation-inline".into()).or_insert_with(|| "false".into());
@@ -81,6 +83,11 @@ impl Exporter {
         attrs.remove("store");
         Self { kind: "oci".into(), attrs }
     }
+}
+
+/// Whether the builder takes an attribute's value for true (Go's `strconv.ParseBool`).
+pub(super) fn is_true(value: &str) -> bool {
+    ["1", "t", "T", "TRUE", "true", "True"].contains(&value)
 }
 
 #[cfg(test)]
@@ -127,7 +134,13 @@ mod tests {
         );
         let expected = exporter(
             "image",
-            &[("store", "false"), ("attestation-inline", "false"), ("oci-mediatypes", "true"), ("compression", "zstd")],
+            &[
+                ("store", "false"),
+                ("attestation-inline", "false"),
+                ("oci-mediatypes", "true"),
+                ("name", "a"),
+                ("compression", "zstd"),
+            ],
         );
         assert_eq!(asked.rewritten(), expected);
     }

@@ -2,25 +2,33 @@
 
 use std::sync::Arc;
 
+use bollard_buildkit_proto::moby::buildkit::v1::Descriptor as HistoryDescriptor;
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use super::answer::{Answer, ExporterResult, Keys, config_digest, image_keys};
-use super::builder::Builder;
+use super::answer::{Answer, ExporterResult, Keys, archive_keys, config_digest, source_time};
+use super::builder::{Builder, Record};
 use super::builds::Build;
-use super::exporters::Exporter;
+use super::exporters::{EXPLICIT_TYPE, Exporter};
+use super::names;
 use super::progress::Display;
 use super::remarks;
 use super::repeat::repeat;
+use super::said::Said;
 use super::solve::Solve;
 use crate::engine::{EngineError, Origin};
+use crate::export::response::{NAME, image_response};
 use crate::export::{ExportError, Exports, Request, unique_id};
-use crate::image::{Descriptor, Document, Kind, Limits, Reference, View};
+use crate::image::{Descriptor, Document, Kind, Limits, View};
 use crate::source::{SourceError, read_document};
 
 /// How often a build is repeated. Once makes lazy layers present; a builder that prunes all the time can win a
 /// race or two.
 const REPETITIONS: usize = 3;
+
+/// What is said of an explicit export without a name. buildx gives its tags only to outputs that it knows.
+const NAMELESS: &str = "linkspan: the image gets no name, for `-t` does not reach `type=linkspan`; to mend it: \
+                        `-o type=linkspan,name=NAME`, or `--load -t NAME`";
 
 /// One build whose image goes to the engine.
 pub(super) struct Load<'a> {
@@ -41,20 +49,71 @@ struct Made {
 }
 
 impl Load<'_> {
+    /// Refuses names that policy does not allow, as far as they are known before the build.
+    pub(super) fn check(&self) -> Result<(), Status> {
+        let loads = self.solve.exporters.iter().zip(self.loads()).filter_map(|(given, load)| load.map(|_| given));
+        for load in loads {
+            self.exports.policy().check(&names::known(load)).map_err(|error| failure(&error))?;
+        }
+        Ok(())
+    }
+
     /// Exports what the builder made and completes its answer.
     pub(super) async fn finish(&self, answer: Answer) -> Result<Answer, Status> {
-        let engine = self.exports.engine().identity().kind;
-        let loads = self.solve.exporters.iter().zip(&self.asked).map(|(given, asked)| given != asked);
-        let displays: Vec<_> = loads
-            .enumerate()
-            .map(|(index, load)| load.then(|| Display::start(self.build.clone(), engine, index)))
-            .collect();
-        for (exporter, display) in self.solve.exporters.iter().zip(&displays) {
-            if let Some(display) = display.as_ref().filter(|_| exporter.is_plain()) {
-                display.note(remarks::TAKEN);
+        self.export(answer, &self.displays(|_| true), &self.asked).await
+    }
+
+    /// Exports what the builder made although it failed: it pushes, and writes caches, when all its exporters are done,
+    /// and by then a load of its own would have reached the engine. The client is told of the builder's failure alone.
+    pub(super) async fn rescue(&self) {
+        let made = match self.builder.record(&self.solve.build).await {
+            Ok(record) => record.roots,
+            Err(status) => {
+                return tracing::debug!(build = %self.build.id, %status, "nothing is known of a failed build");
             }
+        };
+        let displays = self.displays(|index| made.iter().any(|(made, _)| *made == index));
+        if displays.iter().flatten().next().is_none() {
+            return;
         }
-        let result = self.export(answer, &displays).await;
+        tracing::info!(build = %self.build.id, "the build failed when its image was made; that is exported");
+        // What is not a load has failed, or is done.
+        let again: Vec<_> = self.loads().map(|load| load.unwrap_or_else(|| self.any_load()).clone()).collect();
+        if let Err(status) = self.export(Answer::default(), &displays, &again).await {
+            tracing::warn!(build = %self.build.id, error = status.message(), "the image of a failed build is not exported");
+        }
+    }
+
+    /// What the builder is asked for in place of each load.
+    fn loads(&self) -> impl Iterator<Item = Option<&Exporter>> {
+        self.solve.exporters.iter().zip(&self.asked).map(|(given, asked)| (given != asked).then_some(asked))
+    }
+
+    fn any_load(&self) -> &Exporter {
+        self.loads().flatten().next().unwrap_or(&self.asked[0])
+    }
+
+    /// Starts to show each load that is wanted.
+    fn displays(&self, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
+        let engine = self.exports.engine().identity().kind;
+        self.loads()
+            .enumerate()
+            .map(|(index, load)| {
+                let display = load.filter(|_| wanted(index)).map(|_| Display::start(self.build.clone(), engine, index));
+                (self.solve.exporters[index].is_plain(), display)
+            })
+            .inspect(|(plain, display)| {
+                if let Some(display) = display.as_ref().filter(|_| *plain) {
+                    display.note(remarks::TAKEN);
+                }
+            })
+            .map(|(_, display)| display)
+            .collect()
+    }
+
+    /// Exports what is displayed, and shows how that ended. `again` is what a repetition of the build asks for.
+    async fn export(&self, answer: Answer, displays: &[Option<Display>], again: &[Exporter]) -> Result<Answer, Status> {
+        let result = self.persist(answer, displays, again).await;
         if let Err(status) = &result {
             displays.iter().flatten().for_each(|display| display.fail(status.message()));
         }
@@ -62,7 +121,12 @@ impl Load<'_> {
     }
 
     /// Exports, and again from a repeated build if the builder does not hold its own image.
-    async fn export(&self, answer: Answer, displays: &[Option<Display>]) -> Result<Answer, Status> {
+    async fn persist(
+        &self,
+        answer: Answer,
+        displays: &[Option<Display>],
+        again: &[Exporter],
+    ) -> Result<Answer, Status> {
         let mut attempt = self.attempt(&self.solve.build, answer, displays).await?;
         for _ in 0..REPETITIONS {
             let Err(error) = attempt else { break };
@@ -70,7 +134,8 @@ impl Load<'_> {
             for display in displays.iter().flatten() {
                 display.note("waiting for the builder to fetch layers that it does not hold");
             }
-            let repeated = repeat(self.builder, &self.solve, &self.asked, &self.build.recording()).await;
+            let recording = self.build.recording();
+            let repeated = repeat(self.builder, &self.solve, again, self.any_load(), &recording).await;
             let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
             let result = self.attempt(&repeated.build, repeated.answer, displays).await;
             if let Err(error) = self.builder.forget(&repeated.build).await {
@@ -88,22 +153,34 @@ impl Load<'_> {
         mut answer: Answer,
         displays: &[Option<Display>],
     ) -> Result<Result<Answer, ExportError>, Status> {
-        let made = match self.made(build, &answer).await? {
-            Ok(made) => made,
-            Err(error) => return Ok(Err(error)),
+        let Record { roots, mut said } = self.record(build, &answer).await?;
+        let made = match answer.root().filter(|_| self.asked.len() == 1) {
+            Some(root) => {
+                // An exporter that is alone has told what the wildcard came to.
+                said.name = Some(answer.keys.get(NAME).cloned().unwrap_or_default());
+                vec![Some(Made { root, config: config_digest(&answer.keys) })]
+            }
+            None => match self.made(roots, answer.root()).await? {
+                Ok(made) => made,
+                Err(error) => return Ok(Err(error)),
+            },
         };
         let exporters = self.solve.exporters.iter().zip(&made).zip(displays);
         let attempts: Vec<_> = exporters
-            .map(|((exporter, made), display)| self.one(exporter, made.as_ref(), display.as_ref(), &answer))
+            .map(|((exporter, made), display)| self.one(exporter, made.as_ref(), display.as_ref(), &said))
             .collect();
-        let mut results = Vec::new();
+        let (mut results, mut failed) = (Vec::new(), None);
         for (id, (keys, exporter)) in join_all(attempts).await.into_iter().zip(&self.solve.exporters).enumerate() {
             match keys {
                 Ok(response) => results.push(ExporterResult { id, kind: exporter.kind.clone(), response }),
-                Err(Failure::Final(status)) => return Err(status),
+                // What the builder can still be made to hold comes before what is lost.
                 Err(Failure::Export(error)) if error.absent().is_some() => return Ok(Err(error)),
-                Err(Failure::Export(error)) => return Err(failure(&error)),
+                Err(Failure::Export(error)) => failed = failed.or_else(|| Some(failure(&error))),
+                Err(Failure::Final(status)) => failed = failed.or(Some(status)),
             }
+        }
+        if let Some(status) = failed {
+            return Err(status);
         }
         answer.merge(&results);
         Ok(Ok(answer))
@@ -115,40 +192,75 @@ impl Load<'_> {
         exporter: &Exporter,
         made: Option<&Made>,
         display: Option<&Display>,
-        answer: &Answer,
+        said: &Said,
     ) -> Result<Keys, Failure> {
         match (display, made) {
-            (Some(display), Some(made)) => self.load(exporter, made, answer, display).await,
+            (Some(display), Some(made)) => self.load(exporter, made, said, display).await,
             (Some(_), None) => Err(Status::internal("linkspan: the builder's answer names no image").into()),
-            (None, Some(made)) => Ok(archive_or_push(exporter, made)),
+            (None, Some(made)) => Ok(self.archive_or_push(exporter, made, said)),
             (None, None) => Ok(Keys::new()),
         }
     }
 
     /// Exports the image of one exporter.
-    async fn load(
-        &self,
-        exporter: &Exporter,
-        made: &Made,
-        answer: &Answer,
-        display: &Display,
-    ) -> Result<Keys, Failure> {
-        let names = names(exporter, answer)?;
+    async fn load(&self, exporter: &Exporter, made: &Made, said: &Said, display: &Display) -> Result<Keys, Failure> {
+        let names = names::in_full(exporter, said)?;
+        if exporter.kind == EXPLICIT_TYPE && !exporter.attrs.contains_key("name") {
+            display.warn(NAMELESS);
+        }
         let origin = Origin { export: unique_id(), door: "buildkit", builder: self.builder.name.clone() };
         let request = Request { root: made.root.clone(), names: names.clone(), origin };
         let outcome = self.exports.run(request, self.builder.content(), display.events()).await?;
         display.succeed(&outcome);
-        Ok(image_keys(exporter, &made.root, made.config.clone(), Some(&names)))
+        Ok(archive_keys(&made.root, made.config.clone(), &names, self.source_time(exporter, said)))
     }
 
-    /// What each exporter made, by its place. One alone is in the answer; several are told apart by the history.
-    async fn made(&self, build: &str, answer: &Answer) -> Result<Result<Vec<Option<Made>>, ExportError>, Status> {
-        let merged = answer.root();
-        if self.asked.len() == 1 {
-            return Ok(Ok(vec![merged.map(|root| Made { root, config: config_digest(&answer.keys) })]));
+    /// What an exporter that is not ours answered, as far as the merged map hides it.
+    fn archive_or_push(&self, exporter: &Exporter, made: &Made, said: &Said) -> Keys {
+        match exporter.kind.as_str() {
+            // These give names in full, like a load; one that they refused has failed the build already.
+            "oci" | "docker" => {
+                let names = names::in_full(exporter, said).unwrap_or_default();
+                archive_keys(&made.root, made.config.clone(), &names, self.source_time(exporter, said))
+            }
+            _ => {
+                let names = names::of_image(exporter, said, &made.root.digest);
+                image_response(&made.root, made.config.clone(), Some(names).filter(|names| !names.is_empty()))
+            }
         }
+    }
+
+    fn source_time(&self, exporter: &Exporter, said: &Said) -> Option<i64> {
+        source_time(exporter, self.solve.epoch.as_deref(), said)
+    }
+
+    /// What is to be known of a build beside its answer. The history tells what several exporters made, and what a
+    /// frontend said that the builder ran.
+    async fn record(&self, build: &str, answer: &Answer) -> Result<Record, Status> {
+        let recording = self.build.recording();
+        let said = recording.result.as_deref().map(Said::with_the_result);
+        let alone = self.asked.len() == 1 && answer.root().is_some();
+        if alone && (said.is_some() || !(self.solve.has_frontend || recording.incomplete)) {
+            return Ok(Record { roots: Vec::new(), said: said.unwrap_or_default() });
+        }
+        let record = match self.builder.record(build).await {
+            Err(status) if alone => {
+                tracing::warn!(%build, %status, "what the frontend said is not known");
+                Record::default()
+            }
+            record => record?,
+        };
+        Ok(Record { said: said.unwrap_or(record.said), ..record })
+    }
+
+    /// What each of several exporters made, by its place. `merged` is the root in the builder's answer.
+    async fn made(
+        &self,
+        roots: Vec<(usize, HistoryDescriptor)>,
+        merged: Option<Descriptor>,
+    ) -> Result<Result<Vec<Option<Made>>, ExportError>, Status> {
         let mut made: Vec<Option<Made>> = vec![None; self.asked.len()];
-        for (index, recorded) in self.builder.roots(build).await? {
+        for (index, recorded) in roots {
             let digest = recorded.digest.parse();
             let digest = digest.map_err(|error| Status::internal(format!("the builder's history: {error}")))?;
             let root = match &merged {
@@ -187,36 +299,6 @@ impl Load<'_> {
             _ => None,
         })
     }
-}
-
-/// What an exporter that is not ours answered, as far as the merged map hides it.
-fn archive_or_push(exporter: &Exporter, made: &Made) -> Keys {
-    match exporter.kind.as_str() {
-        // These give names in full, like a load; one that they refused has failed the build already.
-        "oci" | "docker" => {
-            let names: Vec<_> = split_names(exporter).filter_map(|name| name.parse().ok()).collect();
-            image_keys(exporter, &made.root, made.config.clone(), Some(&names))
-        }
-        _ => image_keys(exporter, &made.root, made.config.clone(), None),
-    }
-}
-
-/// The names that an export is to get, in full. Refused as late as the builder's own exporter would: a failing
-/// build shall fail for its own reason.
-fn names(exporter: &Exporter, answer: &Answer) -> Result<Vec<Reference>, Status> {
-    let chosen = answer.chosen_name().map(str::to_owned);
-    let names: Vec<String> = match exporter.attrs.get("name").map(String::as_str) {
-        Some("*") => chosen.into_iter().filter(|name| name != "*").collect(),
-        _ => split_names(exporter).map(str::to_owned).collect(),
-    };
-    names
-        .iter()
-        .map(|name| name.parse().map_err(|error| Status::unknown(format!("failed to parse {name}: {error}"))))
-        .collect()
-}
-
-fn split_names(exporter: &Exporter) -> impl Iterator<Item = &str> {
-    exporter.attrs.get("name").map(String::as_str).unwrap_or_default().split(',').filter(|name| !name.is_empty())
 }
 
 /// Why one exporter has no result.

@@ -1,11 +1,12 @@
 //! Shows an export in the client's own progress display, as a vertex of its build.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bollard_buildkit_proto::google::protobuf::Timestamp;
-use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexStatus};
+use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexStatus, VertexWarning};
 use prost::Message;
 
 use super::builds::Build;
@@ -27,6 +28,8 @@ struct Inner {
     engine: &'static str,
     vertex: Vertex,
     blobs: Mutex<HashMap<String, Blob>>,
+    warned: AtomicBool,
+    ended: AtomicBool,
 }
 
 /// What was last shown of a blob.
@@ -42,7 +45,14 @@ impl Display {
         let digest = Digest::sha256(format!("{}-linkspan-{index}", build.id).as_bytes()).to_string();
         let name = format!("importing to {engine}");
         let vertex = Vertex { digest, name, started: Some(now()), ..Vertex::default() };
-        let display = Self(Arc::new(Inner { build, engine, vertex, blobs: Mutex::default() }));
+        let display = Self(Arc::new(Inner {
+            build,
+            engine,
+            vertex,
+            blobs: Mutex::default(),
+            warned: AtomicBool::default(),
+            ended: AtomicBool::default(),
+        }));
         display.0.show(vec![display.0.vertex.clone()], Vec::new());
         display
     }
@@ -58,14 +68,30 @@ impl Display {
         self.0.line(text);
     }
 
-    /// Ends the vertex with what was done.
+    /// Warns, in the words that clients show again when a build has ended.
+    pub(super) fn warn(&self, text: &str) {
+        if !self.0.warned.swap(true, Ordering::Relaxed) {
+            let vertex = self.0.vertex.digest.clone();
+            let warning = VertexWarning { vertex, level: 1, short: text.into(), ..VertexWarning::default() };
+            let response = StatusResponse { warnings: vec![warning], ..StatusResponse::default() };
+            self.0.build.show(frame(&response.encode_to_vec()));
+        }
+    }
+
+    /// Ends the vertex with what was done. What has ended stays as it did.
     pub(super) fn succeed(&self, outcome: &Outcome) {
+        if self.0.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
         self.0.line(&summary(outcome, self.0.engine));
         self.0.show(vec![Vertex { completed: Some(now()), ..self.0.vertex.clone() }], Vec::new());
     }
 
     /// Ends the vertex with an error.
     pub(super) fn fail(&self, error: &str) {
+        if self.0.ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let vertex = Vertex { completed: Some(now()), error: error.to_owned(), ..self.0.vertex.clone() };
         self.0.show(vec![vertex], Vec::new());
     }

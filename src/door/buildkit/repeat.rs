@@ -36,11 +36,13 @@ pub(super) struct Repeated {
     pub(super) answer: Answer,
 }
 
-/// Makes the builder hold every blob of the image, and exports it again with `exporters`.
+/// Makes the builder hold every blob of the image, and exports it again with `exporters`; `load` is one of them that
+/// leaves the image with the builder.
 pub(super) async fn repeat(
     builder: &Builder,
     solve: &Solve,
     exporters: &[Exporter],
+    load: &Exporter,
     recording: &Recording,
 ) -> Result<Repeated, Status> {
     if recording.incomplete {
@@ -50,8 +52,8 @@ pub(super) async fn repeat(
     let bytes = |error: super::wire::WireError| Status::internal(error.to_string());
 
     // Every place that the client might have a receiver for is taken by an image that goes nowhere.
-    let mut unlazying: Vec<_> = exporters.iter().map(|_| exporters[0].clone()).collect();
-    unlazying.push(exporters[0].unlazying());
+    let mut unlazying = vec![load.clone(); exporters.len()];
+    unlazying.push(load.unlazying());
     let build = unique_id();
     let request = solve.again(&build, &unlazying, History::Skip).map_err(bytes)?;
     // It is meant to fail at its end. If it failed earlier, the second repetition says why.

@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::answer::Answer;
 use super::builds::Build;
+use super::explicit::{explained, refusal};
 use super::grpc::{Unary, frame, refuse, status};
 use super::load::Load;
 use super::repeat::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
@@ -35,6 +36,8 @@ enum Edit<'a> {
     Load(Box<Load<'a>>, Bytes),
     /// It passes as it is. What was said of the build is shown as long as it is held.
     Pass { said: Option<Arc<Build>> },
+    /// It is not worth a build.
+    Refuse(Status),
 }
 
 /// One client connection and its counterpart towards the builder.
@@ -67,13 +70,20 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         let edit = match request.message().map(Solve::read) {
-            Some(Ok(solve)) => self.edit(solve, &parts.headers).await,
+            Some(Ok(solve)) => match refusal(&solve.exporters) {
+                Some(status) => Edit::Refuse(status),
+                None => self.edit(solve, &parts.headers).await,
+            },
             // Nothing we understand: the builder shall say what is wrong with it.
             Some(Err(_)) | None => Edit::Pass { said: None },
         };
-        let Edit::Load(load, message) = edit else {
-            let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
-            return Ok(response.map(|body| held_with(edit, body)));
+        let (load, message) = match edit {
+            Edit::Load(load, message) => (load, message),
+            Edit::Pass { said } => {
+                let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
+                return Ok(explained(response.map(|body| held_with(said, body)), self.why_not()));
+            }
+            Edit::Refuse(status) => return Ok(refuse(&status)),
         };
         // The status stream stays open until this claim is dropped, however the call ends.
         let _claim = load.build.claim();
@@ -84,7 +94,12 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         let succeeded = status(&parts.headers, answer.trailers.as_ref()).is_some_and(|s| s.code() == tonic::Code::Ok);
-        if let Some(message) = answer.message().filter(|_| succeeded) {
+        if !succeeded {
+            // The answer of a builder that went away has no status; then there is nobody to ask.
+            if status(&parts.headers, answer.trailers.as_ref()).is_some() {
+                load.rescue().await;
+            }
+        } else if let Some(message) = answer.message() {
             let completed = match Answer::read(&message) {
                 Ok(answer) => load.finish(answer).await,
                 Err(error) => Err(Status::internal(format!("the builder's answer is {error}"))),
@@ -123,7 +138,26 @@ impl Route {
             return pass(Some(remarks::passed(&why)));
         }
         let Ok(message) = solve.with_exporters(&asked) else { return pass(None) };
-        Edit::Load(Box::new(Load { builder: &door.builder, exports: &door.exports, build, solve, asked }), message)
+        let load = Load { builder: &door.builder, exports: &door.exports, build, solve, asked };
+        match load.check() {
+            Ok(()) => Edit::Load(Box::new(load), message),
+            Err(status) => Edit::Refuse(status),
+        }
+    }
+
+    /// Why a request for a direct export reached the builder as it was.
+    fn why_not(&self) -> &'static str {
+        match self.exports_directly.get() {
+            Some(false) => {
+                "it is older than BuildKit 0.11 and cannot export directly; to mend it: update the builder, or use \
+                 `--load`, which sends a tarball"
+            }
+            Some(true) => "the request has a form that Linkspan does not know; to mend it: use `--load`",
+            None => {
+                "it did not say what it can do when it was asked; to mend it: build again, or use `--load`; Linkspan's \
+                 log has the reason"
+            }
+        }
     }
 
     /// Asked once for each client connection: the builder may be another one by the next.
@@ -156,13 +190,13 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         let asked = request.message();
-        let is_result = parts.uri.path() == GATEWAY_RETURN;
+        if let Some(result) = asked.as_ref().filter(|_| parts.uri.path() == GATEWAY_RETURN) {
+            // Before it is sent: the build may end before its answer is here.
+            build.record(result.len(), |recording| recording.result = Some(result.clone()));
+            return Ok(self.upstream.send(Request::from_parts(parts, request.into_body())).await?.map(passed_on));
+        }
         let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
         let Some(asked) = asked else { return Ok(response.map(passed_on)) };
-        if is_result {
-            build.record(asked.len(), |recording| recording.result = Some(asked));
-            return Ok(response.map(passed_on));
-        }
         let (parts, body) = response.into_parts();
         let answer = match Unary::read(body).await {
             Ok(answer) => answer,
@@ -175,13 +209,9 @@ impl Route {
     }
 }
 
-/// The body, with which `edit` is dropped: what was said of a build is shown after the builder's own progress, as long as
+/// The body, with which `said` is dropped: what was said of a build is shown after the builder's own progress, as long as
 /// somebody holds the build.
-fn held_with(edit: Edit<'_>, body: Incoming) -> Body {
-    let said = match edit {
-        Edit::Pass { said } => said,
-        Edit::Load(..) => None,
-    };
+fn held_with(said: Option<Arc<Build>>, body: Incoming) -> Body {
     let body = body.map_frame(move |frame| {
         let _held = &said;
         frame

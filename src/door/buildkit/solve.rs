@@ -10,9 +10,14 @@ use super::wire::{Field, WireError, entry, fields, put_bytes, put_map, put_varin
 const REF: u32 = 1;
 const EXPORTER_DEPRECATED: u32 = 3;
 const EXPORTER_ATTRS_DEPRECATED: u32 = 4;
+const FRONTEND: u32 = 6;
+const FRONTEND_ATTRS: u32 = 7;
 const CACHE: u32 = 8;
 const INTERNAL: u32 = 11;
 const EXPORTERS: u32 = 13;
+
+/// The frontend's attribute that buildx makes of its environment variable of that name.
+const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
 
 /// A `SolveRequest`.
 #[derive(Debug, Clone)]
@@ -22,6 +27,10 @@ pub(super) struct Solve {
     pub(super) build: String,
     /// Its exporters. A request of an old client that has only the deprecated fields has one.
     pub(super) exporters: Vec<Exporter>,
+    /// Whether the builder itself runs a frontend; otherwise the client does, or there is none.
+    pub(super) has_frontend: bool,
+    /// The build argument `SOURCE_DATE_EPOCH`.
+    pub(super) epoch: Option<String>,
 }
 
 /// The request that a builder gets in place of `message`, a `SolveRequest`; `None` where nothing in it means a
@@ -41,12 +50,19 @@ pub(super) enum History {
 impl Solve {
     /// Reads a request.
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
-        let mut build = String::new();
+        let (mut build, mut has_frontend, mut epoch) = (String::new(), false, None);
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
             let field = field?;
             match field.number {
                 REF => field.text()?.clone_into(&mut build),
+                FRONTEND => has_frontend = !field.bytes.is_empty(),
+                FRONTEND_ATTRS => {
+                    let (key, value) = entry(field.bytes)?;
+                    if key == EPOCH_ARG {
+                        epoch = Some(value);
+                    }
+                }
                 EXPORTERS => exporters.push(exporter(field.bytes)?),
                 EXPORTER_DEPRECATED => field.text()?.clone_into(&mut deprecated.kind),
                 EXPORTER_ATTRS_DEPRECATED => deprecated.attrs.extend([entry(field.bytes)?]),
@@ -57,7 +73,7 @@ impl Solve {
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
-        Ok(Self { message, build, exporters })
+        Ok(Self { message, build, exporters, has_frontend, epoch })
     }
 
     /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.

@@ -47,7 +47,7 @@ fn only_the_chosen_exporter_changes() {
 
     let edited = proto::SolveRequest::decode(edited).unwrap();
     let mut expected = request();
-    let attrs = [("store", "false"), ("attestation-inline", "false"), ("oci-mediatypes", "true")];
+    let attrs = [("name", "a"), ("store", "false"), ("attestation-inline", "false"), ("oci-mediatypes", "true")];
     let image =
         proto::Exporter { r#type: "image".into(), attrs: attrs.map(|(k, v)| (k.to_owned(), v.to_owned())).into() };
     expected.exporter_deprecated.clone_from(&image.r#type);

@@ -1,0 +1,113 @@
+//! The names that an exporter gives its image.
+
+use tonic::Status;
+
+use super::exporters::{DANGLING_ONLY, DANGLING_PREFIX, EXPLICIT_TYPE, Exporter, is_true};
+use super::said::Said;
+use crate::image::{Digest, Reference};
+
+/// Asks for the name that the frontend chose.
+const WILDCARD: &str = "*";
+
+/// The names of `exporter` as it was asked for them, separated by commas; perhaps none.
+pub(super) fn asked(exporter: &Exporter, said: &Said) -> String {
+    match exporter.attrs.get("name").map(String::as_str) {
+        Some(WILDCARD) => said.to(exporter).name.unwrap_or_else(|| WILDCARD.to_owned()),
+        name => name.unwrap_or_default().to_owned(),
+    }
+}
+
+/// The same in full. Refused as late as the builder's own `oci` exporter would: a failing build shall fail for its own
+/// reason.
+pub(super) fn in_full(exporter: &Exporter, said: &Said) -> Result<Vec<Reference>, Status> {
+    let asked = asked(exporter, said);
+    if asked == WILDCARD {
+        let how = if exporter.kind == EXPLICIT_TYPE { "-o type=linkspan,name=NAME" } else { "-t NAME" };
+        return Err(Status::unknown(format!(
+            "failed to parse *: linkspan: `name=*` stands for the name that the frontend chooses, and this one chose none; \
+             to mend it: name the image with `{how}`"
+        )));
+    }
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    asked
+        .split(',')
+        .map(|name| name.parse().map_err(|error| Status::unknown(format!("failed to parse {name}: {error}"))))
+        .collect()
+}
+
+/// What the builder's `image` exporter answers for its names: as they were asked for, with the one that it gives by
+/// the digest (`dangling-name-prefix`).
+pub(super) fn of_image(exporter: &Exporter, said: &Said, digest: &Digest) -> String {
+    let mut names = asked(exporter, said);
+    let only_then = exporter.attrs.get(DANGLING_ONLY).is_some_and(|value| value.is_empty() || is_true(value));
+    if let Some(prefix) = exporter.attrs.get(DANGLING_PREFIX).filter(|prefix| !prefix.is_empty())
+        && (names.is_empty() || !only_then)
+    {
+        let separator = if names.is_empty() { "" } else { "," };
+        names = format!("{names}{separator}{prefix}@{digest}");
+    }
+    names
+}
+
+/// The names that are known before the build, as far as they are names at all.
+pub(super) fn known(exporter: &Exporter) -> Vec<Reference> {
+    asked(exporter, &Said::default()).split(',').filter_map(|name| name.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exporter(name: Option<&str>) -> Exporter {
+        let attrs = name.map(|name| ("name".to_owned(), name.to_owned())).into_iter().collect();
+        Exporter { kind: "oci".into(), attrs }
+    }
+
+    #[test]
+    fn names_are_those_of_the_oci_exporter() {
+        let chose = |name: &str| Said { name: Some(name.to_owned()), epoch: None };
+        for (name, said, expected) in [
+            (None, chose("x"), Some(&[][..])),
+            (Some(""), chose("x"), Some(&[][..])),
+            (Some("a,b:1"), Said::default(), Some(&["docker.io/library/a:latest", "docker.io/library/b:1"][..])),
+            (Some("*"), chose("n1,n2"), Some(&["docker.io/library/n1:latest", "docker.io/library/n2:latest"][..])),
+            (Some("*"), chose(""), Some(&[][..])),
+            (Some("*"), Said::default(), None),
+            (Some("a,"), Said::default(), None),
+            (Some("a, b"), Said::default(), None),
+            (Some("*"), chose("n1,,n2"), None),
+        ] {
+            let names = in_full(&exporter(name), &said).ok();
+            let names: Option<Vec<_>> = names.map(|names| names.iter().map(ToString::to_string).collect());
+            assert_eq!(names, expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect()), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_may_be_named_by_its_digest() {
+        let digest = Digest::sha256(b"x");
+        let by_digest = format!("dangling@{digest}");
+        for (name, only, expected) in [
+            (None, None, by_digest.clone()),
+            (Some("a"), None, format!("a,{by_digest}")),
+            (Some("a"), Some("true"), "a".to_owned()),
+            (None, Some(""), by_digest.clone()),
+        ] {
+            let mut exporter = exporter(name);
+            exporter.attrs.insert(DANGLING_PREFIX.to_owned(), "dangling".to_owned());
+            exporter.attrs.extend(only.map(|only| (DANGLING_ONLY.to_owned(), only.to_owned())));
+            assert_eq!(of_image(&exporter, &Said::default(), &digest), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_frontend_chooses_is_not_known_before() {
+        assert_eq!(known(&exporter(Some("*"))), []);
+        assert_eq!(known(&exporter(Some("a,Bad Name"))).len(), 1);
+        let mut chosen = exporter(Some("*"));
+        chosen.attrs.insert("image.name".to_owned(), "n1,n2".to_owned());
+        assert_eq!(known(&chosen).len(), 2);
+    }
+}

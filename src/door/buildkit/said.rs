@@ -1,0 +1,64 @@
+//! What a frontend says of its result beside the image: the name and the time that it chose.
+//!
+//! The builder's exporters go by it (BuildKit `exporter/containerimage/export.go`), and so do we, where the answer to
+//! the build does not tell.
+
+use std::collections::HashMap;
+
+use bollard_buildkit_proto::moby::buildkit::v1::frontend::ReturnRequest;
+use prost::Message;
+
+use super::exporters::Exporter;
+
+/// The names of the image, separated by commas (`exptypes/types.go`).
+const NAME: &str = "image.name";
+/// The time of its sources, in seconds (`exporter/exptypes/keys.go`).
+const EPOCH: &str = "source.date.epoch";
+
+/// A frontend's words.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Said {
+    /// What `name=*` stands for.
+    pub(super) name: Option<String>,
+    /// The time of the sources, where neither the user nor a build argument says one.
+    pub(super) epoch: Option<String>,
+}
+
+impl Said {
+    /// From `LLBBridge.Return`, with which a client that runs the frontend gives its result.
+    pub(super) fn with_the_result(request: &[u8]) -> Self {
+        let metadata = ReturnRequest::decode(request).ok().and_then(|request| request.result);
+        let metadata = metadata.map(|result| result.metadata).unwrap_or_default();
+        let text = |key| metadata.get(key).and_then(|bytes| String::from_utf8(bytes.clone()).ok());
+        Self { name: text(NAME), epoch: text(EPOCH) }
+    }
+
+    /// From the builder's record of a build.
+    pub(super) fn on_record(metadata: &HashMap<String, String>) -> Self {
+        Self { name: metadata.get(NAME).cloned(), epoch: metadata.get(EPOCH).cloned() }
+    }
+
+    /// The same for one exporter: an attribute that it does not know stands above what the frontend said.
+    pub(super) fn to(&self, exporter: &Exporter) -> Self {
+        let said = |key, own: &Option<String>| exporter.attrs.get(key).or(own.as_ref()).cloned();
+        Self { name: said(NAME, &self.name), epoch: said(EPOCH, &self.epoch) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard_buildkit_proto::moby::buildkit::v1::frontend::Result as GatewayResult;
+
+    #[test]
+    fn a_result_carries_them_and_an_attribute_stands_above() {
+        let metadata = HashMap::from([(NAME.to_owned(), b"n1,n2".to_vec()), (EPOCH.to_owned(), b"7".to_vec())]);
+        let result = Some(GatewayResult { metadata, ..GatewayResult::default() });
+        let said = Said::with_the_result(&ReturnRequest { result, error: None }.encode_to_vec());
+        assert_eq!((said.name.as_deref(), said.epoch.as_deref()), (Some("n1,n2"), Some("7")));
+        let exporter = Exporter { kind: "oci".into(), attrs: [(NAME.to_owned(), "mine".to_owned())].into() };
+        let to = said.to(&exporter);
+        assert_eq!((to.name.as_deref(), to.epoch.as_deref()), (Some("mine"), Some("7")));
+        assert_eq!(Said::with_the_result(b"\xff"), Said::default());
+    }
+}

@@ -1,0 +1,74 @@
+//! Names that are not given with `-t`.
+
+use crate::{
+    common::{Context, Stack, text},
+    sides::{Sides, metadata},
+};
+
+#[test]
+fn the_wildcard_stands_for_all_names_that_the_frontend_chose() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack);
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "wildcard");
+    for (names, expected) in [
+        ("image.name=wild:1", &["docker.io/library/wild:1"][..]),
+        ("\"image.name=wild:1,user/wild\"", &["docker.io/library/wild:1", "docker.io/user/wild:latest"]),
+    ] {
+        for kind in ["docker", "linkspan"] {
+            let output = format!("type={kind},name=*,{names}");
+            let file = stack.fresh_path(".json");
+            let through = sides.through();
+            through.builder.build(context.path(), ["-o", &output, "--metadata-file", text(&file)]).ok();
+            let answer = metadata(&file);
+            assert_eq!(answer["image.name"], expected.join(","), "{output}");
+            for name in expected {
+                assert_eq!(stack.image(name).as_deref(), answer["containerimage.digest"].as_str(), "{name}");
+                stack.docker(["image", "rm", name]).ok();
+            }
+            if kind == "docker" {
+                let direct = stack.fresh_path(".json");
+                let args = ["-o", &output, "--metadata-file", text(&direct)];
+                sides.direct().builder.build(context.path(), args).ok();
+                assert_eq!(metadata(&direct)["image.name"], answer["image.name"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn each_wildcard_has_its_own_names() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack);
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "own wildcard");
+    let args = [
+        "-o",
+        "type=linkspan,name=*,\"image.name=first:1,first:2\"",
+        "-o",
+        "type=linkspan,name=given:1",
+        "-o",
+        "type=linkspan,name=*,image.name=third:1",
+        "-o",
+        "type=image,name=pushed-nowhere:1",
+    ];
+    sides.through().builder.build(context.path(), args).ok();
+    for name in ["first:1", "first:2", "given:1", "third:1"] {
+        sides.through().digest(name);
+        stack.docker(["image", "rm", name]).ok();
+    }
+    assert_eq!(stack.image("docker.io/library/pushed-nowhere:1"), None);
+}
+
+#[test]
+fn names_that_are_none_are_refused_as_without_us() {
+    let sides = Sides::of(Stack::shared());
+    let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "no names");
+    for (name, expected) in
+        [("name=*", "failed to parse *"), ("\"name=a,\"", "failed to parse :"), ("\"name=a, b\"", "failed to parse  b")]
+    {
+        sides.compare(|side| {
+            let output = side.builder.build(context.path(), ["-o", &format!("type=docker,{name}")]).fails();
+            assert!(output.stderr.contains(expected), "{output}");
+            output.status.code()
+        });
+    }
+}
