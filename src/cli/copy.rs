@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::engine::{Shelf, Target};
 use super::progress::Manner;
-use super::settings::EngineSettings;
-use super::{CommandError, block_on, engine, output, show};
+use super::settings::{EngineSettings, TargetSettings};
+use super::{CommandError, block_on, engine, output, repeat, show};
 use crate::config::Config;
 use crate::engine::select::{Kind, Selection};
 use crate::export::{Outcome, Request};
@@ -52,7 +52,7 @@ const EXAMPLES: &str = "\
 Places, spelled as skopeo does:
   docker-daemon:[NAME]             the docker of --docker-host
   containerd:NAMESPACE[/NAME]      a namespace of the containerd of --containerd-address
-  unix:///PATH[:NAME], tcp://HOST:PORT[/NAME]
+  unix:///PATH[:NAME], PATH[:NAME], tcp://HOST:PORT[/NAME]
                                    the engine behind a daemon (`serve --export-listen`)
   oci:DIR[:NAME]                   an OCI image layout
   oci-archive:FILE, docker-archive:FILE
@@ -83,7 +83,11 @@ impl FromStr for Place {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
-        let Some((kind, rest)) = text.split_once(':') else { return Ok(Self::Configured(text.to_owned())) };
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        let is_path = text.starts_with(['/', '.']);
+        if kind == text && !is_path {
+            return Ok(Self::Configured(text.to_owned()));
+        }
         match kind {
             "docker-daemon" => Ok(Self::Docker(name(rest))),
             "containerd" => match rest.split_once('/') {
@@ -111,6 +115,11 @@ impl FromStr for Place {
                 let address = format!("{kind}:{address}").parse().map_err(|error: AddressError| error.to_string())?;
                 Ok(Self::Daemon(address, name(rest)))
             }
+            // No image's name begins so.
+            _ if text.starts_with(['/', '.']) => {
+                let (address, rest) = text.split_once(':').unwrap_or((text, ""));
+                Ok(Self::Daemon(address.parse().map_err(|error: AddressError| error.to_string())?, name(rest)))
+            }
             // `docker:dind` is an image.
             "docker" if !rest.starts_with("//") => Ok(Self::Configured(text.to_owned())),
             "docker" | "dir" | "containers-storage" | "ostree" => {
@@ -122,8 +131,8 @@ impl FromStr for Place {
 }
 
 impl Place {
-    /// The engine that is meant, and the image in it; `None` for an archive.
-    fn engine<'a>(&'a self, config: &Config) -> Option<(Target, Option<&'a str>)> {
+    /// The engine that is meant, and the image in it; `None` for an archive. `target` is meant where only an image is named.
+    fn engine<'a>(&'a self, config: &Config, target: &Target) -> Option<(Target, Option<&'a str>)> {
         let selection = config.engine.clone();
         let (selection, name) = match self {
             Self::Docker(name) => {
@@ -138,7 +147,7 @@ impl Place {
                 let selection = Selection { kind: Kind::Layout, layout: Some(folder.clone()), ..Selection::default() };
                 (selection, name.as_deref())
             }
-            Self::Configured(name) => (selection, Some(name.as_str())),
+            Self::Configured(name) => return Some((target.clone(), Some(name.as_str()))),
             Self::Daemon(address, name) => return Some((Target::Daemon(address.clone()), name.as_deref())),
             Self::Archive(_) => return None,
         };
@@ -154,16 +163,38 @@ struct Found {
 }
 
 impl Copy {
+    /// The flags by which another command means the engine that is copied from, or that an archive goes to.
+    pub(super) fn repeated(&self) -> String {
+        let place = if matches!(self.from, Place::Archive(_)) { &self.to } else { &self.from };
+        let EngineSettings { config, docker_host, containerd_address, .. } = &self.engine;
+        let config = repeat::flags([("config", config.as_deref())]);
+        let rest = match place {
+            Place::Docker(_) => repeat::flags([("engine", Some("docker")), ("docker-host", docker_host.as_deref())]),
+            Place::Containerd(namespace, _) => repeat::flags([
+                ("engine", Some("containerd")),
+                ("containerd-address", containerd_address.as_deref()),
+                ("namespace", Some(namespace)),
+            ]),
+            Place::Layout(folder, _) => {
+                repeat::flags([("engine", Some("layout")), ("layout", Some(folder.display().to_string().as_str()))])
+            }
+            Place::Daemon(address, _) => return repeat::flags([("to", Some(address.to_string().as_str()))]),
+            Place::Configured(_) => return self.engine.repeated(),
+            Place::Archive(_) => return String::new(),
+        };
+        config + &rest
+    }
+
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let Self { from, to, platform, quiet, json, engine } = self;
-        let config = engine::configure(engine)?;
+        let (config, configured) = engine::target(TargetSettings { to: None, engine })?;
         let manner = Manner::of(quiet || json);
         block_on(async {
-            let (target, name) = to.engine(&config).ok_or(CommandError::IntoArchive)?;
+            let (target, name) = to.engine(&config, &configured).ok_or(CommandError::IntoArchive)?;
             let name = name.map(str::parse::<Reference>).transpose()?;
             let exports = engine::exports(&config, &target).await?;
             let form = engine::form(&**exports.engine());
-            let found = find(&from, &config, form, platform.as_ref()).await?;
+            let found = find(&from, (&config, &configured), form, platform.as_ref()).await?;
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
             let request = Request { root: found.root.clone(), names: names.clone(), origin };
@@ -176,7 +207,12 @@ impl Copy {
     }
 }
 
-async fn find(from: &Place, config: &Config, form: Form, platform: Option<&Platform>) -> Result<Found, CommandError> {
+async fn find(
+    from: &Place,
+    (config, configured): (&Config, &Target),
+    form: Form,
+    platform: Option<&Platform>,
+) -> Result<Found, CommandError> {
     if let Place::Archive(file) = from {
         let archive = Archive::open(file, form, None).await?;
         let [image] = archive.images() else {
@@ -186,7 +222,7 @@ async fn find(from: &Place, config: &Config, form: Form, platform: Option<&Platf
         return Ok(Found { source: Arc::new(archive), root, names });
     }
     // Only an archive is none.
-    let (selection, given) = from.engine(config).ok_or(CommandError::IntoArchive)?;
+    let (selection, given) = from.engine(config, configured).ok_or(CommandError::IntoArchive)?;
     let (engine, images) = engine::images(&selection).await?;
     let given = match given {
         Some(given) => given.to_owned(),
@@ -250,6 +286,8 @@ mod tests {
             ("unix:///run/a.sock:", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
             ("unix:///run/a.sock", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
             ("tcp://[::1]:80/a/b:1", Place::Daemon("tcp://[::1]:80".parse().unwrap(), some("a/b:1"))),
+            ("/run/a.sock", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
+            ("/run/a.sock:demo:1", Place::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
             ("tcp://localhost:80", Place::Daemon("tcp://localhost:80".parse().unwrap(), None)),
             ("demo:1", Place::Configured("demo:1".to_owned())),
             ("docker:dind", Place::Configured("docker:dind".to_owned())),

@@ -1,5 +1,6 @@
 //! The engine that a command works on.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,10 +9,10 @@ use futures_util::future::BoxFuture;
 use super::CommandError;
 use super::settings::{EngineSettings, TargetSettings};
 use crate::client::{self, Connected};
-use crate::config::{Config, Log, ProcessEnvironment};
+use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironment};
 use crate::engine::images::Images;
 use crate::engine::select::{Selection, select};
-use crate::engine::{Engine, Origin};
+use crate::engine::{Engine, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::proxy::Address;
@@ -19,6 +20,9 @@ use crate::source::archive::Form;
 use crate::source::tree::Tree;
 use crate::source::{Chunks, Holding, Source, SourceError, read_graph};
 use crate::telemetry;
+
+/// The variable that stands for `--to`.
+const TO: &str = "LINKSPAN_TO";
 
 /// Checks what was configured. Only warnings are logged: what a command has to say is its output.
 pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError> {
@@ -39,9 +43,27 @@ pub(super) enum Target {
 /// The same with what the command works on.
 pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), CommandError> {
     let TargetSettings { to, engine } = settings;
+    let to = match to {
+        None if !engine.is_said() => daemon()?,
+        to => to,
+    };
+    if let Some(address) = to.as_ref().filter(|address| !address.is_local()) {
+        return Err(CommandError::Elsewhere(client::elsewhere(address)));
+    }
     let config = configure(engine)?;
     let target = to.map_or_else(|| Target::Engine(config.engine.clone()), Target::Daemon);
     Ok((config, target))
+}
+
+/// The daemon that the environment names for all commands.
+pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
+    let Some(text) = std::env::var_os(TO).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.into_string().map_err(|_| ConfigError::Encoding { name: TO.to_owned() })?;
+    let parsed = text.parse::<Address>().map_err(|error| {
+        let (origin, reason) = (Place::Variable(TO.to_owned()), format!("is no address: {}", error.reason));
+        ConfigError::Value { origin, text: text.clone(), reason }
+    })?;
+    Ok(Some(parsed))
 }
 
 /// Exports into `target`, of names that the configuration allows, or the daemon.
@@ -64,6 +86,11 @@ pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn 
         Target::Daemon(address) => client::connect(address).await?.engine,
     };
     let images = engine.images()?;
+    let Identity { kind, address, .. } = engine.identity();
+    // Through a daemon the folder is that one's. A folder that is empty is one that images are about to come to.
+    if matches!(target, Target::Engine(_)) && *kind == "layout" && !Path::new(address).exists() {
+        return Err(CommandError::NoLayout { path: address.clone() });
+    }
     Ok((engine, images))
 }
 

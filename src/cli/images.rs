@@ -33,7 +33,7 @@ pub(super) struct List {
     json: bool,
 
     #[command(flatten)]
-    target: TargetSettings,
+    pub(super) target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\

@@ -20,7 +20,7 @@ pub(super) struct Inspect {
     reference: String,
 
     #[command(flatten)]
-    target: TargetSettings,
+    pub(super) target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\

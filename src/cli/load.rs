@@ -45,7 +45,7 @@ pub(super) struct Load {
     json: bool,
 
     #[command(flatten)]
-    target: TargetSettings,
+    pub(super) target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\

@@ -1,7 +1,8 @@
 //! The command line: parse, run, exit code.
 //!
-//! Exit codes: 0 when all went well; 1 when it did not, wrong configuration included (what dockerd does); 2 when the
-//! command line itself cannot be understood (what clap does).
+//! Exit codes: 0 when all went well; 1 when it did not; 2 when the command line cannot be understood (what clap does), or
+//! a value is wrong, be it a flag's, a variable's or one of the configuration file; 130 and 143 when SIGINT or SIGTERM
+//! ended it (what shells say of such programs).
 
 mod copy;
 mod doctor;
@@ -13,6 +14,7 @@ mod output;
 mod progress;
 mod ps;
 mod read;
+mod repeat;
 mod save;
 mod serve;
 mod settings;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
-use crate::daemon::Signals;
+use crate::daemon::{DaemonError, Signals};
 use crate::engine::EngineError;
 use crate::export::ExportError;
 use crate::image::ReferenceError;
@@ -80,7 +82,7 @@ enum CommandError {
     #[error("the asynchronous runtime cannot start: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
-    Daemon(#[from] crate::daemon::DaemonError),
+    Daemon(#[from] DaemonError),
     #[error(transparent)]
     Setup(#[from] crate::setup::SetupError),
     #[error("cannot write to standard output: {0}")]
@@ -121,6 +123,10 @@ enum CommandError {
     NoDocument { given: String, reason: String },
     #[error(transparent)]
     Address(#[from] crate::proxy::AddressError),
+    #[error(transparent)]
+    Elsewhere(EngineError),
+    #[error("there is no layout at {path}")]
+    NoLayout { path: String },
     #[error("interrupted; nothing was left behind")]
     Interrupted,
     #[error("cannot write the report: {0}")]
@@ -128,7 +134,22 @@ enum CommandError {
 }
 
 impl CommandError {
-    fn hint(&self) -> Option<String> {
+    /// The exit code that says so.
+    fn code(&self) -> u8 {
+        let is_wrong_value = match self {
+            // Nothing was said that could be wrong.
+            Self::Config(ConfigError::NoBuilder) | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder)) => false,
+            Self::Config(_) | Self::Name(_) | Self::Address(_) | Self::Elsewhere(_) | Self::IntoArchive => true,
+            Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
+            Self::Engine(EngineError::Address { .. }) => true,
+            Self::Save(error) => matches!(error, save::SaveError::Mixed),
+            _ => false,
+        };
+        if is_wrong_value { 2 } else { 1 }
+    }
+
+    /// What a person can do about it. Commands in it get `flags`, so that they mean the same engine.
+    fn hint(&self, flags: &str) -> Option<String> {
         match self {
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
@@ -139,13 +160,22 @@ impl CommandError {
             Self::Export(ExportError::Engine(error)) => error.hint(),
             Self::Archive(error) => error.hint(),
             Self::Choice(error) => error.hint(),
+            Self::Save(save::SaveError::Terminal) => {
+                Some(format!("name a file with -o, or pipe it on: `linkspan save{flags} demo | docker load`"))
+            }
             Self::Save(error) => error.hint(),
-            Self::NoInput => Some("name it with -i, or pipe it in: `docker save demo | linkspan load`".to_owned()),
+            Self::Elsewhere(error) => error.hint(),
+            Self::NoLayout { .. } => {
+                Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))
+            }
+            Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
             Self::TagOfMany { .. } => Some("leave -t out: every image is then called as the archive says".to_owned()),
-            Self::NotNamed { .. } => Some("name one, as in `oci:DIR:NAME`; `linkspan images` lists them".to_owned()),
-            Self::ManyInArchive { .. } => Some("`linkspan load` loads all of them".to_owned()),
+            Self::NotNamed { .. } => {
+                Some(format!("name one, as in `oci:DIR:NAME`; `linkspan images{flags}` lists them"))
+            }
+            Self::ManyInArchive { .. } => Some(format!("`linkspan load{flags} -i FILE` loads all of them")),
             Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
-            Self::NoImage { .. } => Some("`linkspan images` lists what there is".to_owned()),
+            Self::NoImage { .. } => Some(format!("`linkspan images{flags}` lists what there is")),
             Self::Ambiguous { .. } => Some("give more of the digest".to_owned()),
             _ => None,
         }
@@ -154,29 +184,51 @@ impl CommandError {
 
 /// Runs the program with the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let result = match Cli::try_parse_from(arguments) {
-        Ok(Cli { command: Command::Serve(command) }) => command.run(),
-        Ok(Cli { command: Command::Doctor(command) }) => command.run(),
-        Ok(Cli { command: Command::Setup(command) }) => command.run(),
-        Ok(Cli { command: Command::Load(command) }) => command.run(),
-        Ok(Cli { command: Command::Save(command) }) => command.run(),
-        Ok(Cli { command: Command::Images(command) }) => command.run(),
-        Ok(Cli { command: Command::Inspect(command) }) => command.run(),
-        Ok(Cli { command: Command::Copy(command) }) => command.run(),
-        Ok(Cli { command: Command::Ps(command) }) => command.run(),
-        Ok(Cli { command: Command::Manifest(command) }) => command.manifest(),
-        Ok(Cli { command: Command::Config(command) }) => command.config(),
-        Ok(Cli { command: Command::Digest(command) }) => command.digest(),
+    let command = match Cli::try_parse_from(arguments) {
+        Ok(Cli { command }) => command,
         Err(error) => {
             // Help and version come here too, with code 0. A closed pipe is no reason to fail.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    result.unwrap_or_else(|error| {
-        output::complain(&error, error.hint());
-        ExitCode::FAILURE
+    let flags = command.repeated();
+    command.run().unwrap_or_else(|error| {
+        output::complain(&error, error.hint(&flags));
+        ExitCode::from(error.code())
     })
+}
+
+impl Command {
+    /// The flags that say which engine it works on.
+    fn repeated(&self) -> String {
+        match self {
+            Self::Load(command) => command.target.repeated(),
+            Self::Save(command) => command.target.repeated(),
+            Self::Images(command) => command.target.repeated(),
+            Self::Inspect(command) => command.target.repeated(),
+            Self::Copy(command) => command.repeated(),
+            Self::Manifest(which) | Self::Config(which) | Self::Digest(which) => which.target.repeated(),
+            Self::Serve(_) | Self::Doctor(_) | Self::Setup(_) | Self::Ps(_) => String::new(),
+        }
+    }
+
+    fn run(self) -> Result<ExitCode, CommandError> {
+        match self {
+            Self::Serve(command) => command.run(),
+            Self::Doctor(command) => command.run(),
+            Self::Setup(command) => command.run(),
+            Self::Load(command) => command.run(),
+            Self::Save(command) => command.run(),
+            Self::Images(command) => command.run(),
+            Self::Inspect(command) => command.run(),
+            Self::Copy(command) => command.run(),
+            Self::Ps(command) => command.run(),
+            Self::Manifest(which) => which.manifest(),
+            Self::Config(which) => which.config(),
+            Self::Digest(which) => which.digest(),
+        }
+    }
 }
 
 /// Runs `future` on all processors.

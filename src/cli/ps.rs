@@ -17,7 +17,7 @@ use crate::proxy::Address;
 #[command(after_help = EXAMPLES)]
 pub(super) struct Ps {
     /// Where the daemon's door of the exporter API listens (`serve --export-listen`) [env: LINKSPAN_EXPORT_LISTEN]
-    /// [default: what the configuration file says, else unix:///run/linkspan/export.sock]
+    /// [default: LINKSPAN_TO, else what the configuration file says, else unix:///run/linkspan/export.sock]
     #[arg(long, value_name = "ADDR")]
     to: Option<Address>,
 
@@ -76,6 +76,9 @@ async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
 
 /// Where a daemon listens that is started with the configuration of this machine.
 fn configured() -> Result<Address, CommandError> {
+    if let Some(address) = super::engine::daemon()? {
+        return Ok(address);
+    }
     let config = Config::load(Layer::default(), &ProcessEnvironment)?;
     // A constant, and there is a test on it.
     let usual = || DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address);

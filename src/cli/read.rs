@@ -22,7 +22,7 @@ pub(super) struct Which {
     platform: Option<Platform>,
 
     #[command(flatten)]
-    target: TargetSettings,
+    pub(super) target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\

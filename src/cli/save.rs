@@ -55,7 +55,7 @@ pub(super) struct Save {
     json: bool,
 
     #[command(flatten)]
-    target: TargetSettings,
+    pub(super) target: TargetSettings,
 }
 
 const EXAMPLES: &str = "\

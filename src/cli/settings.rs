@@ -13,38 +13,48 @@ use crate::proxy::Address;
 pub(super) struct EngineSettings {
     /// Read this TOML file [env: LINKSPAN_CONFIG] [default: /etc/linkspan/config.toml, if it exists]
     #[arg(long, value_name = "FILE")]
-    config: Option<String>,
+    pub(super) config: Option<String>,
 
     /// Which engine to export to: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
     /// `layout` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(long, value_name = "KIND", help_heading = "Engine")]
-    engine: Option<String>,
+    pub(super) engine: Option<String>,
 
     /// Where dockerd listens [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
     #[arg(long, value_name = "ADDR", help_heading = "Engine")]
-    docker_host: Option<String>,
+    pub(super) docker_host: Option<String>,
 
     /// containerd's socket [env: LINKSPAN_CONTAINERD_ADDRESS, CONTAINERD_ADDRESS] [default: with docker the one that
     /// dockerd uses, else /run/containerd/containerd.sock]
     #[arg(long, value_name = "PATH", help_heading = "Engine")]
-    containerd_address: Option<String>,
+    pub(super) containerd_address: Option<String>,
 
     /// The containerd namespace that images go to [env: LINKSPAN_NAMESPACE, CONTAINERD_NAMESPACE] [default: with docker
     /// the one that dockerd uses, else `default`]
     #[arg(long, value_name = "NS", help_heading = "Engine")]
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
 
-    /// The directory of an OCI image layout, which needs neither an engine nor root. With `--engine auto` it is used only
-    /// where no engine is installed [env: LINKSPAN_LAYOUT] [default: /var/lib/linkspan/layout]
+    /// The directory of an OCI image layout, which needs neither an engine nor root. Alone it means `--engine layout`;
+    /// with `--engine auto` it is used only where no engine is installed [env: LINKSPAN_LAYOUT] [default:
+    /// /var/lib/linkspan/layout]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
-    layout: Option<String>,
+    pub(super) layout: Option<String>,
+}
+
+impl EngineSettings {
+    /// Whether a flag says which engine is meant.
+    pub(super) fn is_said(&self) -> bool {
+        let flags = [&self.engine, &self.docker_host, &self.containerd_address, &self.namespace, &self.layout];
+        flags.into_iter().any(Option::is_some)
+    }
 }
 
 /// The flags that say which images are meant: those of an engine at hand, or those behind a daemon.
 #[derive(Debug, Args)]
 pub(super) struct TargetSettings {
     /// Work through the daemon whose door of the exporter API listens here (`serve --export-listen`), and not on an
-    /// engine directly: `unix:///path`, or `tcp://HOST:PORT` on this machine
+    /// engine directly: `unix:///path`, or `tcp://HOST:PORT` on this machine [env: LINKSPAN_TO, unless a flag names an
+    /// engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
         conflicts_with_all = ["engine", "docker_host", "containerd_address", "namespace", "layout"]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{CommandError, output};
+use super::{CommandError, output, repeat};
 use crate::buildx::Store;
 use crate::config::{Config, DEFAULT_DOCKER_LISTEN, Layer, ProcessEnvironment, Setting};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
@@ -73,9 +73,9 @@ impl Setup {
 impl Buildx {
     fn run(self) -> Result<ExitCode, CommandError> {
         let mut flags = Layer::default();
-        flags.add_flag(Setting::Config, self.config);
-        flags.add_flag(Setting::DockerListen, self.docker_listen);
-        flags.add_flag(Setting::DockerHost, self.docker_host);
+        flags.add_flag(Setting::Config, self.config.clone());
+        flags.add_flag(Setting::DockerListen, self.docker_listen.clone());
+        flags.add_flag(Setting::DockerHost, self.docker_host.clone());
         let config = Config::load(flags, &ProcessEnvironment)?;
         let store = Store::find(|name| std::env::var_os(name)).ok_or(SetupError::Homeless)?;
         let door = match config.docker_door {
@@ -83,6 +83,12 @@ impl Buildx {
             None => DEFAULT_DOCKER_LISTEN.parse().map_err(SetupError::Door)?,
         };
         let engine = config.engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+        let flags = [
+            ("config", self.config.as_deref()),
+            ("docker-listen", self.docker_listen.as_deref()),
+            ("docker-host", self.docker_host.as_deref()),
+        ];
+        let flags = repeat::flags(flags);
         let change = if self.undo { setup::back } else { setup::through };
         // One that cannot be changed does not keep the others from being changed.
         let mut code = ExitCode::SUCCESS;
@@ -90,7 +96,7 @@ impl Buildx {
         for name in &self.names {
             match change(&store, name, &door, engine) {
                 Ok(done) if self.json => all.push(done),
-                Ok(done) => output::print(&text(&done, &door.to_string(), self.undo))?,
+                Ok(done) => output::print(&text(&done, &door.to_string(), &flags, self.undo))?,
                 Err(error) => {
                     output::complain(&error, error.hint());
                     code = ExitCode::FAILURE;
@@ -104,7 +110,7 @@ impl Buildx {
     }
 }
 
-fn text(done: &Done, door: &str, undone: bool) -> String {
+fn text(done: &Done, door: &str, flags: &str, undone: bool) -> String {
     let builder = &done.builder;
     if done.moved.is_empty() {
         return format!("builder {builder} goes through the docker door at {door} already");
@@ -115,7 +121,7 @@ fn text(done: &Done, door: &str, undone: bool) -> String {
     }
     text += "Its container, its cache and its options are as they were.";
     if !undone {
-        text += &format!(" Undo it with: linkspan setup buildx {builder} --undo");
+        text += &format!(" Undo it with: linkspan setup buildx {builder} --undo{flags}");
     }
     text
 }

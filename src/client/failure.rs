@@ -19,7 +19,7 @@ const AGAIN: &str = "run the command again: what the daemon has taken in is not 
 
 /// Nobody answers.
 pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {
-    let hint = "see that `linkspan serve --export-listen` runs there, and that you may use its socket".to_owned();
+    let hint = format!("see that `linkspan serve --export-listen {address}` runs, and that you may use its socket");
     EngineError::Daemon {
         message: format!("the exporter API at {address}: {reason}"),
         hint: Some(hint),

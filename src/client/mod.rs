@@ -58,6 +58,11 @@ pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
     Ok(Connected { engine: Arc::new(RemoteEngine::new(connection, &capabilities)), policy })
 }
 
+/// The refusal of an `address` that is on another machine, by what it says.
+pub fn elsewhere(address: &Address) -> EngineError {
+    failure::elsewhere(&address.to_string())
+}
+
 /// The engine behind a daemon.
 #[derive(Debug)]
 struct RemoteEngine {

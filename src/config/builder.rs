@@ -144,19 +144,24 @@ fn place(given: &Given, settings: &Layer) -> Result<Place, ConfigError> {
         let container = given.text.parse().map_err(|expected| refuse(given, format!("is no address: {expected}")))?;
         return Ok(Place::Container { container, docker: docker_socket(given, settings)? });
     }
-    match given.text.split_once("://") {
-        Some(("unix" | "tcp", _)) => address(given).map(Place::Socket),
-        _ => {
-            Err(refuse(given, "is no address: expected `unix:///path`, `tcp://host:port` or `docker-container://NAME`"))
-        }
+    match given.text.split_once(':') {
+        None | Some(("unix" | "tcp", _)) => address(given).map(Place::Socket),
+        Some(_) => given.text.parse().map(Place::Socket).map_err(|_: crate::proxy::AddressError| {
+            refuse(
+                given,
+                "is no address: expected `unix:///path`, a path, `tcp://host:port` or `docker-container://NAME`",
+            )
+        }),
     }
 }
 
 /// The socket of the dockerd that runs the builder of `given`, whatever the engine is.
 fn docker_socket(given: &Given, settings: &Layer) -> Result<PathBuf, ConfigError> {
     // A neighbour's DOCKER_HOST can be our own docker door, which says nothing of dockerd.
-    let door = settings.one(Setting::DockerListen).map(|door| door.text.as_str());
-    let host = settings.one(Setting::DockerHost).map(|host| host.text.as_str()).filter(|host| Some(*host) != door);
+    let parsed = |text: &str| text.parse::<Address>().ok();
+    let door = settings.one(Setting::DockerListen).and_then(|door| parsed(&door.text));
+    let is_other = |host: &&str| door.is_none() || parsed(host) != door;
+    let host = settings.one(Setting::DockerHost).map(|host| host.text.as_str()).filter(is_other);
     let host = host.unwrap_or(DEFAULT_DOCKER_HOST);
     match host.parse() {
         Ok(Address::Unix(path)) => Ok(path),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Place, Setting, docker, group};
+use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Origin, Place, Setting, docker, group};
 use crate::engine::select::{Kind, Selection};
 use crate::proxy::Address;
 
@@ -14,8 +14,6 @@ use crate::proxy::Address;
 const MAX_DRAIN: u64 = 24 * 60 * 60;
 /// containerd's limits on a namespace: `maxLength` in its `pkg/identifiers/validate.go`.
 const MAX_IDENTIFIER: usize = 76;
-/// `sun_path` holds 108 bytes with its terminator (unix(7)).
-const MAX_SOCKET_PATH: usize = 107;
 
 /// The longest pattern of names: longer than any name.
 const MAX_PATTERN: usize = 1024;
@@ -115,11 +113,22 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
 }
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
-    let kind = settings.one(Setting::Engine).map(kind).transpose()?.unwrap_or_default();
+    let mut kind = settings.one(Setting::Engine).map(self::kind).transpose()?.unwrap_or_default();
+    let is_flag = |setting| settings.one(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
+    // Whoever names a layout for one command means it, whatever the variables and the file say of engines; and whoever
+    // names another engine does not mean the layout that these name.
+    let (named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Engine));
+    let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
+    if named && !chosen && !others.into_iter().any(is_flag) {
+        kind = Kind::Layout;
+    }
     // A DOCKER_HOST that points elsewhere must not keep anybody from using plain containerd or a directory, nor what
     // containerd's clients are told.
     let docker_host = settings.one(Setting::DockerHost).filter(|_| !matches!(kind, Kind::Containerd | Kind::Layout));
-    let layout = settings.one(Setting::Layout).map(folder).transpose()?;
+    let mut layout = settings.one(Setting::Layout).map(folder).transpose()?;
+    if chosen && !named && !matches!(kind, Kind::Auto | Kind::Layout) {
+        layout = None;
+    }
     if layout.is_some() && !matches!(kind, Kind::Auto | Kind::Layout) {
         return Err(ConfigError::Contradiction(
             "a layout is named, but the engine is another; use `--engine layout`, or leave the layout out".to_owned(),
@@ -147,23 +156,23 @@ fn kind(given: &Given) -> Result<Kind, ConfigError> {
 
 /// Only the form is checked here; whether an engine can be exported to through such an address is for the engine to say.
 fn docker_host(given: &Given) -> Result<String, ConfigError> {
-    if given.text.starts_with("unix://") || given.text.starts_with("tcp://") {
-        given.text.parse::<Address>().map_err(|error| refuse(given, format!("is no address: {}", error.reason)))?;
-    } else if !given.text.contains("://") {
-        return Err(refuse(given, "is no address; expected a URL such as `unix:///var/run/docker.sock`"));
+    let is_ours = |scheme: &str| matches!(scheme, "unix" | "tcp");
+    if given.text.split_once("://").is_some_and(|(scheme, _)| !is_ours(scheme)) {
+        return Ok(given.text.clone());
     }
-    Ok(given.text.clone())
+    let address = given.text.parse::<Address>();
+    Ok(address.map_err(|error| refuse(given, format!("is no address: {}", error.reason)))?.to_string())
 }
 
 fn socket_path(given: &Given) -> Result<PathBuf, ConfigError> {
-    let path = given.text.strip_prefix("unix://").unwrap_or(&given.text);
-    if !path.starts_with('/') {
-        return Err(refuse(given, "is no absolute path; expected one such as `/run/containerd/containerd.sock`"));
+    match given.text.parse::<Address>() {
+        Ok(Address::Unix(path)) => Ok(path),
+        Ok(Address::Tcp { .. }) => Err(refuse(
+            given,
+            "is no socket of this machine; expected a path such as `/run/containerd/containerd.sock`",
+        )),
+        Err(error) => Err(refuse(given, format!("is no path of a socket: {}", error.reason))),
     }
-    if path.len() > MAX_SOCKET_PATH {
-        return Err(refuse(given, format!("is too long; a socket path has at most {MAX_SOCKET_PATH} bytes")));
-    }
-    Ok(path.into())
 }
 
 fn folder(given: &Given) -> Result<PathBuf, ConfigError> {

@@ -23,10 +23,11 @@ pub(super) fn check(
     builders: &[Builder],
 ) -> Result<Option<DockerDoor>, ConfigError> {
     let given = settings.one(Setting::DockerListen);
-    let usual = || DEFAULT_DOCKER_LISTEN.to_owned();
-    let ours = given.map_or_else(usual, |given| given.text.clone());
+    let parsed = |text: &str| text.parse::<Address>().ok();
+    let ours = parsed(given.map_or(DEFAULT_DOCKER_LISTEN, |given| &given.text));
     let told = settings.one(Setting::DockerHost);
-    if told.is_some_and(|told| told.text == ours && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
+    let is_ours = |text: &str| ours.is_some() && parsed(text) == ours;
+    if told.is_some_and(|told| is_ours(&told.text) && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
         engine.docker_host = None;
     }
     let Some(given) = given else { return Ok(None) };

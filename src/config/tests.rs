@@ -252,16 +252,17 @@ fn wrong_values_are_named_with_their_place() {
             "DOCKER_HOST: `tcp://nowhere` is no address: expected a port, as in `tcp://127.0.0.1:1234`",
         ),
         (
-            sources().flag(Setting::DockerHost, "/var/run/docker.sock"),
-            "--docker-host: `/var/run/docker.sock` is no address; expected a URL such as `unix:///var/run/docker.sock`",
+            sources().flag(Setting::DockerHost, "localhost:2375"),
+            "--docker-host: `localhost:2375` is no address: expected `unix:///path`, a path or `tcp://host:port`",
         ),
         (
-            sources().variable("CONTAINERD_ADDRESS", "c.sock"),
-            "CONTAINERD_ADDRESS: `c.sock` is no absolute path; expected one such as `/run/containerd/containerd.sock`",
+            sources().variable("CONTAINERD_ADDRESS", "tcp://c:1"),
+            "CONTAINERD_ADDRESS: `tcp://c:1` is no socket of this machine; expected a path such as \
+             `/run/containerd/containerd.sock`",
         ),
         (
             sources().variable("BUILDKIT_HOST", "kube-pod://b"),
-            "BUILDKIT_HOST: `kube-pod://b` is no address: expected `unix:///path`, `tcp://host:port` or \
+            "BUILDKIT_HOST: `kube-pod://b` is no address: expected `unix:///path`, a path, `tcp://host:port` or \
              `docker-container://NAME`",
         ),
         (
@@ -466,7 +467,15 @@ fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
     let selection = layout(Sources::new().flag(Setting::Engine, "layout").variable("DOCKER_HOST", "tcp://elsewhere:1"));
     assert_eq!((selection.kind, selection.layout.as_deref()), (Kind::Layout, Some(std::path::Path::new("/images"))));
     assert_eq!(selection.docker_host, None);
-    assert_eq!(layout(Sources::new()).kind, Kind::Auto);
+    // Alone, whatever the environment and the file say of engines.
+    let told = || Sources::new().variable("LINKSPAN_ENGINE", "docker").file("engine = 'containerd'");
+    assert_eq!((layout(Sources::new()).kind, layout(told()).kind), (Kind::Layout, Kind::Layout));
+    assert_eq!(layout(Sources::new().flag(Setting::Engine, "auto")).kind, Kind::Auto);
+    assert_eq!(layout(Sources::new().flag(Setting::DockerHost, "/d.sock")).kind, Kind::Auto, "not alone");
+    let ambient = Sources::new().variable("LINKSPAN_LAYOUT", "/images");
+    assert_eq!(ambient.config().engine.kind, Kind::Auto, "only where it is, not that it is meant");
+    let other = Sources::new().file("layout = '/images'").flag(Setting::Engine, "docker").config().engine;
+    assert_eq!((other.kind, other.layout), (Kind::Docker, None));
     assert_eq!(
         Sources::new().file("layout = 'relative/images'").config().engine.layout,
         Some("relative/images".into())
@@ -486,4 +495,26 @@ fn a_former_name_is_taken_unless_the_new_one_is_there() {
     assert!(builder(Sources::new().file("docker-is-load = true")).plain_is_load);
     let both = Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true").variable("LINKSPAN_PLAIN_IS_LOAD", "false");
     assert!(!builder(both).plain_is_load);
+}
+
+#[test]
+fn an_address_without_a_scheme_is_a_path() {
+    let config = Sources::new()
+        .flag(Setting::DockerHost, "/d.sock")
+        .flag(Setting::Builder, "/b.sock")
+        .flag(Setting::BuildkitListen, "/l.sock")
+        .flag(Setting::DockerListen, "/door.sock")
+        .flag(Setting::ExportListen, "/e.sock")
+        .variable("CONTAINERD_ADDRESS", "unix:///c.sock")
+        .config();
+    assert_eq!(config.engine.docker_host.as_deref(), Some("unix:///d.sock"));
+    assert_eq!(config.engine.containerd_address, Some("/c.sock".into()));
+    assert_eq!(config.builders[0].place.to_string(), "unix:///b.sock");
+    assert_eq!(config.builders[0].listen.to_string(), "unix:///l.sock");
+    assert_eq!(config.docker_door.unwrap().listen.to_string(), "unix:///door.sock");
+    assert_eq!(config.export_listen.unwrap().to_string(), "unix:///e.sock");
+    let config = Sources::new().flag(Setting::DockerListen, "/d.sock").variable("DOCKER_HOST", "unix:///d.sock");
+    assert_eq!(config.config().engine.docker_host, None, "it is the same address");
+    let said = Sources::new().flag(Setting::DockerListen, "unix:///d.sock").flag(Setting::DockerHost, "/d.sock");
+    assert!(said.refusal().contains("the door would lead to itself"));
 }

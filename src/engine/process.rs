@@ -63,12 +63,23 @@ fn namespace() -> String {
     fs::read_link("/proc/self/ns/pid").map(|link| link.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// When `pid` started; `None` if there is no such process.
+/// When `pid` started; `None` if there is no such process, or nothing of it but the entry that its parent has not read.
 fn start(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    started(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The same by its line in `/proc` (proc_pid_stat(5)).
+fn started(stat: &str) -> Option<u64> {
     // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
     let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(22 - 3)?.parse().ok()
+    let mut fields = rest.split(' ');
+    let (state, threads) = (fields.next()?, fields.nth(20 - 4)?.parse::<u64>().ok()?);
+    // In a container whose first process reads no entries, that is what a killed process stays. One with threads left
+    // is still ending, and may be writing.
+    if matches!(state, "Z" | "X" | "x") && threads <= 1 {
+        return None;
+    }
+    fields.nth(22 - 21)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -93,6 +104,24 @@ mod tests {
         let process = Process { pid: child.id(), start: start(child.id()).unwrap(), ..this };
         child.wait().unwrap();
         assert!(process.is_gone(), "it has exited");
+    }
+
+    #[test]
+    fn a_process_that_only_waits_to_be_noticed_is_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let of = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // It ends by itself, and nobody has asked for its code.
+        while !of(child.id()).contains(") Z ") {
+            std::thread::yield_now();
+        }
+        let this = Process::this();
+        assert!(Process { pid: child.id(), start: 1, ..this.clone() }.is_gone());
+        let ended = of(child.id());
+        assert_eq!((started(&ended), started(&of(this.pid))), (None, Some(this.start)));
+        let fields: Vec<_> = ended.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ending = [&fields[..17], &["2"], &fields[18..]].concat().join(" ");
+        assert!(started(&format!("1 (a) b) {ending}")).is_some(), "a thread of it is still at work");
+        child.wait().unwrap();
     }
 
     #[test]

@@ -184,6 +184,7 @@ pub(super) fn docker_socket(selection: &Selection) -> Result<PathBuf, EngineErro
     let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
     match host.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => Ok(path.into()),
+        None if host.starts_with('/') => Ok(host.into()),
         Some(_) => {
             Err(not_direct(host, "the path of its socket must be absolute, as in `unix:///var/run/docker.sock`"))
         }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// A place to listen on or to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// `unix:///absolute/path`.
+    /// `unix:///absolute/path`, or the path alone.
     Unix(PathBuf),
     /// `tcp://host:port`.
     Tcp {
@@ -41,6 +41,14 @@ impl Address {
     }
 }
 
+const TOO_LONG: &str = "a socket path has at most 107 bytes";
+
+/// The socket at `path`, which is absolute; `None` if it is too long for one.
+fn socket(path: PathBuf) -> Option<Address> {
+    // sun_path holds 108 bytes with its terminator (unix(7)).
+    (path.as_os_str().len() <= 107).then_some(Address::Unix(path))
+}
+
 impl FromStr for Address {
     type Err = AddressError;
 
@@ -50,13 +58,17 @@ impl FromStr for Address {
             if !path.starts_with('/') {
                 return Err(error("expected an absolute path, as in `unix:///run/name.sock`"));
             }
-            // sun_path holds 108 bytes with its terminator (unix(7)).
-            if path.len() > 107 {
-                return Err(error("a socket path has at most 107 bytes"));
-            }
-            return Ok(Self::Unix(path.into()));
+            return socket(path.into()).ok_or_else(|| error(TOO_LONG));
         }
-        let rest = text.strip_prefix("tcp://").ok_or_else(|| error("expected `unix:///path` or `tcp://host:port`"))?;
+        let Some(rest) = text.strip_prefix("tcp://") else {
+            // A path alone is the socket there. What holds a colon may be meant as a host and a port.
+            let is_path = text.starts_with(['/', '.']) || !text.is_empty() && !text.contains(':');
+            if !is_path {
+                return Err(error("expected `unix:///path`, a path or `tcp://host:port`"));
+            }
+            let path = std::path::absolute(text).map_err(|_| error("the folder that it begins at is not there"))?;
+            return socket(path).ok_or_else(|| error(TOO_LONG));
+        };
         let (host, port) = rest
             .trim_end_matches('/')
             .rsplit_once(':')
@@ -76,6 +88,28 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
             Self::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_without_a_scheme_is_a_socket() {
+        let here = std::env::current_dir().unwrap();
+        for (text, expected) in [
+            ("unix:///run/a.sock", "/run/a.sock".into()),
+            ("/run/a.sock", "/run/a.sock".into()),
+            ("/run/a:1/b.sock", "/run/a:1/b.sock".into()),
+            ("./a.sock", here.join("a.sock")),
+            ("a.sock", here.join("a.sock")),
+        ] {
+            assert_eq!(text.parse(), Ok(Address::Unix(expected)), "{text}");
+        }
+        for text in ["", "localhost:1234", "ssh://host", "unix://a.sock", "tcp://host", &"/x".repeat(60)] {
+            text.parse::<Address>().unwrap_err();
         }
     }
 }

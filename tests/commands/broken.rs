@@ -5,7 +5,7 @@ use std::fs;
 use linkspan::image::Digest;
 use serde_json::json;
 
-use crate::common::text;
+use crate::common::{Run, text};
 use crate::tar::Tar;
 use crate::{archive, image, layout, listed, named, on};
 
@@ -37,10 +37,15 @@ fn list(config: &str, layers: &[&str]) -> String {
 
 #[test]
 fn what_is_no_archive() {
-    refused(b"", "holds no image");
+    refused(b"", "is no archive: it is empty");
     refused(&[0; 2048], "holds no image");
-    refused(b"hello, this is no archive", "breaks off");
-    refused(&[b'x'; 4096], "is not a whole tar archive");
+    refused(b"hello, this is no archive", "is no archive: it does not begin as a tar archive does");
+    refused(&[b'x'; 4096], "is no archive: it does not begin as a tar archive does");
+    refused(b"PK\x03\x04 and so on", "is no archive: it is a ZIP file");
+    let packed = tempfile::NamedTempFile::new().unwrap();
+    let script = format!("echo compressed, but no archive | gzip > {}", text(packed.path()));
+    Run::new("sh").args(["-c", &script]).ok();
+    refused(&fs::read(packed.path()).unwrap(), "is no archive: ");
     refused(&Tar::default().file("etc/passwd", "root").finish(), "neither an `oci-layout` nor a `manifest.json`");
     refused(&Tar::default().file("repositories", "{}").finish(), "older than 1.10");
     refused(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3], "linkspan: error");

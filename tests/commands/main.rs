@@ -16,6 +16,7 @@ mod remote;
 mod save;
 mod screen;
 mod tar;
+mod usage;
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +28,14 @@ use tempfile::TempDir;
 
 /// The program, told nothing by the machine's environment.
 fn linkspan<'a>(args: impl IntoIterator<Item = &'a str>) -> Run {
-    let neighbours = ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"];
+    let neighbours = [
+        "DOCKER_HOST",
+        "CONTAINERD_ADDRESS",
+        "CONTAINERD_NAMESPACE",
+        "BUILDKIT_HOST",
+        "LINKSPAN_TO",
+        "LINKSPAN_LAYOUT",
+    ];
     neighbours.iter().fold(Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args), |run, name| run.without_env(name))
 }
 

@@ -35,7 +35,6 @@ pub(in crate::cli) enum SaveError {
 impl SaveError {
     pub(in crate::cli) fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Terminal => "name a file with -o, or pipe it on: `linkspan save demo | docker load`",
             Self::Mixed => "name a file with -o",
             Self::Folder { .. } => "name a file in it; `linkspan copy` copies into layout folders, `oci:DIR:NAME`",
             Self::Write { error, .. } if error.kind() == io::ErrorKind::NotFound => "make its folder first",

@@ -27,6 +27,7 @@ use self::members::{Members, Place};
 use super::{Chunks, Holding, Source, SourceError};
 use crate::compression::{Compression, decompress};
 use crate::image::{Descriptor, Digest, Reference};
+use crate::tar::BLOCK;
 
 pub use docker::Form;
 pub use error::ArchiveError;
@@ -106,17 +107,21 @@ impl Archive {
             let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
             return Self::read(&name, reader, form, elsewhere).await;
         }
-        let mut mark = [0; Compression::MARK_BYTES];
+        let mut begin = [0; BLOCK];
         let file = Arc::new(file);
         let place = Place::Here { file: file.clone(), offset: 0, size: metadata.len() };
-        let length = read_at(&place, 0, &mut mark).map_err(failed)?;
-        if Compression::of(&mark[..length]) != Compression::None {
+        let length = read_at(&place, 0, &mut begin).map_err(failed)?;
+        let begin = &begin[..length];
+        if begin.is_empty() {
+            return Err(ArchiveError::tar(&name, begin, String::new()));
+        }
+        if Compression::of(begin) != Compression::None {
             let again = file.try_clone().map_err(failed)?;
             let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(again));
             return Self::read(&name, reader, form, elsewhere).await;
         }
         let members = blocking(&name, move || Members::of(&file)).await?;
-        let members = members.map_err(|reason| ArchiveError::Tar { archive: name.clone(), reason })?;
+        let members = members.map_err(|reason| ArchiveError::tar(&name, begin, reason))?;
         Self::of(Files::tar(name, members), form, None).await
     }
 

@@ -12,6 +12,7 @@ use super::members::{Head, Members, Place, Step, cut_off, step};
 use super::{ArchiveError, Elsewhere};
 use crate::compression::{Compression, Decompressed};
 use crate::image::{Digest, Limits};
+use crate::tar::BLOCK;
 
 /// How much is copied at once.
 const COPY_BYTES: usize = 256 << 10;
@@ -26,24 +27,32 @@ pub(super) async fn spool(
         let (archive, what) = (name.to_owned(), what.to_owned());
         move |error: io::Error| ArchiveError::Io { archive, what, error }
     };
-    let broken = |reason: String| ArchiveError::Tar { archive: name.to_owned(), reason };
+    let broken =
+        |begin: &Option<Vec<u8>>, reason| ArchiveError::tar(name, begin.as_deref().unwrap_or_default(), reason);
     let kept = Arc::new(tempfile::tempfile().map_err(failed("making a temporary file"))?);
     let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed("making a temporary file"))?);
     let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
-    let (mut head, mut wanted) = (Vec::new(), 512);
+    // The first head says whether it is an archive at all.
+    let (mut head, mut wanted, mut begin) = (Vec::new(), BLOCK, None);
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         let have = head.len();
         head.resize(wanted, 0);
         let read = fill(&mut archive, &mut head[have..]).await.map_err(failed("reading it"))?;
         head.truncate(have + read);
+        if begin.is_none() && (head.len() >= BLOCK || head.len() < wanted) {
+            begin = Some(head.clone());
+            if head.is_empty() {
+                return Err(ArchiveError::tar(name, &head, String::new()));
+            }
+        }
         if head.len() < wanted {
             if head.iter().any(|&byte| byte != 0) {
-                return Err(broken(cut_off(at)));
+                return Err(broken(&begin, cut_off(at)));
             }
             break;
         }
-        match step(&head).map_err(|reason| broken(format!("at byte {at}: {reason}")))? {
+        match step(&head).map_err(|reason| broken(&begin, format!("at byte {at}: {reason}")))? {
             Step::More(more) => {
                 wanted = more;
                 continue;
@@ -59,7 +68,7 @@ pub(super) async fn spool(
                     let length = usize::try_from(left).unwrap_or(COPY_BYTES).min(COPY_BYTES);
                     let read = archive.read(&mut buffer[..length]).await.map_err(failed("reading it"))?;
                     if read == 0 {
-                        return Err(broken(cut_off(at)));
+                        return Err(broken(&begin, cut_off(at)));
                     }
                     left -= read as u64;
                     let useful = usize::try_from(content).unwrap_or(read).min(read);
@@ -79,11 +88,11 @@ pub(super) async fn spool(
                     None => Place::Here { file: file.clone(), offset, size },
                     Some(digest) => Place::There { size, digest, mark },
                 };
-                members.add(member, place).map_err(broken)?;
+                members.add(member, place).map_err(|reason| broken(&begin, reason))?;
             }
         }
         head.clear();
-        wanted = 512;
+        wanted = BLOCK;
     }
     // To the end, so that whoever writes into the pipe is not killed for it, and a broken checksum is noticed.
     while archive.read(&mut buffer).await.map_err(failed("reading it"))? > 0 {}

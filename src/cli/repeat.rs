@@ -1,0 +1,53 @@
+//! The flags that a remedy repeats: a command that is offered must mean the same engine as the one that failed.
+
+use super::settings::{EngineSettings, TargetSettings};
+
+/// What `flags` hold, as it is written in a shell: nothing, or a space before each word.
+pub(super) fn flags<'a>(flags: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> String {
+    let given = flags.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    given.map(|(name, value)| format!(" --{name} {}", word(value))).collect()
+}
+
+/// A word that a shell takes as it is.
+fn word(text: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "@%_+=:,./-".contains(letter);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+impl EngineSettings {
+    /// The flags that were given.
+    pub(super) fn repeated(&self) -> String {
+        flags([
+            ("config", self.config.as_deref()),
+            ("engine", self.engine.as_deref()),
+            ("docker-host", self.docker_host.as_deref()),
+            ("containerd-address", self.containerd_address.as_deref()),
+            ("namespace", self.namespace.as_deref()),
+            ("layout", self.layout.as_deref()),
+        ])
+    }
+}
+
+impl TargetSettings {
+    /// The flags that were given.
+    pub(super) fn repeated(&self) -> String {
+        let to = self.to.as_ref().map(ToString::to_string);
+        flags([("to", to.as_deref())]) + &self.engine.repeated()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_repeated_as_a_shell_takes_them() {
+        let said = flags([("engine", Some("layout")), ("namespace", None), ("layout", Some("/a b/it's"))]);
+        assert_eq!(said, r" --engine layout --layout '/a b/it'\''s'");
+        assert_eq!(flags([("to", None)]), "");
+        assert_eq!(word(""), "''");
+    }
+}

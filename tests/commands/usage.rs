@@ -1,0 +1,120 @@
+//! What is asked for in a wrong way, and what the program says then: exit codes, and remedies that can be followed.
+
+use std::fs;
+
+use crate::common::{Stack, text};
+use crate::{archive, image, linkspan, listed, named, on};
+
+/// The command that a remedy offers, without what comes before it.
+#[track_caller]
+fn remedy(stderr: &str) -> &str {
+    let line = stderr.lines().find(|line| line.starts_with("linkspan: to mend it: "));
+    line.unwrap_or_else(|| panic!("no remedy in: {stderr}"))
+}
+
+#[test]
+fn wrong_values_exit_2_and_what_fails_exits_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = text(folder.path());
+    for args in [
+        &["images", "--engine", "podman"][..],
+        &["images", "--namespace", "a b"],
+        &["images", "--docker-host", "localhost:1"],
+        &["images", "--engine", "docker", "--docker-host", "tcp://127.0.0.1:1"],
+        &["images", "--engine", "docker", "--layout", at],
+        &["images", "--layout", "file:///x"],
+        &["images", "--to", "localhost:1"],
+        &["images", "--to", "tcp://192.0.2.1:1"],
+        &["images", "--config", "/no/such/file"],
+        &["digest", "--layout", at, "NOT A NAME"],
+        &["load", "-t", "NOT A NAME"],
+        &["load", "--platform", "a/b/c/d/e"],
+        &["save", "--layout", at, "--json", "a"],
+        &["copy", "docker://a", "oci:x"],
+        &["ps", "--to", "tcp://x"],
+        &["setup", "buildx", "b", "--docker-listen", "tcp://127.0.0.1:1"],
+    ] {
+        let output = linkspan(args.iter().copied()).fails();
+        assert_eq!(output.status.code(), Some(2), "{output}");
+    }
+    let by_variable = linkspan(["images"]).env("LINKSPAN_ENGINE", "podman").fails();
+    assert_eq!(by_variable.status.code(), Some(2), "{by_variable}");
+    let by_variable = linkspan(["images"]).env("LINKSPAN_TO", "localhost:1").fails();
+    assert_eq!(by_variable.status.code(), Some(2), "{by_variable}");
+    assert!(by_variable.stderr.contains("LINKSPAN_TO: `localhost:1` is no address"), "{by_variable}");
+    for args in [&["digest", "absent:1"][..], &["load", "-i", "/no/such/file"]] {
+        assert_eq!(on(&folder, args).fails().status.code(), Some(1));
+    }
+    let nobody = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
+    assert_eq!(nobody.status.code(), Some(1), "{nobody}");
+}
+
+#[test]
+fn remedies_repeat_the_flags_that_they_need() {
+    let folder = tempfile::Builder::new().prefix("with space ").tempdir().unwrap();
+    let quoted = format!("'{}'", text(folder.path()));
+    let absent = on(&folder, &["digest", "absent:1"]).fails();
+    let expected = format!("`linkspan images --engine layout --layout {quoted}` lists");
+    assert!(remedy(&absent.stderr).contains(&expected), "{absent}");
+    let alone = linkspan(["digest", "absent:1", "--layout", text(folder.path())]).fails();
+    assert!(remedy(&alone.stderr).contains(&format!("`linkspan images --layout {quoted}` lists")), "{alone}");
+    let place = format!("oci:{}", text(folder.path()));
+    let copied = linkspan(["copy", &format!("{place}:absent:1"), &format!("{place}:b")]).fails();
+    assert!(remedy(&copied.stderr).contains(&expected), "{copied}");
+    let nobody = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
+    assert!(remedy(&nobody.stderr).contains("serve --export-listen unix:///no/such/door.sock"), "{nobody}");
+}
+
+#[test]
+fn a_layout_that_is_not_there_is_an_error_for_who_reads_and_is_not_made() {
+    let above = tempfile::tempdir().unwrap();
+    let (absent, out) = (above.path().join("absent"), above.path().join("a.tar"));
+    let place = format!("oci:{}", text(&absent));
+    for args in [
+        &["images"][..],
+        &["inspect", "a"],
+        &["manifest", "a"],
+        &["config", "a"],
+        &["digest", "a"],
+        &["save", "-o", text(&out), "a"],
+    ] {
+        let failed = linkspan(args.iter().copied()).args(["--layout", text(&absent)]).fails();
+        assert_eq!(failed.status.code(), Some(1), "{failed}");
+        assert!(failed.stderr.contains(&format!("there is no layout at {}", text(&absent))), "{failed}");
+        let expected = format!("linkspan load --layout {} -i", text(&absent));
+        assert!(remedy(&failed.stderr).contains(&expected), "{failed}");
+    }
+    for args in [["copy", &format!("{place}:a"), "docker-daemon:"], ["copy", &place, "oci:/nowhere/else"]] {
+        let failed = linkspan(args).args(["--docker-host", Stack::shared().docker_host()]).fails();
+        assert!(failed.stderr.contains("there is no layout at"), "{failed}");
+    }
+    assert_eq!(fs::read_dir(above.path()).unwrap().count(), 0, "nothing was made");
+    // Who writes makes it, and a failed write does not.
+    linkspan(["load", "-i", "/no/such/file", "--layout", text(&absent)]).fails();
+    assert!(!absent.exists());
+    let file = archive(&[(&image("first\n"), named("docker.io/library/first:1"))]);
+    linkspan(["load", "-q", "-i", text(file.path()), "--layout", text(&absent)]).ok();
+    linkspan(["digest", "first:1", "--layout", text(&absent)]).ok();
+}
+
+#[test]
+fn a_daemon_is_named_once_for_all_commands() {
+    let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
+    let door = stack.fresh_path("-env.sock");
+    let engine = ["--engine", "layout", "--layout", text(folder.path())];
+    let daemon = crate::common::Linkspan::export(stack, &engine, &[], door.clone());
+    let file = archive(&[(&image("by variable\n"), named("docker.io/library/by-variable:1"))]);
+    // A path without a scheme, as in the flag.
+    let told = |args: &[&str]| linkspan(args.iter().copied()).env("LINKSPAN_TO", &door);
+    told(&["load", "-q", "-i", text(file.path())]).ok();
+    assert_eq!(listed(&folder).len(), 1);
+    assert_eq!(told(&["images", "-q"]).ok().stdout, on(&folder, &["images", "-q"]).ok().stdout);
+    told(&["ps"]).ok();
+    let other = tempfile::tempdir().unwrap();
+    told(&["copy", "by-variable:1", &format!("oci:{}", text(other.path()))]).ok();
+    assert_eq!(listed(&other), listed(&folder));
+    // A flag that names an engine wins.
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(told(&["images", "-q", "--layout", text(empty.path())]).ok().stdout, "");
+    drop(daemon);
+}
