@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::engine::{Shelf, Target};
+use super::left::Left;
 use super::progress::Manner;
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, engine, output, repeat, show};
@@ -65,7 +66,8 @@ Examples:
   linkspan copy oci:./layout:demo:1 docker-daemon:demo:2
   linkspan copy docker-daemon:demo:1 unix:///run/linkspan/export.sock:
 
-Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line.";
+Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line, 130 or 143 when it was interrupted: what
+was sent by then is kept for an hour for the next try.";
 
 /// Where an image is or goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +159,7 @@ impl Place {
 
 /// An image to be copied.
 struct Found {
+    left: Option<Left>,
     source: Arc<dyn Source>,
     root: Descriptor,
     names: Vec<Reference>,
@@ -193,15 +196,19 @@ impl Copy {
             let (target, name) = to.engine(&config, &configured).ok_or(CommandError::IntoArchive)?;
             let name = name.map(str::parse::<Reference>).transpose()?;
             let exports = engine::exports(&config, &target).await?;
+            let left = Left::of(exports.engine()).await;
             let form = engine::form(&**exports.engine());
             let found = find(&from, (&config, &configured), form, platform.as_ref()).await?;
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
             let request = Request { root: found.root.clone(), names: names.clone(), origin };
             let copying = async { Ok(manner.show(|events| exports.run(request, found.source, events)).await?) };
-            let copied = super::interruptible(copying).await;
-            exports.finish().await;
-            report(&found.root, &names, copied?, json, manner)?;
+            let copied = super::exporting(&exports, copying).await?;
+            report(&found.root, &names, copied, json, manner)?;
+            left.release(&[found.root.digest]).await;
+            if let Some(left) = found.left {
+                left.release(&[]).await;
+            }
             Ok(ExitCode::SUCCESS)
         })?
     }
@@ -219,11 +226,12 @@ async fn find(
             return Err(CommandError::ManyInArchive { images: archive.images().len() });
         };
         let (root, names) = (choose(&archive, &image.root, platform).await?.root, image.names.clone());
-        return Ok(Found { source: Arc::new(archive), root, names });
+        return Ok(Found { left: None, source: Arc::new(archive), root, names });
     }
     // Only an archive is none.
     let (selection, given) = from.engine(config, configured).ok_or(CommandError::IntoArchive)?;
     let (engine, images) = engine::images(&selection).await?;
+    let left = Some(Left::of(&engine).await);
     let given = match given {
         Some(given) => given.to_owned(),
         None => engine::only(&*engine, &*images).await?,
@@ -234,7 +242,7 @@ async fn find(
         output::note(&format!("{} holds only a part of the image; {found} is copied", engine.identity().kind));
     }
     let names = engine::name(&*images, &given).await?.into_iter().collect();
-    Ok(Found { source: images, root, names })
+    Ok(Found { left, source: images, root, names })
 }
 
 fn report(

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::future::BoxFuture;
 
 use super::CommandError;
+use super::left::Left;
 use super::settings::{EngineSettings, TargetSettings};
 use crate::client::{self, Connected};
 use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironment};
@@ -92,6 +93,18 @@ pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn 
         return Err(CommandError::NoLayout { path: address.clone() });
     }
     Ok((engine, images))
+}
+
+/// Runs `work`, which reads the engine of `target`, and then releases what killed processes left in that.
+pub(super) async fn reading<T>(
+    target: &Target,
+    work: impl AsyncFnOnce(Arc<dyn Engine>, Arc<dyn Images>) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let (engine, images) = images(target).await?;
+    let left = Left::of(&engine).await;
+    let done = work(engine, images).await;
+    left.release(&[]).await;
+    done
 }
 
 /// How manifests are written for this engine, where an archive has none.

@@ -49,8 +49,7 @@ impl List {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let Self { name, digests, quiet, json, target } = self;
         let (_, target) = engine::target(target)?;
-        block_on(async {
-            let (_, images) = engine::images(&target).await?;
+        block_on(engine::reading(&target, async |_, images| {
             let mut rows = vec![header(digests)];
             let mut shown = std::collections::HashSet::new();
             for record in all(&*images).await? {
@@ -74,7 +73,7 @@ impl List {
                 output::print(&show::table(&rows))?;
             }
             Ok(ExitCode::SUCCESS)
-        })?
+        }))?
     }
 }
 

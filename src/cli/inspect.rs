@@ -32,14 +32,13 @@ Examples:
 impl Inspect {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let (_, target) = engine::target(self.target)?;
-        block_on(async {
-            let (engine, images) = engine::images(&target).await?;
+        block_on(engine::reading(&target, async |engine, images| {
             let root = engine::resolve(&*engine, &*images, &self.reference).await?;
             let tree = engine::tree(&*images, &root).await?;
             let described = describe(&self.reference, &root, &tree, &*images).await?;
             output::print(&serde_json::to_string_pretty(&described)?)?;
             Ok(ExitCode::SUCCESS)
-        })?
+        }))?
     }
 }
 

@@ -10,12 +10,13 @@ use clap::Args;
 use serde_json::json;
 
 use super::engine::Target;
+use super::left::Left;
 use super::progress::Manner;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
 use crate::config::Config;
 use crate::export::{Exports, Outcome, Request};
-use crate::image::{Descriptor, Platform, Reference};
+use crate::image::{Descriptor, Digest, Platform, Reference};
 use crate::source::archive::{Archive, Elsewhere, SavedImage};
 use crate::source::{Choice, Source, choose};
 
@@ -58,7 +59,8 @@ Examples:
   linkspan load -i ./layout -t registry.example/demo:1 --json
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
 
-Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong command line.";
+Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong command line, 130 or 143 when it was
+interrupted: what was sent by then is kept for an hour for the next try.";
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
@@ -85,24 +87,27 @@ struct Loading {
 impl Loading {
     async fn run(&self, config: &Config, target: &Target, input: Option<PathBuf>) -> Result<(), CommandError> {
         let exports = engine::exports(config, target).await?;
+        let left = Left::of(exports.engine()).await;
         let archive = open(&exports, input.as_deref()).await?;
         let images = archive.images().to_vec();
         if !self.tag.is_empty() && images.len() > 1 {
             return Err(CommandError::TagOfMany { images: images.len() });
         }
         let archive = Arc::new(archive);
-        let loaded = async {
+        let loading = async {
+            let mut roots = Vec::new();
             for image in &images {
-                self.load(&exports, &archive, image).await?;
+                roots.push(self.load(&exports, &archive, image).await?);
             }
-            Ok(())
+            Ok(roots)
         };
-        let loaded = super::interruptible(loaded).await;
-        exports.finish().await;
-        loaded
+        let roots = super::exporting(&exports, loading).await?;
+        left.release(&roots).await;
+        Ok(())
     }
 
-    async fn load(&self, exports: &Exports, archive: &Arc<Archive>, image: &SavedImage) -> Result<(), CommandError> {
+    /// Loads an image; what its root is.
+    async fn load(&self, exports: &Exports, archive: &Arc<Archive>, image: &SavedImage) -> Result<Digest, CommandError> {
         let Choice { root, only } = choose(&**archive, &image.root, self.platform.as_ref()).await?;
         let names = if self.tag.is_empty() { &image.names } else { &self.tag };
         if self.manner != Manner::Quiet {
@@ -122,7 +127,8 @@ impl Loading {
         let source: Arc<dyn Source> = archive.clone();
         let request = Request { root: root.clone(), names: names.clone(), origin: engine::origin("load") };
         let outcome = self.manner.show(|events| exports.run(request, source, events)).await?;
-        self.report(&root, names, outcome)
+        self.report(&root, names, outcome)?;
+        Ok(root.digest)
     }
 
     fn report(&self, root: &Descriptor, names: &[Reference], outcome: Outcome) -> Result<(), CommandError> {

@@ -9,6 +9,7 @@ mod doctor;
 mod engine;
 mod images;
 mod inspect;
+mod left;
 mod load;
 mod output;
 mod progress;
@@ -30,7 +31,7 @@ use clap::{Parser, Subcommand};
 use crate::config::ConfigError;
 use crate::daemon::{DaemonError, Signals};
 use crate::engine::EngineError;
-use crate::export::ExportError;
+use crate::export::{ExportError, Exports};
 use crate::image::ReferenceError;
 use crate::source::archive::ArchiveError;
 use crate::source::tree::TreeError;
@@ -127,8 +128,8 @@ enum CommandError {
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]
     NoLayout { path: String },
-    #[error("interrupted; nothing was left behind")]
-    Interrupted,
+    #[error("interrupted; {}", if *.is_kept { "what was sent is kept for the next try" } else { "nothing was left behind" })]
+    Interrupted { signal: &'static str, is_kept: bool },
     #[error("cannot write the report: {0}")]
     Report(#[from] serde_json::Error),
 }
@@ -137,6 +138,7 @@ impl CommandError {
     /// The exit code that says so.
     fn code(&self) -> u8 {
         let is_wrong_value = match self {
+            Self::Interrupted { signal, .. } => return Signals::code(signal),
             // Nothing was said that could be wrong.
             Self::Config(ConfigError::NoBuilder) | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder)) => false,
             Self::Config(_) | Self::Name(_) | Self::Address(_) | Self::Elsewhere(_) | Self::IntoArchive => true,
@@ -240,13 +242,35 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
     Ok(output)
 }
 
-/// Runs what may be ended by SIGINT or SIGTERM: dropping it cancels the exports in it, and removes its files.
+/// Runs what may be ended by SIGINT or SIGTERM: dropping it removes its files.
 async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     // Before the work begins: a signal that came in between would leave what it has made.
     let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
-        _ = signals.next() => Err(CommandError::Interrupted),
+        signal = signals.next() => Err(CommandError::Interrupted { signal, is_kept: false }),
+    }
+}
+
+/// Runs `work`, which exports by `exports`, to its end or to a signal: what was sent until then is kept for the next try. A
+/// second signal is obeyed at once.
+async fn exporting<T>(
+    exports: &Exports,
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    let mut signals = Signals::new().map_err(CommandError::Runtime)?;
+    let interrupted = async {
+        let signal = signals.next().await;
+        exports.keep_interrupted();
+        signal
+    };
+    let result = tokio::select! {
+        result = work => result,
+        signal = interrupted => Err(CommandError::Interrupted { signal, is_kept: exports.is_keeping() }),
+    };
+    tokio::select! {
+        () = exports.finish() => result,
+        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, is_kept: false })),
     }
 }
 

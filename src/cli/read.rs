@@ -61,8 +61,7 @@ impl Which {
     fn print(self, what: What) -> Result<ExitCode, CommandError> {
         let (_, target) = engine::target(self.target)?;
         let (reference, platform) = (self.reference, self.platform);
-        block_on(async {
-            let (engine, images) = engine::images(&target).await?;
+        block_on(engine::reading(&target, async |engine, images| {
             let root = engine::resolve(&*engine, &*images, &reference).await?;
             if matches!((what, &platform), (What::Digest, None)) {
                 output::print(root.digest.as_str())?;
@@ -75,7 +74,7 @@ impl Which {
                 What::Manifest | What::Config => output::raw(&document.bytes)?,
             }
             Ok(ExitCode::SUCCESS)
-        })?
+        }))?
     }
 }
 

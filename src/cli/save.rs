@@ -12,10 +12,11 @@ use futures_util::StreamExt as _;
 use oci_spec::image::ANNOTATION_REF_NAME;
 use serde_json::json;
 
-use super::engine::{Shelf, Target};
+use super::engine::Shelf;
 use super::progress::Manner;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
+use crate::engine::Engine;
 use crate::engine::images::Images;
 use crate::image::{Digest, Graph, Kind, Platform, Reference};
 use crate::output::Output as _;
@@ -102,13 +103,17 @@ impl Save {
         block_on(super::interruptible(async {
             // Before anything is asked for: nobody wants it on a terminal.
             let sink = Sink::open(&output)?;
-            let (images, wanted) = find(&target, &references, platform.as_ref(), manner).await?;
-            let absent = absent(&*images, &wanted).await?;
-            let saved: Vec<_> = wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
-            let archive = Archive::of(&saved, flavour, &absent).map_err(SaveError::Archive)?;
-            let bytes = archive.size();
-            write(Arc::new(archive), images, sink, manner).await?;
-            report(&wanted, bytes, &output, json, manner)
+            let save = async |engine: Arc<dyn Engine>, images: Arc<dyn Images>| {
+                let wanted = find(&*engine, &images, &references, platform.as_ref(), manner).await?;
+                let absent = absent(&*images, &wanted).await?;
+                let saved: Vec<_> =
+                    wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
+                let archive = Archive::of(&saved, flavour, &absent).map_err(SaveError::Archive)?;
+                let bytes = archive.size();
+                write(Arc::new(archive), images, sink, manner).await?;
+                report(&wanted, bytes, &output, json, manner)
+            };
+            engine::reading(&target, save).await
         }))??;
         Ok(ExitCode::SUCCESS)
     }
@@ -116,15 +121,15 @@ impl Save {
 
 /// The images that are meant, those with the same root together.
 async fn find(
-    target: &Target,
+    engine: &dyn Engine,
+    images: &Arc<dyn Images>,
     references: &[String],
     platform: Option<&Platform>,
     manner: Manner,
-) -> Result<(Arc<dyn Images>, Vec<Wanted>), CommandError> {
-    let (engine, images) = engine::images(target).await?;
+) -> Result<Vec<Wanted>, CommandError> {
     let mut wanted = Vec::<Wanted>::new();
     for given in references {
-        let root = engine::resolve(&*engine, &*images, given).await?;
+        let root = engine::resolve(engine, &**images, given).await?;
         let Choice { mut root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
         // What a layout calls it is not asked for here, and would be taken for its name.
         for name in NAMES {
@@ -134,16 +139,16 @@ async fn find(
             let kind = engine.identity().kind;
             output::note(&format!("{kind} holds only a part of `{given}`; {found} is saved"));
         }
-        let name = engine::name(&*images, given).await?;
+        let name = engine::name(&**images, given).await?;
         match wanted.iter_mut().find(|image| image.graph.root().digest == root.digest) {
             Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
             None => {
-                let graph = engine::graph(&*images, root).await?;
+                let graph = engine::graph(&**images, root).await?;
                 wanted.push(Wanted { graph, names: name.into_iter().collect() });
             }
         }
     }
-    Ok((images, wanted))
+    Ok(wanted)
 }
 
 /// The foreign layers that the engine does not hold.

@@ -4,6 +4,8 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+const TERM: &str = "SIGTERM";
+
 /// SIGTERM and SIGINT, received rather than deadly.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -21,8 +23,13 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> &'static str {
         // `None` would mean that the runtime ends, and then so do we.
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.terminate.recv() => TERM,
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+
+    /// What shells say of a program that `signal` ended: 128 and its number.
+    pub(crate) fn code(signal: &str) -> u8 {
+        if signal == TERM { 143 } else { 130 }
     }
 }

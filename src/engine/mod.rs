@@ -197,6 +197,35 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// When the engine cannot be asked.
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>>;
+
+    /// The leases that [`Engine::recover`] would release, for a process that ends too soon for that: it looks when it
+    /// begins, and releases them when what it exports no longer relies on them.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
+        Box::pin(async { Ok(Abandoned::default()) })
+    }
+
+    /// Releases leases that [`Engine::abandoned`] found. What is gone meanwhile is no error.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn release_abandoned<'a>(&'a self, _leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Leases of processes that are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Abandoned {
+    /// The leases, as the engine knows them.
+    pub leases: Vec<String>,
+    /// Those that keep what an interrupted export had sent ([`Ingest::suspend`]), and the root of its image. They are of
+    /// use until that is exported, or until they expire.
+    pub kept: Vec<(String, Digest)>,
+    /// How long after they were found they are to be left alone.
+    pub grace: std::time::Duration,
 }
 
 /// What a plan found.
@@ -293,6 +322,16 @@ pub trait Ingest: Debug + Send + Sync {
     /// serve another attempt.
     fn withdraw(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
+    }
+
+    /// Ends this process' part in an export that was interrupted, and keeps as much of what it sent as the engine can for
+    /// a later export of the same image, which may be another process'. What is kept belongs to a process that is gone as
+    /// soon as this one is, and goes as [`Engine::abandoned`] says. An engine that can keep nothing releases it.
+    ///
+    /// # Errors
+    /// As [`Ingest::release`].
+    fn suspend(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.release()
     }
 
     /// Gives up the lease, or the connection where there is none. Before `commit` this aborts the export and removes its

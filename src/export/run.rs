@@ -1,6 +1,7 @@
 //! Runs exports, each in a task of its own, so that every one of them is cleaned up after.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,8 @@ pub struct Exports {
     limits: Limits,
     policy: NamePolicy,
     tasks: TaskTracker,
+    /// Whether what a cancelled export has sent is kept for the next one.
+    keeping: Arc<AtomicBool>,
     /// Cancelled when no more patience is to be had with engines that went away.
     closing: CancellationToken,
 }
@@ -70,8 +73,20 @@ impl Exports {
             limits: Limits::default(),
             policy,
             tasks: TaskTracker::new(),
+            keeping: Arc::default(),
             closing: CancellationToken::new(),
         }
+    }
+
+    /// From now on an export that is cancelled leaves what it has sent to the next one of the same image, as far as the
+    /// engine can keep it: for a process that is told to end, and whose user may run it again.
+    pub fn keep_interrupted(&self) {
+        self.keeping.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Exports::keep_interrupted`] was said, and the engine can keep anything.
+    pub fn is_keeping(&self) -> bool {
+        self.keeping.load(Ordering::Acquire) && self.engine.identity().kind != "docker-classic"
     }
 
     /// The engine.
@@ -124,6 +139,7 @@ impl Exports {
             limits: self.limits,
             policy: self.policy.clone(),
             tasks: self.tasks.clone(),
+            keeping: self.keeping.clone(),
             closing: self.closing.clone(),
             machine: Machine::new(request.origin.export.clone(), events.clone()),
             request,

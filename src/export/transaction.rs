@@ -1,6 +1,7 @@
 //! One export as a transaction: lease, plan, transfer, commit, release.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -33,6 +34,7 @@ pub(super) struct Transaction {
     pub(super) limits: Limits,
     pub(super) policy: NamePolicy,
     pub(super) tasks: TaskTracker,
+    pub(super) keeping: Arc<AtomicBool>,
     pub(super) closing: CancellationToken,
     pub(super) machine: Machine,
     pub(super) request: Request,
@@ -58,6 +60,10 @@ impl Transaction {
         };
         if result.is_err() {
             self.machine.enter(State::Aborted);
+            let is_kept = matches!(result, Err(ExportError::Cancelled)) && self.keeping.load(Ordering::Acquire);
+            if is_kept && ingest.suspend().await.is_ok() {
+                return result;
+            }
             // A client that is told of the failure may rely on nothing being left, unless the engine went away.
             if let Err(error) = ingest.release().await {
                 tracing::warn!(%error, "a lease could not be released; this is tried again");

@@ -237,6 +237,16 @@ impl ContainerdIngest {
         self.snapshots.remove_active().await;
     }
 
+    /// Complete blobs and unpacked layers stay, under a lease that says so. What is half done would not be gone on with,
+    /// and goes.
+    async fn leave(&self) -> Result<(), EngineError> {
+        self.stop().await;
+        if let Ok(root) = self.root() {
+            lease::keep(&self.client, &self.lease, &root.digest).await?;
+        }
+        release(&self.client, &self.lease).await
+    }
+
     async fn give_up(&self) -> Result<(), EngineError> {
         self.stop().await;
         release(&self.client, &self.lease).await
@@ -298,6 +308,10 @@ impl Ingest for ContainerdIngest {
 
     fn withdraw(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.stop())
+    }
+
+    fn suspend(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.leave())
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {

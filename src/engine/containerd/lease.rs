@@ -11,6 +11,7 @@ use tonic::Code;
 use super::client::{Client, Expect as _};
 use crate::engine::process::Process;
 use crate::engine::{Durable, EngineError, Origin};
+use crate::image::Digest;
 
 /// Marks our leases. The value is the export's id.
 const EXPORT: &str = "dev.linkspan.export";
@@ -51,6 +52,11 @@ pub(crate) enum Owner {
 const RECORD: &str = "dev.linkspan.record.";
 /// How long a piece is; with its key it fits into a label.
 const RECORD_PIECE: usize = 3500;
+
+/// Marks a lease that keeps what an interrupted export had sent. The value is the root of its image.
+const KEPT: &str = "dev.linkspan.kept";
+/// How long that is kept: until somebody runs the command again, not until he comes back another day.
+const KEEP: Duration = Duration::from_secs(3600);
 
 /// Creates the lease `id` for `origin`. Only a lease that nobody owns has a `record`.
 pub(crate) async fn create(
@@ -106,15 +112,41 @@ pub(crate) async fn resources(client: &Client, id: &str) -> Result<Vec<Resource>
 
 /// Our leases whose processes are gone.
 pub(crate) async fn abandoned(client: &Client) -> Result<Vec<String>, EngineError> {
+    Ok(left(client).await?.0)
+}
+
+/// The same, and those of interrupted exports with the roots of their images.
+pub(crate) async fn left(client: &Client) -> Result<(Vec<String>, Vec<(String, Digest)>), EngineError> {
     let mut leases = client.leases();
     let filters = vec![format!("labels.\"{EXPORT}\"")];
     let call = leases.list(client.request(ListRequest { filters }));
     let found = client.unary("listing leases", call).await?.leases;
-    let is_abandoned = |lease: &Lease| {
+    let (mut abandoned, mut kept) = (Vec::new(), Vec::new());
+    for lease in found {
         let process = lease.labels.get(PROCESS).and_then(|text| text.parse::<Process>().ok());
-        process.is_some_and(|process| process.is_gone())
-    };
-    Ok(found.into_iter().filter(is_abandoned).map(|lease| lease.id).collect())
+        let root = lease.labels.get(KEPT).and_then(|text| text.parse::<Digest>().ok());
+        match (process, root) {
+            (Some(process), _) if process.is_gone() => abandoned.push(lease.id),
+            (None, Some(root)) => kept.push((lease.id, root)),
+            _ => {}
+        }
+    }
+    Ok((abandoned, kept))
+}
+
+/// Makes a lease of what the lease `id` holds of the image `root`, and is complete. It is nobody's, and ends soon.
+pub(crate) async fn keep(client: &Client, id: &str, root: &Digest) -> Result<(), EngineError> {
+    let (held, kept) = (resources(client, id).await?, format!("{id}-kept"));
+    let expire = timestamp(SystemTime::now() + KEEP);
+    let labels = [(EXPIRE, expire), (EXPORT, kept.clone()), (KEPT, root.to_string())];
+    let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), cut(key, &value))).collect();
+    let mut leases = client.leases();
+    let call = leases.create(client.request(CreateRequest { id: kept.clone(), labels }));
+    client.unary(format!("creating the lease {kept}"), call).await?;
+    for resource in held.into_iter().filter(|resource| resource.r#type != INGESTS) {
+        add(client, &kept, &resource.r#type, &resource.id).await?;
+    }
+    Ok(())
 }
 
 /// The leases that outlive their processes.

@@ -31,7 +31,7 @@ use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use self::uploads::ContainerdUploads;
 use super::images::Images;
-use super::{Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing, Storage};
+use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -168,9 +168,20 @@ impl Engine for ContainerdEngine {
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
         Box::pin(async move {
-            let abandoned = self.abandoned().await?;
+            let abandoned = ContainerdEngine::abandoned(self).await?;
             release(&self.client, &abandoned).await?;
             Ok(abandoned.len())
         })
+    }
+
+    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
+        Box::pin(async move {
+            let (leases, kept) = lease::left(&self.client).await?;
+            Ok(Abandoned { leases, kept, ..Abandoned::default() })
+        })
+    }
+
+    fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(release(&self.client, leases))
     }
 }

@@ -25,7 +25,7 @@ pub(crate) use self::tag::again as tag_again;
 use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, ContainerdIngest};
 use super::images::Images;
 use super::uploads::Uploads;
-use super::{Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage};
+use super::{Abandoned, Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -195,7 +195,7 @@ impl Engine for DockerEngine {
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
         Box::pin(async move {
-            let abandoned = self.containerd.abandoned().await?;
+            let abandoned = ContainerdEngine::abandoned(&self.containerd).await?;
             let (client, count) = (self.containerd.client().clone(), abandoned.len());
             if count > 0 {
                 tokio::spawn(async move {
@@ -207,6 +207,16 @@ impl Engine for DockerEngine {
             }
             Ok(count)
         })
+    }
+
+    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
+        Box::pin(async move {
+            Ok(Abandoned { grace: GRACE, ..Engine::abandoned(&self.containerd).await? })
+        })
+    }
+
+    fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.containerd.release_abandoned(leases)
     }
 }
 
@@ -245,6 +255,10 @@ impl Ingest for DockerIngest {
 
     fn withdraw(&self) -> BoxFuture<'_, ()> {
         self.blobs.withdraw()
+    }
+
+    fn suspend(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.blobs.suspend()
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {

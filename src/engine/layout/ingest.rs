@@ -184,6 +184,17 @@ impl Ingest for LayoutIngest {
         Ok(&self.uploads)
     }
 
+    /// Complete blobs get their names, where the next export finds them and the collector leaves them for their hour;
+    /// the part of a large one stays as it is.
+    fn suspend(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            if let Err(error) = self.shared.flush().await {
+                tracing::debug!(%error, "small blobs of the export are sent again");
+            }
+            self.work(Self::give_up).await
+        })
+    }
+
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(self.work(Self::give_up))
     }

@@ -45,7 +45,7 @@ use self::read::{LayoutImages, read_index};
 use self::shared::Shared;
 use super::images::Images;
 use super::process::boot;
-use super::{Durable, Engine, EngineError, Identity, Ingest, MAX_RECORD, Origin, Storage};
+use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, MAX_RECORD, Origin, Storage};
 use crate::image::{Descriptor, Graph, GraphError, Limits, Reference, Walk};
 use crate::progress::Events;
 
@@ -199,5 +199,18 @@ impl Engine for LayoutEngine {
             }
             Ok(outcome.exports)
         }))
+    }
+
+    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
+        Box::pin(self.work(|shared| {
+            let leases = lease::survey(&shared.place).map(|(_, abandoned)| abandoned);
+            let leases = leases.map_err(|error| shared.place.failed("reading leases", &error))?;
+            Ok(Abandoned { leases, ..Abandoned::default() })
+        }))
+    }
+
+    /// The collector releases all that are abandoned by then.
+    fn release_abandoned<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { self.recover().await.map(|_| ()) })
     }
 }
