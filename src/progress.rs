@@ -34,6 +34,8 @@ pub enum Event {
         present: usize,
         /// Blobs that will be sent.
         missing: Vec<Descriptor>,
+        /// Documents that the plan has sent, because their bytes were at hand.
+        stored: Vec<Descriptor>,
     },
     /// Bytes of a blob arrived in the engine.
     Sent {

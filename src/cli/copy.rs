@@ -10,9 +10,9 @@ use serde_json::json;
 
 use super::engine::{Shelf, Target};
 use super::left::Left;
-use super::progress::Manner;
+use super::progress::{Manner, summary};
 use super::settings::{EngineSettings, TargetSettings};
-use super::{CommandError, block_on, engine, output, repeat, show};
+use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
 use crate::engine::select::{Kind, Selection};
 use crate::export::{Outcome, Request};
@@ -202,7 +202,10 @@ impl Copy {
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
             let request = Request { root: found.root.clone(), names: names.clone(), origin };
-            let copying = async { Ok(manner.show(|events| exports.run(request, found.source, events)).await?) };
+            let copying = async {
+                let (copied, unpacked) = manner.show(|events| exports.run(request, found.source, events)).await;
+                Ok((copied?, unpacked))
+            };
             let copied = super::exporting(&exports, copying).await?;
             report(&found.root, &names, copied, json, manner)?;
             left.release(&[found.root.digest]).await;
@@ -248,12 +251,12 @@ async fn find(
 fn report(
     root: &Descriptor,
     names: &[Reference],
-    outcome: Outcome,
+    (outcome, unpacked): (Outcome, usize),
     json: bool,
     manner: Manner,
 ) -> Result<(), CommandError> {
-    let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
     if json {
+        let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         return output::print(
             &json!({
@@ -270,7 +273,7 @@ fn report(
         output::print(&format!("Copied image: {}", name.familiar()))?;
     }
     if manner != Manner::Quiet {
-        output::note(&format!("sent {sent_blobs} blobs ({}); {present_blobs} were there", show::size(sent_bytes)));
+        output::note(&summary(outcome, unpacked));
     }
     Ok(())
 }

@@ -132,7 +132,7 @@ impl Facts {
         row.extend(digests.then_some(digest));
         row.push(record.target.digest.hex()[..12].to_owned());
         row.push(age.map_or_else(|| "N/A".to_owned(), show::ago));
-        row.push(self.size.map_or_else(|| "incomplete".to_owned(), show::size));
+        row.push(self.size.map_or_else(|| "incomplete".to_owned(), show::size_in_table));
         row
     }
 

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::engine::Target;
 use super::left::Left;
-use super::progress::Manner;
+use super::progress::{Manner, summary};
 use super::settings::TargetSettings;
-use super::{CommandError, block_on, engine, output, show};
+use super::{CommandError, block_on, engine, output};
 use crate::config::Config;
 use crate::export::{Exports, Outcome, Request};
 use crate::image::{Descriptor, Digest, Platform, Reference};
@@ -107,7 +107,12 @@ impl Loading {
     }
 
     /// Loads an image; what its root is.
-    async fn load(&self, exports: &Exports, archive: &Arc<Archive>, image: &SavedImage) -> Result<Digest, CommandError> {
+    async fn load(
+        &self,
+        exports: &Exports,
+        archive: &Arc<Archive>,
+        image: &SavedImage,
+    ) -> Result<Digest, CommandError> {
         let Choice { root, only } = choose(&**archive, &image.root, self.platform.as_ref()).await?;
         let names = if self.tag.is_empty() { &image.names } else { &self.tag };
         if self.manner != Manner::Quiet {
@@ -126,14 +131,20 @@ impl Loading {
         }
         let source: Arc<dyn Source> = archive.clone();
         let request = Request { root: root.clone(), names: names.clone(), origin: engine::origin("load") };
-        let outcome = self.manner.show(|events| exports.run(request, source, events)).await?;
-        self.report(&root, names, outcome)?;
+        let (outcome, unpacked) = self.manner.show(|events| exports.run(request, source, events)).await;
+        self.report(&root, names, outcome?, unpacked)?;
         Ok(root.digest)
     }
 
-    fn report(&self, root: &Descriptor, names: &[Reference], outcome: Outcome) -> Result<(), CommandError> {
-        let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
+    fn report(
+        &self,
+        root: &Descriptor,
+        names: &[Reference],
+        outcome: Outcome,
+        unpacked: usize,
+    ) -> Result<(), CommandError> {
         if self.json {
+            let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
             return output::print(
                 &json!({
@@ -150,8 +161,7 @@ impl Loading {
             output::print(&format!("Loaded image: {}", name.familiar()))?;
         }
         if self.manner != Manner::Quiet {
-            let sent = show::size(sent_bytes);
-            output::note(&format!("sent {sent_blobs} blobs ({sent}); {present_blobs} were there"));
+            output::note(&summary(outcome, unpacked));
         }
         Ok(())
     }

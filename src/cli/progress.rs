@@ -1,18 +1,22 @@
 //! What an export does, shown while it does it: bars on a terminal, lines elsewhere, both on stderr.
 
+mod bars;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
+use self::bars::Bars;
 use super::show;
+use crate::export::Outcome;
 use crate::image::{Descriptor, Digest};
 use crate::progress::{Event, Events};
 
-/// How many bars there are at most: they must fit on a small screen, or they cannot be redrawn.
-const MOST_BARS: usize = 16;
+/// How an answer of dockerd begins that says what the command itself says of its result.
+const RESULT: &str = "Loaded image";
 
 /// How people are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,27 +37,39 @@ impl Manner {
 
     /// How far a stream of `total` bytes is.
     pub(super) fn gauge(self, total: u64) -> Gauge {
-        Gauge((self == Self::Bars).then(|| bar(total).with_prefix("archive").with_message("writing")))
+        Gauge((self == Self::Bars).then(|| bars::bar(total).with_prefix("archive").with_message("writing")))
     }
 
-    /// Runs `work`, whose events are shown in this manner. Whatever becomes of it, what is said next stands by itself.
-    pub(super) async fn show<F: Future>(self, work: impl FnOnce(Events) -> F) -> F::Output {
-        let bars = Arc::new(Mutex::new(Bars::default()));
-        let events = match self {
-            Self::Quiet => Events::none(),
-            Self::Lines => {
-                let lines = Mutex::new(Lines::default());
-                Events::new(move |event| lines.lock().unwrap_or_else(PoisonError::into_inner).show(event))
-            }
-            Self::Bars => {
-                let bars = bars.clone();
-                Events::new(move |event| bars.lock().unwrap_or_else(PoisonError::into_inner).show(event))
-            }
+    /// Runs `work`, whose events are shown in this manner; the second result is how many layers were unpacked. Whatever
+    /// becomes of it, what is said next stands by itself.
+    pub(super) async fn show<F: Future>(self, work: impl FnOnce(Events) -> F) -> (F::Output, usize) {
+        let view = match self {
+            Self::Quiet => View::Nothing,
+            Self::Lines => View::Lines(Lines::default()),
+            Self::Bars => View::Bars(Box::default()),
         };
+        let shown = Arc::new(Mutex::new(Shown { view, unpacked: 0 }));
         // Dropped with the work when that is interrupted.
-        let _end = End(bars);
-        work(events).await
+        let end = End(shown.clone());
+        let events = Events::new(move |event| shown.lock().unwrap_or_else(PoisonError::into_inner).show(event));
+        let output = work(events).await;
+        let unpacked = end.0.lock().unwrap_or_else(PoisonError::into_inner).unpacked;
+        (output, unpacked)
     }
+}
+
+/// What an export did, in a line.
+pub(super) fn summary(outcome: Outcome, unpacked: usize) -> String {
+    let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
+    let unpacked = match unpacked {
+        0 => String::new(),
+        unpacked => format!("; {} unpacked", show::count(unpacked, "layer")),
+    };
+    format!(
+        "sent {} ({}); {present_blobs} were there{unpacked}",
+        show::count(sent_blobs, "blob"),
+        show::size(sent_bytes)
+    )
 }
 
 /// Whether bars can be drawn: a terminal that moves its cursor. Those of editors and build services say `dumb`.
@@ -61,12 +77,47 @@ fn is_capable(is_terminal: bool, term: Option<&OsStr>) -> bool {
     is_terminal && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// The end of what is shown.
-struct End(Arc<Mutex<Bars>>);
+/// What is shown, and what is counted for the line at the end.
+#[derive(Debug)]
+struct Shown {
+    view: View,
+    unpacked: usize,
+}
+
+#[derive(Debug)]
+enum View {
+    Nothing,
+    Lines(Lines),
+    Bars(Box<Bars>),
+}
+
+impl Shown {
+    fn show(&mut self, event: Event) {
+        match &event {
+            Event::Note(note) if note.starts_with(RESULT) => return,
+            Event::Unpacked { .. } => self.unpacked += 1,
+            _ => {}
+        }
+        match &mut self.view {
+            View::Nothing => {}
+            View::Lines(lines) => lines.show(event),
+            View::Bars(bars) => bars.show(event),
+        }
+    }
+}
+
+/// The end of what is shown: an export that was interrupted goes on for a moment, and nobody is to see that.
+struct End(Arc<Mutex<Shown>>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).end();
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let View::Bars(mut bars) = std::mem::replace(&mut shown.view, View::Nothing)
+            && bars.end()
+        {
+            // The cursor stays behind the last bar.
+            line("");
+        }
     }
 }
 
@@ -93,7 +144,7 @@ fn short(digest: &Digest) -> &str {
     &digest.hex()[..12]
 }
 
-/// A line for each blob that is sent, when it begins to be unpacked, and when it is done.
+/// A line for each blob that is sent, when it is there, and for each layer that was there and had to be unpacked.
 #[derive(Debug, Default)]
 struct Lines {
     missing: HashMap<Digest, u64>,
@@ -103,17 +154,20 @@ impl Lines {
     fn show(&mut self, event: Event) {
         match event {
             // With nothing to send the result says it all.
-            Event::Planned { missing, .. } if missing.is_empty() => {}
-            Event::Planned { present, missing } => {
-                let bytes = missing.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
-                line(&format!("{present} blobs are there, {} to send ({})", missing.len(), show::size(bytes)));
+            Event::Planned { missing, stored, .. } if missing.is_empty() && stored.is_empty() => {}
+            Event::Planned { present, missing, stored } => {
+                let bytes = missing.iter().chain(&stored).map(|blob| blob.size).fold(0, u64::saturating_add);
+                let count = missing.len() + stored.len();
+                line(&format!("{} are there, {count} to send ({})", show::count(present, "blob"), show::size(bytes)));
                 self.missing = missing.into_iter().map(|Descriptor { digest, size, .. }| (digest, size)).collect();
             }
             Event::Stored { digest } => {
                 let size = self.missing.get(&digest).copied().unwrap_or(0);
                 line(&format!("{}: sent {}", short(&digest), show::size(size)));
             }
-            Event::Unpacked { digest } => line(&format!("{}: unpacked", short(&digest))),
+            Event::Unpacked { digest } if !self.missing.contains_key(&digest) => {
+                line(&format!("{}: unpacked", short(&digest)));
+            }
             Event::Note(note) => line(&note),
             _ => {}
         }
@@ -125,101 +179,29 @@ fn line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// A bar for each blob that is sent; one for all of them where they would not fit on the screen.
-#[derive(Debug, Default)]
-struct Bars {
-    all: MultiProgress,
-    bars: HashMap<Digest, ProgressBar>,
-    together: Option<Together>,
-    is_drawn: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Many blobs, as one.
-#[derive(Debug)]
-struct Together {
-    bar: ProgressBar,
-    sent: HashMap<Digest, u64>,
-    bytes: u64,
-    stored: usize,
-    count: usize,
-}
-
-impl Together {
-    fn set(&mut self, digest: Digest, current: u64) {
-        let before = self.sent.insert(digest, current).unwrap_or(0);
-        self.bytes = self.bytes.saturating_sub(before).saturating_add(current);
-        self.bar.set_position(self.bytes);
-    }
-}
-
-impl Bars {
-    fn show(&mut self, event: Event) {
-        match event {
-            Event::Planned { missing, .. } if missing.len() > MOST_BARS => {
-                let total = missing.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
-                let bar = self.add(bar(total).with_prefix("all blobs   ").with_message("sending"));
-                let (sent, count) = (HashMap::new(), missing.len());
-                self.together = Some(Together { bar, sent, bytes: 0, stored: 0, count });
-            }
-            Event::Sent { digest, current, total } => match &mut self.together {
-                Some(together) => together.set(digest, current),
-                None => self.bar(&digest, total).set_position(current),
-            },
-            Event::Stored { digest } => {
-                if let Some(Together { bar, stored, count, .. }) = &mut self.together {
-                    *stored += 1;
-                    bar.set_message(format!("{stored}/{count}"));
-                } else if let Some(bar) = self.bars.get(&digest) {
-                    bar.abandon_with_message("sent");
-                }
-            }
-            Event::Unpacking { digest } => self.say(&digest, "unpacking"),
-            Event::Unpacked { digest } => self.say(&digest, "unpacked"),
-            Event::Note(note) => {
-                let _ = self.all.println(note);
-            }
-            _ => {}
+    #[test]
+    fn only_terminals_that_can_be_drawn_on_get_bars() {
+        for (is_terminal, term, expected) in [
+            (true, Some("xterm"), true),
+            (true, Some("dumb"), false),
+            (true, Some(""), false),
+            (false, Some("xterm"), false),
+        ] {
+            assert_eq!(is_capable(is_terminal, term.map(OsStr::new)), expected, "{term:?}");
         }
     }
 
-    fn say(&self, digest: &Digest, what: &'static str) {
-        if let Some(bar) = self.bars.get(digest) {
-            bar.set_message(what);
-        }
-    }
-
-    fn add(&mut self, bar: ProgressBar) -> ProgressBar {
-        self.is_drawn = true;
-        self.all.add(bar)
-    }
-
-    fn bar(&mut self, digest: &Digest, total: u64) -> &ProgressBar {
-        if !self.bars.contains_key(digest) {
-            let bar = self.add(bar(total).with_prefix(short(digest).to_owned()).with_message("sending"));
-            self.bars.insert(digest.clone(), bar);
-        }
-        &self.bars[digest]
-    }
-
-    /// Leaves the bars as they are: what is said next stands below them.
-    fn end(&mut self) {
-        let together = self.together.take().map(|together| together.bar);
-        let bars = self.bars.drain().map(|(_, bar)| bar).chain(together);
-        // One that has ended shows how fast that was.
-        bars.filter(|bar| !bar.is_finished()).for_each(|bar| bar.abandon());
-        // The cursor stays behind the last bar.
-        if std::mem::take(&mut self.is_drawn) {
-            line("");
-        }
-    }
-}
-
-fn bar(total: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total);
-    let template = "{prefix} {wide_bar} {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>11} {msg:9}";
-    // The template is a constant; were it wrong, the default one would do.
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
+    #[test]
+    fn the_last_line_adds_up() {
+        let outcome = Outcome { sent_blobs: 1, sent_bytes: 12_345, present_blobs: 3 };
+        assert_eq!(summary(outcome, 0), "sent 1 blob (12.35kB); 3 were there");
+        assert_eq!(
+            summary(Outcome { sent_blobs: 2, ..outcome }, 1),
+            "sent 2 blobs (12.35kB); 3 were there; 1 layer unpacked"
+        );
     }
 }

@@ -109,7 +109,7 @@ fn row(export: &Export) -> Vec<String> {
         state(export),
         created.unwrap_or_else(|| "N/A".to_owned()),
         export.blobs.to_string(),
-        show::size(u64::try_from(export.bytes).unwrap_or(0)),
+        show::size_in_table(u64::try_from(export.bytes).unwrap_or(0)),
         names(export).join(","),
     ]
 }

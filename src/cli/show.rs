@@ -2,23 +2,39 @@
 
 use std::time::Duration;
 
-/// A size as docker writes it (go-units `HumanSizeWithPrecision`, three digits).
+/// A size as docker writes it while it works (go-units `HumanSize`).
 pub(super) fn size(bytes: u64) -> String {
+    human(bytes, 4)
+}
+
+/// A size as docker's tables have it.
+pub(super) fn size_in_table(bytes: u64) -> String {
+    human(bytes, 3)
+}
+
+/// As go-units' `HumanSizeWithPrecision` writes it.
+fn human(bytes: u64, precision: usize) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 1000.0 && unit < UNITS.len() - 1 {
         value /= 1000.0;
         unit += 1;
     }
-    // Three significant digits, without zeros at the end.
-    let digits = match value {
-        value if value >= 100.0 => 0,
-        value if value >= 10.0 => 1,
-        _ => 2,
+    // So many significant digits, without zeros at the end.
+    let before = match value {
+        value if value >= 100.0 => 3,
+        value if value >= 10.0 => 2,
+        _ => 1,
     };
+    let digits = precision.saturating_sub(before);
     let text = format!("{value:.digits$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{}", UNITS[unit])
+}
+
+/// So many things.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// How long ago something was, as docker writes it (go-units `HumanDuration`).
@@ -59,17 +75,17 @@ mod tests {
 
     #[test]
     fn sizes_are_dockers() {
-        for (bytes, expected) in [
-            (0, "0B"),
-            (999, "999B"),
-            (1000, "1kB"),
-            (1234, "1.23kB"),
-            (12_345, "12.3kB"),
-            (123_456, "123kB"),
-            (7_800_000, "7.8MB"),
-            (u64::MAX, "18.4EB"),
+        for (bytes, expected, in_table) in [
+            (0, "0B", "0B"),
+            (999, "999B", "999B"),
+            (1000, "1kB", "1kB"),
+            (1234, "1.234kB", "1.23kB"),
+            (12_345, "12.35kB", "12.3kB"),
+            (123_456, "123.5kB", "123kB"),
+            (7_800_000, "7.8MB", "7.8MB"),
+            (u64::MAX, "18.45EB", "18.4EB"),
         ] {
-            assert_eq!(size(bytes), expected, "{bytes}");
+            assert_eq!((size(bytes).as_str(), size_in_table(bytes).as_str()), (expected, in_table), "{bytes}");
         }
     }
 

@@ -100,8 +100,9 @@ mod tests {
         assert!(Process { start: this.start + 1, ..this.clone() }.is_gone(), "the pid was used again");
         assert!(Process { boot: "another".to_owned(), ..this.clone() }.is_gone(), "the machine restarted");
         assert!(!Process { namespace: "pid:[1]".to_owned(), start: 1, ..this.clone() }.is_gone(), "out of sight");
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let process = Process { pid: child.id(), start: start(child.id()).unwrap(), ..this };
+        child.kill().unwrap();
         child.wait().unwrap();
         assert!(process.is_gone(), "it has exited");
     }

@@ -146,7 +146,8 @@ impl Transaction {
         let plan = ingest.plan(graph).await?;
         self.machine.enter(State::Planned);
         let present = plan.present.len();
-        self.events.emit(Event::Planned { present, missing: plan.missing.clone() });
+        let (missing, stored) = (plan.missing.clone(), plan.stored.clone());
+        self.events.emit(Event::Planned { present, missing, stored });
 
         self.machine.enter(State::Transferring);
         let (blobs, bytes) = match &self.source {

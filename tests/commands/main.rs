@@ -9,6 +9,7 @@ mod fixture;
 
 mod broken;
 mod engines;
+mod left;
 mod load;
 mod ps;
 mod read;

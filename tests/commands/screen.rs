@@ -95,6 +95,11 @@ fn docker_unpacks_what_a_bar_stands_for() {
     let lines = screen(&on_terminal("xterm", &load).stdout);
     assert!(lines.iter().any(|line| line.contains('█') && line.ends_with("unpacked")), "{lines:#?}");
     assert_eq!(lines[lines.len() - 2], "Loaded image: bars-on-docker:1", "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("Loaded image")).count(), 1, "said once: {lines:#?}");
+    let last = &lines[lines.len() - 1];
+    assert!(last.ends_with("layer unpacked") || last.ends_with("layers unpacked"), "{lines:#?}");
+    // In docker's units, which have no space.
+    assert!(lines[0].contains("kB/") || lines[0].contains("MB/"), "{lines:#?}");
 }
 
 #[test]
@@ -133,7 +138,8 @@ fn what_is_no_screen_gets_lines_or_nothing() {
     };
     for term in ["dumb", ""] {
         let said = load(term, &[]);
-        assert!(!said.contains('\u{1b}') && said.contains("0 blobs are there, 2 to send"), "{term}: {said:?}");
+        assert!(!said.contains('\u{1b}') && said.contains("0 blobs are there, 4 to send"), "{term}: {said:?}");
+        assert_eq!(said.lines().filter(|line| line.contains(": ")).count(), 3, "a line for each blob: {said:?}");
     }
     assert_eq!(load("xterm", &["--quiet"]), "Loaded image: lines:1\r\n");
     let json = load("xterm", &["--json"]);

@@ -210,9 +210,7 @@ impl Engine for DockerEngine {
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
-        Box::pin(async move {
-            Ok(Abandoned { grace: GRACE, ..Engine::abandoned(&self.containerd).await? })
-        })
+        Box::pin(async move { Ok(Abandoned { grace: GRACE, ..Engine::abandoned(&self.containerd).await? }) })
     }
 
     fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
