@@ -21,7 +21,10 @@ TABLE
 }
 
 # Debian packages: what the programs above link with or call, and the clients.
-packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl xz-utils zstd bzip2"
+packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl python3-venv xz-utils zstd bzip2"
+
+# What the tests' programs in Python need: gRPC's C core, which other languages than Go and Java stand on.
+python_packages="grpcio==1.85.3 grpcio-reflection==1.85.1 protobuf==7.36.2"
 
 install_packages() {
     command -v apt-get >/dev/null || return 0
@@ -91,4 +94,22 @@ install_programs() {
     done < <(programs)
     rm -rf "$cache/module"
     ln -sf "$(command -v tini-static || command -v tini)" "$cache/bin/docker-init"
+}
+
+# install_python: an environment of its own below the cache, and a program that runs in it.
+install_python() {
+    local folder=$cache/python
+    exec 8>"$cache/.lock"
+    flock 8 # two clones may install at once
+    [ "$(cat "$folder/.packages" 2>/dev/null)" = "$python_packages" ] &&
+        "$folder/bin/python" -c 'import grpc, grpc_reflection' 2>/dev/null && return 0
+    command -v python3 >/dev/null || die "Python is missing, in which some programs of the tests are written" "install Python 3.11 or later"
+    say "installing for Python: $python_packages"
+    rm -rf "$folder"
+    # shellcheck disable=SC2086  # a list of packages
+    { python3 -m venv "$folder" && "$folder/bin/python" -m pip install --quiet --disable-pip-version-check $python_packages; } >"$cache/pip.log" 2>&1 ||
+        die "these packages for Python could not be installed: $python_packages (see $cache/pip.log)" "check the network and PIP_INDEX_URL"
+    printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$folder" >"$cache/bin/linkspan-python"
+    chmod +x "$cache/bin/linkspan-python"
+    echo "$python_packages" >"$folder/.packages"
 }

@@ -5,7 +5,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::authority::Lenient;
 use super::body::{Body, BodyError};
 use super::dial::{Dial, DialError};
 use super::ended::Noted;
@@ -31,6 +33,9 @@ const HEADER_LIST_BYTES: u32 = 16 << 20;
 
 /// A session opens a stream for each concurrent call, health checks among them; a low limit would starve those.
 const CONCURRENT_STREAMS: u32 = 4096;
+
+/// The largest frame that a client may send: HTTP/2's own default.
+const FRAME_BYTES: u32 = 16 << 10;
 
 /// What may be in flight on one stream, and on all of them together. Large enough for local sockets at full
 /// speed, small enough that a slow reader does not make the proxy grow.
@@ -172,8 +177,9 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection breaks first. A reset by the upstream is in the error's sources.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, ProxyError> {
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ProxyError> {
         let mut sender = self.sender.clone();
+        addressed(request.uri_mut());
         let answer = sender.send_request(request).await;
         let answer = answer.map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })?;
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -190,6 +196,18 @@ impl Connection {
     }
 }
 
+/// Gives a request that names no host one: a client need not name any, and hyper sends none without.
+fn addressed(uri: &mut Uri) {
+    if uri.authority().is_some() {
+        return;
+    }
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(Authority::from_static("localhost"));
+    // A path is the only part that it had.
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
 /// Serves HTTP/2 on `connection` until either side ends it. When `drain` is cancelled the client is told
 /// to go away, and requests under way are finished.
 ///
@@ -203,9 +221,11 @@ where
     H: Fn(Request<Incoming>) -> F + Send + Sync,
     F: Future<Output = Result<Response<Body>, ProxyError>> + Send + 'static,
 {
+    let connection = Lenient::new(connection, HEADER_LIST_BYTES, FRAME_BYTES);
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_LIST_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(CONCURRENT_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

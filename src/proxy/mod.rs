@@ -8,6 +8,7 @@
 
 mod address;
 mod alert;
+mod authority;
 mod body;
 mod check;
 mod dial;
@@ -18,6 +19,7 @@ mod link;
 mod upstream;
 
 pub use address::{Address, AddressError};
+pub use authority::Lenient;
 pub use body::{Body, BodyError, full, with_trailers};
 pub use dial::{Dial, DialError};
 pub use ended::Cut;

@@ -23,6 +23,7 @@ mod layout;
 mod left;
 mod listing;
 mod policy;
+mod python;
 mod references;
 mod rig;
 mod service;

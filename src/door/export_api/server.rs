@@ -22,6 +22,7 @@ use super::proto::references_server::ReferencesServer;
 use super::references::ReferenceService;
 use super::service::ExportService;
 use super::sessions::Sessions;
+use crate::proxy::Lenient;
 
 /// What may be in flight on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -60,6 +61,7 @@ impl Handover {
     /// Serves one connection until it ends.
     pub(super) async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let (ended, end) = oneshot::channel();
+        let stream = Lenient::new(stream, METADATA_BYTES, FRAME);
         if self.0.send(Ok(Connection { stream: Box::new(stream), _ended: ended })).await.is_ok() {
             // The sender is never used, only dropped.
             let _ = end.await;
@@ -73,15 +75,16 @@ pub(super) fn start(
     drain: CancellationToken,
 ) -> Result<Handover, tonic_reflection::server::Error> {
     let (handover, incoming) = mpsc::channel(BACKLOG);
-    let mut reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let readable = sessions.exports.engine().images().is_ok();
     let services: Vec<_> = SERVICES.into_iter().chain(readable.then_some(REFERENCES)).collect();
-    for name in services.iter().chain(&OWN) {
-        reflection = reflection.with_service_name(*name);
-    }
-    let reflection = reflection.build_v1()?;
+    let reflection = || {
+        let described = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        services.iter().chain(&OWN).fold(described, |reflection, name| reflection.with_service_name(*name))
+    };
+    // Python's client and older ones of others ask the first version only.
+    let (reflection, older) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let (reporter, health) = tonic_health::server::health_reporter();
     let (exports, blobs) = (ExportService(sessions.clone()), Blobs(sessions.clone()));
     let exports =
@@ -104,6 +107,7 @@ pub(super) fn start(
         .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
         .add_service(health)
         .add_service(reflection)
+        .add_service(older)
         .add_service(exports)
         .add_service(blobs)
         .add_optional_service(references)
