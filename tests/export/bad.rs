@@ -1,12 +1,12 @@
 //! What is refused, and that it changes nothing.
 
 use bytes::Bytes;
-use linkspan::door::export_api::proto::{Exporter, OpenRequest, Reason};
+use linkspan::door::export_api::proto::{Exporter, OpenRequest, Reason, Standing};
 use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::fixture::{Image, Layer};
-use crate::rig::{Rig, descriptor, exporter, fields, reason, success, target, write};
+use crate::rig::{Rig, descriptor, descriptors, exporter, fields, reason, success, target, write};
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::new().file("etc/greeting", content).tar(), Layer::new().file("other", content).tar()])
@@ -144,7 +144,7 @@ async fn a_commit_names_every_wrong_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_size_is_not_negotiated() {
+async fn a_wrong_size_is_negotiated_as_missing_and_refused_at_last() {
     let rig = Rig::containerd("bad-size");
     let client = rig.client().await;
     let image = image("size");
@@ -154,10 +154,44 @@ async fn a_wrong_size_is_not_negotiated() {
     let export = client.open(&["a"]).await;
     let mut wrong = descriptor(&image.layers[0]);
     wrong.size += 1;
-    let status = client.negotiate(&export, vec![wrong.clone()]).await.unwrap_err();
-    assert_eq!(fields(&status), [wrong.digest.clone()]);
+    let answers = client.negotiate(&export, vec![wrong.clone(), descriptor(&image.config)]).await.unwrap();
+    let standing: Vec<_> = answers.iter().map(|answer| answer.standing()).collect();
+    assert_eq!(standing, [Standing::Missing, Standing::Present], "the others are answered as they stand");
     wrong.digest = "sha256:../../etc/passwd".to_owned();
     wrong.size = -1;
     let status = client.negotiate(&export, vec![wrong]).await.unwrap_err();
     assert_eq!(fields(&status), ["descriptors[0].digest", "descriptors[0].size"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_damaged_blob_of_the_engine_is_missing_and_the_rest_is_there() {
+    let (rig, layout) = Rig::layout();
+    let client = rig.client().await;
+    let image = Image::new(&[Layer::new().file("one", "first").tar(), Layer::new().file("two", "second").tar()]);
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+    success(&client.commit(&export, vec![target("a", &image, &["damaged"])]).await.unwrap());
+    let file = |digest: &linkspan::image::Digest| layout.join("blobs/sha256").join(digest.hex());
+    let expected = |absent: &linkspan::image::Digest| {
+        let standing = |blob: &linkspan::image::Descriptor| match blob.digest == *absent {
+            true => Standing::Missing,
+            false => Standing::Present,
+        };
+        image.graph().descriptors().map(standing).collect::<Vec<_>>()
+    };
+    let negotiated = async || {
+        let export = client.open(&["a"]).await;
+        let answers = client.negotiate(&export, descriptors(&image)).await.unwrap();
+        answers.iter().map(|answer| answer.standing()).collect::<Vec<_>>()
+    };
+    // Too short, as after a power loss.
+    let layer = &image.layers[0].digest;
+    let whole = std::fs::read(file(layer)).unwrap();
+    std::fs::write(file(layer), &whole[..100]).unwrap();
+    assert_eq!(negotiated().await, expected(layer));
+    std::fs::write(file(layer), whole).unwrap();
+    // A manifest of the right length and other bytes.
+    let root = &image.root.digest;
+    std::fs::write(file(root), vec![b' '; image.root.size as usize]).unwrap();
+    assert_eq!(negotiated().await, expected(root));
 }

@@ -154,3 +154,100 @@ async fn servers_of_one_engine_leave_each_others_exports_alone() {
         success(&client.commit(&export, vec![target("a", &image, &[])]).await.unwrap());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_export_that_cannot_be_taken_up_stops_no_server() {
+    let (mut rig, layout) = Rig::layout();
+    let client = rig.client().await;
+    let (broken, whole) = (client.open(&["a"]).await, client.open(&["a"]).await);
+    let image = Image::new(&[Layer::new().file("one", "taken up").tar()]);
+    client.send(&whole, &image).await;
+    // What it holds cannot be read at all: where the file was there is something else.
+    let bytes = bytes::Bytes::from_static(b"{\"pinned\": \"by the broken one\"}");
+    let digest = linkspan::image::Digest::sha256(&bytes);
+    write(client.content(&broken), digest.as_str(), &bytes).await.unwrap();
+    rig.linkspan.kill();
+    let lease = std::fs::read_dir(layout.join(".linkspan/leases")).unwrap().map(|entry| entry.unwrap().path());
+    let lease = lease.filter(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).contains(&broken));
+    for path in lease {
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, text.replace(digest.hex(), "nonsense")).unwrap();
+    }
+    rig.restart();
+    let client = rig.client().await;
+    let request = GetRequest { export_id: whole.clone() };
+    let found = client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap();
+    assert_eq!(found.blobs, 3);
+    success(&client.commit(&whole, vec![target("a", &image, &["taken"])]).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_reads_no_layers() {
+    let (mut rig, _) = Rig::layout();
+    let client = rig.client().await;
+    let export = client.open(&["a"]).await;
+    let mut sent = 0;
+    for n in 0..8 {
+        let bytes = bytes::Bytes::from(vec![n; 3 << 20]);
+        sent += bytes.len() as u64;
+        let digest = linkspan::image::Digest::sha256(&bytes);
+        write(client.content(&export), digest.as_str(), &bytes).await.unwrap();
+    }
+    rig.linkspan.kill();
+    rig.restart();
+    // The door is open by now.
+    let status = std::fs::read_to_string(format!("/proc/{}/io", rig.linkspan.pid().as_raw_nonzero())).unwrap();
+    let read: u64 = status.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap();
+    assert!(read < sent / 2, "{read} bytes were read, and {sent} are held");
+    let client = rig.client().await;
+    let request = GetRequest { export_id: export };
+    let found = client.exports.clone().get(request).await.unwrap().into_inner().export.unwrap();
+    assert_eq!((found.blobs, found.bytes as u64), (8, sent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_from_under_a_commit() {
+    let (rig, _) = Rig::layout();
+    let client = rig.client().await;
+    // Its files are read and hashed for a while.
+    let image = Image::new(&[Layer::new().file("large", vec![7; 64 << 20]).tar()]);
+    let request = OpenRequest { exporters: vec![crate::files::with("a", "tar", &[])], ..OpenRequest::default() };
+    let export = client.exports.clone().open(request).await.unwrap().into_inner().export.unwrap().id;
+    for blob in image.graph().descriptors() {
+        let bytes = &image.blobs[&blob.digest];
+        let mut messages: Vec<_> = bytes
+            .chunks(8 << 20)
+            .map(|chunk| WriteContentRequest {
+                action: WriteAction::Write.into(),
+                r#ref: blob.digest.to_string(),
+                data: chunk.to_vec(),
+                ..WriteContentRequest::default()
+            })
+            .collect();
+        for (at, message) in messages.iter_mut().enumerate() {
+            message.offset = (at * (8 << 20)) as i64;
+        }
+        let last = messages.last_mut().unwrap();
+        (last.action, last.expected, last.total) =
+            (WriteAction::Commit.into(), blob.digest.to_string(), blob.size as i64);
+        let mut answers = client.content(&export).write(stream::iter(messages)).await.unwrap().into_inner();
+        while answers.message().await.unwrap().is_some() {}
+    }
+    let committing = tokio::spawn({
+        let (client, export, target) = (client.clone(), export.clone(), target("a", &image, &[]));
+        async move { client.commit(&export, vec![target]).await.unwrap() }
+    });
+    let request = GetRequest { export_id: export.clone() };
+    let state =
+        async || client.exports.clone().get(request.clone()).await.unwrap().into_inner().export.unwrap().state();
+    while state().await == ExportState::Open {
+        tokio::task::yield_now().await;
+    }
+    let delete = DeleteContentRequest { digest: image.root.digest.to_string() };
+    let refused = client.content(&export).delete(delete).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), crate::rig::reason(&refused).as_str()),
+        (tonic::Code::FailedPrecondition, "COMMIT_RUNNING")
+    );
+    success(&committing.await.unwrap());
+}

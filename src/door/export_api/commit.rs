@@ -169,6 +169,8 @@ fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<V
 
 /// Runs one exporter after the other.
 async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Running>, targets: Vec<Checked>) {
+    // What is being deleted goes first; from now on nothing is.
+    drop(session.deleting.write().await);
     let mut results = Vec::with_capacity(targets.len());
     for checked in &targets {
         let id = &checked.exporter.id;

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::convert::{digest, timestamp};
 use super::filter::Filters;
 use super::proto::content_server::Content;
-use super::proto::{Reason, WriteContentRequest};
+use super::proto::{ExportState, Reason, WriteContentRequest};
 use super::refusal::Refusal;
 use super::scope::{Blob, not_found};
 use super::session::Session;
@@ -121,6 +121,11 @@ impl Content for Blobs {
     async fn delete(&self, request: Request<DeleteContentRequest>) -> Result<Response<()>, Status> {
         let session = self.session(&request)?;
         let digest = digest("digest", &request.get_ref().digest)?;
+        let _deleting = session.deleting.read().await;
+        if session.stage().state == ExportState::Committing {
+            let message = "a Commit runs, which needs what the export holds; delete after its end, or abort the export";
+            return Err(Refusal::new(Code::FailedPrecondition, Reason::CommitRunning, message).into());
+        }
         if session.scope().get(&digest).is_none() {
             return Err(not_found(&digest));
         }

@@ -50,7 +50,7 @@ impl Door {
     /// `drain`: calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors
-    /// When the engine cannot be asked for what an earlier process left.
+    /// When the API cannot be described.
     pub async fn open(
         exports: Arc<Exports>,
         folders: Folders,
@@ -59,7 +59,7 @@ impl Door {
     ) -> Result<Self, EngineError> {
         folders.sweep();
         let sessions = Arc::new(Sessions::new(exports, folders, name.to_owned()));
-        match sessions.recover().await? {
+        match sessions.recover().await {
             0 => {}
             found => tracing::info!(found, "took up the exports of an earlier process"),
         }

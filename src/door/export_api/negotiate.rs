@@ -24,7 +24,7 @@ pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor])
     let blobs = parse(messages)?;
     let unknown = |blob: &&Descriptor| session.scope().get(&blob.digest).is_none();
     let candidates: Vec<_> = present(session, blobs.iter().filter(unknown)).await?;
-    hold(session, &candidates).await?;
+    hold(session, candidates).await?;
     let (mut partial, mut adoptable) = (HashMap::new(), HashSet::new());
     let absent: Vec<_> = blobs.iter().filter(unknown).collect();
     if !absent.is_empty() {
@@ -68,7 +68,8 @@ fn parse(messages: &[proto::Descriptor]) -> Result<Vec<Descriptor>, Refusal> {
     if wrong.is_empty() { Ok(blobs) } else { Err(Refusal::fields(wrong)) }
 }
 
-/// Those of `blobs` that the engine holds, each once.
+/// Those of `blobs` that the engine holds, each once. One that has another size there is as good as none: what is
+/// right can be sent, and takes its place; if it is the descriptor that is wrong, Commit says so.
 async fn present<'a>(
     session: &Session,
     blobs: impl Iterator<Item = &'a Descriptor>,
@@ -79,40 +80,39 @@ async fn present<'a>(
         .map(|blob| async move { Ok::<_, EngineError>((blob, session.images.size(&blob.digest).await?)) })
         .collect();
     let found: Vec<_> = stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
-    let mut wrong = Vec::new();
     for (blob, size) in &found {
         if let Some(size) = size.filter(|size| *size != blob.size) {
-            let what = format!("the descriptor says {} bytes, and the engine's blob has {size}", blob.size);
-            wrong.push((blob.digest.to_string(), what));
+            let (export, digest, expected) = (&session.id, &blob.digest, blob.size);
+            tracing::warn!(export, %digest, expected, size, "a blob of the engine has another size than its descriptor");
         }
     }
-    if !wrong.is_empty() {
-        return Err(Refusal::fields(wrong));
-    }
-    Ok(found.into_iter().filter(|(_, size)| size.is_some()).map(|(blob, _)| blob.clone()).collect())
+    Ok(found.into_iter().filter(|(blob, size)| *size == Some(blob.size)).map(|(blob, _)| blob.clone()).collect())
 }
 
 /// Holds `blobs`, and takes those into the scope that are there then. What a document names is held by it, so that the
-/// number of writes does not grow with the image; the rest is held one by one.
-async fn hold(session: &Session, blobs: &[Descriptor]) -> Result<(), Refusal> {
+/// number of writes does not grow with the image; the rest is held one by one. Documents that are not what their
+/// digests say are left out: they are to be sent again.
+async fn hold(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), Refusal> {
+    let mut damaged = HashSet::new();
     let mut roots: Vec<_> = blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)).collect();
     // Indexes first: most manifests are then held already.
     roots.sort_by_key(|blob| blob.kind() != Kind::Index);
     for root in roots {
         if session.scope().get(&root.digest).is_none()
-            && let Some(graph) = graph(session, root).await?
+            && let Some(graph) = graph(session, root, &mut damaged).await
         {
             let held = session.ingest.hold(&graph).await?;
             take_in(session, held.present.into_iter().chain(held.stored))?;
         }
     }
+    blobs.retain(|blob| !damaged.contains(&blob.digest));
     let left: Vec<_> = blobs.iter().filter(|blob| session.scope().get(&blob.digest).is_none()).collect();
     let digests: Vec<_> = left.iter().map(|blob| blob.digest.clone()).collect();
     if digests.is_empty() {
         return Ok(());
     }
     let sizes = session.uploads()?.pin(&digests).await?;
-    let there = left.into_iter().zip(sizes).filter(|(_, size)| size.is_some());
+    let there = left.into_iter().zip(sizes).filter(|(blob, size)| *size == Some(blob.size));
     take_in(session, there.map(|(blob, _)| blob.clone()))
 }
 
@@ -124,34 +124,43 @@ fn take_in(session: &Session, blobs: impl Iterator<Item = Descriptor>) -> Result
     Ok(())
 }
 
-/// The image of `root`, if the engine holds all its documents and they are in order.
-async fn graph(session: &Session, root: &Descriptor) -> Result<Option<Arc<Graph>>, Refusal> {
-    let Ok(mut walk) = Walk::new(root.clone(), Limits::default()) else { return Ok(None) };
+/// The image of `root`, if the engine holds all its documents and they are in order. Those that cannot be read as what
+/// they are to be are added to `damaged`.
+async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Digest>) -> Option<Arc<Graph>> {
+    let mut walk = Walk::new(root.clone(), Limits::default()).ok()?;
     while let Some(wanted) = walk.wanted().first().cloned() {
         let bytes = match read_document(&*session.images, &wanted).await {
-            Err(SourceError::NotFound { .. }) => return Ok(None),
-            bytes => bytes?,
+            Ok(bytes) => bytes,
+            Err(SourceError::NotFound { .. }) => return None,
+            Err(error) => {
+                tracing::warn!(export = session.id, %error, "a document of the engine cannot be read");
+                damaged.insert(wanted.digest);
+                return None;
+            }
         };
-        // What the engine holds may be anything; it is pinned as it is, and Commit says what is wrong with it.
-        if walk.supply(&wanted.digest, bytes).is_err() {
-            return Ok(None);
+        if !wanted.digest.verify(&bytes) {
+            tracing::warn!(export = session.id, digest = %wanted.digest, "a document of the engine is damaged");
+            damaged.insert(wanted.digest);
+            return None;
         }
+        // What the engine holds may be anything; it is pinned as it is, and Commit says what is wrong with it.
+        walk.supply(&wanted.digest, bytes).ok()?;
     }
-    Ok(walk.finish().ok().map(Arc::new))
+    walk.finish().ok().map(Arc::new)
 }
 
-/// Makes out what an export of an earlier process held: what its lease names, and what documents among that name.
+/// Makes out what an export of an earlier process held: what its lease names, and what documents among that name. Of
+/// what is no document only the beginning is read: an export may hold many thousand layers.
 pub(super) async fn take_up(session: &Session) -> Result<(), EngineError> {
     let pinned: Vec<Digest> = session.uploads()?.pinned().await?;
-    let mut blobs = Vec::new();
-    for digest in pinned {
-        blobs.extend(session.images.identify(&digest).await?);
-    }
+    let looked: Vec<_> = pinned.iter().map(|digest| look(session, digest)).collect();
+    let found: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
+    let blobs: Vec<_> = found.into_iter().flatten().collect();
     for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
-        let held = match graph(session, root).await {
-            Ok(Some(graph)) => session.ingest.hold(&graph).await?,
+        let held = match graph(session, root, &mut HashSet::new()).await {
+            Some(graph) => session.ingest.hold(&graph).await?,
             // It is in the scope by itself.
-            Ok(None) | Err(_) => continue,
+            None => continue,
         };
         let mut scope = session.scope();
         for blob in held.present {
@@ -164,4 +173,25 @@ pub(super) async fn take_up(session: &Session) -> Result<(), EngineError> {
         let _ = scope.add(blob.digest, blob.size, Labels::new());
     }
     Ok(())
+}
+
+/// What a blob of the engine is: with its media type if it is a document that names others.
+async fn look(session: &Session, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+    let Some(size) = session.images.size(digest).await? else { return Ok(None) };
+    let blob = Descriptor::new("", digest.clone(), size);
+    if size > Limits::default().document_bytes || !begins_as_document(session, &blob).await {
+        return Ok(Some(blob));
+    }
+    session.images.identify(digest).await
+}
+
+/// Whether the first bytes of `blob` may be those of a JSON object.
+async fn begins_as_document(session: &Session, blob: &Descriptor) -> bool {
+    let Ok(mut chunks) = session.images.open(blob, 0).await else { return false };
+    while let Some(Ok(chunk)) = chunks.next().await {
+        if let Some(first) = chunk.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            return *first == b'{';
+        }
+    }
+    false
 }

@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) cancel: CancellationToken,
     /// The writes that are under way.
     pub(super) writers: TaskTracker,
+    /// Held for reading while blobs are taken out of the scope, and by a Commit that waits for the end of that.
+    pub(super) deleting: tokio::sync::RwLock<()>,
     opened: SystemTime,
     scope: Mutex<Scope>,
     stage: Mutex<Stage>,
@@ -73,7 +75,18 @@ impl Session {
         };
         let (scope, stage) = (Mutex::default(), Mutex::new(stage));
         let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
-        Self { id, record, ingest, images, cancel, writers, opened, scope, stage }
+        Self {
+            id,
+            record,
+            ingest,
+            images,
+            cancel,
+            writers,
+            deleting: tokio::sync::RwLock::default(),
+            opened,
+            scope,
+            stage,
+        }
     }
 
     /// Who exports, for the engine.

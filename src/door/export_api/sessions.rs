@@ -132,33 +132,52 @@ impl Sessions {
         if wrong.is_empty() { Ok(()) } else { Err(Refusal::fields(wrong)) }
     }
 
-    /// Finds the exports of an earlier process again, which had the same name.
-    pub(super) async fn recover(&self) -> Result<usize, EngineError> {
-        let engine = self.exports.engine();
+    /// Finds the exports of an earlier process again, which had the same name. None of them is needed to serve: what cannot
+    /// be taken up is left to its lease, which expires.
+    pub(super) async fn recover(&self) -> usize {
+        let durables = match self.exports.engine().durables().await {
+            Ok(durables) => durables,
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be told which exports an earlier process left; they are lost to their clients");
+                return 0;
+            }
+        };
         let mut found = 0;
-        for Durable { export, record, opened } in engine.durables().await? {
-            let Some(record) = Record::read(&record) else {
-                tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
-                continue;
-            };
-            if !record.server.is_empty() && record.server != self.name {
-                tracing::debug!(export, server = record.server, "an export of another server is left alone");
-                continue;
-            }
-            let ingest = engine.open_durable(&Session::origin(&export, &record), "", Events::none()).await?;
-            let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
-            match take_up(&session).await {
-                // It has expired meanwhile, or belongs to a daemon that is not at its end.
-                Err(EngineError::LeaseLost { lease }) => {
-                    tracing::info!(export, lease, "ended while it was taken up");
-                    continue;
+        for durable in durables {
+            let export = durable.export.clone();
+            match self.take_up(durable).await {
+                Ok(taken) => found += usize::from(taken),
+                Err(error) => {
+                    tracing::warn!(export, %error, "an export of an earlier process cannot be taken up; it is left until it expires");
                 }
-                taken => taken?,
             }
-            self.sessions().insert(export, Arc::new(session));
-            found += 1;
         }
-        Ok(found)
+        found
+    }
+
+    /// Takes an export of an earlier process up; `false` if it is none of this server's, or has ended.
+    async fn take_up(&self, Durable { export, record, opened }: Durable) -> Result<bool, EngineError> {
+        let engine = self.exports.engine();
+        let Some(record) = Record::read(&record) else {
+            tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
+            return Ok(false);
+        };
+        if !record.server.is_empty() && record.server != self.name {
+            tracing::debug!(export, server = record.server, "an export of another server is left alone");
+            return Ok(false);
+        }
+        let ingest = engine.open_durable(&Session::origin(&export, &record), "", Events::none()).await?;
+        let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
+        match take_up(&session).await {
+            // It has expired meanwhile, or belongs to a daemon that is not at its end.
+            Err(EngineError::LeaseLost { lease }) => {
+                tracing::info!(export, lease, "ended while it was taken up");
+                return Ok(false);
+            }
+            taken => taken?,
+        }
+        self.sessions().insert(export, Arc::new(session));
+        Ok(true)
     }
 
     /// Ends what has expired and forgets what ended long ago, until `end`.
