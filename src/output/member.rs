@@ -64,7 +64,8 @@ impl Meta {
     }
 }
 
-/// When it was changed, since 1970.
+/// When it was changed, since 1970 and up to what a clock of nanoseconds can say. What layers say beyond that is 1970 for
+/// containerd (`pkg/archive/time.go`), and so for the containers of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Mtime {
     pub(crate) seconds: u64,
@@ -72,6 +73,17 @@ pub(crate) struct Mtime {
 }
 
 impl Mtime {
+    /// The last second of a clock of nanoseconds.
+    const LAST: i64 = i64::MAX / 1_000_000_000;
+
+    /// So many seconds and nanoseconds, if that lies within its bounds.
+    pub(crate) fn bounded(seconds: i64, nanos: u32) -> Self {
+        match u64::try_from(seconds) {
+            Ok(seconds) if seconds < Self::LAST as u64 => Self { seconds, nanos },
+            _ => Self::default(),
+        }
+    }
+
     /// As an extended header says it: `1700000000.25`. Digits beyond nanoseconds are left out.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -79,7 +91,13 @@ impl Mtime {
             return None;
         }
         let nanos = format!("{:0<9}", &fraction[..fraction.len().min(9)]).parse().ok()?;
-        Some(Self { seconds: seconds.parse().ok()?, nanos })
+        let digits = seconds.strip_prefix(['-', '+']).unwrap_or(seconds);
+        if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        // A fraction of what is before 1970 leads further back.
+        let seconds = if seconds.starts_with('-') { -1 } else { digits.parse().unwrap_or(i64::MAX) };
+        Some(Self::bounded(seconds, nanos))
     }
 }
 
@@ -105,7 +123,11 @@ mod tests {
             assert_eq!(parsed.to_string(), text);
         }
         assert_eq!(Mtime::parse("1.0000000019"), Some(Mtime { seconds: 1, nanos: 1 }));
-        for text in ["", "-1", "x", "1.x", "1.é0"] {
+        for text in ["-1", "-1.5", "-0.5", "-99999999999999999999", "99999999999999999999", "9223372037"] {
+            assert_eq!(Mtime::parse(text), Some(Mtime::default()), "{text}");
+        }
+        assert_eq!(Mtime::parse("9223372035.5").map(|time| time.seconds), Some(9_223_372_035));
+        for text in ["", "-", "x", "1.x", "1.é0", "--1", "0x1"] {
             assert_eq!(Mtime::parse(text), None, "{text}");
         }
     }

@@ -202,19 +202,108 @@ async fn each_platform_has_a_folder_as_with_buildkit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hard_link_to_a_lower_layer_keeps_its_data() {
+async fn a_hard_link_to_a_lower_layer_is_refused_as_by_the_engine() {
     let (layout, _) = Rig::layout();
-    for rig in [layout, Rig::containerd("files-links")] {
-        // As GNU tar writes it: the second layer has the link alone.
-        let folder = Folder::new().file("one", "data", 0o644, 4).link("two", "one");
-        let link = link_only(&folder.tar(&["one", "two"]));
-        let replaced = Folder::new().file("one", "other", 0o644, 5).tar(&["one"]);
-        let removed = Folder::new().file(".wh.one", "", 0o644, 0).tar(&[".wh.one"]);
-        let image = Image::new(&[folder.tar(&["one"]), link, replaced, removed]);
-        let found = listing(&flattened(&rig.client().await, &image, &[]).await);
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["two"]);
-        assert_eq!((found["two"].kind, found["two"].uid), ('0', 4));
-        assert_eq!(found["two"].content, Some(Digest::sha256(b"data")));
+    // As GNU tar writes it: the second layer has the link alone.
+    let folder = Folder::new().file("one", "data", 0o644, 4).link("two", "one");
+    let link = link_only(&folder.tar(&["one", "two"]));
+    let image = Image::new(&[folder.tar(&["one"]), link]);
+    let rig = Rig::containerd("files-links");
+    for rig in [&layout, &rig] {
+        let (reason, message) = refused(&rig.client().await, &image, &[]).await;
+        assert_eq!(reason, Reason::DocumentInvalid, "{message}");
+        assert!(message.contains("`two` is a hard link to `one`, which is in a lower layer"), "{message}");
+    }
+    let client = rig.client().await;
+    let export = client.open(&["a"]).await;
+    client.send(&export, &image).await;
+    let _ = client.commit(&export, vec![target("a", &image, &["links"])]).await.unwrap();
+    // Whether or not the record was made, containerd itself cannot unpack it.
+    let archive = rig.stack.fresh_path(".tar");
+    let export = open(&client, &[("a", "oci")]).await;
+    client.send(&export, &image).await;
+    success(&client.commit(&export, vec![target("a", &image, &["links:again"])]).await.unwrap());
+    fs::write(&archive, read(&client, &export, "a", 0).await.unwrap()).unwrap();
+    let imported = rig.stack.ctr("files-links-again", ["images", "import", archive.to_str().unwrap()]).output();
+    assert!(!imported.status.success() && imported.stderr.contains("two"), "{imported}");
+}
+
+/// Layers of a file with holes, in each of the forms that GNU tar has for them.
+fn sparse() -> (Vec<u8>, Vec<(&'static str, Bytes)>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut content = vec![0; 3 << 20];
+    for at in (0..20).map(|n| n * 150_000) {
+        content[at..at + 5000].fill(b'x');
+    }
+    let file = fs::File::create(folder.path().join("sparse")).unwrap();
+    for at in (0..20).map(|n| n * 150_000_usize) {
+        std::os::unix::fs::FileExt::write_all_at(&file, &content[at..at + 5000], at as u64).unwrap();
+    }
+    file.set_len(3 << 20).unwrap();
+    fs::write(folder.path().join("z-after"), "what follows").unwrap();
+    let forms = [
+        ("gnu", vec!["--format=gnu"]),
+        ("0.0", vec!["--format=pax", "--sparse-version=0.0"]),
+        ("0.1", vec!["--format=pax", "--sparse-version=0.1"]),
+        ("1.0", vec!["--format=pax", "--sparse-version=1.0"]),
+    ];
+    let layers = forms.map(|(name, args)| {
+        let made = Run::new("sh").args(["-c", "exec tar -C \"$0\" --sparse -cf \"$0.tar\" \"$@\" sparse z-after"]);
+        made.arg(folder.path()).args(args).ok();
+        let archive = folder.path().with_extension("tar");
+        let tar = Bytes::from(fs::read(&archive).unwrap());
+        fs::remove_file(archive).unwrap();
+        assert!(tar.len() < 1 << 20, "{name}: the holes are not in the archive");
+        (name, tar)
+    });
+    (content, layers.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_with_holes_are_files_in_every_form() {
+    let (content, layers) = sparse();
+    let (rig, _) = Rig::layout();
+    let client = rig.client().await;
+    for (form, layer) in &layers {
+        let found = listing(&flattened(&client, &Image::new(std::slice::from_ref(layer)), &[]).await);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["sparse", "z-after"], "{form}");
+        assert_eq!(found["sparse"].content, Some(Digest::sha256(&content)), "{form}");
+        assert_eq!(found["z-after"].content, Some(Digest::sha256(b"what follows")), "{form}");
+    }
+    // Removed by a later layer, its holes are not read.
+    let removed = Folder::new().file(".wh.sparse", "", 0o644, 0).tar(&[".wh.sparse"]);
+    let found = listing(&flattened(&client, &Image::new(&[layers[3].1.clone(), removed]), &[]).await);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["z-after"]);
+    // Pieces that are not what is stored.
+    let text = layers[2].1.clone();
+    let at = text.windows(16).position(|window| window == b"GNU.sparse.map=0").unwrap();
+    let mut wrong = text.to_vec();
+    // The length of the first piece.
+    wrong[at + 17] = if wrong[at + 17] == b'9' { b'8' } else { b'9' };
+    let (reason, message) = refused(&client, &Image::new(&[wrong.into()]), &[]).await;
+    assert_eq!(reason, Reason::DocumentInvalid, "{message}");
+    assert!(message.contains("`sparse` is a sparse file, and its pieces"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_that_no_container_has_are_1970() {
+    let (rig, _) = Rig::layout();
+    let client = rig.client().await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "content").unwrap();
+    for format in ["pax", "gnu"] {
+        for (time, expected) in
+            [("-1", 0), ("-1.5", 0), ("-9000000000", 0), ("9300000000", 0), ("8600000000", 8_600_000_000), ("7.5", 7)]
+        {
+            let made = Run::new("tar").arg("-C").arg(folder.path()).arg(format!("--format={format}"));
+            let archive = folder.path().with_extension("tar");
+            made.arg(format!("--mtime=@{time}")).arg("-cf").arg(&archive).arg("file").ok();
+            let layer = Bytes::from(fs::read(&archive).unwrap());
+            fs::remove_file(&archive).unwrap();
+            let archive = flattened(&client, &Image::new(&[layer]), &[]).await;
+            assert_eq!(listing(&archive)["file"].mtime, expected, "{format} {time}");
+            Run::new("tar").args(["-tvf", "-"]).stdin(archive).ok();
+        }
     }
 }
 
@@ -237,7 +326,19 @@ async fn layers_that_are_not_what_they_should_be_are_refused() {
         Bytes::from(tar)
     };
     let link = link_only(&Folder::new().file("one", "", 0o644, 0).link("two", "one").tar(&["one", "two"]));
+    // A binary number of which only the lower bits are small.
+    let huge = |at: std::ops::Range<usize>, first: &[u8]| {
+        let mut tar = plain.to_vec();
+        tar[at.clone()].fill(0);
+        tar[at.start..at.start + first.len()].copy_from_slice(first);
+        sum(&mut tar);
+        Bytes::from(tar)
+    };
     let layers = [
+        (vec![huge(124..136, &[0x80, 1])], "a size of more than 63 bits"),
+        (vec![huge(124..136, &[0xff; 12])], "the size -1"),
+        (vec![huge(108..116, &[0xff; 8])], "the owner -1"),
+        (vec![huge(136..148, &[0x80, 1])], "a time of more than 63 bits"),
         (vec![renamed("../file")], "leads out of the image"),
         (vec![renamed("a/../../file")], "leads out of the image"),
         (vec![renamed(".wh..")], "is no whiteout"),

@@ -264,3 +264,38 @@ async fn a_full_disk_keeps_nothing() {
         assert_eq!(entries(&root), before);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_of_another_kind_is_another_output() {
+    let image = Image::new(&[Layer::new().file("file", "content").tar()]);
+    let (mut first, allowed) = rig(None);
+    // The same export id on servers that know nothing of each other, as after its end.
+    let commit = async |rig: &Rig, kind: &str, attributes: &[(&str, &str)], names: &[&str]| {
+        let client = rig.client().await;
+        let attributes: Vec<_> = attributes.iter().copied().chain([("dest", "out")]).collect();
+        let request = OpenRequest {
+            export_id: "same".to_owned(),
+            exporters: vec![with("a", kind, &attributes), with("b", "image", &[])],
+            ..OpenRequest::default()
+        };
+        client.exports.clone().open(request).await.unwrap();
+        client.send("same", &image).await;
+        client.commit("same", vec![target("a", &image, names)]).await.unwrap()
+    };
+    success(&commit(&first, "oci", &[], &["one:1"]).await);
+    let inode = fs::metadata(allowed.join("out")).unwrap().ino();
+    let args = ["--allow-output-dir", allowed.to_str().unwrap()];
+    for (kind, attributes, names) in [
+        ("docker", &[][..], &["one:1"][..]),
+        ("tar", &[], &[]),
+        ("oci", &[("tar", "false")], &["one:1"]),
+        ("oci", &[], &["two:1"]),
+    ] {
+        let results = commit(&Rig::layout_with(&args).0, kind, attributes, names).await;
+        assert_eq!(error(&results).0, Reason::DestTaken, "{kind} {attributes:?} {names:?}");
+    }
+    first.linkspan.kill();
+    first.restart_with(&args);
+    success(&commit(&first, "oci", &[], &["one:1"]).await);
+    assert_eq!(fs::metadata(allowed.join("out")).unwrap().ino(), inode);
+}

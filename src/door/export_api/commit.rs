@@ -262,6 +262,7 @@ async fn one(
     let ingest = engine.open_durable(&origin, "", events.clone()).await?;
     let job = Job {
         id: checked.exporter.id.clone(),
+        kind: checked.exporter.kind.clone(),
         exports: exports.clone(),
         outputs: sessions.outputs.clone(),
         ingest,

@@ -5,6 +5,7 @@
 //! as long as somebody works in it.
 
 mod error;
+mod left_out;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 pub use error::FolderError;
+pub(crate) use left_out::LeftOut;
 pub(crate) use stage::Stage;
 
 /// What the names of stages begin with.

@@ -96,3 +96,25 @@ async fn a_name_is_taken_once() {
     assert!(Stage::new(dest(), "first").unwrap().is_none(), "it is there already");
     assert!(matches!(Stage::new(dest(), "second"), Err(FolderError::Taken { .. })));
 }
+
+#[tokio::test]
+async fn attributes_that_the_system_does_not_take_are_left_out_and_told() {
+    let (root, folders) = folders();
+    let stage = Stage::new(folders.dest("a").unwrap(), "owner").unwrap().unwrap();
+    // Neither is one that anybody may set: no value of a capability, and no kind that there is.
+    let with = |path: &str, keys: &[&str]| {
+        let Item::Member(mut member) = member(path, Body::File { size: 0 }) else { panic!("a member") };
+        let xattrs: Vec<_> = keys.iter().map(|&key| (key.into(), b"x"[..].into())).collect();
+        member.meta.xattrs = Some(xattrs.into());
+        Ok(Item::Member(member))
+    };
+    let items =
+        [with("f", &["security.capability", "nonsense.x"]), with("g", &["security.capability"]), with("h", &[])];
+    let (stage, left_out) = stage.write_folder(stream::iter(items).boxed(), &CancellationToken::new()).await.unwrap();
+    stage.commit("owner").unwrap();
+    let sentences: Vec<_> = left_out.sentences().collect();
+    assert!(sentences[0].contains("nonsense.x: one file went without it, such as `f`"), "{sentences:?}");
+    assert!(sentences[1].contains("security.capability: 2 files went without it, such as `f`"), "{sentences:?}");
+    assert_eq!(left(&root), ["a"]);
+    assert!(["f", "g", "h"].iter().all(|name| root.path().join("a").join(name).exists()));
+}

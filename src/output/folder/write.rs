@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::stage::open_folders;
-use super::{FolderError, Stage};
+use super::{FolderError, LeftOut, Stage};
 use crate::output::items::{Item, Items};
 use crate::output::member::{Body, Member, Meta};
 use crate::source::{Chunks, SourceError};
@@ -35,21 +35,25 @@ impl Stage {
     /// # Errors
     /// When they fail, when the disk refuses, or when `cancel` is cancelled.
     pub(crate) async fn write_file(self, chunks: Chunks, cancel: &CancellationToken) -> Result<Self, FolderError> {
-        self.write(chunks, cancel, |stage, mut chunks| {
+        let written = self.write(chunks, cancel, |stage, mut chunks| {
             let mut file = stage.file()?;
             while let Some(chunk) = chunks.blocking_recv() {
                 file.write_all(&chunk).map_err(|error| FolderError::system("writing", stage.dest(), error))?;
             }
             Ok(())
-        })
-        .await
+        });
+        Ok(written.await?.0)
     }
 
-    /// Makes `items` in a folder.
+    /// Makes `items` in a folder. Extended attributes that the system does not take are left out, and told.
     ///
     /// # Errors
     /// As [`Stage::write_file`].
-    pub(crate) async fn write_folder(self, items: Items, cancel: &CancellationToken) -> Result<Self, FolderError> {
+    pub(crate) async fn write_folder(
+        self,
+        items: Items,
+        cancel: &CancellationToken,
+    ) -> Result<(Self, LeftOut), FolderError> {
         self.write(items, cancel, |stage, mut items| {
             let mut tree = Tree::new(stage.folder()?, stage.dest());
             while let Some(item) = items.blocking_recv() {
@@ -64,14 +68,14 @@ impl Stage {
     }
 
     /// Lets `writer`, which blocks, take what comes.
-    async fn write<T: Send + 'static>(
+    async fn write<T: Send + 'static, W: Send + 'static>(
         self,
         mut stream: impl Stream<Item = Result<T, SourceError>> + Unpin,
         cancel: &CancellationToken,
-        writer: impl FnOnce(&Self, mpsc::Receiver<T>) -> Result<(), FolderError> + Send + 'static,
-    ) -> Result<Self, FolderError> {
+        writer: impl FnOnce(&Self, mpsc::Receiver<T>) -> Result<W, FolderError> + Send + 'static,
+    ) -> Result<(Self, W), FolderError> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let writing = tokio::task::spawn_blocking(move || writer(&self, receiver).map(|()| self));
+        let writing = tokio::task::spawn_blocking(move || writer(&self, receiver).map(|told| (self, told)));
         let feeding = async {
             while let Some(next) = stream.next().await {
                 // Nobody takes it: the writer has failed, and says why.
@@ -109,12 +113,13 @@ struct Tree {
     folders: Vec<Member>,
     /// Only root can give files away. Anybody else's belong to themselves, as with BuildKit's client.
     is_root: bool,
+    left_out: LeftOut,
 }
 
 impl Tree {
     fn new(root: OwnedFd, dest: PathBuf) -> Self {
         let is_root = rustix::process::geteuid().is_root();
-        Self { root, dest, parent: None, file: None, folders: Vec::new(), is_root }
+        Self { root, dest, parent: None, file: None, folders: Vec::new(), is_root, left_out: LeftOut::default() }
     }
 
     fn make(&mut self, member: Member) -> Result<(), FolderError> {
@@ -156,7 +161,10 @@ impl Tree {
             }
         }
         let is_link = matches!(member.body, Body::Symlink { .. });
-        describe(parent, name, &member.meta, is_link, self.is_root)
+        describe(parent, name, &member.meta, is_link, self.is_root)?
+            .into_iter()
+            .for_each(|key| self.left_out.add(key, path));
+        Ok(())
     }
 
     fn data(&mut self, data: &Bytes) -> Result<(), FolderError> {
@@ -177,20 +185,22 @@ impl Tree {
         self.describe(path, &member.meta).map_err(|error| self.failed(path, error))
     }
 
-    fn finish(mut self) -> Result<(), FolderError> {
+    fn finish(mut self) -> Result<LeftOut, FolderError> {
         self.close()?;
         // What is below a folder before the folder itself.
         for member in std::mem::take(&mut self.folders).into_iter().rev() {
             let path = Path::new(OsStr::from_bytes(&member.path));
             self.describe(path, &member.meta).map_err(|error| self.failed(path, error))?;
         }
-        Ok(())
+        Ok(self.left_out)
     }
 
     fn describe(&mut self, path: &Path, meta: &Meta) -> Result<(), Errno> {
         self.enter(path.parent().unwrap_or(Path::new("")))?;
         let Some((_, parent)) = &self.parent else { return Err(Errno::BADF) };
-        describe(parent, path.file_name().ok_or(Errno::INVAL)?, meta, false, self.is_root)
+        let left_out = describe(parent, path.file_name().ok_or(Errno::INVAL)?, meta, false, self.is_root)?;
+        left_out.into_iter().for_each(|key| self.left_out.add(key, path));
+        Ok(())
     }
 
     /// Opens the folder of what is to be made.
@@ -207,9 +217,15 @@ impl Tree {
 }
 
 /// Gives `name` its owner, attributes, mode and time, in this order: a new owner takes the bits that make programs run as
-/// somebody else, and capabilities, away.
-fn describe(parent: impl AsFd, name: &OsStr, meta: &Meta, is_link: bool, is_root: bool) -> Result<(), Errno> {
-    let parent = parent.as_fd();
+/// somebody else, and capabilities, away. Returns the attributes that were left out.
+fn describe<'a>(
+    parent: impl AsFd,
+    name: &OsStr,
+    meta: &'a Meta,
+    is_link: bool,
+    is_root: bool,
+) -> Result<Vec<&'a str>, Errno> {
+    let (parent, mut left_out) = (parent.as_fd(), Vec::new());
     if is_root {
         let (owner, group) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         chownat(parent, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -219,9 +235,11 @@ fn describe(parent: impl AsFd, name: &OsStr, meta: &Meta, is_link: bool, is_root
         let path = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
         match lsetxattr(&path, &**key, value, XattrFlags::empty()) {
             Ok(()) => {}
-            // As containerd (`pkg/archive/tar.go`, `createTarFile`): the file system has none, or links none of that kind.
-            Err(Errno::OPNOTSUPP) => {}
-            Err(Errno::PERM) if is_link && key.starts_with("user.") => {}
+            // The file system has none of that kind or none so large, or this user may not set it, as anybody but root
+            // capabilities. BuildKit's client leaves out whatever cannot be set (fsutil `diskwriter_unix.go`).
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::TOOBIG | Errno::RANGE) => {
+                left_out.push(&**key);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -232,5 +250,6 @@ fn describe(parent: impl AsFd, name: &OsStr, meta: &Meta, is_link: bool, is_root
     let time =
         Timespec { tv_sec: i64::try_from(meta.mtime.seconds).unwrap_or(i64::MAX), tv_nsec: meta.mtime.nanos.into() };
     let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(left_out)
 }

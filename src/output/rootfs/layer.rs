@@ -4,21 +4,25 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
+use tar_core::EntryType;
 use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
-use tar_core::{EntryType, PAX_MTIME, PaxExtensions};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::StreamReader;
 
-use super::RootfsError;
-use super::limits::PATH_BYTES;
+use super::limits::{Budget, PATH_BYTES, PIECES};
+use super::sparse::{Piece, Sparse};
+use super::{RootfsError, pax};
 use crate::compression::{Decompressed, decompress};
 use crate::image::{Descriptor, Digest, Hasher};
-use crate::output::member::{Body, Member, Meta, Mtime};
+use crate::output::member::{Body, Member, Meta};
 use crate::source::{Source, SourceError};
+use crate::tar::check_numbers;
 
 /// How much is decompressed at once, and the largest piece of a file.
 const CHUNK_BYTES: usize = 256 << 10;
 const BLOCK: u64 = 512;
+/// What holes are read from.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A layer that is being read.
 pub(super) struct Layer {
@@ -28,14 +32,19 @@ pub(super) struct Layer {
     /// Bytes of the member's content that were not taken yet, and of what fills its last block.
     content: u64,
     padding: u64,
+    /// Where the holes are, if the member has any.
+    sparse: Option<Sparse>,
+    budget: Budget,
     hasher: Option<Hasher>,
 }
 
 impl Layer {
-    /// Opens a layer. With `verify` its bytes are hashed for [`Layer::finish`].
+    /// Opens a layer, which may hold as much as `budget` has left. With `verify` its bytes are hashed for
+    /// [`Layer::finish`].
     pub(super) async fn open(
         source: &dyn Source,
         blob: &Descriptor,
+        budget: Budget,
         verify: Option<Hasher>,
     ) -> Result<Self, RootfsError> {
         let chunks = source.open(blob, 0).await?;
@@ -43,11 +52,13 @@ impl Layer {
         let failed = |error| failed(&blob.digest, error);
         let reader = decompress(reader).await.map_err(failed)?;
         let (blob, buffer) = (blob.digest.clone(), BytesMut::new());
-        Ok(Self { blob, reader, buffer, content: 0, padding: 0, hasher: verify })
+        Ok(Self { blob, reader, buffer, content: 0, padding: 0, sparse: None, budget, hasher: verify })
     }
 
     /// The next member; what was not taken of the one before is skipped.
     pub(super) async fn next(&mut self) -> Result<Option<Member>, RootfsError> {
+        // Holes need not be read.
+        self.sparse = None;
         while self.data().await?.is_some() {}
         while self.padding > 0 {
             if self.buffer.is_empty() && self.fill().await? == 0 {
@@ -57,8 +68,12 @@ impl Layer {
             self.padding -= self.take(self.padding).len() as u64;
         }
         loop {
-            let limits = Limits { max_path_len: Some(PATH_BYTES as u32 + 1), ..Limits::default() };
+            let limits =
+                Limits { max_path_len: Some(PATH_BYTES as u32 + 1), max_sparse_entries: PIECES, ..Limits::default() };
             let mut parser = Parser::new(limits);
+            // It knows no time before 1970; what else it passes over is looked at in `pax`.
+            parser.set_ignore_pax_errors(true);
+            check_numbers(&self.buffer).map_err(|reason| self.wrong(reason))?;
             let (consumed, member) = match parser.parse(&self.buffer) {
                 Err(error) => return Err(self.wrong(error.to_string())),
                 Ok(ParseEvent::NeedData { min_bytes }) => {
@@ -70,19 +85,26 @@ impl Layer {
                 Ok(ParseEvent::End { .. }) => return Ok(None),
                 // They set defaults, which containerd ignores, too.
                 Ok(ParseEvent::GlobalExtensions { consumed, .. }) => (consumed, None),
-                Ok(ParseEvent::SparseEntry { entry, .. }) => {
-                    let what = format!("`{}` is a sparse file, which cannot be read here", entry.path_lossy());
-                    return Err(self.wrong(what));
+                Ok(ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size }) => {
+                    let sparse = Sparse::new(sparse_map, real_size, entry.size);
+                    let wrong = |reason| format!("`{}` is a sparse file, and {reason}", entry.path_lossy());
+                    let sparse = sparse.map_err(|reason| self.wrong(wrong(reason)))?;
+                    let member = member(&entry, real_size).map_err(|reason| self.wrong(reason))?;
+                    if !matches!(member.body, Body::File { .. }) {
+                        return Err(self.wrong(wrong("no file")));
+                    }
+                    (consumed, Some((member, entry.size, Some(sparse))))
                 }
                 Ok(ParseEvent::Entry { consumed, entry }) => {
-                    (consumed, Some(member(&entry).map_err(|reason| self.wrong(reason))?))
+                    let member = member(&entry, entry.size).map_err(|reason| self.wrong(reason))?;
+                    // What is no file has no content, whatever its header says (Go's `archive/tar`, `isHeaderOnly`).
+                    let size = if let Body::File { size } = member.body { size } else { 0 };
+                    (consumed, Some((member, size, None)))
                 }
             };
             let _ = self.buffer.split_to(consumed);
-            if let Some(member) = member {
-                // What is no file has no content, whatever its header says (Go's `archive/tar`, `isHeaderOnly`).
-                let size = if let Body::File { size } = member.body { size } else { 0 };
-                self.content = size;
+            if let Some((member, size, sparse)) = member {
+                (self.content, self.sparse) = (size, sparse);
                 // Less than a block, and the size was checked to have a next one.
                 self.padding = (BLOCK - size % BLOCK) % BLOCK;
                 return Ok(Some(member));
@@ -92,19 +114,32 @@ impl Layer {
 
     /// The next piece of the member's content; `None` after the last.
     pub(super) async fn data(&mut self) -> Result<Option<Bytes>, RootfsError> {
-        if self.content == 0 {
+        let length = match self.sparse.as_mut().map(|sparse| (sparse.next(), sparse)) {
+            None => self.content,
+            Some((None, _)) => 0,
+            Some((Some(Piece::Stored(length)), _)) => length,
+            Some((Some(Piece::Zeros(length)), sparse)) => {
+                let length = length.min(ZEROS.len() as u64);
+                sparse.advance(length);
+                return Ok(Some(Bytes::from_static(&ZEROS[..usize::try_from(length).unwrap_or_default()])));
+            }
+        };
+        if length == 0 {
             return Ok(None);
         }
         if self.buffer.is_empty() && self.fill().await? == 0 {
             return Err(self.wrong("it breaks off within a file".to_owned()));
         }
-        let data = self.take(self.content);
+        let data = self.take(length);
         self.content -= data.len() as u64;
+        if let Some(sparse) = &mut self.sparse {
+            sparse.advance(data.len() as u64);
+        }
         Ok(Some(data))
     }
 
-    /// Reads to the end and compares what was read with a diff id.
-    pub(super) async fn finish(mut self, expected: &Digest) -> Result<(), RootfsError> {
+    /// Reads to the end and compares what was read with a diff id. What is left of the budget.
+    pub(super) async fn finish(mut self, expected: &Digest) -> Result<Budget, RootfsError> {
         loop {
             self.buffer.clear();
             if self.fill().await? == 0 {
@@ -116,7 +151,7 @@ impl Layer {
             Some(actual) if actual != *expected => {
                 Err(RootfsError::DiffId { layer: self.blob, expected: expected.clone(), actual })
             }
-            _ => Ok(()),
+            _ => Ok(self.budget),
         }
     }
 
@@ -146,6 +181,8 @@ impl Layer {
         }
         let before = self.buffer.len();
         let length = self.reader.read_buf(&mut self.buffer).await.map_err(|error| failed(&self.blob, error))?;
+        // A few MiB can be made to hold more than any disk does.
+        self.budget.take(length as u64)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&self.buffer[before..]);
         }
@@ -166,9 +203,10 @@ fn failed(layer: &Digest, error: io::Error) -> RootfsError {
     }
 }
 
-/// What a header says.
-fn member(entry: &ParsedEntry<'_>) -> Result<Member, String> {
+/// What a header says of a member of `size` bytes.
+fn member(entry: &ParsedEntry<'_>, size: u64) -> Result<Member, String> {
     let name = entry.path_lossy();
+    pax::check(entry)?;
     let target = || {
         let target = entry.link_target.as_deref().filter(|target| !target.contains(&0));
         target.map(Box::from).ok_or_else(|| format!("`{name}` is a link that leads nowhere"))
@@ -176,8 +214,8 @@ fn member(entry: &ParsedEntry<'_>) -> Result<Member, String> {
     let device = || (entry.dev_major.unwrap_or_default(), entry.dev_minor.unwrap_or_default());
     let body = match entry.entry_type {
         // The old form of folders.
-        EntryType::Regular if entry.path.ends_with(b"/") && entry.size == 0 => Body::Folder,
-        EntryType::Regular | EntryType::Continuous => Body::File { size: entry.size },
+        EntryType::Regular if entry.path.ends_with(b"/") && size == 0 => Body::Folder,
+        EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => Body::File { size },
         EntryType::Directory => Body::Folder,
         EntryType::Symlink => Body::Symlink { target: target()? },
         EntryType::Link => Body::Link { target: target()? },
@@ -186,8 +224,8 @@ fn member(entry: &ParsedEntry<'_>) -> Result<Member, String> {
         EntryType::Fifo => Body::Fifo,
         other => return Err(format!("`{name}` is of the unknown type {:?}", char::from(other.to_byte()))),
     };
-    if i64::try_from(entry.size).is_err() {
-        return Err(format!("`{name}` says that it has {} bytes", entry.size));
+    if i64::try_from(size).is_err() {
+        return Err(format!("`{name}` says that it has {size} bytes"));
     }
     // The largest id means "leave it alone" to chown(2).
     let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(id);
@@ -202,16 +240,8 @@ fn member(entry: &ParsedEntry<'_>) -> Result<Member, String> {
         mode: entry.mode & 0o7777,
         uid: id(entry.uid)?,
         gid: id(entry.gid)?,
-        mtime: mtime(entry),
+        mtime: pax::mtime(entry)?,
         xattrs: (!xattrs.is_empty()).then(|| xattrs.into()),
     };
     Ok(Member { path: entry.path.to_vec(), body, meta })
-}
-
-/// The time with its fraction, which the parser leaves out.
-fn mtime(entry: &ParsedEntry<'_>) -> Mtime {
-    let extended = entry.pax.into_iter().flat_map(PaxExtensions::new).filter_map(Result::ok);
-    let last = extended.filter(|record| record.key() == Ok(PAX_MTIME)).last();
-    let exact = last.and_then(|record| Mtime::parse(record.value().ok()?));
-    exact.unwrap_or(Mtime { seconds: entry.mtime, nanos: 0 })
 }

@@ -9,8 +9,10 @@ mod layer;
 mod limits;
 mod name;
 mod overlap;
+mod pax;
 mod plan;
 mod read;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -111,7 +113,7 @@ impl Rootfs {
             return Err(RootfsError::NoImage);
         }
         let split = options.platform_split.unwrap_or(platforms.len() > 1);
-        let (mut images, mut cost) = (Vec::with_capacity(platforms.len()), Cost::default());
+        let (mut images, mut cost) = (Vec::with_capacity(platforms.len()), Cost::new(limits));
         for (platform, image) in &platforms {
             let layers = image.view.layers_with_diff_ids(image.config_view)?;
             if let Some((layer, _)) = layers.iter().find(|(layer, _)| absent.contains(&layer.digest)) {
@@ -129,6 +131,10 @@ impl Rootfs {
         let size = sizes.fold(0, u64::saturating_add);
         if i64::try_from(size).is_err() {
             return Err(RootfsError::TooLarge);
+        }
+        if size > limits.bytes {
+            let what = "the files with all their holes, in bytes,";
+            return Err(RootfsError::Limit { what, limit: limits.bytes });
         }
         let memory = (cost.text_bytes + cost.names * size_of::<StoredFile>()) as u64;
         Ok(Self { images, size, memory })

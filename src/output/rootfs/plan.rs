@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 
 use super::layer::Layer;
-use super::limits::Limits;
+use super::limits::{Budget, Limits};
 use super::name;
 use super::tree::{Inode, Place, Refused, Tree};
 use super::{Image, LayerFiles, RootfsError, StoredFile};
@@ -21,11 +21,18 @@ use crate::output::member::{Body, Member, Meta, Mtime};
 use crate::source::Source;
 
 /// What an image's files cost so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {
     pub(super) names: usize,
     pub(super) text_bytes: usize,
     pub(super) members: u32,
+    pub(super) budget: Budget,
+}
+
+impl Cost {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { names: 0, text_bytes: 0, members: 0, budget: Budget::new(limits.bytes) }
+    }
 }
 
 /// Reads layers, lowest first, and lays them over each other.
@@ -42,7 +49,7 @@ pub(super) async fn lay(
     });
     for (at, (blob, diff_id)) in (0..).zip(layers) {
         // Hashing costs a fifth of what inflating does, and an engine would refuse the image, too.
-        let mut layer = Layer::open(source, blob, Some(Hasher::new(diff_id.algorithm()))).await?;
+        let mut layer = Layer::open(source, blob, cost.budget, Some(Hasher::new(diff_id.algorithm()))).await?;
         let mut place = Place { layer: at, ordinal: 0 };
         while let Some(member) = layer.next().await? {
             cost.members += 1;
@@ -55,7 +62,7 @@ pub(super) async fn lay(
             })?;
             place.ordinal += 1;
         }
-        layer.finish(diff_id).await?;
+        cost.budget = layer.finish(diff_id).await?;
     }
     Ok(tree)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::layer::Layer;
+use super::limits::Budget;
 use super::{LayerFiles, Rootfs, RootfsError};
 use crate::output::items::{self, Gone, Item, Items, Taker};
 use crate::output::member::Body;
@@ -37,7 +38,7 @@ pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -
 
 /// Passes on the files of one layer, and reads no further than the last of them.
 async fn pass_on(source: &dyn Source, layer: &LayerFiles, taker: &Taker) -> Result<Result<(), Gone>, RootfsError> {
-    let mut reader = Layer::open(source, &layer.blob, None).await?;
+    let mut reader = Layer::open(source, &layer.blob, Budget::ANY, None).await?;
     let mut ordinal = 0;
     for file in &layer.files {
         let member = loop {

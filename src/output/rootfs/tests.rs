@@ -128,16 +128,40 @@ async fn a_layer_that_changes_between_the_readings_is_no_success() {
 #[tokio::test]
 async fn limits_are_those_of_the_whole_image() {
     let (memory, graph) = image(&[layer(&[file("a", 1, &[])]), layer(&[file("a", 2, &[]), file("b", 1, &[])])]);
-    let limits = Limits { members: 3, names: 2, text_bytes: 2, ..Limits::default() };
+    let limits = Limits { members: 3, names: 2, text_bytes: 2, bytes: 20 * 512, ..Limits::default() };
     let rootfs = plan(&memory, &graph, limits).await.unwrap();
     assert!(rootfs.memory() > 2);
     for (limits, what) in [
         (Limits { members: 2, ..limits }, "the members of all layers"),
         (Limits { names: 1, ..limits }, "the files"),
         (Limits { text_bytes: 1, ..limits }, "the names"),
+        (Limits { bytes: 6 * 512, ..limits }, "the layers, decompressed"),
     ] {
         let error = plan(&memory, &graph, limits).await.unwrap_err();
         assert!(matches!(error, RootfsError::Limit { .. }) && error.to_string().contains(what), "{error}");
+    }
+}
+
+/// A file of which only its size is there, in the form of `pax` 0.1.
+fn hole(size: u64) -> Bytes {
+    let mut tar = Vec::new();
+    let mut builder = tar_core::EntryBuilder::new_ustar();
+    builder.path(b"hole").entry_type(tar_core::EntryType::Regular).mode(0o644).unwrap().size(0).unwrap();
+    builder.add_pax("GNU.sparse.size", size.to_string());
+    builder.add_pax("GNU.sparse.map", format!("{size},0"));
+    tar.extend(builder.finish_bytes());
+    tar.extend([0; 1024]);
+    tar.into()
+}
+
+#[tokio::test]
+async fn holes_count_as_what_they_become() {
+    let (memory, graph) = image(&[hole(1 << 20)]);
+    assert!(plan(&memory, &graph, Limits::default()).await.unwrap().size() > 1 << 20);
+    for size in [1 << 20, 1 << 62] {
+        let (memory, graph) = image(&[hole(size)]);
+        let error = plan(&memory, &graph, Limits { bytes: 1 << 20, ..Limits::default() }).await.unwrap_err();
+        assert!(error.to_string().contains("the files with all their holes"), "{error}");
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The rules are those of image-spec `layer.md`, and where it is silent those of containerd (`pkg/archive/tar.go`): parents
 //! are found through symbolic links, within the image; a folder over a folder changes what is known of it, everything
-//! else replaces what was there; the header of a hard link counts for the file that it is another name of.
+//! else replaces what was there; the header of a hard link counts for the file that it is another name of, which must
+//! be in the same layer: containerd unpacks each into a folder of its own, where it finds no other.
 
 mod resolve;
 #[cfg(test)]
@@ -137,6 +138,10 @@ impl Tree {
         };
         if self.inodes[name.inode as usize].body == Body::Folder {
             return Err(format!("`{link}` is a hard link to the folder `{}`", shown(&to)).into());
+        }
+        if name.layer != self.layer {
+            let what = "which is in a lower layer; no engine can unpack that, so the file must be in this layer, too";
+            return Err(format!("`{link}` is a hard link to `{}`, {what}", shown(&to)).into());
         }
         Ok(name.inode)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tar_core::parse::{Limits, ParseEvent, Parser};
 
 use crate::image::Digest;
-use crate::tar::{BLOCK, clean, padding};
+use crate::tar::{BLOCK, check_numbers, clean, padding};
 
 /// How many members an archive may have: an image of the most blobs that are allowed has a folder for each of them.
 const MAX_MEMBERS: usize = 100_000;
@@ -83,6 +83,7 @@ pub(super) enum Step {
 
 /// Reads the head that `bytes` begin with.
 pub(super) fn step(bytes: &[u8]) -> Result<Step, String> {
+    check_numbers(bytes)?;
     let limits = Limits { max_path_len: Some(MAX_NAME), ..Limits::default() };
     let (head, entry) = match Parser::new(limits).parse(bytes).map_err(|error| error.to_string())? {
         ParseEvent::NeedData { min_bytes } => return Ok(Step::More(min_bytes.max(bytes.len() + 1))),

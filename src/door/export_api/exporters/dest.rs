@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use super::{Job, attribute};
 use crate::door::export_api::proto::{Attribute, AttributeKind, Reason};
 use crate::door::export_api::refusal::Refusal;
+use crate::image::Digest;
 use crate::output::folder::{FolderError, Folders, Stage};
 use crate::output::items::Items;
+use crate::progress::Event;
 use crate::source::Chunks;
 
 /// The attribute.
@@ -58,7 +60,7 @@ pub(super) enum Left {
 /// Leaves an output at the path that the job names. The output of an earlier Commit of the same export stays as it is.
 pub(super) async fn leave(job: &Job, dest: &str, output: impl FnOnce() -> Left) -> Result<(), Refusal> {
     let dest = job.outputs.folders.dest(dest)?;
-    let owner = format!("{}/{}/{}", job.origin.export, job.id, job.root.digest);
+    let owner = owner(job);
     let blocked = |error: tokio::task::JoinError| {
         Refusal::new(tonic::Code::Internal, Reason::EngineRefused, format!("writing the output: {error}"))
     };
@@ -67,8 +69,24 @@ pub(super) async fn leave(job: &Job, dest: &str, output: impl FnOnce() -> Left) 
     let Some(stage) = stage else { return Ok(()) };
     let stage = match output() {
         Left::File(chunks) => stage.write_file(chunks, &job.cancel).await?,
-        Left::Folder(items) => stage.write_folder(items, &job.cancel).await?,
+        Left::Folder(items) => {
+            let (stage, left_out) = stage.write_folder(items, &job.cancel).await?;
+            for sentence in left_out.sentences() {
+                tracing::warn!(export = job.origin.export, exporter = job.id, "{sentence}");
+                job.events.emit(Event::Note(sentence));
+            }
+            stage
+        }
     };
     tokio::task::spawn_blocking(move || stage.commit(&owner)).await.map_err(blocked)??;
     Ok(())
+}
+
+/// Whose output it is and of what: the same export's with another type, other attributes, names or annotations is
+/// another one.
+fn owner(job: &Job) -> String {
+    let names: Vec<_> = job.names.iter().map(ToString::to_string).collect();
+    let annotations: std::collections::BTreeMap<_, _> = job.root.annotations.iter().collect();
+    let what = serde_json::json!([job.kind, job.attributes, names, annotations, job.root.digest.to_string()]);
+    format!("{}/{}/{}", job.origin.export, job.id, Digest::sha256(what.to_string().as_bytes()))
 }

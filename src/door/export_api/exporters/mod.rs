@@ -53,8 +53,9 @@ pub(super) fn find(kind: &str, engine: &Identity) -> Option<&'static dyn Exporte
 /// What one exporter is to do.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// The exporter's id.
+    /// The exporter's id and its type.
     pub(super) id: String,
+    pub(super) kind: String,
     pub(super) exports: Arc<Exports>,
     pub(super) outputs: Arc<Outputs>,
     /// A hold on the export's lease for this job alone.

@@ -94,8 +94,8 @@ fn whiteouts_are_about_lower_layers_wherever_they_stand() {
 #[test]
 fn hard_links_keep_what_was_replaced() {
     check(&[&["a", "b=a"], &["a"]], &["a:101 101", "b:1 2"]);
-    check(&[&["a"], &["b=a", ".wh.a"]], &["b:1 101"]);
-    check(&[&["a", "b=a", "c=b"], &[".wh.a", "d=c"]], &["b:1 102", "c=b 102", "d=b 102"]);
+    check(&[&["a", "b=a", "c=b"], &[".wh.a", "c", "d=c"]], &["b:1 3", "c:102 103", "d=c 103"]);
+    check(&[&["a", "b=a"], &["a", "c=a"]], &["a:101 102", "b:1 2", "c=a 102"]);
     // Links to links that are no files.
     check(&[&["s>nowhere", "t=s"]], &["s>nowhere 2", "t=s 2"]);
     for (layers, reason) in [
@@ -104,6 +104,8 @@ fn hard_links_keep_what_was_replaced() {
         (&[&["a", "a=a"]], "which is not there"),
         (&[&["a"], &[".wh.a", "b=a"]], "which is not there"),
         (&[&["b=../a"]], "leads out"),
+        (&[&["a"], &["b=a"]], "which is in a lower layer"),
+        (&[&["a", "b=a"], &[".wh.a", "c=b"]], "which is in a lower layer"),
     ] {
         let error = lay(layers, Limits::default()).unwrap_err();
         assert!(error.contains(reason), "{layers:?}: {error}");

@@ -3,7 +3,8 @@
 /// What a path stands for: a number in `things`.
 #[derive(Debug, Default)]
 pub(super) struct Model {
-    names: Vec<(Vec<String>, usize)>,
+    /// With the layer that said so.
+    names: Vec<(Vec<String>, usize, u32)>,
     things: Vec<Thing>,
 }
 
@@ -22,11 +23,11 @@ enum Kind {
 
 impl Model {
     fn find(&self, path: &[String]) -> Option<usize> {
-        self.names.iter().find(|(name, _)| name == path).map(|(_, thing)| *thing)
+        self.names.iter().find(|(name, ..)| name == path).map(|(_, thing, _)| *thing)
     }
 
     fn remove(&mut self, path: &[String]) {
-        self.names.retain(|(name, _)| !name.starts_with(path));
+        self.names.retain(|(name, ..)| !name.starts_with(path));
     }
 
     fn walk(&self, path: &[String], links: u32) -> Option<Vec<String>> {
@@ -69,6 +70,7 @@ impl Model {
             Some(at) => (&text[..at], Some(&text[at..])),
             None => (text, None),
         };
+        let layer = (number - 1) / 100;
         let is_folder = path.ends_with('/');
         let parts: Vec<_> = path.trim_end_matches('/').split('/').map(str::to_owned).collect();
         let (base, folder) = parts.split_last()?;
@@ -76,11 +78,11 @@ impl Model {
         for length in 1..=path.len() {
             if self.find(&path[..length]).is_none() {
                 let thing = self.new_thing(Kind::Folder, 0);
-                self.names.push((path[..length].to_vec(), thing));
+                self.names.push((path[..length].to_vec(), thing, layer));
             }
         }
         if base == ".wh..wh..opq" {
-            self.names.retain(|(name, _)| !(name.starts_with(&path) && name.len() > path.len()));
+            self.names.retain(|(name, ..)| !(name.starts_with(&path) && name.len() > path.len()));
             return Some(());
         }
         if let Some(hidden) = base.strip_prefix(".wh.") {
@@ -104,26 +106,30 @@ impl Model {
                 let (base, folder) = parts.split_last()?;
                 let mut target = self.walk(folder, 0)?;
                 target.push(base.clone());
-                let thing = self.find(&target).filter(|thing| self.things[*thing].kind != Kind::Folder)?;
+                let is_here = |(name, _, from): &&(Vec<String>, usize, u32)| *name == target && *from == layer;
+                let thing = self.names.iter().find(is_here)?.1;
+                if self.things[thing].kind == Kind::Folder {
+                    return None;
+                }
                 self.things[thing].uid = number;
                 thing
             }
             None if is_folder => self.new_thing(Kind::Folder, number),
             None => self.new_thing(Kind::File(number), number),
         };
-        self.names.push((path, thing));
+        self.names.push((path, thing, layer));
         Some(())
     }
 
     pub(super) fn listed(mut self) -> Vec<String> {
         self.names.sort();
         let mut listed = Vec::new();
-        for (at, (path, thing)) in self.names.iter().enumerate() {
+        for (at, (path, thing, _)) in self.names.iter().enumerate() {
             let Thing { kind, uid } = &self.things[*thing];
             let path = path.join("/");
-            let first = self.names[..at].iter().find(|(_, other)| other == thing);
+            let first = self.names[..at].iter().find(|(_, other, _)| other == thing);
             listed.push(match (kind, first) {
-                (_, Some((first, _))) => format!("{path}={} {uid}", first.join("/")),
+                (_, Some((first, ..))) => format!("{path}={} {uid}", first.join("/")),
                 (Kind::Folder, _) => format!("{path}/ {uid}"),
                 (Kind::File(size), _) => format!("{path}:{size} {uid}"),
                 (Kind::Symlink(target), _) => format!("{path}>{target} {uid}"),
