@@ -32,11 +32,16 @@ pub(crate) fn member(name: &str, size: u64) -> Bytes {
     bytes.freeze()
 }
 
+/// A folder, `name` of which ends with a slash and has at most 100 bytes.
+pub(crate) fn folder(name: &str) -> [u8; BLOCK] {
+    block(name, 0, b'5')
+}
+
 fn block(name: &str, size: u64, kind: u8) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &name.as_bytes()[..name.len().min(NAME)]);
-    put(100, b"0000444\0");
+    put(100, if kind == b'5' { b"0000755\0" } else { b"0000444\0" });
     put(108, b"0000000\0");
     put(116, b"0000000\0");
     if size <= MAX_OCTAL {

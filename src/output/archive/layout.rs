@@ -1,6 +1,5 @@
 //! The same files as a folder: an OCI image layout.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -30,10 +29,7 @@ impl Archive {
             let meta = Meta { mode: if body == Body::Folder { 0o755 } else { 0o644 }, mtime, ..Meta::FOLDER };
             Item::Member(Member { path: path.as_bytes().to_vec(), body, meta })
         };
-        let algorithms: BTreeSet<_> =
-            self.blobs.iter().map(|blob| format!("blobs/{}", blob.digest.algorithm().name())).collect();
-        let folders = std::iter::once("blobs").chain(algorithms.iter().map(String::as_str));
-        for folder in folders {
+        for folder in self.folders.iter().map(|folder| folder.trim_end_matches('/')) {
             if taker.give(member(folder, Body::Folder)).await.is_err() {
                 return Ok(Err(Gone));
             }

@@ -9,7 +9,7 @@ mod layout;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,6 +50,8 @@ pub struct Saved<'a> {
 pub struct Archive {
     /// The files whose content is ours.
     files: Vec<(&'static str, Bytes)>,
+    /// The folders that blobs are in, which BuildKit and containerd list, too.
+    folders: Vec<String>,
     /// The blobs that follow, each once: documents, then leaves, in the order of their graph.
     blobs: Vec<Descriptor>,
     size: u64,
@@ -101,15 +103,18 @@ impl Archive {
             // What a reader needs of it is in its document; this is held as long as the archive is read.
             .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
             .collect();
+        let folders = folders(&blobs);
+        let head = head + folders.len() * tar::BLOCK;
         let size = blobs.iter().try_fold((head + tar::END.len()) as u64, |size, blob| {
             let around = tar::member(&frame::path(&blob.digest), blob.size).len() + tar::padding(blob.size);
             size.checked_add(blob.size)?.checked_add(around as u64).filter(|size| i64::try_from(*size).is_ok())
         });
-        Ok(Self { files, blobs, size: size.ok_or(ArchiveError::TooLarge)? })
+        Ok(Self { files, folders, blobs, size: size.ok_or(ArchiveError::TooLarge)? })
     }
 
     fn parts(self: Arc<Self>) -> impl Iterator<Item = Part> + Send {
-        let files: Vec<_> = self.files.iter().map(|(name, content)| Part::Bytes(head(name, content))).collect();
+        let mut files: Vec<_> = self.files.iter().map(|(name, content)| Part::Bytes(head(name, content))).collect();
+        files.extend(self.folders.iter().map(|name| Part::Bytes(Bytes::copy_from_slice(&tar::folder(name)))));
         let count = self.blobs.len();
         let member = move |at: usize| {
             let blob = self.blobs[at].clone();
@@ -122,6 +127,14 @@ impl Archive {
             .chain((0..count).flat_map(member))
             .chain(std::iter::once(Part::Bytes(Bytes::from_static(&tar::END))))
     }
+}
+
+/// The folders of `blobs` with their slashes, outer ones first.
+fn folders(blobs: &[Descriptor]) -> Vec<String> {
+    let algorithms: BTreeSet<_> = blobs.iter().map(|blob| blob.digest.algorithm().name()).collect();
+    let below = algorithms.iter().map(|algorithm| format!("blobs/{algorithm}/"));
+    // A layout of nothing has none.
+    if algorithms.is_empty() { Vec::new() } else { std::iter::once("blobs/".to_owned()).chain(below).collect() }
 }
 
 /// A file whose content is ours, as a member.
