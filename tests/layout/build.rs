@@ -11,6 +11,7 @@ async fn a_build_goes_to_a_layout() {
         Linkspan::start(stack, &["--engine", "layout", "--layout", text(folder.path())], &[stack.buildkit_host()]);
     let builder = stack.builder(&linkspan.address());
     let context = Context::new("FROM scratch\nCOPY a b /\n").file("a", "1").noise("b", 3 << 20, 7);
+    let mut first = None;
     for _ in 0..2 {
         builder.build(context.path(), ["-o", "type=linkspan,name=built:1", "--provenance", "false"]).ok();
         let found = listed(&*layout(folder.path()).await).await;
@@ -19,6 +20,10 @@ async fn a_build_goes_to_a_layout() {
         let from = format!("oci:{}:1", text(folder.path()));
         let digest = Run::new("skopeo").args(["inspect", "--format", "{{.Digest}}", &from]).ok().stdout;
         assert_eq!(digest.trim(), found[0].1);
+        let index = std::fs::read_to_string(folder.path().join("index.json")).unwrap();
+        // The builder's own exporter writes it, too; an image that is there already keeps the time that it has.
+        assert!(index.contains(r#""org.opencontainers.image.created":"20"#), "{index}");
+        assert_eq!(*first.get_or_insert(index.clone()), index);
     }
     assert!(linkspan.log().contains("engine layout 1.0.0"), "{}", linkspan.log());
 }

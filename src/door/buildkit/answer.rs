@@ -98,14 +98,20 @@ pub(super) fn archive_keys(
     names: &[Reference],
     created: Option<i64>,
 ) -> Keys {
+    let root = dated(root, created);
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    image_response(&root, config, (!names.is_empty()).then(|| names.join(",")))
+}
+
+/// `root` with the time of the export, which these exporters write into their `index.json` as well.
+pub(super) fn dated(root: &Descriptor, created: Option<i64>) -> Descriptor {
     let mut root = root.clone();
     let created = || {
         let seconds = created.unwrap_or_else(|| Timestamp::from(SystemTime::now()).seconds);
         Timestamp { seconds, nanos: 0 }.to_string()
     };
     root.annotations.entry(ANNOTATION_CREATED.to_owned()).or_insert_with(created);
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    image_response(&root, config, (!names.is_empty()).then(|| names.join(",")))
+    root
 }
 
 /// The time of an export in seconds, where it is not the moment itself: what the exporter's attribute says, else the

@@ -6,7 +6,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::Descriptor as HistoryDescriptor;
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use super::answer::{Answer, ExporterResult, Keys, archive_keys, config_digest, source_time};
+use super::answer::{Answer, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
 use super::builder::{Builder, Record};
 use super::builds::Build;
 use super::exporters::{EXPLICIT_TYPE, Exporter};
@@ -209,10 +209,13 @@ impl Load<'_> {
             display.warn(NAMELESS);
         }
         let origin = Origin { export: unique_id(), door: "buildkit", builder: self.builder.name.clone() };
-        let request = Request { root: made.root.clone(), names: names.clone(), origin };
+        // With its time, as the builder's own exporter writes it into the `index.json` of a layout.
+        let root = dated(&made.root, self.source_time(exporter, said));
+        let request = Request { root: root.clone(), names: names.clone(), origin };
         let outcome = self.exports.run(request, self.builder.content(), display.events()).await?;
         display.succeed(&outcome);
-        Ok(archive_keys(&made.root, made.config.clone(), &names, self.source_time(exporter, said)))
+        // It has its time already.
+        Ok(archive_keys(&root, made.config.clone(), &names, None))
     }
 
     /// What an exporter that is not ours answered, as far as the merged map hides it.
