@@ -153,9 +153,11 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
         Some(address) => Some(Listener::bind(address, config.gid).await?),
         None => None,
     };
-    match engine.recover().await? {
-        0 => {}
-        leases => info!(leases, "an earlier process left something behind, which is released"),
+    match engine.recover().await {
+        Ok(0) => {}
+        Ok(leases) => info!(leases, "an earlier process left something behind, which is released"),
+        // Tidying is no condition of serving: it is tried again at the next start, and leases expire.
+        Err(error) => warn!(%error, "what an earlier process may have left behind stays for now"),
     }
 
     announce(engine.as_ref(), &reason);

@@ -119,13 +119,18 @@ impl ContainerdEngine {
     }
 }
 
-/// Releases leases of processes that are gone.
+/// Releases leases of processes that are gone: all that can be. The error is the first one's that cannot.
 pub(crate) async fn release(client: &Client, abandoned: &[String]) -> Result<(), EngineError> {
+    let mut outcome = Ok(());
     for id in abandoned {
         tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
-        ingest::release(client, id).await?;
+        let released = ingest::release(client, id).await;
+        if let Err(error) = &released {
+            tracing::debug!(lease = id, %error, "it stays until the next start, or until it expires");
+        }
+        outcome = outcome.and(released);
     }
-    Ok(())
+    outcome
 }
 
 impl Engine for ContainerdEngine {
