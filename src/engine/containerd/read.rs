@@ -14,11 +14,13 @@ use super::{content, images};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record};
 use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
-use crate::source::{Chunks, Source, SourceError, read_document};
+use crate::source::{Chunks, Source, SourceError, read_document, read_range};
 
 /// How records of images without a name are called, each followed by `@` and a digest: ours, and dockerd's (moby
 /// `daemon/containerd/soft_delete.go`).
 const UNNAMED: [&str; 2] = [images::DANGLING, "moby-dangling"];
+/// How much of a blob is looked at to see whether it may be a document.
+const SNIFF: u64 = 512;
 /// The media type of a blob of which nobody says more (RFC 2046, section 4.5.1).
 const ANYTHING: &str = "application/octet-stream";
 
@@ -71,7 +73,13 @@ impl ContainerdImages {
         if size > Limits::default().config_bytes {
             return Ok(Some(unknown));
         }
-        let bytes = match read_document(self, &unknown).await {
+        // Most layers show by their first bytes that they are no document, and are not read.
+        let bytes = match self.object(&unknown).await {
+            Ok(None) => return Ok(Some(unknown)),
+            Ok(Some(bytes)) => Ok(bytes),
+            Err(error) => Err(error),
+        };
+        let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(SourceError::NotFound { .. }) => return Ok(None),
             Err(error) => {
@@ -81,6 +89,19 @@ impl ContainerdImages {
         };
         let media_type = media_type_of(&bytes).unwrap_or_else(|| ANYTHING.to_owned());
         Ok(Some(Descriptor { media_type, ..unknown }))
+    }
+
+    /// What a blob holds if it may be a document: a JSON object.
+    async fn object(&self, blob: &Descriptor) -> Result<Option<Bytes>, SourceError> {
+        let mut chunks = read_range(self, blob, 0..blob.size.min(SNIFF)).await?;
+        while let Some(chunk) = chunks.next().await {
+            match chunk?.iter().find(|byte| !byte.is_ascii_whitespace()) {
+                Some(b'{') => return read_document(self, blob).await.map(Some),
+                Some(_) => return Ok(None),
+                None => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn size_of(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
