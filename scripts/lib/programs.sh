@@ -21,7 +21,7 @@ TABLE
 }
 
 # Debian packages: what the programs above link with or call, and the clients.
-packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs openssh-client openssl python3-venv xz-utils zstd bzip2"
+packages="gcc libc6-dev tini libseccomp-dev pkg-config busybox-static skopeo iptables jq e2fsprogs rsync openssh-client openssl python3-venv xz-utils zstd bzip2"
 
 # What the tests' programs in Python need: gRPC's C core, which other languages than Go and Java stand on.
 python_packages="grpcio==1.85.3 grpcio-reflection==1.85.1 protobuf==7.36.2"

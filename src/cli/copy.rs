@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::engine::{Shelf, Target};
+use super::hold::Held;
 use super::left::Left;
 use super::progress::{Manner, summary};
 use super::settings::{EngineSettings, TargetSettings};
@@ -198,7 +199,15 @@ impl Copy {
             let exports = engine::exports(&config, &target).await?;
             let left = Left::of(exports.engine()).await;
             let form = engine::form(&**exports.engine());
-            let found = find(&from, (&config, &configured), form, platform.as_ref()).await?;
+            let held = Held::default();
+            let finding = find(&from, (&config, &configured), form, platform.as_ref(), &held);
+            let found = match super::interruptible(finding).await {
+                Ok(found) => found,
+                Err(error) => {
+                    held.end().await;
+                    return Err(error);
+                }
+            };
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
             let request = Request { root: found.root.clone(), names: names.clone(), origin };
@@ -206,7 +215,9 @@ impl Copy {
                 let (copied, unpacked) = manner.show(|events| exports.run(request, found.source, events)).await;
                 Ok((copied?, unpacked))
             };
-            let copied = super::exporting(&exports, copying).await?;
+            let copied = super::exporting(&exports, copying).await;
+            held.end().await;
+            let copied = copied?;
             report(&found.root, &names, copied, json, manner)?;
             left.release(&[found.root.digest]).await;
             if let Some(left) = found.left {
@@ -222,6 +233,7 @@ async fn find(
     (config, configured): (&Config, &Target),
     form: Form,
     platform: Option<&Platform>,
+    held: &Held,
 ) -> Result<Found, CommandError> {
     if let Place::Archive(file) = from {
         let archive = Archive::open(file, form, None).await?;
@@ -245,6 +257,10 @@ async fn find(
         output::note(&format!("{} holds only a part of the image; {found} is copied", engine.identity().kind));
     }
     let names = engine::name(&*images, &given).await?.into_iter().collect();
+    // What is wrong with its documents is said by the export.
+    if let Ok(graph) = engine::graph(&*images, root.clone()).await {
+        held.add(&*engine, &Arc::new(graph), "copy").await;
+    }
     Ok(Found { left, source: images, root, names })
 }
 

@@ -7,6 +7,7 @@
 mod copy;
 mod doctor;
 mod engine;
+mod hold;
 mod images;
 mod inspect;
 mod left;

@@ -13,6 +13,7 @@ use oci_spec::image::ANNOTATION_REF_NAME;
 use serde_json::json;
 
 use super::engine::Shelf;
+use super::hold::Held;
 use super::progress::Manner;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output, show};
@@ -84,7 +85,7 @@ enum Format {
 
 /// An image that goes into the archive.
 struct Wanted {
-    graph: Graph,
+    graph: Arc<Graph>,
     names: Vec<Reference>,
 }
 
@@ -100,11 +101,12 @@ impl Save {
             Format::Oci => Flavour::Oci,
         };
         let manner = Manner::of(quiet || json);
-        block_on(super::interruptible(async {
+        let held = Held::default();
+        let saving = super::interruptible(async {
             // Before anything is asked for: nobody wants it on a terminal.
             let sink = Sink::open(&output)?;
             let save = async |engine: Arc<dyn Engine>, images: Arc<dyn Images>| {
-                let wanted = find(&*engine, &images, &references, platform.as_ref(), manner).await?;
+                let wanted = find(&*engine, &images, &references, platform.as_ref(), manner, &held).await?;
                 let absent = absent(&*images, &wanted).await?;
                 let saved: Vec<_> =
                     wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
@@ -114,7 +116,12 @@ impl Save {
                 report(&wanted, bytes, &output, json, manner)
             };
             engine::reading(&target, save).await
-        }))??;
+        });
+        block_on(async {
+            let saved = saving.await;
+            held.end().await;
+            saved
+        })??;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -126,6 +133,7 @@ async fn find(
     references: &[String],
     platform: Option<&Platform>,
     manner: Manner,
+    held: &Held,
 ) -> Result<Vec<Wanted>, CommandError> {
     let mut wanted = Vec::<Wanted>::new();
     for given in references {
@@ -143,7 +151,8 @@ async fn find(
         match wanted.iter_mut().find(|image| image.graph.root().digest == root.digest) {
             Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
             None => {
-                let graph = engine::graph(&**images, root).await?;
+                let graph = Arc::new(engine::graph(&**images, root).await?);
+                held.add(engine, &graph, "save").await;
                 wanted.push(Wanted { graph, names: name.into_iter().collect() });
             }
         }

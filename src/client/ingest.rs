@@ -81,6 +81,16 @@ impl RemoteIngest {
             Some(id) => id,
             None => self.open(root).await?,
         };
+        self.begin_as(id, root)
+    }
+
+    /// Holds what the daemon has of `graph` for somebody who reads it.
+    pub(super) async fn keep(&self, graph: &Graph) -> Result<(), EngineError> {
+        let begun = self.begin_as(self.open(graph.root()).await?, graph.root())?;
+        self.negotiate(&begun.id, graph).await.map(|_| ())
+    }
+
+    fn begin_as(&self, id: String, root: &Descriptor) -> Result<Arc<Begun>, EngineError> {
         let content = self.connection.scoped(&id)?;
         let renewal = tokio::spawn(renew(self.connection.clone(), id.clone()));
         let renewal = AbortOnDropHandle::new(renewal);

@@ -22,7 +22,7 @@ use crate::door::export_api::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::engine::images::Images;
 use crate::engine::{Engine, EngineError, Identity, Ingest, Origin, Storage};
 use crate::export::NamePolicy;
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
 use crate::proxy::Address;
 
@@ -115,6 +115,24 @@ impl Engine for RemoteEngine {
     fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
         let ingest = RemoteIngest::new(self.connection.clone(), origin.clone(), events, self.descriptors);
         Box::pin(async { Ok(Arc::new(ingest) as Arc<dyn Ingest>) })
+    }
+
+    /// By an export of its own: one that was left behind is for those who export.
+    fn reading<'a>(
+        &'a self,
+        origin: &'a Origin,
+        graph: &'a Arc<Graph>,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Ingest>>, EngineError>> {
+        Box::pin(async move {
+            let ingest = RemoteIngest::new(self.connection.clone(), origin.clone(), Events::none(), self.descriptors);
+            match ingest.keep(graph).await {
+                Ok(()) => Ok(Some(Arc::new(ingest) as Arc<dyn Ingest>)),
+                Err(error) => {
+                    ingest.release().await?;
+                    Err(error)
+                }
+            }
+        })
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {

@@ -191,6 +191,28 @@ pub trait Engine: Debug + Send + Sync {
         Box::pin(async { Ok(None) })
     }
 
+    /// Holds `graph` for somebody who reads it: whatever others delete meanwhile, it stays until the result is released, or
+    /// this process ends. `None` where nothing is held: the engine then keeps what is being read by itself.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked, or refuses. What it has can be read all the same.
+    fn reading<'a>(
+        &'a self,
+        origin: &'a Origin,
+        graph: &'a Arc<Graph>,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Ingest>>, EngineError>> {
+        Box::pin(async move {
+            let ingest = self.open(origin, Events::none()).await?;
+            match ingest.hold(graph).await {
+                Ok(_) => Ok(Some(ingest)),
+                Err(error) => {
+                    ingest.release().await?;
+                    Err(error)
+                }
+            }
+        })
+    }
+
     /// Finds leases (and their ingests) that an earlier process of ours left behind and releases them, soon if not at
     /// once. Returns how many there are.
     ///

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::EngineError;
-use crate::image::Digest;
+use crate::image::{Descriptor, Digest};
 
 /// The longest name of an upload, in bytes.
 pub const MAX_UPLOAD_NAME: usize = 512;
@@ -33,6 +33,17 @@ pub trait Uploads: Debug + Send + Sync {
     /// # Errors
     /// When the engine cannot be asked.
     fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>>;
+
+    /// The same of blobs of which the sizes are known: a part of one is not taken for it, and need not be looked at.
+    ///
+    /// # Errors
+    /// As [`Uploads::pin`].
+    fn pin_sized<'a>(&'a self, blobs: &'a [Descriptor]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        Box::pin(async move {
+            let digests: Vec<_> = blobs.iter().map(|blob| blob.digest.clone()).collect();
+            self.pin(&digests).await
+        })
+    }
 
     /// Which of `digests`, none of which the engine holds, it can take without being sent their bytes, and how large they
     /// are; in the same order. An upload that expects one begins with all of it there, and need only be committed.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use linkspan::image::Digest;
 
 use crate::common::{Part, Stack};
-use crate::fixture::{Image, Layer, docker, export, names, origin};
+use crate::fixture::{Image, Layer, containerd, docker, export, names, origin};
 use crate::writes::transactions;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,6 +57,28 @@ async fn what_is_pinned_stays_until_the_release_and_costs_three_writes() {
     hold.release().await.unwrap();
     let size = layers[0].len();
     assert_eq!(open.read_at(0, vec![0; size]).await.unwrap(), layers[0], "an open file outlives its blob");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_stays_until_it_was() {
+    let stack = Stack::shared();
+    let (name, namespaces) = ("docker.io/library/read:1", ["read-held", "moby"]);
+    for (namespace, engine) in namespaces.iter().zip([containerd(stack, "read-held").await, docker(stack).await]) {
+        let image = Image::new(&[Layer::new().file(namespace, "read slowly").tar()]);
+        export(&*engine, &image, &names(&[name])).await.unwrap();
+        let held = engine.reading(&origin(), &image.graph()).await.unwrap().unwrap();
+        stack.ctr(namespace, ["images", "rm", "--sync", name]).ok();
+        let left = || {
+            // A garbage collection, whatever was due.
+            stack.ctr(namespace, ["leases", "create", "--id", "collect-read"]).ok();
+            stack.ctr(namespace, ["leases", "rm", "--sync", "collect-read"]).ok();
+            let blobs = stack.blobs(namespace);
+            image.blobs.keys().filter(|digest| blobs.iter().any(|blob| blob == digest.as_str())).count()
+        };
+        assert_eq!(left(), image.blobs.len(), "{namespace}");
+        held.release().await.unwrap();
+        assert_eq!(left(), 0, "{namespace}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

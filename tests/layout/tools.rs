@@ -147,6 +147,66 @@ async fn a_layout_of_buildx_is_adopted_and_built_into_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn skopeo_that_read_the_index_before_a_name_moved_breaks_nothing() {
+    let (from, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let unrelated = Image::new(&[Layer::new().file("large", vec![7; 96 << 20]).tar()]);
+    export(&*layout(from.path()).await, &unrelated, &names(&["unrelated:1"])).await.unwrap();
+    let engine = layout(folder.path()).await;
+    let (old, new) = (image("old\n"), image("new\n"));
+    for attempt in 0.. {
+        export(&*engine, &old, &names(&["moving:1"])).await.unwrap();
+        let to = format!("oci:{}:unrelated-{attempt}", text(folder.path()));
+        let mut skopeo = std::process::Command::new("skopeo");
+        let args = ["--insecure-policy", "copy", "--preserve-digests"];
+        let mut skopeo = skopeo.args(args).args([&format!("oci:{}:1", text(from.path())), &to]).spawn().unwrap();
+        let pid = rustix::process::Pid::from_raw(skopeo.id() as i32).unwrap();
+        // It has read the index when it writes the first blob.
+        let is_writing = || {
+            let names = std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.file_name());
+            names.into_iter().any(|name| name.to_string_lossy().starts_with("oci-put-blob"))
+        };
+        while !is_writing() && skopeo.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
+        let is_late = listed(&*engine).await.iter().any(|(name, _)| name.ends_with(&format!("unrelated-{attempt}")));
+        if !is_late {
+            export(&*engine, &new, &names(&["moving:1"])).await.unwrap();
+        }
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+        assert!(skopeo.wait().unwrap().success());
+        if !is_late {
+            break;
+        }
+        std::fs::remove_file(folder.path().join("blobs/sha256").join(unrelated.layers[0].digest.hex())).unwrap();
+    }
+    // skopeo wrote the index that it had read: the name stands for the old image again, which is all there.
+    engine.recover().await.unwrap();
+    assert_eq!(skopeo_reads(folder.path(), "1"), old.root.digest.to_string());
+    assert!(new.blobs.keys().all(|digest| folder.path().join("blobs/sha256").join(digest.hex()).exists()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layout_that_is_copied_blobs_first_is_not_collected_meanwhile() {
+    let from = tempfile::tempdir().unwrap();
+    let copied = image("copied with its times\n");
+    export(&*layout(from.path()).await, &copied, &names(&["copied:1"])).await.unwrap();
+    let source = format!("{}/blobs", text(from.path()));
+    Run::new("find").args([&source, "-exec", "touch", "-d", "2 days ago", "{}", "+"]).ok();
+    for how in ["cp -a $0/blobs $1/", "rsync -a $0/blobs $1/", "tar -C $0 -c blobs | tar -C $1 -x"] {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = layout(folder.path()).await;
+        export(&*engine, &Image::new(&[Layer::new().file("old", "old").tar()]), &names(&["moving:1"])).await.unwrap();
+        Run::new("sh").args(["-c", how, text(from.path()), text(folder.path())]).ok();
+        // What collects comes between the blobs and their index.
+        export(&*engine, &Image::new(&[Layer::new().file("new", "new").tar()]), &names(&["moving:1"])).await.unwrap();
+        engine.recover().await.unwrap();
+        std::fs::copy(from.path().join("index.json"), folder.path().join("index.json")).unwrap();
+        assert_eq!(skopeo_reads(folder.path(), "1"), copied.root.digest.to_string(), "{how}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn images_are_copied_between_a_layout_and_an_engine() {
     let stack = Stack::shared();
     let folder = tempfile::tempdir().unwrap();

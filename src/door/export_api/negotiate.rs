@@ -107,11 +107,11 @@ async fn hold(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), Refus
     }
     blobs.retain(|blob| !damaged.contains(&blob.digest));
     let left: Vec<_> = blobs.iter().filter(|blob| session.scope().get(&blob.digest).is_none()).collect();
-    let digests: Vec<_> = left.iter().map(|blob| blob.digest.clone()).collect();
-    if digests.is_empty() {
+    let wanted: Vec<_> = left.iter().copied().cloned().collect();
+    if wanted.is_empty() {
         return Ok(());
     }
-    let sizes = session.uploads()?.pin(&digests).await?;
+    let sizes = session.uploads()?.pin_sized(&wanted).await?;
     let there = left.into_iter().zip(sizes).filter(|(blob, size)| *size == Some(blob.size));
     take_in(session, there.map(|(blob, _)| blob.clone()))
 }

@@ -1,30 +1,44 @@
 //! The collector: removes blobs that no image of the index reaches and no export relies on, and what crashed processes
 //! left behind.
 //!
-//! Other tools write blobs first and the index last, and know nothing of our leases. So a blob that nobody reaches is
-//! removed only when it is an hour old, unless it belonged to an image that just lost its name to an export of ours.
-//! What cannot be read stops the collector: it might have said what else is needed.
+//! Other tools write blobs first and the index last, read the index first and blobs later, and know nothing of our leases.
+//! So a blob that nobody reaches is removed only when it has been here for an hour, and has been needed by nothing for an
+//! hour ([`super::unreached`]).
+//!
+//! Only what is certain is collected. What cannot be read might have said what else is needed: then blobs stay, and
+//! everything else is tidied all the same. Tidying is never a condition of anything else.
 
 use std::collections::HashSet;
+use std::fs::DirEntry;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::lease::{age, entries, lives, survey};
+use tokio::task::spawn_blocking;
+
+use super::lease::{Survey, entries, lives, survey};
 use super::left::Left;
 use super::lock;
-use super::place::Place;
+use super::reached::Reached;
 use super::read::read_index;
 use super::shared::Shared;
+use super::unreached::Unreached;
+use super::verified;
 use crate::engine::EngineError;
-use crate::image::{Algorithm, Descriptor, Digest, Document, Kind, Limits};
+use crate::image::{Algorithm, Descriptor, Digest};
 
-/// How old a blob must be that another tool may just have written.
-const GRACE: Duration = Duration::from_secs(3600);
+/// How long a blob that nobody needs stays: another tool may just be using it.
+pub(super) const GRACE: Duration = Duration::from_secs(3600);
+/// How long after that the next look is taken, so that everything is due then.
+const MARGIN: Duration = Duration::from_secs(60);
 /// How long the part of a blob waits for somebody to go on with it.
 const PARTS: Duration = Duration::from_secs(24 * 3600);
-/// How many blobs are followed at most; beyond that nothing is collected.
-const MAX_BLOBS: usize = 4_000_000;
+/// How many reasons are told at most.
+const REASONS: usize = 5;
+/// What our drafts are called, before a dot: what is put in place of these files.
+const DRAFTS: [&str; 5] = ["index.json", "oci-layout", "lease", "unreached", "verified"];
 
 /// What was removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -35,145 +49,168 @@ pub(super) struct Outcome {
     pub(super) bytes: u64,
     /// Exports of processes that are gone.
     pub(super) exports: usize,
+    /// Whether there are blobs that nobody needs, and that are not due yet.
+    pub(super) is_more: bool,
 }
 
-/// Collects. `replaced` are roots that just lost a name: what only they reach goes at once. Blocks.
+/// Collects. `replaced` are roots that just lost a name: what only they reach has its hour from now on. Blocks.
+///
+/// # Errors
+/// When the layout is busy or cannot be read at all. What is wrong with a part of it is logged.
 pub(super) fn collect(shared: &Shared, replaced: &[Descriptor]) -> Result<Outcome, EngineError> {
     let (place, mut outcome) = (&shared.place, Outcome::default());
     let _lock = lock::exclusive(place)?;
     let failed = |error: io::Error| place.failed("collecting", &error);
-    let (held, abandoned) = survey(place).map_err(failed)?;
-    for export in &abandoned {
-        tracing::info!(export, "releasing an export that a former process left behind");
-        let uploads = place.uploads_of(export);
-        for entry in entries(&uploads).map_err(failed)? {
-            shared.disk.remove(&entry.path()).map_err(failed)?;
-        }
-        shared.disk.remove_folder(&uploads).map_err(failed)?;
-        shared.disk.remove(&place.lease(export)).map_err(failed)?;
-    }
-    outcome.exports = abandoned.len();
-    let held: HashSet<Digest> = held.into_iter().collect();
-    sweep_own(shared, &held).map_err(failed)?;
+    let Survey { held, abandoned, mut doubts } = survey(place).map_err(failed)?;
+    outcome.exports = abandoned.iter().filter(|export| is_released(shared, export)).count();
+    sweep_own(shared, doubts.is_empty().then_some(&held));
+    tidied(verified::tidy(place), &place.verified());
 
     let Some(index) = read_index(place)? else { return Ok(outcome) };
     let mut keep = Reached::default();
-    keep.all.extend(held);
     for entry in index.entries() {
-        keep.follow(place, &entry.target)?;
+        keep.follow(place, &entry.target);
     }
-    let mut gone = Reached::default();
+    doubts.extend(index.doubts());
+    doubts.append(&mut keep.doubts);
+    if !doubts.is_empty() {
+        for doubt in doubts.iter().take(REASONS) {
+            tracing::warn!(layout = %place.root().display(), "no blob is collected: {doubt}");
+        }
+        return Ok(outcome);
+    }
+    keep.all.extend(held);
+    let mut lost = Reached::default();
     for root in replaced.iter().filter(|root| !keep.all.contains(&root.digest)) {
-        // Nothing is lost if one cannot be followed: its blobs only stay for their hour.
-        let _ = gone.follow(place, root);
+        lost.follow(place, root);
     }
-    sweep(shared, &keep, &gone, &mut outcome).map_err(failed)?;
+    sweep(shared, &keep.all, &lost.all, &mut outcome);
     Ok(outcome)
 }
 
-/// Blobs that were found on the way from a root.
-#[derive(Debug, Default)]
-struct Reached {
-    all: HashSet<Digest>,
-    /// Documents whose children were looked at.
-    followed: HashSet<Digest>,
-}
-
-impl Reached {
-    /// Follows all that `root` reaches. A document that is not there reaches nothing: layouts may hold a part of an
-    /// image. One that is there and not understood is an error.
-    fn follow(&mut self, place: &Place, root: &Descriptor) -> Result<(), EngineError> {
-        let mut next = vec![(root.clone(), true)];
-        while let Some((blob, may_be_manifest)) = next.pop() {
-            self.all.insert(blob.digest.clone());
-            if self.all.len() > MAX_BLOBS {
-                return Err(place.refuse(format!("it holds more than {MAX_BLOBS} blobs, so nothing is collected")));
-            }
-            let kind = blob.kind();
-            if may_be_manifest && !matches!(kind, Kind::Index | Kind::Manifest) {
-                let (digest, media_type) = (&blob.digest, &blob.media_type);
-                let reason =
-                    format!("nothing is collected: what {digest} of type `{media_type}` refers to is not known");
-                return Err(place.refuse(reason));
-            }
-            if !matches!(kind, Kind::Index | Kind::Manifest) || !self.followed.insert(blob.digest.clone()) {
-                continue;
-            }
-            let Some(document) = read(place, &blob)? else { continue };
-            let is_index = kind == Kind::Index;
-            next.extend(document.children().into_iter().map(|child| (child.clone(), is_index)));
-        }
-        Ok(())
+/// Collects what is due once its hour has gone by, as long as this process works on the layout.
+pub(super) fn collect_later(shared: &Arc<Shared>) {
+    if shared.is_to_collect.swap(true, Ordering::AcqRel) {
+        return;
     }
+    let weak = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(GRACE + MARGIN).await;
+            let Some(shared) = weak.upgrade() else { return };
+            // What lost its name from now on waits for another round.
+            shared.is_to_collect.store(false, Ordering::Release);
+            let collected = spawn_blocking(move || collect(&shared, &[])).await;
+            match collected {
+                Ok(Ok(Outcome { is_more: false, .. })) | Err(_) => return,
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "nothing was collected"),
+            }
+            let Some(shared) = weak.upgrade() else { return };
+            if shared.is_to_collect.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    });
 }
 
-fn read(place: &Place, blob: &Descriptor) -> Result<Option<Document>, EngineError> {
-    let limits = Limits::default();
-    let bytes = match super::place::read_at_most(&place.blob(&blob.digest), limits.bytes_of(blob.kind())) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(place.failed("collecting", &error)),
-    };
-    let document = Document::parse_within(blob.clone(), bytes.into(), &limits);
-    document.map(Some).map_err(|error| place.refuse(format!("nothing is collected: {error}")))
+/// Whether the collector may go on as if this had been done; what could not be is said.
+fn tidied(outcome: io::Result<()>, path: &Path) -> bool {
+    if let Err(error) = &outcome {
+        tracing::warn!(%error, path = %path.display(), "it cannot be tidied, and is left as it is");
+    }
+    outcome.is_ok()
 }
 
-/// Removes the blobs that nobody needs.
-fn sweep(shared: &Shared, keep: &Reached, gone: &Reached, outcome: &mut Outcome) -> io::Result<()> {
+/// The entries of a folder of ours.
+fn listed(folder: &Path) -> Vec<DirEntry> {
+    entries(folder).unwrap_or_else(|error| {
+        tracing::warn!(%error, folder = %folder.display(), "it cannot be listed, and is left as it is");
+        Vec::new()
+    })
+}
+
+/// Releases an export that was left behind.
+fn is_released(shared: &Shared, export: &str) -> bool {
+    tracing::info!(export, "releasing an export that a former process left behind");
+    let (place, disk) = (&shared.place, &shared.disk);
+    let uploads = place.uploads_of(export);
+    for entry in listed(&uploads) {
+        tidied(disk.remove(&entry.path()), &entry.path());
+    }
+    tidied(disk.remove_folder(&uploads), &uploads);
+    tidied(disk.remove(&place.lease(export)), &place.lease(export))
+}
+
+/// Removes the blobs that nobody needs, once they are due.
+fn sweep(shared: &Shared, keep: &HashSet<Digest>, lost: &HashSet<Digest>, outcome: &mut Outcome) {
+    let (place, now) = (&shared.place, shared.clock.now());
+    let (former, mut unreached) = (Unreached::read(place), Unreached::default());
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-        for entry in entries(&shared.place.blobs_of(algorithm))? {
+        for entry in listed(&place.blobs_of(algorithm)) {
             // What has no digest for a name is not ours to judge.
             let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
             let Ok(digest) = name.parse::<Digest>() else { continue };
-            let found = entry.metadata()?;
-            if keep.all.contains(&digest) || found.is_dir() {
+            let Ok(found) = entry.metadata() else { continue };
+            if keep.contains(&digest) || found.is_dir() {
                 continue;
             }
-            if gone.all.contains(&digest) || age(&entry.path()) > GRACE {
-                shared.disk.remove(&entry.path())?;
+            let is_due = !lost.contains(&digest) && former.age(&digest, now) >= GRACE;
+            if is_due
+                && shared.clock.age_of(&found) >= GRACE
+                && tidied(shared.disk.remove(&entry.path()), &entry.path())
+            {
                 outcome.blobs += 1;
                 outcome.bytes += found.len();
+                continue;
             }
+            let known = if lost.contains(&digest) { &Unreached::default() } else { &former };
+            unreached.note(digest, known, now);
         }
     }
-    Ok(())
+    outcome.is_more = !unreached.is_empty();
+    if unreached != former {
+        tidied(unreached.write(place), &place.unreached());
+    }
 }
 
 /// Removes files of processes that are gone, but for complete blobs that an export still holds, and parts that nobody
-/// went on with.
-fn sweep_own(shared: &Shared, held: &HashSet<Digest>) -> io::Result<()> {
-    let place = &shared.place;
-    for entry in entries(&place.ingest())? {
+/// went on with. `held` is none if it is not known of all exports.
+fn sweep_own(shared: &Shared, held: Option<&HashSet<Digest>>) {
+    let (place, clock) = (&shared.place, &shared.clock);
+    let remove = |path: &Path| tidied(shared.disk.remove(path), path);
+    let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    for entry in listed(&place.ingest()).iter().filter(|entry| !is_folder(entry)) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_part = name.starts_with("sha");
         let owner = name.split('.').next().unwrap_or_default();
         if let Some(left) = Left::parse(&path) {
-            let is_of_use = left.is_of(&shared.boot) && held.contains(&left.digest);
+            let is_of_use = left.is_of(&shared.boot) && held.is_none_or(|held| held.contains(&left.digest));
             if !is_of_use && !left.has_owner(place) {
-                shared.disk.remove(&path)?;
+                remove(&path);
             }
             continue;
         }
-        if age(&path) > PARTS && !is_locked(&path) || !is_part && !lives(place, owner) {
-            shared.disk.remove(&path)?;
+        if clock.age(&path) > PARTS && !is_locked(&path) || !is_part && !lives(place, owner) {
+            remove(&path);
         }
     }
-    for entry in entries(&place.processes())? {
+    for entry in listed(&place.processes()).iter().filter(|entry| !is_folder(entry)) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !lives(place, &name) && age(&entry.path()) > Duration::from_secs(60) {
-            shared.disk.remove(&entry.path())?;
+        if !lives(place, &name) && clock.age(&entry.path()) > Duration::from_secs(60) {
+            remove(&entry.path());
         }
     }
     // A draft of a file that was to be put in place.
-    for entry in entries(&place.own())? {
+    for entry in listed(&place.own()).iter().filter(|entry| !is_folder(entry)) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        if (name.starts_with("index.json.") || name.starts_with("oci-layout.")) && age(&path) > GRACE {
-            shared.disk.remove(&path)?;
+        let is_draft = |of: &&str| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('.'));
+        if DRAFTS.iter().any(is_draft) && clock.age(&path) > GRACE {
+            remove(&path);
         }
     }
-    Ok(())
 }
 
 fn is_locked(path: &Path) -> bool {
-    std::fs::File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+    super::place::open_file(path).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }

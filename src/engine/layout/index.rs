@@ -8,7 +8,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::image::{Descriptor, Digest, Reference, index_of};
+use crate::image::{Algorithm, Descriptor, Digest, Reference, index_of};
 
 /// The annotation with an image's whole name (containerd `core/images/annotations.go`).
 const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -22,6 +22,8 @@ pub(super) struct LayoutIndex {
     /// Every key with its value, as they were read and in their order.
     fields: Fields,
     entries: Vec<Entry>,
+    /// Entries that we cannot read, each with the place that it had among the others: they are kept, and nothing else.
+    foreign: Vec<(usize, Box<RawValue>)>,
 }
 
 /// One image of the index.
@@ -60,12 +62,35 @@ impl LayoutIndex {
     /// # Errors
     /// In words, when it is none, or can be read in two ways.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let index = index_of(bytes).map_err(|error| error.to_string())?;
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let list = fields.0.iter().find(|(key, _)| key == MANIFESTS).map_or("[]", |(_, value)| value.get());
         let raws: Option<Vec<Box<RawValue>>> = serde_json::from_str(list).map_err(|error| error.to_string())?;
-        let pair = |(target, raw)| Entry { target, raw };
-        Ok(Self { fields, entries: index.manifests.into_iter().zip(raws.unwrap_or_default()).map(pair).collect() })
+        let (mut known, mut foreign) = (Vec::new(), Vec::new());
+        for raw in raws.unwrap_or_default() {
+            if is_foreign(&raw) { foreign.push((known.len(), raw)) } else { known.push(raw) }
+        }
+        let mut this = Self { fields, entries: Vec::new(), foreign };
+        // What we read must be read by everybody as we do.
+        let own = if this.foreign.is_empty() { None } else { Some(this.without_foreign(&known)) };
+        let own = own.transpose().map_err(|error| error.to_string())?;
+        let index = index_of(own.as_deref().unwrap_or(bytes)).map_err(|error| error.to_string())?;
+        this.entries = index.manifests.into_iter().zip(known).map(|(target, raw)| Entry { target, raw }).collect();
+        Ok(this)
+    }
+
+    /// The bytes of the file with nothing but `known` entries.
+    fn without_foreign(&self, known: &[Box<RawValue>]) -> Result<Vec<u8>, serde_json::Error> {
+        self.write(&known.iter().map(|raw| &**raw).collect::<Vec<_>>())
+    }
+
+    /// What is not known of the index: what its entries that we cannot read refer to.
+    pub(super) fn doubts(&self) -> impl Iterator<Item = String> {
+        let shown = |(_, raw): &(usize, Box<RawValue>)| raw.get().chars().take(200).collect::<String>();
+        let doubt = move |foreign| {
+            let entry = shown(foreign);
+            format!("what this entry of index.json refers to is not known: {entry}; to mend it: take it out")
+        };
+        self.foreign.iter().map(doubt)
     }
 
     /// The entries, in order.
@@ -133,7 +158,15 @@ impl LayoutIndex {
 
     /// The bytes of the file.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let raws: Vec<_> = self.entries.iter().map(|entry| &entry.raw).collect();
+        let mut raws: Vec<&RawValue> = self.entries.iter().map(|entry| &*entry.raw).collect();
+        // From the end, so that the places of those before are as they were.
+        for (place, raw) in self.foreign.iter().rev() {
+            raws.insert((*place).min(raws.len()), raw);
+        }
+        self.write(&raws)
+    }
+
+    fn write(&self, raws: &[&RawValue]) -> Result<Vec<u8>, serde_json::Error> {
         let list = to_raw_value(&raws)?;
         let mut fields: Vec<_> = self.fields.0.iter().map(|(key, value)| (key.as_str(), &**value)).collect();
         match fields.iter_mut().find(|(key, _)| *key == MANIFESTS) {
@@ -152,6 +185,24 @@ impl LayoutIndex {
         }
         serde_json::to_vec(&Ordered(fields))
     }
+}
+
+/// Whether an entry is one that others may understand and we cannot: its digest is of an algorithm that we do not know
+/// (image-spec `descriptor.md`, "Digests"). What is no digest at all is an error.
+fn is_foreign(raw: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        digest: String,
+    }
+    let Ok(Named { digest }) = serde_json::from_str(raw.get()) else { return false };
+    let Some((algorithm, encoded)) = digest.split_once(':') else { return false };
+    let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let is_algorithm = algorithm.split(['+', '.', '_', '-']).all(|word| !word.is_empty() && is_word(word));
+    let is_encoded = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-');
+    is_algorithm
+        && !encoded.is_empty()
+        && encoded.bytes().all(is_encoded)
+        && [Algorithm::Sha256, Algorithm::Sha512].iter().all(|known| known.name() != algorithm)
 }
 
 fn entry(target: Descriptor) -> Result<Entry, serde_json::Error> {
@@ -216,6 +267,24 @@ mod tests {
         let written = String::from_utf8(index.to_bytes().unwrap()).unwrap();
         assert!(written.starts_with(&format!(r#"{{"z":[1, 2],"manifests":[{foreign},"#)), "{written}");
         assert!(written.ends_with(r#","schemaVersion":2,"unknown":"\u0041"}"#), "{written}");
+    }
+
+    #[test]
+    fn entries_by_other_digests_are_kept_and_not_read() {
+        let foreign = r#"{"mediaType":"a/b","digest":"blake3:0a1B_=","size":1,"x":1.50}"#;
+        let own = |content: &str| serde_json::to_string(&target(content)).unwrap();
+        let list = |entries: &[&str]| format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        let text = list(&[&own("first"), foreign, &own("second")]);
+        let mut index = LayoutIndex::parse(text.as_bytes()).unwrap();
+        assert_eq!((index.entries().len(), index.doubts().count()), (2, 1));
+        assert_eq!(index.to_bytes().unwrap(), text.as_bytes());
+        index.insert(&target("new"), &[]).unwrap();
+        let written = list(&[&own("first"), foreign, &own("second"), &own("new")]);
+        assert_eq!(String::from_utf8(index.to_bytes().unwrap()).unwrap(), written);
+        for digest in ["blake3:", "blake3", "sha256:x", "Blake:00", "a..b:00", "a:../x", ""] {
+            let text = list(&[&foreign.replace("blake3:0a1B_=", digest)]);
+            LayoutIndex::parse(text.as_bytes()).unwrap_err();
+        }
     }
 
     #[test]

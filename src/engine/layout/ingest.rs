@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use super::collect::{self, collect};
+use super::collect::{collect, collect_later};
 use super::index::LayoutIndex;
 use super::lease::{Lease, Owner};
 use super::lock;
@@ -32,6 +32,7 @@ struct State {
     graph: Option<Arc<Graph>>,
     /// Roots that lost their names to this export.
     replaced: Vec<Descriptor>,
+    is_committed: bool,
     conditions: Vec<Condition>,
 }
 
@@ -39,7 +40,7 @@ impl LayoutIngest {
     /// Opens the export `export`, whose lease belongs to `owner`. Blocks.
     pub(super) fn open(shared: &Arc<Shared>, export: &str, owner: &Owner) -> Result<Self, EngineError> {
         let _lock = lock::shared(&shared.place)?;
-        let lease = Lease::open(&*shared.disk, &shared.place.lease(export), owner);
+        let lease = Lease::open(&shared.disk, &shared.place.lease(export), owner);
         let lease = Arc::new(lease.map_err(|error| shared.place.failed("making a lease", &error))?);
         let uploads = LayoutUploads::new(shared.clone(), lease.clone(), export.to_owned());
         Ok(Self { shared: shared.clone(), lease, export: export.to_owned(), uploads, state: Arc::default() })
@@ -59,12 +60,18 @@ impl LayoutIngest {
         done.unwrap_or_else(|_| Err(self.shared.place.refuse("the export broke off")))
     }
 
+    /// Holds what `graph` names, and looks at nothing.
+    pub(super) fn keep(&self, graph: &Graph) -> Result<(), EngineError> {
+        self.lease.hold(&self.shared.place, graph.descriptors().map(|blob| &blob.digest))
+    }
+
     fn make_plan(&self, graph: &Arc<Graph>) -> Result<Plan, EngineError> {
         self.lease.hold(&self.shared.place, graph.descriptors().map(|blob| &blob.digest))?;
         let is_there = |blob: &Descriptor| self.shared.hold(&blob.digest, Some(blob.size), &self.export).is_some();
         let mut plan = Plan::default();
         for document in graph.documents() {
-            if is_there(&document.descriptor) {
+            // One whose bytes are not these is mended: what other tools wrote may not have survived a power loss.
+            if is_there(&document.descriptor) && self.shared.is_same(&document.descriptor.digest, &document.bytes) {
                 plan.present.push(document.descriptor.clone());
             } else {
                 // The walk has verified it.
@@ -114,6 +121,7 @@ impl LayoutIngest {
             condition.check(index.resolve(&condition.name).map(|target| &target.digest))?;
         }
         if index.stands(graph.root(), names) {
+            self.state().is_committed = true;
             return Ok(());
         }
         let unwritable = |error: serde_json::Error| place.refuse(format!("index.json cannot be written: {error}"));
@@ -125,25 +133,37 @@ impl LayoutIngest {
         place
             .put(&*self.shared.disk, &place.index(), &bytes)
             .map_err(|error| place.failed("writing index.json", &error))?;
-        self.state().replaced.extend(replaced);
+        let mut state = self.state();
+        state.replaced.extend(replaced);
+        state.is_committed = true;
         Ok(())
     }
 
-    fn give_up(&self) -> Result<(), EngineError> {
+    /// Whether something is left that will be collected later.
+    fn give_up(&self) -> Result<bool, EngineError> {
         let failed = |error: std::io::Error| self.shared.place.failed("releasing an export", &error);
         self.uploads.clear().map_err(failed)?;
-        self.shared.give_up(&self.export);
+        let marks = self.shared.give_up(&self.export, &self.lease.held());
         self.shared.disk.remove(&self.shared.place.lease(&self.export)).map_err(failed)?;
-        let replaced = std::mem::take(&mut self.state().replaced);
-        if !replaced.is_empty() {
-            // The image is there whatever comes of this.
-            match collect(&self.shared, &replaced) {
-                Ok(collect::Outcome { blobs: 0, .. }) => {}
-                Ok(outcome) => tracing::debug!(?outcome, "collected what lost its name"),
-                Err(error) => tracing::warn!(%error, "nothing was collected"),
+        let (replaced, is_committed) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.replaced), std::mem::replace(&mut state.is_committed, true))
+        };
+        // What an export brought that failed is needed by nothing from now on, as is what lost its name.
+        if replaced.is_empty() && (is_committed || !marks.has_written) {
+            return Ok(false);
+        }
+        // The image is there whatever comes of this.
+        match collect(&self.shared, &replaced) {
+            Ok(outcome) => {
+                tracing::debug!(?outcome, "collected what nobody needs any more");
+                Ok(outcome.is_more)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nothing was collected");
+                Ok(true)
             }
         }
-        Ok(())
     }
 }
 
@@ -196,6 +216,11 @@ impl Ingest for LayoutIngest {
     }
 
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.work(Self::give_up))
+        Box::pin(async move {
+            if self.work(Self::give_up).await? {
+                collect_later(&self.shared);
+            }
+            Ok(())
+        })
     }
 }

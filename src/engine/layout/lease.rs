@@ -6,17 +6,18 @@
 //! loss, which no export survives either: a durable one pins again what it relies on.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::fs;
+use std::io::{self, BufRead as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Clock;
 use super::disk::{Disk, DiskFile};
 use super::lock;
-use super::place::{Place, read_at_most};
+use super::place::{Place, open_file};
 use crate::engine::{Durable, EngineError};
 use crate::image::Digest;
 
@@ -26,6 +27,12 @@ const DURABLE: &str = "durable ";
 const LIFETIME: Duration = Duration::from_secs(8 * 3600);
 /// The longest lease that is read, in bytes: 400,000 digests.
 const MAX_BYTES: u64 = 32 << 20;
+/// The longest first line: the record of a durable lease, in which JSON may take six bytes for one.
+const MAX_OWNER: u64 = 512 << 10;
+/// How many blobs an export may rely on: more than any may have, and less than is read.
+const MAX_HELD: usize = 250_000;
+/// How many lines that are of no use any more are left in a lease.
+const STALE: usize = 1024;
 
 /// Whose end ends a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,32 +61,64 @@ impl Kept {
 /// A lease that this process holds.
 #[derive(Debug)]
 pub(super) struct Lease {
-    inner: Mutex<(Box<dyn DiskFile>, HashSet<Digest>)>,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// The first line.
+    owner: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: Box<dyn DiskFile>,
+    held: HashSet<Digest>,
+    /// How many lines the file has.
+    lines: usize,
+    /// Whether the last one may be cut off, because a write failed.
+    is_torn: bool,
+}
+
+impl Inner {
+    /// Adds `lines`, of which there are `count`.
+    fn add(&mut self, lines: &str, count: usize) -> io::Result<()> {
+        let begun = std::mem::replace(&mut self.is_torn, true);
+        let separator = if begun { "\n" } else { "" };
+        self.file.write(format!("{separator}{lines}").as_bytes())?;
+        self.lines += count;
+        self.is_torn = false;
+        Ok(())
+    }
 }
 
 impl Lease {
     /// Creates the lease at `path`, or takes a durable one up again.
-    pub(super) fn open(disk: &dyn Disk, path: &Path, owner: &Owner) -> io::Result<Self> {
+    pub(super) fn open(disk: &Arc<dyn Disk>, path: &Path, owner: &Owner) -> io::Result<Self> {
         let found = match owner {
             Owner::Nobody(_) if path.exists() => Some(Found::read(path)?).filter(|found| found.kept().is_some()),
             _ => None,
         };
         let mut file = disk.append(path)?;
-        if found.is_none() {
-            let owner = match owner {
-                Owner::Process(process) => process.clone(),
-                Owner::Nobody(record) => {
-                    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                    let opened = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                    let kept = Kept { record: record.clone(), opened };
-                    format!("{DURABLE}{}", serde_json::to_string(&kept)?)
-                }
-            };
-            file.clear()?;
-            file.write(format!("{owner}\n").as_bytes())?;
-        }
-        let held = found.map(|found| found.digests.into_iter().collect()).unwrap_or_default();
-        Ok(Self { inner: Mutex::new((file, held)) })
+        // A crash may have cut off the last line of one that is taken up.
+        let is_torn = found.is_some();
+        let (owner, held, lines) = match found {
+            Some(Found { owner, digests, lines }) => (owner, digests, lines),
+            None => {
+                let owner = match owner {
+                    Owner::Process(process) => process.clone(),
+                    Owner::Nobody(record) => {
+                        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                        let opened = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+                        let kept = Kept { record: record.clone(), opened };
+                        format!("{DURABLE}{}", serde_json::to_string(&kept)?)
+                    }
+                };
+                file.clear()?;
+                file.write(format!("{owner}\n").as_bytes())?;
+                (owner, HashSet::new(), 0)
+            }
+        };
+        let inner = Mutex::new(Inner { file, held, lines, is_torn });
+        Ok(Self { disk: disk.clone(), path: path.to_owned(), owner, inner })
     }
 
     /// Adds to what is held. From then on what is found stays: a collector has seen this, or is done. Blocks.
@@ -89,31 +128,58 @@ impl Lease {
         digests: impl IntoIterator<Item = &'a Digest>,
     ) -> Result<(), EngineError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, held) = &mut *inner;
-        let new: Vec<_> = digests.into_iter().filter(|digest| !held.contains(digest)).collect();
+        let new: HashSet<_> = digests.into_iter().filter(|digest| !inner.held.contains(digest)).collect();
         if new.is_empty() {
             return Ok(());
         }
+        if inner.held.len() + new.len() > MAX_HELD {
+            return Err(place.refuse(format!("an export relies on more than {MAX_HELD} blobs; use several")));
+        }
         let lines: String = new.iter().map(|digest| format!("{digest}\n")).collect();
         let _lock = lock::shared(place)?;
-        file.write(lines.as_bytes()).map_err(|error| place.failed("adding to a lease", &error))?;
-        held.extend(new.into_iter().cloned());
+        inner.add(&lines, new.len()).map_err(|error| place.failed("adding to a lease", &error))?;
+        inner.held.extend(new.into_iter().cloned());
+        self.tidy(place, &mut inner);
         Ok(())
     }
 
     /// Gives up one blob. Blocks.
-    pub(super) fn let_go(&self, digest: &Digest) -> io::Result<()> {
+    pub(super) fn let_go(&self, place: &Place, digest: &Digest) -> Result<(), EngineError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, held) = &mut *inner;
-        if held.remove(digest) {
-            file.write(format!("-{digest}\n").as_bytes())?;
+        if inner.held.remove(digest) {
+            let _lock = lock::shared(place)?;
+            inner.add(&format!("-{digest}\n"), 1).map_err(|error| place.failed("adding to a lease", &error))?;
+            self.tidy(place, &mut inner);
         }
         Ok(())
     }
 
+    /// Writes a lease anew in which most lines are of no use any more: a client may pin and let go as often as it likes.
+    /// The lock must be held.
+    fn tidy(&self, place: &Place, inner: &mut Inner) {
+        if inner.lines <= 2 * inner.held.len() + STALE {
+            return;
+        }
+        let mut text = format!("{}\n", self.owner);
+        inner.held.iter().for_each(|digest| text.extend([digest.as_str(), "\n"]));
+        let draft = place.draft("lease");
+        let written = self.disk.append(&draft).and_then(|mut file| {
+            file.write(text.as_bytes())?;
+            self.disk.rename(&draft, &self.path)?;
+            Ok(file)
+        });
+        match written {
+            Ok(file) => (inner.file, inner.lines, inner.is_torn) = (file, inner.held.len(), false),
+            Err(error) => {
+                tracing::debug!(%error, "a lease stays longer than it need be");
+                let _ = self.disk.remove(&draft);
+            }
+        }
+    }
+
     /// What is held, in the order of the digests.
     pub(super) fn held(&self) -> Vec<Digest> {
-        let mut held: Vec<_> = self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.iter().cloned().collect();
+        let mut held: Vec<_> = self.inner.lock().unwrap_or_else(PoisonError::into_inner).held.iter().cloned().collect();
         held.sort();
         held
     }
@@ -123,29 +189,43 @@ impl Lease {
 #[derive(Debug)]
 pub(super) struct Found {
     owner: String,
-    pub(super) digests: Vec<Digest>,
+    digests: HashSet<Digest>,
+    lines: usize,
 }
 
 impl Found {
+    /// Whose it is. Says so of leases, too, that are too long to be read as a whole.
+    fn owner(path: &Path) -> io::Result<String> {
+        let mut owner = Vec::new();
+        io::BufReader::new(open_file(path)?.take(MAX_OWNER)).read_until(b'\n', &mut owner)?;
+        let owner = owner.strip_suffix(b"\n").unwrap_or(&owner);
+        Ok(String::from_utf8_lossy(owner).into_owned())
+    }
+
     fn read(path: &Path) -> io::Result<Self> {
-        let text = read_at_most(path, MAX_BYTES)?;
+        let text = super::place::read_at_most(path, MAX_BYTES)?;
         let text = String::from_utf8_lossy(&text);
         let mut lines = text.lines();
-        let owner = lines.next().unwrap_or_default().to_owned();
-        let mut held = HashSet::new();
+        let (owner, mut found) = (lines.next().unwrap_or_default().to_owned(), (HashSet::new(), 0));
         for line in lines {
+            found.1 += 1;
             // A line that was cut off by a crash held a blob for a process that is gone.
-            match line.strip_prefix('-') {
-                Some(gone) => held.retain(|digest: &Digest| digest.as_str() != gone),
-                None => held.extend(line.parse()),
+            match (line.strip_prefix('-'), line.strip_prefix('-').unwrap_or(line).parse::<Digest>()) {
+                (Some(_), Ok(digest)) => drop(found.0.remove(&digest)),
+                (None, Ok(digest)) => drop(found.0.insert(digest)),
+                (_, Err(_)) => {}
             }
         }
-        Ok(Self { owner, digests: held.into_iter().collect() })
+        Ok(Self { owner, digests: found.0, lines: found.1 })
     }
 
     fn kept(&self) -> Option<Kept> {
-        serde_json::from_str(self.owner.strip_prefix(DURABLE)?).ok()
+        kept(&self.owner)
     }
+}
+
+fn kept(owner: &str) -> Option<Kept> {
+    serde_json::from_str(owner.strip_prefix(DURABLE)?).ok()
 }
 
 /// The leases that outlive their processes.
@@ -161,43 +241,60 @@ pub(super) fn durables(place: &Place) -> io::Result<Vec<Durable>> {
     Ok(durables)
 }
 
-/// All leases: those that hold their blobs, and the exports whose leases are abandoned.
-pub(super) fn survey(place: &Place) -> io::Result<(Vec<Digest>, Vec<String>)> {
-    let (mut held, mut abandoned) = (Vec::new(), Vec::new());
+/// What all leases say.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// What those hold that are in force.
+    pub(super) held: HashSet<Digest>,
+    /// The exports whose leases are abandoned.
+    pub(super) abandoned: Vec<String>,
+    /// Leases in force of which it is not known what they hold.
+    pub(super) doubts: Vec<String>,
+}
+
+/// Reads all leases.
+pub(super) fn survey(place: &Place) -> io::Result<Survey> {
+    let mut survey = Survey::default();
     for entry in entries(&place.leases())? {
-        let found = match Found::read(&entry.path()) {
+        // A lease is called by its export's id; whatever else is there is not ours.
+        let Ok(export) = entry.file_name().into_string() else { continue };
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let path = entry.path();
+        let lives = match Found::owner(&path) {
+            Ok(durable) if durable.starts_with(DURABLE) => kept(&durable).is_some_and(|kept| kept.age() < LIFETIME),
+            Ok(process) => lives(place, &process),
             // Released at this moment.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            found => found?,
+            Err(_) => true,
         };
-        let lives = match found.owner.as_str() {
-            durable if durable.starts_with(DURABLE) => found.kept().is_some_and(|kept| kept.age() < LIFETIME),
-            process => lives(place, process),
-        };
-        match lives {
-            true => held.extend(found.digests),
-            false => abandoned.push(entry.file_name().to_string_lossy().into_owned()),
+        if !lives {
+            survey.abandoned.push(export);
+            continue;
+        }
+        match Found::read(&path) {
+            Ok(found) => survey.held.extend(found.digests),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => survey.doubts.push(format!("the lease {} cannot be read: {error}", path.display())),
         }
     }
-    Ok((held, abandoned))
+    Ok(survey)
 }
 
 /// Whether a process lives: then it has its file locked. An empty name is that of a process that was just about to say
 /// who it is.
 pub(super) fn lives(place: &Place, process: &str) -> bool {
     if process.is_empty() {
-        return age(&place.leases()) < Duration::from_secs(60);
+        return Clock::default().age(&place.leases()) < Duration::from_secs(60);
     }
-    match File::open(place.processes().join(process)) {
+    if process.contains('/') {
+        return false;
+    }
+    match open_file(&place.processes().join(process)) {
         Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
         Err(_) => false,
     }
-}
-
-/// How long ago a file was changed; no time if that is not known.
-pub(super) fn age(path: &Path) -> Duration {
-    let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
-    modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok()).unwrap_or_default()
 }
 
 /// The entries of a folder; none if there is no folder.

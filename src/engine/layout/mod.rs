@@ -12,6 +12,7 @@
 //!   until the machine restarts ([`writer`]). An export that outlives its process finds its complete blobs again as well,
 //!   however small, although they were not synced when the process was killed ([`left`]).
 
+mod clock;
 mod collect;
 mod disk;
 mod index;
@@ -21,12 +22,15 @@ mod left;
 mod lock;
 mod pipe;
 mod place;
+mod reached;
 mod read;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod unreached;
 mod upload;
 mod uploads;
+mod verified;
 mod writer;
 
 use std::path::Path;
@@ -37,6 +41,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
+use self::collect::Outcome;
 use self::disk::{Disk, System};
 use self::ingest::LayoutIngest;
 use self::lease::Owner;
@@ -187,18 +192,46 @@ impl Engine for LayoutEngine {
         Ok(Arc::new(LayoutImages::new(self.shared.clone())))
     }
 
+    /// A layout in which we never wrote is not written to in order to be read. Whoever collects in it first gives what
+    /// is read an hour.
+    fn reading<'a>(
+        &'a self,
+        origin: &'a Origin,
+        graph: &'a Arc<Graph>,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Ingest>>, EngineError>> {
+        Box::pin(async move {
+            let (export, graph) = (origin.export.clone(), graph.clone());
+            let held = self.work(move |shared| {
+                check_id(&export)?;
+                if !shared.place.leases().is_dir() || !shared.place.processes().is_dir() {
+                    return Ok(None);
+                }
+                let ingest = LayoutIngest::open(shared, &export, &Owner::Process(shared.process()?))?;
+                ingest.keep(&graph)?;
+                Ok(Some(Arc::new(ingest) as Arc<dyn Ingest>))
+            });
+            held.await
+        })
+    }
+
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(self.work(|shared| {
-            // Nothing of ours was ever there.
-            if !shared.place.own().is_dir() {
-                return Ok(0);
+        Box::pin(async move {
+            let collected = self.work(|shared| {
+                // Nothing of ours was ever there.
+                if !shared.place.own().is_dir() {
+                    return Ok(collect::Outcome::default());
+                }
+                collect::collect(shared, &[])
+            });
+            let Outcome { blobs, bytes, exports, is_more } = collected.await?;
+            if blobs > 0 {
+                tracing::info!(blobs, bytes, "collected blobs that no image needs");
             }
-            let outcome = collect::collect(shared, &[])?;
-            if outcome.blobs > 0 {
-                tracing::info!(blobs = outcome.blobs, bytes = outcome.bytes, "collected blobs that no image needs");
+            if is_more {
+                collect::collect_later(&self.shared);
             }
-            Ok(outcome.exports)
-        }))
+            Ok(exports)
+        })
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {

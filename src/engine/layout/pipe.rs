@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::disk::{Disk, DiskFile};
-use super::place::Place;
+use super::place::{Place, is_full};
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest, Hasher};
 
@@ -77,6 +77,17 @@ impl Core {
         Ok(())
     }
 
+    /// Removes the file if what failed is that there is no room: then nobody can go on with it, and it would keep others
+    /// from writing anything. Blocks.
+    pub(super) fn make_room(&self, disk: &dyn Disk, error: &std::io::Error) {
+        if is_full(error)
+            && self.file.is_some()
+            && let Err(error) = disk.remove(&self.path)
+        {
+            tracing::warn!(%error, path = %self.path.display(), "it keeps the disk full");
+        }
+    }
+
     /// Forgets everything. Blocks.
     pub(super) fn clear(&mut self) -> std::io::Result<()> {
         if let Some(file) = &mut self.file {
@@ -88,8 +99,8 @@ impl Core {
     }
 }
 
-/// The hash of a file, read from its start.
-fn hash(file: &std::fs::File, algorithm: Algorithm) -> std::io::Result<(Hasher, u64)> {
+/// The hash of a file, read from its start, and its length.
+pub(super) fn hash(file: &std::fs::File, algorithm: Algorithm) -> std::io::Result<(Hasher, u64)> {
     use std::os::unix::fs::FileExt as _;
     let (mut hasher, mut length, mut buffer) = (Hasher::new(algorithm), 0, vec![0; BATCH]);
     loop {
@@ -194,14 +205,22 @@ impl Pipe {
     pub(super) async fn spill(&mut self) -> Result<(), EngineError> {
         let mut core = self.core().await?;
         if let Err(error) = self.syncing.advance(&self.disk, &core).await {
-            return Err(self.fail(&error));
+            return Err(self.break_off(core, &error).await);
         }
         let (batch, disk) = (std::mem::take(&mut self.batch), self.disk.clone());
         self.state = State::Busy(spawn_blocking(move || {
-            core.take(&*disk, batch)?;
+            core.take(&*disk, batch).inspect_err(|error| core.make_room(&*disk, error))?;
             Ok(core)
         }));
         Ok(())
+    }
+
+    /// What was told to go to the disk did not get there.
+    async fn break_off(&mut self, core: Core, error: &std::io::Error) -> EngineError {
+        let (disk, told) = (self.disk.clone(), std::io::Error::from(error.kind()));
+        // Nothing more can be done where this fails, too.
+        let _ = spawn_blocking(move || core.make_room(&*disk, &told)).await;
+        self.fail(error)
     }
 
     fn fail(&mut self, error: &std::io::Error) -> EngineError {
@@ -233,7 +252,7 @@ impl Pipe {
         self.batch.clear();
         self.length = 0;
         if let Err(error) = self.syncing.end().await {
-            return Err(self.fail(&error));
+            return Err(self.break_off(core, &error).await);
         }
         self.syncing.until = 0;
         let cleared = spawn_blocking(move || core.clear().map(|()| core));
@@ -260,7 +279,7 @@ impl Pipe {
     pub(super) async fn finish(mut self) -> Result<(Core, Vec<Bytes>), EngineError> {
         let core = self.core().await?;
         if let Err(error) = self.syncing.end().await {
-            return Err(self.fail(&error));
+            return Err(self.break_off(core, &error).await);
         }
         Ok((core, self.batch))
     }

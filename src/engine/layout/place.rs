@@ -81,6 +81,21 @@ impl Place {
         self.own().join("lock")
     }
 
+    /// Which blobs are known to be what they are called ([`super::verified`]).
+    pub(super) fn verified(&self) -> PathBuf {
+        self.own().join("verified")
+    }
+
+    /// Since when blobs are needed by nothing ([`super::unreached`]).
+    pub(super) fn unreached(&self) -> PathBuf {
+        self.own().join("unreached")
+    }
+
+    /// A name for a file that will be put in the place of `name`.
+    pub(super) fn draft(&self, name: &str) -> PathBuf {
+        self.own().join(format!("{name}.{}", super::unique()))
+    }
+
     pub(super) fn leases(&self) -> PathBuf {
         self.own().join("leases")
     }
@@ -198,7 +213,7 @@ impl Place {
     /// Makes `path` hold `content`, which is there as a whole or not at all whatever happens.
     pub(super) fn put(&self, disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let draft = self.own().join(format!("{name}.{}", super::unique()));
+        let draft = self.draft(&name);
         let mut file = disk.append(&draft)?;
         let written = file.write(content).and_then(|()| file.sync()).and_then(|()| disk.rename(&draft, path));
         if written.is_err() {
@@ -209,6 +224,17 @@ impl Place {
         disk.sync_folder(&self.root)
     }
 
+    /// Makes a file of ours hold `content`, or leaves it as it is. Past the disk's syncs, like every lock: for what may be
+    /// lost.
+    pub(super) fn jot(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let draft = self.draft(&path.file_name().unwrap_or_default().to_string_lossy());
+        let written = fs::write(&draft, content).and_then(|()| fs::rename(&draft, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        written
+    }
+
     /// The layout cannot be used.
     pub(super) fn refuse(&self, reason: impl Into<String>) -> EngineError {
         EngineError::Layout { path: self.root.display().to_string(), reason: reason.into() }
@@ -217,7 +243,7 @@ impl Place {
     /// The file system refused.
     pub(super) fn failed(&self, operation: &str, error: &io::Error) -> EngineError {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => EngineError::NoSpace {
+            _ if is_full(error) => EngineError::NoSpace {
                 operation: format!("{operation} of the layout {}", self.root.display()),
                 message: error.to_string(),
             },
@@ -229,11 +255,24 @@ impl Place {
     }
 }
 
+/// Whether there is no room for more.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Opens a file to be read. What is no file, such as a pipe without a writer, could be waited for without end.
+pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    fs::File::open(path)
+}
+
 /// Reads a file that must not be longer than `limit`.
 pub(super) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use io::Read as _;
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
     }

@@ -19,6 +19,8 @@ use crate::source::{Chunks, Source, SourceError};
 
 /// How much is read at once.
 const CHUNK: usize = 1 << 20;
+/// How much of a blob is read to see whether it may be a document.
+const SNIFF: u64 = 512;
 /// The media type of a blob of which nobody says more (RFC 2046, section 4.5.1).
 const ANYTHING: &str = "application/octet-stream";
 
@@ -102,19 +104,30 @@ fn chunk(file: File, offset: u64) -> io::Result<(File, Bytes)> {
     Ok((file, bytes.into()))
 }
 
+/// What a file of `size` bytes holds if it may be a document: a JSON object. Most layers show by their first bytes that they
+/// are none, and are not read.
+fn object(mut file: &File, size: u64) -> io::Result<Option<Vec<u8>>> {
+    use io::Read as _;
+    let mut bytes = Vec::new();
+    file.take(size.min(SNIFF)).read_to_end(&mut bytes)?;
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Ok(None);
+    }
+    file.by_ref().take(size.saturating_sub(SNIFF)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
 /// What a blob is, by the index or by its own words. Blocks.
 fn identify(shared: &Shared, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-    let Some(size) = shared.present(digest, None) else { return Ok(None) };
+    let Some(size) = shared.readable(digest) else { return Ok(None) };
     if let Some(root) = read_index(&shared.place)?.as_ref().and_then(|index| index.root(digest)) {
         return Ok(Some(root.clone()));
     }
     let mut media_type = None;
     if size <= Limits::default().config_bytes {
-        let read = shared.open(digest).and_then(|file| {
-            let mut bytes = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(file, size), &mut bytes).map(|_| bytes)
-        });
-        media_type = media_type_of(&read.map_err(|error| shared.place.failed("reading a blob", &error))?);
+        let read = shared.open(digest).and_then(|file| object(&file, size));
+        let bytes = read.map_err(|error| shared.place.failed("reading a blob", &error))?;
+        media_type = bytes.and_then(|bytes| media_type_of(&bytes));
     }
     Ok(Some(Descriptor::new(media_type.unwrap_or_else(|| ANYTHING.to_owned()), digest.clone(), size)))
 }
@@ -157,6 +170,6 @@ impl Images for LayoutImages {
 
     fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
         let digest = digest.clone();
-        Box::pin(self.work(move |shared| Ok(shared.present(&digest, None))))
+        Box::pin(self.work(move |shared| Ok(shared.readable(&digest))))
     }
 }

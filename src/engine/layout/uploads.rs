@@ -20,10 +20,12 @@ use super::shared::Shared;
 use super::upload::LayoutUpload;
 use crate::engine::EngineError;
 use crate::engine::uploads::{Begun, Expected, UploadStatus, Uploads, check_name};
-use crate::image::{Algorithm, Digest};
+use crate::image::{Algorithm, Descriptor, Digest};
 
 /// How many closed uploads are kept open, so that what they hold need not be hashed again.
 const MAX_PARKED: usize = 64;
+/// How many parts are remembered that need not be read again.
+const MAX_PARTS: usize = 10_000;
 /// The longest note of an upload.
 const MAX_NOTE: u64 = 16 << 10;
 
@@ -48,7 +50,12 @@ pub(super) struct Inner {
     export: String,
     open: Mutex<HashMap<String, Arc<Live>>>,
     parked: Mutex<HashMap<String, Core>>,
+    /// Parts of blobs that were read and found to be no more than that, with their length then.
+    parts: Mutex<HashMap<Digest, u64>>,
 }
+
+/// A blob that is asked for, and its size where that is known.
+type Sought = (Digest, Option<u64>);
 
 /// An upload that is open.
 #[derive(Debug)]
@@ -81,8 +88,8 @@ fn milliseconds(time: SystemTime) -> u64 {
 
 impl LayoutUploads {
     pub(super) fn new(shared: Arc<Shared>, lease: Arc<Lease>, export: String) -> Self {
-        let (open, parked) = Default::default();
-        Self(Arc::new(Inner { shared, lease, export, open, parked }))
+        let (open, parked, parts) = Default::default();
+        Self(Arc::new(Inner { shared, lease, export, open, parked, parts }))
     }
 
     /// Removes all that is not committed. Blocks.
@@ -118,19 +125,27 @@ impl Inner {
     }
 
     pub(super) fn failed(&self, error: &io::Error) -> EngineError {
-        self.shared.place.failed("writing an upload", error)
+        self.shared.refused(&self.export, "writing an upload", error)
     }
 
-    /// Holds a blob if it is there, or as soon as it is. Blocks.
-    fn pin(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
-        self.lease.hold(&self.shared.place, digests)?;
-        digests.iter().map(|digest| self.hold(digest)).collect()
+    /// Holds the blobs that are there. What is not gets no line in the lease: clients may ask for anything. Blocks.
+    fn pin(&self, blobs: &[Sought]) -> Result<Vec<Option<u64>>, EngineError> {
+        let may_be_there: Vec<bool> = blobs.iter().map(|blob| self.may_be_there(blob)).collect();
+        let there = || blobs.iter().zip(&may_be_there);
+        self.lease.hold(&self.shared.place, there().filter(|(_, may)| **may).map(|(blob, _)| &blob.0))?;
+        // Once more: from now on what is there stays.
+        there().map(|(blob, may)| if *may { self.hold(blob) } else { Ok(None) }).collect()
     }
 
-    fn hold(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
-        match self.shared.hold(digest, None, &self.export) {
+    fn may_be_there(&self, (digest, size): &Sought) -> bool {
+        let part = self.shared.place.partial(&self.shared.boot, digest);
+        self.shared.present(digest, *size).is_some() || part.exists() || self.shared.is_left(digest)
+    }
+
+    fn hold(&self, (digest, size): &Sought) -> Result<Option<u64>, EngineError> {
+        match self.shared.hold(digest, *size, &self.export) {
             Some(size) => Ok(Some(size)),
-            None => match self.adopt_part(digest)? {
+            None => match self.adopt_part(digest, *size)? {
                 Some(size) => Ok(Some(size)),
                 None => self.adopt_left(digest),
             },
@@ -158,10 +173,16 @@ impl Inner {
         Ok(Some(size))
     }
 
-    /// A large one, which has the name of a part.
-    fn adopt_part(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+    /// A large one, which has the name of a part. Most parts are none: one of another length than the blob is not read,
+    /// and no part twice as long as it does not grow.
+    fn adopt_part(&self, digest: &Digest, size: Option<u64>) -> Result<Option<u64>, EngineError> {
         let path = self.shared.place.partial(&self.shared.boot, digest);
-        if self.shared.boot.is_empty() || !path.exists() {
+        if self.shared.boot.is_empty() {
+            return Ok(None);
+        }
+        let Ok(length) = fs::metadata(&path).map(|found| found.len()) else { return Ok(None) };
+        let is_known = lock_of(&self.parts).get(digest) == Some(&length);
+        if length == 0 || size.is_some_and(|size| size != length) || is_known {
             return Ok(None);
         }
         let file = self.shared.disk.append(&path).map_err(|error| self.failed(&error))?;
@@ -172,6 +193,10 @@ impl Inner {
         }
         let core = Core::resume(digest.algorithm(), path, file).map_err(|error| self.failed(&error))?;
         if core.length == 0 || core.digest(digest.algorithm(), &[]).map_err(|error| self.failed(&error))? != *digest {
+            let mut parts = lock_of(&self.parts);
+            if parts.len() < MAX_PARTS {
+                parts.insert(digest.clone(), core.length);
+            }
             return Ok(None);
         }
         let size = core.length;
@@ -182,7 +207,7 @@ impl Inner {
     /// Opens the upload for its only writer. Blocks.
     fn begin(self: &Arc<Self>, name: &str, expected: &Expected) -> Result<Option<LayoutUpload>, EngineError> {
         if let Some(digest) = &expected.digest
-            && self.pin(std::slice::from_ref(digest))?[0].is_some()
+            && self.pin(&[(digest.clone(), expected.size)])?[0].is_some()
         {
             return Ok(None);
         }
@@ -234,8 +259,9 @@ impl Inner {
         if path.exists() {
             return Ok(());
         }
-        let mut file = self.shared.disk.append(&path)?;
-        file.write(&serde_json::to_vec(note)?)
+        let text = serde_json::to_vec(note)?;
+        let written = self.shared.disk.append(&path).and_then(|mut file| file.write(&text));
+        written.inspect_err(|_| drop(self.shared.disk.remove(&path)))
     }
 
     /// Writes what is left and keeps the upload. Blocks.
@@ -245,7 +271,8 @@ impl Inner {
         if core.file.is_none() {
             core.file = Some(self.shared.disk.append(&core.path)?);
         }
-        core.take(&*self.shared.disk, rest.to_vec())?;
+        let disk = &*self.shared.disk;
+        core.take(disk, rest.to_vec()).inspect_err(|error| core.make_room(disk, error))?;
         let mut parked = lock_of(&self.parked);
         if parked.len() < MAX_PARKED {
             parked.insert(name, core);
@@ -278,7 +305,9 @@ impl Inner {
             self.park(turn, core, rest).map_err(|error| self.failed(&error))?;
             return Err(EngineError::Corrupt { digest: wanted.unwrap_or(digest), reason });
         }
-        let is_there = self.pin(std::slice::from_ref(&digest))?[0].is_some();
+        // Before it is looked for: then a collector that comes between sees that it is needed.
+        self.lease.hold(&self.shared.place, [&digest])?;
+        let is_there = self.hold(&(digest.clone(), Some(size)))?.is_some();
         let (path, had_file) = (core.path.clone(), core.file.is_some());
         if !is_there {
             let core = if had_file { self.rename(core, &digest)? } else { core };
@@ -334,8 +363,13 @@ fn status(note: &Note, offset: u64, updated: Option<SystemTime>) -> UploadStatus
 
 impl Uploads for LayoutUploads {
     fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        let digests = digests.to_vec();
-        Box::pin(self.work(move |inner| inner.pin(&digests)))
+        let blobs: Vec<_> = digests.iter().map(|digest| (digest.clone(), None)).collect();
+        Box::pin(self.work(move |inner| inner.pin(&blobs)))
+    }
+
+    fn pin_sized<'a>(&'a self, blobs: &'a [Descriptor]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        let blobs: Vec<_> = blobs.iter().map(|blob| (blob.digest.clone(), Some(blob.size))).collect();
+        Box::pin(self.work(move |inner| inner.pin(&blobs)))
     }
 
     fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
@@ -343,7 +377,7 @@ impl Uploads for LayoutUploads {
             // What was asked for and is not there is held as well, should it come.
             let mut found = Vec::new();
             for digest in inner.lease.held() {
-                if inner.hold(&digest)?.is_some() {
+                if inner.hold(&(digest.clone(), None))?.is_some() {
                     found.push(digest);
                 }
             }
@@ -353,7 +387,7 @@ impl Uploads for LayoutUploads {
 
     fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
         let digest = digest.clone();
-        Box::pin(self.work(move |inner| inner.lease.let_go(&digest).map_err(|error| inner.failed(&error))))
+        Box::pin(self.work(move |inner| inner.lease.let_go(&inner.shared.place, &digest)))
     }
 
     fn begin<'a>(&'a self, name: &'a str, expected: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {

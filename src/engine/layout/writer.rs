@@ -81,7 +81,8 @@ impl Writer {
             let reason = format!("more than the expected {} bytes came", self.blob.size);
             return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
         }
-        self.pipe.push(bytes).await
+        let pushed = self.pipe.push(bytes).await;
+        pushed.inspect_err(|error| self.shared.note_space(&self.lease, error))
     }
 
     async fn finish(self) -> Result<(), EngineError> {
@@ -90,7 +91,7 @@ impl Writer {
             let reason = format!("{} bytes came, expected {}", pipe.length(), blob.size);
             return Err(EngineError::Corrupt { digest: blob.digest, reason });
         }
-        let (core, rest) = pipe.finish().await?;
+        let (core, rest) = pipe.finish().await.inspect_err(|error| shared.note_space(&lease, error))?;
         let is_large = core.file.is_some();
         let work = shared.clone();
         let done = spawn_blocking(move || {

@@ -1,6 +1,7 @@
 //! Inspect: what an image consists of, on every platform.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Code;
@@ -10,29 +11,60 @@ use super::super::proto::{Attestation, InspectResponse, Layer, PlatformImage, Re
 use super::super::refusal::Refusal;
 use super::find;
 use super::resolve::resolved;
-use crate::engine::EngineError;
 use crate::engine::images::Images;
+use crate::engine::{EngineError, Ingest, Origin};
+use crate::export::{Exports, unique_id};
 use crate::image::{Descriptor, Document, Kind};
+use crate::progress::Events;
 use crate::source::tree::{self, Image, PREDICATE, Tree};
 
 /// How many blobs are asked for at once.
 const PARALLEL: usize = 16;
 
 /// The answer to Inspect.
-pub(super) async fn inspect(images: &dyn Images, reference: &str) -> Result<InspectResponse, Refusal> {
+pub(super) async fn inspect(
+    exports: &Exports,
+    images: &dyn Images,
+    reference: &str,
+) -> Result<InspectResponse, Refusal> {
     let (_, root) = find(images, reference).await?;
     if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
         let what = format!("`{}` is neither an index nor a manifest", root.media_type);
         return Err(Refusal::field("reference", what));
     }
-    let tree = Tree::load(images, &root).await?;
+    let held = hold(exports, &root).await;
+    let answer = of(images, &root).await;
+    if let Some(held) = held {
+        exports.clean_up(held);
+    }
+    answer
+}
+
+/// Holds the image while it is read: what is removed meanwhile would be told as if it had never been there. Where that
+/// cannot be done it is read all the same.
+async fn hold(exports: &Exports, root: &Descriptor) -> Option<Arc<dyn Ingest>> {
+    let origin = Origin { export: format!("inspect-{}", unique_id()), door: "export", builder: String::new() };
+    let ingest = exports.engine().open(&origin, Events::none()).await;
+    let ingest = ingest.inspect_err(|error| tracing::debug!(%error, "an image is read without being held")).ok()?;
+    let pinned = match ingest.uploads() {
+        Ok(uploads) => uploads.pin(std::slice::from_ref(&root.digest)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = pinned {
+        tracing::debug!(%error, "an image is read without being held");
+    }
+    Some(ingest)
+}
+
+async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, Refusal> {
+    let tree = Tree::load(images, root).await?;
     let mut found = Vec::new();
     for image in tree.images() {
         found.push(one(images, &tree, image).await?);
     }
     let document = tree.document(&root.digest);
     Ok(InspectResponse {
-        root: document.map(|document| resolved(document, &root, true)),
+        root: document.map(|document| resolved(document, root, true)),
         images: found,
         annotations: document.map(annotations).transpose()?.unwrap_or_default().into_iter().collect(),
     })

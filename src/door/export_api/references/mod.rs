@@ -74,7 +74,7 @@ impl Service for ReferenceService {
 
     async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectResponse>, Status> {
         let images = self.images()?;
-        Ok(Response::new(inspect::inspect(&*images, &request.into_inner().reference).await?))
+        Ok(Response::new(inspect::inspect(&self.exports, &*images, &request.into_inner().reference).await?))
     }
 
     async fn list(&self, request: Request<ListReferencesRequest>) -> Result<Response<ListReferencesResponse>, Status> {
@@ -116,6 +116,7 @@ impl Service for ReferenceService {
             length => start.saturating_add(length).min(size),
         };
         let blob = image::Descriptor::new("", digest, size);
+        // The blob's file is open from here on, here or in containerd: what is deleted now is read to its end all the same.
         let chunks = read_range(&*images, &blob, start..end).await.map_err(Refusal::from)?;
         // The first message says the size, also of a blob or a range of no bytes.
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);

@@ -9,28 +9,98 @@ fn make_old(path: &Path) {
     file.set_modified(SystemTime::now() - Duration::from_secs(2 * 24 * 3600)).unwrap();
 }
 
-fn make_blobs_old(root: &Path) {
-    blobs(root).iter().for_each(|blob| make_old(&root.join("blobs/sha256").join(blob)));
-}
-
 fn is_there(root: &Path, blob: &Descriptor) -> bool {
     blobs(root).contains(&blob.digest.hex().to_owned())
 }
 
+/// A minute more than an hour goes by.
+fn wait(engine: &LayoutEngine) {
+    engine.shared.clock.advance(Duration::from_secs(3660));
+}
+
+fn index(root: &Path) -> Value {
+    serde_json::from_slice(&fs::read(root.join("index.json")).unwrap()).unwrap()
+}
+
 #[tokio::test]
-async fn what_lost_its_name_is_removed_and_what_others_need_stays() {
+async fn what_lost_its_name_is_removed_after_an_hour_and_what_others_need_stays() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     let [old, new, other] = [b"old" as &[u8], b"new", b"other"].map(|own| Image::new(&[b"base", own]));
     let several = Image::index(&[&old, &other]);
     export(&engine, &old, &names(&["demo:1"])).await.unwrap();
     export(&engine, &several, &names(&["several:1"])).await.unwrap();
+    // However old the blobs are, the hour begins when the name is lost.
+    wait(&engine);
     export(&engine, &new, &names(&["demo:1"])).await.unwrap();
     assert!(is_there(folder.path(), &old.layers[1]), "the index still has it");
     export(&engine, &new, &names(&["several:1"])).await.unwrap();
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 11, "somebody may have read the index before that");
+    // The next process knows as well as this one how long it has been.
+    let engine = super::engine(folder.path()).await;
+    engine.shared.clock.advance(Duration::from_secs(3600));
+    wait(&engine);
+    engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 4);
     assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
     assert!(is_there(folder.path(), &old.layers[0]) && !is_there(folder.path(), &old.layers[1]));
+}
+
+#[tokio::test]
+async fn an_index_that_was_read_before_a_name_moved_may_be_written_after_it() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let [old, new] = [b"old", b"new"].map(|own| Image::new(&[b"base", own]));
+    export(&engine, &old, &names(&["demo:1"])).await.unwrap();
+    let read = fs::read(folder.path().join("index.json")).unwrap();
+    wait(&engine);
+    export(&engine, &new, &names(&["demo:1"])).await.unwrap();
+    fs::write(folder.path().join("index.json"), read).unwrap();
+    assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
+    // What was lost by that has its hour, too, from when it is noticed.
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(is_there(folder.path(), &new.root));
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!is_there(folder.path(), &new.root));
+    assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
+}
+
+#[tokio::test]
+async fn a_name_that_is_lost_again_gives_another_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let [one, other] = [b"one", b"two"].map(|own| Image::new(&[own]));
+    export(&engine, &one, &names(&["demo:1"])).await.unwrap();
+    export(&engine, &other, &names(&["demo:1"])).await.unwrap();
+    engine.shared.clock.advance(Duration::from_secs(1800));
+    // Nothing is collected when a name is given that nobody had.
+    export(&engine, &one, &names(&["again:1"])).await.unwrap();
+    engine.shared.clock.advance(Duration::from_secs(1860));
+    export(&engine, &other, &names(&["again:1"])).await.unwrap();
+    engine.recover().await.unwrap();
+    assert!(is_there(folder.path(), &one.root), "it had a name a moment ago");
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!is_there(folder.path(), &one.root));
+}
+
+#[tokio::test]
+async fn what_an_export_brought_that_failed_is_removed_after_an_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"in vain"]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    arrive(&*ingest, &image).await.unwrap();
+    ingest.release().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 3);
+    wait(&engine);
+    export(&engine, &Image::new(&[b"another"]), &names(&["another:1"])).await.unwrap();
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 3, "{:?}", blobs(folder.path()));
+    assert!(!is_there(folder.path(), &image.root));
 }
 
 #[tokio::test]
@@ -44,34 +114,184 @@ async fn what_another_tool_may_just_be_writing_stays_for_an_hour() {
     fs::write(folder.path().join("blobs/sha256/notes.txt"), "mine").unwrap();
     engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 5);
-    fs::remove_file(folder.path().join("blobs/sha256/notes.txt")).unwrap();
-    make_blobs_old(folder.path());
+    wait(&engine);
     engine.recover().await.unwrap();
-    assert_eq!(blobs(folder.path()).len(), 3);
+    assert_eq!(blobs(folder.path()).len(), 4, "what is no blob is not ours to judge");
+    fs::remove_file(folder.path().join("blobs/sha256/notes.txt")).unwrap();
     assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
 }
 
 #[tokio::test]
-async fn a_document_that_is_not_understood_stops_the_collector() {
+async fn a_copy_that_keeps_times_is_as_young_as_it_is_here() {
     let folder = folder();
     let engine = engine(folder.path()).await;
-    let image = Image::new(&[b"layer"]);
-    export(&engine, &image, &names(&["broken:1"])).await.unwrap();
-    fs::write(engine.shared.place.blob(&Digest::sha256(b"x")), "x").unwrap();
-    let good = fs::read(engine.shared.place.blob(&image.root.digest)).unwrap();
-    fs::write(engine.shared.place.blob(&image.root.digest), vec![b' '; good.len()]).unwrap();
-    make_blobs_old(folder.path());
-    let error = engine.recover().await.unwrap_err();
-    assert!(error.to_string().contains("nothing is collected"), "{error}");
-    assert_eq!(blobs(folder.path()).len(), 4);
+    export(&engine, &Image::new(&[b"kept"]), &names(&["kept:1"])).await.unwrap();
+    let foreign = Digest::sha256(b"foreign");
+    let path = engine.shared.place.blob(&foreign);
+    fs::write(&path, "foreign").unwrap();
+    // As `cp -a`, `rsync -a` and `tar -x` leave it, in a layout that was copied with our notes.
+    make_old(&path);
+    fs::write(engine.shared.place.unreached(), format!("1000 {foreign}\n")).unwrap();
+    engine.recover().await.unwrap();
+    assert!(path.exists());
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!path.exists());
+}
 
-    fs::write(engine.shared.place.blob(&image.root.digest), good).unwrap();
-    let unknown = json!({"mediaType": "application/vnd.example.unknown", "digest": Digest::sha256(b"x"), "size": 1});
-    let mut index: Value = serde_json::from_slice(&fs::read(engine.shared.place.index()).unwrap()).unwrap();
-    index["manifests"].as_array_mut().unwrap().push(unknown);
-    fs::write(engine.shared.place.index(), index.to_string()).unwrap();
-    let error = engine.recover().await.unwrap_err();
-    assert!(error.to_string().contains("application/vnd.example.unknown"), "{error}");
+#[tokio::test]
+async fn notes_that_make_no_sense_cost_an_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let foreign = Digest::sha256(b"foreign");
+    export(&engine, &Image::new(&[b"kept"]), &names(&["kept:1"])).await.unwrap();
+    fs::write(engine.shared.place.blob(&foreign), "foreign").unwrap();
+    for notes in [format!("-1 {foreign}\nx\n\n1 sha256:1"), format!("99999999999999 {foreign}"), "\u{0}".to_owned()] {
+        fs::write(engine.shared.place.unreached(), notes).unwrap();
+        engine.recover().await.unwrap();
+        assert!(engine.shared.place.blob(&foreign).exists());
+    }
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!engine.shared.place.blob(&foreign).exists());
+}
+
+/// Damages a layout with an image in it, in one way. Says whether blobs may be collected all the same.
+type Damage = Box<dyn Fn(&LayoutEngine, &Image) -> bool>;
+
+#[tokio::test]
+async fn a_start_collects_what_is_certain_and_never_fails() {
+    let entry = |engine: &LayoutEngine, entry: Value| {
+        let mut index = index(engine.shared.place.root());
+        index["manifests"].as_array_mut().unwrap().push(entry);
+        fs::write(engine.shared.place.index(), index.to_string()).unwrap();
+        false
+    };
+    let digest = |engine: &LayoutEngine, content: &str, media_type: &str| {
+        let digest = Digest::sha256(content.as_bytes());
+        fs::write(engine.shared.place.blob(&digest), content).unwrap();
+        json!({"mediaType": media_type, "digest": digest, "size": content.len()})
+    };
+    let damages: [(&str, Damage); 12] = [
+        ("nothing", Box::new(|_, _| true)),
+        (
+            "an unknown type",
+            Box::new(move |engine, _| entry(engine, digest(engine, "x", "application/vnd.example.unknown"))),
+        ),
+        (
+            "an unknown digest",
+            Box::new(move |engine, _| entry(engine, json!({"mediaType": "a/b", "digest": "blake3:00", "size": 1}))),
+        ),
+        ("a large manifest", Box::new(move |engine, _| entry(engine, digest(engine, &" ".repeat(33 << 20), MANIFEST)))),
+        (
+            "a damaged manifest",
+            Box::new(|engine, image| {
+                fs::write(engine.shared.place.blob(&image.root.digest), vec![b' '; image.root.size as usize]).unwrap();
+                false
+            }),
+        ),
+        (
+            "a short manifest",
+            Box::new(|engine, image| {
+                fs::write(engine.shared.place.blob(&image.root.digest), "").unwrap();
+                false
+            }),
+        ),
+        (
+            "a folder in place of a manifest",
+            Box::new(|engine, image| {
+                let path = engine.shared.place.blob(&image.root.digest);
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+                false
+            }),
+        ),
+        (
+            "a pipe in place of a manifest",
+            Box::new(|engine, image| {
+                let path = engine.shared.place.blob(&image.root.digest);
+                fs::remove_file(&path).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+                    .unwrap();
+                false
+            }),
+        ),
+        (
+            "a long lease",
+            Box::new(|engine, _| {
+                let line = format!("{}\n", Digest::sha256(b"x"));
+                let text = format!("{}\n{}", engine.shared.process().unwrap(), line.repeat((33 << 20) / line.len()));
+                fs::write(engine.shared.place.lease("long"), text).unwrap();
+                false
+            }),
+        ),
+        (
+            "a long lease of a process that is gone",
+            Box::new(|engine, _| {
+                fs::write(engine.shared.place.lease("long"), "gone\n".repeat(8 << 20)).unwrap();
+                true
+            }),
+        ),
+        (
+            "what is no lease",
+            Box::new(|engine, _| {
+                use std::os::unix::ffi::OsStrExt as _;
+                let leases = engine.shared.place.leases();
+                fs::create_dir(leases.join("folder")).unwrap();
+                fs::write(leases.join(std::ffi::OsStr::from_bytes(b"\xff")), "gone\n").unwrap();
+                rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    leases.join("pipe"),
+                    rustix::fs::FileType::Fifo,
+                    rustix::fs::Mode::RUSR,
+                    0,
+                )
+                .unwrap();
+                true
+            }),
+        ),
+        (
+            "what is no file of ours",
+            Box::new(|engine, _| {
+                let place = &engine.shared.place;
+                for folder in
+                    [place.ingest().join("sha256-x"), place.processes().join("y"), place.own().join("index.json.z")]
+                {
+                    fs::create_dir_all(folder.join("deeper")).unwrap();
+                }
+                fs::write(place.lease("dead"), "../../index.json\n").unwrap();
+                fs::create_dir_all(place.uploads_of("dead").join("folder")).unwrap();
+                true
+            }),
+        ),
+    ];
+    for (what, damage) in damages {
+        let folder = folder();
+        let engine = engine(folder.path()).await;
+        let image = Image::new(&[b"layer"]);
+        export(&engine, &image, &names(&["there:1"])).await.unwrap();
+        let garbage = Digest::sha256(b"garbage");
+        fs::write(engine.shared.place.blob(&garbage), "garbage").unwrap();
+        fs::write(engine.shared.place.lease("left"), format!("gone\n{garbage}\n")).unwrap();
+        let is_certain = damage(&engine, &image);
+        for _ in 0..2 {
+            engine.recover().await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(!engine.shared.place.lease("left").exists(), "{what}: what a dead process left is released");
+            wait(&engine);
+        }
+        assert_eq!(engine.shared.place.blob(&garbage).exists(), !is_certain, "{what}");
+        assert!(is_there(folder.path(), &image.layers[0]), "{what}");
+        // And it serves.
+        let next = LayoutEngine::on(folder.path(), Arc::new(System), "this-boot".to_owned()).await;
+        let next = next.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let listed = next.images().unwrap().list(&Default::default()).await.unwrap().records;
+        let is_it =
+            |record: &crate::engine::images::Record| record.name.as_deref() == Some("docker.io/library/there:1");
+        assert!(listed.iter().any(is_it), "{what}: {listed:?}");
+        export(&next, &Image::new(&[b"another"]), &names(&["another:1"]))
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
 }
 
 #[tokio::test]
@@ -84,13 +304,41 @@ async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
     let plan = ingest.plan(&image.graph()).await.unwrap();
     assert_eq!(plan.present.len(), 4);
     // The only name moves away, and the blobs look abandoned in every way.
-    make_blobs_old(folder.path());
     export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
-    assert_eq!(other.recover().await.unwrap(), 0);
+    for _ in 0..2 {
+        assert_eq!(other.recover().await.unwrap(), 0);
+        wait(&other);
+    }
     ingest.settle().await.unwrap();
     ingest.commit(&names(&["stays:1"])).await.unwrap();
     ingest.release().await.unwrap();
     assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_read_stays_for_as_long_as_that_takes() {
+    let folder = folder();
+    let (one, other) = (engine(folder.path()).await, engine(folder.path()).await);
+    let image = Image::new(&[b"layer", b"read slowly"]);
+    export(&other, &image, &names(&["moving:1"])).await.unwrap();
+    let before = blobs(folder.path());
+    let held = one.reading(&origin(), &image.graph()).await.unwrap().unwrap();
+    export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
+    for _ in 0..3 {
+        other.recover().await.unwrap();
+        wait(&other);
+    }
+    assert!(before.iter().all(|blob| blobs(folder.path()).contains(blob)));
+    held.release().await.unwrap();
+    for _ in 0..2 {
+        other.recover().await.unwrap();
+        wait(&other);
+    }
+    assert!(!before.iter().any(|blob| blobs(folder.path()).contains(blob)));
+    // A layout in which we never wrote is only read.
+    fs::remove_dir_all(folder.path().join(".linkspan")).unwrap();
+    assert!(engine(folder.path()).await.reading(&origin(), &image.graph()).await.unwrap().is_none());
+    assert_eq!(files(folder.path()), ["blobs", "index.json", "oci-layout"]);
 }
 
 #[tokio::test]
@@ -102,7 +350,6 @@ async fn a_durable_export_stays_until_its_time_is_over() {
     ingest.plan(&image.graph()).await.unwrap();
     send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
     ingest.settle().await.unwrap();
-    make_blobs_old(folder.path());
     drop((ingest, first));
 
     let second = engine(folder.path()).await;
@@ -117,7 +364,10 @@ async fn a_durable_export_stays_until_its_time_is_over() {
     assert_eq!(uploads.pinned().await.unwrap().len(), 3);
     uploads.unpin(&image.layers[0].digest).await.unwrap();
     assert_eq!(uploads.pinned().await.unwrap().len(), 2);
-    assert_eq!(second.recover().await.unwrap(), 0);
+    for _ in 0..2 {
+        assert_eq!(second.recover().await.unwrap(), 0);
+        wait(&second);
+    }
     assert_eq!(blobs(folder.path()).len(), 2, "what was given up is old enough to go");
 
     let lease = second.shared.place.lease(&origin.export);
@@ -126,6 +376,8 @@ async fn a_durable_export_stays_until_its_time_is_over() {
     let rest = after.trim_start_matches(|digit: char| digit.is_ascii_digit());
     fs::write(&lease, format!("{before}\"opened\":1000{rest}")).unwrap();
     assert_eq!(second.recover().await.unwrap(), 1);
+    wait(&second);
+    second.recover().await.unwrap();
     assert_eq!(blobs(folder.path()), [""; 0]);
 }
 

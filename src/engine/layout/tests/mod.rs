@@ -7,6 +7,8 @@ mod power;
 mod recorder;
 mod refusals;
 mod resume;
+mod space;
+mod trust;
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,0 +1,80 @@
+//! Which blobs the images of a layout need.
+
+use std::collections::HashSet;
+use std::io;
+
+use super::place::{Place, read_at_most};
+use crate::image::{Descriptor, Digest, Document, Kind, Limits};
+
+/// How many blobs are followed at most.
+const MAX_BLOBS: usize = 4_000_000;
+/// The largest document that is read, in bytes. Larger than what we export: others may allow more.
+const DOCUMENT_BYTES: u64 = 32 << 20;
+/// How many doubts are kept.
+const MAX_DOUBTS: usize = 100;
+
+/// Blobs that were found on the way from roots.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    pub(super) all: HashSet<Digest>,
+    /// Documents whose children were looked at.
+    followed: HashSet<Digest>,
+    /// Why there may be more.
+    pub(super) doubts: Vec<String>,
+}
+
+impl Reached {
+    /// Follows all that `root` reaches. A document that is not there reaches nothing: layouts may hold a part of an
+    /// image. One that is there and not understood may reach anything.
+    pub(super) fn follow(&mut self, place: &Place, root: &Descriptor) {
+        let mut next = vec![(root.clone(), true)];
+        while let Some((blob, may_be_manifest)) = next.pop() {
+            self.all.insert(blob.digest.clone());
+            if self.all.len() > MAX_BLOBS {
+                return self.doubt(format!("there are more than {MAX_BLOBS} of them"));
+            }
+            let kind = blob.kind();
+            if may_be_manifest && !matches!(kind, Kind::Index | Kind::Manifest) {
+                let (digest, media_type) = (&blob.digest, &blob.media_type);
+                self.doubt(format!(
+                    "what {digest} of type `{media_type}` refers to is not known; to mend it: take it out of index.json"
+                ));
+                continue;
+            }
+            if !matches!(kind, Kind::Index | Kind::Manifest) || !self.followed.insert(blob.digest.clone()) {
+                continue;
+            }
+            match read(place, &blob) {
+                Ok(Some(document)) => {
+                    let is_index = kind == Kind::Index;
+                    next.extend(document.children().into_iter().map(|child| (child.clone(), is_index)));
+                }
+                Ok(None) => {}
+                Err(reason) => self.doubt(format!(
+                    "{} cannot be read: {reason}; to mend it: load its image again, or take it out of index.json",
+                    blob.digest
+                )),
+            }
+        }
+    }
+
+    fn doubt(&mut self, reason: String) {
+        if self.doubts.len() < MAX_DOUBTS {
+            self.doubts.push(reason);
+        }
+    }
+}
+
+/// A document; none if it is not there.
+fn read(place: &Place, blob: &Descriptor) -> Result<Option<Document>, String> {
+    let wide = usize::try_from(DOCUMENT_BYTES).unwrap_or(usize::MAX);
+    let limits = Limits { document_bytes: DOCUMENT_BYTES, children: wide, ..Limits::default() };
+    let bytes = match read_at_most(&place.blob(&blob.digest), DOCUMENT_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    // By its digest it is known what it is, whatever length somebody gave it.
+    let blob = Descriptor { size: bytes.len() as u64, ..blob.clone() };
+    Document::parse_within(blob, bytes.into(), &limits).map(Some).map_err(|error| error.to_string())
+}

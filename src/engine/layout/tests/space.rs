@@ -1,0 +1,245 @@
+//! A disk that is full, and one that takes its time.
+
+use std::fmt;
+use std::io;
+use std::sync::{Condvar, Mutex};
+
+use super::*;
+use crate::engine::layout::disk::DiskFile;
+use crate::engine::uploads::{Begun, Expected};
+
+/// The disk of this machine, with room for so many bytes in `.linkspan/ingest` and `.linkspan/uploads`.
+#[derive(Debug)]
+struct Small {
+    root: std::path::PathBuf,
+    room: u64,
+}
+
+impl Small {
+    fn used(&self) -> u64 {
+        let own = self.root.join(".linkspan");
+        let mut folders = vec![own.join("ingest"), own.join("uploads"), self.root.join("blobs/sha256")];
+        let mut used = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.metadata() {
+                    Ok(found) if found.is_dir() => folders.push(entry.path()),
+                    Ok(found) => used += found.len(),
+                    Err(_) => {}
+                }
+            }
+        }
+        used
+    }
+}
+
+/// A file of it.
+struct SmallFile(Box<dyn DiskFile>, Arc<Small>);
+
+impl fmt::Debug for SmallFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl DiskFile for SmallFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let room = self.1.room.saturating_sub(self.1.used());
+        let fits = (bytes.len() as u64).min(room) as usize;
+        self.0.write(&bytes[..fits])?;
+        // ENOSPC, errno(3).
+        if fits < bytes.len() { Err(io::Error::from_raw_os_error(28)) } else { Ok(()) }
+    }
+
+    fn extend(&mut self, _: u64, chunks: &mut dyn Iterator<Item = Bytes>) -> io::Result<u64> {
+        let mut length = 0;
+        for chunk in chunks {
+            self.write(&chunk)?;
+            length += chunk.len() as u64;
+        }
+        Ok(length)
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.0.clear()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn file(&self) -> &fs::File {
+        self.0.file()
+    }
+}
+
+/// What passes everything on but for the files that it opens and, maybe, what it syncs.
+macro_rules! passed_on {
+    () => {
+        fn create_folder(&self, path: &Path) -> io::Result<()> {
+            System.create_folder(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            System.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            System.remove(path)
+        }
+        fn remove_folder(&self, path: &Path) -> io::Result<()> {
+            System.remove_folder(path)
+        }
+        fn sync_folder(&self, path: &Path) -> io::Result<()> {
+            System.sync_folder(path)
+        }
+        fn sync_all(&self, folder: &Path) -> io::Result<()> {
+            System.sync_all(folder)
+        }
+    };
+}
+
+#[derive(Debug)]
+struct SmallDisk(Arc<Small>);
+
+impl Disk for SmallDisk {
+    passed_on!();
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(SmallFile(System.append(path)?, self.0.clone())))
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        System.sync_file(path)
+    }
+}
+
+async fn small(root: &Path, room: u64) -> (LayoutEngine, Arc<Small>) {
+    let small = Arc::new(Small { root: root.to_owned(), room });
+    let disk = Arc::new(SmallDisk(small.clone()));
+    (LayoutEngine::on(root, disk, "this-boot".to_owned()).await.unwrap(), small)
+}
+
+#[tokio::test]
+async fn what_does_not_fit_does_not_keep_the_disk_full() {
+    let (small_layer, large) = (vec![3; 10_000], (0..900_000u32).map(|n| (n >> 3) as u8).collect::<Vec<_>>());
+    let other: Vec<u8> = (0..400_000u32).map(|n| (n >> 5) as u8).collect();
+    let folder = folder();
+    let (engine, disk) = small(folder.path(), 800_000).await;
+    let image = Image::new(&[&other, &large]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    // One is complete, a part of the other is there.
+    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    let error = send(&*ingest, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap_err();
+    assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    assert!(disk.used() < 500_000, "the part that did not fit is gone: {}", disk.used());
+    ingest.release().await.unwrap();
+    assert_eq!(disk.used(), 0, "{:?}", files(&folder.path().join(".linkspan/ingest")));
+    export(&engine, &Image::new(&[&small_layer]), &names(&["small:1"])).await.unwrap();
+    read_as_a_stranger(folder.path());
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_fit_begins_anew() {
+    let folder = folder();
+    let (engine, disk) = small(folder.path(), 500_000).await;
+    let ingest = engine.open_durable(&origin(), "record", Events::none()).await.unwrap();
+    let uploads = ingest.uploads().unwrap();
+    let Begun::Upload(mut upload) = uploads.begin("large", &Expected::default()).await.unwrap() else { panic!() };
+    let mut failed = None;
+    for _ in 0..20 {
+        failed = failed.or(upload.write(vec![1; 100_000].into()).await.err());
+    }
+    assert!(matches!(failed, Some(EngineError::NoSpace { .. })), "{failed:?}");
+    upload.suspend().await.unwrap_err();
+    assert!(disk.used() < 10_000, "{}", disk.used());
+    let Begun::Upload(mut upload) = uploads.begin("large", &Expected::default()).await.unwrap() else { panic!() };
+    assert_eq!(upload.offset(), 0);
+    upload.write(vec![1; 100_000].into()).await.unwrap();
+    upload.commit(Expected::default()).await.unwrap();
+    ingest.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let origin = origin();
+    let ingest = engine.open(&origin, Events::none()).await.unwrap();
+    let path = engine.shared.place.lease(&origin.export);
+    let disk = Arc::new(SmallDisk(Arc::new(Small { root: folder.path().to_owned(), room: 0 })));
+    // As a write that was cut off leaves it.
+    let lease = lease::Lease::open(&(disk as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned()));
+    assert!(lease.is_err(), "nothing fits");
+    let lease =
+        lease::Lease::open(&(Arc::new(System) as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned())).unwrap();
+    let digests = [b"a", b"b"].map(|content: &[u8; 1]| Digest::sha256(content));
+    lease.hold(&engine.shared.place, [&digests[0]]).unwrap();
+    let taken = fs::read_to_string(&path).unwrap();
+    assert_eq!(taken, format!("x\n{}\n", digests[0]));
+    ingest.release().await.unwrap();
+}
+
+/// A disk that syncs files only when it may.
+#[derive(Debug, Default)]
+struct Slow {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Slow {
+    fn let_go(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct SlowDisk(Arc<Slow>);
+
+impl Disk for SlowDisk {
+    passed_on!();
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        System.append(path)
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.0.state.lock().unwrap();
+        state.0 += 1;
+        while !state.1 {
+            state = self.0.changed.wait(state).unwrap();
+        }
+        drop(state);
+        System.sync_file(path)
+    }
+}
+
+#[tokio::test]
+async fn an_export_that_is_given_up_does_not_make_another_one_fail() {
+    let folder = folder();
+    let slow = Arc::new(Slow::default());
+    let engine = LayoutEngine::on(folder.path(), Arc::new(SlowDisk(slow.clone())), "boot".to_owned()).await.unwrap();
+    let [image, given_up] = [Image::new(&[b"stays"]), Image::new(&[b"goes", &[4; 300_000]])];
+    let other = engine.open(&origin(), Events::none()).await.unwrap();
+    other.plan(&given_up.graph()).await.unwrap();
+    for layer in &given_up.layers {
+        send(&*other, layer, &given_up.blobs[&layer.digest]).await.unwrap();
+    }
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    let settling = tokio::spawn(async move {
+        ingest.settle().await?;
+        ingest.commit(&names(&["stays:1"])).await?;
+        ingest.release().await
+    });
+    while slow.state.lock().unwrap().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Everything that waits is being synced now.
+    other.release().await.unwrap();
+    slow.let_go();
+    settling.await.unwrap().unwrap();
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+    assert_eq!(files(&folder.path().join(".linkspan/ingest")), [""; 0]);
+}

@@ -1,0 +1,156 @@
+//! What is taken for a blob, and what is not.
+
+use super::*;
+use crate::engine::uploads::{Begun, Expected};
+
+/// Other bytes of the same length in place of a blob.
+fn damage(engine: &LayoutEngine, blob: &Descriptor) {
+    fs::write(engine.shared.place.blob(&blob.digest), vec![0; blob.size as usize]).unwrap();
+}
+
+#[tokio::test]
+async fn blobs_with_wrong_bytes_are_mended_by_the_next_export() {
+    let folder = folder();
+    let image = Image::new(&[b"one", &[7; 300_000]]);
+    export(&engine(folder.path()).await, &image, &names(&["x"])).await.unwrap();
+    for digest in image.blobs.keys() {
+        let engine = engine(folder.path()).await;
+        let blob = Descriptor::new("", digest.clone(), image.blobs[digest].len() as u64);
+        damage(&engine, &blob);
+        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), None, "{digest}");
+        let plan = export(&engine, &image, &names(&["x"])).await.unwrap();
+        assert_eq!(plan.missing.len() + plan.stored.len(), 1, "{digest}");
+        read_as_a_stranger(folder.path());
+        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), Some(4), "{digest}");
+    }
+}
+
+#[tokio::test]
+async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"layer"]);
+    export(&engine, &image, &names(&["x"])).await.unwrap();
+    let layer = &image.layers[0];
+    for bytes in [&b""[..], b"lay", b"lazer", b"layers"] {
+        fs::write(engine.shared.place.blob(&layer.digest), bytes).unwrap();
+        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+        let uploads = ingest.uploads().unwrap();
+        assert_eq!(uploads.pin(std::slice::from_ref(&layer.digest)).await.unwrap(), [None], "{bytes:?}");
+        assert_eq!(uploads.pin_sized(std::slice::from_ref(layer)).await.unwrap(), [None], "{bytes:?}");
+        for size in [None, Some(5)] {
+            let expected = Expected { digest: Some(layer.digest.clone()), size };
+            let begun = uploads.begin("again", &expected).await.unwrap();
+            let Begun::Upload(upload) = begun else { panic!("{bytes:?} is not there") };
+            upload.suspend().await.unwrap();
+        }
+        let expected = Expected { digest: Some(layer.digest.clone()), size: Some(5) };
+        let Begun::Upload(mut upload) = uploads.begin("again", &expected).await.unwrap() else { panic!() };
+        upload.write(Bytes::from_static(b"layer")).await.unwrap();
+        assert_eq!(upload.commit(Expected::default()).await.unwrap(), (layer.digest.clone(), 5));
+        assert_eq!(uploads.pin(std::slice::from_ref(&layer.digest)).await.unwrap(), [Some(5)]);
+        engine.shared.flush().await.unwrap();
+        ingest.release().await.unwrap();
+        read_as_a_stranger(folder.path());
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_once_or_written_by_us_is_not_read_again() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"ours"]);
+    export(&engine, &image, &names(&["x"])).await.unwrap();
+    let notes = fs::read_to_string(engine.shared.place.verified()).unwrap();
+    assert_eq!(notes.lines().count(), 3, "{notes}");
+    let foreign = Digest::sha256(b"foreign");
+    fs::write(engine.shared.place.blob(&foreign), "foreign").unwrap();
+    assert_eq!(engine.shared.present(&foreign, None), Some(7));
+    let notes = fs::read_to_string(engine.shared.place.verified()).unwrap();
+    assert_eq!(notes.lines().count(), 4, "{notes}");
+    // The next process believes the notes, as long as the file is the same.
+    let next = super::engine(folder.path()).await;
+    for blob in image.blobs.keys().chain([&foreign]) {
+        assert!(next.shared.present(blob, None).is_some());
+    }
+    assert_eq!(fs::read_to_string(engine.shared.place.verified()).unwrap(), notes);
+    // A copy is another file.
+    let path = engine.shared.place.blob(&foreign);
+    fs::copy(&path, folder.path().join("copy")).unwrap();
+    fs::rename(folder.path().join("copy"), &path).unwrap();
+    assert!(super::engine(folder.path()).await.shared.present(&foreign, None).is_some());
+    assert_eq!(fs::read_to_string(engine.shared.place.verified()).unwrap().lines().count(), 5);
+}
+
+#[tokio::test]
+async fn notes_of_blobs_that_are_gone_are_left_out() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    export(&engine, &Image::new(&[b"ours"]), &names(&["x"])).await.unwrap();
+    let notes = fs::read_to_string(engine.shared.place.verified()).unwrap();
+    let stale = notes.lines().next().unwrap().to_owned() + "1\n";
+    fs::write(engine.shared.place.verified(), stale.repeat(2000) + "torn\n" + &notes).unwrap();
+    engine.recover().await.unwrap();
+    let mut kept: Vec<_> =
+        fs::read_to_string(engine.shared.place.verified()).unwrap().lines().map(str::to_owned).collect();
+    let mut expected: Vec<_> = notes.lines().map(str::to_owned).collect();
+    kept.sort();
+    expected.sort();
+    assert_eq!(kept, expected);
+}
+
+#[tokio::test]
+async fn a_lease_does_not_grow_by_what_is_asked_for() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"there"]);
+    export(&engine, &image, &names(&["x"])).await.unwrap();
+    let origin = origin();
+    let ingest = engine.open_durable(&origin, "record", Events::none()).await.unwrap();
+    let (uploads, lease) = (ingest.uploads().unwrap(), engine.shared.place.lease(&origin.export));
+    let before = fs::metadata(&lease).unwrap().len();
+    for number in 0..100u8 {
+        let digest = Digest::sha256(&[number; 3]);
+        assert_eq!(uploads.pin(std::slice::from_ref(&digest)).await.unwrap(), [None]);
+        let expected = Expected { digest: Some(digest), size: None };
+        let Begun::Upload(upload) = uploads.begin("same", &expected).await.unwrap() else { panic!() };
+        upload.suspend().await.unwrap();
+    }
+    assert_eq!(fs::metadata(&lease).unwrap().len(), before);
+    let held = image.layers[0].digest.clone();
+    for _ in 0..3000 {
+        assert_eq!(uploads.pin(std::slice::from_ref(&held)).await.unwrap(), [Some(5)]);
+        uploads.unpin(&held).await.unwrap();
+    }
+    uploads.pin(std::slice::from_ref(&held)).await.unwrap();
+    let length = fs::metadata(&lease).unwrap().len();
+    assert!(length < before + 200_000, "{length}");
+    // It says the same, and goes on.
+    uploads.pin(std::slice::from_ref(&image.root.digest)).await.unwrap();
+    drop((ingest, engine));
+    let next = super::engine(folder.path()).await;
+    let ingest = next.open_durable(&origin, "", Events::none()).await.unwrap();
+    let mut expected = vec![held, image.root.digest];
+    expected.sort();
+    assert_eq!(ingest.uploads().unwrap().pinned().await.unwrap(), expected);
+    assert_eq!(next.durables().await.unwrap()[0].record, "record");
+}
+
+#[tokio::test]
+async fn a_part_is_read_only_if_it_may_be_all() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let blob = Descriptor::new("", Digest::sha256(&[4; 300_000]), 300_000);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    let part = engine.shared.place.partial("this-boot", &blob.digest);
+    let uploads = ingest.uploads().unwrap();
+    fs::write(&part, vec![4; 200_000]).unwrap();
+    assert_eq!(uploads.pin_sized(std::slice::from_ref(&blob)).await.unwrap(), [None]);
+    assert_eq!(uploads.pin(std::slice::from_ref(&blob.digest)).await.unwrap(), [None]);
+    // Of this length it was read once.
+    fs::write(&part, vec![9; 200_000]).unwrap();
+    assert_eq!(uploads.pin(std::slice::from_ref(&blob.digest)).await.unwrap(), [None]);
+    fs::write(&part, vec![4; 300_000]).unwrap();
+    assert_eq!(uploads.pin_sized(std::slice::from_ref(&blob)).await.unwrap(), [Some(300_000)]);
+    ingest.release().await.unwrap();
+}

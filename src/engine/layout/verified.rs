@@ -1,0 +1,170 @@
+//! Which files below `blobs` are known to be what they are called.
+//!
+//! Others' tools do not always sync what they write: after a power loss a blob may have its name and its length, and other
+//! bytes. So a blob that others wrote is read once before anybody relies on it, and what we wrote need not be, for it had
+//! its content before it had its name. Which files these are is noted beside them: a note holds as long as the file is
+//! the same and nobody has changed it. Notes that are lost cost reading the blobs again.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::pipe::hash;
+use super::place::{Place, read_at_most};
+use crate::image::Digest;
+
+/// The longest file of notes that is read, in bytes: some 250,000 blobs.
+const MAX_BYTES: u64 = 32 << 20;
+/// How many notes that are no longer of use are left in the file.
+const STALE: usize = 1024;
+
+/// What tells that a file is the same, and was not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seal {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Seal {
+    fn of(found: &Metadata) -> Self {
+        Self {
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    /// A line of the notes.
+    fn line(&self, digest: &Digest) -> String {
+        let Self { inode, size, modified, changed } = self;
+        format!("{digest} {inode} {size} {} {} {} {}", modified.0, modified.1, changed.0, changed.1)
+    }
+
+    fn parse(line: &str) -> Option<(Digest, Self)> {
+        let mut words = line.split(' ');
+        let digest = words.next()?.parse().ok()?;
+        let (inode, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let mut number = || words.next()?.parse::<i64>().ok();
+        let (modified, changed) = ((number()?, number()?), (number()?, number()?));
+        words.next().is_none().then_some((digest, Self { inode, size, modified, changed }))
+    }
+}
+
+/// What is known of the blobs of one layout: whether each is what it is called.
+#[derive(Debug, Default)]
+pub(super) struct Verified(Mutex<Option<HashMap<Digest, (Seal, bool)>>>);
+
+impl Verified {
+    fn known(&self, place: &Place) -> MutexGuard<'_, Option<HashMap<Digest, (Seal, bool)>>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_or_insert_with(|| read(place).0.into_iter().map(|(digest, seal)| (digest, (seal, true))).collect());
+        known
+    }
+
+    /// Whether the file of a blob is what it is called; its size. Reads all of it where that is not known. Blocks.
+    pub(super) fn check(&self, place: &Place, digest: &Digest, size: Option<u64>) -> Option<u64> {
+        let path = place.blob(digest);
+        let found = std::fs::metadata(&path).ok().filter(Metadata::is_file)?;
+        if size.is_some_and(|size| size != found.len()) {
+            return None;
+        }
+        let seal = Seal::of(&found);
+        if let Some((known, is_good)) = self.known(place).as_ref().and_then(|known| known.get(digest))
+            && *known == seal
+        {
+            return is_good.then_some(found.len());
+        }
+        // Nobody waits for the one who reads gigabytes. Two may do so at once.
+        let outcome = File::open(&path).and_then(|file| {
+            let (hasher, length) = hash(&file, digest.algorithm())?;
+            // What is in the kernel's memory now must be what is on the disk later.
+            file.sync_data()?;
+            let is_same = Seal::of(&file.metadata()?) == seal;
+            Ok((is_same && length == seal.size, hasher.finish() == *digest))
+        });
+        match outcome {
+            Ok((true, is_good)) => {
+                if !is_good {
+                    tracing::warn!(%digest, path = %path.display(), "a blob is not what it is called, and counts as absent");
+                }
+                self.learn(place, [(digest.clone(), seal)], is_good);
+                is_good.then_some(found.len())
+            }
+            // It is being changed, or it cannot be read: nobody can rely on it.
+            Ok((false, _)) => None,
+            Err(error) => {
+                tracing::warn!(%digest, %error, path = %path.display(), "a blob cannot be read, and counts as absent");
+                None
+            }
+        }
+    }
+
+    /// Takes note of blobs that were just given their names, of which the content was verified before.
+    pub(super) fn named<'a>(&self, place: &Place, digests: impl Iterator<Item = &'a Digest>) {
+        let seal = |digest: &Digest| Some((digest.clone(), Seal::of(&std::fs::metadata(place.blob(digest)).ok()?)));
+        self.learn(place, digests.filter_map(seal).collect::<Vec<_>>(), true);
+    }
+
+    fn learn(&self, place: &Place, seals: impl IntoIterator<Item = (Digest, Seal)>, is_good: bool) {
+        let (mut known, mut lines) = (self.known(place), String::new());
+        for (digest, seal) in seals {
+            if is_good {
+                let _ = writeln!(lines, "{}", seal.line(&digest));
+            }
+            if let Some(known) = &mut *known {
+                known.insert(digest, (seal, is_good));
+            }
+        }
+        // One write, so that those of several processes do not mix. Only time is lost with it.
+        let noted = || OpenOptions::new().append(true).create(true).open(place.verified())?.write_all(lines.as_bytes());
+        if !lines.is_empty()
+            && place.own().is_dir()
+            && let Err(error) = noted()
+        {
+            tracing::debug!(%error, "which blobs are verified was not noted");
+        }
+    }
+}
+
+/// The notes, and how many lines they take. None if they cannot be read, or are too many.
+fn read(place: &Place) -> (HashMap<Digest, Seal>, usize) {
+    let bytes = read_at_most(&place.verified(), MAX_BYTES).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    (text.lines().filter_map(Seal::parse).collect(), text.lines().count())
+}
+
+/// Leaves out the notes of blobs that are gone, when these are many. For the collector.
+pub(super) fn tidy(place: &Place) -> io::Result<()> {
+    let Ok(found) = std::fs::metadata(place.verified()) else { return Ok(()) };
+    if found.len() > MAX_BYTES {
+        return std::fs::remove_file(place.verified());
+    }
+    let (mut known, lines) = read(place);
+    known.retain(|digest, seal| std::fs::metadata(place.blob(digest)).is_ok_and(|found| Seal::of(&found) == *seal));
+    if lines <= known.len() + STALE {
+        return Ok(());
+    }
+    let text: String = known.iter().map(|(digest, seal)| seal.line(digest) + "\n").collect();
+    place.jot(&place.verified(), text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_come_back_and_what_was_cut_off_does_not() {
+        let seal = Seal { inode: 7, size: 1 << 40, modified: (-1, 5), changed: (1_700_000_000, 999_999_999) };
+        let (digest, line) = (Digest::sha256(b"x"), seal.line(&Digest::sha256(b"x")));
+        assert_eq!(Seal::parse(&line), Some((digest, seal)));
+        for cut in ["", " ", "sha256:12 1 2 3 4 5 6", line.rsplit_once(' ').unwrap().0, &format!("{line} 1")] {
+            assert_eq!(Seal::parse(cut), None, "{cut}");
+        }
+    }
+}
