@@ -211,7 +211,7 @@ impl Ingest for LayoutIngest {
             if let Err(error) = self.shared.flush().await {
                 tracing::debug!(%error, "small blobs of the export are sent again");
             }
-            self.work(Self::give_up).await
+            self.release().await
         })
     }
 

@@ -236,7 +236,7 @@ impl Engine for LayoutEngine {
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
         Box::pin(self.work(|shared| {
-            let leases = lease::survey(&shared.place).map(|(_, abandoned)| abandoned);
+            let leases = lease::survey(&shared.place).map(|survey| survey.abandoned);
             let leases = leases.map_err(|error| shared.place.failed("reading leases", &error))?;
             Ok(Abandoned { leases, ..Abandoned::default() })
         }))
