@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use linkspan::engine::select::{Kind, Selection, select};
 use linkspan::engine::uploads::{Begun, Expected, Upload, Uploads};
-use linkspan::engine::{Engine, EngineError, Ingest};
+use linkspan::engine::{Engine, EngineError, Ingest, Origin};
 use linkspan::image::Digest;
 use linkspan::progress::Events;
 
@@ -67,6 +67,61 @@ async fn an_upload_goes_on_where_it_was_left() {
         assert!(matches!(uploads.begin("again", &expected).await.unwrap(), Begun::Present));
         ingest.release().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_two_exports_never_meet() {
+    for engine in engines("uploads-apart").await {
+        let export = origin().export;
+        let mut held = Vec::new();
+        // However the id and the name are joined: what one has more at its end the other has at its beginning.
+        for (id, name) in [("", "layer-1"), ("-layer", "1"), ("-", "layer-1"), ("", "-layer-1"), ("-layer-1", "x")] {
+            let origin = Origin { export: format!("{export}{id}"), ..origin() };
+            let ingest = engine.open(&origin, Events::none()).await;
+            // The first and the fourth are one export.
+            let ingest = match ingest {
+                Ok(ingest) => ingest,
+                Err(_) => held.first().map(|(ingest, ..): &(Arc<dyn Ingest>, _, _)| ingest.clone()).unwrap(),
+            };
+            let bytes = content(&format!("{id}|{name} "));
+            let mut upload = begin(ingest.uploads().unwrap(), name, &Expected::default()).await;
+            assert_eq!(upload.offset(), 0, "{id} {name}");
+            upload.write(bytes.clone()).await.unwrap();
+            upload.suspend().await.unwrap();
+            held.push((ingest, name, bytes));
+        }
+        for (ingest, name, bytes) in &held {
+            let uploads = ingest.uploads().unwrap();
+            assert!(uploads.statuses().await.unwrap().iter().any(|status| status.name == *name), "{name}");
+            let upload = begin(uploads, name, &Expected::default()).await;
+            assert_eq!(upload.offset(), bytes.len() as u64, "{name}");
+            assert_eq!(upload.commit(Expected::default()).await.unwrap().0, Digest::sha256(bytes), "{name}");
+        }
+        for (ingest, ..) in held {
+            ingest.release().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_another_export_has_is_not_joined() {
+    let engine = containerd(Stack::shared(), "uploads-ids").await;
+    let origin = origin();
+    let refused = async |record: &str| {
+        let error = engine.open_durable(&origin, record, Events::none()).await.unwrap_err();
+        assert!(matches!(error, EngineError::Busy { .. }), "{error}");
+    };
+    let of_a_build = engine.open(&origin, Events::none()).await.unwrap();
+    refused("one").await;
+    refused("").await;
+    of_a_build.release().await.unwrap();
+    let lasting = engine.open_durable(&origin, "one", Events::none()).await.unwrap();
+    refused("another").await;
+    assert!(engine.open(&origin, Events::none()).await.is_err());
+    for record in ["one", ""] {
+        engine.open_durable(&origin, record, Events::none()).await.unwrap();
+    }
+    lasting.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

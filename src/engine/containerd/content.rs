@@ -190,7 +190,13 @@ pub(crate) fn verify(operation: &str, descriptor: &Descriptor, offset: i64, dige
 
 /// The ref under which an export writes a blob. Private to the export, so that no other client's lock is waited for.
 pub(crate) fn reference(lease: &str, digest: &Digest) -> String {
-    format!("{lease}-{digest}")
+    format!("{lease}/blob/{digest}")
+}
+
+/// The ref of the upload `name`. No id of a lease holds a slash, so that no other export's refs begin with this one's
+/// lease, and no upload is called as a blob that the export writes by itself.
+pub(crate) fn upload(lease: &str, name: &str) -> String {
+    format!("{lease}/upload/{name}")
 }
 
 /// A descriptor's size as the protocol wants it.

@@ -34,7 +34,8 @@ const LIFETIME: Duration = Duration::from_secs(8 * 3600);
 /// containerd refuses labels of which key and value together are longer than 4096 bytes (`pkg/labels/validate.go`).
 const LABEL_BYTES: usize = 4096;
 
-/// The id of an export's lease, and the prefix of its ingests' refs.
+/// The id of an export's lease. Like that of the export it holds letters, digits and dashes, and nothing else: refs of
+/// ingests are told apart by the slash that follows it.
 pub(crate) fn id(origin: &Origin) -> String {
     format!("linkspan-{}", origin.export)
 }
@@ -149,6 +150,27 @@ pub(crate) async fn keep(client: &Client, id: &str, root: &Digest) -> Result<(),
     Ok(())
 }
 
+/// Whether the lease `id` was made for an export that outlives its process, and for this very one: with the same record,
+/// unless `record` is empty.
+pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Result<bool, EngineError> {
+    let mut leases = client.leases();
+    // Letters, digits and dashes: that is the rule for ids of exports.
+    let filters = vec![format!("id==\"{id}\"")];
+    let call = leases.list(client.request(ListRequest { filters }));
+    let found = client.unary(format!("looking up the lease {id}"), call).await?.leases;
+    let is_same = |lease: &Lease| {
+        let is_durable = lease.labels.contains_key(EXPORT) && !lease.labels.contains_key(PROCESS);
+        is_durable && (record.is_empty() || self::record(lease) == record)
+    };
+    // One that has just ended is nobody's.
+    Ok(found.iter().all(is_same))
+}
+
+/// What is kept with a lease.
+fn record(lease: &Lease) -> String {
+    (0..).map_while(|n| lease.labels.get(&format!("{RECORD}{n}"))).map(String::as_str).collect()
+}
+
 /// The leases that outlive their processes.
 pub(crate) async fn durables(client: &Client) -> Result<Vec<Durable>, EngineError> {
     let mut leases = client.leases();
@@ -159,7 +181,7 @@ pub(crate) async fn durables(client: &Client) -> Result<Vec<Durable>, EngineErro
         let opened = lease.created_at.and_then(|stamp| SystemTime::try_from(stamp).ok());
         Some(Durable {
             export: lease.labels.get(EXPORT)?.clone(),
-            record: (0..).map_while(|n| lease.labels.get(&format!("{RECORD}{n}"))).map(String::as_str).collect(),
+            record: record(&lease),
             opened: opened.unwrap_or(SystemTime::UNIX_EPOCH),
         })
     };

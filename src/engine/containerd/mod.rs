@@ -85,7 +85,7 @@ impl ContainerdEngine {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
         lease::create(&self.client, &id, origin, Owner::Process, "").await?;
-        Ok(self.leased(client, id, events))
+        Ok(self.leased(client, id, true, events))
     }
 
     /// Opens an export that outlives this process, or takes it up again.
@@ -97,14 +97,20 @@ impl ContainerdEngine {
     ) -> Result<ContainerdIngest, EngineError> {
         let id = lease::id(origin);
         let client = self.client.leased(&id)?;
-        lease::create(&self.client, &id, origin, Owner::Nobody, record).await.unless(Code::AlreadyExists)?;
-        Ok(self.leased(client, id, events))
+        let created = lease::create(&self.client, &id, origin, Owner::Nobody, record).await;
+        let is_new = created.unless(Code::AlreadyExists)?.is_some();
+        // Clients choose ids: what is there may be another daemon's, or an export of another door that happens to be
+        // called so. None of them is to be joined.
+        if !is_new && !lease::is_resumable(&self.client, &id, record).await? {
+            return Err(EngineError::Busy { what: format!("an export of the id `{}`", origin.export) });
+        }
+        Ok(self.leased(client, id, is_new, events))
     }
 
-    fn leased(&self, client: Client, id: String, events: Events) -> ContainerdIngest {
+    fn leased(&self, client: Client, id: String, is_new: bool, events: Events) -> ContainerdIngest {
         let (snapshotter, parallel) = (&self.server.snapshotter, self.server.parallel_unpack);
-        let uploads =
-            ContainerdUploads::new(client.clone(), id.clone(), self.server.shares().then_some(&*self.namespace));
+        let shared = self.server.shares().then_some(&*self.namespace);
+        let uploads = ContainerdUploads::new(client.clone(), id.clone(), is_new, shared);
         ContainerdIngest::new(client, id, uploads, snapshotter, parallel, events)
     }
 

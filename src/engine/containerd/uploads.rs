@@ -1,4 +1,4 @@
-//! Uploads: containerd's own ingests, under refs that begin with the lease's id.
+//! Uploads: containerd's own ingests, under refs of their export's ([`content::upload`]).
 
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use containerd_client::services::v1::{ListStatusesRequest, Status as Ingested, WriteAction, WriteContentRequest};
 use futures_util::future::BoxFuture;
 use prost_types::Timestamp;
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, OnceCell};
 use tonic::Code;
 
 use super::client::Client;
@@ -32,16 +32,38 @@ pub(crate) struct ContainerdUploads {
     shared: Option<String>,
     /// Loaded when they are needed first.
     pins: Mutex<Option<Pins>>,
+    /// The refs of uploads that an earlier Linkspan began; looked for when they are needed first, and only under a lease
+    /// that may be as old.
+    old: OnceCell<HashSet<String>>,
 }
 
 impl ContainerdUploads {
-    /// `client` must act in the name of `lease`. `shared` is its namespace where blobs of others can be had in it.
-    pub(crate) fn new(client: Client, lease: String, shared: Option<&str>) -> Self {
-        Self { client, lease, shared: shared.map(str::to_owned), pins: Mutex::default() }
+    /// `client` must act in the name of `lease`, which `is_new` if it was made just now. `shared` is its namespace where
+    /// blobs of others can be had in it.
+    pub(crate) fn new(client: Client, lease: String, is_new: bool, shared: Option<&str>) -> Self {
+        let old = OnceCell::new_with(is_new.then(HashSet::new));
+        Self { client, lease, shared: shared.map(str::to_owned), pins: Mutex::default(), old }
     }
 
-    fn reference(&self, name: &str) -> String {
-        format!("{}-{name}", self.lease)
+    /// The ref of an upload. One that an earlier Linkspan began goes on under its own.
+    async fn reference(&self, name: &str) -> Result<String, EngineError> {
+        let old = self.old.get_or_try_init(|| async {
+            let owned = self.ingests().await?.into_iter();
+            Ok::<_, EngineError>(owned.filter(|id| id.starts_with(&self.old_prefix())).collect())
+        });
+        let old_name = format!("{}{name}", self.old_prefix());
+        if old.await?.contains(&old_name) { Ok(old_name) } else { Ok(content::upload(&self.lease, name)) }
+    }
+
+    /// How the refs of an earlier Linkspan begin. Those of a lease whose id goes on behind the dash do so, too.
+    fn old_prefix(&self) -> String {
+        format!("{}-", self.lease)
+    }
+
+    /// The refs of the ingests that the lease owns.
+    async fn ingests(&self) -> Result<HashSet<String>, EngineError> {
+        let owned = lease::resources(&self.client, &self.lease).await?.into_iter();
+        Ok(owned.filter(|owned| owned.r#type == lease::INGESTS).map(|owned| owned.id).collect())
     }
 
     /// Leased first, looked up second: what is found then stays. What is not there at first needs no lease.
@@ -72,8 +94,8 @@ impl ContainerdUploads {
 
     async fn open(&self, name: &str, expected: &Expected) -> Result<Begun, EngineError> {
         check_name(name)?;
-        let first =
-            WriteContentRequest { action: WriteAction::Stat.into(), r#ref: self.reference(name), ..message(expected)? };
+        let reference = self.reference(name).await?;
+        let first = WriteContentRequest { action: WriteAction::Stat.into(), r#ref: reference, ..message(expected)? };
         let operation = format!("writing the upload {name}");
         let (mut stream, answer) = match Stream::open(&self.client, &operation, first).await {
             Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
@@ -99,21 +121,19 @@ impl ContainerdUploads {
 
     /// The ingests of this lease, under the names of their uploads.
     async fn list(&self) -> Result<Vec<UploadStatus>, EngineError> {
-        // Of another lease, too, if its id begins with this one's: so only what the lease says is its own counts.
-        let (filters, prefix) = (vec![format!("ref~=/^{}-/", self.lease)], self.reference(""));
+        let prefixes = [content::upload(&self.lease, ""), self.old_prefix()];
+        // The old ones may be of another lease: so only what the lease says is its own counts.
+        let filters = prefixes.iter().map(|prefix| format!("ref~=\"^{prefix}\"")).collect();
         let mut client = self.client.content();
         let call = client.list_statuses(self.client.request(ListStatusesRequest { filters }));
         let list = async { self.client.unary("listing ingests", call).await };
-        let (found, owned) = tokio::try_join!(list, lease::resources(&self.client, &self.lease))?;
-        let is_own = |ingest: &Ingested| {
-            owned.iter().any(|resource| resource.r#type == lease::INGESTS && resource.id == ingest.r#ref)
+        let (found, owned) = tokio::try_join!(list, self.ingests())?;
+        let named = |ingest: &Ingested| {
+            let name = prefixes.iter().find_map(|prefix| ingest.r#ref.strip_prefix(prefix))?;
+            Some(status(name.to_owned(), ingest))
         };
-        let mut statuses: Vec<_> = found
-            .statuses
-            .into_iter()
-            .filter(is_own)
-            .filter_map(|ingest| Some(status(ingest.r#ref.strip_prefix(&prefix)?.to_owned(), &ingest)))
-            .collect();
+        let found = found.statuses.iter().filter(|ingest| owned.contains(&ingest.r#ref));
+        let mut statuses: Vec<_> = found.filter_map(named).collect();
         statuses.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(statuses)
     }
@@ -190,7 +210,7 @@ impl Uploads for ContainerdUploads {
     }
 
     fn abort<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { content::abort(&self.client, &self.reference(name)).await })
+        Box::pin(async move { content::abort(&self.client, &self.reference(name).await?).await })
     }
 }
 
