@@ -300,8 +300,8 @@ pub trait Ingest: Debug + Send + Sync {
 
     /// Said before the commit, any number of times: the names must then stand for what is expected, or none is set and
     /// the commit ends with [`EngineError::NameMoved`]. `layout` compares and sets under its lock, `containerd` does so
-    /// for names that must not exist. Others take no notice: whoever sets a name there between the caller's own look and
-    /// the commit is overwritten.
+    /// for names that must not exist, `docker` looks right before it asks dockerd. `docker-classic` takes no notice: whoever
+    /// sets a name there between the caller's own look and the commit is overwritten.
     fn require(&self, _conditions: Vec<Condition>) {}
 
     /// Pins what the engine has of `graph`, all of it by its root, and says what is missing. Prepares nothing else: the

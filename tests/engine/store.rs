@@ -4,7 +4,7 @@ use linkspan::engine::{Ingest, Opened};
 use linkspan::progress::Events;
 
 use crate::common::{Stack, until};
-use crate::fixture::{Image, Layer, containerd, export, names, origin};
+use crate::fixture::{Image, Layer, containerd, docker, export, names, origin};
 
 /// An image with a layer of a few MiB.
 fn large(name: &str) -> Image {
@@ -96,4 +96,51 @@ async fn labels_keep_the_image_when_the_lease_is_gone() {
     stack.ctr("collected", ["images", "rm", "--sync", "docker.io/library/deleted:1"]).ok();
     assert_eq!(stack.blobs("collected"), before);
     assert_eq!(stack.snapshots("collected").len(), 1);
+}
+
+/// What any client may do at any time, leases or not.
+fn delete(stack: &Stack, namespace: &str, digest: &linkspan::image::Digest) {
+    stack.ctr(namespace, ["content", "rm", digest.as_str()]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_during_a_commit_never_leaves_a_broken_image() {
+    let stack = Stack::shared();
+    for (engine, namespace) in [(containerd(stack, "deleted").await, "deleted"), (docker(stack).await, "moby")] {
+        let [old, image] =
+            [0, 1].map(|content| Image::new(&[Layer::new().file("deleted", format!("{namespace} {content}")).tar()]));
+        let is_complete = |name: &str| {
+            let listed = stack.ctr(namespace, ["images", "check", &format!("name=={name}")]).ok().stdout;
+            listed.contains("complete (2/2)") && listed.trim_end().ends_with("true")
+        };
+        export(&*engine, &old, &names(&["deleted:moves"])).await.unwrap();
+        let ready = async || {
+            let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+            let plan = ingest.plan(&image.graph()).await.unwrap();
+            for blob in &plan.missing {
+                crate::fixture::send(&*ingest, blob, &image.blobs[&blob.digest]).await.unwrap();
+            }
+            ingest.settle().await.unwrap();
+            ingest
+        };
+        // A layer is not at hand any more.
+        for moved in [&["deleted:moves", "deleted:new"][..], &[]] {
+            let ingest = ready().await;
+            delete(stack, namespace, &image.layers[0].digest);
+            let error = ingest.commit(&names(moved)).await.unwrap_err();
+            assert!(error.is_outdated_plan(), "{namespace}: {error}");
+            ingest.release().await.unwrap();
+            let standing =
+                stack.images(namespace).into_iter().filter(|(_, root)| *root == image.root.digest.to_string());
+            assert_eq!(standing.collect::<Vec<_>>(), [], "{namespace}: nothing broken is visible");
+            assert!(is_complete("docker.io/library/deleted:moves"), "{namespace}: the name has stayed");
+        }
+        // Documents are.
+        let ingest = ready().await;
+        delete(stack, namespace, &image.root.digest);
+        delete(stack, namespace, &image.config.digest);
+        ingest.commit(&names(&["deleted:new"])).await.unwrap();
+        ingest.release().await.unwrap();
+        assert!(is_complete("docker.io/library/deleted:new"), "{namespace}");
+    }
 }

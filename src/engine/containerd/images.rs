@@ -1,6 +1,8 @@
 //! Image records: the only thing of an export that users see.
 
-use containerd_client::services::v1::{CreateImageRequest, GetImageRequest, Image, UpdateImageRequest};
+use containerd_client::services::v1::{
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, Image, UpdateImageRequest,
+};
 use containerd_client::types::Descriptor as Target;
 use prost_types::FieldMask;
 use tonic::Code;
@@ -52,16 +54,29 @@ pub(crate) async fn create(client: &Client, name: &str, target: &Descriptor) -> 
     Ok(client.unary(format!("creating image {name}"), create).await.unless(Code::AlreadyExists)?.is_some())
 }
 
+/// Gives the record `image` the target that it says; whether there was one of this name.
+pub(crate) async fn update(client: &Client, image: Image) -> Result<bool, EngineError> {
+    let operation = format!("updating image {}", image.name);
+    let mask = FieldMask { paths: vec!["target".to_owned()] };
+    let request = UpdateImageRequest { image: Some(image), update_mask: Some(mask), source_date_epoch: None };
+    let mut images = client.images();
+    let call = images.update(client.request(request));
+    Ok(client.unary(operation, call).await.unless(Code::NotFound)?.is_some())
+}
+
+/// Deletes the record `name`; fine if there is none.
+pub(crate) async fn delete(client: &Client, name: &str) -> Result<(), EngineError> {
+    let mut images = client.images();
+    let request = DeleteImageRequest { name: name.to_owned(), ..DeleteImageRequest::default() };
+    let call = images.delete(client.request(request));
+    client.unary(format!("deleting image {name}"), call).await.unless(Code::NotFound).map(|_| ())
+}
+
 /// Makes `name` stand for `target`. An existing record keeps its labels: other clients depend on theirs.
 pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Result<(), EngineError> {
     let image = record(name, target)?;
-    let mask = FieldMask { paths: vec!["target".to_owned()] };
     for _ in 0..TRIES {
-        let mut images = client.images();
-        let request =
-            UpdateImageRequest { image: Some(image.clone()), update_mask: Some(mask.clone()), source_date_epoch: None };
-        let update = images.update(client.request(request));
-        if client.unary(format!("updating image {name}"), update).await.unless(Code::NotFound)?.is_some() {
+        if update(client, image.clone()).await? {
             return Ok(());
         }
         if create(client, name, target).await? {

@@ -69,6 +69,11 @@ impl ContainerdIngest {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The client that acts in the name of the lease.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The image's root, once planned.
     pub(crate) fn root(&self) -> Result<Descriptor, EngineError> {
         self.state().graph.as_ref().map(|graph| graph.root().clone()).ok_or_else(|| EngineError::Protocol {
@@ -78,8 +83,7 @@ impl ContainerdIngest {
     }
 
     async fn make_plan(&self, graph: &Arc<Graph>) -> Result<Plan, EngineError> {
-        let unpacks = !self.state().skip_unpack;
-        let job = unpacks.then(|| Job::of(graph, &Platform::host(), self.snapshots.snapshotter())).flatten();
+        let job = self.job(graph);
         let plan = self.pin(graph, job.as_ref()).await?;
         self.arrivals.add(plan.present.iter().map(|blob| blob.digest.clone()));
         let mut state = self.state();
@@ -101,6 +105,27 @@ impl ContainerdIngest {
             }
         }
         Ok(plan)
+    }
+
+    /// What is to be unpacked here.
+    fn job(&self, graph: &Graph) -> Option<Job> {
+        let unpacks = !self.state().skip_unpack;
+        unpacks.then(|| Job::of(graph, &Platform::host(), self.snapshots.snapshotter())).flatten()
+    }
+
+    /// Stores the documents again that somebody has deleted, and unpacks what their labels no longer kept; what is missing
+    /// all the same.
+    pub(super) async fn restore(&self) -> Result<Vec<Digest>, EngineError> {
+        let Some(graph) = self.state().graph.clone() else { return Ok(Vec::new()) };
+        self.make_plan(&graph).await?;
+        match self.verify().await {
+            Ok(()) => Ok(Vec::new()),
+            Err(EngineError::Missing { digests }) => {
+                self.stop().await;
+                Ok(digests)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores the documents and looks which leaves are there; `job` is the unpacking that the labels must allow for.
@@ -187,7 +212,7 @@ impl ContainerdIngest {
     }
 
     /// Fails unless every blob is there, except for foreign layers.
-    async fn complete(&self) -> Result<(), EngineError> {
+    pub(super) async fn complete(&self) -> Result<(), EngineError> {
         let Some(graph) = self.state().graph.clone() else { return Ok(()) };
         let blobs = graph.documents().iter().map(|document| &document.descriptor).chain(graph.leaves());
         let found = content::present(&self.client, blobs).await?;
@@ -198,6 +223,7 @@ impl ContainerdIngest {
 
     async fn record(&self, names: Vec<String>) -> Result<(), EngineError> {
         let root = self.root()?;
+        let before = self.standing(names.clone()).await?;
         for name in names {
             self.set(&name, &root).await.map_err(|error| match error {
                 EngineError::Rpc { code: Code::InvalidArgument | Code::PermissionDenied, message, .. } => {
@@ -206,25 +232,37 @@ impl ContainerdIngest {
                 error => error,
             })?;
         }
+        self.confirm(before).await
+    }
+
+    /// Whether a record of this name exists; refused if it stands for what it must not.
+    async fn check(&self, name: &str) -> Result<bool, EngineError> {
+        let found = images::get(&self.client, name).await?.and_then(|image| image.target);
+        let current = found.and_then(|target| target.digest.parse::<Digest>().ok());
+        let state = self.state();
+        let conditions = state.conditions.iter().filter(|condition| condition.name.to_string() == name);
+        conditions.into_iter().try_for_each(|condition| condition.check(current.as_ref()))?;
+        Ok(current.is_some())
+    }
+
+    /// Refuses the first name that stands for what it must not.
+    pub(crate) async fn check_conditions(&self) -> Result<(), EngineError> {
+        let names: Vec<_> = self.state().conditions.iter().map(|condition| condition.name.to_string()).collect();
+        for name in names {
+            self.check(&name).await?;
+        }
         Ok(())
     }
 
     /// Sets a name, if it stands for what it must. containerd has no compare-and-set: between the look and the change of a
     /// record that exists another client may change it. A record that must not exist is created or nothing.
     async fn set(&self, name: &str, root: &Descriptor) -> Result<(), EngineError> {
-        let mut conditions = self.state().conditions.clone();
-        conditions.retain(|condition| condition.name.to_string() == name);
-        let check = async || {
-            let found = images::get(&self.client, name).await?.and_then(|image| image.target);
-            let current = found.and_then(|target| target.digest.parse::<Digest>().ok());
-            conditions.iter().try_for_each(|condition| condition.check(current.as_ref()))?;
-            Ok::<_, EngineError>(current.is_some())
-        };
-        if !conditions.is_empty() && !check().await? {
+        let is_free = self.state().conditions.iter().all(|condition| condition.name.to_string() != name);
+        if !is_free && !self.check(name).await? {
             if images::create(&self.client, name, root).await? {
                 return Ok(());
             }
-            check().await?;
+            self.check(name).await?;
         }
         images::set(&self.client, name, root).await
     }

@@ -1,6 +1,7 @@
 //! The `containerd` engine: everything through containerd's own API, in one namespace.
 
 mod client;
+mod confirm;
 mod content;
 mod current;
 mod discover;

@@ -5,6 +5,7 @@
 //! dockerd then does what it does with any loaded image: keeps the one that had the name as dangling, checks that it
 //! is unpacked, emits `load`.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,30 +16,32 @@ use super::archive::archive;
 use super::jsonstream::{Line, check_loaded};
 use crate::docker_api::Api;
 use crate::engine::EngineError;
-use crate::engine::containerd::is_full;
+use crate::engine::containerd::{ContainerdIngest, is_full};
 use crate::image::{Descriptor, Reference};
 use crate::progress::{Event, Events};
 
 /// How long a load may take. Normally milliseconds; long when dockerd has to unpack after all.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long dockerd is given to find a restarted containerd again. It tries after 1 s, 1.6 s, 2.6 s and so on (containerd
-/// `client/client.go`: gRPC's own back-off), and a load that fails in between has done nothing. After an outage of
-/// minutes the next try may be a minute away; then the user is told.
-const RECONNECT: Duration = Duration::from_secs(15);
-const RETRY: Duration = Duration::from_millis(200);
+/// How long a load is repeated that fails for a reason that passes. dockerd tries to find a restarted containerd again
+/// after 1 s, 1.6 s, 2.6 s and so on (containerd `client/client.go`: gRPC's own back-off), and a load that fails in between
+/// has done nothing. After an outage of minutes the next try may be a minute away; then the user is told.
+const TRANSIENT: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_millis(150);
 /// How a line begins with which dockerd reports, with status 200, that the image cannot run.
 const UNPACK_FAILED: &str = "Error unpacking";
 
-/// Lets dockerd make an image of `root` under `names`.
+/// Lets dockerd make an image of `blobs` under `names`.
 pub(super) async fn commit(
     docker: &Api,
-    root: &Descriptor,
+    blobs: &ContainerdIngest,
     names: &[Reference],
     events: &Events,
 ) -> Result<(), EngineError> {
+    let root = &blobs.root()?;
     let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
-    let end = Instant::now() + RECONNECT;
+    let end = Instant::now() + TRANSIENT;
     loop {
+        blobs.check_conditions().await?;
         let answer = docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
         let outcome = match answer.status {
             StatusCode::OK => judge(&answer.body, root, names),
@@ -49,19 +52,38 @@ pub(super) async fn commit(
                 lines.into_iter().for_each(|line| events.emit(Event::Note(line)));
                 return Ok(());
             }
-            Err(EngineError::Commit { reason, .. }) if is_reconnecting(&reason) && Instant::now() < end => {
-                tracing::debug!(reason, "waiting for docker to find its containerd again");
-                sleep(RETRY).await;
+            Err(EngineError::Commit { reason, .. }) if is_transient(&reason) && Instant::now() < end => {
+                tracing::debug!(reason, "docker is asked again");
+                sleep(pause()).await;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Whether dockerd has lost its containerd and not yet tried again. Blobs have just been written to it, so it is there.
-fn is_reconnecting(reason: &str) -> bool {
+/// The record of an image without a name (moby `daemon/containerd/soft_delete.go`).
+pub(super) fn dangling(root: &Descriptor) -> String {
+    format!("moby-dangling@{}", root.digest)
+}
+
+/// Whether dockerd's reason is gone by the next attempt.
+///
+/// It may have lost its containerd and not yet tried again; blobs have just been written to it, so it is there. Or
+/// somebody else was faster between two of its calls: it changes the record of a name, finds none, and makes one, which
+/// by then exists (containerd `client/import.go`; moby `daemon/containerd/image_tag.go` does the same in the other order);
+/// it reads what is being replaced, or its look-up and its tagging see different images.
+pub(super) fn is_transient(reason: &str) -> bool {
     // grpc-go's words for a connection that is not up; what follows says why (grpc `clientconn.go`).
-    reason.contains("connection error: desc = ")
+    let reconnecting = reason.contains("connection error: desc = ");
+    // As containerd's error says it, and as its code does.
+    let overtaken = reason.contains("already exists") || reason.contains("AlreadyExists");
+    reconnecting || overtaken
+}
+
+/// The time before another attempt. Those who got into each other's way do not come again at the same moment.
+fn pause() -> Duration {
+    let spread = RandomState::new().hash_one(0) % 100;
+    RETRY + Duration::from_millis(spread)
 }
 
 fn refused(reason: String) -> EngineError {
@@ -114,27 +136,42 @@ mod tests {
     #[test]
     fn a_line_for_each_name_is_success() {
         let body = "{\"stream\":\"Loaded image: a:1\\n\"}\r\n{\"stream\":\"Loaded image: reg.example/b:2\\n\"}\r\n";
-        assert_eq!(check(body, &["a:1"]).unwrap().len(), 2);
+        assert_eq!(check(body, &["a:1", "reg.example/b:2"]).unwrap().len(), 2);
         assert!(check("{\"stream\":\"Loaded image ID: sha256:00\\n\"}", &[]).is_ok());
+        // The short form of dockerd means another image to whoever parses it.
+        let body = "{\"stream\":\"Loaded image: localhost/x:1\\n\"}";
+        assert!(check(body, &["docker.io/localhost/x:1"]).is_ok());
+    }
+
+    #[test]
+    fn a_name_that_nobody_asked_for_is_failure() {
+        let body = "{\"stream\":\"Loaded image: a:1\\n\"}\r\n{\"stream\":\"Loaded image ID: sha256:00\\n\"}\r\n";
+        for names in [&[][..], &["b:1"], &["a:2"]] {
+            let error = check(body, names).unwrap_err().to_string();
+            assert!(error.contains("`a:1`, which nobody asked for"), "{error}");
+        }
     }
 
     #[test]
     fn silence_is_failure() {
-        for (body, names) in [("", &["a:1"][..]), ("{\"stream\":\"Loaded image: b:1\\n\"}", &["a:1"]), ("", &[])] {
+        for (body, names) in [("", &["a:1"][..]), ("{\"stream\":\"Loaded image: b:1\\n\"}", &["a:1", "b:1"]), ("", &[])]
+        {
             let error = check(body, names).unwrap_err().to_string();
             assert!(error.contains("did not say"), "{error}");
         }
     }
 
     #[test]
-    fn a_lost_connection_is_not_a_refusal() {
+    fn what_passes_is_not_a_refusal() {
         for reason in [
+            r#"AlreadyExists: image "docker.io/library/new:1": already exists"#,
+            r#"image "docker.io/library/new:1": already exists"#,
             r#"Unavailable: connection error: desc = "transport: Error while dialing: dial unix /c.sock: connect: refused""#,
             r#"Unavailable: connection error: desc = "error reading server preface: connection reset by peer""#,
         ] {
-            assert!(is_reconnecting(reason), "{reason}");
+            assert!(is_transient(reason), "{reason}");
         }
-        assert!(!is_reconnecting("authorization denied by plugin opa: no"));
+        assert!(!is_transient("authorization denied by plugin opa: no"));
     }
 
     #[test]

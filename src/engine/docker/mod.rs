@@ -25,7 +25,9 @@ pub(crate) use self::tag::again as tag_again;
 use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, ContainerdIngest};
 use super::images::Images;
 use super::uploads::Uploads;
-use super::{Abandoned, Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage};
+use super::{
+    Abandoned, Condition, Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage,
+};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -244,7 +246,20 @@ impl Ingest for DockerIngest {
     }
 
     fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { load::commit(&self.docker, &self.blobs.root()?, names, &self.events).await })
+        Box::pin(async move {
+            let records = match names {
+                [] => vec![load::dangling(&self.blobs.root()?)],
+                names => names.iter().map(ToString::to_string).collect(),
+            };
+            let before = self.blobs.standing(records).await?;
+            load::commit(&self.docker, &self.blobs, names, &self.events).await?;
+            self.blobs.confirm(before).await
+        })
+    }
+
+    /// dockerd compares nothing, so it is looked at right before each of its attempts.
+    fn require(&self, conditions: Vec<Condition>) {
+        self.blobs.require(conditions);
     }
 
     fn uploads(&self) -> Result<&dyn Uploads, EngineError> {

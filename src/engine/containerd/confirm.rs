@@ -1,0 +1,59 @@
+//! After the commit: what became visible is complete, or it is taken back.
+//!
+//! A lease keeps the garbage collector off, and nobody else: any client may delete a blob by its digest (`ctr content rm`)
+//! between the last look at it and the moment when the names are set. So it is looked at once more. Documents are at hand
+//! and are stored again, and what their labels kept is unpacked again; where a layer has gone, the names get back what they stood for.
+
+use containerd_client::services::v1::Image;
+use futures_util::future::try_join_all;
+
+use super::images;
+use super::ingest::ContainerdIngest;
+use crate::engine::EngineError;
+use crate::image::Descriptor;
+
+/// What names stood for before a commit.
+#[derive(Debug)]
+pub(crate) struct Before(Vec<(String, Option<Image>)>);
+
+impl ContainerdIngest {
+    /// What `names` stand for now.
+    pub(crate) async fn standing(&self, names: Vec<String>) -> Result<Before, EngineError> {
+        let found = try_join_all(names.iter().map(|name| images::get(self.client(), name))).await?;
+        Ok(Before(names.into_iter().zip(found).collect()))
+    }
+
+    /// Makes sure of the image that was made visible.
+    ///
+    /// # Errors
+    /// [`EngineError::Vanished`] with layers that have gone: it is no longer visible then.
+    pub(crate) async fn confirm(&self, before: Before) -> Result<(), EngineError> {
+        match self.complete().await {
+            Err(EngineError::Missing { .. }) => {}
+            outcome => return outcome,
+        }
+        let missing = self.restore().await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let root = self.root()?;
+        for (name, image) in before.0 {
+            if let Err(error) = self.take_back(&name, &root, image).await {
+                tracing::warn!(%error, name, "a name stays with an image of which a layer has gone");
+            }
+        }
+        Err(EngineError::Vanished { digests: missing })
+    }
+
+    /// Gives `name` back to `before`, unless somebody has given it to another image meanwhile.
+    async fn take_back(&self, name: &str, root: &Descriptor, before: Option<Image>) -> Result<(), EngineError> {
+        let is_ours = |image: &Image| image.target.as_ref().is_some_and(|target| target.digest == root.digest.as_str());
+        if !images::get(self.client(), name).await?.is_some_and(|image| is_ours(&image)) {
+            return Ok(());
+        }
+        match before {
+            Some(image) => images::update(self.client(), image).await.map(|_| ()),
+            None => images::delete(self.client(), name).await,
+        }
+    }
+}
