@@ -16,6 +16,8 @@ mod hold;
 mod names;
 #[path = "engine/read.rs"]
 mod read;
+#[path = "engine/serial.rs"]
+mod serial;
 #[path = "engine/store.rs"]
 mod store;
 #[path = "engine/unpack.rs"]

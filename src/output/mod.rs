@@ -6,7 +6,7 @@ pub mod archive;
 pub mod folder;
 mod header;
 pub(crate) mod items;
-mod member;
+pub(crate) mod member;
 pub mod rootfs;
 
 use std::fmt::Debug;

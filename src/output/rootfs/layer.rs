@@ -25,7 +25,7 @@ const BLOCK: u64 = 512;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A layer that is being read.
-pub(super) struct Layer {
+pub(crate) struct Layer {
     blob: Digest,
     reader: Decompressed,
     buffer: BytesMut,
@@ -55,8 +55,13 @@ impl Layer {
         Ok(Self { blob, reader, buffer, content: 0, padding: 0, sparse: None, budget, hasher: verify })
     }
 
+    /// Opens a layer that an engine has unpacked: it was verified then, and had room.
+    pub(crate) async fn of_engine(source: &dyn Source, blob: &Descriptor) -> Result<Self, RootfsError> {
+        Self::open(source, blob, Budget::ANY, None).await
+    }
+
     /// The next member; what was not taken of the one before is skipped.
-    pub(super) async fn next(&mut self) -> Result<Option<Member>, RootfsError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Member>, RootfsError> {
         // Holes need not be read.
         self.sparse = None;
         while self.data().await?.is_some() {}
@@ -190,7 +195,7 @@ impl Layer {
     }
 
     /// An error that names this layer.
-    pub(super) fn wrong(&self, reason: String) -> RootfsError {
+    pub(crate) fn wrong(&self, reason: String) -> RootfsError {
         RootfsError::Layer { layer: self.blob.clone(), reason }
     }
 }

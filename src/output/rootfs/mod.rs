@@ -29,6 +29,7 @@ use crate::tar;
 use plan::Cost;
 
 pub use error::RootfsError;
+pub(crate) use layer::Layer;
 pub use limits::Limits;
 
 /// How the files are to be arranged; the names are those of BuildKit's attributes (`exporter/local/fs.go`).

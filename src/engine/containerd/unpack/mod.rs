@@ -1,5 +1,6 @@
 //! Unpacking: turning layers into a chain of snapshots, while other layers are still on their way.
 
+mod described;
 mod host;
 mod mend;
 mod parallel;

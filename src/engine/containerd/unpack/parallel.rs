@@ -9,8 +9,9 @@ use containerd_client::types::Mount;
 use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 
+use super::described;
 use super::host::{Host, Place, as_overlay};
-use super::mend::{Moment, mend, modified};
+use super::mend::{Candidate, candidates, mend};
 use super::snapshots::{Prepared, Snapshots, key};
 use super::turns::Turns;
 use super::{Arrivals, Job, Layer, Outcome};
@@ -26,7 +27,6 @@ const AT_ONCE: usize = 4;
 struct Filled {
     key: String,
     place: Place,
-    since: Moment,
 }
 
 /// Unpacks `layers`, all that are missing of a chain, onto `parent`.
@@ -62,12 +62,12 @@ pub(super) async fn unpack(
     let turns = Turns::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
     let fill = layers.iter().enumerate().map(|(at, layer)| {
         let prepared = prepared.take();
-        let (host, turns) = (&host, &turns);
+        let turns = &turns;
         let below = below(at);
         async move {
             arrivals.wait(&layer.blob.digest).await;
             let _turn = turns.take(layer.blob.size).await;
-            fill(snapshots, layer, below, prepared, host, events).await
+            fill(snapshots, layer, below, prepared, events).await
         }
     });
     let fill: Vec<_> = fill.collect();
@@ -78,14 +78,9 @@ pub(super) async fn unpack(
         return Ok(Outcome::Moved);
     };
     let keys: Vec<_> = filled.iter().map(|filled| filled.key.clone()).collect();
-    let task = spawn_blocking(move || finish(&host, &filled));
-    let mended = match task.await {
-        Ok(Ok(mended)) => mended,
-        Ok(Err(error)) => return Err(disk(lowest, &error.to_string())),
-        Err(error) => return Err(disk(lowest, &error.to_string())),
-    };
-    if mended > 0 {
-        tracing::debug!(mended, "folders without an entry of their own took after the layers below");
+    if !finish(snapshots, layers, host, filled).await? {
+        snapshots.remove_active().await;
+        return Ok(Outcome::Impossible);
     }
     for (at, (layer, key)) in layers.iter().zip(&keys).enumerate() {
         let below = below(at);
@@ -102,7 +97,6 @@ async fn fill(
     layer: &Layer,
     below: Option<&Digest>,
     prepared: Option<(String, Vec<Mount>)>,
-    host: &Host,
     events: &Events,
 ) -> Result<Option<Filled>, EngineError> {
     let (key, mounts) = match prepared {
@@ -116,35 +110,100 @@ async fn fill(
         }
     };
     let place = Place::of(&mounts).ok_or_else(|| disk(layer, "its snapshot is not an overlay"))?;
-    let upper = host.folder(&place.upper).map_err(|error| disk(layer, &error.to_string()))?;
-    let since = modified(&upper).map_err(|error| disk(layer, &error.to_string()))?;
     // The bottom of the chain has nothing below that a whiteout could hide.
     let mounts = if below.is_some() { as_overlay(mounts) } else { mounts };
     events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
     snapshots.apply(layer, mounts, false).await?;
     events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
-    Ok(Some(Filled { key, place, since }))
+    Ok(Some(Filled { key, place }))
 }
 
-/// What must be done between the last layer and the first commit: [`mend`] from the bottom up, then one sync.
-fn finish(host: &Host, filled: &[Filled]) -> rustix::io::Result<usize> {
-    let Some(lowest) = filled.first() else { return Ok(0) };
-    let open = |path: &std::path::PathBuf| host.folder(path);
-    // The nearest first, as `mend` wants them.
-    let mut lower: Vec<OwnedFd> = lowest.place.lower.iter().map(open).collect::<Result<_, _>>()?;
-    let mut mended = 0;
-    for (at, filled) in filled.iter().enumerate() {
-        let upper = host.folder(&filled.place.upper)?;
-        // containerd knew what lies below the lowest, and below the bottom of a chain lies nothing.
-        if at > 0 {
-            mended += mend(&upper, filled.since, &lower)?;
+/// What must be done between the last layer and the first commit: folders without an entry take after the layers below,
+/// from the bottom up, and all is synced. `false` if a layer's archive does not say what containerd made of it: then its
+/// layers have to be unpacked one after the other.
+async fn finish(
+    snapshots: &Snapshots,
+    layers: &[Layer],
+    host: Arc<Host>,
+    filled: Vec<Filled>,
+) -> Result<bool, EngineError> {
+    let chain = Arc::new(Chain { host, filled });
+    let (mut at, mut mended) = (0, 0);
+    while let Some((found, candidates)) = chain.run(layers, move |chain| chain.survey(at)).await? {
+        let described = match described::read(&snapshots.content(), &layers[found].blob).await {
+            Ok(described) => described,
+            Err(error) => {
+                tracing::info!(%error, "the layers are unpacked one after the other");
+                return Ok(false);
+            }
+        };
+        let mend = move |chain: &Chain| {
+            let (upper, lower) = chain.open(found)?;
+            mend(&upper, &lower, &candidates, &described)
+        };
+        let Some(count) = chain.run(layers, mend).await? else {
+            tracing::info!(layer = %layers[found].blob.digest, "the layers are unpacked one after the other");
+            return Ok(false);
+        };
+        (at, mended) = (found, mended + count);
+    }
+    if mended > 0 {
+        tracing::debug!(mended, "folders without an entry of their own took after the layers below");
+    }
+    chain.run(layers, Chain::sync).await?;
+    Ok(true)
+}
+
+/// Layers that were unpacked, lowest first.
+struct Chain {
+    host: Arc<Host>,
+    filled: Vec<Filled>,
+}
+
+impl Chain {
+    /// Does work on the file system.
+    async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        layers: &[Layer],
+        work: impl FnOnce(&Self) -> rustix::io::Result<T> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let chain = self.clone();
+        let failed = |reason: String| EngineError::Unpack { layer: layers[0].blob.digest.clone(), reason };
+        match spawn_blocking(move || work(&chain)).await {
+            Ok(outcome) => outcome.map_err(|error| failed(error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
         }
-        lower.insert(0, upper);
     }
-    if let Some(top) = lower.first() {
-        rustix::fs::syncfs(top)?;
+
+    /// The folder of a layer, and those of the layers below, the nearest first.
+    fn open(&self, at: usize) -> rustix::io::Result<(OwnedFd, Vec<OwnedFd>)> {
+        let (below, rest) = self.filled.split_at(at);
+        let upper = rest.first().or(below.last()).ok_or(rustix::io::Errno::NOENT)?;
+        let base = self.filled.first().map(|lowest| &lowest.place.lower);
+        let lower = below.iter().rev().map(|filled| &filled.place.upper).chain(base.into_iter().flatten());
+        let lower: rustix::io::Result<_> = lower.map(|path| self.host.folder(path)).collect();
+        Ok((self.host.folder(&upper.place.upper)?, lower?))
     }
-    Ok(mended)
+
+    /// The first layer above number `after` with folders that may have to be mended. containerd knew what lies below the
+    /// lowest, and below the bottom of a chain lies nothing.
+    fn survey(&self, after: usize) -> rustix::io::Result<Option<(usize, Vec<Candidate>)>> {
+        for at in after + 1..self.filled.len() {
+            let (upper, lower) = self.open(at)?;
+            let found = candidates(&upper, &lower)?;
+            if !found.is_empty() {
+                return Ok(Some((at, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn sync(&self) -> rustix::io::Result<()> {
+        match self.filled.first() {
+            Some(lowest) => rustix::fs::syncfs(self.host.folder(&lowest.place.upper)?),
+            None => Ok(()),
+        }
+    }
 }
 
 fn disk(layer: &Layer, reason: &str) -> EngineError {

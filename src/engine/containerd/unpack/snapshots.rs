@@ -13,6 +13,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use super::super::client::{Client, Expect as _, SILENCE};
+use super::super::read::ContainerdImages;
 use super::super::{content, labels};
 use super::Layer;
 use super::host::Host;
@@ -77,6 +78,11 @@ impl Snapshots {
     /// containerd's files, where they can be reached.
     pub(super) async fn host(&self) -> Result<Option<Host>, EngineError> {
         Host::of(&self.client).await
+    }
+
+    /// What is in the store, to be read.
+    pub(super) fn content(&self) -> ContainerdImages {
+        ContainerdImages::new(self.client.clone(), "containerd")
     }
 
     fn active(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
