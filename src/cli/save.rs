@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt as _;
-use oci_spec::image::ANNOTATION_REF_NAME;
 use serde_json::json;
 
 use super::engine::Shelf;
@@ -71,9 +70,6 @@ Examples:
   linkspan save --to unix:///run/linkspan/export.sock -o demo.tar demo
 
 Exit code: 0 when all of them were saved, 1 when one was not (nothing is left then), 2 for a wrong command line.";
-
-/// The annotations with an image's whole name (containerd `core/images/annotations.go`) and with its tag.
-const NAMES: [&str; 2] = ["io.containerd.image.name", ANNOTATION_REF_NAME];
 
 /// What is written.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -138,11 +134,7 @@ async fn find(
     let mut wanted = Vec::<Wanted>::new();
     for given in references {
         let root = engine::resolve(engine, &**images, given).await?;
-        let Choice { mut root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
-        // What a layout calls it is not asked for here, and would be taken for its name.
-        for name in NAMES {
-            root.annotations.remove(name);
-        }
+        let Choice { root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
         if let Some(found) = only.filter(|_| platform.is_none() && manner != Manner::Quiet) {
             let kind = engine.identity().kind;
             output::note(&format!("{kind} holds only a part of `{given}`; {found} is saved"));

@@ -117,11 +117,11 @@ impl Source for RemoteImages {
 
 impl Images for RemoteImages {
     fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-        Box::pin(self.root(name.to_string()))
+        Box::pin(async move { Ok(self.root(name.to_string()).await?.filter(|root| name.admits(&root.digest))) })
     }
 
     fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-        Box::pin(self.root(digest.to_string()))
+        Box::pin(async move { Ok(self.root(digest.to_string()).await?.filter(|root| root.digest == *digest)) })
     }
 
     fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {

@@ -33,6 +33,14 @@ pub enum ExportError {
         /// What it stands for.
         current: Digest,
     },
+    /// A name with a digest is to be set, and the image has another one.
+    #[error("the name `{name}` is that of another image: this one is {root}")]
+    NameDigest {
+        /// The name in full.
+        name: String,
+        /// The image's digest.
+        root: Digest,
+    },
     /// The client went away, or the daemon is stopping.
     #[error("the export was cancelled")]
     Cancelled,
@@ -56,6 +64,7 @@ impl ExportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
+            Self::NameDigest { .. } => Some("leave the digest out of the name, or give the image's own".to_owned()),
             _ => None,
         }
     }

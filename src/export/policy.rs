@@ -57,6 +57,14 @@ impl NamePolicy {
     }
 }
 
+/// Refuses the first name with a digest that is not the image's.
+pub(super) fn check_digests(root: &Descriptor, names: &[Reference]) -> Result<(), ExportError> {
+    match names.iter().find(|name| !name.admits(&root.digest)) {
+        Some(name) => Err(ExportError::NameDigest { name: name.to_string(), root: root.digest.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// Whether `text` is what `pattern` describes. Linear: `*` never needs more than one way back.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
@@ -78,6 +86,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Digest;
 
     #[test]
     fn patterns_cover_the_whole_name() {
@@ -97,6 +106,16 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn a_name_with_a_digest_is_that_images_only() {
+        let [own, other] = ["own", "other"].map(|content| Descriptor::new("", Digest::sha256(content.as_bytes()), 1));
+        let names: Vec<Reference> = vec!["demo:1".parse().unwrap(), format!("demo:1@{}", own.digest).parse().unwrap()];
+        assert!(check_digests(&own, &names).is_ok());
+        let error = check_digests(&other, &names).unwrap_err();
+        assert!(error.to_string().contains(own.digest.as_str()), "{error}");
+        assert!(error.to_string().contains(other.digest.as_str()), "{error}");
     }
 
     #[test]

@@ -26,9 +26,9 @@ const RELEASE_TRIES: usize = 800;
 /// What to export.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The root of the image: an index or a manifest.
+    /// The root of the image: an index or a manifest. What its annotations call it is not taken for a name.
     pub root: Descriptor,
-    /// The names to give it; none leaves it dangling.
+    /// The names to give it; none leaves it dangling. One with a digest must be this image's.
     pub names: Vec<Reference>,
     /// Who exports.
     pub origin: Origin,

@@ -16,7 +16,7 @@ use crate::source::{Source, read_graph};
 use super::ExportError;
 use super::flight::Flights;
 use super::machine::Machine;
-use super::policy::NamePolicy;
+use super::policy::{NamePolicy, check_digests};
 use super::run::{Outcome, Request, release};
 use super::transfer::transfer;
 
@@ -98,6 +98,7 @@ impl Transaction {
     /// What comes before any write: may the names be set, and is there anything to do at all?
     async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
         let Request { root, names, .. } = &self.request;
+        check_digests(root, names)?;
         self.policy.check(names)?;
         until(cancel, self.policy.check_moves(&*self.engine, root, names)).await?;
         let Some(present_blobs) = until(cancel, self.engine.current(root, names)).await? else { return Ok(None) };

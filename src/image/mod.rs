@@ -42,6 +42,7 @@ mod graph;
 mod json;
 mod limits;
 mod media_type;
+mod naming;
 mod platform;
 mod reference;
 
@@ -51,5 +52,6 @@ pub use document::{Config, Document, DocumentError, Index, Manifest, RootFs, Vie
 pub use graph::{Graph, GraphError, PlatformImage, Walk};
 pub use limits::Limits;
 pub use media_type::Kind;
+pub use naming::{IMAGE_NAME, REF_NAME, SUBJECT};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};

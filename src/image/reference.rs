@@ -24,7 +24,11 @@ const MAX_TAG: usize = 128;
 /// Always holds a tag or a digest, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
+    /// The registry part, `docker.io` unless another was named. Empty for the few names whose first part looks like a
+    /// registry but is none, and yet makes a path (`foo_bar.com/x`): Docker takes such a name as it stands. So nobody
+    /// outside joins it with the path: that is for [`Reference::name`].
     domain: String,
+    /// The repository path, `library/…` included.
     path: String,
     tag: Option<String>,
     digest: Option<Digest>,
@@ -41,19 +45,6 @@ pub struct ReferenceError {
 }
 
 impl Reference {
-    /// The registry part, `docker.io` unless another was named.
-    ///
-    /// Empty for the few names whose first part looks like a registry but is none, and yet makes a
-    /// path (`foo_bar.com/x`): Docker takes such a name as it stands.
-    pub fn domain(&self) -> &str {
-        &self.domain
-    }
-
-    /// The repository path, `library/…` included.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
     /// The tag, if there is one.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
@@ -64,7 +55,12 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// Domain and path, without tag and digest.
+    /// Whether the image with this root may be called so: a name with a digest is that image's only.
+    pub fn admits(&self, root: &Digest) -> bool {
+        self.digest.as_ref().is_none_or(|digest| digest == root)
+    }
+
+    /// The repository: what is left without tag and digest, registry included.
     pub fn name(&self) -> String {
         if self.domain.is_empty() { self.path.clone() } else { format!("{}/{}", self.domain, self.path) }
     }
@@ -266,11 +262,11 @@ mod tests {
     fn gives_its_parts() {
         let hex = "0a".repeat(32);
         let reference: Reference = format!("[::1]:5000/a/b:c@sha256:{hex}").parse().unwrap();
-        assert_eq!((reference.domain(), reference.path(), reference.tag()), ("[::1]:5000", "a/b", Some("c")));
+        assert_eq!((&*reference.domain, &*reference.path, reference.tag()), ("[::1]:5000", "a/b", Some("c")));
         assert_eq!(reference.digest().unwrap().hex(), hex);
         assert_eq!(reference.name(), "[::1]:5000/a/b");
         let bare: Reference = "foo_bar.com/x".parse().unwrap();
-        assert_eq!((bare.domain(), bare.path(), bare.name().as_str()), ("", "foo_bar.com/x", "foo_bar.com/x"));
+        assert_eq!((&*bare.domain, &*bare.path, bare.name().as_str()), ("", "foo_bar.com/x", "foo_bar.com/x"));
     }
 
     #[test]

@@ -106,3 +106,28 @@ fn labels_annotations_and_the_time_of_the_source() {
         (digest, metadata(&json)["containerimage.descriptor"].clone())
     });
 }
+
+#[test]
+fn an_annotation_is_no_name() {
+    let stack = Stack::shared();
+    let sides = Sides::of(stack);
+    let context = Context::new(DOCKERFILE).file("a", "annotated");
+    // The root is a manifest without attestations, and an index with them.
+    for (kind, attestation) in
+        [("manifest-descriptor", "--provenance=false"), ("index-descriptor", "--provenance=true")]
+    {
+        let file = stack.fresh_path(".json");
+        let name = format!("docker.io/library/annotated-{kind}:latest");
+        let annotations = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
+            .map(|key| format!("--annotation={kind}:{key}={name}"));
+        let args = ["--load", attestation, "--metadata-file", file.to_str().unwrap()];
+        let args = args.into_iter().chain(annotations.iter().map(String::as_str));
+        let output = sides.through().builder.build(context.path(), args).ok();
+        sides.through().check_way(&output);
+        assert_eq!(stack.image(&name), None, "{kind}");
+        // The answer is what the builder says.
+        let answer = metadata(&file);
+        assert_eq!(answer["containerimage.descriptor"]["annotations"]["io.containerd.image.name"], name);
+        stack.docker(["image", "inspect", answer["containerimage.digest"].as_str().unwrap()]).ok();
+    }
+}

@@ -49,6 +49,20 @@ fn a_layout_is_loaded_as_folder_as_archive_and_from_a_pipe() {
 }
 
 #[test]
+fn a_name_with_the_digest_of_another_image_is_refused() {
+    let (image, folder) = (image("pinned\n"), tempfile::tempdir().unwrap());
+    let file = archive(&[(&image, named("docker.io/library/saved:1"))]);
+    let digest = image.root.digest.to_string();
+    let wrong = format!("pinned:1@sha256:{}", "a".repeat(64));
+    let refused = on(&folder, &["load", "-t", &wrong, "-i", text(file.path())]).fails();
+    assert!(refused.stderr.contains(&format!("another image: this one is {digest}")), "{refused}");
+    assert!(refused.stderr.contains("to mend it: leave the digest out"), "{refused}");
+    let right = format!("pinned@{digest}");
+    on(&folder, &["load", "-t", &right, "-i", text(file.path())]).ok();
+    assert_eq!(listed(&folder), [(format!("docker.io/library/{right}"), digest)]);
+}
+
+#[test]
 fn any_outer_compression_is_taken() {
     let image = image("compressed\n");
     let plain = archive(&[(&image, named("docker.io/library/packed:1"))]);

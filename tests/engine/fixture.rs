@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
 use linkspan::engine::select::{Kind, Selection, select};
 use linkspan::engine::{Engine, EngineError, Ingest, Opened, Origin, Plan};
 use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
 use linkspan::progress::Events;
+use linkspan::source::{Chunks, Source, SourceError};
 use serde_json::{Value, json};
 
 use crate::common::{Run, Stack};
@@ -148,6 +151,25 @@ fn keep(blobs: &mut HashMap<Digest, Bytes>, media_type: &str, bytes: Bytes) -> D
 
 fn keep_json(blobs: &mut HashMap<Digest, Bytes>, media_type: &str, json: &Value) -> Descriptor {
     keep(blobs, media_type, serde_json::to_vec(json).unwrap().into())
+}
+
+/// An image's blobs, to be read.
+#[derive(Debug)]
+pub(crate) struct Blobs(pub(crate) Image);
+
+impl Source for Blobs {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        Box::pin(async move {
+            let (name, digest) = (self.name().to_owned(), blob.digest.clone());
+            let bytes = self.0.blobs.get(&blob.digest).ok_or(SourceError::NotFound { name, digest })?;
+            let rest = bytes.slice(usize::try_from(offset).unwrap()..);
+            Ok(stream::iter([Ok(rest)]).boxed())
+        })
+    }
 }
 
 /// An export's origin, with an id that no other has.

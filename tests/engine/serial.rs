@@ -94,10 +94,10 @@ fn walk(folder: &Path, begun: i64, into: &mut BTreeMap<String, String>, name: &s
         let mut xattrs = String::new();
         if metadata.is_dir() || metadata.is_file() {
             let mut list = vec![0; 4096];
-            let length = rustix::fs::listxattr(&entry.path(), &mut list[..]).unwrap();
+            let length = rustix::fs::listxattr(entry.path(), &mut list[..]).unwrap();
             for key in list[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
                 let mut value = vec![0; 4096];
-                let length = rustix::fs::getxattr(&entry.path(), key, &mut value[..]).unwrap();
+                let length = rustix::fs::getxattr(entry.path(), key, &mut value[..]).unwrap();
                 let value = String::from_utf8_lossy(&value[..length]).into_owned();
                 xattrs += &format!(" {}={value}", String::from_utf8_lossy(key));
             }

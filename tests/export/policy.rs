@@ -1,11 +1,15 @@
 //! Names that are not allowed, for every door.
 
-use linkspan::door::export_api::proto::{CapabilitiesRequest, OpenRequest, Reason};
+use linkspan::door::export_api::proto::references_client::ReferencesClient;
+use linkspan::door::export_api::proto::{
+    CapabilitiesRequest, OpenRequest, PushBegin, PushRequest, Reason, ResolveRequest, push_request,
+};
+use linkspan::image::Digest;
 use tonic::Code;
 
 use crate::common::{Context, Linkspan, Stack};
 use crate::fixture::{Image, Layer};
-use crate::rig::{Rig, exporter, reason, success, target};
+use crate::rig::{Rig, descriptor, exporter, fields, reason, success, target};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_allowed_names_are_set_and_none_moves() {
@@ -71,4 +75,71 @@ fn a_build_is_held_to_the_same_policy() {
     assert_eq!(stack.images("policy-build"), []);
     builder.build(context.path(), ["-o", "type=linkspan,name=ci-1"]).ok();
     assert_eq!(stack.images("policy-build").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_calls_itself_is_no_name() {
+    const NAME: &str = "docker.io/library/own-production:latest";
+    let own = |key: &str| (key.to_owned(), NAME.to_owned());
+    for (engine, rig) in Rig::each("own-name") {
+        let client = rig.client().await;
+        let image = Image::new(&[Layer::new().file("own", engine).tar()]);
+        let is_there = async || {
+            let mut references = ReferencesClient::new(client.channel.clone());
+            let request = ResolveRequest { reference: NAME.to_owned(), ..ResolveRequest::default() };
+            references.resolve(request).await.is_ok()
+        };
+        let export = client.open(&["a"]).await;
+        client.send(&export, &image).await;
+        let mut annotated = target("a", &image, &[]);
+        annotated.annotations.extend([own("io.containerd.image.name")]);
+        let root = annotated.root.as_mut().unwrap();
+        root.annotations.extend([own("org.opencontainers.image.ref.name"), own("kept")]);
+        let results = client.commit(&export, vec![annotated]).await.unwrap();
+        // The client is answered with the descriptor that it gave.
+        let answered = &success(&results).root.as_ref().unwrap().annotations;
+        assert_eq!((answered.len(), &answered["kept"][..]), (3, NAME), "{engine}");
+        assert!(!is_there().await, "{engine}");
+
+        let begin = PushBegin {
+            name: "own-pushed:1".to_owned(),
+            root: Some(descriptor(&image.root)),
+            annotations: [own("io.containerd.image.name"), own("org.opencontainers.image.ref.name")].into(),
+            ..PushBegin::default()
+        };
+        let messages = [PushRequest { message: Some(push_request::Message::Begin(begin)) }];
+        let mut references = ReferencesClient::new(client.channel.clone());
+        references.push(futures_util::stream::iter(messages)).await.unwrap();
+        assert!(!is_there().await, "{engine}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_with_a_digest_is_refused_for_another_image() {
+    for (engine, rig) in Rig::each("pinned-name") {
+        let client = rig.client().await;
+        let image = Image::new(&[Layer::new().file("pinned", engine).tar()]);
+        let wrong = format!("pinned@{}", Digest::sha256(b"another image"));
+        for kind in ["image", "oci"] {
+            let mut exporter = exporter("a");
+            exporter.r#type = kind.to_owned();
+            let request = OpenRequest { exporters: vec![exporter], ..OpenRequest::default() };
+            let export = client.exports.clone().open(request).await.unwrap().into_inner().export.unwrap().id;
+            client.send(&export, &image).await;
+            let status = client.commit(&export, vec![target("a", &image, &[&wrong])]).await.unwrap_err();
+            assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["targets[0].names".to_owned()]));
+            assert!(status.message().contains(image.root.digest.as_str()), "{engine}: {status}");
+            let right = format!("pinned-{kind}@{}", image.root.digest);
+            success(&client.commit(&export, vec![target("a", &image, &[&right])]).await.unwrap());
+        }
+        let begin = PushBegin { name: wrong, root: Some(descriptor(&image.root)), ..PushBegin::default() };
+        let messages = [PushRequest { message: Some(push_request::Message::Begin(begin)) }];
+        let mut references = ReferencesClient::new(client.channel.clone());
+        let status = references.push(futures_util::stream::iter(messages)).await.unwrap_err();
+        assert_eq!(
+            (status.code(), fields(&status)),
+            (Code::InvalidArgument, vec!["begin.name".to_owned()]),
+            "{engine}"
+        );
+    }
 }

@@ -10,7 +10,7 @@ use tonic::Code;
 use super::exporters::{self, Job};
 use super::limits::NAMES;
 use super::proto::{self, CommitResults, ExportState, ExporterResult, Progress, ProgressKind, Reason, Target};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, other_image};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::{convert, record, sessions};
@@ -158,6 +158,10 @@ fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<V
             && let Err(what) = exporters::check_names(&kind.describe(engine), names.len())
         {
             wrong.push((field("names"), what));
+        }
+        if let Some(root) = &root {
+            let others = names.iter().filter(|name| !name.admits(&root.digest));
+            wrong.extend(others.map(|name| (field("names"), format!("`{name}`: {}", other_image(&root.digest)))));
         }
         if let Some(mut root) = root {
             root.annotations.extend(target.annotations.clone());

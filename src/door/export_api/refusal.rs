@@ -90,6 +90,11 @@ impl Refusal {
     }
 }
 
+/// What is wrong with a name whose digest is not that of the image, `root`.
+pub(super) fn other_image(root: &Digest) -> String {
+    format!("it is the name of another image: this one is {root}; leave the digest out of the name")
+}
+
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let reason = refusal.reason.as_str_name().trim_start_matches("REASON_");
@@ -237,6 +242,7 @@ impl From<ExportError> for Refusal {
                 )
                 .with("current", current.to_string())
             },
+            ExportError::NameDigest { name, root } => Self::field(&name, other_image(&root)),
             ExportError::Cancelled => Self::new(Code::Aborted, Reason::ExportAborted, "the export was aborted"),
             error => Self::new(Code::Internal, Reason::EngineRefused, error.to_string()),
         }

@@ -159,7 +159,8 @@ pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Res
     let call = leases.list(client.request(ListRequest { filters }));
     let found = client.unary(format!("looking up the lease {id}"), call).await?.leases;
     let is_same = |lease: &Lease| {
-        let is_durable = lease.labels.contains_key(EXPORT) && !lease.labels.contains_key(PROCESS);
+        let has = |key: &str| lease.labels.contains_key(key);
+        let is_durable = has(EXPORT) && !has(PROCESS) && !has(KEPT);
         is_durable && (record.is_empty() || self::record(lease) == record)
     };
     // One that has just ended is nobody's.

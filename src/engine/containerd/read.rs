@@ -52,8 +52,10 @@ impl ContainerdImages {
     }
 
     async fn by_name(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
-        if let Some(image) = images::get(&self.client, &name.to_string()).await? {
-            return Ok(record(image).map(|record| record.target));
+        let exact = images::get(&self.client, &name.to_string()).await?.and_then(record).map(|record| record.target);
+        // containerd lets anybody give a record any target, whatever digest its name holds.
+        if let Some(target) = exact.filter(|target| name.admits(&target.digest)) {
+            return Ok(Some(target));
         }
         let Some(digest) = name.digest() else { return Ok(None) };
         let repository = name.name();

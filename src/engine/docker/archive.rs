@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, IMAGE_NAME, REF_NAME, Reference};
 use crate::tar;
-
-/// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
-const IMAGE_NAME: &str = "io.containerd.image.name";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,13 +20,13 @@ struct Index {
 /// Without names there is one entry, which dockerd lists as a dangling image.
 pub(super) fn archive(root: &Descriptor, names: &[Reference]) -> Result<Bytes, serde_json::Error> {
     let entry = |annotations: BTreeMap<String, String>| {
-        let mut entry = root.clone();
+        let mut entry = root.clone().without_names();
         entry.annotations.extend(annotations);
         entry
     };
     let named = |name: &Reference| {
         let mut annotations = BTreeMap::from([(IMAGE_NAME.to_owned(), name.to_string())]);
-        annotations.extend(name.tag().map(|tag| (ANNOTATION_REF_NAME.to_owned(), tag.to_owned())));
+        annotations.extend(name.tag().map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
         entry(annotations)
     };
     let manifests = if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() };
@@ -94,15 +90,18 @@ mod tests {
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[1]["digest"], root().digest.as_str());
         assert_eq!(entries[1]["annotations"][IMAGE_NAME], "docker.io/library/demo:two");
-        assert_eq!(entries[1]["annotations"][ANNOTATION_REF_NAME], "two");
+        assert_eq!(entries[1]["annotations"][REF_NAME], "two");
         assert_eq!(entries[1]["annotations"]["kept"], "yes");
     }
 
     #[test]
     fn an_image_without_names_is_not_named() {
-        let index = untar(&archive(&root(), &[]).unwrap(), &["-xO", "index.json"]);
+        let mut root = root();
+        root.annotations.insert(IMAGE_NAME.to_owned(), "docker.io/library/production:latest".to_owned());
+        root.annotations.insert(REF_NAME.to_owned(), "production".to_owned());
+        let index = untar(&archive(&root, &[]).unwrap(), &["-xO", "index.json"]);
         let index: serde_json::Value = serde_json::from_str(&index).unwrap();
         assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
-        assert!(index["manifests"][0]["annotations"].get(IMAGE_NAME).is_none());
+        assert_eq!(index["manifests"][0]["annotations"], serde_json::json!({"kept": "yes"}));
     }
 }

@@ -40,17 +40,20 @@ impl Line {
     }
 }
 
-/// Checks that dockerd said of each name that it loaded it, and without names that it loaded an image; `id` is what
-/// messages call it then.
+/// Checks that dockerd said of each name that it loaded it, and without names that it loaded an image by its id; `id` is
+/// what messages call it then. A name that nobody asked for is never what was asked for.
 pub(crate) fn check_loaded(notes: &[String], names: &[Reference], id: &str) -> Result<(), String> {
     let said = |what: &str| format!("it did not say that it loaded {what}; it said: {}", notes.join("; "));
-    let loaded = |name: &Reference| {
-        notes.iter().filter_map(|note| note.strip_prefix(LOADED)).any(|loaded| loaded.parse().as_ref() == Ok(name))
-    };
-    if let Some(name) = names.iter().find(|name| !loaded(name)) {
+    // dockerd's short form does not always parse as the name that it stands for (`docker.io/localhost/x`).
+    let is = |name: &Reference, loaded: &str| loaded == name.familiar() || loaded.parse().as_ref() == Ok(name);
+    let loaded = notes.iter().filter_map(|note| note.strip_prefix(LOADED));
+    if let Some(other) = loaded.clone().find(|loaded| !names.iter().any(|name| is(name, loaded))) {
+        return Err(format!("it gave the image the name `{other}`, which nobody asked for"));
+    }
+    if let Some(name) = names.iter().find(|name| !loaded.clone().any(|loaded| is(name, loaded))) {
         return Err(said(&name.familiar()));
     }
-    if names.is_empty() && !notes.iter().any(|note| note.starts_with(LOADED_ID) || note.starts_with(LOADED)) {
+    if names.is_empty() && !notes.iter().any(|note| note.starts_with(LOADED_ID)) {
         return Err(said(id));
     }
     Ok(())

@@ -100,7 +100,7 @@ impl LayoutIndex {
 
     /// The root that `name` stands for.
     pub(super) fn resolve(&self, name: &Reference) -> Option<&Descriptor> {
-        let exact = self.entries.iter().rev().find(|entry| entry.is(name));
+        let exact = self.entries.iter().rev().find(|entry| entry.is(name) && name.admits(&entry.target.digest));
         let same_repository = |entry: &&Entry| {
             let own = entry.name().and_then(|own| own.parse::<Reference>().ok());
             Some(&entry.target.digest) == name.digest() && own.is_some_and(|own| own.name() == name.name())

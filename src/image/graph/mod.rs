@@ -91,7 +91,7 @@ impl PlatformImage<'_> {
 }
 
 impl Graph {
-    /// The descriptor of the root.
+    /// The descriptor of the root, without names.
     pub fn root(&self) -> &Descriptor {
         &self.root
     }

@@ -35,7 +35,9 @@ struct Known {
 }
 
 impl Walk {
-    /// Starts at `root`, which must be an index or a manifest.
+    /// Starts at `root`, which must be an index or a manifest. Its graph has the root without names
+    /// ([`Descriptor::without_names`]): everything that stores an image or writes it down takes the root from there, so
+    /// no way in can bring a name along.
     ///
     /// # Errors
     /// When the root's media type or size rules it out.
@@ -43,6 +45,7 @@ impl Walk {
         if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
             return Err(GraphError::Root { digest: root.digest, media_type: root.media_type });
         }
+        let root = root.without_names();
         let mut walk = Self {
             limits,
             root: root.clone(),

@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Serialize;
 
 use super::{ArchiveError, Flavour, Saved};
-use crate::image::{Descriptor, Digest, Platform, PlatformImage, Reference};
+use crate::image::{Descriptor, Digest, IMAGE_NAME, Platform, PlatformImage, REF_NAME, Reference};
 
-/// The annotation with an image's whole name (containerd `core/images/annotations.go`). dockerd takes it verbatim.
-const IMAGE_NAME: &str = "io.containerd.image.name";
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 #[derive(Serialize)]
@@ -67,13 +64,13 @@ pub fn index(root: &Descriptor, names: &[Reference]) -> Result<Vec<u8>, serde_js
 
 fn entries(root: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
     let entry = |annotations: BTreeMap<String, String>| {
-        let mut entry = root.clone();
+        let mut entry = root.clone().without_names();
         entry.annotations.extend(annotations);
         entry
     };
     let named = |name: &Reference| {
         let mut annotations = BTreeMap::from([(IMAGE_NAME.to_owned(), name.to_string())]);
-        annotations.extend(name.tag().map(|tag| (ANNOTATION_REF_NAME.to_owned(), tag.to_owned())));
+        annotations.extend(name.tag().map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
         entry(annotations)
     };
     if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() }

@@ -1,14 +1,11 @@
 //! OCI image layouts, in a folder or an archive (image-spec `image-layout.md`).
 
-use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::Deserialize;
 
 use super::files::Files;
 use super::{ArchiveError, SavedImage};
-use crate::image::{Kind, Reference, index_of};
+use crate::image::{IMAGE_NAME, Kind, REF_NAME, Reference, SUBJECT, index_of};
 
-/// The annotation with an image's whole name (containerd `core/images/annotations.go`).
-const IMAGE_NAME: &str = "io.containerd.image.name";
 const MARK: &str = "oci-layout";
 const INDEX: &str = "index.json";
 /// The only version there is.
@@ -38,17 +35,14 @@ pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveEr
     let index = index_of(&index).map_err(|error| files.wrong(INDEX, format!("is no index: {error}")))?;
     let mut images: Vec<SavedImage> = Vec::new();
     for target in index.manifests {
-        // Signatures and other artifacts may be listed beside images.
-        if !matches!(target.kind(), Kind::Index | Kind::Manifest) {
+        // Signatures and other artifacts may be listed beside images, and are no images for dockerd either.
+        if !matches!(target.kind(), Kind::Index | Kind::Manifest) || target.annotations.contains_key(SUBJECT) {
             continue;
         }
         let annotation = |key: &str| target.annotations.get(key).filter(|name| !name.is_empty());
-        let name = annotation(IMAGE_NAME).or_else(|| annotation(ANNOTATION_REF_NAME)).cloned();
+        let name = annotation(IMAGE_NAME).or_else(|| annotation(REF_NAME)).cloned();
         let at = images.iter().position(|image| image.root.digest == target.digest).unwrap_or_else(|| {
-            let mut root = target;
-            root.annotations.remove(IMAGE_NAME);
-            root.annotations.remove(ANNOTATION_REF_NAME);
-            images.push(SavedImage { root, names: Vec::new(), unusable: Vec::new() });
+            images.push(SavedImage { root: target.without_names(), names: Vec::new(), unusable: Vec::new() });
             images.len() - 1
         });
         let image = &mut images[at];

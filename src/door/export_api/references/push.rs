@@ -13,7 +13,7 @@ use super::super::limits::{BLOBS, IDLE};
 use super::super::proto::precondition;
 use super::super::proto::push_request::Message;
 use super::super::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
-use super::super::refusal::Refusal;
+use super::super::refusal::{Refusal, other_image};
 use crate::engine::images::Images;
 use crate::engine::uploads::{Begun, Expected, Upload};
 use crate::engine::{Condition, EngineError, Ingest, Origin};
@@ -137,6 +137,9 @@ fn check(begin: PushBegin) -> Result<Push, Refusal> {
     }
     let root = begin.root.as_ref().map(|root| convert::descriptor("begin.root", root));
     match root {
+        Some(Ok(root)) if name.as_ref().is_some_and(|name| !name.admits(&root.digest)) => {
+            wrong.push(("begin.name".to_owned(), other_image(&root.digest)));
+        }
         Some(Ok(mut root)) if matches!(root.kind(), Kind::Index | Kind::Manifest) && wrong.is_empty() => {
             root.annotations.extend(begin.annotations);
             return Ok(Push { name, root, condition });
