@@ -2,16 +2,19 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
+use linkspan::door::export_api::proto::commit_response::Event;
 use linkspan::door::export_api::proto::{
-    CapabilitiesRequest, CommitResults, ExportState, ExporterResult, OpenRequest, Reason,
+    CapabilitiesRequest, CommitRequest, CommitResults, ExportState, ExporterResult, OpenRequest, Reason,
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::archives::read;
-use crate::common::Disk;
+use crate::common::{Disk, Stack, until};
 use crate::files::{flattened, open_with, with};
 use crate::fixture::{Image, Layer};
 use crate::listing::{listing, same};
@@ -266,6 +269,34 @@ async fn a_full_disk_keeps_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_the_disk_is_not_begun() {
+    let disk = Disk::new(32 << 20);
+    let root = disk.root();
+    let rig = Rig::layout_with(&["--allow-output-dir", root.to_str().unwrap()]).0;
+    let client = rig.client().await;
+    // A few KiB that decompress to more than there is room for, and a file that is nothing but a hole.
+    let large = Layer::new().file("zeros", vec![0; 40 << 20]).tar();
+    let packed = tricky::compressed(&large, "zstd -c");
+    let host = linkspan::image::Platform::host().architecture;
+    let bomb = Image::compressed(&[("+zstd", packed)], &[linkspan::image::Digest::sha256(&large)], &host);
+    let folder = tempfile::tempdir().unwrap();
+    fs::File::create(folder.path().join("hole")).unwrap().set_len(1 << 40).unwrap();
+    let archive = folder.path().join("layer.tar");
+    let made = crate::common::Run::new("tar").arg("-C").arg(folder.path()).args(["--sparse", "--format=pax", "-cf"]);
+    made.arg(&archive).arg("hole").ok();
+    let hole = Image::new(&[fs::read(archive).unwrap().into()]);
+    let before = entries(&root);
+    for (image, expected) in [(&bomb, Reason::NoSpace), (&hole, Reason::LimitExceeded)] {
+        for kind in ["tar", "local"] {
+            let (_, results) = leave(&client, image, kind, &[], &[("dest", "out")]).await;
+            let (reason, message) = error(&results);
+            assert_eq!(reason, expected, "{kind}: {message}");
+            assert_eq!(entries(&root), before);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_output_of_another_kind_is_another_output() {
     let image = Image::new(&[Layer::new().file("file", "content").tar()]);
     let (mut first, allowed) = rig(None);
@@ -298,4 +329,60 @@ async fn an_output_of_another_kind_is_another_output() {
     first.restart_with(&args);
     success(&commit(&first, "oci", &[], &["one:1"]).await);
     assert_eq!(fs::metadata(allowed.join("out")).unwrap().ino(), inode);
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_user_gets_what_that_user_can_make() {
+    let image = Image::new(&[tricky::Folder::new()
+        .file("ping", "opens raw sockets", 0o755, 3)
+        .capability("ping")
+        .file("plain", "content", 0o4640, 4)
+        .tar(&["ping", "plain"])]);
+    // The program may lie where only root comes.
+    let place = tempfile::Builder::new().prefix("nobody-").tempdir_in("/tmp").unwrap();
+    let (path, program) = (place.path(), place.path().join("linkspan"));
+    fs::copy(env!("CARGO_BIN_EXE_linkspan"), &program).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let own = path.join("own");
+    fs::create_dir_all(own.join("out")).unwrap();
+    for folder in [&own, &own.join("out")] {
+        std::os::unix::fs::chown(folder, Some(65_534), Some(65_534)).unwrap();
+    }
+    let door = own.join("export.sock");
+    let (name, value) = Stack::shared().mark();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["serve", "--engine", "layout"]);
+    command.arg("--layout").arg(own.join("layout")).arg("--allow-output-dir").arg(own.join("out"));
+    command.arg(format!("--export-listen=unix://{}", door.display())).env(name, value);
+    let _server = Ended(command.stdin(Stdio::null()).spawn().unwrap());
+    until("the door to open", || UnixStream::connect(&door).is_ok(), |open| *open);
+    let client = Client::connect(&door).await;
+    let export = open_with(&client, "local", &[("dest", "files")]).await;
+    client.send(&export, &image).await;
+    let request = CommitRequest { export_id: export, targets: vec![target("a", &image, &[])] };
+    let mut answers = client.exports.clone().commit(request).await.unwrap().into_inner();
+    let mut notes = String::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        match answer.event.unwrap() {
+            Event::Progress(progress) => notes += &progress.note,
+            Event::Results(results) => _ = success(&results),
+        }
+    }
+    let said = "did not take the extended attribute security.capability: one file went without it, such as `ping`";
+    assert!(notes.contains(said), "{notes}");
+    let mode = |name: &str| fs::metadata(own.join("out/files").join(name)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("ping"), mode("plain")), (0o755, 0o4640));
+    assert_eq!(fs::read_to_string(own.join("out/files/ping")).unwrap(), "opens raw sockets");
 }

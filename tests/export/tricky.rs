@@ -68,6 +68,11 @@ impl Folder {
         self
     }
 
+    /// Lets a file open raw sockets.
+    pub(crate) fn capability(self, path: &str) -> Self {
+        self.xattr(path, "security.capability", CAPABILITY)
+    }
+
     /// A tar of `members`, as GNU tar makes it.
     pub(crate) fn tar(&self, members: &[&str]) -> Bytes {
         Run::new("find").arg(self.0.path()).args(["-depth", "-exec", "touch", "-h", "-d", TIME, "{}", "+"]).ok();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, XattrFlags, fgetxattr, flock, fsetxattr, fstat,
-    fsync, mkdirat, openat, openat2, renameat, renameat_with, syncfs,
+    fstatvfs, fsync, mkdirat, openat, openat2, renameat, renameat_with, syncfs,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -55,6 +55,16 @@ impl Stage {
         let lock = flock(&stage, FlockOperation::NonBlockingLockExclusive);
         lock.map_err(|error| FolderError::system("locking", &path, error))?;
         Ok(Some(Self { dest, root, stage, path }))
+    }
+
+    /// Refuses an output of `bytes` for which there is no room, before others feel it.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), FolderError> {
+        // Not every file system counts its blocks.
+        let room = fstatvfs(&self.stage).ok().filter(|found| found.f_blocks > 0);
+        match room.map(|found| found.f_bavail.saturating_mul(found.f_frsize)) {
+            Some(room) if room < bytes => Err(FolderError::NoSpace { path: self.dest.path() }),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the output a file.

@@ -58,11 +58,12 @@ impl Exporter for Archive {
                 Some(path) => {
                     let source = job.exports.engine().images()?;
                     let is_tar = job.attributes.get("tar").is_none_or(|tar| tar == "true");
+                    let size = plan.size();
                     let left = || match is_tar {
                         true => Left::File(plan.read(source, 0)),
                         false => Left::Folder(plan.items(source)),
                     };
-                    dest::leave(&job, path, left).await?;
+                    dest::leave(&job, path, size, left).await?;
                     None
                 }
                 None => Some(plan as Arc<dyn Output>),

@@ -57,8 +57,8 @@ pub(super) enum Left {
     Folder(Items),
 }
 
-/// Leaves an output at the path that the job names. The output of an earlier Commit of the same export stays as it is.
-pub(super) async fn leave(job: &Job, dest: &str, output: impl FnOnce() -> Left) -> Result<(), Refusal> {
+/// Leaves an output of about `size` bytes at the path that the job names. The output of an earlier Commit of the same export stays as it is.
+pub(super) async fn leave(job: &Job, dest: &str, size: u64, output: impl FnOnce() -> Left) -> Result<(), Refusal> {
     let dest = job.outputs.folders.dest(dest)?;
     let owner = owner(job);
     let blocked = |error: tokio::task::JoinError| {
@@ -67,6 +67,7 @@ pub(super) async fn leave(job: &Job, dest: &str, output: impl FnOnce() -> Left) 
     let begin = owner.clone();
     let stage = tokio::task::spawn_blocking(move || Stage::new(dest, &begin)).await.map_err(blocked)??;
     let Some(stage) = stage else { return Ok(()) };
+    stage.check_room(size)?;
     let stage = match output() {
         Left::File(chunks) => stage.write_file(chunks, &job.cancel).await?,
         Left::Folder(items) => {

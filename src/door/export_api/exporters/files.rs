@@ -72,11 +72,12 @@ impl Exporter for Files {
             let source = job.exports.engine().images()?;
             let output = match job.attributes.get(dest::KEY) {
                 Some(path) => {
+                    let size = rootfs.size();
                     let left = || match is_tar {
                         true => Left::File(rootfs.read(source, 0)),
                         false => Left::Folder(rootfs.items(source)),
                     };
-                    dest::leave(&job, path, left).await?;
+                    dest::leave(&job, path, size, left).await?;
                     None
                 }
                 None => Some(job.outputs.keep(rootfs)?),
