@@ -2,13 +2,22 @@
 
 use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead};
+use tokio_util::io::{ReaderStream, StreamReader};
 
 /// The most that a decompressor may have to remember of what it wrote, as a power of two: 128 MiB, what the highest
 /// levels of `zstd` and `xz` ask for, and what `zstd -d` grants.
 const WINDOW_LOG: u32 = 27;
 /// What xz needs for its own state, beside its window.
 const XZ_STATE_BYTES: u64 = 1 << 20;
+
+/// Where the checksums at the end of something compressed are; xz writes the sizes of its blocks between them.
+const TAIL_BYTES: usize = 1 << 10;
+
+/// How much of an archive is read at once.
+const ARCHIVE_BYTES: usize = 64 << 10;
 
 /// What something is compressed with, by the marks that dockerd goes by (go-archive `compression_detect.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,4 +100,45 @@ pub(crate) async fn decompress(
     // at worst, which is then refused as malformed.
     let compression = Compression::of(reader.fill_buf().await?);
     Ok(compression.decompress(reader, WINDOW_LOG))
+}
+
+/// The same for a whole archive, of which all is to be read that is in front of whatever is wrong.
+pub(crate) async fn decompress_archive(
+    mut reader: impl AsyncBufRead + Send + Unpin + 'static,
+) -> std::io::Result<Decompressed> {
+    let compression = Compression::of(reader.fill_buf().await?);
+    if compression == Compression::None {
+        return Ok(Box::new(reader));
+    }
+    let chunks = with_slow_end(ReaderStream::with_capacity(reader, ARCHIVE_BYTES));
+    Ok(compression.decompress(StreamReader::new(Box::pin(chunks)), WINDOW_LOG))
+}
+
+/// `chunks` of something compressed, the last of them a byte at a time.
+///
+/// Decompressors check sums at its end, and most that find a wrong one keep back what they made of the same chunk of input.
+/// dockerd's yield it first, and an archive of which all is there is loaded: for its sake input with a checksum in it is to
+/// have nothing else in it.
+pub(crate) fn with_slow_end(
+    chunks: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
+) -> impl Stream<Item = std::io::Result<Bytes>> {
+    let state = (chunks, BytesMut::new(), None);
+    stream::unfold(state, |(mut chunks, mut held, mut end)| async move {
+        loop {
+            if let Some(last) = &mut end {
+                let next = if held.is_empty() { Option::take(last)? } else { Ok(held.split_to(1).freeze()) };
+                return Some((next, (chunks, held, end)));
+            }
+            match chunks.next().await {
+                Some(Ok(chunk)) => held.extend_from_slice(&chunk),
+                // What is held comes first.
+                Some(Err(error)) => end = Some(Some(Err(error))),
+                None => end = Some(None),
+            }
+            if end.is_none() && held.len() > TAIL_BYTES {
+                let ready = held.split_to(held.len() - TAIL_BYTES).freeze();
+                return Some((Ok(ready), (chunks, held, end)));
+            }
+        }
+    })
 }

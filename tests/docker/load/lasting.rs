@@ -71,9 +71,14 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
         until("the hold", || holds(&rig), |holds| holds.len() == 1);
         // The next header shows that all of them were looked at.
         upload.send(&Tar::default().file("passed", &[1; 100_000]).0);
-        // Looked at is not yet pinned: that is done beside the stream.
+        // Looked at is not yet pinned: that is done beside the stream, a few at a time whenever more comes.
         let blobs = image.layers.len() + 2;
-        until("the pins", || pins(&rig), |pins| *pins == blobs);
+        let more = Tar::default().file("more", b"x").0;
+        let pinned = || {
+            upload.send(&more);
+            pins(&rig)
+        };
+        until("the pins", pinned, |pins| *pins == blobs);
         let before = rig.behind.blobs("moby");
         rig.behind.docker(["rmi", "-f", "meanwhile:1"]).ok();
         rig.behind.docker(["image", "prune", "-af"]).ok();
@@ -113,6 +118,26 @@ fn a_client_that_leaves_leaves_nothing() {
 }
 
 #[test]
+fn dockerd_cleans_up_after_a_client_that_leaves() {
+    let rig = Rig::new();
+    let image = Image::of(&[b"one", &[7; 300_000]]);
+    let archive = image.oci("leaves:1").0;
+    let behind_a_member = image.blobs(Tar::default()).0.len();
+    let none = || rig.behind.leases("moby").into_iter().chain(rig.behind.ingests("moby")).collect::<Vec<_>>();
+    for length in [1000, behind_a_member, behind_a_member + 100, archive.len() - 512, archive.len()] {
+        let mut upload = Upload::begin(&rig, "");
+        upload.send(&archive[..length]);
+        until("dockerd to have begun", none, |left| !left.is_empty());
+        drop(upload);
+        // Directly, its lease stays for a day, and with it what was sent.
+        until("dockerd to be through with it", none, Vec::is_empty);
+        collect(&rig.behind);
+        assert_eq!(rig.behind.blobs("moby"), Vec::<String>::new(), "left at {length}");
+        assert_eq!(rig.behind.images("moby"), Vec::new(), "left at {length}");
+    }
+}
+
+#[test]
 fn a_linkspan_that_is_killed_leaves_nothing_to_the_next() {
     let mut rig = Rig::new();
     let image = Image::of(&[b"one", b"two"]);
@@ -133,6 +158,9 @@ fn a_linkspan_that_is_killed_leaves_nothing_to_the_next() {
 fn nobody_behind_the_door_is_said_in_dockers_form() {
     let rig = Rig::new();
     rig.behind.kill(Part::Dockerd);
+    // The meter ends with the first connection that it cannot pass on.
+    let _ = UnixStream::connect(rig.meter.path());
+    until("nobody to listen", || UnixStream::connect(rig.meter.path()).is_err(), |is_gone| *is_gone);
     let mut upload = Upload::begin(&rig, "");
     upload.send(&Image::of(&[b"one"]).oci("down:1").end().0);
     let answer = upload.finish();

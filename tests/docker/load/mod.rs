@@ -3,6 +3,7 @@
 
 mod archive;
 mod corpus;
+mod forms;
 mod hostile;
 mod lasting;
 mod meter;

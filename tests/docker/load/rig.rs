@@ -24,7 +24,7 @@ pub(super) struct Rig {
 }
 
 /// What dockerd has and what its users see of it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     /// `docker images --digests`.
     list: Vec<String>,
@@ -37,7 +37,7 @@ pub(super) struct Seen {
 }
 
 /// What a load said, and what there was afterwards.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loaded {
     pub(super) code: Option<i32>,
     pub(super) stdout: String,

@@ -3,11 +3,10 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::{BodyExt as _, Full};
 use serde_json::json;
 
 use super::ledger::Spared;
@@ -15,17 +14,11 @@ use super::ledger::Spared;
 /// What a client is answered with.
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// Puts a line about what was spared in front of an answer to a load. dockerd writes a sequence of JSON objects, each of
-/// them flushed, and `stream` is what clients print as it is; those that look for the name of what was loaded look for
-/// lines that begin with `Loaded image` (docker-py `models/images.py`, buildx `util/dockerutil/progress.go`).
-pub(super) fn announce(answer: Response<Incoming>, spared: Spared) -> Response<Body> {
-    let (mut head, body) = answer.into_parts();
-    head.headers.remove(CONTENT_LENGTH);
-    let line = json!({ "stream": format!("{}\n", describe(spared)) }).to_string() + "\r\n";
-    let first = futures_util::stream::iter([Ok(Frame::data(Bytes::from(line)))]);
-    let rest = http_body_util::BodyStream::new(body);
-    let body = StreamBody::new(futures_util::StreamExt::chain(first, rest));
-    Response::from_parts(head, body.boxed_unsync())
+/// The line about what was spared, which comes before dockerd's. `stream` is what clients print as it is; those that look
+/// for the name of what was loaded look for lines that begin with `Loaded image` (docker-py `models/images.py`, buildx
+/// `util/dockerutil/progress.go`).
+pub(super) fn announcement(spared: Spared) -> Bytes {
+    (json!({ "stream": format!("{}\n", describe(spared)) }).to_string() + "\r\n").into()
 }
 
 fn describe(Spared { blobs, bytes }: Spared) -> String {
@@ -61,8 +54,13 @@ pub(super) fn is_quiet(query: Option<&str>) -> bool {
 /// The answer to an archive that cannot be loaded, in the form in which dockerd says so: a success with an error in it
 /// (moby `image_routes.go`, `postImagesLoad`).
 pub(super) fn failure(message: &str) -> Response<Body> {
+    complete(StatusCode::OK, error_line(message))
+}
+
+/// The line that makes an answer that of a failure.
+pub(super) fn error_line(message: &str) -> String {
     let message = format!("linkspan: {message}");
-    complete(StatusCode::OK, json!({ "errorDetail": { "message": message }, "error": message }).to_string() + "\r\n")
+    json!({ "errorDetail": { "message": message }, "error": message }).to_string() + "\r\n"
 }
 
 /// An error in Docker's form, where nothing could be loaded.

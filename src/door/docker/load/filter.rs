@@ -15,7 +15,7 @@ use super::layout::is_layout;
 use super::ledger::{Ledger, Spared};
 use super::member::{Member, Read, read};
 use super::pins::{self, Pins, Settled};
-use super::pipe::{Chunks, Input, Output};
+use super::pipe::{Chunks, Input, Output, zeros};
 use crate::engine::{EngineError, Hold, StoredBlob};
 use crate::image::Digest;
 use crate::tar;
@@ -46,7 +46,7 @@ pub(super) enum Broken {
 pub(super) async fn run(
     hold: Arc<dyn Hold>,
     chunks: Chunks,
-    output: Output,
+    output: &mut Output,
     spared: &OnceLock<Spared>,
 ) -> Result<(), Broken> {
     let mut filter = Filter {
@@ -62,17 +62,24 @@ pub(super) async fn run(
     let rest = filter.archive().await?;
     // Set once, here.
     let _ = spared.set(filter.ledger.spared());
-    let Filter { mut input, mut output, .. } = filter;
+    let Filter { mut input, output, .. } = filter;
     if let Some(bytes) = rest {
         output.send(bytes).await?;
-        rest_of(&mut input, &mut output).await?;
+        match rest_of(&mut input, output).await {
+            // dockerd has read all that it reads: what is wrong behind the end is wrong for nobody.
+            Err(Broken::Input(error)) if output.stands_behind_the_end() => {
+                debug!(%error, "an archive is broken behind its end");
+            }
+            sent => sent?,
+        }
     }
     output.end().await
 }
 
 /// Copies what comes from `chunks`, whatever it is.
-pub(super) async fn pass(chunks: Chunks, mut output: Output) -> Result<(), Broken> {
-    rest_of(&mut Input::new(chunks), &mut output).await?;
+pub(super) async fn pass(chunks: Chunks, output: &mut Output) -> Result<(), Broken> {
+    output.is_lost();
+    rest_of(&mut Input::new(chunks), output).await?;
     output.end().await
 }
 
@@ -83,9 +90,9 @@ async fn rest_of(input: &mut Input, output: &mut Output) -> Result<(), Broken> {
     Ok(())
 }
 
-struct Filter {
+struct Filter<'o> {
     input: Input,
-    output: Output,
+    output: &'o mut Output,
     hold: Arc<dyn Hold>,
     /// Whether the engine answers as it should. What was left out before that ended stays pinned.
     trusted: bool,
@@ -108,7 +115,7 @@ enum At {
     Unpadded(usize),
 }
 
-impl Filter {
+impl Filter<'_> {
     /// Copies the archive up to its end, or to where the rest of it passes as it is. What was read of that already is
     /// the result; `None` if there is no more.
     async fn archive(&mut self) -> Result<Option<Bytes>, Broken> {
@@ -117,7 +124,7 @@ impl Filter {
             let mut head = BytesMut::new();
             let mut needed = tar::BLOCK;
             let what = loop {
-                if !self.input.fill(&mut head, needed, &mut self.output).await? {
+                if !self.input.fill(&mut head, needed, self.output).await? {
                     return self.end_without_blocks(head.freeze()).await;
                 }
                 match read(&head) {
@@ -135,6 +142,7 @@ impl Filter {
                     self.settle(true).await?;
                     // What dockerd makes of the archive from here on we cannot tell.
                     self.restore().await?;
+                    self.output.is_lost();
                     return Ok(Some(head));
                 }
                 Read::More(_) => At::Cut,
@@ -170,11 +178,16 @@ impl Filter {
     /// The archive's end is announced by one block of zeros, and there if it is followed by another or by nothing.
     async fn end(&mut self, first: Bytes) -> Result<Option<Bytes>, Broken> {
         let mut blocks = BytesMut::from(first);
-        let is_whole = self.input.fill(&mut blocks, 2 * tar::BLOCK, &mut self.output).await?;
+        let is_whole = self.input.fill(&mut blocks, 2 * tar::BLOCK, self.output).await?;
         self.settle(true).await?;
         let is_end = if is_whole { blocks.iter().all(|&byte| byte == 0) } else { blocks.len() == tar::BLOCK };
         if is_end && !self.is_layout {
             self.restore().await?;
+        }
+        if is_end {
+            self.output.is_over();
+        } else {
+            self.output.is_lost();
         }
         Ok(Some(blocks.freeze()))
     }
@@ -189,7 +202,7 @@ impl Filter {
         if let Some(digest) = &digest {
             self.replace(digest).await?;
         }
-        self.output.send(head).await?;
+        self.output.head(head, member.size).await?;
         if member.file.as_deref() == Some(b"oci-layout") {
             return self.pass_layout(&member).await;
         }
@@ -242,7 +255,7 @@ impl Filter {
             let received: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
             if !is_equal {
                 self.replace(&digest).await?;
-                self.output.send(head).await?;
+                self.output.head(head, member.size).await?;
                 self.send_stored(&blob, offset).await?;
                 for chunk in chunks {
                     self.output.send(chunk).await?;
@@ -263,7 +276,7 @@ impl Filter {
         // nothing is missing without this member.
         let mut padding = member.padding() as u64;
         while padding > 0 {
-            match self.input.next(padding, &mut self.output).await? {
+            match self.input.next(padding, self.output).await? {
                 Some(skipped) => padding -= skipped.len() as u64,
                 None => break,
             }
@@ -283,7 +296,7 @@ impl Filter {
         // At most PIECE.
         buffer.resize(length as usize, 0);
         let (stored, received) =
-            tokio::join!(blob.clone().read_at(offset, buffer), receive(&mut self.input, &mut self.output, length));
+            tokio::join!(blob.clone().read_at(offset, buffer), receive(&mut self.input, self.output, length));
         let chunks = received?;
         let is_equal = match &stored {
             Ok(stored) => is_equal(stored, &chunks),
@@ -316,7 +329,7 @@ impl Filter {
             let blob = self.hold.find(&digest).await?.filter(|blob| blob.size() == size);
             let blob = blob.ok_or_else(|| EngineError::Missing { digests: vec![digest.clone()] })?;
             let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
-            self.output.send(tar::member(&name, size)).await?;
+            self.output.head(tar::member(&name, size), size).await?;
             self.send_stored(&blob, size).await?;
             self.output.send(zeros(tar::padding(size))).await?;
         }
@@ -337,7 +350,7 @@ impl Filter {
             for pins::Member { digest, head, blob } in lost {
                 debug!(%digest, "a blob was removed before it was pinned, and is sent");
                 self.ledger.remove(&digest);
-                self.output.send(head).await?;
+                self.output.head(head, blob.size()).await?;
                 self.send_stored(&blob, blob.size()).await?;
                 self.output.send(zeros(tar::padding(blob.size()))).await?;
             }
@@ -347,7 +360,7 @@ impl Filter {
 
     async fn pass(&mut self, mut size: u64, padding: usize) -> Result<At, Broken> {
         while size > 0 {
-            match self.input.next(size, &mut self.output).await? {
+            match self.input.next(size, self.output).await? {
                 Some(bytes) => {
                     size -= bytes.len() as u64;
                     self.output.send(bytes).await?;
@@ -357,7 +370,7 @@ impl Filter {
         }
         let mut missing = padding;
         while missing > 0 {
-            match self.input.next(missing as u64, &mut self.output).await? {
+            match self.input.next(missing as u64, self.output).await? {
                 Some(bytes) => {
                     missing -= bytes.len();
                     self.output.send(bytes).await?;
@@ -376,7 +389,7 @@ impl Filter {
         }
         let mut text = BytesMut::new();
         // At most LAYOUT_BYTES.
-        let is_whole = self.input.fill(&mut text, member.size as usize, &mut self.output).await?;
+        let is_whole = self.input.fill(&mut text, member.size as usize, self.output).await?;
         self.is_layout = is_whole && member.plain && is_layout(&text);
         self.output.send(text.freeze()).await?;
         if is_whole { self.pass(0, member.padding()).await } else { Ok(At::Cut) }
@@ -403,11 +416,6 @@ fn is_equal(stored: &[u8], chunks: &[Bytes]) -> bool {
         }
     }
     rest.is_empty()
-}
-
-/// Less than a block of them.
-fn zeros(length: usize) -> Bytes {
-    Bytes::from_static(&[0; tar::BLOCK]).slice(..length.min(tar::BLOCK))
 }
 
 /// The digest that a file named `blobs/<algorithm>/<hex>` claims to have.

@@ -4,36 +4,47 @@
 //! only spared what it would store a second time. See [`filter`] for why that changes nothing.
 
 mod answer;
+mod ending;
 mod filter;
 #[cfg(test)]
 mod fixture;
 mod layout;
 mod ledger;
+mod lines;
 mod member;
 mod outer;
 mod pins;
 mod pipe;
 mod upload;
+mod wire;
+mod zstd;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::CONTENT_ENCODING;
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::ext::on_informational;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use self::answer::{Body, announce, failure, is_quiet, refusal};
-use self::filter::Broken;
-use self::ledger::Spared;
-use self::upload::{Upload, Uploaded, is_clients};
+use self::answer::{Body, announcement, failure, is_quiet, refusal};
+use self::ending::{BreakOff, Ending};
+use self::lines::{Edit, edited};
+use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
 use crate::export::{Exports, unique_id};
 use crate::proxy::Upstream;
+
+/// How long dockerd may take to import what it has when the client has gone: its disk may be slow, and nobody waits.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// What loads need.
 #[derive(Debug)]
@@ -103,18 +114,15 @@ impl Load {
     }
 }
 
-/// Why a client gets no answer: it went away, or dockerd's answer broke off.
-#[derive(Debug, thiserror::Error)]
-enum Gone {
-    #[error("the client went away: {0}")]
-    Client(std::io::Error),
-}
+/// What lasts as long as the answer: the upload may be still under way, and the blobs are needed to its end.
+type Lasting = (Held, Upload, AbortOnDropHandle<()>);
 
-async fn exchange(held: Held, request: Request<Incoming>, upstream: &Upstream) -> Result<Response<Body>, Gone> {
+async fn exchange(held: Held, request: Request<Incoming>, upstream: &Upstream) -> Result<Response<Body>, Infallible> {
     let (mut head, body) = request.into_parts();
     let is_quiet = is_quiet(head.uri.query());
-    forget_framing(&mut head.headers);
-    let (mut sender, connection) = match connect(upstream).await {
+    let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
+    let breaks = BreakOff::default();
+    let (sender, connection) = match connect(upstream, breaks.clone()).await {
         Ok(connected) => connected,
         Err(reason) => return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, &reason)),
     };
@@ -124,19 +132,43 @@ async fn exchange(held: Held, request: Request<Incoming>, upstream: &Upstream) -
         }
     }));
 
-    let spared = Arc::new(OnceLock::new());
-    let (upload, body) = Upload::start(held.hold.clone(), body, spared.clone());
-    let answered = sender.send_request(Request::from_parts(head, body)).await;
-    let answer = match answered {
+    let known = Arc::new(Known::default());
+    let (upload, archive) = Upload::start(held.hold.clone(), body, asked.clone(), known.clone(), breaks);
+    let mut request = Request::from_parts(head, archive);
+    if let Some(asked) = asked {
+        on_informational(&mut request, move |answer| {
+            if answer.status() == StatusCode::CONTINUE {
+                asked.notify_one();
+            }
+        });
+    }
+    let Ok((answered, lasting)) = send(sender, request, (held, upload, connection)).await else {
+        return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "the load was given up"));
+    };
+    let mut answer = match answered {
         Ok(answer) => answer,
-        Err(error) => return no_answer(upload.outcome().await, &error),
+        Err(error) => {
+            return Ok(match known.trouble.get() {
+                Some(trouble) => failure(trouble),
+                None => {
+                    let message = format!("docker ended the connection without an answer: {error}");
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, &message)
+                }
+            });
+        }
     };
-    let answer = match spared.get().filter(|spared| is_to_be_announced(&answer, is_quiet, **spared)) {
-        Some(&spared) => announce(answer, spared),
-        None => answer.map(|body| body.boxed_unsync()),
+    answer = {
+        let (mut head, body) = answer.into_parts();
+        wire::to_client(&mut head);
+        Response::from_parts(head, body)
     };
-    // They last as long as the answer: the upload may be still under way, and the blobs are needed to its end.
-    let lasting = (held, upload, connection);
+    let answer = if is_of_lines(&answer) {
+        let spared = known.spared.get().filter(|spared| !is_quiet && spared.blobs > 0);
+        let front = spared.map(|spared| announcement(*spared));
+        edited(answer, Edit::new(front, known.trouble.get().cloned()))
+    } else {
+        answer.map(|body| body.boxed_unsync())
+    };
     Ok(answer.map(|body| {
         body.map_frame(move |frame| {
             let _ = &lasting;
@@ -146,43 +178,44 @@ async fn exchange(held: Held, request: Request<Incoming>, upstream: &Upstream) -
     }))
 }
 
-/// What to say when dockerd says nothing.
-fn no_answer(outcome: Uploaded, error: &hyper::Error) -> Result<Response<Body>, Gone> {
-    match outcome {
-        Uploaded::Broken(Broken::Input(error)) if is_clients(&error) => Err(Gone::Client(error)),
-        Uploaded::Undecodable(kind, error) => {
-            Ok(failure(&format!("the archive cannot be decompressed ({kind}): {error}")))
-        }
-        Uploaded::Broken(error @ (Broken::Input(_) | Broken::Lost(_))) => {
-            Ok(failure(&format!("{error}; load the archive again")))
-        }
-        Uploaded::Broken(Broken::Output) | Uploaded::Whole => {
-            let message = format!("docker ended the connection without an answer: {error}");
-            Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, &message))
-        }
-    }
+/// Sends `request` and waits for the answer, which goes on when the client goes meanwhile: dockerd is to come to the end of
+/// its import by itself. Were its connection to end in the middle of that, the request would be cancelled, and what it
+/// has stored so far would stay for a day: the release of its lease is cancelled along with it (containerd
+/// `client/lease.go`).
+fn send(
+    mut sender: Sender,
+    request: Request<Archive>,
+    lasting: Lasting,
+) -> oneshot::Receiver<(hyper::Result<Response<Incoming>>, Lasting)> {
+    let (mut tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let answered = {
+            let too_long = async {
+                tell.closed().await;
+                tokio::time::sleep(FAREWELL).await;
+            };
+            tokio::select! {
+                answered = sender.send_request(request) => answered,
+                () = too_long => return,
+            }
+        };
+        // What nobody takes is dropped, and with it the connection: what follows the import is given up, as it is directly.
+        let _ = tell.send((answered, lasting));
+    });
+    told
 }
 
-fn is_to_be_announced(answer: &Response<Incoming>, is_quiet: bool, spared: Spared) -> bool {
-    spared.blobs > 0
-        && !is_quiet
-        && answer.status() == StatusCode::OK
-        && !answer.headers().contains_key(CONTENT_ENCODING)
+/// Whether an answer is a sequence of lines, as dockerd's are.
+fn is_of_lines(answer: &Response<Incoming>) -> bool {
+    answer.status() == StatusCode::OK && !answer.headers().contains_key(CONTENT_ENCODING)
 }
 
-type Sender = http1::SendRequest<upload::Archive>;
-type Dockerd = http1::Connection<TokioIo<Box<dyn crate::proxy::Stream>>, upload::Archive>;
+type Sender = http1::SendRequest<Archive>;
+type Dockerd = http1::Connection<TokioIo<Ending<Box<dyn crate::proxy::Stream>>>, Archive>;
 
-async fn connect(upstream: &Upstream) -> Result<(Sender, Dockerd), String> {
+async fn connect(upstream: &Upstream, breaks: BreakOff) -> Result<(Sender, Dockerd), String> {
     let stream = upstream.connect().await.map_err(|error| error.to_string())?;
-    let handshake = http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await;
+    let stream = TokioIo::new(Ending::new(stream, breaks));
+    let handshake = http1::Builder::new().preserve_header_case(true).handshake(stream).await;
     handshake.map_err(|error| format!("{}: {error}", upstream.address()))
-}
-
-/// Removes what says how the body was sent to us: it goes on in chunks.
-fn forget_framing(headers: &mut HeaderMap) {
-    // `Expect` is answered by reading the body, which we do at once.
-    for name in [CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
 }

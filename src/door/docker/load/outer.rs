@@ -1,13 +1,17 @@
 //! What an archive as a whole is compressed with.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::pipe::Chunks;
-use crate::compression::Compression;
+use super::zstd;
+use crate::compression::{Compression, with_slow_end};
 
 /// How much is looked at: enough for what [`Outer::of`] looks for.
 const PEEK_BYTES: usize = 64;
@@ -16,8 +20,6 @@ const DECOMPRESSED_BYTES: usize = 256 << 10;
 /// The most that a decompressor may have to remember of what it wrote, as a power of two: 16 MiB. A plain `zstd` or `xz`
 /// asks for 8 MiB at most, their highest levels for up to 128.
 const WINDOW_LOG: u32 = 24;
-/// What a zstd frame begins with (RFC 8878, section 3.1.1).
-const ZSTD_FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// How an archive can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +35,7 @@ impl Outer {
         let fits = match compression {
             Compression::Xz => xz_window(bytes),
             // In front of a frame there may be one to be skipped, with whatever behind it.
-            Compression::Zstd => bytes.starts_with(&ZSTD_FRAME) && zstd_window(bytes),
+            Compression::Zstd => bytes.starts_with(&zstd::FRAME) && zstd_window(bytes),
             Compression::None | Compression::Gzip | Compression::Bzip2 => true,
         };
         if fits { Self::Fit(compression) } else { Self::Unfit }
@@ -99,6 +101,29 @@ fn xz_window(bytes: &[u8]) -> bool {
     }
 }
 
+/// An archive as the client sends it, which can still be read when whoever decompresses it has given up.
+#[derive(Clone)]
+pub(super) struct Raw(Arc<Mutex<Chunks>>);
+
+impl Raw {
+    pub(super) fn new(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Box::pin(chunks))))
+    }
+
+    /// Reads what is left, so that the client gets to read its answer.
+    pub(super) async fn drain(&mut self) {
+        while let Some(Ok(_)) = self.next().await {}
+    }
+}
+
+impl Stream for Raw {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
+    }
+}
+
 /// What an archive is compressed with, and the archive without that.
 pub(super) async fn open(
     mut chunks: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
@@ -112,7 +137,11 @@ pub(super) async fn open(
     let outer = Outer::of(&first);
     let chunks = stream::iter(peeked).chain(chunks);
     let Some(compression) = outer.compression() else { return Ok((outer, Box::pin(chunks))) };
-    let reader = compression.decompress(StreamReader::new(chunks), WINDOW_LOG);
+    let chunks: Chunks = match compression {
+        Compression::Zstd => Box::pin(zstd::with_checksums(chunks)),
+        _ => Box::pin(chunks),
+    };
+    let reader = compression.decompress(StreamReader::new(Box::pin(with_slow_end(chunks))), WINDOW_LOG);
     Ok((outer, Box::pin(ReaderStream::with_capacity(reader, DECOMPRESSED_BYTES))))
 }
 
@@ -175,6 +204,52 @@ mod tests {
         }
     }
 
+    /// What comes of `chunks` before it fails, if it does.
+    async fn before_the_end(mut chunks: Chunks) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(Ok(chunk)) = chunks.next().await {
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn whatever_is_wrong_with_the_end_all_that_is_in_front_of_it_is_read() {
+        let archive: Vec<u8> = (0..60_000u32).flat_map(|number| (number / 3).to_le_bytes()).collect();
+        for (compression, trailer) in
+            [(Compression::Gzip, 8), (Compression::Bzip2, 10), (Compression::Xz, 28), (Compression::Zstd, 4)]
+        {
+            let whole = match compression {
+                // With a checksum at its end, as the program writes it.
+                Compression::Zstd => made_of(&archive, "zstd", &["-c", "-q", "--check"]),
+                Compression::Xz => made_of(&archive, "xz", &["-c", "--check=crc64"]),
+                Compression::Bzip2 => made_of(&archive, "bzip2", &["-c"]),
+                _ => compressed(compression, &archive).await,
+            };
+            let mut cases = Vec::new();
+            for behind in [&b"\n"[..], b"text, and more of it", &[0], &[0; 3], &[0; 512], &[0; 10_240], &[0xff; 70]] {
+                cases.push((format!("{behind:?} behind it"), [&whole[..], behind].concat()));
+            }
+            for missing in 1..=trailer {
+                // dockerd's zstd wants the checksum to be there.
+                if compression != Compression::Zstd {
+                    cases.push((format!("{missing} bytes missing"), whole[..whole.len() - missing].to_vec()));
+                }
+                let mut wrong = whole.clone();
+                let at = whole.len() - missing;
+                wrong[at] ^= 0x55;
+                cases.push((format!("{missing} from the end is wrong"), wrong));
+            }
+            for (what, bytes) in cases {
+                for chunk in [50, bytes.len()] {
+                    let (_, decompressed) = open(chunks(&bytes, chunk)).await.unwrap();
+                    let read = before_the_end(decompressed).await;
+                    assert!(read.starts_with(&archive), "{compression:?}, {what}: {} of {}", read.len(), archive.len());
+                }
+            }
+        }
+    }
+
     #[tokio::test]
     async fn what_has_no_mark_is_plain() {
         for bytes in [&b""[..], b"B", b"blobs/", &[0x1f, 0x8b], &[0; 1024]] {
@@ -186,9 +261,13 @@ mod tests {
 
     /// What a program makes of one megabyte.
     fn made_by(program: &str, args: &[&str]) -> Vec<u8> {
+        made_of(&vec![7; 1 << 20], program, args)
+    }
+
+    fn made_of(bytes: &[u8], program: &str, args: &[&str]) -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
-        std::fs::write(&file, vec![7; 1 << 20]).unwrap();
+        std::fs::write(&file, bytes).unwrap();
         let stdin = std::fs::File::open(file).unwrap();
         let made = Command::new(program).args(args).stdin(stdin).stderr(Stdio::inherit()).output().unwrap();
         assert!(made.status.success());

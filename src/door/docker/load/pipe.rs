@@ -8,6 +8,7 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::filter::Broken;
+use crate::tar::{BLOCK, padding};
 
 /// The archive as it comes, in chunks of any size.
 pub(super) type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -16,6 +17,8 @@ pub(super) type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 const SMALL: usize = 4 << 10;
 /// How much is sent together at most.
 const TOGETHER: usize = 64 << 10;
+/// An archive that ends so is cut off for every reader.
+const HALF_A_HEADER: &[u8] = b"linkspan: the archive broke off here";
 
 /// What goes on to dockerd.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,19 +29,44 @@ pub(super) enum Piece {
     End,
 }
 
+/// Where the archive stands, as dockerd reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    /// In a member of which so many bytes are to come; between two members both are 0.
+    In { content: u64, padding: u64 },
+    /// Behind its end: dockerd reads no further.
+    Behind,
+    /// Nobody knows, because another reader may understand it in another way.
+    Anywhere,
+}
+
 /// The archive on its way out.
 #[derive(Debug)]
 pub(super) struct Output {
     pieces: mpsc::Sender<Piece>,
     small: BytesMut,
+    stands: Stands,
 }
 
 impl Output {
     pub(super) fn new(pieces: mpsc::Sender<Piece>) -> Self {
-        Self { pieces, small: BytesMut::new() }
+        Self { pieces, small: BytesMut::new(), stands: Stands::In { content: 0, padding: 0 } }
+    }
+
+    /// Sends the headers of a member with `size` bytes of content, which are to be sent next.
+    pub(super) async fn head(&mut self, head: Bytes, size: u64) -> Result<(), Broken> {
+        self.send(head).await?;
+        self.stands = Stands::In { content: size, padding: padding(size) as u64 };
+        Ok(())
     }
 
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Broken> {
+        if let Stands::In { content, padding } = &mut self.stands {
+            let length = bytes.len() as u64;
+            let of_padding = length.saturating_sub(*content);
+            *content = content.saturating_sub(length);
+            *padding = padding.saturating_sub(of_padding);
+        }
         if bytes.len() < SMALL {
             self.small.extend_from_slice(&bytes);
             return if self.small.len() < TOGETHER { Ok(()) } else { self.flush().await };
@@ -56,9 +84,42 @@ impl Output {
         self.hand_on(Piece::Bytes(small)).await
     }
 
-    pub(super) async fn end(mut self) -> Result<(), Broken> {
+    pub(super) async fn end(&mut self) -> Result<(), Broken> {
         self.flush().await?;
         self.hand_on(Piece::End).await
+    }
+
+    /// What follows is nothing that dockerd reads.
+    pub(super) fn is_over(&mut self) {
+        self.stands = Stands::Behind;
+    }
+
+    /// What dockerd makes of what follows is not known.
+    pub(super) fn is_lost(&mut self) {
+        self.stands = Stands::Anywhere;
+    }
+
+    pub(super) fn stands_behind_the_end(&self) -> bool {
+        self.stands == Stands::Behind
+    }
+
+    /// Ends an archive that lacks its rest, so that dockerd fails with it, in its own time, and cleans up after itself. (When
+    /// its connection breaks off, its lease of a day and what that keeps stay: the request is then cancelled, and with it
+    /// the release.)
+    ///
+    /// Where the archive stands at a place that dockerd would take for its end, half a header makes it none. Where it
+    /// stands anywhere it is broken off.
+    pub(super) async fn spoil(&mut self) -> Result<(), Broken> {
+        match self.stands {
+            Stands::Anywhere => return Ok(()),
+            Stands::In { content: 0, padding } => {
+                // Less than a block.
+                self.send(zeros(padding as usize)).await?;
+                self.send(Bytes::from_static(HALF_A_HEADER)).await?;
+            }
+            Stands::In { .. } | Stands::Behind => {}
+        }
+        self.end().await
     }
 
     async fn hand_on(&self, piece: Piece) -> Result<(), Broken> {
@@ -112,4 +173,9 @@ impl Input {
         }
         Ok(true)
     }
+}
+
+/// Less than a block of them.
+pub(super) fn zeros(length: usize) -> Bytes {
+    Bytes::from_static(&[0; BLOCK]).slice(..length.min(BLOCK))
 }

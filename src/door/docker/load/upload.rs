@@ -1,5 +1,6 @@
 //! An archive on its way from the client to dockerd.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -9,74 +10,89 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http_body_util::BodyDataStream;
 use hyper::body::{Frame, Incoming};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::ending::BreakOff;
 use super::filter::{self, Broken};
 use super::ledger::Spared;
-use super::outer::{self, Outer};
+use super::outer::{self, Outer, Raw};
 use super::pipe::{Output, Piece};
 use crate::engine::Hold;
 
 /// How many pieces may be on their way. The largest is what a connection reads at once, less than half a megabyte.
 const PIECES: usize = 4;
 
-/// What became of an archive.
-#[derive(Debug)]
-pub(super) enum Uploaded {
-    /// All of it was sent, as far as dockerd wanted it.
-    Whole,
-    /// It broke off.
-    Broken(Broken),
-    /// It is compressed, and not as it should be.
-    Undecodable(&'static str, io::Error),
+/// What is known of an archive before dockerd can have answered.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// What was left out, once that is certain.
+    pub(super) spared: OnceLock<Spared>,
+    /// Why dockerd did not get all of it, where it is not the client that went away.
+    pub(super) trouble: OnceLock<String>,
 }
 
 /// An archive that is being filtered, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Upload(AbortOnDropHandle<Uploaded>);
+pub(super) struct Upload(#[expect(dead_code, reason = "held for what its end does")] AbortOnDropHandle<()>);
 
 impl Upload {
-    /// Begins to filter `body`. `spared` is set when it is known what was left out.
-    pub(super) fn start(hold: Arc<dyn Hold>, body: Incoming, spared: Arc<OnceLock<Spared>>) -> (Self, Archive) {
+    /// Begins to filter `body`, once it is `asked` for if the client waits for that. `breaks` is for an archive of which
+    /// nothing else can tell dockerd that it lacks its rest.
+    pub(super) fn start(
+        hold: Arc<dyn Hold>,
+        body: Incoming,
+        asked: Option<Arc<Notify>>,
+        known: Arc<Known>,
+        breaks: BreakOff,
+    ) -> (Self, Archive) {
         let (sender, pieces) = mpsc::channel(PIECES);
         // A task of its own: reading, comparing and decompressing go on beside what the two connections do.
-        let running = tokio::spawn(run(hold, body, spared, Output::new(sender)));
-        (Self(AbortOnDropHandle::new(running)), Archive { pieces, is_complete: false })
-    }
-
-    /// Waits for the end of it.
-    pub(super) async fn outcome(self) -> Uploaded {
-        self.0.await.unwrap_or_else(|error| Uploaded::Broken(Broken::Input(io::Error::other(error))))
+        let running = tokio::spawn(async move {
+            if let Some(asked) = asked {
+                asked.notified().await;
+            }
+            run(hold, body, &known, Output::new(sender)).await;
+        });
+        (Self(AbortOnDropHandle::new(running)), Archive { pieces, breaks, is_complete: false })
     }
 }
 
-async fn run(hold: Arc<dyn Hold>, body: Incoming, spared: Arc<OnceLock<Spared>>, output: Output) -> Uploaded {
-    let chunks = BodyDataStream::new(body).map_err(io::Error::other);
-    let (outer, chunks) = match outer::open(chunks).await {
-        Ok(opened) => opened,
-        Err(error) => return Uploaded::Broken(Broken::Input(error)),
+async fn run(hold: Arc<dyn Hold>, body: Incoming, known: &Known, mut output: Output) {
+    let mut raw = Raw::new(BodyDataStream::new(body).map_err(io::Error::other));
+    let (compression, outcome) = match outer::open(raw.clone()).await {
+        Ok((Outer::Unfit, chunks)) => (None, filter::pass(chunks, &mut output).await),
+        Ok((outer, chunks)) => (outer.compression(), filter::run(hold, chunks, &mut output, &known.spared).await),
+        Err(error) => (None, Err(Broken::Input(error))),
     };
-    let outcome = match outer {
-        Outer::Unfit => filter::pass(chunks, output).await,
-        _ => filter::run(hold, chunks, output, &spared).await,
+    let Err(error) = outcome else { return raw.drain().await };
+    debug!(%error, "an archive was not sent to its end");
+    let trouble = match error {
+        // dockerd has what it wants, and answers.
+        Broken::Output => return,
+        Broken::Input(error) if is_clients(&error) => None,
+        Broken::Input(error) => Some(match compression {
+            Some(compression) => format!("the archive cannot be decompressed ({}): {error}", compression.name()),
+            None => format!("{error}; load the archive again"),
+        }),
+        error @ Broken::Lost(_) => Some(format!("{error}; load the archive again")),
     };
-    match (outcome, outer.compression()) {
-        (Ok(()), _) => Uploaded::Whole,
-        (Err(Broken::Input(error)), Some(compression)) if !is_clients(&error) => {
-            debug!(%error, kind = compression.name(), "an archive cannot be decompressed");
-            Uploaded::Undecodable(compression.name(), error)
-        }
-        (Err(error), _) => {
-            debug!(%error, "an archive was not sent to its end");
-            Uploaded::Broken(error)
-        }
+    // Before dockerd answers.
+    if let Some(trouble) = trouble {
+        // Set once, here.
+        let _ = known.trouble.set(trouble);
     }
+    if let Err(error) = output.spoil().await {
+        debug!(%error, "dockerd did not wait for the end of an archive");
+    }
+    // The sender goes with `output`: whatever is not ended by now breaks off.
+    drop(output);
+    raw.drain().await;
 }
 
 /// Whether an archive broke off because the client did.
-pub(super) fn is_clients(error: &io::Error) -> bool {
+fn is_clients(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<hyper::Error>())
 }
 
@@ -84,22 +100,18 @@ pub(super) fn is_clients(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Archive {
     pieces: mpsc::Receiver<Piece>,
+    breaks: BreakOff,
     is_complete: bool,
 }
 
-/// The archive ended before its end; dockerd is told by a body that breaks off.
-#[derive(Debug, thiserror::Error)]
-#[error("the archive broke off")]
-pub(super) struct BrokenOff;
-
 impl hyper::body::Body for Archive {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.is_complete {
             return Poll::Ready(None);
         }
@@ -109,7 +121,11 @@ impl hyper::body::Body for Archive {
                 self.is_complete = true;
                 Poll::Ready(None)
             }
-            None => Poll::Ready(Some(Err(BrokenOff))),
+            None => {
+                // Nothing follows, neither bytes nor an end: the connection's way there ends, and the answer may come.
+                self.breaks.now();
+                Poll::Pending
+            }
         }
     }
 }

@@ -31,7 +31,12 @@ async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
     let (sender, mut pieces) = mpsc::channel(4);
     let running = tokio::spawn(async move {
         let spared = OnceLock::new();
-        let outcome = run(hold, chunks, Output::new(sender), &spared).await;
+        let mut output = Output::new(sender);
+        let outcome = run(hold, chunks, &mut output, &spared).await;
+        if outcome.is_err() {
+            // Nobody may be there to hear of it.
+            let _ = output.spoil().await;
+        }
         outcome.map(|()| *spared.get().unwrap())
     });
     let (mut bytes, mut ended) = (Vec::new(), false);
@@ -257,12 +262,36 @@ async fn a_cut_is_a_cut_at_the_same_place() {
 }
 
 #[tokio::test]
-async fn an_archive_that_breaks_off_is_not_ended() {
-    let archive = Tar::default().layout().blob(A).0;
-    let chunks = [Ok(Bytes::from(archive)), Err(io::ErrorKind::ConnectionReset.into())];
+async fn an_archive_that_breaks_off_is_no_archive() {
+    // Whatever was sent so far, dockerd is to fail with it, and to be through with it.
+    let archive = Tar::default().blob(A).layout().file("small", b"x").blob(b"new").end();
+    for length in 0..archive.len() {
+        let chunks = [Ok(Bytes::copy_from_slice(&archive[..length])), Err(io::Error::other("gone"))];
+        let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(stream::iter(chunks))).await;
+        assert!(filtered.ended, "broken off at {length}");
+        assert!(matches!(filtered.outcome, Err(Broken::Input(_))), "broken off at {length}");
+        assert!(!import(&filtered.bytes).complete, "broken off at {length}");
+    }
+    // Where it stands is not known behind what can be read in two ways.
+    let strange = Tar::default().member(b'S', "sparse", b"").end();
+    let chunks = [Ok(Bytes::from(strange)), Err(io::Error::other("gone"))];
     let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(stream::iter(chunks))).await;
-    assert!(matches!(filtered.outcome, Err(Broken::Input(_))));
-    assert!(!filtered.ended);
+    assert!(!filtered.ended && filtered.outcome.is_err());
+}
+
+#[tokio::test]
+async fn what_is_wrong_behind_the_end_is_wrong_for_nobody() {
+    for archive in [Tar::default().blob(A).layout().end(), Tar::default().blob(A).file("manifest.json", b"[]").end()] {
+        for behind in [0, 1, 5000] {
+            let chunks = [
+                Ok(Bytes::from(archive.clone())),
+                Ok(Bytes::from(vec![7; behind])),
+                Err(io::Error::other("a checksum is wrong")),
+            ];
+            let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(stream::iter(chunks))).await;
+            assert!(filtered.outcome.is_ok() && filtered.ended && import(&filtered.bytes).complete);
+        }
+    }
 }
 
 #[tokio::test]
@@ -271,7 +300,7 @@ async fn a_reader_that_is_gone_ends_it() {
     let (sender, pieces) = mpsc::channel(1);
     drop(pieces);
     let chunks: Chunks = Box::pin(stream::iter([Ok(Bytes::from(archive))]));
-    let outcome = run(Arc::new(Memory::default()), chunks, Output::new(sender), &OnceLock::new()).await;
+    let outcome = run(Arc::new(Memory::default()), chunks, &mut Output::new(sender), &OnceLock::new()).await;
     assert!(matches!(outcome, Err(Broken::Output)));
 }
 

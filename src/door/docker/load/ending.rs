@@ -1,0 +1,78 @@
+//! A connection to dockerd of which only the way there ends.
+//!
+//! An archive that breaks off has to be told from a whole one, and still gets an answer: dockerd may have all that it
+//! reads of it. A request that fails in hyper takes the answer along.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Says that nothing follows what was sent so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BreakOff(Arc<AtomicBool>);
+
+impl BreakOff {
+    pub(super) fn now(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_due(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A stream whose one direction ends behind what is flushed once [`BreakOff::now`] was called.
+#[derive(Debug)]
+pub(super) struct Ending<S> {
+    stream: S,
+    breaks: BreakOff,
+    ended: bool,
+}
+
+impl<S> Ending<S> {
+    pub(super) fn new(stream: S, breaks: BreakOff) -> Self {
+        Self { stream, breaks, ended: false }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Ending<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes whenever it has asked the body for more, and has then written what it got.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        if self.breaks.is_due() && !self.ended {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.ended = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,119 @@
+//! What a message says about the one connection that it is on, and nothing about what it is for.
+//!
+//! There are two connections here, and each has its own version, lengths and ends. What one side says about its own is
+//! not passed on: hyper says what is true of the other.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{Version, request, response};
+
+/// Headers about a connection, beside those that `Connection` names (RFC 9110, section 7.6.1).
+const OF_THE_CONNECTION: [HeaderName; 7] = [
+    CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+/// Go's servers want a host from whoever speaks HTTP/1.1, and dockerd does not look at it.
+const DOCKER: HeaderValue = HeaderValue::from_static("docker");
+
+/// Makes a client's request one of ours: its body goes on in chunks. Whether the client waits to be asked for the body.
+///
+/// Whether it is asked is for dockerd to say, which may refuse the request without having seen the archive.
+pub(super) fn to_dockerd(head: &mut request::Parts) -> bool {
+    forget_connection(&mut head.headers);
+    head.headers.remove(CONTENT_LENGTH);
+    let expects = head.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if head.version < Version::HTTP_11 {
+        if expects {
+            // It means nothing there (RFC 9110, section 10.1.1).
+            head.headers.remove(EXPECT);
+        }
+        head.headers.entry(HOST).or_insert(DOCKER);
+        head.version = Version::HTTP_11;
+        return false;
+    }
+    expects
+}
+
+/// Makes dockerd's answer one of ours. Its length stays as long as its body does.
+pub(super) fn to_client(head: &mut response::Parts) {
+    forget_connection(&mut head.headers);
+    // The client's connection has its own version, which hyper knows.
+    head.version = Version::HTTP_11;
+}
+
+fn forget_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // What decides how a body is read is not for the other side to take away.
+        .filter(|name| name != HOST && name != CONTENT_LENGTH)
+        .collect();
+    for name in OF_THE_CONNECTION.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+
+    use super::*;
+
+    fn request(version: Version, headers: &[(&'static str, &'static str)]) -> request::Parts {
+        let mut request = Request::post("/images/load").version(version).body(()).unwrap().into_parts().0;
+        request.headers.extend(
+            headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+        );
+        request
+    }
+
+    #[test]
+    fn a_request_of_the_older_version_becomes_one_of_the_newer() {
+        let mut head = request(
+            Version::HTTP_10,
+            &[
+                ("content-length", "5"),
+                ("connection", "keep-alive, X-Mine"),
+                ("x-mine", "1"),
+                ("expect", "100-continue"),
+            ],
+        );
+        assert!(!to_dockerd(&mut head));
+        assert_eq!(head.version, Version::HTTP_11);
+        let left: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(left, [("host", "docker")]);
+    }
+
+    #[test]
+    fn expectations_are_for_dockerd_to_meet() {
+        for (value, waits) in [("100-continue", true), ("100-CONTINUE", true), ("miracles", false)] {
+            let mut head = request(Version::HTTP_11, &[("expect", value), ("host", "x")]);
+            assert_eq!(to_dockerd(&mut head), waits, "{value}");
+            assert_eq!((head.headers[EXPECT].to_str().unwrap(), head.headers.len()), (value, 2));
+        }
+    }
+
+    #[test]
+    fn an_answer_keeps_what_it_is_about() {
+        let answer = Response::builder().version(Version::HTTP_10).header("connection", "close");
+        let answer =
+            answer.header("transfer-encoding", "chunked").header("api-version", "1.51").header("content-length", "2");
+        let mut head = answer.body(()).unwrap().into_parts().0;
+        to_client(&mut head);
+        assert_eq!((head.version, head.headers.len()), (Version::HTTP_11, 2));
+        assert_eq!(
+            (&head.headers["api-version"], &head.headers["content-length"]),
+            (&HeaderValue::from_static("1.51"), &HeaderValue::from_static("2"))
+        );
+    }
+}
