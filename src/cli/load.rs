@@ -89,6 +89,9 @@ impl Loading {
         let exports = engine::exports(config, target).await?;
         let left = Left::of(exports.engine()).await;
         let archive = open(&exports, input.as_deref()).await?;
+        if let Some(remark) = archive.remark() {
+            output::note(remark);
+        }
         let images = archive.images().to_vec();
         if !self.tag.is_empty() && images.len() > 1 {
             return Err(CommandError::TagOfMany { images: images.len() });

@@ -17,6 +17,7 @@ mod remote;
 mod save;
 mod screen;
 mod tar;
+mod twice;
 mod usage;
 
 use std::fs;

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::files::Files;
-use super::members::Place;
+use super::files::{Files, json};
+use super::members::{First, Place};
 use super::{ArchiveError, SavedImage};
 use crate::compression::Compression;
-use crate::image::{Algorithm, Descriptor, Digest, Document, Hasher, Limits, Reference, View};
+use crate::image::{Algorithm, Descriptor, Digest, Document, Limits, Reference, View};
 
 /// In which words a manifest is written for an image that has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +87,8 @@ pub(super) struct Described {
 /// Describes the images; `None` if there is no `manifest.json`. Blocks.
 pub(super) fn describe(files: &Files, form: Form) -> Result<Option<Described>, ArchiveError> {
     let limits = Limits::default();
-    let Some(list) = files.read(LIST, limits.config_bytes)? else { return Ok(None) };
-    let saved: Vec<Saved> = serde_json::from_slice(&list)
+    let Some(list) = files.read(LIST, limits.config_bytes, First::Files)? else { return Ok(None) };
+    let saved: Vec<Saved> = json(&list)
         .map_err(|error| files.wrong(LIST, format!("is no list of images as `docker save` writes it: {error}")))?;
     if saved.len() > MAX_IMAGES {
         return Err(files.wrong(LIST, format!("lists {} images; at most {MAX_IMAGES} can be read", saved.len())));
@@ -118,14 +118,16 @@ fn describe_image(
     let missing = |what: &str, member: &str| {
         files.wrong(LIST, format!("names the {what} `{}`, which is not in the archive", shown(member)))
     };
-    let bytes = files.read(&image.config, limits.config_bytes)?.ok_or_else(|| missing("config", &image.config))?;
+    let bytes = files
+        .read(&image.config, limits.config_bytes, First::Links)?
+        .ok_or_else(|| missing("config", &image.config))?;
     let config = Descriptor::new(form.config(), Digest::sha256(&bytes), bytes.len() as u64);
     let document = Document::parse_within(config.clone(), bytes.into(), limits);
     let document = document.map_err(|error| ArchiveError::Document { archive: files.name().to_owned(), error })?;
     let View::Config(view) = &document.view else {
         return Err(files.wrong(&image.config, "is no image config".to_owned()));
     };
-    if let Some(place) = files.find(&image.config)? {
+    if let Some(place) = files.find(&image.config, First::Links)? {
         places.insert(config.digest.clone(), place);
     }
     let (members, diff_ids) = (image.layers.as_deref().unwrap_or_default(), &view.rootfs.diff_ids);
@@ -138,7 +140,7 @@ fn describe_image(
     }
     let mut layers = Vec::new();
     for (member, diff_id) in members.iter().zip(diff_ids) {
-        let place = files.find(member)?.ok_or_else(|| missing("layer", member))?;
+        let place = files.find(member, First::Links)?.ok_or_else(|| missing("layer", member))?;
         let layer = describe_layer(files, member, &place, diff_id, form)?;
         places.insert(layer.digest.clone(), place);
         layers.push(layer);
@@ -173,17 +175,8 @@ fn describe_layer(
     if compression == Compression::None {
         return Ok(Descriptor::new(media_type, diff_id.clone(), place.size()));
     }
-    let (mut hasher, mut at) = (Hasher::new(Algorithm::Sha256), 0);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = files.read_at(member, place, at, &mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-        at += read as u64;
-    }
-    Ok(Descriptor::new(media_type, hasher.finish(), place.size()))
+    let digest = files.digest(member, place, Algorithm::Sha256)?;
+    Ok(Descriptor::new(media_type, digest, place.size()))
 }
 
 /// A name as it may be shown.

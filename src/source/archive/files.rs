@@ -1,19 +1,23 @@
 //! The files of an archive or of a folder, by name.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ArchiveError;
-use super::members::{Members, Place};
+use super::members::{First, Members, Place};
+use crate::image::{Algorithm, Digest, Hasher};
 
 /// Where files are looked for.
 #[derive(Debug)]
 pub(super) struct Files {
     name: String,
     place: Kept,
+    /// Which of several files with the name of a blob has its bytes.
+    chosen: Mutex<HashMap<Digest, Place>>,
 }
 
 #[derive(Debug)]
@@ -25,11 +29,11 @@ enum Kept {
 
 impl Files {
     pub(super) fn tar(name: String, members: Members) -> Self {
-        Self { name, place: Kept::Tar(members) }
+        Self { name, place: Kept::Tar(members), chosen: Mutex::default() }
     }
 
     pub(super) fn folder(name: String, folder: PathBuf) -> Self {
-        Self { name, place: Kept::Folder(folder) }
+        Self { name, place: Kept::Folder(folder), chosen: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -41,10 +45,10 @@ impl Files {
     }
 
     /// Where the file `member` is; `None` if there is none. Blocks.
-    pub(super) fn find(&self, member: &str) -> Result<Option<Place>, ArchiveError> {
+    pub(super) fn find(&self, member: &str, first: First) -> Result<Option<Place>, ArchiveError> {
         let folder = match &self.place {
             Kept::Tar(members) => {
-                return Ok(members.find(member).map_err(|reason| self.wrong(member, reason))?.cloned());
+                return Ok(members.find(member, first).map_err(|reason| self.wrong(member, reason))?.cloned());
             }
             Kept::Folder(folder) => folder,
         };
@@ -62,9 +66,47 @@ impl Files {
         Ok(Some(Place::Here { file: Arc::new(file), offset: 0, size: metadata.len() }))
     }
 
+    /// Where the blob `digest` is, by its name; `None` if there is none. Of several files with that name the one that has
+    /// these bytes: the importer goes by what is in a file. Blocks.
+    pub(super) fn blob(&self, digest: &Digest) -> Result<Option<Place>, ArchiveError> {
+        let member = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
+        let last = self.find(&member, First::Files)?;
+        let (Some(last), Kept::Tar(members)) = (&last, &self.place) else { return Ok(last) };
+        let replaced: Vec<_> = members.replaced(&member).collect();
+        if replaced.is_empty() {
+            return Ok(Some(last.clone()));
+        }
+        if let Some(place) = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
+            return Ok(Some(place.clone()));
+        }
+        let mut chosen = last;
+        for place in [last].into_iter().chain(replaced) {
+            if matches!(place, Place::There { .. }) || self.digest(&member, place, digest.algorithm())? == *digest {
+                chosen = place;
+                break;
+            }
+        }
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone(), chosen.clone());
+        Ok(Some(chosen.clone()))
+    }
+
+    /// The digest of what `place` holds. Blocks.
+    pub(super) fn digest(&self, member: &str, place: &Place, algorithm: Algorithm) -> Result<Digest, ArchiveError> {
+        let (mut hasher, mut at) = (Hasher::new(algorithm), 0);
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = self.read_at(member, place, at, &mut buffer)?;
+            if read == 0 {
+                return Ok(hasher.finish());
+            }
+            hasher.update(&buffer[..read]);
+            at += read as u64;
+        }
+    }
+
     /// Reads the file `member`, of at most `limit` bytes; `None` if there is none. Blocks.
-    pub(super) fn read(&self, member: &str, limit: u64) -> Result<Option<Vec<u8>>, ArchiveError> {
-        let Some(place) = self.find(member)? else { return Ok(None) };
+    pub(super) fn read(&self, member: &str, limit: u64, first: First) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let Some(place) = self.find(member, first)? else { return Ok(None) };
         if place.size() > limit {
             return Err(self.wrong(member, format!("has {} bytes; at most {limit} are read", place.size())));
         }
@@ -88,6 +130,11 @@ impl Files {
     fn failed(&self, member: &str, error: io::Error) -> ArchiveError {
         ArchiveError::Io { archive: self.name.clone(), what: format!("reading `{member}`"), error }
     }
+}
+
+/// The JSON value that `bytes` begin with. What follows it is not looked at, as Go's decoders do not look at it.
+pub(super) fn json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    T::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
 }
 
 /// Reads what fits `into` from `at` on; fewer bytes only at the end. Blocks.

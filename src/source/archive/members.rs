@@ -34,15 +34,27 @@ impl Place {
     }
 }
 
-/// The members of one archive.
+/// The members of one archive. Of several with one name the last counts, as for containerd's importer: that is how `tar -r`
+/// replaces a file.
 #[derive(Debug, Default)]
-pub(super) struct Members(HashMap<Vec<u8>, Member>);
+pub(super) struct Members {
+    files: HashMap<Vec<u8>, Place>,
+    /// Files of which others have the name by now. Whoever looks for a blob looks for its bytes, whatever follows them.
+    replaced: HashMap<Vec<u8>, Vec<Place>>,
+    /// What leads to another member.
+    symlinks: HashMap<Vec<u8>, Vec<u8>>,
+    hard_links: HashMap<Vec<u8>, Vec<u8>>,
+    count: usize,
+}
 
-#[derive(Debug)]
-enum Member {
-    File(Place),
-    /// Leads to another member.
-    Link(Vec<u8>),
+/// What a name stands for if it is that of a file and of a symbolic link, whichever came last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum First {
+    /// In an OCI layout, where the importer knows no links.
+    Files,
+    /// In an archive of `docker save`, where it resolves them when it has seen all files (containerd
+    /// `core/images/archive/importer.go`).
+    Links,
 }
 
 /// The head of a member.
@@ -53,9 +65,15 @@ pub(super) struct Head {
     /// Bytes of its content, without padding.
     pub(super) size: u64,
     name: Vec<u8>,
-    /// What a link leads to.
-    link: Option<Vec<u8>>,
+    link: Option<Link>,
     pub(super) is_file: bool,
+}
+
+/// What a link leads to.
+#[derive(Debug)]
+enum Link {
+    Symbolic(Vec<u8>),
+    Hard(Vec<u8>),
 }
 
 impl Head {
@@ -98,9 +116,9 @@ pub(super) fn step(bytes: &[u8]) -> Result<Step, String> {
     let target = entry.link_target.as_deref().unwrap_or_default();
     let link = if entry.is_symlink() {
         let folder = name.iter().rposition(|&byte| byte == b'/').map_or(&[][..], |at| &name[..at]);
-        Some(clean(&[folder, b"/", target].concat()).split_off(usize::from(folder.is_empty())))
+        Some(Link::Symbolic(clean(&[folder, b"/", target].concat()).split_off(usize::from(folder.is_empty()))))
     } else {
-        entry.is_hard_link().then(|| clean(target))
+        entry.is_hard_link().then(|| Link::Hard(clean(target)))
     };
     let is_file = entry.is_file();
     if !is_file && entry.size != 0 {
@@ -153,41 +171,48 @@ impl Members {
 
     /// Takes note of a member; `place` says where its bytes are if it is a file.
     pub(super) fn add(&mut self, head: Head, place: impl FnOnce(u64) -> Place) -> Result<(), String> {
-        if self.0.len() == MAX_MEMBERS {
+        if self.count == MAX_MEMBERS {
             return Err(format!("it has more than {MAX_MEMBERS} files"));
         }
-        let shown = String::from_utf8_lossy(&head.name).into_owned();
-        let member = match head.link {
-            Some(target) => Member::Link(target),
-            None if head.is_file => Member::File(place(head.size)),
-            None => return Ok(()),
-        };
-        let Some(before) = self.0.get(&head.name) else {
-            self.0.insert(head.name, member);
-            return Ok(());
-        };
-        // A blob that is there twice is the same twice: its digest says so. Of anything else nobody knows which is meant.
-        match (before, member) {
-            (Member::File(before), Member::File(again))
-                if shown.starts_with("blobs/") && before.size() == again.size() =>
-            {
-                Ok(())
+        self.count += 1;
+        let Head { name, size, link, is_file, .. } = head;
+        match link {
+            Some(Link::Symbolic(target)) => drop(self.symlinks.insert(name, target)),
+            Some(Link::Hard(target)) => drop(self.hard_links.insert(name, target)),
+            None if is_file => {
+                if let Some(before) = self.files.insert(name.clone(), place(size))
+                    && name.starts_with(b"blobs/")
+                {
+                    self.replaced.entry(name).or_default().push(before);
+                }
             }
-            _ => Err(format!("`{shown}` is there twice")),
+            None => {}
         }
+        Ok(())
     }
 
     /// Where the file `name` is, through links; `None` if there is no such file.
-    pub(super) fn find(&self, name: &str) -> Result<Option<&Place>, String> {
+    pub(super) fn find(&self, name: &str, first: First) -> Result<Option<&Place>, String> {
         let mut name = &*clean(name.as_bytes());
         for _ in 0..MAX_LINKS {
-            match self.0.get(name) {
-                Some(Member::File(place)) => return Ok(Some(place)),
-                Some(Member::Link(target)) => name = target,
-                None => return Ok(None),
+            let (file, symlink) = (self.files.get(name), self.symlinks.get(name));
+            match (file, symlink) {
+                (Some(place), None) => return Ok(Some(place)),
+                (Some(place), Some(_)) if first == First::Files => return Ok(Some(place)),
+                (_, Some(target)) => name = target,
+                // The importer knows no hard links; tar writes them for files that have two names in a folder.
+                (None, None) => match self.hard_links.get(name) {
+                    Some(target) => name = target,
+                    None => return Ok(None),
+                },
             }
         }
         Err("leads from link to link, without an end".to_owned())
+    }
+
+    /// The other files that have the name `name`, the latest first.
+    pub(super) fn replaced(&self, name: &str) -> impl Iterator<Item = &Place> {
+        self.replaced.get(&clean(name.as_bytes())).into_iter().flatten().rev()
     }
 }
 

@@ -23,9 +23,9 @@ use tokio::io::{AsyncBufRead, BufReader};
 use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
-use self::members::{Members, Place};
+use self::members::{First, Members, Place};
 use super::{Chunks, Holding, Source, SourceError};
-use crate::compression::{Compression, decompress};
+use crate::compression::{Compression, decompress_archive};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::tar::BLOCK;
 
@@ -73,6 +73,7 @@ pub struct Archive {
     /// Blobs that are not called by their digest in the archive.
     places: HashMap<Digest, Place>,
     elsewhere: Option<Elsewhere>,
+    remark: Option<String>,
 }
 
 impl Archive {
@@ -133,9 +134,15 @@ impl Archive {
         elsewhere: Option<Elsewhere>,
     ) -> Result<Self, ArchiveError> {
         let failed = |error| ArchiveError::Io { archive: name.to_owned(), what: "reading it".to_owned(), error };
-        let plain = decompress(reader).await.map_err(failed)?;
-        let members = spool::spool(name, plain, elsewhere.as_ref()).await?;
-        Self::of(Files::tar(name.to_owned(), members), form, elsewhere).await
+        let plain = decompress_archive(reader).await.map_err(failed)?;
+        let (members, behind) = spool::spool(name, plain, elsewhere.as_ref()).await?;
+        let mut archive = Self::of(Files::tar(name.to_owned(), members), form, elsewhere).await?;
+        archive.remark = behind.map(|error| {
+            format!(
+                "{name} is whole, but what follows the end of the archive, or the checksum there, is wrong: {error}"
+            )
+        });
+        Ok(archive)
     }
 
     async fn of(files: Files, form: Form, elsewhere: Option<Elsewhere>) -> Result<Self, ArchiveError> {
@@ -151,7 +158,7 @@ impl Archive {
             }
             match docker::describe(&files, form)? {
                 Some(described) => Ok((files, described)),
-                None if files.find("repositories")?.is_some() => {
+                None if files.find("repositories", First::Files)?.is_some() => {
                     let reason = "it was saved by a docker older than 1.10, without a `manifest.json`";
                     Err(ArchiveError::Unrecognised { archive: archive(), reason })
                 }
@@ -165,7 +172,7 @@ impl Archive {
         if images.is_empty() {
             return Err(ArchiveError::Unrecognised { archive: name, reason: "its list of images is empty" });
         }
-        Ok(Self { files: Arc::new(files), images, made, places, elsewhere })
+        Ok(Self { files: Arc::new(files), images, made, places, elsewhere, remark: None })
     }
 
     /// Where a blob is; `None` if it is not there.
@@ -173,11 +180,17 @@ impl Archive {
         if let Some(place) = self.places.get(digest) {
             return Ok(Some(place.clone()));
         }
-        let (files, member) = (self.files.clone(), member(digest));
-        let found = spawn_blocking(move || files.find(&member).map_err(|error| error.to_string())).await;
+        let (files, digest) = (self.files.clone(), digest.clone());
+        let wanted = digest.clone();
+        let found = spawn_blocking(move || files.blob(&wanted).map_err(|error| error.to_string())).await;
         let found = found.unwrap_or_else(|error| Err(error.to_string()));
-        let (name, digest) = (self.files.name().to_owned(), digest.clone());
+        let name = self.files.name().to_owned();
         found.map_err(|reason| SourceError::Read { name, digest, reason })
+    }
+
+    /// Something about it that is not as it should be, and keeps nobody from reading it.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// Its images, in its order; at least one.
@@ -224,10 +237,6 @@ impl Holding for Archive {
     fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
         Box::pin(async move { Ok(self.place(digest).await?.as_ref().map(Place::size)) })
     }
-}
-
-fn member(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 /// What `place` holds from `offset` on.

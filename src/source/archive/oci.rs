@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::files::Files;
+use super::files::{Files, json};
+use super::members::First;
 use super::{ArchiveError, SavedImage};
 use crate::image::{IMAGE_NAME, Kind, REF_NAME, Reference, SUBJECT, index_of};
 
@@ -24,14 +25,18 @@ struct Layout {
 
 /// The images of a layout; `None` if it is none. Blocks.
 pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveError> {
-    let Some(mark) = files.read(MARK, MAX_MARK)? else { return Ok(None) };
-    let mark: Layout =
-        serde_json::from_slice(&mark).map_err(|error| files.wrong(MARK, format!("is no mark of a layout: {error}")))?;
+    let Some(mark) = files.read(MARK, MAX_MARK, First::Files)? else { return Ok(None) };
+    let mark: Layout = json(&mark).map_err(|error| files.wrong(MARK, format!("is no mark of a layout: {error}")))?;
+    if mark.version.is_empty() && !files.is_folder() {
+        // Then the importer goes by `manifest.json`.
+        return Ok(None);
+    }
     if mark.version != VERSION {
         let version: String = mark.version.chars().take(40).collect();
         return Err(files.wrong(MARK, format!("says version `{version}`; expected `{VERSION}`")));
     }
-    let index = files.read(INDEX, MAX_INDEX)?.ok_or_else(|| files.wrong(INDEX, "is missing".to_owned()))?;
+    let index =
+        files.read(INDEX, MAX_INDEX, First::Files)?.ok_or_else(|| files.wrong(INDEX, "is missing".to_owned()))?;
     let index = index_of(&index).map_err(|error| files.wrong(INDEX, format!("is no index: {error}")))?;
     let mut images: Vec<SavedImage> = Vec::new();
     for target in index.manifests {

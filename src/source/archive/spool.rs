@@ -17,12 +17,13 @@ use crate::tar::BLOCK;
 /// How much is copied at once.
 const COPY_BYTES: usize = 256 << 10;
 
-/// Reads the archive called `name` to its end.
+/// Reads the archive called `name` to its end, and what follows that. What is wrong there is the other result: dockerd reads
+/// no further than to the end.
 pub(super) async fn spool(
     name: &str,
     mut archive: Decompressed,
     elsewhere: Option<&Elsewhere>,
-) -> Result<Members, ArchiveError> {
+) -> Result<(Members, Option<io::Error>), ArchiveError> {
     let failed = |what: &str| {
         let (archive, what) = (name.to_owned(), what.to_owned());
         move |error: io::Error| ArchiveError::Io { archive, what, error }
@@ -33,7 +34,7 @@ pub(super) async fn spool(
     let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed("making a temporary file"))?);
     let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
     // The first head says whether it is an archive at all.
-    let (mut head, mut wanted, mut begin) = (Vec::new(), BLOCK, None);
+    let (mut head, mut wanted, mut begin, mut is_whole) = (Vec::new(), BLOCK, None, false);
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         let have = head.len();
@@ -57,7 +58,10 @@ pub(super) async fn spool(
                 wanted = more;
                 continue;
             }
-            Step::End => break,
+            Step::End => {
+                is_whole = true;
+                break;
+            }
             Step::Skip(size) => at += size,
             Step::Member(member) => {
                 let there = there(&member, elsewhere).await;
@@ -95,9 +99,16 @@ pub(super) async fn spool(
         wanted = BLOCK;
     }
     // To the end, so that whoever writes into the pipe is not killed for it, and a broken checksum is noticed.
-    while archive.read(&mut buffer).await.map_err(failed("reading it"))? > 0 {}
+    let behind = loop {
+        match archive.read(&mut buffer).await {
+            Ok(0) => break None,
+            Ok(_) => {}
+            Err(error) if is_whole => break Some(error),
+            Err(error) => return Err(failed("reading it")(error)),
+        }
+    };
     into.flush().await.map_err(failed("keeping it in a temporary file"))?;
-    Ok(members)
+    Ok((members, behind))
 }
 
 /// The digest of the blob that this member is by its name, if the receiver has that. Whatever may be a document is kept,
