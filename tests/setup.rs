@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::{Builder, Context, Linkspan, Part, Run, Stack};
@@ -141,34 +142,229 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+const UNITS: &str = "etc/systemd/system";
+/// What a take-over writes there.
+const OURS: [&str; 5] = [
+    "docker.socket.d/linkspan-take-over.conf",
+    "linkspan.service",
+    "linkspan.service.d/take-over.conf",
+    "linkspan.socket",
+    "linkspan.socket.d/take-over.conf",
+];
+const ENABLED: [&str; 2] = ["multi-user.target.wants/linkspan.service", "sockets.target.wants/linkspan.socket"];
+
+/// The values of `key` in a unit and its drop-in, in order; an empty one forgets those before it (systemd.syntax(7)).
+fn values(texts: &[&str], key: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        match line.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')) {
+            Some("") => found.clear(),
+            Some(value) => found.push(value.to_owned()),
+            None => {}
+        }
+    }
+    found
+}
+
 #[test]
-fn a_take_over_is_a_unit_and_two_drop_ins_and_leaves_nothing_when_it_is_undone() {
+fn a_take_over_is_two_units_and_three_drop_ins_and_leaves_nothing_when_it_is_undone() {
     let root = machine();
     let before = files(root.path());
     take_over(root.path()).ok();
-    let units = root.path().join("etc/systemd/system");
-    let names = [
-        "docker.socket.d/linkspan-take-over.conf",
-        "linkspan.service",
-        "linkspan.service.d/take-over.conf",
-        "multi-user.target.wants/linkspan.service",
-    ];
-    assert_eq!(files(&units), names.map(|name| units.join(name)));
+    let units = root.path().join(UNITS);
+    let names: Vec<_> = OURS.iter().chain(&ENABLED).map(|name| units.join(name)).collect();
+    assert_eq!(files(&units), names);
+    let read = |name: &str| fs::read_to_string(units.join(name)).unwrap();
 
+    let docker = read("docker.socket.d/linkspan-take-over.conf");
     // A list is emptied before it is filled again (systemd.socket(5)), or dockerd would listen at both paths.
-    let docker = fs::read_to_string(units.join(names[0])).unwrap();
-    let listens: Vec<_> = docker.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
-    let [nothing, engine] = listens[..] else { panic!("{docker}") };
-    assert_eq!(nothing, "");
-    // What Linkspan is told is what dockerd is told.
-    let linkspan = fs::read_to_string(units.join(names[2])).unwrap();
-    assert!(linkspan.contains(&format!("LINKSPAN_DOCKER_HOST=unix://{engine}\n")), "{linkspan}");
-    assert!(linkspan.contains("LINKSPAN_DOCKER_LISTEN=unix:///run/docker.sock\n"), "{linkspan}");
+    let engine = values(&["ListenStream=/run/docker.sock", &docker], "ListenStream");
+    assert_eq!(engine, ["/run/docker-engine.sock"]);
+    // What Linkspan is told is what dockerd and systemd are told.
+    let (service, service_drop_in) = (read("linkspan.service"), read("linkspan.service.d/take-over.conf"));
+    let told = values(&[&service, &service_drop_in], "Environment");
+    let told =
+        |name: &str| told.iter().rfind(|value| value.starts_with(name)).unwrap().split_once("=unix://").unwrap().1;
+    assert_eq!(told("LINKSPAN_DOCKER_HOST"), engine[0]);
+    let (socket, socket_drop_in) = (read("linkspan.socket"), read("linkspan.socket.d/take-over.conf"));
+    let listens = values(&[&socket, &socket_drop_in], "ListenStream");
+    assert_eq!(listens, [told("LINKSPAN_DOCKER_LISTEN"), told("LINKSPAN_EXPORT_LISTEN")]);
+    assert_eq!(listens[0], "/run/docker.sock");
+    // Without the drop-ins they agree, too.
+    let alone = values(&[&service], "Environment");
+    for listen in values(&[&socket], "ListenStream") {
+        assert!(alone.iter().any(|told| told.ends_with(&format!("_LISTEN=unix://{listen}"))), "{listen}");
+    }
+    // There before a container is, whatever fails and however often, and not taken away with the service.
+    assert!(socket.contains("\nBefore=docker.service\n"));
+    for unit in [&socket, &service] {
+        assert!(unit.contains("\nStartLimitIntervalSec=0\n"), "{unit}");
+    }
+    assert!(socket.contains("\nTriggerLimitIntervalSec=0\n") && service.contains("\nRuntimeDirectoryPreserve=yes\n"));
 
+    // A second time is as the first one.
+    take_over(root.path()).ok();
+    assert_eq!(files(&units), names);
     take_over(root.path()).arg("--undo").ok();
     assert_eq!(files(root.path()), before);
     let output = take_over(root.path()).arg("--undo").fails();
     assert!(output.stderr.contains("nothing was taken over"), "{output}");
+}
+
+#[test]
+fn the_socket_unit_removes_an_empty_folder_that_is_in_its_place() {
+    let root = machine();
+    take_over(root.path()).ok();
+    let drop_in = fs::read_to_string(root.path().join(UNITS).join("linkspan.socket.d/take-over.conf")).unwrap();
+    let [command] = &values(&[&drop_in], "ExecStartPre")[..] else { panic!("{drop_in}") };
+    let place = root.path().join("docker.sock");
+    let command = command.strip_prefix("-/bin/sh -c '").unwrap().strip_suffix('\'').unwrap();
+    let command = command.replace("/run/docker.sock", place.to_str().unwrap());
+    let clear = || Run::new("sh").args(["-c", &command]).output();
+    fs::create_dir(&place).unwrap();
+    clear();
+    assert!(!place.exists());
+    for precious in [place.join("precious"), place.clone()] {
+        fs::create_dir_all(precious.parent().unwrap()).unwrap();
+        let _ = fs::remove_dir(&precious);
+        fs::write(&precious, "").unwrap();
+        clear();
+        assert!(precious.exists());
+        let _ = fs::remove_dir_all(&place);
+    }
+}
+
+#[test]
+fn systemd_understands_the_units() {
+    let root = machine();
+    take_over(root.path()).ok();
+    let program = root.path().join("usr/local/bin/linkspan");
+    for program in [&program, &root.path().join("bin/sh"), &root.path().join("usr/bin/dockerd")] {
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        fs::write(program, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let verify = Run::new("systemd-analyze").arg("verify").arg(format!("--root={}", root.path().display()));
+    let output = verify.args(["linkspan.socket", "linkspan.service"]).output();
+    // What it says of units that this folder lacks is none of our business.
+    for line in output.stderr.lines().filter(|line| line.contains("linkspan")) {
+        for word in ["Unknown", "Invalid", "Failed to parse", "ignoring", "cycle", "not executable"] {
+            assert!(!line.contains(word), "{output}");
+        }
+    }
+}
+
+#[test]
+fn what_was_there_before_a_take_over_comes_back() {
+    let root = machine();
+    let units = root.path().join(UNITS);
+    fs::create_dir_all(units.join("linkspan.service.d")).unwrap();
+    fs::create_dir_all(units.join("multi-user.target.wants")).unwrap();
+    let own = [
+        ("linkspan.service", "[Service]\nExecStart=/opt/linkspan serve\n[Install]\nWantedBy=multi-user.target\n"),
+        ("linkspan.service.d/take-over.conf", "[Service]\nNice=5\n"),
+        ("linkspan.service.d/mine.conf", "[Service]\nNice=6\n"),
+    ];
+    for (name, text) in own {
+        fs::write(units.join(name), text).unwrap();
+    }
+    // Masked, and enabled.
+    std::os::unix::fs::symlink("/dev/null", units.join("linkspan.socket")).unwrap();
+    std::os::unix::fs::symlink("../linkspan.service", units.join(ENABLED[0])).unwrap();
+    let before = files(root.path());
+    for _ in 0..2 {
+        take_over(root.path()).ok();
+        for name in OURS {
+            let text = fs::read_to_string(units.join(name)).unwrap();
+            assert!(text.starts_with("# Installed by Linkspan's take-over"), "{name}: {text}");
+        }
+    }
+    take_over(root.path()).arg("--undo").ok();
+    assert_eq!(files(root.path()), before);
+    for (name, text) in own {
+        assert_eq!(fs::read_to_string(units.join(name)).unwrap(), text, "{name}");
+    }
+    assert_eq!(fs::read_link(units.join("linkspan.socket")).unwrap(), Path::new("/dev/null"));
+}
+
+#[test]
+fn a_take_over_of_an_earlier_version_can_be_undone_and_taken_further() {
+    for further in [false, true] {
+        let root = machine();
+        let before = files(root.path());
+        let units = root.path().join(UNITS);
+        let mark = "# Installed by Linkspan's take-over: of an earlier version.\n";
+        for (name, text) in [
+            (OURS[0], format!("{mark}[Socket]\nListenStream=\nListenStream=/run/docker-engine.sock\n")),
+            (
+                OURS[1],
+                "[Service]\nExecStart=/usr/local/bin/linkspan serve\n[Install]\nWantedBy=multi-user.target\n".into(),
+            ),
+            (OURS[2], format!("{mark}[Service]\nEnvironment=LINKSPAN_DOCKER_LISTEN=unix:///run/docker.sock\n")),
+        ] {
+            fs::create_dir_all(units.join(name).parent().unwrap()).unwrap();
+            fs::write(units.join(name), text).unwrap();
+        }
+        if further {
+            take_over(root.path()).ok();
+        }
+        take_over(root.path()).arg("--undo").ok();
+        assert_eq!(files(root.path()), before);
+    }
+}
+
+/// A machine in a mount namespace of its own, whose `systemctl` writes down what it is told and fails when it is told
+/// `fails`, once.
+fn take_over_live(root: &Path, fails: &str) -> Run {
+    let systemctl = root.join("bin/systemctl");
+    fs::create_dir_all(systemctl.parent().unwrap()).unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>{root}/told\ncase \"$*\" in *is-*) exit 1;; esac\n[ \"$*\" != '{fails}' ] || [ -e {root}/failed ] || \
+         {{ : >{root}/failed; exit 1; }}\n",
+        root = root.display()
+    );
+    fs::write(&systemctl, script).unwrap();
+    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+    let mounts = "set -e; mount -t tmpfs none /run; mkdir -p /run/systemd/system /etc/systemd /usr/local/bin\n\
+                  mount --bind $0/etc/systemd /etc/systemd; mount -t tmpfs none /usr/local/bin; mount -t tmpfs none /var/lib\n\
+                  printf '#!/bin/sh\n' >/usr/local/bin/linkspan; chmod 755 /usr/local/bin/linkspan\n\
+                  PATH=$0/bin:$PATH; export PATH; exec \"$@\"";
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/take-over");
+    Run::new("unshare").args(["-m", "sh", "-c", mounts]).arg(root).arg(script)
+}
+
+#[test]
+fn a_step_that_fails_undoes_those_before_it() {
+    for (fails, words) in [
+        ("--quiet enable linkspan.socket linkspan.service", "enabling linkspan.service failed"),
+        ("stop docker.service docker.socket", "restarting Docker with its new socket failed"),
+        ("start docker.socket docker.service", "restarting Docker with its new socket failed"),
+        ("restart linkspan.service", "starting linkspan.service failed"),
+        ("nothing", ""),
+    ] {
+        let root = machine();
+        let units = root.path().join(UNITS);
+        fs::create_dir_all(&units).unwrap();
+        for name in ["docker.socket", "docker.service"] {
+            fs::copy(root.path().join("usr/lib/systemd/system").join(name), units.join(name)).unwrap();
+        }
+        fs::write(units.join("linkspan.service"), "[Service]\nExecStart=/opt/linkspan serve\n").unwrap();
+        let before = files(&units);
+        let output = take_over_live(root.path(), fails).output();
+        let told = fs::read_to_string(root.path().join("told")).unwrap();
+        if words.is_empty() {
+            assert!(output.status.success(), "{output}");
+            assert!(files(&units).len() > before.len());
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(1), "{output}");
+        assert!(output.stderr.contains(words) && output.stderr.contains("to mend it: see `journalctl"), "{output}");
+        assert_eq!(files(&units), before, "{output}");
+        let unit = fs::read_to_string(units.join("linkspan.service")).unwrap();
+        assert!(unit.contains("/opt/linkspan"), "{unit}");
+        // Docker has its socket again.
+        assert!(told.trim_end().ends_with("start docker.socket docker.service"), "{told}");
+    }
 }
 
 #[test]

@@ -3,8 +3,10 @@
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${LINKSPAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/linkspan}
 system_path=$PATH
-export PATH="$cache/bin:$PATH"
-mkdir -p "$cache"
+if [ "$cache" != none ]; then
+    export PATH="$cache/bin:$PATH"
+    mkdir -p "$cache"
+fi
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
