@@ -4,7 +4,8 @@
 //! h2 logs header lists and at `trace` hyper logs buffers, and what passes through a door includes build secrets and
 //! registry credentials. They are held at `warn`, whatever is configured.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -16,6 +17,34 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
 
+/// What announcements and errors are logged as where lines are JSON: shown at every level.
+const ANNOUNCEMENTS: &str = "announcement";
+
+/// The form of what is said, once logging has started.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// A line on stderr that scripts wait for; unlike a log line it has one form and is always there. Where log lines are JSON,
+/// it is one of them, so that whoever reads them need not tell two kinds apart. If stderr is closed, nobody waits.
+pub fn say(line: &str) {
+    if is_json() {
+        tracing::info!(target: ANNOUNCEMENTS, "{line}");
+    } else {
+        let _ = writeln!(io::stderr(), "linkspan: {line}");
+    }
+}
+
+/// Says why the process ends, and what can be done about it, if lines are JSON; `false` if they are not.
+pub fn complain(error: &str, hint: Option<&str>) -> bool {
+    if is_json() {
+        tracing::error!(target: ANNOUNCEMENTS, hint, "{error}");
+    }
+    is_json()
+}
+
+fn is_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
+}
+
 /// Starts logging for the whole process; can be done once.
 ///
 /// # Errors
@@ -26,12 +55,17 @@ pub fn start(log: Log) -> Result<(), TryInitError> {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter(log.level))).try_init()
+    tracing_subscriber::registry().with(lines.with_filter(filter(log.level))).try_init()?;
+    let _ = FORMAT.set(log.format);
+    Ok(())
 }
 
 fn filter(level: Level) -> Targets {
     let others = level.min(Level::WARN);
-    Targets::new().with_default(others).with_target(env!("CARGO_CRATE_NAME"), LevelFilter::from_level(level))
+    Targets::new()
+        .with_default(others)
+        .with_target(env!("CARGO_CRATE_NAME"), LevelFilter::from_level(level))
+        .with_target(ANNOUNCEMENTS, LevelFilter::INFO)
 }
 
 #[cfg(test)]

@@ -3,6 +3,10 @@
 
 mod common;
 
+// In a folder of its own, or cargo would take it for another test binary.
+#[path = "cli/service.rs"]
+mod service;
+
 use std::{
     fs,
     io::{ErrorKind, Read},
@@ -173,7 +177,7 @@ fn wrong_values_exit_2_before_anything_opens() {
         ended(&output, if args[0] == "--tls-ca" { 1 } else { 2 });
         assert!(output.stderr.starts_with("linkspan: error: ") && output.stderr.contains(words), "{output}");
     }
-    let output = linkspan(["serve"]).fails();
+    let output = linkspan(["serve", "--buildkit-listen", &door]).fails();
     ended(&output, 1);
     assert!(output.stderr.contains("no builder is configured: name one with --builder unix://"), "{output}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the file that was there");
@@ -193,6 +197,7 @@ fn an_engine_that_is_not_there_is_named_with_the_remedy() {
     ];
     for args in cases {
         let run = linkspan(["serve", "--builder", "unix:///b.sock", "--buildkit-listen", &unix(&door)]).args(args);
+        let run = run.args(["--engine-timeout", "0"]);
         let output = run.fails();
         ended(&output, 1);
         for part in ["linkspan: error: ", absent, "No such file or directory", "linkspan: to mend it: check that "] {
@@ -239,7 +244,8 @@ fn neighbours_variables_are_enough() {
     let stack = Stack::shared();
     let door = stack.fresh_path(".sock");
     let run = stack.run(env!("CARGO_BIN_EXE_linkspan")).args(["serve", "--log-format", "json"]);
-    let running = open(run.env("LINKSPAN_BUILDKIT_LISTEN", unix(&door)), &door);
+    let running = Daemon(Some(run.env("LINKSPAN_BUILDKIT_LISTEN", unix(&door)).spawn()));
+    until("the door to open", || running.stderr(), |stderr| stderr.contains(&format!("listening on {}", unix(&door))));
     running.signal(Signal::INT);
     let output = running.wait();
     ended(&output, 0);

@@ -17,6 +17,9 @@ pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
         }
         cause = error.source();
     }
+    if crate::telemetry::complain(&text, hint.as_deref()) {
+        return;
+    }
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "linkspan: error: {text}");
     if let Some(hint) = hint {

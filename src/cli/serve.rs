@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use tracing::Level;
 
 use super::settings::Settings;
 use super::{CommandError, block_on};
-use crate::config::{Config, ProcessEnvironment};
-use crate::{daemon, telemetry};
+use crate::config::{Config, Layer, Log, LogFormat, ProcessEnvironment};
+use crate::daemon::{self, DaemonError, Inherited};
+use crate::telemetry;
 
 /// Opens the doors and exports what comes through them, until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
@@ -20,7 +22,14 @@ pub(super) struct Serve {
 const EXAMPLES: &str = "\
 Flags win over LINKSPAN_* variables, those over the configuration file.
 
+Without a flag that names a door or a builder, the docker door and that of the exporter API are opened in /run/linkspan
+(without root: in linkspan/ of XDG_RUNTIME_DIR); with another engine than Docker, only the latter. Sockets that a service
+manager hands over (systemd's linkspan.socket) are used for the doors of their addresses, or of their names: `docker`,
+`export`, `buildkit`.
+
 Examples:
+  The default doors, for the engine that is there:
+    linkspan serve
   One builder, the engine that is there:
     linkspan serve --builder unix:///run/buildkit/buildkitd.sock
   Two builders, plain containerd, Kubernetes' images:
@@ -43,9 +52,23 @@ Exit code: 0 after a clean end, 1 after an error or an unclean end, 2 for a wron
 
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let config = Config::load(self.settings.into(), &ProcessEnvironment)?;
-        telemetry::start(config.log)?;
-        block_on(daemon::run(config))??;
+        let flags = Layer::from(self.settings);
+        let asks_for_json = Config::asks_for_json(&flags, &ProcessEnvironment);
+        // Before there are other threads.
+        let prepared = Inherited::take().map_err(DaemonError::from).map_err(CommandError::from).and_then(|inherited| {
+            let config = Config::load_serving(flags, &ProcessEnvironment, inherited.settings())?;
+            Ok((config, inherited))
+        });
+        // What is wrong is said in the form that was asked for, also when it is the configuration.
+        let log = match &prepared {
+            Ok((config, _)) => Some(config.log),
+            Err(_) => asks_for_json.then_some(Log { level: Level::INFO, format: LogFormat::Json }),
+        };
+        if let Some(log) = log {
+            telemetry::start(log)?;
+        }
+        let (config, inherited) = prepared?;
+        block_on(daemon::run(config, inherited))??;
         Ok(ExitCode::SUCCESS)
     }
 }

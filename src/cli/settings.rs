@@ -85,7 +85,8 @@ pub(super) struct Settings {
 
     /// Where the docker door listens, as `unix:///path`: docker and buildx that use it as their engine get direct exports
     /// from `docker-container` builders, and `docker load` sends only what is missing; without it there is no docker
-    /// door, and with it BUILDKIT_HOST counts only beside --buildkit-listen [env: LINKSPAN_DOCKER_LISTEN]
+    /// door, and with it BUILDKIT_HOST counts only beside --buildkit-listen [env: LINKSPAN_DOCKER_LISTEN] [default where no
+    /// door is asked for: docker.sock in /run/linkspan, or in linkspan/ of XDG_RUNTIME_DIR without root]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     docker_listen: Option<String>,
 
@@ -100,7 +101,7 @@ pub(super) struct Settings {
     plain_is_load: Option<String>,
 
     /// Where the door of the standard exporter API listens; a unix socket or a loopback address [env:
-    /// LINKSPAN_EXPORT_LISTEN] [default: no such door]
+    /// LINKSPAN_EXPORT_LISTEN] [default where no door is asked for: export.sock beside the docker door's]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     export_listen: Option<String>,
     /// Let only names be set that this pattern covers, by whatever door; `*` stands for any characters of the full name,
@@ -139,7 +140,12 @@ pub(super) struct Settings {
     #[arg(long, value_name = "NAME", help_heading = "Doors")]
     tls_server_name: Option<String>,
 
-    /// How long connections may take to finish after SIGTERM [env: LINKSPAN_DRAIN_TIMEOUT] [default: 30]
+    /// How long to wait at the start for an engine that is not up yet [env: LINKSPAN_ENGINE_TIMEOUT] [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    engine_timeout: Option<String>,
+
+    /// How long connections may take to finish after SIGTERM; streams that never end by themselves (`docker events`,
+    /// `logs -f`, `wait`) and tunnels on which nothing passes for 10 seconds are not waited for [env: LINKSPAN_DRAIN_TIMEOUT] [default: 30]
     #[arg(long, value_name = "SECONDS")]
     drain_timeout: Option<String>,
 
@@ -183,6 +189,7 @@ impl From<Settings> for Layer {
             (Setting::TlsCert, flags.tls_cert),
             (Setting::TlsKey, flags.tls_key),
             (Setting::TlsServerName, flags.tls_server_name),
+            (Setting::EngineTimeout, flags.engine_timeout),
             (Setting::DrainTimeout, flags.drain_timeout),
             (Setting::LogLevel, flags.log_level),
             (Setting::LogFormat, flags.log_format),

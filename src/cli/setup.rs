@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{CommandError, output, repeat};
 use crate::buildx::Store;
-use crate::config::{Config, DEFAULT_DOCKER_LISTEN, Layer, ProcessEnvironment, Setting};
+use crate::config::{Config, Layer, ProcessEnvironment, Setting};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::setup::{self, Done, SetupError};
 
@@ -80,7 +80,7 @@ impl Buildx {
         let store = Store::find(|name| std::env::var_os(name)).ok_or(SetupError::Homeless)?;
         let door = match config.docker_door {
             Some(door) => door.listen,
-            None => DEFAULT_DOCKER_LISTEN.parse().map_err(SetupError::Door)?,
+            None => Config::default_docker_listen(&ProcessEnvironment).parse().map_err(SetupError::Door)?,
         };
         let engine = config.engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
         let flags = [

@@ -6,12 +6,14 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::{Config, ConfigError, DEFAULT_DRAIN, Given, Layer, Origin, Place, Setting, docker, group};
+use super::{
+    Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Place, Setting, docker, group,
+};
 use crate::engine::select::{Kind, Selection};
 use crate::proxy::Address;
 
-/// Longer than the longest build; anything above is a typing error.
-const MAX_DRAIN: u64 = 24 * 60 * 60;
+/// Longer than the longest build, and than any engine takes to start; anything above is a typing error.
+const MAX_SECONDS: u64 = 24 * 60 * 60;
 /// containerd's limits on a namespace: `maxLength` in its `pkg/identifiers/validate.go`.
 const MAX_IDENTIFIER: usize = 76;
 
@@ -45,10 +47,15 @@ pub enum LogFormat {
     Json,
 }
 
-pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Result<Config, ConfigError> {
+pub(super) fn check(
+    settings: &Layer,
+    tables: Vec<Draft>,
+    groups: &Path,
+    usual_docker_door: &str,
+) -> Result<Config, ConfigError> {
     let mut engine = selection(settings)?;
     let builders = builder::check(settings, tables)?;
-    let docker_door = docker::check(settings, &mut engine, &builders)?;
+    let docker_door = docker::check(settings, &mut engine, &builders, usual_docker_door)?;
     let export_listen = settings.one(Setting::ExportListen).map(builder::listen).transpose()?;
     if let Some(address) = &export_listen {
         let is_builders = builders
@@ -75,6 +82,11 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>, groups: &Path) -> Resu
             Some(given) => gid(given, groups)?,
             None => group::default(groups),
         },
+        engine_timeout: settings
+            .one(Setting::EngineTimeout)
+            .map(seconds)
+            .transpose()?
+            .unwrap_or(DEFAULT_ENGINE_TIMEOUT),
         drain_timeout: settings.one(Setting::DrainTimeout).map(seconds).transpose()?.unwrap_or(DEFAULT_DRAIN),
         log: Log {
             level: settings.one(Setting::LogLevel).map(level).transpose()?.unwrap_or(Level::INFO),
@@ -229,8 +241,8 @@ fn gid(given: &Given, groups: &Path) -> Result<u32, ConfigError> {
 
 fn seconds(given: &Given) -> Result<Duration, ConfigError> {
     match given.text.parse() {
-        Ok(seconds) if seconds <= MAX_DRAIN => Ok(Duration::from_secs(seconds)),
-        _ => Err(refuse(given, format!("is not a whole number of seconds from 0 to {MAX_DRAIN}"))),
+        Ok(seconds) if seconds <= MAX_SECONDS => Ok(Duration::from_secs(seconds)),
+        _ => Err(refuse(given, format!("is not a whole number of seconds from 0 to {MAX_SECONDS}"))),
     }
 }
 

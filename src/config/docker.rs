@@ -2,7 +2,7 @@
 
 use super::builder::listen;
 use super::check::{boolean, refuse};
-use super::{Builder, ConfigError, DEFAULT_DOCKER_LISTEN, Layer, Origin, Setting};
+use super::{Builder, ConfigError, Layer, Origin, Setting};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
 use crate::proxy::Address;
 
@@ -13,6 +13,8 @@ pub struct DockerDoor {
     pub listen: Address,
     /// Whether the plain exporters mean a load for the builders that are met there.
     pub plain_is_load: bool,
+    /// Whether nobody asked for it: without a Docker behind it, it is left out.
+    pub is_default: bool,
 }
 
 /// Checks the docker door that `settings` ask for, if they do. A neighbour's `DOCKER_HOST` that names the door (where none
@@ -21,10 +23,11 @@ pub(super) fn check(
     settings: &Layer,
     engine: &mut Selection,
     builders: &[Builder],
+    usual: &str,
 ) -> Result<Option<DockerDoor>, ConfigError> {
     let given = settings.one(Setting::DockerListen);
     let parsed = |text: &str| text.parse::<Address>().ok();
-    let ours = parsed(given.map_or(DEFAULT_DOCKER_LISTEN, |given| &given.text));
+    let ours = parsed(given.map_or(usual, |given| &given.text));
     let told = settings.one(Setting::DockerHost);
     let is_ours = |text: &str| ours.is_some() && parsed(text) == ours;
     if told.is_some_and(|told| is_ours(&told.text) && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
@@ -58,5 +61,6 @@ pub(super) fn check(
         )));
     }
     let plain_is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);
-    Ok(Some(DockerDoor { listen, plain_is_load }))
+    let is_default = given.origin == Origin::Default(Setting::DockerListen);
+    Ok(Some(DockerDoor { listen, plain_is_load, is_default }))
 }

@@ -52,6 +52,13 @@ pub enum ConfigError {
         /// The parser's words: line, column, and the keys that exist.
         reason: String,
     },
+    /// There is no folder for the default doors.
+    #[error(
+        "no door is asked for, and without root the default ones are in XDG_RUNTIME_DIR, which is not set; set it, or \
+         name the doors, as in --{export} unix:///path/export.sock",
+        export = Setting::ExportListen.name()
+    )]
+    NoRuntimeFolder,
     /// A daemon needs a door, and none is asked for; a buildkit door needs a builder.
     #[error(
         "no builder is configured: name one with --{flag} unix:///run/buildkit/buildkitd.sock, with {variable} or \

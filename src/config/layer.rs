@@ -22,6 +22,8 @@ pub enum Origin {
     Flag(Setting),
     /// In the environment, under this name.
     Variable(String),
+    /// Nowhere: it is what is taken where nothing is said.
+    Default(Setting),
     /// In a file.
     File {
         /// The file.
@@ -36,6 +38,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag(setting) => write!(f, "--{}", setting.name()),
             Self::Variable(name) => f.write_str(name),
+            Self::Default(setting) => write!(f, "the default of --{}", setting.name()),
             Self::File { path, key } => write!(f, "`{key}` in {}", path.display()),
         }
     }

@@ -14,6 +14,7 @@
 
 mod builder;
 mod check;
+mod defaults;
 mod docker;
 mod environment;
 mod error;
@@ -46,6 +47,8 @@ pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
 pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
 /// Where the door of the exporter API is expected where nothing else is said; it is opened only when it is asked for.
 pub const DEFAULT_EXPORT_LISTEN: &str = "unix:///run/linkspan/export.sock";
+/// How long an engine that is not up yet is waited for, where nothing else is said.
+pub const DEFAULT_ENGINE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long connections may take to finish after a signal, where nothing else is said.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
@@ -66,6 +69,8 @@ pub struct Config {
     pub docker_door: Option<DockerDoor>,
     /// The group that our unix sockets belong to.
     pub gid: u32,
+    /// How long an engine that is not up yet is waited for.
+    pub engine_timeout: Duration,
     /// How long connections may take to finish after a signal.
     pub drain_timeout: Duration,
     /// What is logged, and how.
@@ -81,17 +86,53 @@ impl Config {
     /// # Errors
     /// Names the first setting that is wrong, where it was set, and what was expected.
     pub fn load(flags: Layer, environment: &dyn Environment) -> Result<Self, ConfigError> {
-        Self::resolve(flags, environment, &Places::default())
+        Self::resolve(flags, environment, &Places::default(), None)
     }
 
-    fn resolve(flags: Layer, environment: &dyn Environment, places: &Places) -> Result<Self, ConfigError> {
+    /// The same for a daemon: `handed` is what the sockets that it was given say, and where nothing asks for a door, the
+    /// default ones are opened.
+    ///
+    /// # Errors
+    /// As [`Config::load`], and when there is no folder for the default doors.
+    pub fn load_serving(flags: Layer, environment: &dyn Environment, handed: Layer) -> Result<Self, ConfigError> {
+        Self::resolve(flags, environment, &Places::default(), Some(handed))
+    }
+
+    /// Whether log lines are to be JSON, as far as flags and variables say, when it cannot be asked of a checked
+    /// configuration.
+    pub fn asks_for_json(flags: &Layer, environment: &dyn Environment) -> bool {
+        let said = flags.one(Setting::LogFormat).map(|given| given.text.clone());
+        let variable = || environment.get(&Setting::LogFormat.variable())?.into_string().ok();
+        said.or_else(variable).as_deref() == Some("json")
+    }
+
+    /// Where the docker door of this user's own daemon listens where nothing else is said, if there is one; else that of
+    /// the machine's.
+    pub fn default_docker_listen(environment: &dyn Environment) -> String {
+        let own = defaults::docker_listen(Places::default().is_root, |name| environment.get(name));
+        let is_there = own.strip_prefix("unix://").is_some_and(|path| Path::new(path).symlink_metadata().is_ok());
+        if is_there { own } else { DEFAULT_DOCKER_LISTEN.to_owned() }
+    }
+
+    fn resolve(
+        flags: Layer,
+        environment: &dyn Environment,
+        places: &Places,
+        serving: Option<Layer>,
+    ) -> Result<Self, ConfigError> {
         let explicit = flags.over(environment::own(environment)?);
         let file = match explicit.one(Setting::Config) {
             Some(given) => file::read(Path::new(&given.text))?,
             None => file::read_if_there(&places.file)?,
         };
         let mut ambient = environment::neighbours(environment)?;
-        let said = explicit.over(file.layer);
+        let mut said = explicit.over(file.layer);
+        if let Some(mut handed) = serving.clone() {
+            if file.builders.iter().any(|builder| builder.listen.is_some()) {
+                handed.remove(Setting::BuildkitListen);
+            }
+            said = said.over(handed);
+        }
         // Who asks for another door and for nothing of a builder's has not asked for a builder's door.
         let is_said = |setting| said.one(setting).is_some();
         let other_door =
@@ -99,8 +140,12 @@ impl Config {
         if !file.builders.is_empty() || other_door {
             ambient.remove(Setting::Builder);
         }
-        let settings = said.over(ambient);
-        check::check(&settings, file.builders, &places.groups)
+        let mut settings = said.over(ambient);
+        if serving.is_some() && file.builders.is_empty() {
+            defaults::add(&mut settings, places.is_root, |name| environment.get(name))?;
+        }
+        let usual = defaults::docker_listen(places.is_root, |name| environment.get(name));
+        check::check(&settings, file.builders, &places.groups, &usual)
     }
 }
 
@@ -108,11 +153,12 @@ impl Config {
 struct Places {
     file: PathBuf,
     groups: PathBuf,
+    is_root: bool,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { file: DEFAULT_FILE.into(), groups: "/etc/group".into() }
+        Self { file: DEFAULT_FILE.into(), groups: "/etc/group".into(), is_root: rustix::process::geteuid().is_root() }
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Setting {
     /// The group of our unix sockets.
     Group,
     /// Seconds.
+    EngineTimeout,
+    /// Seconds.
     DrainTimeout,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     LogLevel,
@@ -51,7 +53,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -71,6 +73,7 @@ impl Setting {
         Self::TlsKey,
         Self::TlsServerName,
         Self::Group,
+        Self::EngineTimeout,
         Self::DrainTimeout,
         Self::LogLevel,
         Self::LogFormat,
@@ -98,6 +101,7 @@ impl Setting {
             Self::TlsKey => "tls-key",
             Self::TlsServerName => "tls-server-name",
             Self::Group => "group",
+            Self::EngineTimeout => "engine-timeout",
             Self::DrainTimeout => "drain-timeout",
             Self::LogLevel => "log-level",
             Self::LogFormat => "log-format",

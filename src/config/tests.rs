@@ -41,8 +41,18 @@ impl Sources {
     }
 
     fn load(self) -> Result<Config, ConfigError> {
-        let places = Places { file: self.folder.path().join("config.toml"), groups: self.folder.path().join("group") };
-        Config::resolve(self.flags, &|name: &str| self.variables.get(name).cloned(), &places)
+        self.resolve(true, None)
+    }
+
+    /// As a daemon does that is or is not root's, and was handed sockets that say `handed`.
+    fn serving(self, is_root: bool, handed: Layer) -> Result<Config, ConfigError> {
+        self.resolve(is_root, Some(handed))
+    }
+
+    fn resolve(&self, is_root: bool, serving: Option<Layer>) -> Result<Config, ConfigError> {
+        let (file, groups) = (self.folder.path().join("config.toml"), self.folder.path().join("group"));
+        let places = Places { file, groups, is_root };
+        Config::resolve(self.flags.clone(), &|name: &str| self.variables.get(name).cloned(), &places, serving)
     }
 
     fn config(self) -> Config {
@@ -132,8 +142,13 @@ fn every_setting_can_be_given_by_variable() {
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], stay: true },
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
-            docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), plain_is_load: true }),
+            docker_door: Some(DockerDoor {
+                listen: "unix:///l.sock".parse().unwrap(),
+                plain_is_load: true,
+                is_default: false
+            }),
             gid: 50,
+            engine_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
             log: Log { level: Level::DEBUG, format: LogFormat::Json },
         }
@@ -517,4 +532,76 @@ fn an_address_without_a_scheme_is_a_path() {
     assert_eq!(config.config().engine.docker_host, None, "it is the same address");
     let said = Sources::new().flag(Setting::DockerListen, "unix:///d.sock").flag(Setting::DockerHost, "/d.sock");
     assert!(said.refusal().contains("the door would lead to itself"));
+}
+
+/// The addresses of the docker door and of the exporter API's.
+fn doors(config: Result<Config, ConfigError>) -> (Option<String>, Option<String>) {
+    let config = config.unwrap();
+    let docker = config.docker_door.map(|door| door.listen.to_string());
+    (docker, config.export_listen.map(|listen| listen.to_string()))
+}
+
+#[test]
+fn a_daemon_that_is_told_of_no_door_opens_the_default_ones() {
+    let serving = |sources: Sources, is_root| doors(sources.serving(is_root, Layer::default()));
+    let some = |text: &str| Some(text.to_owned());
+    let root = (some("unix:///run/linkspan/docker.sock"), some("unix:///run/linkspan/export.sock"));
+    assert_eq!(serving(Sources::new(), true), root);
+    assert_eq!(serving(Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7"), true), root);
+    let users = (some("unix:///run/user/7/linkspan/docker.sock"), some("unix:///run/user/7/linkspan/export.sock"));
+    assert_eq!(serving(Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7"), false), users);
+    for engine in ["containerd", "layout"] {
+        assert_eq!(serving(Sources::new().flag(Setting::Engine, engine), true), (None, root.1.clone()));
+    }
+    for folder in ["", "relative"] {
+        let error = Sources::new().variable("XDG_RUNTIME_DIR", folder).serving(false, Layer::default()).unwrap_err();
+        assert!(matches!(error, ConfigError::NoRuntimeFolder), "{error}");
+    }
+    // Who asks for any door gets that one.
+    let one = Sources::new().flag(Setting::ExportListen, "unix:///e.sock");
+    assert_eq!(serving(one, true), (None, some("unix:///e.sock")));
+    for sources in [
+        Sources::new().flag(Setting::Builder, "unix:///b.sock"),
+        Sources::new().variable("BUILDKIT_HOST", "unix:///b.sock"),
+        Sources::new().file("[[builder]]\naddress = 'unix:///b.sock'\n"),
+    ] {
+        let config = sources.serving(true, Layer::default()).unwrap();
+        assert_eq!((config.builders.len(), config.docker_door, config.export_listen), (1, None, None));
+    }
+    // What is no daemon opens none.
+    assert_eq!(doors(Sources::new().load()), (None, None));
+}
+
+#[test]
+fn a_default_docker_door_does_not_lead_to_itself() {
+    let door = "unix:///run/linkspan/docker.sock";
+    let config = Sources::new().variable("DOCKER_HOST", door).serving(true, Layer::default()).unwrap();
+    assert_eq!(config.engine.docker_host, None);
+    let error = Sources::new().flag(Setting::DockerHost, door).serving(true, Layer::default()).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the default of --docker-listen: `unix:///run/linkspan/docker.sock` is the address of"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_of_sockets_that_are_handed_over_ask_for_doors_and_give_way_to_everything() {
+    let handed = |names: &[(Setting, &str)]| {
+        let mut layer = Layer::default();
+        for (setting, address) in names {
+            layer.add(*setting, *address, Origin::Variable("LISTEN_FDNAMES".to_owned()));
+        }
+        layer
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let docker = handed(&[(Setting::DockerListen, "unix:///d.sock")]);
+    assert_eq!(doors(Sources::new().serving(true, docker.clone())), (some("unix:///d.sock"), None));
+    let own = Sources::new().flag(Setting::DockerListen, "unix:///own.sock");
+    assert_eq!(doors(own.serving(true, docker)), (some("unix:///own.sock"), None));
+    let buildkit = handed(&[(Setting::BuildkitListen, "unix:///l.sock")]);
+    let listens =
+        |sources: Sources| sources.serving(true, buildkit.clone()).unwrap().builders.remove(0).listen.to_string();
+    assert_eq!(listens(Sources::new().flag(Setting::Builder, "unix:///b.sock")), "unix:///l.sock");
+    let table = "[[builder]]\naddress = 'unix:///b.sock'\nlisten = 'unix:///own.sock'\n";
+    assert_eq!(listens(Sources::new().file(table)), "unix:///own.sock");
 }

@@ -1,27 +1,36 @@
 //! Letting clients in, and seeing them out.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::DaemonError;
 use super::listen::{Listener, Stream};
+use crate::proxy::{Drain, Metered};
 
 /// The pause after an accept that failed for want of resources: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How often it is looked whether a connection is left that the end has to wait for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A client's connection, as doors get it.
+pub(super) type Client = Metered<Stream>;
 
 /// The open doors, and whoever came through them.
 #[derive(Debug)]
 pub(super) struct House {
     doors: TaskTracker,
     connections: TaskTracker,
+    guests: Guests,
     /// One for each connection that may be open.
     permits: Arc<Semaphore>,
     /// No new connections, no new requests.
@@ -30,26 +39,67 @@ pub(super) struct House {
     cut: CancellationToken,
 }
 
+/// What every open connection says of itself, under a number that no other has.
+#[derive(Debug, Clone, Default)]
+struct Guests(Arc<Mutex<(u64, HashMap<u64, Drain>)>>);
+
+/// A connection that is open; dropping it takes it from the list.
+#[derive(Debug)]
+struct Guest {
+    guests: Guests,
+    number: u64,
+}
+
+impl Guests {
+    fn with<T>(&self, work: impl FnOnce(&mut (u64, HashMap<u64, Drain>)) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn enter(&self, drain: Drain) -> Guest {
+        let number = self.with(|(next, guests)| {
+            *next += 1;
+            guests.insert(*next, drain);
+            *next
+        });
+        Guest { guests: self.clone(), number }
+    }
+
+    /// Returns when nobody is left whom the end has to wait for.
+    async fn none_holds(&self) {
+        while self.with(|(_, guests)| guests.values().any(Drain::holds)) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.guests.with(|(_, guests)| guests.remove(&self.number));
+    }
+}
+
 impl House {
     /// A house without doors that holds at most `connections` at once; more wait in the sockets' queues.
     pub(super) fn new(connections: usize) -> Self {
         Self {
             doors: TaskTracker::new(),
             connections: TaskTracker::new(),
+            guests: Guests::default(),
             permits: Arc::new(Semaphore::new(connections)),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
     }
 
-    /// Opens a door: every connection that `listener` accepts goes to `serve`, with the token that announces the drain.
+    /// Opens a door: every connection that `listener` accepts goes to `serve`, with what announces the drain.
     pub(super) fn open<S, F>(&self, listener: Listener, serve: S)
     where
-        S: Fn(Stream, CancellationToken) -> F + Send + Sync + 'static,
+        S: Fn(Client, Drain) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let gate = Gate {
             connections: self.connections.clone(),
+            guests: self.guests.clone(),
             permits: Arc::clone(&self.permits),
             drain: self.drain.clone(),
             cut: self.cut.clone(),
@@ -68,8 +118,8 @@ impl House {
         self.connections.len()
     }
 
-    /// Closes the doors at once and waits until the last connection has ended: for `timeout` at most, and only until
-    /// `hurry` (which says why) is there. What is open then is cut.
+    /// Closes the doors at once and waits until the last connection has ended, or only such are left as need not be waited
+    /// for: for `timeout` at most, and only until `hurry` (which says why) is there. What is open then is cut.
     pub(super) async fn close(self, timeout: Duration, hurry: impl Future<Output = String>) -> Result<(), DaemonError> {
         self.drain.cancel();
         self.doors.close();
@@ -78,6 +128,15 @@ impl House {
         let reason = tokio::select! {
             biased;
             () = self.connections.wait() => return Ok(()),
+            () = self.guests.none_holds() => {
+                let connections = self.connections();
+                if connections > 0 {
+                    info!(connections, "streams that do not end by themselves, and idle tunnels, are ended");
+                }
+                self.cut.cancel();
+                self.connections.wait().await;
+                return Ok(());
+            }
             reason = hurry => reason,
             () = tokio::time::sleep(timeout) => format!("within {} s", timeout.as_secs()),
         };
@@ -91,6 +150,7 @@ impl House {
 
 struct Gate<S> {
     connections: TaskTracker,
+    guests: Guests,
     permits: Arc<Semaphore>,
     drain: CancellationToken,
     cut: CancellationToken,
@@ -99,7 +159,7 @@ struct Gate<S> {
 
 impl<S, F> Gate<S>
 where
-    S: Fn(Stream, CancellationToken) -> F,
+    S: Fn(Client, Drain) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     /// Accepts until the drain begins; then the socket is closed and its name given up.
@@ -141,13 +201,15 @@ where
     }
 
     fn let_in(&self, stream: Stream, permit: Option<OwnedSemaphorePermit>) {
-        let (served, cut) = ((self.serve)(stream, self.drain.clone()), self.cut.clone());
+        let drain = Drain::from(self.drain.clone());
+        let served = (self.serve)(drain.metered(stream), drain.clone());
+        let (cut, guest) = (self.cut.clone(), self.guests.enter(drain));
         self.connections.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
                 () = served => {}
             }
-            drop(permit);
+            drop((guest, permit));
         });
     }
 }
@@ -179,8 +241,7 @@ mod tests {
     }
 
     /// Serves a connection by sending back one byte for each byte, until its client ends it.
-    async fn echo(stream: Stream) {
-        let Stream::Unix(mut stream) = stream else { panic!("a unix socket accepts unix streams") };
+    async fn echo(mut stream: Client) {
         let mut byte = [0];
         while stream.read_exact(&mut byte).await.is_ok() {
             stream.write_all(&byte).await.unwrap();
@@ -204,7 +265,7 @@ mod tests {
         let (listener, path) = listener(&folder).await;
         let house = House::new(8);
         let (told, mut drains) = mpsc::unbounded_channel();
-        house.open(listener, move |stream, drain: CancellationToken| {
+        house.open(listener, move |stream, drain: Drain| {
             let told = told.clone();
             async move {
                 tokio::join!(echo(stream), async {
@@ -247,6 +308,47 @@ mod tests {
         let hurry = future::ready("before a second signal (SIGINT)".to_owned());
         let error = house.close(Duration::from_secs(3600), hurry).await.unwrap_err();
         assert!(error.to_string().contains("before a second signal (SIGINT)"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, path) = listener(&folder).await;
+        let house = House::new(8);
+        // What a client is, it says with its first byte: an endless stream, a tunnel, or an exchange.
+        house.open(listener, |mut stream, drain| async move {
+            let mut kind = [0];
+            stream.read_exact(&mut kind).await.unwrap();
+            stream.write_all(&kind).await.unwrap();
+            let _mark = match kind[0] {
+                b'e' => Some(drain.endless()),
+                b't' => Some(drain.tunnel()),
+                _ => None,
+            };
+            echo(stream).await;
+        });
+        let come = async |kind: &[u8]| {
+            let mut client = UnixStream::connect(&path).await.unwrap();
+            client.write_all(kind).await.unwrap();
+            client.read_exact(&mut [0]).await.unwrap();
+            talk(&mut client).await;
+            client
+        };
+        let (mut endless, mut tunnel, exchange) = (come(b"e").await, come(b"t").await, come(b"x").await);
+        let closing = tokio::spawn(house.close(Duration::from_secs(3600), future::pending()));
+        tokio::time::sleep(10 * crate::proxy::IDLE).await;
+        // As long as an exchange is under way, nobody is ended.
+        talk(&mut endless).await;
+        talk(&mut tunnel).await;
+        drop(exchange);
+        tokio::time::sleep(crate::proxy::IDLE / 2).await;
+        assert!(!closing.is_finished(), "something has passed through the tunnel just now");
+        talk(&mut tunnel).await;
+        tokio::time::sleep(2 * crate::proxy::IDLE).await;
+        closing.await.unwrap().unwrap();
+        for client in [&mut endless, &mut tunnel] {
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        }
     }
 
     #[tokio::test]

@@ -12,16 +12,21 @@
 //! is at the beginning of a drain: a successor can open its doors while the last connections of this process finish.
 
 mod claim;
+mod inherited;
+mod stream;
 mod unix;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::net::{TcpListener, UnixListener, lookup_host};
 
 use crate::proxy::{Address, enlarge};
 use claim::Claim;
+
+pub(crate) use inherited::Inherited;
+pub(super) use stream::Stream;
 
 /// Why a door cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,14 @@ pub enum ListenError {
         /// What its name stands for.
         found: SocketAddr,
     },
+    /// A socket that a service manager handed over cannot be used.
+    #[error("the socket {socket}, which was handed over, cannot be used: {reason}")]
+    HandedOver {
+        /// Which one.
+        socket: String,
+        /// What is wrong with it, and what was expected.
+        reason: String,
+    },
     /// The system refuses.
     #[error("cannot listen on {address}: {action}: {source}")]
     System {
@@ -78,6 +91,25 @@ pub enum ListenError {
         /// What the system says.
         source: io::Error,
     },
+}
+
+impl ListenError {
+    /// What a person can do about it, where the message does not say it.
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotASocket { path, what: "a folder" } if is_empty(path) => Some(format!(
+                "`rmdir {path}`, start linkspan, and restart the containers that mount {path}: dockerd makes an empty folder \
+                 where a container mounts a socket that is not there yet. With linkspan.socket of scripts/systemd the socket \
+                 is there before dockerd starts",
+                path = path.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    folder.read_dir().is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// A listening socket, and what is to be undone at its end.
@@ -96,14 +128,15 @@ enum Socket {
     Tcp(TcpListener),
 }
 
-/// An accepted connection.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
 impl Listener {
+    /// Listens on `address`: with the socket that was handed over for it, else with one of its own.
+    pub(super) async fn open(address: &Address, gid: u32, inherited: &mut Inherited) -> Result<Self, ListenError> {
+        match inherited.for_door(address)? {
+            Some(listener) => Ok(listener),
+            None => Self::bind(address, gid).await,
+        }
+    }
+
     /// Starts to listen on `address`; a unix socket will belong to group `gid`.
     pub(super) async fn bind(address: &Address, gid: u32) -> Result<Self, ListenError> {
         match address {

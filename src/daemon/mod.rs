@@ -5,11 +5,12 @@
 
 mod accept;
 mod docker;
+mod engine;
 mod listen;
 mod notify;
 mod signals;
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +19,17 @@ use tracing::{info, warn};
 
 use crate::config::{Builder, Config, ConfigError};
 use crate::door::{buildkit, export_api};
-use crate::engine::select::{Selected, select};
-use crate::engine::{Engine, EngineError, Identity};
+use crate::engine::select::Selected;
+use crate::engine::{EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
 use crate::output::folder::Folders;
 use crate::proxy::{Address, Link, Upstream, UpstreamError};
+use crate::telemetry::say;
 
 use accept::House;
-use listen::{Listener, Stream};
+use listen::Listener;
 
+pub(crate) use listen::Inherited;
 pub use listen::ListenError;
 pub(crate) use signals::Signals;
 
@@ -88,19 +91,20 @@ impl DaemonError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
+            Self::Listen(error) => error.hint(),
             _ => None,
         }
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT; `inherited` are the sockets that it was given.
 ///
 /// # Errors
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let Opened { house, docker_door, exports } = tokio::select! {
-        opened = open(&config) => opened?,
+        opened = open(&config, inherited) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
             info!(signal, "ended before it was ready");
@@ -132,27 +136,38 @@ struct Opened {
 }
 
 /// Opens everything that `config` asks for, or nothing.
-async fn open(config: &Config) -> Result<Opened, DaemonError> {
+async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, DaemonError> {
     if config.builders.is_empty() && config.docker_door.is_none() && config.export_listen.is_none() {
         return Err(ConfigError::NoBuilder.into());
     }
     let links = links(&config.builders)?;
-    let Selected { engine, reason } = select(&config.engine).await?;
+    let Selected { engine, reason } = engine::wait(&config.engine, config.engine_timeout).await?;
+    let mut doors = Vec::new();
     let docker = match &config.docker_door {
-        Some(door) => {
-            let upstream = docker_upstream(engine.identity(), &door.listen)?;
-            Some((upstream, Listener::bind(&door.listen, config.gid).await?, door.plain_is_load))
-        }
+        Some(door) => match docker_upstream(engine.identity(), &door.listen) {
+            // Nobody asked for it.
+            Err(DaemonError::NoDocker { .. }) if door.is_default => None,
+            upstream => {
+                doors.push(&door.listen);
+                let listener = Listener::open(&door.listen, config.gid, &mut inherited).await?;
+                Some((upstream?, listener, door.plain_is_load))
+            }
+        },
         None => None,
     };
     let mut listeners = Vec::with_capacity(config.builders.len());
     for builder in &config.builders {
-        listeners.push(Listener::bind(&builder.listen, config.gid).await?);
+        doors.push(&builder.listen);
+        listeners.push(Listener::open(&builder.listen, config.gid, &mut inherited).await?);
     }
     let export_listener = match &config.export_listen {
-        Some(address) => Some(Listener::bind(address, config.gid).await?),
+        Some(address) => {
+            doors.push(address);
+            Some(Listener::open(address, config.gid, &mut inherited).await?)
+        }
         None => None,
     };
+    inherited.all_used(&doors)?;
     match engine.recover().await {
         Ok(0) => {}
         Ok(leases) => info!(leases, "an earlier process left something behind, which is released"),
@@ -160,7 +175,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
         Err(error) => warn!(%error, "what an earlier process may have left behind stays for now"),
     }
 
-    announce(engine.as_ref(), &reason);
+    say(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
@@ -172,12 +187,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
         say(&format!("export door listening on {}", listener.address()));
         house.open(listener, move |stream, _drain| {
             let door = Arc::clone(&door);
-            async move {
-                match stream {
-                    Stream::Unix(stream) => door.serve(stream).await,
-                    Stream::Tcp(stream) => door.serve(stream).await,
-                }
-            }
+            async move { door.serve(stream).await }
         });
     }
     for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
@@ -190,12 +200,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
         tokio::spawn(async move { looking.look().await });
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
-            async move {
-                match stream {
-                    Stream::Unix(stream) => door.serve(stream, drain).await,
-                    Stream::Tcp(stream) => door.serve(stream, drain).await,
-                }
-            }
+            async move { door.serve(stream, drain).await }
         });
     }
     let mut docker_door = None;
@@ -205,12 +210,7 @@ async fn open(config: &Config) -> Result<Opened, DaemonError> {
         docker_door = Some(Arc::clone(&door));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
-            async move {
-                match stream {
-                    Stream::Unix(stream) => door.serve(stream, drain).await,
-                    Stream::Tcp(stream) => door.serve(stream, drain).await,
-                }
-            }
+            async move { door.serve(stream, drain).await }
         });
     }
     Ok(Opened { house, docker_door, exports })
@@ -236,7 +236,7 @@ fn capacity() -> usize {
 /// The engine behind a docker door that listens at `listen`.
 fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, DaemonError> {
     let none = || DaemonError::NoDocker { listen: listen.clone(), engine: Box::new(engine.clone()) };
-    if engine.kind == "containerd" {
+    if !engine.kind.starts_with("docker") {
         return Err(none());
     }
     Ok(Upstream::new(engine.address.parse().map_err(|_| none())?, None)?)
@@ -250,14 +250,4 @@ fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {
         );
     }
     builders.iter().map(Builder::link).collect()
-}
-
-fn announce(engine: &dyn Engine, reason: &str) {
-    say(&format!("engine {}: {reason}", engine.identity()));
-}
-
-/// A line on stderr that scripts wait for; unlike a log line it has one form and is always there. If stderr is closed,
-/// nobody waits.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "linkspan: {line}");
 }

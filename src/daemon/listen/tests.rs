@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tempfile::TempDir;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::*;
 
@@ -103,6 +104,11 @@ async fn what_is_no_socket_is_left_alone() {
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     check("a folder").await;
+    let hint = bind(&path).await.unwrap_err().hint().unwrap();
+    assert!(hint.contains(&format!("`rmdir {}`", path.display())) && hint.contains("linkspan.socket"), "{hint}");
+    fs::write(path.join("precious"), "").unwrap();
+    assert_eq!(bind(&path).await.unwrap_err().hint(), None);
+    fs::remove_file(path.join("precious")).unwrap();
     fs::remove_dir(&path).unwrap();
     let target = folder.path().join("target");
     stale(&target);

@@ -54,7 +54,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
     match mkdirat(CWD, folder, FOLDER_MODE) {
         // Somebody else was quicker.
-        Err(Errno::EXIST) => return Ok(()),
+        Err(Errno::EXIST) if folder.is_dir() => return Ok(()),
         made => made?,
     }
     // A service's umask (often 0077) must not keep the group out. What was made is opened first: another folder that was

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::proxy::{self, Cut, Held, Link};
+use crate::proxy::{self, Cut, Drain, Held, Link};
 
 use arrival::Arrival;
 use builder::Builder;
@@ -48,6 +48,9 @@ pub struct Settings {
     /// Whether the plain exporters `docker` and `oci` (which on the wire cannot be told from `dest=FILE`) mean a load.
     pub plain_is_load: bool,
 }
+
+/// The call whose answer goes on until the client ends it.
+const LISTEN_HISTORY: &str = "/moby.buildkit.v1.Control/ListenBuildHistory";
 
 /// The door to one builder.
 #[derive(Debug)]
@@ -75,17 +78,17 @@ impl Door {
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests
     /// under way are finished and no new ones are taken.
-    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: CancellationToken)
+    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: impl Into<Drain>)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let cut = CancellationToken::new();
         let arrival = Arrival::connect(self.clone(), cut.clone());
-        self.serve_calls(arrival, connection, drain, cut).await;
+        self.serve_calls(arrival, connection, drain.into(), cut).await;
     }
 
     /// The same over a connection to the builder that is there already.
-    pub async fn serve_over<T>(self: Arc<Self>, upstream: Held, connection: T, drain: CancellationToken)
+    pub async fn serve_over<T>(self: Arc<Self>, upstream: Held, connection: T, drain: Drain)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -93,14 +96,23 @@ impl Door {
         self.serve_calls(Arrival::over(self.clone(), upstream), connection, drain, cut).await;
     }
 
-    async fn serve_calls<T>(&self, arrival: Arrival, connection: T, drain: CancellationToken, cut: CancellationToken)
+    async fn serve_calls<T>(&self, arrival: Arrival, connection: T, drain: Drain, cut: CancellationToken)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let arrival = Arc::new(arrival);
-        let served = proxy::serve(Cut::new(connection, cut.clone()), drain, |request| {
+        // A client without calls may never close its connection; calls are waited for.
+        let _tunnel = drain.tunnel();
+        let served = proxy::serve(Cut::new(connection, cut.clone()), (*drain).clone(), |request| {
             let arrival = arrival.clone();
-            async move { arrival.handle(request).await }
+            let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
+            async move {
+                let answer = arrival.handle(request).await?;
+                Ok(match call {
+                    Some(call) => answer.map(|body| call.until_end_of(body)),
+                    None => answer,
+                })
+            }
         });
         tokio::select! {
             // Words on standard error that came with the end go out first.

@@ -4,16 +4,15 @@
 //! decided in `route`.
 
 mod builders;
+mod endless;
 mod load;
 mod route;
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use crate::export::Exports;
 use crate::proxy::http1::{Connection, RelayError};
-use crate::proxy::{Stream, Upstream};
+use crate::proxy::{Drain, Stream, Upstream};
 
 use builders::Builders;
 use load::Loads;
@@ -49,10 +48,11 @@ impl Door {
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, an exchange under way is
     /// finished and none is begun; byte streams go on until this future is dropped.
-    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: CancellationToken)
+    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: impl Into<Drain>)
     where
         T: Stream + 'static,
     {
+        let drain = drain.into();
         match self.exchanges(Connection::new(connection, self.upstream.clone(), drain.clone()), &drain).await {
             Ok(()) => {}
             Err(error @ RelayError::Upstream(_)) => tracing::warn!(%error, "the engine cannot be reached"),
@@ -67,7 +67,7 @@ impl Door {
         }
     }
 
-    async fn exchanges<T>(&self, mut connection: Connection<T>, drain: &CancellationToken) -> Result<(), RelayError>
+    async fn exchanges<T>(&self, mut connection: Connection<T>, drain: &Drain) -> Result<(), RelayError>
     where
         T: Stream + 'static,
     {

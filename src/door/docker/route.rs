@@ -1,17 +1,16 @@
 //! Which requests are looked into: by method and by path, with or without the version that clients put in front.
 
-use tokio_util::sync::CancellationToken;
-
 use super::Door;
-use crate::proxy::Stream;
+use super::endless::is_endless;
 use crate::proxy::http1::{Connection, Exchange, RelayError};
+use crate::proxy::{Drain, Stream};
 
 impl Door {
     /// Does with a request what is to be done with it. Returns the connection if another request can follow.
     pub(super) async fn route<T>(
         &self,
         exchange: Exchange<T>,
-        drain: &CancellationToken,
+        drain: &Drain,
     ) -> Result<Option<Connection<T>>, RelayError>
     where
         T: Stream + 'static,
@@ -20,7 +19,10 @@ impl Door {
         tracing::debug!(method = head.method(), path = path(head.target()), "request");
         // A copy: what is done with the exchange takes its head along.
         let (method, path) = (head.method().to_owned(), path(head.target()).to_owned());
-        match (method.as_str(), &path.split('/').collect::<Vec<_>>()[..], &self.builders) {
+        let parts: Vec<_> = path.split('/').collect();
+        let query = exchange.head().target().split_once('?').map_or("", |(_, query)| query);
+        let _endless = is_endless(&method, &parts, query).then(|| drain.endless());
+        match (method.as_str(), &parts[..], &self.builders) {
             ("POST", ["", "containers", container, "exec"], Some(builders)) => {
                 builders.create(exchange, container).await
             }

@@ -8,14 +8,13 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::exchange::Exchange;
 use super::head::{BadHead, HEAD_BYTES, HTTP2_PREFACE, RequestHead, Scanner};
 use super::side::Side;
 use super::splice::splice;
 use super::{RelayError, reply};
-use crate::proxy::{Stream, Upstream, UpstreamError};
+use crate::proxy::{Drain, Stream, Upstream, UpstreamError};
 
 /// How long a head may take from its first byte to its last: what dockerd grants
 /// (moby `daemon/command/daemon.go`, `ReadHeaderTimeout`).
@@ -30,13 +29,13 @@ pub struct Connection<C> {
     pub(super) client: Side<C>,
     pub(super) upstream: Option<Side<Box<dyn Stream>>>,
     address: Upstream,
-    drain: CancellationToken,
+    pub(super) drain: Drain,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     /// The connection of `client`, whose requests go to `upstream`. Once `drain` is cancelled it takes no more of them.
-    pub fn new(client: C, upstream: Upstream, drain: CancellationToken) -> Self {
-        Self { client: Side::new(client), upstream: None, address: upstream, drain }
+    pub fn new(client: C, upstream: Upstream, drain: impl Into<Drain>) -> Self {
+        Self { client: Side::new(client), upstream: None, address: upstream, drain: drain.into() }
     }
 
     /// Waits for the next request. `None`: there will be none, because either side has ended the connection, or
@@ -102,6 +101,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     }
 
     async fn pass_whole(mut self) -> Result<(), RelayError> {
+        let _tunnel = self.drain.tunnel();
         let (client, upstream) = self.dial().await?;
         splice(client, upstream).await;
         Ok(())

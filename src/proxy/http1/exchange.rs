@@ -11,7 +11,7 @@ use super::relay::{Answer, Outcome, Request, exchange};
 use super::side::{Rewound, Side};
 use super::splice::splice;
 use super::{RelayError, reply};
-use crate::proxy::Stream;
+use crate::proxy::{Drain, Stream};
 
 /// Around a body of one chunk there is little; a client that sends every byte by itself is not worth more.
 const CODING_FACTOR: usize = 2;
@@ -52,6 +52,7 @@ pub struct Switched<C> {
     head: ResponseHead,
     client: Side<C>,
     upstream: Side<Box<dyn Stream>>,
+    drain: Drain,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
@@ -90,16 +91,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     /// As [`Exchange::pass`].
     pub async fn upgrade(mut self) -> Result<Upgrade<C>, RelayError> {
         let (outcome, answer) = self.run(None, drop).await?;
-        let Connection { client, upstream, .. } = match outcome {
+        let Connection { client, upstream, drain, .. } = match outcome {
             Outcome::Raw => self.connection,
             Outcome::Complete => return Ok(Upgrade::Declined(Some(self.connection))),
             Outcome::Over => return Ok(Upgrade::Declined(None)),
         };
         let Some(mut upstream) = upstream else { return Ok(Upgrade::Declined(None)) };
         match answer.into_head() {
-            Some(head) => Ok(Upgrade::Switched(Box::new(Switched { head, client, upstream }))),
+            Some(head) => Ok(Upgrade::Switched(Box::new(Switched { head, client, upstream, drain }))),
             None => {
                 let mut client = client;
+                let _tunnel = drain.tunnel();
                 splice(&mut client, &mut upstream).await;
                 Ok(Upgrade::Declined(None))
             }
@@ -175,7 +177,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         match outcome {
             Outcome::Complete => return Ok(Some(self.connection)),
             Outcome::Raw => {
-                let Connection { client, upstream, .. } = &mut self.connection;
+                let Connection { client, upstream, drain, .. } = &mut self.connection;
+                let _tunnel = drain.tunnel();
                 if let Some(upstream) = upstream {
                     splice(client, upstream).await;
                 }
@@ -215,6 +218,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Switched<C> {
 
     /// Passes the answer on and joins the streams until both ways have ended.
     pub async fn splice(mut self) {
+        let _tunnel = self.drain.tunnel();
         splice(&mut self.client, &mut self.upstream).await;
     }
 }

@@ -9,14 +9,13 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::Builders;
 use super::create::MAX_BODY_BYTES;
 use super::pool::{Entry, Key};
 use super::remembered::Exec;
 use crate::proxy::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
-use crate::proxy::{Held, Stream};
+use crate::proxy::{Drain, Held, Stream};
 use crate::tunnel::sniff::{self, Speaks};
 use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
 
@@ -46,7 +45,7 @@ impl Builders {
         &self,
         mut exchange: Exchange<T>,
         id: &str,
-        drain: CancellationToken,
+        drain: Drain,
     ) -> Result<Option<Connection<T>>, RelayError>
     where
         T: Stream + 'static,
@@ -84,15 +83,8 @@ impl Builders {
     }
 
     /// Serves a client whose exec dockerd does not start: `held` is there already.
-    async fn instead<T>(
-        &self,
-        id: &str,
-        entry: &Entry,
-        held: Held,
-        client: Rewound<T>,
-        body: Bytes,
-        drain: CancellationToken,
-    ) where
+    async fn instead<T>(&self, id: &str, entry: &Entry, held: Held, client: Rewound<T>, body: Bytes, drain: Drain)
+    where
         T: Stream + 'static,
     {
         let (client, speaks) = client_speaks(client).await;
@@ -104,7 +96,10 @@ impl Builders {
         drop(held);
         // The client has its answer already, so that of dockerd is dropped; what would have followed is not.
         let failure = match self.docker.upgrade(&format!("/exec/{id}/start"), "tcp", body).await {
-            Ok(Ok(upstream)) => return join(client, TokioIo::new(upstream)).await,
+            Ok(Ok(upstream)) => {
+                let _tunnel = drain.tunnel();
+                return join(client, TokioIo::new(upstream)).await;
+            }
             Ok(Err(answer)) => answer.message(),
             Err(error) => error.to_string(),
         };
@@ -121,7 +116,7 @@ impl Builders {
         key: Key,
         entry: &Arc<Entry>,
         switched: Switched<T>,
-        drain: CancellationToken,
+        drain: Drain,
     ) -> Result<(), RelayError>
     where
         T: Stream + 'static,
@@ -131,11 +126,13 @@ impl Builders {
         client.write_all(&head).await.map_err(RelayError::Client)?;
         let (client, speaks) = client_speaks(client).await;
         if speaks != Speaks::Http2 {
+            let _tunnel = drain.tunnel();
             join(client, upstream).await;
             return Ok(());
         }
         let (client, upstream, speaks) = process_speaks(client, upstream).await.map_err(RelayError::Client)?;
         if speaks != Speaks::Http2 {
+            let _tunnel = drain.tunnel();
             join(client, upstream).await;
             return Ok(());
         }

@@ -1,0 +1,49 @@
+//! The doors of a daemon that is told of none.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::{ConfigError, DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Origin, Setting};
+
+/// The folder of a user's own sockets (XDG Base Directory Specification).
+const RUNTIME: &str = "XDG_RUNTIME_DIR";
+
+/// Adds the docker door and that of the exporter API where `settings` ask for no door, in root's runtime folder or the
+/// user's. Without Docker there is nothing behind a docker door.
+pub(super) fn add(
+    settings: &mut Layer,
+    is_root: bool,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<(), ConfigError> {
+    let doors = [Setting::Builder, Setting::BuildkitListen, Setting::DockerListen, Setting::ExportListen];
+    if doors.iter().any(|door| settings.one(*door).is_some()) {
+        return Ok(());
+    }
+    let [docker, export] = if is_root {
+        [DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN].map(str::to_owned)
+    } else {
+        let folder = runtime(variable).ok_or(ConfigError::NoRuntimeFolder)?;
+        ["docker.sock", "export.sock"].map(|name| format!("unix://{}", folder.join(name).display()))
+    };
+    let engine = settings.one(Setting::Engine).map(|given| given.text.as_str());
+    if !matches!(engine, Some("containerd" | "layout")) {
+        settings.add(Setting::DockerListen, docker, Origin::Default(Setting::DockerListen));
+    }
+    settings.add(Setting::ExportListen, export, Origin::Default(Setting::ExportListen));
+    Ok(())
+}
+
+/// Where the docker door listens where nothing else is said.
+pub(super) fn docker_listen(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -> String {
+    let folder = (!is_root).then(|| runtime(variable)).flatten();
+    folder.map_or_else(
+        || DEFAULT_DOCKER_LISTEN.to_owned(),
+        |folder| format!("unix://{}", folder.join("docker.sock").display()),
+    )
+}
+
+fn runtime(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = PathBuf::from(variable(RUNTIME)?);
+    // A relative one is to be ignored, the specification says.
+    folder.is_absolute().then(|| folder.join("linkspan"))
+}

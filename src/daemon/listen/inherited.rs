@@ -1,0 +1,194 @@
+//! Sockets that a service manager listens on and hands over (sd_listen_fds(3)).
+//!
+//! Their names outlive the process: a client that comes while it restarts waits in the queue, and what mounted the
+//! socket into a container keeps the one that is served. So nothing is done to them: they are neither made nor
+//! removed, and owner and mode are the socket unit's. Which door one belongs to is told by its address; where no door
+//! has that address, by its name (`FileDescriptorName=`).
+
+use std::env;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use rustix::net::sockopt::socket_acceptconn;
+use tracing::info;
+
+use super::{ListenError, Listener, Socket};
+use crate::config::{Layer, Origin, Setting};
+use crate::proxy::Address;
+
+/// More than any service has; a variable that says more is somebody's mistake.
+const MAX_SOCKETS: usize = 256;
+const COUNT: &str = "LISTEN_FDS";
+const PROCESS: &str = "LISTEN_PID";
+const NAMES: &str = "LISTEN_FDNAMES";
+/// What tells a door by its socket's name.
+const DOORS: [(&str, Setting); 3] =
+    [("docker", Setting::DockerListen), ("export", Setting::ExportListen), ("buildkit", Setting::BuildkitListen)];
+
+/// What was handed over, and is not used yet.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited(Vec<Handed>);
+
+#[derive(Debug)]
+struct Handed {
+    socket: Given,
+    name: String,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Given {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Inherited {
+    /// What this process was given. To be called once, while no other thread runs: the variables are taken away, so
+    /// that no process of ours takes them for its own.
+    pub(crate) fn take() -> Result<Self, ListenError> {
+        let is_ours = env::var(PROCESS).is_ok_and(|id| id.parse() == Ok(std::process::id()));
+        let Some(count) = env::var(COUNT).ok().filter(|_| is_ours) else { return Ok(Self::default()) };
+        let count = match count.parse() {
+            Ok(count @ 0..=MAX_SOCKETS) => count,
+            _ => {
+                let reason = format!("{COUNT} is `{count}`; expected a number up to {MAX_SOCKETS}");
+                return Err(ListenError::HandedOver { socket: "of the service manager".to_owned(), reason });
+            }
+        };
+        let names = env::var(NAMES).unwrap_or_default();
+        let mut names = names.split(':');
+        let mut given = ListenFd::from_env();
+        let handed = (0..count).map(|index| {
+            let name = names.next().unwrap_or_default();
+            Handed::take(&mut given, index, name)
+        });
+        handed.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What the sockets' names say of doors, as settings; weaker than all others.
+    pub(crate) fn settings(&self) -> Layer {
+        let mut layer = Layer::default();
+        for Handed { name, address, .. } in &self.0 {
+            if let Some((_, setting)) = DOORS.iter().find(|(door, _)| door == name) {
+                layer.add(*setting, address.to_string(), Origin::Variable(NAMES.to_owned()));
+            }
+        }
+        layer
+    }
+
+    /// The socket for the door at `address`, if it was handed over.
+    pub(super) fn for_door(&mut self, address: &Address) -> Result<Option<Listener>, ListenError> {
+        let Some(index) = self.0.iter().position(|handed| is_same(&handed.address, address)) else { return Ok(None) };
+        let Handed { socket, name, .. } = self.0.swap_remove(index);
+        info!(%address, name, "the service manager listens, and has handed its socket over");
+        let fail = |source| ListenError::System { address: address.clone(), action: "take it over".to_owned(), source };
+        let socket = match socket {
+            Given::Unix(socket) => {
+                socket.set_nonblocking(true).map_err(fail)?;
+                Socket::Unix(tokio::net::UnixListener::from_std(socket).map_err(fail)?)
+            }
+            Given::Tcp(socket) => {
+                socket.set_nonblocking(true).map_err(fail)?;
+                Socket::Tcp(tokio::net::TcpListener::from_std(socket).map_err(fail)?)
+            }
+        };
+        Ok(Some(Listener { _claim: None, socket, address: address.clone() }))
+    }
+
+    /// An error if a socket is left: its clients would wait for ever.
+    pub(crate) fn all_used(&self, doors: &[&Address]) -> Result<(), ListenError> {
+        let Some(Handed { address, .. }) = self.0.first() else { return Ok(()) };
+        let doors = doors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Err(ListenError::HandedOver {
+            socket: address.to_string(),
+            reason: format!(
+                "no door listens there; make ListenStream= of the socket unit one of {doors}, or say with \
+                 FileDescriptorName= whether it is the `docker`, the `export` or a `buildkit` door"
+            ),
+        })
+    }
+}
+
+impl Handed {
+    fn take(given: &mut ListenFd, index: usize, name: &str) -> Result<Self, ListenError> {
+        let socket = || format!("number {} of the service manager (`{name}`)", index + 1);
+        let refused = |reason: String| ListenError::HandedOver { socket: socket(), reason };
+        if let Ok(Some(socket)) = given.take_unix_listener(index) {
+            let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+            let Some(path) = path else { return Err(refused("it has no path, and a door needs one".to_owned())) };
+            accepts(&socket).map_err(refused)?;
+            return Ok(Self { socket: Given::Unix(socket), name: name.to_owned(), address: Address::Unix(path) });
+        }
+        match given.take_tcp_listener(index) {
+            Ok(Some(socket)) => {
+                let found = socket.local_addr().map_err(|error| refused(error.to_string()))?;
+                accepts(&socket).map_err(refused)?;
+                let address = Address::Tcp { host: found.ip().to_string(), port: found.port() };
+                if !found.ip().is_loopback() {
+                    return Err(ListenError::NotLoopback { address, found });
+                }
+                Ok(Self { socket: Given::Tcp(socket), name: name.to_owned(), address })
+            }
+            Ok(None) => Err(refused("it is not there".to_owned())),
+            Err(_) => {
+                Err(refused("it is no stream socket; expected ListenStream= with a path or an address".to_owned()))
+            }
+        }
+    }
+}
+
+fn accepts(socket: &impl AsFd) -> Result<(), String> {
+    match socket_acceptconn(socket) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("it does not listen; the socket unit must have Accept=no".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether both are the same place. `/var/run` is a link to `/run` almost everywhere.
+fn is_same(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Unix(one), Address::Unix(other)) => {
+            one == other || real(one).is_some_and(|it| Some(it) == real(other))
+        }
+        (Address::Tcp { host: one, port: left }, Address::Tcp { host: other, port: right }) => {
+            left == right && (one == other || (is_this(one, other) || is_this(other, one)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether `localhost` is meant by a loopback address.
+fn is_this(name: &str, address: &str) -> bool {
+    name == "localhost" && address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// `path` with the links in its folder followed: it is the socket that is meant, and not where a link leads.
+fn real(path: &Path) -> Option<PathBuf> {
+    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_door_is_found_by_its_address_through_linked_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("run")).unwrap();
+        std::os::unix::fs::symlink("run", folder.path().join("linked")).unwrap();
+        let unix = |name: &str| Address::Unix(folder.path().join(name));
+        let tcp = |text: &str| text.parse::<Address>().unwrap();
+        assert!(is_same(&unix("run/d.sock"), &unix("linked/d.sock")));
+        assert!(!is_same(&unix("run/d.sock"), &unix("linked/e.sock")));
+        assert!(!is_same(&unix("run/d.sock"), &unix("absent/d.sock")));
+        assert!(is_same(&tcp("tcp://localhost:1"), &tcp("tcp://127.0.0.1:1")));
+        assert!(is_same(&tcp("tcp://[::1]:1"), &tcp("tcp://localhost:1")));
+        assert!(!is_same(&tcp("tcp://127.0.0.1:1"), &tcp("tcp://127.0.0.1:2")));
+        assert!(!is_same(&tcp("tcp://127.0.0.1:1"), &tcp("tcp://127.0.0.2:1")));
+        assert!(!is_same(&tcp("tcp://127.0.0.1:1"), &unix("run/d.sock")));
+    }
+}

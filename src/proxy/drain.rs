@@ -1,0 +1,283 @@
+//! What a connection is told of its daemon's end, and what it tells: whether that end has to wait for it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{io, pin::Pin};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::body::{Body, BodyError};
+
+/// A tunnel on which nothing has passed for this long is idle. BuildKit asks after a session's health every five seconds
+/// (buildkit `session/grpc.go`), so that with a build there is one that is not.
+pub const IDLE: Duration = Duration::from_secs(10);
+
+/// Cancelled when no new work is to be begun; dereferences to the token that says so.
+///
+/// The daemon waits for the connection, unless it has said that there is nothing to wait for: a stream that never ends by
+/// itself is not waited for, and a tunnel (bytes whose meaning is not known) only while something passes.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    begun: CancellationToken,
+    standing: Arc<Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    kind: AtomicU8,
+    /// Calls under way on a connection that carries several.
+    calls: AtomicUsize,
+    since: Instant,
+    /// When the last byte passed, in milliseconds after `since`.
+    seen: AtomicU64,
+}
+
+const EXCHANGES: u8 = 0;
+const TUNNEL: u8 = 1;
+const ENDLESS: u8 = 2;
+
+/// What a connection is, until this is dropped.
+#[derive(Debug)]
+pub struct Mark {
+    standing: Arc<Standing>,
+    before: u8,
+}
+
+/// A call that is waited for, until this is dropped.
+#[derive(Debug)]
+pub struct Call(Arc<Standing>);
+
+impl From<CancellationToken> for Drain {
+    fn from(begun: CancellationToken) -> Self {
+        let standing = Standing {
+            kind: AtomicU8::new(EXCHANGES),
+            calls: AtomicUsize::new(0),
+            since: Instant::now(),
+            seen: AtomicU64::new(0),
+        };
+        Self { begun, standing: Arc::new(standing) }
+    }
+}
+
+impl Deref for Drain {
+    type Target = CancellationToken;
+
+    fn deref(&self) -> &CancellationToken {
+        &self.begun
+    }
+}
+
+impl Drain {
+    /// What is relayed does not end by itself.
+    pub fn endless(&self) -> Mark {
+        self.mark(ENDLESS)
+    }
+
+    /// What is relayed are bytes whose meaning is not known, or calls that are counted with [`Drain::call`].
+    pub fn tunnel(&self) -> Mark {
+        self.mark(TUNNEL)
+    }
+
+    /// A call of a tunnel that ends by itself.
+    pub fn call(&self) -> Call {
+        self.standing.calls.fetch_add(1, Ordering::Relaxed);
+        Call(Arc::clone(&self.standing))
+    }
+
+    /// Whether the daemon's end has to wait for the connection.
+    pub fn holds(&self) -> bool {
+        let standing = &self.standing;
+        match standing.kind.load(Ordering::Relaxed) {
+            ENDLESS => false,
+            TUNNEL => standing.calls.load(Ordering::Relaxed) > 0 || standing.silence() < IDLE,
+            _ => true,
+        }
+    }
+
+    /// `stream`, whose bytes count.
+    pub fn metered<S>(&self, stream: S) -> Metered<S> {
+        self.standing.saw();
+        Metered { stream, standing: Arc::clone(&self.standing) }
+    }
+
+    fn mark(&self, kind: u8) -> Mark {
+        // The bytes of what does not end are a tunnel's that does not end.
+        let before = self.standing.kind.fetch_max(kind, Ordering::Relaxed);
+        Mark { standing: Arc::clone(&self.standing), before }
+    }
+}
+
+impl Standing {
+    fn saw(&self) {
+        self.seen.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        self.since.elapsed().saturating_sub(Duration::from_millis(self.seen.load(Ordering::Relaxed)))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.standing.kind.store(self.before, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Call {
+    /// `body`, with whose end (or loss) the call ends.
+    pub fn until_end_of(self, body: Body) -> Body {
+        Counted { body, _call: self }.boxed_unsync()
+    }
+}
+
+/// A body, and the call that ends with it.
+struct Counted {
+    body: Body,
+    _call: Call,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream that notes when bytes pass.
+#[derive(Debug)]
+pub struct Metered<S> {
+    stream: S,
+    standing: Arc<Standing>,
+}
+
+impl<S> Metered<S> {
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.standing.saw();
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if into.filled().len() > before {
+            self.standing.saw();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::proxy::full;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_is_waited_for_while_something_passes() {
+        let drain = Drain::from(CancellationToken::new());
+        let (near, mut far) = duplex(64);
+        let mut near = drain.metered(near);
+        tokio::time::advance(2 * IDLE).await;
+        assert!(drain.holds(), "an exchange is waited for, however silent");
+        let tunnel = drain.tunnel();
+        assert!(!drain.holds());
+        far.write_all(b"x").await.unwrap();
+        near.read_exact(&mut [0]).await.unwrap();
+        assert!(drain.holds());
+        tokio::time::advance(IDLE - Duration::from_millis(1)).await;
+        assert!(drain.holds());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!drain.holds());
+        near.write_all(b"x").await.unwrap();
+        assert!(drain.holds());
+        tokio::time::advance(IDLE).await;
+        assert!(!drain.holds());
+        drop(tunnel);
+        assert!(drain.holds());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_waited_for_however_silent_until_its_answer_has_ended() {
+        let drain = Drain::from(CancellationToken::new());
+        let _tunnel = drain.tunnel();
+        let body = drain.call().until_end_of(full("answer".into()));
+        tokio::time::advance(100 * IDLE).await;
+        assert!(drain.holds());
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "answer");
+        assert!(!drain.holds());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_end_is_never_waited_for() {
+        let drain = Drain::from(CancellationToken::new());
+        let (near, _far) = duplex(64);
+        let mut near = drain.metered(near);
+        let endless = drain.endless();
+        near.write_all(b"x").await.unwrap();
+        assert!(!drain.holds());
+        drop(drain.tunnel());
+        assert!(!drain.holds());
+        drop(endless);
+        assert!(drain.holds());
+    }
+}
