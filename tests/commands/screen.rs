@@ -103,6 +103,35 @@ fn docker_unpacks_what_a_bar_stands_for() {
 }
 
 #[test]
+fn an_interruption_leaves_the_bars_as_they_are() {
+    // A large layer, and a terminal that writes `^C` where the cursor is.
+    let large = Layer::new().file("large", "l\n".repeat(24 << 20)).tar();
+    let file = archive(&[(&Image::new(&[Layer::busybox().tar(), large]), named("docker.io/library/ended:1"))]);
+    let folder = tempfile::tempdir().unwrap();
+    let load = [&["load", "-i", text(file.path())], &target(&folder)[..]].concat().join(" ");
+    let program = env!("CARGO_BIN_EXE_linkspan");
+    let script = format!(
+        "stty cols {COLUMNS} rows 24; {program} {load} & \
+         until test -n \"$(find {0} -name 'sha256-*' -size +4000k)\"; do sleep 0.05; done; \
+         printf '^C' > /dev/tty; kill -INT $!; wait $!; echo code $?",
+        text(folder.path())
+    );
+    let seen = Run::new("script").args(["-qec", &script, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh").output();
+    let lines = screen(&seen.stdout);
+    let [bars @ .., error, code] = &lines[..] else { panic!("{lines:#?}") };
+    if code == "code 0" {
+        return;
+    }
+    assert_eq!(code, "code 130", "{lines:#?}");
+    assert!(error.ends_with("interrupted; what was sent is kept for the next try"), "{lines:#?}");
+    let mut names: Vec<_> = bars.iter().filter(|line| !line.is_empty()).map(|line| &line[..12]).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all, "each bar once: {lines:#?}");
+}
+
+#[test]
 fn many_blobs_share_a_bar() {
     let layers: Vec<_> = (0..40).map(|n| Layer::new().file(&format!("{n}"), format!("{n}")).tar()).collect();
     let file = archive(&[(&Image::new(&layers), named("docker.io/library/many:1"))]);

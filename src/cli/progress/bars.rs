@@ -14,8 +14,14 @@ use crate::progress::Event;
 const MOST_BARS: usize = 16;
 /// How often a bar is drawn where nothing changes: the last change may have come too soon after another one.
 const TICK: Duration = Duration::from_millis(150);
-/// 80 columns leave some twenty for the bar itself.
-const TEMPLATE: &str = "{prefix} {wide_bar} {sent:>9}/{size:9} {speed:>11} {msg:9}";
+/// What is in a line beside the bar itself, in columns; and those at its end, for what the terminal writes there when
+/// somebody types Ctrl-C: in the next line that would come between the bars.
+const BESIDE: u16 = 12 + 1 + 1 + 9 + 1 + 9 + 1 + 11 + 1 + 9;
+const SPARE: u16 = 3;
+/// The shortest bar that is one.
+const SHORTEST: u16 = 5;
+/// What a terminal is taken to have that does not say.
+const USUAL: u16 = 80;
 
 #[derive(Debug, Default)]
 pub(super) struct Bars {
@@ -126,8 +132,12 @@ impl Bars {
 
 pub(super) fn bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    // The template is a constant; were it wrong, the default one would do.
-    let Ok(style) = ProgressStyle::with_template(TEMPLATE) else { return bar };
+    let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| size.ws_col);
+    let columns = if columns == 0 { USUAL } else { columns };
+    let length = columns.saturating_sub(BESIDE + SPARE).max(SHORTEST);
+    let template = format!("{{prefix}} {{bar:{length}}} {{sent:>9}}/{{size:9}} {{speed:>11}} {{msg:9}}");
+    // The template is ours; were it wrong, the default one would do.
+    let Ok(style) = ProgressStyle::with_template(&template) else { return bar };
     let style = style
         .with_key("sent", |state: &ProgressState, into: &mut dyn Write| write(into, &show::size(state.pos())))
         .with_key("size", |state: &ProgressState, into: &mut dyn Write| {
