@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::engine::{Shelf, Target};
+use super::extent::{Extent, Taken};
 use super::hold::Held;
 use super::left::Left;
 use super::progress::{Manner, summary};
@@ -20,7 +21,7 @@ use crate::export::{Outcome, Request};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::proxy::{Address, AddressError};
 use crate::source::archive::{Archive, Form};
-use crate::source::{Choice, Source, choose};
+use crate::source::{Choice, Holding, Source, choose};
 
 /// Copies an image from one engine into another; sends only what that lacks.
 #[derive(Debug, Args)]
@@ -37,6 +38,10 @@ pub(super) struct Copy {
     /// Copy only the image for this platform, of an index of several
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
+
+    /// Copy only the image for this machine's platform, or the only one that is there, and not the index that names it
+    #[arg(long, conflicts_with = "platform")]
+    one_platform: bool,
 
     /// Say only what was copied
     #[arg(short, long)]
@@ -162,7 +167,7 @@ impl Place {
 struct Found {
     left: Option<Left>,
     source: Arc<dyn Source>,
-    root: Descriptor,
+    taken: Taken,
     names: Vec<Reference>,
 }
 
@@ -190,7 +195,7 @@ impl Copy {
     }
 
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Self { from, to, platform, quiet, json, engine } = self;
+        let Self { from, to, platform, one_platform, quiet, json, engine } = self;
         let (config, configured) = engine::target(TargetSettings { to: None, engine })?;
         let manner = Manner::of(quiet || json);
         block_on(async {
@@ -199,8 +204,11 @@ impl Copy {
             let exports = engine::exports(&config, &target).await?;
             let left = Left::of(exports.engine()).await;
             let form = engine::form(&**exports.engine());
+            // A daemon takes whole images.
+            let extent = Extent { platform, one_platform };
+            let takes_parts = matches!(target, Target::Engine(_));
             let held = Held::default();
-            let finding = find(&from, (&config, &configured), form, platform.as_ref(), &held);
+            let finding = find(&from, (&config, &configured), form, (&extent, takes_parts), &held);
             let found = match super::interruptible(finding).await {
                 Ok(found) => found,
                 Err(error) => {
@@ -210,16 +218,20 @@ impl Copy {
             };
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
-            let request = Request { root: found.root.clone(), names: names.clone(), origin };
+            let Taken { root, graph, .. } = found.taken;
+            let request = Request { root: root.clone(), names: names.clone(), origin };
             let copying = async {
-                let (copied, unpacked) = manner.show(|events| exports.run(request, found.source, events)).await;
+                let copy = async |events| match graph {
+                    Some(graph) => exports.run_part(request, graph, found.source, events).await,
+                    None => exports.run(request, found.source, events).await,
+                };
+                let (copied, unpacked) = manner.show(copy).await;
                 Ok((copied?, unpacked))
             };
             let copied = super::exporting(&exports, copying).await;
             held.end().await;
-            let copied = copied?;
-            report(&found.root, &names, copied, json, manner)?;
-            left.release(&[found.root.digest]).await;
+            report(&root, &names, copied?, json, manner)?;
+            left.release(&[root.digest]).await;
             if let Some(left) = found.left {
                 left.release(&[]).await;
             }
@@ -232,7 +244,7 @@ async fn find(
     from: &Place,
     (config, configured): (&Config, &Target),
     form: Form,
-    platform: Option<&Platform>,
+    (extent, takes_parts): (&Extent, bool),
     held: &Held,
 ) -> Result<Found, CommandError> {
     if let Place::Archive(file) = from {
@@ -240,8 +252,9 @@ async fn find(
         let [image] = archive.images() else {
             return Err(CommandError::ManyInArchive { images: archive.images().len() });
         };
-        let (root, names) = (choose(&archive, &image.root, platform).await?.root, image.names.clone());
-        return Ok(Found { left: None, source: Arc::new(archive), root, names });
+        let (taken, names) =
+            (take(&archive, &image.root, extent, takes_parts, "the archive").await?, image.names.clone());
+        return Ok(Found { left: None, source: Arc::new(archive), taken, names });
     }
     // Only an archive is none.
     let (selection, given) = from.engine(config, configured).ok_or(CommandError::IntoArchive)?;
@@ -252,16 +265,40 @@ async fn find(
         None => engine::only(&*engine, &*images).await?,
     };
     let root = engine::resolve(&*engine, &*images, &given).await?;
-    let Choice { root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
-    if let Some(found) = only.filter(|_| platform.is_none()) {
-        output::note(&format!("{} holds only a part of the image; {found} is copied", engine.identity().kind));
-    }
+    let taken = take(&Shelf(images.clone()), &root, extent, takes_parts, engine.identity().kind).await?;
     let names = engine::name(&*images, &given).await?.into_iter().collect();
     // What is wrong with its documents is said by the export.
-    if let Ok(graph) = engine::graph(&*images, root.clone()).await {
+    let graph = match &taken.graph {
+        Some(graph) => Ok(graph.clone()),
+        None => engine::graph(&*images, taken.root.clone()).await,
+    };
+    if let Ok(graph) = graph {
         held.add(&*engine, &Arc::new(graph), "copy").await;
     }
-    Ok(Found { left, source: images, root, names })
+    Ok(Found { left, source: images, taken, names })
+}
+
+/// What is there of an image, as far as it was asked for and the target takes it. What is left out is said.
+async fn take(
+    from: &dyn Holding,
+    root: &Descriptor,
+    extent: &Extent,
+    takes_parts: bool,
+    holder: &str,
+) -> Result<Taken, CommandError> {
+    let is_open = extent.platform.is_none() && !extent.one_platform;
+    if is_open && !takes_parts {
+        let Choice { root, only } = choose(from, root, None).await?;
+        if let Some(platform) = only {
+            output::note(&format!("{holder} holds only a part of the image; {platform} is copied"));
+        }
+        return Ok(Taken { root, graph: None, note: None });
+    }
+    let taken = extent.take(from, root).await?;
+    if let Some(part) = &taken.note {
+        output::note(&format!("{holder} holds only a part of the image; {part} copied, and named by the whole index"));
+    }
+    Ok(taken)
 }
 
 fn report(

@@ -7,6 +7,7 @@
 mod copy;
 mod doctor;
 mod engine;
+mod extent;
 mod hold;
 mod images;
 mod inspect;

@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 
 use super::engine::Shelf;
+use super::extent::{Extent, Taken};
 use super::hold::Held;
 use super::progress::Manner;
 use super::settings::TargetSettings;
@@ -21,7 +22,7 @@ use crate::engine::images::Images;
 use crate::image::{Digest, Graph, Kind, Platform, Reference};
 use crate::output::Output as _;
 use crate::output::archive::{Archive, Flavour, Saved};
-use crate::source::{Choice, Source, choose};
+use crate::source::Source;
 
 pub(super) use sink::SaveError;
 use sink::Sink;
@@ -47,6 +48,11 @@ pub(super) struct Save {
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
 
+    /// Save only the image for this machine's platform, or the only one that is there, and not the index that names it:
+    /// for readers that want all of what an index names (`ctr images import --all-platforms`, which kind uses)
+    #[arg(long, conflicts_with = "platform")]
+    one_platform: bool,
+
     /// Say nothing
     #[arg(short, long)]
     quiet: bool,
@@ -61,7 +67,7 @@ pub(super) struct Save {
 
 const EXAMPLES: &str = "\
 `docker load`, `ctr image import`, `linkspan load`, skopeo and crane read the archive. Of an image that is there for some
-of its platforms only, that of this machine is saved.
+of its platforms only, these are saved, under the index as it is: so it keeps its digest, as with `docker save`.
 
 Examples:
   linkspan save -o demo.tar demo
@@ -87,7 +93,8 @@ struct Wanted {
 
 impl Save {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Self { references, output, format, platform, quiet, json, target } = self;
+        let Self { references, output, format, platform, one_platform, quiet, json, target } = self;
+        let extent = Extent { platform, one_platform };
         if json && output == Path::new("-") {
             return Err(SaveError::Mixed.into());
         }
@@ -102,7 +109,7 @@ impl Save {
             // Before anything is asked for: nobody wants it on a terminal.
             let sink = Sink::open(&output)?;
             let save = async |engine: Arc<dyn Engine>, images: Arc<dyn Images>| {
-                let wanted = find(&*engine, &images, &references, platform.as_ref(), manner, &held).await?;
+                let wanted = find(&*engine, &images, &references, &extent, manner, &held).await?;
                 let absent = absent(&*images, &wanted).await?;
                 let saved: Vec<_> =
                     wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
@@ -127,23 +134,26 @@ async fn find(
     engine: &dyn Engine,
     images: &Arc<dyn Images>,
     references: &[String],
-    platform: Option<&Platform>,
+    extent: &Extent,
     manner: Manner,
     held: &Held,
 ) -> Result<Vec<Wanted>, CommandError> {
     let mut wanted = Vec::<Wanted>::new();
     for given in references {
         let root = engine::resolve(engine, &**images, given).await?;
-        let Choice { root, only } = choose(&Shelf(images.clone()), &root, platform).await?;
-        if let Some(found) = only.filter(|_| platform.is_none() && manner != Manner::Quiet) {
+        let Taken { root, graph, note } = extent.take(&Shelf(images.clone()), &root).await?;
+        if let Some(part) = note.filter(|_| manner != Manner::Quiet) {
             let kind = engine.identity().kind;
-            output::note(&format!("{kind} holds only a part of `{given}`; {found} is saved"));
+            output::note(&format!("{kind} holds only a part of `{given}`; {part} saved, and named by the whole index"));
         }
         let name = engine::name(&**images, given).await?;
         match wanted.iter_mut().find(|image| image.graph.root().digest == root.digest) {
             Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
             None => {
-                let graph = Arc::new(engine::graph(&**images, root).await?);
+                let graph = Arc::new(match graph {
+                    Some(graph) => graph,
+                    None => engine::graph(&**images, root).await?,
+                });
                 held.add(engine, &graph, "save").await;
                 wanted.push(Wanted { graph, names: name.into_iter().collect() });
             }

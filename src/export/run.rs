@@ -112,6 +112,25 @@ impl Exports {
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
+    /// The same for an image of which `graph` is what the source holds: an index with some of its images. The engine gets
+    /// that much, and the index as it is.
+    ///
+    /// # Errors
+    /// As [`Exports::run`].
+    pub async fn run_part(
+        &self,
+        request: Request,
+        graph: Graph,
+        source: Arc<dyn Source>,
+        events: Events,
+    ) -> Result<Outcome, ExportError> {
+        let cancel = CancellationToken::new();
+        let _cancel_when_dropped = cancel.clone().drop_guard();
+        let transaction = Transaction { part: Some(graph), ..self.transaction(request, Some(source), events) };
+        let task = self.tasks.spawn(transaction.run(cancel));
+        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+    }
+
     /// Makes an image visible whose blobs were handed to `ingest` before: everything that [`Exports::run`] does from the
     /// plan on. `ingest` is the caller's and stays open; an export that fails leaves it as it was.
     /// Dropping the future or cancelling `cancel` stops it, unless the engine makes the image at that moment.
@@ -144,6 +163,7 @@ impl Exports {
             machine: Machine::new(request.origin.export.clone(), events.clone()),
             request,
             source,
+            part: None,
             events,
         }
     }

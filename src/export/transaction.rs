@@ -40,6 +40,8 @@ pub(super) struct Transaction {
     pub(super) request: Request,
     /// Where missing blobs are read from; none if nothing may be missing.
     pub(super) source: Option<Arc<dyn Source>>,
+    /// What is to be exported of the image, where that is not all of it.
+    pub(super) part: Option<Graph>,
     pub(super) events: Events,
 }
 
@@ -176,6 +178,9 @@ impl Transaction {
 
     /// Reads the documents of the image from the source.
     async fn walk(&self) -> Result<Graph, ExportError> {
+        if let Some(part) = &self.part {
+            return Ok(part.clone());
+        }
         let root = self.request.root.clone();
         match &self.source {
             Some(source) => Ok(read_graph(&**source, root, self.limits).await?),

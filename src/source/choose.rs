@@ -76,15 +76,29 @@ pub struct Choice {
 /// # Errors
 /// When there is none, or documents are not what they should be.
 pub async fn choose(from: &dyn Holding, root: &Descriptor, platform: Option<&Platform>) -> Result<Choice, ChoiceError> {
-    Chooser(from).choose(root, platform).await
+    Chooser(from).choose(root, platform, false).await
 }
 
-struct Chooser<'a>(&'a dyn Holding);
+/// The image of one platform, even if all of `root` is there: this machine's, or the only one that is complete.
+///
+/// # Errors
+/// As [`choose`].
+pub async fn choose_one(from: &dyn Holding, root: &Descriptor) -> Result<Choice, ChoiceError> {
+    Chooser(from).choose(root, None, true).await
+}
+
+pub(super) struct Chooser<'a>(pub(super) &'a dyn Holding);
 
 impl Chooser<'_> {
-    async fn choose(&self, root: &Descriptor, platform: Option<&Platform>) -> Result<Choice, ChoiceError> {
+    async fn choose(
+        &self,
+        root: &Descriptor,
+        platform: Option<&Platform>,
+        is_alone: bool,
+    ) -> Result<Choice, ChoiceError> {
         let whole = self.is_whole(root).await;
-        if platform.is_none() && (matches!(whole, Ok(true)) || root.kind() != Kind::Index) {
+        let is_alone = is_alone && root.kind() == Kind::Index;
+        if platform.is_none() && !is_alone && (matches!(whole, Ok(true)) || root.kind() != Kind::Index) {
             whole?;
             // What a single image lacks is named when it is exported: the engine may have it.
             return Ok(Choice { root: root.clone(), only: None });
@@ -118,7 +132,7 @@ impl Chooser<'_> {
     }
 
     /// Whether every blob of an image is there.
-    async fn is_whole(&self, root: &Descriptor) -> Result<bool, ChoiceError> {
+    pub(super) async fn is_whole(&self, root: &Descriptor) -> Result<bool, ChoiceError> {
         let graph = match read_graph(self.0, root.clone(), Limits::default()).await {
             Ok(graph) => graph,
             Err(ReadGraphError::Source(SourceError::NotFound { .. })) => return Ok(false),

@@ -5,6 +5,7 @@ mod buildkit_content;
 mod choose;
 mod document;
 mod graph;
+mod part;
 mod range;
 pub(crate) mod tree;
 
@@ -17,9 +18,10 @@ use futures_util::stream::BoxStream;
 use crate::image::{Descriptor, Digest};
 
 pub use buildkit_content::BuildkitContent;
-pub use choose::{Choice, ChoiceError, Holding, choose};
+pub use choose::{Choice, ChoiceError, Holding, choose, choose_one};
 pub use document::read_document;
 pub use graph::{ReadGraphError, read_graph};
+pub use part::{Part, part};
 pub use range::read_range;
 
 /// The bytes of a blob as they come.

@@ -155,12 +155,29 @@ fn an_index_is_saved_whole_or_for_a_platform_and_partly_where_only_a_part_is_the
     for digest in [&elsewhere.root.digest, &elsewhere.config.digest, &elsewhere.layers[0].digest] {
         fs::remove_file(from.path().join("blobs/sha256").join(digest.hex())).unwrap();
     }
-    let (digest, said) = back(&[]);
-    assert_eq!(digest, here.root.digest.to_string());
-    assert!(said.contains("holds only a part of `many:1`; linux/amd64"), "{said}");
+    let said = back(&[]).1;
+    assert!(said.contains("holds only a part of `many:1`; linux/amd64 is saved"), "{said}");
+    let saved = Run::new("tar").args(["-xOf", text(&file), "index.json"]).ok().stdout;
+    assert!(saved.contains(index.root.digest.as_str()), "the index keeps its digest: {saved}");
+    let members = Run::new("tar").args(["-tf", text(&file)]).ok().stdout;
+    assert!(members.contains(here.root.digest.hex()) && !members.contains(elsewhere.root.digest.hex()), "{members}");
+    let (digest, said) = back(&["--one-platform"]);
+    assert_eq!((digest, said.contains("only a part")), (here.root.digest.to_string(), false));
     let to = tempfile::tempdir().unwrap();
-    let copied = on(&from, &["copy", "many:1", &format!("oci:{}", text(to.path()))]).ok();
+    let place = format!("oci:{}", text(to.path()));
+    let copied = on(&from, &["copy", "many:1", &place]).ok();
     assert!(copied.stderr.contains("linux/amd64 is copied"), "{copied}");
+    assert_eq!(listed(&to)[0].1, index.root.digest.to_string());
+    let again = on(&from, &["copy", "many:1", &place]).ok();
+    assert!(again.stderr.contains("sent 0 blobs"), "{again}");
+    on(&from, &["copy", "--one-platform", "many:1", &place]).ok();
+    assert_eq!(listed(&to)[0].1, here.root.digest.to_string());
+    // Nothing of it is complete.
+    fs::remove_file(from.path().join("blobs/sha256").join(here.layers[0].digest.hex())).unwrap();
+    for args in [&["save", "-o", text(&file), "many:1"][..], &["copy", "many:1", &place]] {
+        let refused = on(&from, args).fails();
+        assert!(refused.stderr.contains("it holds none that is complete"), "{refused}");
+    }
 }
 
 #[test]
@@ -186,11 +203,39 @@ fn what_docker_pulled_for_one_platform_is_shown_and_saved() {
     assert!(failed.stderr.contains(absent["digest"].as_str().unwrap()), "{failed}");
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("pulled.tar");
+    let theirs = out.path().join("theirs.tar");
+    stack.docker(["save", "-o", text(&theirs), &name]).ok();
     let said = linkspan(["save", "-o", text(&file), &name]).args(docker).ok();
     assert!(said.stderr.contains("docker holds only a part"), "{said}");
+    let blobs = |file: &Path| {
+        let members = Run::new("tar").args(["-tf", text(file)]).ok().lines();
+        let mut blobs: Vec<_> = members.into_iter().filter(|name| name.starts_with("blobs/sha256/")).collect();
+        blobs.retain(|name| !name.ends_with('/'));
+        blobs.sort();
+        blobs
+    };
+    assert_eq!(blobs(&file), blobs(&theirs), "the same blobs");
+    let digest = stack.image(&name).unwrap();
+    let by_digest = format!("{}@{digest}", name.rsplit_once(':').unwrap().0);
+    let namespace = "pulled-copy";
+    let to = format!("containerd:{namespace}");
+    let flags = ["--docker-host", stack.docker_host(), "--containerd-address", stack.containerd_address()];
+    linkspan(["copy", &format!("docker-daemon:{name}"), &to]).args(flags).ok();
+    assert_eq!(stack.images(namespace)[0].1, digest, "a copy keeps the index, too");
+    let one = out.path().join("one.tar");
+    linkspan(["save", "--one-platform", "-o", text(&one), &name]).args(docker).ok();
     stack.docker(["rmi", "-f", &name]).ok();
     stack.docker(["load", "-i", text(&file)]).ok();
-    assert!(stack.image(&name).is_some());
+    assert_eq!(stack.image(&name), Some(digest.clone()), "docker load");
+    stack.docker(["image", "inspect", &by_digest]).ok();
+    // containerd without and, of the platform alone, with `--all-platforms`, as kind imports.
+    stack.ctr("pulled-ctr", ["image", "import", text(&file)]).ok();
+    assert_eq!(stack.images("pulled-ctr"), [(name.clone(), digest.clone())]);
+    stack.ctr("pulled-kind", ["image", "import", "--all-platforms", "--digests", text(&one)]).ok();
+    assert!(stack.images("pulled-kind").iter().any(|(found, _)| *found == name));
+    Run::new("skopeo").args(["inspect", "--config", &format!("oci-archive:{}", text(&file))]).ok();
+    let pushed = format!("{}/pulled-again:1", stack.registry());
+    stack.run("crane").args(["push", "--insecure", text(&file), &pushed]).ok();
 }
 
 #[test]

@@ -116,7 +116,8 @@ fn an_interruption_leaves_the_bars_as_they_are() {
          printf '^C' > /dev/tty; kill -INT $!; wait $!; echo code $?",
         text(folder.path())
     );
-    let seen = Run::new("script").args(["-qec", &script, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh").output();
+    let seen =
+        Run::new("script").args(["-qec", &script, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh").output();
     let lines = screen(&seen.stdout);
     let [bars @ .., error, code] = &lines[..] else { panic!("{lines:#?}") };
     if code == "code 0" {

@@ -39,7 +39,8 @@ pub(super) fn arrange(root: Descriptor, documents: Vec<Document>, limits: &Limit
         for child in parent.children() {
             visits = visits.saturating_add(ways);
             let Some(&at) = positions.get(&child.digest) else {
-                if met.insert(child.digest.clone()) {
+                // A document that is not there was left out.
+                if !child.kind().is_document() && met.insert(child.digest.clone()) {
                     leaves.push(child.clone());
                 }
                 continue;

@@ -302,3 +302,26 @@ fn manages_thousands_of_manifests() {
     assert!(graph.document(&digest(&manifests[2999])).is_some());
     assert!(graph.image_for(&Platform::host()).is_none());
 }
+
+#[test]
+fn what_is_left_out_takes_with_it_what_only_it_names() {
+    let mut store = Store::default();
+    let (amd64, arm64) = (store.image("amd64", 3), store.image("arm64", 4));
+    let root = store.index(&[on(&arm64, "linux", "arm64"), on(&amd64, "linux", "amd64")]);
+    let whole = store.walk(&root).unwrap();
+    let mut walk = Walk::new(descriptor(&root), Limits::default()).unwrap();
+    assert!(walk.skip(&digest(&root)).is_err(), "without its root there is no image");
+    while let Some(wanted) = walk.wanted().first().cloned() {
+        if wanted.digest == digest(&arm64) {
+            walk.skip(&wanted.digest).unwrap();
+            walk.skip(&wanted.digest).unwrap_err();
+        } else {
+            walk.supply(&wanted.digest, whole.document(&wanted.digest).unwrap().bytes.clone()).unwrap();
+        }
+    }
+    let graph = walk.finish().unwrap();
+    let kinds: Vec<_> = graph.descriptors().map(Descriptor::kind).collect();
+    assert_eq!(kinds, [Kind::Index, Kind::Manifest, Kind::Config, Kind::Layer, Kind::Layer, Kind::Layer]);
+    assert_eq!(graph.images().count(), 1);
+    assert_eq!(graph.entries().count(), 3, "the index still names both");
+}

@@ -99,12 +99,32 @@ impl Walk {
             self.meet(digest, child, depth)?;
         }
         self.documents.push(document);
+        self.forget(digest, at);
+        Ok(())
+    }
+
+    /// Says that a wanted document is not to be had, and that the graph is to be without it: engines hold indexes of many
+    /// platforms and the images of one. Its parent still names it.
+    ///
+    /// # Errors
+    /// When it is not wanted, or is the root.
+    pub fn skip(&mut self, digest: &Digest) -> Result<(), GraphError> {
+        match self.positions.get(digest) {
+            Some(&at) if *digest != self.root.digest => {
+                self.forget(digest, at);
+                Ok(())
+            }
+            _ => Err(GraphError::Unexpected { digest: digest.clone(), what: "left out but not to be" }),
+        }
+    }
+
+    /// It is no longer wanted.
+    fn forget(&mut self, digest: &Digest, at: usize) {
         self.positions.remove(digest);
         self.wanted.swap_remove(at);
         if let Some(moved) = self.wanted.get(at) {
             self.positions.insert(moved.digest.clone(), at);
         }
-        Ok(())
     }
 
     /// The whole graph.
