@@ -163,7 +163,7 @@ fn wrong_values_exit_2_before_anything_opens() {
         (&["--config", "/nonexistent.toml"], "cannot read the configuration file /nonexistent.toml"),
         (
             &["--config", file],
-            "unknown field `adress`, expected one of `address`, `listen`, `plain-is-load`, `docker-is-load`, `tls`",
+            "unknown field `adress`, expected one of `address`, `listen`, `docker-is-load`, `plain-is-load`, `tls`",
         ),
         (&["--docker-is-load=maybe"], "--plain-is-load: `maybe` is neither `true` nor `false`"),
         (&["--drain-timeout", "soon"], "--drain-timeout: `soon` is not a whole number of seconds"),

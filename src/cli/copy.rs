@@ -16,7 +16,7 @@ use super::progress::{Manner, summary};
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
-use crate::engine::select::{Kind, Selection};
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
 use crate::export::{Outcome, Request};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::proxy::{Address, AddressError};
@@ -25,7 +25,7 @@ use crate::source::{Choice, Holding, Source, choose};
 
 /// Copies an image from one engine into another; sends only what that lacks.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Copy {
     /// Where the image is
     #[arg(value_name = "SRC")]
@@ -144,8 +144,10 @@ impl Place {
         let selection = config.engine.clone();
         let (selection, name) = match self {
             Self::Docker(name) => {
-                let (namespace, layout) = (None, None);
-                (Selection { kind: Kind::Docker, namespace, layout, ..selection }, name.as_deref())
+                // Whichever store it has.
+                let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
+                let (kind, namespace, layout) = (Kind::Auto, None, None);
+                (Selection { kind, docker_host, namespace, layout, ..selection }, name.as_deref())
             }
             Self::Containerd(namespace, name) => {
                 let namespace = Some(namespace.clone());

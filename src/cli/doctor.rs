@@ -12,7 +12,7 @@ use crate::{doctor, telemetry};
 
 /// Says what is there, what will be fast, what will not, and what mends it; changes nothing.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Doctor {
     /// Print one JSON document instead of text
     #[arg(long)]

@@ -76,8 +76,12 @@ pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports,
             return Ok(Exports::with_policy(engine, policy));
         }
     };
-    let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
-    Ok(Exports::with_policy(engine, policy))
+    Ok(Exports::with_policy(engine, policy(config)))
+}
+
+/// Which names the configuration lets be set.
+pub(super) fn policy(config: &Config) -> NamePolicy {
+    NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay }
 }
 
 /// The engine of `target`, to be read.

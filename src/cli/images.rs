@@ -1,24 +1,50 @@
 //! `linkspan images`.
 
+mod filter;
+mod format;
+
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::filter::{Ages, Filter, Wanted};
+use self::format::Format;
 use super::settings::TargetSettings;
-use super::{CommandError, block_on, engine, output, show};
+use super::{CommandError, block_on, engine, output};
+use crate::engine::Engine;
 use crate::engine::images::{Images, Query, Record};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::source::tree::{Image, Tree};
 
 /// Lists the images of the engine.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct List {
-    /// Only images of this repository, or with this name
+    /// Only images of this repository, or with this name; `*`, `?` and `[a-z]` make a pattern of it
     #[arg(value_name = "REPOSITORY[:TAG]")]
-    name: Option<String>,
+    name: Option<Wanted>,
+
+    /// Show all images, as docker does; they always are
+    #[arg(short, long)]
+    all: bool,
+
+    /// Only images of which this is so: `dangling=BOOL`, `label=KEY[=VALUE]`, `reference=PATTERN`, `before=REF`,
+    /// `since=REF` or `until=TIME`; can be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<Filter>,
+
+    /// Print in this form: `table`, `json`, or a template such as `{{.Repository}}:{{.Tag}}`, in a table after the word
+    /// `table`; it can name .ID, .Repository, .Tag, .Digest, .CreatedSince, .CreatedAt and .Size
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["quiet", "json"])]
+    format: Option<Format>,
+
+    /// Show ids in full
+    #[arg(long)]
+    no_trunc: bool,
 
     /// Show digests in full
     #[arg(long)]
@@ -42,39 +68,81 @@ The id of an image is the digest of its root. SIZE is what its blobs take as the
 Examples:
   linkspan images
   linkspan images --digests demo
+  linkspan images 'team/*:1' --format '{{.Repository}}:{{.Tag}} {{.Size}}'
+  linkspan images --filter dangling=true -q
   linkspan images -q --engine layout --layout ./layout
   linkspan images --to unix:///run/linkspan/export.sock";
 
 impl List {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Self { name, digests, quiet, json, target } = self;
+        let Self { name, all: _, filter, format, no_trunc, digests, quiet, json, target } = self;
+        let filters: Vec<_> = filter.into_iter().chain(name.map(Filter::Reference)).collect();
         let (_, target) = engine::target(target)?;
-        block_on(engine::reading(&target, async |_, images| {
-            let mut rows = vec![header(digests)];
-            let mut shown = std::collections::HashSet::new();
+        let asks = filters.iter().any(|filter| !matches!(filter, Filter::Reference(_) | Filter::Dangling(_)));
+        block_on(engine::reading(&target, async |engine, images| {
+            let ages = ages(&*engine, &*images, &filters).await?;
+            let (mut rows, mut shown) = (Vec::new(), std::collections::HashSet::new());
             for record in all(&*images).await? {
-                if name.as_deref().is_some_and(|wanted| !is_wanted(&record, wanted)) {
+                let is_wanted = |facts: &Facts| filter::is_wanted(&filters, &record, facts, &ages);
+                // What is not asked for costs nothing to find out.
+                if !asks && !is_wanted(&Facts::default()) {
                     continue;
                 }
-                if quiet {
-                    if shown.insert(record.target.digest.clone()) {
-                        output::print(&record.target.digest.hex()[..12])?;
-                    }
+                let facts = if quiet && !asks { Facts::default() } else { Facts::of(&*images, &record.target).await };
+                if asks && !is_wanted(&facts) {
                     continue;
                 }
-                let facts = Facts::of(&*images, &record.target).await;
-                if json {
-                    output::print(&facts.json(&record).to_string())?;
-                } else {
-                    rows.push(facts.row(&record, digests));
+                match (quiet, json) {
+                    (true, _) if !shown.insert(record.target.digest.clone()) => {}
+                    (true, _) => output::print(&id(&record.target, no_trunc))?,
+                    (_, true) => output::print(&facts.json(&record).to_string())?,
+                    _ => rows.push(facts.row(&record, no_trunc)),
                 }
             }
             if !quiet && !json {
-                output::print(&show::table(&rows))?;
+                let text = format.unwrap_or_else(|| Format::usual(digests)).print(&rows);
+                if !text.is_empty() {
+                    output::print(&text)?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }))?
     }
+}
+
+/// How old the images are that the filters name.
+async fn ages(engine: &dyn Engine, images: &dyn Images, filters: &[Filter]) -> Result<Ages, CommandError> {
+    let mut ages = Ages::default();
+    for filter in filters {
+        let (Filter::Before(given) | Filter::Since(given)) = filter else { continue };
+        let root = engine::resolve(engine, images, given).await?;
+        let found = Facts::of(images, &root).await.created.as_deref().and_then(age);
+        let (reason, given) = ("nobody knows when it was made".to_owned(), given.clone());
+        let found = found.ok_or(CommandError::NoDocument { given, reason })?;
+        match filter {
+            Filter::Before(_) => ages.before = Some(ages.before.map_or(found, |other| other.max(found))),
+            _ => ages.since = Some(ages.since.map_or(found, |other| other.min(found))),
+        }
+    }
+    Ok(ages)
+}
+
+/// The id of an image as docker shows it.
+fn id(root: &Descriptor, is_whole: bool) -> String {
+    if is_whole { root.digest.to_string() } else { root.digest.hex()[..12].to_owned() }
+}
+
+/// One image of a list.
+#[derive(Debug)]
+struct Row {
+    id: String,
+    repository: String,
+    tag: String,
+    digest: String,
+    age: Option<Duration>,
+    created_at: String,
+    /// `None` if not even its root is there.
+    size: Option<u64>,
 }
 
 /// Every record of an engine.
@@ -90,50 +158,35 @@ pub(super) async fn all(images: &dyn Images) -> Result<Vec<Record>, CommandError
     }
 }
 
-/// A repository without a tag means all of its images, as with docker.
-fn is_wanted(record: &Record, wanted: &str) -> bool {
-    let Some(name) = record.name.as_deref() else { return false };
-    let (Ok(own), Ok(reference)) = (name.parse::<Reference>(), wanted.parse::<Reference>()) else {
-        return name == wanted;
-    };
-    let last = wanted.rsplit('/').next().unwrap_or_default();
-    own.name() == reference.name() && (!last.contains([':', '@']) || own == reference)
-}
-
-fn header(digests: bool) -> Vec<String> {
-    let digest = digests.then_some("DIGEST");
-    ["REPOSITORY", "TAG"].into_iter().chain(digest).chain(["IMAGE ID", "CREATED", "SIZE"]).map(str::to_owned).collect()
-}
-
 /// What is found out about an image.
+#[derive(Debug, Default)]
 struct Facts {
     /// `None` if not even its root is there.
     size: Option<u64>,
     /// RFC 3339, as the config has it.
     created: Option<String>,
+    labels: HashMap<String, String>,
 }
 
 impl Facts {
     /// An image that is not all there is listed all the same.
     async fn of(images: &dyn Images, root: &Descriptor) -> Self {
-        let Ok(tree) = engine::tree(images, root).await else { return Self { size: None, created: None } };
+        let Ok(tree) = engine::tree(images, root).await else { return Self::default() };
         let mut size = 0_u64;
         for blob in tree.blobs() {
             size = size.saturating_add(images.size(&blob.digest).await.ok().flatten().unwrap_or(0));
         }
-        Self { size: Some(size), created: created(&tree) }
+        let Config { created, config } = config(&tree).unwrap_or_default();
+        Self { size: Some(size), created, labels: config.and_then(|config| config.labels).unwrap_or_default() }
     }
 
-    fn row(&self, record: &Record, digests: bool) -> Vec<String> {
+    fn row(&self, record: &Record, no_trunc: bool) -> Row {
         let (repository, tag) = repository_and_tag(record);
+        let created = self.created.as_deref();
         let digest = record.target.digest.to_string();
-        let age = self.created.as_deref().and_then(age);
-        let mut row = vec![repository, tag];
-        row.extend(digests.then_some(digest));
-        row.push(record.target.digest.hex()[..12].to_owned());
-        row.push(age.map_or_else(|| "N/A".to_owned(), show::ago));
-        row.push(self.size.map_or_else(|| "incomplete".to_owned(), show::size_in_table));
-        row
+        let (age, created_at) = (created.and_then(age), created.and_then(created_at));
+        let created_at = created_at.unwrap_or_else(|| "N/A".to_owned());
+        Row { id: id(&record.target, no_trunc), repository, tag, digest, age, created_at, size: self.size }
     }
 
     fn json(&self, record: &Record) -> Value {
@@ -159,16 +212,37 @@ fn repository_and_tag(record: &Record) -> (String, String) {
     (repository.to_owned(), reference.tag().map_or_else(none, str::to_owned))
 }
 
-/// When the image for this machine was made, else the first one that is there.
-fn created(tree: &Tree) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Created {
-        created: Option<String>,
-    }
+/// What is of interest in a config.
+#[derive(Debug, Default, Deserialize)]
+struct Config {
+    created: Option<String>,
+    config: Option<Settings>,
+}
+
+/// What a container of it gets.
+#[derive(Debug, Default, Deserialize)]
+struct Settings {
+    #[serde(rename = "Labels")]
+    labels: Option<HashMap<String, String>>,
+}
+
+/// The config of the image for this machine, else of the first one that is there.
+fn config(tree: &Tree) -> Option<Config> {
     let config = |image: Image<'_>| tree.document(&image.manifest?.1.config.digest);
     let own = tree.image_for(&Platform::host()).and_then(config);
     let config = own.or_else(|| tree.images().into_iter().find_map(config))?;
-    serde_json::from_slice::<Created>(&config.bytes).ok()?.created
+    serde_json::from_slice(&config.bytes).ok()
+}
+
+/// An RFC 3339 time as docker shows it, to the second.
+fn created_at(time: &str) -> Option<String> {
+    age(time)?;
+    let zone = time.get(19..)?.trim_start_matches(|letter: char| letter == '.' || letter.is_ascii_digit());
+    let zone = match zone {
+        "Z" | "z" => "+0000 UTC".to_owned(),
+        zone => format!("{0} {0}", zone.replace(':', "")),
+    };
+    Some(format!("{} {} {zone}", time.get(..10)?, time.get(11..19)?))
 }
 
 /// How long ago an RFC 3339 time was; `None` if it is none, or the year that stands for no time.

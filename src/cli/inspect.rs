@@ -13,7 +13,7 @@ use crate::source::tree::{self, Image, PREDICATE, Tree};
 
 /// Prints one JSON document about an image: platforms, layers, annotations and attestations.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Inspect {
     /// Its name, its digest, or the beginning of that
     #[arg(value_name = "REF")]

@@ -22,8 +22,12 @@ use crate::source::{Choice, Source, choose};
 
 /// Loads images from an archive or a layout folder; sends only what the engine lacks.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Load {
+    /// The same as --input
+    #[arg(value_name = "FILE|DIR|-", conflicts_with = "input")]
+    file: Option<PathBuf>,
+
     /// An OCI archive, an archive of `docker save`, or the folder of an OCI image layout; `-` is standard input. Archives
     /// may be compressed (gzip, zstd, xz, bzip2)
     #[arg(short, long, value_name = "FILE|DIR|-", default_value = "-")]
@@ -54,7 +58,7 @@ What comes through a pipe or is compressed is kept in an unnamed file in $TMPDIR
     that the engine has. An uncompressed file is read in place.
 
 Examples:
-  linkspan load -i image.tar
+  linkspan load image.tar
   docker save demo | linkspan load --engine containerd --namespace k8s.io
   linkspan load -i ./layout -t registry.example/demo:1 --json
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
@@ -64,11 +68,12 @@ interrupted: what was sent by then is kept for an hour for the next try.";
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let is_stdin = self.input == Path::new("-");
+        let input = self.file.unwrap_or(self.input);
+        let is_stdin = input == Path::new("-");
         if is_stdin && std::io::stdin().is_terminal() {
             return Err(CommandError::NoInput);
         }
-        let Self { input, tag, platform, quiet, json, target } = self;
+        let Self { tag, platform, quiet, json, target, .. } = self;
         let (config, target) = engine::target(target)?;
         let load = Loading { tag, platform, manner: Manner::of(quiet || json), json };
         block_on(load.run(&config, &target, (!is_stdin).then_some(input)))??;

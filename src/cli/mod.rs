@@ -4,10 +4,12 @@
 //! a value is wrong, be it a flag's, a variable's or one of the configuration file; 130 and 143 when SIGINT or SIGTERM
 //! ended it (what shells say of such programs).
 
+mod about;
 mod copy;
 mod doctor;
 mod engine;
 mod extent;
+mod help;
 mod hold;
 mod images;
 mod inspect;
@@ -17,6 +19,7 @@ mod output;
 mod progress;
 mod ps;
 mod read;
+mod remove;
 mod repeat;
 mod save;
 mod serve;
@@ -28,7 +31,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::daemon::{DaemonError, Signals};
@@ -41,7 +44,7 @@ use crate::source::{ChoiceError, ReadGraphError};
 
 /// A direct-ingest export target: builders send the container engine of this host only the blobs it lacks.
 #[derive(Debug, Parser)]
-#[command(name = "linkspan", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "linkspan", version, max_term_width = 100, after_long_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,8 +57,12 @@ enum Command {
     Setup(setup::Setup),
     Load(load::Load),
     Save(save::Save),
+    #[command(visible_alias = "ls")]
     Images(images::List),
     Inspect(inspect::Inspect),
+    #[command(name = "rm", visible_alias = "rmi")]
+    Remove(remove::Remove),
+    Tag(remove::Tag),
     Copy(copy::Copy),
     Ps(ps::Ps),
     /// Prints the root of an image, or its manifest for a platform, byte by byte
@@ -64,6 +71,10 @@ enum Command {
     Config(read::Which),
     /// Prints the digest of an image, or of its manifest for a platform
     Digest(read::Which),
+    Version(about::Version),
+    Completion(about::Completion),
+    #[command(hide = true)]
+    Man(about::Man),
 }
 
 const EXAMPLES: &str = "\
@@ -120,6 +131,10 @@ enum CommandError {
     IntoArchive,
     #[error("{engine} has no image `{given}`")]
     NoImage { given: String, engine: String },
+    #[error("`{given}` is called {names}")]
+    ManyNames { given: String, names: String },
+    #[error("`{name}` has a digest, which no image can be given")]
+    DigestAsName { name: String },
     #[error("more than one image begins with `{given}`")]
     Ambiguous { given: String },
     #[error("`{given}`: {reason}")]
@@ -143,7 +158,12 @@ impl CommandError {
             Self::Interrupted { signal, .. } => return Signals::code(signal),
             // Nothing was said that could be wrong.
             Self::Config(ConfigError::NoBuilder) | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder)) => false,
-            Self::Config(_) | Self::Name(_) | Self::Address(_) | Self::Elsewhere(_) | Self::IntoArchive => true,
+            Self::Config(_)
+            | Self::Name(_)
+            | Self::Address(_)
+            | Self::Elsewhere(_)
+            | Self::IntoArchive
+            | Self::DigestAsName { .. } => true,
             Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
             Self::Engine(EngineError::Address { .. }) => true,
             Self::Save(error) => matches!(error, save::SaveError::Mixed),
@@ -180,6 +200,8 @@ impl CommandError {
             Self::ManyInArchive { .. } => Some(format!("`linkspan load{flags} -i FILE` loads all of them")),
             Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
             Self::NoImage { .. } => Some(format!("`linkspan images{flags}` lists what there is")),
+            Self::ManyNames { .. } => Some("name one of these, or remove all of them with --force".to_owned()),
+            Self::DigestAsName { .. } => Some("name it by a tag".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the digest".to_owned()),
             _ => None,
         }
@@ -188,7 +210,8 @@ impl CommandError {
 
 /// Runs the program with the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match Cli::try_parse_from(arguments) {
+    let parsed = program().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let command = match parsed {
         Ok(Cli { command }) => command,
         Err(error) => {
             // Help and version come here too, with code 0. A closed pipe is no reason to fail.
@@ -203,6 +226,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
+/// The command line, as it is parsed and explained.
+fn program() -> clap::Command {
+    help::shortened(Cli::command())
+}
+
 impl Command {
     /// The flags that say which engine it works on.
     fn repeated(&self) -> String {
@@ -213,7 +241,10 @@ impl Command {
             Self::Inspect(command) => command.target.repeated(),
             Self::Copy(command) => command.repeated(),
             Self::Manifest(which) | Self::Config(which) | Self::Digest(which) => which.target.repeated(),
+            Self::Remove(command) => command.target.repeated(),
+            Self::Tag(command) => command.target.repeated(),
             Self::Serve(_) | Self::Doctor(_) | Self::Setup(_) | Self::Ps(_) => String::new(),
+            Self::Version(_) | Self::Completion(_) | Self::Man(_) => String::new(),
         }
     }
 
@@ -231,6 +262,11 @@ impl Command {
             Self::Manifest(which) => which.manifest(),
             Self::Config(which) => which.config(),
             Self::Digest(which) => which.digest(),
+            Self::Remove(command) => command.run(),
+            Self::Tag(command) => command.run(),
+            Self::Version(command) => command.run(),
+            Self::Completion(command) => command.run(program()),
+            Self::Man(command) => command.run(program()),
         }
     }
 }
@@ -278,14 +314,12 @@ async fn exporting<T>(
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::config::Setting;
 
     #[test]
     fn the_tree_is_sound() {
-        Cli::command().debug_assert();
+        program().debug_assert();
     }
 
     #[test]

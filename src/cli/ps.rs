@@ -14,7 +14,7 @@ use crate::proxy::Address;
 
 /// Lists the exports under way of a daemon.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Ps {
     /// Where the daemon's door of the exporter API listens (`serve --export-listen`) [env: LINKSPAN_EXPORT_LISTEN]
     /// [default: LINKSPAN_TO, else what the configuration file says, else unix:///run/linkspan/export.sock]

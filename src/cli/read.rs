@@ -11,7 +11,7 @@ use crate::source::tree::Tree;
 
 /// Which image of the engine is meant.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Which {
     /// Its name, its digest, or the beginning of that
     #[arg(value_name = "REF")]

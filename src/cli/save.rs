@@ -29,7 +29,7 @@ use sink::Sink;
 
 /// Saves images to an archive.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Save {
     /// The images: names, digests, or beginnings of those
     #[arg(value_name = "REF", required = true)]

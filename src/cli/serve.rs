@@ -13,7 +13,7 @@ use crate::telemetry;
 
 /// Opens the doors and exports what comes through them, until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Serve {
     #[command(flatten)]
     settings: Settings,

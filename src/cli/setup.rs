@@ -27,7 +27,7 @@ enum Program {
 /// buildx pins a builder to the address of the engine that it was created with. This changes that address, and nothing else:
 /// the builder's container, its cache, its options, its history and the choice of the current builder stay.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES)]
 struct Buildx {
     /// The builders, by the names that `docker buildx ls` shows
     #[arg(required = true, value_name = "NAME")]

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::door::export_api::proto::{CapabilitiesRequest, CapabilitiesResponse};
-use crate::engine::images::Images;
+use crate::engine::error::REMOTE;
+use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError, Identity, Ingest, Origin, Storage};
 use crate::export::NamePolicy;
 use crate::image::{Descriptor, Graph, Reference};
@@ -140,6 +141,10 @@ impl Engine for RemoteEngine {
             return Ok(Arc::new(RemoteImages::new(self.connection.clone())));
         }
         Err(EngineError::NotOffered { engine: self.identity.kind, what: "reading its images" })
+    }
+
+    fn remove<'a>(&'a self, _: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async { Err(EngineError::NotOffered { engine: REMOTE, what: "removing images" }) })
     }
 
     /// The daemon does it.

@@ -89,6 +89,12 @@ impl Api {
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
+    /// DELETEs.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Answer, ApiError> {
+        let request = Request::builder().method(Method::DELETE).uri(path).body(Full::default());
+        self.whole(path, request, ANSWER, ANSWER_BYTES).await
+    }
+
     /// GETs an answer of up to `bytes`.
     pub(crate) async fn get_within(&self, path: &str, bytes: usize) -> Result<Answer, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());

@@ -281,6 +281,16 @@ impl EngineError {
             }
             Self::Missing { .. } | Self::Vanished { .. } => "something removed content during the export; export again".to_owned(),
             Self::LeaseLost { .. } => "export again".to_owned(),
+            Self::NotOffered { engine: "docker-classic", .. } => {
+                "dockerd's classic store keeps neither manifests nor layers as they were built, and shows what it has \
+                 through its own commands alone: use `docker images`, `docker save`, `docker tag` and `docker rmi`; \
+                 with the containerd image store (\"features\":{\"containerd-snapshotter\":true} in daemon.json) all of it \
+                 works here"
+                    .to_owned()
+            }
+            Self::NotOffered { engine: REMOTE, .. } => {
+                "the exporter API has no call for that: run it on the machine of the engine, without --to".to_owned()
+            }
             Self::Daemon { hint, .. } => return hint.clone(),
             Self::Timeout { .. } => "look at the engine's log: it is stuck or overloaded".to_owned(),
             _ => return None,
@@ -310,6 +320,9 @@ impl From<ApiError> for EngineError {
         }
     }
 }
+
+/// What a daemon is called that lacks an ability.
+pub(crate) const REMOTE: &str = "the exporter API";
 
 /// The first release of docker that has the containerd image store.
 const FIRST_WITH_STORE: u32 = 24;

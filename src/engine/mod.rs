@@ -11,7 +11,7 @@ mod containerd;
 mod docker;
 mod docker_classic;
 pub mod doctor;
-mod error;
+pub(crate) mod error;
 mod hold;
 pub mod images;
 mod installed;
@@ -33,7 +33,7 @@ use crate::progress::Events;
 
 pub use error::EngineError;
 pub use hold::{Hold, StoredBlob};
-use images::Images;
+use images::{Images, Record};
 use uploads::Uploads;
 
 /// What an engine is, for messages and for `doctor`.
@@ -219,6 +219,25 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// When the engine cannot be asked.
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>>;
+
+    /// Makes `name` stand for the image `root`, of which the engine has a record.
+    ///
+    /// # Errors
+    /// When the engine refuses; [`EngineError::NotOffered`] where names cannot be set by themselves.
+    fn tag<'a>(&'a self, _root: &'a Descriptor, _name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+        let engine = self.identity().kind;
+        Box::pin(async move { Err(EngineError::NotOffered { engine, what: "giving an image another name" }) })
+    }
+
+    /// Removes a record, and with the last one of an image what only that needs. `force` is dockerd's word for images
+    /// that stopped containers use.
+    ///
+    /// # Errors
+    /// When the engine refuses; [`EngineError::NotOffered`] where images cannot be removed.
+    fn remove<'a>(&'a self, _record: &'a Record, _force: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+        let engine = self.identity().kind;
+        Box::pin(async move { Err(EngineError::NotOffered { engine, what: "removing images" }) })
+    }
 
     /// The leases that [`Engine::recover`] would release, for a process that ends too soon for that: it looks when it
     /// begins, and releases them when what it exports no longer relies on them.

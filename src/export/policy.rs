@@ -36,7 +36,10 @@ impl NamePolicy {
 
     /// Refuses the first name that would have to leave another image. What comes between this look and the commit is for
     /// [`Ingest::require`](crate::engine::Ingest::require), as far as the engine can compare and set.
-    pub(super) async fn check_moves(
+    ///
+    /// # Errors
+    /// [`ExportError::NameTaken`], or when the engine cannot be asked.
+    pub async fn check_moves(
         &self,
         engine: &dyn Engine,
         root: &Descriptor,

@@ -11,6 +11,7 @@ mod broken;
 mod engines;
 mod left;
 mod load;
+mod names;
 mod ps;
 mod read;
 mod remote;

@@ -22,6 +22,8 @@ fn screen(said: &str) -> Vec<String> {
     while let Some(letter) = letters.next() {
         match letter {
             '\r' => column = 0,
+            // What is typed for Ctrl-C: no terminal shows it.
+            '\u{3}' => {}
             '\n' => row += 1,
             '\u{1b}' => {
                 assert_eq!(letters.next(), Some('['), "{said:?}");
@@ -104,20 +106,17 @@ fn docker_unpacks_what_a_bar_stands_for() {
 
 #[test]
 fn an_interruption_leaves_the_bars_as_they_are() {
-    // A large layer, and a terminal that writes `^C` where the cursor is.
     let large = Layer::new().file("large", "l\n".repeat(24 << 20)).tar();
     let file = archive(&[(&Image::new(&[Layer::busybox().tar(), large]), named("docker.io/library/ended:1"))]);
     let folder = tempfile::tempdir().unwrap();
     let load = [&["load", "-i", text(file.path())], &target(&folder)[..]].concat().join(" ");
-    let program = env!("CARGO_BIN_EXE_linkspan");
+    let (program, folder) = (env!("CARGO_BIN_EXE_linkspan"), text(folder.path()));
+    // Typed, so that the terminal does with it what terminals do.
     let script = format!(
-        "stty cols {COLUMNS} rows 24; {program} {load} & \
-         until test -n \"$(find {0} -name 'sha256-*' -size +4000k)\"; do sleep 0.05; done; \
-         printf '^C' > /dev/tty; kill -INT $!; wait $!; echo code $?",
-        text(folder.path())
+        "( until test -n \"$(find {folder} -name 'sha256-*' -size +4000k)\"; do sleep 0.05; done; printf '\\003'; sleep 2 ) | \
+         script -qec 'trap : INT; stty cols {COLUMNS} rows 24; {program} {load}; echo code $?' /dev/null"
     );
-    let seen =
-        Run::new("script").args(["-qec", &script, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh").output();
+    let seen = Run::new("sh").args(["-c", &script]).env("TERM", "xterm").env("SHELL", "/bin/sh").output();
     let lines = screen(&seen.stdout);
     let [bars @ .., error, code] = &lines[..] else { panic!("{lines:#?}") };
     if code == "code 0" {

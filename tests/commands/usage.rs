@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::common::{Stack, text};
+use serde_json::Value;
+
+use crate::common::{Run, Stack, text};
 use crate::{archive, image, linkspan, listed, named, on};
 
 /// The command that a remedy offers, without what comes before it.
@@ -117,4 +119,56 @@ fn a_daemon_is_named_once_for_all_commands() {
     let empty = tempfile::tempdir().unwrap();
     assert_eq!(told(&["images", "-q", "--layout", text(empty.path())]).ok().stdout, "");
     drop(daemon);
+}
+
+#[test]
+fn the_program_says_which_commit_it_is() {
+    let text = linkspan(["version"]).ok().stdout;
+    assert!(text.starts_with(concat!("linkspan ", env!("CARGO_PKG_VERSION"))), "{text}");
+    let said: Value = serde_json::from_str(&linkspan(["version", "--json"]).ok().stdout).unwrap();
+    assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
+    let head = Run::new("git").args(["rev-parse", "HEAD"]).dir(env!("CARGO_MANIFEST_DIR")).output();
+    if head.status.success() {
+        let commit = said["commit"].as_str().unwrap();
+        assert!(commit.len() == 40 && text.contains(&commit[..12]), "{text}{said}");
+        assert_eq!(said["date"].as_str().unwrap().len(), "2026-01-01".len(), "{said}");
+    }
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = linkspan(["completion", shell]).ok().stdout;
+        for word in ["inspect", "namespace", "one-platform", "rm"] {
+            assert!(script.contains(word), "{word} for {shell}");
+        }
+    }
+    let script = linkspan(["completion", "bash"]).ok().stdout;
+    Run::new("bash").args(["-n", "/dev/stdin"]).stdin(script).ok();
+    assert!(linkspan(["man"]).ok().stdout.contains(".TH"), "a page");
+    let folder = tempfile::tempdir().unwrap();
+    linkspan(["man", text(folder.path())]).ok();
+    for page in ["linkspan.1", "linkspan-load.1", "linkspan-setup-buildx.1"] {
+        assert!(folder.path().join(page).exists(), "{page}");
+    }
+}
+
+#[test]
+fn help_is_short_or_long() {
+    for command in ["load", "images", "serve", "copy"] {
+        let (short, long) = (linkspan([command, "-h"]).ok().stdout, linkspan([command, "--help"]).ok().stdout);
+        assert!(!short.contains("Examples:") && long.contains("Examples:"), "{short}");
+        assert!(!short.contains("[env:") && long.contains("[env:"), "{short}");
+        assert!(short.lines().count() < long.lines().count() / 2, "{command}: {short}");
+    }
+}
+
+#[test]
+fn an_archive_is_named_with_or_without_a_flag() {
+    let file = archive(&[(&image("positional\n"), named("docker.io/library/positional:1"))]);
+    let folder = tempfile::tempdir().unwrap();
+    on(&folder, &["load", "-q", text(file.path())]).ok();
+    assert_eq!(on(&folder, &["ls", "-q"]).ok().lines().len(), 1);
+    let both = on(&folder, &["load", "-i", "a.tar", "b.tar"]).fails();
+    assert_eq!(both.status.code(), Some(2), "{both}");
 }

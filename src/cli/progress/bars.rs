@@ -2,9 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
+use std::io::stderr;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use rustix::process::getpgrp;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::{short, show};
 use crate::image::Digest;
@@ -14,14 +17,8 @@ use crate::progress::Event;
 const MOST_BARS: usize = 16;
 /// How often a bar is drawn where nothing changes: the last change may have come too soon after another one.
 const TICK: Duration = Duration::from_millis(150);
-/// What is in a line beside the bar itself, in columns; and those at its end, for what the terminal writes there when
-/// somebody types Ctrl-C: in the next line that would come between the bars.
-const BESIDE: u16 = 12 + 1 + 1 + 9 + 1 + 9 + 1 + 11 + 1 + 9;
-const SPARE: u16 = 3;
-/// The shortest bar that is one.
-const SHORTEST: u16 = 5;
-/// What a terminal is taken to have that does not say.
-const USUAL: u16 = 80;
+/// 80 columns leave some twenty for the bar itself.
+const TEMPLATE: &str = "{prefix} {wide_bar} {sent:>9}/{size:9} {speed:>11} {msg:9}";
 
 #[derive(Debug, Default)]
 pub(super) struct Bars {
@@ -29,6 +26,34 @@ pub(super) struct Bars {
     bars: HashMap<Digest, ProgressBar>,
     together: Option<Together>,
     is_drawn: bool,
+    unechoed: Option<Unechoed>,
+}
+
+/// A terminal that does not write `^C` where the cursor is, behind the last bar: in the line below, that would come between
+/// the bars as they are and as they are drawn again. As it was when it is dropped.
+#[derive(Debug)]
+struct Unechoed(Termios);
+
+impl Unechoed {
+    fn new() -> Option<Self> {
+        let before = tcgetattr(stderr()).ok()?;
+        let mut changed = before.clone();
+        changed.local_modes.remove(LocalModes::ECHOCTL);
+        let this = Self(before);
+        set(&changed).then_some(this)
+    }
+}
+
+impl Drop for Unechoed {
+    fn drop(&mut self) {
+        set(&self.0);
+    }
+}
+
+/// Changes the terminal, unless another program is in front: then it would stop us.
+fn set(attributes: &Termios) -> bool {
+    let is_in_front = tcgetpgrp(stderr()).is_ok_and(|group| group == getpgrp());
+    is_in_front && tcsetattr(stderr(), OptionalActions::Now, attributes).is_ok()
 }
 
 /// Many blobs, as one.
@@ -108,7 +133,9 @@ impl Bars {
     }
 
     fn add(&mut self, bar: ProgressBar) -> ProgressBar {
-        self.is_drawn = true;
+        if !std::mem::replace(&mut self.is_drawn, true) {
+            self.unechoed = Unechoed::new();
+        }
         let bar = self.all.add(bar);
         bar.enable_steady_tick(TICK);
         bar
@@ -126,18 +153,15 @@ impl Bars {
     pub(super) fn end(&mut self) -> bool {
         let together = self.together.take().map(|together| together.bar);
         self.bars.drain().map(|(_, bar)| bar).chain(together).for_each(|bar| bar.abandon());
+        self.unechoed = None;
         std::mem::take(&mut self.is_drawn)
     }
 }
 
 pub(super) fn bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    let columns = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| size.ws_col);
-    let columns = if columns == 0 { USUAL } else { columns };
-    let length = columns.saturating_sub(BESIDE + SPARE).max(SHORTEST);
-    let template = format!("{{prefix}} {{bar:{length}}} {{sent:>9}}/{{size:9}} {{speed:>11}} {{msg:9}}");
-    // The template is ours; were it wrong, the default one would do.
-    let Ok(style) = ProgressStyle::with_template(&template) else { return bar };
+    // The template is a constant; were it wrong, the default one would do.
+    let Ok(style) = ProgressStyle::with_template(TEMPLATE) else { return bar };
     let style = style
         .with_key("sent", |state: &ProgressState, into: &mut dyn Write| write(into, &show::size(state.pos())))
         .with_key("size", |state: &ProgressState, into: &mut dyn Write| {

@@ -31,7 +31,7 @@ pub(crate) use self::ingest::ContainerdIngest;
 use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use self::uploads::ContainerdUploads;
-use super::images::Images;
+use super::images::{Images, Record};
 use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
@@ -184,6 +184,14 @@ impl Engine for ContainerdEngine {
             release(&self.client, &abandoned).await?;
             Ok(abandoned.len())
         })
+    }
+
+    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { images::set(&self.client, &name.to_string(), root).await })
+    }
+
+    fn remove<'a>(&'a self, record: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { ContainerdImages::new(self.client.clone(), "containerd").remove(record).await })
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {

@@ -51,6 +51,17 @@ impl ContainerdImages {
         self.records(vec![format!("target.digest=={digest}")]).await
     }
 
+    /// Removes a record as [`Images::list`] shows it.
+    pub(crate) async fn remove(&self, record: &Record) -> Result<(), EngineError> {
+        if let Some(name) = &record.name {
+            return images::delete(&self.client, name).await;
+        }
+        for prefix in UNNAMED {
+            images::delete(&self.client, &format!("{prefix}@{}", record.target.digest)).await?;
+        }
+        Ok(())
+    }
+
     async fn by_name(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
         let exact = images::get(&self.client, &name.to_string()).await?.and_then(record).map(|record| record.target);
         // containerd lets anybody give a record any target, whatever digest its name holds.

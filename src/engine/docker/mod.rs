@@ -23,7 +23,7 @@ use self::handshake::{Handshake, Proof};
 pub(crate) use self::jsonstream::{Line, check_loaded};
 pub(crate) use self::tag::again as tag_again;
 use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, ContainerdIngest};
-use super::images::Images;
+use super::images::{Images, Record};
 use super::uploads::Uploads;
 use super::{
     Abandoned, Condition, Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage,
@@ -209,6 +209,14 @@ impl Engine for DockerEngine {
             }
             Ok(count)
         })
+    }
+
+    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(tag::set(&self.docker, root, name))
+    }
+
+    fn remove<'a>(&'a self, record: &'a Record, force: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(tag::remove(&self.docker, record, force))
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {

@@ -1,11 +1,12 @@
-//! Tagging an image with the name it has: nothing changes, and dockerd takes notice.
+//! Names, by dockerd: tagging an image with the name it has, so that dockerd takes notice; with another one; and removing.
 
 use http::StatusCode;
 
 use super::load::is_transient;
 use crate::docker_api::Api;
 use crate::engine::EngineError;
-use crate::image::Reference;
+use crate::engine::images::Record;
+use crate::image::{Descriptor, Reference};
 
 /// Has dockerd tag `name` as `name`. It changes nothing and emits `tag` (moby `daemon/containerd/image_tag.go`, `daemon/images/image_tag.go`), and
 /// authorization plugins are asked. `false` if dockerd does not know the image, or would
@@ -21,6 +22,32 @@ pub(crate) async fn again(docker: &Api, name: &Reference) -> Result<bool, Engine
         StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Ok(false),
         // Somebody else gives the name to another image at this moment.
         _ if is_transient(&answer.message()) => Ok(false),
+        _ => Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+    }
+}
+
+/// Has dockerd make `name` stand for `root`.
+pub(crate) async fn set(docker: &Api, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
+    let (repository, tag) = (name.name(), name.tag().unwrap_or("latest"));
+    let answer = docker.post(&format!("/images/{}/tag?repo={repository}&tag={tag}", root.digest)).await?;
+    match answer.status {
+        StatusCode::CREATED => Ok(()),
+        _ => Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+    }
+}
+
+/// Has dockerd remove a name, or an image that has none. A container that uses it is dockerd's business.
+pub(crate) async fn remove(docker: &Api, record: &Record, force: bool) -> Result<(), EngineError> {
+    let name = record.name.clone().unwrap_or_else(|| record.target.digest.to_string());
+    // Records of others may have names that are none.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@".contains(&byte);
+    let path: String = name
+        .bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect();
+    let answer = docker.delete(&format!("/images/{path}?force={}", u8::from(force))).await?;
+    match answer.status {
+        StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
         _ => Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
     }
 }

@@ -156,6 +156,15 @@ impl LayoutIndex {
         Ok(gone.into_iter().map(|entry| entry.target).filter(|target| target.digest != root.digest).collect())
     }
 
+    /// Takes `name`, as it is written, away from `root`, or the entry that has none. Returns the roots that lost it.
+    pub(super) fn remove(&mut self, name: Option<&str>, root: &Digest) -> Vec<Descriptor> {
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|entry| entry.name() == name && entry.target.digest == *root);
+        self.entries = kept;
+        gone.into_iter().map(|entry| entry.target).collect()
+    }
+
     /// The bytes of the file.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut raws: Vec<&RawValue> = self.entries.iter().map(|entry| &*entry.raw).collect();

@@ -20,6 +20,7 @@ mod ingest;
 mod lease;
 mod left;
 mod lock;
+mod names;
 mod pipe;
 mod place;
 mod reached;
@@ -48,7 +49,7 @@ use self::lease::Owner;
 use self::place::{Found, Place, VERSION};
 use self::read::{LayoutImages, read_index};
 use self::shared::Shared;
-use super::images::Images;
+use super::images::{Images, Record};
 use super::process::boot;
 use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, MAX_RECORD, Origin, Storage};
 use crate::image::{Descriptor, Graph, GraphError, Limits, Reference, Walk};
@@ -232,6 +233,18 @@ impl Engine for LayoutEngine {
             }
             Ok(exports)
         })
+    }
+
+    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+        let (root, names) = (root.clone(), vec![name.clone()]);
+        Box::pin(self.work(move |shared| names::change(shared, |index| index.insert(&root, &names))))
+    }
+
+    fn remove<'a>(&'a self, record: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+        let record = record.clone();
+        Box::pin(self.work(move |shared| {
+            names::change(shared, |index| Ok(index.remove(record.name.as_deref(), &record.target.digest)))
+        }))
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {

@@ -1,0 +1,158 @@
+//! `linkspan rm` and `linkspan tag`: names of images, without moving a byte.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::engine::Target;
+use super::settings::TargetSettings;
+use super::{CommandError, block_on, engine, images, output};
+use crate::engine::images::{Images, Record};
+use crate::engine::{Engine, EngineError};
+use crate::export::Request;
+use crate::image::Reference;
+use crate::progress::Events;
+
+/// Removes images: the names that are given, and an image with its last name.
+#[derive(Debug, Args)]
+#[command(after_long_help = REMOVE)]
+pub(super) struct Remove {
+    /// The images: names, digests, or beginnings of those
+    #[arg(value_name = "REF", required = true)]
+    references: Vec<String>,
+
+    /// Remove all names of an image that is given by its digest; from docker also an image that a stopped container uses
+    #[arg(short, long)]
+    force: bool,
+
+    #[command(flatten)]
+    pub(super) target: TargetSettings,
+}
+
+const REMOVE: &str = "\
+Examples:
+  linkspan rm demo:1
+  linkspan rm --layout ./images 0123456789ab
+  linkspan rm --engine containerd --namespace k8s.io registry.example/app:1
+
+Exit code: 0 when all of them were removed, 1 when one was not, 2 for a wrong command line.";
+
+/// Gives an image another name; the name leaves the image that it stood for.
+#[derive(Debug, Args)]
+#[command(after_long_help = TAG)]
+pub(super) struct Tag {
+    /// The image: its name, its digest, or the beginning of that
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// The name
+    #[arg(value_name = "NAME")]
+    name: Reference,
+
+    #[command(flatten)]
+    pub(super) target: TargetSettings,
+}
+
+const TAG: &str = "\
+Examples:
+  linkspan tag demo:1 registry.example/demo:1
+  linkspan tag --engine containerd --namespace k8s.io 0123456789ab app:1
+
+Exit code: 0 when it has the name, 1 when it has not, 2 for a wrong command line.";
+
+impl Remove {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let (_, target) = engine::target(self.target)?;
+        let (references, force) = (self.references, self.force);
+        block_on(engine::reading(&target, async |engine, images| {
+            // Before anything goes: whether all of it can.
+            let mut wanted = Vec::new();
+            for given in &references {
+                wanted.push(records(&*engine, &*images, given, force).await?);
+            }
+            for record in wanted.into_iter().flatten() {
+                remove(&*engine, &*images, &record, force).await?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }))?
+    }
+}
+
+/// The records that `given` means.
+async fn records(
+    engine: &dyn Engine,
+    images: &dyn Images,
+    given: &str,
+    force: bool,
+) -> Result<Vec<Record>, CommandError> {
+    let root = engine::resolve(engine, images, given).await?;
+    let name = engine::name(images, given).await?;
+    let mut found = images::all(images).await?;
+    found.retain(|record| record.target.digest == root.digest);
+    if let Some(name) = name {
+        let is_it = |record: &Record| {
+            record.name.as_deref().and_then(|own| own.parse::<Reference>().ok()).is_some_and(|own| own == name)
+        };
+        found.retain(is_it);
+    } else if found.len() > 1 && !force {
+        let names: Vec<_> = found.iter().map(shown).collect();
+        return Err(CommandError::ManyNames { given: given.to_owned(), names: names.join(", ") });
+    }
+    if found.is_empty() {
+        let engine = engine.identity();
+        return Err(CommandError::NoImage {
+            given: given.to_owned(),
+            engine: format!("{} at {}", engine.kind, engine.address),
+        });
+    }
+    Ok(found)
+}
+
+fn shown(record: &Record) -> String {
+    match &record.name {
+        Some(name) => name.parse::<Reference>().map_or_else(|_| name.clone(), |name| name.familiar()),
+        None => record.target.digest.to_string(),
+    }
+}
+
+async fn remove(engine: &dyn Engine, images: &dyn Images, record: &Record, force: bool) -> Result<(), CommandError> {
+    engine.remove(record, force).await?;
+    if record.name.is_some() {
+        output::print(&format!("Untagged: {}", shown(record)))?;
+    }
+    let root = &record.target.digest;
+    if !images::all(images).await?.iter().any(|other| other.target.digest == *root) {
+        output::print(&format!("Deleted: {root}"))?;
+    }
+    Ok(())
+}
+
+impl Tag {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let Self { reference, name, target } = self;
+        let (config, target) = engine::target(target)?;
+        block_on(engine::reading(&target, async |found, images: Arc<dyn Images>| {
+            if name.digest().is_some() {
+                return Err(CommandError::DigestAsName { name: name.to_string() });
+            }
+            let root = engine::resolve(&*found, &*images, &reference).await?;
+            if let Target::Daemon(_) = &target {
+                // An export of which the daemon has every blob.
+                let exports = engine::exports(&config, &target).await?;
+                let request = Request { root, names: vec![name], origin: engine::origin("tag") };
+                exports.run(request, images, Events::none()).await?;
+                exports.finish().await;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let policy = engine::policy(&config);
+            let names = [name];
+            policy.check(&names)?;
+            policy.check_moves(&*found, &root, &names).await?;
+            for name in &names {
+                found.tag(&root, name).await.map_err(|error: EngineError| CommandError::Engine(error))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }))?
+    }
+}
