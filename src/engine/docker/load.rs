@@ -81,7 +81,7 @@ pub(super) fn is_transient(reason: &str) -> bool {
 }
 
 /// The time before another attempt. Those who got into each other's way do not come again at the same moment.
-fn pause() -> Duration {
+pub(super) fn pause() -> Duration {
     let spread = RandomState::new().hash_one(0) % 100;
     RETRY + Duration::from_millis(spread)
 }

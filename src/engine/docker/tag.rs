@@ -1,12 +1,16 @@
 //! Names, by dockerd: tagging an image with the name it has, so that dockerd takes notice; with another one; and removing.
 
 use http::StatusCode;
+use tokio::time::sleep;
 
-use super::load::is_transient;
+use super::load::{is_transient, pause};
 use crate::docker_api::Api;
 use crate::engine::EngineError;
 use crate::engine::images::Record;
 use crate::image::{Descriptor, Reference};
+
+/// How often a name is set at most that others give to other images at the same moment.
+const TRIES: usize = 20;
 
 /// Has dockerd tag `name` as `name`. It changes nothing and emits `tag` (moby `daemon/containerd/image_tag.go`, `daemon/images/image_tag.go`), and
 /// authorization plugins are asked. `false` if dockerd does not know the image, or would
@@ -29,11 +33,16 @@ pub(crate) async fn again(docker: &Api, name: &Reference) -> Result<bool, Engine
 /// Has dockerd make `name` stand for `root`.
 pub(crate) async fn set(docker: &Api, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
     let (repository, tag) = (name.name(), name.tag().unwrap_or("latest"));
-    let answer = docker.post(&format!("/images/{}/tag?repo={repository}&tag={tag}", root.digest)).await?;
-    match answer.status {
-        StatusCode::CREATED => Ok(()),
-        _ => Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+    let path = format!("/images/{}/tag?repo={repository}&tag={tag}", root.digest);
+    for left in (0..TRIES).rev() {
+        let answer = docker.post(&path).await?;
+        match answer.status {
+            StatusCode::CREATED => break,
+            _ if left > 0 && is_transient(&answer.message()) => sleep(pause()).await,
+            _ => return Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+        }
     }
+    Ok(())
 }
 
 /// Has dockerd remove a name, or an image that has none. A container that uses it is dockerd's business.
