@@ -104,11 +104,12 @@ pub(super) struct Settings {
     /// LINKSPAN_EXPORT_LISTEN] [default where no door is asked for: export.sock beside the docker door's]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     export_listen: Option<String>,
-    /// Let only names be set that this pattern covers, by whatever door; `*` stands for any characters of the full name,
-    /// as in `docker.io/library/ci-*`; can be repeated [env: LINKSPAN_ALLOW_NAME (separated by commas)] [default: any]
+    /// Let only names be set that this pattern covers, by exports and by `docker load` through whatever door (docker's own
+    /// pull, tag and build pass); `*` stands for any characters of the full name, as in `docker.io/library/ci-*`; can be
+    /// repeated [env: LINKSPAN_ALLOW_NAME (separated by commas)] [default: any]
     #[arg(long, value_name = "PATTERN", help_heading = "Doors")]
     allow_name: Vec<String>,
-    /// Do not let a name that stands for one image be set to another [env: LINKSPAN_DENY_TAG_MOVE] [default: false]
+    /// Do not let an export or a `docker load` set a name that stands for one image to another [env: LINKSPAN_DENY_TAG_MOVE] [default: false]
     #[arg(
         long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         help_heading = "Doors"

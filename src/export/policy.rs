@@ -2,7 +2,7 @@
 
 use super::ExportError;
 use crate::engine::Engine;
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, Digest, Reference};
 
 /// What exports may do to names. The default allows everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,11 @@ impl Default for NamePolicy {
 }
 
 impl NamePolicy {
+    /// Whether there is any name that may not be set.
+    pub fn is_restrictive(&self) -> bool {
+        !self.allowed.is_empty() || !self.may_move
+    }
+
     /// Refuses the first name that no pattern allows.
     ///
     /// # Errors
@@ -48,15 +53,28 @@ impl NamePolicy {
         if self.may_move || names.is_empty() {
             return Ok(());
         }
-        let images = engine.images()?;
         for name in names {
-            if let Some(current) = images.resolve(name).await?
-                && current.digest != root.digest
-            {
-                return Err(ExportError::NameTaken { name: name.to_string(), current: current.digest });
-            }
+            self.check_move(engine, name, Some(&root.digest)).await?;
         }
         Ok(())
+    }
+
+    /// Refuses `name` if it stands for another image than `root`; for any, if that is not known.
+    pub(super) async fn check_move(
+        &self,
+        engine: &dyn Engine,
+        name: &Reference,
+        root: Option<&Digest>,
+    ) -> Result<(), ExportError> {
+        if self.may_move {
+            return Ok(());
+        }
+        match engine.images()?.resolve(name).await? {
+            Some(current) if root != Some(&current.digest) => {
+                Err(ExportError::NameTaken { name: name.to_string(), current: current.digest })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

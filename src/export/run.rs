@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
-use crate::image::{Descriptor, Graph, Limits, Reference};
+use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::progress::Events;
 use crate::source::Source;
 
@@ -97,6 +97,15 @@ impl Exports {
     /// Which names may be set.
     pub fn policy(&self) -> &NamePolicy {
         &self.policy
+    }
+
+    /// Refuses what policy does not let `name` become, for those who set names by other ways: another image than `root`,
+    /// or any where that is not known.
+    ///
+    /// # Errors
+    /// [`ExportError::NameTaken`], or when the engine cannot be asked.
+    pub async fn check_move(&self, name: &Reference, root: Option<&Digest>) -> Result<(), ExportError> {
+        self.policy.check_move(&*self.engine, name, root).await
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the

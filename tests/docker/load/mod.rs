@@ -7,5 +7,6 @@ mod forms;
 mod hostile;
 mod lasting;
 mod meter;
+mod policy;
 mod rig;
 mod same;

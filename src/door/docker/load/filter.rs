@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use tracing::{debug, warn};
 
+use super::guard::{Denied, Guard, Watch, unclear};
 use super::layout::is_layout;
 use super::ledger::{Ledger, Spared};
 use super::member::{Member, Read, read};
@@ -39,27 +40,40 @@ pub(super) enum Broken {
     /// What was left out cannot be sent after all.
     #[error("a blob that was left out of the archive is needed and cannot be read: {0}")]
     Lost(#[from] EngineError),
+    /// Policy does not let it be loaded.
+    #[error(transparent)]
+    Denied(#[from] Denied),
 }
 
 /// Copies an archive from `chunks` to `output`, and leaves out what `hold` keeps. `spared` is set before dockerd can know
 /// that the archive is complete.
 pub(super) async fn run(
     hold: Arc<dyn Hold>,
+    watch: Watch,
     chunks: Chunks,
     output: &mut Output,
     spared: &OnceLock<Spared>,
 ) -> Result<(), Broken> {
+    let Watch { guard, by_index } = watch;
     let mut filter = Filter {
         input: Input::new(chunks),
         output,
         trusted: true,
         hold,
+        guard,
         ledger: Ledger::default(),
         pins: Pins::default(),
         is_layout: false,
         buffer: Vec::new(),
     };
     let rest = filter.archive().await?;
+    // The end of the archive comes after this, and dockerd's names with that.
+    if let Some(guard) = &filter.guard
+        && let Err(denied) = guard.settle(by_index && filter.is_layout).await
+    {
+        filter.output.is_not_over();
+        return Err(denied.into());
+    }
     // Set once, here.
     let _ = spared.set(filter.ledger.spared());
     let Filter { mut input, output, .. } = filter;
@@ -94,6 +108,7 @@ struct Filter<'o> {
     input: Input,
     output: &'o mut Output,
     hold: Arc<dyn Hold>,
+    guard: Option<Guard>,
     /// Whether the engine answers as it should. What was left out before that ended stays pinned.
     trusted: bool,
     ledger: Ledger,
@@ -137,6 +152,7 @@ impl Filter<'_> {
             let at = match what {
                 Read::Member(member) => self.member(member, head).await?,
                 Read::Zeros => return self.end(head).await,
+                Read::Strange(reason) if self.guard.is_some() => return Err(Denied::Unreadable(reason).into()),
                 Read::Strange(reason) => {
                     debug!(reason, "the rest of an archive passes as it is");
                     self.settle(true).await?;
@@ -201,6 +217,14 @@ impl Filter<'_> {
         }
         if let Some(digest) = &digest {
             self.replace(digest).await?;
+        }
+        if self.guard.is_some() {
+            if let Some(link) = member.link.as_deref().filter(|name| Guard::concerns(name)) {
+                return Err(unclear(link, "it is a link".to_owned()).into());
+            }
+            if let Some(name) = member.file.as_deref().filter(|name| Guard::concerns(name)) {
+                return self.pass_names(name, &member, head).await;
+            }
         }
         self.output.head(head, member.size).await?;
         if member.file.as_deref() == Some(b"oci-layout") {
@@ -379,6 +403,22 @@ impl Filter<'_> {
             }
         }
         Ok(At::Here)
+    }
+
+    /// Passes a file that names images, when it has been looked at.
+    async fn pass_names(&mut self, name: &[u8], member: &Member, head: Bytes) -> Result<At, Broken> {
+        if member.size > Guard::limit() {
+            return Err(unclear(name, format!("it has more than {} bytes", Guard::limit())).into());
+        }
+        let mut text = BytesMut::new();
+        // At most the limit.
+        let is_whole = self.input.fill(&mut text, member.size as usize, self.output).await?;
+        if let Some(guard) = self.guard.as_mut().filter(|_| is_whole) {
+            guard.look(name, &text)?;
+        }
+        self.output.head(head, member.size).await?;
+        self.output.send(text.freeze()).await?;
+        if is_whole { self.pass(0, member.padding()).await } else { Ok(At::Cut) }
     }
 
     /// Passes a file named `oci-layout`, the last of which decides.

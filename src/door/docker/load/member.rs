@@ -36,6 +36,8 @@ pub(super) struct Member {
     pub(super) size: u64,
     /// Its name as containerd's importer knows it, if it is a regular file.
     pub(super) file: Option<Vec<u8>>,
+    /// Its name, if it is a link: whoever unpacks the archive finds another file there.
+    pub(super) link: Option<Vec<u8>>,
     /// Whether every reader of tar is certain to read it alike.
     pub(super) plain: bool,
 }
@@ -104,7 +106,7 @@ fn walk(bytes: &[u8]) -> Result<(Member, Vec<u8>), Read> {
         let content = &bytes[start..start + length];
         let again = match kind {
             b'g' if at > 0 => true,
-            b'g' => return Ok((Member { head: end, size: 0, file: None, plain: false }, Vec::new())),
+            b'g' => return Ok((Member { head: end, size: 0, file: None, link: None, plain: false }, Vec::new())),
             b'x' => records.replace(content).is_some(),
             b'L' => long_name.replace(content).is_some(),
             _ => std::mem::replace(&mut long_link, true),
@@ -161,8 +163,9 @@ fn member(head: usize, kind: u8, name: &[u8], size: u64, plain: bool) -> Result<
         b'S' => Err(Read::Strange("a sparse file")),
         // Go takes these to have no content, whatever their size says.
         _ if (folder || matches!(kind, b'1'..=b'6')) && size != 0 => Err(Read::Strange("content where there is none")),
-        b'0' | 0 if !folder => Ok(Member { head, size, file: Some(clean(name)), plain }),
-        _ => Ok(Member { head, size, file: None, plain: false }),
+        b'0' | 0 if !folder => Ok(Member { head, size, file: Some(clean(name)), link: None, plain }),
+        b'1' | b'2' => Ok(Member { head, size, file: None, link: Some(clean(name)), plain: false }),
+        _ => Ok(Member { head, size, file: None, link: None, plain: false }),
     }
 }
 

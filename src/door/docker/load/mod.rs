@@ -8,6 +8,7 @@ mod ending;
 mod filter;
 #[cfg(test)]
 mod fixture;
+mod guard;
 mod layout;
 mod ledger;
 mod lines;
@@ -37,6 +38,7 @@ use tracing::{debug, warn};
 
 use self::answer::{Body, announcement, failure, is_quiet, refusal};
 use self::ending::{BreakOff, Ending};
+use self::guard::{Guard, Nothing, Watch};
 use self::lines::{Edit, edited};
 use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
@@ -54,7 +56,10 @@ pub(super) struct Loads {
 
 /// A load that is going to be filtered.
 #[derive(Debug)]
-pub(super) struct Load(Held);
+pub(super) struct Load {
+    held: Held,
+    watch: Watch,
+}
 
 /// A hold that is released when this is dropped, which is when the answer to a load is delivered or given up.
 #[derive(Debug)]
@@ -76,30 +81,30 @@ impl Loads {
     }
 
     /// Gets ready for a load. `None` if its archive has to pass as it is: this engine has no store that we could look into, or
-    /// it does not let us.
+    /// it does not let us. Where names are restricted, every archive is looked into.
     pub(super) async fn begin(&self) -> Option<Load> {
         let origin = Origin { export: unique_id(), door: "docker", builder: "docker load".to_owned() };
-        match self.exports.engine().hold(&origin).await {
-            Ok(hold) => hold.map(|hold| Load(Held { hold, exports: self.exports.clone() })),
-            Err(error) => {
-                warn!(%error, "an archive passes as it is");
-                None
-            }
-        }
+        let hold = self.exports.engine().hold(&origin).await.unwrap_or_else(|error| {
+            warn!(%error, "nothing is left out of an archive");
+            None
+        });
+        let watch = Watch { guard: Guard::new(&self.exports), by_index: hold.is_some() };
+        let hold = hold.or_else(|| watch.guard.is_some().then(|| Arc::new(Nothing) as Arc<dyn Hold>))?;
+        Some(Load { held: Held { hold, exports: self.exports.clone() }, watch })
     }
 }
 
 impl Load {
     /// Serves the one request that `client` begins with, which must be `POST /images/load`, and ends the connection.
     pub(super) async fn serve(self, client: impl AsyncRead + AsyncWrite + Unpin + Send, upstream: &Upstream) {
-        let held = Mutex::new(Some(self.0));
+        let held = Mutex::new(Some(self));
         let service = hyper::service::service_fn(|request| {
             let held = held.lock().unwrap_or_else(PoisonError::into_inner).take();
             async move {
-                let Some(held) = held else {
+                let Some(Load { held, watch }) = held else {
                     return Ok(refusal(StatusCode::BAD_REQUEST, "this connection was for one request"));
                 };
-                exchange(held, request, upstream).await
+                exchange(held, watch, request, upstream).await
             }
         });
         let served = hyper::server::conn::http1::Builder::new()
@@ -117,7 +122,12 @@ impl Load {
 /// What lasts as long as the answer: the upload may be still under way, and the blobs are needed to its end.
 type Lasting = (Held, Upload, AbortOnDropHandle<()>);
 
-async fn exchange(held: Held, request: Request<Incoming>, upstream: &Upstream) -> Result<Response<Body>, Infallible> {
+async fn exchange(
+    held: Held,
+    watch: Watch,
+    request: Request<Incoming>,
+    upstream: &Upstream,
+) -> Result<Response<Body>, Infallible> {
     let (mut head, body) = request.into_parts();
     let is_quiet = is_quiet(head.uri.query());
     let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
@@ -133,7 +143,7 @@ async fn exchange(held: Held, request: Request<Incoming>, upstream: &Upstream) -
     }));
 
     let known = Arc::new(Known::default());
-    let (upload, archive) = Upload::start(held.hold.clone(), body, asked.clone(), known.clone(), breaks);
+    let (upload, archive) = Upload::start(held.hold.clone(), watch, body, asked.clone(), known.clone(), breaks);
     let mut request = Request::from_parts(head, archive);
     if let Some(asked) = asked {
         on_informational(&mut request, move |answer| {

@@ -94,6 +94,13 @@ impl Output {
         self.stands = Stands::Behind;
     }
 
+    /// The end of the archive is not going to be sent, though all members are.
+    pub(super) fn is_not_over(&mut self) {
+        if self.stands == Stands::Behind {
+            self.stands = Stands::In { content: 0, padding: 0 };
+        }
+    }
+
     /// What dockerd makes of what follows is not known.
     pub(super) fn is_lost(&mut self) {
         self.stands = Stands::Anywhere;

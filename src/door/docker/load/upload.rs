@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::ending::BreakOff;
 use super::filter::{self, Broken};
+use super::guard::{Denied, Watch};
 use super::ledger::Spared;
 use super::outer::{self, Outer, Raw};
 use super::pipe::{Output, Piece};
@@ -42,6 +43,7 @@ impl Upload {
     /// nothing else can tell dockerd that it lacks its rest.
     pub(super) fn start(
         hold: Arc<dyn Hold>,
+        watch: Watch,
         body: Incoming,
         asked: Option<Arc<Notify>>,
         known: Arc<Known>,
@@ -53,17 +55,23 @@ impl Upload {
             if let Some(asked) = asked {
                 asked.notified().await;
             }
-            run(hold, body, &known, Output::new(sender)).await;
+            run(hold, watch, body, &known, Output::new(sender)).await;
         });
         (Self(AbortOnDropHandle::new(running)), Archive { pieces, breaks, is_complete: false })
     }
 }
 
-async fn run(hold: Arc<dyn Hold>, body: Incoming, known: &Known, mut output: Output) {
+async fn run(hold: Arc<dyn Hold>, watch: Watch, body: Incoming, known: &Known, mut output: Output) {
     let mut raw = Raw::new(BodyDataStream::new(body).map_err(io::Error::other));
     let (compression, outcome) = match outer::open(raw.clone()).await {
+        Ok((Outer::Unfit, _)) if watch.guard.is_some() => {
+            let denied = Denied::Unreadable("it is compressed in a way that takes much memory to read");
+            (None, Err(denied.into()))
+        }
         Ok((Outer::Unfit, chunks)) => (None, filter::pass(chunks, &mut output).await),
-        Ok((outer, chunks)) => (outer.compression(), filter::run(hold, chunks, &mut output, &known.spared).await),
+        Ok((outer, chunks)) => {
+            (outer.compression(), filter::run(hold, watch, chunks, &mut output, &known.spared).await)
+        }
         Err(error) => (None, Err(Broken::Input(error))),
     };
     let Err(error) = outcome else { return raw.drain().await };
@@ -76,6 +84,7 @@ async fn run(hold: Arc<dyn Hold>, body: Incoming, known: &Known, mut output: Out
             Some(compression) => format!("the archive cannot be decompressed ({}): {error}", compression.name()),
             None => format!("{error}; load the archive again"),
         }),
+        Broken::Denied(denied) => Some(denied.to_string()),
         error @ Broken::Lost(_) => Some(format!("{error}; load the archive again")),
     };
     // Before dockerd answers.

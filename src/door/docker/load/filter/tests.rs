@@ -32,7 +32,7 @@ async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
     let running = tokio::spawn(async move {
         let spared = OnceLock::new();
         let mut output = Output::new(sender);
-        let outcome = run(hold, chunks, &mut output, &spared).await;
+        let outcome = run(hold, Watch { guard: None, by_index: true }, chunks, &mut output, &spared).await;
         if outcome.is_err() {
             // Nobody may be there to hear of it.
             let _ = output.spoil().await;
@@ -300,7 +300,14 @@ async fn a_reader_that_is_gone_ends_it() {
     let (sender, pieces) = mpsc::channel(1);
     drop(pieces);
     let chunks: Chunks = Box::pin(stream::iter([Ok(Bytes::from(archive))]));
-    let outcome = run(Arc::new(Memory::default()), chunks, &mut Output::new(sender), &OnceLock::new()).await;
+    let outcome = run(
+        Arc::new(Memory::default()),
+        Watch { guard: None, by_index: true },
+        chunks,
+        &mut Output::new(sender),
+        &OnceLock::new(),
+    )
+    .await;
     assert!(matches!(outcome, Err(Broken::Output)));
 }
 

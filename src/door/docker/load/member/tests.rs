@@ -10,11 +10,11 @@ fn strange(block: [u8; BLOCK]) -> bool {
 #[test]
 fn a_folder_is_read() {
     let tar = Tar::default().member(b'5', "blobs/", b"");
-    assert_eq!(read(&tar.0), Read::Member(Member { head: BLOCK, size: 0, file: None, plain: false }));
+    assert_eq!(read(&tar.0), Read::Member(Member { head: BLOCK, size: 0, file: None, link: None, plain: false }));
     let mut oldest = header(0, "blobs/", 0);
     oldest[257..265].fill(0);
     seal(&mut oldest);
-    assert_eq!(read(&oldest), Read::Member(Member { head: BLOCK, size: 0, file: None, plain: false }));
+    assert_eq!(read(&oldest), Read::Member(Member { head: BLOCK, size: 0, file: None, link: None, plain: false }));
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn what_is_missing_is_asked_for() {
     assert_eq!(read(&tar[..BLOCK]), Read::More(2 * BLOCK));
     assert_eq!(read(&tar[..2 * BLOCK]), Read::More(3 * BLOCK));
     let file = Some(b"file".to_vec());
-    assert_eq!(read(&tar), Read::Member(Member { head: 3 * BLOCK, size: 1, file, plain: true }));
+    assert_eq!(read(&tar), Read::Member(Member { head: 3 * BLOCK, size: 1, file, link: None, plain: true }));
     assert_eq!(read(&[0; BLOCK]), Read::Zeros);
 }
 

@@ -1,0 +1,133 @@
+//! Policy for archives: the names that one asks for are looked at before dockerd has the end of it.
+//!
+//! dockerd names images when it has read all of an archive, so one that is denied has only to break off before that. What
+//! cannot be read with certainty is denied as well.
+
+mod claims;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use self::claims::{Claim, Unclear, of_index, of_manifest, of_repositories};
+use crate::engine::{EngineError, Hold, StoredBlob};
+use crate::export::{ExportError, Exports};
+use crate::image::{Digest, Limits, Reference};
+
+/// How many names one archive may ask for.
+const NAMES: usize = 10_000;
+
+/// Why an archive is denied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Denied {
+    /// A name is not to be set.
+    #[error(transparent)]
+    Name(#[from] ExportError),
+    /// It is not certain which names are asked for.
+    #[error("names are restricted here, and those in the archive's `{file}` cannot be told for certain: {reason}")]
+    Unclear {
+        /// The document.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It is not certain what is in the archive.
+    #[error("names are restricted here, and the archive cannot be looked into: {0}")]
+    Unreadable(&'static str),
+}
+
+/// What is watched of one archive.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// Looks at its names, if there is a policy for them.
+    pub(super) guard: Option<Guard>,
+    /// Whether this engine goes by the index of an OCI layout.
+    pub(super) by_index: bool,
+}
+
+/// Watches one archive for `exports`' policy.
+#[derive(Debug)]
+pub(super) struct Guard {
+    exports: Arc<Exports>,
+    claims: Vec<(Reference, Option<Digest>)>,
+}
+
+impl Guard {
+    /// A guard, if there is anything to watch.
+    pub(super) fn new(exports: &Arc<Exports>) -> Option<Self> {
+        exports.policy().is_restrictive().then(|| Self { exports: exports.clone(), claims: Vec::new() })
+    }
+
+    /// Whether a file may name images. Where it lies does not count: links can make any place another.
+    pub(super) fn concerns(name: &[u8]) -> bool {
+        [&b"index.json"[..], b"manifest.json", b"repositories"].contains(&last(name))
+    }
+
+    /// The most that such a file may have.
+    pub(super) fn limit() -> u64 {
+        Limits::default().document_bytes
+    }
+
+    /// Looks at a file that [concerns](Self::concerns) it.
+    pub(super) fn look(&mut self, name: &[u8], text: &[u8]) -> Result<(), Denied> {
+        let claims = match last(name) {
+            b"index.json" => of_index(text),
+            b"manifest.json" => of_manifest(text),
+            _ => of_repositories(text),
+        };
+        let claims = claims.map_err(|reason: Unclear| unclear(name, reason.to_string()))?;
+        for Claim { name: asked, root } in claims {
+            let parsed: Result<Reference, _> = asked.parse();
+            let parsed = parsed.map_err(|error| unclear(name, error.to_string()))?;
+            self.exports.policy().check(std::slice::from_ref(&parsed))?;
+            self.claims.push((parsed, root));
+        }
+        if self.claims.len() > NAMES { Err(unclear(name, "there are too many".to_owned())) } else { Ok(()) }
+    }
+
+    /// Looks at what the names stand for, when all of them are known. `by_index` says that dockerd is certain to go by
+    /// the index: what another document would make of a name is known only when it is made.
+    pub(super) async fn settle(&self, by_index: bool) -> Result<(), Denied> {
+        if self.exports.policy().may_move {
+            return Ok(());
+        }
+        let indexed: HashSet<_> =
+            self.claims.iter().filter(|(_, root)| by_index && root.is_some()).map(|(name, _)| name).collect();
+        for (name, root) in &self.claims {
+            // A name that the index has is the index's.
+            match root.as_ref().filter(|_| by_index) {
+                None if indexed.contains(name) => {}
+                root => self.exports.check_move(name, root).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file whose names are not certain.
+pub(super) fn unclear(name: &[u8], reason: String) -> Denied {
+    Denied::Unclear { file: String::from_utf8_lossy(name).into_owned(), reason }
+}
+
+fn last(name: &[u8]) -> &[u8] {
+    name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+}
+
+/// Stands for a hold on an engine that has no store to look into: nothing is found, and nothing left out.
+#[derive(Debug)]
+pub(super) struct Nothing;
+
+impl Hold for Nothing {
+    fn find<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
+        Box::pin(async { Ok(digests.to_vec()) })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
