@@ -181,7 +181,7 @@ impl CommandError {
             Self::Export(ExportError::Engine(EngineError::Corrupt { .. })) => {
                 Some("what it is read from is damaged: save the image again, or copy it from elsewhere".to_owned())
             }
-            Self::Export(ExportError::Engine(error)) => error.hint(),
+            Self::Export(error) => error.hint(),
             Self::Archive(error) => error.hint(),
             Self::Choice(error) => error.hint(),
             Self::Save(save::SaveError::Terminal) => {
