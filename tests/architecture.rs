@@ -99,8 +99,15 @@ const RULES: &[Rule] = &[
 ];
 
 /// Parts that know everything; nothing else may know them.
-const TOP: &[&str] =
-    &["crate::cli", "crate::daemon", "crate::doctor", "crate::setup", "crate::config", "crate::telemetry"];
+const TOP: &[&str] = &[
+    "crate::cli",
+    "crate::daemon",
+    "crate::doctor",
+    "crate::setup",
+    "crate::config",
+    "crate::running",
+    "crate::telemetry",
+];
 const BELOW_TOP: &[&str] = &[
     "image",
     "progress",

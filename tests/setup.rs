@@ -49,7 +49,7 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
         report["buildx"][0].clone()
     };
-    assert_eq!(doctor()["remedy"], "linkspan setup buildx mine");
+    assert_eq!(doctor()["remedy"], format!("linkspan setup buildx mine --docker-listen {}", door.address()));
     let output = setup(&[]).ok();
     let said = format!("builder mine: node mine0 goes to {} now, before to {}\n", door.address(), stack.docker_host());
     assert!(output.stdout.starts_with(&said) && output.stdout.contains("--undo"), "{output}");

@@ -7,6 +7,7 @@
 mod context;
 mod file;
 mod owned;
+mod version;
 
 use std::ffi::OsString;
 use std::io;
@@ -14,8 +15,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
+pub use context::Context;
 pub use file::Locked;
 pub(crate) use owned::OwnedFolder;
+pub use version::{Version, version};
 
 /// A builder's file is a few kilobytes, certificates included; anything longer is something else.
 const MAX_BYTES: u64 = 4 << 20;
@@ -167,6 +170,23 @@ impl Store {
     /// The address behind `endpoint`: the host of the docker context of that name, or the endpoint itself.
     pub fn address(&self, endpoint: &str) -> String {
         context::host(&self.docker, endpoint).unwrap_or_else(|| endpoint.to_owned())
+    }
+
+    /// The docker contexts that were created, by name. One that cannot be read is left out.
+    pub fn contexts(&self) -> Vec<Context> {
+        context::all(&self.docker)
+    }
+
+    /// The address of the engine that docker's client uses for whoever has these variables: `DOCKER_HOST`, else the
+    /// context that `DOCKER_CONTEXT` or docker's configuration file names (docker/cli `cli/command/cli.go`,
+    /// `resolveContextName`). `None` stands for the usual socket.
+    pub fn engine(&self, variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
+        let variable = |name: &str| variable(name)?.into_string().ok().filter(|value| !value.is_empty());
+        if let Some(host) = variable("DOCKER_HOST") {
+            return Some(host);
+        }
+        let name = variable("DOCKER_CONTEXT").or_else(|| context::current(&self.docker))?;
+        context::host(&self.docker, &name)
     }
 
     /// Keeps buildx from changing builders until the answer is dropped.

@@ -104,6 +104,18 @@ fn contexts_have_addresses() {
     assert_eq!(store.address("far"), "ssh://me@far");
     assert_eq!(store.address("unix:///d.sock"), "unix:///d.sock");
     assert_eq!(store.address("unknown"), "unknown");
+    let far = Context { name: "far".to_owned(), host: "ssh://me@far".to_owned() };
+    assert_eq!(store.contexts(), [far]);
+
+    let engine = |set: &'static [(&str, &str)]| {
+        store.engine(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+    };
+    assert_eq!(engine(&[]), None);
+    assert_eq!(engine(&[("DOCKER_CONTEXT", "far")]).as_deref(), Some("ssh://me@far"));
+    fs::write(home.path().join(".docker/config.json"), r#"{"auths":{},"currentContext":"far"}"#).unwrap();
+    assert_eq!(engine(&[]).as_deref(), Some("ssh://me@far"));
+    assert_eq!(engine(&[("DOCKER_CONTEXT", "default")]), None);
+    assert_eq!(engine(&[("DOCKER_CONTEXT", "far"), ("DOCKER_HOST", "unix:///d")]).as_deref(), Some("unix:///d"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `linkspan doctor`.
 
+use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,9 +9,13 @@ use super::settings::Settings;
 use super::{CommandError, block_on, output};
 use crate::buildx::Store;
 use crate::config::{Config, ProcessEnvironment};
-use crate::{doctor, telemetry};
+use crate::doctor::{self, Paper};
+use crate::telemetry;
 
 /// Says what is there, what will be fast, what will not, and what mends it; changes nothing.
+///
+/// A Linkspan that runs is asked what it is, over the sockets in its folder and those that the configuration, units of
+/// systemd and your builders name; the judgement goes by its engine, its builders and its policy.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Doctor {
@@ -24,6 +29,7 @@ pub(super) struct Doctor {
 
 const EXAMPLES: &str = "\
 Examples:
+  linkspan doctor                                            the Linkspan that runs here, and your builders
   linkspan doctor --builder unix:///run/buildkit/buildkitd.sock
   linkspan doctor --docker-listen unix:///run/linkspan/docker.sock   which of your builders go through it
   linkspan doctor --json | jq .works
@@ -36,8 +42,29 @@ impl Doctor {
         telemetry::start(config.log)?;
         let users = Store::find(|name| std::env::var_os(name));
         let report = block_on(doctor::examine(&config, users.as_ref()))?;
-        let text = if self.json { report.to_json()? } else { report.to_string() };
+        let text = if self.json { report.to_json()? } else { paper().write(&report) };
         output::print(&text)?;
         Ok(if report.works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
+
+/// What standard output is: a terminal has its own width, and shows colours unless it is told not to
+/// (<https://no-color.org>).
+fn paper() -> Paper {
+    let usual = Paper::default();
+    let stdout = stdout();
+    if !stdout.is_terminal() {
+        return usual;
+    }
+    let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col));
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    Paper {
+        width: if columns == 0 { usual.width } else { columns.clamp(NARROWEST, WIDEST) },
+        colour: !is_set("NO_COLOR") && !is_dumb,
+    }
+}
+
+/// Widths of terminals that are made use of: lines that are longer are hard to read.
+const NARROWEST: usize = 40;
+const WIDEST: usize = 120;

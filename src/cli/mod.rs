@@ -83,8 +83,8 @@ Examples:
   linkspan serve --docker-listen unix:///run/linkspan/docker.sock
   linkspan setup buildx mybuilder                            a docker-container builder goes through it
   linkspan serve --builder unix:///run/buildkit/buildkitd.sock
-  docker buildx create --name linkspan --driver remote unix:///run/linkspan/buildkit.sock
-  docker buildx build --builder linkspan --load -t demo .";
+  docker buildx create --name direct --driver remote unix:///run/linkspan/buildkit.sock
+  docker buildx build --builder direct --load -t demo .";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

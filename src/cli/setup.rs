@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{CommandError, output, repeat};
+use super::{CommandError, block_on, output, repeat};
 use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, Setting};
-use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::setup::{self, Done, SetupError};
+use crate::running::Places;
+use crate::setup::{self, Done, Doors, SetupError};
 
 /// Makes other programs use Linkspan, and undoes that.
 #[derive(Debug, Args)]
@@ -45,12 +45,13 @@ struct Buildx {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
-    /// Where the docker door listens [env: LINKSPAN_DOCKER_LISTEN] [default: unix:///run/linkspan/docker.sock]
+    /// Where the docker door listens [env: LINKSPAN_DOCKER_LISTEN] [default: that of the Linkspan that runs here, else
+    /// unix:///run/linkspan/docker.sock]
     #[arg(long, value_name = "ADDR")]
     docker_listen: Option<String>,
 
-    /// Where the engine behind it listens; only builders that go there are changed [env: LINKSPAN_DOCKER_HOST,
-    /// DOCKER_HOST] [default: unix:///var/run/docker.sock]
+    /// Where the engine behind it listens, should the door not be open to say so; only builders that go there are changed
+    /// [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
     #[arg(long, value_name = "ADDR")]
     docker_host: Option<String>,
 }
@@ -78,11 +79,11 @@ impl Buildx {
         flags.add_flag(Setting::DockerHost, self.docker_host.clone());
         let config = Config::load(flags, &ProcessEnvironment)?;
         let store = Store::find(|name| std::env::var_os(name)).ok_or(SetupError::Homeless)?;
-        let door = match config.docker_door {
-            Some(door) => door.listen,
-            None => Config::default_docker_listen(&ProcessEnvironment).parse().map_err(SetupError::Door)?,
-        };
-        let engine = config.engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+        let doors = block_on(Doors::ask(
+            &config,
+            &Config::default_docker_listen(&ProcessEnvironment),
+            &Places::new(|name| std::env::var_os(name)),
+        ))?;
         let flags = [
             ("config", self.config.as_deref()),
             ("docker-listen", self.docker_listen.as_deref()),
@@ -94,9 +95,11 @@ impl Buildx {
         let mut code = ExitCode::SUCCESS;
         let mut all = Vec::new();
         for name in &self.names {
-            match change(&store, name, &door, engine) {
-                Ok(done) if self.json => all.push(done),
-                Ok(done) => output::print(&text(&done, &door.to_string(), &flags, self.undo))?,
+            let door = store.instance(name).map_err(SetupError::from).and_then(|builder| doors.of(&store, &builder));
+            let changed = door.and_then(|door| Ok((change(&store, name, &door.listen, &door.engine)?, door)));
+            match changed {
+                Ok((done, _)) if self.json => all.push(done),
+                Ok((done, door)) => output::print(&text(&done, &door.listen.to_string(), &flags, self.undo))?,
                 Err(error) => {
                     output::complain(&error, error.hint());
                     code = ExitCode::FAILURE;

@@ -137,7 +137,14 @@ impl Config {
         let is_said = |setting| said.one(setting).is_some();
         let other_door =
             (is_said(Setting::DockerListen) || is_said(Setting::ExportListen)) && !is_said(Setting::BuildkitListen);
-        if !file.builders.is_empty() || other_door {
+        // Where it names one of our doors, it is what users of that have in their shells, and says nothing of a builder.
+        let listens = said.all(Setting::BuildkitListen);
+        let is_ours = |builder: &Given| match listens {
+            [] => builder.text == DEFAULT_LISTEN,
+            listens => listens.iter().any(|listen| listen.text == builder.text),
+        };
+        let is_ours = ambient.one(Setting::Builder).is_some_and(is_ours);
+        if !file.builders.is_empty() || other_door || is_ours {
             ambient.remove(Setting::Builder);
         }
         let mut settings = said.over(ambient);

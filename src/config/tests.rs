@@ -417,6 +417,15 @@ fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
 }
 
 #[test]
+fn the_shell_of_a_user_of_a_buildkit_door_says_nothing_of_a_builder() {
+    let builders = |sources: Sources| sources.config().builders.len();
+    assert_eq!(builders(Sources::new().variable("BUILDKIT_HOST", DEFAULT_LISTEN)), 0);
+    let listens = || Sources::new().flag(Setting::Builder, "unix:///b").flag(Setting::BuildkitListen, "unix:///l");
+    assert_eq!(builders(listens().variable("BUILDKIT_HOST", "unix:///l")), 1);
+    assert_eq!(builders(Sources::new().variable("BUILDKIT_HOST", "unix:///other")), 1);
+}
+
+#[test]
 fn files_that_are_none() {
     let refusal = Sources::new().file("enginee = 'docker'").refusal();
     for part in ["config.toml", "line 1", "unknown field `enginee`", "`containerd-address`", "`builder`"] {

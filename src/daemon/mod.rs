@@ -9,6 +9,7 @@ mod engine;
 mod listen;
 mod notify;
 mod signals;
+mod status;
 
 use std::io;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use crate::telemetry::say;
 
 use accept::House;
 use listen::Listener;
+
+use status::Listening;
 
 pub(crate) use listen::Inherited;
 pub use listen::ListenError;
@@ -179,11 +182,23 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
+    let status = status::compose(
+        config,
+        exports.engine().identity(),
+        &Listening {
+            docker: docker.as_ref().map(|(_, listener, _)| listener.address()),
+            export: export_listener.as_ref().map(Listener::address),
+            builders: listeners.iter().map(Listener::address).collect(),
+        },
+    );
     if let (Some(listener), Some(address)) = (export_listener, &config.export_listen) {
         let folders = Folders::new(config.output_dirs.clone());
         // As it was configured: that is what a restart has in common with the process before.
         let name = address.to_string();
-        let door = Arc::new(export_api::Door::open(Arc::clone(&exports), folders, &name, house.drain()).await?);
+        let door = Arc::new(
+            export_api::Door::open(Arc::clone(&exports), folders, &name, status.of(listener.address()), house.drain())
+                .await?,
+        );
         say(&format!("export door listening on {}", listener.address()));
         house.open(listener, move |stream, _drain| {
             let door = Arc::clone(&door);
@@ -194,7 +209,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         say(&format!("buildkit door for {} listening on {}", builder.place, listener.address()));
         let (builder, plain_is_load) = (builder.place.to_string(), builder.plain_is_load);
         let settings = buildkit::Settings { builder, link, plain_is_load };
-        let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&exports)));
+        let door = buildkit::Door::new(settings, Arc::clone(&exports)).telling(status.of(listener.address()));
+        let door = Arc::new(door);
         let looking = Arc::clone(&door);
         // Beside everything else: a builder may come later than we do.
         tokio::spawn(async move { looking.look().await });
@@ -206,7 +222,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let mut docker_door = None;
     if let Some((upstream, listener, is_load)) = docker {
         say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
-        let door = Arc::new(docker::door(upstream, &exports, is_load));
+        let door = Arc::new(docker::door(upstream, &exports, is_load).telling(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
         house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);

@@ -4,33 +4,18 @@ use std::error::Error;
 use std::pin::pin;
 use std::time::Duration;
 
-use bollard_buildkit_proto::moby::buildkit::v1::InfoRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
 use http::Uri;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixStream;
-use tonic::Code;
+use tonic::{Code, Status};
 use tower::service_fn;
 
-use crate::config::{Builder, Place};
-use crate::proxy::{Address, Dial};
+use crate::proxy::Dial;
 
-/// How long a builder may take to answer once it is connected. One that is starved by builds is slow, too.
+/// How long a builder may take to be reached, and again to answer. One that is starved by builds is slow, too.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What was found of one builder and its door.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Probed {
-    /// How it is reached.
-    pub place: Place,
-    /// Where its door listens when the daemon runs.
-    pub listen: Address,
-    /// Whether somebody listens there now.
-    pub door_open: bool,
-    /// What it answered.
-    pub answer: Answer,
-}
 
 /// What a builder answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,20 +23,12 @@ pub(super) enum Answer {
     /// It knows Control.Info, which came with BuildKit 0.11, as did the services that a direct export stands on
     /// (BuildKit's `client/client.go` draws the same conclusion). The version can be missing from unofficial builds.
     Version(Option<String>),
-    /// It speaks gRPC but does not know Control.Info.
+    /// It is a builder, and does not know Control.Info.
     TooOld,
+    /// It speaks HTTP/2, and is no builder.
+    NoBuilder,
     /// It cannot be talked to.
     Silent(String),
-}
-
-/// Asks the builder, and looks whether its door is open.
-pub(super) async fn probe(builder: &Builder) -> Probed {
-    Probed {
-        place: builder.place.clone(),
-        listen: builder.listen.clone(),
-        door_open: is_open(&builder.listen).await,
-        answer: ask(builder).await.unwrap_or_else(Answer::Silent),
-    }
 }
 
 /// How often to ask when the connection broke without a reason: a refusal after the handshake races with our first bytes,
@@ -61,26 +38,26 @@ const ATTEMPTS: usize = 5;
 const ENDINGS: [&str; 4] =
     ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
 
-async fn ask(builder: &Builder) -> Result<Answer, String> {
-    let dial = builder.dial().map_err(|error| error.to_string())?;
-    let mut answer = ask_once(&*dial).await;
+/// Asks the builder behind `dial`.
+pub(super) async fn ask(dial: &dyn Dial) -> Answer {
+    let mut answer = ask_once(dial).await;
     for _ in 1..ATTEMPTS {
         match &answer {
-            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => answer = ask_once(&*dial).await,
+            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => answer = ask_once(dial).await,
             _ => break,
         }
     }
-    answer
+    answer.unwrap_or_else(Answer::Silent)
 }
 
 async fn ask_once(dial: &dyn Dial) -> Result<Answer, String> {
-    let stream = dial.dial().await.map_err(|error| error.to_string())?;
-    tokio::time::timeout(PATIENCE, info(TokioIo::new(stream)))
-        .await
-        .unwrap_or_else(|_| Err(format!("{} did not answer within {} s", dial.name(), PATIENCE.as_secs())))
+    let late = |what: &str| format!("{} did not {what} within {} s", dial.name(), PATIENCE.as_secs());
+    let stream = tokio::time::timeout(PATIENCE, dial.dial()).await.map_err(|_| late("connect"))?;
+    let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
+    tokio::time::timeout(PATIENCE, info(stream)).await.unwrap_or_else(|_| Err(late("answer")))
 }
 
-/// Makes the call on a connection that is driven here and not by a channel: its end, too, is an answer. TLS 1.3 for one
+/// Makes the calls on a connection that is driven here and not by a channel: its end, too, is an answer. TLS 1.3 for one
 /// refuses a client certificate only after the handshake, and then the call merely says that the connection is gone.
 async fn info<T>(stream: T) -> Result<Answer, String>
 where
@@ -92,15 +69,26 @@ where
     let mut client = ControlClient::with_origin(service, Uri::from_static("http://builder"));
     let mut connection = pin!(connection);
     let broken = |error: &(dyn Error + 'static)| format!("the connection broke off: {}", innermost(error));
+    let calls = async {
+        match client.info(InfoRequest {}).await {
+            // A server that has nothing of a builder says the same; the list of workers is as old as BuildKit.
+            Err(status) if is_unknown(&status) => match client.list_workers(ListWorkersRequest::default()).await {
+                Ok(_) => Ok(Answer::TooOld),
+                Err(status) if is_unknown(&status) => Ok(Answer::NoBuilder),
+                Err(status) => Err(status),
+            },
+            Ok(answer) => Ok(Answer::Version(version(answer.into_inner().buildkit_version.map(|it| it.version)))),
+            Err(status) => Err(status),
+        }
+    };
     let answer = tokio::select! {
         end = &mut connection => {
             return Err(end.map_or_else(|error| broken(&error), |()| "the connection was closed".to_owned()));
         }
-        answer = client.info(InfoRequest {}) => answer,
+        answer = calls => answer,
     };
     match answer {
-        Ok(answer) => Ok(Answer::Version(version(answer.into_inner().buildkit_version.map(|it| it.version)))),
-        Err(status) if status.code() == Code::Unimplemented => Ok(Answer::TooOld),
+        Ok(answer) => Ok(answer),
         Err(status) if status.source().is_some() => {
             // Without it the connection ends; if it has broken already it says why.
             drop(client);
@@ -108,6 +96,13 @@ where
         }
         Err(status) => Err(format!("it does not answer as a builder does: {}", status.message())),
     }
+}
+
+/// Whether a server does not know the call, or is none of gRPC at all: its answer has no status, so that tonic makes one of
+/// that of HTTP (its `status.rs`, `infer_grpc_status`), or its content is no message (`codec/decode.rs`).
+fn is_unknown(status: &Status) -> bool {
+    const NOT_GRPC: [&str; 2] = ["grpc-status header missing", "invalid compression flag"];
+    status.code() == Code::Unimplemented || NOT_GRPC.iter().any(|words| status.message().contains(words))
 }
 
 /// A build without its version linked in says `0.0.0+unknown` (BuildKit's `version/version.go`).
@@ -122,17 +117,6 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
         innermost = source;
     }
     innermost.to_string()
-}
-
-/// Whether somebody listens at `address`.
-pub(super) async fn is_open(address: &Address) -> bool {
-    let attempt = async {
-        match address {
-            Address::Unix(path) => UnixStream::connect(path).await.is_ok(),
-            Address::Tcp { host, port } => tokio::net::TcpStream::connect((host.as_str(), *port)).await.is_ok(),
-        }
-    };
-    tokio::time::timeout(PATIENCE, attempt).await.unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -1,128 +1,274 @@
-//! Which way the user's own builders go: through a door, or past it.
+//! Which way the user's own builders go: through a door, or past it, and whether what they load is a direct export.
 
-use crate::buildx::{Instance, Store, StoreError, is_same_address};
-use crate::config::DEFAULT_DOCKER_LISTEN;
+use super::builder::Answer;
+use super::facts::Door;
+use super::names::{self, BUILDER};
+use super::report::{Check, Mark, Remedy, UsersBuilder};
+use super::users::{Users, UsersNode, UsersOwn};
+use crate::buildx::{Version, is_same_address};
+use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN};
+use crate::engine::select::DEFAULT_DOCKER_HOST;
+use crate::running;
+use crate::status::{Kind, Status};
 
-use super::report::{Check, Mark, UsersBuilder};
+/// What makes a load of `--load` where nothing else tells it from a file.
+pub(super) const POLICY: &str = "--plain-is-load";
 
-/// The builders that buildx has for whoever runs the doctor.
+/// The ways that there are.
 #[derive(Debug)]
-pub(super) struct Users {
-    /// Each with the addresses that its nodes' endpoints stand for.
-    pub builders: Result<Vec<(Instance, Vec<String>)>, StoreError>,
+pub(super) struct Ways<'a> {
+    pub(super) doors: &'a [Door],
+    /// The engine's address, if a docker door could lead to it.
+    pub(super) engine: Option<String>,
+    /// Where a docker door listens, or would.
+    pub(super) docker_listen: String,
+    pub(super) users: &'a Users,
 }
 
-/// The doors as users see them, and what is behind them.
-#[derive(Debug, Default)]
-pub(super) struct Doors {
-    /// Where the docker door listens, if there is one.
-    pub docker: Option<String>,
-    /// The engine behind it; none with plain containerd.
-    pub engine: Option<String>,
-    /// Each builder's address and its door's.
-    pub buildkit: Vec<(String, String)>,
-}
-
-/// The way of one builder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a node goes, the best first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
-    /// Through a door: `docker` or `buildkit`.
-    Through(&'static str),
-    /// Straight to the engine behind the docker door.
-    PastDocker,
-    /// Straight to a builder that has a door, which is this.
-    PastBuildkit(String),
+    /// Through a door, and everything is as it must be.
+    Direct(Kind),
+    /// Through a door, and something is not known; how the sentence goes on.
+    Depends(Kind, String),
+    /// Through a door, but it does not help: why, and what does.
+    InVain(Kind, String, String),
+    /// To the place of a door that is not open: what is there.
+    NoDoor(Kind, &'static str),
+    /// Straight to the engine behind a docker door, or to one that could have a door; the door's address, if it is open.
+    PastDocker(Option<String>),
+    /// Straight to a builder that has a door; the door's address, and whether that is open.
+    PastBuildkit(String, bool),
+    /// Through a door that is of no use to such a builder.
+    Wrong(Kind),
     /// To an engine or builder that no door leads to.
     Elsewhere,
 }
 
-/// Reads what buildx has. Nobody's variables means nobody's builders.
-pub(super) fn look(store: Option<&Store>) -> Users {
-    let addresses = |store: &Store, instance: &Instance| {
-        instance.nodes.iter().map(|node| store.address(&node.endpoint)).collect::<Vec<_>>()
-    };
-    let Some(store) = store else { return Users { builders: Ok(Vec::new()) } };
-    let builders = store.instances().map(|instances| {
-        instances.into_iter().map(|instance| (addresses(store, &instance), instance)).map(|(a, i)| (i, a)).collect()
-    });
-    Users { builders }
-}
-
 /// What there is to say of each, as a check and for the document.
-pub(super) fn judge(users: &Users, doors: &Doors) -> (Vec<Check>, Vec<UsersBuilder>) {
-    match &users.builders {
+pub(super) fn judge(ways: &Ways<'_>) -> (Vec<Check>, Vec<UsersBuilder>) {
+    match &ways.users.builders {
         Err(error) => {
             let found = format!("builders that buildx has are not looked at: {error}");
             (vec![Check { about: "buildx", mark: Mark::Note, found, remedy: None }], Vec::new())
         }
-        Ok(builders) => builders.iter().map(|(builder, addresses)| one(builder, addresses, doors)).unzip(),
+        Ok(builders) => builders.iter().map(|builder| one(builder, ways)).unzip(),
     }
 }
 
-fn one(builder: &Instance, addresses: &[String], doors: &Doors) -> (Check, UsersBuilder) {
-    let Instance { name, driver, .. } = builder;
+fn one(builder: &UsersOwn, ways: &Ways<'_>) -> (Check, UsersBuilder) {
+    let UsersOwn { name, driver, nodes } = builder;
     // The nodes of a builder share its work, so that the slowest decides.
-    let ways: Vec<_> = addresses.iter().map(|address| way(driver, address, doors)).collect();
-    let worst = ways.iter().find(|way| !matches!(way, Way::Through(_))).or_else(|| ways.first());
-    let goes = format!("builder {name} ({driver}) goes to {}", addresses.join(", "));
-    let (mark, found, remedy) = match worst {
-        Some(Way::Through(door)) => {
-            let found = format!("builder {name} ({driver}) goes through the {door} door: its loads are direct exports");
-            (Mark::Ok, found, None)
-        }
-        Some(Way::PastDocker) => {
-            let setup = format!("linkspan setup buildx {name}");
-            let remedy = match &doors.docker {
-                Some(_) => setup,
-                None => format!("linkspan serve --docker-listen {DEFAULT_DOCKER_LISTEN}, and then: {setup}"),
-            };
-            (Mark::Slow, format!("{goes}, past Linkspan: every load sends the whole image"), Some(remedy))
-        }
-        Some(Way::PastBuildkit(door)) => {
-            let remedy = format!("docker buildx create --name {name}-linkspan --driver remote {door}");
-            (Mark::Slow, format!("{goes}, past its door: every load sends the whole image"), Some(remedy))
-        }
-        _ => (Mark::Note, format!("{goes}, where no door leads"), elsewhere(driver, addresses)),
-    };
-    let through = match worst {
-        Some(Way::Through(door)) => Some(*door),
-        _ => None,
-    };
+    let worst = nodes.iter().map(|node| way(driver, node, ways)).max().unwrap_or(Way::Elsewhere);
+    let endpoints: Vec<_> = nodes.iter().map(|node| node.address.clone()).collect();
+    let (mark, found, remedy) = words(builder, &worst, &endpoints.join(", "), ways);
     let users = UsersBuilder {
         name: name.clone(),
         driver: driver.clone(),
-        endpoints: addresses.to_vec(),
-        through,
+        endpoints,
+        through: match worst {
+            Way::Direct(kind) | Way::Depends(kind, _) | Way::InVain(kind, _, _) => Some(kind.name()),
+            _ => None,
+        },
+        direct: matches!(worst, Way::Direct(_)),
         remedy: remedy.clone(),
     };
     (Check { about: "buildx", mark, found, remedy }, users)
 }
 
-fn way(driver: &str, address: &str, doors: &Doors) -> Way {
-    let is = |other: &Option<String>| other.as_deref().is_some_and(|other| is_same_address(address, other));
-    match driver {
-        "docker-container" if is(&doors.docker) => Way::Through("docker"),
-        "docker-container" if is(&doors.engine) => Way::PastDocker,
-        "remote" => doors
-            .buildkit
-            .iter()
-            .find_map(|(builder, door)| {
-                if is_same_address(address, door) {
-                    return Some(Way::Through("buildkit"));
-                }
-                is_same_address(address, builder).then(|| Way::PastBuildkit(door.clone()))
-            })
-            .unwrap_or(Way::Elsewhere),
-        _ => Way::Elsewhere,
+fn words(builder: &UsersOwn, way: &Way, endpoints: &str, ways: &Ways<'_>) -> (Mark, String, Option<Remedy>) {
+    let UsersOwn { name, driver, nodes } = builder;
+    let who = format!("builder {name} ({driver})");
+    let said = |words: String| Some(Remedy::Words(words));
+    match way {
+        Way::Direct(kind) => {
+            (Mark::Ok, format!("{who} goes through the {} door: its loads are direct exports", kind.name()), None)
+        }
+        Way::Depends(kind, on) => (Mark::Note, format!("{who} goes through the {} door: {on}", kind.name()), None),
+        Way::InVain(kind, why, remedy) => {
+            let found =
+                format!("{who} goes through the {} door, but its loads are no direct exports: {why}", kind.name());
+            (Mark::Slow, found, said(remedy.clone()))
+        }
+        Way::NoDoor(kind, what) => {
+            let found = format!("{who} goes to {endpoints}, where {what}, and no {} door is open", kind.name());
+            (Mark::Note, found, said("`linkspan serve` with that address opens it".to_owned()))
+        }
+        Way::Wrong(kind) => {
+            let found = format!("{who} goes to {endpoints}, which is a Linkspan's {} door and no builder", kind.name());
+            (Mark::Note, found, said("`docker buildx rm` it, and create one at a door for builders".to_owned()))
+        }
+        Way::PastDocker(door) => {
+            let open = door.as_deref().unwrap_or(&ways.docker_listen);
+            let mut commands = Vec::new();
+            if door.is_none() {
+                commands.push(ways.serve_docker());
+            }
+            let at = if open == DEFAULT_DOCKER_LISTEN { String::new() } else { format!(" --docker-listen {open}") };
+            commands.push(format!("linkspan setup buildx {name}{at}"));
+            let found = format!("{who} goes to {endpoints}, past Linkspan: every load sends the whole image");
+            (Mark::Slow, found, Some(Remedy::Commands(commands)))
+        }
+        Way::PastBuildkit(door, is_open) => {
+            let found = format!("{who} goes to {endpoints}, past its door: every load sends the whole image");
+            (Mark::Slow, found, Some(Remedy::Commands(ways.to_door(door, *is_open, endpoints, name))))
+        }
+        Way::Elsewhere => {
+            let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, ways) } else { None };
+            (Mark::Note, format!("{who} goes to {endpoints}, where no door leads"), remedy.map(Remedy::Words))
+        }
+    }
+}
+
+fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
+    if let Some(status) = node.status() {
+        return match (driver, status.door.kind) {
+            ("docker-container", Kind::Docker) | ("remote", Kind::Buildkit) => {
+                through(status, node.answer.as_ref(), ways.users.version.as_ref())
+            }
+            (_, kind) => Way::Wrong(kind),
+        };
+    }
+    if !matches!(driver, "docker-container" | "remote") {
+        return Way::Elsewhere;
+    }
+    let is = |address: &str| is_same_address(&node.address, address);
+    if let Some(kind) = ways.kind_at(&is) {
+        return Way::NoDoor(
+            kind,
+            match node.heard {
+                Some(running::Answer::Stranger) => "another program listens",
+                Some(running::Answer::Denied) => "this user may not connect",
+                _ => "nobody listens",
+            },
+        );
+    }
+    if driver == "remote" {
+        let past = ways.doors.iter().find(|door| door.builder.as_ref().is_some_and(|builder| is(&builder.address)));
+        return past.map_or(Way::Elsewhere, |door| Way::PastBuildkit(door.listen.to_string(), door.is_open()));
+    }
+    let open = ways
+        .doors
+        .iter()
+        .find(|door| door.kind == Kind::Docker && door.status().is_some_and(|status| is(&status.engine.address)));
+    match open {
+        Some(door) => Way::PastDocker(Some(door.listen.to_string())),
+        None if ways.engine.as_deref().is_some_and(is) => Way::PastDocker(None),
+        None => Way::Elsewhere,
+    }
+}
+
+/// What a door is worth to a builder that goes through it. buildx marks a load only for an engine with the containerd
+/// image store (`build/opt.go`); everything else looks like a file on the wire.
+fn through(status: &Status, answer: Option<&Answer>, buildx: Option<&Version>) -> Way {
+    let kind = status.door.kind;
+    let in_vain = |why: String, remedy: &str| Way::InVain(kind, why, remedy.to_owned());
+    match answer {
+        Some(Answer::TooOld) => {
+            return in_vain("its BuildKit is older than 0.11".to_owned(), "update BuildKit to 0.11 or later");
+        }
+        Some(Answer::NoBuilder) => {
+            return in_vain("what is behind it is no BuildKit".to_owned(), "see what the builder's address leads to");
+        }
+        _ => {}
+    }
+    let is_plain = !status.plain_is_load();
+    let marks = buildx.map(|version| (version, version.marks_loads()));
+    match marks {
+        _ if !is_plain => {}
+        _ if status.engine.kind != "docker" => {
+            let why = format!("`--load` into {} looks like a file on the wire", status.engine.kind);
+            let remedy = format!("build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with {POLICY}");
+            return in_vain(why, &remedy);
+        }
+        Some((version, Some(false))) => {
+            let why = format!("`--load` of buildx {version} looks like a file on the wire");
+            let remedy = format!(
+                "update buildx to 0.24 or later, or build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with \
+                 {POLICY}"
+            );
+            return in_vain(why, &remedy);
+        }
+        _ => {}
+    }
+    let unknown = match answer {
+        Some(Answer::Version(_)) => None,
+        Some(Answer::Silent(reason)) => Some(format!(" (it does not answer now: {reason})")),
+        _ => Some(String::new()),
+    };
+    let needs_buildx = is_plain && !matches!(marks, Some((_, Some(true))));
+    match (unknown, needs_buildx) {
+        (None, false) => Way::Direct(kind),
+        (None, true) => Way::Depends(kind, "its loads are direct exports with buildx 0.24 or later".to_owned()),
+        (Some(why), false) => {
+            Way::Depends(kind, format!("its loads are direct exports if its BuildKit is 0.11 or later{why}"))
+        }
+        (Some(why), true) => Way::Depends(
+            kind,
+            format!("its loads are direct exports with buildx 0.24 or later if its BuildKit is 0.11 or later{why}"),
+        ),
+    }
+}
+
+impl Ways<'_> {
+    /// Whether a door is expected at an address: which.
+    fn kind_at(&self, is: &dyn Fn(&str) -> bool) -> Option<Kind> {
+        let configured = self.doors.iter().find(|door| door.is_configured && is(&door.listen.to_string()));
+        let usual = [
+            (DEFAULT_DOCKER_LISTEN, Kind::Docker),
+            (DEFAULT_LISTEN, Kind::Buildkit),
+            (DEFAULT_EXPORT_LISTEN, Kind::Export),
+        ];
+        let usual = usual.into_iter().find(|(address, _)| is(address)).map(|(_, kind)| kind);
+        configured.map(|door| door.kind).or(usual)
+    }
+
+    /// What opens the docker door.
+    fn serve_docker(&self) -> String {
+        let engine = self.engine.as_deref().filter(|engine| !is_same_address(engine, DEFAULT_DOCKER_HOST));
+        let host = engine.map(|engine| format!(" --docker-host {engine}")).unwrap_or_default();
+        format!("linkspan serve --docker-listen {}{host}", self.docker_listen)
+    }
+
+    /// What leads builds through the door of the builder at `address`.
+    fn to_door(&self, door: &str, is_open: bool, address: &str, name: &str) -> Vec<String> {
+        let mut commands = Vec::new();
+        if !is_open {
+            let listen = if door == DEFAULT_LISTEN { String::new() } else { format!(" --buildkit-listen {door}") };
+            commands.push(format!("linkspan serve --builder {address}{listen}"));
+        }
+        commands.push(match self.through(door) {
+            Some(builder) => format!("docker buildx use {builder}"),
+            None => {
+                let name = names::free(&format!("{name}-{BUILDER}"), self.users);
+                format!("docker buildx create --name {name} --driver remote {door}")
+            }
+        });
+        commands
+    }
+
+    /// The user's builder that goes to the door at `address`, and nowhere else.
+    pub(super) fn through(&self, address: &str) -> Option<&str> {
+        let goes = |builder: &&UsersOwn| match &builder.nodes[..] {
+            [node] => builder.driver == "remote" && is_same_address(&node.address, address),
+            _ => false,
+        };
+        Some(self.users.builders.iter().flatten().find(goes)?.name.as_str())
     }
 }
 
 /// How a door could lead there.
-fn elsewhere(driver: &str, addresses: &[String]) -> Option<String> {
-    match (driver, addresses) {
-        ("remote", [address]) => Some(format!("linkspan serve --builder {address} opens a door for it")),
-        ("docker-container", _) => Some("Linkspan beside that engine makes its loads direct exports".to_owned()),
-        ("kubernetes", _) => Some(
+fn elsewhere(driver: &str, address: &str, ways: &Ways<'_>) -> Option<String> {
+    match driver {
+        "remote" if address.starts_with("unix://") || address.starts_with("tcp://") => {
+            // One door at an address; the usual one may be another builder's.
+            let is_taken = ways.doors.iter().any(|door| door.listen.to_string() == DEFAULT_LISTEN);
+            let listen = if is_taken { " --buildkit-listen unix:///run/linkspan/NAME.sock" } else { "" };
+            Some(format!("linkspan serve --builder {address}{listen} opens a door for it"))
+        }
+        "docker-container" => Some("Linkspan beside that engine makes its loads direct exports".to_owned()),
+        "kubernetes" => Some(
             "kubectl port-forward to its buildkitd, and linkspan serve --builder tcp://127.0.0.1:PORT opens a door for it"
                 .to_owned(),
         ),
@@ -131,73 +277,4 @@ fn elsewhere(driver: &str, addresses: &[String]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::buildx::Node;
-
-    fn doors() -> Doors {
-        Doors {
-            docker: Some("unix:///run/linkspan/docker.sock".to_owned()),
-            engine: Some("unix:///engine.sock".to_owned()),
-            buildkit: vec![("tcp://builder:1234".to_owned(), "unix:///run/linkspan/buildkit.sock".to_owned())],
-        }
-    }
-
-    fn judged(driver: &str, endpoints: &[&str], doors: &Doors) -> (Check, UsersBuilder) {
-        let endpoints: Vec<String> = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
-        let nodes = endpoints.iter().map(|endpoint| Node { name: "b0".to_owned(), endpoint: endpoint.clone() });
-        let builder = Instance { name: "b".to_owned(), driver: driver.to_owned(), nodes: nodes.collect() };
-        let (mut checks, mut users) = judge(&Users { builders: Ok(vec![(builder, endpoints)]) }, doors);
-        (checks.remove(0), users.remove(0))
-    }
-
-    #[test]
-    fn a_way_through_a_door_is_named() {
-        for (driver, endpoint, door) in [
-            ("docker-container", "unix:///run/linkspan/docker.sock", "docker"),
-            ("remote", "unix:///run/linkspan/buildkit.sock", "buildkit"),
-        ] {
-            let (check, users) = judged(driver, &[endpoint], &doors());
-            assert_eq!((check.mark, users.through), (Mark::Ok, Some(door)), "{check:?}");
-            assert!(check.remedy.is_none());
-        }
-    }
-
-    #[test]
-    fn a_way_past_a_door_has_the_command_that_mends_it() {
-        let (check, users) = judged("docker-container", &["unix:///engine.sock"], &doors());
-        assert_eq!((check.mark, users.through), (Mark::Slow, None));
-        assert_eq!(check.remedy.as_deref(), Some("linkspan setup buildx b"));
-
-        let (check, _) = judged("remote", &["tcp://builder:1234"], &doors());
-        assert_eq!(check.mark, Mark::Slow);
-        let create = "docker buildx create --name b-linkspan --driver remote unix:///run/linkspan/buildkit.sock";
-        assert_eq!(check.remedy.as_deref(), Some(create));
-
-        let (check, _) = judged("docker-container", &["unix:///engine.sock"], &Doors { docker: None, ..doors() });
-        let remedy = check.remedy.unwrap();
-        assert!(remedy.starts_with("linkspan serve --docker-listen unix:///"), "{remedy}");
-        assert!(remedy.ends_with("linkspan setup buildx b"), "{remedy}");
-    }
-
-    #[test]
-    fn the_slowest_node_decides() {
-        let both = ["unix:///run/linkspan/docker.sock", "unix:///engine.sock"];
-        assert_eq!(judged("docker-container", &both, &doors()).0.mark, Mark::Slow);
-    }
-
-    #[test]
-    fn where_no_door_leads_nothing_is_wrong() {
-        for (driver, endpoint, words) in [
-            ("docker-container", "ssh://far", Some("beside that engine")),
-            ("remote", "tcp://other:1", Some("linkspan serve --builder tcp://other:1")),
-            ("kubernetes", "kubernetes:///b", Some("kubectl port-forward")),
-            ("cloud", "cloud://org/b", None),
-        ] {
-            let (check, users) = judged(driver, &[endpoint], &doors());
-            assert_eq!((check.mark, users.through), (Mark::Note, None));
-            assert_eq!(check.remedy.is_some(), words.is_some());
-            assert!(check.remedy.unwrap_or_default().contains(words.unwrap_or_default()));
-        }
-    }
-}
+mod tests;

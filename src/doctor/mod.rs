@@ -1,36 +1,128 @@
-//! What a daemon with the same configuration would meet: what works, what will be slow, and what mends it.
+//! What a daemon with the same configuration would meet, and what the one that runs says: what works, what will be slow,
+//! and what mends it.
 //!
-//! Facts are gathered first ([`crate::engine::doctor`] for engines, `builder` for builders, `inflate` for what unpacks,
-//! `buildx` for the builders that the user has) and judged afterwards by a function without I/O. Nothing is changed, and a part that cannot be asked does not keep the
-//! others from being looked at.
+//! Facts are gathered first ([`crate::running`] for Linkspans that run, [`crate::engine::doctor`] for engines, `builder` for
+//! builders, `inflate` for what unpacks, `users` for the builders that the user has) and judged afterwards by functions
+//! without I/O. Nothing is changed, and a part that cannot be asked does not keep the others from being looked at.
+//!
+//! A running Linkspan is the basis of the judgement: its engine, its builders and its policy are what a build meets.
 
 mod builder;
 mod buildx;
+mod doors;
+mod engine;
+mod facts;
 mod inflate;
 mod judge;
+mod names;
+mod paper;
 mod report;
+mod users;
+mod wrap;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join, join_all, join4};
 
-use crate::buildx::Store;
-use crate::config::Config;
-use crate::engine;
+use crate::buildx::{Store, is_same_address, version};
+use crate::config::{Config, Place};
+use crate::engine::doctor as engines;
+use crate::proxy::{Address, Dial, Upstream};
+use crate::running::{self, First, Places, Socket};
+use crate::status::Kind;
 
-pub use report::{Builder, Check, Commands, Containerd, DockerDoor, Engine, Mark, Report, UsersBuilder};
+use builder::Answer;
+use facts::{Door, Found, Probed, State};
 
-/// Looks at everything that `config` names, and at the builders that `users` buildx has. Takes at most about ten seconds,
-/// however many builders there are.
+pub use paper::Paper;
+pub use report::{
+    Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report, UsersBuilder,
+};
+
+/// Looks at everything that `config` names, at the Linkspans that run, and at the builders that `users` buildx has. Takes
+/// at most about ten seconds, however many builders there are.
 pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
-    let builders = join_all(config.builders.iter().map(builder::probe));
-    let (engine, builders) = join(engine::doctor::examine(&config.engine), builders).await;
-    let docker_door = match &config.docker_door {
-        Some(door) => Some((door.listen.clone(), builder::is_open(&door.listen).await)),
-        None => None,
-    };
+    let variable = |name: &str| std::env::var_os(name);
+    let mut users = users::look(users, variable);
+    let mut addresses = configured(config);
+    addresses.extend(users.addresses());
+    addresses.extend(Places::new(variable).sockets());
+    let sockets = running::find(addresses).await;
+
+    let mut doors = doors::gather(config, &sockets);
+    let told = engine::told(config, &doors, &sockets);
+    let selection = engine::selection(&config.engine, told.as_ref());
+    users.hear(&sockets);
+    let builders = join_all(doors.iter().map(|door| probe(config, door)));
+    let (engine, builders, (), version) = join4(engines::examine(&selection), builders, users.probe(), version()).await;
+    users.version = version;
+    for (door, probed) in doors.iter_mut().zip(builders) {
+        door.builder = probed;
+    }
+    users.learn(&doors);
     let inflate = match &engine.containerd {
         Some(Ok(containerd)) => inflate::find(&containerd.address).await,
         _ => None,
     };
-    let found = judge::Found { engine, inflate, builders, docker_door, users: buildx::look(users) };
-    judge::judge(&found)
+    let chained = engine::chained(config, &sockets);
+    let containerd_address = config.engine.containerd_address.clone();
+    judge::judge(&Found { engine, told, containerd_address, inflate, doors, chained, users })
+}
+
+/// Every address that `config` names.
+fn configured(config: &Config) -> Vec<(Address, First)> {
+    let mut addresses = vec![(engine::docker_host(&config.engine), First::Http1)];
+    addresses.extend(config.docker_door.iter().map(|door| (door.listen.clone(), First::Http1)));
+    addresses.extend(config.export_listen.iter().map(|listen| (listen.clone(), First::Http2)));
+    for builder in &config.builders {
+        addresses.push((builder.listen.clone(), First::Http2));
+        if let (Place::Socket(address), None) = (&builder.place, &builder.tls) {
+            addresses.push((address.clone(), First::Http2));
+        }
+    }
+    addresses
+}
+
+/// What a socket at `address` was heard to be; links to it count.
+fn heard<'a>(sockets: &'a [Socket], address: &str) -> Option<&'a Socket> {
+    sockets.iter().find(|socket| is_same_address(&socket.address.to_string(), address))
+}
+
+/// Asks the builder of a buildkit door: as it is configured, else through the door.
+async fn probe(config: &Config, door: &Door) -> Option<Probed> {
+    if door.kind != Kind::Buildkit {
+        return None;
+    }
+    let through = async || match Upstream::new(door.listen.clone(), None) {
+        Ok(upstream) => builder::ask(&upstream as &dyn Dial).await,
+        Err(error) => Answer::Silent(error.to_string()),
+    };
+    let is_open = matches!(door.state, State::Open(_));
+    let own = config.builders.iter().find(|builder| door.is_configured && builder.listen == door.listen);
+    let Some(own) = own else {
+        let address = match &door.state {
+            State::Open(status) => status.builder()?.address.clone(),
+            _ => return None,
+        };
+        return Some(Probed { address, place: None, answer: through().await });
+    };
+    let direct = async {
+        match own.dial() {
+            Ok(dial) => builder::ask(&*dial).await,
+            Err(error) => Answer::Silent(error.to_string()),
+        }
+    };
+    let (address, place) = (own.place.to_string(), Some(own.place.clone()));
+    let leads_there = match &door.state {
+        State::Open(status) => status.builder().is_some_and(|builder| builder.address == address),
+        _ => false,
+    };
+    let answer = if is_open && leads_there {
+        // Whoever may use the door need not be allowed to use the builder's own socket, or to read its certificates.
+        match join(direct, through()).await {
+            (Answer::Silent(_), answer) => answer,
+            (answer, _) => answer,
+        }
+    } else {
+        direct.await
+    };
+    Some(Probed { address, place, answer })
 }

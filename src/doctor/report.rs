@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::paper::Paper;
 use crate::engine::Storage;
+use crate::status::Status;
 
 /// The judgement of one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,21 +25,45 @@ pub enum Mark {
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it is about: `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door` or `buildx`.
+    /// What it is about: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door` or `buildx`.
     pub about: &'static str,
     /// The judgement.
     pub mark: Mark,
     /// What was found, in one line.
     pub found: String,
     /// What mends or improves it.
-    pub remedy: Option<String>,
+    pub remedy: Option<Remedy>,
+}
+
+/// What mends or improves something; one string in JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// Said in words.
+    Words(String),
+    /// Commands, to be given one after another as they are.
+    Commands(Vec<String>),
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Commands(commands) => f.write_str(&commands.join(", and then: ")),
+        }
+    }
+}
+
+impl Serialize for Remedy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// The engine that an export would go to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Engine {
-    /// `docker`, `docker-classic` or `containerd`.
-    pub kind: &'static str,
+    /// `docker`, `docker-classic`, `containerd` or `layout`.
+    pub kind: String,
     /// Its version.
     pub version: String,
     /// Its socket, as a URL.
@@ -91,8 +117,17 @@ pub struct DockerDoor {
     pub listen: String,
     /// Whether it is open now.
     pub open: bool,
-    /// The command that makes docker and buildx use it.
-    pub context: String,
+    /// The command that makes docker and buildx use it; `None` where they do.
+    pub context: Option<String>,
+}
+
+/// The door of the exporter API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportDoor {
+    /// Where it listens when the daemon runs.
+    pub listen: String,
+    /// Whether it is open now.
+    pub open: bool,
 }
 
 /// A builder that the user's buildx has.
@@ -106,21 +141,23 @@ pub struct UsersBuilder {
     pub endpoints: Vec<String>,
     /// The door that it goes through, if any: `docker` or `buildkit`.
     pub through: Option<&'static str>,
-    /// The command that leads it through one, if there is one.
-    pub remedy: Option<String>,
+    /// Whether what it loads is a direct export: door, engine, policy, BuildKit and buildx are such that it is.
+    pub direct: bool,
+    /// What leads it through one, or makes use of the one that it goes through, if there is something.
+    pub remedy: Option<Remedy>,
 }
 
 /// The commands that lead a build through a door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Commands {
-    /// Once.
-    pub create: String,
+    /// Once; `None` where there is a builder that goes through the door.
+    pub create: Option<String>,
     /// For each build.
     pub build: String,
 }
 
 /// All that the doctor says. As JSON its keys are stable: some may be added, none change their meaning.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
     /// Linkspan's version.
     pub version: &'static str,
@@ -130,14 +167,24 @@ pub struct Report {
     pub engine: Option<Engine>,
     /// Its containerd, if it could be asked.
     pub containerd: Option<Containerd>,
-    /// The configured builders.
+    /// The builders that are configured, and those that have open doors.
     pub builders: Vec<Builder>,
-    /// The docker door, if one is configured.
+    /// The docker door, if one is configured or open.
     pub docker_door: Option<DockerDoor>,
+    /// The door of the exporter API, if one is configured or open.
+    pub export_door: Option<ExportDoor>,
+    /// What the Linkspans say that run here.
+    pub running: Vec<Status>,
+    /// The version of the buildx that is installed, if it says one.
+    pub buildx_version: Option<String>,
     /// The builders that the user's buildx has.
     pub buildx: Vec<UsersBuilder>,
     /// Everything that was looked at.
     pub checks: Vec<Check>,
+    /// What it comes to.
+    pub conclusion: String,
+    /// The commands that lead builds and images through the doors.
+    pub commands: Vec<String>,
 }
 
 impl Report {
@@ -150,41 +197,8 @@ impl Report {
     }
 }
 
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Ok => "ok",
-            Self::Slow => "slow",
-            Self::Fail => "fail",
-            Self::Note => "note",
-        })
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.checks.iter().map(|check| check.about.len()).max().unwrap_or(0);
-        for Check { about, mark, found, remedy } in &self.checks {
-            writeln!(f, "{mark:<4}  {about:<width$}  {found}")?;
-            if let Some(remedy) = remedy {
-                let why = if *mark == Mark::Note { "" } else { "to mend it: " };
-                writeln!(f, "{:4}  {:width$}  {why}{remedy}", "", "")?;
-            }
-        }
-        writeln!(f)?;
-        if !self.works {
-            return f.write_str("A direct export cannot work.");
-        }
-        f.write_str("A direct export can work. Use it with:")?;
-        if let Some(DockerDoor { context, .. }) = &self.docker_door {
-            write!(f, "\n  {context}")?;
-        }
-        for UsersBuilder { name, .. } in self.buildx.iter().filter(|builder| builder.through.is_some()) {
-            write!(f, "\n  docker buildx use {name}")?;
-        }
-        for Builder { commands: Commands { create, build }, .. } in &self.builders {
-            write!(f, "\n  {create}\n  {build}")?;
-        }
-        Ok(())
+        f.write_str(&Paper::default().write(self))
     }
 }

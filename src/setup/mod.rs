@@ -7,6 +7,7 @@
 //! So the one value is changed where buildx keeps it, under buildx's lock. Container, cache, options, history and the
 //! choice of the current builder stay.
 
+mod door;
 mod record;
 
 use std::io;
@@ -18,6 +19,8 @@ use crate::buildx::{Instance, Store, StoreError, is_same_address};
 use crate::proxy::{Address, AddressError};
 
 use record::Record;
+
+pub use door::{Door, Doors};
 
 /// What was done to a builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,6 +83,14 @@ pub enum SetupError {
         /// The door.
         door: String,
     },
+    /// Something else is where the door is said to be.
+    #[error("what listens at {address} is no docker door: it {what}")]
+    NoDoor {
+        /// The address.
+        address: String,
+        /// What is there.
+        what: String,
+    },
     /// A builder that is sent to a closed door cannot be used.
     #[error("the docker door at {door} does not answer: {reason}")]
     Closed {
@@ -100,6 +111,12 @@ impl SetupError {
             )),
             Self::Elsewhere { .. } => {
                 Some("run this on the machine of that engine, or name the engine with --docker-host".to_owned())
+            }
+            Self::NoDoor { .. } => {
+                Some("say where the docker door listens with --docker-listen; `linkspan doctor` shows it".to_owned())
+            }
+            Self::Closed { reason, .. } if reason.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run this as root, or as a member of the socket's group".to_owned())
             }
             Self::Closed { door, .. } => Some(format!("open it first: linkspan serve --docker-listen {door}")),
             _ => None,

@@ -12,7 +12,7 @@ eval "$("$here/stack" env --state "$state")"
 
 serve 'docker door' --builder "$BUILDKIT_HOST" --buildkit-listen "unix://$state/linkspan.sock" --docker-listen "unix://$state/docker.sock"
 docker buildx create --name plain --driver remote "$BUILDKIT_HOST" >/dev/null
-docker buildx create --name linkspan --driver remote "unix://$state/linkspan.sock" >/dev/null
+docker buildx create --name direct --driver remote "unix://$state/linkspan.sock" >/dev/null
 
 # A shell, the libraries, and a line that changes.
 context=$state/context
@@ -34,13 +34,13 @@ row() { printf '%-36s %10s s %10s s %9sx\n' "$1" "$2" "$3" "$(awk -v a="$2" -v b
 edit first
 say "building and loading it once each way; what follows is measured"
 build plain >/dev/null
-build linkspan >/dev/null
-same_plain=$(build plain) same_linkspan=$(build linkspan)
+build direct >/dev/null
+same_plain=$(build plain) same_linkspan=$(build direct)
 edit "edited for the tar path"
 edit_plain=$(build plain)
 edit "edited for linkspan"
-edit_linkspan=$(build linkspan)
-docker save --output "$state/image.tar" demo:linkspan
+edit_linkspan=$(build direct)
+docker save --output "$state/image.tar" demo:direct
 load_plain=$(load "$DOCKER_HOST") load_linkspan=$(load "unix://$state/docker.sock")
 
 printf '\n%-36s %12s %12s\n' '' 'as it is' 'linkspan'
@@ -48,4 +48,4 @@ row 'docker buildx build --load, as before' "$same_plain" "$same_linkspan"
 row 'the same, last line changed' "$edit_plain" "$edit_linkspan"
 row 'docker load of what is there' "$load_plain" "$load_linkspan"
 printf '\nThe image runs: '
-docker run --rm --network host demo:linkspan /bin/sh -c 'read -r line </version; echo "$line"'
+docker run --rm --network host demo:direct /bin/sh -c 'read -r line </version; echo "$line"'

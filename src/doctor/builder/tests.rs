@@ -11,31 +11,29 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::proxy::{Body, full, serve, with_trailers};
+use crate::proxy::{Address, Body, Upstream, full, serve, with_trailers};
 
-/// A builder's socket, and the configuration that names it.
-fn listen() -> (TempDir, UnixListener, Builder) {
+/// A builder's socket, and what leads to it.
+fn listen() -> (TempDir, UnixListener, Upstream) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("buildkitd.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let (address, listen) = (Address::Unix(path), Address::Unix(folder.path().join("door.sock")));
-    (folder, listener, Builder { place: address.into(), tls: None, listen, plain_is_load: false })
+    (folder, listener, Upstream::new(Address::Unix(path), None).unwrap())
 }
 
-/// What is found of a builder that gives this answer to every call.
-async fn found(answer: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Probed {
+/// What is found of a builder that answers calls like this, each by its name.
+async fn found(answer: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> Answer {
     let (_folder, listener, builder) = listen();
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
         let answer = &answer;
         let handler = move |request: http::Request<_>| {
-            assert_eq!(request.uri().path(), "/moby.buildkit.v1.Control/Info");
-            let answer = answer();
+            let answer = answer(request.uri().path().rsplit('/').next().unwrap());
             async move { Ok(answer) }
         };
         serve(stream, CancellationToken::new(), handler).await
     };
-    let (found, served) = tokio::join!(probe(&builder), server);
+    let (found, served) = tokio::join!(ask(&builder), server);
     served.unwrap();
     found
 }
@@ -59,22 +57,37 @@ fn refuses(code: &'static str, message: &'static str) -> Response<Body> {
     grpc().header("grpc-status", code).header("grpc-message", message).body(full(Bytes::new())).unwrap()
 }
 
+const UNKNOWN_CALL: &str = "unknown method Info for service moby.buildkit.v1.Control";
+const UNKNOWN_SERVICE: &str = "unknown service moby.buildkit.v1.Control";
+
 #[tokio::test]
 async fn a_builder_that_says_its_version() {
-    assert_eq!(found(|| says("v0.32.2")).await.answer, Answer::Version(Some("v0.32.2".to_owned())));
-    assert_eq!(found(|| says("0.0.0+unknown")).await.answer, Answer::Version(None));
-    assert_eq!(found(|| says("")).await.answer, Answer::Version(None));
+    assert_eq!(found(|_| says("v0.32.2")).await, Answer::Version(Some("v0.32.2".to_owned())));
+    assert_eq!(found(|_| says("0.0.0+unknown")).await, Answer::Version(None));
+    assert_eq!(found(|_| says("")).await, Answer::Version(None));
 }
 
 #[tokio::test]
 async fn a_builder_without_the_call_is_too_old() {
-    let found = found(|| refuses("12", "unknown method Info for service moby.buildkit.v1.Control")).await;
-    assert_eq!(found.answer, Answer::TooOld);
+    let found = found(|call| if call == "Info" { refuses("12", UNKNOWN_CALL) } else { says("") }).await;
+    assert_eq!(found, Answer::TooOld);
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_builder_is_called_that() {
+    assert_eq!(found(|_| refuses("12", UNKNOWN_SERVICE)).await, Answer::NoBuilder);
+    for status in [404, 405, 400, 200] {
+        let page = move |_: &str| {
+            let page = Response::builder().status(status).header("content-type", "text/html");
+            page.body(full(Bytes::from_static(b"<html>"))).unwrap()
+        };
+        assert_eq!(found(page).await, Answer::NoBuilder, "{status}");
+    }
 }
 
 #[tokio::test]
 async fn a_refusal_is_passed_on() {
-    let Answer::Silent(reason) = found(|| refuses("7", "not you")).await.answer else { panic!("it refused") };
+    let Answer::Silent(reason) = found(|_| refuses("7", "not you")).await else { panic!("it refused") };
     assert_eq!(reason, "it does not answer as a builder does: not you");
 }
 
@@ -82,10 +95,8 @@ async fn a_refusal_is_passed_on() {
 async fn nobody_there() {
     let (_folder, listener, builder) = listen();
     drop(listener);
-    let found = probe(&builder).await;
-    let Answer::Silent(reason) = found.answer else { panic!("nobody is there") };
+    let Answer::Silent(reason) = ask(&builder).await else { panic!("nobody is there") };
     assert!(reason.contains("Connection refused"), "{reason}");
-    assert!(!found.door_open);
 }
 
 #[tokio::test]
@@ -97,30 +108,13 @@ async fn something_else_there() {
         // Its end, when the client gives up, is what is waited for; how it comes does not matter.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     };
-    let (found, ()) = tokio::join!(probe(&builder), server);
-    assert!(matches!(found.answer, Answer::Silent(_)), "{:?}", found.answer);
+    let (found, ()) = tokio::join!(ask(&builder), server);
+    assert!(matches!(found, Answer::Silent(_)), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_never_answers_is_given_up() {
     let (_folder, _listener, builder) = listen();
-    let Answer::Silent(reason) = probe(&builder).await.answer else { panic!("it said nothing") };
+    let Answer::Silent(reason) = ask(&builder).await else { panic!("it said nothing") };
     assert!(reason.ends_with("did not answer within 5 s"), "{reason}");
-}
-
-#[tokio::test]
-async fn an_open_door_is_seen() {
-    let (folder, listener, builder) = listen();
-    drop(listener);
-    let _door = UnixListener::bind(folder.path().join("door.sock")).unwrap();
-    assert!(probe(&builder).await.door_open);
-}
-
-#[tokio::test]
-async fn wrong_tls_settings_are_named() {
-    let (_folder, _listener, mut builder) = listen();
-    builder.place = "tcp://127.0.0.1:1".parse::<Address>().unwrap().into();
-    builder.tls = Some(crate::proxy::Tls { ca: Some("/nonexistent/ca.pem".into()), ..Default::default() });
-    let Answer::Silent(reason) = probe(&builder).await.answer else { panic!("there is no such file") };
-    assert!(reason.contains("/nonexistent/ca.pem"), "{reason}");
 }

@@ -30,7 +30,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::proxy::{self, Cut, Drain, Held, Link};
+use crate::proxy::{self, Cut, Drain, Held, Link, full};
+use crate::status::Answer;
 
 use arrival::Arrival;
 use builder::Builder;
@@ -59,13 +60,21 @@ pub struct Door {
     plain_is_load: bool,
     builds: Builds,
     exports: Arc<Exports>,
+    status: Option<Answer>,
 }
 
 impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
         let Settings { builder, link, plain_is_load } = settings;
-        Self { builder: Builder::new(builder, link), plain_is_load, builds: Builds::default(), exports }
+        Self { builder: Builder::new(builder, link), plain_is_load, builds: Builds::default(), exports, status: None }
+    }
+
+    /// The same, saying what it belongs to when it is asked.
+    #[must_use]
+    pub fn telling(mut self, status: Option<Answer>) -> Self {
+        self.status = status;
+        self
     }
 
     /// Looks once whether the builder can be reached, and says so where it cannot.
@@ -104,10 +113,16 @@ impl Door {
         // A client without calls may never close its connection; calls are waited for.
         let _tunnel = drain.tunnel();
         let served = proxy::serve(Cut::new(connection, cut.clone()), (*drain).clone(), |request| {
+            // What is asked of us alone does not wait for the builder.
+            let told =
+                self.status.as_ref().filter(|_| Answer::is_asked_by(&request)).map(|status| status.response(full));
             let arrival = arrival.clone();
             let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
             async move {
-                let answer = arrival.handle(request).await?;
+                let answer = match told {
+                    Some(response) => response,
+                    None => arrival.handle(request).await?,
+                };
                 Ok(match call {
                     Some(call) => answer.map(|body| call.until_end_of(body)),
                     None => answer,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::export::Exports;
 use crate::proxy::http1::{Connection, RelayError};
 use crate::proxy::{Drain, Stream, Upstream};
+use crate::status::Answer;
 
 use builders::Builders;
 use load::Loads;
@@ -36,6 +37,7 @@ pub struct Door {
     upstream: Upstream,
     builders: Option<Builders>,
     loads: Loads,
+    status: Option<Answer>,
 }
 
 impl Door {
@@ -43,7 +45,14 @@ impl Door {
     pub fn new(settings: Settings) -> Self {
         let Settings { upstream, exports, builders } = settings;
         let builders = builders.and_then(|builders| Builders::new(builders, &upstream));
-        Self { upstream, builders, loads: Loads::new(exports) }
+        Self { upstream, builders, loads: Loads::new(exports), status: None }
+    }
+
+    /// The same, saying what it belongs to when it is asked.
+    #[must_use]
+    pub fn telling(mut self, status: Option<Answer>) -> Self {
+        self.status = status;
+        self
     }
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, an exchange under way is

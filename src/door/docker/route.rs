@@ -4,6 +4,7 @@ use super::Door;
 use super::endless::is_endless;
 use crate::proxy::http1::{Connection, Exchange, RelayError};
 use crate::proxy::{Drain, Stream};
+use crate::status::Answer;
 
 impl Door {
     /// Does with a request what is to be done with it. Returns the connection if another request can follow.
@@ -17,6 +18,10 @@ impl Door {
     {
         let head = exchange.head();
         tracing::debug!(method = head.method(), path = path(head.target()), "request");
+        if let Some(answer) = self.status.as_ref().filter(|_| Answer::is_asked(head.method(), head.target())) {
+            exchange.finish(Answer::CONTENT_TYPE, &answer.bytes()).await;
+            return Ok(None);
+        }
         // A copy: what is done with the exchange takes its head along.
         let (method, path) = (head.method().to_owned(), path(head.target()).to_owned());
         let parts: Vec<_> = path.split('/').collect();

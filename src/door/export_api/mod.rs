@@ -24,6 +24,7 @@ mod server;
 mod service;
 mod session;
 mod sessions;
+mod status;
 mod write;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::EngineError;
 use crate::export::Exports;
 use crate::output::folder::Folders;
+use crate::status::Answer;
 
 use server::Handover;
 use sessions::Sessions;
@@ -46,7 +48,8 @@ pub struct Door {
 
 impl Door {
     /// A door to `exports`, through which outputs may be left below `folders`. Exports of an earlier process are found again
-    /// if that had the same `name`; those of others that serve the same engine are theirs. The door is closed by cancelling
+    /// if that had the same `name`; those of others that serve the same engine are theirs. `status` is
+    /// what it answers who asks what it belongs to. The door is closed by cancelling
     /// `drain`: calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors
@@ -55,6 +58,7 @@ impl Door {
         exports: Arc<Exports>,
         folders: Folders,
         name: &str,
+        status: Option<Answer>,
         drain: CancellationToken,
     ) -> Result<Self, EngineError> {
         folders.sweep();
@@ -63,7 +67,7 @@ impl Door {
             0 => {}
             found => tracing::info!(found, "took up the exports of an earlier process"),
         }
-        let handover = server::start(&sessions, drain.clone()).map_err(|error| EngineError::Protocol {
+        let handover = server::start(&sessions, status, drain.clone()).map_err(|error| EngineError::Protocol {
             operation: "describing the exporter API".to_owned(),
             reason: error.to_string(),
         })?;

@@ -22,7 +22,9 @@ use super::proto::references_server::ReferencesServer;
 use super::references::ReferenceService;
 use super::service::ExportService;
 use super::sessions::Sessions;
+use super::status::Asked;
 use crate::proxy::Lenient;
+use crate::status;
 
 /// What may be in flight on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -72,6 +74,7 @@ impl Handover {
 /// Starts the server; it ends when `drain` is cancelled and the last connection has ended.
 pub(super) fn start(
     sessions: &Arc<Sessions>,
+    status: Option<status::Answer>,
     drain: CancellationToken,
 ) -> Result<Handover, tonic_reflection::server::Error> {
     let (handover, incoming) = mpsc::channel(BACKLOG);
@@ -106,6 +109,7 @@ pub(super) fn start(
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
         .add_service(health)
+        .add_optional_service(status.map(Asked))
         .add_service(reflection)
         .add_service(older)
         .add_service(exports)

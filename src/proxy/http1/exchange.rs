@@ -168,6 +168,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         reply::last(&mut self.connection.client, &answer).await;
     }
 
+    /// Answers with a document in the upstream's place, and ends the connection.
+    pub async fn finish(mut self, content_type: &str, document: &[u8]) {
+        reply::last(&mut self.connection.client, &reply::document(content_type, document)).await;
+    }
+
     async fn relay(
         mut self,
         limit: Option<usize>,

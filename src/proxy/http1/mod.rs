@@ -9,7 +9,7 @@
 //! Connection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(Connection): next(), … or None
 //!                     │                   ├─ upgrade() ─────────► Switched: two byte streams, or as pass()
 //!                     └► None: the end    ├─ answer(), take() ──► Rewound: the client's byte stream
-//!                                         └─ refuse()
+//!                                         └─ refuse(), finish()
 //! ```
 //!
 //! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.

@@ -28,6 +28,15 @@ pub(super) fn error(status: StatusCode, message: &str, is_head: bool) -> Vec<u8>
     answer.into_bytes()
 }
 
+/// An answer with a document; the connection ends with it.
+pub(super) fn document(content_type: &str, document: &[u8]) -> Vec<u8> {
+    let length = document.len();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    [head.as_bytes(), document].concat()
+}
+
 /// Sends `answer` as the client's last one. Whether it arrives is the client's business.
 pub(super) async fn last<C>(client: &mut Side<C>, answer: &[u8])
 where

@@ -1,0 +1,73 @@
+//! What this process says of itself to who asks at a door.
+
+use crate::config::Config;
+use crate::engine::{Identity, Storage};
+use crate::export::unique_id;
+use crate::proxy::Address;
+use crate::status::{Answer, Builder, Door, Engine, Kind, Policy, Status};
+
+/// Where the doors listen: with the ports that the system chose.
+#[derive(Debug)]
+pub(super) struct Listening<'a> {
+    pub(super) docker: Option<&'a Address>,
+    pub(super) export: Option<&'a Address>,
+    /// As many as there are builders, in their order.
+    pub(super) builders: Vec<&'a Address>,
+}
+
+/// What all doors of a process say.
+#[derive(Debug)]
+pub(super) struct Composed(Option<Status>);
+
+impl Composed {
+    /// What the door at `address` answers.
+    pub(super) fn of(&self, address: &Address) -> Option<Answer> {
+        let (status, address) = (self.0.as_ref()?, address.to_string());
+        status.answer(status.doors.iter().find(|door| door.address == address)?)
+    }
+}
+
+/// The document of a process with `config`, whose doors listen as `listening` says.
+pub(super) fn compose(config: &Config, engine: &Identity, listening: &Listening<'_>) -> Composed {
+    let door = |kind| move |address: &&Address| Door { kind, address: address.to_string() };
+    let doors: Vec<_> = (listening.docker.iter().map(door(Kind::Docker)))
+        .chain(listening.builders.iter().map(door(Kind::Buildkit)))
+        .chain(listening.export.iter().map(door(Kind::Export)))
+        .collect();
+    let builders = config.builders.iter().zip(&listening.builders).map(|(builder, address)| Builder {
+        address: builder.place.to_string(),
+        door: address.to_string(),
+        plain_is_load: builder.plain_is_load,
+    });
+    let policy = Policy {
+        plain_is_load: config.docker_door.as_ref().is_some_and(|door| door.plain_is_load),
+        names_restricted: !config.names.allowed.is_empty(),
+        deny_tag_move: config.names.stay,
+    };
+    Composed(doors.first().cloned().map(|door| Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        // Not a secret: it is only to be told from others.
+        instance: unique_id(),
+        pid: std::process::id(),
+        door,
+        doors,
+        engine: self::engine(engine),
+        builders: builders.collect(),
+        policy,
+    }))
+}
+
+fn engine(identity: &Identity) -> Engine {
+    let Identity { kind, version, address, storage } = identity.clone();
+    let engine = Engine { kind: kind.to_owned(), version, address, ..Engine::default() };
+    match storage {
+        Storage::Containerd { namespace, snapshotter, parallel_unpack } => Engine {
+            namespace: Some(namespace),
+            snapshotter: Some(snapshotter),
+            parallel_unpack: Some(parallel_unpack),
+            ..engine
+        },
+        Storage::Classic { storage_driver } => Engine { storage_driver: Some(storage_driver), ..engine },
+        Storage::Directory {} => engine,
+    }
+}

@@ -1,0 +1,178 @@
+//! Which way builders go, judged without any of them.
+
+use super::super::facts::{Probed, State};
+use super::*;
+use crate::status::{self, Builder, Policy};
+
+const DOCKER_DOOR: &str = "unix:///nowhere/docker.sock";
+const BUILDKIT_DOOR: &str = "unix:///nowhere/buildkit.sock";
+const ENGINE: &str = "unix:///nowhere/engine.sock";
+const BUILDER: &str = "tcp://builder:1234";
+
+fn status(kind: Kind, engine: &str, plain_is_load: bool) -> Status {
+    let address = if kind == Kind::Docker { DOCKER_DOOR } else { BUILDKIT_DOOR };
+    let door = status::Door { kind, address: address.to_owned() };
+    let engine = status::Engine { kind: engine.to_owned(), address: ENGINE.to_owned(), ..status::Engine::default() };
+    Status {
+        version: "1".to_owned(),
+        instance: "i".to_owned(),
+        pid: 1,
+        doors: vec![door.clone()],
+        door,
+        engine,
+        builders: vec![Builder { address: BUILDER.to_owned(), door: BUILDKIT_DOOR.to_owned(), plain_is_load }],
+        policy: Policy { plain_is_load, ..Policy::default() },
+    }
+}
+
+fn doors(state: impl Fn(Kind) -> State) -> Vec<Door> {
+    let door = |kind, address: &str, builder| Door {
+        kind,
+        listen: address.parse().unwrap(),
+        state: state(kind),
+        builder,
+        plain_is_load: false,
+        is_configured: true,
+    };
+    let probed = Probed { address: BUILDER.to_owned(), place: None, answer: Answer::Version(None) };
+    vec![door(Kind::Docker, DOCKER_DOOR, None), door(Kind::Buildkit, BUILDKIT_DOOR, Some(probed))]
+}
+
+fn open() -> Vec<Door> {
+    doors(|kind| State::Open(Box::new(status(kind, "docker", false))))
+}
+
+fn node(address: &str, heard: Option<running::Answer>, answer: Option<Answer>) -> UsersNode {
+    UsersNode { name: "b0".to_owned(), address: address.to_owned(), heard, answer }
+}
+
+fn judged(driver: &str, nodes: Vec<UsersNode>, doors: &[Door], buildx: &str) -> (Check, UsersBuilder) {
+    let builder = UsersOwn { name: "b".to_owned(), driver: driver.to_owned(), nodes };
+    let version = Version::read(&format!("github.com/docker/buildx {buildx} x"));
+    let users = Users { builders: Ok(vec![builder]), version, ..Users::none() };
+    let docker = doors.iter().find(|door| door.kind == Kind::Docker);
+    let docker_listen = docker.map_or(DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string());
+    let (mut checks, mut users) = judge(&Ways { doors, engine: Some(ENGINE.to_owned()), docker_listen, users: &users });
+    (checks.remove(0), users.remove(0))
+}
+
+/// A way through a door of `kind`, as it is judged.
+fn through(kind: Kind, engine: &str, plain_is_load: bool, answer: Answer, buildx: &str) -> (Check, UsersBuilder) {
+    let status = status(kind, engine, plain_is_load);
+    let driver = if kind == Kind::Docker { "docker-container" } else { "remote" };
+    let (address, heard) = (status.door.address.clone(), running::Answer::Linkspan(Box::new(status)));
+    judged(driver, vec![node(&address, Some(heard), Some(answer))], &open(), buildx)
+}
+
+#[test]
+fn loads_are_called_direct_exports_only_where_they_are() {
+    let recent = || Answer::Version(Some("v0.32.2".to_owned()));
+    let silent = || Answer::Silent("it is stopped".to_owned());
+    for kind in [Kind::Docker, Kind::Buildkit] {
+        for (engine, plain_is_load, answer, buildx, mark) in [
+            ("docker", false, recent(), "v0.36.1", Mark::Ok),
+            ("docker", false, Answer::Version(None), "v0.24.0", Mark::Ok),
+            ("docker", true, recent(), "0.13.1", Mark::Ok),
+            ("docker-classic", true, recent(), "v0.36.1", Mark::Ok),
+            ("containerd", true, recent(), "v0.36.1", Mark::Ok),
+            ("docker", false, recent(), "0.13.1", Mark::Slow),
+            ("docker", false, recent(), "v0.23.0", Mark::Slow),
+            ("docker-classic", false, recent(), "v0.36.1", Mark::Slow),
+            ("containerd", false, recent(), "v0.36.1", Mark::Slow),
+            ("layout", false, recent(), "v0.36.1", Mark::Slow),
+            ("docker", false, Answer::TooOld, "v0.36.1", Mark::Slow),
+            ("docker", true, Answer::NoBuilder, "v0.36.1", Mark::Slow),
+            ("docker", false, silent(), "v0.36.1", Mark::Note),
+            ("docker", false, recent(), "v0.0.0+unknown", Mark::Note),
+            ("docker", false, silent(), "v0.0.0+unknown", Mark::Note),
+        ] {
+            let (check, users) = through(kind, engine, plain_is_load, answer, buildx);
+            assert_eq!(check.mark, mark, "{engine} {plain_is_load} {buildx}: {check:?}");
+            assert_eq!(users.through, Some(kind.name()));
+            assert_eq!(users.direct, mark == Mark::Ok);
+            assert_eq!(check.found.contains("its loads are direct exports"), mark != Mark::Slow, "{check:?}");
+            assert_eq!(check.found.ends_with("its loads are direct exports"), mark == Mark::Ok, "{check:?}");
+            assert_eq!(check.remedy.is_some(), mark == Mark::Slow, "{check:?}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_door_and_somebody_elses_socket_are_no_open_doors() {
+    for (state, heard) in [
+        (State::Closed, running::Answer::Closed),
+        (State::Taken, running::Answer::Stranger),
+        (State::Denied, running::Answer::Denied),
+    ] {
+        for (driver, address) in [("docker-container", DOCKER_DOOR), ("remote", BUILDKIT_DOOR)] {
+            let (check, users) =
+                judged(driver, vec![node(address, Some(heard.clone()), None)], &doors(|_| state.clone()), "v0.36.1");
+            assert_eq!((check.mark, users.through, users.direct), (Mark::Note, None, false), "{check:?}");
+        }
+    }
+}
+
+#[test]
+fn a_way_past_a_door_has_the_command_that_mends_it() {
+    let remedy = |driver: &str, address: &str, doors: &[Door]| {
+        let (check, users) = judged(driver, vec![node(address, None, None)], doors, "v0.36.1");
+        assert_eq!((check.mark, users.through), (Mark::Slow, None), "{check:?}");
+        check.remedy.unwrap()
+    };
+    let commands = |commands: &[&str]| Remedy::Commands(commands.iter().map(|&it| it.to_owned()).collect());
+    let setup = format!("linkspan setup buildx b --docker-listen {DOCKER_DOOR}");
+    assert_eq!(remedy("docker-container", ENGINE, &open()), commands(&[&setup]));
+    let create = format!("docker buildx create --name b-direct --driver remote {BUILDKIT_DOOR}");
+    assert_eq!(remedy("remote", BUILDER, &open()), commands(&[&create]));
+
+    let closed = doors(|_| State::Closed);
+    let serve = format!("linkspan serve --docker-listen {DOCKER_DOOR} --docker-host {ENGINE}");
+    assert_eq!(remedy("docker-container", ENGINE, &closed), commands(&[&serve, &setup]));
+    let serve = format!("linkspan serve --builder {BUILDER} --buildkit-listen {BUILDKIT_DOOR}");
+    assert_eq!(remedy("remote", BUILDER, &closed), commands(&[&serve, &create]));
+
+    let serve = format!("linkspan serve --docker-listen {DEFAULT_DOCKER_LISTEN} --docker-host {ENGINE}");
+    assert_eq!(remedy("docker-container", ENGINE, &[]), commands(&[&serve, "linkspan setup buildx b"]));
+}
+
+#[test]
+fn the_slowest_node_decides() {
+    let heard = running::Answer::Linkspan(Box::new(status(Kind::Docker, "docker", false)));
+    let fast = node(DOCKER_DOOR, Some(heard), Some(Answer::Version(None)));
+    let (check, users) = judged("docker-container", vec![fast, node(ENGINE, None, None)], &open(), "v0.36.1");
+    assert_eq!((check.mark, users.through, users.direct), (Mark::Slow, None, false));
+}
+
+#[test]
+fn no_door_is_proposed_before_a_door() {
+    // One of another Linkspan, at an address that nobody here has configured.
+    for (driver, kind) in [("remote", Kind::Buildkit), ("docker-container", Kind::Docker)] {
+        let heard = running::Answer::Linkspan(Box::new(status(kind, "docker", false)));
+        let node = node("unix:///nowhere/other.sock", Some(heard), Some(Answer::Version(None)));
+        let (check, users) = judged(driver, vec![node], &[], "v0.36.1");
+        assert_eq!((check.mark, users.remedy), (Mark::Ok, None), "{:?}", check.found);
+    }
+    for (driver, kind) in [("remote", Kind::Docker), ("remote", Kind::Export), ("docker-container", Kind::Export)] {
+        let heard = running::Answer::Linkspan(Box::new(status(kind, "docker", false)));
+        let (check, users) = judged(driver, vec![node(DOCKER_DOOR, Some(heard), None)], &open(), "v0.36.1");
+        assert_eq!((check.mark, users.through), (Mark::Note, None), "{check:?}");
+        assert!(!check.remedy.unwrap().to_string().contains("serve"));
+    }
+}
+
+#[test]
+fn where_no_door_leads_nothing_is_wrong() {
+    for (driver, endpoint, words) in [
+        ("docker-container", "ssh://far", Some("beside that engine")),
+        ("remote", "tcp://other:1", Some("linkspan serve --builder tcp://other:1")),
+        ("remote", "ssh://far", None),
+        ("kubernetes", "kubernetes:///b", Some("kubectl port-forward")),
+        ("cloud", "cloud://org/b", None),
+    ] {
+        let (check, users) = judged(driver, vec![node(endpoint, None, None)], &open(), "v0.36.1");
+        assert_eq!((check.mark, users.through), (Mark::Note, None));
+        assert_eq!(check.remedy.is_some(), words.is_some());
+        let remedy = check.remedy.map(|remedy| remedy.to_string()).unwrap_or_default();
+        assert!(remedy.contains(words.unwrap_or_default()));
+    }
+}

@@ -1,0 +1,165 @@
+//! Which engine is looked at: the one that a running Linkspan exports to, where there is one.
+
+use super::facts::{Chained, Door, Told};
+use super::heard;
+use crate::config::{Config, Place};
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind as Engine, Selection};
+use crate::proxy::Address;
+use crate::running::Socket;
+use crate::status::{Kind, Status};
+
+/// The socket at which dockerd is expected. An address of another kind is no socket of this machine, and is not asked.
+pub(super) fn docker_host(selection: &Selection) -> Address {
+    let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
+    host.parse().unwrap_or_else(|_| Address::Tcp { host: "elsewhere.invalid".to_owned(), port: 0 })
+}
+
+/// The running Linkspan to go by: the one whose door is where dockerd is expected (after a take-over, or with the shell
+/// of a user of the door), else one of a door that is configured, else whichever runs.
+pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Option<Told> {
+    let wants_docker = matches!(config.engine.kind, Engine::Auto | Engine::Docker | Engine::DockerClassic);
+    let at_docker = heard(sockets, &docker_host(&config.engine).to_string()).and_then(Socket::status);
+    if let Some(status) = at_docker.filter(|status| wants_docker && status.door.kind == Kind::Docker) {
+        return Some(Told { status: status.clone(), is_basis: true });
+    }
+    let status = doors.iter().find_map(Door::status)?.clone();
+    let selection = &config.engine;
+    // Where containerd is, is a hint for finding it, and no choice of an engine by itself.
+    let says_nothing = Selection { containerd_address: None, ..selection.clone() } == Selection::default();
+    let is_basis = says_nothing || is_the_same(selection, &status);
+    Some(Told { status, is_basis })
+}
+
+/// Whether `selection` asks for the very engine that `status` names.
+fn is_the_same(selection: &Selection, status: &Status) -> bool {
+    let engine = &status.engine;
+    let kind = match selection.kind {
+        Engine::Auto => matches!(engine.kind.as_str(), "docker" | "docker-classic"),
+        Engine::Docker => engine.kind == "docker",
+        Engine::DockerClassic => engine.kind == "docker-classic",
+        // Their addresses have several forms; they are looked at as they are configured.
+        Engine::Containerd | Engine::Layout => false,
+    };
+    kind && docker_host(selection).to_string() == engine.address
+}
+
+/// What is looked at.
+pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selection {
+    let Some(Told { status, .. }) = told.filter(|told| told.is_basis) else { return configured.clone() };
+    let engine = &status.engine;
+    let address = engine.address.clone();
+    let base = Selection { containerd_address: configured.containerd_address.clone(), ..Selection::default() };
+    match engine.kind.as_str() {
+        "docker" => Selection { kind: Engine::Docker, docker_host: Some(address), ..base },
+        "docker-classic" => Selection { kind: Engine::DockerClassic, docker_host: Some(address), ..base },
+        "containerd" => Selection {
+            kind: Engine::Containerd,
+            containerd_address: Some(address.strip_prefix("unix://").unwrap_or(&address).into()),
+            namespace: engine.namespace.clone(),
+            ..base
+        },
+        "layout" => Selection { kind: Engine::Layout, layout: Some(address.into()), ..base },
+        // One that a later version has.
+        _ => configured.clone(),
+    }
+}
+
+/// Addresses in `config` that are said to be an engine's or a builder's, and are doors.
+pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
+    let mut found = Vec::new();
+    if let Some(host) = &config.engine.docker_host
+        && let Some(status) = heard(sockets, host).and_then(Socket::status)
+    {
+        let (address, leads) = (host.clone(), status.engine.address.clone());
+        found.push(Chained { about: "engine", address, kind: status.door.kind, leads });
+    }
+    for builder in &config.builders {
+        if let Some(status) = door_of(&builder.place, sockets) {
+            let leads = status.builder().map_or(&status.engine.address, |builder| &builder.address).clone();
+            found.push(Chained { about: "builder", address: builder.place.to_string(), kind: status.door.kind, leads });
+        }
+    }
+    found
+}
+
+/// What is said at the address of a builder, if that is a door.
+pub(super) fn door_of<'a>(place: &Place, sockets: &'a [Socket]) -> Option<&'a Status> {
+    match place {
+        Place::Socket(address) => heard(sockets, &address.to_string())?.status(),
+        Place::Container { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::running::Answer;
+    use crate::status::{self, Door as Named};
+
+    fn status(kind: Kind, engine: &str, address: &str) -> Status {
+        let door = Named { kind, address: "unix:///nowhere/door.sock".to_owned() };
+        Status {
+            version: "1".to_owned(),
+            instance: "i".to_owned(),
+            pid: 1,
+            door,
+            doors: Vec::new(),
+            engine: status::Engine {
+                kind: engine.to_owned(),
+                address: address.to_owned(),
+                namespace: Some("mine".to_owned()),
+                ..status::Engine::default()
+            },
+            builders: Vec::new(),
+            policy: status::Policy::default(),
+        }
+    }
+
+    fn at(address: &str, status: Status) -> Socket {
+        Socket { address: address.parse().unwrap(), answer: Answer::Linkspan(Box::new(status)) }
+    }
+
+    fn config(flags: &[(crate::config::Setting, &str)]) -> Config {
+        let mut layer = crate::config::Layer::default();
+        for (setting, text) in flags {
+            layer.add_flag(*setting, [(*text).to_owned()]);
+        }
+        Config::load(layer, &|_: &str| None).unwrap()
+    }
+
+    #[test]
+    fn after_a_take_over_the_engine_is_the_one_behind_the_door() {
+        let taken = status(Kind::Docker, "docker", "unix:///run/docker-engine.sock");
+        let sockets = [at("unix:///nowhere/docker.sock", taken)];
+        let config = config(&[(crate::config::Setting::DockerHost, "unix:///nowhere/docker.sock")]);
+        let told = told(&config, &[], &sockets).unwrap();
+        assert!(told.is_basis);
+        let selection = selection(&config.engine, Some(&told));
+        assert_eq!(selection.docker_host.as_deref(), Some("unix:///run/docker-engine.sock"));
+        assert_eq!(chained(&config, &sockets)[0].leads, "unix:///run/docker-engine.sock");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_looked_at_whatever_runs() {
+        let running = status(Kind::Export, "containerd", "unix:///c.sock");
+        let door = Door {
+            kind: Kind::Export,
+            listen: "unix:///nowhere/door.sock".parse().unwrap(),
+            state: super::super::facts::State::Open(Box::new(running)),
+            builder: None,
+            plain_is_load: false,
+            is_configured: false,
+        };
+        let doors = [door];
+        let asked = config(&[(crate::config::Setting::Engine, "layout"), (crate::config::Setting::Layout, "/images")]);
+        let told_asked = told(&asked, &doors, &[]).unwrap();
+        assert!(!told_asked.is_basis);
+        assert_eq!(selection(&asked.engine, Some(&told_asked)), asked.engine);
+
+        let nothing = config(&[]);
+        let told_nothing = told(&nothing, &doors, &[]).unwrap();
+        let selection = selection(&nothing.engine, Some(&told_nothing));
+        assert_eq!((selection.kind, selection.namespace.as_deref()), (Engine::Containerd, Some("mine")));
+        assert_eq!(selection.containerd_address.as_deref(), Some(std::path::Path::new("/c.sock")));
+    }
+}

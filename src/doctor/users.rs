@@ -1,0 +1,143 @@
+//! The builders and contexts that whoever runs the doctor has, and what is behind them.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use futures_util::future::join_all;
+
+use super::builder::{self, Answer};
+use super::facts::Door;
+use super::heard;
+use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
+use crate::engine::select::DEFAULT_DOCKER_HOST;
+use crate::proxy::Address;
+use crate::running::{self, First, Socket};
+use crate::status::{Kind, Status};
+use crate::tunnel::ExecDial;
+
+/// What the docker-container driver puts before a node's name (buildx `driver/manager.go`, `BuilderName`).
+const CONTAINER: &str = "buildx_buildkit_";
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Users {
+    pub(super) builders: Result<Vec<UsersOwn>, StoreError>,
+    pub(super) contexts: Vec<Context>,
+    /// The engine that the shell's docker uses.
+    pub(super) engine: String,
+    /// The buildx that is installed.
+    pub(super) version: Option<Version>,
+}
+
+/// A builder that the user's buildx has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UsersOwn {
+    pub(super) name: String,
+    pub(super) driver: String,
+    pub(super) nodes: Vec<UsersNode>,
+}
+
+/// One of its nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UsersNode {
+    pub(super) name: String,
+    /// Where it goes.
+    pub(super) address: String,
+    /// Who is there; `None` where nobody was asked, because that is on another machine.
+    pub(super) heard: Option<running::Answer>,
+    /// What the BuildKit behind it answered, if it goes through a door.
+    pub(super) answer: Option<Answer>,
+}
+
+impl UsersNode {
+    /// What the Linkspan says that it goes through, if it does.
+    pub(super) fn status(&self) -> Option<&Status> {
+        match &self.heard {
+            Some(running::Answer::Linkspan(status)) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+/// Reads what buildx and docker have. Nobody's variables means nobody's builders.
+pub(super) fn look(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsString>) -> Users {
+    let node = |store: &Store, node: crate::buildx::Node| {
+        let address = store.address(&node.endpoint);
+        UsersNode { name: node.name, address, heard: None, answer: None }
+    };
+    let own = |store: &Store, Instance { name, driver, nodes }: Instance| UsersOwn {
+        name,
+        driver,
+        nodes: nodes.into_iter().map(|it| node(store, it)).collect(),
+    };
+    let builders = store.map_or_else(
+        || Ok(Vec::new()),
+        |store| Ok(store.instances()?.into_iter().map(|instance| own(store, instance)).collect()),
+    );
+    Users {
+        builders,
+        contexts: store.map(Store::contexts).unwrap_or_default(),
+        engine: store.and_then(|store| store.engine(variable)).unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()),
+        version: None,
+    }
+}
+
+impl Users {
+    /// Nobody's.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        look(None, |_| None)
+    }
+
+    /// Where the sockets are that they use.
+    pub(super) fn addresses(&self) -> Vec<(Address, First)> {
+        let first = |driver: &str| if driver == "remote" { First::Http2 } else { First::Http1 };
+        let of_builders = self
+            .builders
+            .iter()
+            .flatten()
+            .flat_map(|builder| builder.nodes.iter().map(|node| (node.address.as_str(), first(&builder.driver))));
+        let of_contexts = self.contexts.iter().map(|context| (context.host.as_str(), First::Http1));
+        let all = of_builders.chain(of_contexts).chain([(self.engine.as_str(), First::Http1)]);
+        all.filter_map(|(address, first)| Some((address.parse().ok()?, first))).collect()
+    }
+
+    /// Takes notice of what was heard at those.
+    pub(super) fn hear(&mut self, sockets: &[Socket]) {
+        for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
+            node.heard = heard(sockets, &node.address).map(|socket| socket.answer.clone());
+        }
+    }
+
+    /// Asks the BuildKits in containers behind docker doors what they are, if they run.
+    pub(super) async fn probe(&mut self) {
+        let containers = self.builders.iter_mut().flatten().filter(|builder| builder.driver == "docker-container");
+        let nodes = containers.flat_map(|builder| &mut builder.nodes);
+        join_all(nodes.map(async |node| {
+            let Some(status) = node.status().filter(|status| status.door.kind == Kind::Docker) else { return };
+            let Ok(container) = format!("docker-container://{CONTAINER}{}", node.name).parse() else { return };
+            let door = node.address.strip_prefix("unix://").map(PathBuf::from);
+            // Past the door where that is possible, so that no connection is kept there for somebody to come.
+            let engine =
+                status.engine.address.strip_prefix("unix://").map(PathBuf::from).filter(|path| is_usable(path));
+            let Some(socket) = engine.or(door) else { return };
+            node.answer = Some(builder::ask(&ExecDial::new(&socket, container)).await);
+        }))
+        .await;
+    }
+
+    /// Takes notice of what the builders behind buildkit doors answered.
+    pub(super) fn learn(&mut self, doors: &[Door]) {
+        for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
+            let door = doors.iter().find(|door| is_same_address(&door.listen.to_string(), &node.address));
+            if let Some(probed) = door.and_then(|door| door.builder.as_ref()) {
+                node.answer = Some(probed.answer.clone());
+            }
+        }
+    }
+}
+
+/// Whether this process may connect to a socket.
+fn is_usable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
+}

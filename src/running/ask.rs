@@ -1,0 +1,156 @@
+//! Asking one socket what it belongs to.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::proxy::{Address, Stream};
+use crate::status::{MAX_BYTES, PATH, Status};
+
+/// How long connecting may take, and how long an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Which protocol is tried first; the other one is tried after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// What dockerd and the docker door speak.
+    Http1,
+    /// What builders and the other doors speak.
+    Http2,
+}
+
+/// What was heard at a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A door of a running Linkspan.
+    Linkspan(Box<Status>),
+    /// Somebody who is none, or who says nothing.
+    Stranger,
+    /// Nobody.
+    Closed,
+    /// This process may not connect.
+    Denied,
+}
+
+/// Asks whoever listens at `address`.
+pub async fn ask(address: &Address, first: First) -> Answer {
+    let order = match first {
+        First::Http1 => [First::Http1, First::Http2],
+        First::Http2 => [First::Http2, First::Http1],
+    };
+    for protocol in order {
+        let stream = match timeout(PATIENCE, connect(address)).await {
+            Ok(Ok(stream)) => TokioIo::new(stream),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Answer::Denied,
+            Ok(Err(_)) => return Answer::Closed,
+            // It is there, and its queue is full.
+            Err(_) => return Answer::Stranger,
+        };
+        let asked = async {
+            match protocol {
+                First::Http1 => over_http1(stream).await,
+                First::Http2 => over_http2(stream).await,
+            }
+        };
+        if let Ok(Some(status)) = timeout(PATIENCE, asked).await {
+            return Answer::Linkspan(Box::new(status));
+        }
+    }
+    Answer::Stranger
+}
+
+async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
+    Ok(match address {
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        Address::Tcp { host, port } => Box::new(TcpStream::connect((host.as_str(), *port)).await?),
+    })
+}
+
+async fn over_http1(stream: TokioIo<Box<dyn Stream>>) -> Option<Status> {
+    let (mut sender, connection) = http1::handshake(stream).await.ok()?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = Request::get(PATH).header(header::HOST, "linkspan").header(header::CONNECTION, "close");
+    read(sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?).await
+}
+
+async fn over_http2(stream: TokioIo<Box<dyn Stream>>) -> Option<Status> {
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.ok()?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let uri = Uri::builder().scheme("http").authority("localhost").path_and_query(PATH).build().ok()?;
+    read(sender.send_request(Request::get(uri).body(Empty::<Bytes>::new()).ok()?).await.ok()?).await
+}
+
+async fn read(response: Response<Incoming>) -> Option<Status> {
+    if response.status() != StatusCode::OK {
+        return None;
+    }
+    let document = Limited::new(response.into_body(), MAX_BYTES).collect().await.ok()?.to_bytes();
+    serde_json::from_slice(&document).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// What is heard at a socket whose owner gives `answer` to whatever it is told.
+    async fn heard(answer: &'static str) -> Answer {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let heard = ask(&Address::Unix(path), First::Http1).await;
+        serving.abort();
+        heard
+    }
+
+    #[tokio::test]
+    async fn only_a_linkspan_is_taken_for_one() {
+        let ours = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n\
+                    {\"version\":\"1\",\"instance\":\"i\",\"door\":{\"kind\":\"docker\",\"address\":\"unix:///d\"}}";
+        assert!(matches!(heard(ours).await, Answer::Linkspan(status) if status.instance == "i"));
+        for other in [
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{",
+            "220 mail.example ESMTP\r\n",
+        ] {
+            assert_eq!(heard(other).await, Answer::Stranger, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        assert_eq!(ask(&Address::Unix(path.clone()), First::Http2).await, Answer::Closed);
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!(ask(&Address::Unix(path), First::Http2).await, Answer::Closed);
+        assert_eq!(ask(&Address::Unix(folder.path().into()), First::Http1).await, Answer::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(ask(&Address::Unix(path), First::Http1).await, Answer::Stranger);
+    }
+}

@@ -1,0 +1,174 @@
+//! Where a Linkspan may listen that nobody names: the folder of its sockets, and what units of systemd say.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::First;
+use super::units::{self, Named};
+use crate::config::{Config, Layer, Setting};
+use crate::proxy::Address;
+
+/// The name of Linkspan's folders and units.
+const NAME: &str = "linkspan";
+/// Where system units lie, with their drop-ins (systemd.unit(5)).
+const SYSTEM_UNITS: [&str; 5] = [
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+];
+/// Where units of every user's systemd lie.
+const USER_UNITS: [&str; 3] = ["etc/systemd/user", "usr/local/lib/systemd/user", "usr/lib/systemd/user"];
+/// Entries of a folder that are looked at, and bytes of a file.
+const MAX_ENTRIES: usize = 1024;
+const MAX_UNIT: u64 = 256 << 10;
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Places {
+    root: PathBuf,
+    /// The folder of the user's own sockets.
+    runtime: Option<PathBuf>,
+    /// The folder of the user's own configuration.
+    config: Option<PathBuf>,
+}
+
+impl Places {
+    /// The places of this machine, and of the user who has these variables.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let folder = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            root: "/".into(),
+            runtime: folder("XDG_RUNTIME_DIR"),
+            config: folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config"))),
+        }
+    }
+
+    /// Every socket in Linkspan's folders, and those that Linkspan's units name.
+    pub fn sockets(&self) -> Vec<(Address, First)> {
+        let mut found = Vec::new();
+        let folders = [Some(self.root.join("run").join(NAME)), self.runtime.as_ref().map(|folder| folder.join(NAME))];
+        for folder in folders.into_iter().flatten() {
+            found.extend(entries(&folder).into_iter().filter(|path| path.extension().is_some_and(|it| it == "sock")));
+        }
+        for path in self.runtime.iter().flat_map(|folder| entries(folder)) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(NAME) && name.ends_with(".sock") {
+                found.push(path);
+            }
+        }
+        let mut found: Vec<_> = found.into_iter().map(Address::Unix).collect();
+        let named = self.named();
+        found.extend(named.addresses);
+        for file in named.configs {
+            found.extend(doors(&file));
+        }
+        found.into_iter().map(|address| (address, First::Http1)).collect()
+    }
+
+    fn named(&self) -> Named {
+        let mut named = Named::default();
+        let system = SYSTEM_UNITS.iter().map(|folder| self.root.join(folder));
+        for text in system.flat_map(|folder| texts(&folder)) {
+            units::read(&text, Path::new("/run"), &mut named);
+        }
+        if let Some(runtime) = &self.runtime {
+            let of_users = USER_UNITS.iter().map(|folder| self.root.join(folder));
+            let own = self.config.iter().map(|folder| folder.join("systemd/user"));
+            for text in of_users.chain(own).flat_map(|folder| texts(&folder)) {
+                units::read(&text, runtime, &mut named);
+            }
+        }
+        named
+    }
+}
+
+/// The doors of a configuration file. One that is wrong keeps a daemon from starting, so that it has none.
+fn doors(file: &Path) -> Vec<Address> {
+    let mut layer = Layer::default();
+    layer.add_flag(Setting::Config, file.to_str().map(str::to_owned));
+    let Ok(config) = Config::load(layer, &|_: &str| None) else { return Vec::new() };
+    let builders = config.builders.into_iter().map(|builder| builder.listen);
+    config.docker_door.map(|door| door.listen).into_iter().chain(config.export_listen).chain(builders).collect()
+}
+
+/// The texts of Linkspan's units in `folder`, and of their drop-ins.
+fn texts(folder: &Path) -> Vec<String> {
+    let mut texts = Vec::new();
+    for path in entries(folder) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with(NAME) {
+            continue;
+        }
+        if name.ends_with(".service") || name.ends_with(".socket") {
+            texts.extend(text(&path));
+        } else if name.ends_with(".service.d") || name.ends_with(".socket.d") {
+            texts.extend(entries(&path).iter().filter_map(|path| text(path)));
+        }
+    }
+    texts
+}
+
+fn text(path: &Path) -> Option<String> {
+    // A masked unit is a link to a device.
+    if !path.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    File::open(path).ok()?.take(MAX_UNIT).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// What is in a folder, by name; nothing if it cannot be read.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).into_iter().flatten().take(MAX_ENTRIES);
+    let mut paths: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_units_drop_ins_and_their_files_are_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        let write = |path: &str, text: &str| {
+            fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+            fs::write(at(path), text).unwrap();
+        };
+        for file in ["run/linkspan/a.sock", "run/linkspan/a.sock.lock", "me/linkspan/b.sock", "me/linkspan.sock"] {
+            write(file, "");
+        }
+        write("me/other.sock", "");
+        write(
+            "usr/lib/systemd/system/linkspan.service",
+            "[Service]\nExecStart=/bin/linkspan serve --export-listen /e\n",
+        );
+        let config = at("configured.toml");
+        write("configured.toml", "docker-listen = 'unix:///c'\n");
+        let drop_in = format!("[Service]\nEnvironment=LINKSPAN_CONFIG={}\n", config.display());
+        write("etc/systemd/system/linkspan.service.d/x.conf", &drop_in);
+        write("etc/systemd/system/docker.socket.d/linkspan.conf", "[Socket]\nListenStream=/engine\n");
+        write("home/systemd/user/linkspan.socket", "[Socket]\nListenStream=%t/own.sock\n");
+        let places = Places { root: root.path().to_owned(), runtime: Some(at("me")), config: Some(at("home")) };
+        let mut found: Vec<_> = places.sockets().iter().map(|(address, _)| address.to_string()).collect();
+        found.sort();
+        let below = |path: &str| format!("unix://{}", at(path).display());
+        let mut expected = vec![
+            below("run/linkspan/a.sock"),
+            below("me/linkspan/b.sock"),
+            below("me/linkspan.sock"),
+            below("me/own.sock"),
+            "unix:///e".to_owned(),
+            "unix:///c".to_owned(),
+        ];
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,88 @@
+//! Which docker door a builder goes through, and which engine that leads to: as the running Linkspan says.
+
+use super::SetupError;
+use crate::buildx::{Instance, Store, is_same_address};
+use crate::config::Config;
+use crate::engine::select::DEFAULT_DOCKER_HOST;
+use crate::proxy::Address;
+use crate::running::{self, Answer, First, Places, Socket};
+use crate::status::Kind;
+
+/// A docker door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Door {
+    /// Where it listens.
+    pub listen: Address,
+    /// Where the engine listens that it leads to.
+    pub engine: String,
+}
+
+/// The sockets at which docker doors may be.
+#[derive(Debug)]
+pub struct Doors {
+    named: Option<Address>,
+    /// Where dockerd is expected, as far as no door says it.
+    engine: String,
+    /// Where the door is expected, if it is open nowhere.
+    usual: String,
+    sockets: Vec<Socket>,
+}
+
+impl Doors {
+    /// Asks the door that `config` names; without one, the `usual` one and all places where a Linkspan may listen.
+    pub async fn ask(config: &Config, usual: &str, places: &Places) -> Self {
+        let named = config.docker_door.as_ref().map(|door| door.listen.clone());
+        let engine = config.engine.docker_host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
+        let addresses = match &named {
+            Some(listen) => vec![(listen.clone(), First::Http1)],
+            None => {
+                let first = [usual, &engine].into_iter();
+                let first = first.filter_map(|address| Some((address.parse().ok()?, First::Http1)));
+                first.chain(places.sockets()).collect()
+            }
+        };
+        Self { named, engine, usual: usual.to_owned(), sockets: running::find(addresses).await }
+    }
+
+    /// The door for `builder`: the one that is named, else one that it goes through or whose engine it goes to, else
+    /// whichever is open.
+    ///
+    /// # Errors
+    /// When something else is where the door is said to be.
+    pub fn of(&self, store: &Store, builder: &Instance) -> Result<Door, SetupError> {
+        if let Some(listen) = &self.named {
+            return self.named(listen);
+        }
+        let addresses: Vec<_> = builder.nodes.iter().map(|node| store.address(&node.endpoint)).collect();
+        let goes_to = |place: &str| addresses.iter().any(|address| is_same_address(address, place));
+        let open = self.sockets.iter().filter_map(|socket| {
+            let status = socket.status().filter(|status| status.door.kind == Kind::Docker)?;
+            Some(Door { listen: socket.address.clone(), engine: status.engine.address.clone() })
+        });
+        let open: Vec<_> = open.collect();
+        let found = open
+            .iter()
+            .find(|door| goes_to(&door.listen.to_string()))
+            .or_else(|| open.iter().find(|door| goes_to(&door.engine)))
+            .or_else(|| open.first());
+        match found {
+            Some(door) => Ok(door.clone()),
+            None => {
+                let listen = self.usual.parse().map_err(SetupError::Door)?;
+                Ok(Door { listen, engine: self.engine.clone() })
+            }
+        }
+    }
+
+    fn named(&self, listen: &Address) -> Result<Door, SetupError> {
+        let door = |engine: &String| Door { listen: listen.clone(), engine: engine.clone() };
+        let wrong = |what: String| SetupError::NoDoor { address: listen.to_string(), what };
+        match self.sockets.iter().find(|socket| socket.address == *listen).map(|socket| &socket.answer) {
+            Some(Answer::Linkspan(status)) if status.door.kind == Kind::Docker => Ok(door(&status.engine.address)),
+            Some(Answer::Linkspan(status)) => Err(wrong(format!("is a Linkspan's {} door", status.door.kind.name()))),
+            Some(Answer::Stranger) => Err(wrong("belongs to another program (or to an older Linkspan)".to_owned())),
+            // A builder can be sent back from a door that is closed; whoever sends one there is told.
+            Some(Answer::Closed | Answer::Denied) | None => Ok(door(&self.engine)),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! What a running Linkspan says of itself: the answer of each of its doors to `GET /_linkspan/status`.
+//!
+//! Over HTTP/1.1 on the docker door, over HTTP/2 (a plain GET, not gRPC) on the others. The document is made once, when
+//! the doors are opened, and holds nothing that who can use a door could not find out there. Keys may be added; a reader
+//! takes those that it knows.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+
+/// The path of the document; neither dockerd nor gRPC has anything below `/_linkspan`.
+pub const PATH: &str = "/_linkspan/status";
+
+/// The same for a router that takes services by the first part of their path.
+pub const ROOT: &str = "_linkspan";
+
+/// The longest document that a reader takes. Ours has at most 66 doors, whose addresses are short.
+pub const MAX_BYTES: usize = 256 << 10;
+
+/// Which door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// In front of the engine's own API.
+    Docker,
+    /// In front of a builder.
+    Buildkit,
+    /// The standard exporter API.
+    Export,
+    /// One that a later version has.
+    #[serde(other)]
+    Other,
+}
+
+impl Kind {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Buildkit => "buildkit",
+            Self::Export => "export",
+            Self::Other => "unknown",
+        }
+    }
+}
+
+/// One door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// Which it is.
+    pub kind: Kind,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// A builder that has a door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Builder {
+    /// How it is reached.
+    pub address: String,
+    /// Where its door listens.
+    pub door: String,
+    /// Whether a plain exporter (one without the mark of a load) counts as a load there.
+    #[serde(default)]
+    pub plain_is_load: bool,
+}
+
+/// The engine that everything goes to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Engine {
+    /// `docker`, `docker-classic`, `containerd` or `layout`.
+    pub kind: String,
+    /// Its version.
+    pub version: String,
+    /// Its socket, as a URL, or the directory of a layout.
+    pub address: String,
+    /// The containerd namespace that images go to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The snapshotter that unpacks them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshotter: Option<String>,
+    /// Whether layers can be unpacked in parallel there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel_unpack: Option<bool>,
+    /// The graph driver of Docker's classic store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_driver: Option<String>,
+}
+
+/// What is let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Whether a plain exporter counts as a load for the builders that are met at the docker door.
+    pub plain_is_load: bool,
+    /// Whether only names that a pattern covers may be set.
+    pub names_restricted: bool,
+    /// Whether a name must not move to another image.
+    pub deny_tag_move: bool,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Linkspan's version.
+    pub version: String,
+    /// Another for each process, by which the doors of one are known.
+    pub instance: String,
+    /// The process, as it is called where it runs.
+    #[serde(default)]
+    pub pid: u32,
+    /// The door that answers.
+    pub door: Door,
+    /// All doors.
+    #[serde(default)]
+    pub doors: Vec<Door>,
+    /// The engine behind them.
+    #[serde(default)]
+    pub engine: Engine,
+    /// The builders that have doors.
+    #[serde(default)]
+    pub builders: Vec<Builder>,
+    /// What is let through.
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+impl Status {
+    /// What the door `door` answers. A document that cannot be written is none, and its door has no answer.
+    pub fn answer(&self, door: &Door) -> Option<Answer> {
+        let mut text = serde_json::to_vec(&Self { door: door.clone(), ..self.clone() }).ok()?;
+        text.push(b'\n');
+        Some(Answer(text.into()))
+    }
+
+    /// The builder whose door answers, if it is that of one.
+    pub fn builder(&self) -> Option<&Builder> {
+        if self.door.kind != Kind::Buildkit {
+            return None;
+        }
+        self.builders.iter().find(|builder| builder.door == self.door.address)
+    }
+
+    /// Whether a plain exporter counts as a load at the door that answers.
+    pub fn plain_is_load(&self) -> bool {
+        self.builder().map_or(self.policy.plain_is_load, |builder| builder.plain_is_load)
+    }
+}
+
+/// What one door answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer(Bytes);
+
+impl Answer {
+    /// Whether a request is for it.
+    pub fn is_asked(method: &str, target: &str) -> bool {
+        method == Method::GET.as_str() && target == PATH
+    }
+
+    /// The same for a request over HTTP/2.
+    pub fn is_asked_by<B>(request: &Request<B>) -> bool {
+        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+        Self::is_asked(request.method().as_str(), target)
+    }
+
+    /// The type of its content.
+    pub const CONTENT_TYPE: &str = "application/json";
+
+    /// The document's bytes.
+    pub fn bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
+    /// As an answer over HTTP/2.
+    pub fn response<B>(&self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
+        let mut response = Response::new(body(self.bytes()));
+        *response.status_mut() = StatusCode::OK;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(Self::CONTENT_TYPE));
+        headers.insert(header::CONTENT_LENGTH, self.0.len().into());
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn status() -> Status {
+        let door = |kind, address: &str| Door { kind, address: address.to_owned() };
+        Status {
+            version: "1.2.3".to_owned(),
+            instance: "0123".to_owned(),
+            pid: 7,
+            door: door(Kind::Docker, "unix:///d"),
+            doors: vec![door(Kind::Docker, "unix:///d"), door(Kind::Buildkit, "unix:///b")],
+            engine: Engine {
+                kind: "docker".to_owned(),
+                version: "29".to_owned(),
+                address: "unix:///e".to_owned(),
+                ..Engine::default()
+            },
+            builders: vec![Builder {
+                address: "tcp://far:1".to_owned(),
+                door: "unix:///b".to_owned(),
+                plain_is_load: true,
+            }],
+            policy: Policy::default(),
+        }
+    }
+
+    #[test]
+    fn the_keys_of_the_document_are_stable() {
+        let status = status();
+        let answer = status.answer(&status.doors[1]).unwrap();
+        let document: Value = serde_json::from_slice(&answer.bytes()).unwrap();
+        assert_eq!(
+            document,
+            json!({
+                "version": "1.2.3",
+                "instance": "0123",
+                "pid": 7,
+                "door": { "kind": "buildkit", "address": "unix:///b" },
+                "doors": [
+                    { "kind": "docker", "address": "unix:///d" },
+                    { "kind": "buildkit", "address": "unix:///b" },
+                ],
+                "engine": { "kind": "docker", "version": "29", "address": "unix:///e" },
+                "builders": [{ "address": "tcp://far:1", "door": "unix:///b", "plain_is_load": true }],
+                "policy": { "plain_is_load": false, "names_restricted": false, "deny_tag_move": false },
+            })
+        );
+    }
+
+    #[test]
+    fn each_door_has_its_own_policy() {
+        let mut status = status();
+        assert!(!status.plain_is_load());
+        status.door = status.doors[1].clone();
+        assert!(status.plain_is_load());
+    }
+
+    #[test]
+    fn the_document_of_a_later_version_is_read() {
+        let text = r#"{"version":"9","instance":"x","door":{"kind":"registry","address":"unix:///r"},"more":[1]}"#;
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!((status.door.kind, status.doors.len()), (Kind::Other, 0));
+    }
+
+    #[test]
+    fn only_the_very_request_is_answered() {
+        assert!(Answer::is_asked("GET", PATH));
+        for (method, target) in [
+            ("POST", PATH),
+            ("HEAD", PATH),
+            ("GET", "/_linkspan/status/"),
+            ("GET", "/_linkspan/status?x"),
+            ("GET", "/v1.55/_linkspan/status"),
+            ("GET", "/_ping"),
+        ] {
+            assert!(!Answer::is_asked(method, target), "{method} {target}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `GET /_linkspan/status` on every door.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use linkspan::running::{Answer, First, ask};
+use linkspan::status::{Kind, Status};
+use serde_json::Value;
+
+use crate::common::{Linkspan, Part, Stack};
+use crate::{engine, json, unix};
+
+/// What is answered to `request`, up to the end of the connection.
+fn talk(path: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn get(path: &Path, target: &str) -> (String, Value) {
+    let answer = talk(path, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), serde_json::from_str(body).unwrap_or_default())
+}
+
+/// What the door at `path` says over HTTP/2.
+fn over_http2(path: &Path) -> Status {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    match runtime.block_on(ask(&unix(path).parse().unwrap(), First::Http2)) {
+        Answer::Linkspan(status) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_door_says_what_it_belongs_to() {
+    let stack = Stack::shared();
+    let (docker, export, secret) = (stack.fresh_path(".sock"), stack.fresh_path(".sock"), "a-name-that-is-allowed");
+    let listen = (unix(&docker), unix(&export));
+    let mut args = engine(stack).to_vec();
+    args.extend(["--docker-listen", &listen.0, "--export-listen", &listen.1, "--plain-is-load"]);
+    args.extend(["--allow-name", secret]);
+    let daemon = Linkspan::start(stack, &args, &[stack.buildkit_host()]);
+    let buildkit = daemon.doors()[0].clone();
+
+    let (head, document) = get(&docker, "/_linkspan/status");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("Content-Type: application/json"), "{head}");
+    assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(document["pid"], daemon.pid().as_raw_nonzero().get());
+    assert_eq!(document["engine"]["kind"], "docker");
+    assert_eq!(document["engine"]["address"], stack.docker_host());
+    assert_eq!(document["engine"]["namespace"], "moby");
+    assert_eq!(document["policy"]["plain_is_load"], true);
+    assert_eq!(document["policy"]["names_restricted"], true);
+    assert_eq!(document["policy"]["deny_tag_move"], false);
+    let [builder] = &document["builders"].as_array().unwrap()[..] else { panic!("{document}") };
+    assert_eq!((&builder["address"], &builder["door"]), (&stack.buildkit_host().into(), &unix(&buildkit).into()));
+    assert!(!document.to_string().contains(secret), "{document}");
+
+    // The same of the other doors, each with its own place.
+    for (path, kind) in [(&buildkit, Kind::Buildkit), (&export, Kind::Export)] {
+        let status = over_http2(path);
+        assert_eq!((status.door.kind, status.door.address.as_str()), (kind, unix(path).as_str()));
+        assert_eq!(status.instance.as_str(), document["instance"]);
+        assert_eq!(status.doors.len(), 3);
+    }
+
+    // Whatever is not this very request is dockerd's.
+    for target in ["/_linkspan/status/", "/_linkspan", "/v1.44/_linkspan/status", "/_linkspan/status?x=1"] {
+        let (ours, theirs) = (get(&docker, target), get(Path::new(&stack.docker_host()[7..]), target));
+        assert_eq!(ours.1, theirs.1, "{target}");
+        assert!(ours.0.starts_with("HTTP/1.1 404"), "{}", ours.0);
+    }
+    let refused =
+        talk(&docker, "POST /_linkspan/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
+    stack.buildctl(["--addr", &unix(&buildkit), "debug", "workers"]).ok();
+}
+
+#[test]
+fn a_door_says_it_while_its_builder_is_gone() {
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
+    let daemon = Linkspan::docker(&stack);
+    stack.kill(Part::Buildkitd);
+    let status = over_http2(&daemon.doors()[0]);
+    assert_eq!(status.builder().unwrap().address, stack.buildkit_host());
+    let refused = stack.buildctl(["--addr", &daemon.address(), "debug", "workers"]).fails();
+    assert!(refused.stderr.contains("linkspan: "), "{refused}");
+}
+
+#[test]
+fn an_export_door_answers_nothing_else_beside_grpc() {
+    let stack = Stack::shared();
+    let daemon = Linkspan::export(stack, &engine(stack), &[], stack.fresh_path(".sock"));
+    assert_eq!(over_http2(&daemon.doors()[0]).door.kind, Kind::Export);
+    let output = stack.run(env!("CARGO_BIN_EXE_linkspan")).args(["ps", "--to", &daemon.address(), "--json"]).output();
+    assert!(output.status.success(), "{output}");
+    let _ = json(if output.stdout.trim().is_empty() { "[]" } else { &output.stdout });
+}

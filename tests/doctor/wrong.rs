@@ -1,0 +1,84 @@
+//! What is wrong is called by its name.
+
+use std::os::unix::net::UnixListener;
+
+use crate::common::{Linkspan, Stack};
+use crate::{User, checks, engine, json, unix};
+
+#[test]
+fn a_peer_that_is_no_builder_is_called_that() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let containerd = format!("unix://{}", stack.containerd_address());
+    let closed = unix(&stack.fresh_path(".sock"));
+    let doctor = |builder: &str| {
+        let run = user.linkspan(["doctor", "--json", "--builder", builder, "--buildkit-listen", &closed]);
+        json(&user.has_buildx(run.args(engine(stack)), "v0.36.1").fails().stdout)
+    };
+    let report = doctor(&containerd);
+    let [check] = &checks(&report, "builder")[..] else { panic!("{report:#}") };
+    assert!(check["found"].as_str().unwrap().contains("is no BuildKit"), "{check}");
+
+    // A door of ours is named, and no door is proposed before it.
+    let daemon = Linkspan::export(stack, &engine(stack), &[], stack.fresh_path(".sock"));
+    let report = doctor(&daemon.address());
+    let [check] = &checks(&report, "builder")[..] else { panic!("{report:#}") };
+    assert!(check["found"].as_str().unwrap().contains("is the export door of a running Linkspan"), "{check}");
+}
+
+#[test]
+fn a_builder_that_is_a_door_needs_no_door() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let daemon = Linkspan::docker(stack);
+    let run = user.linkspan(["doctor", "--json", "--builder", &daemon.address()]).args(engine(stack));
+    let report = json(&user.has_buildx(run, "v0.36.1").ok().stdout);
+    let said = format!("the builder at {} is the buildkit door of a running Linkspan", daemon.address());
+    assert!(checks(&report, "builder")[0]["found"].as_str().unwrap().starts_with(&said), "{report:#}");
+    assert!(!report["commands"].to_string().contains("serve"), "{report:#}");
+}
+
+#[test]
+fn somebody_elses_socket_is_no_open_door() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let path = stack.fresh_path(".sock");
+    let _somebody = UnixListener::bind(&path).unwrap();
+    for taken in [unix(&path), stack.buildkit_host().to_owned()] {
+        let run = user.linkspan(["doctor", "--json", "--docker-listen", &taken]).args(engine(stack));
+        let report = json(&user.has_buildx(run, "v0.36.1").fails().stdout);
+        assert_eq!((&report["docker_door"]["open"], &report["works"]), (&false.into(), &false.into()), "{report:#}");
+        assert!(
+            checks(&report, "door")[0]["found"].as_str().unwrap().contains("another program listens"),
+            "{report:#}"
+        );
+    }
+}
+
+#[test]
+fn a_containerd_that_dockerd_does_not_use_is_said() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let closed = unix(&stack.fresh_path(".sock"));
+    let doctor = |containerd: &str| {
+        let run = user.linkspan(["doctor", "--json", "--export-listen", &closed, "--containerd-address", containerd]);
+        json(&user.has_buildx(run.args(engine(stack)), "v0.36.1").ok().stdout)
+    };
+    let said = |report: &serde_json::Value| {
+        let containerd = checks(report, "containerd");
+        containerd.iter().any(|check| check["found"].as_str().unwrap().contains("was named"))
+    };
+    assert!(!said(&doctor(stack.containerd_address())));
+    assert!(said(&doctor("/nonexistent/containerd.sock")));
+}
+
+#[test]
+fn the_door_of_the_exporter_api_alone_is_fine() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let closed = unix(&stack.fresh_path(".sock"));
+    let run = user.linkspan(["doctor", "--export-listen", &closed]).args(engine(stack));
+    let text = user.has_buildx(run, "v0.36.1").ok().stdout;
+    assert!(text.contains("A direct export can work as soon as `linkspan serve` runs"), "{text}");
+    assert!(text.contains("linkspan load --to"), "{text}");
+    for line in text.lines() {
+        let is_one_word = line.split_whitespace().count() == 1;
+        assert!(line.chars().count() <= 80 || is_one_word, "{line}");
+        assert!(!line.contains('\u{1b}'), "{line}");
+    }
+}
