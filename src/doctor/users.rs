@@ -99,6 +99,8 @@ impl Users {
             .flat_map(|builder| builder.nodes.iter().map(|node| (node.address.as_str(), first(&builder.driver))));
         let of_contexts = self.contexts.iter().map(|context| (context.host.as_str(), First::Http1));
         let all = of_builders.chain(of_contexts).chain([(self.engine.as_str(), First::Http1)]);
+        // The name of a context that is gone is no path.
+        let all = all.filter(|(address, _)| address.contains("://"));
         all.filter_map(|(address, first)| Some((address.parse().ok()?, first))).collect()
     }
 

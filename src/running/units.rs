@@ -60,7 +60,7 @@ fn flags(words: &[String], named: &mut Named) {
 
 /// A door's address; a path alone is one of a unix socket. Those in systemd's abstract and other forms are none of ours.
 fn address(text: &str) -> Option<Address> {
-    if text.starts_with('/') { format!("unix://{text}").parse().ok() } else { text.parse().ok() }
+    (text.starts_with('/') || text.contains("://")).then(|| text.parse().ok()).flatten()
 }
 
 /// The words of a value, with the quotes around them or in them taken away.
