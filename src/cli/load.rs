@@ -179,12 +179,17 @@ impl Loading {
 async fn open(exports: &Exports, input: Option<&Path>) -> Result<Archive, CommandError> {
     // An engine that cannot be read is sent everything.
     let elsewhere = exports.engine().images().ok().map(|images| {
-        let asked = images.clone();
+        let (asked, same) = (images.clone(), images.clone());
         Elsewhere {
             holds: Arc::new(move |digest| {
                 let images = asked.clone();
                 // What cannot be asked for is kept, and asked for again when it is sent.
                 Box::pin(async move { images.size(&digest).await.ok().flatten() })
+            }),
+            same: Arc::new(move |layers| {
+                let images = same.clone();
+                // Without an answer they are sent as they are, which makes an image that runs as well.
+                Box::pin(async move { images.same_layers(&layers).await.unwrap_or_default() })
             }),
             source: images,
         }

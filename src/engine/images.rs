@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 
 use super::EngineError;
 use crate::image::{Descriptor, Digest, Reference};
-use crate::source::Source;
+use crate::source::{SameLayers, Source};
 
 /// How many records a page has at most, whatever was asked for.
 pub const MAX_PAGE: usize = 1000;
@@ -40,6 +40,16 @@ pub trait Images: Source {
     /// # Errors
     /// When the engine cannot be asked.
     fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>>;
+
+    /// The blobs that the engine itself would take in the place of uncompressed layers with these digests, when it is given
+    /// an image without a manifest. Engines that do no such thing know none.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn same_layers<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<SameLayers, EngineError>> {
+        let _ = digests;
+        Box::pin(async { Ok(SameLayers::new()) })
+    }
 }
 
 /// Which records are wanted.

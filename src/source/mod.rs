@@ -7,6 +7,7 @@ mod document;
 mod graph;
 mod part;
 mod range;
+mod same;
 pub(crate) mod tree;
 
 use std::fmt::Debug;
@@ -23,6 +24,7 @@ pub use document::read_document;
 pub use graph::{ReadGraphError, read_graph};
 pub use part::{Part, part};
 pub use range::read_range;
+pub use same::{SameLayer, SameLayers};
 
 /// The bytes of a blob as they come.
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;

@@ -15,6 +15,7 @@ mod names;
 mod ps;
 mod read;
 mod remote;
+mod same;
 mod save;
 mod screen;
 mod tar;

@@ -54,7 +54,7 @@ fn the_last_index_of_a_layout_counts() {
 }
 
 /// `image` as a docker archive in a folder: `manifest.json`, `NAME.json`, `NAME-0.tar`, ….
-fn docker_folder(folder: &Path, image: &Image, name: &str) {
+pub(crate) fn docker_folder(folder: &Path, image: &Image, name: &str) {
     let blob = |digest: &linkspan::image::Digest| image.blobs.iter().find(|(found, _)| **found == *digest).unwrap().1;
     let mut layers = Vec::new();
     for (number, layer) in image.layers.iter().enumerate() {

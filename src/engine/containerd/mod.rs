@@ -13,6 +13,7 @@ mod lease;
 mod neighbours;
 mod pins;
 mod read;
+mod same;
 mod unpack;
 mod uploads;
 mod writer;

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::client::{Client, SILENCE};
-use super::{content, images};
+use super::{content, images, same};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record};
 use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
-use crate::source::{Chunks, Source, SourceError, read_document, read_range};
+use crate::source::{Chunks, SameLayers, Source, SourceError, read_document, read_range};
 
 /// How records of images without a name are called, each followed by `@` and a digest: ours, and dockerd's (moby
 /// `daemon/containerd/soft_delete.go`).
@@ -199,5 +199,9 @@ impl Images for ContainerdImages {
 
     fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
         Box::pin(self.size_of(digest))
+    }
+
+    fn same_layers<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<SameLayers, EngineError>> {
+        Box::pin(same::layers(&self.client, digests))
     }
 }

@@ -1,6 +1,6 @@
 //! Archives of `docker save` as they were before they were OCI layouts, and as `crane pull` and others write them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use super::members::{First, Place};
 use super::{ArchiveError, SavedImage};
 use crate::compression::Compression;
 use crate::image::{Algorithm, Descriptor, Digest, Document, Limits, Reference, View};
+use crate::source::{SameLayer, SameLayers};
 
 /// In which words a manifest is written for an image that has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,10 +83,12 @@ pub(super) struct Described {
     pub(super) made: HashMap<Digest, Bytes>,
     /// Where the blobs are that those name.
     pub(super) places: HashMap<Digest, Place>,
+    /// Layers that are there uncompressed.
+    pub(super) uncompressed: Vec<Digest>,
 }
 
-/// Describes the images; `None` if there is no `manifest.json`. Blocks.
-pub(super) fn describe(files: &Files, form: Form) -> Result<Option<Described>, ArchiveError> {
+/// Describes the images; `None` if there is no `manifest.json`. `same` is in the place of the layers that it names. Blocks.
+pub(super) fn describe(files: &Files, form: Form, same: &SameLayers) -> Result<Option<Described>, ArchiveError> {
     let limits = Limits::default();
     let Some(list) = files.read(LIST, limits.config_bytes, First::Files)? else { return Ok(None) };
     let saved: Vec<Saved> = json(&list)
@@ -95,7 +98,7 @@ pub(super) fn describe(files: &Files, form: Form) -> Result<Option<Described>, A
     }
     let mut described = Described::default();
     for image in saved {
-        let (root, manifest) = describe_image(files, &image, form, &limits, &mut described.places)?;
+        let (root, manifest) = describe_image(files, &image, form, &limits, same, &mut described)?;
         described.made.insert(root.digest.clone(), manifest);
         let mut names = Vec::new();
         for tag in image.repo_tags.unwrap_or_default() {
@@ -113,7 +116,8 @@ fn describe_image(
     image: &Saved,
     form: Form,
     limits: &Limits,
-    places: &mut HashMap<Digest, Place>,
+    same: &SameLayers,
+    described: &mut Described,
 ) -> Result<(Descriptor, Bytes), ArchiveError> {
     let missing = |what: &str, member: &str| {
         files.wrong(LIST, format!("names the {what} `{}`, which is not in the archive", shown(member)))
@@ -128,7 +132,7 @@ fn describe_image(
         return Err(files.wrong(&image.config, "is no image config".to_owned()));
     };
     if let Some(place) = files.find(&image.config, First::Links)? {
-        places.insert(config.digest.clone(), place);
+        described.places.insert(config.digest.clone(), place);
     }
     let (members, diff_ids) = (image.layers.as_deref().unwrap_or_default(), &view.rootfs.diff_ids);
     if members.len() != diff_ids.len() {
@@ -142,12 +146,34 @@ fn describe_image(
     for (member, diff_id) in members.iter().zip(diff_ids) {
         let place = files.find(member, First::Links)?.ok_or_else(|| missing("layer", member))?;
         let layer = describe_layer(files, member, &place, diff_id, form)?;
-        places.insert(layer.digest.clone(), place);
+        if layer.digest == *diff_id {
+            described.uncompressed.push(diff_id.clone());
+        }
+        described.places.insert(layer.digest.clone(), place);
         layers.push(layer);
     }
+    replace(&mut layers, form, same, &mut described.places);
     let manifest = Manifest { schema_version: 2, media_type: form.manifest(), config, layers };
     let bytes = serde_json::to_vec(&manifest).map_err(|error| files.wrong(LIST, error.to_string()))?;
     Ok((Descriptor::new(form.manifest(), Digest::sha256(&bytes), bytes.len() as u64), bytes.into()))
+}
+
+/// Puts the layers that the engine holds in another form in the place of those of the archive, by the rule of containerd's
+/// importer: of a layer that is there several times it is the last one.
+fn replace(layers: &mut [Descriptor], form: Form, same: &SameLayers, places: &mut HashMap<Digest, Place>) {
+    let mut seen = HashSet::new();
+    for layer in layers.iter_mut().rev() {
+        let Some(other) = same.get(&layer.digest) else { continue };
+        if !seen.insert(layer.digest.clone()) {
+            continue;
+        }
+        let SameLayer { digest, size, mark } = other.clone();
+        let compression = if mark.len() < SameLayer::MARK_BYTES { Compression::None } else { Compression::of(&mark) };
+        let Some(media_type) = form.layer(compression) else { continue };
+        *layer = Descriptor::new(media_type, digest.clone(), size);
+        // What is in the archive as well is read there.
+        places.entry(digest.clone()).or_insert(Place::There { size, digest, mark });
+    }
 }
 
 /// An uncompressed layer is what its diff id says, or the engine refuses it when it has arrived. The digest of a

@@ -24,7 +24,7 @@ use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
 use self::members::{First, Members, Place};
-use super::{Chunks, Holding, Source, SourceError};
+use super::{Chunks, Holding, SameLayers, Source, SourceError};
 use crate::compression::{Compression, decompress_archive};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::tar::BLOCK;
@@ -53,6 +53,8 @@ pub struct SavedImage {
 pub struct Elsewhere {
     /// The size of a blob that is held.
     pub holds: Arc<dyn Fn(Digest) -> BoxFuture<'static, Option<u64>> + Send + Sync>,
+    /// The blobs that it would take in the place of uncompressed layers, if it made a manifest itself.
+    pub same: Arc<dyn Fn(Vec<Digest>) -> BoxFuture<'static, SameLayers> + Send + Sync>,
     /// Where it is then read.
     pub source: Arc<dyn Source>,
 }
@@ -123,7 +125,7 @@ impl Archive {
         }
         let members = blocking(&name, move || Members::of(&file)).await?;
         let members = members.map_err(|reason| ArchiveError::tar(&name, begin, reason))?;
-        Self::of(Files::tar(name, members), form, None).await
+        Self::of(Files::tar(name, members), form, elsewhere).await
     }
 
     /// Reads an archive called `name` from a stream, to its end.
@@ -147,6 +149,26 @@ impl Archive {
 
     async fn of(files: Files, form: Form, elsewhere: Option<Elsewhere>) -> Result<Self, ArchiveError> {
         let name = files.name().to_owned();
+        let (mut files, mut described) = Self::describe(&name, files, form, SameLayers::new()).await?;
+        if let Some(elsewhere) = elsewhere.as_ref().filter(|_| !described.uncompressed.is_empty()) {
+            let same = (elsewhere.same)(std::mem::take(&mut described.uncompressed)).await;
+            if !same.is_empty() {
+                (files, described) = Self::describe(&name, files, form, same).await?;
+            }
+        }
+        let docker::Described { images, made, places, .. } = described;
+        if images.is_empty() {
+            return Err(ArchiveError::Unrecognised { archive: name, reason: "its list of images is empty" });
+        }
+        Ok(Self { files: Arc::new(files), images, made, places, elsewhere, remark: None })
+    }
+
+    async fn describe(
+        name: &str,
+        files: Files,
+        form: Form,
+        same: SameLayers,
+    ) -> Result<(Files, docker::Described), ArchiveError> {
         let described = move || {
             if let Some(images) = oci::images(&files)? {
                 return Ok((files, docker::Described { images, ..docker::Described::default() }));
@@ -156,7 +178,7 @@ impl Archive {
                 let reason = "the folder has no file `oci-layout`";
                 return Err(ArchiveError::Unrecognised { archive: archive(), reason });
             }
-            match docker::describe(&files, form)? {
+            match docker::describe(&files, form, &same)? {
                 Some(described) => Ok((files, described)),
                 None if files.find("repositories", First::Files)?.is_some() => {
                     let reason = "it was saved by a docker older than 1.10, without a `manifest.json`";
@@ -168,11 +190,7 @@ impl Archive {
                 }
             }
         };
-        let (files, docker::Described { images, made, places }) = blocking(&name, described).await??;
-        if images.is_empty() {
-            return Err(ArchiveError::Unrecognised { archive: name, reason: "its list of images is empty" });
-        }
-        Ok(Self { files: Arc::new(files), images, made, places, elsewhere, remark: None })
+        blocking(name, described).await?
     }
 
     /// Where a blob is; `None` if it is not there.
