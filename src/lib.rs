@@ -22,6 +22,7 @@ pub mod image;
 pub mod output;
 pub mod progress;
 pub mod proxy;
+pub mod registry;
 pub mod running;
 pub mod setup;
 pub mod source;

@@ -1,5 +1,7 @@
 //! `linkspan copy`.
 
+mod elsewhere;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -18,9 +20,10 @@ use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
 use crate::export::{Outcome, Request};
-use crate::image::{Descriptor, Platform, Reference};
+use crate::image::{Descriptor, Platform, Reference, ReferenceError};
 use crate::proxy::{Address, AddressError};
-use crate::source::archive::{Archive, Form};
+use crate::registry::Registry;
+use crate::source::archive::{Archive, Form, SavedImage};
 use crate::source::{Choice, Holding, Source, choose};
 
 /// Copies an image from one engine into another; sends only what that lacks.
@@ -51,6 +54,10 @@ pub(super) struct Copy {
     #[arg(long)]
     json: bool,
 
+    /// Speak to registries without TLS; with those of this host (`localhost`, 127.0.0.0/8) that is always so
+    #[arg(long)]
+    plain_http: bool,
+
     #[command(flatten)]
     engine: EngineSettings,
 }
@@ -62,8 +69,9 @@ Places, spelled as skopeo does:
   unix:///PATH[:NAME], PATH[:NAME], tcp://HOST:PORT[/NAME]
                                    the engine behind a daemon (`serve --export-listen`)
   oci:DIR[:NAME]                   an OCI image layout
-  oci-archive:FILE, docker-archive:FILE
-                                   an archive with one image; can only be copied from
+  oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
+                                   an archive; NAME says which of its images, or what the new one is called
+  docker://HOST/NAME[:TAG]         a registry, with the credentials of `docker login`
   NAME                             the engine of --engine
 
 Examples:
@@ -71,9 +79,19 @@ Examples:
   linkspan copy containerd:k8s.io/registry.example/app:1 oci:./layout
   linkspan copy oci:./layout:demo:1 docker-daemon:demo:2
   linkspan copy docker-daemon:demo:1 unix:///run/linkspan/export.sock:
+  linkspan copy docker://registry.example/app:1 docker-daemon:
+  linkspan copy demo:1 docker://localhost:5000/demo:1
+  linkspan copy demo:1 docker-archive:demo.tar
 
 Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line, 130 or 143 when it was interrupted: what
 was sent by then is kept for an hour for the next try.";
+
+/// Which readers an archive is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ArchiveKind {
+    Oci,
+    Docker,
+}
 
 /// Where an image is or goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +99,8 @@ enum Place {
     Docker(Option<String>),
     Containerd(String, Option<String>),
     Layout(PathBuf, Option<String>),
-    Archive(PathBuf),
+    Archive(ArchiveKind, PathBuf, Option<String>),
+    Registry(Reference),
     Daemon(Address, Option<String>),
     Configured(String),
 }
@@ -112,10 +131,18 @@ impl FromStr for Place {
                 Some((folder, rest)) => Ok(Self::Layout(folder.into(), name(rest))),
                 None => Ok(Self::Layout(rest.into(), None)),
             },
-            "oci-archive" | "docker-archive" if rest.is_empty() => {
+            "oci-archive" | "docker-archive" if rest.is_empty() || rest.starts_with(':') => {
                 Err(format!("expected a file, as in `{kind}:image.tar`"))
             }
-            "oci-archive" | "docker-archive" => Ok(Self::Archive(rest.into())),
+            "oci-archive" | "docker-archive" => {
+                let (file, rest) = rest.split_once(':').unwrap_or((rest, ""));
+                let kind = if kind == "oci-archive" { ArchiveKind::Oci } else { ArchiveKind::Docker };
+                Ok(Self::Archive(kind, file.into(), name(rest)))
+            }
+            "docker" if rest.starts_with("//") => {
+                let name = rest[2..].parse().map_err(|error: ReferenceError| error.to_string())?;
+                Ok(Self::Registry(name))
+            }
             "unix" | "tcp" if rest.starts_with("//") => {
                 // No path of a socket holds a colon, and no authority a slash.
                 let at = if kind == "unix" { rest.find(':') } else { rest[2..].find('/').map(|at| at + 2) };
@@ -129,8 +156,8 @@ impl FromStr for Place {
                 Ok(Self::Daemon(address.parse().map_err(|error: AddressError| error.to_string())?, name(rest)))
             }
             // `docker:dind` is an image.
-            "docker" if !rest.starts_with("//") => Ok(Self::Configured(text.to_owned())),
-            "docker" | "dir" | "containers-storage" | "ostree" => {
+            "docker" => Ok(Self::Configured(text.to_owned())),
+            "dir" | "containers-storage" | "ostree" => {
                 Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
             }
             _ => Ok(Self::Configured(text.to_owned())),
@@ -139,7 +166,7 @@ impl FromStr for Place {
 }
 
 impl Place {
-    /// The engine that is meant, and the image in it; `None` for an archive. `target` is meant where only an image is named.
+    /// The engine that is meant, and the image in it; `None` for an archive and a registry. `target` is meant where only an image is named.
     fn engine<'a>(&'a self, config: &Config, target: &Target) -> Option<(Target, Option<&'a str>)> {
         let selection = config.engine.clone();
         let (selection, name) = match self {
@@ -159,7 +186,7 @@ impl Place {
             }
             Self::Configured(name) => return Some((target.clone(), Some(name.as_str()))),
             Self::Daemon(address, name) => return Some((Target::Daemon(address.clone()), name.as_deref())),
-            Self::Archive(_) => return None,
+            Self::Archive(..) | Self::Registry(_) => return None,
         };
         Some((Target::Engine(selection), name))
     }
@@ -176,7 +203,8 @@ struct Found {
 impl Copy {
     /// The flags by which another command means the engine that is copied from, or that an archive goes to.
     pub(super) fn repeated(&self) -> String {
-        let place = if matches!(self.from, Place::Archive(_)) { &self.to } else { &self.from };
+        let is_engine = |place: &Place| !matches!(place, Place::Archive(..) | Place::Registry(_));
+        let place = if is_engine(&self.from) { &self.from } else { &self.to };
         let EngineSettings { config, docker_host, containerd_address, .. } = &self.engine;
         let config = repeat::flags([("config", config.as_deref())]);
         let rest = match place {
@@ -191,26 +219,30 @@ impl Copy {
             }
             Place::Daemon(address, _) => return repeat::flags([("to", Some(address.to_string().as_str()))]),
             Place::Configured(_) => return self.engine.repeated(),
-            Place::Archive(_) => return String::new(),
+            Place::Archive(..) | Place::Registry(_) => return String::new(),
         };
         config + &rest
     }
 
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Self { from, to, platform, one_platform, quiet, json, engine } = self;
+        let Self { from, to, platform, one_platform, quiet, json, plain_http, engine } = self;
         let (config, configured) = engine::target(TargetSettings { to: None, engine })?;
         let manner = Manner::of(quiet || json);
         block_on(async {
-            let (target, name) = to.engine(&config, &configured).ok_or(CommandError::IntoArchive)?;
+            let extent = Extent { platform, one_platform };
+            let find = From { from: &from, config: &config, configured: &configured, extent: &extent, plain_http };
+            let Some((target, name)) = to.engine(&config, &configured) else {
+                elsewhere::Copying { find, to: &to, manner, json }.run().await?;
+                return Ok(ExitCode::SUCCESS);
+            };
             let name = name.map(str::parse::<Reference>).transpose()?;
             let exports = engine::exports(&config, &target).await?;
             let left = Left::of(exports.engine()).await;
             let form = engine::form(&**exports.engine());
             // A daemon takes whole images.
-            let extent = Extent { platform, one_platform };
             let takes_parts = matches!(target, Target::Engine(_));
             let held = Held::default();
-            let finding = find(&from, (&config, &configured), form, (&extent, takes_parts), &held);
+            let finding = find.found(form, takes_parts, &held);
             let found = match super::interruptible(finding).await {
                 Ok(found) => found,
                 Err(error) => {
@@ -242,42 +274,71 @@ impl Copy {
     }
 }
 
-async fn find(
-    from: &Place,
-    (config, configured): (&Config, &Target),
-    form: Form,
-    (extent, takes_parts): (&Extent, bool),
-    held: &Held,
-) -> Result<Found, CommandError> {
-    if let Place::Archive(file) = from {
-        let archive = Archive::open(file, form, None).await?;
-        let [image] = archive.images() else {
-            return Err(CommandError::ManyInArchive { images: archive.images().len() });
+/// Where an image is looked for, and how much of it.
+#[derive(Clone, Copy)]
+struct From<'a> {
+    from: &'a Place,
+    config: &'a Config,
+    configured: &'a Target,
+    extent: &'a Extent,
+    plain_http: bool,
+}
+
+impl From<'_> {
+    /// The image; `form` is for archives that have no manifests of their own.
+    async fn found(&self, form: Form, takes_parts: bool, held: &Held) -> Result<Found, CommandError> {
+        let extent = self.extent;
+        let (selection, given) = match self.from {
+            Place::Archive(_, file, name) => {
+                let archive = Archive::open(file, form, None).await?;
+                let image = image_of(archive.images(), name.as_deref())?.clone();
+                let taken = take(&archive, &image.root, extent, takes_parts, "the archive").await?;
+                return Ok(Found { left: None, source: Arc::new(archive), taken, names: image.names });
+            }
+            Place::Registry(name) => {
+                let registry = Registry::new(name, self.plain_http).await?;
+                let mut taken = Taken { root: registry.resolve().await?, graph: None, note: None };
+                if extent.platform.is_some() || extent.one_platform {
+                    taken = extent.take(&registry, &taken.root).await?;
+                }
+                let names = if name.digest().is_some() { Vec::new() } else { vec![name.clone()] };
+                return Ok(Found { left: None, source: Arc::new(registry), taken, names });
+            }
+            // Only those two are no engine.
+            place => place.engine(self.config, self.configured).ok_or(CommandError::IntoArchive)?,
         };
-        let (taken, names) =
-            (take(&archive, &image.root, extent, takes_parts, "the archive").await?, image.names.clone());
-        return Ok(Found { left: None, source: Arc::new(archive), taken, names });
+        let (engine, images) = engine::images(&selection).await?;
+        let left = Some(Left::of(&engine).await);
+        let given = match given {
+            Some(given) => given.to_owned(),
+            None => engine::only(&*engine, &*images).await?,
+        };
+        let root = engine::resolve(&*engine, &*images, &given).await?;
+        let taken = take(&Shelf(images.clone()), &root, extent, takes_parts, engine.identity().kind).await?;
+        let names = engine::name(&*images, &given).await?.into_iter().collect();
+        // What is wrong with its documents is said by the export.
+        let graph = match &taken.graph {
+            Some(graph) => Ok(graph.clone()),
+            None => engine::graph(&*images, taken.root.clone()).await,
+        };
+        if let Ok(graph) = graph {
+            held.add(&*engine, &Arc::new(graph), "copy").await;
+        }
+        Ok(Found { left, source: images, taken, names })
     }
-    // Only an archive is none.
-    let (selection, given) = from.engine(config, configured).ok_or(CommandError::IntoArchive)?;
-    let (engine, images) = engine::images(&selection).await?;
-    let left = Some(Left::of(&engine).await);
-    let given = match given {
-        Some(given) => given.to_owned(),
-        None => engine::only(&*engine, &*images).await?,
-    };
-    let root = engine::resolve(&*engine, &*images, &given).await?;
-    let taken = take(&Shelf(images.clone()), &root, extent, takes_parts, engine.identity().kind).await?;
-    let names = engine::name(&*images, &given).await?.into_iter().collect();
-    // What is wrong with its documents is said by the export.
-    let graph = match &taken.graph {
-        Some(graph) => Ok(graph.clone()),
-        None => engine::graph(&*images, taken.root.clone()).await,
-    };
-    if let Ok(graph) = graph {
-        held.add(&*engine, &Arc::new(graph), "copy").await;
+}
+
+/// The only image of an archive, or the one that is called `name` in it.
+fn image_of<'a>(images: &'a [SavedImage], name: Option<&str>) -> Result<&'a SavedImage, CommandError> {
+    match (name, images) {
+        (None, [image]) => Ok(image),
+        (None, images) => Err(CommandError::ManyInArchive { images: images.len() }),
+        (Some(given), images) => {
+            let name: Reference = given.parse()?;
+            let found = images.iter().find(|image| image.names.contains(&name));
+            found.ok_or_else(|| CommandError::NoImage { given: given.to_owned(), engine: "the archive".to_owned() })
+        }
     }
-    Ok(Found { left, source: images, taken, names })
 }
 
 /// What is there of an image, as far as it was asked for and the target takes it. What is left out is said.
@@ -347,7 +408,10 @@ mod tests {
             ("containerd:k8s.io", Place::Containerd("k8s.io".to_owned(), None)),
             ("oci:./dir:demo:1", Place::Layout("./dir".into(), some("demo:1"))),
             ("oci:/dir", Place::Layout("/dir".into(), None)),
-            ("docker-archive:a.tar", Place::Archive("a.tar".into())),
+            ("docker-archive:a.tar", Place::Archive(ArchiveKind::Docker, "a.tar".into(), None)),
+            ("oci-archive:/b.tar:demo:1", Place::Archive(ArchiveKind::Oci, "/b.tar".into(), some("demo:1"))),
+            ("docker://alpine", Place::Registry("alpine".parse().unwrap())),
+            ("docker://localhost:5000/a/b:1", Place::Registry("localhost:5000/a/b:1".parse().unwrap())),
             ("unix:///run/a.sock:demo:1", Place::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
             ("unix:///run/a.sock:", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
             ("unix:///run/a.sock", Place::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
@@ -367,7 +431,9 @@ mod tests {
             "oci:",
             "oci::1",
             "oci-archive:",
-            "docker://alpine",
+            "oci-archive::x",
+            "docker://",
+            "docker://Upper/Case",
             "dir:/x",
             "unix://x",
             "tcp://x",

@@ -116,6 +116,8 @@ enum CommandError {
     #[error(transparent)]
     Save(#[from] save::SaveError),
     #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+    #[error(transparent)]
     Name(#[from] ReferenceError),
     #[error("no archive was given, and standard input is a terminal")]
     NoInput,
@@ -125,9 +127,9 @@ enum CommandError {
     TagOfMany { images: usize },
     #[error("{what} has {images} images, and none was named")]
     NotNamed { what: String, images: usize },
-    #[error("the archive holds {images} images, and only one can be copied")]
+    #[error("the archive holds {images} images, and none was named")]
     ManyInArchive { images: usize },
-    #[error("an archive can only be copied from")]
+    #[error("this place is no engine")]
     IntoArchive,
     #[error("{engine} has no image `{given}`")]
     NoImage { given: String, engine: String },
@@ -188,6 +190,7 @@ impl CommandError {
                 Some(format!("name a file with -o, or pipe it on: `linkspan save{flags} demo | docker load`"))
             }
             Self::Save(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
             Self::Elsewhere(error) => error.hint(),
             Self::NoLayout { .. } => {
                 Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))

@@ -24,8 +24,7 @@ use crate::output::Output as _;
 use crate::output::archive::{Archive, Flavour, Saved};
 use crate::source::Source;
 
-pub(super) use sink::SaveError;
-use sink::Sink;
+pub(super) use sink::{SaveError, Sink};
 
 /// Saves images to an archive.
 #[derive(Debug, Args)]
@@ -173,14 +172,14 @@ async fn absent(images: &dyn Images, wanted: &[Wanted]) -> Result<HashSet<Digest
     Ok(absent)
 }
 
-async fn write(
+/// Writes `archive`, whose blobs are read from `source`.
+pub(super) async fn write(
     archive: Arc<Archive>,
-    images: Arc<dyn Images>,
+    source: Arc<dyn Source>,
     mut sink: Sink,
     manner: Manner,
 ) -> Result<(), CommandError> {
     let (gauge, size) = (manner.gauge(archive.size()), archive.size());
-    let source: Arc<dyn Source> = images;
     let mut chunks = archive.read(source, 0);
     let mut written = 0;
     while let Some(chunk) = chunks.next().await {

@@ -14,6 +14,14 @@ pub trait Holding: Source {
     /// # Errors
     /// When that cannot be found out.
     fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>>;
+
+    /// Whether it holds all of a blob.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn has<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async { Ok(self.held(&blob.digest).await? == Some(blob.size)) })
+    }
 }
 
 /// Why nothing of an image can be taken.
@@ -142,7 +150,7 @@ impl Chooser<'_> {
             }
         };
         for leaf in graph.leaves().iter().filter(|leaf| leaf.kind() != Kind::ForeignLayer) {
-            if self.0.held(&leaf.digest).await? != Some(leaf.size) {
+            if !self.0.has(leaf).await? {
                 return Ok(false);
             }
         }

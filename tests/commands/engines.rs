@@ -67,8 +67,6 @@ fn images_are_copied_from_place_to_place() {
     copy(&format!("{oci}:copied:1"), &format!("{oci}:copied:4"));
     let unnamed = linkspan(["copy", &oci, "containerd:copies"]).args(&flags[2..]).fails();
     assert!(unnamed.stderr.contains("has 3 images, and none was named"), "{unnamed}");
-    let archive = linkspan(["copy", &format!("{oci}:copied:1"), "oci-archive:x.tar"]).fails();
-    assert!(archive.stderr.contains("an archive can only be copied from"), "{archive}");
-    let remote = linkspan(["copy", "docker://alpine", &oci]).output();
-    assert_eq!(remote.status.code(), Some(2), "{remote}");
+    let other = linkspan(["copy", "ostree:alpine", &oci]).output();
+    assert_eq!(other.status.code(), Some(2), "{other}");
 }

@@ -14,6 +14,7 @@ mod load;
 mod names;
 mod ps;
 mod read;
+mod registries;
 mod remote;
 mod same;
 mod save;

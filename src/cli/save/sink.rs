@@ -50,7 +50,7 @@ impl SaveError {
 
 /// What is written to.
 #[derive(Debug)]
-pub(super) struct Sink {
+pub(in crate::cli) struct Sink {
     /// For messages.
     name: String,
     file: tokio::fs::File,
@@ -60,7 +60,7 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Opens `path`; `-` is standard output.
-    pub(super) fn open(path: &Path) -> Result<Self, SaveError> {
+    pub(in crate::cli) fn open(path: &Path) -> Result<Self, SaveError> {
         let failed = |error| SaveError::Write { path: path.display().to_string(), error };
         if path == Path::new("-") {
             let stdout = io::stdout();
@@ -89,13 +89,13 @@ impl Sink {
         Ok(Self { name, file: file.into(), places: Some((place, target)) })
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+    pub(in crate::cli) async fn write(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
         let written = self.file.write_all(bytes).await;
         written.map_err(|error| SaveError::Write { path: self.name.clone(), error })
     }
 
     /// Makes a file appear under its name, when all of it is on the disk.
-    pub(super) async fn finish(mut self) -> Result<(), SaveError> {
+    pub(in crate::cli) async fn finish(mut self) -> Result<(), SaveError> {
         let failed = |error| SaveError::Write { path: self.name.clone(), error };
         self.file.flush().await.map_err(failed)?;
         if let Some((temporary, target)) = self.places {

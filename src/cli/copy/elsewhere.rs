@@ -1,0 +1,102 @@
+//! Copying an image to where no engine is: into an archive, or to a registry.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{ArchiveKind, Found, From, Place, report};
+use crate::cli::hold::Held;
+use crate::cli::progress::Manner;
+use crate::cli::save::{self, SaveError, Sink};
+use crate::cli::{CommandError, interruptible};
+use crate::export::Outcome;
+use crate::image::{Digest, Graph, Kind, Limits, Reference};
+use crate::output::Output as _;
+use crate::output::archive::{Archive, Flavour, Saved};
+use crate::registry::{Pushed, Registry};
+use crate::source::archive::Form;
+use crate::source::{Source, SourceError, read_graph};
+
+/// What is copied, and how that is shown.
+pub(super) struct Copying<'a> {
+    pub(super) find: From<'a>,
+    pub(super) to: &'a Place,
+    pub(super) manner: Manner,
+    pub(super) json: bool,
+}
+
+impl Copying<'_> {
+    pub(super) async fn run(&self) -> Result<(), CommandError> {
+        let form = if matches!(self.to, Place::Archive(ArchiveKind::Docker, ..)) { Form::Docker } else { Form::Oci };
+        let held = Held::default();
+        let copied = interruptible(self.copy(form, &held)).await;
+        held.end().await;
+        copied
+    }
+
+    async fn copy(&self, form: Form, held: &Held) -> Result<(), CommandError> {
+        let found = self.find.found(form, true, held).await?;
+        let graph = match &found.taken.graph {
+            Some(graph) => graph.clone(),
+            None => read_graph(&*found.source, found.taken.root.clone(), Limits::default()).await?,
+        };
+        let (names, outcome) = match self.to {
+            Place::Registry(name) => self.push(name, &graph, &found).await,
+            to => self.archive(to, &graph, &found).await,
+        }?;
+        report(graph.root(), &names, (outcome, 0), self.json, self.manner)?;
+        if let Some(left) = found.left {
+            left.release(&[]).await;
+        }
+        Ok(())
+    }
+
+    async fn push(
+        &self,
+        name: &Reference,
+        graph: &Graph,
+        found: &Found,
+    ) -> Result<(Vec<Reference>, Outcome), CommandError> {
+        let registry = Registry::new(name, self.find.plain_http).await?;
+        let source = found.source.clone();
+        let (pushed, _) = self.manner.show(|events| async move { registry.push(graph, source, &events).await }).await;
+        let Pushed { sent_blobs, sent_bytes, present_blobs } = pushed?;
+        Ok((vec![name.clone()], Outcome { sent_blobs, sent_bytes, present_blobs }))
+    }
+
+    async fn archive(
+        &self,
+        to: &Place,
+        graph: &Graph,
+        found: &Found,
+    ) -> Result<(Vec<Reference>, Outcome), CommandError> {
+        let Place::Archive(kind, file, name) = to else { return Err(CommandError::IntoArchive) };
+        let names = match name {
+            Some(name) => vec![name.parse()?],
+            None => found.names.clone(),
+        };
+        let flavour = match kind {
+            ArchiveKind::Oci => Flavour::Oci,
+            ArchiveKind::Docker => Flavour::Save,
+        };
+        let absent = absent(&*found.source, graph).await?;
+        let archive = Archive::of(&[Saved { graph, names: &names }], flavour, &absent).map_err(SaveError::Archive)?;
+        let (sent_blobs, sent_bytes) = (graph.blobs() - absent.len(), archive.size());
+        save::write(Arc::new(archive), found.source.clone(), Sink::open(file)?, self.manner).await?;
+        Ok((names, Outcome { sent_blobs, sent_bytes, present_blobs: 0 }))
+    }
+}
+
+/// The foreign layers that the source does not hold.
+async fn absent(source: &dyn Source, graph: &Graph) -> Result<HashSet<Digest>, CommandError> {
+    let mut absent = HashSet::new();
+    for layer in graph.leaves().iter().filter(|leaf| leaf.kind() == Kind::ForeignLayer) {
+        match source.open(layer, 0).await {
+            Ok(_) => {}
+            Err(SourceError::NotFound { .. }) => {
+                absent.insert(layer.digest.clone());
+            }
+            Err(error) => return Err(SaveError::Read(error).into()),
+        }
+    }
+    Ok(absent)
+}

@@ -1,0 +1,89 @@
+//! Why an image could not be copied from or to a registry.
+
+use oci_client::errors::OciDistributionError;
+
+use crate::source::{ReadGraphError, SourceError};
+
+/// Why an image could not be copied from or to a registry.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The registry refused, or cannot be asked.
+    #[error("{name}: {what} failed: {reason}")]
+    Refused {
+        /// The image.
+        name: String,
+        /// What was tried.
+        what: String,
+        /// What the registry said.
+        reason: String,
+        /// Whether it wants to know who asks.
+        wants_login: bool,
+    },
+    /// What the registry has is no image, or the name cannot be one of a registry.
+    #[error("{name}: {what}")]
+    Invalid {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// docker's credentials cannot be read.
+    #[error("the credentials for {registry} cannot be read: {reason}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A name is needed.
+    #[error("an image in a registry needs a name with a tag")]
+    NoName,
+    /// The documents of the image cannot be read.
+    #[error(transparent)]
+    Graph(#[from] ReadGraphError),
+    /// A blob of the image cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+impl RegistryError {
+    pub(super) fn new(name: impl ToString, what: impl Into<String>, error: &OciDistributionError) -> Self {
+        let wants_login = match error {
+            OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => true,
+            OciDistributionError::ServerError { code, .. } => matches!(code, 401 | 403),
+            OciDistributionError::RequestError(error) => {
+                error.status().is_some_and(|status| matches!(status.as_u16(), 401 | 403))
+            }
+            OciDistributionError::RegistryError { envelope, .. } => {
+                use oci_client::errors::OciErrorCode::{Denied, Unauthorized};
+                envelope.errors.iter().any(|error| matches!(error.code, Denied | Unauthorized))
+            }
+            _ => false,
+        };
+        Self::Refused { name: name.to_string(), what: what.into(), reason: causes(error), wants_login }
+    }
+
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Refused { wants_login: true, .. } => "`docker login` to the registry, then try again",
+            Self::Refused { reason, .. } if reason.contains("InvalidContentType") => {
+                "the registry speaks plain HTTP, as it seems: say --plain-http"
+            }
+            Self::Credentials { .. } => "look at `config.json` of docker ($DOCKER_CONFIG or ~/.docker)",
+            Self::NoName => "name it in full, as in `docker://registry.example/app:1`",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// The error with all its causes: the outer texts of HTTP clients do not say what happened.
+fn causes(error: &OciDistributionError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}

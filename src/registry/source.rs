@@ -1,0 +1,80 @@
+//! Reading an image's blobs.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use oci_client::client::BlobResponse;
+use oci_client::errors::OciDistributionError;
+
+use super::Registry;
+use crate::image::{Descriptor, Digest, Kind};
+use crate::source::{Chunks, Holding, Source, SourceError};
+
+impl Registry {
+    fn failed(&self, digest: &Digest, error: &OciDistributionError) -> SourceError {
+        let (name, digest) = (self.name.clone(), digest.clone());
+        match error {
+            OciDistributionError::ImageManifestNotFoundError(_)
+            | OciDistributionError::ServerError { code: 404, .. } => SourceError::NotFound { name, digest },
+            error => SourceError::Read { name, digest, reason: error.to_string() },
+        }
+    }
+}
+
+impl Source for Registry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        Box::pin(async move {
+            let digest = &blob.digest;
+            if matches!(blob.kind(), Kind::Index | Kind::Manifest) {
+                // Registries keep these apart from other blobs.
+                let of = self.image.clone_with_digest(digest.to_string());
+                let (bytes, _) = self.manifest(&of).await.map_err(|error| SourceError::Read {
+                    name: self.name.clone(),
+                    digest: digest.clone(),
+                    reason: error.to_string(),
+                })?;
+                let rest = bytes.slice(bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX))..);
+                return Ok(stream::iter([Ok(rest)]).boxed());
+            }
+            // By its range even from the start: the client would hash what comes whole, and so does the engine.
+            let answer = self.client.pull_blob_stream_partial(&self.image, digest.as_str(), offset, None).await;
+            let (skip, bytes) = match answer.map_err(|error| self.failed(digest, &error))? {
+                BlobResponse::Partial(bytes) => (0, bytes),
+                BlobResponse::Full(bytes) => (offset, bytes),
+            };
+            let (this, digest) = (self.clone(), digest.clone());
+            let chunks = bytes.map(move |chunk| chunk.map_err(|error| this.failed(&digest, &error.into())));
+            Ok(skipped(chunks, skip).boxed())
+        })
+    }
+}
+
+impl Holding for Registry {
+    /// No registry is asked for the size of a blob.
+    fn held<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// A registry takes a manifest only when it has what that names, so only manifests need be looked for.
+    fn has<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async { Ok(true) })
+    }
+}
+
+/// What comes after the first `skip` bytes.
+fn skipped(
+    chunks: impl stream::Stream<Item = Result<Bytes, SourceError>> + Send + 'static,
+    mut skip: u64,
+) -> impl stream::Stream<Item = Result<Bytes, SourceError>> + Send + 'static {
+    chunks.map(move |chunk| {
+        chunk.map(|mut bytes| {
+            let gone = bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+            skip -= gone as u64;
+            bytes.split_off(gone)
+        })
+    })
+}
