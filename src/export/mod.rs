@@ -11,6 +11,7 @@ mod id;
 mod machine;
 mod policy;
 mod pump;
+mod report;
 pub mod response;
 mod run;
 mod transaction;

@@ -16,6 +16,7 @@ use super::ExportError;
 use super::flight::Flights;
 use super::machine::Machine;
 use super::policy::NamePolicy;
+use super::report::Report;
 use super::transaction::Transaction;
 
 /// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
@@ -117,7 +118,9 @@ impl Exports {
     pub async fn run(&self, request: Request, source: Arc<dyn Source>, events: Events) -> Result<Outcome, ExportError> {
         let cancel = CancellationToken::new();
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let task = self.tasks.spawn(self.transaction(request, Some(source), events).run(cancel));
+        let transaction = self.transaction(request, Some(source), events);
+        let report = Report::of(&transaction.request, transaction.spared.clone());
+        let task = self.tasks.spawn(async move { report.end(transaction.run(cancel).await) });
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
@@ -156,7 +159,9 @@ impl Exports {
         cancel: CancellationToken,
     ) -> Result<Outcome, ExportError> {
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let task = self.tasks.spawn(self.transaction(request, None, events).commit(graph, ingest, cancel));
+        let transaction = self.transaction(request, None, events);
+        let report = Report::of(&transaction.request, transaction.spared.clone());
+        let task = self.tasks.spawn(async move { report.end(transaction.commit(graph, ingest, cancel).await) });
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
@@ -174,6 +179,7 @@ impl Exports {
             source,
             part: None,
             events,
+            spared: Arc::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! One export as a transaction: lease, plan, transfer, commit, release.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -43,6 +43,8 @@ pub(super) struct Transaction {
     /// What is to be exported of the image, where that is not all of it.
     pub(super) part: Option<Graph>,
     pub(super) events: Events,
+    /// The bytes of what the engine held, once it is known.
+    pub(super) spared: Arc<AtomicU64>,
 }
 
 impl Transaction {
@@ -149,6 +151,7 @@ impl Transaction {
         let plan = ingest.plan(graph).await?;
         self.machine.enter(State::Planned);
         let present = plan.present.len();
+        self.spared.store(plan.present.iter().map(|blob| blob.size).sum(), Ordering::Relaxed);
         let (missing, stored) = (plan.missing.clone(), plan.stored.clone());
         self.events.emit(Event::Planned { present, missing, stored });
 

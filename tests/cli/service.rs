@@ -322,6 +322,42 @@ fn a_daemon_without_flags_opens_the_default_doors() {
 }
 
 #[test]
+fn an_export_is_one_line_and_an_engine_that_is_away_is_one_line() {
+    let stack = Stack::shared();
+    let (door, docker) = (stack.fresh_path(".sock"), stack.fresh_path("-docker.sock"));
+    let engine = stack.fresh_path("-engine.sock");
+    fs::hard_link(stack.docker_host().strip_prefix("unix://").unwrap(), &engine).unwrap();
+    let run = linkspan(["serve", "--engine", "docker", "--docker-host", &unix(&engine), "--log-format", "json"]);
+    let run = run.args(["--builder", stack.buildkit_host(), "--buildkit-listen", &unix(&door)]);
+    let daemon = Daemon(Some(run.args(["--docker-listen", &unix(&docker)]).spawn()));
+    until("the doors", || daemon.stderr(), |stderr| stderr.contains("docker door for "));
+    let context = Context::new("FROM scratch\nCOPY noise /noise\n").noise("noise", 100_000, 9);
+    stack.builder(&unix(&door)).build(context.path(), ["--load", "-t", "one-line"]).ok();
+
+    fs::rename(&engine, engine.with_extension("away")).unwrap();
+    for _ in 0..11 {
+        version(UnixStream::connect(&docker).unwrap());
+    }
+    fs::rename(engine.with_extension("away"), &engine).unwrap();
+    version(UnixStream::connect(&docker).unwrap());
+    let output = terminated(daemon);
+    let lines: Vec<serde_json::Value> = output.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let with = |message: &str| -> Vec<_> {
+        lines.iter().filter(|line| line["fields"]["message"] == message).map(|line| &line["fields"]).collect()
+    };
+    let [exported] = with("exported")[..] else { panic!("{output}") };
+    assert_eq!((&exported["door"], &exported["builder"]), (&"buildkit".into(), &stack.buildkit_host().into()));
+    assert_eq!(exported["names"], "docker.io/library/one-line:latest");
+    assert!(exported["sent_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{exported}");
+    assert!(exported["spared_bytes"].is_u64() && exported["seconds"].is_f64(), "{exported}");
+    assert_eq!(
+        (with("the engine cannot be reached").len(), with("the engine answers again").len()),
+        (1, 1),
+        "{output}"
+    );
+}
+
+#[test]
 fn where_lines_are_json_all_of_them_are() {
     let stack = Stack::shared();
     let lines = |output: &Output| -> Vec<serde_json::Value> {

@@ -9,6 +9,7 @@ mod load;
 mod route;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::export::Exports;
 use crate::proxy::http1::{Connection, RelayError};
@@ -38,6 +39,8 @@ pub struct Door {
     builders: Option<Builders>,
     loads: Loads,
     status: Option<Answer>,
+    /// Whether it was said that the engine cannot be reached: once, and not for every client that tries.
+    is_away: AtomicBool,
 }
 
 impl Door {
@@ -45,7 +48,8 @@ impl Door {
     pub fn new(settings: Settings) -> Self {
         let Settings { upstream, exports, builders } = settings;
         let builders = builders.and_then(|builders| Builders::new(builders, &upstream));
-        Self { upstream, builders, loads: Loads::new(exports), status: None }
+        let is_away = AtomicBool::new(false);
+        Self { upstream, builders, loads: Loads::new(exports), status: None, is_away }
     }
 
     /// The same, saying what it belongs to when it is asked.
@@ -64,6 +68,9 @@ impl Door {
         let drain = drain.into();
         match self.exchanges(Connection::new(connection, self.upstream.clone(), drain.clone()), &drain).await {
             Ok(()) => {}
+            Err(error @ RelayError::Upstream(_)) if self.is_away.swap(true, Ordering::Relaxed) => {
+                tracing::debug!(%error, "the engine still cannot be reached");
+            }
             Err(error @ RelayError::Upstream(_)) => tracing::warn!(%error, "the engine cannot be reached"),
             Err(error) => tracing::debug!(%error, "client connection ended"),
         }
@@ -81,7 +88,11 @@ impl Door {
         T: Stream + 'static,
     {
         while let Some(exchange) = connection.next().await? {
-            let Some(next) = self.route(exchange, drain).await? else { break };
+            let next = self.route(exchange, drain).await?;
+            if self.is_away.swap(false, Ordering::Relaxed) {
+                tracing::info!("the engine answers again");
+            }
+            let Some(next) = next else { break };
             connection = next;
         }
         Ok(())
