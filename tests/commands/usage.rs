@@ -32,7 +32,7 @@ fn wrong_values_exit_2_and_what_fails_exits_1() {
         &["load", "-t", "NOT A NAME"],
         &["load", "--platform", "a/b/c/d/e"],
         &["save", "--layout", at, "--json", "a"],
-        &["copy", "docker://a", "oci:x"],
+        &["copy", "docker://", "oci:x"],
         &["ps", "--to", "tcp://x"],
         &["setup", "buildx", "b", "--docker-listen", "tcp://127.0.0.1:1"],
     ] {

@@ -21,6 +21,20 @@ const MAX_BYTES: u64 = 32 << 20;
 /// How many notes that are no longer of use are left in the file.
 const STALE: usize = 1024;
 
+/// How often a file that is replaced while it is read is looked at again. One that is still being written never stays
+/// the same, and nobody can rely on it.
+const TRIES: usize = 16;
+
+/// What a look at a file found.
+enum Look {
+    /// It is what it is called, and has this size.
+    Good(u64),
+    /// There is none that can be relied upon.
+    Absent,
+    /// It changed while it was read.
+    Changed,
+}
+
 /// What tells that a file is the same, and was not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seal {
@@ -69,22 +83,36 @@ impl Verified {
 
     /// Whether the file of a blob is what it is called; its size. Reads all of it where that is not known. Blocks.
     pub(super) fn check(&self, place: &Place, digest: &Digest, size: Option<u64>) -> Option<u64> {
+        for _ in 0..TRIES {
+            match self.look(place, digest, size) {
+                Look::Good(size) => return Some(size),
+                Look::Absent => return None,
+                // Another process has put its copy in the place of this file, which may be as good: look at that.
+                Look::Changed => {}
+            }
+        }
+        None
+    }
+
+    fn look(&self, place: &Place, digest: &Digest, size: Option<u64>) -> Look {
         let path = place.blob(digest);
-        let found = std::fs::metadata(&path).ok().filter(Metadata::is_file)?;
+        let Some(found) = std::fs::metadata(&path).ok().filter(Metadata::is_file) else { return Look::Absent };
         if size.is_some_and(|size| size != found.len()) {
-            return None;
+            return Look::Absent;
         }
         let seal = Seal::of(&found);
+        let judge = |is_good: bool| if is_good { Look::Good(seal.size) } else { Look::Absent };
         if let Some((known, is_good)) = self.known(place).as_ref().and_then(|known| known.get(digest))
             && *known == seal
         {
-            return is_good.then_some(found.len());
+            return judge(*is_good);
         }
         // Nobody waits for the one who reads gigabytes. Two may do so at once.
         let outcome = File::open(&path).and_then(|file| {
             let (hasher, length) = hash(&file, digest.algorithm())?;
             // What is in the kernel's memory now must be what is on the disk later.
             file.sync_data()?;
+            // A file that loses its name changes, too: its link count does.
             let is_same = Seal::of(&file.metadata()?) == seal;
             Ok((is_same && length == seal.size, hasher.finish() == *digest))
         });
@@ -94,13 +122,13 @@ impl Verified {
                     tracing::warn!(%digest, path = %path.display(), "a blob is not what it is called, and counts as absent");
                 }
                 self.learn(place, [(digest.clone(), seal)], is_good);
-                is_good.then_some(found.len())
+                judge(is_good)
             }
-            // It is being changed, or it cannot be read: nobody can rely on it.
-            Ok((false, _)) => None,
+            Ok((false, _)) => Look::Changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Look::Changed,
             Err(error) => {
                 tracing::warn!(%digest, %error, path = %path.display(), "a blob cannot be read, and counts as absent");
-                None
+                Look::Absent
             }
         }
     }
