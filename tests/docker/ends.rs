@@ -133,6 +133,7 @@ fn a_drain_ends_idle_clients_and_finishes_what_is_under_way() {
     rustix::process::kill_process(sides.linkspan.pid(), Signal::TERM).unwrap();
     idle.read_to_end(&mut Vec::new()).unwrap();
     copying.write_all(&[0; 512]).unwrap();
-    assert!(head(&mut copying).starts_with("HTTP/1.1 200 OK\r\n"), "{}", sides.linkspan.log());
+    let answer = head(&mut copying);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}{}", sides.linkspan.log());
     assert!(sides.linkspan.terminate().success(), "{}", sides.linkspan.log());
 }

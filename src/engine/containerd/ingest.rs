@@ -1,6 +1,6 @@
 //! One export's hold on a containerd.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -80,6 +80,12 @@ impl ContainerdIngest {
             operation: "committing".to_owned(),
             reason: "the export has no plan yet".to_owned(),
         })
+    }
+
+    /// The digests of the image's blobs, once planned.
+    pub(crate) fn digests(&self) -> HashSet<Digest> {
+        let graph = self.state().graph.clone();
+        graph.iter().flat_map(|graph| graph.descriptors()).map(|blob| blob.digest.clone()).collect()
     }
 
     async fn make_plan(&self, graph: &Arc<Graph>) -> Result<Plan, EngineError> {

@@ -5,6 +5,7 @@
 //! dockerd then does what it does with any loaded image: keeps the one that had the name as dangling, checks that it
 //! is unpacked, emits `load`.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::jsonstream::{Line, check_loaded};
 use crate::docker_api::Api;
 use crate::engine::EngineError;
 use crate::engine::containerd::{ContainerdIngest, is_full};
-use crate::image::{Descriptor, Reference};
+use crate::image::{Descriptor, Digest, Reference};
 use crate::progress::{Event, Events};
 
 /// How long a load may take. Normally milliseconds; long when dockerd has to unpack after all.
@@ -39,6 +40,7 @@ pub(super) async fn commit(
 ) -> Result<(), EngineError> {
     let root = &blobs.root()?;
     let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
+    let pinned = blobs.digests();
     let end = Instant::now() + TRANSIENT;
     loop {
         blobs.check_conditions().await?;
@@ -52,7 +54,9 @@ pub(super) async fn commit(
                 lines.into_iter().for_each(|line| events.emit(Event::Note(line)));
                 return Ok(());
             }
-            Err(EngineError::Commit { reason, .. }) if is_transient(&reason) && Instant::now() < end => {
+            Err(EngineError::Commit { reason, .. })
+                if (is_transient(&reason) || lost_its_own(&reason, &pinned)) && Instant::now() < end =>
+            {
                 tracing::debug!(reason, "docker is asked again");
                 sleep(pause()).await;
             }
@@ -78,6 +82,14 @@ pub(super) fn is_transient(reason: &str) -> bool {
     // As containerd's error says it, and as its code does.
     let overtaken = reason.contains("already exists") || reason.contains("AlreadyExists");
     reconnecting || overtaken
+}
+
+/// Whether dockerd misses a blob of its own, which is the index that it made of our archive: a dockerd that was killed
+/// while it loaded the same image leaves one behind, and whoever collects it may come between its write and its read. What
+/// is `pinned` by us cannot be lost so.
+fn lost_its_own(reason: &str, pinned: &HashSet<Digest>) -> bool {
+    let missing = reason.split_once("content digest ").and_then(|(_, rest)| rest.split_once(": not found"));
+    missing.and_then(|(digest, _)| digest.parse().ok()).is_some_and(|digest: Digest| !pinned.contains(&digest))
 }
 
 /// The time before another attempt. Those who got into each other's way do not come again at the same moment.
@@ -118,8 +130,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::image::Digest;
-
     fn check(body: &'static str, names: &[&str]) -> Result<Vec<String>, EngineError> {
         let root = Descriptor {
             media_type: String::new(),
@@ -171,6 +181,9 @@ mod tests {
         ] {
             assert!(is_transient(reason), "{reason}");
         }
+        let lost = |missing: &[u8]| format!("NotFound: content digest {}: not found", Digest::sha256(missing));
+        let pinned = HashSet::from([Digest::sha256(b"ours")]);
+        assert!(lost_its_own(&lost(b"dockerd's"), &pinned) && !lost_its_own(&lost(b"ours"), &pinned));
         assert!(!is_transient("authorization denied by plugin opa: no"));
     }
 
