@@ -120,20 +120,22 @@ fn a_drain_ends_idle_clients_and_finishes_what_is_under_way() {
     let name = "drained";
     let _container = Container(stack, name.to_owned());
     sides.direct().run(["-d", "--name", name, base(stack), "sleep", "1000"]).ok();
-    // An upload of which half has come, as of `docker cp`: an archive without files.
+    // An answer that nobody can wait for: dockerd completes it when the container has ended.
+    let mut waiting = sides.through().connect();
+    waiting.write_all(format!("POST /containers/{name}/wait HTTP/1.1\r\nHost: docker\r\n\r\n").as_bytes()).unwrap();
+    assert!(head(&mut waiting).starts_with("HTTP/1.1 200 OK\r\n"));
+    // And an upload of which half has come, as of `docker cp`: an archive without files.
     let mut copying = sides.through().connect();
     let head_of =
         format!("PUT /containers/{name}/archive?path=/ HTTP/1.1\r\nHost: docker\r\nContent-Length: 1024\r\n\r\n");
     copying.write_all(head_of.as_bytes()).unwrap();
     copying.write_all(&[0; 512]).unwrap();
-    // And an answer that nobody can wait for: dockerd completes it when the container has ended.
-    let mut waiting = sides.through().connect();
-    waiting.write_all(format!("POST /containers/{name}/wait HTTP/1.1\r\nHost: docker\r\n\r\n").as_bytes()).unwrap();
-    assert!(head(&mut waiting).starts_with("HTTP/1.1 200 OK\r\n"));
     rustix::process::kill_process(sides.linkspan.pid(), Signal::TERM).unwrap();
     idle.read_to_end(&mut Vec::new()).unwrap();
     copying.write_all(&[0; 512]).unwrap();
     let answer = head(&mut copying);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}{}", sides.linkspan.log());
+    // Nothing else is waited for.
+    waiting.read_to_end(&mut Vec::new()).unwrap();
     assert!(sides.linkspan.terminate().success(), "{}", sides.linkspan.log());
 }
