@@ -11,14 +11,17 @@ use crate::telemetry::say;
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How long a containerd is waited for that is not dockerd's own.
+const UNPROVEN: Duration = Duration::from_secs(5);
+
 /// The engine that `selection` asks for; one that is not up is waited for, for `timeout` at most. What is wrong otherwise
 /// does not become right by waiting.
 pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Selected, EngineError> {
-    let end = Instant::now() + timeout;
+    let (begun, end) = (Instant::now(), Instant::now() + timeout);
     let mut said = false;
     loop {
         match select(selection).await {
-            Err(error) if is_absent(&error) && Instant::now() < end => {
+            Err(error) if Instant::now() < patience(&error, begun, timeout) => {
                 if !said {
                     say(&format!("waiting for the engine, {} s at most: {error}", timeout.as_secs()));
                     said = true;
@@ -30,7 +33,12 @@ pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Sel
     }
 }
 
-/// Whether the engine may still come. dockerd can be up before the containerd that it says it uses.
-fn is_absent(error: &EngineError) -> bool {
-    matches!(error, EngineError::Unreachable { .. } | EngineError::Stopped { .. } | EngineError::NotProven { .. })
+/// Until when the engine may still come.
+fn patience(error: &EngineError, begun: Instant, timeout: Duration) -> Instant {
+    match error {
+        EngineError::Unreachable { .. } | EngineError::Stopped { .. } => begun + timeout,
+        // dockerd can be up a moment before its containerd answers. Otherwise another containerd was named.
+        EngineError::NotProven { .. } => begun + timeout.min(UNPROVEN),
+        _ => begun,
+    }
 }

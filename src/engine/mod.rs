@@ -206,7 +206,10 @@ pub trait Engine: Debug + Send + Sync {
             match ingest.hold(graph).await {
                 Ok(_) => Ok(Some(ingest)),
                 Err(error) => {
-                    ingest.release().await?;
+                    // Why nothing is held is what matters.
+                    if let Err(error) = ingest.release().await {
+                        tracing::warn!(%error, "a lease could not be released");
+                    }
                     Err(error)
                 }
             }

@@ -46,8 +46,8 @@ enum Given {
 }
 
 impl Inherited {
-    /// What this process was given. To be called once, while no other thread runs: the variables are taken away, so
-    /// that no process of ours takes them for its own.
+    /// What this process was given. To be called once, while no other thread runs: the number of sockets and whose they
+    /// are is taken away, so that no process of ours takes them for its own.
     pub(crate) fn take() -> Result<Self, ListenError> {
         let is_ours = env::var(PROCESS).is_ok_and(|id| id.parse() == Ok(std::process::id()));
         let Some(count) = env::var(COUNT).ok().filter(|_| is_ours) else { return Ok(Self::default()) };

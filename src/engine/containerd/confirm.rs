@@ -26,23 +26,34 @@ impl ContainerdIngest {
     /// Makes sure of the image that was made visible.
     ///
     /// # Errors
-    /// [`EngineError::Vanished`] with layers that have gone: it is no longer visible then.
+    /// [`EngineError::Vanished`] with layers that have gone, or why documents that have gone could not be stored again: the
+    /// names then stand for what they did before.
     pub(crate) async fn confirm(&self, before: Before) -> Result<(), EngineError> {
-        match self.complete().await {
-            Err(EngineError::Missing { .. }) => {}
-            outcome => return outcome,
-        }
-        let missing = self.restore().await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let root = self.root()?;
+        let error = match self.complete().await {
+            Ok(()) => return Ok(()),
+            Err(EngineError::Missing { .. }) => match self.restore().await {
+                Ok(missing) if missing.is_empty() => return Ok(()),
+                Ok(digests) => EngineError::Vanished { digests },
+                Err(error) => error,
+            },
+            // It was complete a moment before its names were set, and nothing says that it no longer is.
+            Err(error) => {
+                tracing::warn!(%error, "an image was named, and could not be looked at once more");
+                return Ok(());
+            }
+        };
+        self.back(before).await;
+        Err(error)
+    }
+
+    /// Gives names back to what they stood for `before` the commit.
+    pub(super) async fn back(&self, before: Before) {
+        let Ok(root) = self.root() else { return };
         for (name, image) in before.0 {
             if let Err(error) = self.take_back(&name, &root, image).await {
-                tracing::warn!(%error, name, "a name stays with an image of which a layer has gone");
+                tracing::warn!(%error, name, "a name stays with an image that was given up");
             }
         }
-        Err(EngineError::Vanished { digests: missing })
     }
 
     /// Gives `name` back to `before`, unless somebody has given it to another image meanwhile.

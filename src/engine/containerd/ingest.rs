@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::client::Client;
@@ -17,6 +19,9 @@ use crate::engine::uploads::Uploads;
 use crate::engine::{BlobWriter, Condition, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Digest, Document, Graph, Kind, Platform};
 use crate::progress::Events;
+
+/// How long somebody who has interrupted a command waits for what was sent to be kept: one call for each blob.
+const KEEPING: Duration = Duration::from_secs(20);
 
 /// One export into a containerd: everything it does is done in the name of its lease.
 #[derive(Debug)]
@@ -230,13 +235,17 @@ impl ContainerdIngest {
     async fn record(&self, names: Vec<String>) -> Result<(), EngineError> {
         let root = self.root()?;
         let before = self.standing(names.clone()).await?;
+        // All before the first is set: one that is refused leaves the others as they are.
+        self.check_conditions().await?;
         for name in names {
-            self.set(&name, &root).await.map_err(|error| match error {
+            let Err(error) = self.set(&name, &root).await else { continue };
+            self.back(before).await;
+            return Err(match error {
                 EngineError::Rpc { code: Code::InvalidArgument | Code::PermissionDenied, message, .. } => {
                     EngineError::Commit { engine: "containerd", reason: message }
                 }
                 error => error,
-            })?;
+            });
         }
         self.confirm(before).await
     }
@@ -285,10 +294,16 @@ impl ContainerdIngest {
     /// and goes.
     async fn leave(&self) -> Result<(), EngineError> {
         self.stop().await;
-        if let Ok(root) = self.root() {
-            lease::keep(&self.client, &self.lease, &root.digest).await?;
+        let kept = match self.root() {
+            Ok(root) => timeout(KEEPING, lease::keep(&self.client, &self.lease, &root.digest)).await,
+            Err(_) => Ok(Ok(())),
+        };
+        // Whatever became of it: what is not kept is sent again.
+        release(&self.client, &self.lease).await?;
+        match kept {
+            Ok(kept) => kept,
+            Err(_) => Err(EngineError::Timeout { operation: "keeping what was sent".to_owned(), after: KEEPING }),
         }
-        release(&self.client, &self.lease).await
     }
 
     async fn give_up(&self) -> Result<(), EngineError> {

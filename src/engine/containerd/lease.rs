@@ -143,7 +143,8 @@ pub(crate) async fn keep(client: &Client, id: &str, root: &Digest) -> Result<(),
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), cut(key, &value))).collect();
     let mut leases = client.leases();
     let call = leases.create(client.request(CreateRequest { id: kept.clone(), labels }));
-    client.unary(format!("creating the lease {kept}"), call).await?;
+    // There already if the same export was interrupted before.
+    client.unary(format!("creating the lease {kept}"), call).await.unless(Code::AlreadyExists)?;
     for resource in held.into_iter().filter(|resource| resource.r#type != INGESTS) {
         add(client, &kept, &resource.r#type, &resource.id).await?;
     }

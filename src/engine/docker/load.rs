@@ -79,8 +79,8 @@ pub(super) fn dangling(root: &Descriptor) -> String {
 pub(super) fn is_transient(reason: &str) -> bool {
     // grpc-go's words for a connection that is not up; what follows says why (grpc `clientconn.go`).
     let reconnecting = reason.contains("connection error: desc = ");
-    // As containerd's error says it, and as its code does.
-    let overtaken = reason.contains("already exists") || reason.contains("AlreadyExists");
+    // Of the record of an image, and of nothing else.
+    let overtaken = reason.contains("image \"") && reason.contains("\": already exists");
     reconnecting || overtaken
 }
 

@@ -263,7 +263,10 @@ pub(super) fn survey(place: &Place) -> io::Result<Survey> {
         }
         let path = entry.path();
         let lives = match Found::owner(&path) {
-            Ok(durable) if durable.starts_with(DURABLE) => kept(&durable).is_some_and(|kept| kept.age() < LIFETIME),
+            // One that a later version wrote, or that is damaged, is as old as its file.
+            Ok(durable) if durable.starts_with(DURABLE) => {
+                kept(&durable).map_or_else(|| Clock::default().age(&path), |kept| kept.age()) < LIFETIME
+            }
             Ok(process) => lives(place, &process),
             // Released at this moment.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

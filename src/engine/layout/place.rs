@@ -268,6 +268,21 @@ pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
     fs::File::open(path)
 }
 
+/// The beginning of a file of lines, up to the end of a line; at most `limit` bytes. Nothing if there is no such file.
+pub(super) fn read_lines(path: &Path, limit: u64) -> io::Result<String> {
+    use io::Read as _;
+    let mut bytes = Vec::new();
+    match open_file(path) {
+        Ok(file) => file.take(limit).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    if bytes.len() as u64 == limit {
+        bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// Reads a file that must not be longer than `limit`.
 pub(super) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use io::Read as _;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::place::{Place, read_at_most};
+use super::place::{Place, read_lines};
 use crate::image::Digest;
 
 /// The most that is read of the notes, in bytes: 700,000 blobs. What is beyond has its hour again.
@@ -26,8 +26,10 @@ fn seconds(time: SystemTime) -> u64 {
 impl Unreached {
     /// The notes of `place`; none if there are none that can be read.
     pub(super) fn read(place: &Place) -> Self {
-        let bytes = read_at_most(&place.unreached(), MAX_BYTES).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
+        let text = read_lines(&place.unreached(), MAX_BYTES).unwrap_or_else(|error| {
+            tracing::warn!(%error, "since when blobs are needed by nothing cannot be read; each has its hour again");
+            String::new()
+        });
         let pair = |line: &str| {
             let (since, digest) = line.split_once(' ')?;
             Some((digest.parse().ok()?, since.parse().ok()?))

@@ -13,11 +13,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::pipe::hash;
-use super::place::{Place, read_at_most};
+use super::place::{Place, read_lines};
 use crate::image::Digest;
 
-/// The longest file of notes that is read, in bytes: some 250,000 blobs.
-const MAX_BYTES: u64 = 32 << 20;
+/// The longest file of notes that is read, in bytes: some 1,000,000 blobs.
+const MAX_BYTES: u64 = 128 << 20;
 /// How many notes that are no longer of use are left in the file.
 const STALE: usize = 1024;
 
@@ -160,22 +160,21 @@ impl Verified {
     }
 }
 
-/// The notes, and how many lines they take. None if they cannot be read, or are too many.
+/// The notes, and how many lines they take. What is beyond the limit is verified again.
 fn read(place: &Place) -> (HashMap<Digest, Seal>, usize) {
-    let bytes = read_at_most(&place.verified(), MAX_BYTES).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    let text = read_lines(&place.verified(), MAX_BYTES).unwrap_or_else(|error| {
+        tracing::debug!(%error, "which blobs are verified cannot be read; they are read again");
+        String::new()
+    });
     (text.lines().filter_map(Seal::parse).collect(), text.lines().count())
 }
 
 /// Leaves out the notes of blobs that are gone, when these are many. For the collector.
 pub(super) fn tidy(place: &Place) -> io::Result<()> {
     let Ok(found) = std::fs::metadata(place.verified()) else { return Ok(()) };
-    if found.len() > MAX_BYTES {
-        return std::fs::remove_file(place.verified());
-    }
     let (mut known, lines) = read(place);
     known.retain(|digest, seal| std::fs::metadata(place.blob(digest)).is_ok_and(|found| Seal::of(&found) == *seal));
-    if lines <= known.len() + STALE {
+    if found.len() <= MAX_BYTES && lines <= known.len() + STALE {
         return Ok(());
     }
     let text: String = known.iter().map(|(digest, seal)| seal.line(digest) + "\n").collect();

@@ -97,9 +97,13 @@ impl Image {
 
     /// The `index.json` that names it.
     pub(super) fn index(&self, name: &str) -> Vec<u8> {
+        self.index_as(&format!("docker.io/library/{name}"))
+    }
+
+    /// The same, with the name as it is.
+    pub(super) fn index_as(&self, name: &str) -> Vec<u8> {
         let mut descriptor = descriptor(MANIFEST, &self.manifest);
-        descriptor["annotations"] =
-            serde_json::json!({ "io.containerd.image.name": format!("docker.io/library/{name}") });
+        descriptor["annotations"] = serde_json::json!({ "io.containerd.image.name": name });
         serde_json::json!({ "schemaVersion": 2, "manifests": [descriptor] }).to_string().into_bytes()
     }
 

@@ -7,6 +7,7 @@ mod forms;
 mod hostile;
 mod lasting;
 mod meter;
+mod named;
 mod policy;
 mod rig;
 mod same;

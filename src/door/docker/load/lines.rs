@@ -4,6 +4,8 @@
 //! one of them. What is not changed passes as the bytes it came in.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -12,13 +14,20 @@ use http::header::CONTENT_LENGTH;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::Deserialize;
+use serde_json::json;
+use tracing::info;
 
 use super::answer::{Body, error_line};
+use super::ledger::Spared;
+use crate::engine::images::Images;
+use crate::image::Reference;
 
 /// A line of dockerd's has a few hundred bytes. What is longer passes unread.
 const LINE_BYTES: usize = 64 << 10;
 /// How many images one answer's last line names.
 const MOST_NAMED: usize = 5;
+/// How many names of one answer are looked for.
+const MOST_LOOKED_FOR: usize = 100;
 /// What the system says where there is no room (errno(3), `ENOSPC` and `EDQUOT`).
 const NO_ROOM: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
@@ -31,6 +40,86 @@ pub(super) struct Edit {
     instead: Option<String>,
     /// Images that are there, and whose layers found no room.
     without_room: Vec<String>,
+    report: Option<Report>,
+    lookup: Option<Lookup>,
+}
+
+/// Looks for the names that dockerd says it has loaded: it takes those of an archive as they are written, and one that is
+/// not written in full (`my-app:latest`) becomes a record that none of its commands finds.
+#[derive(Debug)]
+struct Lookup {
+    images: Arc<dyn Images>,
+    names: Vec<Reference>,
+}
+
+impl Lookup {
+    fn line(&mut self, line: &Line) {
+        let said = line.stream.as_deref().and_then(|said| said.strip_prefix("Loaded image: "));
+        let name = said.and_then(|name| name.trim_end().parse().ok());
+        self.names.extend(name.filter(|_| self.names.len() < MOST_LOOKED_FOR));
+    }
+
+    /// What is said of the names that are not found.
+    async fn end(self) -> Option<Bytes> {
+        let mut lost = Vec::new();
+        for name in self.names {
+            // dockerd's short form of a name does not always stand for that name (`docker.io/localhost/x`).
+            let full = format!("docker.io/{name}").parse().ok();
+            let mut is_found = false;
+            for name in [Some(&name), full.as_ref()].into_iter().flatten() {
+                // Where nothing can be found out, nothing is said.
+                is_found |= !matches!(self.images.resolve(name).await, Ok(None));
+            }
+            if !is_found {
+                lost.push(name.familiar());
+            }
+        }
+        let named = lost.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let text = format!(
+            "linkspan: docker does not find {named} by that name: the archive does not write it in full, as in \
+             `docker.io/library/app:1`; `linkspan load` does\n"
+        );
+        (!lost.is_empty()).then(|| (json!({ "stream": text }).to_string() + "\r\n").into())
+    }
+}
+
+/// What is logged of a load when dockerd's answer has ended.
+#[derive(Debug)]
+pub(super) struct Report {
+    begun: Instant,
+    spared: Spared,
+    /// What dockerd says that it loaded, up to [`MOST_NAMED`].
+    names: Vec<String>,
+    failure: Option<String>,
+}
+
+impl Report {
+    /// Of a load that began then, without what it was spared.
+    pub(super) fn new(begun: Instant, spared: Spared) -> Self {
+        Self { begun, spared, names: Vec::new(), failure: None }
+    }
+
+    fn line(&mut self, Line { stream, error }: &Line) {
+        let loaded = || {
+            let said = stream.as_deref()?;
+            said.strip_prefix("Loaded image: ").or_else(|| said.strip_prefix("Loaded image ID: "))
+        };
+        match (error, loaded()) {
+            (Some(error), _) => self.failure = Some(error.clone()),
+            (None, Some(name)) if self.names.len() < MOST_NAMED => self.names.push(name.trim_end().to_owned()),
+            (None, _) => {}
+        }
+    }
+
+    /// In the words of [exports](crate::export), of which a load is one.
+    fn end(self) {
+        let Self { begun, spared: Spared { blobs: spared_blobs, bytes: spared_bytes }, names, failure } = self;
+        let (seconds, names) = (begun.elapsed().as_millis() as f64 / 1e3, names.join(","));
+        match failure {
+            None => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, "loaded"),
+            Some(error) => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, error, "not loaded"),
+        }
+    }
 }
 
 /// A line of an answer (moby `api/types/jsonstream`).
@@ -48,9 +137,26 @@ impl Edit {
         Self { front, instead, ..Self::default() }
     }
 
+    /// The same, and names that `images` does not find are said to be lost.
+    pub(super) fn looking(self, images: Option<Arc<dyn Images>>) -> Self {
+        Self { lookup: images.map(|images| Lookup { images, names: Vec::new() }), ..self }
+    }
+
+    /// The same, and `report` is logged at the end.
+    pub(super) fn reporting(self, report: Report) -> Self {
+        Self { report: Some(report), ..self }
+    }
+
     /// What goes on in the place of `line`; `None` if it goes on as it is.
     fn line(&mut self, line: &[u8]) -> Option<Bytes> {
-        let Line { stream, error } = serde_json::from_slice(line).ok()?;
+        let line: Line = serde_json::from_slice(line).ok()?;
+        if let Some(report) = &mut self.report {
+            report.line(&line);
+        }
+        if let Some(lookup) = &mut self.lookup {
+            lookup.line(&line);
+        }
+        let Line { stream, error } = line;
         if error.is_some() {
             return self.instead.take().map(|message| error_line(&message).into());
         }
@@ -64,6 +170,9 @@ impl Edit {
 
     /// What comes last. Clients stop reading at an error, which is why it does not come sooner.
     fn end(&mut self) -> Option<Bytes> {
+        if let Some(report) = self.report.take() {
+            report.end();
+        }
         let images = std::mem::take(&mut self.without_room);
         let mut named = images.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
         if images.len() > MOST_NAMED {
@@ -107,6 +216,9 @@ where
                 None => {
                     ended = true;
                     ready.extend((!held.is_empty()).then(|| held.split().freeze()));
+                    if let Some(lookup) = edit.lookup.take() {
+                        ready.extend(lookup.end().await);
+                    }
                     ready.extend(edit.end());
                     continue;
                 }

@@ -22,7 +22,7 @@ mod zstd;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::CONTENT_ENCODING;
 use http::{Request, Response, StatusCode};
@@ -39,7 +39,7 @@ use tracing::{debug, warn};
 use self::answer::{Body, announcement, failure, is_quiet, refusal};
 use self::ending::{BreakOff, Ending};
 use self::guard::{Guard, Nothing, Watch};
-use self::lines::{Edit, edited};
+use self::lines::{Edit, Report, edited};
 use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
 use crate::export::{Exports, unique_id};
@@ -128,6 +128,7 @@ async fn exchange(
     request: Request<Incoming>,
     upstream: &Upstream,
 ) -> Result<Response<Body>, Infallible> {
+    let (begun, engine) = (Instant::now(), held.exports.engine().clone());
     let (mut head, body) = request.into_parts();
     let is_quiet = is_quiet(head.uri.query());
     let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
@@ -175,7 +176,10 @@ async fn exchange(
     let answer = if is_of_lines(&answer) {
         let spared = known.spared.get().filter(|spared| !is_quiet && spared.blobs > 0);
         let front = spared.map(|spared| announcement(*spared));
-        edited(answer, Edit::new(front, known.trouble.get().cloned()))
+        let report = Report::new(begun, known.spared.get().copied().unwrap_or_default());
+        let images = engine.images().ok().filter(|_| !is_quiet);
+        let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
+        edited(answer, edit)
     } else {
         answer.map(|body| body.boxed_unsync())
     };
