@@ -7,7 +7,7 @@ use linkspan::export::{ExportError, Exports, Request};
 use linkspan::image::Digest;
 use linkspan::progress::Events;
 
-use crate::common::Stack;
+use crate::common::{Part, Stack};
 use crate::fixture::{Blobs, Image, Layer, containerd, docker, export, names, origin};
 
 /// The rows of the table: `accepted name canonical familiar` or `refused name reason`.
@@ -50,7 +50,8 @@ async fn the_engine_accepts_and_refuses_the_names_that_we_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_name_can_be_loaded_twice() {
-    let stack = Stack::shared();
+    // Of its own: another test gives these names to its image.
+    let stack = &Stack::start(&[Part::Containerd, Part::Dockerd]);
     let engine = docker(stack).await;
     let image = Image::new(&[Layer::new().file("names", "loaded twice").tar()]);
     let accepted: Vec<_> = rows().filter(|row| row[0] == "accepted" && !row[1].contains('@')).collect();
