@@ -29,6 +29,7 @@ impl ContainerdIngest {
     /// [`EngineError::Vanished`] with layers that have gone, or why documents that have gone could not be stored again: the
     /// names then stand for what they did before.
     pub(crate) async fn confirm(&self, before: Before) -> Result<(), EngineError> {
+        self.set_committed(true);
         let error = match self.complete().await {
             Ok(()) => return Ok(()),
             Err(EngineError::Missing { .. }) => match self.restore().await {
@@ -43,6 +44,7 @@ impl ContainerdIngest {
             }
         };
         self.back(before).await;
+        self.set_committed(false);
         Err(error)
     }
 

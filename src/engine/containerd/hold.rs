@@ -91,7 +91,7 @@ impl ContainerdHold {
     async fn give_up(&self) -> Result<(), EngineError> {
         let mut state = self.state.lock().await;
         if matches!(*state, State::Open(_)) {
-            ingest::release(&self.client, &self.lease).await?;
+            ingest::release(&self.client, &self.lease, lease::Collect::Later).await?;
         }
         *state = State::Released;
         Ok(())

@@ -11,6 +11,7 @@ use tonic::Code;
 use super::client::Client;
 use super::content::{self, Put};
 use super::labels::{self, Labels};
+use super::lease::Collect;
 use super::unpack::{Arrivals, Job, Snapshots, Unpack};
 use super::uploads::ContainerdUploads;
 use super::writer::{self, Begun};
@@ -45,6 +46,8 @@ struct State {
     unpack: Option<Unpack>,
     skip_unpack: bool,
     conditions: Vec<Condition>,
+    /// Whether the image was made visible.
+    is_committed: bool,
 }
 
 impl ContainerdIngest {
@@ -282,6 +285,11 @@ impl ContainerdIngest {
         images::set(&self.client, name, root).await
     }
 
+    /// Says whether the image is visible.
+    pub(super) fn set_committed(&self, is_committed: bool) {
+        self.state().is_committed = is_committed;
+    }
+
     async fn stop(&self) {
         let unpack = self.state().unpack.take();
         if let Some(unpack) = unpack {
@@ -299,7 +307,7 @@ impl ContainerdIngest {
             Err(_) => Ok(Ok(())),
         };
         // Whatever became of it: what is not kept is sent again.
-        release(&self.client, &self.lease).await?;
+        release(&self.client, &self.lease, Collect::Later).await?;
         match kept {
             Ok(kept) => kept,
             Err(_) => Err(EngineError::Timeout { operation: "keeping what was sent".to_owned(), after: KEEPING }),
@@ -308,13 +316,19 @@ impl ContainerdIngest {
 
     async fn give_up(&self) -> Result<(), EngineError> {
         self.stop().await;
-        release(&self.client, &self.lease).await
+        // An image that was not made may be what fills the disk, and whoever is told that it is full makes room and tries
+        // again: what was sent of it must not take that room.
+        let has_failed = {
+            let state = self.state();
+            state.graph.is_some() && !state.is_committed
+        };
+        release(&self.client, &self.lease, if has_failed { Collect::Now } else { Collect::Later }).await
     }
 }
 
 /// Aborts what the lease `id` was still writing, then deletes it. An ingest that cannot be aborted loses the lease all
 /// the same, and is garbage from then on.
-pub(crate) async fn release(client: &Client, id: &str) -> Result<(), EngineError> {
+pub(crate) async fn release(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
     for resource in lease::resources(client, id).await? {
         if resource.r#type != lease::INGESTS {
             continue;
@@ -323,7 +337,7 @@ pub(crate) async fn release(client: &Client, id: &str) -> Result<(), EngineError
             tracing::debug!(%error, ingest = resource.id, "left to the garbage collector");
         }
     }
-    lease::delete(client, id).await
+    lease::delete(client, id, collect).await
 }
 
 impl Ingest for ContainerdIngest {

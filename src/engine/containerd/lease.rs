@@ -80,10 +80,20 @@ pub(crate) async fn create(
     Ok(())
 }
 
-/// Deletes the lease `id`. Fine if it is gone already. Not synchronous: nobody needs to wait for the garbage collector.
-pub(crate) async fn delete(client: &Client, id: &str) -> Result<(), EngineError> {
+/// When what a lease alone has kept is collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Collect {
+    /// By the next run of the garbage collector, which is after 100 changes by default and may be long in coming
+    /// (containerd `plugins/gc/scheduler.go`, `mutation_threshold`).
+    Later,
+    /// Before the call ends.
+    Now,
+}
+
+/// Deletes the lease `id`. Fine if it is gone already.
+pub(crate) async fn delete(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
     let mut leases = client.leases();
-    let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync: false }));
+    let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync: collect == Collect::Now }));
     match client.unary(format!("deleting the lease {id}"), call).await {
         Err(EngineError::LeaseLost { .. }) => Ok(()),
         outcome => outcome.unless(Code::NotFound).map(|_| ()),

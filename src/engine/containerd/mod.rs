@@ -132,7 +132,7 @@ pub(crate) async fn release(client: &Client, abandoned: &[String]) -> Result<(),
     let mut outcome = Ok(());
     for id in abandoned {
         tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
-        let released = ingest::release(client, id).await;
+        let released = ingest::release(client, id, lease::Collect::Later).await;
         if let Err(error) = &released {
             tracing::debug!(lease = id, %error, "it stays until the next start, or until it expires");
         }
