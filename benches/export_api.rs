@@ -25,9 +25,9 @@ use bytes::Bytes;
 use containerd_client::services::v1::{WriteAction, WriteContentResponse};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::uri::PathAndQuery;
-use linkspan::door::export_api::proto::commit_response::Event;
-use linkspan::door::export_api::proto::exports_client::ExportsClient;
-use linkspan::door::export_api::proto::{
+use linkspan::export_v1::proto::commit_response::Event;
+use linkspan::export_v1::proto::exports_client::ExportsClient;
+use linkspan::export_v1::proto::{
     AbortRequest, CommitRequest, Descriptor, Exporter, NegotiateRequest, OpenRequest, Standing, Target,
     WriteContentRequest,
 };

@@ -9,7 +9,6 @@
 
 pub mod buildx;
 pub mod cli;
-pub mod client;
 mod compression;
 pub mod config;
 pub mod daemon;
@@ -18,6 +17,7 @@ pub mod doctor;
 pub mod door;
 pub mod engine;
 pub mod export;
+pub mod export_v1;
 pub mod image;
 pub mod output;
 pub mod progress;

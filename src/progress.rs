@@ -65,29 +65,38 @@ pub enum Event {
     Note(String),
 }
 
-/// Where events go. Cloning is cheap; the receiver must not block.
-#[derive(Clone)]
-pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+/// The listeners of one export. Cloning is cheap; listeners must not block.
+#[derive(Clone, Default)]
+pub struct Events(Vec<Listener>);
+
+type Listener = Arc<dyn Fn(&Event) + Send + Sync>;
 
 impl Events {
-    /// Events go to `receiver`, which is called from the tasks that do the work.
-    pub fn new(receiver: impl Fn(Event) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(receiver))
+    /// Events go to `listener`, which is called from the tasks that do the work.
+    pub fn new(listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self::none().and(listener)
     }
 
-    /// Nobody watches.
+    /// Events without a listener.
     pub fn none() -> Self {
-        Self::new(|_| ())
+        Self::default()
     }
 
-    /// Tells the receiver.
+    /// Events go to `listener` as well.
+    #[must_use]
+    pub fn and(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.0.push(Arc::new(listener));
+        self
+    }
+
+    /// Calls every listener, in the order in which they were added.
     pub fn emit(&self, event: Event) {
-        (self.0)(event);
+        self.0.iter().for_each(|listener| listener(&event));
     }
 }
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Events")
+        f.debug_tuple("Events").field(&self.0.len()).finish()
     }
 }

@@ -358,7 +358,7 @@ fn a_step_that_fails_undoes_those_before_it() {
             continue;
         }
         assert_eq!(output.status.code(), Some(1), "{output}");
-        assert!(output.stderr.contains(words) && output.stderr.contains("to mend it: see `journalctl"), "{output}");
+        assert!(output.stderr.contains(words) && output.stderr.contains("hint: see `journalctl"), "{output}");
         assert_eq!(files(&units), before, "{output}");
         let unit = fs::read_to_string(units.join("linkspan.service")).unwrap();
         assert!(unit.contains("/opt/linkspan"), "{unit}");
@@ -374,7 +374,7 @@ fn a_docker_that_does_not_get_its_socket_from_systemd_is_left_alone() {
     fs::write(&service, "[Service]\nExecStart=/usr/bin/dockerd -H unix:///var/run/docker.sock\n").unwrap();
     let before = files(root.path());
     let output = take_over(root.path()).fails();
-    assert!(output.stderr.contains("no fd:// in ExecStart") && output.stderr.contains("to mend it: "), "{output}");
+    assert!(output.stderr.contains("no fd:// in ExecStart") && output.stderr.contains("hint: "), "{output}");
 
     fs::remove_file(root.path().join("usr/lib/systemd/system/docker.socket")).unwrap();
     let output = take_over(root.path()).fails();

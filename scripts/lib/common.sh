@@ -13,7 +13,7 @@ say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 # die WHAT [REMEDY]: one line what is wrong, one line what to do.
 die() {
     say "error: $1"
-    [ -n "${2:-}" ] && say "to mend it: $2"
+    [ -n "${2:-}" ] && say "hint: $2"
     exit 1
 }
 

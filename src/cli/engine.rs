@@ -9,9 +9,9 @@ use futures_util::future::BoxFuture;
 use super::CommandError;
 use super::left::Left;
 use super::settings::{EngineSettings, TargetSettings};
-use crate::client::{self, Connected};
 use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironment};
 use crate::engine::images::Images;
+use crate::engine::remote::{self, Connected};
 use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
@@ -19,7 +19,7 @@ use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::proxy::Address;
 use crate::source::archive::Form;
 use crate::source::tree::Tree;
-use crate::source::{Chunks, Holding, Source, SourceError, read_graph};
+use crate::source::{Chunks, Holding, OnMissing, Source, SourceError, read_graph};
 use crate::telemetry;
 
 /// The variable that stands for `--to`.
@@ -49,7 +49,7 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
         to => to,
     };
     if let Some(address) = to.as_ref().filter(|address| !address.is_local()) {
-        return Err(CommandError::Elsewhere(client::elsewhere(address)));
+        return Err(CommandError::Elsewhere(remote::elsewhere(address)));
     }
     let config = configure(engine)?;
     let target = to.map_or_else(|| Target::Engine(config.engine.clone()), Target::Daemon);
@@ -72,8 +72,8 @@ pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports,
     let engine = match target {
         Target::Engine(selection) => select(selection).await?.engine,
         Target::Daemon(address) => {
-            let Connected { engine, policy } = client::connect(address).await?;
-            return Ok(Exports::with_policy(engine, policy));
+            let Connected { engine, allowed_names: allowed, allow_tag_move } = remote::connect(address).await?;
+            return Ok(Exports::with_policy(engine, NamePolicy { allowed, allow_tag_move }));
         }
     };
     Ok(Exports::with_policy(engine, policy(config)))
@@ -81,14 +81,14 @@ pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports,
 
 /// Which names the configuration lets be set.
 pub(super) fn policy(config: &Config) -> NamePolicy {
-    NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay }
+    NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move }
 }
 
 /// The engine of `target`, to be read.
 pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn Images>), CommandError> {
     let engine = match target {
         Target::Engine(selection) => select(selection).await?.engine,
-        Target::Daemon(address) => client::connect(address).await?.engine,
+        Target::Daemon(address) => remote::connect(address).await?.engine,
     };
     let images = engine.images()?;
     let Identity { kind, address, .. } = engine.identity();
@@ -218,5 +218,5 @@ pub(super) async fn tree(images: &dyn Images, root: &Descriptor) -> Result<Tree,
 
 /// All documents of an image.
 pub(super) async fn graph(images: &dyn Images, root: Descriptor) -> Result<Graph, CommandError> {
-    Ok(read_graph(images, root, Limits::default()).await?)
+    Ok(read_graph(images, root, Limits::default(), OnMissing::Stop).await?)
 }

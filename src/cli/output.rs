@@ -23,7 +23,7 @@ pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "linkspan: error: {text}");
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "linkspan: to mend it: {hint}");
+        let _ = writeln!(stderr, "linkspan: hint: {hint}");
     }
 }
 

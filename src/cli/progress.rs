@@ -92,8 +92,8 @@ enum View {
 }
 
 impl Shown {
-    fn show(&mut self, event: Event) {
-        match &event {
+    fn show(&mut self, event: &Event) {
+        match event {
             Event::Note(note) if note.starts_with(RESULT) => return,
             Event::Unpacked { .. } => self.unpacked += 1,
             _ => {}
@@ -151,24 +151,24 @@ struct Lines {
 }
 
 impl Lines {
-    fn show(&mut self, event: Event) {
+    fn show(&mut self, event: &Event) {
         match event {
             // With nothing to send the result says it all.
             Event::Planned { missing, stored, .. } if missing.is_empty() && stored.is_empty() => {}
             Event::Planned { present, missing, stored } => {
-                let bytes = missing.iter().chain(&stored).map(|blob| blob.size).fold(0, u64::saturating_add);
+                let bytes = missing.iter().chain(stored).map(|blob| blob.size).fold(0, u64::saturating_add);
                 let count = missing.len() + stored.len();
-                line(&format!("{} are there, {count} to send ({})", show::count(present, "blob"), show::size(bytes)));
-                self.missing = missing.into_iter().map(|Descriptor { digest, size, .. }| (digest, size)).collect();
+                line(&format!("{} are there, {count} to send ({})", show::count(*present, "blob"), show::size(bytes)));
+                self.missing = missing.iter().map(|Descriptor { digest, size, .. }| (digest.clone(), *size)).collect();
             }
             Event::Stored { digest } => {
-                let size = self.missing.get(&digest).copied().unwrap_or(0);
-                line(&format!("{}: sent {}", short(&digest), show::size(size)));
+                let size = self.missing.get(digest).copied().unwrap_or(0);
+                line(&format!("{}: sent {}", short(digest), show::size(size)));
             }
-            Event::Unpacked { digest } if !self.missing.contains_key(&digest) => {
-                line(&format!("{}: unpacked", short(&digest)));
+            Event::Unpacked { digest } if !self.missing.contains_key(digest) => {
+                line(&format!("{}: unpacked", short(digest)));
             }
-            Event::Note(note) => line(&note),
+            Event::Note(note) => line(note),
             _ => {}
         }
     }

@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{CommandError, block_on, output, show};
-use crate::client::Connection;
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
-use crate::door::export_api::proto::{Export, ExportState, ListRequest};
+use crate::engine::remote::Connection;
+use crate::export_v1::proto::{Export, ExportState, ListRequest};
 use crate::proxy::Address;
 
 /// Lists the exports under way of a daemon.

@@ -25,8 +25,8 @@ const MAX_PATTERN: usize = 1024;
 pub struct Names {
     /// Patterns over full names; none allows all.
     pub allowed: Vec<String>,
-    /// Whether a name must not move to another image.
-    pub stay: bool,
+    /// Whether a name may move to another image.
+    pub allow_tag_move: bool,
 }
 
 /// What is logged, and how.
@@ -75,7 +75,7 @@ pub(super) fn check(
         export_listen,
         names: Names {
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
-            stay: settings.one(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
+            allow_tag_move: !settings.one(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
         },
         output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
         gid: match settings.one(Setting::Group) {

@@ -140,7 +140,7 @@ fn every_setting_can_be_given_by_variable() {
             },
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
-            names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], stay: true },
+            names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], allow_tag_move: false },
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
             docker_door: Some(DockerDoor {
                 listen: "unix:///l.sock".parse().unwrap(),

@@ -179,7 +179,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     }
 
     say(&format!("engine {}: {reason}", engine.identity()));
-    let policy = NamePolicy { allowed: config.names.allowed.clone(), may_move: !config.names.stay };
+    let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
     let status = status::compose(

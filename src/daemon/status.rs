@@ -42,7 +42,7 @@ pub(super) fn compose(config: &Config, engine: &Identity, listening: &Listening<
     let policy = Policy {
         plain_is_load: config.docker_door.as_ref().is_some_and(|door| door.plain_is_load),
         names_restricted: !config.names.allowed.is_empty(),
-        deny_tag_move: config.names.stay,
+        deny_tag_move: !config.names.allow_tag_move,
     };
     Composed(doors.first().cloned().map(|door| Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -54,7 +54,7 @@ impl Paper {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{mark}  {:about$}  {}", check.about, lines.next().unwrap_or_default());
         lines.for_each(|line| self.line(text, indent, &line));
-        let lead = if check.mark == Mark::Note { "" } else { "to mend it: " };
+        let lead = if check.mark == Mark::Note { "" } else { "hint: " };
         match &check.remedy {
             Some(Remedy::Words(words)) => {
                 let lines = wrap::words(&format!("{lead}{words}"), self.room(indent));
@@ -137,10 +137,10 @@ mod tests {
 ok    door  short
 fail  door  many words many words many words many words many words many words
             many words many words many words many words many words many words
-            to mend it: choose another address for it with a flag that is made
+            hint: choose another address for it with a flag that is made
             for that, or stop what is there now
 slow  door  x
-            to mend it: linkspan setup buildx b
+            hint: linkspan setup buildx b
             and then:
               docker buildx create --name direct --driver remote \\
                 unix:///run/linkspan/buildkit.sock

@@ -17,6 +17,7 @@ pub mod images;
 mod installed;
 mod layout;
 pub(crate) mod process;
+pub mod remote;
 pub mod select;
 pub(crate) mod stream;
 pub mod uploads;

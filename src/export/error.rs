@@ -51,10 +51,7 @@ pub enum ExportError {
 
 impl From<ReadGraphError> for ExportError {
     fn from(error: ReadGraphError) -> Self {
-        match error {
-            ReadGraphError::Graph(error) => Self::Graph(error),
-            ReadGraphError::Source(error) => Self::Source(error),
-        }
+        error.into_source().map_or_else(Self::Graph, Self::Source)
     }
 }
 

@@ -20,5 +20,4 @@ mod transfer;
 pub use error::ExportError;
 pub use id::unique_id;
 pub use policy::NamePolicy;
-pub use pump::Tee;
 pub use run::{Exports, Outcome, Request};

@@ -11,19 +11,19 @@ pub struct NamePolicy {
     /// None allows every name.
     pub allowed: Vec<String>,
     /// Whether a name that stands for one image may be made to stand for another.
-    pub may_move: bool,
+    pub allow_tag_move: bool,
 }
 
 impl Default for NamePolicy {
     fn default() -> Self {
-        Self { allowed: Vec::new(), may_move: true }
+        Self { allowed: Vec::new(), allow_tag_move: true }
     }
 }
 
 impl NamePolicy {
     /// Whether there is any name that may not be set.
     pub fn is_restrictive(&self) -> bool {
-        !self.allowed.is_empty() || !self.may_move
+        !self.allowed.is_empty() || !self.allow_tag_move
     }
 
     /// Refuses the first name that no pattern allows.
@@ -50,7 +50,7 @@ impl NamePolicy {
         root: &Descriptor,
         names: &[Reference],
     ) -> Result<(), ExportError> {
-        if self.may_move || names.is_empty() {
+        if self.allow_tag_move || names.is_empty() {
             return Ok(());
         }
         for name in names {
@@ -66,7 +66,7 @@ impl NamePolicy {
         name: &Reference,
         root: Option<&Digest>,
     ) -> Result<(), ExportError> {
-        if self.may_move {
+        if self.allow_tag_move {
             return Ok(());
         }
         match engine.images()?.resolve(name).await? {
@@ -143,7 +143,7 @@ mod tests {
     fn without_patterns_every_name_may_be_set() {
         let names = ["anything".parse().unwrap()];
         assert!(NamePolicy::default().check(&names).is_ok());
-        let policy = NamePolicy { allowed: vec!["docker.io/library/ci-*".to_owned()], may_move: true };
+        let policy = NamePolicy { allowed: vec!["docker.io/library/ci-*".to_owned()], allow_tag_move: true };
         let error = policy.check(&names).unwrap_err().to_string();
         assert!(error.contains("docker.io/library/anything:latest") && error.contains("ci-*"), "{error}");
         assert!(policy.check(&["ci-1".parse().unwrap()]).is_ok());

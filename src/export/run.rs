@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
@@ -49,15 +50,21 @@ pub struct Outcome {
 /// The exports into one engine.
 #[derive(Debug)]
 pub struct Exports {
-    engine: Arc<dyn Engine>,
-    flights: Flights,
-    limits: Limits,
-    policy: NamePolicy,
-    tasks: TaskTracker,
+    shared: Arc<Shared>,
+}
+
+/// What all exports into one engine share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) flights: Flights,
+    pub(super) limits: Limits,
+    pub(super) policy: NamePolicy,
+    pub(super) tasks: TaskTracker,
     /// Whether what a cancelled export has sent is kept for the next one.
-    keeping: Arc<AtomicBool>,
-    /// Cancelled when no more patience is to be had with engines that went away.
-    closing: CancellationToken,
+    pub(super) keeping: AtomicBool,
+    /// Cancelled when engines that went away are no longer waited for.
+    pub(super) closing: CancellationToken,
 }
 
 impl Exports {
@@ -68,36 +75,37 @@ impl Exports {
 
     /// The same for names that `policy` allows.
     pub fn with_policy(engine: Arc<dyn Engine>, policy: NamePolicy) -> Self {
-        Self {
+        let shared = Shared {
             engine,
             flights: Flights::default(),
             limits: Limits::default(),
             policy,
             tasks: TaskTracker::new(),
-            keeping: Arc::default(),
+            keeping: AtomicBool::default(),
             closing: CancellationToken::new(),
-        }
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// From now on an export that is cancelled leaves what it has sent to the next one of the same image, as far as the
     /// engine can keep it: for a process that is told to end, and whose user may run it again.
     pub fn keep_interrupted(&self) {
-        self.keeping.store(true, Ordering::Release);
+        self.shared.keeping.store(true, Ordering::Release);
     }
 
     /// Whether [`Exports::keep_interrupted`] was said, and the engine can keep anything.
     pub fn is_keeping(&self) -> bool {
-        self.keeping.load(Ordering::Acquire) && self.engine.identity().kind != "docker-classic"
+        self.shared.keeping.load(Ordering::Acquire) && self.shared.engine.identity().kind != "docker-classic"
     }
 
     /// The engine.
     pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
+        &self.shared.engine
     }
 
     /// Which names may be set.
     pub fn policy(&self) -> &NamePolicy {
-        &self.policy
+        &self.shared.policy
     }
 
     /// Refuses what policy does not let `name` become, for those who set names by other ways: another image than `root`,
@@ -106,7 +114,7 @@ impl Exports {
     /// # Errors
     /// [`ExportError::NameTaken`], or when the engine cannot be asked.
     pub async fn check_move(&self, name: &Reference, root: Option<&Digest>) -> Result<(), ExportError> {
-        self.policy.check_move(&*self.engine, name, root).await
+        self.shared.policy.check_move(&*self.shared.engine, name, root).await
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
@@ -116,12 +124,8 @@ impl Exports {
     /// # Errors
     /// When the export failed; nothing of it is visible then.
     pub async fn run(&self, request: Request, source: Arc<dyn Source>, events: Events) -> Result<Outcome, ExportError> {
-        let cancel = CancellationToken::new();
-        let _cancel_when_dropped = cancel.clone().drop_guard();
         let transaction = self.transaction(request, Some(source), events);
-        let report = Report::of(&transaction.request, transaction.spared.clone());
-        let task = self.tasks.spawn(async move { report.end(transaction.run(cancel).await) });
-        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+        self.supervise(transaction, CancellationToken::new(), Transaction::run).await
     }
 
     /// The same for an image of which `graph` is what the source holds: an index with some of its images. The engine gets
@@ -136,11 +140,8 @@ impl Exports {
         source: Arc<dyn Source>,
         events: Events,
     ) -> Result<Outcome, ExportError> {
-        let cancel = CancellationToken::new();
-        let _cancel_when_dropped = cancel.clone().drop_guard();
         let transaction = Transaction { part: Some(graph), ..self.transaction(request, Some(source), events) };
-        let task = self.tasks.spawn(transaction.run(cancel));
-        task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
+        self.supervise(transaction, CancellationToken::new(), Transaction::run).await
     }
 
     /// Makes an image visible whose blobs were handed to `ingest` before: everything that [`Exports::run`] does from the
@@ -158,22 +159,31 @@ impl Exports {
         events: Events,
         cancel: CancellationToken,
     ) -> Result<Outcome, ExportError> {
-        let _cancel_when_dropped = cancel.clone().drop_guard();
         let transaction = self.transaction(request, None, events);
+        self.supervise(transaction, cancel, |transaction, cancel| transaction.commit(graph, ingest, cancel)).await
+    }
+
+    /// Runs `work` in a task of its own, which dropping the future cancels and does not end.
+    async fn supervise<F>(
+        &self,
+        transaction: Transaction,
+        cancel: CancellationToken,
+        work: impl FnOnce(Transaction, CancellationToken) -> F,
+    ) -> Result<Outcome, ExportError>
+    where
+        F: Future<Output = Result<Outcome, ExportError>> + Send + 'static,
+    {
+        let _cancel_when_dropped = cancel.clone().drop_guard();
         let report = Report::of(&transaction.request, transaction.spared.clone());
-        let task = self.tasks.spawn(async move { report.end(transaction.commit(graph, ingest, cancel).await) });
+        let span = tracing::info_span!("export", id = transaction.request.origin.export);
+        let work = work(transaction, cancel);
+        let task = self.shared.tasks.spawn(async move { report.end(work.await) }.instrument(span));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
     fn transaction(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Transaction {
         Transaction {
-            engine: self.engine.clone(),
-            flights: self.flights.clone(),
-            limits: self.limits,
-            policy: self.policy.clone(),
-            tasks: self.tasks.clone(),
-            keeping: self.keeping.clone(),
-            closing: self.closing.clone(),
+            shared: self.shared.clone(),
             machine: Machine::new(request.origin.export.clone(), events.clone()),
             request,
             source,
@@ -185,22 +195,22 @@ impl Exports {
 
     /// Gives up a lease that is of no more use, in the background and for as long as it takes.
     pub fn clean_up(&self, ingest: Arc<dyn Ingest>) {
-        let closing = self.closing.clone();
-        self.tasks.spawn(async move { release(|| ingest.release(), closing).await });
+        let closing = self.shared.closing.clone();
+        self.shared.tasks.spawn(async move { release(|| ingest.release(), closing).await });
     }
 
     /// Gives up `hold` in the background, however long that takes; [`Exports::finish`] waits for it.
     pub fn release(&self, hold: Arc<dyn Hold>) {
-        let closing = self.closing.clone();
-        self.tasks.spawn(async move { release(|| hold.release(), closing).await });
+        let closing = self.shared.closing.clone();
+        self.shared.tasks.spawn(async move { release(|| hold.release(), closing).await });
     }
 
     /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export
     /// may be started afterwards.
     pub async fn finish(&self) {
-        self.tasks.close();
-        self.closing.cancel();
-        self.tasks.wait().await;
+        self.shared.tasks.close();
+        self.shared.closing.cancel();
+        self.shared.tasks.wait().await;
     }
 }
 

@@ -1,23 +1,21 @@
 //! One export as a transaction: lease, plan, transfer, commit, release.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::engine::{Condition, Engine, EngineError, Ingest};
-use crate::image::{Graph, Limits, Reference, Walk};
+use crate::engine::{Condition, EngineError, Ingest};
+use crate::image::{Graph, Reference, Walk};
 use crate::progress::{Event, Events, State};
-use crate::source::{Source, read_graph};
+use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
-use super::flight::Flights;
 use super::machine::Machine;
-use super::policy::{NamePolicy, check_digests};
-use super::run::{Outcome, Request, release};
+use super::policy::check_digests;
+use super::run::{Outcome, Request, Shared, release};
 use super::transfer::transfer;
 
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
@@ -29,13 +27,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// One export under way.
 pub(super) struct Transaction {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) flights: Flights,
-    pub(super) limits: Limits,
-    pub(super) policy: NamePolicy,
-    pub(super) tasks: TaskTracker,
-    pub(super) keeping: Arc<AtomicBool>,
-    pub(super) closing: CancellationToken,
+    pub(super) shared: Arc<Shared>,
     pub(super) machine: Machine,
     pub(super) request: Request,
     /// Where missing blobs are read from; none if nothing may be missing.
@@ -54,7 +46,7 @@ impl Transaction {
             return Ok(outcome);
         }
         // Opening is not cut short: a lease that was created must come into our hands, so that it can be released.
-        let opening = self.engine.open(&self.request.origin, self.events.clone());
+        let opening = self.shared.engine.open(&self.request.origin, self.events.clone());
         let (ingest, graph) = tokio::join!(opening, until(&cancel, self.walk()));
         let ingest = ingest?;
         self.machine.enter(State::Open);
@@ -64,20 +56,26 @@ impl Transaction {
         };
         if result.is_err() {
             self.machine.enter(State::Aborted);
-            let is_kept = matches!(result, Err(ExportError::Cancelled)) && self.keeping.load(Ordering::Acquire);
+            let is_kept = matches!(result, Err(ExportError::Cancelled)) && self.shared.keeping.load(Ordering::Acquire);
             if is_kept && ingest.suspend().await.is_ok() {
                 return result;
             }
             // A client that is told of the failure may rely on nothing being left, unless the engine went away.
             if let Err(error) = ingest.release().await {
                 tracing::warn!(%error, "a lease could not be released; this is tried again");
-                self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
+                self.release(ingest);
             }
         } else {
             // The client need not wait for it: the image is visible and complete.
-            self.tasks.spawn(async move { release(|| ingest.release(), self.closing).await });
+            self.release(ingest);
         }
         result
+    }
+
+    /// Gives up the lease in the background.
+    fn release(&self, ingest: Arc<dyn Ingest>) {
+        let closing = self.shared.closing.clone();
+        self.shared.tasks.spawn(async move { release(|| ingest.release(), closing).await });
     }
 
     /// From the plan on, under a lease of the caller's.
@@ -103,9 +101,11 @@ impl Transaction {
     async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
         let Request { root, names, .. } = &self.request;
         check_digests(root, names)?;
-        self.policy.check(names)?;
-        until(cancel, self.policy.check_moves(&*self.engine, root, names)).await?;
-        let Some(present_blobs) = until(cancel, self.engine.current(root, names)).await? else { return Ok(None) };
+        self.shared.policy.check(names)?;
+        until(cancel, self.shared.policy.check_moves(&*self.shared.engine, root, names)).await?;
+        let Some(present_blobs) = until(cancel, self.shared.engine.current(root, names)).await? else {
+            return Ok(None);
+        };
         self.machine.enter(State::Committed);
         Ok(Some(Outcome { present_blobs, ..Outcome::default() }))
     }
@@ -137,7 +137,7 @@ impl Transaction {
     ) -> Result<Outcome, ExportError> {
         let outcome = until(cancel, self.prepare(ingest, graph)).await?;
         settled(cancel, ingest.commit(&self.request.names)).await?.map_err(|error| match error {
-            EngineError::NameMoved { name, current: Some(current) } if !self.policy.may_move => {
+            EngineError::NameMoved { name, current: Some(current) } if !self.shared.policy.allow_tag_move => {
                 ExportError::NameTaken { name, current }
             }
             error => error.into(),
@@ -157,7 +157,7 @@ impl Transaction {
 
         self.machine.enter(State::Transferring);
         let (blobs, bytes) = match &self.source {
-            Some(source) => transfer(&**source, ingest, &plan.missing, &self.flights, &self.events).await?,
+            Some(source) => transfer(&**source, ingest, &plan.missing, &self.shared.flights, &self.events).await?,
             None if plan.missing.is_empty() => (0, 0),
             None => {
                 let digests = plan.missing.into_iter().map(|blob| blob.digest).collect();
@@ -167,7 +167,7 @@ impl Transaction {
         ingest.settle().await?;
         self.machine.enter(State::Ready);
 
-        if !self.policy.may_move {
+        if !self.shared.policy.allow_tag_move {
             let expected = vec![None, Some(self.request.root.digest.clone())];
             let condition = |name: &Reference| Condition { name: name.clone(), expected: expected.clone() };
             ingest.require(self.request.names.iter().map(condition).collect());
@@ -186,8 +186,8 @@ impl Transaction {
         }
         let root = self.request.root.clone();
         match &self.source {
-            Some(source) => Ok(read_graph(&**source, root, self.limits).await?),
-            None => Ok(Walk::new(root, self.limits)?.finish()?),
+            Some(source) => Ok(read_graph(&**source, root, self.shared.limits, OnMissing::Stop).await?),
+            None => Ok(Walk::new(root, self.shared.limits)?.finish()?),
         }
     }
 }

@@ -51,7 +51,7 @@ async fn send(
     let sent = match ingest.writer(blob).await? {
         Opened::Present => None,
         Opened::Writer(writer) => {
-            pump(source, blob, writer, None, &flight, events).await?;
+            pump(source, blob, writer, &flight, events).await?;
             Some(blob.size)
         }
     };

@@ -4,7 +4,7 @@
 
 use futures_util::future::BoxFuture;
 
-use super::{ReadGraphError, Source, SourceError, read_document, read_graph};
+use super::{OnMissing, ReadGraphError, Source, SourceError, read_document, read_graph};
 use crate::image::{Descriptor, Digest, Document, DocumentError, GraphError, Kind, Limits, Platform, View};
 
 /// A source that knows what it holds: an archive, or an engine.
@@ -141,9 +141,9 @@ impl Chooser<'_> {
 
     /// Whether every blob of an image is there.
     pub(super) async fn is_whole(&self, root: &Descriptor) -> Result<bool, ChoiceError> {
-        let graph = match read_graph(self.0, root.clone(), Limits::default()).await {
+        let graph = match read_graph(self.0, root.clone(), Limits::default(), OnMissing::Stop).await {
             Ok(graph) => graph,
-            Err(ReadGraphError::Source(SourceError::NotFound { .. })) => return Ok(false),
+            Err(ReadGraphError::Missing { .. }) => return Ok(false),
             Err(ReadGraphError::Source(error)) => return Err(error.into()),
             Err(ReadGraphError::Graph(error)) => {
                 return Err(ChoiceError::Graph { source_name: self.name(), error });

@@ -1,12 +1,21 @@
 //! Reading all documents of an image.
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 
 use super::{Source, SourceError, read_document};
-use crate::image::{Descriptor, Graph, GraphError, Limits, Walk};
+use crate::image::{Descriptor, Digest, Graph, GraphError, Kind, Limits, Walk};
 
 /// How many documents are read at once.
 const PARALLEL: usize = 16;
+
+/// How far to read an image whose source lacks documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMissing {
+    /// To the first one.
+    Stop,
+    /// To the end, so that [`ReadGraphError::Missing`] lists everything that can be known to be missing.
+    Collect,
+}
 
 /// Why an image could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -16,23 +25,75 @@ pub enum ReadGraphError {
     Graph(#[from] GraphError),
     /// One of them cannot be read.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(SourceError),
+    /// The source does not hold all documents.
+    #[error("{name} does not hold {}{}", documents[0], more(documents.len() - 1))]
+    Missing {
+        /// The source.
+        name: String,
+        /// The documents: at least one, sorted.
+        documents: Vec<Digest>,
+        /// Layers and other leaves of the documents that it does hold.
+        leaves: Vec<(Digest, Kind)>,
+    },
+}
+
+impl ReadGraphError {
+    /// The same for callers to whom the first missing document is a [`SourceError::NotFound`] like any other.
+    ///
+    /// # Errors
+    /// The image's own fault, if it is not the source's.
+    pub fn into_source(self) -> Result<SourceError, GraphError> {
+        match self {
+            Self::Graph(error) => Err(error),
+            Self::Source(error) => Ok(error),
+            Self::Missing { name, mut documents, .. } => {
+                Ok(SourceError::NotFound { name, digest: documents.swap_remove(0) })
+            }
+        }
+    }
+}
+
+fn more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more documents") }
 }
 
 /// Reads the documents of the image `root`, several at a time.
 ///
 /// # Errors
 /// When the source does not hold one, or they are not what they should be.
-pub async fn read_graph(source: &dyn Source, root: Descriptor, limits: Limits) -> Result<Graph, ReadGraphError> {
+pub async fn read_graph(
+    source: &dyn Source,
+    root: Descriptor,
+    limits: Limits,
+    on_missing: OnMissing,
+) -> Result<Graph, ReadGraphError> {
     let mut walk = Walk::new(root, limits)?;
-    while !walk.wanted().is_empty() {
-        let wanted = walk.wanted().to_vec();
+    let mut missing = Vec::<Digest>::new();
+    loop {
+        // Documents that are missing stay wanted.
+        let is_new = |document: &&Descriptor| missing.binary_search(&document.digest).is_err();
+        let wanted: Vec<_> = walk.wanted().iter().filter(is_new).cloned().collect();
+        if wanted.is_empty() || (!missing.is_empty() && on_missing == OnMissing::Stop) {
+            break;
+        }
         // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
         let reading: Vec<_> = wanted.iter().map(|document| read_document(source, document)).collect();
-        let documents: Vec<_> = stream::iter(reading).buffered(PARALLEL).try_collect().await?;
-        for (Descriptor { digest, .. }, bytes) in wanted.into_iter().zip(documents) {
-            walk.supply(&digest, bytes)?;
+        let mut documents = stream::iter(reading).buffered(PARALLEL);
+        for Descriptor { digest, .. } in &wanted {
+            match documents.next().await {
+                Some(Ok(bytes)) => walk.supply(digest, bytes)?,
+                Some(Err(SourceError::NotFound { .. })) => missing.push(digest.clone()),
+                Some(Err(error)) => return Err(ReadGraphError::Source(error)),
+                // There are as many results as there are documents.
+                None => break,
+            }
         }
+        missing.sort_unstable();
     }
-    Ok(walk.finish()?)
+    if missing.is_empty() {
+        return Ok(walk.finish()?);
+    }
+    let leaves = walk.leaves().map(|(digest, kind)| (digest.clone(), kind)).collect();
+    Err(ReadGraphError::Missing { name: source.name().to_owned(), documents: missing, leaves })
 }

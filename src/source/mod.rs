@@ -21,7 +21,7 @@ use crate::image::{Descriptor, Digest};
 pub use buildkit_content::BuildkitContent;
 pub use choose::{Choice, ChoiceError, Holding, choose, choose_one};
 pub use document::read_document;
-pub use graph::{ReadGraphError, read_graph};
+pub use graph::{OnMissing, ReadGraphError, read_graph};
 pub use part::{Part, part};
 pub use range::read_range;
 pub use same::{SameLayer, SameLayers};

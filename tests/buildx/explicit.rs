@@ -16,7 +16,7 @@ fn attributes_are_refused_before_anything_is_built() {
     let sides = Sides::of(stack);
     let context = context(stack, "refused");
     for (attribute, expected) in [
-        ("nam=x", "does not know `nam`; to mend it: use attestation-inline, "),
+        ("nam=x", "does not know `nam`; hint: use attestation-inline, "),
         ("push=true", "put `--push`"),
         ("store=false", "leave it out"),
     ] {

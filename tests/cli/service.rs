@@ -203,7 +203,7 @@ fn an_engine_that_is_not_up_yet_is_waited_for() {
     let output = serve(&["--engine-timeout", "1"]).fails();
     ended(&output, 1);
     assert!(output.stderr.contains("waiting for the engine, 1 s at most: docker does not answer at "), "{output}");
-    assert!(output.stderr.contains("linkspan: to mend it: "), "{output}");
+    assert!(output.stderr.contains("linkspan: hint: "), "{output}");
 }
 
 /// A container, removed at the end.

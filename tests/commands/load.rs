@@ -56,7 +56,7 @@ fn a_name_with_the_digest_of_another_image_is_refused() {
     let wrong = format!("pinned:1@sha256:{}", "a".repeat(64));
     let refused = on(&folder, &["load", "-t", &wrong, "-i", text(file.path())]).fails();
     assert!(refused.stderr.contains(&format!("another image: this one is {digest}")), "{refused}");
-    assert!(refused.stderr.contains("to mend it: leave the digest out"), "{refused}");
+    assert!(refused.stderr.contains("hint: leave the digest out"), "{refused}");
     let right = format!("pinned@{digest}");
     on(&folder, &["load", "-t", &right, "-i", text(file.path())]).ok();
     assert_eq!(listed(&folder), [(format!("docker.io/library/{right}"), digest)]);

@@ -1,7 +1,7 @@
 //! `linkspan ps`, of a daemon.
 
-use linkspan::door::export_api::proto::exports_client::ExportsClient;
-use linkspan::door::export_api::proto::{AbortRequest, Exporter, OpenRequest};
+use linkspan::export_v1::proto::exports_client::ExportsClient;
+use linkspan::export_v1::proto::{AbortRequest, Exporter, OpenRequest};
 use serde_json::Value;
 use tonic::transport::Endpoint;
 

@@ -10,7 +10,7 @@ use crate::{archive, image, linkspan, listed, named, on};
 /// The command that a remedy offers, without what comes before it.
 #[track_caller]
 fn remedy(stderr: &str) -> &str {
-    let line = stderr.lines().find(|line| line.starts_with("linkspan: to mend it: "));
+    let line = stderr.lines().find(|line| line.starts_with("linkspan: hint: "));
     line.unwrap_or_else(|| panic!("no remedy in: {stderr}"))
 }
 

@@ -279,7 +279,7 @@ impl Stack {
     /// Where a program lies that this stack uses.
     fn program(&self, name: &str) -> PathBuf {
         let found = std::env::split_paths(self.variable("PATH")).map(|dir| dir.join(name)).find(|path| path.is_file());
-        found.unwrap_or_else(|| panic!("{name} is not on PATH; to mend it: scripts/stack install"))
+        found.unwrap_or_else(|| panic!("{name} is not on PATH; hint: scripts/stack install"))
     }
 
     /// The process of a part. Its pid file says which it is.

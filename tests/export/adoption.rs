@@ -2,7 +2,7 @@
 
 use containerd_client::services::v1::{WriteAction, WriteContentRequest};
 use futures_util::stream;
-use linkspan::door::export_api::proto::{CapabilitiesRequest, Descriptor, Negotiated, Standing};
+use linkspan::export_v1::proto::{CapabilitiesRequest, Descriptor, Negotiated, Standing};
 use tonic::{Code, Status};
 
 use crate::common::until;

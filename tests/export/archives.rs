@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use linkspan::door::export_api::proto::{ExportState, Exporter, OpenRequest, ReadOutputRequest, Reason, Target};
+use linkspan::export_v1::proto::{ExportState, Exporter, OpenRequest, ReadOutputRequest, Reason, Target};
 use tonic::Code;
 
 use crate::fixture::{Image, Layer};
@@ -169,7 +169,7 @@ async fn what_cannot_be_archived_is_refused_by_name() {
         client
             .exports
             .clone()
-            .abort(linkspan::door::export_api::proto::AbortRequest { export_id: export.clone() })
+            .abort(linkspan::export_v1::proto::AbortRequest { export_id: export.clone() })
             .await
             .unwrap();
         rig.until_released();

@@ -1,7 +1,7 @@
 //! What is refused, and that it changes nothing.
 
 use bytes::Bytes;
-use linkspan::door::export_api::proto::{Exporter, OpenRequest, Reason, Standing};
+use linkspan::export_v1::proto::{Exporter, OpenRequest, Reason, Standing};
 use tonic::Code;
 use tonic_types::StatusExt;
 

@@ -6,7 +6,7 @@ use containerd_client::services::v1::{
     StatusRequest, WriteAction, WriteContentRequest,
 };
 use futures_util::stream;
-use linkspan::door::export_api::proto::Standing;
+use linkspan::export_v1::proto::Standing;
 use linkspan::image::Digest;
 use tonic::Code;
 

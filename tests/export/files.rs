@@ -3,7 +3,7 @@
 use std::fs;
 
 use bytes::Bytes;
-use linkspan::door::export_api::proto::{ExportState, Exporter, OpenRequest, Reason};
+use linkspan::export_v1::proto::{ExportState, Exporter, OpenRequest, Reason};
 use linkspan::image::Digest;
 
 use crate::archives::{open, read};

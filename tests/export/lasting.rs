@@ -2,7 +2,7 @@
 
 use containerd_client::services::v1::{DeleteContentRequest, WriteAction, WriteContentRequest};
 use futures_util::stream;
-use linkspan::door::export_api::proto::{CommitRequest, ExportState, GetRequest, OpenRequest, Standing};
+use linkspan::export_v1::proto::{CommitRequest, ExportState, GetRequest, OpenRequest, Standing};
 
 use crate::common::until;
 use crate::fixture::{Image, Layer};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use linkspan::door::export_api::proto::{AbortRequest, ExportState, GetRequest, OpenRequest, Reason, Standing};
+use linkspan::export_v1::proto::{AbortRequest, ExportState, GetRequest, OpenRequest, Reason, Standing};
 use serde_json::Value;
 
 use crate::fixture::{Image, Layer};

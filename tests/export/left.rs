@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use linkspan::door::export_api::proto::commit_response::Event;
-use linkspan::door::export_api::proto::{
+use linkspan::export_v1::proto::commit_response::Event;
+use linkspan::export_v1::proto::{
     CapabilitiesRequest, CommitRequest, CommitResults, ExportState, ExporterResult, OpenRequest, Reason,
 };
 use tonic::Code;

@@ -1,7 +1,7 @@
 //! Names that are not allowed, for every door.
 
-use linkspan::door::export_api::proto::references_client::ReferencesClient;
-use linkspan::door::export_api::proto::{
+use linkspan::export_v1::proto::references_client::ReferencesClient;
+use linkspan::export_v1::proto::{
     CapabilitiesRequest, OpenRequest, PushBegin, PushRequest, Reason, ResolveRequest, push_request,
 };
 use linkspan::image::Digest;

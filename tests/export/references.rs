@@ -1,10 +1,10 @@
 //! Resolve, Inspect, List, Fetch and Push: what `docker buildx imagetools` does, without a registry of the client's.
 
 use futures_util::stream;
-use linkspan::door::export_api::proto::precondition::Condition;
-use linkspan::door::export_api::proto::push_request::Message;
-use linkspan::door::export_api::proto::references_client::ReferencesClient;
-use linkspan::door::export_api::proto::{
+use linkspan::export_v1::proto::precondition::Condition;
+use linkspan::export_v1::proto::push_request::Message;
+use linkspan::export_v1::proto::references_client::ReferencesClient;
+use linkspan::export_v1::proto::{
     Descriptor, FetchRequest, InspectRequest, InspectResponse, ListReferencesRequest, Platform, Precondition,
     PushBegin, PushPart, PushRequest, PushResponse, Reference, ResolveDepth, ResolveRequest, ResolveResponse,
 };

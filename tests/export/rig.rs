@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
 use futures_util::stream;
-use linkspan::door::export_api::proto::commit_response::Event;
-use linkspan::door::export_api::proto::exports_client::ExportsClient;
-use linkspan::door::export_api::proto::{
+use linkspan::export_v1::proto::commit_response::Event;
+use linkspan::export_v1::proto::exports_client::ExportsClient;
+use linkspan::export_v1::proto::{
     CommitRequest, CommitResults, Descriptor, Exporter, ExporterResult, NegotiateRequest, Negotiated, OpenRequest,
     Standing, Target,
 };

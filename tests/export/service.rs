@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use linkspan::door::export_api::proto::{AbortRequest, CapabilitiesRequest, OpenRequest};
+use linkspan::export_v1::proto::{AbortRequest, CapabilitiesRequest, OpenRequest};
 use prost::Message as _;
 use tokio::net::UnixStream;
 use tonic::{Code, Request};

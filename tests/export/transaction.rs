@@ -1,6 +1,6 @@
 //! From Open to Commit.
 
-use linkspan::door::export_api::proto::{
+use linkspan::export_v1::proto::{
     AbortRequest, CapabilitiesRequest, ExportState, GetRequest, ListRequest, OpenRequest, Reason, RenewRequest,
     Standing,
 };

@@ -1,4 +1,4 @@
-//! The Rust code and the descriptors in `src/door/export_api/gen`: committed, so that nobody who builds needs protoc.
+//! The Rust code and the descriptors in `src/export_v1/gen`: committed, so that nobody who builds needs protoc.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const CONTENT: &str = "github.com/containerd/containerd/api/services/content/v1/
 #[test]
 fn the_generated_code_is_that_of_the_definition() {
     let out = tempfile::tempdir().unwrap();
-    let gen_folder = root().join("src/door/export_api/gen");
+    let gen_folder = root().join("src/export_v1/gen");
     let own = compiled();
     tonic_prost_build::configure()
         .out_dir(out.path())
@@ -34,7 +34,7 @@ fn the_generated_code_is_that_of_the_definition() {
         // But for the one that carries the bytes of blobs, which need not be copied out of it.
         .extern_path(
             ".containerd.services.content.v1.WriteContentRequest",
-            "crate::door::export_api::proto::WriteContentRequest",
+            "crate::export_v1::proto::WriteContentRequest",
         )
         .compile_fds(content.clone())
         .unwrap();

@@ -14,7 +14,7 @@ use crate::output::Output as _;
 use crate::output::archive::{Archive, Flavour, Saved};
 use crate::registry::{Pushed, Registry};
 use crate::source::archive::Form;
-use crate::source::{Source, SourceError, read_graph};
+use crate::source::{OnMissing, Source, SourceError, read_graph};
 
 /// What is copied, and how that is shown.
 pub(super) struct Copying<'a> {
@@ -37,7 +37,10 @@ impl Copying<'_> {
         let found = self.find.found(form, true, held).await?;
         let graph = match &found.taken.graph {
             Some(graph) => graph.clone(),
-            None => read_graph(&*found.source, found.taken.root.clone(), Limits::default()).await?,
+            None => {
+                let root = found.taken.root.clone();
+                read_graph(&*found.source, root, Limits::default(), OnMissing::Stop).await?
+            }
         };
         let (names, outcome) = match self.to {
             Place::Registry(name) => self.push(name, &graph, &found).await,

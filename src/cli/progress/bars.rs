@@ -68,8 +68,8 @@ struct Together {
 }
 
 impl Together {
-    fn set(&mut self, digest: Digest, current: u64) {
-        let before = self.sent.insert(digest, current).unwrap_or(0);
+    fn set(&mut self, digest: &Digest, current: u64) {
+        let before = self.sent.insert(digest.clone(), current).unwrap_or(0);
         self.bytes = self.bytes.saturating_sub(before).saturating_add(current);
         self.bar.set_position(self.bytes);
     }
@@ -84,7 +84,7 @@ impl Together {
 }
 
 impl Bars {
-    pub(super) fn show(&mut self, event: Event) {
+    pub(super) fn show(&mut self, event: &Event) {
         match event {
             Event::Planned { missing, .. } if missing.len() > MOST_BARS => {
                 let total = missing.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
@@ -93,31 +93,31 @@ impl Bars {
                 self.together = Some(Together { bar, sent, bytes: 0, stored: 0, count, unpacking });
             }
             Event::Sent { digest, current, total } => match &mut self.together {
-                Some(together) => together.set(digest, current),
-                None => self.bar(&digest, total).set_position(current),
+                Some(together) => together.set(digest, *current),
+                None => self.bar(digest, *total).set_position(*current),
             },
             Event::Stored { digest } => {
                 if let Some(together) = &mut self.together {
                     together.stored += 1;
                     together.say();
-                } else if let Some(bar) = self.bars.get(&digest) {
+                } else if let Some(bar) = self.bars.get(digest) {
                     bar.set_position(bar.length().unwrap_or(0));
                     bar.set_message("sent");
                 }
             }
             Event::Unpacking { digest } => match &mut self.together {
                 Some(together) => {
-                    together.unpacking.insert(digest);
+                    together.unpacking.insert(digest.clone());
                     together.say();
                 }
-                None => self.say(&digest, "unpacking"),
+                None => self.say(digest, "unpacking"),
             },
             Event::Unpacked { digest } => match &mut self.together {
                 Some(together) => {
-                    together.unpacking.remove(&digest);
+                    together.unpacking.remove(digest);
                     together.say();
                 }
-                None => self.say(&digest, "unpacked"),
+                None => self.say(digest, "unpacked"),
             },
             Event::Note(note) => {
                 let _ = self.all.println(note);

@@ -310,7 +310,7 @@ ok    buildx      builder fast (docker-container) goes through the docker door:
                   its loads are direct exports
 slow  buildx      builder slow (docker-container) goes to unix:///d.sock, past
                   Linkspan: every load sends the whole image
-                  to mend it:
+                  hint:
                     linkspan setup buildx slow --docker-listen unix:///l.sock
 
 A direct export can work. Use it with:

@@ -73,7 +73,7 @@ pub(super) fn refusal(exporters: &[Exporter]) -> Option<Status> {
     if !unknown.is_empty() {
         let known = KNOWN.join(", ");
         wrong.push(format!(
-            "it does not know {}; to mend it: use {known}, or annotation….KEY as for an image",
+            "it does not know {}; hint: use {known}, or annotation….KEY as for an image",
             unknown.join(", ")
         ));
     }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn what_it_cannot_do_is_refused_with_what_can() {
         for (key, value, expected) in [
-            ("nam", "x", "know `nam`; to mend it: use attestation-inline, "),
+            ("nam", "x", "know `nam`; hint: use attestation-inline, "),
             ("annotation", "x", "know `annotation`;"),
             ("annotationx.y", "x", "know `annotationx.y`;"),
             ("push", "true", "`--push`"),

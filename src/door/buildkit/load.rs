@@ -27,7 +27,7 @@ use crate::source::{SourceError, read_document};
 const REPETITIONS: usize = 3;
 
 /// What is said of an explicit export without a name. buildx gives its tags only to outputs that it knows.
-const NAMELESS: &str = "linkspan: the image gets no name, for `-t` does not reach `type=linkspan`; to mend it: \
+const NAMELESS: &str = "linkspan: the image gets no name, for `-t` does not reach `type=linkspan`; hint: \
                         `-o type=linkspan,name=NAME`, or `--load -t NAME`";
 
 /// One build whose image goes to the engine.
@@ -326,7 +326,7 @@ impl From<Status> for Failure {
 fn failure(error: &ExportError) -> Status {
     match (error, hint(error)) {
         (ExportError::Cancelled, _) => Status::cancelled(error.to_string()),
-        (_, Some(hint)) => Status::unknown(format!("linkspan: {error}; to mend it: {hint}")),
+        (_, Some(hint)) => Status::unknown(format!("linkspan: {error}; hint: {hint}")),
         (_, None) => Status::unknown(format!("linkspan: {error}")),
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn in_full(exporter: &Exporter, said: &Said) -> Result<Vec<Reference>
         let how = if exporter.kind == EXPLICIT_TYPE { "-o type=linkspan,name=NAME" } else { "-t NAME" };
         return Err(Status::unknown(format!(
             "failed to parse *: linkspan: `name=*` stands for the name that the frontend chooses, and this one chose none; \
-             to mend it: name the image with `{how}`"
+             hint: name the image with `{how}`"
         )));
     }
     if asked.is_empty() {

@@ -107,13 +107,13 @@ pub(super) fn remark(build: &Build, text: &str) {
 }
 
 impl Inner {
-    fn event(&self, event: Event) {
+    fn event(&self, event: &Event) {
         match event {
-            Event::Sent { digest, current, total } => self.blob(digest.to_string(), current, total, false),
+            Event::Sent { digest, current, total } => self.blob(digest.to_string(), *current, *total, false),
             Event::Stored { digest } => self.blob(digest.to_string(), 0, 0, true),
             Event::Unpacking { digest } => self.blob(format!("extracting {digest}"), 0, 0, false),
             Event::Unpacked { digest } => self.blob(format!("extracting {digest}"), 0, 0, true),
-            Event::Note(text) => self.line(&text),
+            Event::Note(text) => self.line(text),
             Event::State(_) | Event::Planned { .. } => {}
         }
     }

@@ -149,12 +149,12 @@ impl Route {
     fn why_not(&self) -> &'static str {
         match self.exports_directly.get() {
             Some(false) => {
-                "it is older than BuildKit 0.11 and cannot export directly; to mend it: update the builder, or use \
+                "it is older than BuildKit 0.11 and cannot export directly; hint: update the builder, or use \
                  `--load`, which sends a tarball"
             }
-            Some(true) => "the request has a form that Linkspan does not know; to mend it: use `--load`",
+            Some(true) => "the request has a form that Linkspan does not know; hint: use `--load`",
             None => {
-                "it did not say what it can do when it was asked; to mend it: build again, or use `--load`; Linkspan's \
+                "it did not say what it can do when it was asked; hint: build again, or use `--load`; Linkspan's \
                  log has the reason"
             }
         }

@@ -1,11 +1,11 @@
 //! What this server can do.
 
-use super::convert::{duration_message, platform_message};
 use super::exporters;
-use super::limits;
-use super::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Sharing};
 use crate::engine::Storage;
 use crate::export::Exports;
+use crate::export_v1::convert::{duration_message, platform_message};
+use crate::export_v1::limits;
+use crate::export_v1::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Sharing};
 use crate::image::{Limits, Platform};
 use crate::output::folder::Folders;
 
@@ -49,7 +49,10 @@ pub(super) fn capabilities(exports: &Exports, folders: &Folders) -> Capabilities
         }),
         features: features(exports, folders),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
-        names: Some(NamePolicy { allowed: exports.policy().allowed.clone(), may_move: exports.policy().may_move }),
+        names: Some(NamePolicy {
+            allowed: exports.policy().allowed.clone(),
+            may_move: exports.policy().allow_tag_move,
+        }),
     }
 }
 

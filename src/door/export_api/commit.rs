@@ -1,23 +1,26 @@
 //! Commit: each exporter by itself, to its end, whoever watches.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 use tonic::Code;
 
+use super::errors::other_image;
 use super::exporters::{self, Job};
-use super::limits::NAMES;
-use super::proto::{self, CommitResults, ExportState, ExporterResult, Progress, ProgressKind, Reason, Target};
-use super::refusal::{Refusal, other_image};
 use super::session::Session;
 use super::sessions::Sessions;
-use super::{convert, record, sessions};
+use super::{record, sessions};
 use crate::engine::Engine;
-use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference, Walk};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert;
+use crate::export_v1::limits::NAMES;
+use crate::export_v1::proto::{
+    self, CommitResults, ExportState, ExporterResult, Progress, ProgressKind, Reason, Target,
+};
+use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
 use crate::progress::{Event, Events, State};
-use crate::source::{SourceError, read_document};
+use crate::source::{Chunks, OnMissing, ReadGraphError, Source, SourceError, read_graph};
 
 /// How many steps wait for a client that reads slowly; older ones are dropped.
 const BACKLOG: usize = 256;
@@ -62,7 +65,7 @@ pub(super) fn commit(
     sessions: &Arc<Sessions>,
     session: &Arc<Session>,
     request: proto::CommitRequest,
-) -> Result<Watching, Refusal> {
+) -> Result<Watching, ApiError> {
     let checked = check(sessions, session, &request.targets)?;
     let running = {
         let mut stage = session.stage();
@@ -76,7 +79,7 @@ pub(super) fn commit(
             ExportState::Committing => {
                 return match &stage.running {
                     Some(running) if running.targets == request.targets => Ok(running.watch()),
-                    _ => Err(Refusal::new(
+                    _ => Err(ApiError::new(
                         Code::FailedPrecondition,
                         Reason::CommitRunning,
                         "a Commit with other targets runs; wait for its end",
@@ -87,13 +90,13 @@ pub(super) fn commit(
             ExportState::Committed => {
                 drop(stage);
                 session.check_alive()?;
-                return Err(Refusal::field("targets", "none is given; expected at least one"));
+                return Err(ApiError::field("targets", "none is given; expected at least one"));
             }
             ExportState::Open => stage.state = ExportState::Committing,
             ExportState::Unspecified | ExportState::Aborted | ExportState::Expired => {
                 drop(stage);
                 session.check_alive()?;
-                return Err(Refusal::field("export_id", "the export has ended"));
+                return Err(ApiError::field("export_id", "the export has ended"));
             }
         }
         let running = Arc::new(Running {
@@ -110,7 +113,7 @@ pub(super) fn commit(
 }
 
 /// Everything that is wrong with the targets.
-fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<Vec<Checked>, Refusal> {
+fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<Vec<Checked>, ApiError> {
     let (mut checked, mut wrong) = (Vec::new(), Vec::new());
     if targets.is_empty() {
         wrong.push(("targets".to_owned(), "none is given; expected at least one".to_owned()));
@@ -168,7 +171,7 @@ fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<V
             checked.push(Checked { target: target.clone(), exporter: exporter.clone(), root, names });
         }
     }
-    if wrong.is_empty() { Ok(checked) } else { Err(Refusal::fields(wrong)) }
+    if wrong.is_empty() { Ok(checked) } else { Err(ApiError::fields(wrong)) }
 }
 
 /// Runs one exporter after the other.
@@ -229,7 +232,7 @@ async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Runnin
     running.done.send_replace(Some(CommitResults { results, state: state.into() }));
 }
 
-fn result(exporter: &record::Exporter, outcome: Result<(Descriptor, exporters::Success), Refusal>) -> ExporterResult {
+fn result(exporter: &record::Exporter, outcome: Result<(Descriptor, exporters::Success), ApiError>) -> ExporterResult {
     let (id, kind) = (exporter.id.clone(), exporter.kind.clone());
     match outcome {
         Ok((root, success)) => ExporterResult {
@@ -251,12 +254,12 @@ async fn one(
     session: &Session,
     running: &Arc<Running>,
     checked: &Checked,
-) -> Result<(Descriptor, exporters::Success), Refusal> {
+) -> Result<(Descriptor, exporters::Success), ApiError> {
     let exports = &sessions.exports;
     let engine: &dyn Engine = &**exports.engine();
     let Some(exporter) = exporters::find(&checked.exporter.kind, engine.identity()) else {
         let what = format!("the type `{}` is no longer offered here", checked.exporter.kind);
-        return Err(Refusal::new(Code::InvalidArgument, Reason::UnknownExporterType, what));
+        return Err(ApiError::new(Code::InvalidArgument, Reason::UnknownExporterType, what));
     };
     exports.policy().check(&checked.names)?;
     let graph = graph(session, &checked.root).await?;
@@ -283,29 +286,48 @@ async fn one(
 }
 
 /// Reads the image of `root` out of the scope. All that is missing is named, as far as the documents that are there tell.
-async fn graph(session: &Session, root: &Descriptor) -> Result<Graph, Refusal> {
-    let mut walk = Walk::new(root.clone(), Limits::default())?;
-    let whose = root.digest.to_string();
-    let there = |digest: &Digest| session.scope().get(digest).is_some();
-    let (mut missing, mut tried) = (Vec::new(), HashSet::new());
-    while let Some(wanted) = walk.wanted().iter().find(|wanted| !tried.contains(&wanted.digest)).cloned() {
-        tried.insert(wanted.digest.clone());
-        if !there(&wanted.digest) {
-            missing.push(wanted.digest);
-            continue;
-        }
-        match read_document(&*session.images, &wanted).await {
-            Err(SourceError::NotFound { .. }) => missing.push(wanted.digest),
-            bytes => walk.supply(&wanted.digest, bytes?)?,
-        }
+async fn graph(session: &Session, root: &Descriptor) -> Result<Graph, ApiError> {
+    let source = ScopedSource(session);
+    let (mut missing, read) = match read_graph(&source, root.clone(), Limits::default(), OnMissing::Collect).await {
+        Ok(graph) => (Vec::new(), Ok(graph)),
+        Err(ReadGraphError::Missing { documents, leaves, .. }) => (documents, Err(leaves)),
+        Err(error) => return Err(error.into()),
+    };
+    let leaves: Vec<_> = match &read {
+        Ok(graph) => graph.leaves().iter().map(|leaf| (leaf.digest.clone(), leaf.kind())).collect(),
+        Err(leaves) => leaves.clone(),
+    };
+    let is_absent = |(digest, kind): &(Digest, Kind)| *kind != Kind::ForeignLayer && !source.holds(digest);
+    missing.extend(leaves.into_iter().filter(is_absent).map(|(digest, _)| digest));
+    missing.sort_unstable();
+    match read {
+        Ok(graph) if missing.is_empty() => Ok(graph),
+        _ => Err(ApiError::missing(&missing, root.digest.as_str())),
     }
-    let absent = walk.leaves().filter(|(digest, kind)| *kind != Kind::ForeignLayer && !there(digest));
-    missing.extend(absent.map(|(digest, _)| digest.clone()));
-    if missing.is_empty() {
-        return Ok(walk.finish()?);
+}
+
+/// The engine's blobs, as far as they are in the scope of an export.
+#[derive(Debug)]
+struct ScopedSource<'a>(&'a Session);
+
+impl ScopedSource<'_> {
+    fn holds(&self, digest: &Digest) -> bool {
+        self.0.scope().get(digest).is_some()
     }
-    missing.sort_by(|one, other| one.as_str().cmp(other.as_str()));
-    Err(Refusal::missing(&missing, &whose))
+}
+
+impl Source for ScopedSource<'_> {
+    fn name(&self) -> &str {
+        self.0.images.name()
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        if self.holds(&blob.digest) {
+            return self.0.images.open(blob, offset);
+        }
+        let (name, digest) = (self.name().to_owned(), blob.digest.clone());
+        Box::pin(async { Err(SourceError::NotFound { name, digest }) })
+    }
 }
 
 impl Running {
@@ -322,7 +344,7 @@ impl Running {
             let mut progress = Progress { exporter_id: id.clone(), ..Progress::default() };
             let kind = match event {
                 Event::Planned { present, .. } => {
-                    progress.current = i64::try_from(present).unwrap_or(0);
+                    progress.current = i64::try_from(*present).unwrap_or(0);
                     progress.total = progress.current;
                     ProgressKind::Planned
                 }
@@ -337,7 +359,7 @@ impl Running {
                 Event::State(State::Ready) => ProgressKind::Ready,
                 Event::State(State::Committed) => ProgressKind::Committed,
                 Event::Note(note) => {
-                    progress.note = note;
+                    progress.note.clone_from(note);
                     ProgressKind::Note
                 }
                 _ => return,
@@ -349,7 +371,7 @@ impl Running {
 }
 
 /// Gives an export up.
-pub(super) async fn abort(session: &Session) -> Result<(), Refusal> {
+pub(super) async fn abort(session: &Session) -> Result<(), ApiError> {
     if session.stage().state != ExportState::Aborted {
         session.check_alive()?;
     }

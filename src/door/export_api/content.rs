@@ -13,16 +13,16 @@ use containerd_client::services::v1::{
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::convert::{digest, timestamp};
 use super::filter::Filters;
-use super::proto::content_server::Content;
-use super::proto::{ExportState, Reason, WriteContentRequest};
-use super::refusal::Refusal;
 use super::scope::{Blob, not_found};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::write;
 use crate::engine::uploads::UploadStatus;
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::{digest, timestamp};
+use crate::export_v1::proto::content_server::Content;
+use crate::export_v1::proto::{ExportState, Reason, WriteContentRequest};
 use crate::image::{Descriptor, Digest};
 
 /// The metadata that names the export.
@@ -42,9 +42,9 @@ impl Blobs {
         let given = request.metadata().get(EXPORT).map(|id| id.to_str().unwrap_or_default());
         let Some(id) = given.filter(|id| !id.is_empty()) else {
             let message = format!("the call names no export; say which in the metadata `{EXPORT}`");
-            return Err(Refusal::new(Code::FailedPrecondition, Reason::ExportRequired, message).into());
+            return Err(ApiError::new(Code::FailedPrecondition, Reason::ExportRequired, message).into());
         };
-        let found = self.0.find(id).map_err(|refusal| Refusal { code: Code::FailedPrecondition, ..refusal })?;
+        let found = self.0.find(id).map_err(|refusal| ApiError { code: Code::FailedPrecondition, ..refusal })?;
         found.check_alive()?;
         Ok(found)
     }
@@ -88,7 +88,7 @@ impl Content for Blobs {
     async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<UpdateResponse>, Status> {
         let session = self.session(&request)?;
         let UpdateRequest { info: given, update_mask } = request.into_inner();
-        let given = given.ok_or_else(|| Refusal::field("info", "not given"))?;
+        let given = given.ok_or_else(|| ApiError::field("info", "not given"))?;
         let digest = digest("info.digest", &given.digest)?;
         let paths = update_mask.map(|mask| mask.paths).unwrap_or_default();
         let blob = session.scope().update(&digest, given.labels.into_iter().collect(), &paths)?;
@@ -124,12 +124,12 @@ impl Content for Blobs {
         let _deleting = session.deleting.read().await;
         if session.stage().state == ExportState::Committing {
             let message = "a Commit runs, which needs what the export holds; delete after its end, or abort the export";
-            return Err(Refusal::new(Code::FailedPrecondition, Reason::CommitRunning, message).into());
+            return Err(ApiError::new(Code::FailedPrecondition, Reason::CommitRunning, message).into());
         }
         if session.scope().get(&digest).is_none() {
             return Err(not_found(&digest));
         }
-        session.uploads().map_err(Refusal::from)?.unpin(&digest).await.map_err(Refusal::from)?;
+        session.uploads().map_err(ApiError::from)?.unpin(&digest).await.map_err(ApiError::from)?;
         session.scope().remove(&digest);
         Ok(Response::new(()))
     }
@@ -151,11 +151,11 @@ impl Content for Blobs {
             return Ok(Response::new(Box::pin(stream::empty())));
         }
         let blob = Descriptor::new("", digest, total);
-        let chunks = session.images.open(&blob, offset).await.map_err(Refusal::from)?;
+        let chunks = session.images.open(&blob, offset).await.map_err(ApiError::from)?;
         let parts = chunks.scan((offset, size), |(at, left), chunk| {
             let next = match chunk {
                 _ if *left == 0 => None,
-                Err(error) => Some(Err(Refusal::from(error).into())),
+                Err(error) => Some(Err(ApiError::from(error).into())),
                 Ok(chunk) => {
                     let chunk = part(chunk, *left);
                     let message =
@@ -173,7 +173,7 @@ impl Content for Blobs {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let session = self.session(&request)?;
         let name = &request.get_ref().r#ref;
-        let status = session.uploads().map_err(Refusal::from)?.status(name).await.map_err(Refusal::from)?;
+        let status = session.uploads().map_err(ApiError::from)?.status(name).await.map_err(ApiError::from)?;
         let status = status.ok_or_else(|| Status::not_found(format!("ref {name}: not found in this export")))?;
         Ok(Response::new(StatusResponse { status: Some(ingest(&session, &status)) }))
     }
@@ -184,7 +184,7 @@ impl Content for Blobs {
     ) -> Result<Response<ListStatusesResponse>, Status> {
         let session = self.session(&request)?;
         let filters = Filters::parse(&request.get_ref().filters)?;
-        let all = session.uploads().map_err(Refusal::from)?.statuses().await.map_err(Refusal::from)?;
+        let all = session.uploads().map_err(ApiError::from)?.statuses().await.map_err(ApiError::from)?;
         let named = |status: &&UploadStatus| filters.hold(|field| (field == "ref").then(|| status.name.clone()));
         let statuses = all.iter().filter(named).map(|status| ingest(&session, status)).collect();
         Ok(Response::new(ListStatusesResponse { statuses }))
@@ -203,11 +203,11 @@ impl Content for Blobs {
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {
         let session = self.session(&request)?;
         let name = &request.get_ref().r#ref;
-        let uploads = session.uploads().map_err(Refusal::from)?;
-        if uploads.status(name).await.map_err(Refusal::from)?.is_none() {
+        let uploads = session.uploads().map_err(ApiError::from)?;
+        if uploads.status(name).await.map_err(ApiError::from)?.is_none() {
             return Err(Status::not_found(format!("ref {name}: not found in this export")));
         }
-        uploads.abort(name).await.map_err(Refusal::from)?;
+        uploads.abort(name).await.map_err(ApiError::from)?;
         session.scope().forget_times(name);
         Ok(Response::new(()))
     }

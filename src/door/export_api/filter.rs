@@ -3,7 +3,7 @@
 
 use tonic::Status;
 
-use super::refusal::Refusal;
+use crate::export_v1::ApiError;
 
 /// Far more than anybody writes.
 const BYTES: usize = 16 << 10;
@@ -28,10 +28,10 @@ enum Condition {
 impl Filters {
     pub(super) fn parse(texts: &[String]) -> Result<Self, Status> {
         if texts.iter().map(String::len).sum::<usize>() > BYTES {
-            return Err(Refusal::field("filters", format!("longer than {BYTES} bytes")).into());
+            return Err(ApiError::field("filters", format!("longer than {BYTES} bytes")).into());
         }
         let parse = |text: &String| {
-            let refuse = |what| Status::from(Refusal::field("filters", format!("`{text}`: {what}")));
+            let refuse = |what| Status::from(ApiError::field("filters", format!("`{text}`: {what}")));
             Parser(text).all().map_err(refuse)
         };
         Ok(Self(texts.iter().map(parse).collect::<Result<_, _>>()?))

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Code;
 
-use super::convert::descriptor;
-use super::limits::NEGOTIATE_DESCRIPTORS;
-use super::proto::{self, Negotiated, Standing};
-use super::refusal::Refusal;
 use super::scope::Labels;
 use super::session::Session;
 use crate::engine::EngineError;
-use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Walk};
-use crate::source::{SourceError, read_document};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::descriptor;
+use crate::export_v1::limits::NEGOTIATE_DESCRIPTORS;
+use crate::export_v1::proto::{self, Negotiated, Standing};
+use crate::image::{Descriptor, Digest, DocumentError, Graph, GraphError, Kind, Limits};
+use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
 
 /// How many look-ups are under way at once.
 const LOOKUPS: usize = 64;
 
 /// Answers one message.
-pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor]) -> Result<Vec<Negotiated>, Refusal> {
+pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor]) -> Result<Vec<Negotiated>, ApiError> {
     let blobs = parse(messages)?;
     let unknown = |blob: &&Descriptor| session.scope().get(&blob.digest).is_none();
     let candidates: Vec<_> = present(session, blobs.iter().filter(unknown)).await?;
@@ -53,10 +53,10 @@ pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor])
     Ok(blobs.iter().map(answer).collect())
 }
 
-fn parse(messages: &[proto::Descriptor]) -> Result<Vec<Descriptor>, Refusal> {
+fn parse(messages: &[proto::Descriptor]) -> Result<Vec<Descriptor>, ApiError> {
     if messages.len() > NEGOTIATE_DESCRIPTORS {
         let message = format!("{} descriptors in one message; at most {NEGOTIATE_DESCRIPTORS}", messages.len());
-        return Err(Refusal::limit(Code::InvalidArgument, "negotiate_descriptors", NEGOTIATE_DESCRIPTORS, message));
+        return Err(ApiError::limit(Code::InvalidArgument, "negotiate_descriptors", NEGOTIATE_DESCRIPTORS, message));
     }
     let (mut blobs, mut wrong) = (Vec::with_capacity(messages.len()), Vec::new());
     for (at, message) in messages.iter().enumerate() {
@@ -65,7 +65,7 @@ fn parse(messages: &[proto::Descriptor]) -> Result<Vec<Descriptor>, Refusal> {
             Err(violations) => wrong.extend(violations),
         }
     }
-    if wrong.is_empty() { Ok(blobs) } else { Err(Refusal::fields(wrong)) }
+    if wrong.is_empty() { Ok(blobs) } else { Err(ApiError::fields(wrong)) }
 }
 
 /// Those of `blobs` that the engine holds, each once. One that has another size there is as good as none: what is
@@ -73,7 +73,7 @@ fn parse(messages: &[proto::Descriptor]) -> Result<Vec<Descriptor>, Refusal> {
 async fn present<'a>(
     session: &Session,
     blobs: impl Iterator<Item = &'a Descriptor>,
-) -> Result<Vec<Descriptor>, Refusal> {
+) -> Result<Vec<Descriptor>, ApiError> {
     let mut seen = HashSet::new();
     let lookups: Vec<_> = blobs
         .filter(|blob| seen.insert(blob.digest.clone()))
@@ -92,7 +92,7 @@ async fn present<'a>(
 /// Holds `blobs`, and takes those into the scope that are there then. What a document names is held by it, so that the
 /// number of writes does not grow with the image; the rest is held one by one. Documents that are not what their
 /// digests say are left out: they are to be sent again.
-async fn hold(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), Refusal> {
+async fn hold(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), ApiError> {
     let mut damaged = HashSet::new();
     let mut roots: Vec<_> = blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)).collect();
     // Indexes first: most manifests are then held already.
@@ -116,7 +116,7 @@ async fn hold(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), Refus
     take_in(session, there.map(|(blob, _)| blob.clone()))
 }
 
-fn take_in(session: &Session, blobs: impl Iterator<Item = Descriptor>) -> Result<(), Refusal> {
+fn take_in(session: &Session, blobs: impl Iterator<Item = Descriptor>) -> Result<(), ApiError> {
     let mut scope = session.scope();
     for blob in blobs {
         scope.add(blob.digest, blob.size, Labels::new())?;
@@ -124,29 +124,22 @@ fn take_in(session: &Session, blobs: impl Iterator<Item = Descriptor>) -> Result
     Ok(())
 }
 
-/// The image of `root`, if the engine holds all its documents and they are in order. Those that cannot be read as what
-/// they are to be are added to `damaged`.
+/// The image of `root`, if the engine holds all its documents and they are in order. One that cannot be read as what it is
+/// to be is added to `damaged`.
 async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Digest>) -> Option<Arc<Graph>> {
-    let mut walk = Walk::new(root.clone(), Limits::default()).ok()?;
-    while let Some(wanted) = walk.wanted().first().cloned() {
-        let bytes = match read_document(&*session.images, &wanted).await {
-            Ok(bytes) => bytes,
-            Err(SourceError::NotFound { .. }) => return None,
-            Err(error) => {
-                tracing::warn!(export = session.id, %error, "a document of the engine cannot be read");
-                damaged.insert(wanted.digest);
-                return None;
-            }
-        };
-        if !wanted.digest.verify(&bytes) {
-            tracing::warn!(export = session.id, digest = %wanted.digest, "a document of the engine is damaged");
-            damaged.insert(wanted.digest);
-            return None;
-        }
-        // What the engine holds may be anything; it is pinned as it is, and Commit says what is wrong with it.
-        walk.supply(&wanted.digest, bytes).ok()?;
-    }
-    walk.finish().ok().map(Arc::new)
+    let error = match read_graph(&*session.images, root.clone(), Limits::default(), OnMissing::Stop).await {
+        Ok(graph) => return Some(Arc::new(graph)),
+        Err(error) => error,
+    };
+    // What else the engine holds may be anything; it is pinned as it is, and Commit says what is wrong with it.
+    let digest = match &error {
+        ReadGraphError::Source(SourceError::Read { digest, .. } | SourceError::Length { digest, .. }) => digest,
+        ReadGraphError::Graph(GraphError::Document(DocumentError::DigestMismatch { expected, .. })) => expected,
+        _ => return None,
+    };
+    tracing::warn!(export = session.id, %error, "a document of the engine is damaged");
+    damaged.insert(digest.clone());
+    None
 }
 
 /// Makes out what an export of an earlier process held: what its lease names, and what documents among that name. Of

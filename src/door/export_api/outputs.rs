@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
 
-use super::refusal::Refusal;
+use crate::export_v1::ApiError;
 use crate::output::Output;
 use crate::output::folder::Folders;
 use crate::output::rootfs::Rootfs;
@@ -39,12 +39,12 @@ impl Outputs {
     }
 
     /// Keeps a plan to be read, if there is room for it.
-    pub(super) fn keep(&self, rootfs: Arc<Rootfs>) -> Result<Arc<dyn Output>, Refusal> {
+    pub(super) fn keep(&self, rootfs: Arc<Rootfs>) -> Result<Arc<dyn Output>, ApiError> {
         let needed = u32::try_from(rootfs.memory() / 1024).unwrap_or(ROOM).clamp(1, ROOM);
         let room = self.room.clone().try_acquire_many_owned(needed).map_err(|_| {
             let message = "the plans of file systems that are yet to be read take all the memory that there is for them; \
                            abort an export that is not read any more, or try again later";
-            Refusal::limit(Code::ResourceExhausted, "plan_kib", ROOM, message)
+            ApiError::limit(Code::ResourceExhausted, "plan_kib", ROOM, message)
         })?;
         Ok(Arc::new(Kept { rootfs, _room: room }))
     }

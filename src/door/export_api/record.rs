@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::RECORD_BYTES;
-use super::proto;
-use super::refusal::Refusal;
+use crate::export_v1::ApiError;
+use crate::export_v1::limits::RECORD_BYTES;
+use crate::export_v1::proto;
 use tonic::Code;
 
 /// The request of Open.
@@ -57,14 +57,14 @@ impl Record {
     }
 
     /// The text that the engine keeps.
-    pub(super) fn write(&self) -> Result<String, Refusal> {
-        let text = serde_json::to_string(self).map_err(|error| Refusal::field("labels", error.to_string()))?;
+    pub(super) fn write(&self) -> Result<String, ApiError> {
+        let text = serde_json::to_string(self).map_err(|error| ApiError::field("labels", error.to_string()))?;
         if text.len() > RECORD_BYTES {
             let message = format!(
                 "labels and attributes come to {} bytes; at most {RECORD_BYTES} are kept with an export",
                 text.len()
             );
-            return Err(Refusal::limit(Code::InvalidArgument, "record_bytes", RECORD_BYTES, message));
+            return Err(ApiError::limit(Code::InvalidArgument, "record_bytes", RECORD_BYTES, message));
         }
         Ok(text)
     }

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use tonic::{Code, Status};
 
-use super::limits::{BLOBS, LABEL_BYTES, LABELS};
-use super::refusal::Refusal;
+use crate::export_v1::ApiError;
+use crate::export_v1::limits::{BLOBS, LABEL_BYTES, LABELS};
 use crate::image::Digest;
 
 /// The labels of a blob in this export. The engine never sees them.
@@ -59,13 +59,13 @@ impl Scope {
     }
 
     /// Takes a blob in; one that is there stays as it is.
-    pub(super) fn add(&mut self, digest: Digest, size: u64, labels: Labels) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, digest: Digest, size: u64, labels: Labels) -> Result<(), ApiError> {
         if self.blobs.contains_key(&digest) {
             return Ok(());
         }
         if self.blobs.len() >= BLOBS {
             let message = format!("the export holds {BLOBS} blobs already");
-            return Err(Refusal::limit(Code::ResourceExhausted, "blobs", BLOBS, message));
+            return Err(ApiError::limit(Code::ResourceExhausted, "blobs", BLOBS, message));
         }
         let now = SystemTime::now();
         self.bytes = self.bytes.saturating_add(size);
@@ -94,7 +94,7 @@ impl Scope {
                 None if path == "labels" => labels.clone_from(&given),
                 None => {
                     let what = format!("`{path}` of a blob cannot be changed; expected `labels` or `labels.KEY`");
-                    return Err(Refusal::field("update_mask", what).into());
+                    return Err(ApiError::field("update_mask", what).into());
                 }
             }
         }
@@ -132,14 +132,14 @@ impl Scope {
 }
 
 /// Labels that containerd would take (`pkg/labels/validate.go`), and not too many.
-pub(super) fn check_labels(labels: &Labels) -> Result<(), Refusal> {
+pub(super) fn check_labels(labels: &Labels) -> Result<(), ApiError> {
     if labels.len() > LABELS {
-        return Err(Refusal::field("labels", format!("{} labels; a blob has at most {LABELS}", labels.len())));
+        return Err(ApiError::field("labels", format!("{} labels; a blob has at most {LABELS}", labels.len())));
     }
     match labels.iter().find(|(key, value)| key.len() + value.len() > LABEL_BYTES) {
         Some((key, _)) => {
             let shown: String = key.chars().take(80).collect();
-            Err(Refusal::field("labels", format!("`{shown}` and its value are longer than {LABEL_BYTES} bytes")))
+            Err(ApiError::field("labels", format!("`{shown}` and its value are longer than {LABEL_BYTES} bytes")))
         }
         None => Ok(()),
     }

@@ -14,15 +14,15 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use super::content::Blobs;
-use super::limits::{MESSAGE_BYTES, METADATA_BYTES};
-use super::proto::DESCRIPTORS;
-use super::proto::content_server::ContentServer;
-use super::proto::exports_server::ExportsServer;
-use super::proto::references_server::ReferencesServer;
 use super::references::ReferenceService;
 use super::service::ExportService;
 use super::sessions::Sessions;
 use super::status::Asked;
+use crate::export_v1::limits::{MESSAGE_BYTES, METADATA_BYTES};
+use crate::export_v1::proto::DESCRIPTORS;
+use crate::export_v1::proto::content_server::ContentServer;
+use crate::export_v1::proto::exports_server::ExportsServer;
+use crate::export_v1::proto::references_server::ReferencesServer;
 use crate::proxy::Lenient;
 use crate::status;
 

@@ -11,16 +11,16 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::capabilities::capabilities;
 use super::commit::{self, Watching};
-use super::convert::duration;
-use super::limits::{IDLE, PAGE};
 use super::negotiate::negotiate;
 use super::output;
-use super::proto::commit_response::Event;
-use super::proto::exports_server::Exports as Service;
-use super::proto::*;
-use super::refusal::Refusal;
 use super::session::Session;
 use super::sessions::Sessions;
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::duration;
+use crate::export_v1::limits::{IDLE, PAGE};
+use crate::export_v1::proto::commit_response::Event;
+use crate::export_v1::proto::exports_server::Exports as Service;
+use crate::export_v1::proto::*;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -138,10 +138,12 @@ async fn next(messages: &mut Streaming<NegotiateRequest>) -> Result<Option<Negot
 }
 
 /// The export of a stream: named by its first message, and never another.
-fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> Result<Arc<Session>, Refusal> {
+fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> Result<Arc<Session>, ApiError> {
     match session {
         Some(session) if id.is_empty() || session.id == id => Ok(session.clone()),
-        Some(session) => Err(Refusal::field("export_id", format!("`{id}` in a stream of the export `{}`", session.id))),
+        Some(session) => {
+            Err(ApiError::field("export_id", format!("`{id}` in a stream of the export `{}`", session.id)))
+        }
         None => {
             let found = sessions.find(id)?;
             *session = Some(found.clone());
@@ -172,7 +174,7 @@ async fn pass_on(watching: Watching, answers: mpsc::Sender<Result<CommitResponse
 }
 
 /// The results, once they are there.
-async fn ended(done: &mut watch::Receiver<Option<CommitResults>>) -> Result<CommitResults, Refusal> {
+async fn ended(done: &mut watch::Receiver<Option<CommitResults>>) -> Result<CommitResults, ApiError> {
     let results = done.wait_for(Option::is_some).await.ok().and_then(|results| results.clone());
-    results.ok_or_else(|| Refusal::new(Code::Internal, Reason::EngineRefused, "the commit broke off"))
+    results.ok_or_else(|| ApiError::new(Code::Internal, Reason::EngineRefused, "the commit broke off"))
 }

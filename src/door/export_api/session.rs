@@ -9,15 +9,15 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use super::commit::Running;
-use super::convert::timestamp;
-use super::limits::{DEFAULT_TTL, MAX_LIFETIME, RESULT_RETENTION};
-use super::proto::{self, ExportState, Reason};
 use super::record::Record;
-use super::refusal::Refusal;
 use super::scope::Scope;
 use crate::engine::images::Images;
 use crate::engine::uploads::Uploads;
 use crate::engine::{EngineError, Ingest, Origin};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::timestamp;
+use crate::export_v1::limits::{DEFAULT_TTL, MAX_LIFETIME, RESULT_RETENTION};
+use crate::export_v1::proto::{self, ExportState, Reason};
 use crate::output::Output;
 
 /// One export that was opened.
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// Refuses what cannot be done any more.
-    pub(super) fn check_alive(&self) -> Result<(), Refusal> {
+    pub(super) fn check_alive(&self) -> Result<(), ApiError> {
         let (reason, how) = match self.stage().state {
             ExportState::Committed => (Reason::ExportCommitted, "is committed"),
             ExportState::Aborted => (Reason::ExportAborted, "was aborted"),
@@ -116,11 +116,11 @@ impl Session {
             ExportState::Unspecified | ExportState::Open | ExportState::Committing => return Ok(()),
         };
         let message = format!("the export `{}` {how}; open another one", self.id);
-        Err(Refusal::new(Code::FailedPrecondition, reason, message).with("export", &self.id))
+        Err(ApiError::new(Code::FailedPrecondition, reason, message).with("export", &self.id))
     }
 
     /// Puts off the expiry; it never comes nearer.
-    pub(super) fn renew(&self, ttl: Option<Duration>) -> Result<(), Refusal> {
+    pub(super) fn renew(&self, ttl: Option<Duration>) -> Result<(), ApiError> {
         self.check_alive()?;
         let latest = self.opened + MAX_LIFETIME;
         let wanted = SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);

@@ -7,17 +7,17 @@ use std::time::{Instant, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::convert::duration;
 use super::exporters;
-use super::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS};
 use super::negotiate::take_up;
 use super::outputs::Outputs;
-use super::proto::{ExportState, OpenRequest, Reason};
 use super::record::Record;
-use super::refusal::Refusal;
 use super::session::Session;
 use crate::engine::{Durable, EngineError};
 use crate::export::{Exports, unique_id};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::duration;
+use crate::export_v1::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS};
+use crate::export_v1::proto::{ExportState, OpenRequest, Reason};
 use crate::output::folder::Folders;
 use crate::progress::Events;
 
@@ -47,15 +47,15 @@ impl Sessions {
     }
 
     /// The export `id`, be it ended.
-    pub(super) fn find(&self, id: &str) -> Result<Arc<Session>, Refusal> {
+    pub(super) fn find(&self, id: &str) -> Result<Arc<Session>, ApiError> {
         if id.is_empty() {
             let message = "the call names no export; give the id that Open answered";
-            return Err(Refusal::new(Code::InvalidArgument, Reason::ExportRequired, message));
+            return Err(ApiError::new(Code::InvalidArgument, Reason::ExportRequired, message));
         }
         self.sessions().get(id).cloned().ok_or_else(|| {
             let shown: String = id.chars().take(64).collect();
             let message = format!("there is no export `{shown}`: it was never opened, or ended long ago; open one");
-            Refusal::new(Code::NotFound, Reason::ExportNotFound, message).with("export", shown)
+            ApiError::new(Code::NotFound, Reason::ExportNotFound, message).with("export", shown)
         })
     }
 
@@ -65,7 +65,7 @@ impl Sessions {
     }
 
     /// Opens an export; whether it was there.
-    pub(super) async fn open(&self, request: &OpenRequest) -> Result<(Arc<Session>, bool), Refusal> {
+    pub(super) async fn open(&self, request: &OpenRequest) -> Result<(Arc<Session>, bool), ApiError> {
         self.check(request)?;
         let record = Record::new(request, &self.name);
         let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
@@ -77,7 +77,7 @@ impl Sessions {
         let live = self.sessions().values().filter(|session| session.ended().is_none()).count();
         if live >= OPEN_EXPORTS {
             let message = format!("{live} exports are open; commit or abort one of them");
-            return Err(Refusal::limit(Code::ResourceExhausted, "open_exports", OPEN_EXPORTS, message));
+            return Err(ApiError::limit(Code::ResourceExhausted, "open_exports", OPEN_EXPORTS, message));
         }
         let id = if request.export_id.is_empty() { unique_id() } else { request.export_id.clone() };
         let engine = self.exports.engine();
@@ -90,7 +90,7 @@ impl Sessions {
     }
 
     /// The export that was opened by the same request, if there is one.
-    fn known(&self, request: &OpenRequest, record: &Record) -> Result<Option<Arc<Session>>, Refusal> {
+    fn known(&self, request: &OpenRequest, record: &Record) -> Result<Option<Arc<Session>>, ApiError> {
         let sessions = self.sessions();
         let by_id = sessions.get(&request.export_id);
         let with_key = |session: &&Arc<Session>| session.record.key == request.idempotency_key;
@@ -98,7 +98,7 @@ impl Sessions {
         let conflict = |field: &str, session: &Session| {
             let message =
                 format!("{field} belongs to the export `{}`, which was opened by another request", session.id);
-            Err(Refusal::new(Code::AlreadyExists, Reason::ExportConflict, message).with("export", &session.id))
+            Err(ApiError::new(Code::AlreadyExists, Reason::ExportConflict, message).with("export", &session.id))
         };
         match (by_id, by_key) {
             (Some(session), _) if session.record != *record => conflict("export_id", session),
@@ -111,7 +111,7 @@ impl Sessions {
     }
 
     /// Everything that is wrong with a request.
-    fn check(&self, request: &OpenRequest) -> Result<(), Refusal> {
+    fn check(&self, request: &OpenRequest) -> Result<(), ApiError> {
         let mut wrong = Vec::new();
         if !request.export_id.is_empty() && !is_id(&request.export_id) {
             let what = "expected 1 to 64 characters of [a-z0-9-], beginning with a letter or digit";
@@ -125,11 +125,11 @@ impl Sessions {
         }
         if request.exporters.len() > EXPORTERS {
             let message = format!("{} exporters; an export has at most {EXPORTERS}", request.exporters.len());
-            return Err(Refusal::limit(Code::InvalidArgument, "exporters", EXPORTERS, message));
+            return Err(ApiError::limit(Code::InvalidArgument, "exporters", EXPORTERS, message));
         }
         let (engine, policy) = (self.exports.engine().identity(), self.exports.policy());
         exporters::check(&request.exporters, engine, policy, &self.outputs.folders, &mut wrong)?;
-        if wrong.is_empty() { Ok(()) } else { Err(Refusal::fields(wrong)) }
+        if wrong.is_empty() { Ok(()) } else { Err(ApiError::fields(wrong)) }
     }
 
     /// Finds the exports of an earlier process again, which had the same name. None of them is needed to serve: what cannot
@@ -223,7 +223,7 @@ impl Sessions {
 }
 
 /// Ends an export; fine if it has ended.
-pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), Refusal> {
+pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), ApiError> {
     if !session.end(state) {
         return Ok(());
     }

@@ -14,14 +14,14 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::convert::{digest, timestamp};
-use super::limits::{IDLE, WRITES};
-use super::proto::WriteContentRequest;
-use super::refusal::Refusal;
 use super::scope::{Labels, Times, check_labels};
 use super::session::Session;
 use crate::engine::EngineError;
 use crate::engine::uploads::{Begun, Expected, Upload};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::{digest, timestamp};
+use crate::export_v1::limits::{IDLE, WRITES};
+use crate::export_v1::proto::WriteContentRequest;
 use crate::image::Digest;
 
 /// How many answers wait for a client that sends ahead and reads late.
@@ -56,7 +56,7 @@ impl<'a> Lock<'a> {
         let mut scope = session.scope();
         if scope.writing() >= WRITES {
             let message = format!("{WRITES} writes of this export are under way; wait for one of them");
-            return Err(Refusal::limit(Code::ResourceExhausted, "writes", WRITES, message).into());
+            return Err(ApiError::limit(Code::ResourceExhausted, "writes", WRITES, message).into());
         }
         if !scope.lock(name) {
             return Err(Status::unavailable(format!("ref {name} locked: it is being written")));
@@ -80,7 +80,7 @@ async fn serve(
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
     if first.r#ref.is_empty() {
-        return Err(Refusal::field("ref", "the first message must have a reference").into());
+        return Err(ApiError::field("ref", "the first message must have a reference").into());
     }
     let name = first.r#ref.clone();
     let _lock = Lock::take(session, &name)?;
@@ -143,13 +143,13 @@ struct Writing<'a> {
 impl<'a> Writing<'a> {
     async fn open(session: &'a Session, name: &'a str, first: &WriteContentRequest) -> Result<Self, Status> {
         let expected = parse(first)?;
-        let total = u64::try_from(first.total).map_err(|_| Refusal::field("total", "less than zero"))?;
+        let total = u64::try_from(first.total).map_err(|_| ApiError::field("total", "less than zero"))?;
         if let Some(digest) = expected.as_ref().filter(|digest| session.scope().get(digest).is_some()) {
             return Err(exists(digest));
         }
-        let uploads = session.uploads().map_err(Refusal::from)?;
+        let uploads = session.uploads().map_err(ApiError::from)?;
         let wanted = Expected { digest: expected.clone(), size: (total > 0).then_some(total) };
-        let upload = match uploads.begin(name, &wanted).await.map_err(Refusal::from)? {
+        let upload = match uploads.begin(name, &wanted).await.map_err(ApiError::from)? {
             Begun::Upload(upload) => upload,
             Begun::Present => {
                 return Err(match &expected {
@@ -166,7 +166,7 @@ impl<'a> Writing<'a> {
         let times = match known {
             Some(times) => times,
             None if upload.offset() > 0 => {
-                let status = uploads.status(name).await.map_err(Refusal::from)?;
+                let status = uploads.status(name).await.map_err(ApiError::from)?;
                 status.map_or(Times { started: now, updated: now }, |status| Times {
                     started: status.started,
                     updated: status.updated,
@@ -193,23 +193,23 @@ impl<'a> Writing<'a> {
         let Some(upload) = self.upload.as_mut() else { return Err(Status::internal("the write has ended")) };
         let mut answer = WriteContentResponse { action: action.into(), ..WriteContentResponse::default() };
         if action == WriteAction::Stat {
-            answer.digest = upload.digest().await.map_err(Refusal::from)?.to_string();
+            answer.digest = upload.digest().await.map_err(ApiError::from)?.to_string();
             answer.started_at = Some(timestamp(self.times.started));
             answer.updated_at = Some(timestamp(self.times.updated));
             answer.total = i64::try_from(self.total).unwrap_or(i64::MAX);
             answer.offset = i64::try_from(upload.offset()).unwrap_or(i64::MAX);
             return Ok(answer);
         }
-        let offset = u64::try_from(message.offset).map_err(|_| Refusal::field("offset", "less than zero"))?;
+        let offset = u64::try_from(message.offset).map_err(|_| ApiError::field("offset", "less than zero"))?;
         let current = upload.offset();
         if offset > 0 && offset != current {
             return Err(Status::out_of_range(format!("write @{offset} must occur at current offset {current}")));
         }
         if offset == 0 && current > 0 {
-            upload.restart().await.map_err(Refusal::from)?;
+            upload.restart().await.map_err(ApiError::from)?;
         }
         if !message.data.is_empty() {
-            upload.write(message.data).await.map_err(Refusal::from)?;
+            upload.write(message.data).await.map_err(ApiError::from)?;
             self.times.updated = SystemTime::now();
             self.session.scope().set_times(self.name, self.times);
         }
@@ -236,7 +236,7 @@ impl<'a> Writing<'a> {
                 take_in(self.session, &digest, labels).await?;
                 Err(exists(&digest))
             }
-            Err(error) => Err(Refusal::from(error).into()),
+            Err(error) => Err(ApiError::from(error).into()),
         }
     }
 
@@ -275,8 +275,8 @@ fn parse(message: &WriteContentRequest) -> Result<Option<Digest>, Status> {
 
 /// Takes a blob into the scope that the engine holds, and that is pinned.
 async fn take_in(session: &Session, digest: &Digest, labels: Labels) -> Result<(), Status> {
-    let size = session.images.size(digest).await.map_err(Refusal::from)?;
-    let size = size.ok_or_else(|| Refusal::from(EngineError::Missing { digests: vec![digest.clone()] }))?;
+    let size = session.images.size(digest).await.map_err(ApiError::from)?;
+    let size = size.ok_or_else(|| ApiError::from(EngineError::Missing { digests: vec![digest.clone()] }))?;
     Ok(session.scope().add(digest.clone(), size, labels)?)
 }
 

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use containerd_client::services::v1::{
-    AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction, WriteContentRequest,
+    AbortRequest, Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use prost_types::FieldMask;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::Code;
 
-use super::client::{Client, Expect as _, UNARY};
+use super::client::{Client, Expect as _};
 use super::labels::Labels;
 use super::lease;
 use crate::engine::EngineError;
@@ -62,35 +62,6 @@ pub(crate) async fn absent(client: &Client, digests: &[Digest]) -> Result<Vec<Di
     let lookups: Vec<_> = digests.iter().map(lookup).collect();
     let found: Vec<_> = stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
     Ok(found.into_iter().filter(|(_, present)| !present).map(|(digest, _)| digest).collect())
-}
-
-/// Reads a whole document; `None` if the store does not hold it.
-///
-/// The caller bounds `descriptor.size`; more bytes than that are an error and not kept.
-pub(crate) async fn read(client: &Client, descriptor: &Descriptor) -> Result<Option<Bytes>, EngineError> {
-    let operation = format!("reading {}", descriptor.digest);
-    let mut content = client.content();
-    let request = ReadContentRequest { digest: descriptor.digest.to_string(), offset: 0, size: 0 };
-    let call = content.read(client.request(request));
-    let Some(mut chunks) = client.unary(operation.as_str(), call).await.unless(Code::NotFound)? else {
-        return Ok(None);
-    };
-    let mut bytes = BytesMut::new();
-    loop {
-        let next = timeout(UNARY, chunks.message()).await;
-        let next = next.map_err(|_| EngineError::Timeout { operation: operation.clone(), after: UNARY })?;
-        let chunk = match next.map_err(|status| client.failure(operation.as_str(), status)).unless(Code::NotFound)? {
-            // The store says NOT_FOUND only when the first message is awaited.
-            None => return Ok(None),
-            Some(None) => return Ok(Some(bytes.freeze())),
-            Some(Some(chunk)) => chunk.data,
-        };
-        if (bytes.len() + chunk.len()) as u64 > descriptor.size {
-            let reason = format!("the engine's copy is longer than {} bytes", descriptor.size);
-            return Err(EngineError::Corrupt { digest: descriptor.digest.clone(), reason });
-        }
-        bytes.extend_from_slice(&chunk);
-    }
 }
 
 /// Adds `labels` to a blob and leaves its other labels alone.

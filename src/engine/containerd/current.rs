@@ -6,10 +6,12 @@ use futures_util::future::try_join_all;
 
 use super::client::Client;
 use super::labels::{self, Labels};
+use super::read::ContainerdImages;
 use super::unpack::{self, Job};
 use super::{content, images};
 use crate::engine::EngineError;
-use crate::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
+use crate::image::{Descriptor, Digest, Graph, Limits, Platform, Reference};
+use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
 
 /// Whether all `names` stand for `root`, every blob of it is there, every label that keeps one is set, and this host's
 /// image is unpacked. Counts the blobs.
@@ -63,16 +65,17 @@ async fn named(client: &Client, root: &Descriptor, names: &[Reference]) -> Resul
 
 /// Reads the image's documents out of the store; `None` when one is missing.
 async fn read(client: &Client, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
-    let mut walk = Walk::new(root.clone(), Limits::default())?;
-    loop {
-        let wanted = walk.wanted().to_vec();
-        if wanted.is_empty() {
-            return Ok(Some(walk.finish()?));
+    let images = ContainerdImages::new(client.clone(), "containerd");
+    match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
+        Ok(graph) => Ok(Some(graph)),
+        Err(ReadGraphError::Missing { .. }) => Ok(None),
+        Err(ReadGraphError::Graph(error)) => Err(error.into()),
+        Err(ReadGraphError::Source(SourceError::Length { digest, expected, .. })) => {
+            let reason = format!("the engine's copy has not the {expected} bytes that it should have");
+            Err(EngineError::Corrupt { digest, reason })
         }
-        let documents = try_join_all(wanted.iter().map(|descriptor| content::read(client, descriptor))).await?;
-        for (descriptor, bytes) in wanted.iter().zip(documents) {
-            let Some(bytes) = bytes else { return Ok(None) };
-            walk.supply(&descriptor.digest, bytes)?;
+        Err(ReadGraphError::Source(error)) => {
+            Err(EngineError::Protocol { operation: format!("reading {}", root.digest), reason: error.to_string() })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Reading: image records and blobs of one namespace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use containerd_client::services::v1::{Image, ListImagesRequest, ReadContentRequest};
@@ -9,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::client::{Client, SILENCE};
+use super::client::{Client, SILENCE, UNARY};
 use super::{content, images, same};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record};
@@ -125,10 +126,15 @@ impl ContainerdImages {
     async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
         let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
-        let answer = self.client.content().read(self.client.request(request)).await;
-        let mut messages = answer.map_err(|status| self.refused(&blob.digest, status))?.into_inner();
-        // The store says NOT_FOUND only when the first message is awaited.
-        let first = messages.message().await.map_err(|status| self.refused(&blob.digest, status))?;
+        let mut content = self.client.content();
+        let opened = timeout(UNARY, async {
+            let mut messages = content.read(self.client.request(request)).await?.into_inner();
+            // The store says NOT_FOUND only when the first message is awaited.
+            let first = messages.message().await?;
+            Ok((first, messages))
+        });
+        let opened = opened.await.map_err(|_| self.silent(&blob.digest, UNARY))?;
+        let (first, messages) = opened.map_err(|status| self.refused(&blob.digest, status))?;
         let Some(first) = first else { return Ok(stream::empty().boxed()) };
         let (this, digest) = (self.clone(), blob.digest.clone());
         let rest = stream::unfold(Some(messages), move |messages| {
@@ -138,15 +144,16 @@ impl ContainerdImages {
                 match timeout(SILENCE, messages.message()).await {
                     Ok(Ok(message)) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
                     Ok(Err(status)) => Some((Err(this.refused(&digest, status)), None)),
-                    Err(_) => {
-                        let reason = format!("no answer within {} s", SILENCE.as_secs());
-                        let name = this.name.to_string();
-                        Some((Err(SourceError::Read { name, digest, reason }), None))
-                    }
+                    Err(_) => Some((Err(this.silent(&digest, SILENCE)), None)),
                 }
             }
         });
         Ok(stream::iter([Ok(Bytes::from(first.data))]).chain(rest).boxed())
+    }
+
+    fn silent(&self, digest: &Digest, after: Duration) -> SourceError {
+        let reason = format!("no answer within {} s", after.as_secs());
+        SourceError::Read { name: self.name.to_string(), digest: digest.clone(), reason }
     }
 
     fn refused(&self, digest: &Digest, status: Status) -> SourceError {

@@ -88,7 +88,7 @@ impl LayoutIndex {
         let shown = |(_, raw): &(usize, Box<RawValue>)| raw.get().chars().take(200).collect::<String>();
         let doubt = move |foreign| {
             let entry = shown(foreign);
-            format!("what this entry of index.json refers to is not known: {entry}; to mend it: take it out")
+            format!("what this entry of index.json refers to is not known: {entry}; hint: take it out")
         };
         self.foreign.iter().map(doubt)
     }

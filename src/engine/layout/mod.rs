@@ -52,8 +52,9 @@ use self::shared::Shared;
 use super::images::{Images, Record};
 use super::process::boot;
 use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, MAX_RECORD, Origin, Storage};
-use crate::image::{Descriptor, Graph, GraphError, Limits, Reference, Walk};
+use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
 use crate::progress::Events;
+use crate::source::{OnMissing, ReadGraphError, read_graph};
 
 /// A layout.
 #[derive(Debug)]
@@ -92,6 +93,34 @@ impl LayoutEngine {
         done.unwrap_or_else(|_| Err(self.shared.place.refuse("working on it broke off")))
     }
 
+    /// Whether `names` stand for `root` and everything is there; how many blobs it has.
+    async fn look(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let (named, names) = (root.clone(), names.to_vec());
+        let stands = self.work(move |shared| {
+            let is_layout = shared.place.look()? != Found::Nothing;
+            Ok(is_layout && read_index(&shared.place)?.is_some_and(|index| index.stands(&named, &names)))
+        });
+        if !stands.await? {
+            return Ok(None);
+        }
+        let images = LayoutImages::new(self.shared.clone());
+        let graph = match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
+            Ok(graph) => graph,
+            // An export mends documents that are missing or damaged.
+            Err(ReadGraphError::Missing { .. } | ReadGraphError::Source(_)) => return Ok(None),
+            Err(ReadGraphError::Graph(GraphError::Document(_))) => return Ok(None),
+            Err(ReadGraphError::Graph(error)) => return Err(error.into()),
+        };
+        self.work(move |shared| {
+            let is_there = |blob: &Descriptor| shared.present(&blob.digest, Some(blob.size)).is_some();
+            Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
+        })
+        .await
+    }
+
     /// `record` is what is kept with an export that outlives this process.
     async fn begin(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Ingest>, EngineError> {
         let (export, record) = (origin.export.clone(), record.map(str::to_owned));
@@ -122,32 +151,6 @@ fn check_id(export: &str) -> Result<(), EngineError> {
     Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
 }
 
-/// Whether `names` stand for `root` and everything is there; how many blobs it has. Blocks.
-fn current(shared: &Shared, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-    if names.is_empty() || shared.place.look()? == Found::Nothing {
-        return Ok(None);
-    }
-    if !read_index(&shared.place)?.is_some_and(|index| index.stands(root, names)) {
-        return Ok(None);
-    }
-    let Some(graph) = graph(shared, root)? else { return Ok(None) };
-    let is_there = |blob: &Descriptor| shared.present(&blob.digest, Some(blob.size)).is_some();
-    Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
-}
-
-/// The image of `root`; `None` if a document is missing or is not what it should be, which an export mends.
-fn graph(shared: &Shared, root: &Descriptor) -> Result<Option<Graph>, EngineError> {
-    let mut walk = Walk::new(root.clone(), Limits::default())?;
-    while let Some(wanted) = walk.wanted().first().cloned() {
-        let Ok(bytes) = place::read_at_most(&shared.place.blob(&wanted.digest), wanted.size) else { return Ok(None) };
-        match walk.supply(&wanted.digest, bytes.into()) {
-            Err(GraphError::Document(_)) => return Ok(None),
-            outcome => outcome?,
-        }
-    }
-    Ok(Some(walk.finish()?))
-}
-
 /// A name that no other file of any process has.
 fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -166,8 +169,7 @@ impl Engine for LayoutEngine {
         root: &'a Descriptor,
         names: &'a [Reference],
     ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        let (root, names) = (root.clone(), names.to_vec());
-        Box::pin(self.work(move |shared| current(shared, &root, &names)))
+        Box::pin(self.look(root, names))
     }
 
     fn open<'a>(&'a self, origin: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {

@@ -37,7 +37,7 @@ impl Reached {
             if may_be_manifest && !matches!(kind, Kind::Index | Kind::Manifest) {
                 let (digest, media_type) = (&blob.digest, &blob.media_type);
                 self.doubt(format!(
-                    "what {digest} of type `{media_type}` refers to is not known; to mend it: take it out of index.json"
+                    "what {digest} of type `{media_type}` refers to is not known; hint: take it out of index.json"
                 ));
                 continue;
             }
@@ -51,7 +51,7 @@ impl Reached {
                 }
                 Ok(None) => {}
                 Err(reason) => self.doubt(format!(
-                    "{} cannot be read: {reason}; to mend it: load its image again, or take it out of index.json",
+                    "{} cannot be read: {reason}; hint: load its image again, or take it out of index.json",
                     blob.digest
                 )),
             }

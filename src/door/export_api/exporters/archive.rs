@@ -7,9 +7,9 @@ use futures_util::future::BoxFuture;
 
 use super::dest::{self, Left};
 use super::{Exporter, Job, Success, attribute, response};
-use crate::door::export_api::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
-use crate::door::export_api::refusal::Refusal;
 use crate::engine::Identity;
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
 use crate::image::{Digest, Kind};
 use crate::output::Output;
 use crate::output::archive::{Archive as Plan, Flavour};
@@ -47,12 +47,12 @@ impl Exporter for Archive {
         }
     }
 
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, Refusal>> {
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
         let flavour = self.0;
         Box::pin(async move {
             let absent = absent(&job).await?;
             let plan = Plan::new(&job.graph, &job.names, flavour, &absent)
-                .map_err(|error| Refusal::field("root", error.to_string()))?;
+                .map_err(|error| ApiError::field("root", error.to_string()))?;
             let plan = Arc::new(plan);
             let output = match job.attributes.get(dest::KEY) {
                 Some(path) => {
@@ -76,7 +76,7 @@ impl Exporter for Archive {
 }
 
 /// The foreign layers that the engine does not hold.
-pub(super) async fn absent(job: &Job) -> Result<HashSet<Digest>, Refusal> {
+pub(super) async fn absent(job: &Job) -> Result<HashSet<Digest>, ApiError> {
     let images = job.exports.engine().images()?;
     let mut absent = HashSet::new();
     for layer in job.graph.leaves().iter().filter(|leaf| leaf.kind() == Kind::ForeignLayer) {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{Job, attribute};
-use crate::door::export_api::proto::{Attribute, AttributeKind, Reason};
-use crate::door::export_api::refusal::Refusal;
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::{Attribute, AttributeKind, Reason};
 use crate::image::Digest;
 use crate::output::folder::{FolderError, Folders, Stage};
 use crate::output::items::Items;
@@ -27,7 +27,7 @@ pub(super) fn check(
     attributes: &HashMap<String, String>,
     folders: &Folders,
     wrong: &mut Vec<(String, String)>,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let Some(dest) = attributes.get(KEY) else {
         if attributes.get("tar").is_some_and(|tar| tar == "false") {
             let what = "a directory is left on the server only: `dest` must say where";
@@ -41,9 +41,9 @@ pub(super) fn check(
             wrong.push((format!("{exporter}.attributes[{KEY}]"), error.to_string()));
         }
         Err(error) => {
-            let refusal = Refusal::from(error);
+            let refusal = ApiError::from(error);
             let violations = vec![(format!("{exporter}.attributes[{KEY}]"), refusal.message.clone())];
-            return Err(Refusal { violations, ..refusal });
+            return Err(ApiError { violations, ..refusal });
         }
     }
     Ok(())
@@ -58,11 +58,11 @@ pub(super) enum Left {
 }
 
 /// Leaves an output of about `size` bytes at the path that the job names. The output of an earlier Commit of the same export stays as it is.
-pub(super) async fn leave(job: &Job, dest: &str, size: u64, output: impl FnOnce() -> Left) -> Result<(), Refusal> {
+pub(super) async fn leave(job: &Job, dest: &str, size: u64, output: impl FnOnce() -> Left) -> Result<(), ApiError> {
     let dest = job.outputs.folders.dest(dest)?;
     let owner = owner(job);
     let blocked = |error: tokio::task::JoinError| {
-        Refusal::new(tonic::Code::Internal, Reason::EngineRefused, format!("writing the output: {error}"))
+        ApiError::new(tonic::Code::Internal, Reason::EngineRefused, format!("writing the output: {error}"))
     };
     let begin = owner.clone();
     let stage = tokio::task::spawn_blocking(move || Stage::new(dest, &begin)).await.map_err(blocked)??;

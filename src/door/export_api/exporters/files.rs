@@ -7,10 +7,10 @@ use futures_util::future::BoxFuture;
 use super::archive::absent;
 use super::dest::{self, Left};
 use super::{Exporter, Job, Success, attribute, response};
-use crate::door::export_api::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
-use crate::door::export_api::refusal::Refusal;
 use crate::engine::Identity;
 use crate::export::ExportError;
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
 use crate::output::Output as _;
 use crate::output::rootfs::{Limits, Options, Rootfs};
 use crate::progress::{Event, State};
@@ -63,7 +63,7 @@ impl Exporter for Files {
         }
     }
 
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, Refusal>> {
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
         let is_tar = self.is_tar;
         Box::pin(async move {
             let rootfs =
@@ -89,7 +89,7 @@ impl Exporter for Files {
 }
 
 /// Reads the layers for the first time.
-async fn plan(job: &Job) -> Result<Arc<Rootfs>, Refusal> {
+async fn plan(job: &Job) -> Result<Arc<Rootfs>, ApiError> {
     let absent = absent(job).await?;
     let options = Options {
         platform_split: job.attributes.get(SPLIT).map(|split| split == "true"),

@@ -3,10 +3,10 @@
 use futures_util::future::BoxFuture;
 
 use super::{Exporter, Job, Success, attribute, response};
-use crate::door::export_api::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
-use crate::door::export_api::refusal::Refusal;
 use crate::engine::Identity;
 use crate::export::Request;
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
 use crate::image::Reference;
 
 /// Sets names in the engine, or records an image without one.
@@ -48,7 +48,7 @@ impl Exporter for Image {
         }
     }
 
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, Refusal>> {
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
         Box::pin(async move {
             let mut names = job.names;
             if job.attributes.get("name-canonical").is_some_and(|value| value == "true") {

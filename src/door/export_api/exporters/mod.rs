@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::outputs::Outputs;
-use super::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
-use super::refusal::Refusal;
 use crate::engine::{Identity, Ingest, Origin};
 use crate::export::response::image_response;
 use crate::export::{Exports, NamePolicy};
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
 use crate::image::{Descriptor, Graph, Reference, View};
 use crate::output::Output;
 use crate::output::archive::Flavour;
@@ -31,7 +31,7 @@ pub(super) trait Exporter: Debug + Send + Sync {
     fn describe(&self, engine: &Identity) -> ExporterType;
 
     /// Exports one image. What fails leaves nothing visible.
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, Refusal>>;
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>>;
 }
 
 /// Every type that this server has.
@@ -99,7 +99,7 @@ pub(super) fn check(
     policy: &NamePolicy,
     folders: &Folders,
     wrong: &mut Vec<(String, String)>,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let types: Vec<_> = all().into_iter().map(|exporter| exporter.describe(engine)).collect();
     for (at, exporter) in exporters.iter().enumerate() {
         if !is_id(&exporter.id) {
@@ -128,13 +128,13 @@ pub(super) fn check(
     Ok(())
 }
 
-fn unknown(at: usize, kind: &str, types: &[ExporterType]) -> Refusal {
+fn unknown(at: usize, kind: &str, types: &[ExporterType]) -> ApiError {
     let available: Vec<_> = types.iter().map(|kind| kind.name.as_str()).collect();
     let shown: String = kind.chars().take(64).collect();
     let message = format!("there is no exporter type `{shown}` here; available: {}", available.join(", "));
-    Refusal {
+    ApiError {
         violations: vec![(format!("exporters[{at}].type"), message.clone())],
-        ..Refusal::new(Code::InvalidArgument, Reason::UnknownExporterType, message)
+        ..ApiError::new(Code::InvalidArgument, Reason::UnknownExporterType, message)
             .with("available", available.join(","))
     }
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Code;
 
-use super::super::convert::descriptor_message;
-use super::super::proto::{Attestation, InspectResponse, Layer, PlatformImage, Reason};
-use super::super::refusal::Refusal;
 use super::find;
 use super::resolve::resolved;
 use crate::engine::images::Images;
 use crate::engine::{EngineError, Ingest, Origin};
 use crate::export::{Exports, unique_id};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::descriptor_message;
+use crate::export_v1::proto::{Attestation, InspectResponse, Layer, PlatformImage, Reason};
 use crate::image::{Descriptor, Document, Kind};
 use crate::progress::Events;
 use crate::source::tree::{self, Image, PREDICATE, Tree};
@@ -26,11 +26,11 @@ pub(super) async fn inspect(
     exports: &Exports,
     images: &dyn Images,
     reference: &str,
-) -> Result<InspectResponse, Refusal> {
+) -> Result<InspectResponse, ApiError> {
     let (_, root) = find(images, reference).await?;
     if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
         let what = format!("`{}` is neither an index nor a manifest", root.media_type);
-        return Err(Refusal::field("reference", what));
+        return Err(ApiError::field("reference", what));
     }
     let held = hold(exports, &root).await;
     let answer = of(images, &root).await;
@@ -56,7 +56,7 @@ async fn hold(exports: &Exports, root: &Descriptor) -> Option<Arc<dyn Ingest>> {
     Some(ingest)
 }
 
-async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, Refusal> {
+async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, ApiError> {
     let tree = Tree::load(images, root).await?;
     let mut found = Vec::new();
     for image in tree.images() {
@@ -70,7 +70,7 @@ async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, R
     })
 }
 
-async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<PlatformImage, Refusal> {
+async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<PlatformImage, ApiError> {
     let mut entry = image.entry.clone();
     entry.platform = image.platform().cloned();
     let mut answer = PlatformImage {
@@ -113,9 +113,9 @@ fn attestations(tree: &Tree, entry: &Descriptor) -> Vec<Attestation> {
 }
 
 /// The annotations that an index or a manifest gives itself.
-fn annotations(document: &Document) -> Result<BTreeMap<String, String>, Refusal> {
+fn annotations(document: &Document) -> Result<BTreeMap<String, String>, ApiError> {
     tree::annotations(document).map_err(|error| {
         let message = format!("the annotations of {}: {error}", document.descriptor.digest);
-        Refusal::new(Code::InvalidArgument, Reason::DocumentInvalid, message)
+        ApiError::new(Code::InvalidArgument, Reason::DocumentInvalid, message)
     })
 }

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::convert::{descriptor_message, digest};
 use super::output::PART;
-use super::proto::references_server::References as Service;
-use super::proto::*;
-use super::refusal::Refusal;
 use crate::engine::images::{Images, MAX_PAGE, Query, Record};
 use crate::export::Exports;
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::{descriptor_message, digest};
+use crate::export_v1::proto::references_server::References as Service;
+use crate::export_v1::proto::*;
 use crate::image::{self, Digest};
 use crate::source::read_range;
 use push::Names;
@@ -36,18 +36,18 @@ impl ReferenceService {
         Self { exports, names: Arc::default() }
     }
 
-    fn images(&self) -> Result<Arc<dyn Images>, Refusal> {
+    fn images(&self) -> Result<Arc<dyn Images>, ApiError> {
         Ok(self.exports.engine().images()?)
     }
 }
 
 /// What `reference` stands for: its name in full, empty for a digest alone, and its root.
-async fn find(images: &dyn Images, reference: &str) -> Result<(String, image::Descriptor), Refusal> {
+async fn find(images: &dyn Images, reference: &str) -> Result<(String, image::Descriptor), ApiError> {
     let (name, found) = match reference.parse::<Digest>() {
         Ok(digest) => (String::new(), images.identify(&digest).await?),
         Err(_) => {
             let name: image::Reference =
-                reference.parse().map_err(|error| Refusal::field("reference", format!("{error}")))?;
+                reference.parse().map_err(|error| ApiError::field("reference", format!("{error}")))?;
             (name.to_string(), images.resolve(&name).await?)
         }
     };
@@ -58,9 +58,9 @@ async fn find(images: &dyn Images, reference: &str) -> Result<(String, image::De
 }
 
 /// There is no such thing here.
-fn absent(what: &str, hint: &str) -> Refusal {
+fn absent(what: &str, hint: &str) -> ApiError {
     let message = format!("the engine has no {what}; {hint}");
-    Refusal::new(Code::NotFound, Reason::ReferenceNotFound, message).with("reference", what)
+    ApiError::new(Code::NotFound, Reason::ReferenceNotFound, message).with("reference", what)
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -84,7 +84,7 @@ impl Service for ReferenceService {
         let mut query = Query { prefix, after: Some(page_token).filter(|token| !token.is_empty()), limit };
         // Images without a name have no reference, unless they are asked for. A page of nothing else is passed over.
         let (references, next) = loop {
-            let page = images.list(&query).await.map_err(Refusal::from)?;
+            let page = images.list(&query).await.map_err(ApiError::from)?;
             let wanted = page.records.iter().filter(|record| unnamed || record.name.is_some());
             let reference = |record: &Record| Reference {
                 name: record.name.clone().unwrap_or_default(),
@@ -105,10 +105,10 @@ impl Service for ReferenceService {
         let FetchRequest { digest: text, offset, length } = request.into_inner();
         let digest = digest("digest", &text)?;
         let images = self.images()?;
-        let size = images.size(&digest).await.map_err(Refusal::from)?;
+        let size = images.size(&digest).await.map_err(ApiError::from)?;
         let size = size.ok_or_else(|| absent(&format!("blob {digest}"), "fetch it elsewhere"))?;
         let wrong = |field: &str, number: i64| {
-            Refusal::field(field, format!("{number} is outside of the blob, which has {size} bytes"))
+            ApiError::field(field, format!("{number} is outside of the blob, which has {size} bytes"))
         };
         let start = u64::try_from(offset).ok().filter(|start| *start <= size).ok_or_else(|| wrong("offset", offset))?;
         let end = match u64::try_from(length).map_err(|_| wrong("length", length))? {
@@ -117,14 +117,14 @@ impl Service for ReferenceService {
         };
         let blob = image::Descriptor::new("", digest, size);
         // The blob's file is open from here on, here or in containerd: what is deleted now is read to its end all the same.
-        let chunks = read_range(&*images, &blob, start..end).await.map_err(Refusal::from)?;
+        let chunks = read_range(&*images, &blob, start..end).await.map_err(ApiError::from)?;
         // The first message says the size, also of a blob or a range of no bytes.
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let head = FetchResponse { offset: number(start), size: number(size), ..FetchResponse::default() };
         let parts = chunks.scan(start, move |at, chunk| {
             let mut parts = Vec::new();
             match chunk {
-                Err(error) => parts.push(Err(Refusal::from(error).into())),
+                Err(error) => parts.push(Err(ApiError::from(error).into())),
                 Ok(mut chunk) => {
                     while !chunk.is_empty() {
                         let data = chunk.split_to(chunk.len().min(PART));

@@ -8,19 +8,20 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
-use super::super::convert;
-use super::super::limits::{BLOBS, IDLE};
-use super::super::proto::precondition;
-use super::super::proto::push_request::Message;
-use super::super::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
-use super::super::refusal::{Refusal, other_image};
+use super::super::errors::other_image;
 use crate::engine::images::Images;
 use crate::engine::uploads::{Begun, Expected, Upload};
 use crate::engine::{Condition, EngineError, Ingest, Origin};
 use crate::export::{Exports, Request};
-use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference, Walk};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert;
+use crate::export_v1::limits::{BLOBS, IDLE};
+use crate::export_v1::proto::precondition;
+use crate::export_v1::proto::push_request::Message;
+use crate::export_v1::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
+use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
 use crate::progress::Events;
-use crate::source::{SourceError, read_document};
+use crate::source::{OnMissing, ReadGraphError, read_graph};
 
 /// How many locks the names share.
 const LOCKS: usize = 64;
@@ -59,16 +60,16 @@ pub(super) async fn push(
     mut messages: Streaming<PushRequest>,
 ) -> Result<PushResponse, Status> {
     let Some(Message::Begin(begin)) = next(&mut messages).await? else {
-        return Err(Refusal::field("begin", "the first message must hold it").into());
+        return Err(ApiError::field("begin", "the first message must hold it").into());
     };
     let push = check(begin)?;
-    exports.policy().check(push.name.as_slice()).map_err(Refusal::from)?;
-    let images = exports.engine().images().map_err(Refusal::from)?;
+    exports.policy().check(push.name.as_slice()).map_err(ApiError::from)?;
+    let images = exports.engine().images().map_err(ApiError::from)?;
     // Asked again when it counts; a client that is late learns so before it sends anything.
     push.compare(&*images).await?;
     let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let origin = Origin { export, door: "export", builder: String::new() };
-    let ingest = exports.engine().open(&origin, Events::none()).await.map_err(Refusal::from)?;
+    let ingest = exports.engine().open(&origin, Events::none()).await.map_err(ApiError::from)?;
     let pushed = run(exports, locks, &push, &*images, (origin, ingest.clone()), &mut messages).await;
     exports.clean_up(ingest);
     pushed
@@ -95,7 +96,7 @@ async fn run(
     let names: Vec<_> = push.name.clone().into_iter().collect();
     let request = Request { root: push.root.clone(), names, origin };
     let done = exports.commit(request, Arc::new(graph), ingest, Events::none(), CancellationToken::new()).await;
-    done.map_err(Refusal::from)?;
+    done.map_err(ApiError::from)?;
     Ok(PushResponse {
         name: push.name.as_ref().map(ToString::to_string).unwrap_or_default(),
         root: Some(convert::descriptor_message(&push.root)),
@@ -108,14 +109,14 @@ async fn run(
 /// The next message; `None` at the end. A client that is silent for too long does not keep the lease.
 async fn next(messages: &mut Streaming<PushRequest>) -> Result<Option<Message>, Status> {
     match timeout(IDLE, messages.message()).await {
-        Ok(Ok(Some(PushRequest { message: None }))) => Err(Refusal::field("message", "neither begin nor part").into()),
+        Ok(Ok(Some(PushRequest { message: None }))) => Err(ApiError::field("message", "neither begin nor part").into()),
         Ok(message) => Ok(message?.and_then(|message| message.message)),
         Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
     }
 }
 
 /// Everything that is wrong with a beginning.
-fn check(begin: PushBegin) -> Result<Push, Refusal> {
+fn check(begin: PushBegin) -> Result<Push, ApiError> {
     let mut wrong = Vec::new();
     let name = Some(&begin.name).filter(|name| !name.is_empty()).and_then(|name| {
         name.parse::<Reference>().map_err(|error| wrong.push(("begin.name".to_owned(), error.to_string()))).ok()
@@ -152,7 +153,7 @@ fn check(begin: PushBegin) -> Result<Push, Refusal> {
         Some(Err(violations)) => wrong.extend(violations),
         None => wrong.push(("begin.root".to_owned(), "not given".to_owned())),
     }
-    Err(Refusal::fields(wrong))
+    Err(ApiError::fields(wrong))
 }
 
 impl Push {
@@ -168,7 +169,7 @@ impl Push {
     }
 
     /// What the name stands for, if that is what the client thinks.
-    async fn compare(&self, images: &dyn Images) -> Result<Option<Descriptor>, Refusal> {
+    async fn compare(&self, images: &dyn Images) -> Result<Option<Descriptor>, ApiError> {
         let Some(name) = &self.name else { return Ok(None) };
         let current = images.resolve(name).await?;
         let digest = current.as_ref().map(|current| current.digest.as_str());
@@ -181,7 +182,7 @@ impl Push {
         };
         let now = digest.map_or_else(|| "it does not exist".to_owned(), |digest| format!("it stands for {digest}"));
         let message = format!("the name `{name}` was expected {expected}, but {now}; resolve it, decide, and push");
-        let refusal = Refusal::new(Code::Aborted, Reason::PreconditionFailed, message);
+        let refusal = ApiError::new(Code::Aborted, Reason::PreconditionFailed, message);
         Err(refusal.with("current", digest.unwrap_or_default()))
     }
 }
@@ -199,38 +200,38 @@ async fn receive(ingest: &dyn Ingest, messages: &mut Streaming<PushRequest>) -> 
     let (mut stored, mut blobs, mut current) = (0, 0, None::<Incoming>);
     while let Some(message) = next(messages).await? {
         let Message::Part(PushPart { descriptor, data }) = message else {
-            return Err(Refusal::field("begin", "only the first message may hold it").into());
+            return Err(ApiError::field("begin", "only the first message may hold it").into());
         };
         if let Some(descriptor) = descriptor {
-            let blob = convert::descriptor("part.descriptor", &descriptor).map_err(Refusal::fields)?;
+            let blob = convert::descriptor("part.descriptor", &descriptor).map_err(ApiError::fields)?;
             if current.as_ref().is_none_or(|incoming| incoming.blob.digest != blob.digest) {
                 stored += finish(current.take()).await?;
                 blobs += 1;
                 if blobs > BLOBS {
                     let message = format!("more than {BLOBS} blobs in one push");
-                    return Err(Refusal::limit(Code::InvalidArgument, "blobs", BLOBS, message).into());
+                    return Err(ApiError::limit(Code::InvalidArgument, "blobs", BLOBS, message).into());
                 }
                 current = Some(begin(ingest, blob).await?);
             }
         }
         let Some(incoming) = &mut current else {
-            return Err(Refusal::field("part.descriptor", "required in the first part of a blob").into());
+            return Err(ApiError::field("part.descriptor", "required in the first part of a blob").into());
         };
         let Some(left) = incoming.left.checked_sub(data.len() as u64) else {
             let what = format!("more bytes than the {} of {}", incoming.blob.size, incoming.blob.digest);
-            return Err(Refusal::field("part.data", what).into());
+            return Err(ApiError::field("part.data", what).into());
         };
         incoming.left = left;
         if let Some(upload) = &mut incoming.upload
             && !data.is_empty()
         {
-            upload.write(data).await.map_err(Refusal::from)?;
+            upload.write(data).await.map_err(ApiError::from)?;
         }
     }
     Ok(stored + finish(current).await?)
 }
 
-async fn begin(ingest: &dyn Ingest, blob: Descriptor) -> Result<Incoming, Refusal> {
+async fn begin(ingest: &dyn Ingest, blob: Descriptor) -> Result<Incoming, ApiError> {
     let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
     let upload = match ingest.uploads()?.begin(blob.digest.as_str(), &expected).await? {
         Begun::Present => None,
@@ -245,11 +246,11 @@ async fn begin(ingest: &dyn Ingest, blob: Descriptor) -> Result<Incoming, Refusa
 }
 
 /// Completes a blob; 1 if it was stored, 0 if the engine has it from elsewhere.
-async fn finish(incoming: Option<Incoming>) -> Result<usize, Refusal> {
+async fn finish(incoming: Option<Incoming>) -> Result<usize, ApiError> {
     let Some(Incoming { blob, upload, left }) = incoming else { return Ok(0) };
     if left > 0 {
         let what = format!("{left} bytes of {} are missing", blob.digest);
-        return Err(Refusal::field("part.data", what));
+        return Err(ApiError::field("part.data", what));
     }
     let Some(upload) = upload else { return Ok(0) };
     match upload.commit(Expected::default()).await {
@@ -260,14 +261,9 @@ async fn finish(incoming: Option<Incoming>) -> Result<usize, Refusal> {
 }
 
 /// The image of `root` as the engine holds it. All documents that are missing are named.
-async fn graph(images: &dyn Images, root: &Descriptor) -> Result<Graph, Refusal> {
-    let mut walk = Walk::new(root.clone(), Limits::default())?;
-    let mut missing = Vec::<Digest>::new();
-    while let Some(wanted) = walk.wanted().iter().find(|wanted| !missing.contains(&wanted.digest)).cloned() {
-        match read_document(images, &wanted).await {
-            Err(SourceError::NotFound { .. }) => missing.push(wanted.digest),
-            bytes => walk.supply(&wanted.digest, bytes?)?,
-        }
+async fn graph(images: &dyn Images, root: &Descriptor) -> Result<Graph, ApiError> {
+    match read_graph(images, root.clone(), Limits::default(), OnMissing::Collect).await {
+        Err(ReadGraphError::Missing { documents, .. }) => Err(ApiError::missing(&documents, root.digest.as_str())),
+        read => Ok(read?),
     }
-    if missing.is_empty() { Ok(walk.finish()?) } else { Err(Refusal::missing(&missing, root.digest.as_str())) }
 }

@@ -1,22 +1,22 @@
 //! Resolve: from a reference down to an index, a manifest or a config.
 
-use super::super::convert::{descriptor_message, platform, platform_message};
-use super::super::proto::{ResolveDepth, ResolveRequest, ResolveResponse, Resolved};
-use super::super::refusal::Refusal;
 use super::{absent, find};
 use crate::engine::images::Images;
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::{descriptor_message, platform, platform_message};
+use crate::export_v1::proto::{ResolveDepth, ResolveRequest, ResolveResponse, Resolved};
 use crate::image::{Descriptor, Document, Kind, Limits, Platform};
 use crate::source::tree::Tree;
 
 /// The answer to Resolve.
-pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Result<ResolveResponse, Refusal> {
+pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Result<ResolveResponse, ApiError> {
     let (name, root) = find(images, &request.reference).await?;
     let depth = request.depth();
     let is_root = matches!(depth, ResolveDepth::Unspecified | ResolveDepth::Root);
     if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
         if !is_root {
             let what = format!("`{}` is a `{}`, which has no manifest below it", request.reference, root.media_type);
-            return Err(Refusal::field("depth", what));
+            return Err(ApiError::field("depth", what));
         }
         let chain = vec![Resolved { descriptor: Some(descriptor_message(&root)), ..Resolved::default() }];
         return Ok(ResolveResponse { name, chain, platforms: Vec::new() });

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::engine::{Opened, Plan};
-use crate::image::{Digest, Document, Kind};
+use crate::image::{Digest, Document, Kind, Walk};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -89,7 +89,7 @@ impl Guard {
     /// Looks at what the names stand for, when all of them are known. `by_index` says that dockerd is certain to go by
     /// the index: what another document would make of a name is known only when it is made.
     pub(super) async fn settle(&self, by_index: bool) -> Result<(), Denied> {
-        if self.exports.policy().may_move {
+        if self.exports.policy().allow_tag_move {
             return Ok(());
         }
         let indexed: HashSet<_> =

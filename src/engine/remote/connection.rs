@@ -12,14 +12,13 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Response, Status};
 
 use super::failure;
-use crate::door::export_api::proto::exports_client::ExportsClient;
-use crate::door::export_api::proto::references_client::ReferencesClient;
 use crate::engine::EngineError;
 use crate::engine::stream::{Store, UNARY};
+use crate::export_v1::limits::MESSAGE_BYTES;
+use crate::export_v1::proto::exports_client::ExportsClient;
+use crate::export_v1::proto::references_client::ReferencesClient;
 use crate::proxy::{Address, Upstream};
 
-/// The largest message that is taken, in bytes: what the API lets a server send.
-const MESSAGE_BYTES: usize = 16 << 20;
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;
 /// HTTP/2 windows for blobs that are read; the default of 64 KiB makes every read wait for the client.

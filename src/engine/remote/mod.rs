@@ -6,7 +6,7 @@
 //! with (`ingest.rs`).
 //!
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
-//! its policy is asked for first ([`Connected::policy`]), and once more by the daemon when they are set.
+//! its policy is asked for first ([`Connected::allowed_names`]), and once more by the daemon when they are set.
 
 mod connection;
 mod failure;
@@ -18,11 +18,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::door::export_api::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::engine::error::REMOTE;
 use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError, Identity, Ingest, Origin, Storage};
-use crate::export::NamePolicy;
+use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
 use crate::proxy::Address;
@@ -39,8 +38,10 @@ const REFERENCES: &str = "references";
 pub struct Connected {
     /// Its engine, as one of ours.
     pub engine: Arc<dyn Engine>,
-    /// Which names it lets clients set, for [`Exports::with_policy`](crate::export::Exports::with_policy).
-    pub policy: NamePolicy,
+    /// Patterns of the names that it lets clients set; none is all.
+    pub allowed_names: Vec<String>,
+    /// Whether it lets a name move to another image.
+    pub allow_tag_move: bool,
 }
 
 /// Connects to the door of the exporter API at `address` and asks what is behind it.
@@ -54,9 +55,9 @@ pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
     let capabilities = connection.unary("asking what it can do", call).await?;
     let names = capabilities.names.clone().unwrap_or_default();
     // A server that says nothing about names lets them all be set; `may_move` is then not to be read.
-    let may_move = capabilities.names.is_none() || names.may_move;
-    let policy = NamePolicy { allowed: names.allowed, may_move };
-    Ok(Connected { engine: Arc::new(RemoteEngine::new(connection, &capabilities)), policy })
+    let allow_tag_move = capabilities.names.is_none() || names.may_move;
+    let engine = Arc::new(RemoteEngine::new(connection, &capabilities));
+    Ok(Connected { engine, allowed_names: names.allowed, allow_tag_move })
 }
 
 /// The refusal of an `address` that is on another machine, by what it says.

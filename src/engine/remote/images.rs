@@ -7,13 +7,11 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::Connection;
-use crate::door::export_api::convert;
-use crate::door::export_api::proto::{
-    self, FetchRequest, FetchResponse, ListReferencesRequest, ResolveDepth, ResolveRequest,
-};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, MAX_PAGE, Page, Query, Record};
 use crate::engine::stream::{SILENCE, UNARY};
+use crate::export_v1::convert;
+use crate::export_v1::proto::{self, FetchRequest, FetchResponse, ListReferencesRequest, ResolveDepth, ResolveRequest};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::source::{Chunks, Source, SourceError};
 

@@ -20,7 +20,7 @@ mod content {
 pub use super::message::WriteContentRequest;
 pub use generated::*;
 
-pub(super) use content::content_server;
+pub(crate) use content::content_server;
 
 /// The definitions of everything that is served, for reflection.
-pub(super) const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
+pub(crate) const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");

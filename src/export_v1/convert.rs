@@ -4,16 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 
+use super::error::ApiError;
 use super::proto;
-use super::refusal::Refusal;
 use crate::image::{Descriptor, Digest, Platform};
 
 /// The most that the annotations of one descriptor may come to, in bytes.
 const ANNOTATION_BYTES: usize = 64 << 10;
 
 /// A digest in the field `field`.
-pub(super) fn digest(field: &str, text: &str) -> Result<Digest, Refusal> {
-    text.parse().map_err(|error| Refusal::field(field, format!("{error}")))
+pub(crate) fn digest(field: &str, text: &str) -> Result<Digest, ApiError> {
+    text.parse().map_err(|error| ApiError::field(field, format!("{error}")))
 }
 
 /// A descriptor in the field `field`; everything that is wrong with it at once.
@@ -45,7 +45,7 @@ pub(crate) fn descriptor(field: &str, message: &proto::Descriptor) -> Result<Des
     }
 }
 
-pub(super) fn platform(message: &proto::Platform) -> Platform {
+pub(crate) fn platform(message: &proto::Platform) -> Platform {
     let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     Platform {
         architecture: message.architecture.clone(),
@@ -67,7 +67,7 @@ pub(crate) fn descriptor_message(descriptor: &Descriptor) -> proto::Descriptor {
     }
 }
 
-pub(super) fn platform_message(platform: &Platform) -> proto::Platform {
+pub(crate) fn platform_message(platform: &Platform) -> proto::Platform {
     proto::Platform {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),
@@ -77,19 +77,19 @@ pub(super) fn platform_message(platform: &Platform) -> proto::Platform {
     }
 }
 
-pub(super) fn timestamp(time: SystemTime) -> Timestamp {
+pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     time.into()
 }
 
-pub(super) fn duration_message(duration: Duration) -> prost_types::Duration {
+pub(crate) fn duration_message(duration: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     prost_types::Duration { seconds, nanos: 0 }
 }
 
 /// A time to live in the field `field`.
-pub(super) fn duration(field: &str, message: prost_types::Duration) -> Result<Duration, Refusal> {
+pub(crate) fn duration(field: &str, message: prost_types::Duration) -> Result<Duration, ApiError> {
     match Duration::try_from(message) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(Refusal::field(field, "expected a time of more than zero")),
+        _ => Err(ApiError::field(field, "expected a time of more than zero")),
     }
 }

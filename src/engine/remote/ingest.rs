@@ -14,16 +14,17 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Scoped;
-use super::{Connection, failure, writer};
-use crate::door::export_api::convert::descriptor_message;
-use crate::door::export_api::proto::commit_response::Event as Answer;
-use crate::door::export_api::proto::{
-    AbortRequest, CommitRequest, Export, ExportState, Exporter, ExporterResult, ListRequest, NegotiateRequest,
-    OpenRequest, Progress, ProgressKind, RenewRequest, Standing, Target,
-};
+use super::{Connection, writer};
 use crate::engine::process::Process;
 use crate::engine::stream::SILENCE;
 use crate::engine::{EngineError, Ingest, Opened, Origin, Plan};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::descriptor_message;
+use crate::export_v1::proto::commit_response::Event as Answer;
+use crate::export_v1::proto::{
+    AbortRequest, CommitRequest, Export, ExportState, Exporter, ExporterResult, ListRequest, NegotiateRequest,
+    OpenRequest, Progress, ProgressKind, RenewRequest, Standing, Target,
+};
 use crate::image::{Descriptor, Digest, Graph, Kind, Reference};
 use crate::progress::{Event, Events};
 
@@ -269,7 +270,7 @@ async fn renew(connection: Connection, id: String) {
 
 fn outcome(operation: &str, results: &[ExporterResult]) -> Result<(), EngineError> {
     match results {
-        [ExporterResult { error: Some(error), .. }] => Err(failure::of_result(error)),
+        [ExporterResult { error: Some(error), .. }] => Err(ApiError::from(error.clone()).into()),
         [_] => Ok(()),
         _ => {
             let reason = "the commit ended without its result".to_owned();

@@ -121,7 +121,7 @@ pub mod content_server {
         async fn write(
             &self,
             request: tonic::Request<
-                tonic::Streaming<crate::door::export_api::proto::WriteContentRequest>,
+                tonic::Streaming<crate::export_v1::proto::WriteContentRequest>,
             >,
         ) -> std::result::Result<tonic::Response<Self::WriteStream>, tonic::Status>;
         /// Abort cancels the ongoing write named in the request. Any resources
@@ -513,7 +513,7 @@ pub mod content_server {
                     struct WriteSvc<T: Content>(pub Arc<T>);
                     impl<T: Content>
                         tonic::server::StreamingService<
-                            crate::door::export_api::proto::WriteContentRequest,
+                            crate::export_v1::proto::WriteContentRequest,
                         > for WriteSvc<T>
                     {
                         type Response = ::containerd_client::services::v1::WriteContentResponse;
@@ -524,7 +524,7 @@ pub mod content_server {
                             &mut self,
                             request: tonic::Request<
                                 tonic::Streaming<
-                                    crate::door::export_api::proto::WriteContentRequest,
+                                    crate::export_v1::proto::WriteContentRequest,
                                 >,
                             >,
                         ) -> Self::Future {

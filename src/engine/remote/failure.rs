@@ -1,0 +1,84 @@
+//! What failed calls of a daemon mean.
+
+use std::error::Error;
+use std::io;
+
+use tonic::{Code, Status};
+
+use crate::engine::EngineError;
+use crate::export_v1::{AGAIN, ApiError};
+
+/// Nobody answers.
+pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {
+    let hint = format!("see that `linkspan serve --export-listen {address}` runs, and that you may use its socket");
+    EngineError::Daemon {
+        message: format!("the exporter API at {address}: {reason}"),
+        hint: Some(hint),
+        is_lost: false,
+    }
+}
+
+/// The address is on another machine.
+pub(super) fn elsewhere(address: &str) -> EngineError {
+    EngineError::Daemon {
+        message: format!("the exporter API at {address} is on another machine, and it has no TLS"),
+        hint: Some(
+            "forward its socket, for instance with `ssh -L /tmp/export.sock:/run/linkspan/export.sock HOST`".into(),
+        ),
+        is_lost: false,
+    }
+}
+
+/// What a status of the daemon at `address` means.
+pub(super) fn of(address: &str, operation: &str, status: &Status) -> EngineError {
+    // Only a status made on this side has a source: the connection could not be made or broke.
+    if let Some(source) = status.source() {
+        return EngineError::Daemon {
+            message: format!("{operation}: the daemon at {address} went away: {}", innermost(source)),
+            hint: Some(format!("see that it runs, and {AGAIN}")),
+            is_lost: true,
+        };
+    }
+    match ApiError::from_status(status) {
+        Some(error) => error.into(),
+        None if status.code() == Code::Unimplemented => {
+            unreachable(address, &format!("no such API is served there ({})", status.message()))
+        }
+        None => EngineError::Rpc {
+            operation: operation.to_owned(),
+            code: status.code(),
+            message: status.message().to_owned(),
+        },
+    }
+}
+
+/// The last cause of an error: what the system said.
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    // A stream that was cut has a source without words of its own.
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) if error.to_string().is_empty() => error.kind().to_string(),
+        _ => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containerds_codes_stay_what_they_are() {
+        let error = of("unix:///x", "writing", &Status::already_exists("content: already exists"));
+        assert!(matches!(error, EngineError::Rpc { code: Code::AlreadyExists, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_broken_connection_is_no_error_of_the_api() {
+        let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        let error = of("unix:///x", "writing a blob", &broken);
+        assert!(error.is_disconnect() && error.hint().unwrap().contains("again"), "{error}");
+    }
+}
