@@ -137,8 +137,8 @@ mod tests {
 ok    door  short
 fail  door  many words many words many words many words many words many words
             many words many words many words many words many words many words
-            hint: choose another address for it with a flag that is made
-            for that, or stop what is there now
+            hint: choose another address for it with a flag that is made for
+            that, or stop what is there now
 slow  door  x
             hint: linkspan setup buildx b
             and then:
