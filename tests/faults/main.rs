@@ -17,6 +17,7 @@ mod common;
 
 mod blobs;
 mod cancel;
+mod collect;
 mod daemons;
 mod disk;
 mod engine;

@@ -4,6 +4,8 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use containerd_client::services::v1::content_client::ContentClient;
@@ -41,7 +43,16 @@ pub(crate) struct Client {
     channel: Channel,
     address: String,
     namespace: AsciiMetadataValue,
-    lease: Option<(String, AsciiMetadataValue)>,
+    lease: Option<Lease>,
+}
+
+/// The lease in the name of which a client acts. Clones share what is known of it.
+#[derive(Debug, Clone)]
+struct Lease {
+    id: String,
+    header: AsciiMetadataValue,
+    /// Whether something was refused for want of room.
+    lacked_room: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -70,7 +81,27 @@ impl Client {
             operation: "naming the lease".to_owned(),
             reason: format!("`{id}` does not fit into a header"),
         })?;
-        Ok(Self { lease: Some((id.to_owned(), header)), ..self.clone() })
+        let lease = Lease { id: id.to_owned(), header, lacked_room: Arc::default() };
+        Ok(Self { lease: Some(lease), ..self.clone() })
+    }
+
+    /// Takes notice of an error that somebody else met on behalf of the lease.
+    pub(crate) fn note(&self, error: &EngineError) {
+        if let (Some(lease), EngineError::NoSpace { .. }) = (&self.lease, error) {
+            lease.lacked_room.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether anything that was asked for in the name of the lease was refused for want of room.
+    pub(crate) fn lacked_room(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.lacked_room.load(Ordering::Relaxed))
+    }
+
+    /// What was refused for want of room has found it after all.
+    pub(crate) fn found_room(&self) {
+        if let Some(lease) = &self.lease {
+            lease.lacked_room.store(false, Ordering::Relaxed);
+        }
     }
 
     /// The socket, as a URL.
@@ -119,8 +150,8 @@ impl Client {
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
-        if let Some((_, header)) = &self.lease {
-            request.metadata_mut().insert("containerd-lease", header.clone());
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.header.clone());
         }
         request
     }
@@ -150,13 +181,15 @@ impl Client {
 
     /// What a status means.
     pub(crate) fn failure(&self, operation: impl Into<String>, status: Status) -> EngineError {
-        if let Some((lease, _)) = &self.lease
+        if let Some(lease) = &self.lease
             && status.code() == Code::NotFound
-            && is_lease_lost(status.message(), lease)
+            && is_lease_lost(status.message(), &lease.id)
         {
-            return EngineError::LeaseLost { lease: lease.clone() };
+            return EngineError::LeaseLost { lease: lease.id.clone() };
         }
-        failure("containerd", &self.address, operation.into(), &status)
+        let error = failure("containerd", &self.address, operation.into(), &status);
+        self.note(&error);
+        error
     }
 }
 
@@ -275,6 +308,20 @@ mod tests {
         let status = Status::unknown("failed to write: no space left on device");
         let error = failure("containerd", "unix:///x", "writing".to_owned(), &status);
         assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_lease_knows_that_it_lacked_room() {
+        let client = Client::new(Path::new("/x"), "default").unwrap();
+        let (full, other) = (client.leased("full").unwrap(), client.leased("other").unwrap());
+        // As an upload has one.
+        let clone = full.clone();
+        clone.failure("writing", Status::unknown("a disk has a scratch"));
+        assert!(!full.lacked_room());
+        clone.failure("writing", Status::unknown("failed to write: no space left on device"));
+        assert!(full.lacked_room() && !other.lacked_room() && !client.lacked_room());
+        full.found_room();
+        assert!(!clone.lacked_room());
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl ContainerdIngest {
     /// [`EngineError::Vanished`] with layers that have gone, or why documents that have gone could not be stored again: the
     /// names then stand for what they did before.
     pub(crate) async fn confirm(&self, before: Before) -> Result<(), EngineError> {
-        self.set_committed(true);
+        // Whatever was refused before: what is there is an image now.
+        self.client().found_room();
         let error = match self.complete().await {
             Ok(()) => return Ok(()),
             Err(EngineError::Missing { .. }) => match self.restore().await {
@@ -44,7 +45,6 @@ impl ContainerdIngest {
             }
         };
         self.back(before).await;
-        self.set_committed(false);
         Err(error)
     }
 

@@ -46,8 +46,6 @@ struct State {
     unpack: Option<Unpack>,
     skip_unpack: bool,
     conditions: Vec<Condition>,
-    /// Whether the image was made visible.
-    is_committed: bool,
 }
 
 impl ContainerdIngest {
@@ -285,11 +283,6 @@ impl ContainerdIngest {
         images::set(&self.client, name, root).await
     }
 
-    /// Says whether the image is visible.
-    pub(super) fn set_committed(&self, is_committed: bool) {
-        self.state().is_committed = is_committed;
-    }
-
     async fn stop(&self) {
         let unpack = self.state().unpack.take();
         if let Some(unpack) = unpack {
@@ -316,13 +309,10 @@ impl ContainerdIngest {
 
     async fn give_up(&self) -> Result<(), EngineError> {
         self.stop().await;
-        // An image that was not made may be what fills the disk, and whoever is told that it is full makes room and tries
-        // again: what was sent of it must not take that room.
-        let has_failed = {
-            let state = self.state();
-            state.graph.is_some() && !state.is_committed
-        };
-        release(&self.client, &self.lease, if has_failed { Collect::Now } else { Collect::Later }).await
+        // Whoever is told that the disk is full makes room and tries again: what this export has put there must not take
+        // that room. After any other failure the next attempt finds it in the store, if it comes soon.
+        let collect = if self.client.lacked_room() { Collect::Now } else { Collect::Later };
+        release(&self.client, &self.lease, collect).await
     }
 }
 

@@ -6,9 +6,10 @@ use containerd_client::services::v1::{
     AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, Lease, ListRequest, ListResourcesRequest,
     Resource,
 };
+use tokio::sync::Mutex;
 use tonic::Code;
 
-use super::client::{Client, Expect as _};
+use super::client::{Client, Expect as _, SILENCE, UNARY};
 use crate::engine::process::Process;
 use crate::engine::{Durable, EngineError, Origin};
 use crate::image::Digest;
@@ -83,18 +84,33 @@ pub(crate) async fn create(
 /// When what a lease alone has kept is collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Collect {
-    /// By the next run of the garbage collector, which is after 100 changes by default and may be long in coming
-    /// (containerd `plugins/gc/scheduler.go`, `mutation_threshold`).
+    /// By the next run of the garbage collector. The deletion of a lease brings one about (containerd
+    /// `plugins/gc/scheduler.go`, `deletions`), but not before the pause that follows each run has passed: 49 times as long
+    /// as a run takes on average, by default (`pause_threshold`).
     Later,
-    /// Before the call ends.
+    /// Before the call ends, unless another lease of this process is just being deleted so. A run of the collector holds up
+    /// every write to the store, in all namespaces, until it has ended, and waits for those that are under way.
     Now,
 }
 
-/// Deletes the lease `id`. Fine if it is gone already.
+/// Deletes the lease `id`. Fine if it is gone already. That something was not collected at once is no error.
 pub(crate) async fn delete(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
+    static COLLECTING: Mutex<()> = Mutex::const_new(());
+    if collect == Collect::Now
+        && let Ok(_collecting) = COLLECTING.try_lock()
+    {
+        match delete_within(client, id, true, SILENCE).await {
+            Ok(()) => return Ok(()),
+            Err(error) => tracing::debug!(%error, lease = id, "what it kept is collected later"),
+        }
+    }
+    delete_within(client, id, false, UNARY).await
+}
+
+async fn delete_within(client: &Client, id: &str, sync: bool, limit: Duration) -> Result<(), EngineError> {
     let mut leases = client.leases();
-    let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync: collect == Collect::Now }));
-    match client.unary(format!("deleting the lease {id}"), call).await {
+    let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync }));
+    match client.within(limit, format!("deleting the lease {id}"), call).await {
         Err(EngineError::LeaseLost { .. }) => Ok(()),
         outcome => outcome.unless(Code::NotFound).map(|_| ()),
     }

@@ -1,0 +1,95 @@
+//! When containerd is asked to collect at once what a failed export has put there: only where room is short, and one
+//! collection at a time, for all other writes to the store wait for it.
+
+use std::{
+    mem::take,
+    sync::{Arc, Mutex},
+};
+
+use containerd_client::services::v1::DeleteRequest;
+use prost::Message as _;
+use tonic::Code;
+
+use crate::{
+    common::Stack,
+    engine::{ENGINES, Engine, says},
+    proxy::{Message, Proxy, Verdict, Way},
+    rig::{Application, Rig},
+};
+
+const FULL: &str = "failed to write: no space left on device";
+
+/// What is done to the deletion of a lease that waits for the collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Collection {
+    Passes,
+    Fails,
+    Stops,
+}
+
+/// The deletions of leases: whether each waits for the collector.
+type Deletions = Arc<Mutex<Vec<bool>>>;
+
+/// Ends every write with `refusal`, and notes the deletions.
+fn refuse(proxy: &Proxy, refusal: &'static str, collection: Collection) -> Deletions {
+    let deletions = Deletions::default();
+    let noted = deletions.clone();
+    let mut waiting = None;
+    proxy.rule(move |message| {
+        if is(message, "Content/Write", Way::Answer) {
+            return Verdict::End(Code::Unknown, refusal);
+        }
+        if is(message, "Leases/Delete", Way::Request) {
+            let waits = DeleteRequest::decode(message.bytes.clone()).unwrap().sync;
+            noted.lock().unwrap().push(waits);
+            waiting = waits.then_some(message.call).or(waiting);
+        }
+        match collection {
+            _ if waiting != Some(message.call) => Verdict::Pass,
+            Collection::Fails if message.way == Way::Answer => Verdict::End(Code::Unknown, "gc failed"),
+            Collection::Stops if message.way == Way::Request => Verdict::Hold,
+            _ => Verdict::Pass,
+        }
+    });
+    deletions
+}
+
+fn is(message: &Message<'_>, call: &str, way: Way) -> bool {
+    message.path.ends_with(call) && message.way == way
+}
+
+#[test]
+fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
+    let stack = Stack::start(&ENGINES);
+    let engine = Engine::containerd(&stack);
+    let proxy = Proxy::new(&stack, stack.containerd_address());
+    let rig = Rig::with(engine, Stack::shared(), engine.args_behind("", proxy.path().to_str().unwrap()));
+    let application = Application::new("collected");
+    for (refusal, collection, expected) in [
+        ("the disk has a scratch", Collection::Passes, &[false][..]),
+        (FULL, Collection::Passes, &[true]),
+        // The lease goes all the same, and the client is told of what matters to him.
+        (FULL, Collection::Fails, &[true, false]),
+    ] {
+        let deletions = refuse(&proxy, refusal, collection);
+        let output = rig.build(&application.context, "collected:1").fails();
+        says(&output, &[refusal]);
+        assert_eq!(output.stderr.contains("the engine's disk is full"), refusal == FULL, "{output}");
+        assert_eq!(take(&mut *deletions.lock().unwrap()), expected, "{refusal}, {collection:?}");
+        engine.nothing_is_left();
+    }
+
+    // Nobody waits for somebody else's collection.
+    let deletions = refuse(&proxy, FULL, Collection::Stops);
+    let first = rig.build(&application.context, "collected:1").spawn();
+    proxy.stopped();
+    says(&rig.build(&application.context, "collected:2").fails(), &[FULL]);
+    assert_eq!(take(&mut *deletions.lock().unwrap()), [true, false]);
+    proxy.release();
+    says(&first.wait(), &[FULL]);
+    engine.nothing_is_left();
+
+    proxy.mend();
+    rig.succeeds(&application, "collected:1");
+    engine.is_sound();
+}
