@@ -20,6 +20,8 @@ pub(crate) mod process;
 pub mod remote;
 pub mod select;
 pub(crate) mod stream;
+#[cfg(test)]
+pub(crate) mod stuck;
 pub mod uploads;
 
 use std::fmt::{self, Debug};
