@@ -1,5 +1,6 @@
 //! Where a Linkspan may listen that nobody names: the folder of its sockets, and what units of systemd say.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
@@ -61,26 +62,21 @@ impl Places {
             }
         }
         let mut found: Vec<_> = found.into_iter().map(Address::Unix).collect();
-        let named = self.named();
-        found.extend(named.addresses);
-        for file in named.configs {
-            found.extend(doors(&file));
+        for named in self.named() {
+            found.extend(named.addresses);
+            found.extend(named.configs.iter().flat_map(|file| doors(file)));
         }
         found.into_iter().map(|address| (address, First::Http1)).collect()
     }
 
-    fn named(&self) -> Named {
-        let mut named = Named::default();
-        let system = SYSTEM_UNITS.iter().map(|folder| self.root.join(folder));
-        for text in system.flat_map(|folder| texts(&folder)) {
-            units::read(&text, Path::new("/run"), &mut named);
-        }
+    fn named(&self) -> Vec<Named> {
+        let system: Vec<_> = SYSTEM_UNITS.iter().map(|folder| self.root.join(folder)).collect();
+        let mut named: Vec<_> =
+            units_in(&system).iter().map(|texts| units::read(texts, Path::new("/run"), &text)).collect();
         if let Some(runtime) = &self.runtime {
-            let of_users = USER_UNITS.iter().map(|folder| self.root.join(folder));
             let own = self.config.iter().map(|folder| folder.join("systemd/user"));
-            for text in of_users.chain(own).flat_map(|folder| texts(&folder)) {
-                units::read(&text, runtime, &mut named);
-            }
+            let of_users = own.chain(USER_UNITS.iter().map(|folder| self.root.join(folder))).collect::<Vec<_>>();
+            named.extend(units_in(&of_users).iter().map(|texts| units::read(texts, runtime, &text)));
         }
         named
     }
@@ -95,25 +91,44 @@ fn doors(file: &Path) -> Vec<Address> {
     config.docker_door.map(|door| door.listen).into_iter().chain(config.export_listen).chain(builders).collect()
 }
 
-/// The texts of Linkspan's units in `folder`, and of their drop-ins.
-fn texts(folder: &Path) -> Vec<String> {
-    let mut texts = Vec::new();
-    for path in entries(folder) {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.starts_with(NAME) {
+/// The texts of each of Linkspan's units in `folders`, which go before those after them: its own, and then those of its
+/// drop-ins, by their names.
+fn units_in(folders: &[PathBuf]) -> Vec<Vec<String>> {
+    let mut units: BTreeMap<String, Parts> = BTreeMap::new();
+    for path in folders.iter().flat_map(|folder| entries(folder)) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with(NAME)) else {
+            continue;
+        };
+        let (unit, is_drop_ins) = name.strip_suffix(".d").map_or((name, false), |unit| (unit, true));
+        if !unit.ends_with(".service") && !unit.ends_with(".socket") {
             continue;
         }
-        if name.ends_with(".service") || name.ends_with(".socket") {
-            texts.extend(text(&path));
-        } else if name.ends_with(".service.d") || name.ends_with(".socket.d") {
-            texts.extend(entries(&path).iter().filter_map(|path| text(path)));
+        let parts = units.entry(unit.to_owned()).or_default();
+        if is_drop_ins {
+            for path in entries(&path).into_iter().filter(|path| path.extension().is_some_and(|it| it == "conf")) {
+                parts.drop_ins.entry(path.file_name().map(OsString::from).unwrap_or_default()).or_insert(path);
+            }
+        } else {
+            parts.own.get_or_insert(path);
         }
     }
-    texts
+    // A masked unit is a link to a device.
+    let is_masked =
+        |parts: &Parts| parts.own.as_ref().is_some_and(|path| path.metadata().is_ok_and(|it| !it.is_file()));
+    let texts = |parts: Parts| parts.own.iter().chain(parts.drop_ins.values()).filter_map(|path| text(path)).collect();
+    units.into_values().filter(|parts| !is_masked(parts)).map(texts).collect()
 }
 
+/// Where a unit lies.
+#[derive(Default)]
+struct Parts {
+    own: Option<PathBuf>,
+    /// By their names.
+    drop_ins: BTreeMap<OsString, PathBuf>,
+}
+
+/// The text of a file, the beginning of a long one.
 fn text(path: &Path) -> Option<String> {
-    // A masked unit is a link to a device.
     if !path.metadata().ok()?.is_file() {
         return None;
     }
@@ -156,6 +171,17 @@ mod tests {
         write("etc/systemd/system/linkspan.service.d/x.conf", &drop_in);
         write("etc/systemd/system/docker.socket.d/linkspan.conf", "[Socket]\nListenStream=/engine\n");
         write("home/systemd/user/linkspan.socket", "[Socket]\nListenStream=%t/own.sock\n");
+        // What is masked says nothing, nor does what another one of the name goes before.
+        write(
+            "usr/lib/systemd/system/linkspan-old.service",
+            "[Service]\nExecStart=/bin/linkspan serve --export-listen /no\n",
+        );
+        std::os::unix::fs::symlink("/dev/null", at("etc/systemd/system/linkspan-old.service")).unwrap();
+        write("usr/lib/systemd/system/linkspan.socket", "[Socket]\nListenStream=/no\n");
+        write("etc/systemd/system/linkspan.socket", "[Socket]\nListenStream=/no\n");
+        write("etc/systemd/system/linkspan.socket.d/a.conf", "[Socket]\nListenStream=\nListenStream=/yes\n");
+        write("etc/systemd/system/linkspan.socket.d/a.conf.bak", "[Socket]\nListenStream=/no\n");
+        write("usr/lib/systemd/system/linkspan.socket.d/a.conf", "[Socket]\nListenStream=/no\n");
         let places = Places { root: root.path().to_owned(), runtime: Some(at("me")), config: Some(at("home")) };
         let mut found: Vec<_> = places.sockets().iter().map(|(address, _)| address.to_string()).collect();
         found.sort();
@@ -167,6 +193,7 @@ mod tests {
             below("me/own.sock"),
             "unix:///e".to_owned(),
             "unix:///c".to_owned(),
+            "unix:///yes".to_owned(),
         ];
         expected.sort();
         assert_eq!(found, expected);
