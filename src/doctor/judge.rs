@@ -181,7 +181,8 @@ fn version_check(found: &Found, engine: Option<&Engine>) -> Option<Check> {
         }
         Some(false) => {
             let found = format!(
-                "buildx {version} does not mark its loads (0.24 is the first that does): `--load` looks like a file on the                  wire and passes as it is; `-o type=linkspan,name=NAME` goes direct"
+                "buildx {version} does not mark its loads (0.24 is the first that does): `--load` looks like a file on the \
+                 wire and passes as it is; `-o type=linkspan,name=NAME` goes direct"
             );
             let remedy = format!("update buildx to 0.24 or later, or start `linkspan serve` with {POLICY} {unless}");
             check("buildx", Mark::Slow, found, Some(&remedy))

@@ -179,7 +179,12 @@ pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<D
         let endpoints = endpoints(&builder);
         return Err(SetupError::NotThere { builder: builder.name, endpoints, door: from });
     }
-    record.forget()?;
+    // Another node may go through another door. One that the builder lacks goes nowhere.
+    let goes_on = |name: &str| {
+        let is_moved = done.moved.iter().any(|moved| moved.node == name);
+        !is_moved && builder.nodes.iter().any(|node| node.name == name)
+    };
+    record.forget(|node| !goes_on(node))?;
     Ok(done)
 }
 

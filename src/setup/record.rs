@@ -42,13 +42,22 @@ impl<'a> Record<'a> {
 
     pub(super) fn remember(&mut self, node: &str, endpoint: &str) -> Result<(), StoreError> {
         self.endpoints.insert(node.to_owned(), endpoint.to_owned());
+        self.write()
+    }
+
+    fn write(&self) -> Result<(), StoreError> {
         let failed = |source| StoreError::Io { what: "write", path: self.path.clone(), source };
         let text = serde_json::to_vec(&self.endpoints).map_err(|error| failed(error.into()))?;
         let folder = self.buildx.make_subfolder(FOLDER).map_err(failed)?;
         folder.replace(&self.file, &text, &folder).map_err(failed)
     }
 
-    pub(super) fn forget(self) -> Result<(), StoreError> {
+    /// Forgets the nodes for which `is_back`; what is known of the others stays.
+    pub(super) fn forget(mut self, is_back: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+        self.endpoints.retain(|node, _| !is_back(node));
+        if !self.endpoints.is_empty() {
+            return self.write();
+        }
         match self.buildx.subfolder(FOLDER).and_then(|folder| folder.remove(&self.file)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::Io { what: "remove", path: self.path, source })

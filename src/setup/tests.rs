@@ -88,6 +88,25 @@ fn a_docker_context_comes_back_as_a_context() {
 }
 
 #[test]
+fn a_node_that_goes_through_another_door_can_still_be_sent_back() {
+    let mut place = Place::new("docker-container", &["ssh://one", "ssh://two"]);
+    let before = place.file();
+    let first = (place.door.clone(), UnixListener::bind(place.folder.path().join("other")).unwrap());
+    place.engine = "ssh://one".to_owned();
+    place.through().unwrap();
+    place.door = Address::Unix(place.folder.path().join("other"));
+    place.engine = "ssh://two".to_owned();
+    place.through().unwrap();
+    // Where a door leads now is not what is asked for: each node goes where it went.
+    place.engine = "ssh://elsewhere".to_owned();
+    assert_eq!(Place::moved(&place.back().unwrap()), ["b1"]);
+    place.door = first.0;
+    assert_eq!(Place::moved(&place.back().unwrap()), ["b0"]);
+    assert_eq!(place.file(), before);
+    assert!(!place.folder.path().join("linkspan/b.json").exists());
+}
+
+#[test]
 fn a_builder_created_at_the_door_comes_back_to_the_engine() {
     let place = Place::new("docker-container", &["DOOR"]);
     assert_eq!(place.back().unwrap().moved[0].to, place.engine);

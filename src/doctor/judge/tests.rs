@@ -390,6 +390,7 @@ fn an_old_buildx_is_told_what_goes_direct() {
     ] {
         let (found, load, check) = judged(version, plain_is_load);
         assert_eq!((found, load), (mark, by_load), "{version} {check:?}");
+        assert!(!check.found.contains("  "), "{check:?}");
     }
     let (_, _, check) = judged("0.13.1", false);
     assert!(check.found.contains("`-o type=linkspan,name=NAME` goes direct"), "{check:?}");
