@@ -42,7 +42,11 @@ pub(super) fn check(
              machine and every page in their browsers; expected `unix:///path`",
         ));
     }
+    let is_default = given.origin == Origin::Default(Setting::DockerListen);
     if engine.kind == Kind::Containerd {
+        if is_default {
+            return Ok(None);
+        }
         return Err(refuse(given, "needs a Docker behind it, and the engine is to be `containerd`"));
     }
     let is_itself = |host: &str| host.parse() == Ok(listen.clone());
@@ -61,6 +65,5 @@ pub(super) fn check(
         )));
     }
     let plain_is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);
-    let is_default = given.origin == Origin::Default(Setting::DockerListen);
     Ok(Some(DockerDoor { listen, plain_is_load, is_default }))
 }

@@ -603,6 +603,14 @@ fn names_of_sockets_that_are_handed_over_ask_for_doors_and_give_way_to_everythin
         layer
     };
     let some = |text: &str| Some(text.to_owned());
+    // linkspan.socket listens at the usual addresses, whatever the engine is to be.
+    let usual = || {
+        let mut layer = Layer::default();
+        layer.add(Setting::DockerListen, DEFAULT_DOCKER_LISTEN.to_owned(), Origin::Default(Setting::DockerListen));
+        layer
+    };
+    assert_eq!(doors(Sources::new().serving(true, usual())), (some(DEFAULT_DOCKER_LISTEN), None));
+    assert_eq!(doors(Sources::new().flag(Setting::Engine, "containerd").serving(true, usual())), (None, None));
     let docker = handed(&[(Setting::DockerListen, "unix:///d.sock")]);
     assert_eq!(doors(Sources::new().serving(true, docker.clone())), (some("unix:///d.sock"), None));
     let own = Sources::new().flag(Setting::DockerListen, "unix:///own.sock");

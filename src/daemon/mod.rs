@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::config::{Builder, Config, ConfigError};
+use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
 use crate::door::{buildkit, export_api};
 use crate::engine::select::Selected;
-use crate::engine::{EngineError, Identity};
+use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
 use crate::output::folder::Folders;
 use crate::proxy::{Address, Link, Upstream, UpstreamError};
@@ -48,6 +49,9 @@ const OWN_DESCRIPTORS: usize = 64;
 
 /// How long exports that lost their clients may take to be aborted, and connections that nobody uses to be closed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the first clients wait for what an earlier process left to be tidied up; it goes on beside them.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or did not end as it should.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +110,7 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { house, docker_door, exports } = tokio::select! {
+    let Opened { house, docker_door, exports, tidying: _tidying } = tokio::select! {
         opened = open(&config, inherited) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
@@ -136,6 +140,8 @@ struct Opened {
     house: House,
     docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
+    /// Ends with the daemon: what is left then is for the next start.
+    tidying: AbortOnDropHandle<()>,
 }
 
 /// Opens everything that `config` asks for, or nothing.
@@ -170,18 +176,21 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         }
         None => None,
     };
+    let unneeded = match docker {
+        Some(_) => None,
+        None => unneeded(engine.identity(), &mut inherited)?,
+    };
     inherited.all_used(&doors)?;
-    match engine.recover().await {
-        Ok(0) => {}
-        Ok(leases) => info!(leases, "an earlier process left something behind, which is released"),
-        // Tidying is no condition of serving: it is tried again at the next start, and leases expire.
-        Err(error) => warn!(%error, "what an earlier process may have left behind stays for now"),
-    }
+    let tidying = begin_to_tidy(Arc::clone(&engine)).await;
 
     say(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let house = House::new(capacity());
+    if let Some(listener) = unneeded {
+        // Whoever comes would wait for ever otherwise: the service manager keeps the socket.
+        house.open(listener, |stream, _drain| async move { drop(stream) });
+    }
     let status = status::compose(
         config,
         exports.engine().identity(),
@@ -229,7 +238,39 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
             async move { door.serve(stream, drain).await }
         });
     }
-    Ok(Opened { house, docker_door, exports })
+    Ok(Opened { house, docker_door, exports, tidying })
+}
+
+/// Begins to [`tidy`], which is usually done at once; an engine that is slow, or a lock that somebody holds, does not keep
+/// the doors closed.
+async fn begin_to_tidy(engine: Arc<dyn Engine>) -> AbortOnDropHandle<()> {
+    let mut tidying = AbortOnDropHandle::new(tokio::spawn(tidy(engine)));
+    let _ = tokio::time::timeout(TIDY_TIMEOUT, &mut tidying).await;
+    tidying
+}
+
+/// Releases what an earlier process left. That is no condition of serving: it is tried again at the next start, and leases
+/// expire.
+async fn tidy(engine: Arc<dyn Engine>) {
+    match engine.recover().await {
+        Ok(0) => {}
+        Ok(leases) => info!(leases, "an earlier process left something behind, which is released"),
+        Err(error) => warn!(%error, "what an earlier process may have left behind stays for now"),
+    }
+}
+
+/// The usual docker socket, if it was handed over and `engine` is no Docker: linkspan.socket listens there whatever the
+/// engine is.
+fn unneeded(engine: &Identity, inherited: &mut Inherited) -> Result<Option<Listener>, ListenError> {
+    let Ok(usual) = DEFAULT_DOCKER_LISTEN.parse() else { return Ok(None) };
+    let listener = if engine.kind.starts_with("docker") { None } else { inherited.for_door(&usual)? };
+    if listener.is_some() {
+        say(&format!(
+            "no docker door at {usual}: the engine is {engine}, and connections there are closed; after docker was installed, \
+             restart linkspan"
+        ));
+    }
+    Ok(listener)
 }
 
 /// How many connections can be served at once. Asks for all the file descriptors that we may have: the limit that most
@@ -266,4 +307,78 @@ fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {
         );
     }
     builders.iter().map(Builder::link).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::engine::{Ingest, Origin, Storage};
+    use crate::image::{Descriptor, Reference};
+    use crate::progress::Events;
+
+    /// An engine that cannot be tidied up: somebody holds its lock.
+    #[derive(Debug)]
+    struct Locked;
+
+    impl Engine for Locked {
+        fn identity(&self) -> &Identity {
+            unreachable!("nobody asks")
+        }
+        fn current<'a>(
+            &'a self,
+            _: &'a Descriptor,
+            _: &'a [Reference],
+        ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+            unreachable!("nothing is exported")
+        }
+        fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+            unreachable!("nothing is exported")
+        }
+        fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_earlier_process_left_keeps_no_door_closed() {
+        let tidying = begin_to_tidy(Arc::new(Locked)).await;
+        assert!(!tidying.is_finished());
+        let ended = tidying.abort_handle();
+        drop(tidying);
+        tokio::task::yield_now().await;
+        assert!(ended.is_finished(), "it ends with the daemon");
+    }
+
+    #[tokio::test]
+    async fn the_usual_docker_socket_is_not_needed_without_docker() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = |kind| Identity {
+            kind,
+            version: String::new(),
+            address: "unix:///engine.sock".to_owned(),
+            storage: Storage::Directory {},
+        };
+        for (number, (kind, address, is_unneeded)) in [
+            ("containerd", DEFAULT_DOCKER_LISTEN, true),
+            ("layout", DEFAULT_DOCKER_LISTEN, true),
+            ("docker", DEFAULT_DOCKER_LISTEN, false),
+            ("containerd", "unix:///run/other.sock", false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let socket = UnixListener::bind(folder.path().join(number.to_string())).unwrap();
+            let mut inherited = Inherited::of(socket, "linkspan.socket", address);
+            let found = unneeded(&identity(kind), &mut inherited).unwrap();
+            assert_eq!(
+                (found.is_some(), inherited.all_used(&[]).is_ok()),
+                (is_unneeded, is_unneeded),
+                "{kind} {address}"
+            );
+        }
+    }
 }

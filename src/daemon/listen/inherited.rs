@@ -3,7 +3,7 @@
 //! Their names outlive the process: a client that comes while it restarts waits in the queue, and what mounted the
 //! socket into a container keeps the one that is served. So nothing is done to them: they are neither made nor
 //! removed, and owner and mode are the socket unit's. Which door one belongs to is told by its address; where no door
-//! has that address, by its name (`FileDescriptorName=`).
+//! has that address, by its name (`FileDescriptorName=`), or because it is the usual address of one.
 
 use std::env;
 use std::net::{IpAddr, TcpListener};
@@ -16,7 +16,7 @@ use rustix::net::sockopt::socket_acceptconn;
 use tracing::info;
 
 use super::{ListenError, Listener, Socket};
-use crate::config::{Layer, Origin, Setting};
+use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Origin, Setting};
 use crate::proxy::Address;
 
 /// More than any service has; a variable that says more is somebody's mistake.
@@ -27,6 +27,9 @@ const NAMES: &str = "LISTEN_FDNAMES";
 /// What tells a door by its socket's name.
 const DOORS: [(&str, Setting); 3] =
     [("docker", Setting::DockerListen), ("export", Setting::ExportListen), ("buildkit", Setting::BuildkitListen)];
+/// Where doors are usually; whoever listens there for us means that door.
+const USUAL: [(&str, Setting); 2] =
+    [(DEFAULT_DOCKER_LISTEN, Setting::DockerListen), (DEFAULT_EXPORT_LISTEN, Setting::ExportListen)];
 
 /// What was handed over, and is not used yet.
 #[derive(Debug, Default)]
@@ -68,7 +71,8 @@ impl Inherited {
         handed.collect::<Result<_, _>>().map(Self)
     }
 
-    /// What the sockets' names say of doors, as settings; weaker than all others.
+    /// What the sockets' names say of doors, and their addresses, as settings; weaker than all others. A door of which
+    /// only the address says so is left out where it cannot be.
     pub(crate) fn settings(&self) -> Layer {
         let mut layer = Layer::default();
         for Handed { name, address, .. } in &self.0 {
@@ -76,11 +80,17 @@ impl Inherited {
                 layer.add(*setting, address.to_string(), Origin::Variable(NAMES.to_owned()));
             }
         }
+        for (usual, setting) in USUAL {
+            let is_usual = |handed: &Handed| usual.parse().is_ok_and(|usual| is_same(&handed.address, &usual));
+            if layer.one(setting).is_none() && self.0.iter().any(is_usual) {
+                layer.add(setting, usual.to_owned(), Origin::Default(setting));
+            }
+        }
         layer
     }
 
     /// The socket for the door at `address`, if it was handed over.
-    pub(super) fn for_door(&mut self, address: &Address) -> Result<Option<Listener>, ListenError> {
+    pub(in crate::daemon) fn for_door(&mut self, address: &Address) -> Result<Option<Listener>, ListenError> {
         let Some(index) = self.0.iter().position(|handed| is_same(&handed.address, address)) else { return Ok(None) };
         let Handed { socket, name, .. } = self.0.swap_remove(index);
         info!(%address, name, "the service manager listens, and has handed its socket over");
@@ -172,8 +182,34 @@ fn real(path: &Path) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
+impl Inherited {
+    /// `socket`, as if it were at `address`.
+    pub(crate) fn of(socket: UnixListener, name: &str, address: &str) -> Self {
+        let address = address.parse().unwrap();
+        Self(vec![Handed { socket: Given::Unix(socket), name: name.to_owned(), address }])
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_sockets_ask_for_their_doors_as_if_by_default() {
+        let handed = |name: &str, address: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = UnixListener::bind(folder.path().join("socket")).unwrap();
+            Inherited::of(socket, name, address).settings()
+        };
+        for (usual, setting) in USUAL {
+            let given = handed("linkspan.socket", usual);
+            let given = given.one(setting).unwrap();
+            assert_eq!((given.text.as_str(), &given.origin), (usual, &Origin::Default(setting)));
+        }
+        let named = handed("docker", DEFAULT_DOCKER_LISTEN);
+        assert_ne!(named.one(Setting::DockerListen).unwrap().origin, Origin::Default(Setting::DockerListen));
+        assert!(handed("linkspan.socket", "unix:///run/other.sock").one(Setting::DockerListen).is_none());
+    }
 
     #[test]
     fn a_door_is_found_by_its_address_through_linked_folders() {

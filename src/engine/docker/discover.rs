@@ -74,6 +74,11 @@ pub(crate) async fn info(docker: &Api) -> Result<Info, EngineError> {
         operation: format!("asking docker at {} what it is", docker.address()),
         reason,
     };
+    // As one does that is starting, or ending.
+    if answer.status.is_server_error() {
+        let reason = format!("it answers {}: {}", answer.status.as_u16(), answer.message());
+        return Err(EngineError::Unreachable { engine: "docker", address: docker.address().to_owned(), reason });
+    }
     if answer.status != StatusCode::OK {
         return Err(broken(answer.message()));
     }
