@@ -14,6 +14,8 @@ pub(crate) const EXPORTERS: usize = 16;
 pub(crate) const NEGOTIATE_DESCRIPTORS: usize = 10_000;
 pub(crate) const BLOBS: usize = 100_000;
 pub(crate) const WRITES: usize = 64;
+/// Refs of one export that were begun and are not committed. An engine keeps each of them, with what was written.
+pub(crate) const REFS: usize = 1024;
 pub(crate) const NAMES: usize = 64;
 /// Bytes of what survives of an export. An engine keeps it as labels.
 pub(crate) const RECORD_BYTES: usize = 32 << 10;

@@ -80,5 +80,6 @@ fn numbers() -> proto::Limits {
         result_retention: Some(duration_message(limits::RESULT_RETENTION)),
         idle_timeout: Some(duration_message(limits::IDLE)),
         record_bytes: number(limits::RECORD_BYTES),
+        refs: number(limits::REFS),
     }
 }

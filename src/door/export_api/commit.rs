@@ -1,9 +1,10 @@
 //! Commit: each exporter by itself, to its end, whoever watches.
 
+mod running;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{broadcast, watch};
 use tonic::Code;
 
 use super::errors::other_image;
@@ -15,42 +16,12 @@ use crate::engine::Engine;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
 use crate::export_v1::limits::NAMES;
-use crate::export_v1::proto::{
-    self, CommitResults, ExportState, ExporterResult, Progress, ProgressKind, Reason, Target,
-};
+use crate::export_v1::proto::{self, CommitResults, ExportState, ExporterResult, ProgressKind, Reason, Target};
 use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
-use crate::progress::{Event, Events, State};
 use crate::source::{Chunks, OnMissing, ReadGraphError, Source, SourceError, read_graph};
 
-/// How many steps wait for a client that reads slowly; older ones are dropped.
-const BACKLOG: usize = 256;
-
-/// A Commit that runs, or has run.
-#[derive(Debug)]
-pub(super) struct Running {
-    targets: Vec<Target>,
-    progress: broadcast::Sender<Progress>,
-    done: watch::Sender<Option<CommitResults>>,
-}
-
-/// What somebody who watches a Commit gets.
-#[derive(Debug)]
-pub(super) struct Watching {
-    pub(super) progress: broadcast::Receiver<Progress>,
-    pub(super) done: watch::Receiver<Option<CommitResults>>,
-}
-
-impl Running {
-    fn watch(&self) -> Watching {
-        Watching { progress: self.progress.subscribe(), done: self.done.subscribe() }
-    }
-
-    /// Waits for the end.
-    pub(super) async fn finished(&self) {
-        // An error means that the task broke off, which is an end, too.
-        let _ = self.done.subscribe().wait_for(Option::is_some).await;
-    }
-}
+use running::watch_over;
+pub(super) use running::{Running, Watching};
 
 /// One target that was checked.
 struct Checked {
@@ -99,16 +70,13 @@ pub(super) fn commit(
                 return Err(ApiError::field("export_id", "the export has ended"));
             }
         }
-        let running = Arc::new(Running {
-            targets: request.targets,
-            progress: broadcast::channel(BACKLOG).0,
-            done: watch::Sender::new(None),
-        });
+        let running = Arc::new(Running::new(request.targets));
         stage.running = Some(running.clone());
         running
     };
     let watching = running.watch();
-    tokio::spawn(run(sessions.clone(), session.clone(), running, checked));
+    let work = run(sessions.clone(), session.clone(), running.clone(), checked);
+    watch_over(session.clone(), running, work);
     Ok(watching)
 }
 
@@ -327,46 +295,6 @@ impl Source for ScopedSource<'_> {
         }
         let (name, digest) = (self.name().to_owned(), blob.digest.clone());
         Box::pin(async { Err(SourceError::NotFound { name, digest }) })
-    }
-}
-
-impl Running {
-    fn tell(&self, exporter: &str, kind: ProgressKind, note: &str) {
-        let (exporter_id, note) = (exporter.to_owned(), note.to_owned());
-        // Nobody may be watching.
-        let _ = self.progress.send(Progress { exporter_id, kind: kind.into(), note, ..Progress::default() });
-    }
-
-    /// What an export tells, as progress of the exporter `id`.
-    fn events(self: &Arc<Self>, id: String) -> Events {
-        let running = self.clone();
-        Events::new(move |event| {
-            let mut progress = Progress { exporter_id: id.clone(), ..Progress::default() };
-            let kind = match event {
-                Event::Planned { present, .. } => {
-                    progress.current = i64::try_from(*present).unwrap_or(0);
-                    progress.total = progress.current;
-                    ProgressKind::Planned
-                }
-                Event::Unpacking { digest } => {
-                    progress.digest = digest.to_string();
-                    ProgressKind::Unpacking
-                }
-                Event::Unpacked { digest } => {
-                    progress.digest = digest.to_string();
-                    ProgressKind::Unpacked
-                }
-                Event::State(State::Ready) => ProgressKind::Ready,
-                Event::State(State::Committed) => ProgressKind::Committed,
-                Event::Note(note) => {
-                    progress.note.clone_from(note);
-                    ProgressKind::Note
-                }
-                _ => return,
-            };
-            progress.kind = kind.into();
-            let _ = running.progress.send(progress);
-        })
     }
 }
 

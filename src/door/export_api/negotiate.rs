@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Code;
 
-use super::scope::Labels;
+use super::scope::{Labels, Times};
 use super::session::Session;
 use crate::engine::EngineError;
 use crate::export_v1::ApiError;
@@ -161,7 +161,11 @@ pub(super) async fn take_up(session: &Session) -> Result<(), EngineError> {
             let _ = scope.add(blob.digest, blob.size, Labels::new());
         }
     }
+    let refs = session.uploads()?.statuses().await?;
     let mut scope = session.scope();
+    for status in refs {
+        scope.set_times(&status.name, Times { started: status.started, updated: status.updated });
+    }
     for blob in blobs {
         let _ = scope.add(blob.digest, blob.size, Labels::new());
     }

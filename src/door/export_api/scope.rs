@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tonic::{Code, Status};
 
 use crate::export_v1::ApiError;
-use crate::export_v1::limits::{BLOBS, LABEL_BYTES, LABELS};
+use crate::export_v1::limits::{BLOBS, LABEL_BYTES, LABELS, REFS};
 use crate::image::Digest;
 
 /// The labels of a blob in this export. The engine never sees them.
@@ -35,6 +35,7 @@ pub(super) struct Scope {
     bytes: u64,
     /// Refs that a stream writes at this moment.
     writing: HashSet<String>,
+    /// Of every ref that was begun, and is neither committed nor aborted.
     times: HashMap<String, Times>,
 }
 
@@ -117,6 +118,16 @@ impl Scope {
         self.writing.len()
     }
 
+    /// Whether the ref `name`, which is being written, is one of not too many.
+    pub(super) fn check_room(&self, name: &str) -> Result<(), ApiError> {
+        let new = self.writing.iter().filter(|name| !self.times.contains_key(*name)).count();
+        if self.times.contains_key(name) || self.times.len() + new <= REFS {
+            return Ok(());
+        }
+        let message = format!("the export has {REFS} refs that are not committed; commit or abort one of them");
+        Err(ApiError::limit(Code::ResourceExhausted, "refs", REFS, message))
+    }
+
     /// When a ref was begun and last written to.
     pub(super) fn times(&self, name: &str) -> Option<Times> {
         self.times.get(name).copied()
@@ -171,6 +182,23 @@ mod tests {
             Code::InvalidArgument
         );
         assert_eq!(scope.update(&Digest::sha256(b"y"), Labels::new(), &[]).unwrap_err().code(), Code::NotFound);
+    }
+
+    #[test]
+    fn takes_so_many_refs() {
+        let mut scope = Scope::default();
+        let times = Times { started: SystemTime::now(), updated: SystemTime::now() };
+        for at in 1..REFS {
+            scope.set_times(&at.to_string(), times);
+        }
+        assert!(scope.lock("new"));
+        scope.check_room("new").unwrap();
+        // One that has no times yet counts.
+        assert!(scope.lock("newer"));
+        assert_eq!(scope.check_room("newer").unwrap_err().metadata["limit"], "refs");
+        scope.check_room("1").unwrap();
+        scope.unlock("new");
+        scope.check_room("newer").unwrap();
     }
 
     #[test]

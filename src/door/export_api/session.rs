@@ -195,3 +195,21 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod fixture {
+    //! A session for tests: of an export with the exporter `a`, on whatever holds it.
+
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::stuck;
+
+    pub(in crate::door::export_api) async fn session(layout: &Path, ingest: impl Ingest + 'static) -> Session {
+        let images = stuck::layout(layout).await.images().unwrap();
+        let exporter = proto::Exporter { id: "a".to_owned(), r#type: "image".to_owned(), ..Default::default() };
+        let request = proto::OpenRequest { exporters: vec![exporter], ..Default::default() };
+        let record = Record::new(&request, "test");
+        Session::new("e".to_owned(), record, (Arc::new(ingest), images), SystemTime::now(), Some(Duration::ZERO))
+    }
+}

@@ -187,14 +187,17 @@ impl Sessions {
             let (now, instant) = (SystemTime::now(), Instant::now());
             let overdue: Vec<_> = self.sessions().values().filter(|it| it.is_overdue(now)).cloned().collect();
             for session in overdue {
-                tracing::info!(export = session.id, "expired");
-                if let Err(refusal) = close(&session, ExportState::Expired).await {
-                    tracing::warn!(
-                        export = session.id,
-                        error = refusal.message,
-                        "the lease of an expired export stays"
-                    );
-                }
+                // Each by itself: an engine may be long in answering for one of them.
+                tokio::spawn(async move {
+                    tracing::info!(export = session.id, "expired");
+                    if let Err(refusal) = close(&session, ExportState::Expired).await {
+                        tracing::warn!(
+                            export = session.id,
+                            error = refusal.message,
+                            "the lease of an expired export stays"
+                        );
+                    }
+                });
             }
             self.forget(instant);
         }
@@ -238,4 +241,32 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), A
 fn is_id(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.len() <= 64 && text.bytes().next().is_some_and(letter) && text.bytes().all(|byte| letter(byte) || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::door::export_api::session::fixture::session;
+    use crate::engine::stuck::{Stuck, layout};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_export_that_cannot_be_closed_does_not_delay_the_expiry_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let exports = Exports::new(layout(folder.path()).await);
+        let sessions = Arc::new(Sessions::new(Arc::new(exports), Folders::default(), "test".to_owned()));
+        let stuck = Stuck::default();
+        for id in ["one", "two"] {
+            let session = session(folder.path(), stuck.clone()).await;
+            sessions.sessions().insert(id.to_owned(), Arc::new(session));
+        }
+        let end = CancellationToken::new();
+        let sweeping = tokio::spawn(sessions.clone().sweep(end.clone()));
+        while stuck.released.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(SWEEP).await;
+        }
+        end.cancel();
+        sweeping.await.unwrap();
+    }
 }

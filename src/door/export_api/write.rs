@@ -3,12 +3,12 @@
 //! The order of checks, the codes and what an answer holds are those of containerd's server (containerd
 //! `plugins/services/content/contentserver/contentserver.go`, `Write`), because its clients act on them.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1::{WriteAction, WriteContentResponse};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +26,9 @@ use crate::image::Digest;
 
 /// How many answers wait for a client that sends ahead and reads late.
 const ANSWERS: usize = 16;
+/// How much longer than its export a step of a write may take. An engine that answers takes moments; one that has
+/// stopped must not keep the export.
+const CLOSING: Duration = Duration::from_secs(5);
 
 type Answers = Pin<Box<dyn Stream<Item = Result<WriteContentResponse, Status>> + Send>>;
 
@@ -73,7 +76,7 @@ impl Drop for Lock<'_> {
 
 async fn serve(
     session: &Session,
-    mut messages: Streaming<WriteContentRequest>,
+    mut messages: impl Stream<Item = Result<WriteContentRequest, Status>> + Unpin,
     answers: &mpsc::Sender<Result<WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
     let Some(first) = next(session, &mut messages).await? else {
@@ -84,11 +87,13 @@ async fn serve(
     }
     let name = first.r#ref.clone();
     let _lock = Lock::take(session, &name)?;
-    let mut writing = Writing::open(session, &name, &first).await?;
+    let opening = until_end(session, Writing::open(session, &name, &first)).await;
+    let mut writing = opening.unwrap_or_else(|| Err(ended(session)))?;
     let mut message = first;
     let outcome = loop {
         let is_commit = message.action() == WriteAction::Commit;
-        match writing.answer(message).await {
+        let answer = until_end(session, writing.answer(message)).await;
+        match answer.unwrap_or_else(|| Err(ended(session))) {
             Ok(answer) => {
                 // A client that is gone gets no answer; what it wrote is kept.
                 let told = session.cancel.run_until_cancelled(answers.send(Ok(answer))).await;
@@ -108,24 +113,40 @@ async fn serve(
             Err(status) => break Err(status),
         }
     };
-    writing.suspend().await;
+    // What is not closed by then is closed when it is dropped.
+    until_end(session, writing.suspend()).await;
     outcome
+}
+
+/// Does `work`, and gives it up soon after the end of the export.
+async fn until_end<T>(session: &Session, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => Some(done),
+        () = session.cancel.cancelled() => timeout(CLOSING, work).await.ok(),
+    }
+}
+
+/// That the export has ended.
+fn ended(session: &Session) -> Status {
+    session.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)
 }
 
 /// The next message. A client that is silent for too long does not keep the ref.
 async fn next(
     session: &Session,
-    messages: &mut Streaming<WriteContentRequest>,
+    messages: &mut (impl Stream<Item = Result<WriteContentRequest, Status>> + Unpin),
 ) -> Result<Option<WriteContentRequest>, Status> {
-    match session.cancel.run_until_cancelled(timeout(IDLE, messages.message())).await {
-        Some(Ok(message)) => message,
+    match session.cancel.run_until_cancelled(timeout(IDLE, messages.next())).await {
+        Some(Ok(message)) => message.transpose(),
         Some(Err(_)) => {
             let seconds = IDLE.as_secs();
             Err(Status::deadline_exceeded(format!(
                 "nothing came for {seconds} s; what was written can be gone on with"
             )))
         }
-        None => Err(session.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)),
+        None => Err(ended(session)),
     }
 }
 
@@ -147,6 +168,7 @@ impl<'a> Writing<'a> {
         if let Some(digest) = expected.as_ref().filter(|digest| session.scope().get(digest).is_some()) {
             return Err(exists(digest));
         }
+        session.scope().check_room(name)?;
         let uploads = session.uploads().map_err(ApiError::from)?;
         let wanted = Expected { digest: expected.clone(), size: (total > 0).then_some(total) };
         let upload = match uploads.begin(name, &wanted).await.map_err(ApiError::from)? {
@@ -282,4 +304,69 @@ async fn take_in(session: &Session, digest: &Digest, labels: Labels) -> Result<(
 
 fn exists(digest: &Digest) -> Status {
     Status::already_exists(format!("content {digest}: already exists"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use futures_util::stream;
+
+    use super::*;
+    use crate::door::export_api::session::fixture::session;
+    use crate::door::export_api::sessions::close;
+    use crate::engine::stuck::Stuck;
+    use crate::export_v1::limits::REFS;
+    use crate::export_v1::proto::{ExportState, Reason};
+
+    fn bytes(name: &str) -> WriteContentRequest {
+        WriteContentRequest {
+            action: WriteAction::Write.into(),
+            r#ref: name.to_owned(),
+            data: "bytes".into(),
+            ..WriteContentRequest::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_an_engine_does_not_take_does_not_keep_its_export() {
+        let folder = tempfile::tempdir().unwrap();
+        let stuck = Stuck::default();
+        let session = Arc::new(session(folder.path(), stuck.clone()).await);
+        let (answers, _outgoing) = mpsc::channel(ANSWERS);
+        let writing = session.clone();
+        let written = session.writers.spawn(async move {
+            let messages = stream::once(std::future::ready(Ok(bytes("a")))).chain(stream::pending());
+            serve(&writing, messages, &answers).await.unwrap_err()
+        });
+        // It has come to the engine.
+        while session.scope().times("a").is_none() {
+            tokio::task::yield_now().await;
+        }
+        let closing = session.clone();
+        let closing = tokio::spawn(async move { close(&closing, ExportState::Expired).await });
+        let status = written.await.unwrap();
+        assert_eq!(ApiError::from_status(&status).unwrap().reason, Reason::ExportExpired, "{status}");
+        while stuck.released.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        closing.abort();
+        assert_eq!(session.scope().writing(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_export_has_so_many_refs() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = session(folder.path(), Stuck::default()).await;
+        let times = Times { started: SystemTime::now(), updated: SystemTime::now() };
+        for at in 0..REFS {
+            session.scope().set_times(&at.to_string(), times);
+        }
+        let (answers, _outgoing) = mpsc::channel(ANSWERS);
+        let messages = stream::once(std::future::ready(Ok(bytes("one more"))));
+        let status = serve(&session, messages, &answers).await.unwrap_err();
+        let error = ApiError::from_status(&status).unwrap();
+        assert_eq!((error.code, error.reason), (Code::ResourceExhausted, Reason::LimitExceeded), "{status}");
+        assert_eq!(error.metadata["limit"], "refs");
+    }
 }

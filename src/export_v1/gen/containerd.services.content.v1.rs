@@ -120,9 +120,7 @@ pub mod content_server {
         /// or digest is set, the content will be validated against those values.
         async fn write(
             &self,
-            request: tonic::Request<
-                tonic::Streaming<crate::export_v1::proto::WriteContentRequest>,
-            >,
+            request: tonic::Request<tonic::Streaming<crate::export_v1::proto::WriteContentRequest>>,
         ) -> std::result::Result<tonic::Response<Self::WriteStream>, tonic::Status>;
         /// Abort cancels the ongoing write named in the request. Any resources
         /// associated with the write will be collected.
@@ -523,9 +521,7 @@ pub mod content_server {
                         fn call(
                             &mut self,
                             request: tonic::Request<
-                                tonic::Streaming<
-                                    crate::export_v1::proto::WriteContentRequest,
-                                >,
+                                tonic::Streaming<crate::export_v1::proto::WriteContentRequest>,
                             >,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);

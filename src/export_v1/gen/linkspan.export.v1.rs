@@ -433,6 +433,9 @@ pub struct Limits {
     /// Bytes of the labels and attributes of one Open.
     #[prost(int64, tag = "14")]
     pub record_bytes: i64,
+    /// Refs of one export that were begun and are neither committed nor aborted. Zero if the server does not say.
+    #[prost(int64, tag = "15")]
+    pub refs: i64,
 }
 /// Where images go. Two servers with the same `kind`, `id` and `namespace` share their blobs.
 #[derive(Clone, PartialEq, ::prost::Message)]

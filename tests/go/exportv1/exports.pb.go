@@ -745,7 +745,9 @@ type Limits struct {
 	// How long a stream may be silent while the server waits for the client.
 	IdleTimeout *durationpb.Duration `protobuf:"bytes,13,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
 	// Bytes of the labels and attributes of one Open.
-	RecordBytes   int64 `protobuf:"varint,14,opt,name=record_bytes,json=recordBytes,proto3" json:"record_bytes,omitempty"`
+	RecordBytes int64 `protobuf:"varint,14,opt,name=record_bytes,json=recordBytes,proto3" json:"record_bytes,omitempty"`
+	// Refs of one export that were begun and are neither committed nor aborted. Zero if the server does not say.
+	Refs          int64 `protobuf:"varint,15,opt,name=refs,proto3" json:"refs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -874,6 +876,13 @@ func (x *Limits) GetIdleTimeout() *durationpb.Duration {
 func (x *Limits) GetRecordBytes() int64 {
 	if x != nil {
 		return x.RecordBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetRefs() int64 {
+	if x != nil {
+		return x.Refs
 	}
 	return 0
 }
@@ -2320,7 +2329,7 @@ const file_linkspan_export_v1_exports_proto_rawDesc = "" +
 	"\x0eContentSupport\x120\n" +
 	"\x14document_media_types\x18\x01 \x03(\tR\x12documentMediaTypes\x12\"\n" +
 	"\fcompressions\x18\x02 \x03(\tR\fcompressions\x12+\n" +
-	"\x11digest_algorithms\x18\x03 \x03(\tR\x10digestAlgorithms\"\xd6\x04\n" +
+	"\x11digest_algorithms\x18\x03 \x03(\tR\x10digestAlgorithms\"\xea\x04\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12%\n" +
 	"\x0emetadata_bytes\x18\x02 \x01(\x03R\rmetadataBytes\x12!\n" +
@@ -2337,7 +2346,8 @@ const file_linkspan_export_v1_exports_proto_rawDesc = "" +
 	"\fmax_lifetime\x18\v \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\x12D\n" +
 	"\x10result_retention\x18\f \x01(\v2\x19.google.protobuf.DurationR\x0fresultRetention\x12<\n" +
 	"\fidle_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\x12!\n" +
-	"\frecord_bytes\x18\x0e \x01(\x03R\vrecordBytes\"\xf9\x01\n" +
+	"\frecord_bytes\x18\x0e \x01(\x03R\vrecordBytes\x12\x12\n" +
+	"\x04refs\x18\x0f \x01(\x03R\x04refs\"\xf9\x01\n" +
 	"\x06Engine\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x0e\n" +

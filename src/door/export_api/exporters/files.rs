@@ -95,8 +95,7 @@ async fn plan(job: &Job) -> Result<Arc<Rootfs>, ApiError> {
         platform_split: job.attributes.get(SPLIT).map(|split| split == "true"),
         epoch: job.attributes.get(EPOCH).and_then(|epoch| epoch.parse().ok()),
     };
-    // Never closed.
-    let _turn = job.outputs.planning.acquire().await.ok();
+    let _turn = job.outputs.turn(&job.events).await?;
     let source = job.exports.engine().images()?;
     Ok(Arc::new(Rootfs::new(&*source, &job.graph, &absent, options, Limits::default()).await?))
 }
