@@ -1,6 +1,7 @@
 //! Unpacking.
 
-use linkspan::engine::Storage;
+use linkspan::engine::{EngineError, Storage};
+use linkspan::image::Digest;
 
 use crate::common::{Part, Stack};
 use crate::fixture::{Image, Layer, containerd, docker, export, names};
@@ -92,4 +93,44 @@ async fn a_folder_in_containerds_way_does_not_stop_an_export() {
     let image = Image::new(&[Layer::new().file("one", "1").tar(), Layer::new().file("two", "2").tar()]);
     export(&*engine, &image, &names(&["way:1"])).await.unwrap();
     assert_eq!(stack.snapshots("way").len(), 2);
+}
+
+/// What a blob's label says that it is when it is unpacked.
+fn uncompressed(stack: &Stack, namespace: &str, blob: &Digest) -> Option<String> {
+    let listed = stack.ctr(namespace, ["content", "ls"]).ok().stdout;
+    let line = listed.lines().find(|line| line.starts_with(blob.as_str())).unwrap();
+    let (_, rest) = line.split_once("containerd.io/uncompressed=")?;
+    Some(rest.split([',', ' ']).next().unwrap().to_owned())
+}
+
+/// Importers believe the label, so that a config that lies would make them take the wrong blob for a layer.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_was_unpacked_is_said_to_be_a_layer() {
+    let (stack, namespace) = (Stack::shared(), "verified");
+    let engine = containerd(stack, namespace).await;
+    let [one, other, third] = ["one", "other", "third"].map(|content| Layer::new().file("verified", content).tar());
+    let image = Image::new(std::slice::from_ref(&one));
+    export(&*engine, &image, &names(&["verified:1"])).await.unwrap();
+    let diff_id = Digest::sha256(&one);
+    assert_eq!(uncompressed(stack, namespace, &image.layers[0].digest), Some(diff_id.to_string()));
+
+    // The chain is there, so that nobody unpacks this one.
+    let hostile = Image::with_diff_ids(&[other], std::slice::from_ref(&diff_id));
+    export(&*engine, &hostile, &names(&["verified:2"])).await.unwrap();
+    assert_eq!(uncompressed(stack, namespace, &hostile.layers[0].digest), None);
+
+    // What unpacking shows to be false goes, and nothing else does.
+    let blob = Image::foreign(std::slice::from_ref(&third));
+    export(&*engine, &blob, &names(&["verified:3"])).await.unwrap();
+    let layer = &blob.layers[0].digest;
+    assert_eq!(uncompressed(stack, namespace, layer), None);
+    let (lie, word) = (Digest::sha256(b"a lie"), Digest::sha256(b"somebody's word"));
+    let lying = Image::with_diff_ids(&[third], std::slice::from_ref(&lie));
+    for (said, left) in [(&word, Some(word.to_string())), (&lie, None)] {
+        let label = format!("containerd.io/uncompressed={said}");
+        stack.ctr(namespace, ["content", "label", layer.as_str(), &label]).ok();
+        let error = export(&*engine, &lying, &names(&["verified:4"])).await.unwrap_err();
+        assert!(matches!(&error, EngineError::Corrupt { digest, .. } if digest == layer), "{error}");
+        assert_eq!(uncompressed(stack, namespace, layer), left);
+    }
 }

@@ -1,6 +1,6 @@
 //! One export's hold on a containerd.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,8 +41,6 @@ pub(crate) struct ContainerdIngest {
 #[derive(Debug, Default)]
 struct State {
     graph: Option<Arc<Graph>>,
-    /// The labels that leaves get when they are committed.
-    labels: HashMap<Digest, Labels>,
     unpack: Option<Unpack>,
     skip_unpack: bool,
     conditions: Vec<Condition>,
@@ -101,13 +99,6 @@ impl ContainerdIngest {
         let mut state = self.state();
         state.graph = Some(graph.clone());
         if let Some(job) = job {
-            let diff = |layer: &super::unpack::Layer| {
-                (
-                    layer.blob.digest.clone(),
-                    Labels::from([(labels::UNCOMPRESSED.to_owned(), layer.diff_id.to_string())]),
-                )
-            };
-            state.labels = job.layers.iter().map(diff).collect();
             let known =
                 |blob: &Descriptor| plan.present.iter().chain(&plan.missing).any(|have| have.digest == blob.digest);
             if job.layers.iter().all(|layer| known(&layer.blob)) {
@@ -196,8 +187,7 @@ impl ContainerdIngest {
     }
 
     async fn open(&self, blob: &Descriptor) -> Result<Opened, EngineError> {
-        let labels = self.state().labels.get(&blob.digest).cloned().unwrap_or_default();
-        match writer::begin(&self.client, &self.lease, blob, labels).await? {
+        match writer::begin(&self.client, &self.lease, blob).await? {
             Begun::Present => {
                 self.arrivals.add([blob.digest.clone()]);
                 Ok(Opened::Present)

@@ -7,7 +7,6 @@ use tonic::Code;
 
 use super::client::Client;
 use super::content;
-use super::labels::Labels;
 use crate::engine::stream::Stream;
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
@@ -21,13 +20,8 @@ pub(crate) enum Begun {
     Writer(Box<Writer>),
 }
 
-/// Opens `blob` for writing under `lease`. `labels` are what it gets when it is committed.
-pub(crate) async fn begin(
-    client: &Client,
-    lease: &str,
-    blob: &Descriptor,
-    labels: Labels,
-) -> Result<Begun, EngineError> {
+/// Opens `blob` for writing under `lease`.
+pub(crate) async fn begin(client: &Client, lease: &str, blob: &Descriptor) -> Result<Begun, EngineError> {
     let total = content::size(blob)?;
     let first = WriteContentRequest {
         action: WriteAction::Stat.into(),
@@ -45,7 +39,7 @@ pub(crate) async fn begin(
         outcome => outcome?,
     };
     let (client, lease, blob) = (client.clone(), lease.to_owned(), blob.clone());
-    let mut writer = Writer { client, lease, blob, labels, operation, stream };
+    let mut writer = Writer { client, lease, blob, operation, stream };
     // Another namespace of this containerd holds the blob, and the sharing policy lets us have it: a COMMIT without
     // data registers it here (containerd `core/metadata/content.go`, `Writer`). An ingest of ours that was left half
     // done is not resumed, because containerd would hash it again inside a database transaction: the first write has
@@ -64,7 +58,6 @@ pub(crate) struct Writer {
     client: Client,
     lease: String,
     blob: Descriptor,
-    labels: Labels,
     operation: String,
     stream: Stream,
 }
@@ -82,7 +75,7 @@ impl Writer {
 
     /// Commits what was sent and waits for the answer: only then is the blob in the store.
     async fn finish(self) -> Result<(), EngineError> {
-        let Self { client, lease, blob, labels, operation, stream } = self;
+        let Self { client, lease, blob, operation, stream } = self;
         if stream.length() != blob.size {
             let reason = format!("{} bytes came, expected {}", stream.length(), blob.size);
             return Err(EngineError::Corrupt { digest: blob.digest, reason });
@@ -90,7 +83,6 @@ impl Writer {
         let message = WriteContentRequest {
             total: content::size(&blob)?,
             expected: blob.digest.to_string(),
-            labels,
             ..WriteContentRequest::default()
         };
         match stream.commit(message).await.and_then(|end| end.outcome) {

@@ -13,6 +13,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use super::super::client::{Client, Expect as _, SILENCE};
+use super::super::labels::Labels;
 use super::super::read::ContainerdImages;
 use super::super::{content, labels};
 use super::Layer;
@@ -172,16 +173,32 @@ impl Snapshots {
         let limit = SILENCE + Duration::from_secs(layer.blob.size / SLOWEST);
         let outcome = self.client.within(limit, format!("unpacking {}", layer.blob.digest), call).await;
         let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
-        if applied.as_deref() == Some(layer.diff_id.as_str()) {
-            return Ok(());
+        let is_true = applied.as_deref() == Some(layer.diff_id.as_str());
+        // Only a help for other images: what becomes of it says nothing about this one.
+        if let Err(error) = self.label(layer, is_true).await {
+            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer stays as it is");
         }
-        // The label was given with the blob, on the word of the config; it must not outlive that.
-        let lie = labels::Labels::from([(labels::UNCOMPRESSED.to_owned(), String::new())]);
-        if let Err(error) = content::label(&self.client, &layer.blob.digest, lie).await {
-            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer with a false diff id stays");
+        if is_true {
+            return Ok(());
         }
         let reason = format!("it unpacks to {}, but the config says {}", applied.unwrap_or_default(), layer.diff_id);
         Err(EngineError::Corrupt { digest: layer.blob.digest.clone(), reason })
+    }
+
+    /// Labels a layer with its diff id, which unpacking it has shown to be true or not. Importers take a blob with this
+    /// label for any layer with that digest (containerd `core/images/archive/importer.go`), so that nobody's word is enough
+    /// for it (containerd `core/unpack/unpacker.go` compares as well). A label that says something else than what was shown
+    /// to be false is not ours to judge.
+    async fn label(&self, layer: &Layer, is_true: bool) -> Result<(), EngineError> {
+        let Some(info) = content::info(&self.client, &layer.blob.digest).await? else { return Ok(()) };
+        let diff_id = layer.diff_id.as_str();
+        let says_so = info.labels.get(labels::UNCOMPRESSED).is_some_and(|said| said == diff_id);
+        if says_so == is_true {
+            return Ok(());
+        }
+        // A label without a value is removed (containerd `core/metadata/boltutil`, `WriteLabels`).
+        let value = if is_true { diff_id.to_owned() } else { String::new() };
+        content::label(&self.client, &layer.blob.digest, Labels::from([(labels::UNCOMPRESSED.to_owned(), value)])).await
     }
 
     /// Makes the snapshot `key` the unpacked `layer`. `parent` is only given when it was prepared without one. Whether
