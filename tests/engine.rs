@@ -12,6 +12,8 @@ mod current;
 mod fixture;
 #[path = "engine/hold.rs"]
 mod hold;
+#[path = "engine/moved.rs"]
+mod moved;
 #[path = "engine/names.rs"]
 mod names;
 #[path = "engine/read.rs"]

@@ -37,7 +37,7 @@ use crate::config::ConfigError;
 use crate::daemon::{DaemonError, Signals};
 use crate::engine::EngineError;
 use crate::export::{ExportError, Exports};
-use crate::image::ReferenceError;
+use crate::image::{Digest, ReferenceError};
 use crate::source::archive::ArchiveError;
 use crate::source::tree::TreeError;
 use crate::source::{ChoiceError, ReadGraphError};
@@ -135,6 +135,8 @@ enum CommandError {
     NoImage { given: String, engine: String },
     #[error("`{given}` is called {names}")]
     ManyNames { given: String, names: String },
+    #[error("`{name}` was not removed: it stands for {current} by now")]
+    Moved { name: String, current: Digest },
     #[error("`{name}` has a digest, which no image can be given")]
     DigestAsName { name: String },
     #[error("more than one image begins with `{given}`")]

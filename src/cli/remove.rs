@@ -117,7 +117,12 @@ fn shown(record: &Record) -> String {
 }
 
 async fn remove(engine: &dyn Engine, images: &dyn Images, record: &Record, force: bool) -> Result<(), CommandError> {
-    engine.remove(record, force).await?;
+    match engine.remove(record, force).await {
+        Err(EngineError::NameMoved { current: Some(current), .. }) => {
+            return Err(CommandError::Moved { name: shown(record), current });
+        }
+        outcome => outcome?,
+    }
     if record.name.is_some() {
         output::print(&format!("Untagged: {}", shown(record)))?;
     }

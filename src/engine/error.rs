@@ -197,7 +197,7 @@ pub enum EngineError {
         /// The name, cut to 80 characters.
         name: String,
     },
-    /// A name stands for something else than was expected when it was to be set. It stays as it is.
+    /// A name stands for something else than was expected when it was to be set or removed. It stays as it is.
     #[error("the name `{name}` {}", current.as_ref().map_or_else(|| "does not exist".to_owned(), |it| format!("stands for {it}")))]
     NameMoved {
         /// The name in full.

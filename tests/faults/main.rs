@@ -24,6 +24,7 @@ mod engine;
 mod kills;
 mod load;
 mod messages;
+mod moved;
 mod proxy;
 mod prune;
 mod rig;

@@ -48,10 +48,16 @@ fn record(name: &str, target: &Descriptor) -> Result<Image, EngineError> {
 
 /// Makes a record for `name`, which must not have one; whether that was so.
 pub(crate) async fn create(client: &Client, name: &str, target: &Descriptor) -> Result<bool, EngineError> {
-    let request = CreateImageRequest { image: Some(record(name, target)?), source_date_epoch: None };
+    insert(client, record(name, target)?).await
+}
+
+/// Makes the record `image`, of whose name there must be none; whether that was so.
+pub(crate) async fn insert(client: &Client, image: Image) -> Result<bool, EngineError> {
+    let operation = format!("creating image {}", image.name);
+    let request = CreateImageRequest { image: Some(image), source_date_epoch: None };
     let mut images = client.images();
     let create = images.create(client.request(request));
-    Ok(client.unary(format!("creating image {name}"), create).await.unless(Code::AlreadyExists)?.is_some())
+    Ok(client.unary(operation, create).await.unless(Code::AlreadyExists)?.is_some())
 }
 
 /// Gives the record `image` the target that it says; whether there was one of this name.
@@ -64,12 +70,38 @@ pub(crate) async fn update(client: &Client, image: Image) -> Result<bool, Engine
     Ok(client.unary(operation, call).await.unless(Code::NotFound)?.is_some())
 }
 
-/// Deletes the record `name`; fine if there is none.
-pub(crate) async fn delete(client: &Client, name: &str) -> Result<(), EngineError> {
-    let mut images = client.images();
-    let request = DeleteImageRequest { name: name.to_owned(), ..DeleteImageRequest::default() };
-    let call = images.delete(client.request(request));
-    client.unary(format!("deleting image {name}"), call).await.unless(Code::NotFound).map(|_| ())
+/// Whether there is a record `name`.
+///
+/// # Errors
+/// [`EngineError::NameMoved`] if it stands for something else than `target`.
+pub(crate) async fn stands(client: &Client, name: &str, target: &Digest) -> Result<bool, EngineError> {
+    let Some(image) = get(client, name).await? else { return Ok(false) };
+    let current = image.target.and_then(|target| target.digest.parse::<Digest>().ok());
+    match current {
+        Some(current) if current == *target => Ok(true),
+        current => Err(EngineError::NameMoved { name: name.to_owned(), current }),
+    }
+}
+
+/// Deletes the record `name`, which must stand for `target`; fine if there is none.
+///
+/// # Errors
+/// [`EngineError::NameMoved`] if it stands for something else: it stays.
+pub(crate) async fn delete(client: &Client, name: &str, target: &Digest) -> Result<(), EngineError> {
+    // A containerd that compares by itself does so in the transaction of the deletion; one that does not know the field
+    // (1.6) deletes whatever the record stands for, so that it is compared here as well.
+    while stands(client, name, target).await? {
+        let expected = Target { digest: target.to_string(), ..Target::default() };
+        let request =
+            DeleteImageRequest { name: name.to_owned(), target: Some(expected), ..DeleteImageRequest::default() };
+        let mut images = client.images();
+        let call = images.delete(client.request(request));
+        // Not found is what a record is called as well that has just moved.
+        if client.unary(format!("deleting image {name}"), call).await.unless(Code::NotFound)?.is_some() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Makes `name` stand for `target`. An existing record keeps its labels: other clients depend on theirs.

@@ -78,6 +78,11 @@ impl ContainerdIngest {
         &self.client
     }
 
+    /// Takes notice of an error that another engine met with what this one holds.
+    pub(crate) fn note(&self, error: &EngineError) {
+        self.client.note(error);
+    }
+
     /// The image's root, once planned.
     pub(crate) fn root(&self) -> Result<Descriptor, EngineError> {
         self.state().graph.as_ref().map(|graph| graph.root().clone()).ok_or_else(|| EngineError::Protocol {

@@ -53,14 +53,29 @@ impl ContainerdImages {
     }
 
     /// Removes a record as [`Images::list`] shows it.
+    ///
+    /// # Errors
+    /// [`EngineError::NameMoved`] if it stands for another image by now.
     pub(crate) async fn remove(&self, record: &Record) -> Result<(), EngineError> {
+        let target = &record.target.digest;
         if let Some(name) = &record.name {
-            return images::delete(&self.client, name).await;
+            return images::delete(&self.client, name, target).await;
         }
         for prefix in UNNAMED {
-            images::delete(&self.client, &format!("{prefix}@{}", record.target.digest)).await?;
+            images::delete(&self.client, &format!("{prefix}@{target}"), target).await?;
         }
         Ok(())
+    }
+
+    /// Makes sure that a record is as [`Images::list`] showed it, or gone.
+    ///
+    /// # Errors
+    /// [`EngineError::NameMoved`] if it stands for another image by now.
+    pub(crate) async fn check(&self, record: &Record) -> Result<(), EngineError> {
+        match &record.name {
+            Some(name) => images::stands(&self.client, name, &record.target.digest).await.map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     async fn by_name(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {

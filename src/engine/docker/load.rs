@@ -31,12 +31,14 @@ const RETRY: Duration = Duration::from_millis(150);
 /// How a line begins with which dockerd reports, with status 200, that the image cannot run.
 const UNPACK_FAILED: &str = "Error unpacking";
 
-/// Lets dockerd make an image of `blobs` under `names`.
+/// Lets dockerd make an image of `blobs` under `names`. `was_asked` says afterwards whether it may have begun, for dockerd
+/// sets all names before anything else that can fail, and gives none back.
 pub(super) async fn commit(
     docker: &Api,
     blobs: &ContainerdIngest,
     names: &[Reference],
     events: &Events,
+    was_asked: &mut bool,
 ) -> Result<(), EngineError> {
     let root = &blobs.root()?;
     let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
@@ -44,6 +46,7 @@ pub(super) async fn commit(
     let end = Instant::now() + TRANSIENT;
     loop {
         blobs.check_conditions().await?;
+        *was_asked = true;
         let answer = docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
         let outcome = match answer.status {
             StatusCode::OK => judge(&answer.body, root, names),
@@ -66,8 +69,8 @@ pub(super) async fn commit(
 }
 
 /// The record of an image without a name (moby `daemon/containerd/soft_delete.go`).
-pub(super) fn dangling(root: &Descriptor) -> String {
-    format!("moby-dangling@{}", root.digest)
+pub(super) fn dangling(root: &Digest) -> String {
+    format!("moby-dangling@{root}")
 }
 
 /// Whether dockerd's reason is gone by the next attempt.

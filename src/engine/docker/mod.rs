@@ -216,7 +216,11 @@ impl Engine for DockerEngine {
     }
 
     fn remove<'a>(&'a self, record: &'a Record, force: bool) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(tag::remove(&self.docker, record, force))
+        Box::pin(async move {
+            // dockerd compares nothing, so it is looked at right before.
+            ContainerdImages::new(self.containerd.client().clone(), "docker's containerd").check(record).await?;
+            tag::remove(&self.docker, record, force).await
+        })
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
@@ -256,12 +260,18 @@ impl Ingest for DockerIngest {
     fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(async move {
             let records = match names {
-                [] => vec![load::dangling(&self.blobs.root()?)],
+                [] => vec![load::dangling(&self.blobs.root()?.digest)],
                 names => names.iter().map(ToString::to_string).collect(),
             };
-            let before = self.blobs.standing(records).await?;
-            load::commit(&self.docker, &self.blobs, names, &self.events).await?;
-            self.blobs.confirm(before).await
+            let before = self.blobs.standing_aside(records, load::dangling).await?;
+            let mut was_asked = false;
+            let loaded = load::commit(&self.docker, &self.blobs, names, &self.events, &mut was_asked).await;
+            let Err(error) = loaded else { return self.blobs.confirm(before).await };
+            self.blobs.note(&error);
+            if was_asked {
+                self.blobs.back(before).await;
+            }
+            Err(error)
         })
     }
 

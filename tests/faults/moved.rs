@@ -1,0 +1,33 @@
+//! Names that others give to another image between the look at them and what is done about them.
+
+use crate::{
+    common::{Run, Stack},
+    engine::{ENGINES, Engine, says},
+    proxy::{Proxy, Verdict, Way},
+    rig::{Application, Rig},
+};
+
+#[test]
+fn a_name_that_moves_while_it_is_removed_stays() {
+    let stack = Stack::start(&ENGINES);
+    let engine = Engine::containerd(&stack);
+    let rig = Rig::new(engine);
+    for tag in ["moves:1", "moves:2"] {
+        rig.succeeds(&Application::new(tag), tag);
+    }
+    let proxy = Proxy::new(&stack, stack.containerd_address());
+    proxy.rule(|message| {
+        let deletes = message.path.ends_with("Images/Delete") && message.way == Way::Request;
+        if deletes { Verdict::Hold } else { Verdict::Pass }
+    });
+    let args = engine.args_behind("", proxy.path().to_str().unwrap());
+    let removing = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["rm", "moves:1"]).args(args).spawn();
+    proxy.stopped();
+    let [from, to] = ["docker.io/library/moves:2", "docker.io/library/moves:1"];
+    stack.ctr(engine.namespace, ["images", "tag", "--force", from, to]).ok();
+    proxy.release();
+    let current = engine.digest("moves:2").unwrap();
+    says(&removing.wait(), &["`moves:1` was not removed", &current]);
+    assert_eq!(engine.digest("moves:1"), Some(current));
+    engine.is_sound();
+}
