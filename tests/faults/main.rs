@@ -25,6 +25,7 @@ mod kills;
 mod load;
 mod messages;
 mod moved;
+mod proof;
 mod proxy;
 mod prune;
 mod rig;

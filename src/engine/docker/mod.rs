@@ -155,12 +155,16 @@ impl Engine for DockerEngine {
         Box::pin(async move {
             // At the same time: an empty lease does no harm in a containerd that is the wrong one by now.
             let (proven, blobs) = tokio::join!(self.check(), self.containerd.ingest(origin, events.clone()));
-            let blobs = blobs?;
             if let Err(error) = proven {
-                blobs.release().await?;
+                // What is wrong is that it is not the one, whatever becomes of the lease there.
+                if let Ok(blobs) = blobs
+                    && let Err(error) = blobs.release().await
+                {
+                    tracing::warn!(%error, "an empty lease stays until it expires");
+                }
                 return Err(error);
             }
-            Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
+            Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs: blobs?, events }) as Arc<dyn Ingest>)
         })
     }
 

@@ -80,7 +80,7 @@ impl Upload {
             outcome = self.outcome.clone() => early(outcome),
             sent = timeout(PATIENCE, self.body.send(Some(bytes))) => match sent {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => early(self.outcome.clone().await),
+                Ok(Err(_)) => early(timeout(PATIENCE, self.outcome.clone()).await.unwrap_or_else(|_| Err(stuck()))),
                 Err(_) => Err(stuck()),
             },
         }

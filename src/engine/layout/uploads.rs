@@ -302,7 +302,9 @@ impl Inner {
             _ => None,
         };
         if let Some(reason) = reason {
-            self.park(turn, core, rest).map_err(|error| self.failed(&error))?;
+            if let Err(error) = self.park(turn, core, rest) {
+                tracing::debug!(%error, upload = note.name, "what came of a corrupt upload is not kept");
+            }
             return Err(EngineError::Corrupt { digest: wanted.unwrap_or(digest), reason });
         }
         // Before it is looked for: then a collector that comes between sees that it is needed.

@@ -102,7 +102,9 @@ impl Writer {
             }
             if core.file.is_some() {
                 // Whoever goes on with it would fail, too.
-                work.disk.remove(&core.path).map_err(failed)?;
+                if let Err(error) = work.disk.remove(&core.path) {
+                    tracing::debug!(%error, path = %core.path.display(), "a corrupt part stays for the collector");
+                }
             }
             Err(EngineError::Corrupt { digest: blob.digest, reason: format!("the bytes have the digest {actual}") })
         });

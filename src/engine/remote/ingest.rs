@@ -198,12 +198,12 @@ impl RemoteIngest {
         };
         let request = CommitRequest { export_id: begun.id.clone(), targets: vec![target] };
         let failed = |status: tonic::Status| self.connection.failure(operation, &status);
+        let late = || EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
         let mut exports = self.connection.exports();
-        let mut answers = exports.commit(request).await.map_err(failed)?.into_inner();
+        let call = exports.commit(request);
+        let mut answers = timeout(SILENCE, call).await.map_err(|_| late())?.map_err(failed)?.into_inner();
         loop {
-            let answer = timeout(SILENCE, answers.message()).await;
-            let answer =
-                answer.map_err(|_| EngineError::Timeout { operation: operation.to_owned(), after: SILENCE })?;
+            let answer = timeout(SILENCE, answers.message()).await.map_err(|_| late())?;
             match answer.map_err(failed)?.and_then(|answer| answer.event) {
                 Some(Answer::Progress(progress)) => self.tell(progress),
                 Some(Answer::Results(results)) => return outcome(operation, &results.results),

@@ -130,7 +130,10 @@ impl Engine for RemoteEngine {
             match ingest.keep(graph).await {
                 Ok(()) => Ok(Some(Arc::new(ingest) as Arc<dyn Ingest>)),
                 Err(error) => {
-                    ingest.release().await?;
+                    // Why nothing is held is what matters.
+                    if let Err(error) = ingest.release().await {
+                        tracing::warn!(%error, "an export stays open until it expires");
+                    }
                     Err(error)
                 }
             }

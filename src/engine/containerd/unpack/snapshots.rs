@@ -231,7 +231,12 @@ impl Snapshots {
                 self.active().remove(key);
                 Ok(())
             }
-            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => self.remove(key).await,
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
+                if let Err(error) = self.remove(key).await {
+                    tracing::debug!(%error, key, "an unfinished snapshot stays until its lease goes");
+                }
+                Ok(())
+            }
             Err(error) => Err(unpacking(error, layer)),
         }
     }

@@ -1,0 +1,44 @@
+//! A containerd that is no longer the one that dockerd uses.
+
+use containerd_client::services::v1::ServerResponse;
+use linkspan::{
+    engine::{
+        EngineError, Origin,
+        select::{Kind, Selection, select},
+    },
+    progress::Events,
+};
+use prost::Message as _;
+use tokio::runtime::Runtime;
+use tonic::Code;
+
+use crate::{
+    common::Stack,
+    proxy::{Proxy, Verdict, Way},
+};
+
+#[test]
+fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
+    let stack = Stack::shared();
+    let proxy = Proxy::new(stack, stack.containerd_address());
+    let selection = Selection {
+        kind: Kind::Docker,
+        docker_host: Some(stack.docker_host().to_owned()),
+        containerd_address: Some(proxy.path().to_owned()),
+        ..Selection::default()
+    };
+    let runtime = Runtime::new().unwrap();
+    let engine = runtime.block_on(select(&selection)).unwrap().engine;
+    proxy.rule(|message| match (message.path, message.way) {
+        (path, Way::Answer) if path.ends_with("Introspection/Server") => {
+            let server = ServerResponse::decode(message.bytes.clone()).unwrap();
+            let other = ServerResponse { uuid: "of another one".to_owned(), ..server };
+            Verdict::Instead(vec![other.encode_to_vec().into()])
+        }
+        (path, Way::Answer) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
+        _ => Verdict::Pass,
+    });
+    let origin = Origin { export: "unproven".to_owned(), door: "test", builder: "none".to_owned() };
+    let error = runtime.block_on(engine.open(&origin, Events::none())).unwrap_err();
+    assert!(matches!(error, EngineError::NotProven { .. }), "{error}");
+}
