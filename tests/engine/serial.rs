@@ -122,7 +122,8 @@ async fn compare(name: &str, layers: &[Bytes]) -> BTreeMap<String, String> {
     export(&*engine, &Image::new(layers), &names(&["compared:1"])).await.unwrap();
     let archive = stack.fresh_path(".tar");
     let image = "docker.io/library/compared:1";
-    stack.ctr(&parallel, ["images", "export", archive.to_str().unwrap(), image]).ok();
+    // By itself: what it is sent otherwise it does not wait for (containerd `core/transfer/archive/exporter.go`).
+    stack.ctr(&parallel, ["images", "export", "--local", archive.to_str().unwrap(), image]).ok();
     stack.ctr(&serial, ["images", "import", "--local", archive.to_str().unwrap()]).ok();
     let names = |namespace: &str| {
         let mut names: Vec<_> = stack.snapshots(namespace).into_iter().map(|(name, _)| name).collect();
