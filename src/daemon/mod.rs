@@ -50,6 +50,9 @@ const OWN_DESCRIPTORS: usize = 64;
 /// How long exports that lost their clients may take to be aborted, and connections that nobody uses to be closed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What else the end of this process may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long the first clients wait for what an earlier process left to be tidied up; it goes on beside them.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -120,7 +123,12 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     };
     notify::state("READY=1");
     let signal = signals.next().await;
-    notify::state("STOPPING=1");
+    // However long was asked for: the service manager's own limit (TimeoutStopSec=) is only for those who do not say.
+    let rest = ABORT_TIMEOUT * 2 + CLOSE_TIMEOUT;
+    notify::state(&format!(
+        "STOPPING=1\nEXTEND_TIMEOUT_USEC={}",
+        config.drain_timeout.saturating_add(rest).as_micros()
+    ));
     info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
     let hurry = async { format!("before a second signal ({})", signals.next().await) };
     let outcome = house.close(config.drain_timeout, hurry).await;
@@ -265,10 +273,8 @@ fn unneeded(engine: &Identity, inherited: &mut Inherited) -> Result<Option<Liste
     let Ok(usual) = DEFAULT_DOCKER_LISTEN.parse() else { return Ok(None) };
     let listener = if engine.kind.starts_with("docker") { None } else { inherited.for_door(&usual)? };
     if listener.is_some() {
-        say(&format!(
-            "no docker door at {usual}: the engine is {engine}, and connections there are closed; after docker was installed, \
-             restart linkspan"
-        ));
+        say(&format!("no docker door at {usual}: the engine is {engine}, and connections there are closed"));
+        say("hint: after docker was installed, restart linkspan");
     }
     Ok(listener)
 }
