@@ -22,12 +22,13 @@ use super::lease::{Survey, entries, lives, survey};
 use super::left::Left;
 use super::lock;
 use super::reached::Reached;
-use super::read::read_index;
+use super::read::read_sealed_index;
+use super::seal::Seal;
 use super::shared::Shared;
 use super::unreached::Unreached;
 use super::verified;
 use crate::engine::EngineError;
-use crate::image::{Algorithm, Descriptor, Digest};
+use crate::image::{Algorithm, Digest};
 
 /// How long a blob that nobody needs stays: another tool may just be using it.
 pub(super) const GRACE: Duration = Duration::from_secs(3600);
@@ -53,11 +54,11 @@ pub(super) struct Outcome {
     pub(super) is_more: bool,
 }
 
-/// Collects. `replaced` are roots that just lost a name: what only they reach has its hour from now on. Blocks.
+/// Collects. What lost its name only now has its hour from now on, whoever took it. Blocks.
 ///
 /// # Errors
 /// When the layout is busy or cannot be read at all. What is wrong with a part of it is logged.
-pub(super) fn collect(shared: &Shared, replaced: &[Descriptor]) -> Result<Outcome, EngineError> {
+pub(super) fn collect(shared: &Shared) -> Result<Outcome, EngineError> {
     let (place, mut outcome) = (&shared.place, Outcome::default());
     let _lock = lock::exclusive(place)?;
     let failed = |error: io::Error| place.failed("collecting", &error);
@@ -66,7 +67,7 @@ pub(super) fn collect(shared: &Shared, replaced: &[Descriptor]) -> Result<Outcom
     sweep_own(shared, doubts.is_empty().then_some(&held));
     tidied(verified::tidy(place), &place.verified());
 
-    let Some(index) = read_index(place)? else { return Ok(outcome) };
+    let Some((index, seal)) = read_sealed_index(place)? else { return Ok(outcome) };
     let mut keep = Reached::default();
     for entry in index.entries() {
         keep.follow(place, &entry.target);
@@ -80,11 +81,7 @@ pub(super) fn collect(shared: &Shared, replaced: &[Descriptor]) -> Result<Outcom
         return Ok(outcome);
     }
     keep.all.extend(held);
-    let mut lost = Reached::default();
-    for root in replaced.iter().filter(|root| !keep.all.contains(&root.digest)) {
-        lost.follow(place, root);
-    }
-    sweep(shared, &keep.all, &lost.all, &mut outcome);
+    sweep(shared, &keep.all, seal, &mut outcome);
     Ok(outcome)
 }
 
@@ -100,7 +97,7 @@ pub(super) fn collect_later(shared: &Arc<Shared>) {
             let Some(shared) = weak.upgrade() else { return };
             // What lost its name from now on waits for another round.
             shared.is_to_collect.store(false, Ordering::Release);
-            let collected = spawn_blocking(move || collect(&shared, &[])).await;
+            let collected = spawn_blocking(move || collect(&shared)).await;
             match collected {
                 Ok(Ok(Outcome { is_more: false, .. })) | Err(_) => return,
                 Ok(Ok(_)) => {}
@@ -142,10 +139,14 @@ fn is_released(shared: &Shared, export: &str) -> bool {
     tidied(disk.remove(&place.lease(export)), &place.lease(export))
 }
 
-/// Removes the blobs that nobody needs, once they are due.
-fn sweep(shared: &Shared, keep: &HashSet<Digest>, lost: &HashSet<Digest>, outcome: &mut Outcome) {
+/// Removes the blobs that nobody needs, once they are due. `index` is the one that says who needs which.
+fn sweep(shared: &Shared, keep: &HashSet<Digest>, index: Seal, outcome: &mut Outcome) {
     let (place, now) = (&shared.place, shared.clock.now());
-    let (former, mut unreached) = (Unreached::read(place), Unreached::default());
+    let noted = Unreached::read(place);
+    // Somebody else changed the index since then: what is needed by nothing may have been needed a moment ago.
+    let begun_anew = Unreached::default();
+    let former = if noted.is_of(&index) { &noted } else { &begun_anew };
+    let mut unreached = Unreached::of(index);
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         for entry in listed(&place.blobs_of(algorithm)) {
             // What has no digest for a name is not ours to judge.
@@ -155,8 +156,7 @@ fn sweep(shared: &Shared, keep: &HashSet<Digest>, lost: &HashSet<Digest>, outcom
             if keep.contains(&digest) || found.is_dir() {
                 continue;
             }
-            let is_due = !lost.contains(&digest) && former.age(&digest, now) >= GRACE;
-            if is_due
+            if former.age(&digest, now) >= GRACE
                 && shared.clock.age_of(&found) >= GRACE
                 && tidied(shared.disk.remove(&entry.path()), &entry.path())
             {
@@ -164,12 +164,14 @@ fn sweep(shared: &Shared, keep: &HashSet<Digest>, lost: &HashSet<Digest>, outcom
                 outcome.bytes += found.len();
                 continue;
             }
-            let known = if lost.contains(&digest) { &Unreached::default() } else { &former };
-            unreached.note(digest, known, now);
+            unreached.note(digest, former, now);
         }
     }
     outcome.is_more = !unreached.is_empty();
-    if unreached != former {
+    if !outcome.is_more {
+        unreached = Unreached::default();
+    }
+    if unreached != noted {
         tidied(unreached.write(place), &place.unreached());
     }
 }

@@ -9,7 +9,8 @@ use super::collect::{collect, collect_later};
 use super::index::LayoutIndex;
 use super::lease::{Lease, Owner};
 use super::lock;
-use super::read::read_index;
+use super::names::write_index;
+use super::read::read_sealed_index;
 use super::shared::Shared;
 use super::uploads::LayoutUploads;
 use super::writer;
@@ -30,8 +31,8 @@ pub(super) struct LayoutIngest {
 #[derive(Debug, Default)]
 struct State {
     graph: Option<Arc<Graph>>,
-    /// Roots that lost their names to this export.
-    replaced: Vec<Descriptor>,
+    /// Whether images lost their names to this export.
+    has_replaced: bool,
     is_committed: bool,
     conditions: Vec<Condition>,
 }
@@ -111,10 +112,11 @@ impl LayoutIngest {
     fn publish(&self, names: &[Reference]) -> Result<(), EngineError> {
         let (graph, place) = (self.graph()?, &self.shared.place);
         let _lock = lock::exclusive(place)?;
-        let mut index = match read_index(place)? {
-            Some(index) => index,
+        let (mut index, before) = match read_sealed_index(place)? {
+            Some((index, before)) => (index, Some(before)),
             None => {
-                LayoutIndex::parse(br#"{"schemaVersion":2,"manifests":[]}"#).map_err(|reason| place.refuse(reason))?
+                let empty = LayoutIndex::parse(br#"{"schemaVersion":2,"manifests":[]}"#);
+                (empty.map_err(|reason| place.refuse(reason))?, None)
             }
         };
         for condition in &self.state().conditions {
@@ -127,14 +129,9 @@ impl LayoutIngest {
         let unwritable = |error: serde_json::Error| place.refuse(format!("index.json cannot be written: {error}"));
         let replaced = index.insert(graph.root(), names).map_err(unwritable)?;
         let bytes = index.to_bytes().map_err(unwritable)?;
-        if bytes.len() as u64 > super::index::MAX_BYTES {
-            return Err(place.refuse("its index.json would be larger than 32 MiB; remove names that are not needed"));
-        }
-        place
-            .put(&*self.shared.disk, &place.index(), &bytes)
-            .map_err(|error| place.failed("writing index.json", &error))?;
+        write_index(&self.shared, &bytes, before.as_ref(), &replaced)?;
         let mut state = self.state();
-        state.replaced.extend(replaced);
+        state.has_replaced |= !replaced.is_empty();
         state.is_committed = true;
         Ok(())
     }
@@ -145,16 +142,16 @@ impl LayoutIngest {
         self.uploads.clear().map_err(failed)?;
         let marks = self.shared.give_up(&self.export, &self.lease.held());
         self.shared.disk.remove(&self.shared.place.lease(&self.export)).map_err(failed)?;
-        let (replaced, is_committed) = {
+        let (has_replaced, is_committed) = {
             let mut state = self.state();
-            (std::mem::take(&mut state.replaced), std::mem::replace(&mut state.is_committed, true))
+            (std::mem::take(&mut state.has_replaced), std::mem::replace(&mut state.is_committed, true))
         };
         // What an export brought that failed is needed by nothing from now on, as is what lost its name.
-        if replaced.is_empty() && (is_committed || !marks.has_written) {
+        if !has_replaced && (is_committed || !marks.has_written) {
             return Ok(false);
         }
         // The image is there whatever comes of this.
-        match collect(&self.shared, &replaced) {
+        match collect(&self.shared) {
             Ok(outcome) => {
                 tracing::debug!(?outcome, "collected what nobody needs any more");
                 Ok(outcome.is_more)

@@ -65,6 +65,12 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).open(path)
 }
 
+/// Locks the file by which others know that this process lives. Whoever has just found it asks by taking its lock for a
+/// moment.
+pub(super) fn own(place: &Place, file: &File) -> Result<(), EngineError> {
+    wait(place, || file.try_lock())
+}
+
 fn wait(place: &Place, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), EngineError> {
     let end = Instant::now() + PATIENCE;
     loop {

@@ -25,6 +25,7 @@ mod pipe;
 mod place;
 mod reached;
 mod read;
+mod seal;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -224,7 +225,7 @@ impl Engine for LayoutEngine {
                 if !shared.place.own().is_dir() {
                     return Ok(collect::Outcome::default());
                 }
-                collect::collect(shared, &[])
+                collect::collect(shared)
             });
             let Outcome { blobs, bytes, exports, is_more } = collected.await?;
             if blobs > 0 {

@@ -6,8 +6,10 @@ use super::collect::collect;
 use super::index::{LayoutIndex, MAX_BYTES};
 use super::lock;
 use super::place::Found;
-use super::read::read_index;
+use super::read::read_sealed_index;
+use super::seal::Seal;
 use super::shared::Shared;
+use super::unreached::index_written;
 use crate::engine::EngineError;
 use crate::image::Descriptor;
 
@@ -22,27 +24,43 @@ pub(super) fn change(
     }
     // It may be another tool's, without our folder in it.
     place.create(&*shared.disk)?;
-    let replaced = {
+    let has_replaced = {
         let _lock = lock::exclusive(place)?;
-        let Some(mut index) = read_index(place)? else { return Ok(()) };
+        let Some((mut index, seal)) = read_sealed_index(place)? else { return Ok(()) };
         let unwritable = |error: serde_json::Error| place.refuse(format!("index.json cannot be written: {error}"));
         let before = index.to_bytes().map_err(unwritable)?;
         let replaced = change(&mut index).map_err(unwritable)?;
         let bytes = index.to_bytes().map_err(unwritable)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(place.refuse("its index.json would be larger than 32 MiB; remove names that are not needed"));
-        }
         if bytes != before {
-            let written = place.put(&*shared.disk, &place.index(), &bytes);
-            written.map_err(|error| place.failed("writing index.json", &error))?;
+            write_index(shared, &bytes, Some(&seal), &replaced)?;
         }
-        replaced
+        !replaced.is_empty()
     };
     // The names are what was asked for, whatever comes of this.
-    if !replaced.is_empty()
-        && let Err(error) = collect(shared, &replaced)
-    {
+    if has_replaced && let Err(error) = collect(shared) {
         tracing::warn!(%error, "nothing was collected");
+    }
+    Ok(())
+}
+
+/// Puts an index in the place of the one that was as `before` says when it was read. `replaced` are the roots that lose a
+/// name by that. The lock must be held. Blocks.
+pub(super) fn write_index(
+    shared: &Shared,
+    bytes: &[u8],
+    before: Option<&Seal>,
+    replaced: &[Descriptor],
+) -> Result<(), EngineError> {
+    let place = &shared.place;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(place.refuse("its index.json would be larger than 32 MiB; remove names that are not needed"));
+    }
+    // Others lock nothing, and may have put one there meanwhile.
+    let before = before.filter(|before| Seal::at(&place.index()).as_ref() == Some(*before));
+    let written = place.put(&*shared.disk, &place.index(), bytes);
+    written.map_err(|error| place.failed("writing index.json", &error))?;
+    if let Some(before) = before {
+        index_written(place, before, replaced);
     }
     Ok(())
 }

@@ -285,9 +285,14 @@ pub(super) fn read_lines(path: &Path, limit: u64) -> io::Result<String> {
 
 /// Reads a file that must not be longer than `limit`.
 pub(super) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_file_at_most(open_file(path)?, limit)
+}
+
+/// The same of one that is open.
+pub(super) fn read_file_at_most(file: fs::File, limit: u64) -> io::Result<Vec<u8>> {
     use io::Read as _;
     let mut bytes = Vec::new();
-    open_file(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
     }

@@ -10,7 +10,8 @@ use futures_util::{StreamExt as _, stream};
 use tokio::task::spawn_blocking;
 
 use super::index::{LayoutIndex, MAX_BYTES};
-use super::place::{Place, read_at_most};
+use super::place::{Place, open_file, read_file_at_most};
+use super::seal::Seal;
 use super::shared::Shared;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record};
@@ -26,13 +27,24 @@ const ANYTHING: &str = "application/octet-stream";
 
 /// Reads `index.json`; `None` if there is none. Blocks.
 pub(super) fn read_index(place: &Place) -> Result<Option<LayoutIndex>, EngineError> {
-    let bytes = match read_at_most(&place.index(), MAX_BYTES) {
-        Ok(bytes) => bytes,
+    Ok(read_sealed_index(place)?.map(|(index, _)| index))
+}
+
+/// The same with what tells whether it is still that one. Blocks.
+pub(super) fn read_sealed_index(place: &Place) -> Result<Option<(LayoutIndex, Seal)>, EngineError> {
+    let read = || {
+        let file = open_file(&place.index())?;
+        // Before it is read: what is written into it meanwhile makes it another one.
+        let seal = Seal::of(&file.metadata()?);
+        Ok::<_, io::Error>((read_file_at_most(file, MAX_BYTES)?, seal))
+    };
+    let (bytes, seal) = match read() {
+        Ok(read) => read,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(place.failed("reading index.json", &error)),
     };
     let refused = |reason| place.refuse(format!("its index.json is not what the OCI specification says: {reason}"));
-    LayoutIndex::parse(&bytes).map(Some).map_err(refused)
+    LayoutIndex::parse(&bytes).map(|index| Some((index, seal))).map_err(refused)
 }
 
 /// The images of a layout.

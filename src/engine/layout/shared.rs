@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 use super::clock::Clock;
 use super::disk::{Disk, DiskFile};
 use super::left;
+use super::lock;
 use super::pipe::{Core, private};
 use super::place::{Place, is_full, open_file, read_at_most};
 use super::verified::Verified;
@@ -110,7 +111,7 @@ impl Shared {
         let path = self.place.processes().join(&name);
         // Past the disk, like every lock: it is worth nothing after a crash.
         let file = OpenOptions::new().append(true).create_new(true).open(path).map_err(failed)?;
-        file.try_lock().map_err(|error| failed(error.into()))?;
+        lock::own(&self.place, &file)?;
         *process = Some((name.clone(), file));
         Ok(name)
     }

@@ -4,20 +4,32 @@
 //! last; somebody reads the image; somebody begins one that shares its layers. So a blob is removed only when an hour has
 //! gone by since it was found to be needed by nothing, whoever took the name. The notes may be lost or left out by others
 //! (earlier versions do not know them): then the hour begins anew.
+//!
+//! They are of the index that was read for them. Others change it and tell nobody: a blob may have been needed meanwhile,
+//! and be needed by nothing again. So all hours begin anew with an index that is another one. When we change it we know what
+//! lost its name, and the notes of the rest go on ([`index_written`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::place::{Place, read_lines};
-use crate::image::Digest;
+use super::reached::Reached;
+use super::seal::Seal;
+use crate::image::{Descriptor, Digest};
 
 /// The most that is read of the notes, in bytes: 700,000 blobs. What is beyond has its hour again.
 const MAX_BYTES: u64 = 64 << 20;
+/// How the line begins that says which index they are of.
+const INDEX: &str = "index ";
 
 /// When each blob was first found to be needed by nothing.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Unreached(HashMap<Digest, u64>);
+pub(super) struct Unreached {
+    /// The index that was read then. Without one the notes are worth nothing.
+    index: Option<Seal>,
+    since: HashMap<Digest, u64>,
+}
 
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -34,31 +46,61 @@ impl Unreached {
             let (since, digest) = line.split_once(' ')?;
             Some((digest.parse().ok()?, since.parse().ok()?))
         };
-        Self(text.lines().filter_map(pair).collect())
+        let index = text.lines().next().and_then(|line| Seal::parse(line.strip_prefix(INDEX)?));
+        Self { index, since: text.lines().filter_map(pair).collect() }
+    }
+
+    /// None yet, of this index.
+    pub(super) fn of(index: Seal) -> Self {
+        Self { index: Some(index), since: HashMap::new() }
+    }
+
+    /// Whether they were made of this index.
+    pub(super) fn is_of(&self, index: &Seal) -> bool {
+        self.index.as_ref() == Some(index)
     }
 
     /// Keeps the notes. Past the disk's syncs: nothing is lost with them but time.
     pub(super) fn write(&self, place: &Place) -> std::io::Result<()> {
         let mut text = String::new();
-        for (digest, since) in &self.0 {
+        if let Some(index) = &self.index {
+            let _ = writeln!(text, "{INDEX}{index}");
+        }
+        for (digest, since) in &self.since {
             let _ = writeln!(text, "{since} {digest}");
         }
         place.jot(&place.unreached(), text.as_bytes())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.since.is_empty()
     }
 
     /// How long a blob has been needed by nothing. A note from the future is of a clock that went wrong.
     pub(super) fn age(&self, digest: &Digest, now: SystemTime) -> Duration {
-        let since = self.0.get(digest).copied().unwrap_or(u64::MAX);
+        let since = self.since.get(digest).copied().unwrap_or(u64::MAX);
         Duration::from_secs(seconds(now).saturating_sub(since))
     }
 
     /// Takes over what `former` says of a blob, or notes that it is needed by nothing as of `now`.
     pub(super) fn note(&mut self, digest: Digest, former: &Self, now: SystemTime) {
-        let since = former.0.get(&digest).copied().unwrap_or(u64::MAX).min(seconds(now));
-        self.0.insert(digest, since);
+        let since = former.since.get(&digest).copied().unwrap_or(u64::MAX).min(seconds(now));
+        self.since.insert(digest, since);
+    }
+}
+
+/// Lets the notes go on that are of the index as it was `before`, when we have put another one in its place. What
+/// `replaced`, the roots that lost a name by that, reach was needed until now. The lock must be held.
+pub(super) fn index_written(place: &Place, before: &Seal, replaced: &[Descriptor]) {
+    let mut notes = Unreached::read(place);
+    if !notes.is_of(before) {
+        return;
+    }
+    let mut lost = Reached::default();
+    replaced.iter().for_each(|root| lost.follow(place, root));
+    notes.since.retain(|digest, _| !lost.all.contains(digest));
+    notes.index = Seal::at(&place.index()).filter(|_| lost.doubts.is_empty());
+    if let Err(error) = notes.write(place) {
+        tracing::debug!(%error, "what is needed by nothing has its hour again");
     }
 }

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::pipe::hash;
 use super::place::{Place, read_lines};
+use super::seal::Seal;
 use crate::image::Digest;
 
 /// The longest file of notes that is read, in bytes: some 1,000,000 blobs.
@@ -35,39 +35,14 @@ enum Look {
     Changed,
 }
 
-/// What tells that a file is the same, and was not changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seal {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+/// A line of the notes.
+fn line(digest: &Digest, seal: &Seal) -> String {
+    format!("{digest} {seal}")
 }
 
-impl Seal {
-    fn of(found: &Metadata) -> Self {
-        Self {
-            inode: found.ino(),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        }
-    }
-
-    /// A line of the notes.
-    fn line(&self, digest: &Digest) -> String {
-        let Self { inode, size, modified, changed } = self;
-        format!("{digest} {inode} {size} {} {} {} {}", modified.0, modified.1, changed.0, changed.1)
-    }
-
-    fn parse(line: &str) -> Option<(Digest, Self)> {
-        let mut words = line.split(' ');
-        let digest = words.next()?.parse().ok()?;
-        let (inode, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let mut number = || words.next()?.parse::<i64>().ok();
-        let (modified, changed) = ((number()?, number()?), (number()?, number()?));
-        words.next().is_none().then_some((digest, Self { inode, size, modified, changed }))
-    }
+fn parse(line: &str) -> Option<(Digest, Seal)> {
+    let (digest, seal) = line.split_once(' ')?;
+    Some((digest.parse().ok()?, Seal::parse(seal)?))
 }
 
 /// What is known of the blobs of one layout: whether each is what it is called.
@@ -143,7 +118,7 @@ impl Verified {
         let (mut known, mut lines) = (self.known(place), String::new());
         for (digest, seal) in seals {
             if is_good {
-                let _ = writeln!(lines, "{}", seal.line(&digest));
+                let _ = writeln!(lines, "{}", line(&digest, &seal));
             }
             if let Some(known) = &mut *known {
                 known.insert(digest, (seal, is_good));
@@ -166,7 +141,7 @@ fn read(place: &Place) -> (HashMap<Digest, Seal>, usize) {
         tracing::debug!(%error, "which blobs are verified cannot be read; they are read again");
         String::new()
     });
-    (text.lines().filter_map(Seal::parse).collect(), text.lines().count())
+    (text.lines().filter_map(parse).collect(), text.lines().count())
 }
 
 /// Leaves out the notes of blobs that are gone, when these are many. For the collector.
@@ -177,7 +152,7 @@ pub(super) fn tidy(place: &Place) -> io::Result<()> {
     if found.len() <= MAX_BYTES && lines <= known.len() + STALE {
         return Ok(());
     }
-    let text: String = known.iter().map(|(digest, seal)| seal.line(digest) + "\n").collect();
+    let text: String = known.iter().map(|(digest, seal)| line(digest, seal) + "\n").collect();
     place.jot(&place.verified(), text.as_bytes())
 }
 
@@ -188,10 +163,10 @@ mod tests {
     #[test]
     fn notes_come_back_and_what_was_cut_off_does_not() {
         let seal = Seal { inode: 7, size: 1 << 40, modified: (-1, 5), changed: (1_700_000_000, 999_999_999) };
-        let (digest, line) = (Digest::sha256(b"x"), seal.line(&Digest::sha256(b"x")));
-        assert_eq!(Seal::parse(&line), Some((digest, seal)));
+        let (digest, line) = (Digest::sha256(b"x"), line(&Digest::sha256(b"x"), &seal));
+        assert_eq!(parse(&line), Some((digest, seal)));
         for cut in ["", " ", "sha256:12 1 2 3 4 5 6", line.rsplit_once(' ').unwrap().0, &format!("{line} 1")] {
-            assert_eq!(Seal::parse(cut), None, "{cut}");
+            assert_eq!(parse(cut), None, "{cut}");
         }
     }
 }

@@ -9,12 +9,12 @@ fn make_old(path: &Path) {
     file.set_modified(SystemTime::now() - Duration::from_secs(2 * 24 * 3600)).unwrap();
 }
 
-fn is_there(root: &Path, blob: &Descriptor) -> bool {
+pub(super) fn is_there(root: &Path, blob: &Descriptor) -> bool {
     blobs(root).contains(&blob.digest.hex().to_owned())
 }
 
 /// A minute more than an hour goes by.
-fn wait(engine: &LayoutEngine) {
+pub(super) fn wait(engine: &LayoutEngine) {
     engine.shared.clock.advance(Duration::from_secs(3660));
 }
 

@@ -1,0 +1,47 @@
+//! What tells that a file is still the same one, and that nobody has changed it.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// A file as it was at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seal {
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) modified: (i64, i64),
+    pub(super) changed: (i64, i64),
+}
+
+impl Seal {
+    pub(super) fn of(found: &Metadata) -> Self {
+        Self {
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    /// Of the file that is there, if one is.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|found| Self::of(&found))
+    }
+
+    /// From what [`Display`](fmt::Display) made of one.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (inode, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let mut number = || words.next()?.parse::<i64>().ok();
+        let (modified, changed) = ((number()?, number()?), (number()?, number()?));
+        words.next().is_none().then_some(Self { inode, size, modified, changed })
+    }
+}
+
+impl fmt::Display for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inode, size, modified, changed } = self;
+        write!(f, "{inode} {size} {} {} {} {}", modified.0, modified.1, changed.0, changed.1)
+    }
+}
