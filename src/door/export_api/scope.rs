@@ -77,7 +77,7 @@ impl Scope {
     /// Takes a blob out; whether it was there.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
         let removed = self.blobs.remove(digest);
-        self.bytes -= removed.as_ref().map_or(0, |blob| blob.size);
+        self.bytes = self.bytes.saturating_sub(removed.as_ref().map_or(0, |blob| blob.size));
         removed.is_some()
     }
 

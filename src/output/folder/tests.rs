@@ -118,3 +118,21 @@ async fn attributes_that_the_system_does_not_take_are_left_out_and_told() {
     assert_eq!(left(&root), ["a"]);
     assert!(["f", "g", "h"].iter().all(|name| root.path().join("a").join(name).exists()));
 }
+
+/// ext4 has room for a block of attributes, and says of a larger one that the disk is full.
+#[tokio::test]
+async fn attributes_that_do_not_fit_beside_the_inode_are_left_out() {
+    let (root, folders) = folders();
+    let (key, value) = ("user.large", [b'x'; 60_000]);
+    let probe = root.path().join("probe");
+    fs::write(&probe, "").unwrap();
+    let fits = rustix::fs::setxattr(&probe, key, &value, rustix::fs::XattrFlags::empty()).is_ok();
+    let stage = Stage::new(folders.dest("a").unwrap(), "owner").unwrap().unwrap();
+    let Item::Member(mut member) = member("f", Body::File { size: 0 }) else { panic!("a member") };
+    member.meta.xattrs = Some([(key.into(), value[..].into())].into());
+    let items = stream::iter([Ok(Item::Member(member))]).boxed();
+    let (stage, left_out) = stage.write_folder(items, &CancellationToken::new()).await.unwrap();
+    stage.commit("owner").unwrap();
+    assert_eq!(left_out.sentences().any(|sentence| sentence.contains(key)), !fits);
+    assert!(root.path().join("a/f").exists());
+}

@@ -237,9 +237,10 @@ fn describe<'a>(
             Ok(()) => {}
             // The file system has none of that kind or none so large, or this user may not set it, as anybody but root
             // capabilities. BuildKit's client leaves out whatever cannot be set (fsutil `diskwriter_unix.go`).
-            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::TOOBIG | Errno::RANGE) => {
-                left_out.push(&**key);
-            }
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::TOOBIG | Errno::RANGE)
+            // setxattr(2): there is no room beside the inode, which ext4 says of more than a block while the disk has
+            // plenty. A disk that is full says so of the files.
+            | Err(Errno::NOSPC | Errno::DQUOT) => left_out.push(&**key),
             Err(error) => return Err(error),
         }
     }

@@ -35,6 +35,17 @@ pub(super) const PIECES: usize = 100_000;
 /// How many symbolic links one name may lead through, as in containerd (continuity `fs/path.go`, `RootPath`).
 pub(super) const LINKS: usize = 255;
 
+impl Limits {
+    /// Whether so many bytes are within [`Limits::text_bytes`].
+    pub(super) fn check_text(&self, bytes: usize) -> Result<(), RootfsError> {
+        if bytes > self.text_bytes {
+            let what = "the names, link targets and extended attributes, in bytes,";
+            return Err(RootfsError::Limit { what, limit: self.text_bytes as u64 });
+        }
+        Ok(())
+    }
+}
+
 /// What is left of [`Limits::bytes`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {

@@ -122,7 +122,7 @@ impl Rootfs {
             }
             let folder = split.then(|| folder(platform)).transpose()?;
             let tree = plan::lay(source, &layers, limits, &mut cost).await?;
-            images.push(plan::order(tree, &layers, folder.as_deref(), options.epoch, &mut cost)?);
+            images.push(plan::order(tree, &layers, folder.as_deref(), options.epoch, limits, &mut cost)?);
         }
         if !split {
             overlap::merge(&mut images, &platforms.iter().map(|(platform, _)| platform.as_str()).collect::<Vec<_>>())?;

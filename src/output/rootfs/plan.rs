@@ -43,8 +43,8 @@ pub(super) async fn lay(
     cost: &mut Cost,
 ) -> Result<Tree, RootfsError> {
     let mut tree = Tree::new(Limits {
-        names: limits.names - cost.names,
-        text_bytes: limits.text_bytes - cost.text_bytes,
+        names: limits.names.saturating_sub(cost.names),
+        text_bytes: limits.text_bytes.saturating_sub(cost.text_bytes),
         ..limits
     });
     for (at, (blob, diff_id)) in (0..).zip(layers) {
@@ -67,12 +67,15 @@ pub(super) async fn lay(
     Ok(tree)
 }
 
-/// The order of what is in `tree`, below `folder` (without, at the root). With `epoch` everything has that time.
+/// The order of what is in `tree`, below `folder` (without, at the root). With `epoch` everything has that time. It may
+/// cost as much as `limits` have left: names are longer below a folder, and of further names of what has no content it is
+/// kept what they lead to.
 pub(super) fn order(
     tree: Tree,
     layers: &[(&Descriptor, &Digest)],
     folder: Option<&[u8]>,
     epoch: Option<u64>,
+    limits: Limits,
     cost: &mut Cost,
 ) -> Result<Image, RootfsError> {
     let full = |key: &[u8]| match folder {
@@ -96,11 +99,19 @@ pub(super) fn order(
     // Which name of an inode came first, and where that is.
     let mut first: HashMap<u32, First> = HashMap::new();
     for (key, at) in names {
-        let Inode { names, body, meta, place } = &inodes[at as usize];
+        let inode = &inodes[at as usize];
+        let Inode { names, body, meta, place } = inode;
         let path = full(&key);
-        cost.names += 1;
-        cost.text_bytes += path.len() + meta.xattr_bytes();
         let found = first.get(&at);
+        cost.names += 1;
+        // As the tree has counted: attributes are there once for all names.
+        cost.text_bytes += path.len();
+        cost.text_bytes += match found {
+            None => inode.text_bytes(),
+            Some(First::Head(target)) => target.len(),
+            Some(First::File(_)) => 0,
+        };
+        limits.check_text(cost.text_bytes)?;
         match found {
             Some(First::Head(target)) => {
                 let body = Body::Link { target: target.clone() };

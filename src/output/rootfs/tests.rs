@@ -39,40 +39,66 @@ fn file(path: &str, size: u64, xattrs: &[(&str, usize)]) -> Member {
     Member { path: path.into(), body: Body::File { size }, meta }
 }
 
-/// A layer of files, each full of its first letter.
-fn layer(files: &[Member]) -> Bytes {
+/// A layer of members, each file full of its first letter.
+fn layer(members: &[Member]) -> Bytes {
     let mut tar = Vec::new();
-    for file in files {
-        let Body::File { size } = file.body else { panic!("{file:?}") };
-        tar.extend(header(file).unwrap());
-        tar.extend(vec![file.path[0]; size as usize]);
+    for member in members {
+        let size = if let Body::File { size } = member.body { size } else { 0 };
+        tar.extend(header(member).unwrap());
+        tar.extend(vec![member.path[0]; size as usize]);
         tar.resize(tar.len().next_multiple_of(512), 0);
     }
     tar.extend([0; 1024]);
     tar.into()
 }
 
-fn image(layers: &[Bytes]) -> (Memory, Graph) {
-    let mut memory = Memory::default();
-    let mut keep = |media_type: &str, bytes: Bytes| {
-        let digest = Digest::sha256(&bytes);
-        let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
-        memory.blobs.insert(digest, bytes);
-        descriptor
-    };
+fn keep(memory: &mut Memory, media_type: &str, bytes: impl Into<Bytes>) -> serde_json::Value {
+    let bytes = bytes.into();
+    let digest = Digest::sha256(&bytes);
+    let descriptor = json!({"mediaType": media_type, "digest": digest, "size": bytes.len()});
+    memory.blobs.insert(digest, bytes);
+    descriptor
+}
+
+fn manifest(memory: &mut Memory, architecture: &str, layers: &[Bytes]) -> serde_json::Value {
     let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
-    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-    let config = keep("application/vnd.oci.image.config.v1+json", serde_json::to_vec(&config).unwrap().into());
+    let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
+    let config = json!({"architecture": architecture, "os": "linux", "rootfs": rootfs});
+    let config = keep(memory, "application/vnd.oci.image.config.v1+json", config.to_string());
     let layers: Vec<_> =
-        layers.iter().map(|layer| keep("application/vnd.oci.image.layer.v1.tar", layer.clone())).collect();
+        layers.iter().map(|layer| keep(memory, "application/vnd.oci.image.layer.v1.tar", layer.clone())).collect();
     let manifest_type = "application/vnd.oci.image.manifest.v1+json";
     let manifest = json!({"schemaVersion": 2, "mediaType": manifest_type, "config": config, "layers": layers});
-    let root = keep(manifest_type, serde_json::to_vec(&manifest).unwrap().into());
+    keep(memory, manifest_type, manifest.to_string())
+}
+
+fn graph(memory: &Memory, root: serde_json::Value) -> Graph {
     let mut walk = Walk::new(serde_json::from_value(root).unwrap(), GraphLimits::default()).unwrap();
     while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
         walk.supply(&wanted, memory.blobs[&wanted].clone()).unwrap();
     }
-    (memory, walk.finish().unwrap())
+    walk.finish().unwrap()
+}
+
+fn image(layers: &[Bytes]) -> (Memory, Graph) {
+    let mut memory = Memory::default();
+    let root = manifest(&mut memory, "amd64", layers);
+    let graph = graph(&memory, root);
+    (memory, graph)
+}
+
+/// An image of one layer for each architecture.
+fn index(layers: &[(&str, Bytes)]) -> (Memory, Graph) {
+    let mut memory = Memory::default();
+    let manifests: Vec<_> = layers
+        .iter()
+        .map(|(architecture, layer)| manifest(&mut memory, architecture, std::slice::from_ref(layer)))
+        .collect();
+    let index_type = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": index_type, "manifests": manifests});
+    let root = keep(&mut memory, index_type, index.to_string());
+    let graph = graph(&memory, root);
+    (memory, graph)
 }
 
 async fn plan(memory: &Memory, graph: &Graph, limits: Limits) -> Result<Rootfs, RootfsError> {
@@ -140,6 +166,37 @@ async fn limits_are_those_of_the_whole_image() {
         let error = plan(&memory, &graph, limits).await.unwrap_err();
         assert!(matches!(error, RootfsError::Limit { .. }) && error.to_string().contains(what), "{error}");
     }
+}
+
+fn link(path: &str, to: &Member) -> Member {
+    Member { path: path.into(), body: Body::Link { target: to.path[..].into() }, meta: to.meta.clone() }
+}
+
+#[tokio::test]
+async fn attributes_of_a_file_with_many_names_count_once_for_every_platform() {
+    let first = |xattrs: &[(&str, usize)]| {
+        let file = file("a", 1, xattrs);
+        let links: Vec<_> = (0..100).map(|number| link(&format!("l{number}"), &file)).collect();
+        layer(&[&[file], &links[..]].concat())
+    };
+    let limits = Limits { text_bytes: 6_000, ..Limits::default() };
+    let large = [("user.x", 1_000)];
+    let (memory, graph) = index(&[("amd64", first(&large)), ("arm64", first(&large))]);
+    plan(&memory, &graph, limits).await.unwrap();
+    // What the first one took is not there for the second.
+    let (memory, graph) = index(&[("amd64", first(&large)), ("arm64", first(&[("user.x", 3_000)]))]);
+    let error = plan(&memory, &graph, limits).await.unwrap_err();
+    assert!(error.to_string().contains("the names"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_kept_beside_the_tree_counts_too() {
+    let empty = file(&"a".repeat(200), 0, &[]);
+    let links: Vec<_> = (0..20).map(|number| link(&format!("l{number}"), &empty)).collect();
+    let (memory, graph) = image(&[layer(&[&[empty], &links[..]].concat())]);
+    let error = plan(&memory, &graph, Limits { text_bytes: 1_000, ..Limits::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("the names"), "{error}");
+    plan(&memory, &graph, Limits { text_bytes: 5_000, ..Limits::default() }).await.unwrap();
 }
 
 /// A file of which only its size is there, in the form of `pax` 0.1.

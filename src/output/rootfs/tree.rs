@@ -73,7 +73,8 @@ pub(super) struct Inode {
 }
 
 impl Inode {
-    fn text_bytes(&self) -> usize {
+    /// What it takes beside its names, however many it has.
+    pub(super) fn text_bytes(&self) -> usize {
         let target = if let Body::Symlink { target } = &self.body { target.len() } else { 0 };
         target + self.meta.xattr_bytes()
     }
@@ -229,11 +230,7 @@ impl Tree {
     }
 
     fn check(&self) -> Result<(), Refused> {
-        if self.text_bytes > self.limits.text_bytes {
-            let what = "the names, link targets and extended attributes, in bytes,";
-            return Err(Refused::Limit(RootfsError::Limit { what, limit: self.limits.text_bytes as u64 }));
-        }
-        Ok(())
+        self.limits.check_text(self.text_bytes).map_err(Refused::Limit)
     }
 
     fn spend(&mut self, steps: u64) -> Result<(), Refused> {
