@@ -183,8 +183,9 @@ async fn open(exports: &Exports, input: Option<&Path>) -> Result<Archive, Comman
         Elsewhere {
             holds: Arc::new(move |digest| {
                 let images = asked.clone();
-                // What cannot be asked for is kept, and asked for again when it is sent.
-                Box::pin(async move { images.size(&digest).await.ok().flatten() })
+                // What cannot be asked for is kept, and asked for again when it is sent; so is what is damaged there, to
+                // take its place.
+                Box::pin(async move { images.reliable(&digest).await.ok().flatten() })
             }),
             same: Arc::new(move |layers| {
                 let images = same.clone();

@@ -35,11 +35,20 @@ pub trait Images: Source {
     /// When the engine cannot be asked.
     fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>>;
 
-    /// The size of a blob in bytes, if the engine holds all of it.
+    /// The size of a blob in bytes, if the engine holds all of it. Whoever reads it sees whether it is what it is called.
     ///
     /// # Errors
     /// When the engine cannot be asked.
     fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>>;
+
+    /// The size of a blob that need not be sent again: an export into the engine relies on what is there. Where others may
+    /// have damaged it this is known only when all of it has been read, which an export would do as well.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn reliable<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+        self.size(digest)
+    }
 
     /// The blobs that the engine itself would take in the place of uncompressed layers with these digests, when it is given
     /// an image without a manifest. Engines that do no such thing know none.

@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::common::{Context, Run, Stack, text};
-use crate::fixture::Image;
+use crate::common::{Context, Linkspan, Run, Stack, text};
+use crate::fixture::{Image, Layer};
 use crate::{archive, archive_of, image, layout, linkspan, listed, named, on};
 
 /// Loads the archive into a fresh layout and returns the only image there.
@@ -46,6 +46,30 @@ fn a_layout_is_loaded_as_folder_as_archive_and_from_a_pipe() {
     assert_eq!(again.stderr, "");
     let quiet = on(&folder, &["load", "-q", "-i", text(file.path())]).ok();
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("Loaded image: saved:1\n", ""));
+}
+
+#[test]
+fn a_damaged_blob_of_a_layout_is_mended_by_what_comes_through_a_pipe() {
+    let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
+    // Larger than any document: such a blob passes by if it is there.
+    let image = Image::new(&[Layer::new().file("large", "x".repeat(17 << 20)).tar()]);
+    let tar = fs::read(archive(&[(&image, named("docker.io/library/large:1"))]).path()).unwrap();
+    on(&folder, &["load", "-q"]).stdin(tar.clone()).ok();
+    let layer = &image.layers[0];
+    let blob = folder.path().join("blobs/sha256").join(layer.digest.hex());
+    let engine = ["--engine", "layout", "--layout", text(folder.path())];
+    let daemon = Linkspan::export(stack, &engine, &[], stack.fresh_path("-damaged.sock"));
+    let address = daemon.address();
+    for target in [&engine[..], &["--to", &address]] {
+        fs::write(&blob, vec![0; usize::try_from(layer.size).unwrap()]).unwrap();
+        let mended = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
+        let said: Value = serde_json::from_str(&mended.stdout).unwrap();
+        assert_eq!((&said["sentBlobs"], &said["presentBlobs"]), (&json!(1), &json!(2)), "{mended}");
+        assert!(fs::read(&blob).unwrap() == image.blobs[&layer.digest], "{target:?}");
+        let again = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
+        let said: Value = serde_json::from_str(&again.stdout).unwrap();
+        assert_eq!(said["sentBlobs"], 0, "{again}");
+    }
 }
 
 #[test]

@@ -184,4 +184,9 @@ impl Images for LayoutImages {
         let digest = digest.clone();
         Box::pin(self.work(move |shared| Ok(shared.readable(&digest))))
     }
+
+    fn reliable<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+        let digest = digest.clone();
+        Box::pin(self.work(move |shared| Ok(shared.present(&digest, None))))
+    }
 }

@@ -142,7 +142,7 @@ impl Engine for RemoteEngine {
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         if self.is_readable {
-            return Ok(Arc::new(RemoteImages::new(self.connection.clone())));
+            return Ok(Arc::new(RemoteImages::new(self.connection.clone(), self.identity.kind == "layout")));
         }
         Err(EngineError::NotOffered { engine: self.identity.kind, what: "reading its images" })
     }

@@ -51,7 +51,7 @@ pub struct SavedImage {
 /// One that holds blobs which then need not be kept from a stream.
 #[derive(Clone)]
 pub struct Elsewhere {
-    /// The size of a blob that is held.
+    /// The size of a blob that is held, and is what it is called: it is sent from nowhere else.
     pub holds: Arc<dyn Fn(Digest) -> BoxFuture<'static, Option<u64>> + Send + Sync>,
     /// The blobs that it would take in the place of uncompressed layers, if it made a manifest itself.
     pub same: Arc<dyn Fn(Vec<Digest>) -> BoxFuture<'static, SameLayers> + Send + Sync>,
