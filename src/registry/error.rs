@@ -19,6 +19,8 @@ pub enum RegistryError {
         reason: String,
         /// Whether it wants to know who asks.
         wants_login: bool,
+        /// Whether it has no such thing.
+        is_absent: bool,
     },
     /// What the registry has is no image, or the name cannot be one of a registry.
     #[error("{name}: {what}")]
@@ -61,7 +63,8 @@ impl RegistryError {
             }
             _ => false,
         };
-        Self::Refused { name: name.to_string(), what: what.into(), reason: causes(error), wants_login }
+        let (name, what, reason) = (name.to_string(), what.into(), causes(error));
+        Self::Refused { name, what, reason, wants_login, is_absent: is_absent(error) }
     }
 
     /// What a person can do about it, where there is something to say.
@@ -76,6 +79,22 @@ impl RegistryError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+/// Whether a registry says that it has no such blob, manifest or repository (distribution-spec, "Error Codes").
+pub(super) fn is_absent(error: &OciDistributionError) -> bool {
+    match error {
+        OciDistributionError::ImageManifestNotFoundError(_) | OciDistributionError::ServerError { code: 404, .. } => {
+            true
+        }
+        OciDistributionError::RequestError(error) => error.status().is_some_and(|status| status.as_u16() == 404),
+        OciDistributionError::RegistryError { envelope, .. } => {
+            use oci_client::errors::OciErrorCode::{BlobUnknown, ManifestUnknown, NameUnknown, NotFound};
+            let codes = [BlobUnknown, ManifestUnknown, NameUnknown, NotFound];
+            envelope.errors.iter().any(|error| codes.contains(&error.code))
+        }
+        _ => false,
     }
 }
 

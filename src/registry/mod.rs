@@ -5,10 +5,13 @@
 
 mod credentials;
 mod error;
+mod manifest;
 mod push;
 mod source;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +19,8 @@ use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
 
-use crate::image::{Descriptor, Limits, Reference, media_type_of};
+use crate::image::{Descriptor, Digest, Reference, media_type_of};
+use manifest::Reader;
 
 pub use error::RegistryError;
 pub use push::Pushed;
@@ -27,18 +31,13 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long a registry may be silent: as long as an engine may be.
 const SILENCE: Duration = Duration::from_secs(600);
 
-/// What may come as the root of an image.
-const ACCEPTED: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const USER_AGENT: &str = concat!("linkspan/", env!("CARGO_PKG_VERSION"));
 
 /// One repository of a registry.
 #[derive(Clone)]
 pub struct Registry {
     client: Client,
+    manifests: Arc<Reader>,
     image: oci_client::Reference,
     auth: RegistryAuth,
     name: String,
@@ -63,18 +62,23 @@ impl Registry {
         let image = reference(name)?;
         let registry = image.resolve_registry().to_owned();
         let auth = credentials::of(image.registry()).await?;
-        let protocol = if plain_http || is_local(&registry) { ClientProtocol::Http } else { ClientProtocol::Https };
+        let is_plain = plain_http || is_local(&registry);
+        let protocol = if is_plain { ClientProtocol::Http } else { ClientProtocol::Https };
         let config = ClientConfig {
             protocol,
             // One request with a length for each blob: fewer round trips, and every registry takes it.
             use_monolithic_push: true,
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
-            user_agent: concat!("linkspan/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         };
-        let client = Client::try_from(config).map_err(|error| RegistryError::new(name, "preparing", &error))?;
-        Ok(Self { client, image, auth, name: name.to_string() })
+        let refused = |error| RegistryError::new(name, "preparing", &error);
+        let client = Client::try_from(config).map_err(refused)?;
+        // Whatever is read first, be it a blob.
+        client.store_auth_if_needed(&registry, &auth).await;
+        let manifests = Arc::new(Reader::new(is_plain).map_err(|error| refused(error.into()))?);
+        Ok(Self { client, manifests, image, auth, name: name.to_string() })
     }
 
     /// What the name stands for in the registry.
@@ -85,7 +89,6 @@ impl Registry {
         let (bytes, digest) = self.manifest(&self.image).await?;
         let invalid = |what: &str| RegistryError::Invalid { name: self.name.clone(), what: what.to_owned() };
         let media_type = media_type_of(&bytes).ok_or_else(|| invalid("it is neither an image index nor a manifest"))?;
-        let digest = digest.parse().map_err(|_| invalid("the registry gave no valid digest"))?;
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
     }
 
@@ -95,14 +98,9 @@ impl Registry {
         authorized.map(drop).map_err(|error| RegistryError::new(&self.name, "authenticating", &error))
     }
 
-    async fn manifest(&self, of: &oci_client::Reference) -> Result<(Bytes, String), RegistryError> {
-        let read = self.client.pull_manifest_raw(of, &self.auth, &ACCEPTED).await;
-        let (bytes, digest) = read.map_err(|error| RegistryError::new(&self.name, "reading the manifest", &error))?;
-        if bytes.len() as u64 > Limits::default().document_bytes {
-            let what = format!("its manifest has {} bytes", bytes.len());
-            return Err(RegistryError::Invalid { name: self.name.clone(), what });
-        }
-        Ok((bytes, digest))
+    /// A manifest of the repository and its digest.
+    async fn manifest(&self, of: &oci_client::Reference) -> Result<(Bytes, Digest), RegistryError> {
+        self.manifests.read((&self.client, &self.auth), of, &self.name).await
     }
 }
 
@@ -125,26 +123,4 @@ fn install_cryptography() {
         // Refused where whoever embeds us has chosen another one already, which is as good.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_registries_of_this_host_are_spoken_to_without_tls() {
-        for (registry, expected) in [
-            ("localhost", true),
-            ("localhost:5000", true),
-            ("127.0.0.1:5000", true),
-            ("127.1.2.3", true),
-            ("[::1]:80", true),
-            ("registry.example", false),
-            ("localhost.example", false),
-            ("10.0.0.1:5000", false),
-            ("index.docker.io", false),
-        ] {
-            assert_eq!(is_local(registry), expected, "{registry}");
-        }
-    }
 }

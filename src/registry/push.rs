@@ -82,7 +82,11 @@ impl Registry {
     async fn put(&self, document: &Document, is_root: bool) -> Result<(), RegistryError> {
         let digest = document.descriptor.digest.to_string();
         let of = match self.image.tag() {
-            Some(_) if is_root => self.image.clone(),
+            // Without the digest that the name may have, too: the tag is what is to be set.
+            Some(tag) if is_root => {
+                let (registry, repository) = (self.image.registry().to_owned(), self.image.repository().to_owned());
+                oci_client::Reference::with_tag(registry, repository, tag.to_owned())
+            }
             _ => self.image.clone_with_digest(digest.clone()),
         };
         let what = || format!("storing the manifest {digest}");

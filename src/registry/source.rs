@@ -6,17 +6,17 @@ use futures_util::{StreamExt as _, stream};
 use oci_client::client::BlobResponse;
 use oci_client::errors::OciDistributionError;
 
-use super::Registry;
+use super::error::is_absent;
+use super::{Registry, RegistryError};
 use crate::image::{Descriptor, Digest, Kind};
 use crate::source::{Chunks, Holding, Source, SourceError};
 
 impl Registry {
     fn failed(&self, digest: &Digest, error: &OciDistributionError) -> SourceError {
         let (name, digest) = (self.name.clone(), digest.clone());
-        match error {
-            OciDistributionError::ImageManifestNotFoundError(_)
-            | OciDistributionError::ServerError { code: 404, .. } => SourceError::NotFound { name, digest },
-            error => SourceError::Read { name, digest, reason: error.to_string() },
+        match is_absent(error) {
+            true => SourceError::NotFound { name, digest },
+            false => SourceError::Read { name, digest, reason: error.to_string() },
         }
     }
 }
@@ -32,10 +32,10 @@ impl Source for Registry {
             if matches!(blob.kind(), Kind::Index | Kind::Manifest) {
                 // Registries keep these apart from other blobs.
                 let of = self.image.clone_with_digest(digest.to_string());
-                let (bytes, _) = self.manifest(&of).await.map_err(|error| SourceError::Read {
-                    name: self.name.clone(),
-                    digest: digest.clone(),
-                    reason: error.to_string(),
+                let (name, digest) = (self.name.clone(), digest.clone());
+                let (bytes, _) = self.manifest(&of).await.map_err(|error| match error {
+                    RegistryError::Refused { is_absent: true, .. } => SourceError::NotFound { name, digest },
+                    error => SourceError::Read { name, digest, reason: error.to_string() },
                 })?;
                 let rest = bytes.slice(bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX))..);
                 return Ok(stream::iter([Ok(rest)]).boxed());

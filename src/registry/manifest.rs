@@ -1,0 +1,143 @@
+//! Reading manifests, by a client of our own: `oci-client` reads them whole before anybody can ask how large they are, and a
+//! registry may send without end.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use oci_client::errors::{OciDistributionError, OciEnvelope};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, RegistryOperation};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode};
+
+use super::{CONNECT, RegistryError, SILENCE, USER_AGENT};
+use crate::image::{Digest, Limits};
+
+/// What may come as the root of an image.
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+                        application/vnd.docker.distribution.manifest.list.v2+json, \
+                        application/vnd.oci.image.manifest.v1+json, \
+                        application/vnd.docker.distribution.manifest.v2+json";
+
+/// Where the registry says what the digest is (distribution-spec, "Pulling manifests").
+const DIGEST: &str = "docker-content-digest";
+
+/// The longest explanation of a refusal that is read, in bytes.
+const REFUSAL_BYTES: u64 = 64 << 10;
+
+/// What manifests are read by.
+#[derive(Debug)]
+pub(super) struct Reader {
+    client: reqwest::Client,
+    scheme: &'static str,
+    /// What the registry wants to hear before it answers, once that is known. Never shown.
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+impl Reader {
+    pub(super) fn new(is_plain: bool) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).user_agent(USER_AGENT);
+        let scheme = if is_plain { "http" } else { "https" };
+        Ok(Self { client: client.build()?, scheme, authorization: Mutex::default() })
+    }
+
+    /// The manifest `of`, called `name`, and its digest, which was verified.
+    pub(super) async fn read(
+        &self,
+        (tokens, auth): (&Client, &RegistryAuth),
+        of: &oci_client::Reference,
+        name: &str,
+    ) -> Result<(Bytes, Digest), RegistryError> {
+        let refused = |error: OciDistributionError| RegistryError::new(name, "reading the manifest", &error);
+        let invalid = |what: String| RegistryError::Invalid { name: name.to_owned(), what };
+        let mut answer = self.ask(of).await.map_err(|error| refused(error.into()))?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            let wants_basic = wants_basic(&answer);
+            let token = tokens.auth(of, auth, RegistryOperation::Pull).await;
+            let token = token.map_err(|error| RegistryError::new(name, "authenticating", &error))?;
+            let said = match (token, auth) {
+                (Some(token), _) => Some(format!("Bearer {token}")),
+                (None, RegistryAuth::Basic(user, password)) if wants_basic => Some(basic(user, password)),
+                _ => None,
+            };
+            let mut said = said.and_then(|said| HeaderValue::from_str(&said).ok());
+            if let Some(said) = &mut said {
+                said.set_sensitive(true);
+            }
+            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = said;
+            answer = self.ask(of).await.map_err(|error| refused(error.into()))?;
+        }
+        if answer.status() != StatusCode::OK {
+            return Err(refused(refusal(answer).await));
+        }
+        let said = answer.headers().get(DIGEST).filter(|said| !said.is_empty()).cloned();
+        let limit = Limits::default().document_bytes;
+        let bytes = at_most(answer, limit).await.map_err(|error| refused(error.into()))?;
+        let bytes = bytes.ok_or_else(|| invalid(format!("its manifest has more than {limit} bytes")))?;
+        let parse = |digest: &str| digest.parse::<Digest>();
+        let said = said.map(|said| parse(said.to_str().unwrap_or_default()));
+        let said = said.transpose().map_err(|_| invalid("the registry gave no valid digest".to_owned()))?;
+        let asked = of.digest().map(parse).transpose().map_err(|_| invalid("it has no valid digest".to_owned()))?;
+        if let Some(wrong) = asked.iter().chain(&said).find(|digest| !digest.verify(&bytes)) {
+            return Err(invalid(format!("its manifest is not what the digest {wrong} says")));
+        }
+        Ok((bytes.clone(), said.or(asked).unwrap_or_else(|| Digest::sha256(&bytes))))
+    }
+
+    async fn ask(&self, of: &oci_client::Reference) -> Result<Response, reqwest::Error> {
+        let (scheme, registry, repository) = (self.scheme, of.resolve_registry(), of.repository());
+        let reference = of.digest().or(of.tag()).unwrap_or("latest");
+        let url = format!("{scheme}://{registry}/v2/{repository}/manifests/{reference}");
+        let mut request = self.client.get(url).header(ACCEPT, ACCEPTED);
+        let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(authorization) = known {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request.send().await
+    }
+}
+
+/// Whether the registry asks for a name and a password and not for a token.
+fn wants_basic(answer: &Response) -> bool {
+    let mut challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|said| said.to_str().ok());
+    challenges.any(|said| said.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic ")))
+}
+
+fn basic(user: &str, password: &str) -> String {
+    use base64::Engine as _;
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// The body; `None` if it is longer than `limit`.
+async fn at_most(mut answer: Response, limit: u64) -> Result<Option<Bytes>, reqwest::Error> {
+    if answer.content_length().is_some_and(|length| length > limit) {
+        return Ok(None);
+    }
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if (bytes.len() + chunk.len()) as u64 > limit {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes.freeze()))
+}
+
+/// What an answer says that is no success.
+async fn refusal(answer: Response) -> OciDistributionError {
+    let (status, url) = (answer.status(), answer.url().to_string());
+    if status == StatusCode::UNAUTHORIZED {
+        return OciDistributionError::UnauthorizedError { url };
+    }
+    let body = match at_most(answer, REFUSAL_BYTES).await {
+        Ok(body) => body.unwrap_or_default(),
+        Err(error) => return error.into(),
+    };
+    match serde_json::from_slice::<OciEnvelope>(&body) {
+        Ok(envelope) if status.is_client_error() => OciDistributionError::RegistryError { envelope, url },
+        _ => {
+            let message = String::from_utf8_lossy(&body).into_owned();
+            OciDistributionError::ServerError { code: status.as_u16(), url, message }
+        }
+    }
+}
