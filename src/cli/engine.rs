@@ -126,12 +126,15 @@ pub(super) fn origin(command: &str) -> Origin {
     }
 }
 
+/// The error that an engine has no such image.
+pub(super) fn absent(engine: &dyn Engine, given: &str) -> CommandError {
+    let Identity { kind, address, .. } = engine.identity();
+    CommandError::NoImage { given: given.to_owned(), engine: format!("{kind} at {address}") }
+}
+
 /// What `given` names in an engine: an image's name, a digest, or a beginning of one as `images` shows it.
 pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &str) -> Result<Descriptor, CommandError> {
-    let absent = || {
-        let engine = engine.identity();
-        CommandError::NoImage { given: given.to_owned(), engine: format!("{} at {}", engine.kind, engine.address) }
-    };
+    let absent = || absent(engine, given);
     let digest = given.parse::<Digest>().or_else(|_| format!("sha256:{given}").parse());
     if let Ok(digest) = digest {
         return images.identify(&digest).await?.ok_or_else(absent);

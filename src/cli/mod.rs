@@ -139,6 +139,8 @@ enum CommandError {
     Moved { name: String, current: Digest },
     #[error("`{name}` has a digest, which no image can be given")]
     DigestAsName { name: String },
+    #[error("`{given}` is no image, but a part of one (`{media_type}`)")]
+    NoImageRoot { given: String, media_type: String },
     #[error("more than one image begins with `{given}`")]
     Ambiguous { given: String },
     #[error("`{given}`: {reason}")]
@@ -204,7 +206,9 @@ impl CommandError {
             }
             Self::ManyInArchive { .. } => Some(format!("`linkspan load{flags} -i FILE` loads all of them")),
             Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
-            Self::NoImage { .. } => Some(format!("`linkspan images{flags}` lists what there is")),
+            Self::NoImage { .. } | Self::NoImageRoot { .. } => {
+                Some(format!("`linkspan images{flags}` lists what there is"))
+            }
             Self::ManyNames { .. } => Some("name one of these, or remove all of them with --force".to_owned()),
             Self::DigestAsName { .. } => Some("name it by a tag".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the digest".to_owned()),

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::engine::Target;
+use super::engine::{Shelf, Target};
+use super::hold::Held;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, images, output};
 use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError};
 use crate::export::Request;
-use crate::image::Reference;
+use crate::image::{Descriptor, Kind, Reference};
 use crate::progress::Events;
+use crate::source::{Part, part};
 
 /// Removes images: the names that are given, and an image with its last name.
 #[derive(Debug, Args)]
@@ -100,11 +102,7 @@ async fn records(
         return Err(CommandError::ManyNames { given: given.to_owned(), names: names.join(", ") });
     }
     if found.is_empty() {
-        let engine = engine.identity();
-        return Err(CommandError::NoImage {
-            given: given.to_owned(),
-            engine: format!("{} at {}", engine.kind, engine.address),
-        });
+        return Err(engine::absent(engine, given));
     }
     Ok(found)
 }
@@ -137,11 +135,15 @@ impl Tag {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let Self { reference, name, target } = self;
         let (config, target) = engine::target(target)?;
-        block_on(engine::reading(&target, async |found, images: Arc<dyn Images>| {
+        let held = Held::default();
+        let tagging = super::interruptible(engine::reading(&target, async |found, images: Arc<dyn Images>| {
             if name.digest().is_some() {
                 return Err(CommandError::DigestAsName { name: name.to_string() });
             }
             let root = engine::resolve(&*found, &*images, &reference).await?;
+            if !matches!(root.kind(), Kind::Index | Kind::Manifest) {
+                return Err(CommandError::NoImageRoot { given: reference, media_type: root.media_type });
+            }
             if let Target::Daemon(_) = &target {
                 // An export of which the daemon has every blob.
                 let exports = engine::exports(&config, &target).await?;
@@ -154,10 +156,33 @@ impl Tag {
             let names = [name];
             policy.check(&names)?;
             policy.check_moves(&*found, &root, &names).await?;
+            hold(&*found, &images, &root, &held).await;
+            // It may have gone before it was held.
+            if images.identify(&root.digest).await?.is_none() {
+                return Err(engine::absent(&*found, &reference));
+            }
             for name in &names {
                 found.tag(&root, name).await.map_err(|error: EngineError| CommandError::Engine(error))?;
             }
             Ok(ExitCode::SUCCESS)
-        }))?
+        }));
+        block_on(async {
+            let tagged = tagging.await;
+            held.end().await;
+            tagged
+        })?
+    }
+}
+
+/// Holds what is there of an image, so that nobody removes it before it has its name. An image that is damaged is named
+/// as it is.
+async fn hold(engine: &dyn Engine, images: &Arc<dyn Images>, root: &Descriptor, held: &Held) {
+    let graph = match part(&Shelf(images.clone()), root).await {
+        Ok(Some(Part { graph, .. })) => Some(graph),
+        Ok(None) => engine::graph(&**images, root.clone()).await.ok(),
+        Err(_) => None,
+    };
+    if let Some(graph) = graph {
+        held.add(engine, &Arc::new(graph), "tag").await;
     }
 }

@@ -1,5 +1,7 @@
 //! `rm`, `tag` and what `images` lists: as docker has them, on every engine.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::common::{Linkspan, Stack, text};
@@ -46,6 +48,29 @@ fn names_are_given_and_removed_on_every_engine() {
     stack.docker(["image", "inspect", "named:again"]).ok();
     linkspan(["rm", "named:1", "named:again"]).args(docker).ok();
     stack.docker(["image", "inspect", "named:again"]).fails();
+}
+
+#[test]
+fn only_images_are_given_names() {
+    let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
+    let layout = ["--engine", "layout", "--layout", text(folder.path())];
+    let containerd =
+        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "parts"];
+    let image = image("in parts\n");
+    let file = archive(&[(&image, named("docker.io/library/parts:1"))]);
+    for engine in [&layout[..], &containerd] {
+        let run = |args: &[&str]| linkspan(args.iter().copied()).args(engine);
+        run(&["load", "-q", text(file.path())]).ok();
+        for part in [&image.config.digest, &image.layers[0].digest] {
+            let refused = run(&["tag", part.as_str(), "part:1"]).fails();
+            assert!(refused.stderr.contains("is no image, but a part of one"), "{refused}");
+            assert!(refused.stderr.contains("hint: `linkspan images"), "{refused}");
+        }
+        run(&["tag", image.root.digest.as_str(), "whole:1"]).ok();
+        assert_eq!(run(&["images", "--json"]).ok().lines().len(), 2, "{engine:?}");
+    }
+    // What was held meanwhile is given up.
+    assert_eq!(fs::read_dir(folder.path().join(".linkspan/leases")).unwrap().count(), 0);
 }
 
 #[test]
