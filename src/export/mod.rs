@@ -20,4 +20,5 @@ mod transfer;
 pub use error::ExportError;
 pub use id::unique_id;
 pub use policy::NamePolicy;
+pub(crate) use policy::check_digests;
 pub use run::{Exports, Outcome, Request};

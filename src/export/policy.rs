@@ -79,7 +79,7 @@ impl NamePolicy {
 }
 
 /// Refuses the first name with a digest that is not the image's.
-pub(super) fn check_digests(root: &Descriptor, names: &[Reference]) -> Result<(), ExportError> {
+pub(crate) fn check_digests(root: &Descriptor, names: &[Reference]) -> Result<(), ExportError> {
     match names.iter().find(|name| !name.admits(&root.digest)) {
         Some(name) => Err(ExportError::NameDigest { name: name.to_string(), root: root.digest.clone() }),
         None => Ok(()),

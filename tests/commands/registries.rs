@@ -7,30 +7,37 @@ use std::{
 };
 
 use crate::common::{Run, Stack, file_of, text, until};
-use crate::{archive, image, linkspan, listed, named};
+use crate::fixture::{Image, Layer};
+use crate::{archive, image, layout, linkspan, listed, named};
 
-/// A registry that lets only `user` with the password `secret` in.
-struct Locked {
+/// A registry of a test's own.
+struct Registry {
     child: Child,
     address: String,
 }
 
-impl Drop for Locked {
+impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Locked {
-    fn start(stack: &Stack, folder: &Path) -> Self {
-        let (password, config, log) = (folder.join("htpasswd"), folder.join("registry.yml"), folder.join("log"));
+impl Registry {
+    /// One that lets only `user` with the password `secret` in.
+    fn locked(stack: &Stack, folder: &Path) -> Self {
+        let password = folder.join("htpasswd");
         fs::write(&password, "user:$2b$05$/M1WL7v3Giwzg1RSy4wUfO8krkbaiSCnWZEfwv3IEiuxP2/UFoCR2\n").unwrap();
+        Self::start(stack, folder, &format!("auth: {{htpasswd: {{realm: test, path: \"{}\"}}}}\n", text(&password)))
+    }
+
+    /// With `more` in its configuration.
+    fn start(stack: &Stack, folder: &Path, more: &str) -> Self {
+        let (config, log) = (folder.join("registry.yml"), folder.join("log"));
         let yaml = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: \"{0}/data\"}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n\
-             auth: {{htpasswd: {{realm: test, path: \"{1}\"}}}}\n",
-            text(folder),
-            text(&password)
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: \"{}/data\"}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: \"127.0.0.1:0\"}}\n{more}",
+            text(folder)
         );
         fs::write(&config, yaml).unwrap();
         let file = fs::File::create(&log).unwrap();
@@ -118,10 +125,63 @@ fn one_platform_of_a_registrys_index_is_copied() {
 }
 
 #[test]
+fn a_part_of_an_index_goes_to_a_registry_as_one_platform_and_comes_from_one() {
+    let stack = Stack::shared();
+    let (here, other) = (image("here\n"), Image::foreign(&[Layer::new().file("a", "not here").tar()]));
+    let index = Image::index(&[here.clone(), other.clone()]);
+    let folder = tempfile::tempdir().unwrap();
+    layout(&folder.path().join("part"), &[(&index, named("docker.io/library/part:1"))]);
+    let from = format!("oci:{}", text(&folder.path().join("part")));
+    let registry = Registry::start(stack, folder.path(), "");
+    let whole = format!("{}/whole:1", registry.address);
+    linkspan(["copy", &from, &format!("docker://{whole}")]).ok();
+    assert_eq!(crane(&["digest", &whole]).ok().stdout.trim(), index.root.digest.as_str());
+
+    for digest in [&other.root.digest, &other.config.digest, &other.layers[0].digest] {
+        fs::remove_file(folder.path().join("part/blobs/sha256").join(digest.hex())).unwrap();
+    }
+    let part = format!("{}/part:1", registry.address);
+    let copied = linkspan(["copy", &from, &format!("docker://{part}")]).ok();
+    assert!(copied.stderr.contains("holds only a part of the image; linux/"), "{copied}");
+    assert_eq!(crane(&["digest", &part]).ok().stdout.trim(), here.root.digest.as_str());
+
+    // A registry that has lost an image of an index.
+    crane(&["delete", &format!("{}/whole@{}", registry.address, other.root.digest)]).ok();
+    let platform = format!("linux/{}", linkspan::image::Platform::host().architecture);
+    let to = tempfile::tempdir().unwrap();
+    let from = format!("docker://{whole}");
+    linkspan(["copy", "--platform", &platform, &from, &format!("oci:{}:one:1", text(to.path()))]).ok();
+    assert_eq!(listed(&to), [("docker.io/library/one:1".to_owned(), here.root.digest.to_string())]);
+    let absent = linkspan(["copy", &from, &format!("oci:{}:all:1", text(to.path()))]).fails();
+    assert!(absent.stderr.contains(&format!("does not hold {}", other.root.digest)), "{absent}");
+}
+
+#[test]
+fn a_name_with_a_digest_is_that_images_only() {
+    let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
+    let image = image("pinned in a registry\n");
+    let file = archive(&[(&image, named("docker.io/library/pinned:1"))]);
+    let from = format!("oci-archive:{}", text(file.path()));
+    let (name, wrong) = (format!("{}/linkspan/pinned", stack.registry()), format!("sha256:{}", "a".repeat(64)));
+    let tar = folder.path().join("pinned.tar");
+    for to in [format!("docker://{name}:1@{wrong}"), format!("oci-archive:{}:pinned:1@{wrong}", text(&tar))] {
+        let refused = linkspan(["copy", &from, &to]).fails();
+        assert!(refused.stderr.contains("is that of another image"), "{refused}");
+        assert!(refused.stderr.contains("hint: leave the digest out"), "{refused}");
+    }
+    crane(&["ls", &name]).fails();
+    assert!(!tar.exists());
+    let right = format!("{name}:1@{}", image.root.digest);
+    linkspan(["copy", &from, &format!("docker://{right}")]).ok();
+    assert_eq!(crane(&["ls", &name]).ok().stdout, "1\n");
+    assert_eq!(crane(&["digest", &right]).ok().stdout.trim(), image.root.digest.as_str());
+}
+
+#[test]
 fn the_credentials_are_those_of_docker_login() {
     let stack = Stack::shared();
     let folder = tempfile::tempdir().unwrap();
-    let registry = Locked::start(stack, folder.path());
+    let registry = Registry::locked(stack, folder.path());
     let image = image("behind a password\n");
     let file = archive(&[(&image, named("docker.io/library/secret:1"))]);
     let (from, to) = (format!("oci-archive:{}", text(file.path())), format!("docker://{}/secret:1", registry.address));

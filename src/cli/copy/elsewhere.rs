@@ -8,7 +8,7 @@ use crate::cli::hold::Held;
 use crate::cli::progress::Manner;
 use crate::cli::save::{self, SaveError, Sink};
 use crate::cli::{CommandError, interruptible};
-use crate::export::Outcome;
+use crate::export::{Outcome, check_digests};
 use crate::image::{Digest, Graph, Kind, Limits, Reference};
 use crate::output::Output as _;
 use crate::output::archive::{Archive, Flavour, Saved};
@@ -34,7 +34,12 @@ impl Copying<'_> {
     }
 
     async fn copy(&self, form: Form, held: &Held) -> Result<(), CommandError> {
-        let found = self.find.found(form, true, held).await?;
+        // A registry refuses an index of which it lacks an image.
+        let takes_parts = !matches!(self.to, Place::Registry(_));
+        let found = self.find.found(form, takes_parts, held).await?;
+        // Before anything is written.
+        let names = self.names(&found)?;
+        check_digests(&found.taken.root, &names)?;
         let graph = match &found.taken.graph {
             Some(graph) => graph.clone(),
             None => {
@@ -42,9 +47,9 @@ impl Copying<'_> {
                 read_graph(&*found.source, root, Limits::default(), OnMissing::Stop).await?
             }
         };
-        let (names, outcome) = match self.to {
+        let outcome = match self.to {
             Place::Registry(name) => self.push(name, &graph, &found).await,
-            to => self.archive(to, &graph, &found).await,
+            to => self.archive(to, &names, &graph, &found).await,
         }?;
         report(graph.root(), &names, (outcome, 0), self.json, self.manner)?;
         if let Some(left) = found.left {
@@ -53,39 +58,40 @@ impl Copying<'_> {
         Ok(())
     }
 
-    async fn push(
-        &self,
-        name: &Reference,
-        graph: &Graph,
-        found: &Found,
-    ) -> Result<(Vec<Reference>, Outcome), CommandError> {
+    /// What the copy is called.
+    fn names(&self, found: &Found) -> Result<Vec<Reference>, CommandError> {
+        Ok(match self.to {
+            Place::Registry(name) => vec![name.clone()],
+            Place::Archive(_, _, Some(name)) => vec![name.parse()?],
+            _ => found.names.clone(),
+        })
+    }
+
+    async fn push(&self, name: &Reference, graph: &Graph, found: &Found) -> Result<Outcome, CommandError> {
         let registry = Registry::new(name, self.find.plain_http).await?;
         let source = found.source.clone();
         let (pushed, _) = self.manner.show(|events| async move { registry.push(graph, source, &events).await }).await;
         let Pushed { sent_blobs, sent_bytes, present_blobs } = pushed?;
-        Ok((vec![name.clone()], Outcome { sent_blobs, sent_bytes, present_blobs }))
+        Ok(Outcome { sent_blobs, sent_bytes, present_blobs })
     }
 
     async fn archive(
         &self,
         to: &Place,
+        names: &[Reference],
         graph: &Graph,
         found: &Found,
-    ) -> Result<(Vec<Reference>, Outcome), CommandError> {
-        let Place::Archive(kind, file, name) = to else { return Err(CommandError::IntoArchive) };
-        let names = match name {
-            Some(name) => vec![name.parse()?],
-            None => found.names.clone(),
-        };
+    ) -> Result<Outcome, CommandError> {
+        let Place::Archive(kind, file, _) = to else { return Err(CommandError::IntoArchive) };
         let flavour = match kind {
             ArchiveKind::Oci => Flavour::Oci,
             ArchiveKind::Docker => Flavour::Save,
         };
         let absent = absent(&*found.source, graph).await?;
-        let archive = Archive::of(&[Saved { graph, names: &names }], flavour, &absent).map_err(SaveError::Archive)?;
+        let archive = Archive::of(&[Saved { graph, names }], flavour, &absent).map_err(SaveError::Archive)?;
         let (sent_blobs, sent_bytes) = (graph.blobs() - absent.len(), archive.size());
         save::write(Arc::new(archive), found.source.clone(), Sink::open(file)?, self.manner).await?;
-        Ok((names, Outcome { sent_blobs, sent_bytes, present_blobs: 0 }))
+        Ok(Outcome { sent_blobs, sent_bytes, present_blobs: 0 })
     }
 }
 
