@@ -58,9 +58,9 @@ pub(super) fn write_index(
     // Others lock nothing, and may have put one there meanwhile.
     let before = before.filter(|before| Seal::at(&place.index()).as_ref() == Some(*before));
     let written = place.put(&*shared.disk, &place.index(), bytes);
-    written.map_err(|error| place.failed("writing index.json", &error))?;
+    let written = written.map_err(|error| place.failed("writing index.json", &error))?;
     if let Some(before) = before {
-        index_written(place, before, replaced);
+        index_written(place, before, &written, replaced);
     }
     Ok(())
 }

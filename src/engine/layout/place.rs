@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::disk::Disk;
 use super::lock;
+use super::seal::Seal;
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest};
 
@@ -210,18 +211,22 @@ impl Place {
         Ok(())
     }
 
-    /// Makes `path` hold `content`, which is there as a whole or not at all whatever happens.
-    pub(super) fn put(&self, disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+    /// Makes `path` hold `content`, which is there as a whole or not at all whatever happens. Gives the seal of the file
+    /// as it was before it got its name, which counts as a change.
+    pub(super) fn put(&self, disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<Seal> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let draft = self.draft(&name);
         let mut file = disk.append(&draft)?;
-        let written = file.write(content).and_then(|()| file.sync()).and_then(|()| disk.rename(&draft, path));
+        let written = file.write(content).and_then(|()| file.sync()).and_then(|()| {
+            let seal = Seal::of(&file.file().metadata()?);
+            disk.rename(&draft, path).map(|()| seal)
+        });
         if written.is_err() {
             // What went wrong first is what matters.
             let _ = disk.remove(&draft);
         }
-        written?;
-        disk.sync_folder(&self.root)
+        let seal = written?;
+        disk.sync_folder(&self.root).map(|()| seal)
     }
 
     /// Makes a file of ours hold `content`, or leaves it as it is. Past the disk's syncs, like every lock: for what may be

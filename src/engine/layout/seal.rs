@@ -29,6 +29,11 @@ impl Seal {
         fs::metadata(path).ok().map(|found| Self::of(&found))
     }
 
+    /// Whether it may be the same file after it got another name, which counts as a change.
+    pub(super) fn is_renamed(&self, before: &Self) -> bool {
+        Self { changed: before.changed, ..*self } == *before
+    }
+
     /// From what [`Display`](fmt::Display) made of one.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');

@@ -89,9 +89,9 @@ impl Unreached {
     }
 }
 
-/// Lets the notes go on that are of the index as it was `before`, when we have put another one in its place. What
-/// `replaced`, the roots that lost a name by that, reach was needed until now. The lock must be held.
-pub(super) fn index_written(place: &Place, before: &Seal, replaced: &[Descriptor]) {
+/// Lets the notes go on that are of the index as it was `before`, when we have put the one in its place that was `written`.
+/// What `replaced`, the roots that lost a name by that, reach was needed until now. The lock must be held.
+pub(super) fn index_written(place: &Place, before: &Seal, written: &Seal, replaced: &[Descriptor]) {
     let mut notes = Unreached::read(place);
     if !notes.is_of(before) {
         return;
@@ -99,7 +99,9 @@ pub(super) fn index_written(place: &Place, before: &Seal, replaced: &[Descriptor
     let mut lost = Reached::default();
     replaced.iter().for_each(|root| lost.follow(place, root));
     notes.since.retain(|digest, _| !lost.all.contains(digest));
-    notes.index = Seal::at(&place.index()).filter(|_| lost.doubts.is_empty());
+    // Others lock nothing, and may have put theirs there since.
+    let index = Seal::at(&place.index()).filter(|index| index.is_renamed(written));
+    notes.index = index.filter(|_| lost.doubts.is_empty());
     if let Err(error) = notes.write(place) {
         tracing::debug!(%error, "what is needed by nothing has its hour again");
     }

@@ -82,23 +82,50 @@ async fn what_lost_its_name_to_a_process_that_was_killed_has_its_hour() {
     assert!(!is_there(folder.path(), &old.root));
 }
 
-#[tokio::test]
-async fn whoever_asks_whether_a_process_lives_does_not_hinder_it() {
+#[test]
+fn whoever_asks_whether_a_process_lives_does_not_keep_it_from_saying_so() {
     let folder = folder();
-    let first = engine(folder.path()).await;
-    export(&first, &Image::new(&[b"x"]), &names(&["x"])).await.unwrap();
-    let (place, is_done) = (first.shared.place.clone(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
-    let done = is_done.clone();
-    let asking = std::thread::spawn(move || {
-        while !done.load(Ordering::Relaxed) {
-            for process in files(&place.processes()) {
-                lease::lives(&place, &process);
-            }
-        }
-    });
-    for _ in 0..300 {
-        super::engine(folder.path()).await.shared.process().unwrap();
-    }
-    is_done.store(true, Ordering::Relaxed);
-    asking.join().unwrap();
+    let (place, path) = (Place::new(folder.path()), folder.path().join("process"));
+    let file = fs::File::create_new(&path).unwrap();
+    let asking = fs::File::open(&path).unwrap();
+    asking.try_lock_shared().unwrap();
+    let saying = std::thread::spawn(move || lock::own(&place, &file).map(|()| file));
+    // One that does not wait has ended by then.
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!saying.is_finished());
+    drop(asking);
+    let file = saying.join().unwrap().unwrap();
+    assert!(fs::File::open(&path).unwrap().try_lock_shared().is_err());
+    drop(file);
+}
+
+/// An index that others put there just after ours is not taken for ours.
+#[tokio::test]
+async fn notes_go_on_only_with_the_index_that_we_wrote() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let [old, new] = [b"old", b"new"].map(|own| Image::new(&[own]));
+    export(&engine, &old, &names(&["demo:1"])).await.unwrap();
+    export(&engine, &new, &names(&["demo:1"])).await.unwrap();
+    let place = &engine.shared.place;
+    let noted = fs::read(place.unreached()).unwrap();
+    let before = seal::Seal::at(&place.index()).unwrap();
+    let written = place.put(&System, &place.index(), &index(folder.path())).unwrap();
+    let bytes = index(folder.path());
+    fs::remove_file(place.index()).unwrap();
+    write(folder.path(), &bytes);
+    unreached::index_written(place, &before, &written, &[]);
+    minutes(&engine, 61);
+    engine.recover().await.unwrap();
+    assert!(is_there(folder.path(), &old.root), "who knows what was needed meanwhile");
+    // The same with ours.
+    fs::write(place.unreached(), &noted).unwrap();
+    let before = seal::Seal::at(&place.index()).unwrap();
+    let written = place.put(&System, &place.index(), &bytes).unwrap();
+    let noted = String::from_utf8(noted).unwrap();
+    let (_, since) = noted.split_once('\n').unwrap();
+    fs::write(place.unreached(), format!("index {before}\n{since}")).unwrap();
+    unreached::index_written(place, &before, &written, &[]);
+    engine.recover().await.unwrap();
+    assert!(!is_there(folder.path(), &old.root));
 }
