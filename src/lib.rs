@@ -18,6 +18,8 @@ pub mod door;
 pub mod engine;
 pub mod export;
 pub mod export_v1;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod image;
 pub mod output;
 pub mod progress;

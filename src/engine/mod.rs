@@ -37,6 +37,8 @@ use crate::progress::Events;
 pub use error::EngineError;
 pub use hold::{Hold, StoredBlob};
 use images::{Images, Record};
+#[cfg(any(test, fuzzing))]
+pub(crate) use layout::fuzz as layout_fuzz;
 use uploads::Uploads;
 
 /// What an engine is, for messages and for `doctor`.

@@ -38,6 +38,8 @@ mod digest;
 mod document;
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod graph;
 mod json;
 mod limits;

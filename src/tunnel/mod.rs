@@ -7,6 +7,8 @@
 
 mod client;
 mod exec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod output;
 pub mod sniff;
 pub mod stdcopy;

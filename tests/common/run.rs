@@ -14,6 +14,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::wait::deadline;
+
 /// Long enough for a cold build on a slow machine; a client that needs longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// No client of these tests says more than this on one stream.
@@ -134,7 +136,7 @@ impl Run {
         // A client that ends without reading its input is none of our business.
         thread::spawn(move || stdin.write_all(&bytes));
         let streams = [Captured::of(child.stdout.take().unwrap()), Captured::of(child.stderr.take().unwrap())];
-        Running { child, shown, streams, deadline: Instant::now() + self.timeout, timeout: self.timeout }
+        Running { child, shown, streams, deadline: deadline(self.timeout), timeout: self.timeout }
     }
 }
 
@@ -200,7 +202,7 @@ impl Running {
         };
         let [stdout, stderr] = self.streams.map(Captured::whole);
         let output = Output { shown: self.shown, status, stdout, stderr };
-        assert!(!late, "killed after {:?}: {output}", self.timeout);
+        assert!(!late, "killed after {:?} at most: {output}", self.timeout);
         output
     }
 }

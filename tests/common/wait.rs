@@ -2,26 +2,43 @@
 
 use std::{
     fmt::Debug,
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
 /// How long a condition may take. Generous, because it is only ever used up by a failure.
 const DEADLINE: Duration = Duration::from_secs(180);
 
+/// How long one test may wait in all, for conditions and for commands: what never comes must not cost its limit again and
+/// again. The longest test takes three minutes beside two busy loops.
+const TEST: Duration = Duration::from_secs(900);
+
+thread_local! {
+    /// When this thread waited first. Each test has a thread of its own.
+    static BEGUN: Instant = Instant::now();
+}
+
+/// When something ends that may take `limit`, in this test.
+pub(crate) fn deadline(limit: Duration) -> Instant {
+    let end = Instant::now() + limit;
+    // With `--test-threads 1` the main thread runs all tests.
+    let is_test = thread::current().name().is_some_and(|name| name != "main");
+    if is_test { end.min(BEGUN.with(|begun| *begun + TEST)) } else { end }
+}
+
 /// Polls `look` until `good` accepts what it returned, and hands that back.
 ///
 /// # Panics
-/// After three minutes, with `what` and the last value seen.
+/// After three minutes, or when the test has waited for a quarter of an hour in all, with `what` and the last value seen.
 #[track_caller]
 pub(crate) fn until<T: Debug>(what: &str, mut look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
-    let end = Instant::now() + DEADLINE;
+    let (begun, end) = (Instant::now(), deadline(DEADLINE));
     loop {
         let seen = look();
         if good(&seen) {
             return seen;
         }
-        assert!(Instant::now() < end, "waited {DEADLINE:?} for {what}; last seen: {seen:?}");
+        assert!(Instant::now() < end, "waited {:?} for {what}; last seen: {seen:?}", begun.elapsed());
         sleep(Duration::from_millis(20));
     }
 }

@@ -12,6 +12,8 @@ mod builder;
 mod builds;
 mod explicit;
 mod exporters;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod grpc;
 mod load;
 mod names;

@@ -8,6 +8,8 @@ mod endless;
 mod load;
 mod route;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use load::fuzz as load_fuzz;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

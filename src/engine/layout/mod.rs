@@ -15,6 +15,8 @@
 mod clock;
 mod collect;
 mod disk;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod index;
 mod ingest;
 mod lease;

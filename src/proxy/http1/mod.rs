@@ -28,6 +28,8 @@ mod buffer;
 mod connection;
 mod error;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod head;
 mod relay;
 mod reply;

@@ -6,6 +6,8 @@
 mod docker;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod members;
 mod oci;
 mod spool;

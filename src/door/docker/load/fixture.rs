@@ -96,32 +96,37 @@ pub(super) struct Import {
 }
 
 /// Reads an archive that consists of nothing strange.
-pub(super) fn import(mut archive: &[u8]) -> Import {
+pub(super) fn import(archive: &[u8]) -> Import {
+    try_import(archive).unwrap_or_else(|reason| panic!("{reason}"))
+}
+
+/// The same; the error is what is strange.
+pub(super) fn try_import(mut archive: &[u8]) -> Result<Import, &'static str> {
     let mut import = Import::default();
     loop {
         if archive.is_empty() {
             import.complete = true;
-            return import;
+            return Ok(import);
         }
         let mut needed = BLOCK;
         let member = loop {
-            let Some(head) = archive.get(..needed) else { return import };
+            let Some(head) = archive.get(..needed) else { return Ok(import) };
             match read(head) {
                 Read::More(more) => needed = more,
                 Read::Member(member) => break member,
                 Read::Zeros => {
                     let second = archive.get(BLOCK..2 * BLOCK);
                     import.complete = archive.len() == BLOCK || second.is_some_and(|second| *second == [0; BLOCK]);
-                    return import;
+                    return Ok(import);
                 }
-                Read::Strange(reason) => panic!("{reason}"),
+                Read::Strange(reason) => return Err(reason),
             }
         };
         archive = &archive[member.head..];
-        let Some((content, rest)) = archive.split_at_checked(member.size as usize) else { return import };
+        let Some((content, rest)) = archive.split_at_checked(member.size as usize) else { return Ok(import) };
         archive = &rest[member.padding().min(rest.len())..];
         if let Some(name) = member.file {
-            import.files.insert(String::from_utf8(name).unwrap(), content.to_vec());
+            import.files.insert(String::from_utf8_lossy(&name).into_owned(), content.to_vec());
             import.stored.insert(content.to_vec());
         }
     }

@@ -6,8 +6,11 @@
 mod answer;
 mod ending;
 mod filter;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets need a part of it"))]
 mod fixture;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod guard;
 mod layout;
 mod ledger;

@@ -1,32 +1,20 @@
 //! The engines, on a real containerd and a real dockerd.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
 
-#[path = "engine/bad.rs"]
 mod bad;
-#[path = "engine/choice.rs"]
 mod choice;
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "engine/current.rs"]
 mod current;
-#[path = "engine/fixture.rs"]
 mod fixture;
-#[path = "engine/hold.rs"]
 mod hold;
-#[path = "engine/moved.rs"]
 mod moved;
-#[path = "engine/names.rs"]
 mod names;
-#[path = "engine/read.rs"]
 mod read;
-#[path = "engine/serial.rs"]
 mod serial;
-#[path = "engine/store.rs"]
 mod store;
-#[path = "engine/unpack.rs"]
 mod unpack;
-#[path = "engine/uploads.rs"]
 mod uploads;
-#[path = "engine/writes.rs"]
 mod writes;
 
 use common::Stack;

@@ -1,0 +1,36 @@
+//! What the fuzz target `solve` holds to be true of any bytes.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::solve::{History, Solve};
+use super::wire::{entry, fields, put_map};
+
+/// The fields of a message, one after another, are the message; an edited request is read as it was edited.
+pub fn solve(bytes: &[u8]) {
+    let copied: Result<Vec<_>, _> = fields(bytes).map(|field| field.map(|field| field.raw.to_vec())).collect();
+    if let Ok(copied) = copied {
+        assert_eq!(copied.concat(), bytes);
+    }
+    if let Ok((key, value)) = entry(bytes) {
+        let mut message = Vec::new();
+        put_map(&mut message, 1, &BTreeMap::from([(key.clone(), value.clone())]));
+        let read = fields(&message).next().and_then(Result::ok).map(|field| entry(field.bytes).ok());
+        assert_eq!(read, Some(Some((key, value))));
+    }
+    let Ok(solve) = Solve::read(Bytes::copy_from_slice(bytes)) else { return };
+    for plain_is_load in [false, true] {
+        let Some(exporters) = solve.asked(plain_is_load) else { continue };
+        let edited = [solve.with_exporters(&exporters), solve.again("again", &exporters, History::Skip)];
+        for message in edited.into_iter().flatten() {
+            let read = Solve::read(message.clone());
+            assert_eq!(read.map(|read| read.exporters).ok(), Some(exporters.clone()));
+            // A request that was valid stays so for BuildKit's own decoder.
+            if bollard_buildkit_proto::moby::buildkit::v1::SolveRequest::decode(bytes).is_ok() {
+                assert!(bollard_buildkit_proto::moby::buildkit::v1::SolveRequest::decode(message).is_ok());
+            }
+        }
+    }
+}

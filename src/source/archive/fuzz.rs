@@ -1,0 +1,37 @@
+//! What the fuzz target `tar_members` holds to be true of any bytes.
+
+use super::members::{First, Members, Place, Step, step};
+use crate::image::Digest;
+use crate::tar::BLOCK;
+
+/// Reading members ends, and never beyond what is there.
+pub fn members(bytes: &[u8]) {
+    let (mut members, mut at, mut wanted) = (Members::default(), 0_usize, BLOCK);
+    loop {
+        let Some(window) = bytes.get(at..at.saturating_add(wanted)) else { break };
+        let size = match step(window) {
+            Ok(Step::More(more)) => {
+                assert!(more > wanted, "asks for no more than it had");
+                wanted = more;
+                continue;
+            }
+            Ok(Step::Skip(size)) => size,
+            Ok(Step::Member(head)) => {
+                let size = head.head.saturating_add(head.size).saturating_add(head.padding());
+                let place = |size| Place::There { size, digest: Digest::sha256(b""), mark: Vec::new() };
+                if members.add(head, place).is_err() {
+                    break;
+                }
+                size
+            }
+            Ok(Step::End) | Err(_) => break,
+        };
+        assert!(size > 0, "goes nowhere");
+        at = at.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
+        wanted = BLOCK;
+    }
+    for name in ["manifest.json", "index.json", "oci-layout", "a", "b"] {
+        let _ = members.find(name, First::Files);
+        let _ = members.find(name, First::Links);
+    }
+}
