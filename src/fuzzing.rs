@@ -15,10 +15,12 @@ mod tests {
 
     use super::*;
 
+    type Target = (&'static str, fn(&[u8]));
+
     /// Inputs that were found, and those that the search begins with.
     #[test]
     fn the_corpus_holds() {
-        let targets: [(&str, fn(&[u8])); 9] = [
+        let targets: [Target; 9] = [
             ("archive_filter", archive_filter),
             ("document", document),
             ("http1_body", http1_body),

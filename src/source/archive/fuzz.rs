@@ -7,8 +7,7 @@ use crate::tar::BLOCK;
 /// Reading members ends, and never beyond what is there.
 pub fn members(bytes: &[u8]) {
     let (mut members, mut at, mut wanted) = (Members::default(), 0_usize, BLOCK);
-    loop {
-        let Some(window) = bytes.get(at..at.saturating_add(wanted)) else { break };
+    while let Some(window) = bytes.get(at..at.saturating_add(wanted)) {
         let size = match step(window) {
             Ok(Step::More(more)) => {
                 assert!(more > wanted, "asks for no more than it had");

@@ -1,5 +1,7 @@
 //! Archives for tests, and what dockerd makes of them.
 
+#![allow(clippy::unwrap_used, reason = "only tests and fuzz targets have it")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
