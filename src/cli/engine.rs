@@ -10,7 +10,7 @@ use super::CommandError;
 use super::left::Left;
 use super::settings::{EngineSettings, TargetSettings};
 use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironment};
-use crate::engine::images::Images;
+use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{self, Connected};
 use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, Identity, Origin};
@@ -154,7 +154,7 @@ pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &st
 
 /// What names the only image of an engine that has one.
 pub(super) async fn only(engine: &dyn Engine, images: &dyn Images) -> Result<String, CommandError> {
-    let records = super::images::all(images).await?;
+    let records = all(images).await?;
     match &records[..] {
         [one] => Ok(one.name.clone().unwrap_or_else(|| one.target.digest.to_string())),
         many => Err(CommandError::NotNamed { what: engine.identity().address.clone(), images: many.len() }),
@@ -168,7 +168,7 @@ async fn by_prefix(images: &dyn Images, given: &str) -> Result<Option<Descriptor
         return Ok(None);
     }
     let mut found: Option<Descriptor> = None;
-    for record in super::images::all(images).await? {
+    for record in all(images).await? {
         if !record.target.digest.hex().starts_with(prefix) {
             continue;
         }
@@ -222,4 +222,17 @@ pub(super) async fn tree(images: &dyn Images, root: &Descriptor) -> Result<Tree,
 /// All documents of an image.
 pub(super) async fn graph(images: &dyn Images, root: Descriptor) -> Result<Graph, CommandError> {
     Ok(read_graph(images, root, Limits::default(), OnMissing::Stop).await?)
+}
+
+/// Every record of an engine.
+pub(super) async fn all(images: &dyn Images) -> Result<Vec<Record>, CommandError> {
+    let (mut query, mut records) = (Query::default(), Vec::new());
+    loop {
+        let page = images.list(&query).await?;
+        records.extend(page.records);
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => return Ok(records),
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use prost_types::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,7 +17,7 @@ use self::format::Format;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::engine::Engine;
-use crate::engine::images::{Images, Query, Record};
+use crate::engine::images::{Images, Record};
 use crate::image::{Descriptor, Platform, Reference};
 use crate::source::tree::{Image, Tree};
 
@@ -82,7 +83,7 @@ impl List {
         block_on(engine::reading(&target, async |engine, images| {
             let ages = ages(&*engine, &*images, &filters).await?;
             let (mut rows, mut shown) = (Vec::new(), std::collections::HashSet::new());
-            for record in all(&*images).await? {
+            for record in engine::all(&*images).await? {
                 let is_wanted = |facts: &Facts| filter::is_wanted(&filters, &record, facts, &ages);
                 // What is not asked for costs nothing to find out.
                 if !asks && !is_wanted(&Facts::default()) {
@@ -143,19 +144,6 @@ struct Row {
     created_at: String,
     /// `None` if not even its root is there.
     size: Option<u64>,
-}
-
-/// Every record of an engine.
-pub(super) async fn all(images: &dyn Images) -> Result<Vec<Record>, CommandError> {
-    let (mut query, mut records) = (Query::default(), Vec::new());
-    loop {
-        let page = images.list(&query).await?;
-        records.extend(page.records);
-        match page.next {
-            Some(next) => query.after = Some(next),
-            None => return Ok(records),
-        }
-    }
 }
 
 /// What is found out about an image.
@@ -247,26 +235,10 @@ fn created_at(time: &str) -> Option<String> {
 
 /// How long ago an RFC 3339 time was; `None` if it is none, or the year that stands for no time.
 fn age(time: &str) -> Option<Duration> {
-    let number = |range: std::ops::Range<usize>| time.get(range)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let zone = time.get(19..)?.trim_start_matches(|letter: char| letter == '.' || letter.is_ascii_digit());
-    let offset = match zone {
-        "Z" | "z" => 0,
-        zone => {
-            let sign = if zone.starts_with('-') { -1 } else { 1 };
-            sign * (zone.get(1..3)?.parse::<i64>().ok()? * 3600 + zone.get(4..6)?.parse::<i64>().ok()? * 60)
-        }
-    };
-    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    // Days since 1970 of a date in the Gregorian calendar; the year begins in March, so that leap days come last.
-    let (shifted, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * shifted + shifted / 4 - shifted / 100 + shifted / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    let then = days * 86_400 + hour * 3600 + minute * 60 + second - offset;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    Some(now.saturating_sub(Duration::from_secs(u64::try_from(then).ok()?)))
+    // A date alone is one to the parser.
+    let then = time.contains(['T', 't', ' ']).then(|| time.parse::<Timestamp>().ok())??;
+    let then = SystemTime::try_from(then).ok().filter(|then| *then >= UNIX_EPOCH)?;
+    Some(SystemTime::now().duration_since(then).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clap::Args;
 use super::engine::{Shelf, Target};
 use super::hold::Held;
 use super::settings::TargetSettings;
-use super::{CommandError, block_on, engine, images, output};
+use super::{CommandError, block_on, engine, output};
 use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError};
 use crate::export::Request;
@@ -90,7 +90,7 @@ async fn records(
 ) -> Result<Vec<Record>, CommandError> {
     let root = engine::resolve(engine, images, given).await?;
     let name = engine::name(images, given).await?;
-    let mut found = images::all(images).await?;
+    let mut found = engine::all(images).await?;
     found.retain(|record| record.target.digest == root.digest);
     if let Some(name) = name {
         let is_it = |record: &Record| {
@@ -125,7 +125,7 @@ async fn remove(engine: &dyn Engine, images: &dyn Images, record: &Record, force
         output::print(&format!("Untagged: {}", shown(record)))?;
     }
     let root = &record.target.digest;
-    if !images::all(images).await?.iter().any(|other| other.target.digest == *root) {
+    if !engine::all(images).await?.iter().any(|other| other.target.digest == *root) {
         output::print(&format!("Deleted: {root}"))?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::check::{boolean, refuse};
+use super::parse::{boolean, refuse};
 use super::{ConfigError, DEFAULT_LISTEN, Given, Layer, Place, Setting};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::proxy::{Address, Tls};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
+use super::parse::{boolean, refuse};
 use super::{
     Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Place, Setting, docker, group,
 };
@@ -95,11 +96,6 @@ pub(super) fn check(
     })
 }
 
-/// The refusal of a value; `reason` continues the sentence that begins with it.
-pub(super) fn refuse(given: &Given, reason: impl Into<String>) -> ConfigError {
-    ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
-}
-
 /// A pattern of names.
 fn pattern(given: &Given) -> Result<String, ConfigError> {
     let text = &given.text;
@@ -113,15 +109,6 @@ fn pattern(given: &Given) -> Result<String, ConfigError> {
         ));
     }
     Ok(text.clone())
-}
-
-/// `true` or `false`.
-pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
-    match given.text.as_str() {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err(refuse(given, "is neither `true` nor `false`")),
-    }
 }
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {

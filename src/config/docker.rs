@@ -1,7 +1,7 @@
 //! The docker door: where it listens, and that it leads to an engine and not to itself.
 
 use super::builder::listen;
-use super::check::{boolean, refuse};
+use super::parse::{boolean, refuse};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
 use crate::proxy::Address;

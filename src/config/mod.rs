@@ -21,6 +21,7 @@ mod error;
 mod file;
 mod group;
 mod layer;
+mod parse;
 mod place;
 mod setting;
 

@@ -1,7 +1,7 @@
 //! Which way the user's own builders go: through a door, or past it, and whether what they load is a direct export.
 
 use super::builder::Answer;
-use super::facts::Door;
+use super::door::Door;
 use super::names::{self, BUILDER};
 use super::report::{Check, Mark, Remedy, UsersBuilder};
 use super::users::{Users, UsersNode, UsersOwn};

@@ -1,7 +1,7 @@
 //! The doors: those that are configured, and those that are open besides.
 
+use super::door::{Door, State};
 use super::engine::door_of;
-use super::facts::{Door, State};
 use super::heard;
 use super::report::{Check, Mark, Remedy};
 use crate::buildx::is_same_address;

@@ -1,6 +1,7 @@
 //! Which engine is looked at: the one that a running Linkspan exports to, where there is one.
 
-use super::facts::{Chained, Door, Told};
+use super::door::Door;
+use super::facts::{Chained, Told};
 use super::heard;
 use crate::config::{Config, Place};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind as Engine, Selection};
@@ -145,7 +146,7 @@ mod tests {
         let door = Door {
             kind: Kind::Export,
             listen: "unix:///nowhere/door.sock".parse().unwrap(),
-            state: super::super::facts::State::Open(Box::new(running)),
+            state: super::super::door::State::Open(Box::new(running)),
             builder: None,
             plain_is_load: false,
             is_configured: false,

@@ -2,8 +2,9 @@
 
 use super::builder::Answer;
 use super::buildx::{self, POLICY, Ways};
+use super::door::{Door, Probed};
 use super::doors;
-use super::facts::{Chained, Door, Found, Probed, Told};
+use super::facts::{Chained, Found, Told};
 use super::inflate::Inflate;
 use super::names::{self, BUILDER, CONTEXT};
 use super::report::{Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report};

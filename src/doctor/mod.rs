@@ -9,6 +9,7 @@
 
 mod builder;
 mod buildx;
+mod door;
 mod doors;
 mod engine;
 mod facts;
@@ -30,7 +31,8 @@ use crate::running::{self, First, Places, Socket};
 use crate::status::Kind;
 
 use builder::Answer;
-use facts::{Door, Found, Probed, State};
+use door::{Door, Probed, State};
+use facts::Found;
 
 pub use paper::Paper;
 pub use report::{

@@ -1,6 +1,6 @@
 //! The report as text.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::report::{Check, Mark, Remedy, Report};
 use super::wrap;
@@ -96,6 +96,12 @@ impl Paper {
             Mark::Note => ("note", "36"),
         };
         if self.colour { format!("\u{1b}[{colour}m{word}\u{1b}[0m") } else { word.to_owned() }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Paper::default().write(self))
     }
 }
 

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::paper::Paper;
 use crate::engine::Storage;
 use crate::status::Status;
 
@@ -194,11 +193,5 @@ impl Report {
     /// In theory only: the serializer's signature allows for values that JSON cannot hold.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self)
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&Paper::default().write(self))
     }
 }

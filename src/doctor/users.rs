@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use futures_util::future::join_all;
 
 use super::builder::{self, Answer};
-use super::facts::Door;
+use super::door::Door;
 use super::heard;
 use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
 use crate::engine::select::DEFAULT_DOCKER_HOST;

@@ -7,6 +7,7 @@
 //! before `commit`. The traits are object-safe, because the daemon chooses the engine
 //! at run time.
 
+mod api_error;
 mod containerd;
 mod docker;
 mod docker_classic;

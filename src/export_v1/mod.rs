@@ -2,11 +2,9 @@
 //! conversions, limits and errors. `proto/README.md` is its specification.
 
 pub(crate) mod convert;
-mod engine_error;
 mod error;
 pub(crate) mod limits;
 mod message;
 pub mod proto;
 
-pub(crate) use engine_error::AGAIN;
 pub(crate) use error::ApiError;

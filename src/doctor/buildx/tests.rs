@@ -1,6 +1,6 @@
 //! Which way builders go, judged without any of them.
 
-use super::super::facts::{Probed, State};
+use super::super::door::{Probed, State};
 use super::*;
 use crate::status::{self, Builder, Policy};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use super::super::facts::State;
+use super::super::door::State;
 use super::super::users::{Users, UsersNode, UsersOwn};
 use super::*;
 use crate::buildx::{Context, Version};

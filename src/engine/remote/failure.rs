@@ -6,7 +6,8 @@ use std::io;
 use tonic::{Code, Status};
 
 use crate::engine::EngineError;
-use crate::export_v1::{AGAIN, ApiError};
+use crate::engine::api_error::AGAIN;
+use crate::export_v1::ApiError;
 
 /// Nobody answers.
 pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {

@@ -6,28 +6,13 @@ use serde::Deserialize;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Builders;
-use super::remembered::Exec;
+use super::exec::{Exec, Process};
 use crate::docker_api::Api;
 use crate::proxy::Stream;
 use crate::proxy::http1::{Connection, Exchange, RelayError, ResponseHead, Watched};
 
 /// A request to create an exec is a few hundred bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
-
-/// What an exec runs, as far as two that are equal in it can stand for each other.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Process {
-    cmd: Vec<String>,
-    #[serde(default)]
-    user: String,
-    #[serde(default)]
-    env: Option<Vec<String>>,
-    #[serde(default)]
-    working_dir: String,
-    #[serde(default)]
-    privileged: bool,
-}
 
 /// moby `api/types/container/exec_create_request.go`.
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@
 //! Whatever is not HTTP/2 on both ends is joined byte for byte ([`start`]).
 
 mod create;
+mod exec;
 mod pool;
 mod remembered;
 mod start;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 
-use super::create::Process;
+use super::exec::Process;
 use super::unstarted::Unstarted;
 use super::{Doors, Serve};
 use crate::docker_api::Api;
@@ -15,9 +15,6 @@ use crate::proxy::{Dial, DialError, Held, Link, ProxyError, Sharing, Stream};
 
 /// Each costs a process in its container while it waits. Builders above that are reached as without us.
 const MAX_ENTRIES: usize = 64;
-
-/// How long dockerd may take to start a process.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The way to a builder: the container's id and what runs in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

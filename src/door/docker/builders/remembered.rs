@@ -5,28 +5,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::create::Process;
+use super::exec::Exec;
 
 /// Clients start what they create within milliseconds.
 const EXPIRES_AFTER: Duration = Duration::from_secs(600);
 
 /// What is above that is forgotten, oldest first, and then passes as any other exec.
 const MAX_EXECS: usize = 1024;
-
-/// An exec that leads to a builder.
-#[derive(Debug)]
-pub(super) struct Exec {
-    /// What the client calls its container.
-    pub(super) container: String,
-    /// The container's id, unless dockerd did not tell.
-    pub(super) container_id: AbortOnDropHandle<Option<String>>,
-    /// What runs.
-    pub(super) process: Process,
-    /// Headers that dockerd puts into every answer.
-    pub(super) head: Vec<(&'static str, Vec<u8>)>,
-}
 
 /// Execs by their ids.
 #[derive(Debug, Default)]
@@ -68,7 +54,7 @@ mod tests {
 
     fn add(remembered: &Remembered, id: usize) {
         let process = serde_json::from_str(r#"{"Cmd":["buildctl","dial-stdio"]}"#).unwrap();
-        let container_id = AbortOnDropHandle::new(tokio::spawn(async { None }));
+        let container_id = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async { None }));
         let exec = Exec { container: "c".to_owned(), container_id, process, head: Vec::new() };
         remembered.add(id.to_string(), exec);
     }

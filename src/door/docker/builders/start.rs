@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::Builders;
 use super::create::MAX_BODY_BYTES;
+use super::exec::Exec;
 use super::pool::{Entry, Key};
-use super::remembered::Exec;
 use crate::proxy::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
 use crate::proxy::{Drain, Held, Stream};
 use crate::tunnel::sniff::{self, Speaks};

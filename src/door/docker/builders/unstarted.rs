@@ -4,6 +4,7 @@
 //! after all, detached: their standard input is empty then, and `buildctl dial-stdio` ends at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Mutex as Turn;
 
@@ -12,6 +13,9 @@ use crate::docker_api::Api;
 /// They are started when so many wait, and when their builder is no longer used. Each costs a process, so not while
 /// somebody waits for a build, if it can be helped.
 const MANY: usize = 16;
+
+/// How long dockerd may take to start a process.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The unstarted execs of one builder.
 #[derive(Debug)]
@@ -42,8 +46,7 @@ impl Unstarted {
         let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
         for id in ids {
             let path = format!("/exec/{id}/start");
-            match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), super::pool::PATIENCE).await
-            {
+            match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), PATIENCE).await {
                 Ok(answer) if answer.status.is_success() => {}
                 // Most likely its container has stopped, and dockerd has forgotten the exec with it.
                 Ok(answer) => {

@@ -2,9 +2,9 @@
 
 use tonic::Code;
 
-use super::error::ApiError;
-use super::proto::Reason;
-use crate::engine::EngineError;
+use super::EngineError;
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::Reason;
 
 /// The hint for an export that has ended, or whose daemon went away.
 pub(crate) const AGAIN: &str = "run the command again: what the daemon has taken in is not sent again";

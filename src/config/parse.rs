@@ -1,0 +1,17 @@
+//! Reading values, and refusing them.
+
+use super::{ConfigError, Given};
+
+/// The refusal of a value; `reason` continues the sentence that begins with it.
+pub(super) fn refuse(given: &Given, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
+    match given.text.as_str() {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(refuse(given, "is neither `true` nor `false`")),
+    }
+}
