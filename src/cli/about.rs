@@ -1,6 +1,5 @@
 //! `linkspan version`, and what shells and `man` are told of the program.
 
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -43,7 +42,7 @@ impl Version {
     }
 }
 
-/// Prints what a shell completes the command line by.
+/// Prints a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_long_help = COMPLETION)]
 pub(super) struct Completion {
@@ -82,12 +81,14 @@ Examples:
 
 impl Man {
     pub(super) fn run(self, program: Command) -> Result<ExitCode, CommandError> {
-        let failed = |error: io::Error| CommandError::Output(error);
         match self.folder {
-            Some(folder) => clap_mangen::generate_to(program, folder).map_err(failed)?,
+            Some(folder) => {
+                let failed = |error| CommandError::Pages { folder: folder.display().to_string(), error };
+                clap_mangen::generate_to(program, &folder).map_err(failed)?;
+            }
             None => {
                 let mut page = Vec::new();
-                clap_mangen::Man::new(program).render(&mut page).map_err(failed)?;
+                clap_mangen::Man::new(program).render(&mut page).map_err(CommandError::Output)?;
                 output::raw(&page)?;
             }
         }

@@ -105,6 +105,11 @@ enum Place {
     Configured(String),
 }
 
+/// The places whose names are long enough to be told from those of images.
+const PLACES: [&str; 4] = ["docker-daemon", "containerd", "oci-archive", "docker-archive"];
+/// How many letters may be wrong, missing, added or swapped in a name that is taken for one of them.
+const SLIP: usize = 2;
+
 impl FromStr for Place {
     type Err = String;
 
@@ -160,7 +165,13 @@ impl FromStr for Place {
             "dir" | "containers-storage" | "ostree" => {
                 Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
             }
-            _ => Ok(Self::Configured(text.to_owned())),
+            "oci-layout" => Err("`oci-layout:` is no place; a layout in a folder is `oci:DIR:NAME`".to_owned()),
+            "tarball" => Err("`tarball:` is no place; an archive is `oci-archive:FILE` or `docker-archive:FILE`".to_owned()),
+            // Taken for an image, a slip of the pen would end well, and not where it was meant to.
+            _ => match PLACES.iter().find(|place| strsim::osa_distance(kind, place) <= SLIP) {
+                Some(place) => Err(format!("`{kind}:` is no place; is `{place}:` meant? An image of that name is `docker.io/library/{text}`")),
+                None => Ok(Self::Configured(text.to_owned())),
+            },
         }
     }
 }
@@ -435,6 +446,11 @@ mod tests {
             "docker://",
             "docker://Upper/Case",
             "dir:/x",
+            "oci-layout:/x",
+            "tarball:/x",
+            "oci-archve:x.tar",
+            "docker-deamon:demo:1",
+            "containrd:k8s.io",
             "unix://x",
             "tcp://x",
         ] {

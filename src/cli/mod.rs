@@ -42,7 +42,7 @@ use crate::source::archive::ArchiveError;
 use crate::source::tree::TreeError;
 use crate::source::{ChoiceError, ReadGraphError};
 
-/// A direct-ingest export target: builders send the container engine of this host only the blobs it lacks.
+/// Puts builds and archives into this host's container engine, sending only the blobs that it lacks.
 #[derive(Debug, Parser)]
 #[command(name = "linkspan", version, max_term_width = 100, after_long_help = EXAMPLES)]
 struct Cli {
@@ -101,6 +101,8 @@ enum CommandError {
     Setup(#[from] crate::setup::SetupError),
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
+    #[error("cannot write the manual pages into {folder}: {error}")]
+    Pages { folder: String, error: std::io::Error },
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

@@ -12,7 +12,7 @@ use crate::engine::remote::Connection;
 use crate::export_v1::proto::{Export, ExportState, ListRequest};
 use crate::proxy::Address;
 
-/// Lists the exports under way of a daemon.
+/// Lists the exports that clients of a daemon's exporter API have opened.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Ps {

@@ -16,7 +16,7 @@ use crate::image::{Descriptor, Kind, Reference};
 use crate::progress::Events;
 use crate::source::{Part, part};
 
-/// Removes images: the names that are given, and an image with its last name.
+/// Removes names of images; an image goes with its last name.
 #[derive(Debug, Args)]
 #[command(after_long_help = REMOVE)]
 pub(super) struct Remove {
@@ -40,7 +40,7 @@ Examples:
 
 Exit code: 0 when all of them were removed, 1 when one was not, 2 for a wrong command line.";
 
-/// Gives an image another name; the name leaves the image that it stood for.
+/// Gives an image another name, taking it from the image that had it.
 #[derive(Debug, Args)]
 #[command(after_long_help = TAG)]
 pub(super) struct Tag {

@@ -15,7 +15,7 @@ pub(super) struct EngineSettings {
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<String>,
 
-    /// Which engine to export to: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
+    /// Which engine to work on: `docker` (with the containerd image store), `docker-classic` (without it), `containerd`,
     /// `layout` or `auto` [env: LINKSPAN_ENGINE] [default: auto]
     #[arg(long, value_name = "KIND", help_heading = "Engine")]
     pub(super) engine: Option<String>,
