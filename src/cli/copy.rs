@@ -166,10 +166,14 @@ impl FromStr for Place {
                 Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
             }
             "oci-layout" => Err("`oci-layout:` is no place; a layout in a folder is `oci:DIR:NAME`".to_owned()),
-            "tarball" => Err("`tarball:` is no place; an archive is `oci-archive:FILE` or `docker-archive:FILE`".to_owned()),
+            "tarball" => {
+                Err("`tarball:` is no place; an archive is `oci-archive:FILE` or `docker-archive:FILE`".to_owned())
+            }
             // Taken for an image, a slip of the pen would end well, and not where it was meant to.
             _ => match PLACES.iter().find(|place| strsim::osa_distance(kind, place) <= SLIP) {
-                Some(place) => Err(format!("`{kind}:` is no place; is `{place}:` meant? An image of that name is `docker.io/library/{text}`")),
+                Some(place) => Err(format!(
+                    "`{kind}:` is no place; is `{place}:` meant? An image of that name is `docker.io/library/{text}`"
+                )),
                 None => Ok(Self::Configured(text.to_owned())),
             },
         }
