@@ -162,11 +162,20 @@ where
     S: Fn(Client, Drain) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until the drain begins; then the socket is closed and its name given up.
+    /// Accepts until the drain begins; then the socket is closed and its name given up. Who has come until then is let
+    /// in, as far as there is room: the drain waits for the first request of a connection.
     async fn keep(self, listener: Listener) {
         tokio::select! {
             () = self.drain.cancelled() => {}
             never = self.accept(&listener) => match never {},
+        }
+        for stream in listener.close() {
+            match (stream, Arc::clone(&self.permits).try_acquire_owned()) {
+                (Ok(stream), Ok(permit)) => self.let_in(stream, Some(permit)),
+                (Ok(_), Err(_)) => debug!("a connection that waited was not let in: there is no room"),
+                (Err(error), _) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
+                (Err(error), _) => return debug!(%error, "connections that waited were not accepted"),
+            }
         }
     }
 
@@ -349,6 +358,24 @@ mod tests {
         for client in [&mut endless, &mut tunnel] {
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_come_when_a_drain_begins_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, path) = listener(&folder).await;
+        let house = House::new(8);
+        house.open(listener, |stream, _| echo(stream));
+        // The door has had no turn yet, so that nobody has accepted it.
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut client = UnixStream::from_std(client).unwrap();
+        let served = async {
+            talk(&mut client).await;
+            drop(client);
+        };
+        let ((), closed) = tokio::join!(served, house.close(Duration::from_secs(3600), future::pending()));
+        closed.unwrap();
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@
 //!
 //! When the door is closed the socket is removed, if it is still the one that was bound, and the lock is given up. That
 //! is at the beginning of a drain: a successor can open its doors while the last connections of this process finish.
+//! Connections that the kernel has made by then, and that nobody has accepted, would be reset when the socket is closed.
+//! They are this process's still, unless the socket is a service manager's: then they wait for its next one.
 
 mod claim;
 mod inherited;
@@ -20,7 +22,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, UnixListener, lookup_host};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
 use crate::proxy::{Address, enlarge};
 use claim::Claim;
@@ -116,9 +120,11 @@ fn is_empty(folder: &Path) -> bool {
 #[derive(Debug)]
 pub(super) struct Listener {
     // Dropped before the socket: while that is open its inode, by which the claim knows its file, cannot be another's.
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
     socket: Socket,
     address: Address,
+    /// Whether it ends with this, and with it whatever waits there.
+    is_own: bool,
 }
 
 /// A listening socket.
@@ -142,12 +148,13 @@ impl Listener {
         match address {
             Address::Unix(path) => {
                 let (socket, claim) = unix::bind(path, gid).await?;
-                Ok(Self { _claim: Some(claim), socket: Socket::Unix(socket), address: address.clone() })
+                let (socket, address) = (Socket::Unix(socket), address.clone());
+                Ok(Self { claim: Some(claim), socket, address, is_own: true })
             }
             Address::Tcp { host, port } => {
                 let (socket, port) = tcp(address, host, *port).await?;
                 let address = Address::Tcp { host: host.clone(), port };
-                Ok(Self { _claim: None, socket: Socket::Tcp(socket), address })
+                Ok(Self { claim: None, socket: Socket::Tcp(socket), address, is_own: true })
             }
         }
     }
@@ -160,19 +167,54 @@ impl Listener {
     /// Waits for a connection.
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
-            Socket::Unix(socket) => {
-                let (stream, _) = socket.accept().await?;
-                enlarge(&stream)?;
-                Ok(Stream::Unix(stream))
-            }
-            Socket::Tcp(socket) => {
-                let (stream, _) = socket.accept().await?;
-                // Small gRPC messages must not wait for an acknowledgement.
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
-            }
+            Socket::Unix(socket) => unix_stream(socket.accept().await?.0),
+            Socket::Tcp(socket) => tcp_stream(socket.accept().await?.0),
         }
     }
+
+    /// Gives the name up, lets nobody else come, and hands over those that have come already.
+    pub(super) fn close(self) -> Waiting {
+        // The claim goes first: what has no name gets no new connections.
+        drop(self.claim);
+        Waiting(self.is_own.then_some(self.socket))
+    }
+}
+
+/// The connections that nobody has accepted, of a socket that is being closed.
+#[derive(Debug)]
+pub(super) struct Waiting(Option<Socket>);
+
+impl Iterator for Waiting {
+    type Item = io::Result<Stream>;
+
+    /// Without waiting. Not by way of the runtime, which may not have heard yet that there are any.
+    fn next(&mut self) -> Option<Self::Item> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accepted = match self.0.as_ref()? {
+            Socket::Unix(socket) => {
+                accept_with(socket, flags).map(|stream| UnixStream::from_std(stream.into()).and_then(unix_stream))
+            }
+            Socket::Tcp(socket) => {
+                accept_with(socket, flags).map(|stream| TcpStream::from_std(stream.into()).and_then(tcp_stream))
+            }
+        };
+        match accepted {
+            Ok(stream) => Some(stream),
+            Err(Errno::WOULDBLOCK) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+}
+
+fn unix_stream(stream: UnixStream) -> io::Result<Stream> {
+    enlarge(&stream)?;
+    Ok(Stream::Unix(stream))
+}
+
+fn tcp_stream(stream: TcpStream) -> io::Result<Stream> {
+    // Small gRPC messages must not wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(Stream::Tcp(stream))
 }
 
 /// A name such as `localhost` is resolved here and not trusted: everything it stands for must be this machine.

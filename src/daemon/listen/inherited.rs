@@ -105,7 +105,7 @@ impl Inherited {
                 Socket::Tcp(tokio::net::TcpListener::from_std(socket).map_err(fail)?)
             }
         };
-        Ok(Some(Listener { _claim: None, socket, address: address.clone() }))
+        Ok(Some(Listener { claim: None, socket, address: address.clone(), is_own: false }))
     }
 
     /// An error if a socket is left: its clients would wait for ever.

@@ -1,11 +1,12 @@
 //! What becomes of a path, in every state it can be found in.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tempfile::TempDir;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::AsyncReadExt as _;
 
 use super::*;
 
@@ -183,6 +184,26 @@ async fn a_socket_that_is_no_longer_ours_stays() {
     let _other = UnixListener::bind(&path).unwrap();
     drop(listener);
     UnixStream::connect(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_when_a_socket_is_closed_is_handed_over() {
+    let (_folder, path) = folder();
+    let listener = bind(&path).await.unwrap();
+    let mut clients: Vec<_> = (0..3).map(|_| std::os::unix::net::UnixStream::connect(&path).unwrap()).collect();
+    let waiting: Vec<_> = listener.close().map(Result::unwrap).collect();
+    assert_eq!(waiting.len(), clients.len());
+    assert!(!path.exists());
+    for (client, stream) in clients.iter_mut().zip(waiting) {
+        client.write_all(b"x").unwrap();
+        let (mut reader, mut byte) = (stream, [0]);
+        reader.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"x");
+    }
+    let tcp = Listener::bind(&"tcp://127.0.0.1:0".parse().unwrap(), own_group()).await.unwrap();
+    let Address::Tcp { host, port } = tcp.address().clone() else { unreachable!() };
+    let _client = std::net::TcpStream::connect((host.as_str(), port)).unwrap();
+    assert_eq!(tcp.close().map(Result::unwrap).count(), 1);
 }
 
 #[tokio::test]

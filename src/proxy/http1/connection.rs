@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::head::{BadHead, HEAD_BYTES, HTTP2_PREFACE, RequestHead, Scanner};
-use super::side::Side;
+use super::side::{Rewound, Side};
 use super::splice::splice;
 use super::{RelayError, reply};
 use crate::proxy::{Drain, Stream, Upstream, UpstreamError};
@@ -19,6 +19,21 @@ use crate::proxy::{Drain, Stream, Upstream, UpstreamError};
 /// How long a head may take from its first byte to its last: what dockerd grants
 /// (moby `daemon/command/daemon.go`, `ReadHeaderTimeout`).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a connection on which nothing was asked yet has for its first request once the drain has begun: its client
+/// has just come, and what it asks is on its way.
+pub(super) const FIRST: Duration = Duration::from_millis(250);
+
+/// What a connection comes with next.
+#[derive(Debug)]
+pub enum Heard<C> {
+    /// A request.
+    Request(Exchange<C>),
+    /// HTTP/2 from its first byte on: nothing of it has been read. [`Connection::pass`] passes it on as it is.
+    Http2(Connection<C>),
+    /// Nothing: either side has ended it, or the drain has.
+    Nothing,
+}
 
 /// A client's connection and, from its first request on, the one connection to the upstream that belongs to it.
 ///
@@ -39,16 +54,36 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     }
 
     /// Waits for the next request. `None`: there will be none, because either side has ended the connection, or
-    /// because of the drain.
+    /// because of the drain, which leaves a moment for the first one.
     ///
     /// A connection that begins as HTTP/2 is passed on as a whole; then this returns `None` when it has ended.
     ///
     /// # Errors
     /// When what comes is not a request; the client has been told.
-    pub async fn next(mut self) -> Result<Option<Exchange<C>>, RelayError> {
-        if self.drain.is_cancelled() {
-            return Ok(None);
+    pub async fn next(self) -> Result<Option<Exchange<C>>, RelayError> {
+        match self.hear().await? {
+            Heard::Request(exchange) => Ok(Some(exchange)),
+            Heard::Http2(whole) => whole.pass().await.map(|()| None),
+            Heard::Nothing => Ok(None),
         }
+    }
+
+    /// The same for whoever has other plans for HTTP/2.
+    ///
+    /// # Errors
+    /// As [`Connection::next`].
+    pub async fn hear(mut self) -> Result<Heard<C>, RelayError> {
+        let (drain, is_new) = (self.drain.clone(), self.upstream.is_none());
+        if drain.is_cancelled() && !is_new {
+            return Ok(Heard::Nothing);
+        }
+        let over = async {
+            drain.cancelled().await;
+            if is_new {
+                tokio::time::sleep(FIRST).await;
+            }
+        };
+        let mut over = std::pin::pin!(over);
         let mut scanner = Scanner::default();
         let mut late = std::pin::pin!(tokio::time::sleep(HEAD_TIMEOUT));
         let mut begun = false;
@@ -60,10 +95,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             }
             if let Some(end) = end {
                 if self.upstream.is_none() && bytes.starts_with(HTTP2_PREFACE) {
-                    return self.pass_whole().await.map(|()| None);
+                    return Ok(Heard::Http2(self));
                 }
                 return match RequestHead::parse(Bytes::copy_from_slice(&bytes[..end])) {
-                    Ok(head) => Ok(Some(Exchange::new(self, head))),
+                    Ok(head) => Ok(Heard::Request(Exchange::new(self, head))),
                     Err(bad) => Err(self.refuse(bad.status(), bad).await),
                 };
             }
@@ -79,11 +114,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
                     }
                     false
                 }
-                () = self.drain.cancelled(), if !begun => false,
+                () = &mut over, if !begun => false,
                 () = &mut late, if begun => false,
             };
             if !more {
-                return Ok(None);
+                return Ok(Heard::Nothing);
             }
         }
     }
@@ -100,11 +135,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
         Ok((&mut self.client, upstream))
     }
 
-    async fn pass_whole(mut self) -> Result<(), RelayError> {
+    /// Passes on everything to the ends of both ways, whatever it is.
+    ///
+    /// # Errors
+    /// When the upstream cannot be reached.
+    pub async fn pass(mut self) -> Result<(), RelayError> {
         let _tunnel = self.drain.tunnel();
         let (client, upstream) = self.dial().await?;
         splice(client, upstream).await;
         Ok(())
+    }
+
+    /// Gives the client's stream back as if nothing had been read from it, for a server of one's own.
+    pub fn take(self) -> Rewound<C> {
+        self.client.into_stream()
     }
 
     /// Tells the client why its request is not taken, and ends the connection.

@@ -145,11 +145,7 @@ impl RequestHead {
     /// What is asked for: path and query. The scheme and host of the absolute form, which mean nothing to a server on a
     /// unix socket, are left out; other forms (`*`, `host:port`) are as they are.
     pub fn target(&self) -> &str {
-        let target = text(&self.target);
-        match target.split_once("://") {
-            Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |path| &rest[path..]),
-            _ => target,
-        }
+        origin_form(text(&self.target))
     }
 
     /// The headers.
@@ -266,6 +262,22 @@ impl ResponseHead {
     /// Whether another head follows that is the answer proper.
     pub(super) fn is_interim(&self) -> bool {
         matches!(self.status, 100..=199) && self.status != 101
+    }
+}
+
+/// A target without scheme and host, which are what Go's servers take for them (`net/url`, `parse`): `http:/path` has a
+/// scheme and no host, `http:path` is of no form that has a path.
+fn origin_form(target: &str) -> &str {
+    let Some((scheme, rest)) = target.split_once(':') else { return target };
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    if !is_scheme || !rest.starts_with('/') {
+        return target;
+    }
+    let Some(host) = rest.strip_prefix("//") else { return rest };
+    match host.find(['/', '?']) {
+        Some(end) if host[end..].starts_with('/') => &host[end..],
+        _ => "/",
     }
 }
 

@@ -8,8 +8,8 @@
 //! ```text
 //! Connection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(Connection): next(), … or None
 //!                     │                   ├─ upgrade() ─────────► Switched: two byte streams, or as pass()
-//!                     └► None: the end    ├─ answer(), take() ──► Rewound: the client's byte stream
-//!                                         └─ refuse(), finish()
+//!                     ├► None: the end    ├─ answer(), take() ──► Rewound: the client's byte stream
+//!                     └► hear(): HTTP/2   └─ refuse(), finish()
 //! ```
 //!
 //! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.
@@ -20,8 +20,8 @@
 //! * A client that ends its side while it is being answered has that passed on, as the end of that side alone.
 //! * After a 101, or when an answer ends only with the connection, both ways are bytes: early ones are delivered, and
 //!   each way ends by itself.
-//! * A connection that begins with HTTP/2's preface is passed on as a whole.
-//! * A drain ends a connection before its next request; what is under way goes on.
+//! * A connection that begins with HTTP/2's preface is passed on as a whole, or given to whoever asks for it (`hear()`).
+//! * A drain ends a connection before its next request; what is under way goes on, and one that has just come is served once.
 
 mod body;
 mod buffer;
@@ -37,7 +37,7 @@ mod side;
 mod splice;
 
 pub use body::BrokenChunk;
-pub use connection::Connection;
+pub use connection::{Connection, Heard};
 pub use error::RelayError;
 pub use exchange::{Exchange, Switched, Upgrade, Watched};
 pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};

@@ -36,6 +36,12 @@ fn what_is_asked_for() {
     assert_eq!(target("/v1.55/info?a=b://c"), "/v1.55/info?a=b://c");
     assert_eq!(target("http://docker/v1.55/info"), "/v1.55/info");
     assert_eq!(target("http://docker"), "/");
+    assert_eq!(target("http://docker?a=/info"), "/");
+    assert_eq!(target("http:///info"), "/info");
+    assert_eq!(target("http:/info"), "/info");
+    assert_eq!(target("http:info"), "http:info");
+    assert_eq!(target("x:y://a/info"), "x:y://a/info");
+    assert_eq!(target("//http://docker/info"), "//http://docker/info");
     assert_eq!(target("*"), "*");
     assert_eq!(target("host:80"), "host:80");
     let head = parse("post /x HTTP/1.0\r\nA: 1\r\na:2\r\nB:\r\n\r\n").unwrap();

@@ -207,6 +207,41 @@ async fn an_upstream_speaks_only_when_asked() {
     assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Unasked));
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_has_just_come_when_a_drain_begins_is_served_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("engine");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let drain = CancellationToken::new();
+    drain.cancel();
+    let come = || {
+        let (client, near) = duplex(1 << 10);
+        let upstream = Upstream::new(Address::Unix(path.clone()), None).unwrap();
+        (client, Connection::new(near, upstream, drain.clone()))
+    };
+    let (mut client, connection) = come();
+    client.write_all(format!("{GET}{GET}").as_bytes()).await.unwrap();
+    let served = async {
+        let next = connection.next().await.unwrap().unwrap().pass().await.unwrap().unwrap();
+        assert!(next.next().await.unwrap().is_none());
+    };
+    let upstream = async {
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        let mut head = [0; GET.len()];
+        upstream.read_exact(&mut head).await.unwrap();
+        upstream.write_all(OK.as_bytes()).await.unwrap();
+        let mut more = Vec::new();
+        upstream.read_to_end(&mut more).await.unwrap();
+        assert_eq!(more, b"");
+    };
+    tokio::join!(served, upstream);
+    assert_eq!(rest(&mut client).await, OK);
+
+    let (mut silent, connection) = come();
+    assert!(connection.next().await.unwrap().is_none());
+    assert_eq!(rest(&mut silent).await, "");
+}
+
 #[tokio::test]
 async fn a_drain_ends_idle_connections_and_finishes_the_rest() {
     let mut idle = Rig::new();
