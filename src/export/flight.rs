@@ -1,10 +1,11 @@
 //! One flight per digest: when several exports of this process miss the same blob, one of them sends it.
 //!
-//! Each reads from its own source, and one source may have stopped (a builder that is suspended, a link that is gone)
-//! while another is well. So whoever waits for a blob takes its flight over when the source behind it is silent.
+//! Each reads from its own source, and one source may have stopped (a builder that is suspended, a link that is gone) or
+//! drip (a link that loses most of what is sent) while another is well. So whoever waits for a blob takes its flight over
+//! when the source behind it is silent, or slower than a link that anybody builds over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -15,6 +16,10 @@ use crate::image::Digest;
 /// How long the source of a blob may be silent before another export, which waits for the blob, sends it itself. A blob
 /// that is sent twice costs time but does no harm: each export writes a copy of its own, and the engine keeps one.
 const STALLED: Duration = Duration::from_secs(5);
+
+/// What a source has to give while it is waited for, lest another export sends the blob itself: so many bytes in that time,
+/// which is 128 KiB a second. A gigabyte that comes just as fast takes two hours and a half.
+const LEAST: (u64, Duration) = (2 << 20, Duration::from_secs(16));
 
 /// How often those who wait look whether the source is silent.
 const LOOK: Duration = Duration::from_millis(500);
@@ -27,14 +32,47 @@ pub(super) struct Flights(Arc<Mutex<HashMap<Digest, Arc<UnderWay>>>>);
 #[derive(Debug, Default)]
 struct UnderWay {
     landed: CancellationToken,
+    pace: Mutex<Pace>,
+}
+
+/// How fast a source gives what is waited for.
+#[derive(Debug, Default)]
+struct Pace {
     /// Since when its source has been waited for; `None` while the engine has the bytes.
-    silent_since: Mutex<Option<Instant>>,
+    silent_since: Option<Instant>,
+    /// How long it has been waited for since the window began, up to then.
+    waited: Duration,
+    /// What came of it meanwhile.
+    bytes: u64,
+    /// Whether it was too slow in the window before.
+    was_slow: bool,
+}
+
+impl Pace {
+    fn wait(&mut self) {
+        self.silent_since = Some(Instant::now());
+    }
+
+    /// So many bytes have come.
+    fn came(&mut self, bytes: u64) {
+        self.waited += self.silent_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.bytes += bytes;
+        let (least, window) = LEAST;
+        if self.waited >= window {
+            *self = Self { was_slow: self.bytes < least, ..Self::default() };
+        }
+    }
+
+    fn has_stalled(&self) -> bool {
+        let silent = self.silent_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let (least, window) = LEAST;
+        silent >= STALLED || self.was_slow || (self.waited + silent >= window && self.bytes < least)
+    }
 }
 
 impl UnderWay {
-    fn has_stalled(&self) -> bool {
-        let since = *self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| since.elapsed() >= STALLED)
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,7 +87,7 @@ pub(super) struct Flight {
 }
 
 impl Flights {
-    /// Waits until nobody else sends `digest`, or until the source of whoever does is silent. The caller must then look
+    /// Waits until nobody else sends `digest`, or until the source of whoever does is silent or drips. The caller must then look
     /// whether the blob is still missing.
     pub(super) async fn board(&self, digest: &Digest) -> Flight {
         loop {
@@ -57,7 +95,7 @@ impl Flights {
                 let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 let other = flights.get(digest).cloned();
                 match other {
-                    Some(other) if !other.has_stalled() => other,
+                    Some(other) if !other.pace().has_stalled() => other,
                     other => {
                         let under_way = Arc::<UnderWay>::default();
                         flights.insert(digest.clone(), under_way.clone());
@@ -73,16 +111,12 @@ impl Flights {
 }
 
 impl Flight {
-    /// Waits for `bytes` of the source; meanwhile the flight may be taken over.
-    pub(super) async fn listen<T>(&self, bytes: impl Future<Output = T>) -> T {
-        self.set_silent(Some(Instant::now()));
-        let bytes = bytes.await;
-        self.set_silent(None);
-        bytes
-    }
-
-    fn set_silent(&self, since: Option<Instant>) {
-        *self.under_way.silent_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    /// Waits for `more` of the source, of which `count` says how many bytes it is; meanwhile the flight may be taken over.
+    pub(super) async fn listen<T>(&self, more: impl Future<Output = T>, count: impl FnOnce(&T) -> usize) -> T {
+        self.under_way.pace().wait();
+        let more = more.await;
+        self.under_way.pace().came(count(&more) as u64);
+        more
     }
 }
 
@@ -140,7 +174,7 @@ mod tests {
             second
         };
         let second = tokio::select! {
-            () = stopped.listen(pending()) => unreachable!(),
+            () = stopped.listen(pending(), |()| 0) => unreachable!(),
             second = waits => second,
         };
         // Whoever comes now waits for the second, whatever the first one does.
@@ -152,5 +186,31 @@ mod tests {
             drop(second);
         };
         assert!(!tokio::join!(third, ends).0, "a busy engine is no silent source");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_drips_is_taken_over_and_one_that_is_slow_is_not() {
+        let (_, window) = LEAST;
+        let drip = Duration::from_secs(4);
+        for (bytes, is_taken_over) in [(1 << 10, true), (1 << 20, false)] {
+            let (flights, digest) = (Flights::default(), Digest::sha256(b"x"));
+            let dripping = flights.board(&digest).await;
+            let drips = async {
+                for _ in 0..100 {
+                    dripping.listen(tokio::time::sleep(drip), |()| bytes).await;
+                    // The engine takes its time, too.
+                    tokio::time::sleep(drip).await;
+                }
+                drop(dripping);
+            };
+            let begun = Instant::now();
+            let waits = async {
+                let second = flights.board(&digest).await;
+                (second.is_taken_over, begun.elapsed())
+            };
+            let ((), (taken_over, waited)) = tokio::join!(drips, waits);
+            assert_eq!(taken_over, is_taken_over, "{bytes}");
+            assert!(!taken_over || (window..3 * window).contains(&waited), "{waited:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Moves one blob from a source into an engine.
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 
 use crate::engine::BlobWriter;
@@ -12,7 +13,7 @@ use super::flight::Flight;
 
 /// Sends all of `blob` and completes it. Neither hashes nor buffers: the engine verifies the digest at the
 /// commit, and what is in flight is bounded by the source's window and the writer's. Goes on where an earlier attempt
-/// ended, if the engine kept what it had. While the source is silent, `flight` may be taken over by another export that
+/// ended, if the engine kept what it had. While the source is silent or drips, `flight` may be taken over by another export that
 /// waits for the blob.
 pub(super) async fn pump(
     source: &dyn Source,
@@ -22,8 +23,10 @@ pub(super) async fn pump(
     events: &Events,
 ) -> Result<(), ExportError> {
     let mut current = writer.offset();
-    let mut chunks = flight.listen(source.open(blob, current)).await?;
-    while let Some(chunk) = flight.listen(chunks.next()).await {
+    let mut chunks = flight.listen(source.open(blob, current), |_| 0).await?;
+    let size =
+        |chunk: &Option<Result<Bytes, SourceError>>| chunk.as_ref().map_or(0, |it| it.as_ref().map_or(0, Bytes::len));
+    while let Some(chunk) = flight.listen(chunks.next(), size).await {
         let chunk = chunk?;
         current += chunk.len() as u64;
         if current > blob.size {

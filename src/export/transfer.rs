@@ -45,7 +45,7 @@ async fn send(
     let flight = flights.board(&blob.digest).await;
     if flight.is_taken_over {
         let digest = &blob.digest;
-        tracing::info!(%digest, source = source.name(), "another export's source of this blob is silent; sending it");
+        tracing::info!(%digest, source = source.name(), "another export's source of this blob is silent or slow; sending it");
         events.emit(Event::Note(format!("another export that sends {digest} makes no progress; sending it")));
     }
     let sent = match ingest.writer(blob).await? {
