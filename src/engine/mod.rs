@@ -187,6 +187,20 @@ pub trait Engine: Debug + Send + Sync {
         Err(EngineError::NotOffered { engine: self.identity().kind, what: "reading its images" })
     }
 
+    /// What `name` stands for, exactly so, in the digests that [`Engine::knows_as`] gives: by default the root of its image.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Digest>, EngineError>> {
+        Box::pin(async move { Ok(self.images()?.resolve(name).await?.map(|root| root.digest)) })
+    }
+
+    /// The digest by which the engine knows the image `root`: its own, unless the engine keeps no such roots. `None` if
+    /// that follows from documents that it has not seen; then [`Ingest::require`] knows.
+    fn knows_as(&self, root: &Digest) -> Option<Digest> {
+        Some(root.clone())
+    }
+
     /// A hold on blobs that the engine has, for a load that leaves them out of its archive. `None` if archives are
     /// loaded into this engine in some other way, or by nobody. Writes nothing yet.
     ///
@@ -328,8 +342,7 @@ pub trait Ingest: Debug + Send + Sync {
 
     /// Said before the commit, any number of times: the names must then stand for what is expected, or none is set and
     /// the commit ends with [`EngineError::NameMoved`]. `layout` compares and sets under its lock, `containerd` does so
-    /// for names that must not exist, `docker` looks right before it asks dockerd. `docker-classic` takes no notice: whoever
-    /// sets a name there between the caller's own look and the commit is overwritten.
+    /// for names that must not exist, `docker` and `docker-classic` look right before they ask dockerd.
     fn require(&self, _conditions: Vec<Condition>) {}
 
     /// Pins what the engine has of `graph`, all of it by its root, and says what is missing. Prepares nothing else: the

@@ -69,9 +69,11 @@ impl NamePolicy {
         if self.allow_tag_move {
             return Ok(());
         }
-        match engine.images()?.resolve(name).await? {
-            Some(current) if root != Some(&current.digest) => {
-                Err(ExportError::NameTaken { name: name.to_string(), current: current.digest })
+        // An image that the engine may know by another digest than its root's is another one, as far as can be told.
+        let root = root.and_then(|root| engine.knows_as(root));
+        match engine.resolve(name).await? {
+            Some(current) if root.as_ref() != Some(&current) => {
+                Err(ExportError::NameTaken { name: name.to_string(), current })
             }
             _ => Ok(()),
         }

@@ -65,6 +65,32 @@ fn names_are_many_or_none() {
 }
 
 #[test]
+fn a_name_that_must_not_move_stays() {
+    let stack = Stack::classic();
+    let images = (application(stack, 130, "first\n"), application(stack, 130, "second\n"));
+    let denied = "names must not move here";
+    let rig = Rig::with(stack, &["--deny-tag-move"]);
+    rig.export(&images.0, "still:1").ok();
+    let id = rig.id("still:1");
+    rig.export(&images.0, "still:1,still:2").ok();
+    let output = rig.export(&images.1, "still:3,still:1").fails();
+    assert!(output.stderr.contains(denied) && output.stderr.contains(&id), "{output}");
+    rig.lacks("still:3");
+    rig.export(&images.1, "still:4").ok();
+    // Now it is known what the root stands for.
+    rig.export(&images.1, "still:4").ok();
+    let output = rig.export(&images.1, "still:1").fails();
+    assert!(output.stderr.contains(denied), "{output}");
+    drop(rig);
+    // What an earlier process has exported is the same image for the next one.
+    let rig = Rig::with(stack, &["--deny-tag-move"]);
+    rig.export(&images.0, "still:1").ok();
+    rig.export(&images.1, "still:1").fails();
+    assert_eq!(rig.id("still:1"), id);
+    rig.nothing_is_left();
+}
+
+#[test]
 fn of_several_platforms_the_hosts_arrives() {
     let stack = Stack::classic();
     let rig = Rig::new(stack);

@@ -12,7 +12,7 @@ use super::upload::{Upload, broken, header, place};
 use super::wanted::Wanted;
 use super::{Classic, Known};
 use crate::engine::docker::{Info, check_loaded};
-use crate::engine::{BlobWriter, EngineError, Ingest, Opened, Plan};
+use crate::engine::{BlobWriter, Condition, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::Events;
 
@@ -33,6 +33,8 @@ pub(super) struct ClassicIngest {
     /// dockerd, not for another blob of this export or of another, so that it is always given back.
     archive: Arc<Turn<Archive>>,
     released: CancellationToken,
+    /// What names must stand for when they are set.
+    conditions: Mutex<Vec<Condition>>,
 }
 
 /// What the latest plan found.
@@ -64,6 +66,7 @@ impl ClassicIngest {
             planned: Mutex::default(),
             archive: Arc::new(Turn::new(Archive::NotBegun)),
             released: CancellationToken::new(),
+            conditions: Mutex::default(),
         }
     }
 
@@ -136,6 +139,7 @@ impl ClassicIngest {
             let reason = format!("`{}` cannot be a name there: expected a tag, and no digest", name.familiar());
             return Err(refused(reason));
         }
+        self.check_conditions(&wanted).await?;
         let is_there = self.planned(|planned| planned.is_there);
         let nothing_sent = matches!(*self.archive.lock().await, Archive::NotBegun);
         if is_there && nothing_sent && self.docker.stands(id, names).await? {
@@ -161,6 +165,18 @@ impl ClassicIngest {
         }
     }
 
+    /// That names stand for what they must. Roots are none of dockerd's: the only one that it can be asked for is that of
+    /// this image, by the image's id.
+    async fn check_conditions(&self, wanted: &Wanted) -> Result<(), EngineError> {
+        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for condition in conditions {
+            let current = self.docker.image(&condition.name.to_string()).await?;
+            let is_this = current.as_ref() == Some(&wanted.config.descriptor.digest);
+            condition.check(if is_this { Some(&wanted.root) } else { current.as_ref() })?;
+        }
+        Ok(())
+    }
+
     /// That dockerd did what it was asked: it says of a name that it loaded it even where it refused to tag it (moby
     /// `tarexport/load.go`, `setLoadedTag`). A name that stands for another image by now was moved by somebody else.
     async fn check(&self, notes: &[String], id: &Digest, names: &[Reference]) -> Result<(), EngineError> {
@@ -177,6 +193,10 @@ impl ClassicIngest {
 impl Ingest for ClassicIngest {
     fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
         Box::pin(self.plan_image(graph))
+    }
+
+    fn require(&self, conditions: Vec<Condition>) {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).extend(conditions);
     }
 
     fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {

@@ -145,6 +145,16 @@ impl Engine for ClassicEngine {
         })
     }
 
+    /// The image's id.
+    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Digest>, EngineError>> {
+        Box::pin(async move { self.docker.image(&name.to_string()).await })
+    }
+
+    fn knows_as(&self, root: &Digest) -> Option<Digest> {
+        let images = self.docker.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.get(root).map(|known| known.id.clone())
+    }
+
     /// Nothing is reserved: there are no leases here. It may be another dockerd by now, or one with another store.
     fn open<'a>(&'a self, _: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
         Box::pin(async move {
