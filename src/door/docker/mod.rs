@@ -1,12 +1,13 @@
 //! A proxy in front of the engine's own socket: `DOCKER_HOST` points here, and everything works as there.
 //!
 //! Every request and answer passes as the bytes it came in, streams of every kind included. What is looked into is
-//! decided in `route`.
+//! decided in `route`. Connections that speak HTTP/2 pass as they are, unless names are restricted.
 
 mod builders;
 mod endless;
 mod load;
 mod route;
+mod target;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use load::fuzz as load_fuzz;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::export::Exports;
-use crate::proxy::http1::{Connection, RelayError};
+use crate::proxy::http1::{Connection, Heard, RelayError};
 use crate::proxy::{Drain, Stream, Upstream};
 use crate::status::Answer;
 
@@ -89,7 +90,16 @@ impl Door {
     where
         T: Stream + 'static,
     {
-        while let Some(exchange) = connection.next().await? {
+        loop {
+            let exchange = match connection.hear().await? {
+                Heard::Request(exchange) => exchange,
+                Heard::Http2(whole) if self.loads.are_watched() => {
+                    self.call_by_call(whole.take(), drain).await;
+                    break;
+                }
+                Heard::Http2(whole) => return whole.pass().await,
+                Heard::Nothing => break,
+            };
             let next = self.route(exchange, drain).await?;
             if self.is_away.swap(false, Ordering::Relaxed) {
                 tracing::info!("the engine answers again");

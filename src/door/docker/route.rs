@@ -1,10 +1,19 @@
 //! Which requests are looked into: by method and by path, with or without the version that clients put in front.
 
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Response};
+
 use super::Door;
 use super::endless::is_endless;
-use crate::proxy::http1::{Connection, Exchange, RelayError};
-use crate::proxy::{Drain, Stream};
+use super::target::Target;
+use crate::proxy::http1::{Connection, Exchange, RelayError, Rewound};
+use crate::proxy::{self, Body, Drain, Stream, full};
 use crate::status::Answer;
+
+/// What an archive is told that comes over HTTP/2 where names are restricted.
+const OVER_HTTP2: &str = "names are restricted here, and archives are looked into over HTTP/1.1 only; hint: load it without \
+                          HTTP/2, as docker's own client does";
 
 impl Door {
     /// Does with a request what is to be done with it. Returns the connection if another request can follow.
@@ -17,16 +26,15 @@ impl Door {
         T: Stream + 'static,
     {
         let head = exchange.head();
-        tracing::debug!(method = head.method(), path = path(head.target()), "request");
+        // A copy: what is done with the exchange takes its head along.
+        let (method, target) = (head.method().to_owned(), Target::of(head.target()));
+        tracing::debug!(method, path = target.path(), "request");
         if let Some(answer) = self.status.as_ref().filter(|_| Answer::is_asked(head.method(), head.target())) {
             exchange.finish(Answer::CONTENT_TYPE, &answer.bytes()).await;
             return Ok(None);
         }
-        // A copy: what is done with the exchange takes its head along.
-        let (method, path) = (head.method().to_owned(), path(head.target()).to_owned());
-        let parts: Vec<_> = path.split('/').collect();
-        let query = exchange.head().target().split_once('?').map_or("", |(_, query)| query);
-        let _endless = is_endless(&method, &parts, query).then(|| drain.endless());
+        let parts = target.parts();
+        let _endless = is_endless(&method, &parts, target.query()).then(|| drain.endless());
         match (method.as_str(), &parts[..], &self.builders) {
             ("POST", ["", "containers", container, "exec"], Some(builders)) => {
                 builders.create(exchange, container).await
@@ -42,38 +50,46 @@ impl Door {
             _ => exchange.pass().await,
         }
     }
-}
 
-/// The path of a target, without the version in front (moby `daemon/server/server.go` routes `/v{version:[0-9.]+}`
-/// and the path without it alike) and without the query.
-fn path(target: &str) -> &str {
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
-    let Some((version, rest)) = path.strip_prefix("/v").and_then(|rest| Some(rest.split_at(rest.find('/')?))) else {
-        return path;
-    };
-    let is_version = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if is_version { rest } else { path }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_left_out() {
-        for (target, expected) in [
-            ("/v1.55/images/load?quiet=1", "/images/load"),
-            ("/images/load", "/images/load"),
-            ("/v1/info", "/info"),
-            ("/v1.55", "/v1.55"),
-            ("/version", "/version"),
-            ("/v/info", "/v/info"),
-            ("/v1.x/info", "/v1.x/info"),
-            ("/volumes/v1.55/x", "/volumes/v1.55/x"),
-            ("*", "*"),
-            ("?x=/v1.55/", ""),
-        ] {
-            assert_eq!(path(target), expected, "{target}");
+    /// Serves a client that speaks HTTP/2 where names are restricted. dockerd serves its whole API over it (moby
+    /// `daemon/command/daemon.go`, `SetUnencryptedHTTP2`), so every request is looked at; an archive is refused, and
+    /// everything else passes.
+    pub(super) async fn call_by_call<T>(&self, client: Rewound<T>, drain: &Drain)
+    where
+        T: Stream + 'static,
+    {
+        let upstream = match proxy::Connection::open(&self.upstream).await {
+            Ok(upstream) => upstream,
+            Err(error) => return tracing::warn!(reason = error.reason(), "the engine cannot be reached"),
+        };
+        // A client without calls may never close its connection; calls are waited for.
+        let _tunnel = drain.tunnel();
+        let served = proxy::serve(client, (**drain).clone(), |request| {
+            let target = Target::of(request.uri().path_and_query().map_or("", |target| target.as_str()));
+            let (parts, method) = (target.parts(), request.method());
+            let is_load = method == Method::POST && parts == ["", "images", "load"];
+            let call = (!is_endless(method.as_str(), &parts, target.query())).then(|| drain.call());
+            let upstream = upstream.clone();
+            async move {
+                let answer = if is_load { refused() } else { upstream.forward(request).await? };
+                Ok(match call {
+                    Some(call) => answer.map(|body| call.until_end_of(body)),
+                    None => answer,
+                })
+            }
+        });
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "client connection ended");
         }
     }
+}
+
+/// The answer to an archive over HTTP/2.
+fn refused() -> Response<Body> {
+    tracing::info!(door = "docker", error = OVER_HTTP2, "not loaded");
+    let text = serde_json::json!({ "message": format!("linkspan: {OVER_HTTP2}") }).to_string() + "\n";
+    let mut answer = Response::new(full(text.into()));
+    *answer.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }

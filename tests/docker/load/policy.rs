@@ -1,9 +1,13 @@
 //! `--allow-name` and `--deny-tag-move` for what is loaded through the docker door.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use super::archive::{Image, Tar};
-use crate::common::{Linkspan, Output, Part, Run, Stack, text};
+use crate::common::{Linkspan, Output, Part, Run, Stack, text, until};
+
+const NOT_ALLOWED: &str = "is not allowed here; allowed are: docker.io/library/ci-*";
 
 /// A docker door with a policy.
 struct Guarded<'a> {
@@ -36,6 +40,54 @@ impl<'a> Guarded<'a> {
         output
     }
 
+    /// Sends an archive to `path` over HTTP/1.1; all that is answered.
+    #[track_caller]
+    fn post(&self, target: &str, archive: &Tar) -> String {
+        let mut stream = UnixStream::connect(&self.door).unwrap();
+        let Tar(bytes) = archive.clone().end();
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
+            bytes.len()
+        );
+        // A server need not read all that it refuses.
+        let _ = stream.write_all(&[head.as_bytes(), &bytes].concat());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The same over HTTP/2, which is spoken without asking: the status and the content of the answer.
+    fn post_over_http2(&self, target: &str, archive: &Tar) -> (u16, String) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let stream = tokio::net::UnixStream::connect(&self.door).await.unwrap();
+            let (client, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let request =
+                http::Request::post(format!("http://docker{target}")).header("content-type", "application/x-tar");
+            let mut client = client.ready().await.unwrap();
+            let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+            let Tar(bytes) = archive.clone().end();
+            // As above.
+            let _ = body.send_data(bytes.into(), true);
+            let (head, mut body) = answer.await.unwrap().into_parts();
+            let mut content = Vec::new();
+            while let Some(Ok(bytes)) = body.data().await {
+                let _ = body.flow_control().release_capacity(bytes.len());
+                content.extend_from_slice(&bytes);
+            }
+            (head.status.as_u16(), String::from_utf8(content).unwrap())
+        })
+    }
+
+    /// The lines of the log about loads that did and did not succeed.
+    fn logged(&self) -> (usize, usize) {
+        let log = self.linkspan.log();
+        let failed = log.lines().filter(|line| line.contains(" not loaded ")).count();
+        (log.lines().filter(|line| line.contains(" loaded ")).count() - failed, failed)
+    }
+
     /// Whether the engine has an image called `name`.
     fn has(&self, name: &str) -> bool {
         let inspect = self.stack.docker(["image", "inspect", name]).env("DOCKER_HOST", self.docker_host);
@@ -57,17 +109,16 @@ fn names_that_are_not_allowed_are_not_loaded() {
     let large = Image::of(&[&noisy]);
     let index = String::from_utf8(image.index("production:1")).unwrap();
     let by_ref = index.replace("io.containerd.image.name", "org.opencontainers.image.ref.name");
-    let not_allowed = "is not allowed here; allowed are: docker.io/library/ci-*";
     for (archive, expected) in [
-        (image.oci("production:1"), not_allowed),
-        (large.oci("production:1"), not_allowed),
-        (image.docker("production:1"), not_allowed),
-        (image.docker("production:1").layout().file("index.json", &image.index("ci-1")), not_allowed),
-        (image.oci("ci-1").file("index.json", &image.index("production:1")), not_allowed),
-        (named_by(&image, "index.json", &by_ref).layout(), not_allowed),
-        (named_by(&image, "./x/../index.json", &index).layout(), not_allowed),
-        (named_by(&image, "manifest.json", r#"[{"repotags":["production:1"]}]"#), not_allowed),
-        (named_by(&image, "repositories", r#"{"production":{"1":"0"}}"#), not_allowed),
+        (image.oci("production:1"), NOT_ALLOWED),
+        (large.oci("production:1"), NOT_ALLOWED),
+        (image.docker("production:1"), NOT_ALLOWED),
+        (image.docker("production:1").layout().file("index.json", &image.index("ci-1")), NOT_ALLOWED),
+        (image.oci("ci-1").file("index.json", &image.index("production:1")), NOT_ALLOWED),
+        (named_by(&image, "index.json", &by_ref).layout(), NOT_ALLOWED),
+        (named_by(&image, "./x/../index.json", &index).layout(), NOT_ALLOWED),
+        (named_by(&image, "manifest.json", r#"[{"repotags":["production:1"]}]"#), NOT_ALLOWED),
+        (named_by(&image, "repositories", r#"{"production":{"1":"0"}}"#), NOT_ALLOWED),
         (named_by(&image, "index.json", r#"{"manifests":[],"Manifests":[]}"#).layout(), "cannot be told for certain"),
         (image.docker("ci-1").link(b'2', "manifest.json", "other.json"), "it is a link"),
     ] {
@@ -87,6 +138,51 @@ fn names_that_are_not_allowed_are_not_loaded() {
     load.ok();
     assert!(guarded.has("ci-1:1") && guarded.has("ci-2:1"));
     stack.docker(["image", "rm", "ci-1:1", "ci-2:1"]).ok();
+    until("a line for each load", || guarded.logged(), |logged| *logged == (3, 11));
+}
+
+#[test]
+fn no_way_of_asking_gets_by() {
+    let stack = Stack::shared();
+    let guarded = Guarded::new(stack, "docker", stack.docker_host(), &["--allow-name", "docker.io/library/ci-*"]);
+    let image = Image::of(&[b"another way"]);
+    let (good, bad) = (image.oci("ci-way:1"), image.oci("bad-way:1"));
+    for target in [
+        "/v1.47/images/%6coad",
+        "/v1.47%2fimages%2Fload?quiet=0",
+        "/%76%31.47/images/load",
+        "http://docker/images/%6Coad",
+    ] {
+        let answer = guarded.post(target, &bad);
+        assert!(answer.contains(NOT_ALLOWED), "{target}: {answer}");
+        assert!(!guarded.has("bad-way:1"), "{target}");
+    }
+    // A form that Go takes for a path, and few others do.
+    let answer = guarded.post("http:/images/load", &bad);
+    assert!(answer.starts_with("HTTP/1.1 400 ") && !guarded.has("bad-way:1"), "{answer}");
+    // dockerd sends whoever asks like this to the clean path.
+    for target in ["//images/load", "/v1.47/images/./load", "/images/%2e%2e/images/load"] {
+        let answer = guarded.post(target, &bad);
+        assert!(answer.starts_with("HTTP/1.1 301 "), "{target}: {answer}");
+        assert!(!guarded.has("bad-way:1"), "{target}");
+    }
+    let answer = guarded.post("/images/%6coad?quiet=0", &good);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && guarded.has("ci-way:1"), "{answer}");
+
+    for target in ["/v1.47/images/load", "/images/%6coad?quiet=0"] {
+        let (status, answer) = guarded.post_over_http2(target, &bad);
+        assert!(status == 505 && answer.contains("over HTTP/1.1 only; hint: "), "{target}: {status} {answer}");
+        assert!(!guarded.has("bad-way:1"), "{target}");
+    }
+    // Everything else is dockerd's over HTTP/2, too.
+    let (status, answer) = guarded.post_over_http2("/v1.47/images/nothing/tag?repo=ci-x", &Tar::default());
+    assert!(status == 404 && answer.contains("No such image"), "{status} {answer}");
+    until("a line for each load", || guarded.logged(), |logged| *logged == (1, 7));
+
+    let open = Guarded::new(stack, "docker", stack.docker_host(), &[]);
+    let (status, answer) = open.post_over_http2("/images/load?quiet=0", &bad);
+    assert!(status == 200 && open.has("bad-way:1"), "without a policy nothing is looked into: {status} {answer}");
+    stack.docker(["image", "rm", "ci-way:1", "bad-way:1"]).ok();
 }
 
 #[test]
@@ -122,4 +218,12 @@ fn an_engine_without_a_store_is_watched_as_well() {
     assert!(!guarded.has("production:1"));
     guarded.load(&image.docker("ci-1:1")).ok();
     assert!(guarded.has("ci-1:1"));
+
+    let still = Guarded::new(&stack, "docker-classic", stack.docker_classic_host(), &["--deny-tag-move"]);
+    let other = Image::of(&[b"another"]);
+    still.load(&image.docker("ci-2:1")).ok();
+    assert!(still.has("ci-2:1"), "a new name is no move");
+    still.denied(&other.docker("ci-2:1"), "names must not move here");
+    still.load(&other.docker("ci-3:1")).ok();
+    assert!(still.has("ci-3:1"));
 }

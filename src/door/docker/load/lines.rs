@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -15,19 +15,21 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::Deserialize;
 use serde_json::json;
-use tracing::info;
+use tokio::time::timeout;
+use tracing::debug;
 
 use super::answer::{Body, error_line};
-use super::ledger::Spared;
+use super::report::{MOST_NAMED, Report};
+use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::image::Reference;
 
 /// A line of dockerd's has a few hundred bytes. What is longer passes unread.
 const LINE_BYTES: usize = 64 << 10;
-/// How many images one answer's last line names.
-const MOST_NAMED: usize = 5;
 /// How many names of one answer are looked for.
 const MOST_LOOKED_FOR: usize = 100;
+/// How long all of that may take: the client waits for it, and has its image already.
+const LOOK: Duration = Duration::from_secs(2);
 /// What the system says where there is no room (errno(3), `ENOSPC` and `EDQUOT`).
 const NO_ROOM: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
@@ -59,20 +61,28 @@ impl Lookup {
         self.names.extend(name.filter(|_| self.names.len() < MOST_LOOKED_FOR));
     }
 
-    /// What is said of the names that are not found.
+    /// What is said of the names that are not found. Where nothing can be found out, nothing is said.
     async fn end(self) -> Option<Bytes> {
+        let Self { images, names } = self;
         let mut lost = Vec::new();
-        for name in self.names {
-            // dockerd's short form of a name does not always stand for that name (`docker.io/localhost/x`).
-            let full = format!("docker.io/{name}").parse().ok();
-            let mut is_found = false;
-            for name in [Some(&name), full.as_ref()].into_iter().flatten() {
-                // Where nothing can be found out, nothing is said.
-                is_found |= !matches!(self.images.resolve(name).await, Ok(None));
+        let look = async {
+            for name in &names {
+                // dockerd's short form of a name does not always stand for that name (`docker.io/localhost/x`).
+                let full = format!("docker.io/{name}").parse().ok();
+                let mut is_found = false;
+                for name in [Some(name), full.as_ref()].into_iter().flatten() {
+                    is_found = is_found || images.resolve(name).await?.is_some();
+                }
+                if !is_found {
+                    lost.push(name.familiar());
+                }
             }
-            if !is_found {
-                lost.push(name.familiar());
-            }
+            Ok::<_, EngineError>(())
+        };
+        match timeout(LOOK, look).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "names of a load are not looked for"),
+            Err(_) => debug!("names of a load are not looked for any longer"),
         }
         let named = lost.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let text = format!(
@@ -80,45 +90,6 @@ impl Lookup {
              `docker.io/library/app:1`; `linkspan load` does\n"
         );
         (!lost.is_empty()).then(|| (json!({ "stream": text }).to_string() + "\r\n").into())
-    }
-}
-
-/// What is logged of a load when dockerd's answer has ended.
-#[derive(Debug)]
-pub(super) struct Report {
-    begun: Instant,
-    spared: Spared,
-    /// What dockerd says that it loaded, up to [`MOST_NAMED`].
-    names: Vec<String>,
-    failure: Option<String>,
-}
-
-impl Report {
-    /// Of a load that began then, without what it was spared.
-    pub(super) fn new(begun: Instant, spared: Spared) -> Self {
-        Self { begun, spared, names: Vec::new(), failure: None }
-    }
-
-    fn line(&mut self, Line { stream, error }: &Line) {
-        let loaded = || {
-            let said = stream.as_deref()?;
-            said.strip_prefix("Loaded image: ").or_else(|| said.strip_prefix("Loaded image ID: "))
-        };
-        match (error, loaded()) {
-            (Some(error), _) => self.failure = Some(error.clone()),
-            (None, Some(name)) if self.names.len() < MOST_NAMED => self.names.push(name.trim_end().to_owned()),
-            (None, _) => {}
-        }
-    }
-
-    /// In the words of [exports](crate::export), of which a load is one.
-    fn end(self) {
-        let Self { begun, spared: Spared { blobs: spared_blobs, bytes: spared_bytes }, names, failure } = self;
-        let (seconds, names) = (begun.elapsed().as_millis() as f64 / 1e3, names.join(","));
-        match failure {
-            None => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, "loaded"),
-            Some(error) => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, error, "not loaded"),
-        }
     }
 }
 
@@ -142,7 +113,7 @@ impl Edit {
         Self { lookup: images.map(|images| Lookup { images, names: Vec::new() }), ..self }
     }
 
-    /// The same, and `report` is logged at the end.
+    /// The same, and `report` is told what the lines say.
     pub(super) fn reporting(self, report: Report) -> Self {
         Self { report: Some(report), ..self }
     }
@@ -150,15 +121,20 @@ impl Edit {
     /// What goes on in the place of `line`; `None` if it goes on as it is.
     fn line(&mut self, line: &[u8]) -> Option<Bytes> {
         let line: Line = serde_json::from_slice(line).ok()?;
-        if let Some(report) = &mut self.report {
-            report.line(&line);
-        }
         if let Some(lookup) = &mut self.lookup {
             lookup.line(&line);
         }
         let Line { stream, error } = line;
-        if error.is_some() {
-            return self.instead.take().map(|message| error_line(&message).into());
+        if let Some(error) = error {
+            let instead = self.instead.take();
+            self.fail(instead.as_deref().unwrap_or(&error));
+            return instead.map(|message| error_line(&message).into());
+        }
+        let loaded = stream
+            .as_deref()
+            .and_then(|said| said.strip_prefix("Loaded image: ").or_else(|| said.strip_prefix("Loaded image ID: ")));
+        if let (Some(report), Some(name)) = (&mut self.report, loaded) {
+            report.name(name.trim_end());
         }
         // moby `daemon/containerd/image_exporter.go`, `LoadImage`, which takes that for a success.
         let (name, reason) = stream.as_deref()?.strip_prefix("Error unpacking image ")?.split_once(": ")?;
@@ -170,9 +146,6 @@ impl Edit {
 
     /// What comes last. Clients stop reading at an error, which is why it does not come sooner.
     fn end(&mut self) -> Option<Bytes> {
-        if let Some(report) = self.report.take() {
-            report.end();
-        }
         let images = std::mem::take(&mut self.without_room);
         let mut named = images.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
         if images.len() > MOST_NAMED {
@@ -182,7 +155,20 @@ impl Edit {
             "docker has {named} now, but no room for the unpacked layers, so that no container can be made of it; to mend \
              it: free disk space (`docker system df` shows what takes it) and load the archive again"
         );
+        if !images.is_empty() {
+            self.fail(&message);
+        }
+        // Logged here, and not when the client has read all of the answer.
+        if let Some(mut report) = self.report.take() {
+            report.done();
+        }
         (!images.is_empty()).then(|| error_line(&message).into())
+    }
+
+    fn fail(&mut self, reason: &str) {
+        if let Some(report) = &mut self.report {
+            report.fail(reason);
+        }
     }
 }
 
@@ -207,7 +193,8 @@ where
             if ended {
                 return Ok(None);
             }
-            let bytes = match body.frame().await.transpose()? {
+            let frame = body.frame().await.transpose();
+            let bytes = match frame.inspect_err(|error| edit.fail(&format!("docker's answer broke off: {error}")))? {
                 Some(frame) => match frame.into_data() {
                     Ok(bytes) => bytes,
                     // Trailers, which dockerd does not send.
@@ -216,10 +203,11 @@ where
                 None => {
                     ended = true;
                     ready.extend((!held.is_empty()).then(|| held.split().freeze()));
+                    let last = edit.end();
                     if let Some(lookup) = edit.lookup.take() {
                         ready.extend(lookup.end().await);
                     }
-                    ready.extend(edit.end());
+                    ready.extend(last);
                     continue;
                 }
             };
@@ -242,9 +230,75 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use futures_util::StreamExt as _;
+    use futures_util::future::BoxFuture;
 
     use super::*;
+    use crate::engine::images::{Page, Query};
+    use crate::image::{Descriptor, Digest};
+    use crate::source::{Chunks, Source, SourceError};
+
+    /// An engine that finds a name, does not, fails, or says nothing.
+    #[derive(Debug)]
+    struct Found;
+
+    impl Source for Found {
+        fn name(&self) -> &str {
+            "found"
+        }
+
+        fn open<'a>(&'a self, _: &'a Descriptor, _: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+            unreachable!()
+        }
+    }
+
+    impl Images for Found {
+        fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+            Box::pin(async move {
+                match name.familiar() {
+                    name if name.contains("lost") => Ok(None),
+                    name if name.contains("broken") => {
+                        Err(EngineError::NotOffered { engine: "found", what: "anything" })
+                    }
+                    name if name.contains("silent") => pending().await,
+                    _ => Ok(Some(Descriptor::new("", Digest::sha256(b"x"), 1))),
+                }
+            })
+        }
+
+        fn identify<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+            unreachable!()
+        }
+
+        fn list<'a>(&'a self, _: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
+            unreachable!()
+        }
+
+        fn size<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+            unreachable!()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_looked_for_as_long_as_an_engine_answers() {
+        for (names, is_said) in [
+            (&["there", "lost:1"][..], true),
+            (&["there"], false),
+            (&["lost:1", "silent:1", "silent:2", "silent:3"], true),
+            (&["silent:1", "lost:1"], false),
+            (&["broken:1", "lost:1"], false),
+        ] {
+            let begun = tokio::time::Instant::now();
+            let lines: Vec<_> =
+                names.iter().map(|name| &*format!("{{\"stream\":\"Loaded image: {name}\\n\"}}\r\n").leak()).collect();
+            let said = all(Edit::default().looking(Some(Arc::new(Found))), &lines).await;
+            let rest = said.strip_prefix(&lines.concat()).unwrap();
+            assert_eq!(rest.contains("does not find lost:1 by"), is_said, "{names:?}: {rest}");
+            assert!(begun.elapsed() <= LOOK, "{names:?}");
+        }
+    }
 
     async fn all(edit: Edit, chunks: &[&'static str]) -> String {
         let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).collect();

@@ -19,13 +19,14 @@ mod member;
 mod outer;
 mod pins;
 mod pipe;
+mod report;
 mod upload;
 mod wire;
 mod zstd;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::CONTENT_ENCODING;
 use http::{Request, Response, StatusCode};
@@ -42,7 +43,8 @@ use tracing::{debug, warn};
 use self::answer::{Body, announcement, failure, is_quiet, refusal};
 use self::ending::{BreakOff, Ending};
 use self::guard::{Guard, Nothing, Watch};
-use self::lines::{Edit, Report, edited};
+use self::lines::{Edit, edited};
+use self::report::Report;
 use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
 use crate::export::{Exports, unique_id};
@@ -62,6 +64,8 @@ pub(super) struct Loads {
 pub(super) struct Load {
     held: Held,
     watch: Watch,
+    known: Arc<Known>,
+    report: Report,
 }
 
 /// A hold that is released when this is dropped, which is when the answer to a load is delivered or given up.
@@ -83,6 +87,11 @@ impl Loads {
         Self { exports }
     }
 
+    /// Whether every archive has to be looked into, because names are restricted.
+    pub(super) fn are_watched(&self) -> bool {
+        self.exports.policy().is_restrictive()
+    }
+
     /// Gets ready for a load. `None` if its archive has to pass as it is: this engine has no store that we could look into, or
     /// it does not let us. Where names are restricted, every archive is looked into.
     pub(super) async fn begin(&self) -> Option<Load> {
@@ -93,7 +102,9 @@ impl Loads {
         });
         let watch = Watch { guard: Guard::new(&self.exports), by_index: hold.is_some() };
         let hold = hold.or_else(|| watch.guard.is_some().then(|| Arc::new(Nothing) as Arc<dyn Hold>))?;
-        Some(Load { held: Held { hold, exports: self.exports.clone() }, watch })
+        let known = Arc::new(Known::default());
+        let report = Report::begin(known.clone());
+        Some(Load { held: Held { hold, exports: self.exports.clone() }, watch, known, report })
     }
 }
 
@@ -104,10 +115,10 @@ impl Load {
         let service = hyper::service::service_fn(|request| {
             let held = held.lock().unwrap_or_else(PoisonError::into_inner).take();
             async move {
-                let Some(Load { held, watch }) = held else {
-                    return Ok(refusal(StatusCode::BAD_REQUEST, "this connection was for one request"));
-                };
-                exchange(held, watch, request, upstream).await
+                match held {
+                    Some(load) => load.exchange(request, upstream).await,
+                    None => Ok(refusal(StatusCode::BAD_REQUEST, "this connection was for one request")),
+                }
             }
         });
         let served = hyper::server::conn::http1::Builder::new()
@@ -118,82 +129,82 @@ impl Load {
             .await;
         if let Err(error) = served {
             debug!(%error, "a load ended early");
+            // Nobody has served it.
+            if let Some(mut load) = held.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                load.report.fail(format!("the request cannot be read: {error}"));
+            }
         }
+    }
+
+    async fn exchange(self, request: Request<Incoming>, upstream: &Upstream) -> Result<Response<Body>, Infallible> {
+        let Self { held, watch, known, mut report } = self;
+        let engine = held.exports.engine().clone();
+        let (mut head, body) = request.into_parts();
+        let is_quiet = is_quiet(head.uri.query());
+        let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
+        let breaks = BreakOff::default();
+        let unavailable = |report: &mut Report, reason: &str| {
+            report.fail(reason);
+            Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, reason))
+        };
+        let (sender, connection) = match connect(upstream, breaks.clone()).await {
+            Ok(connected) => connected,
+            Err(reason) => return unavailable(&mut report, &reason),
+        };
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "dockerd's connection ended");
+            }
+        }));
+
+        let (upload, archive) = Upload::start(held.hold.clone(), watch, body, asked.clone(), known.clone(), breaks);
+        let mut request = Request::from_parts(head, archive);
+        if let Some(asked) = asked {
+            on_informational(&mut request, move |answer| {
+                if answer.status() == StatusCode::CONTINUE {
+                    asked.notify_one();
+                }
+            });
+        }
+        let Ok((answered, lasting)) = send(sender, request, (held, upload, connection)).await else {
+            return unavailable(&mut report, "the load was given up");
+        };
+        let answer = match (answered, known.trouble.get()) {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(trouble)) => {
+                report.fail(trouble);
+                return Ok(failure(trouble));
+            }
+            (Err(error), None) => {
+                return unavailable(&mut report, &format!("docker ended the connection without an answer: {error}"));
+            }
+        };
+        let (mut head, body) = answer.into_parts();
+        wire::to_client(&mut head);
+        let answer = Response::from_parts(head, body);
+        let answer = if is_of_lines(&answer) {
+            let spared = known.spared.get().filter(|spared| !is_quiet && spared.blobs > 0);
+            let front = spared.map(|spared| announcement(*spared));
+            let images = engine.images().ok().filter(|_| !is_quiet);
+            let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
+            edited(answer, edit)
+        } else {
+            let said = || format!("docker answered {}", answer.status());
+            report.fail(known.trouble.get().cloned().unwrap_or_else(said));
+            answer.map(|body| body.boxed_unsync())
+        };
+        Ok(answer.map(|body| {
+            body.map_frame(move |frame| {
+                let _ = &lasting;
+                frame
+            })
+            .boxed_unsync()
+        }))
     }
 }
 
 /// What lasts as long as the answer: the upload may be still under way, and the blobs are needed to its end.
 type Lasting = (Held, Upload, AbortOnDropHandle<()>);
-
-async fn exchange(
-    held: Held,
-    watch: Watch,
-    request: Request<Incoming>,
-    upstream: &Upstream,
-) -> Result<Response<Body>, Infallible> {
-    let (begun, engine) = (Instant::now(), held.exports.engine().clone());
-    let (mut head, body) = request.into_parts();
-    let is_quiet = is_quiet(head.uri.query());
-    let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
-    let breaks = BreakOff::default();
-    let (sender, connection) = match connect(upstream, breaks.clone()).await {
-        Ok(connected) => connected,
-        Err(reason) => return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, &reason)),
-    };
-    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            debug!(%error, "dockerd's connection ended");
-        }
-    }));
-
-    let known = Arc::new(Known::default());
-    let (upload, archive) = Upload::start(held.hold.clone(), watch, body, asked.clone(), known.clone(), breaks);
-    let mut request = Request::from_parts(head, archive);
-    if let Some(asked) = asked {
-        on_informational(&mut request, move |answer| {
-            if answer.status() == StatusCode::CONTINUE {
-                asked.notify_one();
-            }
-        });
-    }
-    let Ok((answered, lasting)) = send(sender, request, (held, upload, connection)).await else {
-        return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "the load was given up"));
-    };
-    let mut answer = match answered {
-        Ok(answer) => answer,
-        Err(error) => {
-            return Ok(match known.trouble.get() {
-                Some(trouble) => failure(trouble),
-                None => {
-                    let message = format!("docker ended the connection without an answer: {error}");
-                    refusal(StatusCode::SERVICE_UNAVAILABLE, &message)
-                }
-            });
-        }
-    };
-    answer = {
-        let (mut head, body) = answer.into_parts();
-        wire::to_client(&mut head);
-        Response::from_parts(head, body)
-    };
-    let answer = if is_of_lines(&answer) {
-        let spared = known.spared.get().filter(|spared| !is_quiet && spared.blobs > 0);
-        let front = spared.map(|spared| announcement(*spared));
-        let report = Report::new(begun, known.spared.get().copied().unwrap_or_default());
-        let images = engine.images().ok().filter(|_| !is_quiet);
-        let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
-        edited(answer, edit)
-    } else {
-        answer.map(|body| body.boxed_unsync())
-    };
-    Ok(answer.map(|body| {
-        body.map_frame(move |frame| {
-            let _ = &lasting;
-            frame
-        })
-        .boxed_unsync()
-    }))
-}
 
 /// Sends `request` and waits for the answer, which goes on when the client goes meanwhile: dockerd is to come to the end of
 /// its import by itself. Were its connection to end in the middle of that, the request would be cancelled, and what it
