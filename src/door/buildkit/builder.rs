@@ -37,6 +37,8 @@ pub(super) struct Record {
     pub(super) roots: Vec<(usize, HistoryDescriptor)>,
     /// What the frontend said.
     pub(super) said: Said,
+    /// Whether the build itself came to its end, whatever its exporters did: the history then has its provenance.
+    pub(super) is_built: bool,
 }
 
 impl Builder {
@@ -86,9 +88,14 @@ impl Builder {
             let mut events = control.listen_build_history(request).await?.into_inner();
             while let Some(event) = events.message().await? {
                 let Some(record) = event.record.filter(|record| record.completed_at.is_some()) else { continue };
-                let roots = record.result.unwrap_or_default().results.into_iter();
+                let result = record.result.unwrap_or_default();
                 return Ok(Record {
-                    roots: roots.filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root))).collect(),
+                    is_built: !(result.attestations.is_empty() && record.results.is_empty()),
+                    roots: result
+                        .results
+                        .into_iter()
+                        .filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root)))
+                        .collect(),
                     said: Said::on_record(&record.exporter_response),
                 });
             }

@@ -6,8 +6,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use bollard_buildkit_proto::moby::buildkit::v1::frontend::SolveRequest;
 use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::watch;
+
+use super::solve::NO_CACHE;
 
 /// What is recorded of one build's gateway calls, at most. Frontend requests are a few KiB.
 const MAX_RECORDING_BYTES: usize = 32 << 20;
@@ -45,6 +49,14 @@ pub(super) struct Recording {
     /// Whether something was too large to keep.
     pub(super) incomplete: bool,
     bytes: usize,
+}
+
+impl Recording {
+    /// Whether a repetition would run steps again that have been run, because the client wants nothing from a cache.
+    pub(super) fn is_uncached(&self) -> bool {
+        let requests = self.solves.iter().filter_map(|(request, _)| SolveRequest::decode(&**request).ok());
+        requests.into_iter().any(|request| request.frontend_opt.contains_key(NO_CACHE))
+    }
 }
 
 impl Builds {
@@ -158,6 +170,18 @@ mod tests {
         assert!(builds.ours("a").is_none());
         drop(builds.get("b"));
         assert_eq!(builds.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_build_without_a_cache_is_known_by_its_frontends_options() {
+        let recording = |options: &[(&str, &str)]| {
+            let frontend_opt = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let request = SolveRequest { frontend_opt, ..SolveRequest::default() }.encode_to_vec();
+            Recording { solves: vec![(request.into(), Bytes::new())], ..Recording::default() }
+        };
+        assert!(!recording(&[("target", "no-cache")]).is_uncached());
+        assert!(recording(&[("no-cache", "")]).is_uncached());
+        assert!(recording(&[("no-cache", "one,two")]).is_uncached());
     }
 
     #[test]

@@ -60,41 +60,27 @@ impl Load<'_> {
 
     /// Exports what the builder made and completes its answer.
     pub(super) async fn finish(&self, answer: Answer) -> Result<Answer, Status> {
-        self.export(answer, &self.displays(|_| true), &self.asked).await
+        self.export(&self.solve.build, answer, &self.displays(|_| true), &self.asked).await
     }
 
-    /// Exports what the builder made although it failed: it pushes, and writes caches, when all its exporters are done,
-    /// and by then a load of its own would have reached the engine. The client is told of the builder's failure alone.
-    pub(super) async fn rescue(&self) {
-        let made = match self.builder.record(&self.solve.build).await {
-            Ok(record) => record.roots,
-            Err(status) => {
-                return tracing::debug!(build = %self.build.id, %status, "nothing is known of a failed build");
-            }
-        };
-        let displays = self.displays(|index| made.iter().any(|(made, _)| *made == index));
-        if displays.iter().flatten().next().is_none() {
-            return;
-        }
-        tracing::info!(build = %self.build.id, "the build failed when its image was made; that is exported");
-        // What is not a load has failed, or is done.
-        let again: Vec<_> = self.loads().map(|load| load.unwrap_or_else(|| self.any_load()).clone()).collect();
-        if let Err(status) = self.export(Answer::default(), &displays, &again).await {
-            tracing::warn!(build = %self.build.id, error = status.message(), "the image of a failed build is not exported");
+    /// Removes a repetition from the builder's history.
+    pub(super) async fn forget(&self, build: &str) {
+        if let Err(error) = self.builder.forget(build).await {
+            tracing::warn!(%build, %error, "a repeated build stays in the builder's history");
         }
     }
 
     /// What the builder is asked for in place of each load.
-    fn loads(&self) -> impl Iterator<Item = Option<&Exporter>> {
+    pub(super) fn loads(&self) -> impl Iterator<Item = Option<&Exporter>> {
         self.solve.exporters.iter().zip(&self.asked).map(|(given, asked)| (given != asked).then_some(asked))
     }
 
-    fn any_load(&self) -> &Exporter {
+    pub(super) fn any_load(&self) -> &Exporter {
         self.loads().flatten().next().unwrap_or(&self.asked[0])
     }
 
     /// Starts to show each load that is wanted.
-    fn displays(&self, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
+    pub(super) fn displays(&self, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
         let engine = self.exports.engine().identity().kind;
         self.loads()
             .enumerate()
@@ -111,9 +97,15 @@ impl Load<'_> {
             .collect()
     }
 
-    /// Exports what is displayed, and shows how that ended. `again` is what a repetition of the build asks for.
-    async fn export(&self, answer: Answer, displays: &[Option<Display>], again: &[Exporter]) -> Result<Answer, Status> {
-        let result = self.persist(answer, displays, again).await;
+    /// Exports what is displayed of `build`, and shows how that ended. `again` is what a repetition asks for.
+    pub(super) async fn export(
+        &self,
+        build: &str,
+        answer: Answer,
+        displays: &[Option<Display>],
+        again: &[Exporter],
+    ) -> Result<Answer, Status> {
+        let result = self.persist(build, answer, displays, again).await;
         if let Err(status) = &result {
             displays.iter().flatten().for_each(|display| display.fail(status.message()));
         }
@@ -123,11 +115,12 @@ impl Load<'_> {
     /// Exports, and again from a repeated build if the builder does not hold its own image.
     async fn persist(
         &self,
+        build: &str,
         answer: Answer,
         displays: &[Option<Display>],
         again: &[Exporter],
     ) -> Result<Answer, Status> {
-        let mut attempt = self.attempt(&self.solve.build, answer, displays).await?;
+        let mut attempt = self.attempt(build, answer, displays).await?;
         for _ in 0..REPETITIONS {
             let Err(error) = attempt else { break };
             tracing::info!(build = %self.build.id, %error, "the builder is asked to fetch what it lacks");
@@ -138,9 +131,7 @@ impl Load<'_> {
             let repeated = repeat(self.builder, &self.solve, again, self.any_load(), &recording).await;
             let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
             let result = self.attempt(&repeated.build, repeated.answer, displays).await;
-            if let Err(error) = self.builder.forget(&repeated.build).await {
-                tracing::warn!(build = %repeated.build, %error, "a repeated build stays in the builder's history");
-            }
+            self.forget(&repeated.build).await;
             attempt = result?;
         }
         attempt.map_err(|error| failure(&error))
@@ -153,7 +144,7 @@ impl Load<'_> {
         mut answer: Answer,
         displays: &[Option<Display>],
     ) -> Result<Result<Answer, ExportError>, Status> {
-        let Record { roots, mut said } = self.record(build, &answer).await?;
+        let Record { roots, mut said, .. } = self.record(build, &answer).await?;
         let made = match answer.root().filter(|_| self.asked.len() == 1) {
             Some(root) => {
                 // An exporter that is alone has told what the wildcard came to.
@@ -244,7 +235,7 @@ impl Load<'_> {
         let said = recording.result.as_deref().map(Said::with_the_result);
         let alone = self.asked.len() == 1 && answer.root().is_some();
         if alone && (said.is_some() || !(self.solve.has_frontend || recording.incomplete)) {
-            return Ok(Record { roots: Vec::new(), said: said.unwrap_or_default() });
+            return Ok(Record { said: said.unwrap_or_default(), ..Record::default() });
         }
         let record = match self.builder.record(build).await {
             Err(status) if alone => {

@@ -20,6 +20,7 @@ mod names;
 mod progress;
 mod remarks;
 mod repeat;
+mod rescue;
 mod route;
 mod said;
 mod solve;

@@ -6,6 +6,8 @@
 //! place that the client has no receiver for: it pulls, then fails. A second repetition exports the image
 //! again. Everything but the missing layers is cached. We act as the gateway client: its calls were
 //! recorded and are made again under the new build's id.
+//!
+//! A build is also run again when one of its other exporters failed, for then the builder keeps the results of none.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +23,9 @@ use super::builds::Recording;
 use super::exporters::Exporter;
 use super::solve::{History, Solve};
 use super::unary::call;
+use super::wire::WireError;
 use crate::export::unique_id;
-use crate::proxy::Connection;
+use crate::proxy::{Connection, Held};
 
 pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 pub(super) const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
@@ -45,26 +48,52 @@ pub(super) async fn repeat(
     load: &Exporter,
     recording: &Recording,
 ) -> Result<Repeated, Status> {
-    if recording.incomplete {
-        return Err(Status::resource_exhausted("the build's requests were too large to be kept for a repetition"));
-    }
-    let connection = builder.link.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let bytes = |error: super::wire::WireError| Status::internal(error.to_string());
-
+    let connection = connect(builder, recording).await?;
     // Every place that the client might have a receiver for is taken by an image that goes nowhere.
     let mut unlazying = vec![load.clone(); exporters.len()];
     unlazying.push(load.unlazying());
     let build = unique_id();
-    let request = solve.again(&build, &unlazying, History::Skip).map_err(bytes)?;
+    let request = solve.again(&build, &unlazying, History::Skip).map_err(internal)?;
     // It is meant to fail at its end. If it failed earlier, the second repetition says why.
     if let Err(status) = run(&connection, &build, &request, recording).await {
         tracing::debug!(%build, %status, "the builder was made to fetch lazy layers");
     }
 
+    solve_again(&connection, solve, exporters, recording).await
+}
+
+/// Runs the build once more, with `exporters` in place of those that it had.
+pub(super) async fn once(
+    builder: &Builder,
+    solve: &Solve,
+    exporters: &[Exporter],
+    recording: &Recording,
+) -> Result<Repeated, Status> {
+    let connection = connect(builder, recording).await?;
+    solve_again(&connection, solve, exporters, recording).await
+}
+
+async fn connect(builder: &Builder, recording: &Recording) -> Result<Held, Status> {
+    if recording.incomplete {
+        return Err(Status::resource_exhausted("the build's requests were too large to be kept for a repetition"));
+    }
+    builder.link.connect().await.map_err(|error| Status::unavailable(error.to_string()))
+}
+
+async fn solve_again(
+    connection: &Connection,
+    solve: &Solve,
+    exporters: &[Exporter],
+    recording: &Recording,
+) -> Result<Repeated, Status> {
     let build = unique_id();
-    let request = solve.again(&build, exporters, History::Keep).map_err(bytes)?;
-    let answer = run(&connection, &build, &request, recording).await?;
-    Ok(Repeated { build, answer: Answer::read(&answer).map_err(bytes)? })
+    let request = solve.again(&build, exporters, History::Keep).map_err(internal)?;
+    let answer = run(connection, &build, &request, recording).await?;
+    Ok(Repeated { build, answer: Answer::read(&answer).map_err(internal)? })
+}
+
+fn internal(error: WireError) -> Status {
+    Status::internal(error.to_string())
 }
 
 /// One `Solve`, with the gateway calls that a client would make meanwhile.

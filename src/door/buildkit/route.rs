@@ -93,11 +93,11 @@ impl Route {
             Ok(answer) => answer,
             Err(error) => return Ok(unreadable(&error)),
         };
-        let succeeded = status(&parts.headers, answer.trailers.as_ref()).is_some_and(|s| s.code() == tonic::Code::Ok);
-        if !succeeded {
+        let code = status(&parts.headers, answer.trailers.as_ref()).map(|status| status.code());
+        if code != Some(tonic::Code::Ok) {
             // The answer of a builder that went away has no status; then there is nobody to ask.
-            if status(&parts.headers, answer.trailers.as_ref()).is_some() {
-                load.rescue().await;
+            if let Some(code) = code {
+                load.rescue(code).await;
             }
         } else if let Some(message) = answer.message() {
             let completed = match Answer::read(&message) {

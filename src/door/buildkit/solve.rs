@@ -19,6 +19,9 @@ const EXPORTERS: u32 = 13;
 /// The frontend's attribute that buildx makes of its environment variable of that name.
 const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
 
+/// The frontend's attribute that buildx makes of `--no-cache` and `--no-cache-filter`.
+pub(super) const NO_CACHE: &str = "no-cache";
+
 /// A `SolveRequest`.
 #[derive(Debug, Clone)]
 pub(super) struct Solve {
@@ -31,6 +34,8 @@ pub(super) struct Solve {
     pub(super) has_frontend: bool,
     /// The build argument `SOURCE_DATE_EPOCH`.
     pub(super) epoch: Option<String>,
+    /// Whether the frontend that the builder runs is to take steps from no cache.
+    pub(super) is_uncached: bool,
 }
 
 /// The request that a builder gets in place of `message`, a `SolveRequest`; `None` where nothing in it means a
@@ -50,7 +55,7 @@ pub(super) enum History {
 impl Solve {
     /// Reads a request.
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
-        let (mut build, mut has_frontend, mut epoch) = (String::new(), false, None);
+        let (mut build, mut has_frontend, mut epoch, mut is_uncached) = (String::new(), false, None, false);
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
             let field = field?;
@@ -59,6 +64,7 @@ impl Solve {
                 FRONTEND => has_frontend = !field.bytes.is_empty(),
                 FRONTEND_ATTRS => {
                     let (key, value) = entry(field.bytes)?;
+                    is_uncached |= key == NO_CACHE;
                     if key == EPOCH_ARG {
                         epoch = Some(value);
                     }
@@ -73,7 +79,7 @@ impl Solve {
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
-        Ok(Self { message, build, exporters, has_frontend, epoch })
+        Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached })
     }
 
     /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.
