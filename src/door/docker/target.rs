@@ -9,6 +9,7 @@ use std::borrow::Cow;
 /// matches with nothing: it answers with a redirection to the clean one, which is another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
+    version: Option<String>,
     path: String,
     query: String,
 }
@@ -17,7 +18,14 @@ impl Target {
     /// Reads path and query as they are on the wire.
     pub(super) fn of(target: &str) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        Self { path: without_version(&decoded(path)).to_owned(), query: query.to_owned() }
+        let path = decoded(path);
+        let (version, path) = split_version(&path);
+        Self { version: version.map(str::to_owned), path: path.to_owned(), query: query.to_owned() }
+    }
+
+    /// The version of the API that its path begins with, such as `1.47`.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// Its path, without the version in front, in its parts. The first is empty.
@@ -59,12 +67,12 @@ fn decoded(path: &str) -> Cow<'_, str> {
 }
 
 /// moby `daemon/server/server.go` routes `/v{version:[0-9.]+}` and the path without it alike.
-fn without_version(path: &str) -> &str {
+fn split_version(path: &str) -> (Option<&str>, &str) {
     let Some((version, rest)) = path.strip_prefix("/v").and_then(|rest| Some(rest.split_at(rest.find('/')?))) else {
-        return path;
+        return (None, path);
     };
     let is_version = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if is_version { rest } else { path }
+    if is_version { (Some(version), rest) } else { (None, path) }
 }
 
 #[cfg(test)]
@@ -106,8 +114,10 @@ mod tests {
             ("/images/%2e/load", "/images/./load", ""),
             ("/images/load/", "/images/load/", ""),
         ] {
-            let target_read = Target::of(target);
-            assert_eq!((target_read.path(), target_read.query()), (expected, query), "{target}");
+            let found = Target::of(target);
+            assert_eq!((found.path(), found.query()), (expected, query), "{target}");
         }
+        assert_eq!(Target::of("/v%31.47/info").version(), Some("1.47"));
+        assert_eq!(Target::of("/version/info").version(), None);
     }
 }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::super::target::Target;
 use super::Builders;
 use super::create::MAX_BODY_BYTES;
 use super::exec::Exec;
@@ -149,8 +150,8 @@ impl Builders {
 /// headers, and then, sorted, those that are in every answer.
 fn switching(request: &RequestHead, every: &[(&'static str, Vec<u8>)]) -> Vec<u8> {
     let newest = every.iter().find(|(name, _)| *name == "Api-Version").map(|(_, value)| String::from_utf8_lossy(value));
-    let asked = request.target().strip_prefix("/v").and_then(|rest| rest.split('/').next());
-    let version = asked.and_then(version).or_else(|| version(&newest?)).unwrap_or(MULTIPLEXED_SINCE);
+    let asked = Target::of(request.target());
+    let version = asked.version().and_then(version).or_else(|| version(&newest?)).unwrap_or(MULTIPLEXED_SINCE);
     let kind = if version >= MULTIPLEXED_SINCE { "multiplexed" } else { "raw" };
     let mut head = format!(
         "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.{kind}-stream\r\nConnection: Upgrade\r\nUpgrade: \
