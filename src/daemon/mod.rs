@@ -217,9 +217,14 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
                 .await?,
         );
         say(&format!("export door listening on {}", listener.address()));
-        house.open(listener, move |stream, _drain| {
+        house.open(listener, move |stream, drain| {
             let door = Arc::clone(&door);
-            async move { door.serve(stream).await }
+            async move {
+                // Who came with the drain: the server takes nobody any more, and would let it wait.
+                if !drain.is_cancelled() {
+                    door.serve(stream).await;
+                }
+            }
         });
     }
     for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
