@@ -62,6 +62,8 @@ pub(crate) struct Stream {
     /// Bytes handed to the stream so far, those of an earlier stream included.
     sent: u64,
     end: oneshot::Receiver<End>,
+    /// Why it ended before it was told to: `end` says so only once.
+    failure: Option<EngineError>,
     /// Answers to the question how far the store is.
     stats: mpsc::Receiver<WriteContentResponse>,
     _drain: AbortOnDropHandle<()>,
@@ -125,6 +127,7 @@ impl Stream {
             buffer: Vec::new(),
             sent: 0,
             end,
+            failure: None,
             stats,
             _drain: AbortOnDropHandle::new(tokio::spawn(drain)),
         };
@@ -187,11 +190,12 @@ impl Stream {
     pub(crate) async fn digest(&mut self) -> Result<String, EngineError> {
         self.flush().await?;
         self.send(WriteContentRequest { action: WriteAction::Stat.into(), ..WriteContentRequest::default() }).await?;
-        tokio::select! {
+        let end = tokio::select! {
             biased;
-            Some(answer) = self.stats.recv() => Ok(answer.digest),
-            end = &mut self.end => Err(too_early(&self.operation, end)),
-        }
+            Some(answer) = self.stats.recv() => return Ok(answer.digest),
+            end = &mut self.end => end,
+        };
+        Err(self.failed(end))
     }
 
     fn offset(&self) -> Result<i64, EngineError> {
@@ -203,15 +207,26 @@ impl Stream {
 
     /// Queues a message; fails as soon as the store has refused anything sent so far.
     async fn send(&mut self, message: WriteContentRequest) -> Result<(), EngineError> {
-        tokio::select! {
-            biased;
-            end = &mut self.end => Err(too_early(&self.operation, end)),
-            sent = self.messages.send(message) => match sent {
-                Ok(()) => Ok(()),
-                // The stream ended; why is about to be reported.
-                Err(_) => Err(too_early(&self.operation, (&mut self.end).await)),
-            },
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
         }
+        let end = tokio::select! {
+            biased;
+            end = &mut self.end => end,
+            sent = self.messages.send(message) => match sent {
+                Ok(()) => return Ok(()),
+                // The stream ended; why is about to be reported.
+                Err(_) => (&mut self.end).await,
+            },
+        };
+        Err(self.failed(end))
+    }
+
+    /// Why the stream ended before it was told to.
+    fn failed(&mut self, end: Result<End, oneshot::error::RecvError>) -> EngineError {
+        let failure = too_early(&self.operation, end);
+        self.failure = Some(failure.clone());
+        failure
     }
 
     /// Commits what was sent, and waits for the answer: only then is the blob in the store. `message` says what is
@@ -231,6 +246,9 @@ impl Stream {
     }
 
     async fn ended(self) -> Result<End, EngineError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
         let operation = self.operation;
         self.end.await.map_err(|_| EngineError::Protocol { operation, reason: "its reader broke off".to_owned() })
     }
@@ -276,4 +294,34 @@ async fn drain(
     };
     // Nobody listens when the stream was dropped.
     let _ = report.send(End { digest, outcome });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream whose store has refused it.
+    fn refused() -> Stream {
+        let ((messages, _), (stat, stats), (report, end)) = (mpsc::channel(1), mpsc::channel(1), oneshot::channel());
+        drop(stat);
+        let full = EngineError::NoSpace { operation: "writing".to_owned(), message: "full".to_owned() };
+        assert!(report.send(End { digest: String::new(), outcome: Err(full) }).is_ok());
+        let _drain = AbortOnDropHandle::new(tokio::spawn(async {}));
+        Stream { operation: "writing".to_owned(), messages, buffer: Vec::new(), sent: 0, end, failure: None, stats, _drain }
+    }
+
+    #[tokio::test]
+    async fn why_the_store_refused_is_said_to_whoever_asks_and_however_often() {
+        let is_full = |error: EngineError| matches!(error, EngineError::NoSpace { .. });
+        let bytes = || Bytes::from(vec![0; CHUNK]);
+        let mut stream = refused();
+        for _ in 0..2 {
+            assert!(is_full(stream.push(bytes(), None).await.unwrap_err()));
+            assert!(is_full(stream.digest().await.unwrap_err()));
+        }
+        assert!(is_full(stream.close().await.unwrap_err()));
+        let mut stream = refused();
+        assert!(is_full(stream.digest().await.unwrap_err()));
+        assert!(is_full(stream.commit(WriteContentRequest::default()).await.err().unwrap()));
+    }
 }
