@@ -307,7 +307,16 @@ mod tests {
         let full = EngineError::NoSpace { operation: "writing".to_owned(), message: "full".to_owned() };
         assert!(report.send(End { digest: String::new(), outcome: Err(full) }).is_ok());
         let _drain = AbortOnDropHandle::new(tokio::spawn(async {}));
-        Stream { operation: "writing".to_owned(), messages, buffer: Vec::new(), sent: 0, end, failure: None, stats, _drain }
+        Stream {
+            operation: "writing".to_owned(),
+            messages,
+            buffer: Vec::new(),
+            sent: 0,
+            end,
+            failure: None,
+            stats,
+            _drain,
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! `linkspan save`, read back by everybody who takes archives.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -301,4 +301,18 @@ fn files_links_devices_and_folders() {
     on(&again, &["load", "-q", "-i", text(file.path())]).ok();
     on(&again, &["save", "-q", "-o", text(&link), "places:1"]).ok();
     assert_eq!(fs::read(&real).unwrap(), fs::read(out.path().join("here.tar")).unwrap());
+}
+
+#[test]
+fn what_replaces_a_file_is_for_those_who_could_read_that() {
+    let from = holding("docker.io/library/private:1", &image("private\n"));
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("private.tar");
+    fs::write(&file, "before").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::chown(&file, Some(65534), Some(65534)).unwrap();
+    on(&from, &["save", "-o", text(&file), "private:1"]).ok();
+    let after = fs::metadata(&file).unwrap();
+    assert_eq!((after.mode() & 0o7777, after.uid(), after.gid()), (0o640, 65534, 65534));
+    assert!(after.len() > 1024);
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
@@ -83,9 +83,17 @@ impl Sink {
         // Where a link leads, and not the link, is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let before = fs::metadata(&target).ok();
         let mut temporary = tempfile::Builder::new();
-        temporary.prefix(".linkspan-save-").permissions(Permissions::from_mode(MODE));
+        // What replaces a file may be read by nobody who might not read that.
+        let mode = before.as_ref().map_or(MODE, |_| 0o600);
+        temporary.prefix(".linkspan-save-").permissions(Permissions::from_mode(mode));
         let (file, place) = temporary.tempfile_in(folder).map_err(failed)?.into_parts();
+        if let Some(before) = before {
+            // Who may not give a file away keeps it.
+            let _ = std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()));
+            file.set_permissions(Permissions::from_mode(before.mode() & 0o777)).map_err(failed)?;
+        }
         Ok(Self { name, file: file.into(), places: Some((place, target)) })
     }
 

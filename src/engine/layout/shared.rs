@@ -332,7 +332,18 @@ impl Shared {
             }
         }
         for (digest, path) in unnamed {
-            self.disk.rename(path, &self.place.blob(digest))?;
+            let blob = self.place.blob(digest);
+            match self.disk.rename(path, &blob) {
+                // A folder is no blob. One with something in it is somebody's.
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                    fs::remove_dir(&blob).map_err(|_| {
+                        let what = format!("{} is a folder with something in it; remove it", blob.display());
+                        io::Error::new(io::ErrorKind::IsADirectory, what)
+                    })?;
+                    self.disk.rename(path, &blob)?;
+                }
+                outcome => outcome?,
+            }
         }
         algorithms.iter().try_for_each(|algorithm| self.disk.sync_folder(&self.place.blobs_of(*algorithm)))
     }

@@ -9,7 +9,11 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::OFlags;
 
 use super::pipe::hash;
 use super::place::{Place, read_lines};
@@ -125,7 +129,7 @@ impl Verified {
             }
         }
         // One write, so that those of several processes do not mix. Only time is lost with it.
-        let noted = || OpenOptions::new().append(true).create(true).open(place.verified())?.write_all(lines.as_bytes());
+        let noted = || open(&place.verified())?.write_all(lines.as_bytes());
         if !lines.is_empty()
             && place.own().is_dir()
             && let Err(error) = noted()
@@ -133,6 +137,12 @@ impl Verified {
             tracing::debug!(%error, "which blobs are verified was not noted");
         }
     }
+}
+
+/// Opens the notes to add some. A pipe in their place has no reader, and is not waited for.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)
 }
 
 /// The notes, and how many lines they take. What is beyond the limit is verified again.

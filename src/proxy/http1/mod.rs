@@ -41,6 +41,7 @@ pub use connection::{Connection, Heard};
 pub use error::RelayError;
 pub use exchange::{Exchange, Switched, Upgrade, Watched};
 pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};
+pub(crate) use reply::linger_on;
 pub use side::Rewound;
 pub use splice::join;
 

@@ -1,14 +1,15 @@
 //! Answers of our own, in Docker's form.
 
+use std::future::pending;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::side::Side;
 
-/// A client that is still sending is listened to this long and this much before its connection is closed, so that it
-/// gets to read the answer: closing a socket with unread bytes resets it (Go's servers do the same, `net/http/server.go`
+/// A client that is still sending has this long to read the answer before its connection is closed, and is listened to for
+/// this much of that: closing a socket with unread bytes resets it (Go's servers do the same, `net/http/server.go`
 /// `maxPostHandlerReadBytes` and `rstAvoidanceDelay`).
 const LINGER: (Duration, usize) = (Duration::from_millis(500), 256 << 10);
 
@@ -61,11 +62,33 @@ where
         loop {
             left = left.saturating_sub(source.unread.len());
             source.unread.consume(source.unread.len());
-            if left == 0 || !source.fill().await {
+            if left == 0 {
+                // Its next write blocks, or fails when the time is up; until then it can read.
+                pending::<()>().await;
+            }
+            if !source.fill().await {
                 return;
             }
         }
     };
     // Running out of time is one of the limits.
+    let _ = tokio::time::timeout(time, listening).await;
+}
+
+/// The same for a connection that somebody else has read from.
+pub(crate) async fn linger_on(mut client: impl AsyncRead + AsyncWrite + Unpin) {
+    let (time, mut left) = LINGER;
+    let mut bytes = vec![0; 16 << 10];
+    let listening = async {
+        if client.shutdown().await.is_err() {
+            return;
+        }
+        while let Ok(read @ 1..) = client.read(&mut bytes).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                pending::<()>().await;
+            }
+        }
+    };
     let _ = tokio::time::timeout(time, listening).await;
 }

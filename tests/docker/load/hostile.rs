@@ -227,3 +227,15 @@ pub(super) fn peak(rig: &Rig) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
+
+/// dockerd answers before it was sent all of it, and its client is in the middle of sending.
+#[test]
+fn an_answer_that_comes_before_the_end_of_the_archive_is_read() {
+    let bench = Bench::new();
+    let archive = bench.folder.join("garbage");
+    // No tar archive, and longer than all buffers on the way.
+    fs::write(&archive, vec![b'x'; 100 << 20]).unwrap();
+    for _ in 0..8 {
+        bench.rig.compare("garbage", &archive, &[]);
+    }
+}

@@ -25,6 +25,7 @@ mod wire;
 mod zstd;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
 use crate::export::{Exports, unique_id};
 use crate::proxy::Upstream;
+use crate::proxy::http1::linger_on;
 
 /// How long dockerd may take to import what it has when the client has gone: its disk may be slow, and nobody waits.
 const FAREWELL: Duration = Duration::from_secs(60);
@@ -114,24 +116,28 @@ impl Load {
         let held = Mutex::new(Some(self));
         let service = hyper::service::service_fn(|request| {
             let held = held.lock().unwrap_or_else(PoisonError::into_inner).take();
-            async move {
+            Box::pin(async move {
                 match held {
                     Some(load) => load.exchange(request, upstream).await,
                     None => Ok(refusal(StatusCode::BAD_REQUEST, "this connection was for one request")),
                 }
-            }
+            })
         });
-        let served = hyper::server::conn::http1::Builder::new()
+        let mut connection = hyper::server::conn::http1::Builder::new()
             .keep_alive(false)
             // Clients know header names in the case that dockerd writes them in.
             .preserve_header_case(true)
-            .serve_connection(TokioIo::new(client), service)
-            .await;
-        if let Err(error) = served {
-            debug!(%error, "a load ended early");
-            // Nobody has served it.
-            if let Some(mut load) = held.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                load.report.fail(format!("the request cannot be read: {error}"));
+            .serve_connection(TokioIo::new(client), service);
+        match poll_fn(|context| connection.poll_without_shutdown(context)).await {
+            // dockerd may have answered before the archive ended: its client is to read that.
+            Ok(()) => linger_on(connection.into_parts().io.into_inner()).await,
+            Err(error) => {
+                debug!(%error, "a load ended early");
+                drop(connection);
+                // Nobody has served it.
+                if let Some(mut load) = held.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                    load.report.fail(format!("the request cannot be read: {error}"));
+                }
             }
         }
     }

@@ -56,6 +56,37 @@ async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
 }
 
 #[tokio::test]
+async fn a_folder_in_the_place_of_a_blob_gives_way_unless_it_holds_something() {
+    let folder = folder();
+    let image = Image::new(&[b"one"]);
+    export(&engine(folder.path()).await, &image, &names(&["x"])).await.unwrap();
+    for digest in image.blobs.keys() {
+        let engine = engine(folder.path()).await;
+        let path = engine.shared.place.blob(digest);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("somebodys")).unwrap();
+        let error = export(&engine, &image, &names(&["x"])).await.unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()) && error.contains("remove it"), "{error}");
+        fs::remove_dir(path.join("somebodys")).unwrap();
+        export(&engine, &image, &names(&["x"])).await.unwrap();
+        read_as_a_stranger(folder.path());
+    }
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_place_of_the_notes_is_not_waited_for() {
+    let folder = folder();
+    let image = Image::new(&[b"one"]);
+    let engine = engine(folder.path()).await;
+    engine.shared.place.create(&*engine.shared.disk).unwrap();
+    let notes = engine.shared.place.verified();
+    let _ = fs::remove_file(&notes);
+    rustix::fs::mknodat(rustix::fs::CWD, &notes, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    export(&engine, &image, &names(&["x"])).await.unwrap();
+    read_as_a_stranger(folder.path());
+}
+
+#[tokio::test]
 async fn what_was_read_once_or_written_by_us_is_not_read_again() {
     let folder = folder();
     let engine = engine(folder.path()).await;
