@@ -7,11 +7,13 @@
 //! at once, when the first export needs one of them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
@@ -53,6 +55,9 @@ pub(super) struct Shared {
     /// Whether the collector will be run once more.
     pub(super) is_to_collect: AtomicBool,
 }
+
+/// How long the last writes of an export may take that was given up for want of room.
+const LAST_WRITE: Duration = Duration::from_secs(10);
 
 /// What an export met.
 #[derive(Debug, Default, Clone, Copy)]
@@ -384,13 +389,21 @@ impl Shared {
         marks
     }
 
-    /// Removes what was begun of these blobs, unless somebody writes it.
+    /// Removes what was begun of these blobs, unless somebody else writes it. Our own writers were dropped, and may have a
+    /// last write under way.
     fn clear_parts(&self, digests: &[&Digest]) {
+        let end = Instant::now() + LAST_WRITE;
         for path in digests.iter().map(|digest| self.place.partial(&self.boot, digest)) {
+            let Ok(file) = open_file(&path) else { continue };
             // Locked until it is gone: nobody goes on with a file that loses its name.
-            if let Ok(file) = open_file(&path)
-                && file.try_lock().is_ok()
-            {
+            let is_ours = loop {
+                match file.try_lock() {
+                    Ok(()) => break true,
+                    Err(TryLockError::WouldBlock) if Instant::now() < end => sleep(LAST_WRITE / 500),
+                    Err(_) => break false,
+                }
+            };
+            if is_ours {
                 self.clear(&path);
             }
         }

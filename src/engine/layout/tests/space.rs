@@ -138,6 +138,25 @@ async fn what_does_not_fit_does_not_keep_the_disk_full() {
     read_as_a_stranger(folder.path());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_beside_it_does_not_keep_the_disk_full_either() {
+    let large = |shift: u32| (0..900_000u32).map(|n| (n >> shift) as u8).collect::<Vec<_>>();
+    let folder = folder();
+    let (engine, disk) = small(folder.path(), 1_000_000).await;
+    let image = Image::new(&[&large(3), &large(5)]);
+    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    ingest.plan(&image.graph()).await.unwrap();
+    let [begun, failing] = [&image.layers[0], &image.layers[1]];
+    let Opened::Writer(mut writer) = ingest.writer(begun).await.unwrap() else { panic!("not missing") };
+    writer.write(image.blobs[&begun.digest].slice(..700_000)).await.unwrap();
+    let error = send(&*ingest, failing, &image.blobs[&failing.digest]).await.unwrap_err();
+    assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
+    let releasing = tokio::spawn(async move { ingest.release().await });
+    drop(writer);
+    releasing.await.unwrap().unwrap();
+    assert_eq!(disk.used(), 0, "{:?}", files(&folder.path().join(".linkspan/ingest")));
+}
+
 #[tokio::test]
 async fn an_upload_that_does_not_fit_begins_anew() {
     let folder = folder();
