@@ -153,10 +153,30 @@ enum CommandError {
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]
     NoLayout { path: String },
-    #[error("interrupted; {}", if *.is_kept { "what was sent is kept for the next try" } else { "nothing was left behind" })]
-    Interrupted { signal: &'static str, is_kept: bool },
+    #[error("interrupted; {left}")]
+    Interrupted { signal: &'static str, left: Remains },
     #[error("cannot write the report: {0}")]
     Report(#[from] serde_json::Error),
+}
+
+/// What an interrupted command leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    Nothing,
+    /// What an export has sent.
+    Kept,
+    /// Half an archive, where it cannot be taken back.
+    HalfAnArchive,
+}
+
+impl std::fmt::Display for Remains {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing was left behind",
+            Self::Kept => "what was sent is kept for the next try",
+            Self::HalfAnArchive => "the archive on standard output is not complete",
+        })
+    }
 }
 
 impl CommandError {
@@ -297,7 +317,7 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -
     let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
-        signal = signals.next() => Err(CommandError::Interrupted { signal, is_kept: false }),
+        signal = signals.next() => Err(CommandError::Interrupted { signal, left: Remains::Nothing }),
     }
 }
 
@@ -315,11 +335,14 @@ async fn exporting<T>(
     };
     let result = tokio::select! {
         result = work => result,
-        signal = interrupted => Err(CommandError::Interrupted { signal, is_kept: exports.is_keeping() }),
+        signal = interrupted => Err(CommandError::Interrupted {
+            signal,
+            left: if exports.is_keeping() { Remains::Kept } else { Remains::Nothing },
+        }),
     };
     tokio::select! {
         () = exports.finish() => result,
-        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, is_kept: false })),
+        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, left: Remains::Nothing })),
     }
 }
 

@@ -16,7 +16,7 @@ use super::extent::{Extent, Taken};
 use super::hold::Held;
 use super::progress::Manner;
 use super::settings::TargetSettings;
-use super::{CommandError, block_on, engine, output, show};
+use super::{CommandError, Remains, block_on, engine, output, show};
 use crate::engine::Engine;
 use crate::engine::images::Images;
 use crate::image::{Digest, Graph, Kind, Platform, Reference};
@@ -120,7 +120,12 @@ impl Save {
             engine::reading(&target, save).await
         });
         block_on(async {
-            let saved = saving.await;
+            let saved = saving.await.map_err(|error| match error {
+                CommandError::Interrupted { signal, .. } if output == Path::new("-") => {
+                    CommandError::Interrupted { signal, left: Remains::HalfAnArchive }
+                }
+                error => error,
+            });
             held.end().await;
             saved
         })??;

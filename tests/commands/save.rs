@@ -1,8 +1,10 @@
 //! `linkspan save`, read back by everybody who takes archives.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -267,6 +269,19 @@ fn nothing_half_written_is_ever_seen() {
     assert!(!ended.status.success() || stopped.exists());
     let hidden = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
     assert!(!files(out.path()).iter().any(hidden), "{:?}", files(out.path()));
+
+    // What went into a pipe cannot be taken back. The pipe is full, for only its first byte is read.
+    let mut saving = Command::new(env!("CARGO_BIN_EXE_linkspan"))
+        .args(["save", "--layout", text(from.path()), "large:1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    saving.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&saving), Signal::TERM).unwrap();
+    let ended = saving.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(143) && said.contains("is not complete"), "{said}");
 }
 
 #[test]
