@@ -1,5 +1,7 @@
 //! What is in the store before, during and after an export.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use linkspan::engine::{Ingest, Opened};
 use linkspan::progress::Events;
 
@@ -101,6 +103,45 @@ async fn labels_keep_the_image_when_the_lease_is_gone() {
 /// What any client may do at any time, leases or not.
 fn delete(stack: &Stack, namespace: &str, digest: &linkspan::image::Digest) {
     stack.ctr(namespace, ["content", "rm", digest.as_str()]).ok();
+}
+
+/// Between the moment when an image loses its name and that in which it gets it back, the garbage collector may run.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_gets_its_name_back_is_all_there() {
+    let stack = Stack::shared();
+    let engine = containerd(stack, "given-back").await;
+    let [old, image] = [0, 1].map(|content| Image::new(&[Layer::new().file("given", format!("back {content}")).tar()]));
+    export(&*engine, &old, &names(&["given:back"])).await.unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let lease = stack.ctr("collecting", ["leases", "create"]).ok().stdout;
+                stack.ctr("collecting", ["leases", "delete", "--sync", lease.trim()]).ok();
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    for _ in 0..25 {
+                        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+                        let plan = ingest.plan(&image.graph()).await.unwrap();
+                        for blob in &plan.missing {
+                            crate::fixture::send(&*ingest, blob, &image.blobs[&blob.digest]).await.unwrap();
+                        }
+                        ingest.settle().await.unwrap();
+                        delete(stack, "given-back", &image.layers[0].digest);
+                        assert!(ingest.commit(&names(&["given:back"])).await.unwrap_err().is_outdated_plan());
+                        ingest.release().await.unwrap();
+                        let listed = stack.ctr("given-back", ["images", "check"]).ok().stdout;
+                        assert!(listed.contains("complete (2/2)") && listed.trim_end().ends_with("true"), "{listed}");
+                    }
+                });
+            });
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 //! between the last look at it and the moment when the names are set. So it is looked at once more. Documents are at hand
 //! and are stored again, and what their labels kept is unpacked again; where a layer has gone, the names get back what they stood for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use containerd_client::services::v1::Image;
 use futures_util::future::try_join_all;
@@ -23,9 +23,13 @@ pub(crate) struct Before {
 }
 
 impl ContainerdIngest {
-    /// What `names` stand for now.
+    /// What `names` stand for now. The lease keeps these images until the export ends: between the moment when one loses its
+    /// last name and that in which it gets it back, the garbage collector may run.
     pub(crate) async fn standing(&self, names: Vec<String>) -> Result<Before, EngineError> {
+        let root = self.root()?.digest;
         let found = try_join_all(names.iter().map(|name| images::get(self.client(), name))).await?;
+        let others: BTreeSet<_> = found.iter().flatten().filter_map(digest).filter(|other| *other != root).collect();
+        try_join_all(others.iter().map(|other| self.keep(other))).await?;
         Ok(Before { names: names.into_iter().zip(found).collect(), set_aside: Vec::new() })
     }
 

@@ -228,6 +228,11 @@ impl ContainerdIngest {
         if digests.is_empty() { Ok(()) } else { Err(EngineError::Missing { digests }) }
     }
 
+    /// Keeps the image `root`, which is not the one that is exported, for as long as the lease lasts.
+    pub(super) async fn keep(&self, root: &Digest) -> Result<(), EngineError> {
+        lease::add(&self.client, &self.lease, lease::CONTENT, root.as_str()).await
+    }
+
     async fn record(&self, names: Vec<String>) -> Result<(), EngineError> {
         let root = self.root()?;
         let before = self.standing(names.clone()).await?;
