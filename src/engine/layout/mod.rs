@@ -118,7 +118,8 @@ impl LayoutEngine {
             Err(ReadGraphError::Graph(error)) => return Err(error.into()),
         };
         self.work(move |shared| {
-            let is_there = |blob: &Descriptor| shared.present(&blob.digest, Some(blob.size)).is_some();
+            // A blob that waits has no name yet: something is to be done.
+            let is_there = |blob: &Descriptor| shared.named(&blob.digest, blob.size);
             Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
         })
         .await

@@ -137,6 +137,11 @@ impl Shared {
         }
     }
 
+    /// Whether a blob that can be relied upon has its name. Blocks.
+    pub(super) fn named(&self, digest: &Digest, size: u64) -> bool {
+        !self.waiting().contains_key(digest) && self.verified.check(&self.place, digest, Some(size)).is_some()
+    }
+
     /// The size of a blob that can be read, by its name: whoever reads it sees what it is.
     pub(super) fn readable(&self, digest: &Digest) -> Option<u64> {
         let waiting = self.waiting().get(digest).map(|waiting| waiting.size);

@@ -26,6 +26,26 @@ async fn blobs_with_wrong_bytes_are_mended_by_the_next_export() {
 }
 
 #[tokio::test]
+async fn an_image_is_not_there_while_a_blob_of_it_waits_for_its_name() {
+    let folder = folder();
+    let image = Image::new(&[b"one", &[7; 300_000]]);
+    export(&engine(folder.path()).await, &image, &names(&["x"])).await.unwrap();
+    for blob in &image.layers {
+        let engine = engine(folder.path()).await;
+        damage(&engine, blob);
+        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+        assert_eq!(ingest.plan(&image.graph()).await.unwrap().missing, std::slice::from_ref(blob));
+        send(&*ingest, blob, &image.blobs[&blob.digest]).await.unwrap();
+        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), None);
+        ingest.settle().await.unwrap();
+        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), Some(4));
+        ingest.commit(&names(&["x"])).await.unwrap();
+        ingest.release().await.unwrap();
+        read_as_a_stranger(folder.path());
+    }
+}
+
+#[tokio::test]
 async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
     let folder = folder();
     let engine = engine(folder.path()).await;
