@@ -171,9 +171,11 @@ impl FromStr for Place {
             }
             // Taken for an image, a slip of the pen would end well, and not where it was meant to.
             _ => match PLACES.iter().find(|place| strsim::osa_distance(kind, place) <= SLIP) {
-                Some(place) => Err(format!(
-                    "`{kind}:` is no place; is `{place}:` meant? An image of that name is `docker.io/library/{text}`"
-                )),
+                Some(place) => {
+                    let image = text.parse::<Reference>();
+                    let image = image.map_or_else(|_| String::new(), |name| format!(" The image is `{name}`."));
+                    Err(format!("`{kind}:` is no place; is `{place}:` meant?{image}"))
+                }
                 None => Ok(Self::Configured(text.to_owned())),
             },
         }
@@ -440,6 +442,9 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
+        let slip = |text: &str| text.parse::<Place>().unwrap_err();
+        assert_eq!(slip("oci-archve:/x.tar"), "`oci-archve:` is no place; is `oci-archive:` meant?");
+        assert!(slip("containers:1").ends_with("The image is `docker.io/library/containers:1`."));
         for text in [
             "containerd:",
             "containerd:/a",
