@@ -8,7 +8,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use linkspan::engine::{BlobWriter, Engine, EngineError, Identity, Ingest, Opened, Origin, Plan, Storage};
+use linkspan::engine::{BlobWriter, Engine, EngineError, EngineKind, Identity, Ingest, Opened, Origin, Plan, Storage};
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
 use linkspan::progress::Events;
@@ -133,7 +133,7 @@ impl BlobWriter for VoidWriter {
 fn pump(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let exports = Exports::new(Arc::new(Void(Identity {
-        kind: "void",
+        kind: EngineKind::Other,
         version: String::new(),
         address: String::new(),
         storage: Storage::Classic { storage_driver: String::new() },

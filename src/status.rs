@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::EngineKind;
+
 /// The path of the document; neither dockerd nor gRPC has anything below `/_linkspan`.
 pub const PATH: &str = "/_linkspan/status";
 
@@ -69,8 +71,8 @@ pub struct Builder {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Engine {
-    /// `docker`, `docker-classic`, `containerd` or `layout`.
-    pub kind: String,
+    /// Its kind.
+    pub kind: EngineKind,
     /// Its version.
     pub version: String,
     /// Its socket, as a URL, or the directory of a layout.
@@ -199,7 +201,7 @@ mod tests {
             door: door(Kind::Docker, "unix:///d"),
             doors: vec![door(Kind::Docker, "unix:///d"), door(Kind::Buildkit, "unix:///b")],
             engine: Engine {
-                kind: "docker".to_owned(),
+                kind: EngineKind::Docker,
                 version: "29".to_owned(),
                 address: "unix:///e".to_owned(),
                 ..Engine::default()

@@ -18,7 +18,8 @@ use super::progress::{Manner, summary};
 use super::settings::{EngineSettings, TargetSettings};
 use super::{CommandError, block_on, engine, output, repeat};
 use crate::config::Config;
-use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
+use crate::engine::EngineKind;
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::export::{Outcome, Request};
 use crate::image::{Descriptor, Platform, Reference, ReferenceError};
 use crate::proxy::{Address, AddressError};
@@ -190,15 +191,18 @@ impl Place {
             Self::Docker(name) => {
                 // Whichever store it has.
                 let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
-                let (kind, namespace, layout) = (Kind::Auto, None, None);
-                (Selection { kind, docker_host, namespace, layout, ..selection }, name.as_deref())
+                (Selection { kind: None, docker_host, namespace: None, layout: None, ..selection }, name.as_deref())
             }
             Self::Containerd(namespace, name) => {
                 let namespace = Some(namespace.clone());
-                (Selection { kind: Kind::Containerd, namespace, layout: None, ..selection }, name.as_deref())
+                (
+                    Selection { kind: Some(EngineKind::Containerd), namespace, layout: None, ..selection },
+                    name.as_deref(),
+                )
             }
             Self::Layout(folder, name) => {
-                let selection = Selection { kind: Kind::Layout, layout: Some(folder.clone()), ..Selection::default() };
+                let selection =
+                    Selection { kind: Some(EngineKind::Layout), layout: Some(folder.clone()), ..Selection::default() };
                 (selection, name.as_deref())
             }
             Self::Configured(name) => return Some((target.clone(), Some(name.as_str()))),
@@ -331,7 +335,7 @@ impl From<'_> {
             None => engine::only(&*engine, &*images).await?,
         };
         let root = engine::resolve(&*engine, &*images, &given).await?;
-        let taken = take(&Shelf(images.clone()), &root, extent, takes_parts, engine.identity().kind).await?;
+        let taken = take(&Shelf(images.clone()), &root, extent, takes_parts, engine.identity().kind.name()).await?;
         let names = engine::name(&*images, &given).await?.into_iter().collect();
         // What is wrong with its documents is said by the export.
         let graph = match &taken.graph {

@@ -13,7 +13,7 @@ use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironmen
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{self, Connected};
 use crate::engine::select::{Selection, select};
-use crate::engine::{Engine, Identity, Origin};
+use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::proxy::Address;
@@ -93,7 +93,7 @@ pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn 
     let images = engine.images()?;
     let Identity { kind, address, .. } = engine.identity();
     // Through a daemon the folder is that one's. A folder that is empty is one that images are about to come to.
-    if matches!(target, Target::Engine(_)) && *kind == "layout" && !Path::new(address).exists() {
+    if matches!(target, Target::Engine(_)) && *kind == EngineKind::Layout && !Path::new(address).exists() {
         return Err(CommandError::NoLayout { path: address.clone() });
     }
     Ok((engine, images))
@@ -113,7 +113,7 @@ pub(super) async fn reading<T>(
 
 /// How manifests are written for this engine, where an archive has none.
 pub(super) fn form(engine: &dyn Engine) -> Form {
-    if engine.identity().kind == "layout" { Form::Oci } else { Form::Docker }
+    if engine.identity().kind == EngineKind::Layout { Form::Oci } else { Form::Docker }
 }
 
 /// Who a command exports as.

@@ -10,7 +10,8 @@ use super::parse::{boolean, refuse};
 use super::{
     Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Place, Setting, docker, group,
 };
-use crate::engine::select::{Kind, Selection};
+use crate::engine::EngineKind;
+use crate::engine::select::Selection;
 use crate::proxy::Address;
 
 /// Longer than the longest build, and than any engine takes to start; anything above is a typing error.
@@ -112,23 +113,25 @@ fn pattern(given: &Given) -> Result<String, ConfigError> {
 }
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
-    let mut kind = settings.one(Setting::Engine).map(self::kind).transpose()?.unwrap_or_default();
+    let mut kind = settings.one(Setting::Engine).map(self::kind).transpose()?.flatten();
     let is_flag = |setting| settings.one(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
     // Whoever names a layout for one command means it, whatever the variables and the file say of engines; and whoever
     // names another engine does not mean the layout that these name.
     let (named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Engine));
     let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
     if named && !chosen && !others.into_iter().any(is_flag) {
-        kind = Kind::Layout;
+        kind = Some(EngineKind::Layout);
     }
     // A DOCKER_HOST that points elsewhere must not keep anybody from using plain containerd or a directory, nor what
     // containerd's clients are told.
-    let docker_host = settings.one(Setting::DockerHost).filter(|_| !matches!(kind, Kind::Containerd | Kind::Layout));
+    let docker_host = settings
+        .one(Setting::DockerHost)
+        .filter(|_| !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout)));
     let mut layout = settings.one(Setting::Layout).map(folder).transpose()?;
-    if chosen && !named && !matches!(kind, Kind::Auto | Kind::Layout) {
+    if chosen && !named && !matches!(kind, None | Some(EngineKind::Layout)) {
         layout = None;
     }
-    if layout.is_some() && !matches!(kind, Kind::Auto | Kind::Layout) {
+    if layout.is_some() && !matches!(kind, None | Some(EngineKind::Layout)) {
         return Err(ConfigError::Contradiction(
             "a layout is named, but the engine is another; use `--engine layout`, or leave the layout out".to_owned(),
         ));
@@ -142,14 +145,11 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     })
 }
 
-fn kind(given: &Given) -> Result<Kind, ConfigError> {
+fn kind(given: &Given) -> Result<Option<EngineKind>, ConfigError> {
+    let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`";
     match given.text.as_str() {
-        "auto" => Ok(Kind::Auto),
-        "docker" => Ok(Kind::Docker),
-        "docker-classic" => Ok(Kind::DockerClassic),
-        "containerd" => Ok(Kind::Containerd),
-        "layout" => Ok(Kind::Layout),
-        _ => Err(refuse(given, "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`")),
+        "auto" => Ok(None),
+        name => name.parse().map(Some).map_err(|_| refuse(given, expected)),
     }
 }
 

@@ -3,7 +3,8 @@
 use super::builder::listen;
 use super::parse::{boolean, refuse};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
-use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind, Selection};
+use crate::engine::EngineKind;
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::proxy::Address;
 
 /// The docker door.
@@ -43,7 +44,7 @@ pub(super) fn check(
         ));
     }
     let is_default = given.origin == Origin::Default(Setting::DockerListen);
-    if engine.kind == Kind::Containerd {
+    if engine.kind == Some(EngineKind::Containerd) {
         if is_default {
             return Ok(None);
         }

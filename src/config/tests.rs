@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tracing::Level;
 
 use super::*;
-use crate::engine::select::Kind;
+use crate::engine::EngineKind;
 use crate::proxy::Address;
 
 /// Sources of a test: nothing of the machine.
@@ -132,7 +132,7 @@ fn every_setting_can_be_given_by_variable() {
         config,
         Config {
             engine: Selection {
-                kind: Kind::Docker,
+                kind: Some(EngineKind::Docker),
                 docker_host: Some("unix:///d.sock".to_owned()),
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
@@ -181,7 +181,7 @@ fn a_file_says_the_same_and_more() {
         .variable("DOCKER_HOST", "not even an address")
         .variable("BUILDKIT_HOST", "unix:///ignored.sock")
         .config();
-    assert_eq!(config.engine.kind, Kind::Containerd);
+    assert_eq!(config.engine.kind, Some(EngineKind::Containerd));
     assert_eq!(config.engine.docker_host, None, "of no interest with containerd");
     assert_eq!((config.gid, config.drain_timeout, config.log.level), (7, Duration::ZERO, Level::WARN));
     assert_eq!(config.output_dirs, [PathBuf::from("/srv/exports")]);
@@ -216,10 +216,10 @@ fn builders_are_paired_and_replaced_as_a_whole() {
 #[test]
 fn every_engine_can_be_asked_for() {
     for (text, kind) in [
-        ("auto", Kind::Auto),
-        ("docker", Kind::Docker),
-        ("docker-classic", Kind::DockerClassic),
-        ("containerd", Kind::Containerd),
+        ("auto", None),
+        ("docker", Some(EngineKind::Docker)),
+        ("docker-classic", Some(EngineKind::DockerClassic)),
+        ("containerd", Some(EngineKind::Containerd)),
     ] {
         let sources = Sources::new().flag(Setting::Engine, text).flag(Setting::Builder, "unix:///b");
         assert_eq!(sources.config().engine.kind, kind);
@@ -489,17 +489,23 @@ fn a_builder_in_a_container_is_one_of_the_docker_that_is_named() {
 fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
     let layout = |sources: Sources| sources.flag(Setting::Layout, "/images").config().engine;
     let selection = layout(Sources::new().flag(Setting::Engine, "layout").variable("DOCKER_HOST", "tcp://elsewhere:1"));
-    assert_eq!((selection.kind, selection.layout.as_deref()), (Kind::Layout, Some(std::path::Path::new("/images"))));
+    assert_eq!(
+        (selection.kind, selection.layout.as_deref()),
+        (Some(EngineKind::Layout), Some(std::path::Path::new("/images")))
+    );
     assert_eq!(selection.docker_host, None);
     // Alone, whatever the environment and the file say of engines.
     let told = || Sources::new().variable("LINKSPAN_ENGINE", "docker").file("engine = 'containerd'");
-    assert_eq!((layout(Sources::new()).kind, layout(told()).kind), (Kind::Layout, Kind::Layout));
-    assert_eq!(layout(Sources::new().flag(Setting::Engine, "auto")).kind, Kind::Auto);
-    assert_eq!(layout(Sources::new().flag(Setting::DockerHost, "/d.sock")).kind, Kind::Auto, "not alone");
+    assert_eq!(
+        (layout(Sources::new()).kind, layout(told()).kind),
+        (Some(EngineKind::Layout), Some(EngineKind::Layout))
+    );
+    assert_eq!(layout(Sources::new().flag(Setting::Engine, "auto")).kind, None);
+    assert_eq!(layout(Sources::new().flag(Setting::DockerHost, "/d.sock")).kind, None, "not alone");
     let ambient = Sources::new().variable("LINKSPAN_LAYOUT", "/images");
-    assert_eq!(ambient.config().engine.kind, Kind::Auto, "only where it is, not that it is meant");
+    assert_eq!(ambient.config().engine.kind, None, "only where it is, not that it is meant");
     let other = Sources::new().file("layout = '/images'").flag(Setting::Engine, "docker").config().engine;
-    assert_eq!((other.kind, other.layout), (Kind::Docker, None));
+    assert_eq!((other.kind, other.layout), (Some(EngineKind::Docker), None));
     assert_eq!(
         Sources::new().file("layout = 'relative/images'").config().engine.layout,
         Some("relative/images".into())

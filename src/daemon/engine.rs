@@ -67,7 +67,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::engine::select::Kind;
+    use crate::engine::EngineKind;
 
     /// A dockerd that gives each of `answers` to who asks; `None` is silence.
     fn dockerd(socket: UnixListener, answers: Vec<Option<&'static str>>) -> tokio::task::JoinHandle<()> {
@@ -98,7 +98,7 @@ mod tests {
             vec![None, Some("503 Service Unavailable"), Some("500 Internal Server Error"), Some("404 Not Found")];
         let asked = dockerd(socket, answers);
         let docker_host = Some(format!("unix://{}", path.display()));
-        let selection = Selection { kind: Kind::Docker, docker_host, ..Selection::default() };
+        let selection = Selection { kind: Some(EngineKind::Docker), docker_host, ..Selection::default() };
         let error = wait(&selection, Duration::from_secs(120)).await.unwrap_err();
         // What is no sign of a start is not waited for.
         assert!(matches!(error, EngineError::Protocol { .. }), "{error}");
@@ -111,7 +111,7 @@ mod tests {
         let path = folder.path().join("docker.sock");
         let _socket = UnixListener::bind(&path).unwrap();
         let docker_host = Some(format!("unix://{}", path.display()));
-        let selection = Selection { kind: Kind::Docker, docker_host, ..Selection::default() };
+        let selection = Selection { kind: Some(EngineKind::Docker), docker_host, ..Selection::default() };
         let begun = Instant::now();
         let error = wait(&selection, Duration::from_secs(100)).await.unwrap_err();
         assert!(matches!(error, EngineError::Timeout { .. }), "{error}");

@@ -276,7 +276,7 @@ async fn tidy(engine: Arc<dyn Engine>) {
 /// engine is.
 fn unneeded(engine: &Identity, inherited: &mut Inherited) -> Result<Option<Listener>, ListenError> {
     let Ok(usual) = DEFAULT_DOCKER_LISTEN.parse() else { return Ok(None) };
-    let listener = if engine.kind.starts_with("docker") { None } else { inherited.for_door(&usual)? };
+    let listener = if engine.kind.is_docker() { None } else { inherited.for_door(&usual)? };
     if listener.is_some() {
         say(&format!("no docker door at {usual}: the engine is {engine}, and connections there are closed"));
         say("hint: after docker was installed, restart linkspan");
@@ -304,7 +304,7 @@ fn capacity() -> usize {
 /// The engine behind a docker door that listens at `listen`.
 fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, DaemonError> {
     let none = || DaemonError::NoDocker { listen: listen.clone(), engine: Box::new(engine.clone()) };
-    if !engine.kind.starts_with("docker") {
+    if !engine.kind.is_docker() {
         return Err(none());
     }
     Ok(Upstream::new(engine.address.parse().map_err(|_| none())?, None)?)
@@ -327,7 +327,7 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::engine::{Ingest, Origin, Storage};
+    use crate::engine::{EngineKind, Ingest, Origin, Storage};
     use crate::image::{Descriptor, Reference};
     use crate::progress::Events;
 
@@ -374,10 +374,10 @@ mod tests {
             storage: Storage::Directory {},
         };
         for (number, (kind, address, is_unneeded)) in [
-            ("containerd", DEFAULT_DOCKER_LISTEN, true),
-            ("layout", DEFAULT_DOCKER_LISTEN, true),
-            ("docker", DEFAULT_DOCKER_LISTEN, false),
-            ("containerd", "unix:///run/other.sock", false),
+            (EngineKind::Containerd, DEFAULT_DOCKER_LISTEN, true),
+            (EngineKind::Layout, DEFAULT_DOCKER_LISTEN, true),
+            (EngineKind::Docker, DEFAULT_DOCKER_LISTEN, false),
+            (EngineKind::Containerd, "unix:///run/other.sock", false),
         ]
         .into_iter()
         .enumerate()

@@ -59,7 +59,7 @@ pub(super) fn compose(config: &Config, engine: &Identity, listening: &Listening<
 
 fn engine(identity: &Identity) -> Engine {
     let Identity { kind, version, address, storage } = identity.clone();
-    let engine = Engine { kind: kind.to_owned(), version, address, ..Engine::default() };
+    let engine = Engine { kind, version, address, ..Engine::default() };
     match storage {
         Storage::Containerd { namespace, snapshotter, parallel_unpack } => Engine {
             namespace: Some(namespace),

@@ -7,6 +7,7 @@ use super::report::{Check, Mark, Remedy, UsersBuilder};
 use super::users::{Users, UsersNode, UsersOwn};
 use crate::buildx::{Version, is_same_address};
 use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN};
+use crate::engine::EngineKind;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running;
 use crate::status::{Kind, Status};
@@ -177,7 +178,7 @@ fn through(status: &Status, answer: Option<&Answer>, buildx: Option<&Version>) -
     let marks = buildx.map(|version| (version, version.marks_loads()));
     match marks {
         _ if !is_plain => {}
-        _ if status.engine.kind != "docker" => {
+        _ if status.engine.kind != EngineKind::Docker => {
             let why = format!("`--load` into {} looks like a file on the wire", status.engine.kind);
             let remedy = format!("build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with {POLICY}");
             return in_vain(why, &remedy);

@@ -4,7 +4,8 @@ use super::door::Door;
 use super::facts::{Chained, Told};
 use super::heard;
 use crate::config::{Config, Place};
-use crate::engine::select::{DEFAULT_DOCKER_HOST, Kind as Engine, Selection};
+use crate::engine::EngineKind;
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::proxy::Address;
 use crate::running::Socket;
 use crate::status::{Kind, Status};
@@ -18,7 +19,7 @@ pub(super) fn docker_host(selection: &Selection) -> Address {
 /// The running Linkspan to go by: the one whose door is where dockerd is expected (after a take-over, or with the shell
 /// of a user of the door), else one of a door that is configured, else whichever runs.
 pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Option<Told> {
-    let wants_docker = matches!(config.engine.kind, Engine::Auto | Engine::Docker | Engine::DockerClassic);
+    let wants_docker = config.engine.kind.is_none_or(EngineKind::is_docker);
     let at_docker = heard(sockets, &docker_host(&config.engine).to_string()).and_then(Socket::status);
     if let Some(status) = at_docker.filter(|status| wants_docker && status.door.kind == Kind::Docker) {
         return Some(Told { status: status.clone(), is_basis: true });
@@ -34,14 +35,9 @@ pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Optio
 /// Whether `selection` asks for the very engine that `status` names.
 fn is_the_same(selection: &Selection, status: &Status) -> bool {
     let engine = &status.engine;
-    let kind = match selection.kind {
-        Engine::Auto => matches!(engine.kind.as_str(), "docker" | "docker-classic"),
-        Engine::Docker => engine.kind == "docker",
-        Engine::DockerClassic => engine.kind == "docker-classic",
-        // Their addresses have several forms; they are looked at as they are configured.
-        Engine::Containerd | Engine::Layout => false,
-    };
-    kind && docker_host(selection).to_string() == engine.address
+    // The addresses of the others have several forms; they are looked at as they are configured.
+    let is_kind = engine.kind.is_docker() && selection.kind.is_none_or(|kind| kind == engine.kind);
+    is_kind && docker_host(selection).to_string() == engine.address
 }
 
 /// What is looked at.
@@ -49,19 +45,17 @@ pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selectio
     let Some(Told { status, .. }) = told.filter(|told| told.is_basis) else { return configured.clone() };
     let engine = &status.engine;
     let address = engine.address.clone();
-    let base = Selection { containerd_address: configured.containerd_address.clone(), ..Selection::default() };
-    match engine.kind.as_str() {
-        "docker" => Selection { kind: Engine::Docker, docker_host: Some(address), ..base },
-        "docker-classic" => Selection { kind: Engine::DockerClassic, docker_host: Some(address), ..base },
-        "containerd" => Selection {
-            kind: Engine::Containerd,
+    let kind = Some(engine.kind);
+    let base = Selection { kind, containerd_address: configured.containerd_address.clone(), ..Selection::default() };
+    match engine.kind {
+        EngineKind::Docker | EngineKind::DockerClassic => Selection { docker_host: Some(address), ..base },
+        EngineKind::Containerd => Selection {
             containerd_address: Some(address.strip_prefix("unix://").unwrap_or(&address).into()),
             namespace: engine.namespace.clone(),
             ..base
         },
-        "layout" => Selection { kind: Engine::Layout, layout: Some(address.into()), ..base },
-        // One that a later version has.
-        _ => configured.clone(),
+        EngineKind::Layout => Selection { layout: Some(address.into()), ..base },
+        EngineKind::Other => configured.clone(),
     }
 }
 
@@ -97,7 +91,7 @@ mod tests {
     use crate::running::Answer;
     use crate::status::{self, Door as Named};
 
-    fn status(kind: Kind, engine: &str, address: &str) -> Status {
+    fn status(kind: Kind, engine: EngineKind, address: &str) -> Status {
         let door = Named { kind, address: "unix:///nowhere/door.sock".to_owned() };
         Status {
             version: "1".to_owned(),
@@ -106,7 +100,7 @@ mod tests {
             door,
             doors: Vec::new(),
             engine: status::Engine {
-                kind: engine.to_owned(),
+                kind: engine,
                 address: address.to_owned(),
                 namespace: Some("mine".to_owned()),
                 ..status::Engine::default()
@@ -130,7 +124,7 @@ mod tests {
 
     #[test]
     fn after_a_take_over_the_engine_is_the_one_behind_the_door() {
-        let taken = status(Kind::Docker, "docker", "unix:///run/docker-engine.sock");
+        let taken = status(Kind::Docker, EngineKind::Docker, "unix:///run/docker-engine.sock");
         let sockets = [at("unix:///nowhere/docker.sock", taken)];
         let config = config(&[(crate::config::Setting::DockerHost, "unix:///nowhere/docker.sock")]);
         let told = told(&config, &[], &sockets).unwrap();
@@ -142,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_looked_at_whatever_runs() {
-        let running = status(Kind::Export, "containerd", "unix:///c.sock");
+        let running = status(Kind::Export, EngineKind::Containerd, "unix:///c.sock");
         let door = Door {
             kind: Kind::Export,
             listen: "unix:///nowhere/door.sock".parse().unwrap(),
@@ -160,7 +154,7 @@ mod tests {
         let nothing = config(&[]);
         let told_nothing = told(&nothing, &doors, &[]).unwrap();
         let selection = selection(&nothing.engine, Some(&told_nothing));
-        assert_eq!((selection.kind, selection.namespace.as_deref()), (Engine::Containerd, Some("mine")));
+        assert_eq!((selection.kind, selection.namespace.as_deref()), (Some(EngineKind::Containerd), Some("mine")));
         assert_eq!(selection.containerd_address.as_deref(), Some(std::path::Path::new("/c.sock")));
     }
 }

@@ -11,7 +11,7 @@ use super::report::{Builder, Check, Commands, Containerd, DockerDoor, Engine, Ex
 use crate::buildx::is_same_address;
 use crate::config::{DEFAULT_DOCKER_LISTEN, Place};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selected};
-use crate::engine::{EngineError, Storage, doctor};
+use crate::engine::{EngineError, EngineKind, Storage, doctor};
 use crate::proxy::Address;
 use crate::status::{self, Kind, Status};
 
@@ -38,7 +38,7 @@ pub(super) fn judge(found: &Found) -> Report {
     let docker = doors.iter().find(|door| door.kind == Kind::Docker);
     let ways = Ways {
         doors,
-        engine: engine.as_ref().filter(|engine| engine.kind.starts_with("docker")).map(|engine| engine.address.clone()),
+        engine: engine.as_ref().filter(|engine| engine.kind.is_docker()).map(|engine| engine.address.clone()),
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
         users,
     };
@@ -164,8 +164,8 @@ fn version_check(found: &Found, engine: Option<&Engine>) -> Option<Check> {
     let is_plain = doors.any(|door| !door.plain_is_load);
     let by_name = "build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with";
     let unless = "where nobody writes files with `-o type=oci,dest=FILE` or `-o type=docker,dest=FILE`";
-    if is_plain && let Some(engine) = engine.filter(|engine| engine.kind != "docker") {
-        let kind = &engine.kind;
+    if is_plain && let Some(engine) = engine.filter(|engine| engine.kind != EngineKind::Docker) {
+        let kind = engine.kind;
         let found = format!("`--load` into {kind} looks like a file on the wire: it passes as it is");
         return Some(check("buildx", Mark::Note, found, Some(&format!("{by_name} {POLICY} {unless}"))));
     }
@@ -341,7 +341,7 @@ fn engine(selected: &Result<Selected, EngineError>, told: Option<&Told>) -> Opti
         (Ok(selected), _) => {
             let it = selected.engine.identity().clone();
             Some(Engine {
-                kind: it.kind.to_owned(),
+                kind: it.kind,
                 version: it.version,
                 address: it.address,
                 reason: selected.reason.clone(),
@@ -394,9 +394,9 @@ fn builders(found: &Found, engine: Option<&Engine>, ways: &Ways<'_>) -> Vec<Buil
 /// the docker client for an engine; with docker's classic store, and with a buildx that does not mark its loads, because
 /// `--load` then looks like a file.
 fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
-    let kind = door.status().map(|status| status.engine.kind.as_str()).or(engine.map(|engine| engine.kind.as_str()));
+    let kind = door.status().map(|status| status.engine.kind).or(engine.map(|engine| engine.kind));
     let marks = found.users.version.as_ref().and_then(|version| version.marks_loads()) != Some(false);
-    if door.plain_is_load || (marks && kind.is_none_or(|kind| kind == "docker")) {
+    if door.plain_is_load || (marks && kind.is_none_or(|kind| kind == EngineKind::Docker)) {
         "--load -t demo"
     } else {
         "-o type=linkspan,name=docker.io/library/demo:latest"

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::engine::Storage;
+use crate::engine::{EngineKind, Storage};
 use crate::status::Status;
 
 /// The judgement of one thing.
@@ -62,7 +62,7 @@ impl Serialize for Remedy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Engine {
     /// `docker`, `docker-classic`, `containerd` or `layout`.
-    pub kind: String,
+    pub kind: EngineKind,
     /// Its version.
     pub version: String,
     /// Its socket, as a URL.

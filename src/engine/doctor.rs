@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::EngineError;
 use super::containerd::ContainerdEngine;
 use super::docker::{Store, info};
 use super::select::{
-    Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Kind, Selected, Selection, choose, docker_socket, is_there,
+    Chosen, DEFAULT_CONTAINERD_ADDRESS, DEFAULT_NAMESPACE, Selected, Selection, choose, docker_socket, is_there,
 };
+use super::{EngineError, EngineKind};
 use crate::docker_api::Api;
 
 /// All that was found. Each half is `None` where it was not asked for or there is no socket at its address.
@@ -63,7 +63,7 @@ pub async fn examine(selection: &Selection) -> Findings {
         Ok((Chosen::DockerClassic(_), _)) => None,
         Ok((Chosen::Containerd(engine), _)) => Some(Ok(describe(engine))),
         Ok((Chosen::Layout(_), _)) => None,
-        Err(_) if selection.kind == Kind::Layout => None,
+        Err(_) if selection.kind == Some(EngineKind::Layout) => None,
         Err(_) => containerd(selection).await,
     };
     let selected = chosen.map(|(chosen, reason)| Selected { engine: chosen.into_engine(), reason });
@@ -71,7 +71,7 @@ pub async fn examine(selection: &Selection) -> Findings {
 }
 
 async fn docker(selection: &Selection) -> Option<Result<Docker, EngineError>> {
-    if matches!(selection.kind, Kind::Containerd | Kind::Layout) {
+    if matches!(selection.kind, Some(EngineKind::Containerd | EngineKind::Layout)) {
         return None;
     }
     let socket = match docker_socket(selection) {

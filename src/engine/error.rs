@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::EngineKind;
 use crate::docker_api::ApiError;
 use crate::image::{Digest, GraphError};
 
@@ -281,7 +282,7 @@ impl EngineError {
             }
             Self::Missing { .. } | Self::Vanished { .. } => "something removed content during the export; export again".to_owned(),
             Self::LeaseLost { .. } => "export again".to_owned(),
-            Self::NotOffered { engine: "docker-classic", .. } => {
+            Self::NotOffered { engine, .. } if *engine == EngineKind::DockerClassic.name() => {
                 "dockerd's classic store keeps neither manifests nor layers as they were built, and shows what it has \
                  through its own commands alone: use `docker images`, `docker save`, `docker tag` and `docker rmi`; \
                  with the containerd image store (\"features\":{\"containerd-snapshotter\":true} in daemon.json) all of it \

@@ -16,6 +16,7 @@ pub(crate) mod error;
 mod hold;
 pub mod images;
 mod installed;
+mod kind;
 mod layout;
 pub(crate) mod process;
 pub mod remote;
@@ -38,6 +39,7 @@ use crate::progress::Events;
 pub use error::EngineError;
 pub use hold::{Hold, StoredBlob};
 use images::{Images, Record};
+pub use kind::{EngineKind, UnknownKind};
 #[cfg(any(test, fuzzing))]
 pub(crate) use layout::fuzz as layout_fuzz;
 use uploads::Uploads;
@@ -45,8 +47,8 @@ use uploads::Uploads;
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// `docker`, `docker-classic`, `containerd` or `layout`.
-    pub kind: &'static str,
+    /// Its kind.
+    pub kind: EngineKind,
     /// The engine's version.
     pub version: String,
     /// Its socket, as a URL, or the directory of a layout.
@@ -167,7 +169,7 @@ pub trait Engine: Debug + Send + Sync {
         _record: &'a str,
         _events: Events,
     ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        let engine = self.identity().kind;
+        let engine = self.identity().kind.name();
         Box::pin(async move { Err(EngineError::NotOffered { engine, what: "an export that outlives a restart" }) })
     }
 
@@ -184,7 +186,7 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// [`EngineError::NotOffered`] where it cannot be read.
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
-        Err(EngineError::NotOffered { engine: self.identity().kind, what: "reading its images" })
+        Err(EngineError::NotOffered { engine: self.identity().kind.name(), what: "reading its images" })
     }
 
     /// What `name` stands for, exactly so, in the digests that [`Engine::knows_as`] gives: by default the root of its image.
@@ -248,7 +250,7 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// When the engine refuses; [`EngineError::NotOffered`] where names cannot be set by themselves.
     fn tag<'a>(&'a self, _root: &'a Descriptor, _name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
-        let engine = self.identity().kind;
+        let engine = self.identity().kind.name();
         Box::pin(async move { Err(EngineError::NotOffered { engine, what: "giving an image another name" }) })
     }
 
@@ -258,7 +260,7 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// When the engine refuses; [`EngineError::NotOffered`] where images cannot be removed.
     fn remove<'a>(&'a self, _record: &'a Record, _force: bool) -> BoxFuture<'a, Result<(), EngineError>> {
-        let engine = self.identity().kind;
+        let engine = self.identity().kind.name();
         Box::pin(async move { Err(EngineError::NotOffered { engine, what: "removing images" }) })
     }
 

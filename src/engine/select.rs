@@ -8,7 +8,7 @@ use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
 use super::layout::LayoutEngine;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, EngineKind};
 
 /// dockerd's socket where nothing else is configured.
 pub const DEFAULT_DOCKER_HOST: &str = "unix:///var/run/docker.sock";
@@ -22,27 +22,12 @@ pub const DEFAULT_LAYOUT: &str = "/var/lib/linkspan/layout";
 /// Why it was chosen that was not asked for by name.
 const FOUND: &str = "found by itself";
 
-/// The engine that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Kind {
-    /// Docker where there is one, with whichever store it has, else containerd; an image layout where neither is installed.
-    #[default]
-    Auto,
-    /// Docker with the containerd image store.
-    Docker,
-    /// Docker with the classic store.
-    DockerClassic,
-    /// Plain containerd.
-    Containerd,
-    /// An OCI image layout directory.
-    Layout,
-}
-
-/// What is configured about the engine. `None` stands for the default.
+/// The settings that choose an engine. `None` is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
-    /// The engine that was asked for.
-    pub kind: Kind,
+    /// The engine that was asked for. By default Docker where there is one, with whichever store it has, else containerd;
+    /// an image layout where neither is installed.
+    pub kind: Option<EngineKind>,
     /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
     pub docker_host: Option<String>,
     /// containerd's socket; [`DEFAULT_CONTAINERD_ADDRESS`] if not given. With Docker it is the first place
@@ -66,7 +51,7 @@ pub struct Selected {
 
 /// Finds the engine that `selection` asks for.
 ///
-/// [`Kind::Auto`] takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
+/// A selection without a kind takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
 /// rather than a reason to write into a containerd that nobody looks at. containerd is chosen when it is named, or when it
 /// is there and nothing says that Docker was ever installed (no socket, no program, no unit of systemd); the layout only
 /// where nothing says so of either. An engine that is merely stopped is an error.
@@ -101,11 +86,11 @@ impl Chosen {
 /// The engine and the reason.
 pub(super) async fn choose(selection: &Selection) -> Result<(Chosen, String), EngineError> {
     match selection.kind {
-        Kind::Containerd => containerd(selection, "as configured").await,
-        Kind::Layout => layout(selection, "as configured").await,
-        Kind::Docker => docker(selection, &docker_socket(selection)?, "as configured").await,
-        Kind::DockerClassic => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
-        Kind::Auto => {
+        Some(EngineKind::Containerd) => containerd(selection, "as configured").await,
+        Some(EngineKind::Layout) => layout(selection, "as configured").await,
+        Some(EngineKind::Docker) => docker(selection, &docker_socket(selection)?, "as configured").await,
+        Some(EngineKind::DockerClassic) => docker_classic(selection, &docker_socket(selection)?, "as configured").await,
+        Some(EngineKind::Other) | None => {
             let socket = docker_socket(selection)?;
             if selection.docker_host.is_some() || is_there(&socket) {
                 match docker(selection, &socket, FOUND).await {
@@ -273,7 +258,7 @@ mod tests {
     async fn a_containerd_that_is_absent_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let selection = Selection {
-            kind: Kind::Containerd,
+            kind: Some(EngineKind::Containerd),
             containerd_address: Some(folder.path().join("containerd.sock")),
             ..Selection::default()
         };

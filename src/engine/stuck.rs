@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::select::{Kind, Selection, select};
+use super::EngineKind;
+use super::select::{Selection, select};
 use super::uploads::{Begun, Expected, Upload, UploadStatus, Uploads};
 use super::{Engine, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Digest, Graph, Reference};
@@ -20,7 +21,8 @@ pub(crate) struct Stuck {
 
 /// A layout in `folder`.
 pub(crate) async fn layout(folder: &Path) -> Arc<dyn Engine> {
-    let selection = Selection { kind: Kind::Layout, layout: Some(folder.to_owned()), ..Selection::default() };
+    let selection =
+        Selection { kind: Some(EngineKind::Layout), layout: Some(folder.to_owned()), ..Selection::default() };
     select(&selection).await.unwrap().engine
 }
 

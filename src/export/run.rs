@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::engine::{Engine, EngineError, Hold, Ingest, Origin};
+use crate::engine::{Engine, EngineError, EngineKind, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::progress::Events;
 use crate::source::Source;
@@ -95,7 +95,7 @@ impl Exports {
 
     /// Whether [`Exports::keep_interrupted`] was said, and the engine can keep anything.
     pub fn is_keeping(&self) -> bool {
-        self.shared.keeping.load(Ordering::Acquire) && self.shared.engine.identity().kind != "docker-classic"
+        self.shared.keeping.load(Ordering::Acquire) && self.shared.engine.identity().kind != EngineKind::DockerClassic
     }
 
     /// The engine.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linkspan::door::{buildkit, docker};
-use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::EngineKind;
+use linkspan::engine::select::{Selection, select};
 use linkspan::export::Exports;
 use linkspan::proxy::{Address, Upstream};
 use tokio::net::UnixListener;
@@ -17,7 +18,8 @@ use crate::sides::{no_tunnels, tunnels};
 async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -> Arc<docker::Door> {
     let docker_host = Some(stack.docker_host().to_owned());
     let containerd_address = Some(stack.containerd_address().into());
-    let selection = Selection { kind: Kind::Docker, docker_host, containerd_address, ..Selection::default() };
+    let selection =
+        Selection { kind: Some(EngineKind::Docker), docker_host, containerd_address, ..Selection::default() };
     let exports = Arc::new(Exports::new(select(&selection).await.unwrap().engine));
     let of_builders = Arc::clone(&exports);
     let doors = move |builder, link| {

@@ -24,7 +24,11 @@ impl Source for Memory {
 }
 
 pub(crate) async fn export(to: &Path, root: Descriptor, memory: Memory) -> Result<Outcome, Box<dyn Error>> {
-    let layout = select::Selection { kind: select::Kind::Layout, layout: Some(to.into()), ..Default::default() };
+    let layout = select::Selection {
+        kind: Some(linkspan::engine::EngineKind::Layout),
+        layout: Some(to.into()),
+        ..Default::default()
+    };
     let exports = Exports::new(select::select(&layout).await?.engine);
     let origin = Origin { export: "embedded".into(), door: "program", builder: "memory".into() };
     let request = Request { root, names: vec!["demo:1".parse()?], origin };

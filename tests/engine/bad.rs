@@ -162,7 +162,7 @@ fn leave_behind() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let selection = linkspan::engine::select::Selection {
-            kind: linkspan::engine::select::Kind::Containerd,
+            kind: Some(linkspan::engine::EngineKind::Containerd),
             containerd_address: Some(socket.into()),
             namespace: Some("left".to_owned()),
             ..Default::default()

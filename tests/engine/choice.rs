@@ -1,8 +1,9 @@
 //! Which engine is chosen, and why none is.
 
 use linkspan::engine::EngineError;
+use linkspan::engine::EngineKind;
 use linkspan::engine::doctor::examine;
-use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::select::{Selection, select};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::common::{Part, Stack};
@@ -11,10 +12,10 @@ use crate::fixture::{Image, Layer, containerd_selection, docker_selection, expor
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
     let stack = Stack::shared();
-    let selection = Selection { kind: Kind::Auto, ..docker_selection(stack) };
+    let selection = Selection { kind: None, ..docker_selection(stack) };
     let selected = select(&selection).await.unwrap();
     let identity = selected.engine.identity();
-    assert_eq!(identity.kind, "docker");
+    assert_eq!(identity.kind, EngineKind::Docker);
     assert!(identity.to_string().ends_with("namespace moby, snapshotter overlayfs"), "{identity}");
     assert_eq!(identity.address, stack.docker_host());
     assert!(selected.reason.contains(stack.containerd_address()), "{}", selected.reason);
@@ -25,7 +26,7 @@ async fn containerd_is_taken_when_asked_for() {
     let stack = Stack::shared();
     let selected = select(&containerd_selection(stack, "k8s.io")).await.unwrap();
     let identity = selected.engine.identity();
-    assert_eq!(identity.kind, "containerd");
+    assert_eq!(identity.kind, EngineKind::Containerd);
     assert!(identity.to_string().contains("namespace k8s.io"), "{identity}");
     assert_eq!(selected.reason, "as configured");
 }
@@ -73,31 +74,34 @@ async fn a_classic_store_is_found_and_has_an_engine_of_its_own() {
     let of = |kind| Selection { kind, docker_host: host.clone(), ..Selection::default() };
     let driver = stack.docker_classic(["info", "--format", "{{.Driver}}"]).ok().stdout.trim().to_owned();
 
-    let error = select(&of(Kind::Docker)).await.unwrap_err();
+    let error = select(&of(Some(EngineKind::Docker))).await.unwrap_err();
     assert!(matches!(&error, EngineError::ClassicStore { driver: named, .. } if *named == driver), "{error}");
     let hint = error.hint().unwrap();
     assert!(hint.contains("containerd-snapshotter") && hint.contains("--engine docker-classic"), "{hint}");
 
-    for kind in [Kind::Auto, Kind::DockerClassic] {
+    for kind in [None, Some(EngineKind::DockerClassic)] {
         let selected = select(&of(kind)).await.unwrap();
         let identity = selected.engine.identity();
-        assert_eq!((identity.kind, identity.address.as_str()), ("docker-classic", stack.docker_classic_host()));
+        assert_eq!(
+            (identity.kind, identity.address.as_str()),
+            (EngineKind::DockerClassic, stack.docker_classic_host())
+        );
         assert!(identity.to_string().ends_with(&format!("storage driver {driver}")), "{identity}");
     }
-    let selection = Selection { namespace: Some("moby".to_owned()), ..of(Kind::DockerClassic) };
+    let selection = Selection { namespace: Some("moby".to_owned()), ..of(Some(EngineKind::DockerClassic)) };
     let error = select(&selection).await.unwrap_err();
     assert!(matches!(&error, EngineError::Namespace { namespace, .. } if namespace == "moby"), "{error}");
 
-    let findings = examine(&of(Kind::Auto)).await;
+    let findings = examine(&of(None)).await;
     let docker = findings.docker.unwrap().unwrap();
     assert_eq!((docker.containerd_store, docker.driver), (false, driver));
     assert!(findings.containerd.is_none(), "it has no part in this");
-    assert_eq!(findings.selected.unwrap().engine.identity().kind, "docker-classic");
+    assert_eq!(findings.selected.unwrap().engine.identity().kind, EngineKind::DockerClassic);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_containerd_store_is_no_classic_one() {
-    let selection = Selection { kind: Kind::DockerClassic, ..docker_selection(Stack::shared()) };
+    let selection = Selection { kind: Some(EngineKind::DockerClassic), ..docker_selection(Stack::shared()) };
     let error = select(&selection).await.unwrap_err();
     assert!(matches!(error, EngineError::ContainerdStore { .. }), "{error}");
     assert!(error.hint().unwrap().contains("--engine docker"), "{error}");
@@ -107,7 +111,7 @@ async fn the_containerd_store_is_no_classic_one() {
 async fn doctor_sees_both_halves_of_a_docker() {
     let stack = Stack::shared();
     let findings = examine(&docker_selection(stack)).await;
-    assert_eq!(findings.selected.unwrap().engine.identity().kind, "docker");
+    assert_eq!(findings.selected.unwrap().engine.identity().kind, EngineKind::Docker);
     let docker = findings.docker.unwrap().unwrap();
     assert!(docker.containerd_store);
     assert_eq!(docker.address, stack.docker_host());
@@ -147,7 +151,7 @@ async fn an_older_dockerd_proves_itself_over_an_upgrade() {
         }
     });
     let selection = Selection {
-        kind: Kind::Docker,
+        kind: Some(EngineKind::Docker),
         docker_host: Some(format!("unix://{}", socket.display())),
         ..Selection::default()
     };

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
-use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::EngineKind;
+use linkspan::engine::select::{Selection, select};
 use linkspan::engine::{Engine, EngineError, Ingest, Opened, Origin, Plan};
 use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
 use linkspan::progress::Events;
@@ -184,12 +185,16 @@ pub(crate) fn names(names: &[&str]) -> Vec<Reference> {
 }
 
 pub(crate) fn docker_selection(stack: &Stack) -> Selection {
-    Selection { kind: Kind::Docker, docker_host: Some(stack.docker_host().to_owned()), ..Selection::default() }
+    Selection {
+        kind: Some(EngineKind::Docker),
+        docker_host: Some(stack.docker_host().to_owned()),
+        ..Selection::default()
+    }
 }
 
 pub(crate) fn containerd_selection(stack: &Stack, namespace: &str) -> Selection {
     Selection {
-        kind: Kind::Containerd,
+        kind: Some(EngineKind::Containerd),
         containerd_address: Some(stack.containerd_address().into()),
         namespace: Some(namespace.to_owned()),
         ..Selection::default()

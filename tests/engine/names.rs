@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::EngineKind;
+use linkspan::engine::select::{Selection, select};
 use linkspan::export::{ExportError, Exports, Request};
 use linkspan::image::Digest;
 use linkspan::progress::Events;
@@ -82,7 +83,7 @@ async fn what_an_image_calls_itself_is_no_name() {
     }
     let digest = image.root.digest.to_string();
     let layout = stack.fresh_path("-layout");
-    let selection = Selection { kind: Kind::Layout, layout: Some(layout.clone()), ..Selection::default() };
+    let selection = Selection { kind: Some(EngineKind::Layout), layout: Some(layout.clone()), ..Selection::default() };
     let engines = [docker(stack).await, containerd(stack, "names-own").await, select(&selection).await.unwrap().engine];
     for engine in engines {
         let kind = engine.identity().kind;
@@ -115,7 +116,8 @@ async fn what_an_image_calls_itself_is_no_name() {
 async fn a_name_with_a_digest_is_that_images_only() {
     let stack = Stack::shared();
     let [one, other] = ["1", "2"].map(|content| Image::new(&[Layer::new().file("pinned", content).tar()]));
-    let layout = Selection { kind: Kind::Layout, layout: Some(stack.fresh_path("-layout")), ..Selection::default() };
+    let layout =
+        Selection { kind: Some(EngineKind::Layout), layout: Some(stack.fresh_path("-layout")), ..Selection::default() };
     for engine in [docker(stack).await, containerd(stack, "names-pinned").await, select(&layout).await.unwrap().engine]
     {
         let kind = engine.identity().kind;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::EngineKind;
+use linkspan::engine::select::{Selection, select};
 use linkspan::engine::uploads::{Begun, Expected, Upload, Uploads};
 use linkspan::engine::{Engine, EngineError, Ingest, Origin};
 use linkspan::image::Digest;
@@ -33,7 +34,7 @@ async fn engines(namespace: &str) -> [Arc<dyn Engine>; 2] {
 }
 
 async fn layout(root: &std::path::Path) -> Arc<dyn Engine> {
-    let selection = Selection { kind: Kind::Layout, layout: Some(root.to_owned()), ..Selection::default() };
+    let selection = Selection { kind: Some(EngineKind::Layout), layout: Some(root.to_owned()), ..Selection::default() };
     select(&selection).await.unwrap().engine
 }
 

@@ -3,8 +3,8 @@
 use containerd_client::services::v1::ServerResponse;
 use linkspan::{
     engine::{
-        EngineError, Origin,
-        select::{Kind, Selection, select},
+        EngineError, EngineKind, Origin,
+        select::{Selection, select},
     },
     progress::Events,
 };
@@ -22,7 +22,7 @@ fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
     let stack = Stack::shared();
     let proxy = Proxy::new(stack, stack.containerd_address());
     let selection = Selection {
-        kind: Kind::Docker,
+        kind: Some(EngineKind::Docker),
         docker_host: Some(stack.docker_host().to_owned()),
         containerd_address: Some(proxy.path().to_owned()),
         ..Selection::default()

@@ -15,11 +15,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use linkspan::engine::Engine;
+use linkspan::engine::EngineKind;
 use linkspan::engine::images::Query;
-use linkspan::engine::select::{Kind, Selection, select};
+use linkspan::engine::select::{Selection, select};
 
 async fn layout(root: &Path) -> Arc<dyn Engine> {
-    let selection = Selection { kind: Kind::Layout, layout: Some(root.to_owned()), ..Selection::default() };
+    let selection = Selection { kind: Some(EngineKind::Layout), layout: Some(root.to_owned()), ..Selection::default() };
     select(&selection).await.unwrap().engine
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::door::{Probed, State};
 use super::*;
+use crate::engine::EngineKind;
 use crate::status::{self, Builder, Policy};
 
 const DOCKER_DOOR: &str = "unix:///nowhere/docker.sock";
@@ -9,10 +10,10 @@ const BUILDKIT_DOOR: &str = "unix:///nowhere/buildkit.sock";
 const ENGINE: &str = "unix:///nowhere/engine.sock";
 const BUILDER: &str = "tcp://builder:1234";
 
-fn status(kind: Kind, engine: &str, plain_is_load: bool) -> Status {
+fn status(kind: Kind, engine: EngineKind, plain_is_load: bool) -> Status {
     let address = if kind == Kind::Docker { DOCKER_DOOR } else { BUILDKIT_DOOR };
     let door = status::Door { kind, address: address.to_owned() };
-    let engine = status::Engine { kind: engine.to_owned(), address: ENGINE.to_owned(), ..status::Engine::default() };
+    let engine = status::Engine { kind: engine, address: ENGINE.to_owned(), ..status::Engine::default() };
     Status {
         version: "1".to_owned(),
         instance: "i".to_owned(),
@@ -39,7 +40,7 @@ fn doors(state: impl Fn(Kind) -> State) -> Vec<Door> {
 }
 
 fn open() -> Vec<Door> {
-    doors(|kind| State::Open(Box::new(status(kind, "docker", false))))
+    doors(|kind| State::Open(Box::new(status(kind, EngineKind::Docker, false))))
 }
 
 fn node(address: &str, heard: Option<running::Answer>, answer: Option<Answer>) -> UsersNode {
@@ -57,7 +58,7 @@ fn judged(driver: &str, nodes: Vec<UsersNode>, doors: &[Door], buildx: &str) -> 
 }
 
 /// A way through a door of `kind`, as it is judged.
-fn through(kind: Kind, engine: &str, plain_is_load: bool, answer: Answer, buildx: &str) -> (Check, UsersBuilder) {
+fn through(kind: Kind, engine: EngineKind, plain_is_load: bool, answer: Answer, buildx: &str) -> (Check, UsersBuilder) {
     let status = status(kind, engine, plain_is_load);
     let driver = if kind == Kind::Docker { "docker-container" } else { "remote" };
     let (address, heard) = (status.door.address.clone(), running::Answer::Linkspan(Box::new(status)));
@@ -70,21 +71,21 @@ fn loads_are_called_direct_exports_only_where_they_are() {
     let silent = || Answer::Silent("it is stopped".to_owned());
     for kind in [Kind::Docker, Kind::Buildkit] {
         for (engine, plain_is_load, answer, buildx, mark) in [
-            ("docker", false, recent(), "v0.36.1", Mark::Ok),
-            ("docker", false, Answer::Version(None), "v0.24.0", Mark::Ok),
-            ("docker", true, recent(), "0.13.1", Mark::Ok),
-            ("docker-classic", true, recent(), "v0.36.1", Mark::Ok),
-            ("containerd", true, recent(), "v0.36.1", Mark::Ok),
-            ("docker", false, recent(), "0.13.1", Mark::Slow),
-            ("docker", false, recent(), "v0.23.0", Mark::Slow),
-            ("docker-classic", false, recent(), "v0.36.1", Mark::Slow),
-            ("containerd", false, recent(), "v0.36.1", Mark::Slow),
-            ("layout", false, recent(), "v0.36.1", Mark::Slow),
-            ("docker", false, Answer::TooOld, "v0.36.1", Mark::Slow),
-            ("docker", true, Answer::NoBuilder, "v0.36.1", Mark::Slow),
-            ("docker", false, silent(), "v0.36.1", Mark::Note),
-            ("docker", false, recent(), "v0.0.0+unknown", Mark::Note),
-            ("docker", false, silent(), "v0.0.0+unknown", Mark::Note),
+            (EngineKind::Docker, false, recent(), "v0.36.1", Mark::Ok),
+            (EngineKind::Docker, false, Answer::Version(None), "v0.24.0", Mark::Ok),
+            (EngineKind::Docker, true, recent(), "0.13.1", Mark::Ok),
+            (EngineKind::DockerClassic, true, recent(), "v0.36.1", Mark::Ok),
+            (EngineKind::Containerd, true, recent(), "v0.36.1", Mark::Ok),
+            (EngineKind::Docker, false, recent(), "0.13.1", Mark::Slow),
+            (EngineKind::Docker, false, recent(), "v0.23.0", Mark::Slow),
+            (EngineKind::DockerClassic, false, recent(), "v0.36.1", Mark::Slow),
+            (EngineKind::Containerd, false, recent(), "v0.36.1", Mark::Slow),
+            (EngineKind::Layout, false, recent(), "v0.36.1", Mark::Slow),
+            (EngineKind::Docker, false, Answer::TooOld, "v0.36.1", Mark::Slow),
+            (EngineKind::Docker, true, Answer::NoBuilder, "v0.36.1", Mark::Slow),
+            (EngineKind::Docker, false, silent(), "v0.36.1", Mark::Note),
+            (EngineKind::Docker, false, recent(), "v0.0.0+unknown", Mark::Note),
+            (EngineKind::Docker, false, silent(), "v0.0.0+unknown", Mark::Note),
         ] {
             let (check, users) = through(kind, engine, plain_is_load, answer, buildx);
             assert_eq!(check.mark, mark, "{engine} {plain_is_load} {buildx}: {check:?}");
@@ -137,7 +138,7 @@ fn a_way_past_a_door_has_the_command_that_mends_it() {
 
 #[test]
 fn the_slowest_node_decides() {
-    let heard = running::Answer::Linkspan(Box::new(status(Kind::Docker, "docker", false)));
+    let heard = running::Answer::Linkspan(Box::new(status(Kind::Docker, EngineKind::Docker, false)));
     let fast = node(DOCKER_DOOR, Some(heard), Some(Answer::Version(None)));
     let (check, users) = judged("docker-container", vec![fast, node(ENGINE, None, None)], &open(), "v0.36.1");
     assert_eq!((check.mark, users.through, users.direct), (Mark::Slow, None, false));
@@ -147,13 +148,13 @@ fn the_slowest_node_decides() {
 fn no_door_is_proposed_before_a_door() {
     // One of another Linkspan, at an address that nobody here has configured.
     for (driver, kind) in [("remote", Kind::Buildkit), ("docker-container", Kind::Docker)] {
-        let heard = running::Answer::Linkspan(Box::new(status(kind, "docker", false)));
+        let heard = running::Answer::Linkspan(Box::new(status(kind, EngineKind::Docker, false)));
         let node = node("unix:///nowhere/other.sock", Some(heard), Some(Answer::Version(None)));
         let (check, users) = judged(driver, vec![node], &[], "v0.36.1");
         assert_eq!((check.mark, users.remedy), (Mark::Ok, None), "{:?}", check.found);
     }
     for (driver, kind) in [("remote", Kind::Docker), ("remote", Kind::Export), ("docker-container", Kind::Export)] {
-        let heard = running::Answer::Linkspan(Box::new(status(kind, "docker", false)));
+        let heard = running::Answer::Linkspan(Box::new(status(kind, EngineKind::Docker, false)));
         let (check, users) = judged(driver, vec![node(DOCKER_DOOR, Some(heard), None)], &open(), "v0.36.1");
         assert_eq!((check.mark, users.through), (Mark::Note, None), "{check:?}");
         assert!(!check.remedy.unwrap().to_string().contains("serve"));

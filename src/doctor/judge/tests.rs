@@ -9,7 +9,7 @@ use super::super::door::State;
 use super::super::users::{Users, UsersNode, UsersOwn};
 use super::*;
 use crate::buildx::{Context, Version};
-use crate::engine::{Engine, Identity, Ingest, Origin, Storage};
+use crate::engine::{Engine, EngineKind, Identity, Ingest, Origin, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 use crate::running;
@@ -37,7 +37,7 @@ impl Engine for Nameplate {
     }
 }
 
-fn findings(kind: &'static str) -> doctor::Findings {
+fn findings(kind: EngineKind) -> doctor::Findings {
     let identity = Identity {
         kind,
         version: "29.7.2".to_owned(),
@@ -77,7 +77,7 @@ fn status(kind: Kind, address: &str) -> Status {
         doors: vec![door.clone()],
         door,
         engine: status::Engine {
-            kind: "docker".to_owned(),
+            kind: EngineKind::Docker,
             version: "29.7.2".to_owned(),
             address: "unix:///d.sock".to_owned(),
             ..status::Engine::default()
@@ -139,7 +139,7 @@ fn marks(report: &Report) -> Vec<(&str, Mark)> {
 
 #[test]
 fn all_is_well() {
-    let report = judge(findings("docker"), Some(Inflate::Helper("igzip")), &[recent()]);
+    let report = judge(findings(EngineKind::Docker), Some(Inflate::Helper("igzip")), &[recent()]);
     assert!(report.works);
     assert_eq!(
         report.to_string(),
@@ -169,7 +169,7 @@ A direct export can work. Use it with:
 #[test]
 fn a_classic_store_has_no_containerd_and_needs_its_own_output() {
     let identity = Identity {
-        kind: "docker-classic",
+        kind: EngineKind::DockerClassic,
         version: "29.7.2".to_owned(),
         address: "unix:///d.sock".to_owned(),
         storage: Storage::Classic { storage_driver: "overlay2".to_owned() },
@@ -206,7 +206,7 @@ settings. Then use it with:
 
 #[test]
 fn what_is_slow_works_and_has_a_remedy() {
-    let mut findings = findings("docker");
+    let mut findings = findings(EngineKind::Docker);
     if let Some(Ok(containerd)) = &mut findings.containerd {
         containerd.parallel_unpack = false;
         containerd.sharing = Some("isolated".to_owned());
@@ -238,28 +238,32 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
         address: "unix:///d.sock".to_owned(),
         reason: "Connection refused".to_owned(),
     };
-    let mut no_engine = findings("docker");
+    let mut no_engine = findings(EngineKind::Docker);
     no_engine.selected = Err(unreachable());
     no_engine.containerd = None;
-    let mut no_containerd = findings("docker");
+    let mut no_containerd = findings(EngineKind::Docker);
     no_containerd.containerd = Some(Err(unreachable()));
     let cases = [
         (judge(no_engine, None, &[recent()]), "engine", "docker does not answer at unix:///d.sock: Connection refused"),
         (judge(no_containerd, None, &[recent()]), "containerd", "Connection refused"),
-        (judge(findings("docker"), None, &[probed(Answer::TooOld)]), "builder", "older than 0.11"),
-        (judge(findings("docker"), None, &[probed(Answer::NoBuilder)]), "builder", "is no BuildKit"),
+        (judge(findings(EngineKind::Docker), None, &[probed(Answer::TooOld)]), "builder", "older than 0.11"),
+        (judge(findings(EngineKind::Docker), None, &[probed(Answer::NoBuilder)]), "builder", "is no BuildKit"),
         (
-            judge(findings("docker"), None, &[Door { state: State::Taken, ..door(Kind::Export, "unix:///x") }]),
+            judge(
+                findings(EngineKind::Docker),
+                None,
+                &[Door { state: State::Taken, ..door(Kind::Export, "unix:///x") }],
+            ),
             "door",
             "another program listens there",
         ),
         (
-            judge(findings("docker"), None, &[Door { state: State::Other(Kind::Export), ..recent() }]),
+            judge(findings(EngineKind::Docker), None, &[Door { state: State::Other(Kind::Export), ..recent() }]),
             "door",
             "that is the export door of a Linkspan",
         ),
         (
-            judge(findings("docker"), None, &[recent(), probed(Answer::Silent("gone".to_owned()))]),
+            judge(findings(EngineKind::Docker), None, &[recent(), probed(Answer::Silent("gone".to_owned()))]),
             "builder",
             "no answer from the builder at unix:///b.sock: gone",
         ),
@@ -277,7 +281,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
 
 #[test]
 fn without_a_door_it_says_how_to_open_one() {
-    let report = judge(findings("docker"), None, &[]);
+    let report = judge(findings(EngineKind::Docker), None, &[]);
     assert!(report.works);
     let remedy = report.checks.last().unwrap().remedy.as_ref().unwrap().to_string();
     for way in ["--builder unix:///run/buildkit/buildkitd.sock", "unix:///run/linkspan/docker.sock"] {
@@ -298,7 +302,8 @@ fn users_are_told_which_of_their_builders_go_where() {
     let heard = Some(running::Answer::Linkspan(Box::new(status(Kind::Docker, "unix:///l.sock"))));
     let users =
         users(vec![users_builder("fast", "unix:///l.sock", heard), users_builder("slow", "unix:///d.sock", None)]);
-    let report = super::judge(&found(findings("docker"), None, &[door(Kind::Docker, "unix:///l.sock")], users));
+    let report =
+        super::judge(&found(findings(EngineKind::Docker), None, &[door(Kind::Docker, "unix:///l.sock")], users));
     assert!(report.works);
     let text = report.to_string();
     let (_, text) = text.split_once("ok    door ").unwrap();
@@ -322,7 +327,7 @@ A direct export can work. Use it with:
 
 #[test]
 fn the_door_of_the_exporter_api_is_enough() {
-    let report = judge(findings("docker"), None, &[door(Kind::Export, "unix:///e.sock")]);
+    let report = judge(findings(EngineKind::Docker), None, &[door(Kind::Export, "unix:///e.sock")]);
     assert!(report.works);
     assert_eq!(report.commands, ["linkspan load --to unix:///e.sock -i image.tar"]);
     assert_eq!(report.export_door, Some(ExportDoor { listen: "unix:///e.sock".to_owned(), open: true }));
@@ -332,7 +337,7 @@ fn the_door_of_the_exporter_api_is_enough() {
 #[test]
 fn several_builders_have_names_of_their_own() {
     let containerd = |door: Door| Door { plain_is_load: false, ..closed(door) };
-    let report = judge(findings("containerd"), None, &[containerd(recent()), containerd(recent())]);
+    let report = judge(findings(EngineKind::Containerd), None, &[containerd(recent()), containerd(recent())]);
     let names: Vec<_> = report.builders.iter().map(|builder| builder.commands.build.as_str()).collect();
     assert_eq!(
         names,
@@ -349,7 +354,7 @@ fn nothing_is_proposed_that_exists() {
         |name: &str, address: &str| UsersOwn { driver: "remote".to_owned(), ..users_builder(name, address, None) };
     let context = |name: &str, host: &str| Context { name: name.to_owned(), host: host.to_owned() };
     let doors = [recent(), door(Kind::Docker, "unix:///l.sock")];
-    let commands = |users: Users| super::judge(&found(findings("docker"), None, &doors, users)).commands;
+    let commands = |users: Users| super::judge(&found(findings(EngineKind::Docker), None, &doors, users)).commands;
     let build = |name: &str| format!("docker buildx build --builder {name} --load -t demo .");
     let create = |name: &str| format!("docker buildx create --name {name} --driver remote {DOOR}");
     let make = |name: &str| format!("docker context create {name} --docker host=unix:///l.sock");
@@ -375,7 +380,8 @@ fn nothing_is_proposed_that_exists() {
 fn an_old_buildx_is_told_what_goes_direct() {
     let judged = |version: &str, plain_is_load: bool| {
         let users = Users { version: Version::read(&format!("github.com/docker/buildx {version} x")), ..Users::none() };
-        let report = super::judge(&found(findings("docker"), None, &[Door { plain_is_load, ..recent() }], users));
+        let report =
+            super::judge(&found(findings(EngineKind::Docker), None, &[Door { plain_is_load, ..recent() }], users));
         assert!(report.works);
         let check = report.checks.iter().find(|check| check.about == "buildx").unwrap().clone();
         (check.mark, report.builders[0].commands.build.contains(" --load "), check)
@@ -400,7 +406,7 @@ fn an_old_buildx_is_told_what_goes_direct() {
 #[test]
 fn a_containerd_that_the_engine_does_not_use_is_said() {
     let judged = |named: &str| {
-        let found = found(findings("docker"), None, &[recent()], users(Vec::new()));
+        let found = found(findings(EngineKind::Docker), None, &[recent()], users(Vec::new()));
         super::judge(&Found { containerd_address: Some(named.into()), ..found })
     };
     let said = |report: &Report| report.checks.iter().any(|check| check.found.contains("was named"));
@@ -426,7 +432,7 @@ fn who_may_not_ask_the_engine_goes_by_what_the_running_linkspan_says() {
 
 #[test]
 fn the_keys_of_the_document_are_stable() {
-    let report = judge(findings("docker"), Some(Inflate::Builtin), &[probed(Answer::Version(None))]);
+    let report = judge(findings(EngineKind::Docker), Some(Inflate::Builtin), &[probed(Answer::Version(None))]);
     let mut document: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     let checks = document.as_object_mut().unwrap().remove("checks").unwrap();
     document.as_object_mut().unwrap().remove("running").unwrap();

@@ -81,7 +81,7 @@ impl Load<'_> {
 
     /// Starts to show each load that is wanted.
     pub(super) fn displays(&self, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
-        let engine = self.exports.engine().identity().kind;
+        let engine = self.exports.engine().identity().kind.name();
         self.loads()
             .enumerate()
             .map(|(index, load)| {

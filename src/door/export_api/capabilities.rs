@@ -36,7 +36,7 @@ pub(super) fn capabilities(exports: &Exports, folders: &Folders) -> Capabilities
         }),
         limits: Some(numbers()),
         engine: Some(proto::Engine {
-            kind: engine.kind.to_owned(),
+            kind: engine.kind.to_string(),
             version: engine.version.clone(),
             id: sharing.containerd.clone().unwrap_or_else(|| engine.address.clone()),
             namespace,

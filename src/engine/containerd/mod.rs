@@ -33,7 +33,7 @@ use self::lease::Owner;
 pub(crate) use self::read::ContainerdImages;
 use self::uploads::ContainerdUploads;
 use super::images::{Images, Record};
-use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, Origin, Sharing, Storage};
+use super::{Abandoned, Durable, Engine, EngineError, EngineKind, Identity, Ingest, Origin, Sharing, Storage};
 use crate::image::{Descriptor, Reference};
 use crate::progress::Events;
 
@@ -57,7 +57,7 @@ impl ContainerdEngine {
     /// A containerd that has been asked already.
     pub(crate) fn new(client: Client, namespace: &str, server: Server) -> Self {
         let identity = Identity {
-            kind: "containerd",
+            kind: EngineKind::Containerd,
             version: server.version.clone(),
             address: client.address().to_owned(),
             storage: Storage::Containerd {

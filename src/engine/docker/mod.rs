@@ -26,7 +26,8 @@ use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, Cont
 use super::images::{Images, Record};
 use super::uploads::Uploads;
 use super::{
-    Abandoned, Condition, Durable, Engine, EngineError, Hold, Identity, Ingest, Opened, Origin, Plan, Sharing, Storage,
+    Abandoned, Condition, Durable, Engine, EngineError, EngineKind, Hold, Identity, Ingest, Opened, Origin, Plan,
+    Sharing, Storage,
 };
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Graph, Reference};
@@ -76,7 +77,7 @@ impl DockerEngine {
         }
         let server = super::containerd::discover(&client, &proof.namespace, Some(&snapshotter)).await?;
         let identity = Identity {
-            kind: "docker",
+            kind: EngineKind::Docker,
             version: info.server_version,
             address: docker.address().to_owned(),
             storage: Storage::Containerd {

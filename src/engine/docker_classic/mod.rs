@@ -22,7 +22,7 @@ use serde::Deserialize;
 use self::chains::Chains;
 use self::ingest::ClassicIngest;
 use super::docker::{Info, Store, info, tag_again};
-use super::{Engine, EngineError, Identity, Ingest, Origin, Storage};
+use super::{Engine, EngineError, EngineKind, Identity, Ingest, Origin, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Digest, Reference};
 use crate::progress::Events;
@@ -61,7 +61,7 @@ impl ClassicEngine {
         let info = info(&api).await?;
         let driver = classic(&api, &info)?.to_owned();
         let identity = Identity {
-            kind: "docker-classic",
+            kind: EngineKind::DockerClassic,
             version: info.server_version.clone(),
             address: api.address().to_owned(),
             storage: Storage::Classic { storage_driver: driver },

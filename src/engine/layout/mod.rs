@@ -54,7 +54,7 @@ use self::read::{LayoutImages, read_index};
 use self::shared::Shared;
 use super::images::{Images, Record};
 use super::process::boot;
-use super::{Abandoned, Durable, Engine, EngineError, Identity, Ingest, MAX_RECORD, Origin, Storage};
+use super::{Abandoned, Durable, Engine, EngineError, EngineKind, Identity, Ingest, MAX_RECORD, Origin, Storage};
 use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
 use crate::progress::Events;
 use crate::source::{OnMissing, ReadGraphError, read_graph};
@@ -77,7 +77,7 @@ impl LayoutEngine {
         let absolute = std::path::absolute(root);
         let root = absolute.as_deref().unwrap_or(root);
         let identity = Identity {
-            kind: "layout",
+            kind: EngineKind::Layout,
             version: VERSION.to_owned(),
             address: root.display().to_string(),
             storage: Storage::Directory {},

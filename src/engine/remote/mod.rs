@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 
 use crate::engine::error::REMOTE;
 use crate::engine::images::{Images, Record};
-use crate::engine::{Engine, EngineError, Identity, Ingest, Origin, Storage};
+use crate::engine::{Engine, EngineError, EngineKind, Identity, Ingest, Origin, Storage};
 use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Graph, Reference};
 use crate::progress::Events;
@@ -86,9 +86,8 @@ impl RemoteEngine {
             },
             true => Storage::Directory {},
         };
-        let kinds = ["docker", "docker-classic", "containerd", "layout"];
         let identity = Identity {
-            kind: kinds.into_iter().find(|kind| *kind == engine.kind).unwrap_or("engine"),
+            kind: engine.kind.parse().unwrap_or_default(),
             version: engine.version,
             address: connection.address().to_owned(),
             storage,
@@ -142,9 +141,9 @@ impl Engine for RemoteEngine {
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         if self.is_readable {
-            return Ok(Arc::new(RemoteImages::new(self.connection.clone(), self.identity.kind == "layout")));
+            return Ok(Arc::new(RemoteImages::new(self.connection.clone(), self.identity.kind == EngineKind::Layout)));
         }
-        Err(EngineError::NotOffered { engine: self.identity.kind, what: "reading its images" })
+        Err(EngineError::NotOffered { engine: self.identity.kind.name(), what: "reading its images" })
     }
 
     fn remove<'a>(&'a self, _: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {

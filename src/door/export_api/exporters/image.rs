@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::{Exporter, Job, Success, attribute, response};
-use crate::engine::Identity;
+use crate::engine::{EngineKind, Identity};
 use crate::export::Request;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
@@ -17,8 +17,8 @@ impl Exporter for Image {
     fn describe(&self, engine: &Identity) -> ExporterType {
         // dockerd unpacks whatever it loads, and a layout nothing.
         let unpack = match engine.kind {
-            "containerd" => &["true", "false"][..],
-            "layout" => &["false"],
+            EngineKind::Containerd => &["true", "false"][..],
+            EngineKind::Layout => &["false"],
             _ => &["true"],
         };
         ExporterType {
