@@ -290,23 +290,14 @@ fn descriptor((media_type, digest, chunks): &Blob) -> Descriptor {
     Descriptor { media_type, digest, size: size(chunks), ..Descriptor::default() }
 }
 
-/// A tar of one empty file (POSIX.1-1988 ustar).
+/// A tar of one empty file.
 fn layer(number: usize) -> Bytes {
-    let mut header = vec![0_u8; 512];
-    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
-    put(0, &format!("file-{number:05}"));
-    for (at, text) in [(100, "0000644"), (108, "0000000"), (116, "0000000"), (124, "00000000000"), (136, "00000000000")]
-    {
-        put(at, text);
-    }
-    put(148, "        ");
-    put(156, "0");
-    put(257, "ustar");
-    put(263, "00");
-    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    header.resize(512 + 1024, 0);
-    header.into()
+    let mut header = tar_core::EntryBuilder::new_ustar();
+    header.path(format!("file-{number:05}")).entry_type(tar_core::EntryType::Regular);
+    header.mode(0o644).unwrap().uid(0).unwrap().gid(0).unwrap().size(0).unwrap().mtime(0).unwrap();
+    let mut tar = header.finish_bytes();
+    tar.resize(512 + 1024, 0);
+    tar.into()
 }
 
 /// Bytes that are different for each seed (xorshift64*).

@@ -4,10 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::future::BoxFuture;
-
 use super::CommandError;
-use super::left::Left;
+use super::abandoned::AbandonedLeases;
 use super::settings::{EngineSettings, TargetSettings};
 use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
@@ -17,9 +15,9 @@ use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::proxy::Address;
-use crate::source::archive::Form;
+use crate::source::archive::ManifestFormat;
 use crate::source::tree::Tree;
-use crate::source::{Chunks, Holding, OnMissing, Source, SourceError, read_graph};
+use crate::source::{OnMissing, read_graph};
 use crate::telemetry;
 
 /// The variable that stands for `--to`.
@@ -105,15 +103,15 @@ pub(super) async fn reading<T>(
     work: impl AsyncFnOnce(Arc<dyn Engine>, Arc<dyn Images>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     let (engine, images) = images(target).await?;
-    let left = Left::of(&engine).await;
+    let left = AbandonedLeases::of(&engine).await;
     let done = work(engine, images).await;
     left.release(&[]).await;
     done
 }
 
 /// How manifests are written for this engine, where an archive has none.
-pub(super) fn form(engine: &dyn Engine) -> Form {
-    if engine.identity().kind == EngineKind::Layout { Form::Oci } else { Form::Docker }
+pub(super) fn manifest_format(engine: &dyn Engine) -> ManifestFormat {
+    if engine.identity().kind == EngineKind::Layout { ManifestFormat::Oci } else { ManifestFormat::Docker }
 }
 
 /// Who a command exports as.
@@ -186,32 +184,6 @@ async fn by_prefix(images: &dyn Images, given: &str) -> Result<Option<Descriptor
 pub(super) async fn name(images: &dyn Images, given: &str) -> Result<Option<Reference>, CommandError> {
     let Some(name) = given.parse::<Reference>().ok().filter(|name| name.digest().is_none()) else { return Ok(None) };
     Ok(images.resolve(&name).await?.map(|_| name))
-}
-
-/// An engine's images, which know what they hold.
-#[derive(Debug)]
-pub(super) struct Shelf(pub(super) Arc<dyn Images>);
-
-impl Source for Shelf {
-    fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        self.0.open(blob, offset)
-    }
-}
-
-impl Holding for Shelf {
-    fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
-        Box::pin(async move {
-            self.0.size(digest).await.map_err(|error| SourceError::Read {
-                name: self.name().to_owned(),
-                digest: digest.clone(),
-                reason: error.to_string(),
-            })
-        })
-    }
 }
 
 /// The documents of an image that are there.

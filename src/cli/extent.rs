@@ -1,12 +1,20 @@
 //! How much of an image is taken: all that is there, or the image of one platform.
 
-use crate::image::{Descriptor, Graph, Platform};
-use crate::source::{Choice, ChoiceError, Holding, Part, choose, choose_one, part};
+use clap::Args;
 
-/// What was asked for.
-#[derive(Debug)]
+use crate::image::{Descriptor, Graph, Platform};
+use crate::source::{BlobLookup, Choice, ChoiceError, Part, choose, choose_one, part};
+
+/// The flags that ask for less than all of it.
+#[derive(Debug, Args)]
 pub(super) struct Extent {
+    /// Take only the image for this platform, of an index of several
+    #[arg(long, value_name = "OS/ARCH")]
     pub(super) platform: Option<Platform>,
+
+    /// Take only the image for this machine's platform, or the only one that is there, and not the index that names it:
+    /// for readers that need everything an index names (`ctr images import --all-platforms`, which kind uses)
+    #[arg(long, conflicts_with = "platform")]
     pub(super) one_platform: bool,
 }
 
@@ -22,7 +30,7 @@ pub(super) struct Taken {
 
 impl Extent {
     /// What is there of `root`, as far as it was asked for.
-    pub(super) async fn take(&self, from: &dyn Holding, root: &Descriptor) -> Result<Taken, ChoiceError> {
+    pub(super) async fn take(&self, from: &dyn BlobLookup, root: &Descriptor) -> Result<Taken, ChoiceError> {
         let Choice { root, .. } = match (&self.platform, self.one_platform) {
             (None, false) => match part(from, root).await? {
                 Some(Part { graph, platforms }) => {

@@ -7,18 +7,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
 
+use super::abandoned::AbandonedLeases;
 use super::engine::Target;
-use super::left::Left;
-use super::progress::{Manner, summary};
+use super::progress::ProgressMode;
+use super::report::Transfer;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::config::Config;
-use crate::export::{Exports, Outcome, Request};
-use crate::image::{Descriptor, Digest, Platform, Reference};
-use crate::source::archive::{Archive, Elsewhere, SavedImage};
-use crate::source::{Choice, Source, choose};
+use crate::export::{Exports, Request};
+use crate::image::{Digest, Platform, Reference};
+use crate::source::archive::{Archive, SavedImage};
+use crate::source::{BlobLookup, Choice, Source, choose};
 
 /// Loads images from an archive or a layout folder; sends only what the engine lacks.
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ impl Load {
         }
         let Self { tag, platform, quiet, json, target, .. } = self;
         let (config, target) = engine::target(target)?;
-        let load = Loading { tag, platform, manner: Manner::of(quiet || json), json };
+        let load = Loading { tag, platform, mode: ProgressMode::of(quiet || json), json };
         block_on(load.run(&config, &target, (!is_stdin).then_some(input)))??;
         Ok(ExitCode::SUCCESS)
     }
@@ -85,14 +85,14 @@ impl Load {
 struct Loading {
     tag: Vec<Reference>,
     platform: Option<Platform>,
-    manner: Manner,
+    mode: ProgressMode,
     json: bool,
 }
 
 impl Loading {
     async fn run(&self, config: &Config, target: &Target, input: Option<PathBuf>) -> Result<(), CommandError> {
         let exports = engine::exports(config, target).await?;
-        let left = Left::of(exports.engine()).await;
+        let left = AbandonedLeases::of(exports.engine()).await;
         let archive = open(&exports, input.as_deref()).await?;
         if let Some(remark) = archive.remark() {
             output::note(remark);
@@ -123,7 +123,7 @@ impl Loading {
     ) -> Result<Digest, CommandError> {
         let Choice { root, only } = choose(&**archive, &image.root, self.platform.as_ref()).await?;
         let names = if self.tag.is_empty() { &image.names } else { &self.tag };
-        if self.manner != Manner::Quiet {
+        if self.mode != ProgressMode::Quiet {
             if self.tag.is_empty() {
                 for name in &image.unusable {
                     output::note(&format!(
@@ -139,68 +139,22 @@ impl Loading {
         }
         let source: Arc<dyn Source> = archive.clone();
         let request = Request { root: root.clone(), names: names.clone(), origin: engine::origin("load") };
-        let (outcome, unpacked) = self.manner.show(|events| exports.run(request, source, events)).await;
-        self.report(&root, names, outcome?, unpacked)?;
+        let (outcome, unpacked) = self.mode.show(|events| exports.run(request, source, events)).await;
+        Transfer { verb: "Loaded", root: &root, names, outcome: outcome?, unpacked }.report(self.json, self.mode)?;
         Ok(root.digest)
-    }
-
-    fn report(
-        &self,
-        root: &Descriptor,
-        names: &[Reference],
-        outcome: Outcome,
-        unpacked: usize,
-    ) -> Result<(), CommandError> {
-        if self.json {
-            let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
-            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-            return output::print(
-                &json!({
-                    "names": names, "digest": root.digest, "mediaType": root.media_type,
-                    "sentBlobs": sent_blobs, "sentBytes": sent_bytes, "presentBlobs": present_blobs,
-                })
-                .to_string(),
-            );
-        }
-        if names.is_empty() {
-            output::print(&format!("Loaded image ID: {}", root.digest))?;
-        }
-        for name in names {
-            output::print(&format!("Loaded image: {}", name.familiar()))?;
-        }
-        if self.manner != Manner::Quiet {
-            output::note(&summary(outcome, unpacked));
-        }
-        Ok(())
     }
 }
 
-/// The archive at `input`, or on standard input. What the engine of `exports` holds of it is not kept.
+/// The archive at `input`, or on standard input. Blobs that the engine of `exports` has are not kept from a stream.
 async fn open(exports: &Exports, input: Option<&Path>) -> Result<Archive, CommandError> {
     // An engine that cannot be read is sent everything.
-    let elsewhere = exports.engine().images().ok().map(|images| {
-        let (asked, same) = (images.clone(), images.clone());
-        Elsewhere {
-            holds: Arc::new(move |digest| {
-                let images = asked.clone();
-                // What cannot be asked for is kept, and asked for again when it is sent; so is what is damaged there, to
-                // take its place.
-                Box::pin(async move { images.reliable(&digest).await.ok().flatten() })
-            }),
-            same: Arc::new(move |layers| {
-                let images = same.clone();
-                // Without an answer they are sent as they are, which makes an image that runs as well.
-                Box::pin(async move { images.same_layers(&layers).await.unwrap_or_default() })
-            }),
-            source: images,
-        }
-    });
-    let form = engine::form(&**exports.engine());
+    let known = exports.engine().images().ok().map(|images| Arc::new(images) as Arc<dyn BlobLookup>);
+    let format = engine::manifest_format(&**exports.engine());
     Ok(match input {
-        Some(path) => Archive::open(path, form, elsewhere).await?,
+        Some(path) => Archive::open(path, format, known).await?,
         None => {
             let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(CommandError::Input)?;
-            Archive::of_file("standard input".to_owned(), stdin.into(), form, elsewhere).await?
+            Archive::of_file("standard input".to_owned(), stdin.into(), format, known).await?
         }
     })
 }

@@ -4,23 +4,24 @@
 //! a value is wrong, be it a flag's, a variable's or one of the configuration file; 130 and 143 when SIGINT or SIGTERM
 //! ended it (what shells say of such programs).
 
+mod abandoned;
 mod about;
 mod copy;
 mod doctor;
 mod engine;
 mod extent;
 mod help;
-mod hold;
 mod images;
 mod inspect;
-mod left;
 mod load;
 mod output;
 mod progress;
 mod ps;
 mod read;
+mod read_leases;
 mod remove;
 mod repeat;
+mod report;
 mod save;
 mod serve;
 mod settings;

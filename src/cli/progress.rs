@@ -20,13 +20,13 @@ const RESULT: &str = "Loaded image";
 
 /// How people are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum ProgressMode {
     Quiet,
     Lines,
     Bars,
 }
 
-impl Manner {
+impl ProgressMode {
     pub(super) fn of(quiet: bool) -> Self {
         match (quiet, is_capable(io::stderr().is_terminal(), std::env::var_os("TERM").as_deref())) {
             (true, _) => Self::Quiet,
@@ -40,7 +40,7 @@ impl Manner {
         Gauge((self == Self::Bars).then(|| bars::bar(total).with_prefix("archive").with_message("writing")))
     }
 
-    /// Runs `work`, whose events are shown in this manner; the second result is how many layers were unpacked. Whatever
+    /// Runs `work`, whose events are shown in this mode; the second result is how many layers were unpacked. Whatever
     /// becomes of it, what is said next stands by itself.
     pub(super) async fn show<F: Future>(self, work: impl FnOnce(Events) -> F) -> (F::Output, usize) {
         let view = match self {

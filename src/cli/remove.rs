@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::engine::{Shelf, Target};
-use super::hold::Held;
+use super::engine::Target;
+use super::read_leases::ReadLeases;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::engine::images::{Images, Record};
@@ -135,7 +135,7 @@ impl Tag {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let Self { reference, name, target } = self;
         let (config, target) = engine::target(target)?;
-        let held = Held::default();
+        let held = ReadLeases::default();
         let tagging = super::interruptible(engine::reading(&target, async |found, images: Arc<dyn Images>| {
             if name.digest().is_some() {
                 return Err(CommandError::DigestAsName { name: name.to_string() });
@@ -176,8 +176,8 @@ impl Tag {
 
 /// Holds what is there of an image, so that nobody removes it before it has its name. An image that is damaged is named
 /// as it is.
-async fn hold(engine: &dyn Engine, images: &Arc<dyn Images>, root: &Descriptor, held: &Held) {
-    let graph = match part(&Shelf(images.clone()), root).await {
+async fn hold(engine: &dyn Engine, images: &Arc<dyn Images>, root: &Descriptor, held: &ReadLeases) {
+    let graph = match part(images, root).await {
         Ok(Some(Part { graph, .. })) => Some(graph),
         Ok(None) => engine::graph(&**images, root.clone()).await.ok(),
         Err(_) => None,

@@ -11,18 +11,17 @@ use clap::{Args, ValueEnum};
 use futures_util::StreamExt as _;
 use serde_json::json;
 
-use super::engine::Shelf;
 use super::extent::{Extent, Taken};
-use super::hold::Held;
-use super::progress::Manner;
+use super::progress::ProgressMode;
+use super::read_leases::ReadLeases;
 use super::settings::TargetSettings;
 use super::{CommandError, Remains, block_on, engine, output, show};
 use crate::engine::Engine;
 use crate::engine::images::Images;
-use crate::image::{Digest, Graph, Kind, Platform, Reference};
+use crate::image::{Digest, Graph, Kind, Reference};
 use crate::output::Output as _;
-use crate::output::archive::{Archive, Flavour, Saved};
-use crate::source::Source;
+use crate::output::archive::{Archive, ArchiveFormat, Saved};
+use crate::source::{Source, SourceError};
 
 pub(super) use sink::{SaveError, Sink};
 
@@ -41,16 +40,10 @@ pub(super) struct Save {
     /// What is written: `docker` is an OCI image layout with a `manifest.json` for the platform of this machine, which is what
     /// docker saves and every tool reads; `oci` is the layout alone
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
-    format: Format,
+    format: FormatFlag,
 
-    /// Save only the image for this platform, of an index of several
-    #[arg(long, value_name = "OS/ARCH")]
-    platform: Option<Platform>,
-
-    /// Save only the image for this machine's platform, or the only one that is there, and not the index that names it:
-    /// for readers that want all of what an index names (`ctr images import --all-platforms`, which kind uses)
-    #[arg(long, conflicts_with = "platform")]
-    one_platform: bool,
+    #[command(flatten)]
+    extent: Extent,
 
     /// Say nothing
     #[arg(short, long)]
@@ -76,9 +69,9 @@ Examples:
 
 Exit code: 0 when all of them were saved, 1 when one was not (nothing is left then), 2 for a wrong command line.";
 
-/// What is written.
+/// The values of `--format`.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Format {
+enum FormatFlag {
     #[default]
     Docker,
     Oci,
@@ -92,30 +85,29 @@ struct Wanted {
 
 impl Save {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let Self { references, output, format, platform, one_platform, quiet, json, target } = self;
-        let extent = Extent { platform, one_platform };
+        let Self { references, output, format, extent, quiet, json, target } = self;
         if json && output == Path::new("-") {
             return Err(SaveError::Mixed.into());
         }
         let (_, target) = engine::target(target)?;
-        let flavour = match format {
-            Format::Docker => Flavour::Save,
-            Format::Oci => Flavour::Oci,
+        let format = match format {
+            FormatFlag::Docker => ArchiveFormat::Save,
+            FormatFlag::Oci => ArchiveFormat::Oci,
         };
-        let manner = Manner::of(quiet || json);
-        let held = Held::default();
+        let mode = ProgressMode::of(quiet || json);
+        let held = ReadLeases::default();
         let saving = super::interruptible(async {
             // Before anything is asked for: nobody wants it on a terminal.
             let sink = Sink::open(&output)?;
             let save = async |engine: Arc<dyn Engine>, images: Arc<dyn Images>| {
-                let wanted = find(&*engine, &images, &references, &extent, manner, &held).await?;
-                let absent = absent(&*images, &wanted).await?;
+                let wanted = find(&*engine, &images, &references, &extent, mode, &held).await?;
+                let absent = absent(&*images, wanted.iter().map(|image| &*image.graph)).await?;
                 let saved: Vec<_> =
                     wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
-                let archive = Archive::of(&saved, flavour, &absent).map_err(SaveError::Archive)?;
+                let archive = Archive::of(&saved, format, &absent).map_err(SaveError::Archive)?;
                 let bytes = archive.size();
-                write(Arc::new(archive), images, sink, manner).await?;
-                report(&wanted, bytes, &output, json, manner)
+                write(Arc::new(archive), images, sink, mode).await?;
+                report(&wanted, bytes, &output, json, mode)
             };
             engine::reading(&target, save).await
         });
@@ -139,14 +131,14 @@ async fn find(
     images: &Arc<dyn Images>,
     references: &[String],
     extent: &Extent,
-    manner: Manner,
-    held: &Held,
+    mode: ProgressMode,
+    held: &ReadLeases,
 ) -> Result<Vec<Wanted>, CommandError> {
     let mut wanted = Vec::<Wanted>::new();
     for given in references {
         let root = engine::resolve(engine, &**images, given).await?;
-        let Taken { root, graph, note } = extent.take(&Shelf(images.clone()), &root).await?;
-        if let Some(part) = note.filter(|_| manner != Manner::Quiet) {
+        let Taken { root, graph, note } = extent.take(images, &root).await?;
+        if let Some(part) = note.filter(|_| mode != ProgressMode::Quiet) {
             let kind = engine.identity().kind;
             output::note(&format!("{kind} holds only a part of `{given}`; {part} saved, and named by the whole index"));
         }
@@ -166,12 +158,17 @@ async fn find(
     Ok(wanted)
 }
 
-/// The foreign layers that the engine does not hold.
-async fn absent(images: &dyn Images, wanted: &[Wanted]) -> Result<HashSet<Digest>, CommandError> {
+/// The foreign layers that the source lacks.
+pub(super) async fn absent<'a>(
+    source: &dyn Source,
+    graphs: impl IntoIterator<Item = &'a Graph>,
+) -> Result<HashSet<Digest>, CommandError> {
     let mut absent = HashSet::new();
-    for layer in wanted.iter().flat_map(|image| image.graph.leaves()).filter(|leaf| leaf.kind() == Kind::ForeignLayer) {
-        if images.size(&layer.digest).await?.is_none() {
-            absent.insert(layer.digest.clone());
+    for layer in graphs.into_iter().flat_map(Graph::leaves).filter(|leaf| leaf.kind() == Kind::ForeignLayer) {
+        match source.open(layer, 0).await {
+            Ok(_) => {}
+            Err(SourceError::NotFound { .. }) => _ = absent.insert(layer.digest.clone()),
+            Err(error) => return Err(SaveError::Read(error).into()),
         }
     }
     Ok(absent)
@@ -182,9 +179,9 @@ pub(super) async fn write(
     archive: Arc<Archive>,
     source: Arc<dyn Source>,
     mut sink: Sink,
-    manner: Manner,
+    mode: ProgressMode,
 ) -> Result<(), CommandError> {
-    let (gauge, size) = (manner.gauge(archive.size()), archive.size());
+    let (gauge, size) = (mode.gauge(archive.size()), archive.size());
     let mut chunks = archive.read(source, 0);
     let mut written = 0;
     while let Some(chunk) = chunks.next().await {
@@ -199,7 +196,7 @@ pub(super) async fn write(
     Ok(())
 }
 
-fn report(wanted: &[Wanted], bytes: u64, to: &Path, json: bool, manner: Manner) -> Result<(), CommandError> {
+fn report(wanted: &[Wanted], bytes: u64, to: &Path, json: bool, mode: ProgressMode) -> Result<(), CommandError> {
     for Wanted { graph, names } in wanted {
         let root = graph.root();
         let texts: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -209,7 +206,7 @@ fn report(wanted: &[Wanted], bytes: u64, to: &Path, json: bool, manner: Manner) 
                 "blobs": graph.blobs(), "blobBytes": graph.bytes(), "file": to,
             });
             output::print(&image.to_string())?;
-        } else if manner != Manner::Quiet {
+        } else if mode != ProgressMode::Quiet {
             // On stderr, because stdout may be the archive.
             match &names[..] {
                 [] => output::note(&format!("Saved image ID: {}", root.digest)),
@@ -217,7 +214,7 @@ fn report(wanted: &[Wanted], bytes: u64, to: &Path, json: bool, manner: Manner) 
             }
         }
     }
-    if !json && manner != Manner::Quiet {
+    if !json && mode != ProgressMode::Quiet {
         output::note(&format!("wrote {}", show::size(bytes)));
     }
     Ok(())

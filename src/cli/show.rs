@@ -1,4 +1,4 @@
-//! Sizes, times and tables for people, in docker's manner.
+//! Sizes, times and tables for people, in docker's mode.
 
 use std::time::Duration;
 

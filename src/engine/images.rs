@@ -1,10 +1,12 @@
 //! What an engine holds, to be read: image records, and the blobs behind them.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 use super::EngineError;
 use crate::image::{Descriptor, Digest, Reference};
-use crate::source::{SameLayers, Source};
+use crate::source::{BlobLookup, Chunks, SameLayers, Source, SourceError};
 
 /// How many records a page has at most, whatever was asked for.
 pub const MAX_PAGE: usize = 1000;
@@ -59,6 +61,35 @@ pub trait Images: Source {
         let _ = digests;
         Box::pin(async { Ok(SameLayers::new()) })
     }
+}
+
+impl Source for Arc<dyn Images> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        (**self).open(blob, offset)
+    }
+}
+
+/// [`Images`] as a source that can be asked which blobs it has.
+impl BlobLookup for Arc<dyn Images> {
+    fn blob_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+        Box::pin(async { (**self).size(digest).await.map_err(|error| unread(self, digest, &error)) })
+    }
+
+    fn reliable_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+        Box::pin(async { (**self).reliable(digest).await.map_err(|error| unread(self, digest, &error)) })
+    }
+
+    fn equal_layers<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, SameLayers> {
+        Box::pin(async { (**self).same_layers(digests).await.unwrap_or_default() })
+    }
+}
+
+fn unread(images: &Arc<dyn Images>, digest: &Digest, error: &EngineError) -> SourceError {
+    SourceError::Read { name: images.name().to_owned(), digest: digest.clone(), reason: error.to_string() }
 }
 
 /// Which records are wanted.

@@ -9,7 +9,7 @@ use oci_client::errors::OciDistributionError;
 use super::error::is_absent;
 use super::{Registry, RegistryError};
 use crate::image::{Descriptor, Digest, Kind};
-use crate::source::{Chunks, Holding, Source, SourceError};
+use crate::source::{BlobLookup, Chunks, Source, SourceError};
 
 impl Registry {
     fn failed(&self, digest: &Digest, error: &OciDistributionError) -> SourceError {
@@ -53,9 +53,9 @@ impl Source for Registry {
     }
 }
 
-impl Holding for Registry {
+impl BlobLookup for Registry {
     /// No registry is asked for the size of a blob.
-    fn held<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+    fn blob_size<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
         Box::pin(async { Ok(None) })
     }
 

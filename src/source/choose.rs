@@ -2,27 +2,8 @@
 //!
 //! Engines and archives of `docker save` often hold an index of many platforms and the blobs of one.
 
-use futures_util::future::BoxFuture;
-
-use super::{OnMissing, ReadGraphError, Source, SourceError, read_document, read_graph};
-use crate::image::{Descriptor, Digest, Document, DocumentError, GraphError, Kind, Limits, Platform, View};
-
-/// A source that knows what it holds: an archive, or an engine.
-pub trait Holding: Source {
-    /// The size of a blob in bytes, if all of it is there.
-    ///
-    /// # Errors
-    /// When that cannot be found out.
-    fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>>;
-
-    /// Whether it holds all of a blob.
-    ///
-    /// # Errors
-    /// When that cannot be found out.
-    fn has<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<bool, SourceError>> {
-        Box::pin(async { Ok(self.held(&blob.digest).await? == Some(blob.size)) })
-    }
-}
+use super::{BlobLookup, OnMissing, ReadGraphError, SourceError, read_document, read_graph};
+use crate::image::{Descriptor, Document, DocumentError, GraphError, Kind, Limits, Platform, View};
 
 /// Why nothing of an image can be taken.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +64,11 @@ pub struct Choice {
 ///
 /// # Errors
 /// When there is none, or documents are not what they should be.
-pub async fn choose(from: &dyn Holding, root: &Descriptor, platform: Option<&Platform>) -> Result<Choice, ChoiceError> {
+pub async fn choose(
+    from: &dyn BlobLookup,
+    root: &Descriptor,
+    platform: Option<&Platform>,
+) -> Result<Choice, ChoiceError> {
     Chooser(from).choose(root, platform, false).await
 }
 
@@ -91,11 +76,11 @@ pub async fn choose(from: &dyn Holding, root: &Descriptor, platform: Option<&Pla
 ///
 /// # Errors
 /// As [`choose`].
-pub async fn choose_one(from: &dyn Holding, root: &Descriptor) -> Result<Choice, ChoiceError> {
+pub async fn choose_one(from: &dyn BlobLookup, root: &Descriptor) -> Result<Choice, ChoiceError> {
     Chooser(from).choose(root, None, true).await
 }
 
-pub(super) struct Chooser<'a>(pub(super) &'a dyn Holding);
+pub(super) struct Chooser<'a>(pub(super) &'a dyn BlobLookup);
 
 impl Chooser<'_> {
     async fn choose(

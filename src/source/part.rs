@@ -1,7 +1,7 @@
 //! The part of an index that a source holds, to be taken with the index as it is.
 
-use super::choose::{ChoiceError, Chooser, Holding};
-use super::{SourceError, read_document};
+use super::choose::{ChoiceError, Chooser};
+use super::{BlobLookup, SourceError, read_document};
 use crate::image::{Descriptor, Graph, GraphError, Kind, Limits, Platform, Walk};
 
 /// An index of which not every image is there.
@@ -17,7 +17,7 @@ pub struct Part {
 ///
 /// # Errors
 /// When no image of it is complete, or documents are not what they should be.
-pub async fn part(from: &dyn Holding, root: &Descriptor) -> Result<Option<Part>, ChoiceError> {
+pub async fn part(from: &dyn BlobLookup, root: &Descriptor) -> Result<Option<Part>, ChoiceError> {
     let chooser = Chooser(from);
     if root.kind() != Kind::Index || chooser.is_whole(root).await? {
         return Ok(None);

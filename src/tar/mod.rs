@@ -6,4 +6,4 @@ mod write;
 
 pub(crate) use name::clean;
 pub(crate) use number::{binary_time, check_numbers};
-pub(crate) use write::{BLOCK, END, folder, header, member, padding};
+pub(crate) use write::{BLOCK, END, folder, member, padding};

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn numbers_that_would_be_cut_off_are_refused_wherever_they_stand() {
         let huge = [0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let mut plain = super::super::header("file", 3);
+        let mut plain = super::super::member("file", 3).to_vec();
         assert_eq!(check_numbers(&plain), Ok(()));
         plain[124..136].copy_from_slice(&huge);
         assert!(check_numbers(&plain).unwrap_err().contains("a size of more than 63 bits"));

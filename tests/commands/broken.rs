@@ -5,8 +5,8 @@ use std::fs;
 use linkspan::image::Digest;
 use serde_json::json;
 
+use crate::common::Tar;
 use crate::common::{Run, text};
-use crate::tar::Tar;
 use crate::{archive, image, layout, listed, named, on};
 
 /// `bytes` are refused from a file and from a pipe, with words that say `expected`.
@@ -78,8 +78,8 @@ fn files_that_lie() {
     refused(&layout().file("index.json", r#"{"manifests":[]}"#).file("./index.json", "[]").finish(), "is no index");
     refused(&layout().file("index.json", "[]").finish(), "is no index");
     refused(&layout().file("index.json", r#"{"manifests":[]}"#).finish(), "list of images is empty");
-    refused(&layout().member("index.json", b'0', "", 1 << 30, "{}").finish(), "breaks off");
-    refused(&layout().member("folder", b'5', "", 4096, [0; 4096]).finish(), "has content and is no file");
+    refused(&layout().member(b'0', "index.json", "", 1 << 30).content("{}").finish(), "breaks off");
+    refused(&layout().member(b'5', "folder", "", 4096).content([0; 4096]).finish(), "has content and is no file");
     let version = Tar::default().file("oci-layout", r#"{"imageLayoutVersion":"2.0.0"}"#).finish();
     refused(&version, "says version `2.0.0`; expected `1.0.0`");
     let absent = json!({"manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json",

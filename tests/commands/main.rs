@@ -19,7 +19,6 @@ mod remote;
 mod same;
 mod save;
 mod screen;
-mod tar;
 mod twice;
 mod usage;
 

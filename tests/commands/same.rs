@@ -8,9 +8,9 @@ use bytes::Bytes;
 use linkspan::image::{Digest, Platform};
 use serde_json::Value;
 
+use crate::common::Tar;
 use crate::common::{Run, Stack, text};
 use crate::fixture::{Image, Layer};
-use crate::tar::Tar;
 use crate::twice::docker_folder;
 use crate::{archive, linkspan, named};
 

@@ -20,6 +20,7 @@ mod disk;
 mod linkspan;
 mod run;
 mod stack;
+mod tar;
 mod wait;
 
 pub(crate) use context::{Context, file_of, text};
@@ -27,4 +28,5 @@ pub(crate) use disk::Disk;
 pub(crate) use linkspan::Linkspan;
 pub(crate) use run::{Output, Run, Running};
 pub(crate) use stack::{BUILDER_IMAGE, Builder, Part, Stack, alive, test_folder};
+pub(crate) use tar::{Tar, blob_name, entry};
 pub(crate) use wait::until;

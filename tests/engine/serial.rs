@@ -9,19 +9,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use linkspan::engine::Storage;
 
-use crate::common::Stack;
+use crate::common::{Stack, Tar, entry};
 use crate::fixture::{Image, containerd, export, names};
 
 /// Members with everything that a header can say.
-struct Tar {
-    bytes: Vec<u8>,
+struct Members {
+    tar: Tar,
     mtime: u64,
+    xattrs: Vec<(String, String)>,
 }
 
-impl Tar {
+impl Members {
     /// What has no time of its own gets `mtime`.
     fn at(mtime: u64) -> Self {
-        Self { bytes: Vec::new(), mtime }
+        Self { tar: Tar::default(), mtime, xattrs: Vec::new() }
     }
 
     fn folder(self, name: &str, mode: u32, owner: (u32, u32)) -> Self {
@@ -29,45 +30,32 @@ impl Tar {
     }
 
     fn file(self, name: &str) -> Self {
-        self.member(name, b'0', "", 0o644, (0, 0), b"x")
+        self.member(name, b'0', "", 0o644, ROOT, b"x")
     }
 
     fn link(self, name: &str, kind: u8, target: &str) -> Self {
-        self.member(name, kind, target, 0o777, (0, 0), b"")
+        self.member(name, kind, target, 0o777, ROOT, b"")
     }
 
     /// An extended attribute for the next member.
-    fn xattr(self, key: &str, value: &str) -> Self {
-        let body = format!(" SCHILY.xattr.{key}={value}\n");
-        // The length counts its own digits.
-        let length = (body.len() + 1..).find(|length| length.to_string().len() + body.len() == *length).unwrap();
-        self.member("pax", b'x', "", 0o644, (0, 0), format!("{length}{body}").as_bytes())
-    }
-
-    fn member(mut self, name: &str, kind: u8, target: &str, mode: u32, owner: (u32, u32), content: &[u8]) -> Self {
-        let mut header = [0; 512];
-        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, name.as_bytes());
-        put(100, format!("{mode:07o}\0").as_bytes());
-        put(108, format!("{:07o}\0", owner.0).as_bytes());
-        put(116, format!("{:07o}\0", owner.1).as_bytes());
-        put(124, format!("{:011o}\0", content.len()).as_bytes());
-        put(136, format!("{:011o}\0", self.mtime).as_bytes());
-        put(148, b"        ");
-        put(156, &[kind]);
-        put(157, target.as_bytes());
-        put(257, b"ustar\x0000");
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        self.bytes.extend(header);
-        self.bytes.extend(content);
-        self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
+    fn xattr(mut self, key: &str, value: &str) -> Self {
+        self.xattrs.push((format!("SCHILY.xattr.{key}"), value.to_owned()));
         self
     }
 
-    fn finish(mut self) -> Bytes {
-        self.bytes.resize(self.bytes.len() + 1024, 0);
-        self.bytes.into()
+    fn member(mut self, name: &str, kind: u8, target: &str, mode: u32, owner: (u32, u32), content: &[u8]) -> Self {
+        let mut header = entry(kind, name, target, content.len() as u64);
+        header.mode(mode).unwrap().uid(owner.0.into()).unwrap().gid(owner.1.into()).unwrap();
+        header.mtime(self.mtime).unwrap();
+        for (key, value) in self.xattrs.drain(..) {
+            header.add_pax(&key, value);
+        }
+        self.tar = self.tar.header(&mut header).content(content);
+        self
+    }
+
+    fn finish(self) -> Bytes {
+        self.tar.finish().into()
     }
 }
 
@@ -152,7 +140,7 @@ const AHEAD: u64 = 4_102_444_800;
 const ROOT: (u32, u32) = (0, 0);
 
 fn base() -> Bytes {
-    Tar::at(OLD)
+    Members::at(OLD)
         .folder("tmp/", 0o1777, ROOT)
         .folder("root/", 0o700, ROOT)
         .folder("root/.ssh/", 0o700, ROOT)
@@ -180,7 +168,8 @@ fn base() -> Bytes {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_described_folder_is_as_it_is_described_however_far_its_time_is_ahead() {
     for (name, time) in [("ahead", AHEAD), ("epoch", 0), ("old", OLD)] {
-        let upper = Tar::at(time).folder("data/", 0o755, ROOT).file("data/x").folder("owned/", 0o755, ROOT).finish();
+        let upper =
+            Members::at(time).folder("data/", 0o755, ROOT).file("data/x").folder("owned/", 0o755, ROOT).finish();
         let found = compare(&format!("described-{name}"), &[base(), upper]).await;
         assert!(found["1/data"].starts_with("40755 0:0"), "{name}: {}", found["1/data"]);
         assert!(found["1/owned"].starts_with("40755 0:0"), "{name}: {}", found["1/owned"]);
@@ -189,7 +178,7 @@ async fn a_described_folder_is_as_it_is_described_however_far_its_time_is_ahead(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_without_an_entry_are_as_containerd_makes_them() {
-    let second = Tar::at(AHEAD)
+    let second = Members::at(AHEAD)
         .file("tmp/a")
         .file("root/deep/er/b")
         .file("root/.ssh/keys")
@@ -209,7 +198,7 @@ async fn folders_without_an_entry_are_as_containerd_makes_them() {
         .file("filed/again/and/again")
         .folder("filed/again/", 0o500, ROOT)
         .finish();
-    let third = Tar::at(0)
+    let third = Members::at(0)
         .file("tmp/b")
         .file("removed/x")
         .file("emptied/x")
@@ -247,6 +236,6 @@ async fn folders_without_an_entry_are_as_containerd_makes_them() {
 async fn what_cannot_be_mended_afterwards_is_unpacked_in_turn() {
     // A global header is no entry, and yet containerd makes its folders.
     let global =
-        Tar::at(OLD).member("tmp/GlobalHead.1", b'g', "", 0o644, ROOT, b"17 comment=hello\n").file("x").finish();
-    compare("global", &[base(), global, Tar::at(OLD).file("tmp/y").finish()]).await;
+        Members::at(OLD).member("tmp/GlobalHead.1", b'g', "", 0o644, ROOT, b"17 comment=hello\n").file("x").finish();
+    compare("global", &[base(), global, Members::at(OLD).file("tmp/y").finish()]).await;
 }

@@ -1,46 +1,25 @@
 //! The smallest possible image archive: an OCI layout that only says what the content store already holds.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use serde::Serialize;
 
-use crate::image::{Descriptor, IMAGE_NAME, REF_NAME, Reference};
+use crate::image::layout::{self, INDEX_FILE, MARKER, MARKER_FILE};
+use crate::image::{Descriptor, Reference};
 use crate::tar;
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Index {
-    schema_version: u8,
-    media_type: &'static str,
-    manifests: Vec<Descriptor>,
-}
 
 /// An archive with the files `oci-layout` and `index.json`, and in the latter one entry per name.
 /// Without names there is one entry, which dockerd lists as a dangling image.
 pub(super) fn archive(root: &Descriptor, names: &[Reference]) -> Result<Bytes, serde_json::Error> {
-    let entry = |annotations: BTreeMap<String, String>| {
-        let mut entry = root.clone().without_names();
-        entry.annotations.extend(annotations);
-        entry
-    };
-    let named = |name: &Reference| {
-        let mut annotations = BTreeMap::from([(IMAGE_NAME.to_owned(), name.to_string())]);
-        annotations.extend(name.tag().map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
-        entry(annotations)
-    };
-    let manifests = if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() };
-    let index = Index { schema_version: 2, media_type: "application/vnd.oci.image.index.v1+json", manifests };
+    let index = layout::index(&layout::entries(&root.clone().without_names(), names))?;
     let mut tar = Vec::new();
-    file(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    file(&mut tar, "index.json", &serde_json::to_vec(&index)?);
+    file(&mut tar, MARKER_FILE, MARKER);
+    file(&mut tar, INDEX_FILE, &index);
     tar.extend_from_slice(&tar::END);
     Ok(tar.into())
 }
 
 /// Appends a file.
 fn file(tar: &mut Vec<u8>, name: &str, content: &[u8]) {
-    tar.extend_from_slice(&tar::header(name, content.len() as u64));
+    tar.extend_from_slice(&tar::member(name, content.len() as u64));
     tar.extend_from_slice(content);
     tar.resize(tar.len().next_multiple_of(tar::BLOCK), 0);
 }
@@ -50,8 +29,10 @@ mod tests {
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::image::Digest;
+    use crate::image::{Digest, IMAGE_NAME, REF_NAME};
 
     fn root() -> Descriptor {
         Descriptor {

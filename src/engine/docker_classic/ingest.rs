@@ -8,13 +8,14 @@ use serde::Serialize;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::upload::{Upload, broken, header, place};
+use super::upload::{Upload, broken, place};
 use super::wanted::Wanted;
 use super::{Classic, Known};
 use crate::engine::docker::{Info, check_loaded};
 use crate::engine::{BlobWriter, Condition, EngineError, Ingest, Opened, Plan};
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::Events;
+use crate::tar;
 
 /// What an archive is made into an image by.
 const MANIFEST: &str = "manifest.json";
@@ -203,7 +204,7 @@ impl Ingest for ClassicIngest {
         Box::pin(async move {
             let archive = self.turn().await?;
             let writer = Writer { archive, blob: blob.clone(), left: blob.size, complete: false };
-            writer.upload()?.send(header(&place(&blob.digest), blob.size)).await?;
+            writer.upload()?.send(tar::member(&place(&blob.digest), blob.size)).await?;
             Ok(Opened::Writer(Box::new(writer)))
         })
     }

@@ -89,7 +89,7 @@ impl Upload {
     /// Sends a whole file.
     pub(super) async fn file(&self, name: &str, content: Bytes) -> Result<(), EngineError> {
         let size = content.len() as u64;
-        self.send(header(name, size)).await?;
+        self.send(tar::member(name, size)).await?;
         self.send(content).await?;
         self.pad(size).await
     }
@@ -126,11 +126,6 @@ fn stuck() -> EngineError {
 /// That the load did not go as the protocol has it.
 pub(super) fn broken(reason: String) -> EngineError {
     EngineError::Protocol { operation: "loading the image into docker".to_owned(), reason }
-}
-
-/// The header of the file `name`.
-pub(super) fn header(name: &str, size: u64) -> Bytes {
-    Bytes::copy_from_slice(&tar::header(name, size))
 }
 
 /// Where a blob is in the archive. Digests of other algorithms are too long for a tar's name; their beginning will do.

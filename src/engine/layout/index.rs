@@ -2,18 +2,13 @@
 
 use std::fmt;
 
-use oci_spec::image::ANNOTATION_REF_NAME;
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::image::{Algorithm, Descriptor, Digest, Reference, index_of};
+use crate::image::{Algorithm, Descriptor, Digest, IMAGE_NAME, REF_NAME, Reference, index_of, layout};
 
-/// The annotation with an image's whole name (containerd `core/images/annotations.go`).
-const IMAGE_NAME: &str = "io.containerd.image.name";
-/// The largest index that is read, in bytes: some 100,000 names.
-pub(super) const MAX_BYTES: u64 = 32 << 20;
 const MANIFESTS: &str = "manifests";
 
 /// The index of a layout.
@@ -39,7 +34,7 @@ impl Entry {
     /// beside it; a whole name or just a tag from others (`oci:DIR:NAME` of skopeo).
     pub(super) fn name(&self) -> Option<&str> {
         let annotations = &self.target.annotations;
-        let name = annotations.get(IMAGE_NAME).or_else(|| annotations.get(ANNOTATION_REF_NAME))?;
+        let name = annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME))?;
         Some(name.as_str()).filter(|name| !name.is_empty())
     }
 
@@ -136,21 +131,12 @@ impl LayoutIndex {
         }
         let mut bare = root.clone();
         bare.annotations.remove(IMAGE_NAME);
-        bare.annotations.remove(ANNOTATION_REF_NAME);
+        bare.annotations.remove(REF_NAME);
         let (gone, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
             .partition(|entry| names.iter().any(|name| entry.gives_way_to(name)));
-        if names.is_empty() {
-            kept.push(entry(bare)?);
-        } else {
-            for name in names {
-                let mut target = bare.clone();
-                target.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
-                if let Some(tag) = name.tag() {
-                    target.annotations.insert(ANNOTATION_REF_NAME.to_owned(), tag.to_owned());
-                }
-                kept.push(entry(target)?);
-            }
+        for target in layout::entries(&bare, names) {
+            kept.push(entry(target)?);
         }
         self.entries = kept;
         Ok(gone.into_iter().map(|entry| entry.target).filter(|target| target.digest != root.digest).collect())
@@ -302,17 +288,17 @@ mod tests {
         index.insert(&target("one"), &names(&["demo:1", "example.com/demo:2"])).unwrap();
         let written: Value = serde_json::from_slice(&index.to_bytes().unwrap()).unwrap();
         let annotations = |at: usize| written["manifests"][at]["annotations"].clone();
-        assert_eq!(annotations(0), json!({IMAGE_NAME: "docker.io/library/demo:1", ANNOTATION_REF_NAME: "1"}));
-        assert_eq!(annotations(1), json!({IMAGE_NAME: "example.com/demo:2", ANNOTATION_REF_NAME: "2"}));
+        assert_eq!(annotations(0), json!({IMAGE_NAME: "docker.io/library/demo:1", REF_NAME: "1"}));
+        assert_eq!(annotations(1), json!({IMAGE_NAME: "example.com/demo:2", REF_NAME: "2"}));
     }
 
     #[test]
     fn a_name_that_moves_leaves_its_old_image() {
         let mut index = index(&[
-            listed("old", json!({IMAGE_NAME: "docker.io/library/demo:1", ANNOTATION_REF_NAME: "1"})),
-            listed("old", json!({ANNOTATION_REF_NAME: "docker.io/library/other:1"})),
-            listed("skopeo", json!({ANNOTATION_REF_NAME: "demo:1"})),
-            listed("tag", json!({ANNOTATION_REF_NAME: "demo"})),
+            listed("old", json!({IMAGE_NAME: "docker.io/library/demo:1", REF_NAME: "1"})),
+            listed("old", json!({REF_NAME: "docker.io/library/other:1"})),
+            listed("skopeo", json!({REF_NAME: "demo:1"})),
+            listed("tag", json!({REF_NAME: "demo"})),
         ]);
         let gone = index.insert(&target("new"), &names(&["demo:1"])).unwrap();
         assert_eq!(
@@ -341,7 +327,7 @@ mod tests {
     #[test]
     fn annotations_of_another_layout_do_not_come_along() {
         let mut root = target("one");
-        root.annotations = [(IMAGE_NAME, "x/y:1"), (ANNOTATION_REF_NAME, "1"), ("kept", "yes")]
+        root.annotations = [(IMAGE_NAME, "x/y:1"), (REF_NAME, "1"), ("kept", "yes")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into();
         let mut index = index(&[]);

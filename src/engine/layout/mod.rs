@@ -49,7 +49,7 @@ use self::collect::Outcome;
 use self::disk::{Disk, System};
 use self::ingest::LayoutIngest;
 use self::lease::Owner;
-use self::place::{Found, Place, VERSION};
+use self::place::{Found, Place};
 use self::read::{LayoutImages, read_index};
 use self::shared::Shared;
 use super::images::{Images, Record};
@@ -78,7 +78,7 @@ impl LayoutEngine {
         let root = absolute.as_deref().unwrap_or(root);
         let identity = Identity {
             kind: EngineKind::Layout,
-            version: VERSION.to_owned(),
+            version: crate::image::layout::VERSION.to_owned(),
             address: root.display().to_string(),
             storage: Storage::Directory {},
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::collect::collect;
-use super::index::{LayoutIndex, MAX_BYTES};
+use super::index::LayoutIndex;
 use super::lock;
 use super::place::Found;
 use super::read::read_sealed_index;
@@ -12,6 +12,7 @@ use super::shared::Shared;
 use super::unreached::index_written;
 use crate::engine::EngineError;
 use crate::image::Descriptor;
+use crate::image::layout::MAX_INDEX;
 
 /// Changes the index, and then collects what lost its name by `change`, which returns these roots. Blocks.
 pub(super) fn change(
@@ -52,7 +53,7 @@ pub(super) fn write_index(
     replaced: &[Descriptor],
 ) -> Result<(), EngineError> {
     let place = &shared.place;
-    if bytes.len() as u64 > MAX_BYTES {
+    if bytes.len() as u64 > MAX_INDEX {
         return Err(place.refuse("its index.json would be larger than 32 MiB; remove names that are not needed"));
     }
     // Others lock nothing, and may have put one there meanwhile.

@@ -4,20 +4,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use oci_spec::image::OciLayout;
 
 use super::disk::Disk;
 use super::lock;
 use super::seal::Seal;
 use crate::engine::EngineError;
+use crate::image::layout::{EMPTY_INDEX, INDEX_FILE, MARKER, MARKER_FILE, MAX_MARKER, VERSION};
 use crate::image::{Algorithm, Digest};
 
-/// The only version so far (image-spec `image-layout.md`).
-pub(super) const VERSION: &str = "1.0.0";
 /// Our own folder in a layout. Tools that read layouts follow digests and do not look at other names.
 const OWN: &str = ".linkspan";
-/// More than this is no `oci-layout` file.
-const MAX_MARKER: u64 = 64 << 10;
 
 /// The paths of one layout.
 #[derive(Debug, Clone)]
@@ -34,12 +31,6 @@ pub(super) enum Found {
     Layout,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Marker {
-    image_layout_version: String,
-}
-
 impl Place {
     pub(super) fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
@@ -50,7 +41,7 @@ impl Place {
     }
 
     pub(super) fn index(&self) -> PathBuf {
-        self.root.join("index.json")
+        self.root.join(INDEX_FILE)
     }
 
     /// What BuildKit locks while it writes or reads the index (buildkit `client/ociindex/ociindex.go`).
@@ -59,7 +50,7 @@ impl Place {
     }
 
     fn marker(&self) -> PathBuf {
-        self.root.join("oci-layout")
+        self.root.join(MARKER_FILE)
     }
 
     pub(super) fn blobs(&self) -> PathBuf {
@@ -149,11 +140,11 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_unmarked(),
             Err(error) => return Err(self.failed("reading oci-layout", &error)),
         };
-        let marker: Marker = serde_json::from_slice(&marker).map_err(|error| {
+        let marker: OciLayout = serde_json::from_slice(&marker).map_err(|error| {
             self.refuse(format!("its file oci-layout is not what the OCI specification says: {error}"))
         })?;
-        if marker.image_layout_version.split('.').next() != VERSION.split('.').next() {
-            let version = marker.image_layout_version;
+        if marker.image_layout_version().split('.').next() != VERSION.split('.').next() {
+            let version = marker.image_layout_version();
             return Err(self.refuse(format!("its version is `{version}`, and only {VERSION} is known")));
         }
         Ok(Found::Layout)
@@ -201,10 +192,9 @@ impl Place {
         let making = |error: io::Error| self.failed("making the layout", &error);
         disk.sync_folder(&self.blobs()).map_err(making)?;
         if !self.index().exists() {
-            self.put(disk, &self.index(), br#"{"schemaVersion":2,"manifests":[]}"#).map_err(making)?;
+            self.put(disk, &self.index(), EMPTY_INDEX).map_err(making)?;
         }
-        let marker = format!(r#"{{"imageLayoutVersion":"{VERSION}"}}"#);
-        self.put(disk, &self.marker(), marker.as_bytes()).map_err(making)?;
+        self.put(disk, &self.marker(), MARKER).map_err(making)?;
         if let Some(parent) = self.root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             disk.sync_folder(parent).map_err(making)?;
         }

@@ -9,12 +9,13 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::spawn_blocking;
 
-use super::index::{LayoutIndex, MAX_BYTES};
+use super::index::LayoutIndex;
 use super::place::{Place, open_file, read_file_at_most};
 use super::seal::Seal;
 use super::shared::Shared;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record};
+use crate::image::layout::MAX_INDEX;
 use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
 use crate::source::{Chunks, Source, SourceError};
 
@@ -36,7 +37,7 @@ pub(super) fn read_sealed_index(place: &Place) -> Result<Option<(LayoutIndex, Se
         let file = open_file(&place.index())?;
         // Before it is read: what is written into it meanwhile makes it another one.
         let seal = Seal::of(&file.metadata()?);
-        Ok::<_, io::Error>((read_file_at_most(file, MAX_BYTES)?, seal))
+        Ok::<_, io::Error>((read_file_at_most(file, MAX_INDEX)?, seal))
     };
     let (bytes, seal) = match read() {
         Ok(read) => read,

@@ -1,21 +1,12 @@
 //! The files of an archive that are not blobs: `oci-layout`, `index.json` and `manifest.json`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{ArchiveError, Flavour, Saved};
-use crate::image::{Descriptor, Digest, IMAGE_NAME, Platform, PlatformImage, REF_NAME, Reference};
-
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Index {
-    schema_version: u8,
-    media_type: &'static str,
-    manifests: Vec<Descriptor>,
-}
+use super::{ArchiveError, ArchiveFormat, Saved};
+use crate::image::layout::{self, INDEX_FILE, MARKER, MARKER_FILE, blob_path};
+use crate::image::{Digest, Platform, PlatformImage, Reference};
 
 /// An entry of `manifest.json` (moby `image/tarexport/tarexport.go`, `manifestItem`).
 #[derive(Serialize)]
@@ -26,59 +17,27 @@ struct Item {
     layers: Vec<String>,
 }
 
-/// Where a blob lies in a layout.
-pub(super) fn path(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
-}
-
 /// The files by their names, in their order: a reader that reads once knows first what it reads.
 pub(super) fn files(
     images: &[Saved<'_>],
-    flavour: Flavour,
+    format: ArchiveFormat,
     absent: &HashSet<Digest>,
 ) -> Result<Vec<(&'static str, Vec<u8>)>, ArchiveError> {
     let failed = |name| move |error: serde_json::Error| ArchiveError::Frame { name, reason: error.to_string() };
-    let entries = images.iter().flat_map(|image| entries(image.graph.root(), image.names)).collect();
-    let mut files =
-        vec![("oci-layout", LAYOUT.to_vec()), ("index.json", write(entries).map_err(failed("index.json"))?)];
-    let items: Option<Vec<_>> = match flavour {
-        Flavour::Oci => None,
-        Flavour::Docker => Some(images.iter().map(|image| only(image, absent)).collect::<Result<_, _>>()?),
-        Flavour::Save => Some(images.iter().filter_map(|image| best(image, absent)).collect()),
+    let entries = |image: &Saved<'_>| layout::entries(&image.graph.root().clone().without_names(), image.names);
+    let entries: Vec<_> = images.iter().flat_map(entries).collect();
+    let index = layout::index(&entries).map_err(failed(INDEX_FILE))?;
+    let mut files = vec![(MARKER_FILE, MARKER.to_vec()), (INDEX_FILE, index)];
+    let items: Option<Vec<_>> = match format {
+        ArchiveFormat::Oci => None,
+        ArchiveFormat::Docker => Some(images.iter().map(|image| only(image, absent)).collect::<Result<_, _>>()?),
+        ArchiveFormat::Save => Some(images.iter().filter_map(|image| best(image, absent)).collect()),
     };
     // A reader that finds an empty list looks no further, and one without it takes the layout.
     if let Some(items) = items.filter(|items| !items.is_empty()) {
         files.push(("manifest.json", serde_json::to_vec(&items).map_err(failed("manifest.json"))?));
     }
     Ok(files)
-}
-
-/// The `index.json` of a layout with the image `root`: one entry for each name, or one without. Each holds the name in
-/// full, as containerd and dockerd read it, and the tag, as skopeo does.
-///
-/// # Errors
-/// When it cannot be written, which strings and numbers never cause.
-pub fn index(root: &Descriptor, names: &[Reference]) -> Result<Vec<u8>, serde_json::Error> {
-    write(entries(root, names))
-}
-
-fn entries(root: &Descriptor, names: &[Reference]) -> Vec<Descriptor> {
-    let entry = |annotations: BTreeMap<String, String>| {
-        let mut entry = root.clone().without_names();
-        entry.annotations.extend(annotations);
-        entry
-    };
-    let named = |name: &Reference| {
-        let mut annotations = BTreeMap::from([(IMAGE_NAME.to_owned(), name.to_string())]);
-        annotations.extend(name.tag().map(|tag| (REF_NAME.to_owned(), tag.to_owned())));
-        entry(annotations)
-    };
-    if names.is_empty() { vec![entry(BTreeMap::new())] } else { names.iter().map(named).collect() }
-}
-
-fn write(manifests: Vec<Descriptor>) -> Result<Vec<u8>, serde_json::Error> {
-    let media_type = "application/vnd.oci.image.index.v1+json";
-    serde_json::to_vec(&Index { schema_version: 2, media_type, manifests })
 }
 
 /// The only image of `saved`.
@@ -113,9 +72,9 @@ fn best(saved: &Saved<'_>, absent: &HashSet<Digest>) -> Option<Item> {
 fn item(image: &PlatformImage<'_>, names: &[Reference]) -> Item {
     let tags: Vec<_> = names.iter().filter_map(tag).collect();
     Item {
-        config: path(&image.config.descriptor.digest),
+        config: blob_path(&image.config.descriptor.digest),
         repo_tags: Some(tags).filter(|tags| !tags.is_empty()),
-        layers: image.view.layers.iter().map(|layer| path(&layer.digest)).collect(),
+        layers: image.view.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt as _;
 
-use super::{Archive, frame};
+use super::Archive;
+use crate::image::layout::blob_path;
 use crate::output::items::{self, Gone, Item, Items, Taker};
 use crate::output::member::{Body, Member, Meta, Mtime};
 use crate::source::{Source, SourceError, read_range};
@@ -41,7 +42,7 @@ impl Archive {
             }
         }
         for blob in &self.blobs {
-            if taker.give(member(&frame::path(&blob.digest), Body::File { size: blob.size })).await.is_err() {
+            if taker.give(member(&blob_path(&blob.digest), Body::File { size: blob.size })).await.is_err() {
                 return Ok(Err(Gone));
             }
             let mut chunks = read_range(source, blob, 0..blob.size).await?;

@@ -16,16 +16,16 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Output;
+use crate::image::layout::blob_path;
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::source::{Chunks, Source, SourceError, read_range};
 use crate::tar;
 
 pub use error::ArchiveError;
-pub use frame::index;
 
 /// Which readers an archive is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
+pub enum ArchiveFormat {
     /// An OCI image layout (image-spec `image-layout.md`), of any number of platforms.
     Oci,
     /// The same with a `manifest.json` (moby `image/spec`), for which it must be an image of one platform. Attestations
@@ -77,23 +77,23 @@ impl Archive {
     /// here. The annotations of the graph's root stand at each name.
     ///
     /// # Errors
-    /// When the image cannot be had in this flavour, or an archive would be larger than 8 EiB.
+    /// When the image cannot be had in this format, or an archive would be larger than 8 EiB.
     pub fn new(
         graph: &Graph,
         names: &[Reference],
-        flavour: Flavour,
+        format: ArchiveFormat,
         absent: &HashSet<Digest>,
     ) -> Result<Self, ArchiveError> {
-        Self::of(&[Saved { graph, names }], flavour, absent)
+        Self::of(&[Saved { graph, names }], format, absent)
     }
 
     /// The same of several images. A blob that more than one of them names is there once.
     ///
     /// # Errors
     /// As [`Archive::new`].
-    pub fn of(images: &[Saved<'_>], flavour: Flavour, absent: &HashSet<Digest>) -> Result<Self, ArchiveError> {
+    pub fn of(images: &[Saved<'_>], format: ArchiveFormat, absent: &HashSet<Digest>) -> Result<Self, ArchiveError> {
         let mut seen = HashSet::new();
-        let files = frame::files(images, flavour, absent)?;
+        let files = frame::files(images, format, absent)?;
         let files: Vec<_> = files.into_iter().map(|(name, content)| (name, Bytes::from(content))).collect();
         let head: usize = files.iter().map(|(name, content)| head(name, content).len()).sum();
         let blobs: Vec<_> = images
@@ -106,7 +106,7 @@ impl Archive {
         let folders = folders(&blobs);
         let head = head + folders.len() * tar::BLOCK;
         let size = blobs.iter().try_fold((head + tar::END.len()) as u64, |size, blob| {
-            let around = tar::member(&frame::path(&blob.digest), blob.size).len() + tar::padding(blob.size);
+            let around = tar::member(&blob_path(&blob.digest), blob.size).len() + tar::padding(blob.size);
             size.checked_add(blob.size)?.checked_add(around as u64).filter(|size| i64::try_from(*size).is_ok())
         });
         Ok(Self { files, folders, blobs, size: size.ok_or(ArchiveError::TooLarge)? })
@@ -114,11 +114,11 @@ impl Archive {
 
     fn parts(self: Arc<Self>) -> impl Iterator<Item = Part> + Send {
         let mut files: Vec<_> = self.files.iter().map(|(name, content)| Part::Bytes(head(name, content))).collect();
-        files.extend(self.folders.iter().map(|name| Part::Bytes(Bytes::copy_from_slice(&tar::folder(name)))));
+        files.extend(self.folders.iter().map(|name| Part::Bytes(tar::folder(name))));
         let count = self.blobs.len();
         let member = move |at: usize| {
             let blob = self.blobs[at].clone();
-            let header = tar::member(&frame::path(&blob.digest), blob.size);
+            let header = tar::member(&blob_path(&blob.digest), blob.size);
             let padding = Bytes::from_static(&tar::END).slice(..tar::padding(blob.size));
             [Part::Bytes(header), Part::Blob(blob), Part::Bytes(padding)]
         };

@@ -100,17 +100,17 @@ fn document(archive: &[u8], name: &str) -> Value {
 #[tokio::test]
 async fn every_blob_is_there_once_under_its_digest() {
     let (memory, graph) = sample();
-    let archive = Arc::new(Archive::new(&graph, &names(&["demo"]), Flavour::Docker, &HashSet::new()).unwrap());
+    let archive = Arc::new(Archive::new(&graph, &names(&["demo"]), ArchiveFormat::Docker, &HashSet::new()).unwrap());
     let bytes = bytes(&archive, memory.clone(), 0).await;
     assert_eq!(bytes.len() as u64, archive.size());
     let listed = String::from_utf8(untar(&bytes, &["-t"])).unwrap();
     let listed: Vec<_> = listed.lines().collect();
-    let blobs = graph.descriptors().map(|blob| frame::path(&blob.digest));
+    let blobs = graph.descriptors().map(|blob| blob_path(&blob.digest));
     let own = ["oci-layout", "index.json", "manifest.json", "blobs/", "blobs/sha256/", "blobs/sha512/"];
     let own = own.map(str::to_owned);
     assert_eq!(listed, own.into_iter().chain(blobs).collect::<Vec<_>>());
     for blob in graph.descriptors() {
-        assert_eq!(untar(&bytes, &["-xO", &frame::path(&blob.digest)]), memory.blobs[&blob.digest]);
+        assert_eq!(untar(&bytes, &["-xO", &blob_path(&blob.digest)]), memory.blobs[&blob.digest]);
     }
     let item = &document(&bytes, "manifest.json")[0];
     assert_eq!(item["RepoTags"], json!(["demo:latest"]));
@@ -121,7 +121,7 @@ async fn every_blob_is_there_once_under_its_digest() {
 #[tokio::test]
 async fn reading_begins_anywhere_and_is_always_the_same() {
     let (memory, graph) = sample();
-    let plan = || Arc::new(Archive::new(&graph, &names(&["demo"]), Flavour::Oci, &HashSet::new()).unwrap());
+    let plan = || Arc::new(Archive::new(&graph, &names(&["demo"]), ArchiveFormat::Oci, &HashSet::new()).unwrap());
     let whole = bytes(&plan(), memory.clone(), 0).await;
     assert_eq!(whole.len() % tar::BLOCK, 0);
     for offset in (0..whole.len()).step_by(97).chain([whole.len() - 1, whole.len(), whole.len() + 1]) {
@@ -135,7 +135,7 @@ async fn names_are_written_for_each_reader() {
     let (memory, graph) = sample();
     let pinned = format!("demo@{}", Digest::sha256(b""));
     let given = names(&["demo:one", "docker.io/localhost/x:1", &pinned]);
-    let archive = Arc::new(Archive::new(&graph, &given, Flavour::Docker, &HashSet::new()).unwrap());
+    let archive = Arc::new(Archive::new(&graph, &given, ArchiveFormat::Docker, &HashSet::new()).unwrap());
     let bytes = bytes(&archive, memory, 0).await;
     // `localhost/x` would be another image.
     let tags = json!(["demo:one", "docker.io/localhost/x:1"]);
@@ -155,7 +155,7 @@ async fn nothing_follows_an_error() {
     let (memory, graph) = sample();
     let broken = graph.leaves()[0].digest.clone();
     let memory = Memory { blobs: memory.blobs.clone(), broken: Some(broken.clone()) };
-    let archive = Arc::new(Archive::new(&graph, &[], Flavour::Oci, &HashSet::new()).unwrap());
+    let archive = Arc::new(Archive::new(&graph, &[], ArchiveFormat::Oci, &HashSet::new()).unwrap());
     let chunks: Vec<_> = archive.read(Arc::new(memory), 0).collect().await;
     let (last, before) = chunks.split_last().unwrap();
     assert!(matches!(last, Err(SourceError::Length { digest, .. }) if *digest == broken), "{last:?}");
@@ -177,16 +177,16 @@ fn docker_takes_one_platform_and_all_of_it() {
 
     let both = memory.index(&[one.clone(), other]);
     let graph = memory.graph(both);
-    let error = Archive::new(&graph, &[], Flavour::Docker, &HashSet::new()).unwrap_err().to_string();
+    let error = Archive::new(&graph, &[], ArchiveFormat::Docker, &HashSet::new()).unwrap_err().to_string();
     assert!(error.contains("linux/amd64, linux/arm64"), "{error}");
-    Archive::new(&graph, &[], Flavour::Oci, &HashSet::new()).unwrap();
+    Archive::new(&graph, &[], ArchiveFormat::Oci, &HashSet::new()).unwrap();
 
     let attested = memory.index(&[one, attestation]);
     let graph = memory.graph(attested);
-    let whole = Archive::new(&graph, &[], Flavour::Docker, &HashSet::new()).unwrap();
+    let whole = Archive::new(&graph, &[], ArchiveFormat::Docker, &HashSet::new()).unwrap();
     let absent = HashSet::from([layer["digest"].as_str().unwrap().parse().unwrap()]);
-    assert!(matches!(Archive::new(&graph, &[], Flavour::Docker, &absent), Err(ArchiveError::Absent { .. })));
-    let without = Archive::new(&graph, &[], Flavour::Oci, &absent).unwrap();
+    assert!(matches!(Archive::new(&graph, &[], ArchiveFormat::Docker, &absent), Err(ArchiveError::Absent { .. })));
+    let without = Archive::new(&graph, &[], ArchiveFormat::Oci, &absent).unwrap();
     assert_eq!(without.blobs.len(), whole.blobs.len() - 1);
 }
 
@@ -196,6 +196,6 @@ fn no_archive_is_larger_than_can_be_said() {
     let layer = |content: &[u8]| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::sha256(content), "size": i64::MAX});
     let root = memory.image("amd64", &[layer(b"1"), layer(b"2")]);
     let graph = memory.graph(root);
-    let error = Archive::new(&graph, &[], Flavour::Oci, &HashSet::new()).unwrap_err();
+    let error = Archive::new(&graph, &[], ArchiveFormat::Oci, &HashSet::new()).unwrap_err();
     assert!(matches!(error, ArchiveError::TooLarge), "{error}");
 }

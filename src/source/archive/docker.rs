@@ -14,7 +14,7 @@ use crate::source::{SameLayer, SameLayers};
 
 /// In which words a manifest is written for an image that has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum ManifestFormat {
     /// In those of containerd's importer (`core/images/archive/importer.go`), byte by byte: the image gets the digest,
     /// and so the id, that `docker load` and `ctr images import` give it.
     Docker,
@@ -22,7 +22,7 @@ pub enum Form {
     Oci,
 }
 
-impl Form {
+impl ManifestFormat {
     fn manifest(self) -> &'static str {
         match self {
             Self::Docker => "application/vnd.docker.distribution.manifest.v2+json",
@@ -88,7 +88,11 @@ pub(super) struct Described {
 }
 
 /// Describes the images; `None` if there is no `manifest.json`. `same` is in the place of the layers that it names. Blocks.
-pub(super) fn describe(files: &Files, form: Form, same: &SameLayers) -> Result<Option<Described>, ArchiveError> {
+pub(super) fn describe(
+    files: &Files,
+    format: ManifestFormat,
+    same: &SameLayers,
+) -> Result<Option<Described>, ArchiveError> {
     let limits = Limits::default();
     let Some(list) = files.read(LIST, limits.config_bytes, First::Files)? else { return Ok(None) };
     let saved: Vec<Saved> = json(&list)
@@ -98,7 +102,7 @@ pub(super) fn describe(files: &Files, form: Form, same: &SameLayers) -> Result<O
     }
     let mut described = Described::default();
     for image in saved {
-        let (root, manifest) = describe_image(files, &image, form, &limits, same, &mut described)?;
+        let (root, manifest) = describe_image(files, &image, format, &limits, same, &mut described)?;
         described.made.insert(root.digest.clone(), manifest);
         let mut names = Vec::new();
         for tag in image.repo_tags.unwrap_or_default() {
@@ -114,7 +118,7 @@ pub(super) fn describe(files: &Files, form: Form, same: &SameLayers) -> Result<O
 fn describe_image(
     files: &Files,
     image: &Saved,
-    form: Form,
+    format: ManifestFormat,
     limits: &Limits,
     same: &SameLayers,
     described: &mut Described,
@@ -125,7 +129,7 @@ fn describe_image(
     let bytes = files
         .read(&image.config, limits.config_bytes, First::Links)?
         .ok_or_else(|| missing("config", &image.config))?;
-    let config = Descriptor::new(form.config(), Digest::sha256(&bytes), bytes.len() as u64);
+    let config = Descriptor::new(format.config(), Digest::sha256(&bytes), bytes.len() as u64);
     let document = Document::parse_within(config.clone(), bytes.into(), limits);
     let document = document.map_err(|error| ArchiveError::Document { archive: files.name().to_owned(), error })?;
     let View::Config(view) = &document.view else {
@@ -145,22 +149,22 @@ fn describe_image(
     let mut layers = Vec::new();
     for (member, diff_id) in members.iter().zip(diff_ids) {
         let place = files.find(member, First::Links)?.ok_or_else(|| missing("layer", member))?;
-        let layer = describe_layer(files, member, &place, diff_id, form)?;
+        let layer = describe_layer(files, member, &place, diff_id, format)?;
         if layer.digest == *diff_id {
             described.uncompressed.push(diff_id.clone());
         }
         described.places.insert(layer.digest.clone(), place);
         layers.push(layer);
     }
-    replace(&mut layers, form, same, &mut described.places);
-    let manifest = Manifest { schema_version: 2, media_type: form.manifest(), config, layers };
+    replace(&mut layers, format, same, &mut described.places);
+    let manifest = Manifest { schema_version: 2, media_type: format.manifest(), config, layers };
     let bytes = serde_json::to_vec(&manifest).map_err(|error| files.wrong(LIST, error.to_string()))?;
-    Ok((Descriptor::new(form.manifest(), Digest::sha256(&bytes), bytes.len() as u64), bytes.into()))
+    Ok((Descriptor::new(format.manifest(), Digest::sha256(&bytes), bytes.len() as u64), bytes.into()))
 }
 
 /// Puts the layers that the engine holds in another form in the place of those of the archive, by the rule of containerd's
 /// importer: of a layer that is there several times it is the last one.
-fn replace(layers: &mut [Descriptor], form: Form, same: &SameLayers, places: &mut HashMap<Digest, Place>) {
+fn replace(layers: &mut [Descriptor], format: ManifestFormat, same: &SameLayers, places: &mut HashMap<Digest, Place>) {
     let mut seen = HashSet::new();
     for layer in layers.iter_mut().rev() {
         let Some(other) = same.get(&layer.digest) else { continue };
@@ -169,7 +173,7 @@ fn replace(layers: &mut [Descriptor], form: Form, same: &SameLayers, places: &mu
         }
         let SameLayer { digest, size, mark } = other.clone();
         let compression = if mark.len() < SameLayer::MARK_BYTES { Compression::None } else { Compression::of(&mark) };
-        let Some(media_type) = form.layer(compression) else { continue };
+        let Some(media_type) = format.layer(compression) else { continue };
         *layer = Descriptor::new(media_type, digest.clone(), size);
         // What is in the archive as well is read there.
         places.entry(digest.clone()).or_insert(Place::There { size, digest, mark });
@@ -183,7 +187,7 @@ fn describe_layer(
     member: &str,
     place: &Place,
     diff_id: &Digest,
-    form: Form,
+    format: ManifestFormat,
 ) -> Result<Descriptor, ArchiveError> {
     let mut start = [0; Compression::MARK_BYTES];
     let compression = match place {
@@ -194,7 +198,7 @@ fn describe_layer(
         }
     };
     let unfit = || files.wrong(member, "is compressed with bzip2 or xz, which layers of images are not".to_owned());
-    let media_type = form.layer(compression).ok_or_else(unfit)?;
+    let media_type = format.layer(compression).ok_or_else(unfit)?;
     if let Place::There { digest, .. } = place {
         return Ok(Descriptor::new(media_type, digest.clone(), place.size()));
     }

@@ -13,7 +13,6 @@ mod oci;
 mod spool;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,12 +25,12 @@ use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
 use self::members::{First, Members, Place};
-use super::{Chunks, Holding, SameLayers, Source, SourceError};
+use super::{BlobLookup, Chunks, SameLayers, Source, SourceError};
 use crate::compression::{Compression, decompress_archive};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::tar::BLOCK;
 
-pub use docker::Form;
+pub use docker::ManifestFormat;
 pub use error::ArchiveError;
 
 /// How much is read at once.
@@ -50,23 +49,6 @@ pub struct SavedImage {
     pub unusable: Vec<String>,
 }
 
-/// One that holds blobs which then need not be kept from a stream.
-#[derive(Clone)]
-pub struct Elsewhere {
-    /// The size of a blob that is held, and is what it is called: it is sent from nowhere else.
-    pub holds: Arc<dyn Fn(Digest) -> BoxFuture<'static, Option<u64>> + Send + Sync>,
-    /// The blobs that it would take in the place of uncompressed layers, if it made a manifest itself.
-    pub same: Arc<dyn Fn(Vec<Digest>) -> BoxFuture<'static, SameLayers> + Send + Sync>,
-    /// Where it is then read.
-    pub source: Arc<dyn Source>,
-}
-
-impl fmt::Debug for Elsewhere {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Elsewhere").field("source", &self.source).finish_non_exhaustive()
-    }
-}
-
 /// Saved images, to be exported.
 #[derive(Debug)]
 pub struct Archive {
@@ -76,24 +58,28 @@ pub struct Archive {
     made: HashMap<Digest, Bytes>,
     /// Blobs that are not called by their digest in the archive.
     places: HashMap<Digest, Place>,
-    elsewhere: Option<Elsewhere>,
+    engine: Option<Arc<dyn BlobLookup>>,
     remark: Option<String>,
 }
 
 impl Archive {
     /// Opens a layout folder or an archive file. An archive that is compressed as a whole is decompressed into an unnamed
-    /// temporary file, without the blobs that `elsewhere` holds. `form` is for images without a manifest of their own.
+    /// temporary file, without the blobs that `engine` has. `format` is for images without a manifest of their own.
     ///
     /// # Errors
     /// When it cannot be read, or is not what it should be.
-    pub async fn open(path: &Path, form: Form, elsewhere: Option<Elsewhere>) -> Result<Self, ArchiveError> {
+    pub async fn open(
+        path: &Path,
+        format: ManifestFormat,
+        engine: Option<Arc<dyn BlobLookup>>,
+    ) -> Result<Self, ArchiveError> {
         let name = path.display().to_string();
         let failed = |error| ArchiveError::Io { archive: name.clone(), what: "opening it".to_owned(), error };
         let file = File::open(path).map_err(failed)?;
         if file.metadata().map_err(failed)?.is_dir() {
-            return Self::of(Files::folder(name, path.to_owned()), form, None).await;
+            return Self::of(Files::folder(name, path.to_owned()), format, None).await;
         }
-        Self::of_file(name, file, form, elsewhere).await
+        Self::of_file(name, file, format, engine).await
     }
 
     /// The same for an archive that is open; it may be a pipe.
@@ -103,14 +89,14 @@ impl Archive {
     pub async fn of_file(
         name: String,
         file: File,
-        form: Form,
-        elsewhere: Option<Elsewhere>,
+        format: ManifestFormat,
+        engine: Option<Arc<dyn BlobLookup>>,
     ) -> Result<Self, ArchiveError> {
         let failed = |error| ArchiveError::Io { archive: name.clone(), what: "reading it".to_owned(), error };
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(file));
-            return Self::read(&name, reader, form, elsewhere).await;
+            return Self::read(&name, reader, format, engine).await;
         }
         let mut begin = [0; BLOCK];
         let file = Arc::new(file);
@@ -123,24 +109,24 @@ impl Archive {
         if Compression::of(begin) != Compression::None {
             let again = file.try_clone().map_err(failed)?;
             let reader = BufReader::with_capacity(BUFFER_BYTES, tokio::fs::File::from_std(again));
-            return Self::read(&name, reader, form, elsewhere).await;
+            return Self::read(&name, reader, format, engine).await;
         }
         let members = blocking(&name, move || Members::of(&file)).await?;
         let members = members.map_err(|reason| ArchiveError::tar(&name, begin, reason))?;
-        Self::of(Files::tar(name, members), form, elsewhere).await
+        Self::of(Files::tar(name, members), format, engine).await
     }
 
     /// Reads an archive called `name` from a stream, to its end.
     async fn read(
         name: &str,
         reader: impl AsyncBufRead + Send + Unpin + 'static,
-        form: Form,
-        elsewhere: Option<Elsewhere>,
+        format: ManifestFormat,
+        engine: Option<Arc<dyn BlobLookup>>,
     ) -> Result<Self, ArchiveError> {
         let failed = |error| ArchiveError::Io { archive: name.to_owned(), what: "reading it".to_owned(), error };
         let plain = decompress_archive(reader).await.map_err(failed)?;
-        let (members, behind) = spool::spool(name, plain, elsewhere.as_ref()).await?;
-        let mut archive = Self::of(Files::tar(name.to_owned(), members), form, elsewhere).await?;
+        let (members, behind) = spool::spool(name, plain, engine.as_deref()).await?;
+        let mut archive = Self::of(Files::tar(name.to_owned(), members), format, engine).await?;
         archive.remark = behind.map(|error| {
             format!(
                 "{name} is whole, but what follows the end of the archive, or the checksum there, is wrong: {error}"
@@ -149,26 +135,30 @@ impl Archive {
         Ok(archive)
     }
 
-    async fn of(files: Files, form: Form, elsewhere: Option<Elsewhere>) -> Result<Self, ArchiveError> {
+    async fn of(
+        files: Files,
+        format: ManifestFormat,
+        engine: Option<Arc<dyn BlobLookup>>,
+    ) -> Result<Self, ArchiveError> {
         let name = files.name().to_owned();
-        let (mut files, mut described) = Self::describe(&name, files, form, SameLayers::new()).await?;
-        if let Some(elsewhere) = elsewhere.as_ref().filter(|_| !described.uncompressed.is_empty()) {
-            let same = (elsewhere.same)(std::mem::take(&mut described.uncompressed)).await;
+        let (mut files, mut described) = Self::describe(&name, files, format, SameLayers::new()).await?;
+        if let Some(engine) = engine.as_ref().filter(|_| !described.uncompressed.is_empty()) {
+            let same = engine.equal_layers(&described.uncompressed).await;
             if !same.is_empty() {
-                (files, described) = Self::describe(&name, files, form, same).await?;
+                (files, described) = Self::describe(&name, files, format, same).await?;
             }
         }
         let docker::Described { images, made, places, .. } = described;
         if images.is_empty() {
             return Err(ArchiveError::Unrecognised { archive: name, reason: "its list of images is empty" });
         }
-        Ok(Self { files: Arc::new(files), images, made, places, elsewhere, remark: None })
+        Ok(Self { files: Arc::new(files), images, made, places, engine, remark: None })
     }
 
     async fn describe(
         name: &str,
         files: Files,
-        form: Form,
+        format: ManifestFormat,
         same: SameLayers,
     ) -> Result<(Files, docker::Described), ArchiveError> {
         let described = move || {
@@ -180,7 +170,7 @@ impl Archive {
                 let reason = "the folder has no file `oci-layout`";
                 return Err(ArchiveError::Unrecognised { archive: archive(), reason });
             }
-            match docker::describe(&files, form, &same)? {
+            match docker::describe(&files, format, &same)? {
                 Some(described) => Ok((files, described)),
                 None if files.find("repositories", First::Files)?.is_some() => {
                     let reason = "it was saved by a docker older than 1.10, without a `manifest.json`";
@@ -244,17 +234,17 @@ impl Source for Archive {
                 return Ok(stream::iter([Ok(rest)]).boxed());
             }
             let place = self.place(&digest).await?;
-            match (place, &self.elsewhere) {
+            match (place, &self.engine) {
                 (Some(place @ Place::Here { .. }), _) => Ok(chunks(name, digest, place, offset)),
-                (Some(Place::There { .. }), Some(elsewhere)) => elsewhere.source.open(blob, offset).await,
+                (Some(Place::There { .. }), Some(engine)) => engine.open(blob, offset).await,
                 _ => Err(SourceError::NotFound { name, digest }),
             }
         })
     }
 }
 
-impl Holding for Archive {
-    fn held<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
+impl BlobLookup for Archive {
+    fn blob_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
         Box::pin(async move { Ok(self.place(digest).await?.as_ref().map(Place::size)) })
     }
 }

@@ -5,16 +5,8 @@ use serde::Deserialize;
 use super::files::{Files, json};
 use super::members::First;
 use super::{ArchiveError, SavedImage};
+use crate::image::layout::{INDEX_FILE, MARKER_FILE, MAX_INDEX, MAX_MARKER, VERSION};
 use crate::image::{IMAGE_NAME, Kind, REF_NAME, Reference, SUBJECT, index_of};
-
-const MARK: &str = "oci-layout";
-const INDEX: &str = "index.json";
-/// The only version there is.
-const VERSION: &str = "1.0.0";
-/// The longest mark that is read, in bytes.
-const MAX_MARK: u64 = 64 << 10;
-/// The longest index that is read, in bytes: some 100,000 names.
-const MAX_INDEX: u64 = 32 << 20;
 
 /// The file `oci-layout`.
 #[derive(Deserialize)]
@@ -25,19 +17,21 @@ struct Layout {
 
 /// The images of a layout; `None` if it is none. Blocks.
 pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveError> {
-    let Some(mark) = files.read(MARK, MAX_MARK, First::Files)? else { return Ok(None) };
-    let mark: Layout = json(&mark).map_err(|error| files.wrong(MARK, format!("is no mark of a layout: {error}")))?;
+    let Some(mark) = files.read(MARKER_FILE, MAX_MARKER, First::Files)? else { return Ok(None) };
+    let mark: Layout =
+        json(&mark).map_err(|error| files.wrong(MARKER_FILE, format!("is no mark of a layout: {error}")))?;
     if mark.version.is_empty() && !files.is_folder() {
         // Then the importer goes by `manifest.json`.
         return Ok(None);
     }
     if mark.version != VERSION {
         let version: String = mark.version.chars().take(40).collect();
-        return Err(files.wrong(MARK, format!("says version `{version}`; expected `{VERSION}`")));
+        return Err(files.wrong(MARKER_FILE, format!("says version `{version}`; expected `{VERSION}`")));
     }
-    let index =
-        files.read(INDEX, MAX_INDEX, First::Files)?.ok_or_else(|| files.wrong(INDEX, "is missing".to_owned()))?;
-    let index = index_of(&index).map_err(|error| files.wrong(INDEX, format!("is no index: {error}")))?;
+    let index = files
+        .read(INDEX_FILE, MAX_INDEX, First::Files)?
+        .ok_or_else(|| files.wrong(INDEX_FILE, "is missing".to_owned()))?;
+    let index = index_of(&index).map_err(|error| files.wrong(INDEX_FILE, format!("is no index: {error}")))?;
     let mut images: Vec<SavedImage> = Vec::new();
     for target in index.manifests {
         // Signatures and other artifacts may be listed beside images, and are no images for dockerd either.

@@ -1,7 +1,7 @@
 //! An archive that can be read only once: from a pipe, or through a decompressor.
 //!
-//! Which of its files are needed is said by its index, which mostly comes last. So all files are kept in an unnamed
-//! temporary file, except for large blobs that the receiver holds: those pass by, and are read from there if need be.
+//! The index, which says which of the files are needed, mostly comes last. So all files are kept in an unnamed temporary
+//! file, except for large blobs that the engine has: those are skipped, and read from the engine if need be.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::members::{Head, Members, Place, Step, cut_off, step};
-use super::{ArchiveError, Elsewhere};
+use super::{ArchiveError, BlobLookup};
 use crate::compression::{Compression, Decompressed};
 use crate::image::{Digest, Limits};
 use crate::tar::BLOCK;
@@ -22,7 +22,7 @@ const COPY_BYTES: usize = 256 << 10;
 pub(super) async fn spool(
     name: &str,
     mut archive: Decompressed,
-    elsewhere: Option<&Elsewhere>,
+    engine: Option<&dyn BlobLookup>,
 ) -> Result<(Members, Option<io::Error>), ArchiveError> {
     let failed = |what: &str| {
         let (archive, what) = (name.to_owned(), what.to_owned());
@@ -64,7 +64,7 @@ pub(super) async fn spool(
             }
             Step::Skip(size) => at += size,
             Step::Member(member) => {
-                let there = there(&member, elsewhere).await;
+                let there = there(&member, engine).await;
                 let (keep, mut mark) = (member.is_file && there.is_none(), Vec::new());
                 let mut left = member.size + member.padding();
                 let mut content = member.size;
@@ -111,13 +111,15 @@ pub(super) async fn spool(
     Ok((members, behind))
 }
 
-/// The digest of the blob that this member is by its name, if the receiver has that. Whatever may be a document is kept,
+/// The digest in this member's name, if the engine has that blob. Whatever may be a document is kept,
 /// because it is read before anything is sent.
-async fn there(member: &Head, elsewhere: Option<&Elsewhere>) -> Option<Digest> {
-    let elsewhere = elsewhere.filter(|_| member.is_file && member.size > Limits::default().config_bytes)?;
+async fn there(member: &Head, engine: Option<&dyn BlobLookup>) -> Option<Digest> {
+    let engine = engine.filter(|_| member.is_file && member.size > Limits::default().config_bytes)?;
     let name = std::str::from_utf8(member.name()).ok()?.strip_prefix("blobs/")?;
     let digest: Digest = name.replacen('/', ":", 1).parse().ok()?;
-    ((elsewhere.holds)(digest.clone()).await == Some(member.size)).then_some(digest)
+    // Where that cannot be found out the blob is kept, and asked for again when it is sent.
+    let size = engine.reliable_size(&digest).await.ok().flatten();
+    (size == Some(member.size)).then_some(digest)
 }
 
 /// Fills `into` as far as the archive goes.

@@ -1,71 +1,10 @@
 //! Archives made by hand.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use linkspan::image::Digest;
 
-const BLOCK: usize = 512;
-
-/// A tar archive that is being written.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Tar(pub(super) Vec<u8>);
-
-impl Tar {
-    pub(super) fn file(self, name: &str, content: &[u8]) -> Self {
-        self.member(b'0', name, "", content.len() as u64).content(content)
-    }
-
-    /// A file under the name of its digest.
-    pub(super) fn blob(self, content: &[u8]) -> Self {
-        self.file(&blob_name(content), content)
-    }
-
-    pub(super) fn layout(self) -> Self {
-        self.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
-    }
-
-    pub(super) fn link(self, kind: u8, name: &str, target: &str) -> Self {
-        self.member(kind, name, target, 0)
-    }
-
-    /// A header alone, which may say what it wants.
-    pub(super) fn member(mut self, kind: u8, name: &str, target: &str, size: u64) -> Self {
-        let mut block = [0; BLOCK];
-        let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
-        put(0, name);
-        put(100, "0000644\x000000000\x000000000\0");
-        put(124, &format!("{size:011o}\0"));
-        put(136, "14371573421\0        ");
-        put(157, target);
-        put(257, "ustar\x0000");
-        block[156] = kind;
-        let sum: u32 = block.iter().copied().map(u32::from).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        self.0.extend(block);
-        self
-    }
-
-    pub(super) fn content(mut self, content: &[u8]) -> Self {
-        self.0.extend_from_slice(content);
-        self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
-        self
-    }
-
-    pub(super) fn end(mut self) -> Self {
-        self.0.resize(self.0.len() + 2 * BLOCK, 0);
-        self
-    }
-
-    pub(super) fn write(self, path: PathBuf) -> PathBuf {
-        fs::write(&path, self.0).unwrap();
-        path
-    }
-}
-
-pub(super) fn blob_name(content: &[u8]) -> String {
-    format!("blobs/sha256/{}", Digest::sha256(content).hex())
-}
+use crate::common::{Tar, blob_name};
 
 /// An image by hand: its documents, and layers of one file each.
 #[derive(Debug, Clone)]
@@ -121,12 +60,12 @@ impl Image {
 
     /// As an OCI layout.
     pub(super) fn oci(&self, name: &str) -> Tar {
-        self.blobs(Tar::default()).file("index.json", &self.index(name)).layout()
+        self.blobs(Tar::default()).file("index.json", self.index(name)).layout()
     }
 
     /// As a docker archive that has its files under the names of an OCI layout.
     pub(super) fn docker(&self, name: &str) -> Tar {
-        self.blobs(Tar::default()).file("manifest.json", &self.docker_manifest(name))
+        self.blobs(Tar::default()).file("manifest.json", self.docker_manifest(name))
     }
 }
 

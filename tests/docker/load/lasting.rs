@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use super::archive::{Image, Tar};
+use super::archive::Image;
 use super::hostile::peak;
 use super::rig::{LEFT_OUT, Rig, collect};
-use crate::common::{Linkspan, Part, until};
+use crate::common::{Linkspan, Part, Tar, until};
 
 /// A load whose client can stop in the middle.
 struct Upload(UnixStream);
@@ -70,7 +70,7 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
         upload.send(&image.blobs(Tar::default()).0);
         until("the hold", || holds(&rig), |holds| holds.len() == 1);
         // The next header shows that all of them were looked at.
-        upload.send(&Tar::default().file("passed", &[1; 100_000]).0);
+        upload.send(&Tar::default().file("passed", [1; 100_000]).0);
         // Looked at is not yet pinned: that is done beside the stream, a few at a time whenever more comes.
         let blobs = image.layers.len() + 2;
         let more = Tar::default().file("more", b"x").0;
@@ -87,9 +87,9 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
         let gone: Vec<_> = before.iter().filter(|blob| !after.contains(blob)).collect();
         assert!(gone.is_empty(), "{gone:?} are gone");
         let rest = if layout_last {
-            Tar::default().file("index.json", &image.index("meanwhile:1")).layout()
+            Tar::default().file("index.json", image.index("meanwhile:1")).layout()
         } else {
-            Tar::default().file("manifest.json", &image.docker_manifest("meanwhile:1"))
+            Tar::default().file("manifest.json", image.docker_manifest("meanwhile:1"))
         };
         upload.send(&rest.end().0);
         let answer = upload.finish();

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use super::archive::{Image, Tar};
+use super::archive::Image;
 use super::rig::Rig;
-use crate::common::{Run, text};
+use crate::common::{Run, Tar, text};
 
 #[test]
 fn a_name_that_is_not_written_in_full_is_said_to_be_lost_and_a_load_is_logged() {
     let rig = Rig::new();
     let image = Image::of(&[b"named"]);
     let archive = |name: &str| {
-        let tar = image.blobs(Tar::default()).file("index.json", &image.index_as(name)).layout();
+        let tar = image.blobs(Tar::default()).file("index.json", image.index_as(name)).layout();
         tar.end().write(rig.behind.fresh_path(".tar"))
     };
     let short = archive("my-app:latest");

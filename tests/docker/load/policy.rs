@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use super::archive::{Image, Tar};
-use crate::common::{Linkspan, Output, Part, Run, Stack, text, until};
+use super::archive::Image;
+use crate::common::{Linkspan, Output, Part, Run, Stack, Tar, text, until};
 
 const NOT_ALLOWED: &str = "is not allowed here; allowed are: docker.io/library/ci-*";
 
@@ -113,14 +113,14 @@ fn names_that_are_not_allowed_are_not_loaded() {
         (image.oci("production:1"), NOT_ALLOWED),
         (large.oci("production:1"), NOT_ALLOWED),
         (image.docker("production:1"), NOT_ALLOWED),
-        (image.docker("production:1").layout().file("index.json", &image.index("ci-1")), NOT_ALLOWED),
-        (image.oci("ci-1").file("index.json", &image.index("production:1")), NOT_ALLOWED),
+        (image.docker("production:1").layout().file("index.json", image.index("ci-1")), NOT_ALLOWED),
+        (image.oci("ci-1").file("index.json", image.index("production:1")), NOT_ALLOWED),
         (named_by(&image, "index.json", &by_ref).layout(), NOT_ALLOWED),
         (named_by(&image, "./x/../index.json", &index).layout(), NOT_ALLOWED),
         (named_by(&image, "manifest.json", r#"[{"repotags":["production:1"]}]"#), NOT_ALLOWED),
         (named_by(&image, "repositories", r#"{"production":{"1":"0"}}"#), NOT_ALLOWED),
         (named_by(&image, "index.json", r#"{"manifests":[],"Manifests":[]}"#).layout(), "cannot be told for certain"),
-        (image.docker("ci-1").link(b'2', "manifest.json", "other.json"), "it is a link"),
+        (image.docker("ci-1").symlink("manifest.json", "other.json"), "it is a link"),
     ] {
         guarded.denied(&archive, expected);
         assert!(!guarded.has("production:1"));
@@ -194,11 +194,11 @@ fn names_that_must_not_move_stay() {
     let before = stack.image("docker.io/library/still:1");
     guarded.load(&first.oci("still:1")).ok();
     // With both kinds of documents, as `docker save` writes them.
-    guarded.load(&first.oci("still:1").file("manifest.json", &first.docker_manifest("still:1"))).ok();
+    guarded.load(&first.oci("still:1").file("manifest.json", first.docker_manifest("still:1"))).ok();
     guarded.denied(&second.oci("still:1"), "names must not move here");
     guarded.denied(&second.docker("still:1"), "names must not move here");
     // An index that nothing makes an index: dockerd goes by the other document.
-    guarded.denied(&second.docker("still:1").file("index.json", &first.index("still:1")), "names must not move here");
+    guarded.denied(&second.docker("still:1").file("index.json", first.index("still:1")), "names must not move here");
     assert_eq!(stack.image("docker.io/library/still:1"), before);
     guarded.load(&second.oci("other:1")).ok();
     stack.docker(["image", "rm", "still:1", "other:1"]).ok();

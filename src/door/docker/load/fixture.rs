@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tar_core::{HeaderBuilder, PaxBuilder};
 
 use super::member::{Read, read};
 use crate::engine::{EngineError, Hold, StoredBlob};
@@ -38,8 +39,11 @@ impl Tar {
 
     /// A file behind an extended header.
     pub(super) fn pax(mut self, records: &[(&str, &str)], name: &str, content: &[u8]) -> Self {
-        let records: String = records.iter().map(|(key, value)| record(key, value)).collect();
-        self = self.member(b'x', "PaxHeaders/x", records.as_bytes());
+        let mut extended = PaxBuilder::new();
+        for (key, value) in records {
+            extended.add(key, value);
+        }
+        self = self.member(b'x', "PaxHeaders/x", &extended.finish());
         self.0.extend(header(b'0', name, content.len() as u64));
         self.content(content)
     }
@@ -61,14 +65,11 @@ pub(super) fn blob_name(content: &[u8]) -> String {
 }
 
 pub(super) fn header(kind: u8, name: &str, size: u64) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    block[..name.len()].copy_from_slice(name.as_bytes());
-    for (at, text) in [(100, "0000644\0"), (108, "0000000\0"), (116, "0000000\0"), (136, "14371573421\0")] {
-        block[at..at + text.len()].copy_from_slice(text.as_bytes());
-    }
-    block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+    let mut header = HeaderBuilder::new_ustar();
+    header.path(name).unwrap();
+    header.mode(0o644).unwrap().uid(0).unwrap().gid(0).unwrap().size(size).unwrap().mtime(1_676_604_177).unwrap();
+    let mut block = *header.finish().as_bytes();
     block[156] = kind;
-    block[257..265].copy_from_slice(b"ustar\x0000");
     seal(&mut block);
     block
 }
@@ -78,12 +79,6 @@ pub(super) fn seal(block: &mut [u8; BLOCK]) {
     block[148..156].fill(b' ');
     let sum: u32 = block.iter().copied().map(u32::from).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-}
-
-pub(super) fn record(key: &str, value: &str) -> String {
-    let rest = key.len() + value.len() + 3;
-    let length = (rest..).find(|length| length.to_string().len() + rest == *length).unwrap();
-    format!("{length} {key}={value}\n")
 }
 
 /// What containerd's importer knows after an archive.

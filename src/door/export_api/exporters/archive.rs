@@ -12,18 +12,18 @@ use crate::export_v1::ApiError;
 use crate::export_v1::proto::{AttributeKind, ExporterType, NameUse, OutputKind};
 use crate::image::{Digest, Kind};
 use crate::output::Output;
-use crate::output::archive::{Archive as Plan, Flavour};
+use crate::output::archive::{Archive as Plan, ArchiveFormat};
 use crate::progress::{Event, State};
 
 /// Plans an archive of what the export holds. Its bytes are made while they are read.
 #[derive(Debug)]
-pub(super) struct Archive(pub(super) Flavour);
+pub(super) struct Archive(pub(super) ArchiveFormat);
 
 impl Exporter for Archive {
     fn describe(&self, _engine: &Identity) -> ExporterType {
         let (name, documentation) = match self.0 {
-            Flavour::Oci => ("oci", "Makes an archive of an OCI image layout, of any number of platforms."),
-            Flavour::Docker | Flavour::Save => {
+            ArchiveFormat::Oci => ("oci", "Makes an archive of an OCI image layout, of any number of platforms."),
+            ArchiveFormat::Docker | ArchiveFormat::Save => {
                 ("docker", "Makes an archive for docker load, of an image of one platform.")
             }
         };
@@ -48,10 +48,10 @@ impl Exporter for Archive {
     }
 
     fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
-        let flavour = self.0;
+        let format = self.0;
         Box::pin(async move {
             let absent = absent(&job).await?;
-            let plan = Plan::new(&job.graph, &job.names, flavour, &absent)
+            let plan = Plan::new(&job.graph, &job.names, format, &absent)
                 .map_err(|error| ApiError::field("root", error.to_string()))?;
             let plan = Arc::new(plan);
             let output = match job.attributes.get(dest::KEY) {

@@ -21,7 +21,7 @@ use crate::export_v1::ApiError;
 use crate::export_v1::proto::{self, Attribute, AttributeKind, ExporterType, NameUse, Reason};
 use crate::image::{Descriptor, Graph, Reference, View};
 use crate::output::Output;
-use crate::output::archive::Flavour;
+use crate::output::archive::ArchiveFormat;
 use crate::output::folder::Folders;
 use crate::progress::Events;
 
@@ -38,8 +38,8 @@ pub(super) trait Exporter: Debug + Send + Sync {
 pub(super) fn all() -> [&'static dyn Exporter; 5] {
     [
         &image::Image,
-        &archive::Archive(Flavour::Oci),
-        &archive::Archive(Flavour::Docker),
+        &archive::Archive(ArchiveFormat::Oci),
+        &archive::Archive(ArchiveFormat::Docker),
         &files::Files { is_tar: true },
         &files::Files { is_tar: false },
     ]

@@ -13,13 +13,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was found when the command began.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct AbandonedLeases {
     engine: Arc<dyn Engine>,
     found: Abandoned,
     at: Instant,
 }
 
-impl Left {
+impl AbandonedLeases {
     /// Looks. What cannot be found out is left to the next command.
     pub(super) async fn of(engine: &Arc<dyn Engine>) -> Self {
         let found = engine.abandoned().await.unwrap_or_else(|error| {

@@ -11,9 +11,9 @@ use crate::image::Graph;
 
 /// What a command holds of engines, so that nobody deletes it while it is read.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<Vec<Arc<dyn Ingest>>>);
+pub(super) struct ReadLeases(Mutex<Vec<Arc<dyn Ingest>>>);
 
-impl Held {
+impl ReadLeases {
     /// Holds `graph` for `command`. Where that cannot be done, as on a disk that cannot be written, it is read all the
     /// same.
     pub(super) async fn add(&self, engine: &dyn Engine, graph: &Arc<Graph>, command: &str) {
@@ -54,7 +54,7 @@ mod tests {
     #[tokio::test]
     async fn a_hold_that_an_engine_does_not_release_ends_at_a_signal() {
         let stuck = Stuck::default();
-        let held = Held(Mutex::new(vec![Arc::new(stuck.clone()), Arc::new(stuck.clone())]));
+        let held = ReadLeases(Mutex::new(vec![Arc::new(stuck.clone()), Arc::new(stuck.clone())]));
         let released = stuck.released.clone();
         let all_asked = async {
             while released.load(Ordering::Relaxed) < 2 {

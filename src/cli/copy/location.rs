@@ -1,0 +1,191 @@
+//! The locations of images that `linkspan copy` takes, spelled as skopeo does.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::cli::engine::Target;
+use crate::config::Config;
+use crate::engine::EngineKind;
+use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
+use crate::image::{Reference, ReferenceError};
+use crate::output::archive::ArchiveFormat;
+use crate::proxy::{Address, AddressError};
+
+/// Where an image is read from or copied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ImageLocation {
+    Docker(Option<String>),
+    Containerd(String, Option<String>),
+    Layout(PathBuf, Option<String>),
+    Archive(ArchiveFormat, PathBuf, Option<String>),
+    Registry(Reference),
+    Daemon(Address, Option<String>),
+    Configured(String),
+}
+
+/// The transports whose names are long enough to be told from those of images.
+const TRANSPORTS: [&str; 4] = ["docker-daemon", "containerd", "oci-archive", "docker-archive"];
+/// How many letters may be wrong, missing, added or swapped in a misspelled transport.
+const MAX_TYPOS: usize = 2;
+
+impl FromStr for ImageLocation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        let is_path = text.starts_with(['/', '.']);
+        if kind == text && !is_path {
+            return Ok(Self::Configured(text.to_owned()));
+        }
+        match kind {
+            "docker-daemon" => Ok(Self::Docker(name(rest))),
+            "containerd" => match rest.split_once('/') {
+                _ if rest.is_empty() || rest.starts_with('/') => {
+                    Err("expected a namespace, as in `containerd:k8s.io/NAME`".to_owned())
+                }
+                Some((namespace, rest)) => Ok(Self::Containerd(namespace.to_owned(), name(rest))),
+                None => Ok(Self::Containerd(rest.to_owned(), None)),
+            },
+            "oci" => match rest.split_once(':') {
+                _ if rest.is_empty() || rest.starts_with(':') => {
+                    Err("expected a folder, as in `oci:DIR:NAME`".to_owned())
+                }
+                Some((folder, rest)) => Ok(Self::Layout(folder.into(), name(rest))),
+                None => Ok(Self::Layout(rest.into(), None)),
+            },
+            "oci-archive" | "docker-archive" if rest.is_empty() || rest.starts_with(':') => {
+                Err(format!("expected a file, as in `{kind}:image.tar`"))
+            }
+            "oci-archive" | "docker-archive" => {
+                let (file, rest) = rest.split_once(':').unwrap_or((rest, ""));
+                let kind = if kind == "oci-archive" { ArchiveFormat::Oci } else { ArchiveFormat::Save };
+                Ok(Self::Archive(kind, file.into(), name(rest)))
+            }
+            "docker" if rest.starts_with("//") => {
+                let name = rest[2..].parse().map_err(|error: ReferenceError| error.to_string())?;
+                Ok(Self::Registry(name))
+            }
+            "unix" | "tcp" if rest.starts_with("//") => {
+                // No path of a socket holds a colon, and no authority a slash.
+                let at = if kind == "unix" { rest.find(':') } else { rest[2..].find('/').map(|at| at + 2) };
+                let (address, rest) = at.map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
+                let address = format!("{kind}:{address}").parse().map_err(|error: AddressError| error.to_string())?;
+                Ok(Self::Daemon(address, name(rest)))
+            }
+            // No image's name begins so.
+            _ if text.starts_with(['/', '.']) => {
+                let (address, rest) = text.split_once(':').unwrap_or((text, ""));
+                Ok(Self::Daemon(address.parse().map_err(|error: AddressError| error.to_string())?, name(rest)))
+            }
+            // `docker:dind` is an image.
+            "docker" => Ok(Self::Configured(text.to_owned())),
+            "dir" | "containers-storage" | "ostree" => {
+                Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
+            }
+            "oci-layout" => Err("`oci-layout:` is no place; a layout in a folder is `oci:DIR:NAME`".to_owned()),
+            "tarball" => {
+                Err("`tarball:` is no place; an archive is `oci-archive:FILE` or `docker-archive:FILE`".to_owned())
+            }
+            // A misspelled transport also parses as an image's name, and the copy would go to the wrong place.
+            _ => match TRANSPORTS.iter().find(|transport| strsim::osa_distance(kind, transport) <= MAX_TYPOS) {
+                Some(transport) => {
+                    let image = text.parse::<Reference>();
+                    let image = image.map_or_else(|_| String::new(), |name| format!(" The image is `{name}`."));
+                    Err(format!("`{kind}:` is no place; is `{transport}:` meant?{image}"))
+                }
+                None => Ok(Self::Configured(text.to_owned())),
+            },
+        }
+    }
+}
+
+impl ImageLocation {
+    /// The engine that is meant, and the image in it; `None` for an archive and a registry. `target` is meant where only an image is named.
+    pub(super) fn engine<'a>(&'a self, config: &Config, target: &Target) -> Option<(Target, Option<&'a str>)> {
+        let selection = config.engine.clone();
+        let (selection, name) = match self {
+            Self::Docker(name) => {
+                // Whichever store it has.
+                let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
+                (Selection { kind: None, docker_host, namespace: None, layout: None, ..selection }, name.as_deref())
+            }
+            Self::Containerd(namespace, name) => {
+                let namespace = Some(namespace.clone());
+                (
+                    Selection { kind: Some(EngineKind::Containerd), namespace, layout: None, ..selection },
+                    name.as_deref(),
+                )
+            }
+            Self::Layout(folder, name) => {
+                let selection =
+                    Selection { kind: Some(EngineKind::Layout), layout: Some(folder.clone()), ..Selection::default() };
+                (selection, name.as_deref())
+            }
+            Self::Configured(name) => return Some((target.clone(), Some(name.as_str()))),
+            Self::Daemon(address, name) => return Some((Target::Daemon(address.clone()), name.as_deref())),
+            Self::Archive(..) | Self::Registry(_) => return None,
+        };
+        Some((Target::Engine(selection), name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_spelled_as_skopeo_does() {
+        let some = |text: &str| Some(text.to_owned());
+        for (text, expected) in [
+            ("docker-daemon:demo:1", ImageLocation::Docker(some("demo:1"))),
+            ("docker-daemon:", ImageLocation::Docker(None)),
+            (
+                "containerd:k8s.io/example.com/a:1",
+                ImageLocation::Containerd("k8s.io".to_owned(), some("example.com/a:1")),
+            ),
+            ("containerd:k8s.io", ImageLocation::Containerd("k8s.io".to_owned(), None)),
+            ("oci:./dir:demo:1", ImageLocation::Layout("./dir".into(), some("demo:1"))),
+            ("oci:/dir", ImageLocation::Layout("/dir".into(), None)),
+            ("docker-archive:a.tar", ImageLocation::Archive(ArchiveFormat::Save, "a.tar".into(), None)),
+            ("oci-archive:/b.tar:demo:1", ImageLocation::Archive(ArchiveFormat::Oci, "/b.tar".into(), some("demo:1"))),
+            ("docker://alpine", ImageLocation::Registry("alpine".parse().unwrap())),
+            ("docker://localhost:5000/a/b:1", ImageLocation::Registry("localhost:5000/a/b:1".parse().unwrap())),
+            ("unix:///run/a.sock:demo:1", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
+            ("unix:///run/a.sock:", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
+            ("unix:///run/a.sock", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
+            ("tcp://[::1]:80/a/b:1", ImageLocation::Daemon("tcp://[::1]:80".parse().unwrap(), some("a/b:1"))),
+            ("/run/a.sock", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), None)),
+            ("/run/a.sock:demo:1", ImageLocation::Daemon("unix:///run/a.sock".parse().unwrap(), some("demo:1"))),
+            ("tcp://localhost:80", ImageLocation::Daemon("tcp://localhost:80".parse().unwrap(), None)),
+            ("demo:1", ImageLocation::Configured("demo:1".to_owned())),
+            ("docker:dind", ImageLocation::Configured("docker:dind".to_owned())),
+            ("localhost:5000/demo:1", ImageLocation::Configured("localhost:5000/demo:1".to_owned())),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        let slip = |text: &str| text.parse::<ImageLocation>().unwrap_err();
+        assert_eq!(slip("oci-archve:/x.tar"), "`oci-archve:` is no place; is `oci-archive:` meant?");
+        assert!(slip("containers:1").ends_with("The image is `docker.io/library/containers:1`."));
+        for text in [
+            "containerd:",
+            "containerd:/a",
+            "oci:",
+            "oci::1",
+            "oci-archive:",
+            "oci-archive::x",
+            "docker://",
+            "docker://Upper/Case",
+            "dir:/x",
+            "oci-layout:/x",
+            "tarball:/x",
+            "oci-archve:x.tar",
+            "docker-deamon:demo:1",
+            "containrd:k8s.io",
+            "unix://x",
+            "tcp://x",
+        ] {
+            text.parse::<ImageLocation>().unwrap_err();
+        }
+    }
+}
