@@ -11,6 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use linkspan::engine::{BlobWriter, Engine, EngineError, EngineKind, Identity, Ingest, Opened, Origin, Plan, Storage};
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
+use linkspan::net::Principal;
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 
@@ -143,7 +144,12 @@ fn pump(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(LAYERS as u64 * LAYER_BYTES));
     group.bench_function("8 layers of 64 MiB", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
-            let origin = Origin { export: "bench".into(), door: "bench", builder: "zeros".into() };
+            let origin = Origin {
+                export: "bench".into(),
+                door: "bench",
+                builder: "zeros".into(),
+                principal: Principal::Internal,
+            };
             let request = Request { root: source.root(), names: Vec::new(), origin };
             exports.run(request, source.clone(), Events::none()).await.expect("an export")
         });

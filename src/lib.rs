@@ -21,6 +21,7 @@ pub mod export_v1;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod image;
+pub mod net;
 pub mod output;
 pub mod progress;
 pub mod proxy;

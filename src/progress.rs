@@ -22,6 +22,20 @@ pub enum State {
     Aborted,
 }
 
+impl State {
+    /// Its name, in small letters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Planned => "planned",
+            Self::Transferring => "transferring",
+            Self::Ready => "ready",
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
 /// One step of an export.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

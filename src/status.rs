@@ -1,14 +1,15 @@
 //! What a running Linkspan says of itself: the answer of each of its doors to `GET /_linkspan/status`.
 //!
-//! Over HTTP/1.1 on the docker door, over HTTP/2 (a plain GET, not gRPC) on the others. The document is made once, when
-//! the doors are opened, and holds nothing that who can use a door could not find out there. Keys may be added; a reader
-//! takes those that it knows.
+//! Over HTTP/1.1 on the docker door, over HTTP/2 (a plain GET, not gRPC) on the others. Whoever can use one door can set any
+//! name in the engine, so the document of each lists the exports of all. Keys may be added; a reader takes those that it
+//! knows.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineKind;
+use crate::export::{LiveExport, LiveExports};
 
 /// The path of the document; neither dockerd nor gRPC has anything below `/_linkspan`.
 pub const PATH: &str = "/_linkspan/status";
@@ -16,8 +17,8 @@ pub const PATH: &str = "/_linkspan/status";
 /// The same for a router that takes services by the first part of their path.
 pub const ROOT: &str = "_linkspan";
 
-/// The longest document that a reader takes. Ours has at most 66 doors, whose addresses are short.
-pub const MAX_BYTES: usize = 256 << 10;
+/// The longest document that a reader takes: room for thousands of exports.
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// Which door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,14 +128,15 @@ pub struct Status {
     /// What is let through.
     #[serde(default)]
     pub policy: Policy,
+    /// The exports that are under way, through any of the doors.
+    #[serde(default)]
+    pub exports: Vec<LiveExport>,
 }
 
 impl Status {
-    /// What the door `door` answers. A document that cannot be written is none, and its door has no answer.
-    pub fn answer(&self, door: &Door) -> Option<Answer> {
-        let mut text = serde_json::to_vec(&Self { door: door.clone(), ..self.clone() }).ok()?;
-        text.push(b'\n');
-        Some(Answer(text.into()))
+    /// What the door `door` answers, with what is in `exports` whenever it is asked.
+    pub fn answer(&self, door: &Door, exports: LiveExports) -> Answer {
+        Answer { status: Self { door: door.clone(), ..self.clone() }, exports }
     }
 
     /// The builder whose door answers, if it is that of one.
@@ -152,8 +154,11 @@ impl Status {
 }
 
 /// What one door answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer(Bytes);
+#[derive(Debug, Clone)]
+pub struct Answer {
+    status: Status,
+    exports: LiveExports,
+}
 
 impl Answer {
     /// Whether a request is for it.
@@ -172,16 +177,22 @@ impl Answer {
 
     /// The document's bytes.
     pub fn bytes(&self) -> Bytes {
-        self.0.clone()
+        let status = Status { exports: self.exports.list(), ..self.status.clone() };
+        // Strings, numbers and lists of them: writing those cannot fail.
+        let mut text = serde_json::to_vec(&status).unwrap_or_default();
+        text.push(b'\n');
+        text.into()
     }
 
     /// As an answer over HTTP/2.
     pub fn response<B>(&self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
-        let mut response = Response::new(body(self.bytes()));
+        let bytes = self.bytes();
+        let length = bytes.len();
+        let mut response = Response::new(body(bytes));
         *response.status_mut() = StatusCode::OK;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(Self::CONTENT_TYPE));
-        headers.insert(header::CONTENT_LENGTH, self.0.len().into());
+        headers.insert(header::CONTENT_LENGTH, length.into());
         response
     }
 }
@@ -191,6 +202,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::engine::Origin;
+    use crate::net::Principal;
 
     fn status() -> Status {
         let door = |kind, address: &str| Door { kind, address: address.to_owned() };
@@ -212,14 +225,20 @@ mod tests {
                 plain_is_load: true,
             }],
             policy: Policy::default(),
+            exports: Vec::new(),
         }
     }
 
     #[test]
     fn the_keys_of_the_document_are_stable() {
         let status = status();
-        let answer = status.answer(&status.doors[1]).unwrap();
-        let document: Value = serde_json::from_slice(&answer.bytes()).unwrap();
+        let exports = LiveExports::default();
+        let (builder, principal) = ("b".to_owned(), Principal::Unix { uid: 1, gid: 2, pid: None });
+        let origin = Origin { export: "e".to_owned(), door: "docker", builder, principal };
+        let answer = status.answer(&status.doors[1], exports.clone());
+        let _listed = exports.add(&origin, vec!["demo:1".to_owned()]);
+        let mut document: Value = serde_json::from_slice(&answer.bytes()).unwrap();
+        document["exports"][0]["created"].take().as_u64().unwrap();
         assert_eq!(
             document,
             json!({
@@ -234,6 +253,10 @@ mod tests {
                 "engine": { "kind": "docker", "version": "29", "address": "unix:///e" },
                 "builders": [{ "address": "tcp://far:1", "door": "unix:///b", "plain_is_load": true }],
                 "policy": { "plain_is_load": false, "names_restricted": false, "deny_tag_move": false },
+                "exports": [{
+                    "id": "e", "door": "docker", "builder": "b", "principal": "uid 1, gid 2", "state": "open",
+                    "created": null, "names": ["demo:1"],
+                }],
             })
         );
     }

@@ -80,6 +80,11 @@ const RULES: &[Rule] = &[
         why: "the pass-through knows nothing of images",
     },
     Rule {
+        of: "net",
+        never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door", "crate::proxy"],
+        why: "a connection is bytes and whose they are",
+    },
+    Rule {
         of: "tunnel",
         never: &["crate::image", "crate::engine", "crate::export", "crate::source", "crate::door"],
         why: "what runs inside a stream of a container knows nothing of images",
@@ -130,6 +135,7 @@ const BELOW_TOP: &[&str] = &[
     "output",
     "door",
     "export_v1",
+    "net",
     "proxy",
     "tunnel",
     "docker_api",
@@ -184,6 +190,7 @@ fn the_check_can_fail() {
         ("engine/docker/mod.rs", "pub use crate::door::buildkit::Door;"),
         ("engine/docker/mod.rs", "use crate::config::Config;"),
         ("source/mod.rs", "use crate::engine::*;"),
+        ("net/principal.rs", "use crate::engine::Origin;"),
         ("proxy/mod.rs", "type D = crate::image::Digest;"),
         ("tunnel/exec.rs", "use crate::engine::EngineError;"),
         ("docker_api/mod.rs", "use crate::engine::EngineError;"),

@@ -14,6 +14,7 @@ use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
+use crate::net::Principal;
 use crate::proxy::Address;
 use crate::source::archive::ManifestFormat;
 use crate::source::tree::Tree;
@@ -121,6 +122,7 @@ pub(super) fn origin(command: &str) -> Origin {
         export: format!("cli-{}-{now:x}", std::process::id()),
         door: "cli",
         builder: format!("linkspan {command}"),
+        principal: Principal::Internal,
     }
 }
 

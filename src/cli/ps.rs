@@ -1,5 +1,6 @@
 //! `linkspan ps`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,19 +10,23 @@ use serde_json::{Value, json};
 use super::{CommandError, block_on, output, show};
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::engine::remote::Connection;
-use crate::export_v1::proto::{Export, ExportState, ListRequest};
+use crate::export::LiveExport;
+use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::proxy::Address;
+use crate::running::{Answer, First, ask};
+use crate::status::Kind;
 
-/// Lists the exports that clients of a daemon's exporter API have opened.
+/// Lists the exports of a daemon that are under way, whichever of its doors they came through.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Ps {
-    /// Where the daemon's door of the exporter API listens (`serve --export-listen`) [env: LINKSPAN_EXPORT_LISTEN]
+    /// Where a door of the daemon listens, usually that of the exporter API (`serve --export-listen`) [env:
+    /// LINKSPAN_EXPORT_LISTEN]
     /// [default: LINKSPAN_TO, else what the configuration file says, else unix:///run/linkspan/export.sock]
     #[arg(long, value_name = "ADDR")]
     to: Option<Address>,
 
-    /// Also list those that have ended, as long as the daemon remembers them
+    /// Also list those of the exporter API that have ended, as long as the daemon remembers them
     #[arg(short, long)]
     all: bool,
 
@@ -40,16 +45,26 @@ Examples:
   linkspan ps --to unix:///run/linkspan/export.sock
   linkspan ps --to unix:///run/linkspan/export.sock --all --json";
 
+/// An export, as any door lists it, and what only the exporter API says of it.
+struct Row {
+    live: LiveExport,
+    session: Option<Export>,
+}
+
 impl Ps {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let to = self.to.clone().map_or_else(configured, Ok)?;
-        let exports = block_on(list(&to))??;
-        let mut rows = vec![["EXPORT ID", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec()];
-        for export in exports.iter().filter(|export| self.all || is_under_way(export)) {
+        let mut rows = vec![
+            ["EXPORT ID", "DOOR", "CLIENT", "STATE", "CREATED", "BLOBS", "SIZE", "NAMES"].map(str::to_owned).to_vec(),
+        ];
+        for row in block_on(exports(&to))?? {
+            if !self.all && !row.is_under_way() {
+                continue;
+            }
             match (self.quiet, self.json) {
-                (true, _) => output::print(&export.id)?,
-                (_, true) => output::print(&describe(export).to_string())?,
-                _ => rows.push(row(export)),
+                (true, _) => output::print(&row.live.id)?,
+                (_, true) => output::print(&row.json().to_string())?,
+                _ => rows.push(row.columns()),
             }
         }
         if !self.quiet && !self.json {
@@ -57,6 +72,22 @@ impl Ps {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The exports of the daemon behind the door at `address`, ordered by id.
+async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
+    let (live, is_api) = match ask(address, First::Http2).await {
+        Answer::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
+        // Another server of the API, or nobody, which the call tells.
+        Answer::Stranger | Answer::Closed | Answer::Denied => (Vec::new(), true),
+    };
+    let mut rows: BTreeMap<_, _> =
+        live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();
+    for session in if is_api { list(address).await? } else { Vec::new() } {
+        let listed = || Row { live: LiveExport { door: "export".to_owned(), ..LiveExport::default() }, session: None };
+        rows.entry(session.id.clone()).or_insert_with(listed).take(session);
+    }
+    Ok(rows.into_values().collect())
 }
 
 async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
@@ -85,41 +116,60 @@ fn configured() -> Result<Address, CommandError> {
     config.export_listen.map_or_else(usual, Ok)
 }
 
-/// A server may list exports that have ended.
-fn is_under_way(export: &Export) -> bool {
-    matches!(export.state(), ExportState::Open | ExportState::Committing)
-}
+impl Row {
+    /// Adds what the exporter API says.
+    fn take(&mut self, session: Export) {
+        self.live.id.clone_from(&session.id);
+        // The state's name, as the specification has it.
+        self.live.state = session.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase();
+        let named = session.results.iter().flat_map(|result| &result.names);
+        self.live.names.extend(named.filter(|name| !self.live.names.contains(name)).cloned().collect::<Vec<_>>());
+        self.live.created = session.create_time.and_then(|time| u64::try_from(time.seconds).ok());
+        self.session = Some(session);
+    }
 
-/// The state's name, as the specification has it.
-fn state(export: &Export) -> String {
-    export.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase()
-}
+    /// A server may list exports that have ended.
+    fn is_under_way(&self) -> bool {
+        let state = self.session.as_ref().map(Export::state);
+        state.is_none_or(|state| matches!(state, ExportState::Open | ExportState::Committing))
+    }
 
-fn names(export: &Export) -> Vec<&str> {
-    export.results.iter().flat_map(|result| &result.names).map(String::as_str).collect()
-}
+    fn columns(&self) -> Vec<String> {
+        let LiveExport { id, door, principal, state, created, names, .. } = &self.live;
+        let age = |created| SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(created));
+        let unknown = || "N/A".to_owned();
+        let (blobs, size) = match &self.session {
+            Some(Export { blobs, bytes, .. }) => {
+                (blobs.to_string(), show::size_in_table(u64::try_from(*bytes).unwrap_or(0)))
+            }
+            None => (unknown(), unknown()),
+        };
+        vec![
+            id.clone(),
+            door.clone(),
+            Some(principal.clone()).filter(|principal| !principal.is_empty()).unwrap_or_else(unknown),
+            state.clone(),
+            created.map_or_else(unknown, |created| show::ago(age(created).unwrap_or_default())),
+            blobs,
+            size,
+            names.join(","),
+        ]
+    }
 
-fn row(export: &Export) -> Vec<String> {
-    let created = export.create_time.and_then(|time| {
-        let then = UNIX_EPOCH + Duration::from_secs(u64::try_from(time.seconds).ok()?);
-        Some(show::ago(SystemTime::now().duration_since(then).unwrap_or_default()))
-    });
-    vec![
-        export.id.clone(),
-        state(export),
-        created.unwrap_or_else(|| "N/A".to_owned()),
-        export.blobs.to_string(),
-        show::size_in_table(u64::try_from(export.bytes).unwrap_or(0)),
-        names(export).join(","),
-    ]
-}
-
-fn describe(export: &Export) -> Value {
-    let exporters: Vec<_> =
-        export.exporters.iter().map(|exporter| json!({"id": exporter.id, "type": exporter.r#type})).collect();
-    json!({
-        "id": export.id, "state": state(export), "labels": export.labels, "exporters": exporters,
-        "created": export.create_time.map(|time| time.seconds), "expires": export.expire_time.map(|time| time.seconds),
-        "blobs": export.blobs, "bytes": export.bytes, "names": names(export),
-    })
+    fn json(&self) -> Value {
+        let LiveExport { id, door, builder, principal, state, created, names } = &self.live;
+        let mut row = json!({
+            "id": id, "door": door, "builder": builder, "principal": principal, "state": state, "created": created,
+            "names": names,
+        });
+        if let Some(session) = &self.session {
+            let exporter = |exporter: &Exporter| json!({"id": exporter.id, "type": exporter.r#type});
+            row["labels"] = json!(session.labels);
+            row["exporters"] = session.exporters.iter().map(exporter).collect();
+            row["expires"] = json!(session.expire_time.map(|time| time.seconds));
+            row["blobs"] = json!(session.blobs);
+            row["bytes"] = json!(session.bytes);
+        }
+        row
+    }
 }

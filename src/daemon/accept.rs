@@ -10,10 +10,11 @@ use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::DaemonError;
 use super::listen::{Listener, Stream};
+use crate::net::Connection;
 use crate::proxy::{Drain, Metered};
 
 /// The pause after an accept that failed for want of resources: the first, and the longest.
@@ -23,7 +24,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A client's connection, as doors get it.
-pub(super) type Client = Metered<Stream>;
+pub(super) type Client = Connection<Metered<Stream>>;
 
 /// The open doors, and whoever came through them.
 #[derive(Debug)]
@@ -91,13 +92,14 @@ impl House {
         }
     }
 
-    /// Opens a door: every connection that `listener` accepts goes to `serve`, with what announces the drain.
-    pub(super) fn open<S, F>(&self, listener: Listener, serve: S)
+    /// Opens `door`: every connection that `listener` accepts goes to `serve`, with what announces the drain.
+    pub(super) fn open<S, F>(&self, door: &'static str, listener: Listener, serve: S)
     where
         S: Fn(Client, Drain) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let gate = Gate {
+            door,
             connections: self.connections.clone(),
             guests: self.guests.clone(),
             permits: Arc::clone(&self.permits),
@@ -149,6 +151,7 @@ impl House {
 }
 
 struct Gate<S> {
+    door: &'static str,
     connections: TaskTracker,
     guests: Guests,
     permits: Arc<Semaphore>,
@@ -209,9 +212,10 @@ where
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
-    fn let_in(&self, stream: Stream, permit: Option<OwnedSemaphorePermit>) {
+    fn let_in(&self, connection: Connection<Stream>, permit: Option<OwnedSemaphorePermit>) {
         let drain = Drain::from(self.drain.clone());
-        let served = (self.serve)(drain.metered(stream), drain.clone());
+        let span = info_span!("connection", door = self.door, peer = %connection.peer);
+        let served = (self.serve)(connection.map(|stream| drain.metered(stream)), drain.clone()).instrument(span);
         let (cut, guest) = (self.cut.clone(), self.guests.enter(drain));
         self.connections.spawn(async move {
             tokio::select! {
@@ -227,7 +231,8 @@ where
 /// turned to it: accept(2), "Error handling".
 fn is_the_clients(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
-    matches!(errno, Some(Errno::CONNABORTED | Errno::CONNRESET | Errno::PROTO | Errno::PERM | Errno::INTR))
+    let gone = [Errno::CONNABORTED, Errno::CONNRESET, Errno::NOTCONN, Errno::PROTO, Errno::PERM, Errno::INTR];
+    errno.is_some_and(|errno| gone.contains(&errno))
 }
 
 #[cfg(test)]
@@ -250,7 +255,8 @@ mod tests {
     }
 
     /// Serves a connection by sending back one byte for each byte, until its client ends it.
-    async fn echo(mut stream: Client) {
+    async fn echo(client: Client) {
+        let mut stream = client.io;
         let mut byte = [0];
         while stream.read_exact(&mut byte).await.is_ok() {
             stream.write_all(&byte).await.unwrap();
@@ -274,7 +280,7 @@ mod tests {
         let (listener, path) = listener(&folder).await;
         let house = House::new(8);
         let (told, mut drains) = mpsc::unbounded_channel();
-        house.open(listener, move |stream, drain: Drain| {
+        house.open("test", listener, move |stream, drain: Drain| {
             let told = told.clone();
             async move {
                 tokio::join!(echo(stream), async {
@@ -300,7 +306,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (listener, path) = listener(&folder).await;
         let house = House::new(8);
-        house.open(listener, |stream, _| echo(stream));
+        house.open("test", listener, |stream, _| echo(stream));
         let mut client = greeted(&path).await;
         let error = house.close(Duration::from_secs(30), future::pending()).await.unwrap_err();
         assert_eq!(error.to_string(), "1 of the open connections did not finish within 30 s and were ended");
@@ -312,7 +318,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (listener, path) = listener(&folder).await;
         let house = House::new(8);
-        house.open(listener, |stream, _| echo(stream));
+        house.open("test", listener, |stream, _| echo(stream));
         let _client = greeted(&path).await;
         let hurry = future::ready("before a second signal (SIGINT)".to_owned());
         let error = house.close(Duration::from_secs(3600), hurry).await.unwrap_err();
@@ -325,10 +331,10 @@ mod tests {
         let (listener, path) = listener(&folder).await;
         let house = House::new(8);
         // What a client is, it says with its first byte: an endless stream, a tunnel, or an exchange.
-        house.open(listener, |mut stream, drain| async move {
+        house.open("test", listener, |mut stream, drain| async move {
             let mut kind = [0];
-            stream.read_exact(&mut kind).await.unwrap();
-            stream.write_all(&kind).await.unwrap();
+            stream.io.read_exact(&mut kind).await.unwrap();
+            stream.io.write_all(&kind).await.unwrap();
             let _mark = match kind[0] {
                 b'e' => Some(drain.endless()),
                 b't' => Some(drain.tunnel()),
@@ -365,7 +371,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (listener, path) = listener(&folder).await;
         let house = House::new(8);
-        house.open(listener, |stream, _| echo(stream));
+        house.open("test", listener, |stream, _| echo(stream));
         // The door has had no turn yet, so that nobody has accepted it.
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         client.set_nonblocking(true).unwrap();
@@ -383,7 +389,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (listener, path) = listener(&folder).await;
         let house = House::new(2);
-        house.open(listener, |stream, _| echo(stream));
+        house.open("test", listener, |stream, _| echo(stream));
         let (first, _second) = (greeted(&path).await, greeted(&path).await);
         let mut third = UnixStream::connect(&path).await.unwrap();
         third.write_all(b"x").await.unwrap();

@@ -26,7 +26,8 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use crate::proxy::{Address, enlarge};
+use crate::net::Connection;
+use crate::proxy::Address;
 use claim::Claim;
 
 pub(crate) use inherited::Inherited;
@@ -165,10 +166,10 @@ impl Listener {
     }
 
     /// Waits for a connection.
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<Connection<Stream>> {
         match &self.socket {
-            Socket::Unix(socket) => unix_stream(socket.accept().await?.0),
-            Socket::Tcp(socket) => tcp_stream(socket.accept().await?.0),
+            Socket::Unix(socket) => stream::unix(socket.accept().await?.0),
+            Socket::Tcp(socket) => stream::tcp(socket.accept().await?.0),
         }
     }
 
@@ -185,17 +186,17 @@ impl Listener {
 pub(super) struct Waiting(Option<Socket>);
 
 impl Iterator for Waiting {
-    type Item = io::Result<Stream>;
+    type Item = io::Result<Connection<Stream>>;
 
     /// Without waiting. Not by way of the runtime, which may not have heard yet that there are any.
     fn next(&mut self) -> Option<Self::Item> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let accepted = match self.0.as_ref()? {
             Socket::Unix(socket) => {
-                accept_with(socket, flags).map(|stream| UnixStream::from_std(stream.into()).and_then(unix_stream))
+                accept_with(socket, flags).map(|stream| UnixStream::from_std(stream.into()).and_then(stream::unix))
             }
             Socket::Tcp(socket) => {
-                accept_with(socket, flags).map(|stream| TcpStream::from_std(stream.into()).and_then(tcp_stream))
+                accept_with(socket, flags).map(|stream| TcpStream::from_std(stream.into()).and_then(stream::tcp))
             }
         };
         match accepted {
@@ -204,17 +205,6 @@ impl Iterator for Waiting {
             Err(error) => Some(Err(error.into())),
         }
     }
-}
-
-fn unix_stream(stream: UnixStream) -> io::Result<Stream> {
-    enlarge(&stream)?;
-    Ok(Stream::Unix(stream))
-}
-
-fn tcp_stream(stream: TcpStream) -> io::Result<Stream> {
-    // Small gRPC messages must not wait for an acknowledgement.
-    stream.set_nodelay(true)?;
-    Ok(Stream::Tcp(stream))
 }
 
 /// A name such as `localhost` is resolved here and not trusted: everything it stands for must be this machine.

@@ -197,11 +197,11 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let house = House::new(capacity());
     if let Some(listener) = unneeded {
         // Whoever comes would wait for ever otherwise: the service manager keeps the socket.
-        house.open(listener, |stream, _drain| async move { drop(stream) });
+        house.open("docker", listener, |stream, _drain| async move { drop(stream) });
     }
     let status = status::compose(
         config,
-        exports.engine().identity(),
+        &exports,
         &Listening {
             docker: docker.as_ref().map(|(_, listener, _)| listener.address()),
             export: export_listener.as_ref().map(Listener::address),
@@ -217,7 +217,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
                 .await?,
         );
         say(&format!("export door listening on {}", listener.address()));
-        house.open(listener, move |stream, drain| {
+        house.open("export", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {
                 // Who came with the drain: the server takes nobody any more, and would let it wait.
@@ -236,7 +236,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         let looking = Arc::clone(&door);
         // Beside everything else: a builder may come later than we do.
         tokio::spawn(async move { looking.look().await });
-        house.open(listener, move |stream, drain| {
+        house.open("buildkit", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
         });
@@ -246,7 +246,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
         let door = Arc::new(docker::door(upstream, &exports, is_load).telling(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
-        house.open(listener, move |stream, drain| {
+        house.open("docker", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
         });

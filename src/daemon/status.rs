@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::engine::{Identity, Storage};
-use crate::export::unique_id;
+use crate::export::{Exports, LiveExports, unique_id};
 use crate::proxy::Address;
 use crate::status::{Answer, Builder, Door, Engine, Kind, Policy, Status};
 
@@ -17,18 +17,22 @@ pub(super) struct Listening<'a> {
 
 /// What all doors of a process say.
 #[derive(Debug)]
-pub(super) struct Composed(Option<Status>);
+pub(super) struct Composed {
+    status: Option<Status>,
+    exports: LiveExports,
+}
 
 impl Composed {
     /// What the door at `address` answers.
     pub(super) fn of(&self, address: &Address) -> Option<Answer> {
-        let (status, address) = (self.0.as_ref()?, address.to_string());
-        status.answer(status.doors.iter().find(|door| door.address == address)?)
+        let (status, address) = (self.status.as_ref()?, address.to_string());
+        let door = status.doors.iter().find(|door| door.address == address)?;
+        Some(status.answer(door, self.exports.clone()))
     }
 }
 
-/// The document of a process with `config`, whose doors listen as `listening` says.
-pub(super) fn compose(config: &Config, engine: &Identity, listening: &Listening<'_>) -> Composed {
+/// The document of a process with `config`, whose doors listen as `listening` says and let `exports` in.
+pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<'_>) -> Composed {
     let door = |kind| move |address: &&Address| Door { kind, address: address.to_string() };
     let doors: Vec<_> = (listening.docker.iter().map(door(Kind::Docker)))
         .chain(listening.builders.iter().map(door(Kind::Buildkit)))
@@ -44,17 +48,19 @@ pub(super) fn compose(config: &Config, engine: &Identity, listening: &Listening<
         names_restricted: !config.names.allowed.is_empty(),
         deny_tag_move: !config.names.allow_tag_move,
     };
-    Composed(doors.first().cloned().map(|door| Status {
+    let status = doors.first().cloned().map(|door| Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         // Not a secret: it is only to be told from others.
         instance: unique_id(),
         pid: std::process::id(),
         door,
         doors,
-        engine: self::engine(engine),
+        engine: engine(exports.engine().identity()),
         builders: builders.collect(),
         policy,
-    }))
+        exports: Vec::new(),
+    });
+    Composed { status, exports: exports.live().clone() }
 }
 
 fn engine(identity: &Identity) -> Engine {

@@ -107,6 +107,7 @@ mod tests {
             },
             builders: Vec::new(),
             policy: status::Policy::default(),
+            exports: Vec::new(),
         }
     }
 

@@ -34,6 +34,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use crate::image::{Descriptor, Digest, Graph, Reference};
+use crate::net::Principal;
 use crate::progress::Events;
 
 pub use error::EngineError;
@@ -93,7 +94,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Who is exporting: becomes the labels of the lease.
+/// Who is exporting. All but the client becomes the labels of the lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// The export's id: unique, at most 64 characters of `[a-z0-9-]`.
@@ -102,6 +103,8 @@ pub struct Origin {
     pub door: &'static str,
     /// The builder, as configured.
     pub builder: String,
+    /// The client.
+    pub principal: Principal,
 }
 
 /// How a builder beside an engine knows that its blobs need not be sent.

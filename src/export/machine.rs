@@ -2,26 +2,28 @@
 
 use std::time::Instant;
 
+use super::live::Listed;
 use crate::progress::{Event, Events, State};
 
 /// Where one export stands. Steps are only possible in the order of the transaction.
 #[derive(Debug)]
 pub(super) struct Machine {
-    export: String,
+    listed: Listed,
     state: Option<State>,
     entered: Instant,
     events: Events,
 }
 
 impl Machine {
-    pub(super) fn new(export: String, events: Events) -> Self {
-        Self { export, state: None, entered: Instant::now(), events }
+    pub(super) fn new(listed: Listed, events: Events) -> Self {
+        Self { listed, state: None, entered: Instant::now(), events }
     }
 
     /// Enters `next` and tells whoever watches.
     pub(super) fn enter(&mut self, next: State) {
         debug_assert!(follows(self.state, next), "{:?} -> {next:?}", self.state);
-        tracing::debug!(export = %self.export, from = ?self.state, to = ?next, after = ?self.entered.elapsed());
+        tracing::debug!(export = self.listed.id(), from = ?self.state, to = ?next, after = ?self.entered.elapsed());
+        self.listed.enter(next.name());
         self.state = Some(next);
         self.entered = Instant::now();
         self.events.emit(Event::State(next));

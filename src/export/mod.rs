@@ -8,6 +8,7 @@
 mod error;
 mod flight;
 mod id;
+mod live;
 mod machine;
 mod policy;
 mod pump;
@@ -19,6 +20,7 @@ mod transfer;
 
 pub use error::ExportError;
 pub use id::unique_id;
+pub use live::{Listed, LiveExport, LiveExports};
 pub use policy::NamePolicy;
 pub(crate) use policy::check_digests;
 pub use run::{Exports, Outcome, Request};

@@ -12,6 +12,7 @@ use super::run::{Outcome, Request};
 pub(super) struct Report {
     door: &'static str,
     builder: String,
+    principal: String,
     export: String,
     root: String,
     names: String,
@@ -29,6 +30,7 @@ impl Report {
         Self {
             door: origin.door,
             builder: origin.builder,
+            principal: origin.principal.to_string(),
             export: origin.export,
             root,
             names,
@@ -39,7 +41,7 @@ impl Report {
 
     /// Says how it ended; hands that on.
     pub(super) fn end(self, result: Result<Outcome, ExportError>) -> Result<Outcome, ExportError> {
-        let Self { door, builder, export, root, names, begun, spared } = self;
+        let Self { door, builder, principal, export, root, names, begun, spared } = self;
         let seconds = begun.elapsed().as_millis() as f64 / 1e3;
         // An image that is there as a whole is not looked into.
         let spared_bytes = Some(spared.load(Ordering::Relaxed)).filter(|bytes| *bytes != u64::MAX);
@@ -47,6 +49,7 @@ impl Report {
             Ok(Outcome { sent_blobs, sent_bytes, present_blobs }) => tracing::info!(
                 door,
                 builder,
+                principal,
                 export,
                 root,
                 names,
@@ -57,7 +60,9 @@ impl Report {
                 seconds,
                 "exported"
             ),
-            Err(error) => tracing::info!(door, builder, export, root, names, seconds, %error, "not exported"),
+            Err(error) => {
+                tracing::info!(door, builder, principal, export, root, names, seconds, %error, "not exported")
+            }
         }
         result
     }

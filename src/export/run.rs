@@ -10,11 +10,13 @@ use tracing::Instrument as _;
 
 use crate::engine::{Engine, EngineError, EngineKind, Hold, Ingest, Origin};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
+use crate::net::Principal;
 use crate::progress::Events;
 use crate::source::Source;
 
 use super::ExportError;
 use super::flight::Flights;
+use super::live::LiveExports;
 use super::machine::Machine;
 use super::policy::NamePolicy;
 use super::report::Report;
@@ -59,12 +61,19 @@ pub(super) struct Shared {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) flights: Flights,
     pub(super) limits: Limits,
-    pub(super) policy: NamePolicy,
+    policy: NamePolicy,
+    pub(super) live: LiveExports,
     pub(super) tasks: TaskTracker,
     /// Whether what a cancelled export has sent is kept for the next one.
     pub(super) keeping: AtomicBool,
     /// Cancelled when engines that went away are no longer waited for.
     pub(super) closing: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn policy(&self, principal: &Principal) -> &NamePolicy {
+        self.policy.of(principal)
+    }
 }
 
 impl Exports {
@@ -80,6 +89,7 @@ impl Exports {
             flights: Flights::default(),
             limits: Limits::default(),
             policy,
+            live: LiveExports::default(),
             tasks: TaskTracker::new(),
             keeping: AtomicBool::default(),
             closing: CancellationToken::new(),
@@ -103,18 +113,28 @@ impl Exports {
         &self.shared.engine
     }
 
-    /// Which names may be set.
-    pub fn policy(&self) -> &NamePolicy {
-        &self.shared.policy
+    /// Which names `principal` may set.
+    pub fn policy(&self, principal: &Principal) -> &NamePolicy {
+        self.shared.policy(principal)
     }
 
-    /// Refuses what policy does not let `name` become, for those who set names by other ways: another image than `root`,
-    /// or any where that is not known.
+    /// Those that are under way, and whatever else is added to them.
+    pub fn live(&self) -> &LiveExports {
+        &self.shared.live
+    }
+
+    /// Refuses what policy does not let `principal` make of `name`, for those who set names by other ways: another image
+    /// than `root`, or any where that is not known.
     ///
     /// # Errors
     /// [`ExportError::NameTaken`], or when the engine cannot be asked.
-    pub async fn check_move(&self, name: &Reference, root: Option<&Digest>) -> Result<(), ExportError> {
-        self.shared.policy.check_move(&*self.shared.engine, name, root).await
+    pub async fn check_move(
+        &self,
+        principal: &Principal,
+        name: &Reference,
+        root: Option<&Digest>,
+    ) -> Result<(), ExportError> {
+        self.policy(principal).check_move(&*self.shared.engine, name, root).await
     }
 
     /// Runs one export to its end. Dropping the future cancels it: the export is then aborted in the
@@ -175,16 +195,18 @@ impl Exports {
     {
         let _cancel_when_dropped = cancel.clone().drop_guard();
         let report = Report::of(&transaction.request, transaction.spared.clone());
-        let span = tracing::info_span!("export", id = transaction.request.origin.export);
+        let Origin { export, door, principal, .. } = &transaction.request.origin;
+        let span = tracing::info_span!("export", id = export, door, %principal);
         let work = work(transaction, cancel);
         let task = self.shared.tasks.spawn(async move { report.end(work.await) }.instrument(span));
         task.await.unwrap_or_else(|error| Err(ExportError::Broken(error.to_string())))
     }
 
     fn transaction(&self, request: Request, source: Option<Arc<dyn Source>>, events: Events) -> Transaction {
+        let names = request.names.iter().map(ToString::to_string).collect();
         Transaction {
             shared: self.shared.clone(),
-            machine: Machine::new(request.origin.export.clone(), events.clone()),
+            machine: Machine::new(self.shared.live.add(&request.origin, names), events.clone()),
             request,
             source,
             part: None,

@@ -14,7 +14,7 @@ use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
 use super::machine::Machine;
-use super::policy::check_digests;
+use super::policy::{NamePolicy, check_digests};
 use super::run::{Outcome, Request, Shared, release};
 use super::transfer::transfer;
 
@@ -72,6 +72,11 @@ impl Transaction {
         result
     }
 
+    /// Which names its client may set.
+    fn policy(&self) -> &NamePolicy {
+        self.shared.policy(&self.request.origin.principal)
+    }
+
     /// Gives up the lease in the background.
     fn release(&self, ingest: Arc<dyn Ingest>) {
         let closing = self.shared.closing.clone();
@@ -100,11 +105,12 @@ impl Transaction {
     /// What comes before any write: may the names be set, and is there anything to do at all?
     async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
         let Request { root, names, .. } = &self.request;
+        let policy = self.policy();
         check_digests(root, names)?;
-        self.shared.policy.check(names)?;
+        policy.check(names)?;
         // Where that takes the image's documents, the commit looks alone (`Ingest::require`).
         if self.shared.engine.knows_as(&root.digest).is_some() {
-            until(cancel, self.shared.policy.check_moves(&*self.shared.engine, root, names)).await?;
+            until(cancel, policy.check_moves(&*self.shared.engine, root, names)).await?;
         }
         let Some(present_blobs) = until(cancel, self.shared.engine.current(root, names)).await? else {
             return Ok(None);
@@ -140,7 +146,7 @@ impl Transaction {
     ) -> Result<Outcome, ExportError> {
         let outcome = until(cancel, self.prepare(ingest, graph)).await?;
         settled(cancel, ingest.commit(&self.request.names)).await?.map_err(|error| match error {
-            EngineError::NameMoved { name, current: Some(current) } if !self.shared.policy.allow_tag_move => {
+            EngineError::NameMoved { name, current: Some(current) } if !self.policy().allow_tag_move => {
                 ExportError::NameTaken { name, current }
             }
             error => error.into(),
@@ -170,7 +176,7 @@ impl Transaction {
         ingest.settle().await?;
         self.machine.enter(State::Ready);
 
-        if !self.shared.policy.allow_tag_move {
+        if !self.policy().allow_tag_move {
             let expected = vec![None, Some(self.request.root.digest.clone())];
             let condition = |name: &Reference| Condition { name: name.clone(), expected: expected.clone() };
             ingest.require(self.request.names.iter().map(condition).collect());

@@ -35,6 +35,13 @@ async fn exports_under_way_are_listed() {
     assert!(table.contains(&id) && table.contains("open"), "{table}");
     assert_eq!(ps(&["-q"]).trim(), id);
     let said: Value = serde_json::from_str(&ps(&["--json"])).unwrap();
+    let this_process = format!(
+        "uid {}, gid {}, pid {}",
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+        std::process::id()
+    );
+    assert_eq!((&said["door"], &said["principal"]), (&"export".into(), &this_process.as_str().into()));
     assert_eq!((&said["state"], &said["labels"]["build.ref"]), (&"open".into(), &"abc".into()));
     client.abort(AbortRequest { export_id: id.clone() }).await.unwrap();
     assert_eq!(ps(&["-q"]), "");

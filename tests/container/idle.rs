@@ -7,6 +7,7 @@ use linkspan::door::{buildkit, docker};
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 use linkspan::export::Exports;
+use linkspan::net::Connection;
 use linkspan::proxy::{Address, Upstream};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,8 @@ async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(Arc::clone(&serving).serve(stream, CancellationToken::new()));
+            let connection = Connection { peer: stream.peer_cred().unwrap().into(), io: stream };
+            tokio::spawn(Arc::clone(&serving).serve(connection, CancellationToken::new()));
         }
     });
     door

@@ -7,6 +7,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use linkspan::engine::{Origin, select};
 use linkspan::export::{Exports, Outcome, Request};
 use linkspan::image::{Descriptor, Digest};
+use linkspan::net::Principal;
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 
@@ -30,7 +31,8 @@ pub(crate) async fn export(to: &Path, root: Descriptor, memory: Memory) -> Resul
         ..Default::default()
     };
     let exports = Exports::new(select::select(&layout).await?.engine);
-    let origin = Origin { export: "embedded".into(), door: "program", builder: "memory".into() };
+    let origin =
+        Origin { export: "embedded".into(), door: "program", builder: "memory".into(), principal: Principal::Internal };
     let request = Request { root, names: vec!["demo:1".parse()?], origin };
     let outcome = exports.run(request, Arc::new(memory), Events::none()).await?;
     exports.finish().await;

@@ -14,6 +14,7 @@ use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 use linkspan::engine::{Engine, EngineError, Ingest, Opened, Origin, Plan};
 use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
+use linkspan::net::Principal;
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 use serde_json::{Value, json};
@@ -177,7 +178,7 @@ impl Source for Blobs {
 pub(crate) fn origin() -> Origin {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let export = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    Origin { export, door: "test", builder: "by hand".to_owned() }
+    Origin { export, door: "test", builder: "by hand".to_owned(), principal: Principal::Internal }
 }
 
 pub(crate) fn names(names: &[&str]) -> Vec<Reference> {

@@ -22,6 +22,7 @@ mod daemons;
 mod disk;
 mod engine;
 mod kills;
+mod listed;
 mod load;
 mod messages;
 mod moved;

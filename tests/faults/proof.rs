@@ -6,6 +6,7 @@ use linkspan::{
         EngineError, EngineKind, Origin,
         select::{Selection, select},
     },
+    net::Principal,
     progress::Events,
 };
 use prost::Message as _;
@@ -38,7 +39,12 @@ fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
         (path, Way::Answer) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
         _ => Verdict::Pass,
     });
-    let origin = Origin { export: "unproven".to_owned(), door: "test", builder: "none".to_owned() };
+    let origin = Origin {
+        export: "unproven".to_owned(),
+        door: "test",
+        builder: "none".to_owned(),
+        principal: Principal::Internal,
+    };
     let error = runtime.block_on(engine.open(&origin, Events::none())).unwrap_err();
     assert!(matches!(error, EngineError::NotProven { .. }), "{error}");
 }

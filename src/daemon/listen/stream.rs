@@ -7,11 +7,27 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::net::Connection;
+use crate::proxy::enlarge;
+
 /// An accepted connection.
 #[derive(Debug)]
 pub(in super::super) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+}
+
+pub(super) fn unix(stream: UnixStream) -> io::Result<Connection<Stream>> {
+    enlarge(&stream)?;
+    let peer = stream.peer_cred()?.into();
+    Ok(Connection { io: Stream::Unix(stream), peer })
+}
+
+pub(super) fn tcp(stream: TcpStream) -> io::Result<Connection<Stream>> {
+    // Small gRPC messages must not wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    let peer = stream.peer_addr()?.into();
+    Ok(Connection { io: Stream::Tcp(stream), peer })
 }
 
 /// Calls a method of whichever it is.

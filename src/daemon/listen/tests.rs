@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
+use crate::net::Principal;
 
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -22,6 +23,12 @@ async fn bind(path: &Path) -> Result<Listener, ListenError> {
 
 fn own_group() -> u32 {
     rustix::process::getegid().as_raw()
+}
+
+/// This process, as a client.
+fn this_process() -> Principal {
+    let (uid, pid) = (rustix::process::geteuid().as_raw(), i32::try_from(std::process::id()).unwrap());
+    Principal::Unix { uid, gid: own_group(), pid: Some(pid) }
 }
 
 /// A socket whose process is gone.
@@ -41,7 +48,9 @@ async fn a_new_socket_is_for_owner_and_group_and_goes_at_the_end() {
     assert_eq!(parent.permissions().mode() & 0o7777, 0o755);
 
     let client = UnixStream::connect(&path).await.unwrap();
-    assert!(matches!(listener.accept().await.unwrap(), Stream::Unix(_)));
+    let accepted = listener.accept().await.unwrap();
+    assert!(matches!(accepted.io, Stream::Unix(_)));
+    assert_eq!(accepted.peer, this_process());
     drop((listener, client));
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "neither socket nor lock is left");
 }
@@ -196,7 +205,8 @@ async fn who_waits_when_a_socket_is_closed_is_handed_over() {
     assert!(!path.exists());
     for (client, stream) in clients.iter_mut().zip(waiting) {
         client.write_all(b"x").unwrap();
-        let (mut reader, mut byte) = (stream, [0]);
+        assert_eq!(stream.peer, this_process());
+        let (mut reader, mut byte) = (stream.io, [0]);
         reader.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"x");
     }
@@ -213,8 +223,9 @@ async fn a_loopback_port_is_chosen_and_shown() {
         let Address::Tcp { host: shown, port } = listener.address().clone() else { panic!("not TCP") };
         assert_eq!(shown, host);
         let (client, accepted) = tokio::join!(TcpStream::connect((host, port)), listener.accept());
-        client.unwrap();
-        assert!(matches!(accepted.unwrap(), Stream::Tcp(_)));
+        let (client, accepted) = (client.unwrap(), accepted.unwrap());
+        assert!(matches!(accepted.io, Stream::Tcp(_)));
+        assert_eq!(accepted.peer, Principal::Anonymous { address: client.local_addr().unwrap() });
     }
 }
 

@@ -88,6 +88,7 @@ fn status(kind: Kind, address: &str) -> Status {
             plain_is_load: false,
         }],
         policy: status::Policy::default(),
+        exports: Vec::new(),
     }
 }
 

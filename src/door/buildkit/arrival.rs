@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use super::Door;
 use super::grpc::refuse;
 use super::route::Route;
+use crate::net::Principal;
 use crate::proxy::{Body, Held, ProxyError};
 
 /// How long after a client came its calls wait for a builder.
@@ -40,15 +41,15 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// Connects to the builder of `door`. `cut` is cancelled when the client's connection must end with the builder's.
-    pub(super) fn connect(door: Arc<Door>, cut: CancellationToken) -> Self {
+    /// Connects `client` to the builder of `door`. `cut` is cancelled when the client's connection must end with the builder's.
+    pub(super) fn connect(door: Arc<Door>, client: Principal, cut: CancellationToken) -> Self {
         Self::new(door, |door, found| async move {
             let mut is_told = false;
             loop {
                 match door.builder.link.connect().await {
                     Ok(upstream) => {
                         let ended = upstream.cut();
-                        let route = Arc::new(Route::new(door, upstream));
+                        let route = Arc::new(Route::new(door, client, upstream));
                         let _ = found.send_replace(Ok(route.clone()));
                         tokio::join!(ask(&route), ended.cancelled().map(|()| cut.cancel()));
                         return;
@@ -67,9 +68,9 @@ impl Arrival {
     }
 
     /// The way over a connection that is there already.
-    pub(super) fn over(door: Arc<Door>, upstream: Held) -> Self {
+    pub(super) fn over(door: Arc<Door>, client: Principal, upstream: Held) -> Self {
         Self::new(door, |door, found| async move {
-            let route = Arc::new(Route::new(door, upstream));
+            let route = Arc::new(Route::new(door, client, upstream));
             let _ = found.send_replace(Ok(route.clone()));
             ask(&route).await;
         })

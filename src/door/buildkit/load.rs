@@ -20,6 +20,7 @@ use crate::engine::{EngineError, Origin};
 use crate::export::response::{NAME, image_response};
 use crate::export::{ExportError, Exports, Request, unique_id};
 use crate::image::{Descriptor, Document, Kind, Limits, View};
+use crate::net::Principal;
 use crate::source::{SourceError, read_document};
 
 /// How often a build is repeated. Once makes lazy layers present; a builder that prunes all the time can win a
@@ -34,6 +35,7 @@ const NAMELESS: &str = "linkspan: the image gets no name, for `-t` does not reac
 pub(super) struct Load<'a> {
     pub(super) builder: &'a Builder,
     pub(super) exports: &'a Exports,
+    pub(super) client: &'a Principal,
     pub(super) build: Arc<Build>,
     pub(super) solve: Solve,
     /// What the builder was asked for in place of the client's exporters.
@@ -53,7 +55,7 @@ impl Load<'_> {
     pub(super) fn check(&self) -> Result<(), Status> {
         let loads = self.solve.exporters.iter().zip(self.loads()).filter_map(|(given, load)| load.map(|_| given));
         for load in loads {
-            self.exports.policy().check(&names::known(load)).map_err(|error| failure(&error))?;
+            self.exports.policy(self.client).check(&names::known(load)).map_err(|error| failure(&error))?;
         }
         Ok(())
     }
@@ -199,7 +201,8 @@ impl Load<'_> {
         if exporter.kind == EXPLICIT_TYPE && !exporter.attrs.contains_key("name") {
             display.warn(NAMELESS);
         }
-        let origin = Origin { export: unique_id(), door: "buildkit", builder: self.builder.name.clone() };
+        let (builder, principal) = (self.builder.name.clone(), self.client.clone());
+        let origin = Origin { export: unique_id(), door: "buildkit", builder, principal };
         // With its time, as the builder's own exporter writes it into the `index.json` of a layout.
         let root = dated(&made.root, self.source_time(exporter, said));
         let request = Request { root: root.clone(), names: names.clone(), origin };

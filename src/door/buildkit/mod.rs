@@ -33,6 +33,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
+use crate::net::Connection;
 use crate::proxy::{self, Cut, Drain, Held, Link, full};
 use crate::status::Answer;
 
@@ -90,22 +91,23 @@ impl Door {
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, requests
     /// under way are finished and no new ones are taken.
-    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: impl Into<Drain>)
+    pub async fn serve<T>(self: Arc<Self>, connection: Connection<T>, drain: impl Into<Drain>)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let cut = CancellationToken::new();
-        let arrival = Arrival::connect(self.clone(), cut.clone());
-        self.serve_calls(arrival, connection, drain.into(), cut).await;
+        let arrival = Arrival::connect(self.clone(), connection.peer, cut.clone());
+        self.serve_calls(arrival, connection.io, drain.into(), cut).await;
     }
 
     /// The same over a connection to the builder that is there already.
-    pub async fn serve_over<T>(self: Arc<Self>, upstream: Held, connection: T, drain: Drain)
+    pub async fn serve_over<T>(self: Arc<Self>, upstream: Held, connection: Connection<T>, drain: Drain)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let cut = upstream.cut();
-        self.serve_calls(Arrival::over(self.clone(), upstream), connection, drain, cut).await;
+        let arrival = Arrival::over(self.clone(), connection.peer, upstream);
+        self.serve_calls(arrival, connection.io, drain, cut).await;
     }
 
     async fn serve_calls<T>(&self, arrival: Arrival, connection: T, drain: Drain, cut: CancellationToken)

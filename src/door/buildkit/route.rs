@@ -10,6 +10,8 @@ use hyper::body::Incoming;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tonic::Status;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::answer::Answer;
 use super::builds::Build;
@@ -22,6 +24,7 @@ use super::status::hold_open;
 use super::unary::build_id;
 use super::wire::fields;
 use super::{Door, progress, remarks};
+use crate::net::Principal;
 use crate::proxy::{Body, BodyError, Held, ProxyError, full};
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
@@ -44,18 +47,19 @@ enum Edit<'a> {
 #[derive(Debug)]
 pub(super) struct Route {
     door: Arc<Door>,
+    client: Principal,
     upstream: Held,
     exports_directly: OnceCell<bool>,
 }
 
 impl Route {
-    pub(super) fn new(door: Arc<Door>, upstream: Held) -> Self {
-        Self { door, upstream, exports_directly: OnceCell::new() }
+    pub(super) fn new(door: Arc<Door>, client: Principal, upstream: Held) -> Self {
+        Self { door, client, upstream, exports_directly: OnceCell::new() }
     }
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
         let answer = match request.uri().path() {
-            SOLVE => self.solve(request).await,
+            SOLVE => self.solve(request).instrument(info_span!("solve", build = Empty)).await,
             STATUS => self.status(request).await,
             GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
             _ => self.upstream.forward(request).await,
@@ -116,6 +120,7 @@ impl Route {
     async fn edit(&self, solve: Solve, headers: &HeaderMap) -> Edit<'_> {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
+        Span::current().record("build", &build.id);
         let pass = |remark: Option<String>| {
             if let Some(text) = &remark {
                 progress::remark(&build, text);
@@ -138,7 +143,7 @@ impl Route {
             return pass(Some(remarks::passed(&why)));
         }
         let Ok(message) = solve.with_exporters(&asked) else { return pass(None) };
-        let load = Load { builder: &door.builder, exports: &door.exports, build, solve, asked };
+        let load = Load { builder: &door.builder, exports: &door.exports, client: &self.client, build, solve, asked };
         match load.check() {
             Ok(()) => Edit::Load(Box::new(load), message),
             Err(status) => Edit::Refuse(status),

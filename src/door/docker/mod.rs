@@ -14,13 +14,17 @@ pub(crate) use load::fuzz as load_fuzz;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tracing::{Instrument as _, info_span};
+
 use crate::export::Exports;
+use crate::net::{self, Principal};
 use crate::proxy::http1::{Connection, Heard, RelayError};
 use crate::proxy::{Drain, Stream, Upstream};
 use crate::status::Answer;
 
 use builders::Builders;
 use load::Loads;
+use target::Target;
 
 pub use builders::{Doors, Serve, Settings as BuilderSettings};
 
@@ -64,12 +68,13 @@ impl Door {
 
     /// Serves one client connection until either side ends it. When `drain` is cancelled, an exchange under way is
     /// finished and none is begun; byte streams go on until this future is dropped.
-    pub async fn serve<T>(self: Arc<Self>, connection: T, drain: impl Into<Drain>)
+    pub async fn serve<T>(self: Arc<Self>, connection: net::Connection<T>, drain: impl Into<Drain>)
     where
         T: Stream + 'static,
     {
-        let drain = drain.into();
-        match self.exchanges(Connection::new(connection, self.upstream.clone(), drain.clone()), &drain).await {
+        let (net::Connection { io, peer }, drain) = (connection, drain.into());
+        let exchanges = Connection::new(io, self.upstream.clone(), drain.clone());
+        match self.exchanges(exchanges, &peer, &drain).await {
             Ok(()) => {}
             Err(error @ RelayError::Upstream(_)) if self.is_away.swap(true, Ordering::Relaxed) => {
                 tracing::debug!(%error, "the engine still cannot be reached");
@@ -86,21 +91,28 @@ impl Door {
         }
     }
 
-    async fn exchanges<T>(&self, mut connection: Connection<T>, drain: &Drain) -> Result<(), RelayError>
+    async fn exchanges<T>(
+        &self,
+        mut connection: Connection<T>,
+        client: &Principal,
+        drain: &Drain,
+    ) -> Result<(), RelayError>
     where
         T: Stream + 'static,
     {
         loop {
             let exchange = match connection.hear().await? {
                 Heard::Request(exchange) => exchange,
-                Heard::Http2(whole) if self.loads.are_watched() => {
+                Heard::Http2(whole) if self.loads.are_watched(client) => {
                     self.call_by_call(whole.take(), drain).await;
                     break;
                 }
                 Heard::Http2(whole) => return whole.pass().await,
                 Heard::Nothing => break,
             };
-            let next = self.route(exchange, drain).await?;
+            let (method, target) = (exchange.head().method(), Target::of(exchange.head().target()));
+            let span = info_span!("exchange", method, path = target.path());
+            let next = self.route(exchange, client, drain).instrument(span).await?;
             if self.is_away.swap(false, Ordering::Relaxed) {
                 tracing::info!("the engine answers again");
             }

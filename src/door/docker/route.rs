@@ -7,6 +7,7 @@ use http::{Method, Response};
 use super::Door;
 use super::endless::is_endless;
 use super::target::Target;
+use crate::net::Principal;
 use crate::proxy::http1::{Connection, Exchange, RelayError, Rewound};
 use crate::proxy::{self, Body, Drain, Stream, full};
 use crate::status::Answer;
@@ -20,6 +21,7 @@ impl Door {
     pub(super) async fn route<T>(
         &self,
         exchange: Exchange<T>,
+        client: &Principal,
         drain: &Drain,
     ) -> Result<Option<Connection<T>>, RelayError>
     where
@@ -39,8 +41,10 @@ impl Door {
             ("POST", ["", "containers", container, "exec"], Some(builders)) => {
                 builders.create(exchange, container).await
             }
-            ("POST", ["", "exec", id, "start"], Some(builders)) => builders.start(exchange, id, drain.clone()).await,
-            ("POST", ["", "images", "load"], _) => match self.loads.begin().await {
+            ("POST", ["", "exec", id, "start"], Some(builders)) => {
+                builders.start(exchange, id, client, drain.clone()).await
+            }
+            ("POST", ["", "images", "load"], _) => match self.loads.begin(client).await {
                 Some(load) => {
                     load.serve(exchange.take(), &self.upstream).await;
                     Ok(None)

@@ -7,6 +7,7 @@ use crate::export_v1::convert::{duration_message, platform_message};
 use crate::export_v1::limits;
 use crate::export_v1::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Sharing};
 use crate::image::{Limits, Platform};
+use crate::net::Principal;
 use crate::output::folder::Folders;
 
 /// The media types of documents that are understood (image-spec, and Docker's of schema 2).
@@ -19,8 +20,8 @@ const DOCUMENTS: [&str; 6] = [
     "application/vnd.docker.container.image.v1+json",
 ];
 
-/// The answer to Capabilities.
-pub(super) fn capabilities(exports: &Exports, folders: &Folders) -> CapabilitiesResponse {
+/// The answer to Capabilities, as `client` gets it.
+pub(super) fn capabilities(exports: &Exports, client: &Principal, folders: &Folders) -> CapabilitiesResponse {
     let engine = exports.engine().identity();
     let (namespace, snapshotter) = match &engine.storage {
         Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
@@ -50,8 +51,8 @@ pub(super) fn capabilities(exports: &Exports, folders: &Folders) -> Capabilities
         features: features(exports, folders),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         names: Some(NamePolicy {
-            allowed: exports.policy().allowed.clone(),
-            may_move: exports.policy().allow_tag_move,
+            allowed: exports.policy(client).allowed.clone(),
+            may_move: exports.policy(client).allow_tag_move,
         }),
     }
 }

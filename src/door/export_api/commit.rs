@@ -18,6 +18,7 @@ use crate::export_v1::convert;
 use crate::export_v1::limits::NAMES;
 use crate::export_v1::proto::{self, CommitResults, ExportState, ExporterResult, ProgressKind, Reason, Target};
 use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
+use crate::net::Principal;
 use crate::source::{Chunks, OnMissing, ReadGraphError, Source, SourceError, read_graph};
 
 use running::watch_over;
@@ -31,11 +32,12 @@ struct Checked {
     names: Vec<Reference>,
 }
 
-/// Begins a Commit, or joins the one that runs.
+/// Begins a Commit of `client`'s, or joins the one that runs.
 pub(super) fn commit(
     sessions: &Arc<Sessions>,
     session: &Arc<Session>,
     request: proto::CommitRequest,
+    client: Principal,
 ) -> Result<Watching, ApiError> {
     let checked = check(sessions, session, &request.targets)?;
     let running = {
@@ -75,7 +77,7 @@ pub(super) fn commit(
         running
     };
     let watching = running.watch();
-    let work = run(sessions.clone(), session.clone(), running.clone(), checked);
+    let work = run(sessions.clone(), session.clone(), running.clone(), checked, client);
     watch_over(session.clone(), running, work);
     Ok(watching)
 }
@@ -143,7 +145,13 @@ fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<V
 }
 
 /// Runs one exporter after the other.
-async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Running>, targets: Vec<Checked>) {
+async fn run(
+    sessions: Arc<Sessions>,
+    session: Arc<Session>,
+    running: Arc<Running>,
+    targets: Vec<Checked>,
+    client: Principal,
+) {
     // What is being deleted goes first; from now on nothing is.
     drop(session.deleting.write().await);
     let mut results = Vec::with_capacity(targets.len());
@@ -153,7 +161,7 @@ async fn run(sessions: Arc<Sessions>, session: Arc<Session>, running: Arc<Runnin
         let result = match known.filter(|(_, result)| result.error.is_none()) {
             Some((_, result)) => result,
             None => {
-                let outcome = one(&sessions, &session, &running, checked).await;
+                let outcome = one(&sessions, &session, &running, checked, &client).await;
                 let output = outcome.as_ref().ok().and_then(|(_, success)| success.output.clone());
                 let result = result(&checked.exporter, outcome);
                 if let Some(error) = &result.error {
@@ -222,6 +230,7 @@ async fn one(
     session: &Session,
     running: &Arc<Running>,
     checked: &Checked,
+    client: &Principal,
 ) -> Result<(Descriptor, exporters::Success), ApiError> {
     let exports = &sessions.exports;
     let engine: &dyn Engine = &**exports.engine();
@@ -229,9 +238,9 @@ async fn one(
         let what = format!("the type `{}` is no longer offered here", checked.exporter.kind);
         return Err(ApiError::new(Code::InvalidArgument, Reason::UnknownExporterType, what));
     };
-    exports.policy().check(&checked.names)?;
+    exports.policy(client).check(&checked.names)?;
     let graph = graph(session, &checked.root).await?;
-    let origin = Session::origin(&session.id, &session.record);
+    let origin = Session::origin(&session.id, &session.record, client);
     let events = running.events(checked.exporter.id.clone());
     // Of its own, because it remembers the image that it works on.
     let ingest = engine.open_durable(&origin, "", events.clone()).await?;

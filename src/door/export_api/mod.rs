@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::EngineError;
 use crate::export::Exports;
+use crate::net::Connection;
 use crate::output::folder::Folders;
 use crate::status::Answer;
 
@@ -72,7 +73,7 @@ impl Door {
     }
 
     /// Serves one client connection until it ends.
-    pub async fn serve(&self, connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    pub async fn serve(&self, connection: Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>) {
         self.handover.serve(connection).await;
     }
 }

@@ -23,6 +23,7 @@ use crate::export_v1::proto::DESCRIPTORS;
 use crate::export_v1::proto::content_server::ContentServer;
 use crate::export_v1::proto::exports_server::ExportsServer;
 use crate::export_v1::proto::references_server::ReferencesServer;
+use crate::net::{self, Principal};
 use crate::proxy::Lenient;
 use crate::status;
 
@@ -52,6 +53,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 /// A client's connection; dropping it says that it has ended.
 pub(super) struct Connection {
     stream: Box<dyn Bytes>,
+    peer: Principal,
     _ended: oneshot::Sender<()>,
 }
 
@@ -61,10 +63,14 @@ pub(super) struct Handover(mpsc::Sender<io::Result<Connection>>);
 
 impl Handover {
     /// Serves one connection until it ends.
-    pub(super) async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    pub(super) async fn serve(
+        &self,
+        connection: net::Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
+    ) {
+        let net::Connection { io, peer } = connection;
         let (ended, end) = oneshot::channel();
-        let stream = Lenient::new(stream, METADATA_BYTES, FRAME);
-        if self.0.send(Ok(Connection { stream: Box::new(stream), _ended: ended })).await.is_ok() {
+        let stream = Lenient::new(io, METADATA_BYTES, FRAME);
+        if self.0.send(Ok(Connection { stream: Box::new(stream), peer, _ended: ended })).await.is_ok() {
             // The sender is never used, only dropped.
             let _ = end.await;
         }
@@ -135,9 +141,17 @@ pub(super) fn start(
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Principal;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Principal {
+        self.peer.clone()
+    }
+}
+
+/// Who makes a call.
+pub(super) fn client<T>(request: &tonic::Request<T>) -> Principal {
+    // The server puts it there for every connection.
+    request.extensions().get().cloned().unwrap_or_default()
 }
 
 impl AsyncRead for Connection {

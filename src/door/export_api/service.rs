@@ -13,6 +13,7 @@ use super::capabilities::capabilities;
 use super::commit::{self, Watching};
 use super::negotiate::negotiate;
 use super::output;
+use super::server::client;
 use super::session::Session;
 use super::sessions::Sessions;
 use crate::export_v1::ApiError;
@@ -32,15 +33,15 @@ pub(super) struct ExportService(pub(super) Arc<Sessions>);
 impl Service for ExportService {
     async fn capabilities(
         &self,
-        _request: Request<CapabilitiesRequest>,
+        request: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
-        Ok(Response::new(capabilities(&self.0.exports, &self.0.outputs.folders)))
+        Ok(Response::new(capabilities(&self.0.exports, &client(&request), &self.0.outputs.folders)))
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
-        let (sessions, request) = (self.0.clone(), request.into_inner());
+        let (sessions, client, request) = (self.0.clone(), client(&request), request.into_inner());
         // To its end even if the client goes away: a lease that was created must come into our hands.
-        let opened = tokio::spawn(async move { sessions.open(&request).await }).await;
+        let opened = tokio::spawn(async move { sessions.open(&request, &client).await }).await;
         let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
     }
@@ -75,9 +76,9 @@ impl Service for ExportService {
     type CommitStream = Answers<CommitResponse>;
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
-        let request = request.into_inner();
+        let (client, request) = (client(&request), request.into_inner());
         let session = self.0.find(&request.export_id)?;
-        let watching = commit::commit(&self.0, &session, request)?;
+        let watching = commit::commit(&self.0, &session, request, client)?;
         let (answers, outgoing) = mpsc::channel(16);
         tokio::spawn(pass_on(watching, answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))

@@ -14,10 +14,12 @@ use super::scope::Scope;
 use crate::engine::images::Images;
 use crate::engine::uploads::Uploads;
 use crate::engine::{EngineError, Ingest, Origin};
+use crate::export::{Listed, LiveExports};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::{DEFAULT_TTL, MAX_LIFETIME, RESULT_RETENTION};
 use crate::export_v1::proto::{self, ExportState, Reason};
+use crate::net::Principal;
 use crate::output::Output;
 
 /// One export that was opened.
@@ -52,6 +54,8 @@ pub(super) struct Stage {
     /// The Commit that runs.
     pub(super) running: Option<Arc<Running>>,
     ended: Option<Instant>,
+    /// Until it ends.
+    listed: Option<Listed>,
 }
 
 impl Session {
@@ -72,6 +76,7 @@ impl Session {
             outputs: HashMap::new(),
             running: None,
             ended: None,
+            listed: None,
         };
         let (scope, stage) = (Mutex::default(), Mutex::new(stage));
         let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
@@ -89,10 +94,15 @@ impl Session {
         }
     }
 
-    /// Who exports, for the engine.
-    pub(super) fn origin(id: &str, record: &Record) -> Origin {
+    /// Who exports: `client`.
+    pub(super) fn origin(id: &str, record: &Record, client: &Principal) -> Origin {
         let builder = record.labels.get("builder").cloned().unwrap_or_default();
-        Origin { export: id.to_owned(), door: "export", builder }
+        Origin { export: id.to_owned(), door: "export", builder, principal: client.clone() }
+    }
+
+    /// Makes it one of `exports` until it ends.
+    pub(super) fn list(&self, exports: &LiveExports, origin: &Origin) {
+        self.stage().listed = Some(exports.add(origin, Vec::new()));
     }
 
     pub(super) fn scope(&self) -> MutexGuard<'_, Scope> {
@@ -164,6 +174,7 @@ impl Session {
         }
         stage.state = state;
         stage.ended = Some(Instant::now());
+        stage.listed = None;
         true
     }
 

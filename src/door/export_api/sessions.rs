@@ -18,6 +18,7 @@ use crate::export_v1::ApiError;
 use crate::export_v1::convert::duration;
 use crate::export_v1::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS};
 use crate::export_v1::proto::{ExportState, OpenRequest, Reason};
+use crate::net::Principal;
 use crate::output::folder::Folders;
 use crate::progress::Events;
 
@@ -64,9 +65,13 @@ impl Sessions {
         self.sessions().iter().filter(|(id, _)| id.as_str() > after).map(|(_, session)| session.clone()).collect()
     }
 
-    /// Opens an export; whether it was there.
-    pub(super) async fn open(&self, request: &OpenRequest) -> Result<(Arc<Session>, bool), ApiError> {
-        self.check(request)?;
+    /// Opens an export for `client`; whether it was there.
+    pub(super) async fn open(
+        &self,
+        request: &OpenRequest,
+        client: &Principal,
+    ) -> Result<(Arc<Session>, bool), ApiError> {
+        self.check(request, client)?;
         let record = Record::new(request, &self.name);
         let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
         let text = record.write()?;
@@ -82,9 +87,11 @@ impl Sessions {
         let id = if request.export_id.is_empty() { unique_id() } else { request.export_id.clone() };
         let engine = self.exports.engine();
         let images = engine.images()?;
-        let ingest = engine.open_durable(&Session::origin(&id, &record), &text, Events::none()).await?;
+        let origin = Session::origin(&id, &record, client);
+        let ingest = engine.open_durable(&origin, &text, Events::none()).await?;
         ingest.uploads()?;
         let session = Arc::new(Session::new(id.clone(), record, (ingest, images), SystemTime::now(), ttl));
+        session.list(self.exports.live(), &origin);
         self.sessions().insert(id, session.clone());
         Ok((session, false))
     }
@@ -111,7 +118,7 @@ impl Sessions {
     }
 
     /// Everything that is wrong with a request.
-    fn check(&self, request: &OpenRequest) -> Result<(), ApiError> {
+    fn check(&self, request: &OpenRequest, client: &Principal) -> Result<(), ApiError> {
         let mut wrong = Vec::new();
         if !request.export_id.is_empty() && !is_id(&request.export_id) {
             let what = "expected 1 to 64 characters of [a-z0-9-], beginning with a letter or digit";
@@ -127,7 +134,7 @@ impl Sessions {
             let message = format!("{} exporters; an export has at most {EXPORTERS}", request.exporters.len());
             return Err(ApiError::limit(Code::InvalidArgument, "exporters", EXPORTERS, message));
         }
-        let (engine, policy) = (self.exports.engine().identity(), self.exports.policy());
+        let (engine, policy) = (self.exports.engine().identity(), self.exports.policy(client));
         exporters::check(&request.exporters, engine, policy, &self.outputs.folders, &mut wrong)?;
         if wrong.is_empty() { Ok(()) } else { Err(ApiError::fields(wrong)) }
     }
@@ -166,7 +173,9 @@ impl Sessions {
             tracing::debug!(export, server = record.server, "an export of another server is left alone");
             return Ok(false);
         }
-        let ingest = engine.open_durable(&Session::origin(&export, &record), "", Events::none()).await?;
+        // Its client is another process's.
+        let origin = Session::origin(&export, &record, &Principal::Internal);
+        let ingest = engine.open_durable(&origin, "", Events::none()).await?;
         let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
         match take_up(&session).await {
             // It has expired meanwhile, or belongs to a daemon that is not at its end.
@@ -176,6 +185,7 @@ impl Sessions {
             }
             taken => taken?,
         }
+        session.list(self.exports.live(), &origin);
         self.sessions().insert(export, Arc::new(session));
         Ok(true)
     }

@@ -20,13 +20,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::docker_api::Api;
+use crate::net::Connection;
 use crate::proxy::{Address, Drain, Held, Link, Stream, Upstream};
 
 use pool::Pool;
 use remembered::Remembered;
 
 /// Serves one client of a builder over a connection to it, until either ends.
-pub type Serve = Arc<dyn Fn(Held, Box<dyn Stream>, Drain) -> BoxFuture<'static, ()> + Send + Sync>;
+pub type Serve = Arc<dyn Fn(Held, Connection<Box<dyn Stream>>, Drain) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Makes what serves the clients of a builder: from its name, for messages, and the connections to it.
 pub type Doors = Box<dyn Fn(String, Arc<Link>) -> Serve + Send + Sync>;

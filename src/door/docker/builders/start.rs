@@ -15,6 +15,7 @@ use super::Builders;
 use super::create::MAX_BODY_BYTES;
 use super::exec::Exec;
 use super::pool::{Entry, Key};
+use crate::net::{self, Principal};
 use crate::proxy::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
 use crate::proxy::{Drain, Held, Stream};
 use crate::tunnel::sniff::{self, Speaks};
@@ -46,6 +47,7 @@ impl Builders {
         &self,
         mut exchange: Exchange<T>,
         id: &str,
+        peer: &Principal,
         drain: Drain,
     ) -> Result<Option<Connection<T>>, RelayError>
     where
@@ -69,14 +71,16 @@ impl Builders {
             Some(held) => {
                 tracing::debug!(builder = name, id, "exec answered from a connection that is there");
                 let switching = switching(exchange.head(), &head);
-                let client = exchange.answer(&switching).await?;
+                let client = net::Connection { io: exchange.answer(&switching).await?, peer: peer.clone() };
                 self.instead(id, &entry, held, client, body.unwrap_or_default(), drain).await;
                 Ok(None)
             }
             None => {
                 tracing::debug!(builder = name, id, "exec started");
                 match exchange.upgrade().await? {
-                    Upgrade::Switched(switched) => self.between(key, &entry, *switched, drain).await.map(|()| None),
+                    Upgrade::Switched(switched) => {
+                        self.between(key, &entry, *switched, peer, drain).await.map(|()| None)
+                    }
                     Upgrade::Declined(connection) => Ok(connection),
                 }
             }
@@ -84,15 +88,24 @@ impl Builders {
     }
 
     /// Serves a client whose exec dockerd does not start: `held` is there already.
-    async fn instead<T>(&self, id: &str, entry: &Entry, held: Held, client: Rewound<T>, body: Bytes, drain: Drain)
-    where
+    async fn instead<T>(
+        &self,
+        id: &str,
+        entry: &Entry,
+        held: Held,
+        client: net::Connection<Rewound<T>>,
+        body: Bytes,
+        drain: Drain,
+    ) where
         T: Stream + 'static,
     {
+        let net::Connection { io: client, peer } = client;
         let (client, speaks) = client_speaks(client).await;
         if speaks == Speaks::Http2 {
             entry.unstarted.add(id.to_owned());
             let (_, errors) = mpsc::channel(1);
-            return (entry.serve)(held, Box::new(Client::new(client, errors)), drain).await;
+            let client = net::Connection { io: boxed(Client::new(client, errors)), peer };
+            return (entry.serve)(held, client, drain).await;
         }
         drop(held);
         // The client has its answer already, so that of dockerd is dropped; what would have followed is not.
@@ -117,6 +130,7 @@ impl Builders {
         key: Key,
         entry: &Arc<Entry>,
         switched: Switched<T>,
+        peer: &Principal,
         drain: Drain,
     ) -> Result<(), RelayError>
     where
@@ -139,11 +153,18 @@ impl Builders {
         }
         let (heard, errors) = mpsc::channel(MAX_ERRORS_WAITING);
         match self.pool.adopt(key, entry, Box::new(Output::new(upstream, Some(heard)))).await {
-            Ok(held) => (entry.serve)(held, Box::new(Client::new(client, errors)), drain).await,
+            Ok(held) => {
+                let client = net::Connection { io: boxed(Client::new(client, errors)), peer: peer.clone() };
+                (entry.serve)(held, client, drain).await;
+            }
             Err(error) => tracing::warn!(%error, "the builder cannot be reached"),
         }
         Ok(())
     }
+}
+
+fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
+    Box::new(stream)
 }
 
 /// What dockerd answers when an exec starts that is attached (moby `daemon/server/router/container/exec.go`): its own

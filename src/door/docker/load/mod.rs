@@ -49,6 +49,7 @@ use self::report::Report;
 use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
 use crate::export::{Exports, unique_id};
+use crate::net::Principal;
 use crate::proxy::Upstream;
 use crate::proxy::http1::linger_on;
 
@@ -90,22 +91,23 @@ impl Loads {
     }
 
     /// Whether every archive has to be looked into, because names are restricted.
-    pub(super) fn are_watched(&self) -> bool {
-        self.exports.policy().is_restrictive()
+    pub(super) fn are_watched(&self, client: &Principal) -> bool {
+        self.exports.policy(client).is_restrictive()
     }
 
     /// Gets ready for a load. `None` if its archive has to pass as it is: this engine has no store that we could look into, or
     /// it does not let us. Where names are restricted, every archive is looked into.
-    pub(super) async fn begin(&self) -> Option<Load> {
-        let origin = Origin { export: unique_id(), door: "docker", builder: "docker load".to_owned() };
+    pub(super) async fn begin(&self, client: &Principal) -> Option<Load> {
+        let (builder, principal) = ("docker load".to_owned(), client.clone());
+        let origin = Origin { export: unique_id(), door: "docker", builder, principal };
         let hold = self.exports.engine().hold(&origin).await.unwrap_or_else(|error| {
             warn!(%error, "nothing is left out of an archive");
             None
         });
-        let watch = Watch { guard: Guard::new(&self.exports), by_index: hold.is_some() };
+        let watch = Watch { guard: Guard::new(&self.exports, client), by_index: hold.is_some() };
         let hold = hold.or_else(|| watch.guard.is_some().then(|| Arc::new(Nothing) as Arc<dyn Hold>))?;
         let known = Arc::new(Known::default());
-        let report = Report::begin(known.clone());
+        let report = Report::begin(self.exports.live(), &origin, known.clone());
         Some(Load { held: Held { hold, exports: self.exports.clone() }, watch, known, report })
     }
 }

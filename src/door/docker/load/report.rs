@@ -6,6 +6,8 @@ use std::time::Instant;
 use tracing::info;
 
 use super::upload::Known;
+use crate::engine::Origin;
+use crate::export::{Listed, LiveExports};
 
 /// How many images one line names.
 pub(super) const MOST_NAMED: usize = 5;
@@ -17,6 +19,8 @@ const LEFT: &str = "the client left before docker's answer had ended";
 #[derive(Debug)]
 pub(super) struct Report {
     begun: Instant,
+    principal: String,
+    _listed: Listed,
     /// What is known of the archive: what was left out of it, and why it was not sent.
     known: Arc<Known>,
     /// What dockerd says that it loaded, up to [`MOST_NAMED`].
@@ -32,9 +36,11 @@ enum End {
 }
 
 impl Report {
-    /// Of a load that begins now.
-    pub(super) fn begin(known: Arc<Known>) -> Self {
-        Self { begun: Instant::now(), known, names: Vec::new(), end: End::Unknown }
+    /// Of the load of `origin`, which begins now and is one of `exports` until its end.
+    pub(super) fn begin(exports: &LiveExports, origin: &Origin, known: Arc<Known>) -> Self {
+        let (principal, listed) = (origin.principal.to_string(), exports.add(origin, Vec::new()));
+        listed.enter("loading");
+        Self { begun: Instant::now(), principal, _listed: listed, known, names: Vec::new(), end: End::Unknown }
     }
 
     /// dockerd says that it loaded `name`.
@@ -70,12 +76,15 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
+        let principal = &self.principal;
         let (seconds, names) = (self.begun.elapsed().as_millis() as f64 / 1e3, self.names.join(","));
         let spared = self.known.spared.get().copied().unwrap_or_default();
         let (spared_blobs, spared_bytes) = (spared.blobs, spared.bytes);
         match self.failure() {
-            None => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, "loaded"),
-            Some(error) => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, error, "not loaded"),
+            None => info!(door = "docker", principal, names, spared_blobs, spared_bytes, seconds, "loaded"),
+            Some(error) => {
+                info!(door = "docker", principal, names, spared_blobs, spared_bytes, seconds, error, "not loaded")
+            }
         }
     }
 }
@@ -83,11 +92,14 @@ impl Drop for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Principal;
 
     #[test]
     fn what_is_not_known_to_be_loaded_is_not() {
         let known = Arc::new(Known::default());
-        let mut report = Report::begin(known.clone());
+        let (builder, principal) = (String::new(), Principal::Internal);
+        let origin = Origin { export: "e".to_owned(), door: "docker", builder, principal };
+        let mut report = Report::begin(&LiveExports::default(), &origin, known.clone());
         assert_eq!(report.failure(), Some(LEFT));
         known.trouble.set("it was denied".to_owned()).unwrap();
         assert_eq!(report.failure(), Some("it was denied"));

@@ -15,6 +15,7 @@ use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor_message;
 use crate::export_v1::proto::{Attestation, InspectResponse, Layer, PlatformImage, Reason};
 use crate::image::{Descriptor, Document, Kind};
+use crate::net::Principal;
 use crate::progress::Events;
 use crate::source::tree::{self, Image, PREDICATE, Tree};
 
@@ -25,6 +26,7 @@ const PARALLEL: usize = 16;
 pub(super) async fn inspect(
     exports: &Exports,
     images: &dyn Images,
+    client: &Principal,
     reference: &str,
 ) -> Result<InspectResponse, ApiError> {
     let (_, root) = find(images, reference).await?;
@@ -32,7 +34,7 @@ pub(super) async fn inspect(
         let what = format!("`{}` is neither an index nor a manifest", root.media_type);
         return Err(ApiError::field("reference", what));
     }
-    let held = hold(exports, &root).await;
+    let held = hold(exports, client, &root).await;
     let answer = of(images, &root).await;
     if let Some(held) = held {
         exports.clean_up(held);
@@ -42,8 +44,9 @@ pub(super) async fn inspect(
 
 /// Holds the image while it is read: what is removed meanwhile would be told as if it had never been there. Where that
 /// cannot be done it is read all the same.
-async fn hold(exports: &Exports, root: &Descriptor) -> Option<Arc<dyn Ingest>> {
-    let origin = Origin { export: format!("inspect-{}", unique_id()), door: "export", builder: String::new() };
+async fn hold(exports: &Exports, client: &Principal, root: &Descriptor) -> Option<Arc<dyn Ingest>> {
+    let (export, builder) = (format!("inspect-{}", unique_id()), String::new());
+    let origin = Origin { export, door: "export", builder, principal: client.clone() };
     let ingest = exports.engine().open(&origin, Events::none()).await;
     let ingest = ingest.inspect_err(|error| tracing::debug!(%error, "an image is read without being held")).ok()?;
     let pinned = match ingest.uploads() {

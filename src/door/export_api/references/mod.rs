@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::output::PART;
+use super::server::client;
 use crate::engine::images::{Images, MAX_PAGE, Query, Record};
 use crate::export::Exports;
 use crate::export_v1::ApiError;
@@ -74,7 +75,8 @@ impl Service for ReferenceService {
 
     async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectResponse>, Status> {
         let images = self.images()?;
-        Ok(Response::new(inspect::inspect(&self.exports, &*images, &request.into_inner().reference).await?))
+        let (client, request) = (client(&request), request.into_inner());
+        Ok(Response::new(inspect::inspect(&self.exports, &*images, &client, &request.reference).await?))
     }
 
     async fn list(&self, request: Request<ListReferencesRequest>) -> Result<Response<ListReferencesResponse>, Status> {
@@ -140,9 +142,10 @@ impl Service for ReferenceService {
     }
 
     async fn push(&self, request: Request<Streaming<PushRequest>>) -> Result<Response<PushResponse>, Status> {
-        let (exports, names, messages) = (self.exports.clone(), self.names.clone(), request.into_inner());
+        let (exports, names) = (self.exports.clone(), self.names.clone());
+        let (client, messages) = (client(&request), request.into_inner());
         // To its end even if the client goes away: a lease that was created must be given up.
-        let pushed = tokio::spawn(async move { push::push(&exports, &names, messages).await }).await;
+        let pushed = tokio::spawn(async move { push::push(&exports, &names, client, messages).await }).await;
         Ok(Response::new(pushed.map_err(|error| Status::internal(error.to_string()))??))
     }
 }

@@ -20,6 +20,7 @@ use crate::export_v1::proto::precondition;
 use crate::export_v1::proto::push_request::Message;
 use crate::export_v1::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
 use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
+use crate::net::Principal;
 use crate::progress::Events;
 use crate::source::{OnMissing, ReadGraphError, read_graph};
 
@@ -53,22 +54,23 @@ struct Push {
     condition: Option<precondition::Condition>,
 }
 
-/// Runs one push.
+/// Runs one push of `client`'s.
 pub(super) async fn push(
     exports: &Exports,
     locks: &Names,
+    client: Principal,
     mut messages: Streaming<PushRequest>,
 ) -> Result<PushResponse, Status> {
     let Some(Message::Begin(begin)) = next(&mut messages).await? else {
         return Err(ApiError::field("begin", "the first message must hold it").into());
     };
     let push = check(begin)?;
-    exports.policy().check(push.name.as_slice()).map_err(ApiError::from)?;
+    exports.policy(&client).check(push.name.as_slice()).map_err(ApiError::from)?;
     let images = exports.engine().images().map_err(ApiError::from)?;
     // Asked again when it counts; a client that is late learns so before it sends anything.
     push.compare(&*images).await?;
     let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
-    let origin = Origin { export, door: "export", builder: String::new() };
+    let origin = Origin { export, door: "export", builder: String::new(), principal: client };
     let ingest = exports.engine().open(&origin, Events::none()).await.map_err(ApiError::from)?;
     let pushed = run(exports, locks, &push, &*images, (origin, ingest.clone()), &mut messages).await;
     exports.clean_up(ingest);

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::engine::{Opened, Plan};
 use crate::image::{Digest, Document, Kind, Walk};
+use crate::net::Principal;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -84,7 +85,12 @@ async fn engine(root: &Path) -> LayoutEngine {
 
 fn origin() -> Origin {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    Origin { export: format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)), door: "test", builder: String::new() }
+    Origin {
+        export: format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        door: "test",
+        builder: String::new(),
+        principal: Principal::Internal,
+    }
 }
 
 fn names(names: &[&str]) -> Vec<Reference> {

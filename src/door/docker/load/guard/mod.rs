@@ -14,6 +14,7 @@ use self::claims::{Claim, Unclear, of_index, of_manifest, of_repositories};
 use crate::engine::{EngineError, Hold, StoredBlob};
 use crate::export::{ExportError, Exports};
 use crate::image::{Digest, Limits, Reference};
+use crate::net::Principal;
 
 /// How many names one archive may ask for.
 const NAMES: usize = 10_000;
@@ -50,13 +51,15 @@ pub(super) struct Watch {
 #[derive(Debug)]
 pub(super) struct Guard {
     exports: Arc<Exports>,
+    client: Principal,
     claims: Vec<(Reference, Option<Digest>)>,
 }
 
 impl Guard {
     /// A guard, if there is anything to watch.
-    pub(super) fn new(exports: &Arc<Exports>) -> Option<Self> {
-        exports.policy().is_restrictive().then(|| Self { exports: exports.clone(), claims: Vec::new() })
+    pub(super) fn new(exports: &Arc<Exports>, client: &Principal) -> Option<Self> {
+        let guard = || Self { exports: exports.clone(), client: client.clone(), claims: Vec::new() };
+        exports.policy(client).is_restrictive().then(guard)
     }
 
     /// Whether a file may name images. Where it lies does not count: links can make any place another.
@@ -80,7 +83,7 @@ impl Guard {
         for Claim { name: asked, root } in claims {
             let parsed: Result<Reference, _> = asked.parse();
             let parsed = parsed.map_err(|error| unclear(name, error.to_string()))?;
-            self.exports.policy().check(std::slice::from_ref(&parsed))?;
+            self.exports.policy(&self.client).check(std::slice::from_ref(&parsed))?;
             self.claims.push((parsed, root));
         }
         if self.claims.len() > NAMES { Err(unclear(name, "there are too many".to_owned())) } else { Ok(()) }
@@ -89,7 +92,7 @@ impl Guard {
     /// Looks at what the names stand for, when all of them are known. `by_index` says that dockerd is certain to go by
     /// the index: what another document would make of a name is known only when it is made.
     pub(super) async fn settle(&self, by_index: bool) -> Result<(), Denied> {
-        if self.exports.policy().allow_tag_move {
+        if self.exports.policy(&self.client).allow_tag_move {
             return Ok(());
         }
         let indexed: HashSet<_> =
@@ -98,7 +101,7 @@ impl Guard {
             // A name that the index has is the index's.
             match root.as_ref().filter(|_| by_index) {
                 None if indexed.contains(name) => {}
-                root => self.exports.check_move(name, root).await?,
+                root => self.exports.check_move(&self.client, name, root).await?,
             }
         }
         Ok(())

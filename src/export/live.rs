@@ -1,0 +1,116 @@
+//! The exports that are under way, through any door: what `linkspan ps` lists.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Origin;
+
+/// An export that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveExport {
+    /// Its id.
+    pub id: String,
+    /// The door it came through.
+    pub door: String,
+    /// The builder, as configured.
+    pub builder: String,
+    /// Who exports.
+    pub principal: String,
+    /// Where it stands, in one word.
+    pub state: String,
+    /// When it began, in seconds since 1970.
+    pub created: Option<u64>,
+    /// The names that it is to set, as far as they are known.
+    pub names: Vec<String>,
+}
+
+/// The exports into one engine that are under way. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct LiveExports(Arc<Mutex<BTreeMap<String, LiveExport>>>);
+
+/// An export that is listed until this is dropped.
+#[derive(Debug)]
+pub struct Listed {
+    exports: LiveExports,
+    id: String,
+    /// Whether this is a step of an export that is listed already, and that stays.
+    is_step: bool,
+}
+
+impl LiveExports {
+    /// Lists the export of `origin`, which begins. What is listed under its id already gets the names and states of this one.
+    pub fn add(&self, origin: &Origin, names: Vec<String>) -> Listed {
+        let mut exports = self.exports();
+        let is_step = exports.contains_key(&origin.export);
+        let live = exports.entry(origin.export.clone()).or_insert_with(|| LiveExport {
+            id: origin.export.clone(),
+            door: origin.door.to_owned(),
+            builder: origin.builder.clone(),
+            principal: origin.principal.to_string(),
+            state: "open".to_owned(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs()),
+            names: Vec::new(),
+        });
+        let new: Vec<_> = names.into_iter().filter(|name| !live.names.contains(name)).collect();
+        live.names.extend(new);
+        Listed { exports: self.clone(), id: origin.export.clone(), is_step }
+    }
+
+    /// All of them, ordered by id.
+    pub fn list(&self) -> Vec<LiveExport> {
+        self.exports().values().cloned().collect()
+    }
+
+    fn exports(&self) -> MutexGuard<'_, BTreeMap<String, LiveExport>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listed {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// It has come to `state`.
+    pub(crate) fn enter(&self, state: &str) {
+        if let Some(live) = self.exports.exports().get_mut(&self.id) {
+            state.clone_into(&mut live.state);
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        if !self.is_step {
+            self.exports.exports().remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Principal;
+
+    #[test]
+    fn an_export_is_listed_once_until_it_ends() {
+        let exports = LiveExports::default();
+        let principal = Principal::Unix { uid: 7, gid: 8, pid: Some(9) };
+        let origin = Origin { export: "e".to_owned(), door: "export", builder: "b".to_owned(), principal };
+        let session = exports.add(&origin, Vec::new());
+        let step = exports.add(&origin, vec!["docker.io/library/demo:1".to_owned()]);
+        step.enter("planned");
+        let [live] = &exports.list()[..] else { panic!("{:?}", exports.list()) };
+        assert_eq!((live.door.as_str(), live.builder.as_str(), live.state.as_str()), ("export", "b", "planned"));
+        assert_eq!(live.principal, "uid 7, gid 8, pid 9");
+        assert_eq!(live.names, ["docker.io/library/demo:1"]);
+        drop(step);
+        assert_eq!(exports.list().len(), 1);
+        drop(session);
+        assert_eq!(exports.list(), []);
+    }
+}

@@ -1,0 +1,52 @@
+//! Who a client is.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tokio::net::unix::UCred;
+
+/// Who exports: what name policy is asked with, and what logs and `linkspan ps` show.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Principal {
+    /// No client: this process itself, such as a command or a program that embeds the library.
+    #[default]
+    Internal,
+    /// A process of this machine, as the kernel knows it (unix(7), `SO_PEERCRED`).
+    Unix {
+        /// Its effective user when it connected.
+        uid: u32,
+        /// Its effective group when it connected.
+        gid: u32,
+        /// Its process id, unless it runs in a pid namespace that this process cannot see.
+        pid: Option<i32>,
+    },
+    /// Whoever reached a TCP listener, which any program of this machine can: nothing is proven.
+    Anonymous {
+        /// The client's end of the connection.
+        address: SocketAddr,
+    },
+}
+
+impl From<UCred> for Principal {
+    fn from(process: UCred) -> Self {
+        Self::Unix { uid: process.uid(), gid: process.gid(), pid: process.pid().filter(|pid| *pid != 0) }
+    }
+}
+
+impl From<SocketAddr> for Principal {
+    fn from(address: SocketAddr) -> Self {
+        Self::Anonymous { address }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Internal => f.write_str("linkspan"),
+            Self::Unix { uid, gid, pid: Some(pid) } => write!(f, "uid {uid}, gid {gid}, pid {pid}"),
+            Self::Unix { uid, gid, pid: None } => write!(f, "uid {uid}, gid {gid}"),
+            Self::Anonymous { address } => write!(f, "anonymous at {address}"),
+        }
+    }
+}
