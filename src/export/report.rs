@@ -49,7 +49,6 @@ impl Report {
             Ok(Outcome { sent_blobs, sent_bytes, present_blobs }) => tracing::info!(
                 door,
                 builder,
-                principal,
                 export,
                 root,
                 names,
@@ -58,10 +57,11 @@ impl Report {
                 spared_blobs = present_blobs,
                 spared_bytes,
                 seconds,
+                principal,
                 "exported"
             ),
             Err(error) => {
-                tracing::info!(door, builder, principal, export, root, names, seconds, %error, "not exported")
+                tracing::info!(door, builder, export, root, names, seconds, principal, %error, "not exported")
             }
         }
         result

@@ -81,9 +81,9 @@ impl Drop for Report {
         let spared = self.known.spared.get().copied().unwrap_or_default();
         let (spared_blobs, spared_bytes) = (spared.blobs, spared.bytes);
         match self.failure() {
-            None => info!(door = "docker", principal, names, spared_blobs, spared_bytes, seconds, "loaded"),
+            None => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, "loaded"),
             Some(error) => {
-                info!(door = "docker", principal, names, spared_blobs, spared_bytes, seconds, error, "not loaded")
+                info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, error, "not loaded")
             }
         }
     }
