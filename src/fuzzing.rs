@@ -3,8 +3,8 @@
 pub use crate::door::buildkit::fuzz::solve;
 pub use crate::door::docker::load_fuzz::filter as archive_filter;
 pub use crate::engine::layout_fuzz::index as layout_index;
+pub use crate::http1::fuzz::{body as http1_body, head as http1_head};
 pub use crate::image::fuzz::{document, reference};
-pub use crate::proxy::http1::fuzz::{body as http1_body, head as http1_head};
 pub use crate::source::archive::fuzz::members as tar_members;
 pub use crate::tunnel::fuzz::frames as stdcopy;
 

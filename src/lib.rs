@@ -20,11 +20,12 @@ pub mod export;
 pub mod export_v1;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod http1;
+pub mod http2;
 pub mod image;
 pub mod net;
 pub mod output;
 pub mod progress;
-pub mod proxy;
 pub mod registry;
 pub mod running;
 pub mod setup;

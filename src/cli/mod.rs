@@ -149,7 +149,7 @@ enum CommandError {
     #[error("`{given}`: {reason}")]
     NoDocument { given: String, reason: String },
     #[error(transparent)]
-    Address(#[from] crate::proxy::AddressError),
+    Address(#[from] crate::net::AddressError),
     #[error(transparent)]
     Elsewhere(EngineError),
     #[error("there is no layout at {path}")]

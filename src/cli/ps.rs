@@ -12,7 +12,7 @@ use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
 use crate::engine::remote::Connection;
 use crate::export::LiveExport;
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::running::{Answer, First, ask};
 use crate::status::Kind;
 

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::config::{Layer, Setting};
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// The flags that say which engine is meant.
 ///

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::parse::{boolean, refuse};
 use super::{ConfigError, DEFAULT_LISTEN, Given, Layer, Place, Setting};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::proxy::{Address, Tls};
+use crate::net::{Address, Tls};
 use crate::tunnel::Container;
 
 /// Each builder costs a socket and a lock; nobody has this many.
@@ -146,7 +146,7 @@ fn place(given: &Given, settings: &Layer) -> Result<Place, ConfigError> {
     }
     match given.text.split_once(':') {
         None | Some(("unix" | "tcp", _)) => address(given).map(Place::Socket),
-        Some(_) => given.text.parse().map(Place::Socket).map_err(|_: crate::proxy::AddressError| {
+        Some(_) => given.text.parse().map(Place::Socket).map_err(|_: crate::net::AddressError| {
             refuse(
                 given,
                 "is no address: expected `unix:///path`, a path, `tcp://host:port` or `docker-container://NAME`",
@@ -179,7 +179,7 @@ fn address(given: &Given) -> Result<Address, ConfigError> {
     given
         .text
         .parse()
-        .map_err(|error: crate::proxy::AddressError| refuse(given, format!("is no address: {}", error.reason)))
+        .map_err(|error: crate::net::AddressError| refuse(given, format!("is no address: {}", error.reason)))
 }
 
 pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {

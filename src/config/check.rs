@@ -12,7 +12,7 @@ use super::{
 };
 use crate::engine::EngineKind;
 use crate::engine::select::Selection;
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// Longer than the longest build, and than any engine takes to start; anything above is a typing error.
 const MAX_SECONDS: u64 = 24 * 60 * 60;

@@ -5,7 +5,7 @@ use super::parse::{boolean, refuse};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
 use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// The docker door.
 #[derive(Debug, Clone, PartialEq, Eq)]

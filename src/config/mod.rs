@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::select::Selection;
-use crate::proxy::Address;
+use crate::net::Address;
 
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
@@ -82,7 +82,7 @@ impl Config {
     /// Reads all sources and checks them. `flags` is what the command line gave.
     ///
     /// Nothing but the configuration file and the machine's list of groups is read; TLS files are read by
-    /// [`crate::proxy::Upstream::new`].
+    /// [`crate::net::Upstream::new`].
     ///
     /// # Errors
     /// Names the first setting that is wrong, where it was set, and what was expected.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Builder;
-use crate::proxy::{Address, Dial, Link, Sharing, Upstream, UpstreamError};
+use crate::http2::{Link, Sharing};
+use crate::net::{Address, Dial, Upstream, UpstreamError};
 use crate::tunnel::{Container, ExecDial};
 
 /// How long the connection to a builder in a container waits for its next use. Commands of one sitting follow each other

@@ -14,8 +14,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::DaemonError;
 use super::listen::{Listener, Stream};
-use crate::net::Connection;
-use crate::proxy::{Drain, Metered};
+use crate::net::{Connection, Drain, Metered};
 
 /// The pause after an accept that failed for want of resources: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -246,7 +245,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::proxy::Address;
+    use crate::net::Address;
 
     async fn listener(folder: &TempDir) -> (Listener, PathBuf) {
         let path = folder.path().join("door");
@@ -351,15 +350,15 @@ mod tests {
         };
         let (mut endless, mut tunnel, exchange) = (come(b"e").await, come(b"t").await, come(b"x").await);
         let closing = tokio::spawn(house.close(Duration::from_secs(3600), future::pending()));
-        tokio::time::sleep(10 * crate::proxy::IDLE).await;
+        tokio::time::sleep(10 * crate::net::IDLE).await;
         // As long as an exchange is under way, nobody is ended.
         talk(&mut endless).await;
         talk(&mut tunnel).await;
         drop(exchange);
-        tokio::time::sleep(crate::proxy::IDLE / 2).await;
+        tokio::time::sleep(crate::net::IDLE / 2).await;
         assert!(!closing.is_finished(), "something has passed through the tunnel just now");
         talk(&mut tunnel).await;
-        tokio::time::sleep(2 * crate::proxy::IDLE).await;
+        tokio::time::sleep(2 * crate::net::IDLE).await;
         closing.await.unwrap().unwrap();
         for client in [&mut endless, &mut tunnel] {
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);

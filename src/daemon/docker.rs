@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::KEEP_EXEC;
 use crate::door::{buildkit, docker};
 use crate::export::Exports;
-use crate::proxy::Upstream;
+use crate::net::Upstream;
 
 /// A door to the engine behind `upstream`. What its builders export shares `exports` with the doors of other builders.
 pub(super) fn door(upstream: Upstream, exports: &Arc<Exports>, plain_is_load: bool) -> docker::Door {

@@ -26,8 +26,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 
-use crate::net::Connection;
-use crate::proxy::Address;
+use crate::net::{Address, Connection};
 use claim::Claim;
 
 pub(crate) use inherited::Inherited;

@@ -24,8 +24,9 @@ use crate::door::{buildkit, export_api};
 use crate::engine::select::Selected;
 use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
+use crate::http2::Link;
+use crate::net::{Address, Upstream, UpstreamError};
 use crate::output::folder::Folders;
-use crate::proxy::{Address, Link, Upstream, UpstreamError};
 use crate::telemetry::say;
 
 use accept::House;

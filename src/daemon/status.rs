@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::engine::{Identity, Storage};
 use crate::export::{Exports, LiveExports, unique_id};
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::status::{Answer, Builder, Door, Engine, Kind, Policy, Status};
 
 /// Where the doors listen: with the ports that the system chose.

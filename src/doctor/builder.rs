@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tonic::{Code, Status};
 use tower::service_fn;
 
-use crate::proxy::Dial;
+use crate::net::Dial;
 
 /// How long a builder may take to be reached, and again to answer. One that is starved by builds is slow, too.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use super::builder::Answer;
 use crate::config::Place;
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::status::{Kind, Status};
 
 /// A door, and what is behind it.

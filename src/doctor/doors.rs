@@ -6,7 +6,7 @@ use super::heard;
 use super::report::{Check, Mark, Remedy};
 use crate::buildx::is_same_address;
 use crate::config::{Config, Setting};
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::running::{Answer, Socket};
 use crate::status::Kind;
 

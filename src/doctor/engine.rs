@@ -6,7 +6,7 @@ use super::heard;
 use crate::config::{Config, Place};
 use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::running::Socket;
 use crate::status::{Kind, Status};
 

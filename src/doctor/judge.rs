@@ -12,7 +12,7 @@ use crate::buildx::is_same_address;
 use crate::config::{DEFAULT_DOCKER_LISTEN, Place};
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selected};
 use crate::engine::{EngineError, EngineKind, Storage, doctor};
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::status::{self, Kind, Status};
 
 pub(super) fn judge(found: &Found) -> Report {

@@ -26,7 +26,7 @@ use futures_util::future::{join, join_all, join4};
 use crate::buildx::{Store, is_same_address, version};
 use crate::config::{Config, Place};
 use crate::engine::doctor as engines;
-use crate::proxy::{Address, Dial, Upstream};
+use crate::net::{Address, Dial, Upstream};
 use crate::running::{self, First, Places, Socket};
 use crate::status::Kind;
 

@@ -10,7 +10,7 @@ use super::door::Door;
 use super::heard;
 use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::running::{self, First, Socket};
 use crate::status::{Kind, Status};
 use crate::tunnel::ExecDial;

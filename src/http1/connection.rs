@@ -14,7 +14,7 @@ use super::head::{BadHead, HEAD_BYTES, HTTP2_PREFACE, RequestHead, Scanner};
 use super::side::{Rewound, Side};
 use super::splice::splice;
 use super::{RelayError, reply};
-use crate::proxy::{Drain, Stream, Upstream, UpstreamError};
+use crate::net::{Drain, Stream, Upstream, UpstreamError};
 
 /// How long a head may take from its first byte to its last: what dockerd grants
 /// (moby `daemon/command/daemon.go`, `ReadHeaderTimeout`).

@@ -4,7 +4,7 @@ use std::io;
 
 use super::body::BrokenChunk;
 use super::head::BadHead;
-use crate::proxy::UpstreamError;
+use crate::net::UpstreamError;
 
 /// Why a client's connection was ended before the client or the server ended it. Where there was something to say and
 /// somebody to say it to, the client has been told already.

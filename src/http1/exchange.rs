@@ -11,7 +11,7 @@ use super::relay::{Answer, Outcome, Request, exchange};
 use super::side::{Rewound, Side};
 use super::splice::splice;
 use super::{RelayError, reply};
-use crate::proxy::{Drain, Stream};
+use crate::net::{Drain, Stream};
 
 /// Around a body of one chunk there is little; a client that sends every byte by itself is not worth more.
 const CODING_FACTOR: usize = 2;

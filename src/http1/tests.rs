@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::proxy::{Address, Upstream};
+use crate::net::{Address, Upstream};
 
 mod faults;
 mod hooks;

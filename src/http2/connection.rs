@@ -1,4 +1,4 @@
-//! HTTP/2 on both sides of a proxy, with limits as wide as those of gRPC's Go peers.
+//! Both ends of HTTP/2: a connection to an upstream, and that of a client.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,9 +19,7 @@ use tonic::Status;
 
 use super::authority::Lenient;
 use super::body::{Body, BodyError};
-use super::dial::{Dial, DialError};
-use super::ended::Noted;
-use super::upstream::Stream;
+use crate::net::{Dial, DialError, Noted, Stream};
 
 /// The largest gRPC message that BuildKit and containerd exchange, with its frame header
 /// (containerd `defaults/defaults.go`: 16 MiB).
@@ -55,7 +53,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How often an upstream that says nothing is asked for a sign of life while calls wait for it, and how long it has. More
 /// often than every five minutes, gRPC's Go servers take for an attack and end the connection (grpc-go
 /// `internal/transport/defaults.go`, `defaultKeepalivePolicyMinTime`). What the system's own keepalive sees is seen
-/// much earlier ([`Upstream::connect`](super::Upstream::connect)).
+/// much earlier ([`Upstream::connect`](crate::net::Upstream::connect)).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
 
 /// Why a request could not be passed on.

@@ -7,7 +7,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Limited};
 
 use super::body::full;
-use super::http2::Connection;
+use super::connection::Connection;
 
 /// How long a living server may take. One that is starved gets a new connection, which is no harm.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::body::BodyError;
-use super::check;
-use super::dial::Dial;
-use super::http2::{Connection, ProxyError, Windows};
-use super::upstream::Stream;
+use super::connection::{Connection, ProxyError, Windows};
+use super::health;
+use crate::net::{Dial, Stream};
 
 /// Who uses a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,8 +123,8 @@ impl Link {
         }
         let answers = match self.sharing {
             // A new connection costs less than waiting for an answer that does not come.
-            Sharing::Each => tokio::time::timeout(PROMPT, check::answers(&held)).await.unwrap_or(false),
-            Sharing::Everybody { .. } => check::answers(&held).await,
+            Sharing::Each => tokio::time::timeout(PROMPT, health::answers(&held)).await.unwrap_or(false),
+            Sharing::Everybody { .. } => health::answers(&held).await,
         };
         if answers { Ok(held) } else { self.shared(Some(held)).await }
     }
@@ -145,7 +144,7 @@ impl Link {
     /// The shared connection, if there is one and it answers.
     pub async fn present(self: &Arc<Self>) -> Option<Held> {
         let held = self.living().await?;
-        check::answers(&held).await.then_some(held)
+        health::answers(&held).await.then_some(held)
     }
 
     /// The shared connection, if there is one that has not ended.

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A stream that notes its end: the peer's, an error, or our own.
 #[derive(Debug)]
-pub(super) struct Noted<S> {
+pub(crate) struct Noted<S> {
     stream: S,
     ended: CancellationToken,
     _dropped: DropGuard,
@@ -28,7 +28,7 @@ pub struct Cut<S> {
 
 impl<S> Noted<S> {
     /// Cancels `ended` when `stream` ends.
-    pub(super) fn new(stream: S, ended: CancellationToken) -> Self {
+    pub(crate) fn new(stream: S, ended: CancellationToken) -> Self {
         Self { stream, _dropped: ended.clone().drop_guard(), ended }
     }
 

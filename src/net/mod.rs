@@ -1,7 +1,22 @@
-//! Connections of clients, and who is at their other end.
+//! Streams between this process and others: how an upstream is reached, and who a client is.
+//!
+//! Knows nothing of what passes.
 
+mod address;
 mod connection;
+mod dial;
+mod drain;
+mod linked_close;
 mod principal;
+mod tls_alert;
+mod upstream;
 
+pub use address::{Address, AddressError};
 pub use connection::Connection;
+pub use dial::{Dial, DialError};
+pub use drain::{Call, Drain, IDLE, Mark, Metered};
+pub use linked_close::Cut;
+pub(crate) use linked_close::Noted;
 pub use principal::Principal;
+pub(crate) use upstream::enlarge;
+pub use upstream::{Stream, Tls, Upstream, UpstreamError};

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::proxy::{Address, Stream};
+use crate::net::{Address, Stream};
 use crate::status::{MAX_BYTES, PATH, Status};
 
 /// How long connecting may take, and how long an answer.

@@ -9,7 +9,7 @@ mod units;
 
 use futures_util::future::join_all;
 
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::status::{Kind, Status};
 
 pub use ask::{Answer, First, ask};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::First;
 use super::units::{self, Named};
 use crate::config::{Config, Layer, Setting};
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// The name of Linkspan's folders and units.
 const NAME: &str = "linkspan";

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// What was named.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use super::SetupError;
 use crate::buildx::{Instance, Store, is_same_address};
 use crate::config::Config;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::running::{self, Answer, First, Places, Socket};
 use crate::status::Kind;
 

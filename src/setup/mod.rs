@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use serde::Serialize;
 
 use crate::buildx::{Instance, Store, StoreError, is_same_address};
-use crate::proxy::{Address, AddressError};
+use crate::net::{Address, AddressError};
 
 use record::Record;
 

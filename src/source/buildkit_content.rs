@@ -14,8 +14,8 @@ use http::Uri;
 use tonic::{Code, Status};
 
 use super::{Chunks, Source, SourceError};
+use crate::http2::Calls;
 use crate::image::{Descriptor, Digest};
-use crate::proxy::Calls;
 
 /// buildkitd sends 1 MiB a message; its gRPC limit is 16 MiB (BuildKit `cmd/buildkitd/main.go`).
 const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::output::{MAX_ERRORS_WAITING, Output};
 use super::sniff::{self, Speaks};
 use crate::docker_api::{Answer, Api, ApiError};
-use crate::proxy::http1::Rewound;
-use crate::proxy::{Dial, DialError, Stream};
+use crate::http1::Rewound;
+use crate::net::{Dial, DialError, Stream};
 
 /// How addresses of this kind begin; buildctl's `--addr` takes the same.
 const SCHEME: &str = "docker-container://";

@@ -7,8 +7,7 @@ use linkspan::door::{buildkit, docker};
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 use linkspan::export::Exports;
-use linkspan::net::Connection;
-use linkspan::proxy::{Address, Upstream};
+use linkspan::net::{Address, Connection, Upstream};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 

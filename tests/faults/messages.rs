@@ -7,7 +7,7 @@ use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use linkspan::proxy::{Body, BodyError, MAX_MESSAGE_BYTES};
+use linkspan::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 

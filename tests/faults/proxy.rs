@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use linkspan::proxy::{Address, Body, Connection, ProxyError, Upstream, serve};
+use linkspan::http2::{Body, Connection, ProxyError, serve};
+use linkspan::net::{Address, Upstream};
 use tokio::{
     net::{UnixListener, UnixStream},
     runtime::{Builder, Runtime},

@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::image::{Reference, ReferenceError};
+use crate::net::{Address, AddressError};
 use crate::output::archive::ArchiveFormat;
-use crate::proxy::{Address, AddressError};
 
 /// Where an image is read from or copied to.
 #[derive(Debug, Clone, PartialEq, Eq)]

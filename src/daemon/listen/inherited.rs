@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::{ListenError, Listener, Socket};
 use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Origin, Setting};
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// More than any service has; a variable that says more is somebody's mistake.
 const MAX_SOCKETS: usize = 256;

@@ -7,8 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::net::Connection;
-use crate::proxy::enlarge;
+use crate::net::{Connection, enlarge};
 
 /// An accepted connection.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::ListenError;
 use super::claim::{Claim, Refused};
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// Owner and group may connect; nobody else.
 const SOCKET_MODE: u32 = 0o660;

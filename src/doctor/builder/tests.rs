@@ -11,7 +11,8 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::proxy::{Address, Body, Upstream, full, serve, with_trailers};
+use crate::http2::{Body, full, serve, with_trailers};
+use crate::net::{Address, Upstream};
 
 /// A builder's socket, and what leads to it.
 fn listen() -> (TempDir, UnixListener, Upstream) {

@@ -19,8 +19,8 @@ use tonic::{Code, Status};
 use super::Door;
 use super::grpc::refuse;
 use super::route::Route;
+use crate::http2::{Body, Held, ProxyError};
 use crate::net::Principal;
-use crate::proxy::{Body, Held, ProxyError};
 
 /// How long after a client came its calls wait for a builder.
 const PATIENCE: Duration = Duration::from_secs(4);

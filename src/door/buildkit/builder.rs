@@ -12,7 +12,7 @@ use http::Uri;
 use tonic::{Code, Status};
 
 use super::said::Said;
-use crate::proxy::{Calls, Link};
+use crate::http2::{Calls, Link};
 use crate::source::BuildkitContent;
 
 /// How long the builder may take to answer a small question.

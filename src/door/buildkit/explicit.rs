@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::exporters::{DANGLING_ONLY, DANGLING_PREFIX, EXPLICIT_TYPE, Exporter, is_true};
 use super::grpc::refuse;
-use crate::proxy::Body;
+use crate::http2::Body;
 
 /// What it knows, as it is told to people; annotations come beside these.
 const KNOWN: [&str; 10] = [

@@ -5,7 +5,7 @@ use http::{HeaderMap, Response};
 use http_body_util::{BodyExt, Limited};
 use tonic::Status;
 
-use crate::proxy::{Body, BodyError, MAX_MESSAGE_BYTES, full, with_trailers};
+use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES, full, with_trailers};
 
 /// The metadata key that ties gateway calls to their build (BuildKit `client/buildid`).
 pub(super) const BUILD_ID: &str = "buildkit-controlapi-buildid";

@@ -33,8 +33,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::net::Connection;
-use crate::proxy::{self, Cut, Drain, Held, Link, full};
+use crate::http2::{self, Held, Link, full, until_end_of};
+use crate::net::{Connection, Cut, Drain};
 use crate::status::Answer;
 
 use arrival::Arrival;
@@ -117,7 +117,7 @@ impl Door {
         let arrival = Arc::new(arrival);
         // A client without calls may never close its connection; calls are waited for.
         let _tunnel = drain.tunnel();
-        let served = proxy::serve(Cut::new(connection, cut.clone()), (*drain).clone(), |request| {
+        let served = http2::serve(Cut::new(connection, cut.clone()), (*drain).clone(), |request| {
             // What is asked of us alone does not wait for the builder.
             let told =
                 self.status.as_ref().filter(|_| Answer::is_asked_by(&request)).map(|status| status.response(full));
@@ -129,7 +129,7 @@ impl Door {
                     None => arrival.handle(request).await?,
                 };
                 Ok(match call {
-                    Some(call) => answer.map(|body| call.until_end_of(body)),
+                    Some(call) => answer.map(|body| until_end_of(body, call)),
                     None => answer,
                 })
             }

@@ -25,7 +25,7 @@ use super::solve::{History, Solve};
 use super::unary::call;
 use super::wire::WireError;
 use crate::export::unique_id;
-use crate::proxy::{Connection, Held};
+use crate::http2::{Connection, Held};
 
 pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 pub(super) const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";

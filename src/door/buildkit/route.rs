@@ -24,8 +24,8 @@ use super::status::hold_open;
 use super::unary::build_id;
 use super::wire::fields;
 use super::{Door, progress, remarks};
+use crate::http2::{Body, BodyError, Held, ProxyError, full};
 use crate::net::Principal;
-use crate::proxy::{Body, BodyError, Held, ProxyError, full};
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::builds::Build;
-use crate::proxy::{Body, BodyError};
+use crate::http2::{Body, BodyError};
 
 /// The builder ends this stream just before it answers `Solve`. Our work begins with that answer, so its
 /// frames come between the builder's last one and the trailers.

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use tonic::Status;
 
 use super::grpc::{BUILD_ID, Unary, frame, status};
-use crate::proxy::{Connection, full};
+use crate::http2::{Connection, full};
 
 /// Calls `path` with `message`; `build` ties a gateway call to its build.
 pub(super) async fn call(

@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::{Instrument as _, info_span};
 
 use crate::export::Exports;
-use crate::net::{self, Principal};
-use crate::proxy::http1::{Connection, Heard, RelayError};
-use crate::proxy::{Drain, Stream, Upstream};
+use crate::http1::{Connection, Heard, RelayError};
+use crate::net::{self, Drain, Principal, Stream, Upstream};
 use crate::status::Answer;
 
 use builders::Builders;

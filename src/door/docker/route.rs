@@ -7,9 +7,9 @@ use http::{Method, Response};
 use super::Door;
 use super::endless::is_endless;
 use super::target::Target;
-use crate::net::Principal;
-use crate::proxy::http1::{Connection, Exchange, RelayError, Rewound};
-use crate::proxy::{self, Body, Drain, Stream, full};
+use crate::http1::{Connection, Exchange, RelayError, Rewound};
+use crate::http2::{self, Body, full, until_end_of};
+use crate::net::{Drain, Principal, Stream};
 use crate::status::Answer;
 
 /// What an archive is told that comes over HTTP/2 where names are restricted.
@@ -62,13 +62,13 @@ impl Door {
     where
         T: Stream + 'static,
     {
-        let upstream = match proxy::Connection::open(&self.upstream).await {
+        let upstream = match http2::Connection::open(&self.upstream).await {
             Ok(upstream) => upstream,
             Err(error) => return tracing::warn!(reason = error.reason(), "the engine cannot be reached"),
         };
         // A client without calls may never close its connection; calls are waited for.
         let _tunnel = drain.tunnel();
-        let served = proxy::serve(client, (**drain).clone(), |request| {
+        let served = http2::serve(client, (**drain).clone(), |request| {
             let target = Target::of(request.uri().path_and_query().map_or("", |target| target.as_str()));
             let (parts, method) = (target.parts(), request.method());
             let is_load = method == Method::POST && parts == ["", "images", "load"];
@@ -77,7 +77,7 @@ impl Door {
             async move {
                 let answer = if is_load { refused() } else { upstream.forward(request).await? };
                 Ok(match call {
-                    Some(call) => answer.map(|body| call.until_end_of(body)),
+                    Some(call) => answer.map(|body| until_end_of(body, call)),
                     None => answer,
                 })
             }

@@ -23,8 +23,8 @@ use crate::export_v1::proto::DESCRIPTORS;
 use crate::export_v1::proto::content_server::ContentServer;
 use crate::export_v1::proto::exports_server::ExportsServer;
 use crate::export_v1::proto::references_server::ReferencesServer;
+use crate::http2::Lenient;
 use crate::net::{self, Principal};
-use crate::proxy::Lenient;
 use crate::status;
 
 /// What may be in flight on one stream, and on all of a connection.

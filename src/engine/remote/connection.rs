@@ -17,7 +17,7 @@ use crate::engine::stream::{Store, UNARY};
 use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::exports_client::ExportsClient;
 use crate::export_v1::proto::references_client::ReferencesClient;
-use crate::proxy::{Address, Upstream};
+use crate::net::{Address, Upstream};
 
 /// The largest metadata that is taken, in bytes: a refusal lists up to some hundred digests there.
 const METADATA_BYTES: u32 = 1 << 20;

@@ -23,8 +23,8 @@ use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError, EngineKind, Identity, Ingest, Origin, Storage};
 use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Graph, Reference};
+use crate::net::Address;
 use crate::progress::Events;
-use crate::proxy::Address;
 
 pub use connection::Connection;
 use images::RemoteImages;

@@ -6,8 +6,8 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::proxy::dial::DialError;
-use crate::proxy::{full, serve};
+use crate::http2::{full, serve};
+use crate::net::DialError;
 
 /// Leads to a server that answers everything, once for each stream that it is handed.
 #[derive(Debug)]

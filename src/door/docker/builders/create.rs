@@ -8,8 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Builders;
 use super::exec::{Exec, Process};
 use crate::docker_api::Api;
-use crate::proxy::Stream;
-use crate::proxy::http1::{Connection, Exchange, RelayError, ResponseHead, Watched};
+use crate::http1::{Connection, Exchange, RelayError, ResponseHead, Watched};
+use crate::net::Stream;
 
 /// A request to create an exec is a few hundred bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;

@@ -20,8 +20,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::docker_api::Api;
-use crate::net::Connection;
-use crate::proxy::{Address, Drain, Held, Link, Stream, Upstream};
+use crate::http2::{Held, Link};
+use crate::net::{Address, Connection, Drain, Stream, Upstream};
 
 use pool::Pool;
 use remembered::Remembered;

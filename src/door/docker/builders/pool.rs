@@ -11,7 +11,8 @@ use super::exec::Process;
 use super::unstarted::Unstarted;
 use super::{Doors, Serve};
 use crate::docker_api::Api;
-use crate::proxy::{Dial, DialError, Held, Link, ProxyError, Sharing, Stream};
+use crate::http2::{Held, Link, ProxyError, Sharing};
+use crate::net::{Dial, DialError, Stream};
 
 /// Each costs a process in its container while it waits. Builders above that are reached as without us.
 const MAX_ENTRIES: usize = 64;

@@ -15,9 +15,9 @@ use super::Builders;
 use super::create::MAX_BODY_BYTES;
 use super::exec::Exec;
 use super::pool::{Entry, Key};
-use crate::net::{self, Principal};
-use crate::proxy::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
-use crate::proxy::{Drain, Held, Stream};
+use crate::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
+use crate::http2::Held;
+use crate::net::{self, Drain, Principal, Stream};
 use crate::tunnel::sniff::{self, Speaks};
 use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
 

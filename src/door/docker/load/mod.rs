@@ -49,9 +49,8 @@ use self::report::Report;
 use self::upload::{Archive, Known, Upload};
 use crate::engine::{Hold, Origin};
 use crate::export::{Exports, unique_id};
-use crate::net::Principal;
-use crate::proxy::Upstream;
-use crate::proxy::http1::linger_on;
+use crate::http1::linger_on;
+use crate::net::{Principal, Upstream};
 
 /// How long dockerd may take to import what it has when the client has gone: its disk may be slow, and nobody waits.
 const FAREWELL: Duration = Duration::from_secs(60);
@@ -247,7 +246,7 @@ fn is_of_lines(answer: &Response<Incoming>) -> bool {
 }
 
 type Sender = http1::SendRequest<Archive>;
-type Dockerd = http1::Connection<TokioIo<Ending<Box<dyn crate::proxy::Stream>>>, Archive>;
+type Dockerd = http1::Connection<TokioIo<Ending<Box<dyn crate::net::Stream>>>, Archive>;
 
 async fn connect(upstream: &Upstream, breaks: BreakOff) -> Result<(Sender, Dockerd), String> {
     let stream = upstream.connect().await.map_err(|error| error.to_string())?;

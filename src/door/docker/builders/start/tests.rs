@@ -1,13 +1,13 @@
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
-use crate::proxy::http1::Connection;
+use crate::http1::Connection;
 
 /// A request as it is read from a client.
 async fn request(target: &str) -> RequestHead {
     let (mut client, near) = duplex(1 << 12);
     client.write_all(format!("POST {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
-    let nowhere = crate::proxy::Upstream::new("unix:///nowhere".parse().unwrap(), None).unwrap();
+    let nowhere = crate::net::Upstream::new("unix:///nowhere".parse().unwrap(), None).unwrap();
     let connection = Connection::new(near, nowhere, tokio_util::sync::CancellationToken::new());
     connection.next().await.unwrap().unwrap().head().clone()
 }
