@@ -8,7 +8,11 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use linkspan::engine::{BlobWriter, Engine, EngineError, EngineKind, Identity, Ingest, Opened, Origin, Plan, Storage};
+use linkspan::engine::ingest::IngestManager;
+use linkspan::engine::{
+    BlobWriter, Engine, EngineError, EngineKind, Identity, ImageTransaction, Lease, Lifetime, Opened, Origin, Pin,
+    Plan, Precondition, PreparedImage, Storage, TransactionOptions,
+};
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
 use linkspan::net::Principal;
@@ -31,7 +35,10 @@ struct Zeros {
 struct Void(Identity);
 
 #[derive(Debug)]
-struct VoidIngest;
+struct VoidLease;
+
+#[derive(Debug)]
+struct VoidTransaction(Plan);
 
 #[derive(Debug)]
 struct VoidWriter;
@@ -89,8 +96,8 @@ impl Engine for Void {
         Box::pin(async { Ok(None) })
     }
 
-    fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(async { Ok(Arc::new(VoidIngest) as Arc<dyn Ingest>) })
+    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+        Box::pin(async { Ok(Arc::new(VoidLease) as Arc<dyn Lease>) })
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
@@ -98,24 +105,65 @@ impl Engine for Void {
     }
 }
 
-impl Ingest for VoidIngest {
-    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
-        Box::pin(async { Ok(Plan { missing: graph.leaves().to_vec(), ..Plan::default() }) })
+impl Lease for VoidLease {
+    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        unreachable!("an export pins its graph")
+    }
+
+    fn pin_graph<'a>(&'a self, _: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
+        unreachable!("nothing is read")
+    }
+
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+        unreachable!("nothing is resumed")
+    }
+
+    fn unpin<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        unreachable!("nothing is pinned")
+    }
+
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        unreachable!("blobs are written by the transaction")
+    }
+
+    fn begin(
+        self: Arc<Self>,
+        graph: Arc<Graph>,
+        _: TransactionOptions,
+    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
+        let plan = Plan { missing: graph.leaves().to_vec(), ..Plan::default() };
+        Box::pin(async { Ok(Box::new(VoidTransaction(plan)) as Box<dyn ImageTransaction>) })
+    }
+
+    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.release()
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl ImageTransaction for VoidTransaction {
+    fn plan(&self) -> &Plan {
+        &self.0
     }
 
     fn writer<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
         Box::pin(async { Ok(Opened::Writer(Box::new(VoidWriter))) })
     }
 
-    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
+        Box::pin(async move { Ok(self as &dyn PreparedImage) })
     }
 
-    fn commit<'a>(&'a self, _: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
     }
+}
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+impl PreparedImage for VoidTransaction {
+    fn commit<'a>(&'a self, _: &'a [Reference], _: &'a [Precondition]) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -150,7 +198,7 @@ fn pump(criterion: &mut Criterion) {
                 builder: "zeros".into(),
                 principal: Principal::Internal,
             };
-            let request = Request { root: source.root(), names: Vec::new(), origin };
+            let request = Request::new(source.root(), Vec::new(), origin);
             exports.run(request, source.clone(), Events::none()).await.expect("an export")
         });
     });

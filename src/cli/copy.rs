@@ -142,7 +142,7 @@ impl Copy {
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
             let Taken { root, graph, .. } = found.taken;
-            let request = Request { root: root.clone(), names: names.clone(), origin };
+            let request = Request::new(root.clone(), names.clone(), origin);
             let copying = async {
                 let copy = async |events| match graph {
                     Some(graph) => exports.run_part(request, graph, found.source, events).await,

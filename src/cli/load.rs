@@ -138,7 +138,7 @@ impl Loading {
             }
         }
         let source: Arc<dyn Source> = archive.clone();
-        let request = Request { root: root.clone(), names: names.clone(), origin: engine::origin("load") };
+        let request = Request::new(root.clone(), names.clone(), engine::origin("load"));
         let (outcome, unpacked) = self.mode.show(|events| exports.run(request, source, events)).await;
         Transfer { verb: "Loaded", root: &root, names, outcome: outcome?, unpacked }.report(self.json, self.mode)?;
         Ok(root.digest)

@@ -6,18 +6,18 @@ use futures_util::future::join_all;
 
 use super::engine;
 use crate::daemon::Signals;
-use crate::engine::{Engine, Ingest};
+use crate::engine::{Engine, Lease};
 use crate::image::Graph;
 
 /// What a command holds of engines, so that nobody deletes it while it is read.
 #[derive(Debug, Default)]
-pub(super) struct ReadLeases(Mutex<Vec<Arc<dyn Ingest>>>);
+pub(super) struct ReadLeases(Mutex<Vec<Arc<dyn Lease>>>);
 
 impl ReadLeases {
     /// Holds `graph` for `command`. Where that cannot be done, as on a disk that cannot be written, it is read all the
     /// same.
     pub(super) async fn add(&self, engine: &dyn Engine, graph: &Arc<Graph>, command: &str) {
-        match engine.reading(&engine::origin(command), graph).await {
+        match engine.read_lease(&engine::origin(command), graph).await {
             Ok(held) => self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(held),
             Err(error) => tracing::debug!(%error, "an image is read without being held"),
         }
@@ -32,7 +32,7 @@ impl ReadLeases {
 
     async fn end_before(&self, stop: impl Future<Output = ()>) {
         let held = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let release = async |held: Arc<dyn Ingest>| {
+        let release = async |held: Arc<dyn Lease>| {
             if let Err(error) = held.release().await {
                 tracing::debug!(%error, "what was held is released by the next start, or by itself");
             }

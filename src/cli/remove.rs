@@ -147,7 +147,7 @@ impl Tag {
             if let Target::Daemon(_) = &target {
                 // An export of which the daemon has every blob.
                 let exports = engine::exports(&config, &target).await?;
-                let request = Request { root, names: vec![name], origin: engine::origin("tag") };
+                let request = Request::new(root, vec![name], engine::origin("tag"));
                 exports.run(request, images, Events::none()).await?;
                 exports.finish().await;
                 return Ok(ExitCode::SUCCESS);

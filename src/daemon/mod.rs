@@ -328,9 +328,8 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::engine::{EngineKind, Ingest, Origin, Storage};
+    use crate::engine::{EngineKind, Lease, Lifetime, Origin, Storage};
     use crate::image::{Descriptor, Reference};
-    use crate::progress::Events;
 
     /// An engine that cannot be tidied up: somebody holds its lock.
     #[derive(Debug)]
@@ -347,7 +346,7 @@ mod tests {
         ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
             unreachable!("nothing is exported")
         }
-        fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
             unreachable!("nothing is exported")
         }
         fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {

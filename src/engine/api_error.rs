@@ -24,7 +24,7 @@ fn code(error: &EngineError) -> (Code, Reason) {
         E::Busy { .. } => (Code::Unavailable, Reason::EngineRefused),
         E::Present { .. } => (Code::AlreadyExists, Reason::EngineRefused),
         E::NameMoved { .. } => (Code::Aborted, Reason::PreconditionFailed),
-        E::UploadName { .. } => (Code::InvalidArgument, Reason::InvalidField),
+        E::IngestRef { .. } => (Code::InvalidArgument, Reason::InvalidField),
         E::NotOffered { .. } => (Code::Unimplemented, Reason::EngineRefused),
         E::Rpc { code, .. } => (*code, Reason::EngineRefused),
         E::Protocol { .. } => (Code::Internal, Reason::EngineRefused),

@@ -192,11 +192,11 @@ pub enum EngineError {
         /// The blob.
         digest: Digest,
     },
-    /// The name cannot be one of an upload.
-    #[error("`{name}` cannot name an upload: expected 1 to {limit} bytes without control characters", limit = super::uploads::MAX_UPLOAD_NAME)]
-    UploadName {
-        /// The name, cut to 80 characters.
-        name: String,
+    /// What was given cannot be the ref of an ingest.
+    #[error("`{reference}` cannot be a ref: expected 1 to {limit} bytes without control characters", limit = super::ingest::MAX_REF)]
+    IngestRef {
+        /// The ref, cut to 80 characters.
+        reference: String,
     },
     /// A name stands for something else than was expected when it was to be set or removed. It stays as it is.
     #[error("the name `{name}` {}", current.as_ref().map_or_else(|| "does not exist".to_owned(), |it| format!("stands for {it}")))]

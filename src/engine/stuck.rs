@@ -1,4 +1,4 @@
-//! For tests: a hold on an engine that has stopped answering, and an engine beside it that has not.
+//! For tests: a lease of an engine that has stopped answering, and an engine beside it that has not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::EngineKind;
+use super::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest};
 use super::select::{Selection, select};
-use super::uploads::{Begun, Expected, Upload, UploadStatus, Uploads};
-use super::{Engine, EngineError, Ingest, Opened, Plan};
-use crate::image::{Descriptor, Digest, Graph, Reference};
+use super::{Engine, EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
+use crate::image::{Descriptor, Digest, Graph};
 
 /// Nothing that is asked of it ever ends, except that an upload begins. Counts what it was asked to release.
 #[derive(Debug, Clone, Default)]
@@ -30,35 +30,12 @@ fn never<'a, T: Send + 'a>() -> BoxFuture<'a, T> {
     Box::pin(std::future::pending())
 }
 
-impl Ingest for Stuck {
-    fn plan<'a>(&'a self, _: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
+impl Lease for Stuck {
+    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
         never()
     }
 
-    fn writer<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
-        never()
-    }
-
-    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        never()
-    }
-
-    fn commit<'a>(&'a self, _: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
-        never()
-    }
-
-    fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
-        Ok(self)
-    }
-
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        self.released.fetch_add(1, Ordering::Relaxed);
-        never()
-    }
-}
-
-impl Uploads for Stuck {
-    fn pin<'a>(&'a self, _: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+    fn pin_graph<'a>(&'a self, _: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
         never()
     }
 
@@ -70,15 +47,42 @@ impl Uploads for Stuck {
         never()
     }
 
-    fn begin<'a>(&'a self, _: &'a str, _: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {
-        Box::pin(async { Ok(Begun::Upload(Box::new(Self::default()))) })
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        Ok(self)
     }
 
-    fn status<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<UploadStatus>, EngineError>> {
+    fn begin(
+        self: Arc<Self>,
+        _: Arc<Graph>,
+        _: TransactionOptions,
+    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
         never()
     }
 
-    fn statuses(&self) -> BoxFuture<'_, Result<Vec<UploadStatus>, EngineError>> {
+    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        never()
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.released.fetch_add(1, Ordering::Relaxed);
+        never()
+    }
+}
+
+impl IngestManager for Stuck {
+    fn mountable<'a>(&'a self, _: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        never()
+    }
+
+    fn open<'a>(&'a self, _: &'a str, _: &'a Expected) -> BoxFuture<'a, Result<OpenedIngest, EngineError>> {
+        Box::pin(async { Ok(OpenedIngest::Writer(Box::new(Self::default()))) })
+    }
+
+    fn status<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>> {
+        never()
+    }
+
+    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>> {
         never()
     }
 
@@ -87,7 +91,7 @@ impl Uploads for Stuck {
     }
 }
 
-impl Upload for Stuck {
+impl IngestWriter for Stuck {
     fn offset(&self) -> u64 {
         0
     }

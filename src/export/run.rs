@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::engine::{Engine, EngineError, EngineKind, Hold, Ingest, Origin};
+use crate::engine::{Engine, EngineError, EngineKind, Lease, Origin, Precondition};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
 use crate::net::Principal;
 use crate::progress::Events;
@@ -34,8 +34,19 @@ pub struct Request {
     pub root: Descriptor,
     /// The names to give it; none leaves it dangling. One with a digest must be this image's.
     pub names: Vec<Reference>,
+    /// What names must resolve to before they are set, beside what policy wants.
+    pub preconditions: Vec<Precondition>,
+    /// Whether the image is unpacked before it becomes visible, where the engine leaves the choice.
+    pub unpack: bool,
     /// Who exports.
     pub origin: Origin,
+}
+
+impl Request {
+    /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
+    pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
+        Self { root, names, preconditions: Vec::new(), unpack: true, origin }
+    }
 }
 
 /// What an export did.
@@ -73,6 +84,22 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn policy(&self, principal: &Principal) -> &NamePolicy {
         self.policy.of(principal)
+    }
+
+    /// Releases `lease` in the background.
+    pub(super) fn release(&self, lease: Arc<dyn Lease>) {
+        self.release_by(move || {
+            let lease = lease.clone();
+            async move { lease.release().await }
+        });
+    }
+
+    fn release_by<F>(&self, release: impl Fn() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), EngineError>> + Send,
+    {
+        let closing = self.closing.clone();
+        self.tasks.spawn(async move { self::release(release, closing).await });
     }
 }
 
@@ -164,8 +191,8 @@ impl Exports {
         self.supervise(transaction, CancellationToken::new(), Transaction::run).await
     }
 
-    /// Makes an image visible whose blobs were handed to `ingest` before: everything that [`Exports::run`] does from the
-    /// plan on. `ingest` is the caller's and stays open; an export that fails leaves it as it was.
+    /// Makes an image visible whose blobs were stored under `lease` before: everything that [`Exports::run`] does from the
+    /// plan on. `lease` is the caller's and stays; an export that fails leaves it as it was.
     /// Dropping the future or cancelling `cancel` stops it, unless the engine makes the image at that moment.
     ///
     /// # Errors
@@ -175,12 +202,12 @@ impl Exports {
         &self,
         request: Request,
         graph: Arc<Graph>,
-        ingest: Arc<dyn Ingest>,
+        lease: Arc<dyn Lease>,
         events: Events,
         cancel: CancellationToken,
     ) -> Result<Outcome, ExportError> {
         let transaction = self.transaction(request, None, events);
-        self.supervise(transaction, cancel, |transaction, cancel| transaction.commit(graph, ingest, cancel)).await
+        self.supervise(transaction, cancel, |transaction, cancel| transaction.commit(graph, lease, cancel)).await
     }
 
     /// Runs `work` in a task of its own, which dropping the future cancels and does not end.
@@ -215,16 +242,17 @@ impl Exports {
         }
     }
 
-    /// Gives up a lease that is of no more use, in the background and for as long as it takes.
-    pub fn clean_up(&self, ingest: Arc<dyn Ingest>) {
-        let closing = self.shared.closing.clone();
-        self.shared.tasks.spawn(async move { release(|| ingest.release(), closing).await });
+    /// Releases a lease in the background and for as long as it takes; [`Exports::finish`] waits for it.
+    pub fn release(&self, lease: Arc<dyn Lease>) {
+        self.shared.release(lease);
     }
 
-    /// Gives up `hold` in the background, however long that takes; [`Exports::finish`] waits for it.
-    pub fn release(&self, hold: Arc<dyn Hold>) {
-        let closing = self.shared.closing.clone();
-        self.shared.tasks.spawn(async move { release(|| hold.release(), closing).await });
+    /// The same for a lease that its owner wraps: `release` is called until it succeeds.
+    pub fn release_by<F>(&self, release: impl Fn() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), EngineError>> + Send,
+    {
+        self.shared.release_by(release);
     }
 
     /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export
@@ -236,9 +264,9 @@ impl Exports {
     }
 }
 
-/// Gives up a lease, however long it takes the engine to come back from a restart or from a full disk. What is not
-/// released when the daemon ends is found by its next start, or expires by itself.
-pub(super) async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
+/// Releases a lease, however long it takes the engine to come back from a restart or from a full disk. A lease that is
+/// not released when the daemon ends is found by its next start, or expires by itself.
+async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
 where
     F: Future<Output = Result<(), EngineError>>,
 {

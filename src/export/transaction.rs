@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Condition, EngineError, Ingest};
+use crate::engine::{EngineError, ImageTransaction, Lease, Lifetime, Precondition, PreparedImage, TransactionOptions};
 use crate::image::{Graph, Reference, Walk};
 use crate::progress::{Event, Events, State};
 use crate::source::{OnMissing, Source, read_graph};
@@ -15,7 +15,7 @@ use crate::source::{OnMissing, Source, read_graph};
 use super::ExportError;
 use super::machine::Machine;
 use super::policy::{NamePolicy, check_digests};
-use super::run::{Outcome, Request, Shared, release};
+use super::run::{Outcome, Request, Shared};
 use super::transfer::transfer;
 
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
@@ -45,29 +45,29 @@ impl Transaction {
         if let Some(outcome) = self.begin(&cancel).await? {
             return Ok(outcome);
         }
-        // Opening is not cut short: a lease that was created must come into our hands, so that it can be released.
-        let opening = self.shared.engine.open(&self.request.origin, self.events.clone());
-        let (ingest, graph) = tokio::join!(opening, until(&cancel, self.walk()));
-        let ingest = ingest?;
+        // Not cut short: a lease that was created must come into our hands, so that it can be released.
+        let leasing = self.shared.engine.lease(&self.request.origin, Lifetime::Process);
+        let (lease, graph) = tokio::join!(leasing, until(&cancel, self.walk()));
+        let lease = lease?;
         self.machine.enter(State::Open);
         let result = match graph {
-            Ok(graph) => self.ingest(&*ingest, Arc::new(graph), &cancel).await,
+            Ok(graph) => self.export(&lease, Arc::new(graph), &cancel).await,
             Err(error) => Err(error),
         };
         if result.is_err() {
             self.machine.enter(State::Aborted);
             let is_kept = matches!(result, Err(ExportError::Cancelled)) && self.shared.keeping.load(Ordering::Acquire);
-            if is_kept && ingest.suspend().await.is_ok() {
+            if is_kept && lease.suspend(&self.request.root.digest).await.is_ok() {
                 return result;
             }
             // A client that is told of the failure may rely on nothing being left, unless the engine went away.
-            if let Err(error) = ingest.release().await {
+            if let Err(error) = lease.release().await {
                 tracing::warn!(%error, "a lease could not be released; this is tried again");
-                self.release(ingest);
+                self.shared.release(lease);
             }
         } else {
             // The client need not wait for it: the image is visible and complete.
-            self.release(ingest);
+            self.shared.release(lease);
         }
         result
     }
@@ -77,27 +77,20 @@ impl Transaction {
         self.shared.policy(&self.request.origin.principal)
     }
 
-    /// Gives up the lease in the background.
-    fn release(&self, ingest: Arc<dyn Ingest>) {
-        let closing = self.shared.closing.clone();
-        self.shared.tasks.spawn(async move { release(|| ingest.release(), closing).await });
-    }
-
     /// From the plan on, under a lease of the caller's.
     pub(super) async fn commit(
         mut self,
         graph: Arc<Graph>,
-        ingest: Arc<dyn Ingest>,
+        lease: Arc<dyn Lease>,
         cancel: CancellationToken,
     ) -> Result<Outcome, ExportError> {
         if let Some(outcome) = self.begin(&cancel).await? {
             return Ok(outcome);
         }
         self.machine.enter(State::Open);
-        let result = self.ingest(&*ingest, graph, &cancel).await;
+        let result = self.export(&lease, graph, &cancel).await;
         if result.is_err() {
             self.machine.enter(State::Aborted);
-            ingest.withdraw().await;
         }
         result
     }
@@ -108,7 +101,7 @@ impl Transaction {
         let policy = self.policy();
         check_digests(root, names)?;
         policy.check(names)?;
-        // Where that takes the image's documents, the commit looks alone (`Ingest::require`).
+        // Where that takes the image's documents, only the commit compares (`Precondition`).
         if self.shared.engine.knows_as(&root.digest).is_some() {
             until(cancel, policy.check_moves(&*self.shared.engine, root, names)).await?;
         }
@@ -119,15 +112,15 @@ impl Transaction {
         Ok(Some(Outcome { present_blobs, ..Outcome::default() }))
     }
 
-    /// From the open lease to the commit; again from the plan if the engine lost meanwhile what it had then.
-    async fn ingest(
+    /// From the lease to the commit; again from the plan if the engine lost meanwhile what it had then.
+    async fn export(
         &mut self,
-        ingest: &dyn Ingest,
+        lease: &Arc<dyn Lease>,
         graph: Arc<Graph>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, ExportError> {
         for _ in 1..PLANS {
-            match self.attempt(ingest, &graph, cancel).await {
+            match self.attempt(lease, &graph, cancel).await {
                 Err(ExportError::Engine(error)) if error.is_outdated_plan() => {
                     tracing::info!(export = %self.request.origin.export, %error, "the export is planned again");
                     self.events.emit(Event::Note(format!("{error}; sending it")));
@@ -135,17 +128,38 @@ impl Transaction {
                 outcome => return outcome,
             }
         }
-        self.attempt(ingest, &graph, cancel).await
+        self.attempt(lease, &graph, cancel).await
     }
 
     async fn attempt(
         &mut self,
-        ingest: &dyn Ingest,
+        lease: &Arc<dyn Lease>,
         graph: &Arc<Graph>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, ExportError> {
-        let outcome = until(cancel, self.prepare(ingest, graph)).await?;
-        settled(cancel, ingest.commit(&self.request.names)).await?.map_err(|error| match error {
+        let options = TransactionOptions { unpack: self.request.unpack, events: self.events.clone() };
+        let image = until(cancel, lease.clone().begin(graph.clone(), options)).await?;
+        let result = self.store(&*image, cancel).await;
+        if result.is_err() {
+            image.cancel().await;
+        }
+        result
+    }
+
+    async fn store(
+        &mut self,
+        image: &dyn ImageTransaction,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, ExportError> {
+        let (prepared, outcome) = until(cancel, self.prepare(image)).await?;
+        let mut preconditions = self.request.preconditions.clone();
+        if !self.policy().allow_tag_move {
+            let expected = vec![None, Some(self.request.root.digest.clone())];
+            let free = |name: &Reference| Precondition { name: name.clone(), expected: expected.clone() };
+            preconditions.extend(self.request.names.iter().map(free));
+        }
+        let committing = prepared.commit(&self.request.names, &preconditions);
+        settled(cancel, committing).await?.map_err(|error| match error {
             EngineError::NameMoved { name, current: Some(current) } if !self.policy().allow_tag_move => {
                 ExportError::NameTaken { name, current }
             }
@@ -156,8 +170,11 @@ impl Transaction {
     }
 
     /// Everything up to the commit.
-    async fn prepare(&mut self, ingest: &dyn Ingest, graph: &Arc<Graph>) -> Result<Outcome, ExportError> {
-        let plan = ingest.plan(graph).await?;
+    async fn prepare<'a>(
+        &mut self,
+        image: &'a dyn ImageTransaction,
+    ) -> Result<(&'a dyn PreparedImage, Outcome), ExportError> {
+        let plan = image.plan();
         self.machine.enter(State::Planned);
         let present = plan.present.len();
         self.spared.store(plan.present.iter().map(|blob| blob.size).sum(), Ordering::Relaxed);
@@ -166,26 +183,21 @@ impl Transaction {
 
         self.machine.enter(State::Transferring);
         let (blobs, bytes) = match &self.source {
-            Some(source) => transfer(&**source, ingest, &plan.missing, &self.shared.flights, &self.events).await?,
+            Some(source) => transfer(&**source, image, &plan.missing, &self.shared.flights, &self.events).await?,
             None if plan.missing.is_empty() => (0, 0),
             None => {
-                let digests = plan.missing.into_iter().map(|blob| blob.digest).collect();
+                let digests = plan.missing.iter().map(|blob| blob.digest.clone()).collect();
                 return Err(EngineError::Missing { digests }.into());
             }
         };
-        ingest.settle().await?;
+        let prepared = image.prepare().await?;
         self.machine.enter(State::Ready);
-
-        if !self.policy().allow_tag_move {
-            let expected = vec![None, Some(self.request.root.digest.clone())];
-            let condition = |name: &Reference| Condition { name: name.clone(), expected: expected.clone() };
-            ingest.require(self.request.names.iter().map(condition).collect());
-        }
-        Ok(Outcome {
+        let outcome = Outcome {
             sent_blobs: blobs + plan.stored.len(),
             sent_bytes: bytes + plan.stored.iter().map(|document| document.size).sum::<u64>(),
             present_blobs: present + plan.missing.len() - blobs,
-        })
+        };
+        Ok((prepared, outcome))
     }
 
     /// Reads the documents of the image from the source.

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::engine::{Ingest, Opened};
+use crate::engine::{ImageTransaction, Opened};
 use crate::image::Descriptor;
 use crate::progress::{Event, Events};
 use crate::source::Source;
@@ -19,13 +19,13 @@ const PARALLEL: usize = 4;
 /// another client of the engine, brought in meanwhile are not sent.
 pub(super) async fn transfer(
     source: &dyn Source,
-    ingest: &dyn Ingest,
+    image: &dyn ImageTransaction,
     missing: &[Descriptor],
     flights: &Flights,
     events: &Events,
 ) -> Result<(usize, u64), ExportError> {
     // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
-    let sending: Vec<_> = missing.iter().map(|blob| send(source, ingest, blob, flights, events)).collect();
+    let sending: Vec<_> = missing.iter().map(|blob| send(source, image, blob, flights, events)).collect();
     stream::iter(sending)
         .buffer_unordered(PARALLEL)
         .try_fold((0, 0), |(blobs, bytes), sent| async move {
@@ -37,7 +37,7 @@ pub(super) async fn transfer(
 /// Sends one blob; `None` if that turned out to be unnecessary, else its size.
 async fn send(
     source: &dyn Source,
-    ingest: &dyn Ingest,
+    image: &dyn ImageTransaction,
     blob: &Descriptor,
     flights: &Flights,
     events: &Events,
@@ -48,7 +48,7 @@ async fn send(
         tracing::info!(%digest, source = source.name(), "another export's source of this blob is silent or slow; sending it");
         events.emit(Event::Note(format!("another export that sends {digest} makes no progress; sending it")));
     }
-    let sent = match ingest.writer(blob).await? {
+    let sent = match image.writer(blob).await? {
         Opened::Present => None,
         Opened::Writer(writer) => {
             pump(source, blob, writer, &flight, events).await?;

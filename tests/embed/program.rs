@@ -33,7 +33,7 @@ pub(crate) async fn export(to: &Path, root: Descriptor, memory: Memory) -> Resul
     let exports = Exports::new(select::select(&layout).await?.engine);
     let origin =
         Origin { export: "embedded".into(), door: "program", builder: "memory".into(), principal: Principal::Internal };
-    let request = Request { root, names: vec!["demo:1".parse()?], origin };
+    let request = Request::new(root, vec!["demo:1".parse()?], origin);
     let outcome = exports.run(request, Arc::new(memory), Events::none()).await?;
     exports.finish().await;
     Ok(outcome)

@@ -12,7 +12,9 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
-use linkspan::engine::{Engine, EngineError, Ingest, Opened, Origin, Plan};
+use linkspan::engine::{
+    Engine, EngineError, ImageTransaction, Lease, Lifetime, Opened, Origin, Plan, TransactionOptions,
+};
 use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
 use linkspan::net::Principal;
 use linkspan::progress::Events;
@@ -210,9 +212,18 @@ pub(crate) async fn containerd(stack: &Stack, namespace: &str) -> Arc<dyn Engine
     select(&containerd_selection(stack, namespace)).await.unwrap().engine
 }
 
+/// Begins a transaction that unpacks and tells nobody.
+pub(crate) async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
+    lease.clone().begin(graph, TransactionOptions { unpack: true, events: Events::none() }).await
+}
+
 /// Writes a blob in pieces of 100,000 bytes, as far as it is not there from an earlier attempt.
-pub(crate) async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) -> Result<(), EngineError> {
-    match ingest.writer(blob).await? {
+pub(crate) async fn send(
+    transaction: &dyn ImageTransaction,
+    blob: &Descriptor,
+    bytes: &Bytes,
+) -> Result<(), EngineError> {
+    match transaction.writer(blob).await? {
         Opened::Present => Ok(()),
         Opened::Writer(mut writer) => {
             let mut rest = bytes.slice(usize::try_from(writer.offset()).unwrap()..);
@@ -226,18 +237,17 @@ pub(crate) async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) 
 
 /// A whole export, one blob after the other.
 pub(crate) async fn export(engine: &dyn Engine, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
-    let ingest = engine.open(&origin(), Events::none()).await?;
-    let outcome = transfer(&*ingest, image, names).await;
-    ingest.release().await?;
+    let lease = engine.lease(&origin(), Lifetime::Process).await?;
+    let outcome = transfer(&lease, image, names).await;
+    lease.release().await?;
     outcome
 }
 
-async fn transfer(ingest: &dyn Ingest, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
-    let plan = ingest.plan(&image.graph()).await?;
-    for blob in &plan.missing {
-        send(ingest, blob, &image.blobs[&blob.digest]).await?;
+async fn transfer(lease: &Arc<dyn Lease>, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
+    let transaction = begin(lease, image.graph()).await?;
+    for blob in &transaction.plan().missing {
+        send(&*transaction, blob, &image.blobs[&blob.digest]).await?;
     }
-    ingest.settle().await?;
-    ingest.commit(names).await?;
-    Ok(plan)
+    transaction.prepare().await?.commit(names, &[]).await?;
+    Ok(transaction.plan().clone())
 }

@@ -7,14 +7,14 @@ mod choice;
 mod common;
 mod current;
 mod fixture;
-mod hold;
+mod ingests;
 mod moved;
 mod names;
+mod pins;
 mod read;
 mod serial;
 mod store;
 mod unpack;
-mod uploads;
 mod writes;
 
 use common::Stack;

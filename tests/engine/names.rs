@@ -124,7 +124,7 @@ async fn a_name_with_a_digest_is_that_images_only() {
         let images = engine.images().unwrap();
         let exports = Exports::new(engine.clone());
         let run = async |image: &Image, name: &str| {
-            let request = Request { root: image.root.clone(), names: names(&[name]), origin: origin() };
+            let request = Request::new(image.root.clone(), names(&[name]), origin());
             exports.run(request, Arc::new(Blobs(image.clone())), Events::none()).await
         };
         let wrong = format!("pinned@{}", one.root.digest);

@@ -113,7 +113,7 @@ async fn an_image_is_copied_from_engine_to_engine() {
 
     let images = from.images().unwrap();
     let root = images.resolve(&"copied:1".parse().unwrap()).await.unwrap().unwrap();
-    let request = Request { root, names: names(&["copied:2"]), origin: origin() };
+    let request = Request::new(root, names(&["copied:2"]), origin());
     let exports = Exports::new(to);
     exports.run(request, images as Arc<dyn Source>, Events::none()).await.unwrap();
     exports.finish().await;

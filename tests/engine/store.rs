@@ -2,20 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use linkspan::engine::{Ingest, Opened};
-use linkspan::progress::Events;
+use linkspan::engine::{ImageTransaction, Lifetime, Opened};
 
 use crate::common::{Stack, until};
-use crate::fixture::{Image, Layer, containerd, docker, export, names, origin};
+use crate::fixture::{Image, Layer, begin, containerd, docker, export, names, origin, send};
 
 /// An image with a layer of a few MiB.
 fn large(name: &str) -> Image {
     Image::new(&[Layer::new().file(name, vec![7; 5 << 20]).tar()])
 }
 
-async fn begin(ingest: &dyn Ingest, image: &Image) {
-    let plan = ingest.plan(&image.graph()).await.unwrap();
-    let Opened::Writer(mut writer) = ingest.writer(&plan.missing[0]).await.unwrap() else { panic!("not missing") };
+/// Writes a part of the first blob that is missing.
+async fn write_part(transaction: &dyn ImageTransaction, image: &Image) {
+    let plan = transaction.plan();
+    let Opened::Writer(mut writer) = transaction.writer(&plan.missing[0]).await.unwrap() else { panic!("not missing") };
     let bytes = image.blobs[&plan.missing[0].digest].slice(..3 << 20);
     writer.write(bytes).await.unwrap();
 }
@@ -26,12 +26,13 @@ async fn giving_up_leaves_nothing() {
     let engine = containerd(stack, "giving-up").await;
     let image = large("given-up");
     let origin = origin();
-    let ingest = engine.open(&origin, Events::none()).await.unwrap();
+    let lease = engine.lease(&origin, Lifetime::Process).await.unwrap();
     assert_eq!(stack.leases("giving-up"), [format!("linkspan-{}", origin.export)]);
-    begin(&*ingest, &image).await;
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    write_part(&*transaction, &image).await;
     until("the ingest", || stack.ingests("giving-up").len(), |count| *count == 1);
-    ingest.release().await.unwrap();
-    ingest.release().await.unwrap();
+    lease.release().await.unwrap();
+    lease.release().await.unwrap();
     assert_eq!(stack.leases("giving-up"), Vec::<String>::new());
     assert_eq!(stack.ingests("giving-up"), Vec::<String>::new());
     until("the documents to be collected", || stack.blobs("giving-up").len(), |count| *count == 0);
@@ -44,13 +45,14 @@ async fn a_blob_may_be_begun_again_in_the_same_export() {
     let stack = Stack::shared();
     let engine = containerd(stack, "again").await;
     let image = large("again");
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    begin(&*ingest, &image).await;
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    write_part(&*transaction, &image).await;
     // The first writer was dropped, and containerd may not know it yet.
-    crate::fixture::send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
-    ingest.settle().await.unwrap();
-    ingest.commit(&names(&["again:1"])).await.unwrap();
-    ingest.release().await.unwrap();
+    send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    let prepared = transaction.prepare().await.unwrap();
+    prepared.commit(&names(&["again:1"]), &[]).await.unwrap();
+    lease.release().await.unwrap();
     assert_eq!(stack.images("again").len(), 1);
 }
 
@@ -60,13 +62,14 @@ async fn blobs_of_another_namespace_are_shared_without_sending_them() {
     let image = large("shared");
     export(&*containerd(stack, "shared-from").await, &image, &names(&["shared:1"])).await.unwrap();
     let engine = containerd(stack, "shared-to").await;
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    let plan = ingest.plan(&image.graph()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    let plan = transaction.plan();
     assert_eq!(plan.missing, image.layers);
-    assert!(matches!(ingest.writer(&image.layers[0]).await.unwrap(), Opened::Present));
-    ingest.settle().await.unwrap();
-    ingest.commit(&names(&["shared:1"])).await.unwrap();
-    ingest.release().await.unwrap();
+    assert!(matches!(transaction.writer(&image.layers[0]).await.unwrap(), Opened::Present));
+    let prepared = transaction.prepare().await.unwrap();
+    prepared.commit(&names(&["shared:1"]), &[]).await.unwrap();
+    lease.release().await.unwrap();
     let checked = stack.ctr("shared-to", ["images", "check"]).ok().stdout;
     assert!(checked.contains("complete (2/2)") && checked.trim_end().ends_with("true"), "{checked}");
 }
@@ -124,15 +127,16 @@ async fn an_image_that_gets_its_name_back_is_all_there() {
             tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current().block_on(async {
                     for _ in 0..25 {
-                        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-                        let plan = ingest.plan(&image.graph()).await.unwrap();
+                        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+                        let transaction = begin(&lease, image.graph()).await.unwrap();
+                        let plan = transaction.plan();
                         for blob in &plan.missing {
-                            crate::fixture::send(&*ingest, blob, &image.blobs[&blob.digest]).await.unwrap();
+                            send(&*transaction, blob, &image.blobs[&blob.digest]).await.unwrap();
                         }
-                        ingest.settle().await.unwrap();
+                        let prepared = transaction.prepare().await.unwrap();
                         delete(stack, "given-back", &image.layers[0].digest);
-                        assert!(ingest.commit(&names(&["given:back"])).await.unwrap_err().is_outdated_plan());
-                        ingest.release().await.unwrap();
+                        assert!(prepared.commit(&names(&["given:back"]), &[]).await.unwrap_err().is_outdated_plan());
+                        lease.release().await.unwrap();
                         let listed = stack.ctr("given-back", ["images", "check"]).ok().stdout;
                         assert!(listed.contains("complete (2/2)") && listed.trim_end().ends_with("true"), "{listed}");
                     }
@@ -156,32 +160,35 @@ async fn what_is_deleted_during_a_commit_never_leaves_a_broken_image() {
         };
         export(&*engine, &old, &names(&["deleted:moves"])).await.unwrap();
         let ready = async || {
-            let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-            let plan = ingest.plan(&image.graph()).await.unwrap();
+            let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+            let transaction = begin(&lease, image.graph()).await.unwrap();
+            let plan = transaction.plan();
             for blob in &plan.missing {
-                crate::fixture::send(&*ingest, blob, &image.blobs[&blob.digest]).await.unwrap();
+                send(&*transaction, blob, &image.blobs[&blob.digest]).await.unwrap();
             }
-            ingest.settle().await.unwrap();
-            ingest
+            transaction.prepare().await.unwrap();
+            (lease, transaction)
         };
         // A layer is not at hand any more.
         for moved in [&["deleted:moves", "deleted:new"][..], &[]] {
-            let ingest = ready().await;
+            let (lease, transaction) = ready().await;
+            let prepared = transaction.prepare().await.unwrap();
             delete(stack, namespace, &image.layers[0].digest);
-            let error = ingest.commit(&names(moved)).await.unwrap_err();
+            let error = prepared.commit(&names(moved), &[]).await.unwrap_err();
             assert!(error.is_outdated_plan(), "{namespace}: {error}");
-            ingest.release().await.unwrap();
+            lease.release().await.unwrap();
             let standing =
                 stack.images(namespace).into_iter().filter(|(_, root)| *root == image.root.digest.to_string());
             assert_eq!(standing.collect::<Vec<_>>(), [], "{namespace}: nothing broken is visible");
             assert!(is_complete("docker.io/library/deleted:moves"), "{namespace}: the name has stayed");
         }
         // Documents are.
-        let ingest = ready().await;
+        let (lease, transaction) = ready().await;
+        let prepared = transaction.prepare().await.unwrap();
         delete(stack, namespace, &image.root.digest);
         delete(stack, namespace, &image.config.digest);
-        ingest.commit(&names(&["deleted:new"])).await.unwrap();
-        ingest.release().await.unwrap();
+        prepared.commit(&names(&["deleted:new"]), &[]).await.unwrap();
+        lease.release().await.unwrap();
         assert!(is_complete("docker.io/library/deleted:new"), "{namespace}");
     }
 }

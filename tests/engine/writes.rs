@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use linkspan::progress::Events;
-
 use crate::common::{Part, Stack};
-use crate::fixture::{Image, Layer, containerd, export, names, origin};
+use linkspan::engine::Lifetime;
+
+use crate::fixture::{Image, Layer, begin, containerd, export, names, origin};
 
 /// How many write transactions containerd's metadata database has seen: the transaction id in the newer of bolt's two
 /// meta pages (bbolt `internal/common/meta.go`: header of 16 bytes, then magic, version, page size and flags of 4 each,
@@ -30,12 +30,13 @@ async fn an_image_of_a_hundred_layers_costs_five_writes_once_it_is_there() {
     // The garbage collector runs once after the lease went, in a write of its own; whether that falls into what is
     // counted does not matter, it is within the five.
     let before = transactions(&stack);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    let plan = ingest.plan(&image.graph()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    let plan = transaction.plan();
     assert_eq!((plan.present.len(), plan.missing.len()), (102, 0));
-    ingest.settle().await.unwrap();
-    ingest.commit(&names(&["count:1"])).await.unwrap();
-    ingest.release().await.unwrap();
+    let prepared = transaction.prepare().await.unwrap();
+    prepared.commit(&names(&["count:1"]), &[]).await.unwrap();
+    lease.release().await.unwrap();
     let writes = transactions(&stack) - before;
     assert!((1..=5).contains(&writes), "{writes} write transactions");
 

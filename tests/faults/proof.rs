@@ -3,11 +3,10 @@
 use containerd_client::services::v1::ServerResponse;
 use linkspan::{
     engine::{
-        EngineError, EngineKind, Origin,
+        EngineError, EngineKind, Lifetime, Origin,
         select::{Selection, select},
     },
     net::Principal,
-    progress::Events,
 };
 use prost::Message as _;
 use tokio::runtime::Runtime;
@@ -45,6 +44,6 @@ fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
         builder: "none".to_owned(),
         principal: Principal::Internal,
     };
-    let error = runtime.block_on(engine.open(&origin, Events::none())).unwrap_err();
+    let error = runtime.block_on(engine.lease(&origin, Lifetime::Process)).unwrap_err();
     assert!(matches!(error, EngineError::NotProven { .. }), "{error}");
 }

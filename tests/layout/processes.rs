@@ -4,10 +4,9 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use linkspan::engine::Opened;
-use linkspan::progress::Events;
+use linkspan::engine::{Lifetime, Opened};
 
-use crate::fixture::{Image, Layer, export, names, origin, send};
+use crate::fixture::{Image, Layer, begin, export, names, origin, send};
 use crate::{layout, listed};
 
 const LAYOUT: &str = "LINKSPAN_TEST_LAYOUT";
@@ -54,20 +53,22 @@ fn be_killed() {
     run(async {
         let engine = layout(told(LAYOUT).as_ref()).await;
         let image = large();
-        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-        ingest.plan(&image.graph()).await.unwrap();
-        send(&*ingest, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+        let transaction = begin(&lease, image.graph()).await.unwrap();
+        send(&*transaction, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
         let bytes = &image.blobs[&image.layers[0].digest];
         if told(PART) == "transfer" {
-            let Opened::Writer(mut writer) = ingest.writer(&image.layers[0]).await.unwrap() else { panic!("missing") };
+            let Opened::Writer(mut writer) = transaction.writer(&image.layers[0]).await.unwrap() else {
+                panic!("missing")
+            };
             for at in 0..4 {
                 writer.write(bytes.slice(at << 20..(at + 1) << 20)).await.unwrap();
             }
         } else {
-            send(&*ingest, &image.layers[0], bytes).await.unwrap();
+            send(&*transaction, &image.layers[0], bytes).await.unwrap();
         }
         if told(PART) == "settled" {
-            ingest.settle().await.unwrap();
+            transaction.prepare().await.unwrap();
         }
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
     });
@@ -95,20 +96,20 @@ async fn a_killed_export_is_gone_on_with() {
     for part in ["transfer", "sent", "settled"] {
         let folder = tempfile::tempdir().unwrap();
         let engine = layout(folder.path()).await;
-        let ours = engine.open(&origin(), Events::none()).await.unwrap();
+        let ours = engine.lease(&origin(), Lifetime::Process).await.unwrap();
         let ended = child("be_killed", folder.path(), part).wait().unwrap();
         assert_eq!(ended.signal(), Some(9), "{part}: {ended}");
         assert_eq!(listed(&*engine).await, [], "{part}: nothing is visible");
         assert_eq!(engine.recover().await.unwrap(), 1, "{part}: the lease of the one that lives stays");
 
         let image = large();
-        let plan = ours.plan(&image.graph()).await.unwrap();
-        match (part, ours.writer(&image.layers[0]).await.unwrap()) {
+        let transaction = begin(&ours, image.graph()).await.unwrap();
+        match (part, transaction.writer(&image.layers[0]).await.unwrap()) {
             ("transfer", Opened::Writer(writer)) => assert!(writer.offset() >= 2 << 20, "{}", writer.offset()),
             ("sent" | "settled", Opened::Present) => {}
             (part, opened) => panic!("{part}: {opened:?}"),
         }
-        assert_eq!(plan.missing.is_empty(), part == "settled");
+        assert_eq!(transaction.plan().missing.is_empty(), part == "settled");
         ours.release().await.unwrap();
         export(&*engine, &image, &names(&["killed:1"])).await.unwrap();
         assert_eq!(engine.current(&image.root, &names(&["killed:1"])).await.unwrap(), Some(4));

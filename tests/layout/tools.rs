@@ -224,7 +224,7 @@ async fn copy(from: &Arc<dyn Engine>, to: &Arc<dyn Engine>, name: &str, new: &st
     let images = from.images().unwrap();
     let root = images.resolve(&name.parse().unwrap()).await.unwrap().unwrap();
     let exports = Exports::new(to.clone());
-    let request = Request { root, names: names(&[new]), origin: origin() };
+    let request = Request::new(root, names(&[new]), origin());
     exports.run(request, images as Arc<dyn Source>, Events::none()).await.unwrap();
     exports.finish().await;
 }

@@ -9,9 +9,8 @@ use super::super::door::State;
 use super::super::users::{Users, UsersNode, UsersOwn};
 use super::*;
 use crate::buildx::{Context, Version};
-use crate::engine::{Engine, EngineKind, Identity, Ingest, Origin, Storage};
+use crate::engine::{Engine, EngineKind, Identity, Lease, Lifetime, Origin, Storage};
 use crate::image::{Descriptor, Reference};
-use crate::progress::Events;
 use crate::running;
 
 /// An engine to be named, not used.
@@ -29,7 +28,7 @@ impl Engine for Nameplate {
     ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
         unreachable!("the doctor exports nothing")
     }
-    fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
         unreachable!("the doctor exports nothing")
     }
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {

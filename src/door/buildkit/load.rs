@@ -205,7 +205,7 @@ impl Load<'_> {
         let origin = Origin { export: unique_id(), door: "buildkit", builder, principal };
         // With its time, as the builder's own exporter writes it into the `index.json` of a layout.
         let root = dated(&made.root, self.source_time(exporter, said));
-        let request = Request { root: root.clone(), names: names.clone(), origin };
+        let request = Request::new(root.clone(), names.clone(), origin);
         let outcome = self.exports.run(request, self.builder.content(), display.events()).await?;
         display.succeed(&outcome);
         // It has its time already.

@@ -199,7 +199,7 @@ async fn run(
                 session.stop().await;
                 // What is to be read is held by the lease alone.
                 if !session.has_outputs() {
-                    sessions.exports.clean_up(session.ingest.clone());
+                    sessions.exports.release(session.lease.clone());
                 }
             });
         }
@@ -242,14 +242,12 @@ async fn one(
     let graph = graph(session, &checked.root).await?;
     let origin = Session::origin(&session.id, &session.record, client);
     let events = running.events(checked.exporter.id.clone());
-    // Of its own, because it remembers the image that it works on.
-    let ingest = engine.open_durable(&origin, "", events.clone()).await?;
     let job = Job {
         id: checked.exporter.id.clone(),
         kind: checked.exporter.kind.clone(),
         exports: exports.clone(),
         outputs: sessions.outputs.clone(),
-        ingest,
+        lease: session.lease.clone(),
         graph: Arc::new(graph),
         root: checked.root.clone(),
         names: checked.names.clone(),

@@ -18,7 +18,7 @@ use super::scope::{Blob, not_found};
 use super::session::Session;
 use super::sessions::Sessions;
 use super::write;
-use crate::engine::uploads::UploadStatus;
+use crate::engine::ingest::IngestStatus;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::proto::content_server::Content;
@@ -60,15 +60,15 @@ fn info(digest: &Digest, blob: &Blob) -> Info {
     }
 }
 
-/// What the engine says of an upload, with the times that this process knows better.
-fn ingest(session: &Session, status: &UploadStatus) -> Ingest {
-    let times = session.scope().times(&status.name);
+/// The status of an ingest, with the times that this process knows better.
+fn ingest(session: &Session, status: &IngestStatus) -> Ingest {
+    let times = session.scope().times(&status.reference);
     let (started, updated) = times.map_or((status.started, status.updated), |times| (times.started, times.updated));
     let stamp = |time: SystemTime| Some(timestamp(time));
     Ingest {
         started_at: stamp(started),
         updated_at: stamp(updated),
-        r#ref: status.name.clone(),
+        r#ref: status.reference.clone(),
         offset: i64::try_from(status.offset).unwrap_or(i64::MAX),
         total: status.expected.size.and_then(|size| i64::try_from(size).ok()).unwrap_or(0),
         expected: status.expected.digest.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -129,7 +129,7 @@ impl Content for Blobs {
         if session.scope().get(&digest).is_none() {
             return Err(not_found(&digest));
         }
-        session.uploads().map_err(ApiError::from)?.unpin(&digest).await.map_err(ApiError::from)?;
+        session.lease.unpin(&digest).await.map_err(ApiError::from)?;
         session.scope().remove(&digest);
         Ok(Response::new(()))
     }
@@ -173,7 +173,7 @@ impl Content for Blobs {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let session = self.session(&request)?;
         let name = &request.get_ref().r#ref;
-        let status = session.uploads().map_err(ApiError::from)?.status(name).await.map_err(ApiError::from)?;
+        let status = session.ingests().map_err(ApiError::from)?.status(name).await.map_err(ApiError::from)?;
         let status = status.ok_or_else(|| Status::not_found(format!("ref {name}: not found in this export")))?;
         Ok(Response::new(StatusResponse { status: Some(ingest(&session, &status)) }))
     }
@@ -184,8 +184,8 @@ impl Content for Blobs {
     ) -> Result<Response<ListStatusesResponse>, Status> {
         let session = self.session(&request)?;
         let filters = Filters::parse(&request.get_ref().filters)?;
-        let all = session.uploads().map_err(ApiError::from)?.statuses().await.map_err(ApiError::from)?;
-        let named = |status: &&UploadStatus| filters.hold(|field| (field == "ref").then(|| status.name.clone()));
+        let all = session.ingests().map_err(ApiError::from)?.statuses().await.map_err(ApiError::from)?;
+        let named = |status: &&IngestStatus| filters.hold(|field| (field == "ref").then(|| status.reference.clone()));
         let statuses = all.iter().filter(named).map(|status| ingest(&session, status)).collect();
         Ok(Response::new(ListStatusesResponse { statuses }))
     }
@@ -203,11 +203,11 @@ impl Content for Blobs {
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {
         let session = self.session(&request)?;
         let name = &request.get_ref().r#ref;
-        let uploads = session.uploads().map_err(ApiError::from)?;
-        if uploads.status(name).await.map_err(ApiError::from)?.is_none() {
+        let ingests = session.ingests().map_err(ApiError::from)?;
+        if ingests.status(name).await.map_err(ApiError::from)?.is_none() {
             return Err(Status::not_found(format!("ref {name}: not found in this export")));
         }
-        uploads.abort(name).await.map_err(ApiError::from)?;
+        ingests.abort(name).await.map_err(ApiError::from)?;
         session.scope().forget_times(name);
         Ok(Response::new(()))
     }

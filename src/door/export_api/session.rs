@@ -12,8 +12,8 @@ use super::commit::Running;
 use super::record::Record;
 use super::scope::Scope;
 use crate::engine::images::Images;
-use crate::engine::uploads::Uploads;
-use crate::engine::{EngineError, Ingest, Origin};
+use crate::engine::ingest::IngestManager;
+use crate::engine::{EngineError, Lease, Origin};
 use crate::export::{Listed, LiveExports};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
@@ -27,9 +27,9 @@ use crate::output::Output;
 pub(super) struct Session {
     pub(super) id: String,
     pub(super) record: Record,
-    /// Its hold on the engine.
-    pub(super) ingest: Arc<dyn Ingest>,
-    /// What the engine holds, to be read.
+    /// What keeps its blobs.
+    pub(super) lease: Arc<dyn Lease>,
+    /// The engine's images and blobs, to be read.
     pub(super) images: Arc<dyn Images>,
     /// Cancelled when it ends.
     pub(super) cancel: CancellationToken,
@@ -63,11 +63,10 @@ impl Session {
     pub(super) fn new(
         id: String,
         record: Record,
-        hold: (Arc<dyn Ingest>, Arc<dyn Images>),
+        (lease, images): (Arc<dyn Lease>, Arc<dyn Images>),
         opened: SystemTime,
         ttl: Option<Duration>,
     ) -> Self {
-        let (ingest, images) = hold;
         let latest = opened + MAX_LIFETIME;
         let stage = Stage {
             state: ExportState::Open,
@@ -83,7 +82,7 @@ impl Session {
         Self {
             id,
             record,
-            ingest,
+            lease,
             images,
             cancel,
             writers,
@@ -113,8 +112,8 @@ impl Session {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
-        self.ingest.uploads()
+    pub(super) fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        self.lease.ingests()
     }
 
     /// Refuses what cannot be done any more.
@@ -209,18 +208,18 @@ impl Session {
 
 #[cfg(test)]
 pub(super) mod fixture {
-    //! A session for tests: of an export with the exporter `a`, on whatever holds it.
+    //! A session for tests: of an export with the exporter `a`, on a lease.
 
     use std::path::Path;
 
     use super::*;
     use crate::engine::stuck;
 
-    pub(in crate::door::export_api) async fn session(layout: &Path, ingest: impl Ingest + 'static) -> Session {
+    pub(in crate::door::export_api) async fn session(layout: &Path, lease: impl Lease + 'static) -> Session {
         let images = stuck::layout(layout).await.images().unwrap();
         let exporter = proto::Exporter { id: "a".to_owned(), r#type: "image".to_owned(), ..Default::default() };
         let request = proto::OpenRequest { exporters: vec![exporter], ..Default::default() };
         let record = Record::new(&request, "test");
-        Session::new("e".to_owned(), record, (Arc::new(ingest), images), SystemTime::now(), Some(Duration::ZERO))
+        Session::new("e".to_owned(), record, (Arc::new(lease), images), SystemTime::now(), Some(Duration::ZERO))
     }
 }

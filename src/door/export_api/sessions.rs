@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::exporters;
-use super::negotiate::take_up;
+use super::negotiate::restore_scope;
 use super::outputs::Outputs;
 use super::record::Record;
 use super::session::Session;
-use crate::engine::{Durable, EngineError};
+use crate::engine::{DurableLease, EngineError, Lifetime};
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::duration;
@@ -20,7 +20,6 @@ use crate::export_v1::limits::{ENDED_EXPORTS, EXPORTERS, KEY_BYTES, OPEN_EXPORTS
 use crate::export_v1::proto::{ExportState, OpenRequest, Reason};
 use crate::net::Principal;
 use crate::output::folder::Folders;
-use crate::progress::Events;
 
 /// How often it is looked what has expired.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(1);
@@ -87,10 +86,11 @@ impl Sessions {
         let id = if request.export_id.is_empty() { unique_id() } else { request.export_id.clone() };
         let engine = self.exports.engine();
         let images = engine.images()?;
+        let lifetime = Lifetime::Durable { record: &text };
         let origin = Session::origin(&id, &record, client);
-        let ingest = engine.open_durable(&origin, &text, Events::none()).await?;
-        ingest.uploads()?;
-        let session = Arc::new(Session::new(id.clone(), record, (ingest, images), SystemTime::now(), ttl));
+        let lease = engine.lease(&origin, lifetime).await?;
+        lease.ingests()?;
+        let session = Arc::new(Session::new(id.clone(), record, (lease, images), SystemTime::now(), ttl));
         session.list(self.exports.live(), &origin);
         self.sessions().insert(id, session.clone());
         Ok((session, false))
@@ -142,7 +142,7 @@ impl Sessions {
     /// Finds the exports of an earlier process again, which had the same name. None of them is needed to serve: what cannot
     /// be taken up is left to its lease, which expires.
     pub(super) async fn recover(&self) -> usize {
-        let durables = match self.exports.engine().durables().await {
+        let durables = match self.exports.engine().durable_leases().await {
             Ok(durables) => durables,
             Err(error) => {
                 tracing::warn!(%error, "it cannot be told which exports an earlier process left; they are lost to their clients");
@@ -163,7 +163,7 @@ impl Sessions {
     }
 
     /// Takes an export of an earlier process up; `false` if it is none of this server's, or has ended.
-    async fn take_up(&self, Durable { export, record, opened }: Durable) -> Result<bool, EngineError> {
+    async fn take_up(&self, DurableLease { export, record, created }: DurableLease) -> Result<bool, EngineError> {
         let engine = self.exports.engine();
         let Some(record) = Record::read(&record) else {
             tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
@@ -173,11 +173,12 @@ impl Sessions {
             tracing::debug!(export, server = record.server, "an export of another server is left alone");
             return Ok(false);
         }
+        let lifetime = Lifetime::Durable { record: "" };
         // Its client is another process's.
         let origin = Session::origin(&export, &record, &Principal::Internal);
-        let ingest = engine.open_durable(&origin, "", Events::none()).await?;
-        let session = Session::new(export.clone(), record, (ingest, engine.images()?), opened, None);
-        match take_up(&session).await {
+        let lease = engine.lease(&origin, lifetime).await?;
+        let session = Session::new(export.clone(), record, (lease, engine.images()?), created, None);
+        match restore_scope(&session).await {
             // It has expired meanwhile, or belongs to a daemon that is not at its end.
             Err(EngineError::LeaseLost { lease }) => {
                 tracing::info!(export, lease, "ended while it was taken up");
@@ -230,7 +231,7 @@ impl Sessions {
         drop(sessions);
         // An export that was aborted or has expired has given it up already, and what it made with it.
         for session in forgotten.iter().filter(|session| session.has_outputs()) {
-            self.exports.clean_up(session.ingest.clone());
+            self.exports.release(session.lease.clone());
         }
     }
 }
@@ -245,7 +246,7 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), A
     if let Some(running) = running {
         running.finished().await;
     }
-    Ok(session.ingest.release().await?)
+    Ok(session.lease.release().await?)
 }
 
 fn is_id(text: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Content.Write: containerd's protocol on one side, an upload on the other.
+//! Content.Write: containerd's protocol on one side, an writer on the other.
 //!
 //! The order of checks, the codes and what an answer holds are those of containerd's server (containerd
 //! `plugins/services/content/contentserver/contentserver.go`, `Write`), because its clients act on them.
@@ -17,7 +17,7 @@ use tonic::{Code, Status, Streaming};
 use super::scope::{Labels, Times, check_labels};
 use super::session::Session;
 use crate::engine::EngineError;
-use crate::engine::uploads::{Begun, Expected, Upload};
+use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::limits::{IDLE, WRITES};
@@ -155,7 +155,7 @@ struct Writing<'a> {
     session: &'a Session,
     name: &'a str,
     /// `None` once it is committed or given up.
-    upload: Option<Box<dyn Upload>>,
+    writer: Option<Box<dyn IngestWriter>>,
     expected: Option<Digest>,
     total: u64,
     times: Times,
@@ -169,11 +169,11 @@ impl<'a> Writing<'a> {
             return Err(exists(digest));
         }
         session.scope().check_room(name)?;
-        let uploads = session.uploads().map_err(ApiError::from)?;
+        let ingests = session.ingests().map_err(ApiError::from)?;
         let wanted = Expected { digest: expected.clone(), size: (total > 0).then_some(total) };
-        let upload = match uploads.begin(name, &wanted).await.map_err(ApiError::from)? {
-            Begun::Upload(upload) => upload,
-            Begun::Present => {
+        let writer = match ingests.open(name, &wanted).await.map_err(ApiError::from)? {
+            OpenedIngest::Writer(writer) => writer,
+            OpenedIngest::Present => {
                 return Err(match &expected {
                     Some(digest) => {
                         take_in(session, digest, Labels::new()).await?;
@@ -184,11 +184,11 @@ impl<'a> Writing<'a> {
             }
         };
         let now = SystemTime::now();
-        let known = session.scope().times(name).filter(|_| upload.offset() > 0);
+        let known = session.scope().times(name).filter(|_| writer.offset() > 0);
         let times = match known {
             Some(times) => times,
-            None if upload.offset() > 0 => {
-                let status = uploads.status(name).await.map_err(ApiError::from)?;
+            None if writer.offset() > 0 => {
+                let status = ingests.status(name).await.map_err(ApiError::from)?;
                 status.map_or(Times { started: now, updated: now }, |status| Times {
                     started: status.started,
                     updated: status.updated,
@@ -197,7 +197,7 @@ impl<'a> Writing<'a> {
             None => Times { started: now, updated: now },
         };
         session.scope().set_times(name, times);
-        Ok(Self { session, name, upload: Some(upload), expected, total, times })
+        Ok(Self { session, name, writer: Some(writer), expected, total, times })
     }
 
     async fn answer(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
@@ -212,30 +212,30 @@ impl<'a> Writing<'a> {
             self.total = message.total.unsigned_abs();
         }
         let action = message.action();
-        let Some(upload) = self.upload.as_mut() else { return Err(Status::internal("the write has ended")) };
+        let Some(writer) = self.writer.as_mut() else { return Err(Status::internal("the write has ended")) };
         let mut answer = WriteContentResponse { action: action.into(), ..WriteContentResponse::default() };
         if action == WriteAction::Stat {
-            answer.digest = upload.digest().await.map_err(ApiError::from)?.to_string();
+            answer.digest = writer.digest().await.map_err(ApiError::from)?.to_string();
             answer.started_at = Some(timestamp(self.times.started));
             answer.updated_at = Some(timestamp(self.times.updated));
             answer.total = i64::try_from(self.total).unwrap_or(i64::MAX);
-            answer.offset = i64::try_from(upload.offset()).unwrap_or(i64::MAX);
+            answer.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
             return Ok(answer);
         }
         let offset = u64::try_from(message.offset).map_err(|_| ApiError::field("offset", "less than zero"))?;
-        let current = upload.offset();
+        let current = writer.offset();
         if offset > 0 && offset != current {
             return Err(Status::out_of_range(format!("write @{offset} must occur at current offset {current}")));
         }
         if offset == 0 && current > 0 {
-            upload.restart().await.map_err(ApiError::from)?;
+            writer.restart().await.map_err(ApiError::from)?;
         }
         if !message.data.is_empty() {
-            upload.write(message.data).await.map_err(ApiError::from)?;
+            writer.write(message.data).await.map_err(ApiError::from)?;
             self.times.updated = SystemTime::now();
             self.session.scope().set_times(self.name, self.times);
         }
-        answer.offset = i64::try_from(upload.offset()).unwrap_or(i64::MAX);
+        answer.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
         if action == WriteAction::Commit {
             let labels: Labels = message.labels.into_iter().collect();
             answer.digest = self.commit(labels).await?.to_string();
@@ -245,9 +245,9 @@ impl<'a> Writing<'a> {
 
     async fn commit(&mut self, labels: Labels) -> Result<Digest, Status> {
         check_labels(&labels)?;
-        let Some(upload) = self.upload.take() else { return Err(Status::internal("the write has ended")) };
+        let Some(writer) = self.writer.take() else { return Err(Status::internal("the write has ended")) };
         let expected = Expected { digest: self.expected.clone(), size: (self.total > 0).then_some(self.total) };
-        match upload.commit(expected).await {
+        match writer.commit(expected).await {
             Ok((digest, size)) => {
                 self.session.scope().forget_times(self.name);
                 self.session.scope().add(digest.clone(), size, labels)?;
@@ -264,8 +264,8 @@ impl<'a> Writing<'a> {
 
     /// Closes the ref for now.
     async fn suspend(self) {
-        if let Some(upload) = self.upload
-            && let Err(error) = upload.suspend().await
+        if let Some(writer) = self.writer
+            && let Err(error) = writer.suspend().await
         {
             tracing::debug!(export = self.session.id, name = self.name, %error, "a write that ended early is not kept");
         }
@@ -273,15 +273,15 @@ impl<'a> Writing<'a> {
 
     /// Closes the ref for good.
     async fn give_up(&mut self) {
-        // Closed first: an upload that is merely dropped may still be closing when it is aborted.
-        if let Some(upload) = self.upload.take()
-            && let Err(error) = upload.suspend().await
+        // Closed first: an ingest that is merely dropped may still be closing when it is aborted.
+        if let Some(writer) = self.writer.take()
+            && let Err(error) = writer.suspend().await
         {
             tracing::debug!(export = self.session.id, name = self.name, %error, "a write that is given up was broken");
         }
         self.session.scope().forget_times(self.name);
-        if let Ok(uploads) = self.session.uploads()
-            && let Err(error) = uploads.abort(self.name).await
+        if let Ok(ingests) = self.session.ingests()
+            && let Err(error) = ingests.abort(self.name).await
         {
             tracing::debug!(export = self.session.id, name = self.name, %error, "left to the end of the export");
         }

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use super::client::{Client, Expect as _};
 use super::labels::Labels;
-use super::lease;
+use super::leases;
 use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest};
 
@@ -54,14 +54,6 @@ pub(crate) async fn sizes(client: &Client, digests: &[Digest]) -> Result<Vec<Opt
     };
     let lookups: Vec<_> = digests.iter().map(lookup).collect();
     stream::iter(lookups).buffered(LOOKUPS).try_collect().await
-}
-
-/// Which of `digests` the store does not hold, many look-ups at a time.
-pub(crate) async fn absent(client: &Client, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
-    let lookup = async |digest: &Digest| Ok::<_, EngineError>((digest.clone(), info(client, digest).await?.is_some()));
-    let lookups: Vec<_> = digests.iter().map(lookup).collect();
-    let found: Vec<_> = stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
-    Ok(found.into_iter().filter(|(_, present)| !present).map(|(digest, _)| digest).collect())
 }
 
 /// Adds `labels` to a blob and leaves its other labels alone.
@@ -128,11 +120,11 @@ pub(crate) async fn put(
 /// that comes later, because another client was faster, has not (`contentserver.go` looks it up by itself), and both
 /// look alike. Asking what the lease holds is cheap; adding to it is a synced write.
 pub(crate) async fn pin(client: &Client, lease: &str, digest: &Digest) -> Result<(), EngineError> {
-    let resources = lease::resources(client, lease).await?;
-    if resources.iter().any(|resource| resource.r#type == lease::CONTENT && resource.id == digest.as_str()) {
+    let resources = leases::resources(client, lease).await?;
+    if resources.iter().any(|resource| resource.r#type == leases::CONTENT && resource.id == digest.as_str()) {
         return Ok(());
     }
-    lease::add(client, lease, lease::CONTENT, digest.as_str()).await?;
+    leases::add(client, lease, leases::CONTENT, digest.as_str()).await?;
     match info(client, digest).await? {
         Some(_) => Ok(()),
         None => Err(EngineError::Missing { digests: vec![digest.clone()] }),
@@ -164,10 +156,10 @@ pub(crate) fn reference(lease: &str, digest: &Digest) -> String {
     format!("{lease}/blob/{digest}")
 }
 
-/// The ref of the upload `name`. No id of a lease holds a slash, so that no other export's refs begin with this one's
-/// lease, and no upload is called as a blob that the export writes by itself.
-pub(crate) fn upload(lease: &str, name: &str) -> String {
-    format!("{lease}/upload/{name}")
+/// containerd's ref of a client's ingest `reference`. No id of a lease holds a slash, so that no other export's refs begin
+/// with this one's lease, and no client's ref is that of a blob that the export writes by itself.
+pub(crate) fn client_ref(lease: &str, reference: &str) -> String {
+    format!("{lease}/upload/{reference}")
 }
 
 /// A descriptor's size as the protocol wants it.

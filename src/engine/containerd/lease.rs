@@ -1,282 +1,188 @@
-//! Leases: what keeps an export's blobs and snapshots alive until its image is committed.
+//! A lease of a containerd, as the engine hands it out.
 
-use std::time::{Duration, SystemTime};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use containerd_client::services::v1::{
-    AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, Lease, ListRequest, ListResourcesRequest,
-    Resource,
-};
-use tokio::sync::Mutex;
-use tonic::Code;
+use futures_util::future::BoxFuture;
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
+use tokio::time::timeout;
 
-use super::client::{Client, Expect as _, SILENCE, UNARY};
-use crate::engine::process::Process;
-use crate::engine::{Durable, EngineError, Origin};
-use crate::image::Digest;
+use super::client::Client;
+use super::ingests::ContainerdIngests;
+use super::leases::{self, Collect};
+use super::pins::{self, Pins};
+use super::transaction::{Committer, ContainerdTransaction};
+use super::unpack::Snapshots;
+use super::{content, plan};
+use crate::engine::ingest::IngestManager;
+use crate::engine::{EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
+use crate::image::{Descriptor, Digest, Graph};
 
-/// Marks our leases. The value is the export's id.
-const EXPORT: &str = "dev.linkspan.export";
-const DOOR: &str = "dev.linkspan.door";
-const BUILDER: &str = "dev.linkspan.builder";
-/// Which process the lease belongs to, so that only leases of processes that are gone are recovered.
-const PROCESS: &str = "dev.linkspan.process";
-/// containerd's label for when a lease ends by itself (containerd `docs/garbage-collection.md`).
-const EXPIRE: &str = "containerd.io/gc.expire";
+/// How long the user of an interrupted command waits until what was sent is kept: one call for each blob.
+const KEEPING: Duration = Duration::from_secs(20);
+/// From how many blobs on they are pinned by a document, which costs two synced writes; fewer cost one each.
+const MANY: usize = 3;
 
-/// The type of a lease's blobs (containerd `core/metadata/leases.go`).
-pub(crate) const CONTENT: &str = "content";
-/// The type of a lease's ingests.
-pub(crate) const INGESTS: &str = "ingests";
-
-/// When a lease ends by itself. containerd cannot renew one, so this must be longer than any export. It only matters
-/// if Linkspan was killed and never started again (`recover` releases such leases at the next start), and then costs
-/// disk space and nothing else. dockerd gives its pulls the same eight hours.
-const LIFETIME: Duration = Duration::from_secs(8 * 3600);
-/// containerd refuses labels of which key and value together are longer than 4096 bytes (`pkg/labels/validate.go`).
-const LABEL_BYTES: usize = 4096;
-
-/// The id of an export's lease. Like that of the export it holds letters, digits and dashes, and nothing else: refs of
-/// ingests are told apart by the slash that follows it.
-pub(crate) fn id(origin: &Origin) -> String {
-    format!("linkspan-{}", origin.export)
+/// A lease. Everything that is done under it is done by a client that acts in its name.
+#[derive(Debug)]
+pub(crate) struct ContainerdLease {
+    pub(super) client: Client,
+    pub(super) id: String,
+    ingests: ContainerdIngests,
+    /// `None` once it is released.
+    pinned: Mutex<Option<Pinned>>,
+    pub(super) snapshots: Snapshots,
+    pub(super) parallel: bool,
+    pub(super) committer: Arc<dyn Committer>,
 }
 
-/// Whose end ends a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// This process': the next one finds the lease and releases it.
-    Process,
-    /// Nobody's: it is taken up again by its id, or expires.
-    Nobody,
+/// What is pinned, as far as this process knows.
+#[derive(Debug, Default)]
+struct Pinned {
+    /// Resources of the lease itself.
+    resources: HashSet<Digest>,
+    /// Documents that pin; loaded when they are needed first.
+    documents: Option<Pins>,
 }
 
-/// What is kept with a lease that outlives its process, in pieces: `dev.linkspan.record.0` and so on.
-const RECORD: &str = "dev.linkspan.record.";
-/// How long a piece is; with its key it fits into a label.
-const RECORD_PIECE: usize = 3500;
+impl ContainerdLease {
+    /// The lease `id`, in the name of which `client` must act, and which `is_new` if it was created just now.
+    pub(super) fn new(
+        client: Client,
+        (id, is_new): (String, bool),
+        ingests: ContainerdIngests,
+        (snapshotter, parallel): (&str, bool),
+        committer: Arc<dyn Committer>,
+    ) -> Self {
+        let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
+        let pinned = Pinned { documents: is_new.then(Pins::default), ..Pinned::default() };
+        Self { client, id, ingests, pinned: Mutex::new(Some(pinned)), snapshots, parallel, committer }
+    }
 
-/// Marks a lease that keeps what an interrupted export had sent. The value is the root of its image.
-const KEPT: &str = "dev.linkspan.kept";
-/// How long that is kept: until somebody runs the command again, not until he comes back another day.
-const KEEP: Duration = Duration::from_secs(3600);
+    async fn state(&self) -> Result<MappedMutexGuard<'_, Pinned>, EngineError> {
+        let lost = |_| EngineError::LeaseLost { lease: self.id.clone() };
+        MutexGuard::try_map(self.pinned.lock().await, Option::as_mut).map_err(lost)
+    }
 
-/// Creates the lease `id` for `origin`. Only a lease that nobody owns has a `record`.
-pub(crate) async fn create(
-    client: &Client,
-    id: &str,
-    origin: &Origin,
-    owner: Owner,
-    record: &str,
-) -> Result<(), EngineError> {
-    let expire = timestamp(SystemTime::now() + LIFETIME);
-    let labels = [(EXPIRE, expire.as_str()), (EXPORT, &origin.export), (DOOR, origin.door), (BUILDER, &origin.builder)];
-    let process = (owner == Owner::Process).then(|| Process::this().to_string());
-    let process = process.as_deref().map(|process| (PROCESS, process));
-    let labels: Vec<_> =
-        labels.into_iter().chain(process).map(|(key, value)| (key.to_owned(), cut(key, value))).collect();
-    let labels = labels.into_iter().chain(pieces(record)).collect();
-    let mut leases = client.leases();
-    let call = leases.create(client.request(CreateRequest { id: id.to_owned(), labels }));
-    client.unary(format!("creating the lease {id}"), call).await?;
-    Ok(())
-}
+    async fn documents<'a>(&self, pinned: &'a mut Pinned) -> Result<&'a mut Pins, EngineError> {
+        if pinned.documents.is_none() {
+            let leased = pins::leased(&self.client, &self.id).await?;
+            pinned.documents = Some(Pins::load(&self.client, &self.id, &leased).await?);
+        }
+        Ok(pinned.documents.get_or_insert_default())
+    }
 
-/// When what a lease alone has kept is collected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Collect {
-    /// By the next run of the garbage collector. The deletion of a lease brings one about (containerd
-    /// `plugins/gc/scheduler.go`, `deletions`), but not before the pause that follows each run has passed: 49 times as long
-    /// as a run takes on average, by default (`pause_threshold`).
-    Later,
-    /// Before the call ends, unless another lease of this process is just being deleted so. A run of the collector holds up
-    /// every write to the store, in all namespaces, until it has ended, and waits for those that are under way.
-    Now,
-}
+    /// Looks up, leases, and looks up again: what is found then stays. What is not there at first needs no lease.
+    async fn keep(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
+        let digests: Vec<_> = blobs.iter().map(|blob| blob.digest.clone()).collect();
+        let mut sizes = content::sizes(&self.client, &digests).await?;
+        let mut state = self.state().await?;
+        let is_pinned = |digest: &Digest| {
+            let document = state.documents.as_ref();
+            state.resources.contains(digest) || document.is_some_and(|document| document.contains(digest))
+        };
+        let there = digests.iter().zip(&sizes).enumerate().filter(|(_, (_, size))| size.is_some());
+        let new: Vec<_> = there.map(|(at, (digest, _))| (at, digest)).filter(|(_, it)| !is_pinned(it)).collect();
+        let (at, new): (Vec<_>, Vec<_>) = new.into_iter().map(|(at, digest)| (at, digest.clone())).unzip();
+        if new.len() < MANY {
+            for digest in &new {
+                leases::add(&self.client, &self.id, leases::CONTENT, digest.as_str()).await?;
+                state.resources.insert(digest.clone());
+            }
+        } else {
+            self.documents(&mut state).await?.add(&self.client, &self.id, &new).await?;
+        }
+        drop(state);
+        for (at, size) in at.into_iter().zip(content::sizes(&self.client, &new).await?) {
+            sizes[at] = size;
+        }
+        Ok(sizes)
+    }
 
-/// Deletes the lease `id`. Fine if it is gone already. That something was not collected at once is no error.
-pub(crate) async fn delete(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
-    static COLLECTING: Mutex<()> = Mutex::const_new(());
-    if collect == Collect::Now
-        && let Ok(_collecting) = COLLECTING.try_lock()
-    {
-        match delete_within(client, id, true, SILENCE).await {
-            Ok(()) => return Ok(()),
-            Err(error) => tracing::debug!(%error, lease = id, "what it kept is collected later"),
+    /// Pins the image `root`, which is not the one that is exported.
+    pub(super) async fn pin_other(&self, root: &Digest) -> Result<(), EngineError> {
+        leases::add(&self.client, &self.id, leases::CONTENT, root.as_str()).await
+    }
+
+    /// Complete blobs and unpacked layers stay, under a lease that says so; ingests would not be resumed, and go.
+    async fn leave(&self, root: &Digest) -> Result<(), EngineError> {
+        let mut pinned = self.pinned.lock().await;
+        self.snapshots.remove_active().await;
+        let kept = timeout(KEEPING, leases::keep(&self.client, &self.id, root)).await;
+        // Whatever became of it: what is not kept is sent again.
+        leases::release(&self.client, &self.id, Collect::Later).await?;
+        *pinned = None;
+        match kept {
+            Ok(kept) => kept,
+            Err(_) => Err(EngineError::Timeout { operation: "keeping what was sent".to_owned(), after: KEEPING }),
         }
     }
-    delete_within(client, id, false, UNARY).await
-}
 
-async fn delete_within(client: &Client, id: &str, sync: bool, limit: Duration) -> Result<(), EngineError> {
-    let mut leases = client.leases();
-    let call = leases.delete(client.request(DeleteRequest { id: id.to_owned(), sync }));
-    match client.within(limit, format!("deleting the lease {id}"), call).await {
-        Err(EngineError::LeaseLost { .. }) => Ok(()),
-        outcome => outcome.unless(Code::NotFound).map(|_| ()),
+    async fn end(&self) -> Result<(), EngineError> {
+        let mut pinned = self.pinned.lock().await;
+        self.snapshots.remove_active().await;
+        // A client that is told that the disk is full makes room and tries again: what this export has put there must not
+        // take that room. After any other failure the next attempt finds it in the store, if it comes soon.
+        let collect = if self.client.lacked_room() { Collect::Now } else { Collect::Later };
+        leases::release(&self.client, &self.id, collect).await?;
+        *pinned = None;
+        Ok(())
     }
 }
 
-/// Adds a resource to the lease `id`; containerd does not check that it exists.
-pub(crate) async fn add(client: &Client, id: &str, kind: &str, resource: &str) -> Result<(), EngineError> {
-    let mut leases = client.leases();
-    let resource = Resource { id: resource.to_owned(), r#type: kind.to_owned() };
-    let operation = format!("adding {} to the lease {id}", resource.id);
-    let call = leases.add_resource(client.request(AddResourceRequest { id: id.to_owned(), resource: Some(resource) }));
-    client.unary(operation, call).await?;
-    Ok(())
-}
-
-/// What the lease `id` holds; nothing if it is gone.
-pub(crate) async fn resources(client: &Client, id: &str) -> Result<Vec<Resource>, EngineError> {
-    let mut leases = client.leases();
-    let call = leases.list_resources(client.request(ListResourcesRequest { id: id.to_owned() }));
-    let found = client.unary(format!("listing what the lease {id} holds"), call).await;
-    match found {
-        Err(EngineError::LeaseLost { .. }) => Ok(Vec::new()),
-        found => Ok(found.unless(Code::NotFound)?.map(|found| found.resources).unwrap_or_default()),
+impl Lease for ContainerdLease {
+    fn pin<'a>(&'a self, blobs: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        Box::pin(self.keep(blobs))
     }
-}
 
-/// Our leases whose processes are gone.
-pub(crate) async fn abandoned(client: &Client) -> Result<Vec<String>, EngineError> {
-    Ok(left(client).await?.0)
-}
-
-/// The same, and those of interrupted exports with the roots of their images.
-pub(crate) async fn left(client: &Client) -> Result<(Vec<String>, Vec<(String, Digest)>), EngineError> {
-    let mut leases = client.leases();
-    let filters = vec![format!("labels.\"{EXPORT}\"")];
-    let call = leases.list(client.request(ListRequest { filters }));
-    let found = client.unary("listing leases", call).await?.leases;
-    let (mut abandoned, mut kept) = (Vec::new(), Vec::new());
-    for lease in found {
-        let process = lease.labels.get(PROCESS).and_then(|text| text.parse::<Process>().ok());
-        let root = lease.labels.get(KEPT).and_then(|text| text.parse::<Digest>().ok());
-        match (process, root) {
-            (Some(process), _) if process.is_gone() => abandoned.push(lease.id),
-            (None, Some(root)) => kept.push((lease.id, root)),
-            _ => {}
-        }
-    }
-    Ok((abandoned, kept))
-}
-
-/// Makes a lease of what the lease `id` holds of the image `root`, and is complete. It is nobody's, and ends soon.
-pub(crate) async fn keep(client: &Client, id: &str, root: &Digest) -> Result<(), EngineError> {
-    let (held, kept) = (resources(client, id).await?, format!("{id}-kept"));
-    let expire = timestamp(SystemTime::now() + KEEP);
-    let labels = [(EXPIRE, expire), (EXPORT, kept.clone()), (KEPT, root.to_string())];
-    let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), cut(key, &value))).collect();
-    let mut leases = client.leases();
-    let call = leases.create(client.request(CreateRequest { id: kept.clone(), labels }));
-    // There already if the same export was interrupted before.
-    client.unary(format!("creating the lease {kept}"), call).await.unless(Code::AlreadyExists)?;
-    for resource in held.into_iter().filter(|resource| resource.r#type != INGESTS) {
-        add(client, &kept, &resource.r#type, &resource.id).await?;
-    }
-    Ok(())
-}
-
-/// Whether the lease `id` was made for an export that outlives its process, and for this very one: with the same record,
-/// unless `record` is empty.
-pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Result<bool, EngineError> {
-    let mut leases = client.leases();
-    // Letters, digits and dashes: that is the rule for ids of exports.
-    let filters = vec![format!("id==\"{id}\"")];
-    let call = leases.list(client.request(ListRequest { filters }));
-    let found = client.unary(format!("looking up the lease {id}"), call).await?.leases;
-    let is_same = |lease: &Lease| {
-        let has = |key: &str| lease.labels.contains_key(key);
-        let is_durable = has(EXPORT) && !has(PROCESS) && !has(KEPT);
-        is_durable && (record.is_empty() || self::record(lease) == record)
-    };
-    // One that has just ended is nobody's.
-    Ok(found.iter().all(is_same))
-}
-
-/// What is kept with a lease.
-fn record(lease: &Lease) -> String {
-    (0..).map_while(|n| lease.labels.get(&format!("{RECORD}{n}"))).map(String::as_str).collect()
-}
-
-/// The leases that outlive their processes.
-pub(crate) async fn durables(client: &Client) -> Result<Vec<Durable>, EngineError> {
-    let mut leases = client.leases();
-    let filters = vec![format!("labels.\"{RECORD}0\"")];
-    let call = leases.list(client.request(ListRequest { filters }));
-    let found = client.unary("listing leases", call).await?.leases;
-    let durable = |lease: Lease| {
-        let opened = lease.created_at.and_then(|stamp| SystemTime::try_from(stamp).ok());
-        Some(Durable {
-            export: lease.labels.get(EXPORT)?.clone(),
-            record: record(&lease),
-            opened: opened.unwrap_or(SystemTime::UNIX_EPOCH),
+    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
+        Box::pin(async move {
+            let plan = plan::plan(&self.client, &self.id, graph, None).await?;
+            Ok(plan.present.into_iter().chain(plan.stored).collect())
         })
-    };
-    Ok(found.into_iter().filter_map(durable).collect())
-}
-
-/// Takes a resource out of the lease `id`; fine if it is not in it.
-pub(crate) async fn remove(client: &Client, id: &str, kind: &str, resource: &str) -> Result<(), EngineError> {
-    let mut leases = client.leases();
-    let resource = Resource { id: resource.to_owned(), r#type: kind.to_owned() };
-    let operation = format!("taking {} out of the lease {id}", resource.id);
-    let request = DeleteResourceRequest { id: id.to_owned(), resource: Some(resource) };
-    let call = leases.delete_resource(client.request(request));
-    client.unary(operation, call).await.unless(Code::NotFound)?;
-    Ok(())
-}
-
-/// `record` as labels.
-fn pieces(record: &str) -> Vec<(String, String)> {
-    let (mut pieces, mut rest) = (Vec::new(), record);
-    while !rest.is_empty() {
-        let end = boundary(rest, RECORD_PIECE);
-        pieces.push((format!("{RECORD}{}", pieces.len()), rest[..end].to_owned()));
-        rest = &rest[end..];
-    }
-    pieces
-}
-
-/// `value`, cut so that containerd accepts it as the value of label `key`.
-fn cut(key: &str, value: &str) -> String {
-    value[..boundary(value, LABEL_BYTES - key.len())].to_owned()
-}
-
-/// The last place in `text`, at most at `end`, where a character begins.
-fn boundary(text: &str, end: usize) -> usize {
-    (0..=end.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0)
-}
-
-/// `time` as RFC 3339 in UTC, to the second.
-fn timestamp(time: SystemTime) -> String {
-    let stamp = prost_types::Timestamp::from(time);
-    prost_types::Timestamp { seconds: stamp.seconds, nanos: 0 }.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn expiry_is_rfc3339() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        assert_eq!(timestamp(time), "2023-11-14T22:13:20Z");
     }
 
-    #[test]
-    fn records_come_back_whole() {
-        let record = "äb".repeat(5000);
-        let pieces = pieces(&record);
-        assert!(pieces.len() > 3 && pieces.iter().all(|(key, value)| key.len() + value.len() <= LABEL_BYTES));
-        assert_eq!(pieces.into_iter().map(|(_, value)| value).collect::<String>(), record);
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+        Box::pin(async move {
+            let mut found = pins::leased(&self.client, &self.id).await?;
+            let mut state = self.state().await?;
+            let documents = self.documents(&mut state).await?;
+            found.retain(|digest| !documents.is_document(&self.id, digest));
+            let mut known: HashSet<_> = found.iter().cloned().collect();
+            found.extend(documents.pinned().filter(|digest| known.insert((*digest).clone())).cloned());
+            Ok(found)
+        })
     }
 
-    #[test]
-    fn long_labels_are_cut_at_a_character() {
-        let long = "ä".repeat(4000);
-        let value = cut("key", &long);
-        assert!(value.len() + 3 <= LABEL_BYTES && value.len() > LABEL_BYTES - 6);
-        assert_eq!(cut("key", "short"), "short");
+    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            let mut state = self.state().await?;
+            state.resources.remove(digest);
+            self.documents(&mut state).await?.remove(&self.client, digest).await?;
+            leases::remove(&self.client, &self.id, leases::CONTENT, digest.as_str()).await
+        })
+    }
+
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        Ok(&self.ingests)
+    }
+
+    fn begin(
+        self: Arc<Self>,
+        graph: Arc<Graph>,
+        options: TransactionOptions,
+    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
+        Box::pin(async move {
+            Ok(Box::new(ContainerdTransaction::begin(self, graph, options).await?) as Box<dyn ImageTransaction>)
+        })
+    }
+
+    fn suspend<'a>(&'a self, root: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(self.leave(root))
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.end())
     }
 }

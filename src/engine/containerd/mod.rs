@@ -1,21 +1,23 @@
 //! The `containerd` engine: everything through containerd's own API, in one namespace.
 
 mod client;
-mod confirm;
 mod content;
 mod current;
 mod discover;
-mod hold;
 mod images;
-mod ingest;
+mod ingests;
 mod labels;
 mod lease;
+mod leases;
+mod names;
 mod neighbours;
 mod pins;
+mod plan;
 mod read;
 mod same;
+mod stored;
+mod transaction;
 mod unpack;
-mod uploads;
 mod writer;
 
 use std::path::Path;
@@ -27,15 +29,17 @@ use tonic::Code;
 use self::client::Expect as _;
 pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
-pub(crate) use self::hold::ContainerdHold;
-pub(crate) use self::ingest::ContainerdIngest;
-use self::lease::Owner;
+use self::ingests::ContainerdIngests;
+pub(crate) use self::lease::ContainerdLease;
+use self::names::Records;
 pub(crate) use self::read::ContainerdImages;
-use self::uploads::ContainerdUploads;
+pub(crate) use self::stored::ContainerdBlobs;
+pub(crate) use self::transaction::{Committer, ContainerdTransaction};
 use super::images::{Images, Record};
-use super::{Abandoned, Durable, Engine, EngineError, EngineKind, Identity, Ingest, Origin, Sharing, Storage};
+use super::{
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Sharing, Storage,
+};
 use crate::image::{Descriptor, Reference};
-use crate::progress::Events;
 
 /// A containerd, in one namespace.
 #[derive(Debug)]
@@ -82,48 +86,42 @@ impl ContainerdEngine {
         &self.namespace
     }
 
-    /// Opens an export. The result is not yet hidden behind the trait, for engines that build on this one.
-    pub(crate) async fn ingest(&self, origin: &Origin, events: Events) -> Result<ContainerdIngest, EngineError> {
-        let id = lease::id(origin);
-        let client = self.client.leased(&id)?;
-        lease::create(&self.client, &id, origin, Owner::Process, "").await?;
-        Ok(self.leased(client, id, true, events))
-    }
-
-    /// Opens an export that outlives this process, or takes it up again.
-    pub(crate) async fn durable(
+    /// A lease under which images are committed by `committer`.
+    pub(crate) async fn lease_for(
         &self,
         origin: &Origin,
-        record: &str,
-        events: Events,
-    ) -> Result<ContainerdIngest, EngineError> {
-        let id = lease::id(origin);
+        lifetime: Lifetime<'_>,
+        committer: Arc<dyn Committer>,
+    ) -> Result<ContainerdLease, EngineError> {
+        let id = leases::id(origin);
         let client = self.client.leased(&id)?;
-        let created = lease::create(&self.client, &id, origin, Owner::Nobody, record).await;
-        let is_new = created.unless(Code::AlreadyExists)?.is_some();
-        // Clients choose ids: what is there may be another daemon's, or an export of another door that happens to be
-        // called so. None of them is to be joined.
-        if !is_new && !lease::is_resumable(&self.client, &id, record).await? {
-            return Err(EngineError::Busy { what: format!("an export of the id `{}`", origin.export) });
-        }
-        Ok(self.leased(client, id, is_new, events))
-    }
-
-    fn leased(&self, client: Client, id: String, is_new: bool, events: Events) -> ContainerdIngest {
-        let (snapshotter, parallel) = (&self.server.snapshotter, self.server.parallel_unpack);
+        let created = leases::create(&self.client, &id, origin, lifetime).await;
+        let is_new = match lifetime {
+            Lifetime::Process => created.map(|()| true)?,
+            Lifetime::Durable { record } => {
+                let is_new = created.unless(Code::AlreadyExists)?.is_some();
+                // Clients choose ids: a lease that is there may be another daemon's, or that of an export of another door
+                // with the same id. Neither is to be shared.
+                if !is_new && !leases::is_resumable(&self.client, &id, record).await? {
+                    return Err(EngineError::Busy { what: format!("an export of the id `{}`", origin.export) });
+                }
+                is_new
+            }
+        };
         let shared = self.server.shares().then_some(&*self.namespace);
-        let uploads = ContainerdUploads::new(client.clone(), id.clone(), is_new, shared);
-        ContainerdIngest::new(client, id, uploads, snapshotter, parallel, events)
+        let ingests = ContainerdIngests::new(client.clone(), id.clone(), is_new, shared);
+        let unpacking = (self.server.snapshotter.as_str(), self.server.parallel_unpack);
+        Ok(ContainerdLease::new(client, (id, is_new), ingests, unpacking, committer))
     }
 
-    /// Whether all `names` stand for `root`, complete and unpacked; how many blobs it has.
+    /// Whether all `names` resolve to `root`, complete and unpacked; how many blobs it has.
     pub(crate) async fn check(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
         current::check(&self.client, &self.server.snapshotter, root, names).await
     }
 
     /// The leases of processes that are gone.
     pub(crate) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
-        lease::abandoned(&self.client).await
+        leases::abandoned(&self.client).await
     }
 }
 
@@ -132,7 +130,7 @@ pub(crate) async fn release(client: &Client, abandoned: &[String]) -> Result<(),
     let mut outcome = Ok(());
     for id in abandoned {
         tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
-        let released = ingest::release(client, id, lease::Collect::Later).await;
+        let released = leases::release(client, id, leases::Collect::Later).await;
         if let Err(error) = &released {
             tracing::debug!(lease = id, %error, "it stays until the next start, or until it expires");
         }
@@ -158,21 +156,18 @@ impl Engine for ContainerdEngine {
         Box::pin(self.check(root, names))
     }
 
-    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(async move { Ok(Arc::new(self.ingest(origin, events).await?) as Arc<dyn Ingest>) })
-    }
-
-    fn open_durable<'a>(
+    fn lease<'a>(
         &'a self,
         origin: &'a Origin,
-        record: &'a str,
-        events: Events,
-    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(async move { Ok(Arc::new(self.durable(origin, record, events).await?) as Arc<dyn Ingest>) })
+        lifetime: Lifetime<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+        Box::pin(
+            async move { Ok(Arc::new(self.lease_for(origin, lifetime, Arc::new(Records)).await?) as Arc<dyn Lease>) },
+        )
     }
 
-    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
-        Box::pin(lease::durables(&self.client))
+    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
+        Box::pin(leases::durables(&self.client))
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
@@ -197,7 +192,7 @@ impl Engine for ContainerdEngine {
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
         Box::pin(async move {
-            let (leases, kept) = lease::left(&self.client).await?;
+            let (leases, kept) = leases::left(&self.client).await?;
             Ok(Abandoned { leases, kept, ..Abandoned::default() })
         })
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::client::Client;
 use super::content::{self, Put};
 use super::labels::{self, Labels};
-use super::lease;
+use super::leases;
 use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest};
 
@@ -50,7 +50,7 @@ impl Pins {
 
     /// Pins `digests`. `client` must act in the name of `lease`.
     pub(crate) async fn add(&mut self, client: &Client, lease: &str, digests: &[Digest]) -> Result<(), EngineError> {
-        let new: Vec<_> = digests.iter().filter(|digest| !self.places.contains_key(digest)).cloned().collect();
+        let new: Vec<_> = digests.iter().filter(|digest| !self.contains(digest)).cloned().collect();
         for some in new.chunks(PINS) {
             self.label(client, lease, some).await?;
         }
@@ -93,6 +93,11 @@ impl Pins {
         Ok(())
     }
 
+    /// Whether `digest` is pinned.
+    pub(crate) fn contains(&self, digest: &Digest) -> bool {
+        self.places.contains_key(digest)
+    }
+
     /// What is pinned.
     pub(crate) fn pinned(&self) -> impl Iterator<Item = &Digest> {
         self.places.keys()
@@ -112,6 +117,6 @@ fn descriptor(lease: &str, part: usize) -> (Descriptor, Bytes) {
 
 /// What a lease holds by itself: blobs.
 pub(crate) async fn leased(client: &Client, lease: &str) -> Result<Vec<Digest>, EngineError> {
-    let held = lease::resources(client, lease).await?.into_iter();
-    Ok(held.filter(|held| held.r#type == lease::CONTENT).filter_map(|held| held.id.parse().ok()).collect())
+    let held = leases::resources(client, lease).await?.into_iter();
+    Ok(held.filter(|held| held.r#type == leases::CONTENT).filter_map(|held| held.id.parse().ok()).collect())
 }

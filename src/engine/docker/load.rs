@@ -7,19 +7,22 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
 use super::archive::archive;
 use super::jsonstream::{Line, check_loaded};
+use super::verify_store::VerifiedStore;
 use crate::docker_api::Api;
-use crate::engine::EngineError;
-use crate::engine::containerd::{ContainerdIngest, is_full};
+use crate::engine::containerd::{Committer, ContainerdTransaction, is_full};
+use crate::engine::{EngineError, Lifetime, Precondition};
 use crate::image::{Descriptor, Digest, Reference};
-use crate::progress::{Event, Events};
+use crate::progress::Event;
 
 /// How long a load may take. Normally milliseconds; long when dockerd has to unpack after all.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -31,40 +34,86 @@ const RETRY: Duration = Duration::from_millis(150);
 /// How a line begins with which dockerd reports, with status 200, that the image cannot run.
 const UNPACK_FAILED: &str = "Error unpacking";
 
-/// Lets dockerd make an image of `blobs` under `names`. `was_asked` says afterwards whether it may have begun, for dockerd
-/// sets all names before anything else that can fail, and gives none back.
-pub(super) async fn commit(
-    docker: &Api,
-    blobs: &ContainerdIngest,
-    names: &[Reference],
-    events: &Events,
-    was_asked: &mut bool,
-) -> Result<(), EngineError> {
-    let root = &blobs.root()?;
-    let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
-    let pinned = blobs.digests();
-    let end = Instant::now() + TRANSIENT;
-    loop {
-        blobs.check_conditions().await?;
-        *was_asked = true;
-        let answer = docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
-        let outcome = match answer.status {
-            StatusCode::OK => judge(&answer.body, root, names),
-            _ => Err(refused(answer.message())),
-        };
-        match outcome {
-            Ok(lines) => {
-                lines.into_iter().for_each(|line| events.emit(Event::Note(line)));
-                return Ok(());
+/// Commits by loads into a dockerd.
+#[derive(Debug)]
+pub(super) struct Loads {
+    docker: Arc<Api>,
+    /// What is to be verified before a commit, because the lease may be hours old.
+    store: Option<Arc<VerifiedStore>>,
+}
+
+impl Loads {
+    /// Commits by `docker` what is leased for `lifetime` in `store`.
+    pub(super) fn new(docker: Arc<Api>, store: Arc<VerifiedStore>, lifetime: Lifetime<'_>) -> Self {
+        Self { docker, store: (lifetime != Lifetime::Process).then_some(store) }
+    }
+
+    /// Lets dockerd make an image of blobs that are in place. `was_asked` tells afterwards whether it may have begun, for
+    /// dockerd sets all names before anything else that can fail, and gives none back.
+    async fn load(
+        &self,
+        image: &ContainerdTransaction,
+        names: &[Reference],
+        preconditions: &[Precondition],
+        was_asked: &mut bool,
+    ) -> Result<(), EngineError> {
+        let root = image.root();
+        let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
+        let pinned = image.digests();
+        let end = Instant::now() + TRANSIENT;
+        loop {
+            // dockerd compares nothing, so it is done right before each attempt.
+            image.check_names(preconditions).await?;
+            *was_asked = true;
+            let response =
+                self.docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
+            let outcome = match response.status {
+                StatusCode::OK => judge(&response.body, root, names),
+                _ => Err(refused(response.message())),
+            };
+            match outcome {
+                Ok(lines) => {
+                    lines.into_iter().for_each(|line| image.events().emit(Event::Note(line)));
+                    return Ok(());
+                }
+                Err(EngineError::Commit { reason, .. })
+                    if (is_transient(&reason) || lost_its_own(&reason, &pinned)) && Instant::now() < end =>
+                {
+                    tracing::debug!(reason, "docker is asked again");
+                    sleep(pause()).await;
+                }
+                Err(error) => return Err(error),
             }
-            Err(EngineError::Commit { reason, .. })
-                if (is_transient(&reason) || lost_its_own(&reason, &pinned)) && Instant::now() < end =>
-            {
-                tracing::debug!(reason, "docker is asked again");
-                sleep(pause()).await;
-            }
-            Err(error) => return Err(error),
         }
+    }
+}
+
+impl Committer for Loads {
+    fn commit<'a>(
+        &'a self,
+        image: &'a ContainerdTransaction,
+        names: &'a [Reference],
+        preconditions: &'a [Precondition],
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            if let Some(store) = &self.store {
+                store.check().await?;
+            }
+            let records = match names {
+                [] => vec![dangling(&image.root().digest)],
+                names => names.iter().map(ToString::to_string).collect(),
+            };
+            let before = image.names_before_load(records, dangling).await?;
+            let mut was_asked = false;
+            let Err(error) = self.load(image, names, preconditions, &mut was_asked).await else {
+                return image.confirm(before).await;
+            };
+            image.client().note(&error);
+            if was_asked {
+                image.restore_names(before).await;
+            }
+            Err(error)
+        })
     }
 }
 

@@ -1,15 +1,15 @@
 //! The `docker` engine: dockerd with the containerd image store.
 //!
 //! Blobs, labels and snapshots go straight into the containerd that dockerd uses, after that was proven
-//! ([`handshake`]); the image itself is committed by dockerd ([`load`]), so that its events, its authorization plugins
+//! ([`verify_store`]); the image itself is committed by dockerd ([`load`]), so that its events, its authorization plugins
 //! and its own bookkeeping all take part.
 
 mod archive;
 mod discover;
-mod handshake;
 mod jsonstream;
 mod load;
 mod tag;
+mod verify_store;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -19,30 +19,28 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, try_join_all};
 
 pub(crate) use self::discover::{Info, Store, info};
-use self::handshake::{Handshake, Proof};
 pub(crate) use self::jsonstream::{Line, check_loaded};
+use self::load::Loads;
 pub(crate) use self::tag::again as tag_again;
-use super::containerd::{ContainerdEngine, ContainerdHold, ContainerdImages, ContainerdIngest};
+use self::verify_store::VerifiedStore;
+use super::containerd::{ContainerdBlobs, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
-use super::uploads::Uploads;
 use super::{
-    Abandoned, Condition, Durable, Engine, EngineError, EngineKind, Hold, Identity, Ingest, Opened, Origin, Plan,
-    Sharing, Storage,
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Sharing, Storage,
+    StoredBlobs,
 };
 use crate::docker_api::Api;
-use crate::image::{Descriptor, Graph, Reference};
-use crate::progress::Events;
+use crate::image::{Descriptor, Reference};
 
 /// How long dockerd has for a commit of a process that was killed. It is told that its client has gone, and ends with
 /// what it is at; without our lease, blobs could go of an image that it is just making.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A dockerd, and the containerd that it was proven to use.
+/// A dockerd, and the containerd that it was verified to use.
 #[derive(Debug)]
 pub(crate) struct DockerEngine {
     docker: Arc<Api>,
-    handshake: Handshake,
-    proof: Proof,
+    store: Arc<VerifiedStore>,
     containerd: ContainerdEngine,
     identity: Identity,
 }
@@ -66,39 +64,31 @@ impl DockerEngine {
                 });
             }
         };
-        let handshake = Handshake::new(socket)?;
-        let candidates = candidates(hint, info.containerd_address());
-        let (proof, client) = handshake.prove(&candidates).await?;
-        if let Some(wanted) = namespace.filter(|wanted| *wanted != proof.namespace) {
+        let store = VerifiedStore::find(socket, &candidates(hint, info.containerd_address())).await?;
+        if let Some(wanted) = namespace.filter(|wanted| *wanted != store.namespace()) {
             return Err(EngineError::Namespace {
                 namespace: wanted.to_owned(),
-                reason: format!("docker at {} keeps its images in `{}`", docker.address(), proof.namespace),
+                reason: format!("docker at {} keeps its images in `{}`", docker.address(), store.namespace()),
             });
         }
-        let server = super::containerd::discover(&client, &proof.namespace, Some(&snapshotter)).await?;
+        let server = super::containerd::discover(store.client(), store.namespace(), Some(&snapshotter)).await?;
         let identity = Identity {
             kind: EngineKind::Docker,
             version: info.server_version,
             address: docker.address().to_owned(),
             storage: Storage::Containerd {
-                namespace: proof.namespace.clone(),
+                namespace: store.namespace().to_owned(),
                 snapshotter,
                 parallel_unpack: server.parallel_unpack,
             },
         };
-        let containerd = ContainerdEngine::new(client, &proof.namespace, server);
-        Ok(Self { docker, handshake, proof, containerd, identity })
+        let containerd = ContainerdEngine::new(store.client().clone(), store.namespace(), server);
+        Ok(Self { docker, store: Arc::new(store), containerd, identity })
     }
 
     /// The containerd that dockerd uses.
     pub(crate) fn containerd(&self) -> &ContainerdEngine {
         &self.containerd
-    }
-
-    /// Makes sure that dockerd still uses the containerd that was proven: either may have been restarted, and with
-    /// another configuration. Two calls over connections that are up already.
-    async fn check(&self) -> Result<(), EngineError> {
-        self.handshake.check(&self.proof, self.containerd.client()).await
     }
 }
 
@@ -132,7 +122,7 @@ impl Engine for DockerEngine {
         Box::pin(async move {
             // At the same time: looking changes nothing, even in a containerd that is the wrong one by now. And what
             // is not there needs no proof.
-            let (mut proof, mut look) = (pin!(self.check()), pin!(self.containerd.check(root, names)));
+            let (mut proof, mut look) = (pin!(self.store.check()), pin!(self.containerd.check(root, names)));
             let found = tokio::select! {
                 proven = &mut proof => {
                     proven?;
@@ -152,34 +142,31 @@ impl Engine for DockerEngine {
         })
     }
 
-    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+    fn lease<'a>(
+        &'a self,
+        origin: &'a Origin,
+        lifetime: Lifetime<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
         Box::pin(async move {
+            let loads = Loads::new(self.docker.clone(), self.store.clone(), lifetime);
+            let lease = self.containerd.lease_for(origin, lifetime, Arc::new(loads));
+            if let Lifetime::Durable { .. } = lifetime {
+                // First: what a durable lease has pinned already must not be released in vain.
+                self.store.check().await?;
+                return Ok(Arc::new(lease.await?) as Arc<dyn Lease>);
+            }
             // At the same time: an empty lease does no harm in a containerd that is the wrong one by now.
-            let (proven, blobs) = tokio::join!(self.check(), self.containerd.ingest(origin, events.clone()));
-            if let Err(error) = proven {
-                // What is wrong is that it is not the one, whatever becomes of the lease there.
-                if let Ok(blobs) = blobs
-                    && let Err(error) = blobs.release().await
+            let (verified, lease) = tokio::join!(self.store.check(), lease);
+            if let Err(error) = verified {
+                // The error is that it is not the one, whatever becomes of the lease there.
+                if let Ok(lease) = lease
+                    && let Err(error) = lease.release().await
                 {
                     tracing::warn!(%error, "an empty lease stays until it expires");
                 }
                 return Err(error);
             }
-            Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs: blobs?, events }) as Arc<dyn Ingest>)
-        })
-    }
-
-    fn open_durable<'a>(
-        &'a self,
-        origin: &'a Origin,
-        record: &'a str,
-        events: Events,
-    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(async move {
-            // First, for what this export holds already must not be released in vain.
-            self.check().await?;
-            let blobs = self.containerd.durable(origin, record, events.clone()).await?;
-            Ok(Arc::new(DockerIngest { docker: self.docker.clone(), blobs, events }) as Arc<dyn Ingest>)
+            Ok(Arc::new(lease?) as Arc<dyn Lease>)
         })
     }
 
@@ -188,15 +175,15 @@ impl Engine for DockerEngine {
         Ok(Arc::new(ContainerdImages::new(self.containerd.client().clone(), "docker's containerd")))
     }
 
-    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
-        self.containerd.durables()
+    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
+        self.containerd.durable_leases()
     }
 
-    fn hold<'a>(&'a self, origin: &'a Origin) -> BoxFuture<'a, Result<Option<Arc<dyn Hold>>, EngineError>> {
+    fn load_store(&self) -> BoxFuture<'_, Result<Option<Arc<dyn StoredBlobs>>, EngineError>> {
         Box::pin(async move {
-            let (proven, hold) = tokio::join!(self.check(), ContainerdHold::new(&self.containerd, origin));
-            proven?;
-            Ok(Some(Arc::new(hold?) as Arc<dyn Hold>))
+            let (verified, blobs) = tokio::join!(self.store.check(), ContainerdBlobs::new(&self.containerd));
+            verified?;
+            Ok(Some(Arc::new(blobs?) as Arc<dyn StoredBlobs>))
         })
     }
 
@@ -234,71 +221,6 @@ impl Engine for DockerEngine {
 
     fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
         self.containerd.release_abandoned(leases)
-    }
-}
-
-/// One export into dockerd: blobs through containerd, the commit through dockerd.
-#[derive(Debug)]
-struct DockerIngest {
-    docker: Arc<Api>,
-    blobs: ContainerdIngest,
-    events: Events,
-}
-
-impl Ingest for DockerIngest {
-    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
-        self.blobs.plan(graph)
-    }
-
-    fn hold<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
-        self.blobs.hold(graph)
-    }
-
-    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
-        self.blobs.writer(blob)
-    }
-
-    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        self.blobs.settle()
-    }
-
-    fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            let records = match names {
-                [] => vec![load::dangling(&self.blobs.root()?.digest)],
-                names => names.iter().map(ToString::to_string).collect(),
-            };
-            let before = self.blobs.standing_aside(records, load::dangling).await?;
-            let mut was_asked = false;
-            let loaded = load::commit(&self.docker, &self.blobs, names, &self.events, &mut was_asked).await;
-            let Err(error) = loaded else { return self.blobs.confirm(before).await };
-            self.blobs.note(&error);
-            if was_asked {
-                self.blobs.back(before).await;
-            }
-            Err(error)
-        })
-    }
-
-    /// dockerd compares nothing, so it is looked at right before each of its attempts.
-    fn require(&self, conditions: Vec<Condition>) {
-        self.blobs.require(conditions);
-    }
-
-    fn uploads(&self) -> Result<&dyn Uploads, EngineError> {
-        self.blobs.uploads()
-    }
-
-    fn withdraw(&self) -> BoxFuture<'_, ()> {
-        self.blobs.withdraw()
-    }
-
-    fn suspend(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        self.blobs.suspend()
-    }
-
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        self.blobs.release()
     }
 }
 

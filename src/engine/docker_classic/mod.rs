@@ -7,7 +7,8 @@
 
 mod answer;
 mod chains;
-mod ingest;
+mod lease;
+mod transaction;
 mod upload;
 mod wanted;
 
@@ -20,12 +21,11 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use self::chains::Chains;
-use self::ingest::ClassicIngest;
+use self::lease::ClassicLease;
 use super::docker::{Info, Store, info, tag_again};
-use super::{Engine, EngineError, EngineKind, Identity, Ingest, Origin, Storage};
+use super::{Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Storage};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Digest, Reference};
-use crate::progress::Events;
 
 /// How many roots are remembered with the images that they stand for here.
 const REMEMBERED: usize = 1024;
@@ -155,12 +155,20 @@ impl Engine for ClassicEngine {
         images.get(root).map(|known| known.id.clone())
     }
 
-    /// Nothing is reserved: there are no leases here. It may be another dockerd by now, or one with another store.
-    fn open<'a>(&'a self, _: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+    /// Nothing is created: there are no leases here. It may be another dockerd by now, or one with another store.
+    fn lease<'a>(
+        &'a self,
+        _: &'a Origin,
+        lifetime: Lifetime<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
         Box::pin(async move {
+            if let Lifetime::Durable { .. } = lifetime {
+                let what = "an export that outlives a restart";
+                return Err(EngineError::NotOffered { engine: self.identity.kind.name(), what });
+            }
             let info = info(&self.docker.api).await?;
             classic(&self.docker.api, &info)?;
-            Ok(Arc::new(ClassicIngest::new(self.docker.clone(), info, events)) as Arc<dyn Ingest>)
+            Ok(Arc::new(ClassicLease::new(self.docker.clone(), info)) as Arc<dyn Lease>)
         })
     }
 

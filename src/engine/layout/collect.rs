@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use super::lease::{Survey, entries, lives, survey};
+use super::lease_file::{Survey, entries, lives, survey};
 use super::left::Left;
 use super::lock;
 use super::reached::Reached;

@@ -1,310 +1,168 @@
-//! Leases: files that say which blobs an export relies on, so that no process collects them.
-//!
-//! The first line is the process that the lease belongs to, or `durable` with what is kept with it; each further line is
-//! a digest, after a `-` one that was given up. A process that lives holds a lock on a file of its own, by which a lease
-//! is known to be abandoned. Leases need not survive a power
-//! loss, which no export survives either: a durable one pins again what it relies on.
+//! A lease of a layout, as the engine hands it out.
 
-use std::collections::HashSet;
-use std::fs;
-use std::io::{self, BufRead as _, Read as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use futures_util::future::BoxFuture;
+use tokio::task::spawn_blocking;
 
-use super::clock::Clock;
-use super::disk::{Disk, DiskFile};
+use super::collect::{collect, collect_later};
+use super::ingests::LayoutIngests;
+use super::lease_file::{LeaseFile, Owner};
 use super::lock;
-use super::place::{Place, open_file};
-use crate::engine::{Durable, EngineError};
-use crate::image::Digest;
+use super::pins::Pins;
+use super::shared::Shared;
+use super::transaction::{LayoutTransaction, plan};
+use crate::engine::ingest::IngestManager;
+use crate::engine::{EngineError, ImageTransaction, Lease, Pin, Plan, TransactionOptions};
+use crate::image::{Descriptor, Digest, Graph};
 
-/// How the owner of a lease begins that outlives its process.
-const DURABLE: &str = "durable ";
-/// How long a durable lease lasts after it was opened first, as long as a containerd's.
-const LIFETIME: Duration = Duration::from_secs(8 * 3600);
-/// The longest lease that is read, in bytes: 400,000 digests.
-const MAX_BYTES: u64 = 32 << 20;
-/// The longest first line: the record of a durable lease, in which JSON may take six bytes for one.
-const MAX_OWNER: u64 = 512 << 10;
-/// How many blobs an export may rely on: more than any may have, and less than is read.
-const MAX_HELD: usize = 250_000;
-/// How many lines that are of no use any more are left in a lease.
-const STALE: usize = 1024;
-
-/// Whose end ends a lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// This process.
-    Process(String),
-    /// Nobody: it is taken up again by its name, or expires. With this record.
-    Nobody(String),
+/// A lease. Clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct LayoutLease {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pins: Arc<Pins>,
+    pub(super) export: String,
+    ingests: LayoutIngests,
+    done: Arc<Mutex<Done>>,
 }
 
-/// What is kept with a durable lease.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    record: String,
-    /// Milliseconds since 1970.
-    opened: u64,
-}
-
-impl Kept {
-    fn age(&self) -> Duration {
-        let opened = UNIX_EPOCH + Duration::from_millis(self.opened);
-        SystemTime::now().duration_since(opened).unwrap_or_default()
-    }
-}
-
-/// A lease that this process holds.
-#[derive(Debug)]
-pub(super) struct Lease {
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    /// The first line.
-    owner: String,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    file: Box<dyn DiskFile>,
-    held: HashSet<Digest>,
-    /// How many lines the file has.
-    lines: usize,
-    /// Whether the last one may be cut off, because a write failed.
-    is_torn: bool,
-}
-
-impl Inner {
-    /// Adds `lines`, of which there are `count`.
-    fn add(&mut self, lines: &str, count: usize) -> io::Result<()> {
-        let begun = std::mem::replace(&mut self.is_torn, true);
-        let separator = if begun { "\n" } else { "" };
-        self.file.write(format!("{separator}{lines}").as_bytes())?;
-        self.lines += count;
-        self.is_torn = false;
-        Ok(())
-    }
-}
-
-impl Lease {
-    /// Creates the lease at `path`, or takes a durable one up again.
-    pub(super) fn open(disk: &Arc<dyn Disk>, path: &Path, owner: &Owner) -> io::Result<Self> {
-        let found = match owner {
-            Owner::Nobody(_) if path.exists() => Some(Found::read(path)?).filter(|found| found.kept().is_some()),
-            _ => None,
-        };
-        let mut file = disk.append(path)?;
-        // A crash may have cut off the last line of one that is taken up.
-        let is_torn = found.is_some();
-        let (owner, held, lines) = match found {
-            Some(Found { owner, digests, lines }) => (owner, digests, lines),
-            None => {
-                let owner = match owner {
-                    Owner::Process(process) => process.clone(),
-                    Owner::Nobody(record) => {
-                        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                        let opened = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                        let kept = Kept { record: record.clone(), opened };
-                        format!("{DURABLE}{}", serde_json::to_string(&kept)?)
-                    }
-                };
-                file.clear()?;
-                file.write(format!("{owner}\n").as_bytes())?;
-                (owner, HashSet::new(), 0)
-            }
-        };
-        let inner = Mutex::new(Inner { file, held, lines, is_torn });
-        Ok(Self { disk: disk.clone(), path: path.to_owned(), owner, inner })
-    }
-
-    /// Adds to what is held. From then on what is found stays: a collector has seen this, or is done. Blocks.
-    pub(super) fn hold<'a>(
-        &self,
-        place: &Place,
-        digests: impl IntoIterator<Item = &'a Digest>,
-    ) -> Result<(), EngineError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: HashSet<_> = digests.into_iter().filter(|digest| !inner.held.contains(digest)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        if inner.held.len() + new.len() > MAX_HELD {
-            return Err(place.refuse(format!("an export relies on more than {MAX_HELD} blobs; use several")));
-        }
-        let lines: String = new.iter().map(|digest| format!("{digest}\n")).collect();
-        let _lock = lock::shared(place)?;
-        inner.add(&lines, new.len()).map_err(|error| place.failed("adding to a lease", &error))?;
-        inner.held.extend(new.into_iter().cloned());
-        self.tidy(place, &mut inner);
-        Ok(())
-    }
-
-    /// Gives up one blob. Blocks.
-    pub(super) fn let_go(&self, place: &Place, digest: &Digest) -> Result<(), EngineError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.held.remove(digest) {
-            let _lock = lock::shared(place)?;
-            inner.add(&format!("-{digest}\n"), 1).map_err(|error| place.failed("adding to a lease", &error))?;
-            self.tidy(place, &mut inner);
-        }
-        Ok(())
-    }
-
-    /// Writes a lease anew in which most lines are of no use any more: a client may pin and let go as often as it likes.
-    /// The lock must be held.
-    fn tidy(&self, place: &Place, inner: &mut Inner) {
-        if inner.lines <= 2 * inner.held.len() + STALE {
-            return;
-        }
-        let mut text = format!("{}\n", self.owner);
-        inner.held.iter().for_each(|digest| text.extend([digest.as_str(), "\n"]));
-        let draft = place.draft("lease");
-        let written = self.disk.append(&draft).and_then(|mut file| {
-            file.write(text.as_bytes())?;
-            self.disk.rename(&draft, &self.path)?;
-            Ok(file)
-        });
-        match written {
-            Ok(file) => (inner.file, inner.lines, inner.is_torn) = (file, inner.held.len(), false),
-            Err(error) => {
-                tracing::debug!(%error, "a lease stays longer than it need be");
-                let _ = self.disk.remove(&draft);
-            }
-        }
-    }
-
-    /// What is held, in the order of the digests.
-    pub(super) fn held(&self) -> Vec<Digest> {
-        let mut held: Vec<_> = self.inner.lock().unwrap_or_else(PoisonError::into_inner).held.iter().cloned().collect();
-        held.sort();
-        held
-    }
-}
-
-/// A lease as it is found on the disk.
-#[derive(Debug)]
-pub(super) struct Found {
-    owner: String,
-    digests: HashSet<Digest>,
-    lines: usize,
-}
-
-impl Found {
-    /// Whose it is. Says so of leases, too, that are too long to be read as a whole.
-    fn owner(path: &Path) -> io::Result<String> {
-        let mut owner = Vec::new();
-        io::BufReader::new(open_file(path)?.take(MAX_OWNER)).read_until(b'\n', &mut owner)?;
-        let owner = owner.strip_suffix(b"\n").unwrap_or(&owner);
-        Ok(String::from_utf8_lossy(owner).into_owned())
-    }
-
-    fn read(path: &Path) -> io::Result<Self> {
-        let text = super::place::read_at_most(path, MAX_BYTES)?;
-        let text = String::from_utf8_lossy(&text);
-        let mut lines = text.lines();
-        let (owner, mut found) = (lines.next().unwrap_or_default().to_owned(), (HashSet::new(), 0));
-        for line in lines {
-            found.1 += 1;
-            // A line that was cut off by a crash held a blob for a process that is gone.
-            match (line.strip_prefix('-'), line.strip_prefix('-').unwrap_or(line).parse::<Digest>()) {
-                (Some(_), Ok(digest)) => drop(found.0.remove(&digest)),
-                (None, Ok(digest)) => drop(found.0.insert(digest)),
-                (_, Err(_)) => {}
-            }
-        }
-        Ok(Self { owner, digests: found.0, lines: found.1 })
-    }
-
-    fn kept(&self) -> Option<Kept> {
-        kept(&self.owner)
-    }
-}
-
-fn kept(owner: &str) -> Option<Kept> {
-    serde_json::from_str(owner.strip_prefix(DURABLE)?).ok()
-}
-
-/// The leases that outlive their processes.
-pub(super) fn durables(place: &Place) -> io::Result<Vec<Durable>> {
-    let mut durables = Vec::new();
-    for entry in entries(&place.leases())? {
-        let Ok(found) = Found::read(&entry.path()) else { continue };
-        if let Some(Kept { record, opened }) = found.kept() {
-            let export = entry.file_name().to_string_lossy().into_owned();
-            durables.push(Durable { export, record, opened: UNIX_EPOCH + Duration::from_millis(opened) });
-        }
-    }
-    Ok(durables)
-}
-
-/// What all leases say.
+/// What its transactions came to.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
-    /// What those hold that are in force.
-    pub(super) held: HashSet<Digest>,
-    /// The exports whose leases are abandoned.
-    pub(super) abandoned: Vec<String>,
-    /// Leases in force of which it is not known what they hold.
-    pub(super) doubts: Vec<String>,
+struct Done {
+    /// Whether images lost their names to one of them.
+    has_replaced: bool,
+    is_committed: bool,
 }
 
-/// Reads all leases.
-pub(super) fn survey(place: &Place) -> io::Result<Survey> {
-    let mut survey = Survey::default();
-    for entry in entries(&place.leases())? {
-        // A lease is called by its export's id; whatever else is there is not ours.
-        let Ok(export) = entry.file_name().into_string() else { continue };
-        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            continue;
-        }
-        let path = entry.path();
-        let lives = match Found::owner(&path) {
-            // One that a later version wrote, or that is damaged, is as old as its file.
-            Ok(durable) if durable.starts_with(DURABLE) => {
-                kept(&durable).map_or_else(|| Clock::default().age(&path), |kept| kept.age()) < LIFETIME
-            }
-            Ok(process) => lives(place, &process),
-            // Released at this moment.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(_) => true,
+impl LayoutLease {
+    /// Creates the lease of `export`, which belongs to `owner`, or opens a durable one again. Blocks.
+    pub(super) fn open(shared: &Arc<Shared>, export: &str, owner: &Owner) -> Result<Self, EngineError> {
+        let _lock = lock::shared(&shared.place)?;
+        let file = LeaseFile::open(&shared.disk, &shared.place.lease(export), owner);
+        let file = file.map_err(|error| shared.place.failed("making a lease", &error))?;
+        let pins = Arc::new(Pins::new(shared.clone(), file, export.to_owned()));
+        let ingests = LayoutIngests::new(shared.clone(), pins.clone(), export.to_owned());
+        Ok(Self { shared: shared.clone(), pins, export: export.to_owned(), ingests, done: Arc::default() })
+    }
+
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A transaction was committed; `has_replaced` tells whether images lost their names to it.
+    pub(super) fn committed(&self, has_replaced: bool) {
+        let mut done = self.done();
+        done.has_replaced |= has_replaced;
+        done.is_committed = true;
+    }
+
+    /// Whether a blob that is pinned is there. Blocks.
+    pub(super) fn is_there(&self, blob: &Descriptor) -> bool {
+        self.shared.hold(&blob.digest, Some(blob.size), &self.export).is_some()
+    }
+
+    /// Runs file work off the reactor.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let this = self.clone();
+        let done = spawn_blocking(move || work(&this)).await;
+        done.unwrap_or_else(|_| Err(self.shared.place.refuse("the export broke off")))
+    }
+
+    /// Whether something is left that will be collected later.
+    fn end(&self) -> Result<bool, EngineError> {
+        let failed = |error: std::io::Error| self.shared.place.failed("releasing an export", &error);
+        self.ingests.clear().map_err(failed)?;
+        let marks = self.shared.give_up(&self.export, &self.pins.all());
+        self.shared.disk.remove(&self.shared.place.lease(&self.export)).map_err(failed)?;
+        let (has_replaced, is_committed) = {
+            let mut done = self.done();
+            (std::mem::take(&mut done.has_replaced), std::mem::replace(&mut done.is_committed, true))
         };
-        if !lives {
-            survey.abandoned.push(export);
-            continue;
+        // What an export brought that failed is needed by nothing from now on, as is what lost its name.
+        if !has_replaced && (is_committed || !marks.has_written) {
+            return Ok(false);
         }
-        match Found::read(&path) {
-            Ok(found) => survey.held.extend(found.digests),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => survey.doubts.push(format!("the lease {} cannot be read: {error}", path.display())),
+        // The image is there whatever comes of this.
+        match collect(&self.shared) {
+            Ok(outcome) => {
+                tracing::debug!(?outcome, "collected what nobody needs any more");
+                Ok(outcome.is_more)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nothing was collected");
+                Ok(true)
+            }
         }
-    }
-    Ok(survey)
-}
-
-/// Whether a process lives: then it has its file locked. An empty name is that of a process that was just about to say
-/// who it is.
-pub(super) fn lives(place: &Place, process: &str) -> bool {
-    if process.is_empty() {
-        return Clock::default().age(&place.leases()) < Duration::from_secs(60);
-    }
-    if process.contains('/') {
-        return false;
-    }
-    match open_file(&place.processes().join(process)) {
-        Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
-        Err(_) => false,
     }
 }
 
-/// The entries of a folder; none if there is no folder.
-pub(super) fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
+impl Lease for LayoutLease {
+    fn pin<'a>(&'a self, blobs: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        let blobs = blobs.to_vec();
+        Box::pin(self.work(move |this| this.pins.pin(&blobs)))
+    }
+
+    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
+        let graph = graph.clone();
+        Box::pin(self.work(move |this| {
+            let Plan { present, stored, .. } = plan(this, &graph)?;
+            Ok(present.into_iter().chain(stored).collect())
+        }))
+    }
+
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+        Box::pin(self.work(|this| {
+            // A lease may also have blobs that were never there.
+            let mut found = Vec::new();
+            for digest in this.pins.all() {
+                if this.pins.find(&Pin::from(&digest))?.is_some() {
+                    found.push(digest);
+                }
+            }
+            Ok(found)
+        }))
+    }
+
+    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        let digest = digest.clone();
+        Box::pin(self.work(move |this| this.pins.remove(&digest)))
+    }
+
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        Ok(&self.ingests)
+    }
+
+    fn begin(
+        self: Arc<Self>,
+        graph: Arc<Graph>,
+        _: TransactionOptions,
+    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
+        Box::pin(async move {
+            let begun = self.work(move |this| LayoutTransaction::begin(this.clone(), graph)).await?;
+            Ok(Box::new(begun) as Box<dyn ImageTransaction>)
+        })
+    }
+
+    /// Complete blobs get their names, where the next export finds them and the collector leaves them for an hour;
+    /// the part of a large one stays as it is.
+    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move {
+            if let Err(error) = self.shared.flush().await {
+                tracing::debug!(%error, "small blobs of the export are sent again");
+            }
+            self.release().await
+        })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            if self.work(Self::end).await? {
+                collect_later(&self.shared);
+            }
+            Ok(())
+        })
     }
 }

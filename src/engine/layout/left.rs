@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::lease::{entries, lives};
+use super::lease_file::{entries, lives};
 use super::place::Place;
 use crate::image::Digest;
 

@@ -7,22 +7,26 @@
 //!   index named, folder synced. So after a crash or a power loss at any moment the layout is one that was complete at
 //!   some time, and a blob that is there is what its name says.
 //! * Any number of tasks and processes may work on a layout at once. A lock guards changes of the index and the
-//!   [`collect`]or ([`lock`]); leases say what is not to be collected ([`lease`]).
-//! * A large blob whose transfer was cut off is gone on with by the next export of the same blob, of whichever process,
-//!   until the machine restarts ([`writer`]). An export that outlives its process finds its complete blobs again as well,
+//!   [`collect`]or ([`lock`]); leases say what is not to be collected ([`lease_file`]).
+//! * The interrupted transfer of a large blob is resumed by the next export of the same blob, of whichever process, until
+//!   the machine restarts ([`blob_writer`]). An export that outlives its process finds its complete blobs again as well,
 //!   however small, although they were not synced when the process was killed ([`left`]).
 
+mod blob_writer;
 mod clock;
 mod collect;
 mod disk;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod index;
-mod ingest;
+mod ingest_writer;
+mod ingests;
 mod lease;
+mod lease_file;
 mod left;
 mod lock;
 mod names;
+mod pins;
 mod pipe;
 mod place;
 mod reached;
@@ -31,11 +35,9 @@ mod seal;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod unreached;
-mod upload;
-mod uploads;
 mod verified;
-mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,16 +49,17 @@ use tokio::task::spawn_blocking;
 
 use self::collect::Outcome;
 use self::disk::{Disk, System};
-use self::ingest::LayoutIngest;
-use self::lease::Owner;
+use self::lease::LayoutLease;
+use self::lease_file::Owner;
 use self::place::{Found, Place};
 use self::read::{LayoutImages, read_index};
 use self::shared::Shared;
 use super::images::{Images, Record};
 use super::process::boot;
-use super::{Abandoned, Durable, Engine, EngineError, EngineKind, Identity, Ingest, MAX_RECORD, Origin, Storage};
+use super::{
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin, Storage,
+};
 use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
-use crate::progress::Events;
 use crate::source::{OnMissing, ReadGraphError, read_graph};
 
 /// A layout.
@@ -125,8 +128,7 @@ impl LayoutEngine {
         .await
     }
 
-    /// `record` is what is kept with an export that outlives this process.
-    async fn begin(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Ingest>, EngineError> {
+    async fn open_lease(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Lease>, EngineError> {
         let (export, record) = (origin.export.clone(), record.map(str::to_owned));
         self.work(move |shared| {
             check_id(&export)?;
@@ -139,7 +141,7 @@ impl LayoutEngine {
                 Some(record) => Owner::Nobody(record),
                 None => Owner::Process(shared.process()?),
             };
-            Ok(Arc::new(LayoutIngest::open(shared, &export, &owner)?) as Arc<dyn Ingest>)
+            Ok(Arc::new(LayoutLease::open(shared, &export, &owner)?) as Arc<dyn Lease>)
         })
         .await
     }
@@ -176,22 +178,21 @@ impl Engine for LayoutEngine {
         Box::pin(self.look(root, names))
     }
 
-    fn open<'a>(&'a self, origin: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(self.begin(origin, None))
-    }
-
-    fn open_durable<'a>(
+    fn lease<'a>(
         &'a self,
         origin: &'a Origin,
-        record: &'a str,
-        _: Events,
-    ) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        Box::pin(self.begin(origin, Some(record)))
+        lifetime: Lifetime<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+        let record = match lifetime {
+            Lifetime::Process => None,
+            Lifetime::Durable { record } => Some(record),
+        };
+        Box::pin(self.open_lease(origin, record))
     }
 
-    fn durables(&self) -> BoxFuture<'_, Result<Vec<Durable>, EngineError>> {
+    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
         Box::pin(self.work(|shared| {
-            lease::durables(&shared.place).map_err(|error| shared.place.failed("reading leases", &error))
+            lease_file::durables(&shared.place).map_err(|error| shared.place.failed("reading leases", &error))
         }))
     }
 
@@ -201,11 +202,11 @@ impl Engine for LayoutEngine {
 
     /// A layout in which we never wrote is not written to in order to be read. Whoever collects in it first gives what
     /// is read an hour.
-    fn reading<'a>(
+    fn read_lease<'a>(
         &'a self,
         origin: &'a Origin,
         graph: &'a Arc<Graph>,
-    ) -> BoxFuture<'a, Result<Option<Arc<dyn Ingest>>, EngineError>> {
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Lease>>, EngineError>> {
         Box::pin(async move {
             let (export, graph) = (origin.export.clone(), graph.clone());
             let held = self.work(move |shared| {
@@ -213,9 +214,9 @@ impl Engine for LayoutEngine {
                 if !shared.place.leases().is_dir() || !shared.place.processes().is_dir() {
                     return Ok(None);
                 }
-                let ingest = LayoutIngest::open(shared, &export, &Owner::Process(shared.process()?))?;
-                ingest.keep(&graph)?;
-                Ok(Some(Arc::new(ingest) as Arc<dyn Ingest>))
+                let lease = LayoutLease::open(shared, &export, &Owner::Process(shared.process()?))?;
+                lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
+                Ok(Some(Arc::new(lease) as Arc<dyn Lease>))
             });
             held.await
         })
@@ -255,7 +256,7 @@ impl Engine for LayoutEngine {
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
         Box::pin(self.work(|shared| {
-            let leases = lease::survey(&shared.place).map(|survey| survey.abandoned);
+            let leases = lease_file::survey(&shared.place).map(|survey| survey.abandoned);
             let leases = leases.map_err(|error| shared.place.failed("reading leases", &error))?;
             Ok(Abandoned { leases, ..Abandoned::default() })
         }))

@@ -2,8 +2,8 @@
 //!
 //! [`connect`] gives an [`Engine`], so that whatever exports into an engine or reads one does the same through a daemon:
 //! a plan is Negotiate, a blob is Content.Write within the export, the commit is Commit, and what is read comes from
-//! References. An export is opened when its image is known, because one that an earlier process left behind is gone on
-//! with (`ingest.rs`).
+//! References. An export is opened when its image is known, because one that an earlier process left behind is resumed
+//! (`lease.rs`).
 //!
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
 //! its policy is asked for first ([`Connected::allowed_names`]), and once more by the daemon when they are set.
@@ -11,7 +11,8 @@
 mod connection;
 mod failure;
 mod images;
-mod ingest;
+mod lease;
+mod transaction;
 mod writer;
 
 use std::sync::Arc;
@@ -20,15 +21,14 @@ use futures_util::future::BoxFuture;
 
 use crate::engine::error::REMOTE;
 use crate::engine::images::{Images, Record};
-use crate::engine::{Engine, EngineError, EngineKind, Identity, Ingest, Origin, Storage};
+use crate::engine::{Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Storage};
 use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
-use crate::image::{Descriptor, Graph, Reference};
+use crate::image::{Descriptor, Reference};
 use crate::net::Address;
-use crate::progress::Events;
 
 pub use connection::Connection;
 use images::RemoteImages;
-use ingest::RemoteIngest;
+use lease::RemoteLease;
 
 /// The feature of servers whose images can be read.
 const REFERENCES: &str = "references";
@@ -95,7 +95,7 @@ impl RemoteEngine {
         let limit = capabilities.limits.as_ref().map_or(0, |limits| limits.negotiate_descriptors);
         let descriptors = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let is_readable = capabilities.features.iter().any(|feature| feature == REFERENCES);
-        Self { connection, identity, descriptors: descriptors.min(ingest::MAX_DESCRIPTORS), is_readable }
+        Self { connection, identity, descriptors: descriptors.min(lease::MAX_DESCRIPTORS), is_readable }
     }
 }
 
@@ -113,29 +113,18 @@ impl Engine for RemoteEngine {
         Box::pin(async { Ok(None) })
     }
 
-    fn open<'a>(&'a self, origin: &'a Origin, events: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
-        let ingest = RemoteIngest::new(self.connection.clone(), origin.clone(), events, self.descriptors);
-        Box::pin(async { Ok(Arc::new(ingest) as Arc<dyn Ingest>) })
-    }
-
-    /// By an export of its own: one that was left behind is for those who export.
-    fn reading<'a>(
+    /// Nothing is asked of the daemon before the image is known.
+    fn lease<'a>(
         &'a self,
         origin: &'a Origin,
-        graph: &'a Arc<Graph>,
-    ) -> BoxFuture<'a, Result<Option<Arc<dyn Ingest>>, EngineError>> {
+        lifetime: Lifetime<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
         Box::pin(async move {
-            let ingest = RemoteIngest::new(self.connection.clone(), origin.clone(), Events::none(), self.descriptors);
-            match ingest.keep(graph).await {
-                Ok(()) => Ok(Some(Arc::new(ingest) as Arc<dyn Ingest>)),
-                Err(error) => {
-                    // Why nothing is held is what matters.
-                    if let Err(error) = ingest.release().await {
-                        tracing::warn!(%error, "an export stays open until it expires");
-                    }
-                    Err(error)
-                }
+            if let Lifetime::Durable { .. } = lifetime {
+                return Err(EngineError::NotOffered { engine: REMOTE, what: "an export that outlives a restart" });
             }
+            let lease = RemoteLease::new(self.connection.clone(), origin.clone(), self.descriptors);
+            Ok(Arc::new(lease) as Arc<dyn Lease>)
         })
     }
 

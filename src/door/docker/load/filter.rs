@@ -11,13 +11,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::{Bytes, BytesMut};
 use tracing::{debug, warn};
 
+use super::blobs::EngineBlobs;
 use super::guard::{Denied, Guard, Watch, unclear};
 use super::layout::is_layout;
 use super::ledger::{Ledger, Spared};
 use super::member::{Member, Read, read};
 use super::pins::{self, Pins, Settled};
 use super::pipe::{Chunks, Input, Output, zeros};
-use crate::engine::{EngineError, Hold, StoredBlob};
+use crate::engine::{EngineError, StoredBlob};
 use crate::image::Digest;
 use crate::tar;
 
@@ -45,10 +46,10 @@ pub(super) enum Broken {
     Denied(#[from] Denied),
 }
 
-/// Copies an archive from `chunks` to `output`, and leaves out what `hold` keeps. `spared` is set before dockerd can know
+/// Copies an archive from `chunks` to `output`, and omits what `blobs` keeps. `spared` is set before dockerd can know
 /// that the archive is complete.
 pub(super) async fn run(
-    hold: Arc<dyn Hold>,
+    blobs: Arc<dyn EngineBlobs>,
     watch: Watch,
     chunks: Chunks,
     output: &mut Output,
@@ -59,7 +60,7 @@ pub(super) async fn run(
         input: Input::new(chunks),
         output,
         trusted: true,
-        hold,
+        blobs,
         guard,
         ledger: Ledger::default(),
         pins: Pins::default(),
@@ -107,7 +108,7 @@ async fn rest_of(input: &mut Input, output: &mut Output) -> Result<(), Broken> {
 struct Filter<'o> {
     input: Input,
     output: &'o mut Output,
-    hold: Arc<dyn Hold>,
+    blobs: Arc<dyn EngineBlobs>,
     guard: Option<Guard>,
     /// Whether the engine answers as it should. What was left out before that ended stays pinned.
     trusted: bool,
@@ -247,7 +248,7 @@ impl Filter<'_> {
         if !self.trusted || self.ledger.is_full() {
             return None;
         }
-        match self.hold.find(digest).await {
+        match self.blobs.find(digest).await {
             Ok(found) => found.filter(|blob| blob.size() == size),
             Err(error) => {
                 self.mistrust(&error);
@@ -270,7 +271,7 @@ impl Filter<'_> {
     ) -> Result<At, Broken> {
         let is_pinned = self.ledger.is_pinned(&digest);
         if !is_pinned {
-            self.pins.want(&self.hold, &digest);
+            self.pins.want(&self.blobs, &digest);
         }
         let mut offset = 0;
         while offset < member.size {
@@ -350,7 +351,7 @@ impl Filter<'_> {
     /// `core/images/archive/importer.go`, `ImportIndex`).
     async fn restore(&mut self) -> Result<(), Broken> {
         for (digest, size) in self.ledger.take() {
-            let blob = self.hold.find(&digest).await?.filter(|blob| blob.size() == size);
+            let blob = self.blobs.find(&digest).await?.filter(|blob| blob.size() == size);
             let blob = blob.ok_or_else(|| EngineError::Missing { digests: vec![digest.clone()] })?;
             let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
             self.output.head(tar::member(&name, size), size).await?;
@@ -364,7 +365,7 @@ impl Filter<'_> {
     /// member that was left out.
     async fn settle(&mut self, all: bool) -> Result<(), Broken> {
         while self.pins.is_due() || (all && !self.pins.is_idle()) {
-            let Settled { pinned, lost, error } = self.pins.settle(&self.hold).await;
+            let Settled { pinned, lost, error } = self.pins.settle(&self.blobs).await;
             for digest in pinned {
                 self.ledger.pinned(digest);
             }

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tar_core::{HeaderBuilder, PaxBuilder};
 
+use super::blobs::EngineBlobs;
 use super::member::{Read, read};
-use crate::engine::{EngineError, Hold, StoredBlob};
+use crate::engine::{EngineError, StoredBlob};
 use crate::image::Digest;
 use crate::tar::{BLOCK, padding};
 
@@ -146,7 +147,7 @@ impl Memory {
     }
 }
 
-impl Hold for Memory {
+impl EngineBlobs for Memory {
     fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
         let found = self.blobs.get(digest).map(|bytes| Arc::new(Stored(bytes.clone())) as Arc<dyn StoredBlob>);
         Box::pin(async { Ok(found) })

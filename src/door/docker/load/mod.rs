@@ -4,6 +4,7 @@
 //! only spared what it would store a second time. See [`filter`] for why that changes nothing.
 
 mod answer;
+mod blobs;
 mod ending;
 mod filter;
 #[cfg(any(test, fuzzing))]
@@ -42,12 +43,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use self::answer::{Body, announcement, failure, is_quiet, refusal};
+use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
 use self::ending::{BreakOff, Ending};
-use self::guard::{Guard, Nothing, Watch};
+use self::guard::{Guard, Watch};
 use self::lines::{Edit, edited};
 use self::report::Report;
 use self::upload::{Archive, Known, Upload};
-use crate::engine::{Hold, Origin};
+use crate::engine::Origin;
 use crate::export::{Exports, unique_id};
 use crate::http1::linger_on;
 use crate::net::{Principal, Upstream};
@@ -64,22 +66,26 @@ pub(super) struct Loads {
 /// A load that is going to be filtered.
 #[derive(Debug)]
 pub(super) struct Load {
-    held: Held,
+    pinned: Pinned,
     watch: Watch,
     known: Arc<Known>,
     report: Report,
 }
 
-/// A hold that is released when this is dropped, which is when the answer to a load is delivered or given up.
+/// Blobs whose pins are released when this is dropped, which is when the response to a load is delivered or given up.
 #[derive(Debug)]
-struct Held {
-    hold: Arc<dyn Hold>,
+struct Pinned {
+    blobs: Arc<dyn EngineBlobs>,
     exports: Arc<Exports>,
 }
 
-impl Drop for Held {
+impl Drop for Pinned {
     fn drop(&mut self) {
-        self.exports.release(self.hold.clone());
+        let blobs = self.blobs.clone();
+        self.exports.release_by(move || {
+            let blobs = blobs.clone();
+            async move { blobs.release().await }
+        });
     }
 }
 
@@ -99,15 +105,20 @@ impl Loads {
     pub(super) async fn begin(&self, client: &Principal) -> Option<Load> {
         let (builder, principal) = ("docker load".to_owned(), client.clone());
         let origin = Origin { export: unique_id(), door: "docker", builder, principal };
-        let hold = self.exports.engine().hold(&origin).await.unwrap_or_else(|error| {
-            warn!(%error, "nothing is left out of an archive");
+        let engine = self.exports.engine();
+        let store = engine.load_store().await.unwrap_or_else(|error| {
+            warn!(%error, "nothing is omitted from an archive");
             None
         });
-        let watch = Watch { guard: Guard::new(&self.exports, client), by_index: hold.is_some() };
-        let hold = hold.or_else(|| watch.guard.is_some().then(|| Arc::new(Nothing) as Arc<dyn Hold>))?;
+        let watch = Watch { guard: Guard::new(&self.exports, client), by_index: store.is_some() };
+        let blobs: Arc<dyn EngineBlobs> = match store {
+            Some(store) => Arc::new(LeasedBlobs::new(engine.clone(), store, origin.clone())),
+            None if watch.guard.is_some() => Arc::new(NoBlobs),
+            None => return None,
+        };
         let known = Arc::new(Known::default());
         let report = Report::begin(self.exports.live(), &origin, known.clone());
-        Some(Load { held: Held { hold, exports: self.exports.clone() }, watch, known, report })
+        Some(Load { pinned: Pinned { blobs, exports: self.exports.clone() }, watch, known, report })
     }
 }
 
@@ -144,8 +155,8 @@ impl Load {
     }
 
     async fn exchange(self, request: Request<Incoming>, upstream: &Upstream) -> Result<Response<Body>, Infallible> {
-        let Self { held, watch, known, mut report } = self;
-        let engine = held.exports.engine().clone();
+        let Self { pinned, watch, known, mut report } = self;
+        let engine = pinned.exports.engine().clone();
         let (mut head, body) = request.into_parts();
         let is_quiet = is_quiet(head.uri.query());
         let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
@@ -164,7 +175,7 @@ impl Load {
             }
         }));
 
-        let (upload, archive) = Upload::start(held.hold.clone(), watch, body, asked.clone(), known.clone(), breaks);
+        let (upload, archive) = Upload::start(pinned.blobs.clone(), watch, body, asked.clone(), known.clone(), breaks);
         let mut request = Request::from_parts(head, archive);
         if let Some(asked) = asked {
             on_informational(&mut request, move |answer| {
@@ -173,7 +184,7 @@ impl Load {
                 }
             });
         }
-        let Ok((answered, lasting)) = send(sender, request, (held, upload, connection)).await else {
+        let Ok((answered, lasting)) = send(sender, request, (pinned, upload, connection)).await else {
             return unavailable(&mut report, "the load was given up");
         };
         let answer = match (answered, known.trouble.get()) {
@@ -211,7 +222,7 @@ impl Load {
 }
 
 /// What lasts as long as the answer: the upload may be still under way, and the blobs are needed to its end.
-type Lasting = (Held, Upload, AbortOnDropHandle<()>);
+type Lasting = (Pinned, Upload, AbortOnDropHandle<()>);
 
 /// Sends `request` and waits for the answer, which goes on when the client goes meanwhile: dockerd is to come to the end of
 /// its import by itself. Were its connection to end in the middle of that, the request would be cancelled, and what it

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::engine::{EngineError, Hold, StoredBlob};
+use super::blobs::EngineBlobs;
+use crate::engine::{EngineError, StoredBlob};
 use crate::image::Digest;
 
 /// How many members may be waiting for their pins. Each keeps a file open, from which it is sent if the engine loses the
@@ -51,11 +52,11 @@ pub(super) struct Settled {
 
 impl Pins {
     /// Begins to pin `digest`, if that is not under way.
-    pub(super) fn want(&mut self, hold: &Arc<dyn Hold>, digest: &Digest) {
+    pub(super) fn want(&mut self, blobs: &Arc<dyn EngineBlobs>, digest: &Digest) {
         if self.known.insert(digest.clone()) {
             self.wanted.push(digest.clone());
         }
-        self.start(hold);
+        self.start(blobs);
     }
 
     /// A member that relies on a pin under way.
@@ -73,7 +74,7 @@ impl Pins {
     }
 
     /// Waits for the call under way.
-    pub(super) async fn settle(&mut self, hold: &Arc<dyn Hold>) -> Settled {
+    pub(super) async fn settle(&mut self, blobs: &Arc<dyn EngineBlobs>) -> Settled {
         let Some(running) = &mut self.running else { return Settled::default() };
         let outcome = running.await;
         self.running = None;
@@ -107,19 +108,19 @@ impl Pins {
         settled.lost = lost;
         self.members = rest.into_iter().filter(|member| !pinned.contains(&member.digest)).collect();
         if settled.error.is_none() {
-            self.start(hold);
+            self.start(blobs);
         }
         settled
     }
 
-    fn start(&mut self, hold: &Arc<dyn Hold>) {
+    fn start(&mut self, blobs: &Arc<dyn EngineBlobs>) {
         if self.running.is_some() || self.wanted.is_empty() {
             return;
         }
-        let (hold, asked) = (hold.clone(), std::mem::take(&mut self.wanted));
+        let (blobs, asked) = (blobs.clone(), std::mem::take(&mut self.wanted));
         // A task, so that it goes on while nobody looks, and comes to its end when nobody is left to look.
         self.running = Some(tokio::spawn(async move {
-            let gone = hold.pin(&asked).await;
+            let gone = blobs.pin(&asked).await;
             Outcome { asked, gone }
         }));
     }

@@ -14,13 +14,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::blobs::EngineBlobs;
 use super::ending::BreakOff;
 use super::filter::{self, Broken};
 use super::guard::{Denied, Watch};
 use super::ledger::Spared;
 use super::outer::{self, Outer, Raw};
 use super::pipe::{Output, Piece};
-use crate::engine::Hold;
 
 /// How many pieces may be on their way. The largest is what a connection reads at once, less than half a megabyte.
 const PIECES: usize = 4;
@@ -42,7 +42,7 @@ impl Upload {
     /// Begins to filter `body`, once it is `asked` for if the client waits for that. `breaks` is for an archive of which
     /// nothing else can tell dockerd that it lacks its rest.
     pub(super) fn start(
-        hold: Arc<dyn Hold>,
+        blobs: Arc<dyn EngineBlobs>,
         watch: Watch,
         body: Incoming,
         asked: Option<Arc<Notify>>,
@@ -55,13 +55,13 @@ impl Upload {
             if let Some(asked) = asked {
                 asked.notified().await;
             }
-            run(hold, watch, body, &known, Output::new(sender)).await;
+            run(blobs, watch, body, &known, Output::new(sender)).await;
         });
         (Self(AbortOnDropHandle::new(running)), Archive { pieces, breaks, is_complete: false })
     }
 }
 
-async fn run(hold: Arc<dyn Hold>, watch: Watch, body: Incoming, known: &Known, mut output: Output) {
+async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &Known, mut output: Output) {
     let mut raw = Raw::new(BodyDataStream::new(body).map_err(io::Error::other));
     let (compression, outcome) = match outer::open(raw.clone()).await {
         Ok((Outer::Unfit, _)) if watch.guard.is_some() => {
@@ -70,7 +70,7 @@ async fn run(hold: Arc<dyn Hold>, watch: Watch, body: Incoming, known: &Known, m
         }
         Ok((Outer::Unfit, chunks)) => (None, filter::pass(chunks, &mut output).await),
         Ok((outer, chunks)) => {
-            (outer.compression(), filter::run(hold, watch, chunks, &mut output, &known.spared).await)
+            (outer.compression(), filter::run(blobs, watch, chunks, &mut output, &known.spared).await)
         }
         Err(error) => (None, Err(Broken::Input(error))),
     };

@@ -60,12 +60,10 @@ impl Exporter for Image {
                     .collect();
                 names.extend(canonical);
             }
-            if job.attributes.get("unpack").is_some_and(|value| value == "false") {
-                job.ingest.skip_unpack();
-            }
-            let request = Request { root: job.root.clone(), names: names.clone(), origin: job.origin };
+            let unpack = job.attributes.get("unpack").is_none_or(|value| value != "false");
+            let request = Request { unpack, ..Request::new(job.root.clone(), names.clone(), job.origin) };
             let response = response(&job.root, &job.graph, &names);
-            job.exports.commit(request, job.graph, job.ingest, job.events, job.cancel).await?;
+            job.exports.commit(request, job.graph, job.lease, job.events, job.cancel).await?;
             Ok(Success { response, names, output: None })
         })
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::outputs::Outputs;
-use crate::engine::{Identity, Ingest, Origin};
+use crate::engine::{Identity, Lease, Origin};
 use crate::export::response::image_response;
 use crate::export::{Exports, NamePolicy};
 use crate::export_v1::ApiError;
@@ -58,8 +58,8 @@ pub(super) struct Job {
     pub(super) kind: String,
     pub(super) exports: Arc<Exports>,
     pub(super) outputs: Arc<Outputs>,
-    /// A hold on the export's lease for this job alone.
-    pub(super) ingest: Arc<dyn Ingest>,
+    /// What keeps the blobs of the export.
+    pub(super) lease: Arc<dyn Lease>,
     /// The image; every blob of it is in the scope.
     pub(super) graph: Arc<Graph>,
     /// Its root, with the annotations of Commit.

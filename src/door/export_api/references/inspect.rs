@@ -9,14 +9,13 @@ use tonic::Code;
 use super::find;
 use super::resolve::resolved;
 use crate::engine::images::Images;
-use crate::engine::{EngineError, Ingest, Origin};
+use crate::engine::{EngineError, Lease, Lifetime, Origin, Pin};
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor_message;
 use crate::export_v1::proto::{Attestation, InspectResponse, Layer, PlatformImage, Reason};
 use crate::image::{Descriptor, Document, Kind};
 use crate::net::Principal;
-use crate::progress::Events;
 use crate::source::tree::{self, Image, PREDICATE, Tree};
 
 /// How many blobs are asked for at once.
@@ -34,29 +33,25 @@ pub(super) async fn inspect(
         let what = format!("`{}` is neither an index nor a manifest", root.media_type);
         return Err(ApiError::field("reference", what));
     }
-    let held = hold(exports, client, &root).await;
+    let held = pin(exports, client, &root).await;
     let answer = of(images, &root).await;
     if let Some(held) = held {
-        exports.clean_up(held);
+        exports.release(held);
     }
     answer
 }
 
-/// Holds the image while it is read: what is removed meanwhile would be told as if it had never been there. Where that
-/// cannot be done it is read all the same.
-async fn hold(exports: &Exports, client: &Principal, root: &Descriptor) -> Option<Arc<dyn Ingest>> {
+/// Pins the image while it is read: a blob that is removed meanwhile would be reported as if it had never been there. An
+/// image that cannot be pinned is read all the same.
+async fn pin(exports: &Exports, client: &Principal, root: &Descriptor) -> Option<Arc<dyn Lease>> {
     let (export, builder) = (format!("inspect-{}", unique_id()), String::new());
     let origin = Origin { export, door: "export", builder, principal: client.clone() };
-    let ingest = exports.engine().open(&origin, Events::none()).await;
-    let ingest = ingest.inspect_err(|error| tracing::debug!(%error, "an image is read without being held")).ok()?;
-    let pinned = match ingest.uploads() {
-        Ok(uploads) => uploads.pin(std::slice::from_ref(&root.digest)).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = pinned {
-        tracing::debug!(%error, "an image is read without being held");
+    let lease = exports.engine().lease(&origin, Lifetime::Process).await;
+    let lease = lease.inspect_err(|error| tracing::debug!(%error, "an image is read without being pinned")).ok()?;
+    if let Err(error) = lease.pin(&[Pin::from(&root.digest)]).await {
+        tracing::debug!(%error, "an image is read without being pinned");
     }
-    Some(ingest)
+    Some(lease)
 }
 
 async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, ApiError> {

@@ -10,8 +10,8 @@ use tonic::{Code, Status, Streaming};
 
 use super::super::errors::other_image;
 use crate::engine::images::Images;
-use crate::engine::uploads::{Begun, Expected, Upload};
-use crate::engine::{Condition, EngineError, Ingest, Origin};
+use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
+use crate::engine::{self, EngineError, Lease, Lifetime, Origin};
 use crate::export::{Exports, Request};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
@@ -71,9 +71,9 @@ pub(super) async fn push(
     push.compare(&*images).await?;
     let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let origin = Origin { export, door: "export", builder: String::new(), principal: client };
-    let ingest = exports.engine().open(&origin, Events::none()).await.map_err(ApiError::from)?;
-    let pushed = run(exports, locks, &push, &*images, (origin, ingest.clone()), &mut messages).await;
-    exports.clean_up(ingest);
+    let lease = exports.engine().lease(&origin, Lifetime::Process).await.map_err(ApiError::from)?;
+    let pushed = run(exports, locks, &push, &*images, (origin, lease.clone()), &mut messages).await;
+    exports.release(lease);
     pushed
 }
 
@@ -82,22 +82,22 @@ async fn run(
     locks: &Names,
     push: &Push,
     images: &dyn Images,
-    (origin, ingest): (Origin, Arc<dyn Ingest>),
+    (origin, lease): (Origin, Arc<dyn Lease>),
     messages: &mut Streaming<PushRequest>,
 ) -> Result<PushResponse, Status> {
-    let stored = receive(&*ingest, messages).await?;
+    let stored = receive(&*lease, messages).await?;
     let graph = graph(images, &push.root).await?;
     let _lock = match &push.name {
         Some(name) => Some(locks.lock(name).await),
         None => None,
     };
     let previous = push.compare(images).await?;
-    // Once more by the engine, which knows of other processes.
-    ingest.require(push.conditions());
     let blobs = graph.blobs();
     let names: Vec<_> = push.name.clone().into_iter().collect();
-    let request = Request { root: push.root.clone(), names, origin };
-    let done = exports.commit(request, Arc::new(graph), ingest, Events::none(), CancellationToken::new()).await;
+    // Compared once more by the engine, which knows of other processes.
+    let preconditions = push.preconditions();
+    let request = Request { preconditions, ..Request::new(push.root.clone(), names, origin) };
+    let done = exports.commit(request, Arc::new(graph), lease, Events::none(), CancellationToken::new()).await;
     done.map_err(ApiError::from)?;
     Ok(PushResponse {
         name: push.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -160,14 +160,17 @@ fn check(begin: PushBegin) -> Result<Push, ApiError> {
 
 impl Push {
     /// The precondition, as an engine takes it.
-    fn conditions(&self) -> Vec<Condition> {
+    fn preconditions(&self) -> Vec<engine::Precondition> {
         let expected = match &self.condition {
             None => return Vec::new(),
             // It was parsed when it was checked.
             Some(precondition::Condition::Digest(digest)) => digest.parse().ok(),
             Some(precondition::Condition::Absent(_)) => None,
         };
-        self.name.iter().map(|name| Condition { name: name.clone(), expected: vec![expected.clone()] }).collect()
+        self.name
+            .iter()
+            .map(|name| engine::Precondition { name: name.clone(), expected: vec![expected.clone()] })
+            .collect()
     }
 
     /// What the name stands for, if that is what the client thinks.
@@ -193,12 +196,12 @@ impl Push {
 struct Incoming {
     blob: Descriptor,
     /// None if the engine has it: its bytes are passed over.
-    upload: Option<Box<dyn Upload>>,
+    writer: Option<Box<dyn IngestWriter>>,
     left: u64,
 }
 
 /// Stores the blobs that come; how many were stored.
-async fn receive(ingest: &dyn Ingest, messages: &mut Streaming<PushRequest>) -> Result<usize, Status> {
+async fn receive(lease: &dyn Lease, messages: &mut Streaming<PushRequest>) -> Result<usize, Status> {
     let (mut stored, mut blobs, mut current) = (0, 0, None::<Incoming>);
     while let Some(message) = next(messages).await? {
         let Message::Part(PushPart { descriptor, data }) = message else {
@@ -213,7 +216,7 @@ async fn receive(ingest: &dyn Ingest, messages: &mut Streaming<PushRequest>) -> 
                     let message = format!("more than {BLOBS} blobs in one push");
                     return Err(ApiError::limit(Code::InvalidArgument, "blobs", BLOBS, message).into());
                 }
-                current = Some(begin(ingest, blob).await?);
+                current = Some(begin(lease, blob).await?);
             }
         }
         let Some(incoming) = &mut current else {
@@ -224,38 +227,38 @@ async fn receive(ingest: &dyn Ingest, messages: &mut Streaming<PushRequest>) -> 
             return Err(ApiError::field("part.data", what).into());
         };
         incoming.left = left;
-        if let Some(upload) = &mut incoming.upload
+        if let Some(writer) = &mut incoming.writer
             && !data.is_empty()
         {
-            upload.write(data).await.map_err(ApiError::from)?;
+            writer.write(data).await.map_err(ApiError::from)?;
         }
     }
     Ok(stored + finish(current).await?)
 }
 
-async fn begin(ingest: &dyn Ingest, blob: Descriptor) -> Result<Incoming, ApiError> {
+async fn begin(lease: &dyn Lease, blob: Descriptor) -> Result<Incoming, ApiError> {
     let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
-    let upload = match ingest.uploads()?.begin(blob.digest.as_str(), &expected).await? {
-        Begun::Present => None,
-        Begun::Upload(mut upload) => {
-            if upload.offset() > 0 {
-                upload.restart().await?;
+    let writer = match lease.ingests()?.open(blob.digest.as_str(), &expected).await? {
+        OpenedIngest::Present => None,
+        OpenedIngest::Writer(mut writer) => {
+            if writer.offset() > 0 {
+                writer.restart().await?;
             }
-            Some(upload)
+            Some(writer)
         }
     };
-    Ok(Incoming { left: blob.size, blob, upload })
+    Ok(Incoming { left: blob.size, blob, writer })
 }
 
 /// Completes a blob; 1 if it was stored, 0 if the engine has it from elsewhere.
 async fn finish(incoming: Option<Incoming>) -> Result<usize, ApiError> {
-    let Some(Incoming { blob, upload, left }) = incoming else { return Ok(0) };
+    let Some(Incoming { blob, writer, left }) = incoming else { return Ok(0) };
     if left > 0 {
         let what = format!("{left} bytes of {} are missing", blob.digest);
         return Err(ApiError::field("part.data", what));
     }
-    let Some(upload) = upload else { return Ok(0) };
-    match upload.commit(Expected::default()).await {
+    let Some(writer) = writer else { return Ok(0) };
+    match writer.commit(Expected::default()).await {
         Ok(_) => Ok(1),
         Err(EngineError::Present { .. }) => Ok(0),
         Err(error) => Err(error.into()),

@@ -24,9 +24,9 @@ use crate::progress::Events;
 
 /// The blobs that are in the store by now. Clones share one set.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Arrivals(Arc<watch::Sender<HashSet<Digest>>>);
+pub(crate) struct CommittedBlobs(Arc<watch::Sender<HashSet<Digest>>>);
 
-impl Arrivals {
+impl CommittedBlobs {
     /// Blobs are in the store and pinned.
     pub(crate) fn add(&self, blobs: impl IntoIterator<Item = Digest>) {
         self.0.send_modify(|set| set.extend(blobs));
@@ -109,20 +109,20 @@ async fn unpack(
     snapshots: &Snapshots,
     job: &Job,
     parallel: bool,
-    arrivals: &Arrivals,
+    committed: &CommittedBlobs,
     events: &Events,
 ) -> Result<(), EngineError> {
     let mut parallel = parallel;
     for _ in 0..TRIES {
         let depth = snapshots.depth(&job.layers).await?;
         if parallel && job.layers.len() - depth > 1 {
-            match parallel::unpack(snapshots, job, depth, arrivals, events).await? {
+            match parallel::unpack(snapshots, job, depth, committed, events).await? {
                 Outcome::Done => return Ok(()),
                 Outcome::Moved => continue,
                 Outcome::Impossible => parallel = false,
             }
         }
-        if serial::unpack(snapshots, job, depth, arrivals, events).await? == Outcome::Done {
+        if serial::unpack(snapshots, job, depth, committed, events).await? == Outcome::Done {
             return Ok(());
         }
     }
@@ -138,9 +138,15 @@ async fn unpack(
 pub(crate) struct Unpack(AbortOnDropHandle<Result<(), EngineError>>);
 
 impl Unpack {
-    /// Starts to unpack `job`: each layer as soon as it is in `arrivals`; several at once if `parallel` and possible.
-    pub(crate) fn start(job: Job, snapshots: Snapshots, parallel: bool, arrivals: Arrivals, events: Events) -> Self {
-        let task = async move { unpack(&snapshots, &job, parallel, &arrivals, &events).await };
+    /// Starts to unpack `job`: each layer as soon as it is in `committed`; several at once if `parallel` and possible.
+    pub(crate) fn start(
+        job: Job,
+        snapshots: Snapshots,
+        parallel: bool,
+        committed: CommittedBlobs,
+        events: Events,
+    ) -> Self {
+        let task = async move { unpack(&snapshots, &job, parallel, &committed, &events).await };
         Self(AbortOnDropHandle::new(tokio::spawn(task)))
     }
 
@@ -170,15 +176,15 @@ mod tests {
 
     #[tokio::test]
     async fn arrivals_are_waited_for() {
-        let arrivals = Arrivals::default();
+        let committed = CommittedBlobs::default();
         let digest = Digest::sha256(b"a");
         let waiting = tokio::spawn({
-            let (arrivals, digest) = (arrivals.clone(), digest.clone());
-            async move { arrivals.wait(&digest).await }
+            let (committed, digest) = (committed.clone(), digest.clone());
+            async move { committed.wait(&digest).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        arrivals.add([digest]);
+        committed.add([digest]);
         waiting.await.unwrap();
     }
 }

@@ -14,7 +14,7 @@ use super::host::{Host, Place, as_overlay};
 use super::mend::{Candidate, candidates, mend};
 use super::snapshots::{Prepared, Snapshots, key};
 use super::turns::Turns;
-use super::{Arrivals, Job, Layer, Outcome};
+use super::{CommittedBlobs, Job, Layer, Outcome};
 use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::progress::{Event, Events};
@@ -39,7 +39,7 @@ pub(super) async fn unpack(
     snapshots: &Snapshots,
     job: &Job,
     depth: usize,
-    arrivals: &Arrivals,
+    committed: &CommittedBlobs,
     events: &Events,
 ) -> Result<Outcome, EngineError> {
     let Some(host) = snapshots.host().await? else { return Ok(Outcome::Impossible) };
@@ -65,7 +65,7 @@ pub(super) async fn unpack(
         let turns = &turns;
         let below = below(at);
         async move {
-            arrivals.wait(&layer.blob.digest).await;
+            committed.wait(&layer.blob.digest).await;
             let _turn = turns.take(layer.blob.size).await;
             fill(snapshots, layer, below, prepared, events).await
         }

@@ -1,7 +1,7 @@
 //! One layer after the other: for snapshotters that need the parent before the child.
 
 use super::snapshots::{Prepared, Snapshots, key};
-use super::{Arrivals, Job, Outcome};
+use super::{CommittedBlobs, Job, Outcome};
 use crate::engine::EngineError;
 use crate::progress::{Event, Events};
 
@@ -13,12 +13,12 @@ pub(super) async fn unpack(
     snapshots: &Snapshots,
     job: &Job,
     depth: usize,
-    arrivals: &Arrivals,
+    committed: &CommittedBlobs,
     events: &Events,
 ) -> Result<Outcome, EngineError> {
     for (at, layer) in job.layers.iter().enumerate().skip(depth) {
         let parent = at.checked_sub(1).map(|below| &job.layers[below].chain);
-        arrivals.wait(&layer.blob.digest).await;
+        committed.wait(&layer.blob.digest).await;
         let key = key(layer);
         match snapshots.prepare(&key, layer, parent, parent).await? {
             Prepared::Exists if snapshots.exists(layer.chain.as_str()).await? => {}

@@ -92,9 +92,9 @@ async fn what_an_export_brought_that_failed_is_removed_after_an_hour() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     let image = Image::new(&[b"in vain"]);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    arrive(&*ingest, &image).await.unwrap();
-    ingest.release().await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    arrive(&lease, &image).await.unwrap();
+    lease.release().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 3);
     wait(&engine);
     export(&engine, &Image::new(&[b"another"]), &names(&["another:1"])).await.unwrap();
@@ -300,8 +300,9 @@ async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
     let (one, other) = (engine(folder.path()).await, engine(folder.path()).await);
     let image = Image::new(&[b"layer", b"relied upon"]);
     export(&other, &image, &names(&["moving:1"])).await.unwrap();
-    let ingest = one.open(&origin(), Events::none()).await.unwrap();
-    let plan = ingest.plan(&image.graph()).await.unwrap();
+    let lease = one.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    let plan = transaction.plan();
     assert_eq!(plan.present.len(), 4);
     // The only name moves away, and the blobs look abandoned in every way.
     export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
@@ -309,9 +310,9 @@ async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
         assert_eq!(other.recover().await.unwrap(), 0);
         wait(&other);
     }
-    ingest.settle().await.unwrap();
-    ingest.commit(&names(&["stays:1"])).await.unwrap();
-    ingest.release().await.unwrap();
+    let prepared = transaction.prepare().await.unwrap();
+    prepared.commit(&names(&["stays:1"]), &[]).await.unwrap();
+    lease.release().await.unwrap();
     assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
 }
 
@@ -322,7 +323,7 @@ async fn what_is_read_stays_for_as_long_as_that_takes() {
     let image = Image::new(&[b"layer", b"read slowly"]);
     export(&other, &image, &names(&["moving:1"])).await.unwrap();
     let before = blobs(folder.path());
-    let held = one.reading(&origin(), &image.graph()).await.unwrap().unwrap();
+    let held = one.read_lease(&origin(), &image.graph()).await.unwrap().unwrap();
     export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
     for _ in 0..3 {
         other.recover().await.unwrap();
@@ -337,7 +338,7 @@ async fn what_is_read_stays_for_as_long_as_that_takes() {
     assert!(!before.iter().any(|blob| blobs(folder.path()).contains(blob)));
     // A layout in which we never wrote is only read.
     fs::remove_dir_all(folder.path().join(".linkspan")).unwrap();
-    assert!(engine(folder.path()).await.reading(&origin(), &image.graph()).await.unwrap().is_none());
+    assert!(engine(folder.path()).await.read_lease(&origin(), &image.graph()).await.unwrap().is_none());
     assert_eq!(files(folder.path()), ["blobs", "index.json", "oci-layout"]);
 }
 
@@ -346,24 +347,23 @@ async fn a_durable_export_stays_until_its_time_is_over() {
     let folder = folder();
     let (origin, image) = (origin(), Image::new(&[b"durable"]));
     let first = engine(folder.path()).await;
-    let ingest = first.open_durable(&origin, "kept \"with\" it\n", Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
-    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
-    ingest.settle().await.unwrap();
-    drop((ingest, first));
+    let lease = first.lease(&origin, Lifetime::Durable { record: "kept \"with\" it\n" }).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    transaction.prepare().await.unwrap();
+    drop((transaction, lease, first));
 
     let second = engine(folder.path()).await;
     assert_eq!(second.recover().await.unwrap(), 0);
-    let durables = second.durables().await.unwrap();
+    let durables = second.durable_leases().await.unwrap();
     assert_eq!(
         (durables[0].export.as_str(), durables[0].record.as_str()),
         (origin.export.as_str(), "kept \"with\" it\n")
     );
-    let ingest = second.open_durable(&origin, "another", Events::none()).await.unwrap();
-    let uploads = ingest.uploads().unwrap();
-    assert_eq!(uploads.pinned().await.unwrap().len(), 3);
-    uploads.unpin(&image.layers[0].digest).await.unwrap();
-    assert_eq!(uploads.pinned().await.unwrap().len(), 2);
+    let lease = second.lease(&origin, Lifetime::Durable { record: "another" }).await.unwrap();
+    assert_eq!(lease.pinned().await.unwrap().len(), 3);
+    lease.unpin(&image.layers[0].digest).await.unwrap();
+    assert_eq!(lease.pinned().await.unwrap().len(), 2);
     for _ in 0..2 {
         assert_eq!(second.recover().await.unwrap(), 0);
         wait(&second);
@@ -386,14 +386,14 @@ async fn what_a_process_left_behind_is_released() {
     let folder = folder();
     let crashed = engine(folder.path()).await;
     let image = Image::new(&[b"left behind"]);
-    let ingest = crashed.open(&origin(), Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
+    let lease = crashed.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
     let own = folder.path().join(".linkspan");
     let process = files(&own.join("processes"));
     assert_eq!((files(&own.join("leases")).len(), files(&own.join("ingest")).len()), (1, 2));
     let next = engine(folder.path()).await;
     assert_eq!(next.recover().await.unwrap(), 0, "it lives");
-    drop((ingest, crashed));
+    drop((transaction, lease, crashed));
     assert_eq!(next.recover().await.unwrap(), 1);
     for (folder, expected) in [("leases", 0), ("ingest", 0), ("processes", 0)] {
         assert_eq!(files(&own.join(folder)).len(), expected, "{folder} after {process:?}");

@@ -1,16 +1,23 @@
 //! Names that are set only if they stand for what is expected.
 
 use super::*;
-use crate::engine::Condition;
 
-/// Exports up to the commit, which requires that `name` stands for one of `expected`.
-async fn ready(engine: &LayoutEngine, image: &Image, export: &str, expected: &[Option<&Image>]) -> Arc<dyn Ingest> {
+/// An image that can be committed, and what its name must resolve to then.
+struct Ready(Box<dyn ImageTransaction>, Precondition);
+
+impl Ready {
+    async fn commit(&self, names: &[Reference]) -> Result<(), EngineError> {
+        self.0.prepare().await?.commit(names, std::slice::from_ref(&self.1)).await
+    }
+}
+
+/// Exports up to the commit, which requires that the name resolves to one of `expected`.
+async fn ready(engine: &LayoutEngine, image: &Image, export: &str, expected: &[Option<&Image>]) -> Ready {
     let origin = Origin { export: export.to_owned(), ..origin() };
-    let ingest = engine.open(&origin, Events::none()).await.unwrap();
+    let lease = engine.lease(&origin, Lifetime::Process).await.unwrap();
     let expected = expected.iter().map(|image| image.map(|image| image.root.digest.clone())).collect();
-    ingest.require(vec![Condition { name: names(&["shared"]).remove(0), expected }]);
-    arrive(&*ingest, image).await.unwrap();
-    ingest
+    let precondition = Precondition { name: names(&["shared"]).remove(0), expected };
+    Ready(arrive(&lease, image).await.unwrap(), precondition)
 }
 
 #[tokio::test]

@@ -21,9 +21,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::engine::{Opened, Plan};
+use crate::engine::ingest::{Expected, OpenedIngest};
+use crate::engine::{ImageTransaction, Opened, Pin, Plan, Precondition, TransactionOptions};
 use crate::image::{Digest, Document, Kind, Walk};
 use crate::net::Principal;
+use crate::progress::Events;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -97,8 +99,13 @@ fn names(names: &[&str]) -> Vec<Reference> {
     names.iter().map(|name| name.parse().unwrap()).collect()
 }
 
-async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) -> Result<(), EngineError> {
-    match ingest.writer(blob).await? {
+/// Begins a transaction that unpacks and tells nobody.
+async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
+    lease.clone().begin(graph, TransactionOptions { unpack: true, events: Events::none() }).await
+}
+
+async fn send(transaction: &dyn ImageTransaction, blob: &Descriptor, bytes: &Bytes) -> Result<(), EngineError> {
+    match transaction.writer(blob).await? {
         Opened::Present => Ok(()),
         Opened::Writer(mut writer) => {
             let mut rest = bytes.slice(writer.offset() as usize..);
@@ -110,26 +117,26 @@ async fn send(ingest: &dyn Ingest, blob: &Descriptor, bytes: &Bytes) -> Result<(
     }
 }
 
-async fn transfer(ingest: &dyn Ingest, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
-    let plan = arrive(ingest, image).await?;
-    ingest.commit(names).await?;
-    Ok(plan)
+async fn transfer(lease: &Arc<dyn Lease>, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
+    let transaction = arrive(lease, image).await?;
+    transaction.prepare().await?.commit(names, &[]).await?;
+    Ok(transaction.plan().clone())
 }
 
 /// All but the commit.
-async fn arrive(ingest: &dyn Ingest, image: &Image) -> Result<Plan, EngineError> {
-    let plan = ingest.plan(&image.graph()).await?;
-    for blob in &plan.missing {
-        send(ingest, blob, &image.blobs[&blob.digest]).await?;
+async fn arrive(lease: &Arc<dyn Lease>, image: &Image) -> Result<Box<dyn ImageTransaction>, EngineError> {
+    let transaction = begin(lease, image.graph()).await?;
+    for blob in &transaction.plan().missing {
+        send(&*transaction, blob, &image.blobs[&blob.digest]).await?;
     }
-    ingest.settle().await?;
-    Ok(plan)
+    transaction.prepare().await?;
+    Ok(transaction)
 }
 
 async fn export(engine: &LayoutEngine, image: &Image, names: &[Reference]) -> Result<Plan, EngineError> {
-    let ingest = engine.open(&origin(), Events::none()).await?;
-    let outcome = transfer(&*ingest, image, names).await;
-    ingest.release().await?;
+    let lease = engine.lease(&origin(), Lifetime::Process).await?;
+    let outcome = transfer(&lease, image, names).await;
+    lease.release().await?;
     outcome
 }
 
@@ -237,15 +244,15 @@ async fn a_corrupt_blob_is_refused_and_does_not_hinder_the_next_export() {
     let engine = engine(folder.path()).await;
     let image = Image::new(&[&[1; 200_000], b"small"]);
     for layer in &image.layers {
-        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-        ingest.plan(&image.graph()).await.unwrap();
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+        let transaction = begin(&lease, image.graph()).await.unwrap();
         let mut wrong = image.blobs[&layer.digest].to_vec();
         wrong[1] ^= 1;
-        let error = send(&*ingest, layer, &wrong.into()).await.unwrap_err();
+        let error = send(&*transaction, layer, &wrong.into()).await.unwrap_err();
         assert!(matches!(&error, EngineError::Corrupt { digest, .. } if *digest == layer.digest), "{error}");
-        let error = ingest.settle().await.unwrap_err();
+        let error = transaction.prepare().await.unwrap_err();
         assert!(matches!(error, EngineError::Missing { .. }), "{error}");
-        ingest.release().await.unwrap();
+        lease.release().await.unwrap();
         assert_eq!(read_as_a_stranger(folder.path()).len(), 0);
     }
     export(&engine, &image, &names(&["good:1"])).await.unwrap();
@@ -256,10 +263,15 @@ async fn a_corrupt_blob_is_refused_and_does_not_hinder_the_next_export() {
 async fn sha512_has_a_folder_of_its_own() {
     let folder = folder();
     let engine = engine(folder.path()).await;
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     let digest = Digest::of(crate::image::Algorithm::Sha512, b"long");
-    send(&*ingest, &Descriptor::new("", digest.clone(), 4), &Bytes::from_static(b"long")).await.unwrap();
+    let expected = Expected { digest: Some(digest.clone()), size: Some(4) };
+    let OpenedIngest::Writer(mut writer) = lease.ingests().unwrap().open("long", &expected).await.unwrap() else {
+        panic!("it is not there yet")
+    };
+    writer.write(Bytes::from_static(b"long")).await.unwrap();
+    assert_eq!(writer.commit(Expected::default()).await.unwrap(), (digest.clone(), 4));
     engine.shared.flush().await.unwrap();
     assert_eq!(files(&folder.path().join("blobs/sha512")), [digest.hex()]);
-    ingest.release().await.unwrap();
+    lease.release().await.unwrap();
 }

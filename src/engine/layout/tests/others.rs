@@ -72,9 +72,9 @@ async fn what_lost_its_name_to_a_process_that_was_killed_has_its_hour() {
     export(&engine, &old, &names(&["again:1"])).await.unwrap();
     minutes(&engine, 31);
     let killed = super::engine(folder.path()).await;
-    let ingest = killed.open(&origin(), Events::none()).await.unwrap();
-    transfer(&*ingest, &new, &names(&["again:1"])).await.unwrap();
-    drop((ingest, killed));
+    let lease = killed.lease(&origin(), Lifetime::Process).await.unwrap();
+    transfer(&lease, &new, &names(&["again:1"])).await.unwrap();
+    drop((lease, killed));
     engine.recover().await.unwrap();
     assert!(is_there(folder.path(), &old.root), "it had a name a moment ago");
     wait(&engine);

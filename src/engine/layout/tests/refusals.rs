@@ -49,11 +49,11 @@ async fn an_index_that_cannot_be_read_is_never_replaced() {
         let path = folder.path().join("index.json");
         fs::write(&path, r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
         let engine = engine(folder.path()).await;
-        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
         fs::write(&path, index).unwrap();
-        let error = transfer(&*ingest, &Image::new(&[b"x"]), &names(&["x"])).await.unwrap_err();
+        let error = transfer(&lease, &Image::new(&[b"x"]), &names(&["x"])).await.unwrap_err();
         assert!(error.to_string().contains("index.json"), "{error}");
-        ingest.release().await.unwrap();
+        lease.release().await.unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), index);
     }
 }
@@ -82,7 +82,7 @@ async fn a_place_that_cannot_be_written_is_named() {
     let root = Path::new("/proc/self/layout");
     let engine = engine(root).await;
     assert_eq!(engine.recover().await.unwrap(), 0);
-    let error = engine.open(&origin(), Events::none()).await.unwrap_err();
+    let error = engine.lease(&origin(), Lifetime::Process).await.unwrap_err();
     let said = error.to_string();
     assert!(said.starts_with("layout /proc/self/layout: making the layout"), "{said}");
     assert_eq!(engine.images().unwrap().list(&Default::default()).await.unwrap().records, []);
@@ -94,7 +94,7 @@ async fn ids_that_are_no_file_names_are_refused() {
     let engine = engine(folder.path()).await;
     for export in ["", "../up", "A", &"x".repeat(65)] {
         let origin = Origin { export: export.to_owned(), ..origin() };
-        let error = engine.open(&origin, Events::none()).await.unwrap_err();
+        let error = engine.lease(&origin, Lifetime::Process).await.unwrap_err();
         assert!(matches!(error, EngineError::Protocol { .. }), "{error}");
     }
     assert_eq!(files(folder.path()), [""; 0]);

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::{Condvar, Mutex};
 
 use super::*;
+use crate::engine::ingest::{Expected, OpenedIngest};
 use crate::engine::layout::disk::DiskFile;
-use crate::engine::uploads::{Begun, Expected};
 
 /// The disk of this machine, with room for so many bytes in `.linkspan/ingest` and `.linkspan/uploads`.
 #[derive(Debug)]
@@ -125,14 +125,14 @@ async fn what_does_not_fit_does_not_keep_the_disk_full() {
     let folder = folder();
     let (engine, disk) = small(folder.path(), 800_000).await;
     let image = Image::new(&[&other, &large]);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
     // One is complete, a part of the other is there.
-    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
-    let error = send(&*ingest, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap_err();
+    send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    let error = send(&*transaction, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap_err();
     assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
     assert!(disk.used() < 500_000, "the part that did not fit is gone: {}", disk.used());
-    ingest.release().await.unwrap();
+    lease.release().await.unwrap();
     assert_eq!(disk.used(), 0, "{:?}", files(&folder.path().join(".linkspan/ingest")));
     export(&engine, &Image::new(&[&small_layer]), &names(&["small:1"])).await.unwrap();
     read_as_a_stranger(folder.path());
@@ -144,14 +144,14 @@ async fn what_was_begun_beside_it_does_not_keep_the_disk_full_either() {
     let folder = folder();
     let (engine, disk) = small(folder.path(), 1_000_000).await;
     let image = Image::new(&[&large(3), &large(5)]);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
     let [begun, failing] = [&image.layers[0], &image.layers[1]];
-    let Opened::Writer(mut writer) = ingest.writer(begun).await.unwrap() else { panic!("not missing") };
+    let Opened::Writer(mut writer) = transaction.writer(begun).await.unwrap() else { panic!("not missing") };
     writer.write(image.blobs[&begun.digest].slice(..700_000)).await.unwrap();
-    let error = send(&*ingest, failing, &image.blobs[&failing.digest]).await.unwrap_err();
+    let error = send(&*transaction, failing, &image.blobs[&failing.digest]).await.unwrap_err();
     assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
-    let releasing = tokio::spawn(async move { ingest.release().await });
+    let releasing = tokio::spawn(async move { lease.release().await });
     drop(writer);
     releasing.await.unwrap().unwrap();
     assert_eq!(disk.used(), 0, "{:?}", files(&folder.path().join(".linkspan/ingest")));
@@ -161,9 +161,9 @@ async fn what_was_begun_beside_it_does_not_keep_the_disk_full_either() {
 async fn an_upload_that_does_not_fit_begins_anew() {
     let folder = folder();
     let (engine, disk) = small(folder.path(), 500_000).await;
-    let ingest = engine.open_durable(&origin(), "record", Events::none()).await.unwrap();
-    let uploads = ingest.uploads().unwrap();
-    let Begun::Upload(mut upload) = uploads.begin("large", &Expected::default()).await.unwrap() else { panic!() };
+    let lease = engine.lease(&origin(), Lifetime::Durable { record: "record" }).await.unwrap();
+    let ingests = lease.ingests().unwrap();
+    let OpenedIngest::Writer(mut upload) = ingests.open("large", &Expected::default()).await.unwrap() else { panic!() };
     let mut failed = None;
     for _ in 0..20 {
         failed = failed.or(upload.write(vec![1; 100_000].into()).await.err());
@@ -171,11 +171,11 @@ async fn an_upload_that_does_not_fit_begins_anew() {
     assert!(matches!(failed, Some(EngineError::NoSpace { .. })), "{failed:?}");
     upload.suspend().await.unwrap_err();
     assert!(disk.used() < 10_000, "{}", disk.used());
-    let Begun::Upload(mut upload) = uploads.begin("large", &Expected::default()).await.unwrap() else { panic!() };
+    let OpenedIngest::Writer(mut upload) = ingests.open("large", &Expected::default()).await.unwrap() else { panic!() };
     assert_eq!(upload.offset(), 0);
     upload.write(vec![1; 100_000].into()).await.unwrap();
     upload.commit(Expected::default()).await.unwrap();
-    ingest.release().await.unwrap();
+    lease.release().await.unwrap();
 }
 
 #[tokio::test]
@@ -183,19 +183,20 @@ async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     let origin = origin();
-    let ingest = engine.open(&origin, Events::none()).await.unwrap();
+    let given = engine.lease(&origin, Lifetime::Process).await.unwrap();
     let path = engine.shared.place.lease(&origin.export);
     let disk = Arc::new(SmallDisk(Arc::new(Small { root: folder.path().to_owned(), room: 0 })));
     // As a write that was cut off leaves it.
-    let lease = lease::Lease::open(&(disk as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned()));
+    let lease = lease_file::LeaseFile::open(&(disk as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned()));
     assert!(lease.is_err(), "nothing fits");
     let lease =
-        lease::Lease::open(&(Arc::new(System) as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned())).unwrap();
+        lease_file::LeaseFile::open(&(Arc::new(System) as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned()))
+            .unwrap();
     let digests = [b"a", b"b"].map(|content: &[u8; 1]| Digest::sha256(content));
-    lease.hold(&engine.shared.place, [&digests[0]]).unwrap();
+    lease.pin(&engine.shared.place, [&digests[0]]).unwrap();
     let taken = fs::read_to_string(&path).unwrap();
     assert_eq!(taken, format!("x\n{}\n", digests[0]));
-    ingest.release().await.unwrap();
+    given.release().await.unwrap();
 }
 
 /// A disk that syncs files only when it may.
@@ -239,18 +240,17 @@ async fn an_export_that_is_given_up_does_not_make_another_one_fail() {
     let slow = Arc::new(Slow::default());
     let engine = LayoutEngine::on(folder.path(), Arc::new(SlowDisk(slow.clone())), "boot".to_owned()).await.unwrap();
     let [image, given_up] = [Image::new(&[b"stays"]), Image::new(&[b"goes", &[4; 300_000]])];
-    let other = engine.open(&origin(), Events::none()).await.unwrap();
-    other.plan(&given_up.graph()).await.unwrap();
+    let other = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let begun = begin(&other, given_up.graph()).await.unwrap();
     for layer in &given_up.layers {
-        send(&*other, layer, &given_up.blobs[&layer.digest]).await.unwrap();
+        send(&*begun, layer, &given_up.blobs[&layer.digest]).await.unwrap();
     }
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
-    send(&*ingest, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
     let settling = tokio::spawn(async move {
-        ingest.settle().await?;
-        ingest.commit(&names(&["stays:1"])).await?;
-        ingest.release().await
+        transaction.prepare().await?.commit(&names(&["stays:1"]), &[]).await?;
+        lease.release().await
     });
     while slow.state.lock().unwrap().0 == 0 {
         tokio::task::yield_now().await;

@@ -1,7 +1,7 @@
 //! What is taken for a blob, and what is not.
 
 use super::*;
-use crate::engine::uploads::{Begun, Expected};
+use crate::engine::ingest::{Expected, OpenedIngest};
 
 /// Other bytes of the same length in place of a blob.
 fn damage(engine: &LayoutEngine, blob: &Descriptor) {
@@ -33,14 +33,15 @@ async fn an_image_is_not_there_while_a_blob_of_it_waits_for_its_name() {
     for blob in &image.layers {
         let engine = engine(folder.path()).await;
         damage(&engine, blob);
-        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-        assert_eq!(ingest.plan(&image.graph()).await.unwrap().missing, std::slice::from_ref(blob));
-        send(&*ingest, blob, &image.blobs[&blob.digest]).await.unwrap();
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+        let transaction = begin(&lease, image.graph()).await.unwrap();
+        assert_eq!(transaction.plan().missing, std::slice::from_ref(blob));
+        send(&*transaction, blob, &image.blobs[&blob.digest]).await.unwrap();
         assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), None);
-        ingest.settle().await.unwrap();
+        let prepared = transaction.prepare().await.unwrap();
         assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), Some(4));
-        ingest.commit(&names(&["x"])).await.unwrap();
-        ingest.release().await.unwrap();
+        prepared.commit(&names(&["x"]), &[]).await.unwrap();
+        lease.release().await.unwrap();
         read_as_a_stranger(folder.path());
     }
 }
@@ -54,23 +55,23 @@ async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
     let layer = &image.layers[0];
     for bytes in [&b""[..], b"lay", b"lazer", b"layers"] {
         fs::write(engine.shared.place.blob(&layer.digest), bytes).unwrap();
-        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-        let uploads = ingest.uploads().unwrap();
-        assert_eq!(uploads.pin(std::slice::from_ref(&layer.digest)).await.unwrap(), [None], "{bytes:?}");
-        assert_eq!(uploads.pin_sized(std::slice::from_ref(layer)).await.unwrap(), [None], "{bytes:?}");
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+        let ingests = lease.ingests().unwrap();
+        assert_eq!(lease.pin(&[Pin::from(&layer.digest)]).await.unwrap(), [None], "{bytes:?}");
+        assert_eq!(lease.pin(&[Pin::from(layer)]).await.unwrap(), [None], "{bytes:?}");
         for size in [None, Some(5)] {
             let expected = Expected { digest: Some(layer.digest.clone()), size };
-            let begun = uploads.begin("again", &expected).await.unwrap();
-            let Begun::Upload(upload) = begun else { panic!("{bytes:?} is not there") };
+            let begun = ingests.open("again", &expected).await.unwrap();
+            let OpenedIngest::Writer(upload) = begun else { panic!("{bytes:?} is not there") };
             upload.suspend().await.unwrap();
         }
         let expected = Expected { digest: Some(layer.digest.clone()), size: Some(5) };
-        let Begun::Upload(mut upload) = uploads.begin("again", &expected).await.unwrap() else { panic!() };
+        let OpenedIngest::Writer(mut upload) = ingests.open("again", &expected).await.unwrap() else { panic!() };
         upload.write(Bytes::from_static(b"layer")).await.unwrap();
         assert_eq!(upload.commit(Expected::default()).await.unwrap(), (layer.digest.clone(), 5));
-        assert_eq!(uploads.pin(std::slice::from_ref(&layer.digest)).await.unwrap(), [Some(5)]);
+        assert_eq!(lease.pin(&[Pin::from(&layer.digest)]).await.unwrap(), [Some(5)]);
         engine.shared.flush().await.unwrap();
-        ingest.release().await.unwrap();
+        lease.release().await.unwrap();
         read_as_a_stranger(folder.path());
     }
 }
@@ -157,34 +158,34 @@ async fn a_lease_does_not_grow_by_what_is_asked_for() {
     let image = Image::new(&[b"there"]);
     export(&engine, &image, &names(&["x"])).await.unwrap();
     let origin = origin();
-    let ingest = engine.open_durable(&origin, "record", Events::none()).await.unwrap();
-    let (uploads, lease) = (ingest.uploads().unwrap(), engine.shared.place.lease(&origin.export));
-    let before = fs::metadata(&lease).unwrap().len();
+    let lease = engine.lease(&origin, Lifetime::Durable { record: "record" }).await.unwrap();
+    let (ingests, file) = (lease.ingests().unwrap(), engine.shared.place.lease(&origin.export));
+    let before = fs::metadata(&file).unwrap().len();
     for number in 0..100u8 {
         let digest = Digest::sha256(&[number; 3]);
-        assert_eq!(uploads.pin(std::slice::from_ref(&digest)).await.unwrap(), [None]);
+        assert_eq!(lease.pin(&[Pin::from(&digest)]).await.unwrap(), [None]);
         let expected = Expected { digest: Some(digest), size: None };
-        let Begun::Upload(upload) = uploads.begin("same", &expected).await.unwrap() else { panic!() };
+        let OpenedIngest::Writer(upload) = ingests.open("same", &expected).await.unwrap() else { panic!() };
         upload.suspend().await.unwrap();
     }
-    assert_eq!(fs::metadata(&lease).unwrap().len(), before);
+    assert_eq!(fs::metadata(&file).unwrap().len(), before);
     let held = image.layers[0].digest.clone();
     for _ in 0..3000 {
-        assert_eq!(uploads.pin(std::slice::from_ref(&held)).await.unwrap(), [Some(5)]);
-        uploads.unpin(&held).await.unwrap();
+        assert_eq!(lease.pin(&[Pin::from(&held)]).await.unwrap(), [Some(5)]);
+        lease.unpin(&held).await.unwrap();
     }
-    uploads.pin(std::slice::from_ref(&held)).await.unwrap();
-    let length = fs::metadata(&lease).unwrap().len();
+    lease.pin(&[Pin::from(&held)]).await.unwrap();
+    let length = fs::metadata(&file).unwrap().len();
     assert!(length < before + 200_000, "{length}");
     // It says the same, and goes on.
-    uploads.pin(std::slice::from_ref(&image.root.digest)).await.unwrap();
-    drop((ingest, engine));
+    lease.pin(&[Pin::from(&image.root.digest)]).await.unwrap();
+    drop((lease, engine));
     let next = super::engine(folder.path()).await;
-    let ingest = next.open_durable(&origin, "", Events::none()).await.unwrap();
+    let lease = next.lease(&origin, Lifetime::Durable { record: "" }).await.unwrap();
     let mut expected = vec![held, image.root.digest];
     expected.sort();
-    assert_eq!(ingest.uploads().unwrap().pinned().await.unwrap(), expected);
-    assert_eq!(next.durables().await.unwrap()[0].record, "record");
+    assert_eq!(lease.pinned().await.unwrap(), expected);
+    assert_eq!(next.durable_leases().await.unwrap()[0].record, "record");
 }
 
 #[tokio::test]
@@ -192,16 +193,15 @@ async fn a_part_is_read_only_if_it_may_be_all() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     let blob = Descriptor::new("", Digest::sha256(&[4; 300_000]), 300_000);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     let part = engine.shared.place.partial("this-boot", &blob.digest);
-    let uploads = ingest.uploads().unwrap();
     fs::write(&part, vec![4; 200_000]).unwrap();
-    assert_eq!(uploads.pin_sized(std::slice::from_ref(&blob)).await.unwrap(), [None]);
-    assert_eq!(uploads.pin(std::slice::from_ref(&blob.digest)).await.unwrap(), [None]);
+    assert_eq!(lease.pin(&[Pin::from(&blob)]).await.unwrap(), [None]);
+    assert_eq!(lease.pin(&[Pin::from(&blob.digest)]).await.unwrap(), [None]);
     // Of this length it was read once.
     fs::write(&part, vec![9; 200_000]).unwrap();
-    assert_eq!(uploads.pin(std::slice::from_ref(&blob.digest)).await.unwrap(), [None]);
+    assert_eq!(lease.pin(&[Pin::from(&blob.digest)]).await.unwrap(), [None]);
     fs::write(&part, vec![4; 300_000]).unwrap();
-    assert_eq!(uploads.pin_sized(std::slice::from_ref(&blob)).await.unwrap(), [Some(300_000)]);
-    ingest.release().await.unwrap();
+    assert_eq!(lease.pin(&[Pin::from(&blob)]).await.unwrap(), [Some(300_000)]);
+    lease.release().await.unwrap();
 }

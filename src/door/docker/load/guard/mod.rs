@@ -8,10 +8,7 @@ mod claims;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
 use self::claims::{Claim, Unclear, of_index, of_manifest, of_repositories};
-use crate::engine::{EngineError, Hold, StoredBlob};
 use crate::export::{ExportError, Exports};
 use crate::image::{Digest, Limits, Reference};
 use crate::net::Principal;
@@ -115,22 +112,4 @@ pub(super) fn unclear(name: &[u8], reason: String) -> Denied {
 
 fn last(name: &[u8]) -> &[u8] {
     name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
-}
-
-/// Stands for a hold on an engine that has no store to look into: nothing is found, and nothing left out.
-#[derive(Debug)]
-pub(super) struct Nothing;
-
-impl Hold for Nothing {
-    fn find<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async { Ok(digests.to_vec()) })
-    }
-
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
-    }
 }

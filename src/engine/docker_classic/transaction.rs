@@ -1,52 +1,45 @@
-//! One export into a classic store.
+//! An image on its way into a classic store.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
 use serde::Serialize;
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use super::lease::Attempts;
 use super::upload::{Upload, broken, place};
 use super::wanted::Wanted;
 use super::{Classic, Known};
 use crate::engine::docker::{Info, check_loaded};
-use crate::engine::{BlobWriter, Condition, EngineError, Ingest, Opened, Plan};
+use crate::engine::{
+    BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions,
+};
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::Events;
 use crate::tar;
 
-/// What an archive is made into an image by.
+/// The member by which an archive becomes an image.
 const MANIFEST: &str = "manifest.json";
-/// The first plan believes what the store says, the second nothing of what turned out to be gone, the third sends all.
-const PLANS_THAT_BELIEVE: usize = 2;
+/// The first plan relies on what the store says, the second on nothing that turned out to be gone, the third sends all.
+const PLANS_THAT_RELY: usize = 2;
 
-/// An export, of which nothing is in dockerd but the files that it has received so far.
+/// An image, of which nothing is in dockerd but the files that it has received so far.
 #[derive(Debug)]
-pub(super) struct ClassicIngest {
+pub(super) struct ClassicTransaction {
     docker: Arc<Classic>,
-    info: Info,
     events: Events,
-    planned: Mutex<Planned>,
+    wanted: Arc<Wanted>,
+    plan: Plan,
+    /// Whether dockerd has this very image.
+    is_there: bool,
+    attempts: Arc<Mutex<Attempts>>,
     /// Files come in parallel and an archive has one after the other: whoever holds this writes. It is taken before a
     /// blob is read, so what waits takes no memory; and who holds it waits for nobody but the blob's source and
     /// dockerd, not for another blob of this export or of another, so that it is always given back.
-    archive: Arc<Turn<Archive>>,
-    released: CancellationToken,
-    /// What names must stand for when they are set.
-    conditions: Mutex<Vec<Condition>>,
-}
-
-/// What the latest plan found.
-#[derive(Debug, Default)]
-struct Planned {
-    wanted: Option<Arc<Wanted>>,
-    /// Whether dockerd has this very image.
-    is_there: bool,
-    plans: usize,
-    /// The lowest layer that was believed to be there and was not.
-    gone: Option<usize>,
+    archive: Arc<AsyncMutex<Archive>>,
+    cancelled: CancellationToken,
 }
 
 /// The archive that is being written.
@@ -58,55 +51,33 @@ enum Archive {
     Closed,
 }
 
-impl ClassicIngest {
-    pub(super) fn new(docker: Arc<Classic>, info: Info, events: Events) -> Self {
-        Self {
-            docker,
-            info,
-            events,
-            planned: Mutex::default(),
-            archive: Arc::new(Turn::new(Archive::NotBegun)),
-            released: CancellationToken::new(),
-            conditions: Mutex::default(),
-        }
-    }
-
-    fn planned<T>(&self, work: impl FnOnce(&mut Planned) -> T) -> T {
-        work(&mut self.planned.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn wanted(&self) -> Result<Arc<Wanted>, EngineError> {
-        self.planned(|planned| planned.wanted.clone()).ok_or_else(|| broken("nothing was planned".to_owned()))
-    }
-
-    /// The turn to write, with the load begun.
-    async fn turn(&self) -> Result<OwnedMutexGuard<Archive>, EngineError> {
-        let mut archive = self.archive.clone().lock_owned().await;
-        match *archive {
-            Archive::Open(_) => {}
-            Archive::NotBegun if !self.released.is_cancelled() => {
-                let (docker, wanted) = (self.docker.clone(), self.wanted()?);
-                let upload = Upload::start(docker, wanted, self.events.clone(), self.released.clone());
-                *archive = Archive::Open(upload);
-            }
-            Archive::NotBegun | Archive::Closed => return Err(closed()),
-        }
-        Ok(archive)
-    }
-
-    async fn plan_image(&self, graph: &Graph) -> Result<Plan, EngineError> {
-        let wanted = Arc::new(Wanted::of(graph, &self.info.server_version)?);
+impl ClassicTransaction {
+    /// Plans `graph`.
+    pub(super) async fn begin(
+        docker: Arc<Classic>,
+        info: &Info,
+        attempts: Arc<Mutex<Attempts>>,
+        cancelled: CancellationToken,
+        graph: &Graph,
+        options: TransactionOptions,
+    ) -> Result<Self, EngineError> {
+        let wanted = Arc::new(Wanted::of(graph, &info.server_version)?);
         let id = &wanted.config.descriptor.digest;
         let chains: Vec<_> = wanted.layers.iter().map(|layer| layer.chain.clone()).collect();
-        let (plans, gone) = self.planned(|planned| (planned.plans, planned.gone));
+        let Attempts { plans, gone } = {
+            let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = attempts.clone();
+            attempts.plans += 1;
+            before
+        };
         let known = async {
-            if plans >= PLANS_THAT_BELIEVE {
+            if plans >= PLANS_THAT_RELY {
                 return Ok(Default::default());
             }
-            self.docker.chains.known(&self.docker.api, &self.info, &chains).await
+            docker.chains.known(&docker.api, info, &chains).await
         };
         let name = id.to_string();
-        let (known, image) = futures_util::try_join!(known, self.docker.image(&name))?;
+        let (known, image) = futures_util::try_join!(known, docker.image(&name))?;
         // dockerd needs all of the chain below a layer, too.
         let unbroken = chains.iter().take_while(|chain| known.contains(*chain)).count();
         let unbroken = unbroken.min(gone.unwrap_or(usize::MAX));
@@ -125,25 +96,36 @@ impl ClassicIngest {
             plan.stored.push(config)
         }
         let blobs = plan.present.len() + plan.missing.len() + plan.stored.len();
-        self.docker.remember(&graph.root().digest, Known { id: id.clone(), blobs });
-        *self.archive.lock().await = Archive::NotBegun;
-        self.planned(|planned| {
-            *planned = Planned { wanted: Some(wanted), is_there, plans: plans + 1, gone };
-        });
-        Ok(plan)
+        docker.remember(&graph.root().digest, Known { id: id.clone(), blobs });
+        let (events, archive) = (options.events, Arc::new(AsyncMutex::new(Archive::NotBegun)));
+        Ok(Self { docker, events, wanted, plan, is_there, attempts, archive, cancelled })
     }
 
-    async fn commit_image(&self, names: &[Reference]) -> Result<(), EngineError> {
-        let wanted = self.wanted()?;
+    /// The turn to write, with the load begun.
+    async fn turn(&self) -> Result<OwnedMutexGuard<Archive>, EngineError> {
+        let mut archive = self.archive.clone().lock_owned().await;
+        match *archive {
+            Archive::Open(_) => {}
+            Archive::NotBegun if !self.cancelled.is_cancelled() => {
+                let (docker, wanted) = (self.docker.clone(), self.wanted.clone());
+                let upload = Upload::start(docker, wanted, self.events.clone(), self.cancelled.clone());
+                *archive = Archive::Open(upload);
+            }
+            Archive::NotBegun | Archive::Closed => return Err(closed()),
+        }
+        Ok(archive)
+    }
+
+    async fn commit_image(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
+        let wanted = &self.wanted;
         let id = &wanted.config.descriptor.digest;
         if let Some(name) = names.iter().find(|name| name.tag().is_none() || name.digest().is_some()) {
             let reason = format!("`{}` cannot be a name there: expected a tag, and no digest", name.familiar());
             return Err(refused(reason));
         }
-        self.check_conditions(&wanted).await?;
-        let is_there = self.planned(|planned| planned.is_there);
+        self.check_names(preconditions).await?;
         let nothing_sent = matches!(*self.archive.lock().await, Archive::NotBegun);
-        if is_there && nothing_sent && self.docker.stands(id, names).await? {
+        if self.is_there && nothing_sent && self.docker.stands(id, names).await? {
             return Ok(());
         }
         let mut archive = self.turn().await?;
@@ -152,28 +134,28 @@ impl ClassicIngest {
         };
         let sent = async {
             upload.file(&place(id), wanted.config.bytes.clone()).await?;
-            upload.file(MANIFEST, manifest(&wanted, names)?).await?;
+            upload.file(MANIFEST, manifest(wanted, names)?).await?;
             upload.finish().await
         };
         match sent.await {
             Ok(notes) => self.check(&notes, id, names).await,
             Err(EngineError::Vanished { digests }) => {
                 let at = wanted.layers.iter().position(|layer| digests.contains(&layer.blob.digest));
-                self.planned(|planned| planned.gone = at.into_iter().chain(planned.gone).min());
+                let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+                attempts.gone = at.into_iter().chain(attempts.gone).min();
                 Err(EngineError::Vanished { digests })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// That names stand for what they must. Roots are none of dockerd's: the only one that it can be asked for is that of
-    /// this image, by the image's id.
-    async fn check_conditions(&self, wanted: &Wanted) -> Result<(), EngineError> {
-        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for condition in conditions {
-            let current = self.docker.image(&condition.name.to_string()).await?;
-            let is_this = current.as_ref() == Some(&wanted.config.descriptor.digest);
-            condition.check(if is_this { Some(&wanted.root) } else { current.as_ref() })?;
+    /// Compares what names resolve to with what is expected. dockerd keeps no roots: the only one that it can be asked for
+    /// is that of this image, by the image's id.
+    async fn check_names(&self, preconditions: &[Precondition]) -> Result<(), EngineError> {
+        for precondition in preconditions {
+            let current = self.docker.image(&precondition.name.to_string()).await?;
+            let is_this = current.as_ref() == Some(&self.wanted.config.descriptor.digest);
+            precondition.check(if is_this { Some(&self.wanted.root) } else { current.as_ref() })?;
         }
         Ok(())
     }
@@ -191,13 +173,9 @@ impl ClassicIngest {
     }
 }
 
-impl Ingest for ClassicIngest {
-    fn plan<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Plan, EngineError>> {
-        Box::pin(self.plan_image(graph))
-    }
-
-    fn require(&self, conditions: Vec<Condition>) {
-        self.conditions.lock().unwrap_or_else(PoisonError::into_inner).extend(conditions);
+impl ImageTransaction for ClassicTransaction {
+    fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
@@ -210,18 +188,24 @@ impl Ingest for ClassicIngest {
     }
 
     /// dockerd verifies and unpacks everything after the commit has begun, and before it makes an image of it.
-    fn settle(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
+        Box::pin(async move { Ok(self as &dyn PreparedImage) })
     }
 
-    fn commit<'a>(&'a self, names: &'a [Reference]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(self.commit_image(names))
-    }
-
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+    fn cancel(&self) -> BoxFuture<'_, ()> {
         // Whoever still writes learns of it with the next piece.
-        self.released.cancel();
-        Box::pin(async { Ok(()) })
+        self.cancelled.cancel();
+        Box::pin(async {})
+    }
+}
+
+impl PreparedImage for ClassicTransaction {
+    fn commit<'a>(
+        &'a self,
+        names: &'a [Reference],
+        preconditions: &'a [Precondition],
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(self.commit_image(names, preconditions))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A hold on blobs of the content store.
+//! Blobs of the content store, to be read at random.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -7,50 +7,28 @@ use std::sync::Arc;
 
 use containerd_client::services::v1::ReadContentRequest;
 use futures_util::future::BoxFuture;
-use tokio::sync::Mutex;
 
+use super::ContainerdEngine;
 use super::client::{Client, UNARY};
 use super::content;
-use super::pins::Pins;
 use super::unpack::Host;
-use super::{ContainerdEngine, ingest, lease};
-use crate::engine::{EngineError, Hold, Origin, StoredBlob};
+use crate::engine::{EngineError, StoredBlob, StoredBlobs};
 use crate::image::Digest;
 
-/// A hold on blobs, by one lease.
+/// The blobs of one namespace.
 #[derive(Debug)]
-pub(crate) struct ContainerdHold {
+pub(crate) struct ContainerdBlobs {
     client: Client,
-    leased: Client,
-    lease: String,
-    origin: Origin,
     files: Option<(Arc<Host>, PathBuf)>,
-    state: Mutex<State>,
 }
 
-#[derive(Debug)]
-enum State {
-    /// Nothing was pinned so far, so there is no lease.
-    Unopened,
-    Open(Pins),
-    Released,
-}
-
-impl ContainerdHold {
-    /// A hold in `engine`. Nothing is written before the first blob is pinned.
-    pub(crate) async fn new(engine: &ContainerdEngine, origin: &Origin) -> Result<Self, EngineError> {
-        let lease = lease::id(origin);
+impl ContainerdBlobs {
+    /// Those of `engine`.
+    pub(crate) async fn new(engine: &ContainerdEngine) -> Result<Self, EngineError> {
         let client = engine.client().clone();
         let host = Host::of(&client).await?;
         let files = host.zip(engine.server().content.clone()).map(|(host, root)| (Arc::new(host), root));
-        Ok(Self {
-            leased: client.leased(&lease)?,
-            client,
-            lease,
-            origin: origin.clone(),
-            files,
-            state: Mutex::new(State::Unopened),
-        })
+        Ok(Self { client, files })
     }
 
     async fn look(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
@@ -72,43 +50,11 @@ impl ContainerdHold {
         let host = host.clone();
         tokio::task::spawn_blocking(move || host.file(&path)).await.ok()?.ok()
     }
-
-    async fn keep(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
-        let mut state = self.state.lock().await;
-        if let State::Unopened = *state {
-            // Before it is known whether it came to be: to release a lease that does not exist is no error.
-            *state = State::Open(Pins::default());
-            lease::create(&self.client, &self.lease, &self.origin, lease::Owner::Process, "").await?;
-        }
-        let State::Open(pins) = &mut *state else {
-            return Err(EngineError::LeaseLost { lease: self.lease.clone() });
-        };
-        pins.add(&self.leased, &self.lease, digests).await?;
-        drop(state);
-        content::absent(&self.client, digests).await
-    }
-
-    async fn give_up(&self) -> Result<(), EngineError> {
-        let mut state = self.state.lock().await;
-        if matches!(*state, State::Open(_)) {
-            ingest::release(&self.client, &self.lease, lease::Collect::Later).await?;
-        }
-        *state = State::Released;
-        Ok(())
-    }
 }
 
-impl Hold for ContainerdHold {
+impl StoredBlobs for ContainerdBlobs {
     fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
         Box::pin(self.look(digest))
-    }
-
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
-        Box::pin(self.keep(digests))
-    }
-
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.give_up())
     }
 }
 

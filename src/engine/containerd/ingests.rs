@@ -1,116 +1,84 @@
-//! Uploads: containerd's own ingests, under refs of their export's ([`content::upload`]).
+//! The ingests of a lease: containerd's own, under refs that begin with the lease ([`content::client_ref`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use containerd_client::services::v1::{ListStatusesRequest, Status as Ingested, WriteAction, WriteContentRequest};
 use futures_util::future::BoxFuture;
 use prost_types::Timestamp;
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, OnceCell};
+use tokio::sync::OnceCell;
 use tonic::Code;
 
 use super::client::Client;
 use super::content;
-use super::lease;
+use super::leases;
 use super::neighbours;
-use super::pins::{self, Pins};
 use crate::engine::EngineError;
+use crate::engine::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest, check_ref};
 use crate::engine::stream::{Stream, is_locked};
-use crate::engine::uploads::{Begun, Expected, Upload, UploadStatus, Uploads, check_name};
 use crate::image::Digest;
 
-/// From how many blobs on they are pinned by a document, which is made in two synced writes.
-const MANY: usize = 3;
-
-/// The uploads of one lease.
+/// The ingests of one lease.
 #[derive(Debug)]
-pub(crate) struct ContainerdUploads {
+pub(crate) struct ContainerdIngests {
     client: Client,
     lease: String,
     /// The namespace, if blobs of others can be had.
     shared: Option<String>,
-    /// Loaded when they are needed first.
-    pins: Mutex<Option<Pins>>,
-    /// The refs of uploads that an earlier Linkspan began; looked for when they are needed first, and only under a lease
+    /// The refs of ingests that an earlier Linkspan began; looked up when they are needed first, and only under a lease
     /// that may be as old.
     old: OnceCell<HashSet<String>>,
 }
 
-impl ContainerdUploads {
+impl ContainerdIngests {
     /// `client` must act in the name of `lease`, which `is_new` if it was made just now. `shared` is its namespace where
     /// blobs of others can be had in it.
     pub(crate) fn new(client: Client, lease: String, is_new: bool, shared: Option<&str>) -> Self {
         let old = OnceCell::new_with(is_new.then(HashSet::new));
-        Self { client, lease, shared: shared.map(str::to_owned), pins: Mutex::default(), old }
+        Self { client, lease, shared: shared.map(str::to_owned), old }
     }
 
-    /// The ref of an upload. One that an earlier Linkspan began goes on under its own.
-    async fn reference(&self, name: &str) -> Result<String, EngineError> {
+    /// containerd's ref of a client's. One that an earlier Linkspan began is resumed under the one that it had then.
+    async fn full_ref(&self, reference: &str) -> Result<String, EngineError> {
         let old = self.old.get_or_try_init(|| async {
             let owned = self.ingests().await?.into_iter();
             Ok::<_, EngineError>(owned.filter(|id| id.starts_with(&self.old_prefix())).collect())
         });
-        let old_name = format!("{}{name}", self.old_prefix());
-        if old.await?.contains(&old_name) { Ok(old_name) } else { Ok(content::upload(&self.lease, name)) }
+        let old_ref = format!("{}{reference}", self.old_prefix());
+        if old.await?.contains(&old_ref) { Ok(old_ref) } else { Ok(content::client_ref(&self.lease, reference)) }
     }
 
-    /// How the refs of an earlier Linkspan begin. Those of a lease whose id goes on behind the dash do so, too.
+    /// How the refs of an earlier Linkspan begin. So do those of a lease whose id is longer by a dash and more.
     fn old_prefix(&self) -> String {
         format!("{}-", self.lease)
     }
 
     /// The refs of the ingests that the lease owns.
     async fn ingests(&self) -> Result<HashSet<String>, EngineError> {
-        let owned = lease::resources(&self.client, &self.lease).await?.into_iter();
-        Ok(owned.filter(|owned| owned.r#type == lease::INGESTS).map(|owned| owned.id).collect())
+        let owned = leases::resources(&self.client, &self.lease).await?.into_iter();
+        Ok(owned.filter(|owned| owned.r#type == leases::INGESTS).map(|owned| owned.id).collect())
     }
 
-    /// Leased first, looked up second: what is found then stays. What is not there at first needs no lease.
-    async fn keep(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
-        let found = content::sizes(&self.client, digests).await?;
-        let there: Vec<_> = digests.iter().zip(&found).filter(|(_, size)| size.is_some()).collect();
-        let there: Vec<Digest> = there.into_iter().map(|(digest, _)| digest.clone()).collect();
-        if there.len() < MANY {
-            for digest in &there {
-                lease::add(&self.client, &self.lease, lease::CONTENT, digest.as_str()).await?;
-            }
-        } else {
-            let mut pins = self.pins().await?;
-            pins.add(&self.client, &self.lease, &there).await?;
-        }
-        let kept: HashMap<_, _> = there.iter().zip(content::sizes(&self.client, &there).await?).collect();
-        Ok(digests.iter().map(|digest| kept.get(digest).copied().flatten()).collect())
-    }
-
-    async fn pins(&self) -> Result<MappedMutexGuard<'_, Pins>, EngineError> {
-        let mut pins = self.pins.lock().await;
-        if pins.is_none() {
-            let leased = pins::leased(&self.client, &self.lease).await?;
-            *pins = Some(Pins::load(&self.client, &self.lease, &leased).await?);
-        }
-        Ok(MutexGuard::map(pins, |pins| pins.get_or_insert_default()))
-    }
-
-    async fn open(&self, name: &str, expected: &Expected) -> Result<Begun, EngineError> {
-        check_name(name)?;
-        let reference = self.reference(name).await?;
-        let first = WriteContentRequest { action: WriteAction::Stat.into(), r#ref: reference, ..message(expected)? };
-        let operation = format!("writing the upload {name}");
+    async fn open_ingest(&self, reference: &str, expected: &Expected) -> Result<OpenedIngest, EngineError> {
+        check_ref(reference)?;
+        let full = self.full_ref(reference).await?;
+        let first = WriteContentRequest { action: WriteAction::Stat.into(), r#ref: full, ..message(expected)? };
+        let operation = format!("writing the ingest {reference}");
         let (mut stream, answer) = match Stream::open(&self.client, &operation, first).await {
             Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
                 if let Some(digest) = &expected.digest {
                     content::pin(&self.client, &self.lease, digest).await?;
                 }
-                return Ok(Begun::Present);
+                return Ok(OpenedIngest::Present);
             }
             Err(error) if is_locked(&error) => {
-                return Err(EngineError::Busy { what: format!("the upload `{name}`") });
+                return Err(EngineError::Busy { what: format!("the ingest `{reference}`") });
             }
             outcome => outcome?,
         };
         stream.seek(u64::try_from(answer.offset).unwrap_or(0));
-        Ok(Begun::Upload(Box::new(ContainerdUpload {
+        Ok(OpenedIngest::Writer(Box::new(ContainerdIngest {
             client: self.client.clone(),
             lease: self.lease.clone(),
             expected: expected.clone(),
@@ -119,9 +87,9 @@ impl ContainerdUploads {
         })))
     }
 
-    /// The ingests of this lease, under the names of their uploads.
-    async fn list(&self) -> Result<Vec<UploadStatus>, EngineError> {
-        let prefixes = [content::upload(&self.lease, ""), self.old_prefix()];
+    /// The ingests of this lease, under the clients' refs.
+    async fn list(&self) -> Result<Vec<IngestStatus>, EngineError> {
+        let prefixes = [content::client_ref(&self.lease, ""), self.old_prefix()];
         // The old ones may be of another lease: so only what the lease says is its own counts.
         let filters = prefixes.iter().map(|prefix| format!("ref~=\"^{prefix}\"")).collect();
         let mut client = self.client.content();
@@ -129,22 +97,22 @@ impl ContainerdUploads {
         let list = async { self.client.unary("listing ingests", call).await };
         let (found, owned) = tokio::try_join!(list, self.ingests())?;
         let named = |ingest: &Ingested| {
-            let name = prefixes.iter().find_map(|prefix| ingest.r#ref.strip_prefix(prefix))?;
-            Some(status(name.to_owned(), ingest))
+            let reference = prefixes.iter().find_map(|prefix| ingest.r#ref.strip_prefix(prefix))?;
+            Some(status(reference.to_owned(), ingest))
         };
         let found = found.statuses.iter().filter(|ingest| owned.contains(&ingest.r#ref));
         let mut statuses: Vec<_> = found.filter_map(named).collect();
-        statuses.sort_by(|one, other| one.name.cmp(&other.name));
+        statuses.sort_by(|one, other| one.reference.cmp(&other.reference));
         Ok(statuses)
     }
 }
 
-fn status(name: String, ingest: &Ingested) -> UploadStatus {
+fn status(reference: String, ingest: &Ingested) -> IngestStatus {
     let time = |stamp: &Option<Timestamp>| {
         stamp.and_then(|stamp| SystemTime::try_from(stamp).ok()).unwrap_or(SystemTime::UNIX_EPOCH)
     };
-    UploadStatus {
-        name,
+    IngestStatus {
+        reference,
         offset: u64::try_from(ingest.offset).unwrap_or(0),
         expected: Expected {
             digest: ingest.expected.parse().ok(),
@@ -158,19 +126,15 @@ fn status(name: String, ingest: &Ingested) -> UploadStatus {
 /// A message that says what is expected. containerd takes 0 for a size that is not known.
 fn message(expected: &Expected) -> Result<WriteContentRequest, EngineError> {
     let total = i64::try_from(expected.size.unwrap_or(0)).map_err(|_| EngineError::Protocol {
-        operation: "opening an upload".to_owned(),
+        operation: "opening an ingest".to_owned(),
         reason: "its size is out of range".to_owned(),
     })?;
     let expected = expected.digest.as_ref().map(ToString::to_string).unwrap_or_default();
     Ok(WriteContentRequest { total, expected, ..WriteContentRequest::default() })
 }
 
-impl Uploads for ContainerdUploads {
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        Box::pin(self.keep(digests))
-    }
-
-    fn adoptable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+impl IngestManager for ContainerdIngests {
+    fn mountable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
         Box::pin(async move {
             match &self.shared {
                 Some(own) if !digests.is_empty() => neighbours::sizes(&self.client, own, digests).await,
@@ -179,44 +143,30 @@ impl Uploads for ContainerdUploads {
         })
     }
 
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async move {
-            let mut held = pins::leased(&self.client, &self.lease).await?;
-            let pins = self.pins().await?;
-            held.retain(|digest| !pins.is_document(&self.lease, digest));
-            let mut known: HashSet<_> = held.iter().cloned().collect();
-            held.extend(pins.pinned().filter(|digest| known.insert((*digest).clone())).cloned());
-            Ok(held)
-        })
+    fn open<'a>(
+        &'a self,
+        reference: &'a str,
+        expected: &'a Expected,
+    ) -> BoxFuture<'a, Result<OpenedIngest, EngineError>> {
+        Box::pin(self.open_ingest(reference, expected))
     }
 
-    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            self.pins().await?.remove(&self.client, digest).await?;
-            lease::remove(&self.client, &self.lease, lease::CONTENT, digest.as_str()).await
-        })
+    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>> {
+        Box::pin(async move { Ok(self.list().await?.into_iter().find(|status| status.reference == reference)) })
     }
 
-    fn begin<'a>(&'a self, name: &'a str, expected: &'a Expected) -> BoxFuture<'a, Result<Begun, EngineError>> {
-        Box::pin(self.open(name, expected))
-    }
-
-    fn status<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<UploadStatus>, EngineError>> {
-        Box::pin(async move { Ok(self.list().await?.into_iter().find(|status| status.name == name)) })
-    }
-
-    fn statuses(&self) -> BoxFuture<'_, Result<Vec<UploadStatus>, EngineError>> {
+    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>> {
         Box::pin(self.list())
     }
 
-    fn abort<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { content::abort(&self.client, &self.reference(name).await?).await })
+    fn abort<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { content::abort(&self.client, &self.full_ref(reference).await?).await })
     }
 }
 
-/// An open upload.
+/// An ingest that is being written.
 #[derive(Debug)]
-struct ContainerdUpload {
+struct ContainerdIngest {
     client: Client,
     lease: String,
     expected: Expected,
@@ -224,7 +174,7 @@ struct ContainerdUpload {
     stream: Stream,
 }
 
-impl ContainerdUpload {
+impl ContainerdIngest {
     async fn finish(self, expected: Expected) -> Result<(Digest, u64), EngineError> {
         let Self { client, lease, expected: before, operation, stream } = self;
         let expected = Expected { digest: expected.digest.or(before.digest), size: expected.size.or(before.size) };
@@ -256,7 +206,7 @@ impl ContainerdUpload {
     }
 }
 
-impl Upload for ContainerdUpload {
+impl IngestWriter for ContainerdIngest {
     fn offset(&self) -> u64 {
         self.stream.length()
     }

@@ -1,4 +1,4 @@
-//! The proof that a containerd is the one that a dockerd uses.
+//! Verification that a containerd is the one that a dockerd uses.
 //!
 //! dockerd's embedded BuildKit serves its control API on dockerd's own socket, and labels its worker with the UUID of
 //! the containerd server it runs on, the namespace and the snapshotter (BuildKit `worker/containerd/containerd.go`;
@@ -28,17 +28,26 @@ const UUID: &str = "org.mobyproject.buildkit.worker.containerd.uuid";
 const NAMESPACE: &str = "org.mobyproject.buildkit.worker.containerd.namespace";
 
 /// What dockerd says of its containerd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Proof {
+#[derive(Debug, PartialEq, Eq)]
+struct StoreId {
     /// The server's UUID.
-    pub(crate) uuid: String,
+    uuid: String,
     /// Where dockerd keeps its images.
-    pub(crate) namespace: String,
+    namespace: String,
+}
+
+/// A containerd that was verified to be the one of a dockerd. Either may be restarted later, with another configuration:
+/// [`check`](Self::check) verifies it again.
+#[derive(Debug)]
+pub(crate) struct VerifiedStore {
+    workers: Workers,
+    id: StoreId,
+    client: Client,
 }
 
 /// The gRPC side of dockerd's socket.
 #[derive(Debug)]
-pub(crate) struct Handshake {
+struct Workers {
     address: String,
     /// HTTP/2 right away: dockerd 29.2 and later.
     direct: Channel,
@@ -48,25 +57,17 @@ pub(crate) struct Handshake {
     prefer_upgraded: AtomicBool,
 }
 
-impl Handshake {
-    pub(crate) fn new(socket: &Path) -> Result<Self, EngineError> {
-        Ok(Self {
-            address: format!("unix://{}", socket.display()),
-            direct: dial(socket, "docker")?,
-            upgraded: dial_upgraded(socket),
-            prefer_upgraded: AtomicBool::new(false),
-        })
-    }
-
-    /// Finds the containerd of dockerd among the sockets `candidates`.
-    pub(crate) async fn prove(&self, candidates: &[PathBuf]) -> Result<(Proof, Client), EngineError> {
-        let proof = self.ask().await?;
+impl VerifiedStore {
+    /// Finds the containerd of the dockerd behind `socket` among the sockets `candidates`.
+    pub(crate) async fn find(socket: &Path, candidates: &[PathBuf]) -> Result<Self, EngineError> {
+        let workers = Workers::new(socket)?;
+        let id = workers.ask().await?;
         let mut met = Vec::new();
         let mut denied = None;
         for candidate in candidates {
-            let client = Client::new(candidate, &proof.namespace)?;
+            let client = Client::new(candidate, &id.namespace)?;
             match uuid(&client).await {
-                Ok(found) if found == proof.uuid => return Ok((proof, client)),
+                Ok(found) if found == id.uuid => return Ok(Self { workers, id, client }),
                 Ok(found) => met.push(format!("containerd {found} answers at {}", candidate.display())),
                 Err(error) => {
                     met.push(error.to_string());
@@ -77,44 +78,65 @@ impl Handshake {
             }
         }
         // Whoever may not ask cannot know: that is the more useful thing to say.
-        Err(denied.unwrap_or_else(|| self.unproven(format!("containerd {}", proof.uuid), met.join("; "))))
+        Err(denied.unwrap_or_else(|| workers.unverified(format!("containerd {}", id.uuid), met.join("; "))))
     }
 
-    /// Makes sure that dockerd and `client` still agree on `proof`.
-    pub(crate) async fn check(&self, proof: &Proof, client: &Client) -> Result<(), EngineError> {
-        let (told, found) = futures_util::try_join!(self.ask(), uuid(client))?;
-        if told == *proof && found == proof.uuid {
+    /// The client of the containerd, in dockerd's namespace.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where dockerd keeps its images.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.id.namespace
+    }
+
+    /// Fails unless dockerd still uses this containerd. Two calls over connections that are up already.
+    pub(crate) async fn check(&self) -> Result<(), EngineError> {
+        let (told, found) = futures_util::try_join!(self.workers.ask(), uuid(&self.client))?;
+        if told == self.id && found == self.id.uuid {
             return Ok(());
         }
         let expected = format!("containerd {} and namespace `{}`", told.uuid, told.namespace);
         let found = format!(
             "containerd {found} answers at {}, and Linkspan was started for containerd {} and namespace `{}`",
-            client.address(),
-            proof.uuid,
-            proof.namespace
+            self.client.address(),
+            self.id.uuid,
+            self.id.namespace
         );
-        Err(self.unproven(expected, found))
+        Err(self.workers.unverified(expected, found))
+    }
+}
+
+impl Workers {
+    fn new(socket: &Path) -> Result<Self, EngineError> {
+        Ok(Self {
+            address: format!("unix://{}", socket.display()),
+            direct: dial(socket, "docker")?,
+            upgraded: dial_upgraded(socket),
+            prefer_upgraded: AtomicBool::new(false),
+        })
     }
 
-    fn unproven(&self, expected: String, found: String) -> EngineError {
+    fn unverified(&self, expected: String, found: String) -> EngineError {
         EngineError::NotProven { docker: self.address.clone(), expected, found }
     }
 
     /// Asks dockerd which containerd it uses.
-    async fn ask(&self) -> Result<Proof, EngineError> {
+    async fn ask(&self) -> Result<StoreId, EngineError> {
         let upgraded_first = self.prefer_upgraded.load(Ordering::Relaxed);
         match self.ask_over(upgraded_first).await {
             // Not how this dockerd speaks gRPC; it may have been replaced by an older or newer one.
             Err(EngineError::Unreachable { .. } | EngineError::Rpc { .. }) => {
-                let proof = self.ask_over(!upgraded_first).await?;
+                let id = self.ask_over(!upgraded_first).await?;
                 self.prefer_upgraded.store(!upgraded_first, Ordering::Relaxed);
-                Ok(proof)
+                Ok(id)
             }
             outcome => outcome,
         }
     }
 
-    async fn ask_over(&self, upgraded: bool) -> Result<Proof, EngineError> {
+    async fn ask_over(&self, upgraded: bool) -> Result<StoreId, EngineError> {
         let operation = || "asking docker which containerd it uses".to_owned();
         let channel = if upgraded { &self.upgraded } else { &self.direct };
         let mut control = ControlClient::new(channel.clone());
@@ -124,11 +146,11 @@ impl Handshake {
             Err(_) => return Err(EngineError::Timeout { operation: operation(), after: PATIENCE }),
         };
         let labelled = workers.iter().find_map(|worker| {
-            Some(Proof { uuid: worker.labels.get(UUID)?.clone(), namespace: worker.labels.get(NAMESPACE)?.clone() })
+            Some(StoreId { uuid: worker.labels.get(UUID)?.clone(), namespace: worker.labels.get(NAMESPACE)?.clone() })
         });
         labelled.ok_or_else(|| {
             let found = "none of its build workers is labelled with one".to_owned();
-            self.unproven("a containerd that it does not name".to_owned(), found)
+            self.unverified("a containerd that it does not name".to_owned(), found)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! An upload that is open: its bytes go through a pipe, and its end is a blob or a part to go on with.
+//! An ingest that is being written: its bytes go through a pipe, and its end is a blob or a part to resume.
 
 use std::sync::atomic::Ordering;
 
@@ -7,21 +7,21 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
+use super::ingests::Turn;
 use super::pipe::Pipe;
-use super::uploads::Turn;
 use crate::engine::EngineError;
-use crate::engine::uploads::{Expected, Upload};
+use crate::engine::ingest::{Expected, IngestWriter};
 use crate::image::Digest;
 
-/// An open upload; empty once it is closed.
+/// Empty once it is closed.
 #[derive(Debug)]
-pub(super) struct LayoutUpload(Option<(Turn, Pipe)>);
+pub(super) struct LayoutIngestWriter(Option<(Turn, Pipe)>);
 
 fn closed() -> EngineError {
-    EngineError::Protocol { operation: "writing an upload".to_owned(), reason: "it is closed".to_owned() }
+    EngineError::Protocol { operation: "writing an ingest".to_owned(), reason: "it is closed".to_owned() }
 }
 
-impl LayoutUpload {
+impl LayoutIngestWriter {
     /// Goes on where `pipe` is.
     pub(super) fn new(turn: Turn, pipe: Pipe) -> Self {
         Self(Some((turn, pipe)))
@@ -41,13 +41,13 @@ impl LayoutUpload {
 
 async fn suspend(turn: Turn, pipe: Pipe) -> Result<(), EngineError> {
     let (core, rest) = pipe.finish().await?;
-    let inner = turn.uploads.clone();
+    let inner = turn.ingests.clone();
     let parking = inner.clone();
     let parked = spawn_blocking(move || parking.park(turn, core, &rest).map_err(|error| parking.failed(&error)));
-    parked.await.unwrap_or_else(|_| Err(inner.shared.place.refuse("an upload broke off")))
+    parked.await.unwrap_or_else(|_| Err(inner.shared.place.refuse("an ingest broke off")))
 }
 
-impl Upload for LayoutUpload {
+impl IngestWriter for LayoutIngestWriter {
     fn offset(&self) -> u64 {
         self.0.as_ref().map_or(0, |(_, pipe)| pipe.length())
     }
@@ -83,10 +83,10 @@ impl Upload for LayoutUpload {
         Box::pin(async move {
             let (turn, pipe) = parts.ok_or_else(closed)?;
             let (core, rest) = pipe.finish().await?;
-            let inner = turn.uploads.clone();
+            let inner = turn.ingests.clone();
             let work = inner.clone();
             let done = spawn_blocking(move || work.commit(turn, core, &rest, &expected)).await;
-            let done = done.unwrap_or_else(|_| Err(inner.shared.place.refuse("an upload broke off")))?;
+            let done = done.unwrap_or_else(|_| Err(inner.shared.place.refuse("an ingest broke off")))?;
             // Of an export that is killed the client need not send again what got its name by then.
             inner.shared.flush_soon();
             Ok(done)
@@ -94,13 +94,13 @@ impl Upload for LayoutUpload {
     }
 }
 
-impl Drop for LayoutUpload {
+impl Drop for LayoutIngestWriter {
     fn drop(&mut self) {
         let Some((turn, pipe)) = self.0.take() else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             if let Err(error) = suspend(turn, pipe).await {
-                tracing::debug!(%error, "an upload that was dropped lost its last bytes");
+                tracing::debug!(%error, "an ingest that was dropped lost its last bytes");
             }
         });
     }

@@ -1,0 +1,203 @@
+//! An image on its way into a containerd.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::client::Client;
+use super::lease::ContainerdLease;
+use super::plan::{check_complete, plan};
+use super::unpack::{CommittedBlobs, Job, Unpack};
+use super::writer::{self, Begun};
+use crate::engine::{
+    BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions,
+};
+use crate::image::{Descriptor, Digest, Graph, Platform, Reference};
+use crate::progress::Events;
+
+/// What makes a visible image of blobs that are in place: containerd's image service, or a dockerd.
+pub(crate) trait Committer: Debug + Send + Sync {
+    /// See [`PreparedImage::commit`].
+    fn commit<'a>(
+        &'a self,
+        image: &'a ContainerdTransaction,
+        names: &'a [Reference],
+        preconditions: &'a [Precondition],
+    ) -> BoxFuture<'a, Result<(), EngineError>>;
+}
+
+/// An image that is being exported under a lease.
+#[derive(Debug)]
+pub(crate) struct ContainerdTransaction {
+    pub(super) lease: Arc<ContainerdLease>,
+    graph: Arc<Graph>,
+    options: TransactionOptions,
+    plan: Plan,
+    committed: CommittedBlobs,
+    unpack: Mutex<Option<Unpack>>,
+}
+
+impl ContainerdTransaction {
+    /// Plans the image and begins to unpack it.
+    pub(super) async fn begin(
+        lease: Arc<ContainerdLease>,
+        graph: Arc<Graph>,
+        options: TransactionOptions,
+    ) -> Result<Self, EngineError> {
+        let (plan, committed, unpack) = Default::default();
+        let mut this = Self { lease, graph, options, plan, committed, unpack };
+        this.plan = this.start().await?;
+        Ok(this)
+    }
+
+    /// The client that acts in the name of the lease.
+    pub(crate) fn client(&self) -> &Client {
+        &self.lease.client
+    }
+
+    /// The image's root.
+    pub(crate) fn root(&self) -> &Descriptor {
+        self.graph.root()
+    }
+
+    /// The digests of the image's blobs.
+    pub(crate) fn digests(&self) -> HashSet<Digest> {
+        self.graph.descriptors().map(|blob| blob.digest.clone()).collect()
+    }
+
+    /// Who is told what happens.
+    pub(crate) fn events(&self) -> &Events {
+        &self.options.events
+    }
+
+    async fn start(&self) -> Result<Plan, EngineError> {
+        let (lease, snapshots) = (&self.lease, &self.lease.snapshots);
+        let unpacks = self.options.unpack;
+        let job = unpacks.then(|| Job::of(&self.graph, &Platform::host(), snapshots.snapshotter())).flatten();
+        let plan = plan(&lease.client, &lease.id, &self.graph, job.as_ref()).await?;
+        self.committed.add(plan.present.iter().map(|blob| blob.digest.clone()));
+        if let Some(job) = job {
+            let known =
+                |blob: &Descriptor| plan.present.iter().chain(&plan.missing).any(|have| have.digest == blob.digest);
+            // A foreign layer that is absent cannot be unpacked, and so nothing can.
+            if job.layers.iter().all(|layer| known(&layer.blob)) {
+                let (committed, events) = (self.committed.clone(), self.options.events.clone());
+                *self.unpack() = Some(Unpack::start(job, snapshots.clone(), lease.parallel, committed, events));
+            }
+        }
+        Ok(plan)
+    }
+
+    fn unpack(&self) -> std::sync::MutexGuard<'_, Option<Unpack>> {
+        self.unpack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores documents that were deleted again, and unpacks what their labels no longer kept. Returns what is missing all
+    /// the same.
+    pub(super) async fn restore(&self) -> Result<Vec<Digest>, EngineError> {
+        self.start().await?;
+        match self.verify().await {
+            Ok(()) => Ok(Vec::new()),
+            Err(EngineError::Missing { digests }) => {
+                self.stop().await;
+                Ok(digests)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fails unless every blob is there, except for foreign layers.
+    pub(super) async fn check_complete(&self) -> Result<(), EngineError> {
+        check_complete(self.client(), &self.graph).await
+    }
+
+    async fn verify(&self) -> Result<(), EngineError> {
+        // First, because an unpack of layers that never came would be waited for without end.
+        self.check_complete().await?;
+        let unpack = self.unpack().take();
+        if let Some(unpack) = unpack {
+            let took_time = !unpack.is_finished();
+            unpack.finish().await?;
+            if took_time {
+                self.check_complete().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A lease has one transaction at a time, so that no other one's snapshots are removed.
+    async fn stop(&self) {
+        let unpack = self.unpack().take();
+        if let Some(unpack) = unpack {
+            unpack.cancel().await;
+        }
+        self.lease.snapshots.remove_active().await;
+    }
+}
+
+impl ImageTransaction for ContainerdTransaction {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
+        Box::pin(async move {
+            match writer::begin(&self.lease.client, &self.lease.id, blob).await? {
+                Begun::Present => {
+                    self.committed.add([blob.digest.clone()]);
+                    Ok(Opened::Present)
+                }
+                Begun::Writer(writer) => {
+                    let (digest, committed) = (blob.digest.clone(), self.committed.clone());
+                    Ok(Opened::Writer(Box::new(NotifyOnCommit { writer, digest, committed })))
+                }
+            }
+        })
+    }
+
+    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
+        Box::pin(async move {
+            self.verify().await?;
+            Ok(self as &dyn PreparedImage)
+        })
+    }
+
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop())
+    }
+}
+
+impl PreparedImage for ContainerdTransaction {
+    fn commit<'a>(
+        &'a self,
+        names: &'a [Reference],
+        preconditions: &'a [Precondition],
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.lease.committer.commit(self, names, preconditions)
+    }
+}
+
+/// A writer that tells the unpacker when its blob is in the store.
+#[derive(Debug)]
+struct NotifyOnCommit {
+    writer: Box<writer::Writer>,
+    digest: Digest,
+    committed: CommittedBlobs,
+}
+
+impl BlobWriter for NotifyOnCommit {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        self.writer.write(bytes)
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        Box::pin(async move {
+            self.writer.commit().await?;
+            self.committed.add([self.digest]);
+            Ok(())
+        })
+    }
+}

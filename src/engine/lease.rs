@@ -1,0 +1,132 @@
+//! Leases: what keeps blobs from being collected before an image refers to them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+
+use super::ingest::IngestManager;
+use super::{EngineError, ImageTransaction};
+use crate::image::{Descriptor, Digest, Graph};
+use crate::progress::Events;
+
+/// The longest record of a durable lease, in bytes.
+pub const MAX_RECORD: usize = 64 << 10;
+
+/// When a lease ends that nobody releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime<'a> {
+    /// With the process: [`Engine::recover`](super::Engine::recover) of a later one releases it.
+    Process,
+    /// Eight hours after it was created, whichever process uses it meanwhile. Opening it again takes the same lease; a
+    /// `record` (at most [`MAX_RECORD`] bytes) is stored with it when it is created, and must be the same or empty later.
+    Durable {
+        /// What [`Engine::durable_leases`](super::Engine::durable_leases) gives back.
+        record: &'a str,
+    },
+}
+
+/// A lease that outlives its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurableLease {
+    /// [`Origin::export`](super::Origin::export).
+    pub export: String,
+    /// What was stored with it.
+    pub record: String,
+    /// When it was created.
+    pub created: SystemTime,
+}
+
+/// A blob to pin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes where that is known: a file of another size is then not taken for it.
+    pub size: Option<u64>,
+}
+
+impl From<&Digest> for Pin {
+    fn from(digest: &Digest) -> Self {
+        Self { digest: digest.clone(), size: None }
+    }
+}
+
+impl From<&Descriptor> for Pin {
+    fn from(blob: &Descriptor) -> Self {
+        Self { digest: blob.digest.clone(), size: Some(blob.size) }
+    }
+}
+
+/// What a transaction does beside storing an image.
+#[derive(Debug, Clone)]
+pub struct TransactionOptions {
+    /// Whether the image is unpacked before it is committed, where the engine leaves the choice.
+    pub unpack: bool,
+    /// Is told what is unpacked, and what the engine has to say.
+    pub events: Events,
+}
+
+/// A lease on an engine's blobs: what is pinned stays until the release, whatever other clients delete.
+///
+/// Dropping a lease releases nothing.
+pub trait Lease: Debug + Send + Sync {
+    /// Pins those of `blobs` that the engine holds, and returns their sizes in the same order; `None` is not there, or
+    /// was deleted before it was pinned. Costs a synced write or two for any number of blobs: pin many at once.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked, or the lease is gone; nothing counts as pinned then.
+    /// [`EngineError::NotOffered`] where only whole images can be sent.
+    fn pin<'a>(&'a self, blobs: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>>;
+
+    /// Pins all blobs of `graph` that the engine holds by their root, and returns them. Stores documents that are missing.
+    ///
+    /// # Errors
+    /// As [`Lease::pin`], or when the store refuses a document.
+    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>>;
+
+    /// The blobs that are pinned one by one, or were written under the lease; not what those refer to.
+    ///
+    /// # Errors
+    /// As [`Lease::pin`].
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>>;
+
+    /// Removes one pin; fine if there is none. The blob stays as long as anything else needs it.
+    ///
+    /// # Errors
+    /// As [`Lease::pin`].
+    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// The ingests of the lease.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`] where only whole images can be sent.
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError>;
+
+    /// Begins a transaction: pins what the engine has of `graph` and stores its documents. A lease can have several, one
+    /// after the other.
+    ///
+    /// # Errors
+    /// When the store refuses a document or cannot be asked.
+    fn begin(
+        self: Arc<Self>,
+        graph: Arc<Graph>,
+        options: TransactionOptions,
+    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>>;
+
+    /// Ends an export of the image `root` that was interrupted, and keeps as much of what it sent as the engine can for a
+    /// later export of the same image. Kept are, for an hour at most, what
+    /// [`Engine::abandoned`](super::Engine::abandoned) lists. Where nothing can be kept this is a release.
+    ///
+    /// # Errors
+    /// As [`Lease::release`].
+    fn suspend<'a>(&'a self, root: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// Releases the lease and removes its ingests. Waits for a pinning under way; later ones fail. Transactions must have
+    /// ended. Can be called more than once.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked; the lease then expires by itself.
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>>;
+}

@@ -1,0 +1,250 @@
+//! One export through a daemon.
+//!
+//! The export is opened when its image is known, for it may exist: an export of the same image that a process of this
+//! machine left behind, because that was killed or the daemon restarted under it, is resumed. Its labels say whose it is.
+//! So nothing that the daemon has acknowledged is sent twice.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Connection;
+use super::connection::Scoped;
+use super::transaction::RemoteTransaction;
+use crate::engine::error::REMOTE;
+use crate::engine::ingest::IngestManager;
+use crate::engine::process::Process;
+use crate::engine::stream::SILENCE;
+use crate::engine::{EngineError, ImageTransaction, Lease, Origin, Pin, TransactionOptions};
+use crate::export_v1::convert::descriptor_message;
+use crate::export_v1::proto::{
+    AbortRequest, Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
+};
+use crate::image::{Descriptor, Digest, Graph};
+
+/// The most descriptors that go into one message, whatever the server allows: a message has its size, too.
+pub(super) const MAX_DESCRIPTORS: usize = 10_000;
+/// The only exporter of an export of ours, and its type.
+pub(super) const EXPORTER: &str = "image";
+/// How often the expiry is put off: well within any time to live that makes sense.
+const RENEWAL: Duration = Duration::from_secs(300);
+/// The labels of our exports: what is exported, and by which process.
+const ROOT: &str = "root";
+const PROCESS: &str = "process";
+
+/// The lease of an export of one image: the export itself, which the daemon keeps a lease for.
+#[derive(Debug)]
+pub(super) struct RemoteLease {
+    pub(super) connection: Connection,
+    origin: Origin,
+    descriptors: usize,
+    export: Mutex<Option<Arc<RemoteExport>>>,
+}
+
+/// An export that is open.
+#[derive(Debug)]
+pub(super) struct RemoteExport {
+    pub(super) id: String,
+    pub(super) content: Scoped,
+    _renewal: AbortOnDropHandle<()>,
+}
+
+impl RemoteLease {
+    pub(super) fn new(connection: Connection, origin: Origin, descriptors: usize) -> Self {
+        Self { connection, origin, descriptors, export: Mutex::default() }
+    }
+
+    fn export(&self) -> MutexGuard<'_, Option<Arc<RemoteExport>>> {
+        self.export.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The export has ended, or is left to another process.
+    pub(super) fn forget(&self) -> Option<Arc<RemoteExport>> {
+        self.export().take()
+    }
+
+    /// The export of `root`: ours, one that was left behind, or a new one.
+    async fn resume(&self, root: &Descriptor) -> Result<Arc<RemoteExport>, EngineError> {
+        let known = self.export().clone();
+        if let Some(export) = known {
+            return Ok(export);
+        }
+        let id = match self.left_behind(root).await? {
+            Some(id) => id,
+            None => self.open(root).await?,
+        };
+        self.opened(id)
+    }
+
+    fn opened(&self, id: String) -> Result<Arc<RemoteExport>, EngineError> {
+        let content = self.connection.scoped(&id)?;
+        let renewal = tokio::spawn(renew(self.connection.clone(), id.clone()));
+        let export = Arc::new(RemoteExport { id, content, _renewal: AbortOnDropHandle::new(renewal) });
+        *self.export() = Some(export.clone());
+        Ok(export)
+    }
+
+    async fn open(&self, root: &Descriptor) -> Result<String, EngineError> {
+        let labels = [
+            ("builder", self.origin.builder.clone()),
+            (ROOT, root.digest.to_string()),
+            (PROCESS, Process::this().to_string()),
+        ];
+        let request = OpenRequest {
+            export_id: self.origin.export.clone(),
+            exporters: vec![exporter()],
+            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..OpenRequest::default()
+        };
+        let operation = "opening an export";
+        let call = async { self.connection.exports().open(request).await };
+        let export = self.connection.unary(operation, call).await?.export;
+        let absent = || EngineError::Protocol { operation: operation.to_owned(), reason: "no export".to_owned() };
+        export.map(|export| export.id).ok_or_else(absent)
+    }
+
+    /// An export of the same image whose process is gone. Should two processes find it at once, one is told that the
+    /// other writes.
+    async fn left_behind(&self, root: &Descriptor) -> Result<Option<String>, EngineError> {
+        let labels = HashMap::from([(ROOT.to_owned(), root.digest.to_string())]);
+        let mut request = ListRequest { labels, ..ListRequest::default() };
+        loop {
+            let call = async { self.connection.exports().list(request.clone()).await };
+            let page = self.connection.unary("looking for an export to resume", call).await?;
+            if let Some(export) = page.exports.into_iter().find(is_abandoned) {
+                tracing::debug!(export = export.id, "resuming an export that was left behind");
+                return Ok(Some(export.id));
+            }
+            // A server that gives the same page again would be asked for ever.
+            if page.next_page_token.is_empty() || page.next_page_token == request.page_token {
+                return Ok(None);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Which blobs of the image need not be sent. They stay as long as the export does.
+    pub(super) async fn negotiate(&self, id: &str, graph: &Graph) -> Result<HashSet<Digest>, EngineError> {
+        let blob = |blob: &Descriptor| {
+            // What else a descriptor says is of no interest to a store, and may be long.
+            descriptor_message(&Descriptor::new(&blob.media_type, blob.digest.clone(), blob.size))
+        };
+        let blobs: Vec<_> = graph.descriptors().map(blob).collect();
+        let message =
+            |descriptors: &[_]| NegotiateRequest { export_id: id.to_owned(), descriptors: descriptors.to_vec() };
+        let messages: Vec<_> = blobs.chunks(self.descriptors).map(message).collect();
+        let operation = "negotiating what is to be sent";
+        let failed = |status: tonic::Status| self.connection.failure(operation, &status);
+        let late = || EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
+        let mut exports = self.connection.exports();
+        let call = exports.negotiate(stream::iter(messages));
+        let mut answers = timeout(SILENCE, call).await.map_err(|_| late())?.map_err(failed)?.into_inner();
+        let mut present = HashSet::new();
+        while let Some(answer) = timeout(SILENCE, answers.message()).await.map_err(|_| late())?.map_err(failed)? {
+            let there = answer.blobs.iter().filter(|blob| blob.standing() == Standing::Present);
+            present.extend(there.filter_map(|blob| blob.digest.parse::<Digest>().ok()));
+        }
+        Ok(present)
+    }
+
+    async fn abort(&self) -> Result<(), EngineError> {
+        let Some(export) = self.forget() else { return Ok(()) };
+        let request = AbortRequest { export_id: export.id.clone() };
+        let call = async { self.connection.exports().abort(request).await };
+        match self.connection.unary("aborting the export", call).await {
+            Ok(_) => Ok(()),
+            // It is left to the next attempt, and to its expiry.
+            Err(error) if error.is_disconnect() => {
+                tracing::debug!(export = export.id, %error, "the export stays");
+                Ok(())
+            }
+            // It has ended, one way or the other.
+            Err(EngineError::Daemon { message, .. }) => {
+                tracing::debug!(export = export.id, message, "the export had ended");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn exporter() -> Exporter {
+    Exporter { id: EXPORTER.to_owned(), r#type: EXPORTER.to_owned(), ..Exporter::default() }
+}
+
+fn is_abandoned(export: &Export) -> bool {
+    let process = export.labels.get(PROCESS).and_then(|process| process.parse::<Process>().ok());
+    export.state() == ExportState::Open
+        && export.exporters == [exporter()]
+        && process.is_some_and(|process| process.is_gone())
+}
+
+/// Puts off the expiry for as long as it is polled. What fails is seen by the next call of the export itself.
+async fn renew(connection: Connection, id: String) {
+    loop {
+        let request = RenewRequest { export_id: id.clone(), ttl: None };
+        let call = async { connection.exports().renew(request).await };
+        if let Err(error) = connection.unary("renewing the export", call).await {
+            tracing::debug!(%error, "the export was not renewed");
+        }
+        tokio::time::sleep(RENEWAL).await;
+    }
+}
+
+fn not_offered() -> EngineError {
+    EngineError::NotOffered { engine: REMOTE, what: "pinning and receiving blobs before their image is known" }
+}
+
+impl Lease for RemoteLease {
+    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        Box::pin(async { Err(not_offered()) })
+    }
+
+    /// By an export of its own: one that was left behind is for a client that exports.
+    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
+        Box::pin(async move {
+            let export = self.opened(self.open(graph.root()).await?)?;
+            let present = self.negotiate(&export.id, graph).await?;
+            Ok(graph.descriptors().filter(|blob| present.contains(&blob.digest)).cloned().collect())
+        })
+    }
+
+    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+        Box::pin(async { Err(not_offered()) })
+    }
+
+    fn unpin<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async { Err(not_offered()) })
+    }
+
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        Err(not_offered())
+    }
+
+    fn begin(
+        self: Arc<Self>,
+        graph: Arc<Graph>,
+        options: TransactionOptions,
+    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
+        Box::pin(async move {
+            let export = self.resume(graph.root()).await?;
+            let begun = RemoteTransaction::begin(self, export, &graph, options.events).await?;
+            Ok(Box::new(begun) as Box<dyn ImageTransaction>)
+        })
+    }
+
+    /// The export stays open until it expires; whoever resumes it finds all that the daemon has received.
+    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.forget();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.abort())
+    }
+}

@@ -1,0 +1,113 @@
+//! Image transactions: blobs in, then a record, or nothing.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::EngineError;
+use crate::image::{Descriptor, Digest, Reference};
+
+/// What an engine has of an image, and what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Blobs, documents included, that the engine has; they are pinned.
+    pub present: Vec<Descriptor>,
+    /// Leaves that must be sent, the largest first: sending them in this order ends soonest. Foreign layers are not counted.
+    pub missing: Vec<Descriptor>,
+    /// Documents that the beginning of the transaction stored, because their bytes were at hand.
+    pub stored: Vec<Descriptor>,
+}
+
+/// An image on its way into an engine. Nothing of it is visible to the engine's users before it is committed.
+///
+/// Made by [`Lease::begin`](super::Lease::begin), which plans it. An engine that cannot pin (Docker's classic store) may
+/// find at the commit that something has gone; [`EngineError::is_outdated_plan`] then asks for a new transaction.
+pub trait ImageTransaction: Debug + Send + Sync {
+    /// What is there and what is missing.
+    fn plan(&self) -> &Plan;
+
+    /// Opens a missing blob for writing.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>>;
+
+    /// Waits until all that can be done before the commit is done: layers unpacked, every digest verified to be present.
+    ///
+    /// # Errors
+    /// When a layer cannot be unpacked or a blob is missing after all.
+    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>>;
+
+    /// Stops what is under way, such as unpacking. What was stored stays as long as the lease.
+    fn cancel(&self) -> BoxFuture<'_, ()>;
+}
+
+/// An image that is complete.
+pub trait PreparedImage: Debug + Send + Sync {
+    /// Makes the image visible under `names`; with none, as a dangling image. A name with a precondition must be as that
+    /// expects, or none is set. `layout` compares and sets under its lock, `containerd` does so for names that must not
+    /// exist, `docker` and `docker-classic` look right before they ask dockerd.
+    ///
+    /// # Errors
+    /// [`EngineError::NameMoved`] when a precondition does not hold; with the engine's own words when it refuses.
+    fn commit<'a>(
+        &'a self,
+        names: &'a [Reference],
+        preconditions: &'a [Precondition],
+    ) -> BoxFuture<'a, Result<(), EngineError>>;
+}
+
+/// What a name must resolve to before it is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Precondition {
+    /// The name.
+    pub name: Reference,
+    /// One of these roots; `None` is that it does not exist.
+    pub expected: Vec<Option<Digest>>,
+}
+
+impl Precondition {
+    /// Compares what the name resolves to with what is expected.
+    ///
+    /// # Errors
+    /// [`EngineError::NameMoved`].
+    pub(crate) fn check(&self, current: Option<&Digest>) -> Result<(), EngineError> {
+        if self.expected.iter().any(|expected| expected.as_ref() == current) {
+            return Ok(());
+        }
+        Err(EngineError::NameMoved { name: self.name.to_string(), current: current.cloned() })
+    }
+}
+
+/// The outcome of opening a blob.
+#[derive(Debug)]
+pub enum Opened {
+    /// The engine has it by now, and it is pinned.
+    Present,
+    /// It must be written.
+    Writer(Box<dyn BlobWriter>),
+}
+
+/// A blob being written. Dropping it without `commit` leaves an ingest that the lease's release removes, or that a later
+/// writer of the same blob resumes.
+pub trait BlobWriter: Debug + Send {
+    /// How many bytes the store has from an earlier attempt: writing begins there.
+    fn offset(&self) -> u64 {
+        0
+    }
+
+    /// Sends the next bytes (any length; at most 4 MiB are buffered). Returns when there is room for more,
+    /// not when they are stored.
+    ///
+    /// # Errors
+    /// When the store has refused anything sent so far.
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    /// Completes the blob: the store has verified size and digest when this returns. Docker's classic store verifies the
+    /// digest of the content instead, when it unpacks the layer at the commit, and before it makes an image of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] when they do not match.
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>>;
+}
