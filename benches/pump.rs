@@ -88,7 +88,7 @@ impl Engine for Void {
         &self.0
     }
 
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         _: &'a Descriptor,
         _: &'a [Reference],

@@ -339,7 +339,7 @@ mod tests {
         fn identity(&self) -> &Identity {
             unreachable!("nobody asks")
         }
-        fn current<'a>(
+        fn already_complete<'a>(
             &'a self,
             _: &'a Descriptor,
             _: &'a [Reference],

@@ -198,12 +198,12 @@ pub enum EngineError {
         /// The ref, cut to 80 characters.
         reference: String,
     },
-    /// A name stands for something else than was expected when it was to be set or removed. It stays as it is.
-    #[error("the name `{name}` {}", current.as_ref().map_or_else(|| "does not exist".to_owned(), |it| format!("stands for {it}")))]
+    /// A name points to something else than was expected when it was to be set or removed. It stays as it is.
+    #[error("the name `{name}` {}", current.as_ref().map_or_else(|| "does not exist".to_owned(), |it| format!("points to {it}")))]
     NameMoved {
         /// The name in full.
         name: String,
-        /// What it stands for now.
+        /// What it points to now.
         current: Option<Digest>,
     },
     /// A Linkspan daemon that stands before the engine refused or went away.

@@ -1,7 +1,7 @@
 //! Where images are stored: the seam between the export core and an engine.
 //!
 //! An [`Engine`] creates a [`Lease`] for each export, and the lease begins an [`ImageTransaction`] for each image. The
-//! order of an export is [`Engine::current`] (is there anything to do at all?), [`Engine::lease`], [`Lease::begin`],
+//! order of an export is [`Engine::already_complete`] (is there anything to do at all?), [`Engine::lease`], [`Lease::begin`],
 //! [`ImageTransaction::writer`] for each missing blob, [`ImageTransaction::prepare`], [`PreparedImage::commit`],
 //! [`Lease::release`]. Nothing is visible to the engine's users before the commit. The traits are object-safe, because the
 //! daemon chooses the engine at run time.
@@ -132,7 +132,7 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         root: &'a Descriptor,
         names: &'a [Reference],

@@ -25,12 +25,12 @@ pub enum ExportError {
         /// The patterns that are allowed.
         allowed: Vec<String>,
     },
-    /// Policy does not let names move, and this one stands for another image.
-    #[error("the name `{name}` stands for {current}, and names must not move here")]
+    /// Policy does not let names move, and this one points to another image.
+    #[error("the name `{name}` points to {current}, and names must not move here")]
     NameTaken {
         /// The name in full.
         name: String,
-        /// What it stands for.
+        /// What it points to.
         current: Digest,
     },
     /// A name with a digest is to be set, and the image has another one.

@@ -5,16 +5,16 @@
 //! Everything before the commit is invisible; an export that fails, is cancelled or whose
 //! caller goes away is aborted and leaves neither ingests nor a lease.
 
+mod copy_blob;
 mod error;
-mod flight;
 mod id;
 mod live;
-mod machine;
 mod policy;
-mod pump;
 mod report;
 pub mod response;
 mod run;
+mod single_flight;
+mod state_machine;
 mod transaction;
 mod transfer;
 

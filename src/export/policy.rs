@@ -8,10 +8,10 @@ use crate::net::Principal;
 /// What exports may do to names. The default allows everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamePolicy {
-    /// Patterns over full names (`docker.io/library/demo:latest`), in which `*` stands for any run of characters.
+    /// Patterns over full names (`docker.io/library/demo:latest`), in which `*` matches any run of characters.
     /// None allows every name.
     pub allowed: Vec<String>,
-    /// Whether a name that stands for one image may be made to stand for another.
+    /// Whether a name that points to one image may be made to point to another.
     pub allow_tag_move: bool,
 }
 
@@ -65,7 +65,7 @@ impl NamePolicy {
         Ok(())
     }
 
-    /// Refuses `name` if it stands for another image than `root`; for any, if that is not known.
+    /// Refuses `name` if it points to another image than `root`; for any, if that is not known.
     pub(super) async fn check_move(
         &self,
         engine: &dyn Engine,

@@ -15,11 +15,11 @@ use crate::progress::Events;
 use crate::source::Source;
 
 use super::ExportError;
-use super::flight::Flights;
 use super::live::LiveExports;
-use super::machine::Machine;
 use super::policy::NamePolicy;
 use super::report::Report;
+use super::single_flight::SingleFlight;
+use super::state_machine::StateMachine;
 use super::transaction::Transaction;
 
 /// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
@@ -70,7 +70,7 @@ pub struct Exports {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) flights: Flights,
+    pub(super) flights: SingleFlight,
     pub(super) limits: Limits,
     policy: NamePolicy,
     pub(super) live: LiveExports,
@@ -113,7 +113,7 @@ impl Exports {
     pub fn with_policy(engine: Arc<dyn Engine>, policy: NamePolicy) -> Self {
         let shared = Shared {
             engine,
-            flights: Flights::default(),
+            flights: SingleFlight::default(),
             limits: Limits::default(),
             policy,
             live: LiveExports::default(),
@@ -233,7 +233,7 @@ impl Exports {
         let names = request.names.iter().map(ToString::to_string).collect();
         Transaction {
             shared: self.shared.clone(),
-            machine: Machine::new(self.shared.live.add(&request.origin, names), events.clone()),
+            machine: StateMachine::new(self.shared.live.add(&request.origin, names), events.clone()),
             request,
             source,
             part: None,

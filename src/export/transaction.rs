@@ -13,9 +13,9 @@ use crate::progress::{Event, Events, State};
 use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
-use super::machine::Machine;
 use super::policy::{NamePolicy, check_digests};
 use super::run::{Outcome, Request, Shared};
+use super::state_machine::StateMachine;
 use super::transfer::transfer;
 
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// One export under way.
 pub(super) struct Transaction {
     pub(super) shared: Arc<Shared>,
-    pub(super) machine: Machine,
+    pub(super) machine: StateMachine,
     pub(super) request: Request,
     /// Where missing blobs are read from; none if nothing may be missing.
     pub(super) source: Option<Arc<dyn Source>>,
@@ -105,7 +105,7 @@ impl Transaction {
         if self.shared.engine.knows_as(&root.digest).is_some() {
             until(cancel, policy.check_moves(&*self.shared.engine, root, names)).await?;
         }
-        let Some(present_blobs) = until(cancel, self.shared.engine.current(root, names)).await? else {
+        let Some(present_blobs) = until(cancel, self.shared.engine.already_complete(root, names)).await? else {
             return Ok(None);
         };
         self.machine.enter(State::Committed);

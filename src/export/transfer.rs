@@ -8,8 +8,8 @@ use crate::progress::{Event, Events};
 use crate::source::Source;
 
 use super::ExportError;
-use super::flight::Flights;
-use super::pump::pump;
+use super::copy_blob::copy_blob;
+use super::single_flight::SingleFlight;
 
 /// How many blobs are in flight at once. containerd hashes and writes each blob on one goroutine, so several
 /// are needed to keep its cores busy; each costs about 8 MiB of memory in windows and buffers.
@@ -21,7 +21,7 @@ pub(super) async fn transfer(
     source: &dyn Source,
     image: &dyn ImageTransaction,
     missing: &[Descriptor],
-    flights: &Flights,
+    flights: &SingleFlight,
     events: &Events,
 ) -> Result<(usize, u64), ExportError> {
     // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
@@ -39,10 +39,10 @@ async fn send(
     source: &dyn Source,
     image: &dyn ImageTransaction,
     blob: &Descriptor,
-    flights: &Flights,
+    flights: &SingleFlight,
     events: &Events,
 ) -> Result<Option<u64>, ExportError> {
-    let flight = flights.board(&blob.digest).await;
+    let flight = flights.acquire(&blob.digest).await;
     if flight.is_taken_over {
         let digest = &blob.digest;
         tracing::info!(%digest, source = source.name(), "another export's source of this blob is silent or slow; sending it");
@@ -51,7 +51,7 @@ async fn send(
     let sent = match image.writer(blob).await? {
         Opened::Present => None,
         Opened::Writer(writer) => {
-            pump(source, blob, writer, &flight, events).await?;
+            copy_blob(source, blob, writer, &flight, events).await?;
             Some(blob.size)
         }
     };

@@ -77,7 +77,7 @@ fn a_name_that_must_not_move_stays() {
     assert!(output.stderr.contains(denied) && output.stderr.contains(&id), "{output}");
     rig.lacks("still:3");
     rig.export(&images.1, "still:4").ok();
-    // Now it is known what the root stands for.
+    // Now it is known what the root points to.
     rig.export(&images.1, "still:4").ok();
     let output = rig.export(&images.1, "still:1").fails();
     assert!(output.stderr.contains(denied), "{output}");

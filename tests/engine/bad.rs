@@ -99,7 +99,7 @@ async fn a_restarted_dockerd_is_proven_again() {
     assert!(matches!(error, EngineError::Unreachable { engine: "docker", .. }), "{error}");
     stack.up();
     export(&*engine, &image, &names(&["after:1"])).await.unwrap();
-    assert_eq!(engine.current(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
+    assert_eq!(engine.already_complete(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

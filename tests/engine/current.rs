@@ -6,7 +6,7 @@ use crate::common::Stack;
 use crate::fixture::{Image, Layer, containerd, docker, export, names};
 
 async fn is_current(engine: &dyn Engine, image: &Image, name: &str) -> Option<usize> {
-    engine.current(&image.root, &names(&[name])).await.unwrap()
+    engine.already_complete(&image.root, &names(&[name])).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn an_image_is_current_only_when_nothing_is_missing() {
     };
     again().await;
     assert_eq!(is_current(&*engine, &image, "now:2").await, None, "another name");
-    assert_eq!(engine.current(&image.root, &[]).await.unwrap(), None, "no name");
+    assert_eq!(engine.already_complete(&image.root, &[]).await.unwrap(), None, "no name");
 
     let (root, config) = (image.root.digest.as_str(), image.config.digest.as_str());
     stack.ctr("current", ["content", "label", root, "containerd.io/gc.ref.content.l.1="]).ok();
@@ -60,7 +60,7 @@ async fn docker_takes_notice_of_exports_and_of_repetitions() {
     assert_eq!(is_current(&*engine, &image, "noticed:1").await, None);
     let both = names(&["noticed:1", "registry.example:5000/team/noticed:1"]);
     export(&*engine, &image, &both).await.unwrap();
-    assert_eq!(engine.current(&image.root, &both).await.unwrap(), Some(4));
+    assert_eq!(engine.already_complete(&image.root, &both).await.unwrap(), Some(4));
     let until = stack.docker(["info", "--format", "{{.SystemTime}}"]).ok().stdout;
     let digest = format!("image={}", image.root.digest);
     let arguments = ["events", "--since", since.trim(), "--until", until.trim(), "--filter", "type=image"];

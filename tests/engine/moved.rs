@@ -1,4 +1,4 @@
-//! Names that stand for another image by then: what is removed, and what is given back.
+//! Names that point to another image by then: what is removed, and what is given back.
 
 use linkspan::engine::EngineError;
 use linkspan::engine::images::Record;

@@ -14,7 +14,7 @@ fn image(content: &str) -> Image {
     Image::new(&[Layer::new().file("base", "base").tar(), Layer::new().file("etc/greeting", content).tar()])
 }
 
-/// The names in the index, and the digests that they stand for.
+/// The names in the index, and the digests that they point to.
 fn names(layout: &Path) -> Vec<(String, String)> {
     let Ok(text) = fs::read(layout.join("index.json")) else { return Vec::new() };
     let index: Value = serde_json::from_slice(&text).unwrap();

@@ -246,7 +246,7 @@ async fn two_writers_do_not_overwrite_each_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_processes_that_make_a_name_one_does() {
-    // dockerd sets names by itself, and whatever they stand for.
+    // dockerd sets names by itself, and whatever they point to.
     for (engine, rig) in Rig::each("several").into_iter().filter(|(engine, _)| *engine != "docker") {
         let other = rig.beside();
         let doors = [References::of(&rig).await, References::of(&other).await];

@@ -66,7 +66,7 @@ impl<'a> Engine<'a> {
         self.stack.ctr(self.namespace, ["run", "--rm", &full(tag), &id]).args(command)
     }
 
-    /// The digest that `tag` stands for.
+    /// The digest that `tag` points to.
     pub(crate) fn digest(&self, tag: &str) -> Option<String> {
         let name = full(tag);
         let records = self.stack.images(self.namespace);

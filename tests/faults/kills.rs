@@ -20,9 +20,9 @@ use crate::{
     rig::{Application, Rig},
 };
 
-/// A tag that stands for another image from the start, which must never be lost.
+/// A tag that points to another image from the start, which must never be lost.
 const MOVING: &str = "moving:1";
-/// A tag that stands for nothing when an export begins.
+/// A tag that points to nothing when an export begins.
 const NEW: &str = "new:1";
 
 /// A message to be killed at: the n-th of its kind, from 1.

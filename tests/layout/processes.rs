@@ -87,7 +87,7 @@ async fn names_of_all_processes_are_kept() {
         let reference = name.parse().unwrap();
         let root = engine.images().unwrap().resolve(&reference).await.unwrap().unwrap();
         assert_eq!(root.digest.to_string(), digest);
-        assert_eq!(engine.current(&root, &[reference]).await.unwrap(), Some(4), "{name} is complete");
+        assert_eq!(engine.already_complete(&root, &[reference]).await.unwrap(), Some(4), "{name} is complete");
     }
 }
 
@@ -112,7 +112,7 @@ async fn a_killed_export_is_gone_on_with() {
         assert_eq!(transaction.plan().missing.is_empty(), part == "settled");
         ours.release().await.unwrap();
         export(&*engine, &image, &names(&["killed:1"])).await.unwrap();
-        assert_eq!(engine.current(&image.root, &names(&["killed:1"])).await.unwrap(), Some(4));
+        assert_eq!(engine.already_complete(&image.root, &names(&["killed:1"])).await.unwrap(), Some(4));
         assert_eq!(engine.recover().await.unwrap(), 0);
     }
 }

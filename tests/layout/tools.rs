@@ -81,7 +81,7 @@ async fn a_layout_of_skopeo_is_adopted_and_stays_one_of_skopeo() {
     let digest = first.root.digest.to_string();
     let theirs = [("example.com/by/skopeo:1".to_owned(), digest.clone()), ("v1".to_owned(), digest.clone())];
     assert_eq!(listed(&*engine).await, theirs);
-    assert_eq!(engine.current(&first.root, &names(&["example.com/by/skopeo:1"])).await.unwrap(), Some(4));
+    assert_eq!(engine.already_complete(&first.root, &names(&["example.com/by/skopeo:1"])).await.unwrap(), Some(4));
 
     let plan = export(&*engine, &second, &names(&["second:2"])).await.unwrap();
     assert_eq!(plan.missing.len(), 1, "busybox came with skopeo");

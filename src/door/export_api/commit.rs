@@ -1,12 +1,11 @@
 //! Commit: each exporter by itself, to its end, whoever watches.
 
-mod running;
-
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tonic::Code;
 
+use super::commit_task::{CommitTask, CommitWatcher};
 use super::errors::other_image;
 use super::exporters::{self, Job};
 use super::session::Session;
@@ -20,9 +19,6 @@ use crate::export_v1::proto::{self, CommitResults, ExportState, ExporterResult, 
 use crate::image::{Descriptor, Digest, Graph, Kind, Limits, Reference};
 use crate::net::Principal;
 use crate::source::{Chunks, OnMissing, ReadGraphError, Source, SourceError, read_graph};
-
-use running::watch_over;
-pub(super) use running::{Running, Watching};
 
 /// One target that was checked.
 struct Checked {
@@ -38,7 +34,7 @@ pub(super) fn commit(
     session: &Arc<Session>,
     request: proto::CommitRequest,
     client: Principal,
-) -> Result<Watching, ApiError> {
+) -> Result<CommitWatcher, ApiError> {
     let checked = check(sessions, session, &request.targets)?;
     let running = {
         let mut stage = session.stage();
@@ -72,7 +68,7 @@ pub(super) fn commit(
                 return Err(ApiError::field("export_id", "the export has ended"));
             }
         }
-        let running = Arc::new(Running::new(request.targets));
+        let running = Arc::new(CommitTask::new(request.targets));
         stage.running = Some(running.clone());
         running
     };
@@ -80,6 +76,45 @@ pub(super) fn commit(
     let work = run(sessions.clone(), session.clone(), running.clone(), checked, client);
     watch_over(session.clone(), running, work);
     Ok(watching)
+}
+
+/// Does `work`, a Commit, whoever watches it; should it panic, nobody waits for it for ever.
+fn watch_over(session: Arc<Session>, running: Arc<CommitTask>, work: impl Future<Output = ()> + Send + 'static) {
+    let task = tokio::spawn(work);
+    tokio::spawn(async move {
+        if let Err(error) = task.await {
+            tracing::error!(export = session.id, %error, "a Commit broke off");
+            break_off(&running, &session);
+        }
+    });
+}
+
+/// Ends what its task has left unfinished: the export is open again, unless it has ended.
+fn break_off(task: &CommitTask, session: &Session) {
+    let mut stage = session.stage();
+    let mut results = Vec::with_capacity(task.targets.len());
+    for target in &task.targets {
+        let known = stage.results.get(&target.exporter_id);
+        let done = known.filter(|(given, result)| given == target && result.error.is_none());
+        if let Some((_, done)) = done {
+            results.push(done.clone());
+        } else if let Some(exporter) = session.record.exporter(&target.exporter_id) {
+            let message = "the Commit broke off, which is a fault of the server; its log says where";
+            let failed = result(exporter, Err(ApiError::new(Code::Internal, Reason::EngineRefused, message)));
+            // A name that was set stays set.
+            if known.is_none_or(|(_, earlier)| earlier.error.is_some()) {
+                stage.results.insert(exporter.id.clone(), (target.clone(), failed.clone()));
+            }
+            results.push(failed);
+        }
+    }
+    if stage.state == ExportState::Committing {
+        stage.state = ExportState::Open;
+    }
+    stage.running = None;
+    let state = stage.state.into();
+    drop(stage);
+    task.done.send_replace(Some(CommitResults { results, state }));
 }
 
 /// Everything that is wrong with the targets.
@@ -148,7 +183,7 @@ fn check(sessions: &Sessions, session: &Session, targets: &[Target]) -> Result<V
 async fn run(
     sessions: Arc<Sessions>,
     session: Arc<Session>,
-    running: Arc<Running>,
+    running: Arc<CommitTask>,
     targets: Vec<Checked>,
     client: Principal,
 ) {
@@ -161,11 +196,11 @@ async fn run(
         let result = match known.filter(|(_, result)| result.error.is_none()) {
             Some((_, result)) => result,
             None => {
-                let outcome = one(&sessions, &session, &running, checked, &client).await;
+                let outcome = run_target(&sessions, &session, &running, checked, &client).await;
                 let output = outcome.as_ref().ok().and_then(|(_, success)| success.output.clone());
                 let result = result(&checked.exporter, outcome);
                 if let Some(error) = &result.error {
-                    running.tell(id, ProgressKind::Failed, &error.message);
+                    running.report(id, ProgressKind::Failed, &error.message);
                 }
                 let mut stage = session.stage();
                 stage.outputs.extend(output.map(|output| (id.clone(), output)));
@@ -225,10 +260,10 @@ fn result(exporter: &record::Exporter, outcome: Result<(Descriptor, exporters::S
     }
 }
 
-async fn one(
+async fn run_target(
     sessions: &Sessions,
     session: &Session,
-    running: &Arc<Running>,
+    running: &Arc<CommitTask>,
     checked: &Checked,
     client: &Principal,
 ) -> Result<(Descriptor, exporters::Success), ApiError> {
@@ -311,4 +346,32 @@ pub(super) async fn abort(session: &Session) -> Result<(), ApiError> {
         session.check_alive()?;
     }
     sessions::close(session, ExportState::Aborted).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::export_api::session::fixture::session;
+    use crate::engine::stuck::Stuck;
+
+    #[tokio::test]
+    async fn a_commit_that_breaks_off_has_results_and_the_export_can_be_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = Arc::new(session(folder.path(), Stuck::default()).await);
+        let target = Target { exporter_id: "a".to_owned(), ..Target::default() };
+        let running = Arc::new(CommitTask::new(vec![target]));
+        let mut watching = running.watch();
+        {
+            let mut stage = session.stage();
+            (stage.state, stage.running) = (ExportState::Committing, Some(running.clone()));
+        }
+        watch_over(session.clone(), running.clone(), async { panic!("as a fault of ours would") });
+        running.finished().await;
+        let results = watching.done.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert_eq!((results.state(), results.results.len()), (ExportState::Open, 1));
+        let error = results.results[0].error.clone().unwrap();
+        assert_eq!((Code::from(error.code), error.reason()), (Code::Internal, Reason::EngineRefused));
+        let stage = session.stage();
+        assert!(stage.state == ExportState::Open && stage.running.is_none());
+    }
 }

@@ -112,11 +112,11 @@ impl From<ExportError> for ApiError {
                 .with("allowed", allowed.join(","))
             },
             ExportError::NameTaken { name, current } => Self {
-                violations: vec![(name.clone(), format!("it stands for {current}"))],
+                violations: vec![(name.clone(), format!("it points to {current}"))],
                 ..Self::new(
                     Code::PermissionDenied,
                     Reason::NameTaken,
-                    format!("the name `{name}` stands for {current}, and names must not move here; use another name"),
+                    format!("the name `{name}` points to {current}, and names must not move here; use another name"),
                 )
                 .with("current", current.to_string())
             },

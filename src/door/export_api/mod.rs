@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod commit;
+mod commit_task;
 mod content;
 mod errors;
 mod exporters;
@@ -14,6 +15,7 @@ mod negotiate;
 mod output;
 mod outputs;
 mod record;
+mod recover;
 mod references;
 mod scope;
 mod server;

@@ -3,21 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Code;
 
-use super::scope::{Labels, Times};
+use super::scope::Labels;
 use super::session::Session;
-use crate::engine::{EngineError, Pin};
+use crate::engine::Pin;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor;
 use crate::export_v1::limits::NEGOTIATE_DESCRIPTORS;
 use crate::export_v1::proto::{self, Negotiated, Standing};
 use crate::image::{Descriptor, Digest, DocumentError, Graph, GraphError, Kind, Limits};
 use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
-
-/// How many look-ups are under way at once.
-const LOOKUPS: usize = 64;
 
 /// The response to one message.
 pub(super) async fn negotiate(session: &Session, messages: &[proto::Descriptor]) -> Result<Vec<Negotiated>, ApiError> {
@@ -117,7 +113,7 @@ fn add_to_scope(session: &Session, blobs: impl IntoIterator<Item = Descriptor>) 
 
 /// The image of `root`, if the engine holds all its documents and they are intact. A document that is damaged is added to
 /// `damaged`.
-async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Digest>) -> Option<Arc<Graph>> {
+pub(super) async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Digest>) -> Option<Arc<Graph>> {
     let error = match read_graph(&*session.images, root.clone(), Limits::default(), OnMissing::Stop).await {
         Ok(graph) => return Some(Arc::new(graph)),
         Err(error) => error,
@@ -131,53 +127,4 @@ async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Diges
     tracing::warn!(export = session.id, %error, "a document of the engine is damaged");
     damaged.insert(digest.clone());
     None
-}
-
-/// Restores the scope of an export of an earlier process: what its lease pins, and what documents among that refer to. Of
-/// what is no document only the beginning is read: an export may pin many thousand layers.
-pub(super) async fn restore_scope(session: &Session) -> Result<(), EngineError> {
-    let pinned: Vec<Digest> = session.lease.pinned().await?;
-    let looked: Vec<_> = pinned.iter().map(|digest| look(session, digest)).collect();
-    let found: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
-    let blobs: Vec<_> = found.into_iter().flatten().collect();
-    for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
-        // One that cannot be read is in the scope by itself.
-        let Some(graph) = graph(session, root, &mut HashSet::new()).await else { continue };
-        let pinned = session.lease.pin_graph(&graph).await?;
-        let mut scope = session.scope();
-        for blob in pinned {
-            // More than the limit was never let in.
-            let _ = scope.add(blob.digest, blob.size, Labels::new());
-        }
-    }
-    let ingests = session.ingests()?.statuses().await?;
-    let mut scope = session.scope();
-    for status in ingests {
-        scope.set_times(&status.reference, Times { started: status.started, updated: status.updated });
-    }
-    for blob in blobs {
-        let _ = scope.add(blob.digest, blob.size, Labels::new());
-    }
-    Ok(())
-}
-
-/// What a blob of the engine is: with its media type if it is a document that names others.
-async fn look(session: &Session, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-    let Some(size) = session.images.size(digest).await? else { return Ok(None) };
-    let blob = Descriptor::new("", digest.clone(), size);
-    if size > Limits::default().document_bytes || !begins_as_document(session, &blob).await {
-        return Ok(Some(blob));
-    }
-    session.images.identify(digest).await
-}
-
-/// Whether the first bytes of `blob` may be those of a JSON object.
-async fn begins_as_document(session: &Session, blob: &Descriptor) -> bool {
-    let Ok(mut chunks) = session.images.open(blob, 0).await else { return false };
-    while let Some(Ok(chunk)) = chunks.next().await {
-        if let Some(first) = chunk.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            return *first == b'{';
-        }
-    }
-    false
 }

@@ -10,7 +10,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::capabilities::capabilities;
-use super::commit::{self, Watching};
+use super::commit;
+use super::commit_task::CommitWatcher;
 use super::negotiate::negotiate;
 use super::output;
 use super::server::client;
@@ -154,8 +155,8 @@ fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> R
 }
 
 /// Passes on what a Commit tells, and its results.
-async fn pass_on(watching: Watching, answers: mpsc::Sender<Result<CommitResponse, Status>>) {
-    let Watching { mut progress, mut done } = watching;
+async fn pass_on(watching: CommitWatcher, answers: mpsc::Sender<Result<CommitResponse, Status>>) {
+    let CommitWatcher { mut progress, mut done } = watching;
     let message = |event| Ok(CommitResponse { event: Some(event) });
     let last = loop {
         let told = tokio::select! {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
 
-use super::commit::Running;
+use super::commit_task::CommitTask;
 use super::record::Record;
 use super::scope::Scope;
 use crate::engine::images::Images;
@@ -52,7 +52,7 @@ pub(super) struct Stage {
     /// What can be read of each exporter that made something: by the exporter's id.
     pub(super) outputs: HashMap<String, Arc<dyn Output>>,
     /// The Commit that runs.
-    pub(super) running: Option<Arc<Running>>,
+    pub(super) running: Option<Arc<CommitTask>>,
     ended: Option<Instant>,
     /// Until it ends.
     listed: Option<Listed>,

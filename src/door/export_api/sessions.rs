@@ -1,4 +1,4 @@
-//! All exports of this server: opened, found, expired, forgotten, and found again after a restart.
+//! All exports of this server: opened, found, expired and forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,11 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::exporters;
-use super::negotiate::restore_scope;
 use super::outputs::Outputs;
 use super::record::Record;
 use super::session::Session;
-use crate::engine::{DurableLease, EngineError, Lifetime};
+use crate::engine::Lifetime;
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::duration;
@@ -30,7 +29,7 @@ pub(super) struct Sessions {
     pub(super) exports: Arc<Exports>,
     pub(super) outputs: Arc<Outputs>,
     /// What this server is called.
-    name: String,
+    pub(super) name: String,
     sessions: Mutex<BTreeMap<String, Arc<Session>>>,
     /// Held while an export is opened, so that of two Opens with one key the second finds the first one's export.
     opening: tokio::sync::Mutex<()>,
@@ -42,7 +41,7 @@ impl Sessions {
         Self { exports, outputs, name, sessions: Mutex::default(), opening: tokio::sync::Mutex::default() }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
+    pub(super) fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -137,58 +136,6 @@ impl Sessions {
         let (engine, policy) = (self.exports.engine().identity(), self.exports.policy(client));
         exporters::check(&request.exporters, engine, policy, &self.outputs.folders, &mut wrong)?;
         if wrong.is_empty() { Ok(()) } else { Err(ApiError::fields(wrong)) }
-    }
-
-    /// Finds the exports of an earlier process again, which had the same name. None of them is needed to serve: what cannot
-    /// be taken up is left to its lease, which expires.
-    pub(super) async fn recover(&self) -> usize {
-        let durables = match self.exports.engine().durable_leases().await {
-            Ok(durables) => durables,
-            Err(error) => {
-                tracing::warn!(%error, "it cannot be told which exports an earlier process left; they are lost to their clients");
-                return 0;
-            }
-        };
-        let mut found = 0;
-        for durable in durables {
-            let export = durable.export.clone();
-            match self.take_up(durable).await {
-                Ok(taken) => found += usize::from(taken),
-                Err(error) => {
-                    tracing::warn!(export, %error, "an export of an earlier process cannot be taken up; it is left until it expires");
-                }
-            }
-        }
-        found
-    }
-
-    /// Takes an export of an earlier process up; `false` if it is none of this server's, or has ended.
-    async fn take_up(&self, DurableLease { export, record, created }: DurableLease) -> Result<bool, EngineError> {
-        let engine = self.exports.engine();
-        let Some(record) = Record::read(&record) else {
-            tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
-            return Ok(false);
-        };
-        if !record.server.is_empty() && record.server != self.name {
-            tracing::debug!(export, server = record.server, "an export of another server is left alone");
-            return Ok(false);
-        }
-        let lifetime = Lifetime::Durable { record: "" };
-        // Its client is another process's.
-        let origin = Session::origin(&export, &record, &Principal::Internal);
-        let lease = engine.lease(&origin, lifetime).await?;
-        let session = Session::new(export.clone(), record, (lease, engine.images()?), created, None);
-        match restore_scope(&session).await {
-            // It has expired meanwhile, or belongs to a daemon that is not at its end.
-            Err(EngineError::LeaseLost { lease }) => {
-                tracing::info!(export, lease, "ended while it was taken up");
-                return Ok(false);
-            }
-            taken => taken?,
-        }
-        session.list(self.exports.live(), &origin);
-        self.sessions().insert(export, Arc::new(session));
-        Ok(true)
     }
 
     /// Ends what has expired and forgets what ended long ago, until `end`.

@@ -24,7 +24,7 @@ pub(crate) fn dangling(digest: &Digest) -> String {
     format!("{DANGLING}@{digest}")
 }
 
-/// What `name` stands for.
+/// What `name` points to.
 pub(crate) async fn get(client: &Client, name: &str) -> Result<Option<Image>, EngineError> {
     let mut images = client.images();
     let call = images.get(client.request(GetImageRequest { name: name.to_owned() }));
@@ -32,7 +32,7 @@ pub(crate) async fn get(client: &Client, name: &str) -> Result<Option<Image>, En
     Ok(found.and_then(|response| response.image))
 }
 
-/// The record by which `name` stands for `target`.
+/// The record by which `name` points to `target`.
 fn record(name: &str, target: &Descriptor) -> Result<Image, EngineError> {
     Ok(Image {
         name: name.to_owned(),
@@ -73,8 +73,8 @@ pub(crate) async fn update(client: &Client, image: Image) -> Result<bool, Engine
 /// Whether there is a record `name`.
 ///
 /// # Errors
-/// [`EngineError::NameMoved`] if it stands for something else than `target`.
-pub(crate) async fn stands(client: &Client, name: &str, target: &Digest) -> Result<bool, EngineError> {
+/// [`EngineError::NameMoved`] if it points to something else than `target`.
+pub(crate) async fn resolves_to(client: &Client, name: &str, target: &Digest) -> Result<bool, EngineError> {
     let Some(image) = get(client, name).await? else { return Ok(false) };
     let current = image.target.and_then(|target| target.digest.parse::<Digest>().ok());
     match current {
@@ -83,14 +83,14 @@ pub(crate) async fn stands(client: &Client, name: &str, target: &Digest) -> Resu
     }
 }
 
-/// Deletes the record `name`, which must stand for `target`; fine if there is none.
+/// Deletes the record `name`, which must point to `target`; fine if there is none.
 ///
 /// # Errors
-/// [`EngineError::NameMoved`] if it stands for something else: it stays.
+/// [`EngineError::NameMoved`] if it points to something else: it stays.
 pub(crate) async fn delete(client: &Client, name: &str, target: &Digest) -> Result<(), EngineError> {
     // A containerd that compares by itself does so in the transaction of the deletion; one that does not know the field
-    // (1.6) deletes whatever the record stands for, so that it is compared here as well.
-    while stands(client, name, target).await? {
+    // (1.6) deletes whatever the record points to, so that it is compared here as well.
+    while resolves_to(client, name, target).await? {
         let expected = Target { digest: target.to_string(), ..Target::default() };
         let request =
             DeleteImageRequest { name: name.to_owned(), target: Some(expected), ..DeleteImageRequest::default() };
@@ -104,7 +104,7 @@ pub(crate) async fn delete(client: &Client, name: &str, target: &Digest) -> Resu
     Ok(())
 }
 
-/// Makes `name` stand for `target`. An existing record keeps its labels: other clients depend on theirs.
+/// Makes `name` point to `target`. An existing record keeps its labels: other clients depend on theirs.
 pub(crate) async fn set(client: &Client, name: &str, target: &Descriptor) -> Result<(), EngineError> {
     let image = record(name, target)?;
     for _ in 0..TRIES {

@@ -12,8 +12,8 @@ use tonic::Code;
 
 use super::client::Client;
 use super::content;
+use super::cross_namespace;
 use super::leases;
-use super::neighbours;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest, check_ref};
 use crate::engine::stream::{Stream, is_locked};
@@ -137,7 +137,7 @@ impl IngestManager for ContainerdIngests {
     fn mountable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
         Box::pin(async move {
             match &self.shared {
-                Some(own) if !digests.is_empty() => neighbours::sizes(&self.client, own, digests).await,
+                Some(own) if !digests.is_empty() => cross_namespace::sizes(&self.client, own, digests).await,
                 _ => Ok(vec![None; digests.len()]),
             }
         })

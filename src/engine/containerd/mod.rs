@@ -1,8 +1,9 @@
 //! The `containerd` engine: everything through containerd's own API, in one namespace.
 
+mod already_complete;
 mod client;
 mod content;
-mod current;
+mod cross_namespace;
 mod discover;
 mod images;
 mod ingests;
@@ -10,7 +11,6 @@ mod labels;
 mod lease;
 mod leases;
 mod names;
-mod neighbours;
 mod pins;
 mod plan;
 mod read;
@@ -116,7 +116,7 @@ impl ContainerdEngine {
 
     /// Whether all `names` resolve to `root`, complete and unpacked; how many blobs it has.
     pub(crate) async fn check(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        current::check(&self.client, &self.server.snapshotter, root, names).await
+        already_complete::check(&self.client, &self.server.snapshotter, root, names).await
     }
 
     /// The leases of processes that are gone.
@@ -148,7 +148,7 @@ impl Engine for ContainerdEngine {
         Sharing { containerd: Some(self.server.uuid.clone()), namespaces: self.server.shares() }
     }
 
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         root: &'a Descriptor,
         names: &'a [Reference],

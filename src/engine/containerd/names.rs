@@ -166,7 +166,7 @@ impl ContainerdTransaction {
         let root: &Descriptor = self.root();
         let outcome = match before {
             // containerd does not compare before an update.
-            Some(image) => match images::stands(self.client(), name, &root.digest).await {
+            Some(image) => match images::resolves_to(self.client(), name, &root.digest).await {
                 Ok(true) => images::update(self.client(), image).await.map(|_| ()),
                 other => other.map(|_| ()),
             },
@@ -196,7 +196,7 @@ impl ContainerdTransaction {
     async fn is_named(&self, target: &Digest, names: &[(String, Option<Image>)]) -> Result<bool, EngineError> {
         let had = |image: &Option<Image>| image.as_ref().and_then(digest).is_some_and(|had| had == *target);
         for (name, _) in names.iter().filter(|(_, image)| had(image)) {
-            match images::stands(self.client(), name, target).await {
+            match images::resolves_to(self.client(), name, target).await {
                 Ok(false) | Err(EngineError::NameMoved { .. }) => {}
                 other => return other,
             }

@@ -55,7 +55,7 @@ impl ContainerdImages {
     /// Removes a record as [`Images::list`] shows it.
     ///
     /// # Errors
-    /// [`EngineError::NameMoved`] if it stands for another image by now.
+    /// [`EngineError::NameMoved`] if it points to another image by now.
     pub(crate) async fn remove(&self, record: &Record) -> Result<(), EngineError> {
         let target = &record.target.digest;
         if let Some(name) = &record.name {
@@ -70,10 +70,10 @@ impl ContainerdImages {
     /// Makes sure that a record is as [`Images::list`] showed it, or gone.
     ///
     /// # Errors
-    /// [`EngineError::NameMoved`] if it stands for another image by now.
+    /// [`EngineError::NameMoved`] if it points to another image by now.
     pub(crate) async fn check(&self, record: &Record) -> Result<(), EngineError> {
         match &record.name {
-            Some(name) => images::stands(&self.client, name, &record.target.digest).await.map(|_| ()),
+            Some(name) => images::resolves_to(&self.client, name, &record.target.digest).await.map(|_| ()),
             None => Ok(()),
         }
     }

@@ -44,7 +44,7 @@ impl Line {
 /// what messages call it then. A name that nobody asked for is never what was asked for.
 pub(crate) fn check_loaded(notes: &[String], names: &[Reference], id: &str) -> Result<(), String> {
     let said = |what: &str| format!("it did not say that it loaded {what}; it said: {}", notes.join("; "));
-    // dockerd's short form does not always parse as the name that it stands for (`docker.io/localhost/x`).
+    // dockerd's short form does not always parse as the name that it points to (`docker.io/localhost/x`).
     let is = |name: &Reference, loaded: &str| loaded == name.familiar() || loaded.parse().as_ref() == Ok(name);
     let loaded = notes.iter().filter_map(|note| note.strip_prefix(LOADED));
     if let Some(other) = loaded.clone().find(|loaded| !names.iter().any(|name| is(name, loaded))) {

@@ -114,7 +114,7 @@ impl Engine for DockerEngine {
         self.containerd.sharing()
     }
 
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         root: &'a Descriptor,
         names: &'a [Reference],

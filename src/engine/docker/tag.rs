@@ -16,7 +16,7 @@ const TRIES: usize = 20;
 /// authorization plugins are asked. `false` if dockerd does not know the image, or would
 /// not tag it so.
 pub(crate) async fn again(docker: &Api, name: &Reference) -> Result<bool, EngineError> {
-    // A name's characters all stand for themselves in a path and a query, and one with a digest is not taggable.
+    // No character of a name is special in a path and a query, and one with a digest is not taggable.
     let (Some(tag), None) = (name.tag(), name.digest()) else { return Ok(false) };
     let repository = name.name();
     let answer = docker.post(&format!("/images/{repository}:{tag}/tag?repo={repository}&tag={tag}")).await?;
@@ -30,7 +30,7 @@ pub(crate) async fn again(docker: &Api, name: &Reference) -> Result<bool, Engine
     }
 }
 
-/// Has dockerd make `name` stand for `root`.
+/// Has dockerd make `name` point to `root`.
 pub(crate) async fn set(docker: &Api, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
     let (repository, tag) = (name.name(), name.tag().unwrap_or("latest"));
     let path = format!("/images/{}/tag?repo={repository}&tag={tag}", root.digest);

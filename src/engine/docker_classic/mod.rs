@@ -27,7 +27,7 @@ use super::{Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, 
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Digest, Reference};
 
-/// How many roots are remembered with the images that they stand for here.
+/// How many roots are remembered with the images that they point to here.
 const REMEMBERED: usize = 1024;
 
 /// A dockerd with the classic store.
@@ -45,7 +45,7 @@ struct Classic {
     images: Mutex<HashMap<Digest, Known>>,
 }
 
-/// The image that a root stands for on this machine. dockerd does not keep manifests, so only we can know; and it is
+/// The image that a root points to on this machine. dockerd does not keep manifests, so only we can know; and it is
 /// always the same one, as all of it follows from the root's bytes.
 #[derive(Debug, Clone)]
 struct Known {
@@ -112,9 +112,9 @@ impl Classic {
         }
     }
 
-    /// Whether all of `names`, of which there must be one at least, stand for the image `id`; and if so, has dockerd
+    /// Whether all of `names`, of which there must be one at least, point to the image `id`; and if so, has dockerd
     /// tag them as what they are.
-    async fn stands(&self, id: &Digest, names: &[Reference]) -> Result<bool, EngineError> {
+    async fn resolves_to(&self, id: &Digest, names: &[Reference]) -> Result<bool, EngineError> {
         if names.is_empty() {
             return Ok(false);
         }
@@ -133,7 +133,7 @@ impl Engine for ClassicEngine {
         &self.identity
     }
 
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         root: &'a Descriptor,
         names: &'a [Reference],
@@ -141,7 +141,7 @@ impl Engine for ClassicEngine {
         Box::pin(async move {
             let known = self.docker.images.lock().unwrap_or_else(PoisonError::into_inner).get(&root.digest).cloned();
             let Some(known) = known else { return Ok(None) };
-            Ok(self.docker.stands(&known.id, names).await?.then_some(known.blobs))
+            Ok(self.docker.resolves_to(&known.id, names).await?.then_some(known.blobs))
         })
     }
 

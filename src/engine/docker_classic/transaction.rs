@@ -125,7 +125,7 @@ impl ClassicTransaction {
         }
         self.check_names(preconditions).await?;
         let nothing_sent = matches!(*self.archive.lock().await, Archive::NotBegun);
-        if self.is_there && nothing_sent && self.docker.stands(id, names).await? {
+        if self.is_there && nothing_sent && self.docker.resolves_to(id, names).await? {
             return Ok(());
         }
         let mut archive = self.turn().await?;
@@ -161,7 +161,7 @@ impl ClassicTransaction {
     }
 
     /// That dockerd did what it was asked: it says of a name that it loaded it even where it refused to tag it (moby
-    /// `tarexport/load.go`, `setLoadedTag`). A name that stands for another image by now was moved by somebody else.
+    /// `tarexport/load.go`, `setLoadedTag`). A name that points to another image by now was moved by somebody else.
     async fn check(&self, notes: &[String], id: &Digest, names: &[Reference]) -> Result<(), EngineError> {
         check_loaded(notes, names, id.as_str()).map_err(refused)?;
         let full: Vec<_> = names.iter().map(ToString::to_string).collect();

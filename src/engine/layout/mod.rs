@@ -170,7 +170,7 @@ impl Engine for LayoutEngine {
         &self.identity
     }
 
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         root: &'a Descriptor,
         names: &'a [Reference],

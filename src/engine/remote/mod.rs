@@ -105,7 +105,7 @@ impl Engine for RemoteEngine {
     }
 
     /// Never known here: the daemon finds out at the commit, which then changes nothing.
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         _root: &'a Descriptor,
         _names: &'a [Reference],

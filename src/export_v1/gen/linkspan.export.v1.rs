@@ -109,7 +109,7 @@ pub struct ExporterResult {
     /// The root that is stored, with the annotations of Commit; unset on failure.
     #[prost(message, optional, tag = "5")]
     pub root: ::core::option::Option<Descriptor>,
-    /// The names that stand for it now, in full, such as `docker.io/library/demo:latest`.
+    /// The names that point to it now, in full, such as `docker.io/library/demo:latest`.
     #[prost(string, repeated, tag = "6")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -219,9 +219,9 @@ pub enum Reason {
     DocumentInvalid = 11,
     /// Policy does not allow this name; the metadata lists the patterns that are allowed.
     NameDenied = 12,
-    /// The name stands for another image, and policy does not let names move.
+    /// The name points to another image, and policy does not let names move.
     NameTaken = 13,
-    /// The precondition on what a name stands for does not hold.
+    /// The precondition on what a name points to does not hold.
     PreconditionFailed = 14,
     /// A limit of the server is reached; the metadata says which, and its value.
     LimitExceeded = 15,
@@ -479,7 +479,7 @@ pub struct NamePolicy {
     /// Patterns over names in full, `*` for any run of characters; empty if every name may be set.
     #[prost(string, repeated, tag = "1")]
     pub allowed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Whether a name that stands for one image may be made to stand for another.
+    /// Whether a name that points to one image may be made to point to another.
     #[prost(bool, tag = "2")]
     pub may_move: bool,
 }
@@ -1709,7 +1709,7 @@ pub mod exports_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// Asks what a reference stands for.
+/// Asks what a reference points to.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResolveRequest {
     /// A name (`demo`, `docker.io/library/demo:latest`, `demo@sha256:…`) or a digest alone.
@@ -1735,13 +1735,13 @@ pub struct Resolved {
     #[prost(bytes = "vec", tag = "2")]
     pub document: ::prost::alloc::vec::Vec<u8>,
 }
-/// What a reference stands for.
+/// What a reference points to.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResolveResponse {
     /// The name in full; empty if a digest alone was asked for.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// From what the reference stands for down to what was asked for.
+    /// From what the reference points to down to what was asked for.
     #[prost(message, repeated, tag = "2")]
     pub chain: ::prost::alloc::vec::Vec<Resolved>,
     /// Every platform of the image, attestations left out.
@@ -1758,7 +1758,7 @@ pub struct InspectRequest {
 /// What an image consists of.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InspectResponse {
-    /// What the reference stands for, with the annotations of its descriptor.
+    /// What the reference points to, with the annotations of its descriptor.
     #[prost(message, optional, tag = "1")]
     pub root: ::core::option::Option<Resolved>,
     /// Each image of an index, or the one.
@@ -1841,13 +1841,13 @@ pub struct ListReferencesResponse {
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
-/// One name and what it stands for.
+/// One name and what it points to.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reference {
     /// The name in full; empty for an image without one.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What it stands for.
+    /// What it points to.
     #[prost(message, optional, tag = "2")]
     pub root: ::core::option::Option<Descriptor>,
 }
@@ -1903,10 +1903,10 @@ pub struct PushBegin {
     /// The name to set; empty stores the blobs and records the image by its digest.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What it shall stand for. What it names must be here or come with this call.
+    /// What it shall point to. What it names must be here or come with this call.
     #[prost(message, optional, tag = "2")]
     pub root: ::core::option::Option<Descriptor>,
-    /// What the name must stand for now.
+    /// What the name must point to now.
     #[prost(message, optional, tag = "3")]
     pub precondition: ::core::option::Option<Precondition>,
     /// Annotations for the root's descriptor.
@@ -1914,19 +1914,19 @@ pub struct PushBegin {
     pub annotations:
         ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
 }
-/// What a name must stand for, so that two writers do not overwrite each other unknowingly.
+/// What a name must point to, so that two writers do not overwrite each other unknowingly.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Precondition {
-    /// The condition; without one the name is set whatever it stands for.
+    /// The condition; without one the name is set whatever it points to.
     #[prost(oneof = "precondition::Condition", tags = "1, 2")]
     pub condition: ::core::option::Option<precondition::Condition>,
 }
 /// Nested message and enum types in `Precondition`.
 pub mod precondition {
-    /// The condition; without one the name is set whatever it stands for.
+    /// The condition; without one the name is set whatever it points to.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Condition {
-        /// The name must stand for this digest.
+        /// The name must point to this digest.
         #[prost(string, tag = "1")]
         Digest(::prost::alloc::string::String),
         /// The name must not exist.
@@ -1950,10 +1950,10 @@ pub struct PushResponse {
     /// The name in full.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What it stands for now.
+    /// What it points to now.
     #[prost(message, optional, tag = "2")]
     pub root: ::core::option::Option<Descriptor>,
-    /// What it stood for before; unset if it did not exist.
+    /// What it pointed to before; unset if it did not exist.
     #[prost(message, optional, tag = "3")]
     pub previous: ::core::option::Option<Descriptor>,
     /// How many blobs came with the call.
@@ -1969,7 +1969,7 @@ pub struct PushResponse {
 pub enum ResolveDepth {
     /// The same as `ROOT`.
     Unspecified = 0,
-    /// What the reference stands for, be it an index or a manifest.
+    /// What the reference points to, be it an index or a manifest.
     Root = 1,
     /// The manifest of the platform.
     Manifest = 2,
@@ -2092,7 +2092,7 @@ pub mod references_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// What a reference stands for: the chain of descriptors down to what was asked for, with small documents inline.
+        /// What a reference points to: the chain of descriptors down to what was asked for, with small documents inline.
         pub async fn resolve(
             &mut self,
             request: impl tonic::IntoRequest<super::ResolveRequest>,
@@ -2158,7 +2158,7 @@ pub mod references_client {
                 .insert(GrpcMethod::new("linkspan.export.v1.References", "Fetch"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Stores an image and lets a name stand for it, if the name stands for what the client thinks.
+        /// Stores an image and lets a name point to it, if the name points to what the client thinks.
         pub async fn push(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::PushRequest>,
@@ -2188,7 +2188,7 @@ pub mod references_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ReferencesServer.
     #[async_trait]
     pub trait References: std::marker::Send + std::marker::Sync + 'static {
-        /// What a reference stands for: the chain of descriptors down to what was asked for, with small documents inline.
+        /// What a reference points to: the chain of descriptors down to what was asked for, with small documents inline.
         async fn resolve(
             &self,
             request: tonic::Request<super::ResolveRequest>,
@@ -2213,7 +2213,7 @@ pub mod references_server {
             &self,
             request: tonic::Request<super::FetchRequest>,
         ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
-        /// Stores an image and lets a name stand for it, if the name stands for what the client thinks.
+        /// Stores an image and lets a name point to it, if the name points to what the client thinks.
         async fn push(
             &self,
             request: tonic::Request<tonic::Streaming<super::PushRequest>>,

@@ -1048,7 +1048,7 @@ type NamePolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Patterns over names in full, `*` for any run of characters; empty if every name may be set.
 	Allowed []string `protobuf:"bytes,1,rep,name=allowed,proto3" json:"allowed,omitempty"`
-	// Whether a name that stands for one image may be made to stand for another.
+	// Whether a name that points to one image may be made to point to another.
 	MayMove       bool `protobuf:"varint,2,opt,name=may_move,json=mayMove,proto3" json:"may_move,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

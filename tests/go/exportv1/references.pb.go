@@ -29,7 +29,7 @@ type ResolveDepth int32
 const (
 	// The same as `ROOT`.
 	ResolveDepth_RESOLVE_DEPTH_UNSPECIFIED ResolveDepth = 0
-	// What the reference stands for, be it an index or a manifest.
+	// What the reference points to, be it an index or a manifest.
 	ResolveDepth_RESOLVE_DEPTH_ROOT ResolveDepth = 1
 	// The manifest of the platform.
 	ResolveDepth_RESOLVE_DEPTH_MANIFEST ResolveDepth = 2
@@ -80,7 +80,7 @@ func (ResolveDepth) EnumDescriptor() ([]byte, []int) {
 	return file_linkspan_export_v1_references_proto_rawDescGZIP(), []int{0}
 }
 
-// Asks what a reference stands for.
+// Asks what a reference points to.
 type ResolveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A name (`demo`, `docker.io/library/demo:latest`, `demo@sha256:…`) or a digest alone.
@@ -208,12 +208,12 @@ func (x *Resolved) GetDocument() []byte {
 	return nil
 }
 
-// What a reference stands for.
+// What a reference points to.
 type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name in full; empty if a digest alone was asked for.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// From what the reference stands for down to what was asked for.
+	// From what the reference points to down to what was asked for.
 	Chain []*Resolved `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
 	// Every platform of the image, attestations left out.
 	Platforms     []*Platform `protobuf:"bytes,3,rep,name=platforms,proto3" json:"platforms,omitempty"`
@@ -321,7 +321,7 @@ func (x *InspectRequest) GetReference() string {
 // What an image consists of.
 type InspectResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the reference stands for, with the annotations of its descriptor.
+	// What the reference points to, with the annotations of its descriptor.
 	Root *Resolved `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
 	// Each image of an index, or the one.
 	Images []*PlatformImage `protobuf:"bytes,2,rep,name=images,proto3" json:"images,omitempty"`
@@ -720,12 +720,12 @@ func (x *ListReferencesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// One name and what it stands for.
+// One name and what it points to.
 type Reference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name in full; empty for an image without one.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it stands for.
+	// What it points to.
 	Root          *Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -995,9 +995,9 @@ type PushBegin struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name to set; empty stores the blobs and records the image by its digest.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it shall stand for. What it names must be here or come with this call.
+	// What it shall point to. What it names must be here or come with this call.
 	Root *Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
-	// What the name must stand for now.
+	// What the name must point to now.
 	Precondition *Precondition `protobuf:"bytes,3,opt,name=precondition,proto3" json:"precondition,omitempty"`
 	// Annotations for the root's descriptor.
 	Annotations   map[string]string `protobuf:"bytes,4,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -1063,10 +1063,10 @@ func (x *PushBegin) GetAnnotations() map[string]string {
 	return nil
 }
 
-// What a name must stand for, so that two writers do not overwrite each other unknowingly.
+// What a name must point to, so that two writers do not overwrite each other unknowingly.
 type Precondition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The condition; without one the name is set whatever it stands for.
+	// The condition; without one the name is set whatever it points to.
 	//
 	// Types that are valid to be assigned to Condition:
 	//
@@ -1137,7 +1137,7 @@ type isPrecondition_Condition interface {
 }
 
 type Precondition_Digest struct {
-	// The name must stand for this digest.
+	// The name must point to this digest.
 	Digest string `protobuf:"bytes,1,opt,name=digest,proto3,oneof"`
 }
 
@@ -1210,9 +1210,9 @@ type PushResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name in full.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it stands for now.
+	// What it points to now.
 	Root *Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
-	// What it stood for before; unset if it did not exist.
+	// What it pointed to before; unset if it did not exist.
 	Previous *Descriptor `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"`
 	// How many blobs came with the call.
 	StoredBlobs int64 `protobuf:"varint,4,opt,name=stored_blobs,json=storedBlobs,proto3" json:"stored_blobs,omitempty"`

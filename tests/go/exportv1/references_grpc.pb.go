@@ -35,7 +35,7 @@ const (
 // Resolves, inspects, fetches and pushes images of the engine. Optional: a server that offers it lists `references` among
 // its features.
 type ReferencesClient interface {
-	// What a reference stands for: the chain of descriptors down to what was asked for, with small documents inline.
+	// What a reference points to: the chain of descriptors down to what was asked for, with small documents inline.
 	Resolve(ctx context.Context, in *ResolveRequest, opts ...grpc.CallOption) (*ResolveResponse, error)
 	// What an image consists of.
 	Inspect(ctx context.Context, in *InspectRequest, opts ...grpc.CallOption) (*InspectResponse, error)
@@ -43,7 +43,7 @@ type ReferencesClient interface {
 	List(ctx context.Context, in *ListReferencesRequest, opts ...grpc.CallOption) (*ListReferencesResponse, error)
 	// The bytes of one blob.
 	Fetch(ctx context.Context, in *FetchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchResponse], error)
-	// Stores an image and lets a name stand for it, if the name stands for what the client thinks.
+	// Stores an image and lets a name point to it, if the name points to what the client thinks.
 	Push(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PushRequest, PushResponse], error)
 }
 
@@ -124,7 +124,7 @@ type References_PushClient = grpc.ClientStreamingClient[PushRequest, PushRespons
 // Resolves, inspects, fetches and pushes images of the engine. Optional: a server that offers it lists `references` among
 // its features.
 type ReferencesServer interface {
-	// What a reference stands for: the chain of descriptors down to what was asked for, with small documents inline.
+	// What a reference points to: the chain of descriptors down to what was asked for, with small documents inline.
 	Resolve(context.Context, *ResolveRequest) (*ResolveResponse, error)
 	// What an image consists of.
 	Inspect(context.Context, *InspectRequest) (*InspectResponse, error)
@@ -132,7 +132,7 @@ type ReferencesServer interface {
 	List(context.Context, *ListReferencesRequest) (*ListReferencesResponse, error)
 	// The bytes of one blob.
 	Fetch(*FetchRequest, grpc.ServerStreamingServer[FetchResponse]) error
-	// Stores an image and lets a name stand for it, if the name stands for what the client thinks.
+	// Stores an image and lets a name point to it, if the name points to what the client thinks.
 	Push(grpc.ClientStreamingServer[PushRequest, PushResponse]) error
 	mustEmbedUnimplementedReferencesServer()
 }

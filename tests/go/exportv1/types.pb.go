@@ -120,9 +120,9 @@ const (
 	Reason_REASON_DOCUMENT_INVALID Reason = 11
 	// Policy does not allow this name; the metadata lists the patterns that are allowed.
 	Reason_REASON_NAME_DENIED Reason = 12
-	// The name stands for another image, and policy does not let names move.
+	// The name points to another image, and policy does not let names move.
 	Reason_REASON_NAME_TAKEN Reason = 13
-	// The precondition on what a name stands for does not hold.
+	// The precondition on what a name points to does not hold.
 	Reason_REASON_PRECONDITION_FAILED Reason = 14
 	// A limit of the server is reached; the metadata says which, and its value.
 	Reason_REASON_LIMIT_EXCEEDED Reason = 15
@@ -604,7 +604,7 @@ type ExporterResult struct {
 	Error *Error `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	// The root that is stored, with the annotations of Commit; unset on failure.
 	Root *Descriptor `protobuf:"bytes,5,opt,name=root,proto3" json:"root,omitempty"`
-	// The names that stand for it now, in full, such as `docker.io/library/demo:latest`.
+	// The names that point to it now, in full, such as `docker.io/library/demo:latest`.
 	Names         []string `protobuf:"bytes,6,rep,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

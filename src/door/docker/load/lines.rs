@@ -18,8 +18,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::answer::{Body, error_line};
 use super::report::{MOST_NAMED, Report};
+use super::response::{Body, error_line};
 use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::image::Reference;
@@ -67,7 +67,7 @@ impl Lookup {
         let mut lost = Vec::new();
         let look = async {
             for name in &names {
-                // dockerd's short form of a name does not always stand for that name (`docker.io/localhost/x`).
+                // dockerd's short form of a name does not always point to that name (`docker.io/localhost/x`).
                 let full = format!("docker.io/{name}").parse().ok();
                 let mut is_found = false;
                 for name in [Some(name), full.as_ref()].into_iter().flatten() {

@@ -253,7 +253,7 @@ fn is_harmless(key: &str, value: &[u8]) -> bool {
     }
 }
 
-/// The records of a PAX header: `LENGTH KEY=VALUE\n`. `None` stands for one that is malformed or unusual.
+/// The records of a PAX header: `LENGTH KEY=VALUE\n`. `None` if one is malformed or unusual.
 struct Records<'a>(&'a [u8]);
 
 impl<'a> Iterator for Records<'a> {

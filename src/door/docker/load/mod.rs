@@ -3,9 +3,10 @@
 //! dockerd still reads every archive and answers itself, so that names, events, unpacking and errors are its own; it is
 //! only spared what it would store a second time. See [`filter`] for why that changes nothing.
 
-mod answer;
 mod blobs;
+mod encoding;
 mod ending;
+mod error;
 mod filter;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets need a part of it"))]
@@ -14,13 +15,13 @@ mod fixture;
 pub(crate) mod fuzz;
 mod guard;
 mod layout;
-mod ledger;
 mod lines;
 mod member;
-mod outer;
-mod pins;
+mod omitted;
+mod pinning;
 mod pipe;
 mod report;
+mod response;
 mod upload;
 mod wire;
 mod zstd;
@@ -42,12 +43,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use self::answer::{Body, announcement, failure, is_quiet, refusal};
 use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
 use self::ending::{BreakOff, Ending};
 use self::guard::{Guard, Watch};
 use self::lines::{Edit, edited};
 use self::report::Report;
+use self::response::{Body, announcement, failure, is_quiet, refusal};
 use self::upload::{Archive, Known, Upload};
 use crate::engine::Origin;
 use crate::export::{Exports, unique_id};
@@ -201,8 +202,8 @@ impl Load {
         wire::to_client(&mut head);
         let answer = Response::from_parts(head, body);
         let answer = if is_of_lines(&answer) {
-            let spared = known.spared.get().filter(|spared| !is_quiet && spared.blobs > 0);
-            let front = spared.map(|spared| announcement(*spared));
+            let savings = known.savings.get().filter(|savings| !is_quiet && savings.blobs > 0);
+            let front = savings.map(|savings| announcement(*savings));
             let images = engine.images().ok().filter(|_| !is_quiet);
             let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
             edited(answer, edit)

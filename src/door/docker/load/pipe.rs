@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::mpsc;
 
-use super::filter::Broken;
+use super::error::FilterError;
 use crate::tar::{BLOCK, padding};
 
 /// The archive as it comes, in chunks of any size.
@@ -54,13 +54,13 @@ impl Output {
     }
 
     /// Sends the headers of a member with `size` bytes of content, which are to be sent next.
-    pub(super) async fn head(&mut self, head: Bytes, size: u64) -> Result<(), Broken> {
+    pub(super) async fn head(&mut self, head: Bytes, size: u64) -> Result<(), FilterError> {
         self.send(head).await?;
         self.stands = Stands::In { content: size, padding: padding(size) as u64 };
         Ok(())
     }
 
-    pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Broken> {
+    pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), FilterError> {
         if let Stands::In { content, padding } = &mut self.stands {
             let length = bytes.len() as u64;
             let of_padding = length.saturating_sub(*content);
@@ -76,7 +76,7 @@ impl Output {
     }
 
     /// Sends what was kept back to be sent together.
-    pub(super) async fn flush(&mut self) -> Result<(), Broken> {
+    pub(super) async fn flush(&mut self) -> Result<(), FilterError> {
         if self.small.is_empty() {
             return Ok(());
         }
@@ -84,7 +84,7 @@ impl Output {
         self.hand_on(Piece::Bytes(small)).await
     }
 
-    pub(super) async fn end(&mut self) -> Result<(), Broken> {
+    pub(super) async fn end(&mut self) -> Result<(), FilterError> {
         self.flush().await?;
         self.hand_on(Piece::End).await
     }
@@ -116,7 +116,7 @@ impl Output {
     ///
     /// Where the archive stands at a place that dockerd would take for its end, half a header makes it none. Where it
     /// stands anywhere it is broken off.
-    pub(super) async fn spoil(&mut self) -> Result<(), Broken> {
+    pub(super) async fn spoil(&mut self) -> Result<(), FilterError> {
         match self.stands {
             Stands::Anywhere => return Ok(()),
             Stands::In { content: 0, padding } => {
@@ -129,8 +129,8 @@ impl Output {
         self.end().await
     }
 
-    async fn hand_on(&self, piece: Piece) -> Result<(), Broken> {
-        self.pieces.send(piece).await.map_err(|_| Broken::Output)
+    async fn hand_on(&self, piece: Piece) -> Result<(), FilterError> {
+        self.pieces.send(piece).await.map_err(|_| FilterError::Output)
     }
 }
 
@@ -147,7 +147,7 @@ impl Input {
 
     /// The next bytes, at most `limit` of them; `None` at the end. Before it waits, it sends on what `output` keeps: nobody
     /// shall wait for bytes that are here.
-    pub(super) async fn next(&mut self, limit: u64, output: &mut Output) -> Result<Option<Bytes>, Broken> {
+    pub(super) async fn next(&mut self, limit: u64, output: &mut Output) -> Result<Option<Bytes>, FilterError> {
         while self.rest.is_empty() {
             let next = match self.chunks.next().now_or_never() {
                 Some(next) => next,
@@ -157,7 +157,7 @@ impl Input {
                 }
             };
             match next {
-                Some(chunk) => self.rest = chunk.map_err(Broken::Input)?,
+                Some(chunk) => self.rest = chunk.map_err(FilterError::Input)?,
                 None => return Ok(None),
             }
         }
@@ -171,7 +171,7 @@ impl Input {
         bytes: &mut BytesMut,
         length: usize,
         output: &mut Output,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, FilterError> {
         while bytes.len() < length {
             match self.next((length - bytes.len()) as u64, output).await? {
                 Some(more) => bytes.extend_from_slice(&more),

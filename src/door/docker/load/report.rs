@@ -78,8 +78,8 @@ impl Drop for Report {
     fn drop(&mut self) {
         let principal = &self.principal;
         let (seconds, names) = (self.begun.elapsed().as_millis() as f64 / 1e3, self.names.join(","));
-        let spared = self.known.spared.get().copied().unwrap_or_default();
-        let (spared_blobs, spared_bytes) = (spared.blobs, spared.bytes);
+        let savings = self.known.savings.get().copied().unwrap_or_default();
+        let (spared_blobs, spared_bytes) = (savings.blobs, savings.bytes);
         match self.failure() {
             None => info!(door = "docker", names, spared_blobs, spared_bytes, seconds, principal, "loaded"),
             Some(error) => {

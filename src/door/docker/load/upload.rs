@@ -15,11 +15,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::blobs::EngineBlobs;
+use super::encoding::{self, Encoding, Raw};
 use super::ending::BreakOff;
-use super::filter::{self, Broken};
+use super::error::FilterError;
+use super::filter;
 use super::guard::{Denied, Watch};
-use super::ledger::Spared;
-use super::outer::{self, Outer, Raw};
+use super::omitted::Savings;
 use super::pipe::{Output, Piece};
 
 /// How many pieces may be on their way. The largest is what a connection reads at once, less than half a megabyte.
@@ -29,7 +30,7 @@ const PIECES: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// What was left out, once that is certain.
-    pub(super) spared: OnceLock<Spared>,
+    pub(super) savings: OnceLock<Savings>,
     /// Why dockerd did not get all of it, where it is not the client that went away.
     pub(super) trouble: OnceLock<String>,
 }
@@ -63,29 +64,29 @@ impl Upload {
 
 async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &Known, mut output: Output) {
     let mut raw = Raw::new(BodyDataStream::new(body).map_err(io::Error::other));
-    let (compression, outcome) = match outer::open(raw.clone()).await {
-        Ok((Outer::Unfit, _)) if watch.guard.is_some() => {
+    let (compression, outcome) = match encoding::open(raw.clone()).await {
+        Ok((Encoding::PassThrough, _)) if watch.guard.is_some() => {
             let denied = Denied::Unreadable("it is compressed in a way that takes much memory to read");
             (None, Err(denied.into()))
         }
-        Ok((Outer::Unfit, chunks)) => (None, filter::pass(chunks, &mut output).await),
-        Ok((outer, chunks)) => {
-            (outer.compression(), filter::run(blobs, watch, chunks, &mut output, &known.spared).await)
+        Ok((Encoding::PassThrough, chunks)) => (None, filter::pass(chunks, &mut output).await),
+        Ok((encoding, chunks)) => {
+            (encoding.compression(), filter::run(blobs, watch, chunks, &mut output, &known.savings).await)
         }
-        Err(error) => (None, Err(Broken::Input(error))),
+        Err(error) => (None, Err(FilterError::Input(error))),
     };
     let Err(error) = outcome else { return raw.drain().await };
     debug!(%error, "an archive was not sent to its end");
     let trouble = match error {
         // dockerd has what it wants, and answers.
-        Broken::Output => return,
-        Broken::Input(error) if is_clients(&error) => None,
-        Broken::Input(error) => Some(match compression {
+        FilterError::Output => return,
+        FilterError::Input(error) if is_clients(&error) => None,
+        FilterError::Input(error) => Some(match compression {
             Some(compression) => format!("the archive cannot be decompressed ({}): {error}", compression.name()),
             None => format!("{error}; load the archive again"),
         }),
-        Broken::Denied(denied) => Some(denied.to_string()),
-        error @ Broken::Lost(_) => Some(format!("{error}; load the archive again")),
+        FilterError::Denied(denied) => Some(denied.to_string()),
+        error @ FilterError::Lost(_) => Some(format!("{error}; load the archive again")),
     };
     // Before dockerd answers.
     if let Some(trouble) = trouble {

@@ -42,7 +42,7 @@ impl ReferenceService {
     }
 }
 
-/// What `reference` stands for: its name in full, empty for a digest alone, and its root.
+/// What `reference` points to: its name in full, empty for a digest alone, and its root.
 async fn find(images: &dyn Images, reference: &str) -> Result<(String, image::Descriptor), ApiError> {
     let (name, found) = match reference.parse::<Digest>() {
         Ok(digest) => (String::new(), images.identify(&digest).await?),

@@ -1,4 +1,4 @@
-//! Push: an image, and a name for it, if the name stands for what the client thinks.
+//! Push: an image, and a name for it, if the name points to what the client thinks.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::source::{OnMissing, ReadGraphError, read_graph};
 /// How many locks the names share.
 const LOCKS: usize = 64;
 
-/// One push of a name at a time: what it stands for is compared and set under a lock. Two names may share one.
+/// One push of a name at a time: what it points to is compared and set under a lock. Two names may share one.
 #[derive(Debug)]
 pub(super) struct Names {
     locks: [Mutex<()>; LOCKS],
@@ -173,7 +173,7 @@ impl Push {
             .collect()
     }
 
-    /// What the name stands for, if that is what the client thinks.
+    /// What the name points to, if that is what the client thinks.
     async fn compare(&self, images: &dyn Images) -> Result<Option<Descriptor>, ApiError> {
         let Some(name) = &self.name else { return Ok(None) };
         let current = images.resolve(name).await?;
@@ -182,10 +182,10 @@ impl Push {
             None => return Ok(current),
             Some(precondition::Condition::Digest(expected)) if digest == Some(expected) => return Ok(current),
             Some(precondition::Condition::Absent(_)) if digest.is_none() => return Ok(current),
-            Some(precondition::Condition::Digest(expected)) => format!("to stand for {expected}"),
+            Some(precondition::Condition::Digest(expected)) => format!("to point to {expected}"),
             Some(precondition::Condition::Absent(_)) => "not to exist".to_owned(),
         };
-        let now = digest.map_or_else(|| "it does not exist".to_owned(), |digest| format!("it stands for {digest}"));
+        let now = digest.map_or_else(|| "it does not exist".to_owned(), |digest| format!("it points to {digest}"));
         let message = format!("the name `{name}` was expected {expected}, but {now}; resolve it, decide, and push");
         let refusal = ApiError::new(Code::Aborted, Reason::PreconditionFailed, message);
         Err(refusal.with("current", digest.unwrap_or_default()))

@@ -1,12 +1,13 @@
 //! Unpacking: turning layers into a chain of snapshots, while other layers are still on their way.
 
+mod apply;
 mod described;
 mod host;
-mod mend;
+mod implicit_dirs;
 mod parallel;
+mod priority_semaphore;
 mod serial;
 mod snapshots;
-mod turns;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -11,9 +11,9 @@ use tokio::task::spawn_blocking;
 
 use super::described;
 use super::host::{Host, Place, as_overlay};
-use super::mend::{Candidate, candidates, mend};
+use super::implicit_dirs::{Candidate, candidates, restore_parents};
+use super::priority_semaphore::PrioritySemaphore;
 use super::snapshots::{Prepared, Snapshots, key};
-use super::turns::Turns;
 use super::{CommittedBlobs, Job, Layer, Outcome};
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -59,14 +59,14 @@ pub(super) async fn unpack(
         return Ok(Outcome::Impossible);
     }
     let mut prepared = Some((lowest_key, mounts));
-    let turns = Turns::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
+    let permits = PrioritySemaphore::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
     let fill = layers.iter().enumerate().map(|(at, layer)| {
         let prepared = prepared.take();
-        let turns = &turns;
+        let permits = &permits;
         let below = below(at);
         async move {
             committed.wait(&layer.blob.digest).await;
-            let _turn = turns.take(layer.blob.size).await;
+            let _permit = permits.acquire(layer.blob.size).await;
             fill(snapshots, layer, below, prepared, events).await
         }
     });
@@ -113,7 +113,7 @@ async fn fill(
     // The bottom of the chain has nothing below that a whiteout could hide.
     let mounts = if below.is_some() { as_overlay(mounts) } else { mounts };
     events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
-    snapshots.apply(layer, mounts, false).await?;
+    snapshots.applier().apply(layer, mounts, false).await?;
     events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
     Ok(Some(Filled { key, place }))
 }
@@ -128,7 +128,7 @@ async fn finish(
     filled: Vec<Filled>,
 ) -> Result<bool, EngineError> {
     let chain = Arc::new(Chain { host, filled });
-    let (mut at, mut mended) = (0, 0);
+    let (mut at, mut restored) = (0, 0);
     while let Some((found, candidates)) = chain.run(layers, move |chain| chain.survey(at)).await? {
         let described = match described::read(&snapshots.content(), &layers[found].blob).await {
             Ok(described) => described,
@@ -137,18 +137,18 @@ async fn finish(
                 return Ok(false);
             }
         };
-        let mend = move |chain: &Chain| {
+        let restore = move |chain: &Chain| {
             let (upper, lower) = chain.open(found)?;
-            mend(&upper, &lower, &candidates, &described)
+            restore_parents(&upper, &lower, &candidates, &described)
         };
-        let Some(count) = chain.run(layers, mend).await? else {
+        let Some(count) = chain.run(layers, restore).await? else {
             tracing::info!(layer = %layers[found].blob.digest, "the layers are unpacked one after the other");
             return Ok(false);
         };
-        (at, mended) = (found, mended + count);
+        (at, restored) = (found, restored + count);
     }
-    if mended > 0 {
-        tracing::debug!(mended, "folders without an entry of their own took after the layers below");
+    if restored > 0 {
+        tracing::debug!(restored, "directories without an entry of their own got the attributes of the layers below");
     }
     chain.run(layers, Chain::sync).await?;
     Ok(true)
@@ -185,7 +185,7 @@ impl Chain {
         Ok((self.host.folder(&upper.place.upper)?, lower?))
     }
 
-    /// The first layer above number `after` with folders that may have to be mended. containerd knew what lies below the
+    /// The first layer above number `after` with directories that may have to be restored. containerd knew what lies below the
     /// lowest, and below the bottom of a chain lies nothing.
     fn survey(&self, after: usize) -> rustix::io::Result<Option<(usize, Vec<Candidate>)>> {
         for at in after + 1..self.filled.len() {

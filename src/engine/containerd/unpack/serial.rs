@@ -25,7 +25,7 @@ pub(super) async fn unpack(
             Prepared::Exists | Prepared::NoParent => return Ok(Outcome::Moved),
             Prepared::Mounts(mounts) => {
                 events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
-                snapshots.apply(layer, mounts, true).await?;
+                snapshots.applier().apply(layer, mounts, true).await?;
                 snapshots.commit(&key, layer, parent, None).await?;
                 events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
             }

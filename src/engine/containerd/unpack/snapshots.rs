@@ -2,21 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest};
-use containerd_client::types::{Descriptor as WireDescriptor, Mount};
+use containerd_client::types::Mount;
 use futures_util::{StreamExt as _, stream};
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use super::super::client::{Client, Expect as _, SILENCE};
-use super::super::labels::Labels;
 use super::super::read::ContainerdImages;
-use super::super::{content, labels};
 use super::Layer;
+use super::apply::{ContainerdDiff, LayerApplier};
 use super::host::Host;
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -43,9 +41,6 @@ struct CommitSnapshotRequest {
     #[prost(string, tag = "5")]
     parent: String,
 }
-
-/// The slowest unpacking of a blob that is still taken for progress, in bytes per second.
-const SLOWEST: u64 = 1 << 20;
 
 /// What preparing a snapshot came to.
 #[derive(Debug)]
@@ -81,7 +76,12 @@ impl Snapshots {
         Host::of(&self.client).await
     }
 
-    /// What is in the store, to be read.
+    /// What fills snapshots with layers.
+    pub(super) fn applier(&self) -> LayerApplier {
+        LayerApplier::ContainerdDiff(ContainerdDiff::new(self.client.clone()))
+    }
+
+    /// The content store, to be read.
     pub(super) fn content(&self) -> ContainerdImages {
         ContainerdImages::new(self.client.clone(), "containerd")
     }
@@ -152,53 +152,6 @@ impl Snapshots {
         let operation = format!("preparing a snapshot for {}", layer.blob.digest);
         // Bulk work for snapshotters that copy the parent (blockfile), so the patience is great.
         Ok(self.client.within(SILENCE, operation, call).await?.mounts)
-    }
-
-    /// Unpacks `layer` into `mounts`. With `sync` its files are on the disk when this returns.
-    pub(crate) async fn apply(&self, layer: &Layer, mounts: Vec<Mount>, sync: bool) -> Result<(), EngineError> {
-        let request = ApplyRequest {
-            diff: Some(WireDescriptor {
-                media_type: layer.blob.media_type.clone(),
-                digest: layer.blob.digest.to_string(),
-                size: content::size(&layer.blob)?,
-                annotations: HashMap::new(),
-            }),
-            mounts,
-            payloads: HashMap::new(),
-            sync_fs: sync,
-        };
-        let mut stub = self.client.diff();
-        let call = stub.apply(self.client.request(request));
-        // containerd says nothing before it is done, so what can be asked for is a least speed.
-        let limit = SILENCE + Duration::from_secs(layer.blob.size / SLOWEST);
-        let outcome = self.client.within(limit, format!("unpacking {}", layer.blob.digest), call).await;
-        let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
-        let is_true = applied.as_deref() == Some(layer.diff_id.as_str());
-        // Only a help for other images: what becomes of it says nothing about this one.
-        if let Err(error) = self.label(layer, is_true).await {
-            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer stays as it is");
-        }
-        if is_true {
-            return Ok(());
-        }
-        let reason = format!("it unpacks to {}, but the config says {}", applied.unwrap_or_default(), layer.diff_id);
-        Err(EngineError::Corrupt { digest: layer.blob.digest.clone(), reason })
-    }
-
-    /// Labels a layer with its diff id, which unpacking it has shown to be true or not. Importers take a blob with this
-    /// label for any layer with that digest (containerd `core/images/archive/importer.go`), so that nobody's word is enough
-    /// for it (containerd `core/unpack/unpacker.go` compares as well). A label that says something else than what was shown
-    /// to be false is not ours to judge.
-    async fn label(&self, layer: &Layer, is_true: bool) -> Result<(), EngineError> {
-        let Some(info) = content::info(&self.client, &layer.blob.digest).await? else { return Ok(()) };
-        let diff_id = layer.diff_id.as_str();
-        let says_so = info.labels.get(labels::UNCOMPRESSED).is_some_and(|said| said == diff_id);
-        if says_so == is_true {
-            return Ok(());
-        }
-        // A label without a value is removed (containerd `core/metadata/boltutil`, `WriteLabels`).
-        let value = if is_true { diff_id.to_owned() } else { String::new() };
-        content::label(&self.client, &layer.blob.digest, Labels::from([(labels::UNCOMPRESSED.to_owned(), value)])).await
     }
 
     /// Makes the snapshot `key` the unpacked `layer`. `parent` is only given when it was prepared without one. Whether
@@ -290,7 +243,7 @@ fn snapshot_labels(layer: &Layer, below: Option<&Digest>) -> HashMap<String, Str
 }
 
 /// Names the layer in a refusal that does not.
-fn unpacking(error: EngineError, layer: &Layer) -> EngineError {
+pub(super) fn unpacking(error: EngineError, layer: &Layer) -> EngineError {
     match error {
         EngineError::Rpc { message, .. } => EngineError::Unpack { layer: layer.blob.digest.clone(), reason: message },
         error => error,

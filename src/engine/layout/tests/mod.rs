@@ -187,15 +187,15 @@ async fn an_export_is_a_layout_that_anybody_can_read() {
     let engine = engine(&folder.path().join("new/layout")).await;
     let root = engine.shared.place.root().to_owned();
     let image = Image::new(&[b"one", b"two", &[7; 300_000]]);
-    assert_eq!(engine.current(&image.root, &names(&["demo:1"])).await.unwrap(), None);
+    assert_eq!(engine.already_complete(&image.root, &names(&["demo:1"])).await.unwrap(), None);
     let plan = export(&engine, &image, &names(&["demo:1", "example.com/x:2"])).await.unwrap();
     assert_eq!((plan.stored.len(), plan.present.len(), plan.missing.len()), (2, 0, 3));
     assert_eq!(plan.missing[0], image.layers[2], "the largest comes first");
     let found = read_as_a_stranger(&root);
     assert_eq!(found["docker.io/library/demo:1"], image.root.digest);
     assert_eq!(found["example.com/x:2"], image.root.digest);
-    assert_eq!(engine.current(&image.root, &names(&["demo:1"])).await.unwrap(), Some(5));
-    assert_eq!(engine.current(&image.root, &names(&["demo:3"])).await.unwrap(), None);
+    assert_eq!(engine.already_complete(&image.root, &names(&["demo:1"])).await.unwrap(), Some(5));
+    assert_eq!(engine.already_complete(&image.root, &names(&["demo:3"])).await.unwrap(), None);
     let plan = export(&engine, &image, &names(&["demo:3"])).await.unwrap();
     assert_eq!((plan.stored.len(), plan.present.len(), plan.missing.len()), (0, 5, 0));
     assert_eq!(read_as_a_stranger(&root).len(), 3);

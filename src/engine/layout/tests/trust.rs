@@ -17,11 +17,11 @@ async fn blobs_with_wrong_bytes_are_mended_by_the_next_export() {
         let engine = engine(folder.path()).await;
         let blob = Descriptor::new("", digest.clone(), image.blobs[digest].len() as u64);
         damage(&engine, &blob);
-        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), None, "{digest}");
+        assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), None, "{digest}");
         let plan = export(&engine, &image, &names(&["x"])).await.unwrap();
         assert_eq!(plan.missing.len() + plan.stored.len(), 1, "{digest}");
         read_as_a_stranger(folder.path());
-        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), Some(4), "{digest}");
+        assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), Some(4), "{digest}");
     }
 }
 
@@ -37,9 +37,9 @@ async fn an_image_is_not_there_while_a_blob_of_it_waits_for_its_name() {
         let transaction = begin(&lease, image.graph()).await.unwrap();
         assert_eq!(transaction.plan().missing, std::slice::from_ref(blob));
         send(&*transaction, blob, &image.blobs[&blob.digest]).await.unwrap();
-        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), None);
+        assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), None);
         let prepared = transaction.prepare().await.unwrap();
-        assert_eq!(engine.current(&image.root, &names(&["x"])).await.unwrap(), Some(4));
+        assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), Some(4));
         prepared.commit(&names(&["x"]), &[]).await.unwrap();
         lease.release().await.unwrap();
         read_as_a_stranger(folder.path());

@@ -1,3 +1,4 @@
+use std::io;
 use std::sync::Arc;
 
 use futures_util::stream;
@@ -16,7 +17,7 @@ const LIE: &[u8] = b"the other blob";
 
 struct Filtered {
     bytes: Vec<u8>,
-    outcome: Result<Spared, Broken>,
+    outcome: Result<Savings, FilterError>,
     /// Whether dockerd was told that the archive is complete.
     ended: bool,
 }
@@ -30,14 +31,14 @@ async fn filter_in(hold: Arc<Memory>, archive: &[u8], chunk: usize) -> Filtered 
 async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
     let (sender, mut pieces) = mpsc::channel(4);
     let running = tokio::spawn(async move {
-        let spared = OnceLock::new();
+        let savings = OnceLock::new();
         let mut output = Output::new(sender);
-        let outcome = run(hold, Watch { guard: None, by_index: true }, chunks, &mut output, &spared).await;
+        let outcome = run(hold, Watch { guard: None, by_index: true }, chunks, &mut output, &savings).await;
         if outcome.is_err() {
             // Nobody may be there to hear of it.
             let _ = output.spoil().await;
         }
-        outcome.map(|()| *spared.get().unwrap())
+        outcome.map(|()| *savings.get().unwrap())
     });
     let (mut bytes, mut ended) = (Vec::new(), false);
     while let Some(piece) = pieces.recv().await {
@@ -53,8 +54,8 @@ async fn filter(hold: Memory, archive: &[u8]) -> Filtered {
     filter_in(Arc::new(hold), archive, archive.len().max(1)).await
 }
 
-fn spared(contents: &[&[u8]]) -> Spared {
-    Spared { blobs: contents.len(), bytes: contents.iter().map(|content| content.len() as u64).sum() }
+fn savings(contents: &[&[u8]]) -> Savings {
+    Savings { blobs: contents.len(), bytes: contents.iter().map(|content| content.len() as u64).sum() }
 }
 
 #[tokio::test]
@@ -65,7 +66,7 @@ async fn blobs_that_are_held_are_left_out_at_every_split() {
     for chunk in (1..600).chain([archive.len()]) {
         let filtered = filter_in(hold.clone(), &archive, chunk).await;
         assert!(filtered.bytes == expected, "in chunks of {chunk}");
-        assert_eq!(filtered.outcome.unwrap(), spared(&[A, B]));
+        assert_eq!(filtered.outcome.unwrap(), savings(&[A, B]));
         assert!(filtered.ended);
     }
 }
@@ -91,7 +92,7 @@ async fn without_a_layout_everything_is_sent_after_all() {
         // Two blocks, one, or none at the end are the same to Go.
         let filtered = filter(Memory::of([A, B]), &archive[..archive.len() - cut]).await;
         assert!(import(&filtered.bytes) == import(&expected));
-        assert_eq!(filtered.outcome.unwrap(), Spared::default());
+        assert_eq!(filtered.outcome.unwrap(), Savings::default());
         assert!(filtered.ended);
     }
 }
@@ -102,7 +103,7 @@ async fn an_uncertain_layout_is_none() {
         let archive = Tar::default().layout().blob(A).file("oci-layout", text.as_bytes()).end();
         let filtered = filter(Memory::of([A]), &archive).await;
         assert_eq!(import(&filtered.bytes), import(&archive));
-        assert_eq!(filtered.outcome.unwrap(), Spared::default());
+        assert_eq!(filtered.outcome.unwrap(), Savings::default());
     }
 }
 
@@ -117,7 +118,7 @@ async fn a_blob_that_is_not_what_its_name_says_is_sent() {
         for chunk in [5000, 65_536, archive.len()] {
             let filtered = filter_in(Arc::new(Memory::of([&large[..], A])), &archive, chunk).await;
             assert!(filtered.bytes == expected, "a lie at {at}, in chunks of {chunk}");
-            assert_eq!(filtered.outcome.unwrap(), spared(&[A]));
+            assert_eq!(filtered.outcome.unwrap(), savings(&[A]));
         }
     }
 }
@@ -170,7 +171,7 @@ async fn only_plain_files_of_exactly_that_name_are_left_out() {
         let archive = archive.layout().end();
         let filtered = filter(Memory::of([A]), &archive).await;
         assert!(filtered.bytes == archive, "{}", String::from_utf8_lossy(&archive[..200]));
-        assert_eq!(filtered.outcome.unwrap(), Spared::default());
+        assert_eq!(filtered.outcome.unwrap(), Savings::default());
     }
 }
 
@@ -197,7 +198,7 @@ async fn usual_spellings_are_understood() {
         let start = archive.0.len();
         let filtered = filter(Memory::of([A]), &archive.layout().end()).await;
         assert_eq!(filtered.bytes, Tar::default().layout().end(), "of {start} bytes");
-        assert_eq!(filtered.outcome.unwrap(), spared(&[A]));
+        assert_eq!(filtered.outcome.unwrap(), savings(&[A]));
     }
 }
 
@@ -247,7 +248,7 @@ async fn what_follows_the_end_passes() {
     archive.extend([3; 100_000]);
     let filtered = filter(Memory::of([A]), &archive).await;
     assert_eq!(filtered.bytes, [Tar::default().layout().end(), vec![3; 100_000]].concat());
-    assert_eq!(filtered.outcome.unwrap(), spared(&[A]));
+    assert_eq!(filtered.outcome.unwrap(), savings(&[A]));
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn an_archive_that_breaks_off_is_no_archive() {
         let chunks = [Ok(Bytes::copy_from_slice(&archive[..length])), Err(io::Error::other("gone"))];
         let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(stream::iter(chunks))).await;
         assert!(filtered.ended, "broken off at {length}");
-        assert!(matches!(filtered.outcome, Err(Broken::Input(_))), "broken off at {length}");
+        assert!(matches!(filtered.outcome, Err(FilterError::Input(_))), "broken off at {length}");
         assert!(!import(&filtered.bytes).complete, "broken off at {length}");
     }
     // Where it stands is not known behind what can be read in two ways.
@@ -308,7 +309,7 @@ async fn a_reader_that_is_gone_ends_it() {
         &OnceLock::new(),
     )
     .await;
-    assert!(matches!(outcome, Err(Broken::Output)));
+    assert!(matches!(outcome, Err(FilterError::Output)));
 }
 
 #[tokio::test]
@@ -318,7 +319,7 @@ async fn what_is_lost_before_it_is_pinned_is_sent() {
     let filtered = filter(hold, &archive).await;
     let seen = import(&filtered.bytes);
     assert!(seen.complete && seen.stored.contains(B) && !seen.stored.contains(A));
-    assert_eq!(filtered.outcome.unwrap(), spared(&[A]));
+    assert_eq!(filtered.outcome.unwrap(), savings(&[A]));
 }
 
 #[tokio::test]
@@ -326,7 +327,7 @@ async fn an_engine_that_does_not_pin_gets_everything() {
     let archive = Tar::default().layout().blob(A).blob(B).file("index.json", b"{}").end();
     let filtered = filter(Memory { broken_pins: true, ..Memory::of([A, B]) }, &archive).await;
     assert_eq!(import(&filtered.bytes), import(&archive));
-    assert_eq!(filtered.outcome.unwrap(), Spared::default());
+    assert_eq!(filtered.outcome.unwrap(), Savings::default());
 }
 
 #[tokio::test]
@@ -336,7 +337,7 @@ async fn countless_members_take_bounded_memory() {
     const MEMBERS: usize = 120_000;
     let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(chunks)).await;
     // Those beyond the limit, and one for all of those below it.
-    let expected = MEMBERS - super::super::ledger::MOST;
+    let expected = MEMBERS - super::super::omitted::MOST;
     assert_eq!(filtered.bytes.len(), expected * 2 * BLOCK);
 }
 

@@ -13,7 +13,7 @@ use crate::image::Digest;
 const FULL_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A name, and what it is asked to stand for, where a document says that.
+/// A name, and what it is asked to point to, where a document says that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) name: String,

@@ -9,17 +9,17 @@ use crate::progress::{Event, Events};
 use crate::source::{Source, SourceError};
 
 use super::ExportError;
-use super::flight::Flight;
+use super::single_flight::FlightGuard;
 
 /// Sends all of `blob` and completes it. Neither hashes nor buffers: the engine verifies the digest at the
 /// commit, and what is in flight is bounded by the source's window and the writer's. Goes on where an earlier attempt
 /// ended, if the engine kept what it had. While the source is silent or drips, `flight` may be taken over by another export that
 /// waits for the blob.
-pub(super) async fn pump(
+pub(super) async fn copy_blob(
     source: &dyn Source,
     blob: &Descriptor,
     mut writer: Box<dyn BlobWriter>,
-    flight: &Flight,
+    flight: &FlightGuard,
     events: &Events,
 ) -> Result<(), ExportError> {
     let mut current = writer.offset();

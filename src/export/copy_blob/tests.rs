@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 
-use super::super::flight::Flights;
+use super::super::single_flight::SingleFlight;
 use super::*;
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -57,8 +57,8 @@ async fn pumped(offset: u64, chunks: &[&'static [u8]]) -> (Result<(), ExportErro
     let blob = Descriptor::new("", Digest::sha256(b"abcdef"), 6);
     let written = Written(Arc::default(), offset);
     let source = Chunks(chunks.to_vec());
-    let flight = Flights::default().board(&blob.digest).await;
-    let result = pump(&source, &blob, Box::new(written.clone()), &flight, &Events::none()).await;
+    let flight = SingleFlight::default().acquire(&blob.digest).await;
+    let result = copy_blob(&source, &blob, Box::new(written.clone()), &flight, &Events::none()).await;
     let (bytes, committed) = written.0.lock().unwrap().clone();
     (result, bytes, committed)
 }

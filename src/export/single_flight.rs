@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The blobs that are on their way.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Flights(Arc<Mutex<HashMap<Digest, Arc<UnderWay>>>>);
+pub(super) struct SingleFlight(Arc<Mutex<HashMap<Digest, Arc<UnderWay>>>>);
 
 /// One blob on its way.
 #[derive(Debug, Default)]
@@ -78,18 +78,18 @@ impl UnderWay {
 
 /// The right to send a blob. Dropping it, for whatever reason, lets the next one in line look.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct FlightGuard {
     digest: Digest,
-    flights: Flights,
+    flights: SingleFlight,
     under_way: Arc<UnderWay>,
     /// Whether somebody else sends the blob, too, and has made no progress.
     pub(super) is_taken_over: bool,
 }
 
-impl Flights {
+impl SingleFlight {
     /// Waits until nobody else sends `digest`, or until the source of whoever does is silent or drips. The caller must then look
     /// whether the blob is still missing.
-    pub(super) async fn board(&self, digest: &Digest) -> Flight {
+    pub(super) async fn acquire(&self, digest: &Digest) -> FlightGuard {
         loop {
             let other = {
                 let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +100,7 @@ impl Flights {
                         let under_way = Arc::<UnderWay>::default();
                         flights.insert(digest.clone(), under_way.clone());
                         let (digest, flights) = (digest.clone(), self.clone());
-                        return Flight { digest, flights, under_way, is_taken_over: other.is_some() };
+                        return FlightGuard { digest, flights, under_way, is_taken_over: other.is_some() };
                     }
                 }
             };
@@ -110,7 +110,7 @@ impl Flights {
     }
 }
 
-impl Flight {
+impl FlightGuard {
     /// Waits for `more` of the source, of which `count` says how many bytes it is; meanwhile the flight may be taken over.
     pub(super) async fn listen<T>(&self, more: impl Future<Output = T>, count: impl FnOnce(&T) -> usize) -> T {
         self.under_way.pace().wait();
@@ -120,7 +120,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
         let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Not that of whoever has taken over.
@@ -139,14 +139,14 @@ mod tests {
 
     #[tokio::test]
     async fn only_one_sends_at_a_time_and_the_next_gets_its_turn() {
-        let (flights, digest) = (Flights::default(), Digest::sha256(b"x"));
+        let (flights, digest) = (SingleFlight::default(), Digest::sha256(b"x"));
         let (under_way, landed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let tasks: Vec<_> = (0..8)
             .map(|_| {
                 let (flights, digest, under_way, landed) =
                     (flights.clone(), digest.clone(), under_way.clone(), landed.clone());
                 tokio::spawn(async move {
-                    let flight = flights.board(&digest).await;
+                    let flight = flights.acquire(&digest).await;
                     assert!(!flight.is_taken_over);
                     assert_eq!(under_way.fetch_add(1, Ordering::SeqCst), 0);
                     tokio::task::yield_now().await;
@@ -164,11 +164,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_source_is_waited_for_a_while_and_then_taken_over() {
-        let (flights, digest) = (Flights::default(), Digest::sha256(b"x"));
-        let stopped = flights.board(&digest).await;
+        let (flights, digest) = (SingleFlight::default(), Digest::sha256(b"x"));
+        let stopped = flights.acquire(&digest).await;
         let begun = Instant::now();
         let waits = async {
-            let second = flights.board(&digest).await;
+            let second = flights.acquire(&digest).await;
             assert!(second.is_taken_over);
             assert!(begun.elapsed() >= STALLED);
             second
@@ -180,7 +180,7 @@ mod tests {
         // Whoever comes now waits for the second, whatever the first one does.
         drop(stopped);
         assert_eq!(flights.0.lock().unwrap().len(), 1);
-        let third = async { flights.board(&digest).await.is_taken_over };
+        let third = async { flights.acquire(&digest).await.is_taken_over };
         let ends = async {
             tokio::time::sleep(STALLED * 3).await;
             drop(second);
@@ -193,8 +193,8 @@ mod tests {
         let (_, window) = LEAST;
         let drip = Duration::from_secs(4);
         for (bytes, is_taken_over) in [(1 << 10, true), (1 << 20, false)] {
-            let (flights, digest) = (Flights::default(), Digest::sha256(b"x"));
-            let dripping = flights.board(&digest).await;
+            let (flights, digest) = (SingleFlight::default(), Digest::sha256(b"x"));
+            let dripping = flights.acquire(&digest).await;
             let drips = async {
                 for _ in 0..100 {
                     dripping.listen(tokio::time::sleep(drip), |()| bytes).await;
@@ -205,7 +205,7 @@ mod tests {
             };
             let begun = Instant::now();
             let waits = async {
-                let second = flights.board(&digest).await;
+                let second = flights.acquire(&digest).await;
                 (second.is_taken_over, begun.elapsed())
             };
             let ((), (taken_over, waited)) = tokio::join!(drips, waits);

@@ -7,14 +7,14 @@ use crate::progress::{Event, Events, State};
 
 /// Where one export stands. Steps are only possible in the order of the transaction.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct StateMachine {
     listed: Listed,
     state: Option<State>,
     entered: Instant,
     events: Events,
 }
 
-impl Machine {
+impl StateMachine {
     pub(super) fn new(listed: Listed, events: Events) -> Self {
         Self { listed, state: None, entered: Instant::now(), events }
     }

@@ -13,7 +13,7 @@ use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest, Graph, Limits, Platform, Reference};
 use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
 
-/// Whether all `names` stand for `root`, every blob of it is there, every label that keeps one is set, and this host's
+/// Whether all `names` point to `root`, every blob of it is there, every label that keeps one is set, and this host's
 /// image is unpacked. Counts the blobs.
 pub(crate) async fn check(
     client: &Client,
@@ -53,7 +53,7 @@ pub(crate) async fn check(
     Ok((documents && leaves && unpacked).then(|| graph.documents().len() + graph.leaves().len()))
 }
 
-/// Whether every name stands for `root`.
+/// Whether every name points to `root`.
 async fn named(client: &Client, root: &Descriptor, names: &[Reference]) -> Result<bool, EngineError> {
     let names: Vec<_> = names.iter().map(ToString::to_string).collect();
     let found = try_join_all(names.iter().map(|name| images::get(client, name))).await?;

@@ -1,4 +1,4 @@
-//! What an archive as a whole is compressed with.
+//! The compression of an archive as a whole.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use super::pipe::Chunks;
 use super::zstd;
 use crate::compression::{Compression, with_slow_end};
 
-/// How much is looked at: enough for what [`Outer::of`] looks for.
+/// How much is looked at: enough for what [`Encoding::of`] looks for.
 const PEEK_BYTES: usize = 64;
 /// How much is decompressed at once.
 const DECOMPRESSED_BYTES: usize = 256 << 10;
@@ -23,13 +23,13 @@ const WINDOW_LOG: u32 = 24;
 
 /// How an archive can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outer {
-    Fit(Compression),
+pub(super) enum Encoding {
+    Supported(Compression),
     /// dockerd may be able to read it, in memory that we do not want to spend.
-    Unfit,
+    PassThrough,
 }
 
-impl Outer {
+impl Encoding {
     fn of(bytes: &[u8]) -> Self {
         let compression = Compression::of(bytes);
         let fits = match compression {
@@ -38,14 +38,14 @@ impl Outer {
             Compression::Zstd => bytes.starts_with(&zstd::FRAME) && zstd_window(bytes),
             Compression::None | Compression::Gzip | Compression::Bzip2 => true,
         };
-        if fits { Self::Fit(compression) } else { Self::Unfit }
+        if fits { Self::Supported(compression) } else { Self::PassThrough }
     }
 
     /// What is decompressed of it, if anything.
     pub(super) fn compression(self) -> Option<Compression> {
         match self {
-            Self::Fit(Compression::None) | Self::Unfit => None,
-            Self::Fit(compression) => Some(compression),
+            Self::Supported(Compression::None) | Self::PassThrough => None,
+            Self::Supported(compression) => Some(compression),
         }
     }
 }
@@ -127,22 +127,22 @@ impl Stream for Raw {
 /// What an archive is compressed with, and the archive without that.
 pub(super) async fn open(
     mut chunks: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
-) -> io::Result<(Outer, Chunks)> {
+) -> io::Result<(Encoding, Chunks)> {
     let (mut peeked, mut first) = (Vec::new(), Vec::with_capacity(PEEK_BYTES));
     while first.len() < PEEK_BYTES {
         let Some(chunk) = chunks.next().await.transpose()? else { break };
         first.extend_from_slice(&chunk[..chunk.len().min(PEEK_BYTES - first.len())]);
         peeked.push(Ok(chunk));
     }
-    let outer = Outer::of(&first);
+    let encoding = Encoding::of(&first);
     let chunks = stream::iter(peeked).chain(chunks);
-    let Some(compression) = outer.compression() else { return Ok((outer, Box::pin(chunks))) };
+    let Some(compression) = encoding.compression() else { return Ok((encoding, Box::pin(chunks))) };
     let chunks: Chunks = match compression {
         Compression::Zstd => Box::pin(zstd::with_checksums(chunks)),
         _ => Box::pin(chunks),
     };
     let reader = compression.decompress(StreamReader::new(Box::pin(with_slow_end(chunks))), WINDOW_LOG);
-    Ok((outer, Box::pin(ReaderStream::with_capacity(reader, DECOMPRESSED_BYTES))))
+    Ok((encoding, Box::pin(ReaderStream::with_capacity(reader, DECOMPRESSED_BYTES))))
 }
 
 #[cfg(test)]
@@ -188,7 +188,7 @@ mod tests {
             let twice = [once.clone(), once.clone()].concat();
             for chunk in [1, 7, 4096, twice.len()] {
                 let (found, decompressed) = open(chunks(&twice, chunk)).await.unwrap();
-                assert_eq!(found, Outer::Fit(compression));
+                assert_eq!(found, Encoding::Supported(compression));
                 assert!(
                     all(decompressed).await.unwrap() == [&archive[..], &archive[..]].concat(),
                     "{compression:?} by {chunk}"
@@ -253,8 +253,8 @@ mod tests {
     #[tokio::test]
     async fn what_has_no_mark_is_plain() {
         for bytes in [&b""[..], b"B", b"blobs/", &[0x1f, 0x8b], &[0; 1024]] {
-            let (outer, passed) = open(chunks(bytes, 3)).await.unwrap();
-            assert_eq!(outer, Outer::Fit(Compression::None));
+            let (encoding, passed) = open(chunks(bytes, 3)).await.unwrap();
+            assert_eq!(encoding, Encoding::Supported(Compression::None));
             assert_eq!(all(passed).await.unwrap(), bytes);
         }
     }
@@ -277,18 +277,18 @@ mod tests {
     #[tokio::test]
     async fn large_windows_are_left_to_docker() {
         for (program, args, expected) in [
-            ("xz", ["-c", "-6"], Outer::Fit(Compression::Xz)),
-            ("xz", ["-c", "-7"], Outer::Fit(Compression::Xz)),
-            ("xz", ["-c", "-9"], Outer::Unfit),
-            ("zstd", ["-c", "-19"], Outer::Fit(Compression::Zstd)),
-            ("zstd", ["-c", "--long=27"], Outer::Unfit),
+            ("xz", ["-c", "-6"], Encoding::Supported(Compression::Xz)),
+            ("xz", ["-c", "-7"], Encoding::Supported(Compression::Xz)),
+            ("xz", ["-c", "-9"], Encoding::PassThrough),
+            ("zstd", ["-c", "-19"], Encoding::Supported(Compression::Zstd)),
+            ("zstd", ["-c", "--long=27"], Encoding::PassThrough),
         ] {
             let bytes = made_by(program, &args);
-            let (outer, passed) = open(chunks(&bytes, 4096)).await.unwrap();
-            assert_eq!(outer, expected, "{program} {args:?}");
-            let expected = if outer == Outer::Unfit { bytes } else { vec![7; 1 << 20] };
+            let (encoding, passed) = open(chunks(&bytes, 4096)).await.unwrap();
+            assert_eq!(encoding, expected, "{program} {args:?}");
+            let expected = if encoding == Encoding::PassThrough { bytes } else { vec![7; 1 << 20] };
             assert!(all(passed).await.unwrap() == expected, "{program} {args:?}");
         }
-        assert_eq!(Outer::of(&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0, 0]), Outer::Unfit);
+        assert_eq!(Encoding::of(&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0, 0]), Encoding::PassThrough);
     }
 }

@@ -41,7 +41,7 @@ struct Outcome {
 
 /// What came of some pins.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
+pub(super) struct PinOutcome {
     /// These stay.
     pub(super) pinned: Vec<Digest>,
     /// These must be sent after all.
@@ -74,8 +74,8 @@ impl Pins {
     }
 
     /// Waits for the call under way.
-    pub(super) async fn settle(&mut self, blobs: &Arc<dyn EngineBlobs>) -> Settled {
-        let Some(running) = &mut self.running else { return Settled::default() };
+    pub(super) async fn settle(&mut self, blobs: &Arc<dyn EngineBlobs>) -> PinOutcome {
+        let Some(running) = &mut self.running else { return PinOutcome::default() };
         let outcome = running.await;
         self.running = None;
         let (asked, gone) = match outcome {
@@ -86,7 +86,7 @@ impl Pins {
                 (Vec::new(), Err(EngineError::Protocol { operation: "pinning blobs".to_owned(), reason }))
             }
         };
-        let mut settled = Settled::default();
+        let mut settled = PinOutcome::default();
         let is_lost: Box<dyn Fn(&Digest) -> bool> = match gone {
             Ok(gone) => {
                 let gone: HashSet<_> = gone.into_iter().collect();

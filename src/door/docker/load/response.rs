@@ -9,19 +9,19 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::json;
 
-use super::ledger::Spared;
+use super::omitted::Savings;
 
 /// What a client is answered with.
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// The line about what was spared, which comes before dockerd's. `stream` is what clients print as it is; those that look
+/// The line about what was omitted, which comes before dockerd's. `stream` is what clients print as it is; those that look
 /// for the name of what was loaded look for lines that begin with `Loaded image` (docker-py `models/images.py`, buildx
 /// `util/dockerutil/progress.go`).
-pub(super) fn announcement(spared: Spared) -> Bytes {
-    (json!({ "stream": format!("{}\n", describe(spared)) }).to_string() + "\r\n").into()
+pub(super) fn announcement(savings: Savings) -> Bytes {
+    (json!({ "stream": format!("{}\n", describe(savings)) }).to_string() + "\r\n").into()
 }
 
-fn describe(Spared { blobs, bytes }: Spared) -> String {
+fn describe(Savings { blobs, bytes }: Savings) -> String {
     let noun = if blobs == 1 { "blob" } else { "blobs" };
     format!("linkspan: left out {blobs} {noun} ({}) that the engine had already", Size(bytes))
 }

@@ -4,7 +4,7 @@
 //! the layers below (`pkg/archive/tar.go`, `mkparent`). While layers are unpacked in parallel there is nothing below yet,
 //! so `a` comes out as root's, with mode 0755, and hides what a lower layer says: `/tmp` would no longer be writable for
 //! everybody. containerd's own parallel unpack leaves it at that. Here such folders get the attributes that they would
-//! have had, before the snapshot is committed: a chain id stands for one file system, however it was unpacked.
+//! have had, before the snapshot is committed: a chain id identifies one file system, however it was unpacked.
 //!
 //! Which folders these are only the archive says ([`Described`]). It is read again, which costs as much as unpacking does,
 //! so it is first looked for folders of which it would matter ([`candidates`]); hardly any layer has one.
@@ -138,13 +138,13 @@ fn matters(source: &OwnedFd, folder: &OwnedFd, stat: &Stat, is_plain: bool, is_e
 
 /// Gives `candidates` what they would have, as far as `described` says that containerd made them. Returns how many were
 /// changed; `None` if that cannot be done afterwards.
-pub(super) fn mend(
+pub(super) fn restore_parents(
     upper: &OwnedFd,
     lower: &[OwnedFd],
     candidates: &[Candidate],
     described: &Described,
 ) -> Result<Option<usize>> {
-    let mut mended = 0;
+    let mut restored = 0;
     for Candidate { path, from } in candidates {
         let inside = path.strip_prefix(".").unwrap_or(path);
         // Whatever made it, it was no entry that we know of.
@@ -167,9 +167,9 @@ pub(super) fn mend(
             }
             Err(_) => continue,
         }
-        mended += 1;
+        restored += 1;
     }
-    Ok(Some(mended))
+    Ok(Some(restored))
 }
 
 /// Owner, mode, extended attributes and times, as containerd copies them (`pkg/archive/tar_unix.go`, `copyDirInfo` and
@@ -267,12 +267,12 @@ mod tests {
             self.path(path).metadata().unwrap().mode() & 0o7777
         }
 
-        /// Mends the layer `upper`, whose archive has these entries.
-        fn mend(&self, upper: &str, lower: &[&str], entries: &[(&str, Body)]) -> Option<usize> {
+        /// Restores the directories of the layer `upper`, whose archive has these entries.
+        fn restore_parents(&self, upper: &str, lower: &[&str], entries: &[(&str, Body)]) -> Option<usize> {
             let described = Described::of(entries);
             let (upper, lower) = (self.open(upper), lower.iter().map(|layer| self.open(layer)).collect::<Vec<_>>());
             let candidates = candidates(&upper, &lower).unwrap();
-            mend(&upper, &lower, &candidates, &described).unwrap()
+            restore_parents(&upper, &lower, &candidates, &described).unwrap()
         }
     }
 
@@ -289,7 +289,7 @@ mod tests {
         layers.folder("three/root/.ssh", 0o755);
         layers.folder("three/new/tmp", 0o755);
         let entries = [("tmp/a", FILE), ("root/.ssh/a", FILE), ("new/tmp/a", FILE)];
-        assert_eq!(layers.mend("three", &["two", "one"], &entries), Some(3));
+        assert_eq!(layers.restore_parents("three", &["two", "one"], &entries), Some(3));
         assert_eq!(layers.mode("three/tmp"), 0o1777, "from the nearest layer");
         assert_eq!(layers.mode("three/root"), 0o700);
         assert_eq!(layers.mode("three/root/.ssh"), 0o700);
@@ -304,7 +304,7 @@ mod tests {
         layers.folder("two/a", 0o755);
         layers.folder("two/b", 0o750);
         let entries = [("a", Body::Folder), ("a/file", FILE), ("b/file", FILE), ("b", Body::Folder)];
-        assert_eq!(layers.mend("two", &["one"], &entries), Some(0));
+        assert_eq!(layers.restore_parents("two", &["one"], &entries), Some(0));
         assert_eq!((layers.mode("two/a"), layers.mode("two/b")), (0o755, 0o750));
     }
 
@@ -319,7 +319,7 @@ mod tests {
         layers.folder("three/a", 0o755);
         layers.folder("three/lib", 0o755);
         let entries = [("a/file", FILE), ("lib/file", FILE)];
-        assert_eq!(layers.mend("three", &["two", "one"], &entries), Some(1));
+        assert_eq!(layers.restore_parents("three", &["two", "one"], &entries), Some(1));
         assert_eq!((layers.mode("three/a"), layers.mode("three/lib")), (0o755, 0o711));
     }
 
@@ -332,17 +332,17 @@ mod tests {
         }
         layers.folder("one/srv", 0o2775);
         layers.folder("two/srv/new/deep", 0o755);
-        assert_eq!(layers.mend("two", &["one"], &[("srv/new/deep/file", FILE)]), Some(2));
+        assert_eq!(layers.restore_parents("two", &["one"], &[("srv/new/deep/file", FILE)]), Some(2));
         let found = |path: &str| (layers.mode(path), layers.path(path).metadata().unwrap().gid());
         assert_eq!((found("two/srv"), found("two/srv/new")), ((0o2775, 50), (0o755, 50)));
         assert_eq!(found("two/srv/new/deep"), (0o755, 0));
     }
 
     #[test]
-    fn a_folder_that_no_entry_explains_cannot_be_mended() {
+    fn a_folder_that_no_entry_explains_is_not_restored() {
         let layers = Layers::new();
         layers.folder("one/tmp", 0o1777);
         layers.folder("two/tmp", 0o755);
-        assert_eq!(layers.mend("two", &["one"], &[]), None);
+        assert_eq!(layers.restore_parents("two", &["one"], &[]), None);
     }
 }

@@ -1,0 +1,62 @@
+//! Omitted blobs that must be sent after all.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::{Filter, PIECE, zeros};
+use crate::door::docker::load::error::FilterError;
+use crate::door::docker::load::pinning::{self, PinOutcome};
+use crate::engine::{EngineError, StoredBlob};
+use crate::tar;
+
+impl Filter<'_> {
+    /// Sends the first `length` bytes of the engine's copy.
+    pub(super) async fn send_stored(&mut self, blob: &Arc<dyn StoredBlob>, length: u64) -> Result<(), FilterError> {
+        let mut offset = 0;
+        while offset < length {
+            let piece = PIECE.min(length - offset);
+            // Its own buffer, because it is handed on.
+            let bytes = blob.clone().read_at(offset, vec![0; piece as usize]).await?;
+            self.output.send(bytes.into()).await?;
+            offset += piece;
+        }
+        Ok(())
+    }
+
+    /// Sends everything that was left out: dockerd finds files by their names where there is no OCI layout (containerd
+    /// `core/images/archive/importer.go`, `ImportIndex`).
+    pub(super) async fn restore(&mut self) -> Result<(), FilterError> {
+        for (digest, size) in self.omitted.take() {
+            let blob = self.blobs.find(&digest).await?.filter(|blob| blob.size() == size);
+            let blob = blob.ok_or_else(|| EngineError::Missing { digests: vec![digest.clone()] })?;
+            let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
+            self.output.head(tar::member(&name, size), size).await?;
+            self.send_stored(&blob, size).await?;
+            self.output.send(zeros(tar::padding(size))).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what turned out not to be pinned, between two members. With `all` it waits until that is known of every
+    /// member that was left out.
+    pub(super) async fn await_pins(&mut self, all: bool) -> Result<(), FilterError> {
+        while self.pins.is_due() || (all && !self.pins.is_idle()) {
+            let PinOutcome { pinned, lost, error } = self.pins.settle(&self.blobs).await;
+            for digest in pinned {
+                self.omitted.pinned(digest);
+            }
+            if let Some(error) = &error {
+                self.mistrust(error);
+            }
+            for pinning::Member { digest, head, blob } in lost {
+                debug!(%digest, "a blob was removed before it was pinned, and is sent");
+                self.omitted.remove(&digest);
+                self.output.head(head, blob.size()).await?;
+                self.send_stored(&blob, blob.size()).await?;
+                self.output.send(zeros(tar::padding(blob.size()))).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Exports of an earlier process, found again after a restart.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::negotiate::graph;
+use super::record::Record;
+use super::scope::{Labels, Times};
+use super::session::Session;
+use super::sessions::Sessions;
+use crate::engine::{DurableLease, EngineError, Lifetime};
+use crate::image::{Descriptor, Digest, Kind, Limits};
+use crate::net::Principal;
+
+/// How many look-ups are under way at once.
+const LOOKUPS: usize = 64;
+
+impl Sessions {
+    /// Restores the exports of an earlier process with the same name. None of them is needed to serve: an export that cannot
+    /// be restored is left to its lease, which expires.
+    pub(super) async fn recover(&self) -> usize {
+        let durables = match self.exports.engine().durable_leases().await {
+            Ok(durables) => durables,
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be told which exports an earlier process left; they are lost to their clients");
+                return 0;
+            }
+        };
+        let mut found = 0;
+        for durable in durables {
+            let export = durable.export.clone();
+            match self.restore(durable).await {
+                Ok(taken) => found += usize::from(taken),
+                Err(error) => {
+                    tracing::warn!(export, %error, "an export of an earlier process cannot be restored; it is left until it expires");
+                }
+            }
+        }
+        found
+    }
+
+    /// Restores one export; `false` if it is none of this server's, or has ended.
+    async fn restore(&self, DurableLease { export, record, created }: DurableLease) -> Result<bool, EngineError> {
+        let engine = self.exports.engine();
+        let Some(record) = Record::read(&record) else {
+            tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
+            return Ok(false);
+        };
+        if !record.server.is_empty() && record.server != self.name {
+            tracing::debug!(export, server = record.server, "an export of another server is left alone");
+            return Ok(false);
+        }
+        let lifetime = Lifetime::Durable { record: "" };
+        // Its client is another process's.
+        let origin = Session::origin(&export, &record, &Principal::Internal);
+        let lease = engine.lease(&origin, lifetime).await?;
+        let session = Session::new(export.clone(), record, (lease, engine.images()?), created, None);
+        match restore_scope(&session).await {
+            // It has expired meanwhile, or belongs to a daemon that is not at its end.
+            Err(EngineError::LeaseLost { lease }) => {
+                tracing::info!(export, lease, "ended while it was restored");
+                return Ok(false);
+            }
+            restored => restored?,
+        }
+        session.list(self.exports.live(), &origin);
+        self.sessions().insert(export, Arc::new(session));
+        Ok(true)
+    }
+}
+
+/// Restores the scope of an export of an earlier process: what its lease pins, and what documents among that refer to. Of
+/// what is no document only the beginning is read: an export may pin many thousand layers.
+async fn restore_scope(session: &Session) -> Result<(), EngineError> {
+    let pinned: Vec<Digest> = session.lease.pinned().await?;
+    let looked: Vec<_> = pinned.iter().map(|digest| look(session, digest)).collect();
+    let found: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
+    let blobs: Vec<_> = found.into_iter().flatten().collect();
+    for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
+        // One that cannot be read is in the scope by itself.
+        let Some(graph) = graph(session, root, &mut HashSet::new()).await else { continue };
+        let pinned = session.lease.pin_graph(&graph).await?;
+        let mut scope = session.scope();
+        for blob in pinned {
+            // More than the limit was never let in.
+            let _ = scope.add(blob.digest, blob.size, Labels::new());
+        }
+    }
+    let ingests = session.ingests()?.statuses().await?;
+    let mut scope = session.scope();
+    for status in ingests {
+        scope.set_times(&status.reference, Times { started: status.started, updated: status.updated });
+    }
+    for blob in blobs {
+        let _ = scope.add(blob.digest, blob.size, Labels::new());
+    }
+    Ok(())
+}
+
+/// What a blob of the engine is: with its media type if it is a document that names others.
+async fn look(session: &Session, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+    let Some(size) = session.images.size(digest).await? else { return Ok(None) };
+    let blob = Descriptor::new("", digest.clone(), size);
+    if size > Limits::default().document_bytes || !begins_as_document(session, &blob).await {
+        return Ok(Some(blob));
+    }
+    session.images.identify(digest).await
+}
+
+/// Whether the first bytes of `blob` may be those of a JSON object.
+async fn begins_as_document(session: &Session, blob: &Descriptor) -> bool {
+    let Ok(mut chunks) = session.images.open(blob, 0).await else { return false };
+    while let Some(Ok(chunk)) = chunks.next().await {
+        if let Some(first) = chunk.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            return *first == b'{';
+        }
+    }
+    false
+}

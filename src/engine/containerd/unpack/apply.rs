@@ -1,0 +1,95 @@
+//! Applying layers: an archive becomes files of a snapshot.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use containerd_client::services::v1::ApplyRequest;
+use containerd_client::types::{Descriptor as WireDescriptor, Mount};
+
+use super::super::client::{Client, SILENCE};
+use super::super::labels::Labels;
+use super::super::{content, labels};
+use super::Layer;
+use super::snapshots::unpacking;
+use crate::engine::EngineError;
+
+/// The slowest unpacking of a blob that is still taken for progress, in bytes per second.
+const SLOWEST: u64 = 1 << 20;
+
+/// What applies layers. Each gives the files that containerd would have made, and verifies the diff id.
+#[derive(Debug)]
+pub(super) enum LayerApplier {
+    /// containerd's diff service.
+    ContainerdDiff(ContainerdDiff),
+}
+
+impl LayerApplier {
+    /// Unpacks `layer`, which must be in the content store, into `mounts`. With `sync` its files are on the disk when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] when the layer's diff id is not what the config says.
+    pub(super) async fn apply(&self, layer: &Layer, mounts: Vec<Mount>, sync: bool) -> Result<(), EngineError> {
+        match self {
+            Self::ContainerdDiff(diff) => diff.apply(layer, mounts, sync).await,
+        }
+    }
+}
+
+/// containerd's diff service, by a client that acts in the name of a lease.
+#[derive(Debug)]
+pub(super) struct ContainerdDiff {
+    client: Client,
+}
+
+impl ContainerdDiff {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    async fn apply(&self, layer: &Layer, mounts: Vec<Mount>, sync: bool) -> Result<(), EngineError> {
+        let request = ApplyRequest {
+            diff: Some(WireDescriptor {
+                media_type: layer.blob.media_type.clone(),
+                digest: layer.blob.digest.to_string(),
+                size: content::size(&layer.blob)?,
+                annotations: HashMap::new(),
+            }),
+            mounts,
+            payloads: HashMap::new(),
+            sync_fs: sync,
+        };
+        let mut stub = self.client.diff();
+        let call = stub.apply(self.client.request(request));
+        // containerd says nothing before it is done, so what can be asked for is a least speed.
+        let limit = SILENCE + Duration::from_secs(layer.blob.size / SLOWEST);
+        let outcome = self.client.within(limit, format!("unpacking {}", layer.blob.digest), call).await;
+        let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
+        let is_true = applied.as_deref() == Some(layer.diff_id.as_str());
+        // Only a help for other images: what becomes of it says nothing about this one.
+        if let Err(error) = self.label(layer, is_true).await {
+            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer stays as it is");
+        }
+        if is_true {
+            return Ok(());
+        }
+        let reason = format!("it unpacks to {}, but the config says {}", applied.unwrap_or_default(), layer.diff_id);
+        Err(EngineError::Corrupt { digest: layer.blob.digest.clone(), reason })
+    }
+
+    /// Labels a layer with its diff id, which unpacking it has shown to be true or not. Importers take a blob with this
+    /// label for any layer with that digest (containerd `core/images/archive/importer.go`), so that nobody's word is enough
+    /// for it (containerd `core/unpack/unpacker.go` compares as well). A label that says something else than what was shown
+    /// to be false is not ours to judge.
+    async fn label(&self, layer: &Layer, is_true: bool) -> Result<(), EngineError> {
+        let Some(info) = content::info(&self.client, &layer.blob.digest).await? else { return Ok(()) };
+        let diff_id = layer.diff_id.as_str();
+        let says_so = info.labels.get(labels::UNCOMPRESSED).is_some_and(|said| said == diff_id);
+        if says_so == is_true {
+            return Ok(());
+        }
+        // A label without a value is removed (containerd `core/metadata/boltutil`, `WriteLabels`).
+        let value = if is_true { diff_id.to_owned() } else { String::new() };
+        content::label(&self.client, &layer.blob.digest, Labels::from([(labels::UNCOMPRESSED.to_owned(), value)])).await
+    }
+}
