@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::CommandError;
 use super::abandoned::AbandonedLeases;
 use super::settings::{EngineSettings, TargetSettings};
-use crate::config::{Config, ConfigError, Log, Origin as Place, ProcessEnvironment};
+use crate::config::{Config, ConfigError, Log, Origin as SettingOrigin, ProcessEnvironment};
 use crate::engine::images::{Images, Query, Record};
 use crate::engine::remote::{self, Connected};
 use crate::engine::select::{Selection, select};
@@ -59,7 +59,7 @@ pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
     let Some(text) = std::env::var_os(TO).filter(|text| !text.is_empty()) else { return Ok(None) };
     let text = text.into_string().map_err(|_| ConfigError::Encoding { name: TO.to_owned() })?;
     let parsed = text.parse::<Address>().map_err(|error| {
-        let (origin, reason) = (Place::Variable(TO.to_owned()), format!("is no address: {}", error.reason));
+        let (origin, reason) = (SettingOrigin::Variable(TO.to_owned()), format!("is no address: {}", error.reason));
         ConfigError::Value { origin, text: text.clone(), reason }
     })?;
     Ok(Some(parsed))

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::parse::{boolean, refuse};
-use super::{ConfigError, DEFAULT_LISTEN, Given, Layer, Place, Setting};
+use super::parse::{boolean, invalid};
+use super::{BuilderEndpoint, ConfigError, DEFAULT_LISTEN, Given, Layer, Setting};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::{Address, Tls};
 use crate::tunnel::Container;
@@ -16,7 +16,7 @@ const MAX_BUILDERS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Builder {
     /// How it is reached.
-    pub place: Place,
+    pub endpoint: BuilderEndpoint,
     /// TLS towards it; only with a `tcp://` address.
     pub tls: Option<Tls>,
     /// Where its door listens: a unix socket or a loopback address.
@@ -67,10 +67,12 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
                 Setting::BuildkitListen.name()
             )));
         }
-        if let Some(builder) = builders.iter().find(|builder| builder.place == Place::Socket(listen.clone())) {
+        if let Some(builder) =
+            builders.iter().find(|builder| builder.endpoint == BuilderEndpoint::Socket(listen.clone()))
+        {
             return Err(ConfigError::Contradiction(format!(
                 "the builder {} is itself the address to listen on; a door needs an address of its own",
-                builder.place
+                builder.endpoint
             )));
         }
     }
@@ -129,25 +131,25 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
 }
 
 fn builder(draft: &Draft, plain_is_load: bool, settings: &Layer) -> Result<Builder, ConfigError> {
-    let place = place(&draft.address, settings)?;
+    let endpoint = endpoint(&draft.address, settings)?;
     let listen = match &draft.listen {
         Some(given) => listen(given)?,
         None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
     let plain_is_load = draft.plain_is_load.as_ref().map(boolean).transpose()?.unwrap_or(plain_is_load);
-    let tls = tls(draft, &place)?;
-    Ok(Builder { place, tls, listen, plain_is_load })
+    let tls = tls(draft, &endpoint)?;
+    Ok(Builder { endpoint, tls, listen, plain_is_load })
 }
 
-fn place(given: &Given, settings: &Layer) -> Result<Place, ConfigError> {
+fn endpoint(given: &Given, settings: &Layer) -> Result<BuilderEndpoint, ConfigError> {
     if Container::is_meant(&given.text) {
-        let container = given.text.parse().map_err(|expected| refuse(given, format!("is no address: {expected}")))?;
-        return Ok(Place::Container { container, docker: docker_socket(given, settings)? });
+        let container = given.text.parse().map_err(|expected| invalid(given, format!("is no address: {expected}")))?;
+        return Ok(BuilderEndpoint::Container { container, docker: docker_socket(given, settings)? });
     }
     match given.text.split_once(':') {
-        None | Some(("unix" | "tcp", _)) => address(given).map(Place::Socket),
-        Some(_) => given.text.parse().map(Place::Socket).map_err(|_: crate::net::AddressError| {
-            refuse(
+        None | Some(("unix" | "tcp", _)) => address(given).map(BuilderEndpoint::Socket),
+        Some(_) => given.text.parse().map(BuilderEndpoint::Socket).map_err(|_: crate::proxy::AddressError| {
+            invalid(
                 given,
                 "is no address: expected `unix:///path`, a path, `tcp://host:port` or `docker-container://NAME`",
             )
@@ -179,13 +181,13 @@ fn address(given: &Given) -> Result<Address, ConfigError> {
     given
         .text
         .parse()
-        .map_err(|error: crate::net::AddressError| refuse(given, format!("is no address: {}", error.reason)))
+        .map_err(|error: crate::proxy::AddressError| invalid(given, format!("is no address: {}", error.reason)))
 }
 
 pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {
     let address = address(given)?;
     if !address.is_local() {
-        return Err(refuse(
+        return Err(invalid(
             given,
             "can be reached from other machines, and whoever reaches it controls the engine; expected a unix socket or \
              a loopback address such as `tcp://127.0.0.1:1234` until TLS exists for it",
@@ -194,17 +196,19 @@ pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {
     Ok(address)
 }
 
-fn tls(draft: &Draft, place: &Place) -> Result<Option<Tls>, ConfigError> {
+fn tls(draft: &Draft, endpoint: &BuilderEndpoint) -> Result<Option<Tls>, ConfigError> {
     let Some(first) = [&draft.ca, &draft.cert, &draft.key, &draft.server_name].into_iter().flatten().next() else {
         return Ok(None);
     };
     let wrong = |reason: &str| ConfigError::Contradiction(format!("{}: {reason}", first.origin));
-    match place {
-        Place::Socket(Address::Tcp { .. }) => {}
-        Place::Socket(Address::Unix(_)) => {
+    match endpoint {
+        BuilderEndpoint::Socket(Address::Tcp { .. }) => {}
+        BuilderEndpoint::Socket(Address::Unix(_)) => {
             return Err(wrong("TLS needs a `tcp://` builder, and this one is a unix socket"));
         }
-        Place::Container { .. } => return Err(wrong("TLS needs a `tcp://` builder, and this one is in a container")),
+        BuilderEndpoint::Container { .. } => {
+            return Err(wrong("TLS needs a `tcp://` builder, and this one is in a container"));
+        }
     }
     if draft.ca.is_none() {
         return Err(wrong("the certificate authority that signed the builder's certificate is missing (tls-ca)"));

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::parse::{boolean, refuse};
+use super::parse::{boolean, invalid};
 use super::{
-    Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Place, Setting, docker, group,
+    BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting, docker,
+    group,
 };
 use crate::engine::EngineKind;
 use crate::engine::select::Selection;
@@ -62,7 +63,7 @@ pub(super) fn check(
     if let Some(address) = &export_listen {
         let is_builders = builders
             .iter()
-            .any(|builder| builder.listen == *address || builder.place == Place::Socket(address.clone()));
+            .any(|builder| builder.listen == *address || builder.endpoint == BuilderEndpoint::Socket(address.clone()));
         if is_builders || docker_door.as_ref().is_some_and(|door| door.listen == *address) {
             return Err(ConfigError::Contradiction(format!(
                 "--{} is {address}, which is another door's address or a builder's; a door needs an address of its own",
@@ -101,7 +102,7 @@ pub(super) fn check(
 fn pattern(given: &Given) -> Result<String, ConfigError> {
     let text = &given.text;
     if text.is_empty() || text.len() > MAX_PATTERN || text.chars().any(|c| c.is_whitespace() || c == ',') {
-        return Err(refuse(
+        return Err(invalid(
             given,
             format!(
                 "is no pattern of names; expected at most {MAX_PATTERN} bytes without spaces and commas, such as \
@@ -149,7 +150,7 @@ fn kind(given: &Given) -> Result<Option<EngineKind>, ConfigError> {
     let expected = "is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`";
     match given.text.as_str() {
         "auto" => Ok(None),
-        name => name.parse().map(Some).map_err(|_| refuse(given, expected)),
+        name => name.parse().map(Some).map_err(|_| invalid(given, expected)),
     }
 }
 
@@ -160,23 +161,23 @@ fn docker_host(given: &Given) -> Result<String, ConfigError> {
         return Ok(given.text.clone());
     }
     let address = given.text.parse::<Address>();
-    Ok(address.map_err(|error| refuse(given, format!("is no address: {}", error.reason)))?.to_string())
+    Ok(address.map_err(|error| invalid(given, format!("is no address: {}", error.reason)))?.to_string())
 }
 
 fn socket_path(given: &Given) -> Result<PathBuf, ConfigError> {
     match given.text.parse::<Address>() {
         Ok(Address::Unix(path)) => Ok(path),
-        Ok(Address::Tcp { .. }) => Err(refuse(
+        Ok(Address::Tcp { .. }) => Err(invalid(
             given,
             "is no socket of this machine; expected a path such as `/run/containerd/containerd.sock`",
         )),
-        Err(error) => Err(refuse(given, format!("is no path of a socket: {}", error.reason))),
+        Err(error) => Err(invalid(given, format!("is no path of a socket: {}", error.reason))),
     }
 }
 
 fn folder(given: &Given) -> Result<PathBuf, ConfigError> {
     if given.text.is_empty() || given.text.contains("://") {
-        return Err(refuse(given, "is no directory; expected a path such as `/var/lib/linkspan/layout`"));
+        return Err(invalid(given, "is no directory; expected a path such as `/var/lib/linkspan/layout`"));
     }
     Ok(given.text.clone().into())
 }
@@ -186,7 +187,7 @@ fn output_dir(given: &Given) -> Result<PathBuf, ConfigError> {
     let path = Path::new(&given.text);
     let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !is_plain || path.parent().is_none() {
-        return Err(refuse(
+        return Err(invalid(
             given,
             "is no folder for outputs; expected an absolute path without `..`, such as `/srv/exports`",
         ));
@@ -200,13 +201,13 @@ fn namespace(given: &Given) -> Result<String, ConfigError> {
     let text = &given.text;
     let group = |group: &str| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if !text.split(['.', '_', '-']).all(group) {
-        return Err(refuse(
+        return Err(invalid(
             given,
             "is no containerd namespace; expected letters and digits, separated by single `.`, `_` or `-`",
         ));
     }
     if text.len() > MAX_IDENTIFIER {
-        return Err(refuse(
+        return Err(invalid(
             given,
             format!("is too long; a containerd namespace has at most {MAX_IDENTIFIER} characters"),
         ));
@@ -222,14 +223,14 @@ fn gid(given: &Given, groups: &Path) -> Result<u32, ConfigError> {
         return Ok(gid);
     }
     group::find(groups, &given.text).ok_or_else(|| {
-        refuse(given, format!("is no group in {}; expected a group's name, or its number", groups.display()))
+        invalid(given, format!("is no group in {}; expected a group's name, or its number", groups.display()))
     })
 }
 
 fn seconds(given: &Given) -> Result<Duration, ConfigError> {
     match given.text.parse() {
         Ok(seconds) if seconds <= MAX_SECONDS => Ok(Duration::from_secs(seconds)),
-        _ => Err(refuse(given, format!("is not a whole number of seconds from 0 to {MAX_SECONDS}"))),
+        _ => Err(invalid(given, format!("is not a whole number of seconds from 0 to {MAX_SECONDS}"))),
     }
 }
 
@@ -240,7 +241,7 @@ fn level(given: &Given) -> Result<Level, ConfigError> {
         "info" => Ok(Level::INFO),
         "debug" => Ok(Level::DEBUG),
         "trace" => Ok(Level::TRACE),
-        _ => Err(refuse(given, "is no level; expected `error`, `warn`, `info`, `debug` or `trace`")),
+        _ => Err(invalid(given, "is no level; expected `error`, `warn`, `info`, `debug` or `trace`")),
     }
 }
 
@@ -248,6 +249,6 @@ fn format(given: &Given) -> Result<LogFormat, ConfigError> {
     match given.text.as_str() {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err(refuse(given, "is no log format; expected `text` or `json`")),
+        _ => Err(invalid(given, "is no log format; expected `text` or `json`")),
     }
 }

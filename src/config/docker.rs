@@ -1,7 +1,7 @@
 //! The docker door: where it listens, and that it leads to an engine and not to itself.
 
 use super::builder::listen;
-use super::parse::{boolean, refuse};
+use super::parse::{boolean, invalid};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
 use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
@@ -37,7 +37,7 @@ pub(super) fn check(
     let Some(given) = given else { return Ok(None) };
     let listen = listen(given)?;
     if !matches!(listen, Address::Unix(_)) {
-        return Err(refuse(
+        return Err(invalid(
             given,
             "is no unix socket: whoever reaches Docker's API is root here, and over TCP that is every user of this \
              machine and every page in their browsers; expected `unix:///path`",
@@ -48,7 +48,7 @@ pub(super) fn check(
         if is_default {
             return Ok(None);
         }
-        return Err(refuse(given, "needs a Docker behind it, and the engine is to be `containerd`"));
+        return Err(invalid(given, "needs a Docker behind it, and the engine is to be `containerd`"));
     }
     let is_itself = |host: &str| host.parse() == Ok(listen.clone());
     if is_itself(engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST)) {
@@ -57,12 +57,12 @@ pub(super) fn check(
              --{}, or choose another address",
             Setting::DockerHost.name()
         );
-        return Err(refuse(given, reason));
+        return Err(invalid(given, reason));
     }
     if let Some(builder) = builders.iter().find(|builder| builder.listen == listen) {
         return Err(ConfigError::Contradiction(format!(
             "the docker door and the door to {} would both listen on {listen}; give each an address of its own",
-            builder.place
+            builder.endpoint
         )));
     }
     let plain_is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);

@@ -16,13 +16,13 @@ mod builder;
 mod check;
 mod defaults;
 mod docker;
+mod endpoint;
 mod environment;
 mod error;
 mod file;
 mod group;
 mod layer;
 mod parse;
-mod place;
 mod setting;
 
 use std::path::{Path, PathBuf};
@@ -34,10 +34,10 @@ use crate::net::Address;
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
 pub use docker::DockerDoor;
+pub use endpoint::{BuilderEndpoint, KEEP_EXEC};
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
-pub use place::{KEEP_EXEC, Place};
 pub use setting::Setting;
 
 /// Where the file is looked for when none is named.
@@ -87,7 +87,7 @@ impl Config {
     /// # Errors
     /// Names the first setting that is wrong, where it was set, and what was expected.
     pub fn load(flags: Layer, environment: &dyn Environment) -> Result<Self, ConfigError> {
-        Self::resolve(flags, environment, &Places::default(), None)
+        Self::resolve(flags, environment, &SystemFiles::default(), None)
     }
 
     /// The same for a daemon: `handed` is what the sockets that it was given say, and where nothing asks for a door, the
@@ -96,7 +96,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`], and when there is no folder for the default doors.
     pub fn load_serving(flags: Layer, environment: &dyn Environment, handed: Layer) -> Result<Self, ConfigError> {
-        Self::resolve(flags, environment, &Places::default(), Some(handed))
+        Self::resolve(flags, environment, &SystemFiles::default(), Some(handed))
     }
 
     /// Whether log lines are to be JSON, as far as flags and variables say, when it cannot be asked of a checked
@@ -110,7 +110,7 @@ impl Config {
     /// Where the docker door of this user's own daemon listens where nothing else is said, if there is one; else that of
     /// the machine's.
     pub fn default_docker_listen(environment: &dyn Environment) -> String {
-        let own = defaults::docker_listen(Places::default().is_root, |name| environment.get(name));
+        let own = defaults::docker_listen(SystemFiles::default().is_root, |name| environment.get(name));
         let is_there = own.strip_prefix("unix://").is_some_and(|path| Path::new(path).symlink_metadata().is_ok());
         if is_there { own } else { DEFAULT_DOCKER_LISTEN.to_owned() }
     }
@@ -118,13 +118,13 @@ impl Config {
     fn resolve(
         flags: Layer,
         environment: &dyn Environment,
-        places: &Places,
+        files: &SystemFiles,
         serving: Option<Layer>,
     ) -> Result<Self, ConfigError> {
         let explicit = flags.over(environment::own(environment)?);
         let file = match explicit.one(Setting::Config) {
             Some(given) => file::read(Path::new(&given.text))?,
-            None => file::read_if_there(&places.file)?,
+            None => file::read_if_there(&files.file)?,
         };
         let mut ambient = environment::neighbours(environment)?;
         let mut said = explicit.over(file.layer);
@@ -150,21 +150,21 @@ impl Config {
         }
         let mut settings = said.over(ambient);
         if serving.is_some() && file.builders.is_empty() {
-            defaults::add(&mut settings, places.is_root, |name| environment.get(name))?;
+            defaults::add(&mut settings, files.is_root, |name| environment.get(name))?;
         }
-        let usual = defaults::docker_listen(places.is_root, |name| environment.get(name));
-        check::check(&settings, file.builders, &places.groups, &usual)
+        let usual = defaults::docker_listen(files.is_root, |name| environment.get(name));
+        check::check(&settings, file.builders, &files.groups, &usual)
     }
 }
 
 /// Files that are read without being named; tests bring their own.
-struct Places {
+struct SystemFiles {
     file: PathBuf,
     groups: PathBuf,
     is_root: bool,
 }
 
-impl Default for Places {
+impl Default for SystemFiles {
     fn default() -> Self {
         Self { file: DEFAULT_FILE.into(), groups: "/etc/group".into(), is_root: rustix::process::geteuid().is_root() }
     }

@@ -3,7 +3,7 @@
 use super::{ConfigError, Given};
 
 /// The refusal of a value; `reason` continues the sentence that begins with it.
-pub(super) fn refuse(given: &Given, reason: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(given: &Given, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
 }
 
@@ -12,6 +12,6 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
     match given.text.as_str() {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
-        _ => Err(refuse(given, "is neither `true` nor `false`")),
+        _ => Err(invalid(given, "is neither `true` nor `false`")),
     }
 }

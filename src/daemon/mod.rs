@@ -229,8 +229,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         });
     }
     for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
-        say(&format!("buildkit door for {} listening on {}", builder.place, listener.address()));
-        let (builder, plain_is_load) = (builder.place.to_string(), builder.plain_is_load);
+        say(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
+        let (builder, plain_is_load) = (builder.endpoint.to_string(), builder.plain_is_load);
         let settings = buildkit::Settings { builder, link, plain_is_load };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).telling(status.of(listener.address()));
         let door = Arc::new(door);
@@ -314,7 +314,7 @@ fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, Daem
 fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {
     for builder in builders.iter().filter(|builder| builder.is_exposed()) {
         warn!(
-            builder = %builder.place,
+            builder = %builder.endpoint,
             "no TLS towards a builder on another machine: builds can be read and changed on the way"
         );
     }

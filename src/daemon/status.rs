@@ -39,7 +39,7 @@ pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<
         .chain(listening.export.iter().map(door(Kind::Export)))
         .collect();
     let builders = config.builders.iter().zip(&listening.builders).map(|(builder, address)| Builder {
-        address: builder.place.to_string(),
+        address: builder.endpoint.to_string(),
         door: address.to_string(),
         plain_is_load: builder.plain_is_load,
     });

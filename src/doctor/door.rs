@@ -1,8 +1,8 @@
 //! One door, as it was found.
 
 use super::builder::Answer;
-use crate::config::Place;
-use crate::net::Address;
+use crate::config::BuilderEndpoint;
+use crate::proxy::Address;
 use crate::status::{Kind, Status};
 
 /// A door, and what is behind it.
@@ -54,7 +54,7 @@ pub(super) struct Probed {
     /// How it is reached.
     pub(super) address: String,
     /// The same as it is configured; `None` if only a running Linkspan names it.
-    pub(super) place: Option<Place>,
+    pub(super) endpoint: Option<BuilderEndpoint>,
     /// What it answered.
     pub(super) answer: Answer,
 }

@@ -21,7 +21,7 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
         is_configured: true,
     };
     let mut doors = Vec::new();
-    for builder in config.builders.iter().filter(|builder| door_of(&builder.place, sockets).is_none()) {
+    for builder in config.builders.iter().filter(|builder| door_of(&builder.endpoint, sockets).is_none()) {
         doors.push(configured(Kind::Buildkit, &builder.listen, builder.plain_is_load));
     }
     doors.extend(config.docker_door.iter().map(|door| configured(Kind::Docker, &door.listen, door.plain_is_load)));

@@ -3,7 +3,7 @@
 use super::door::Door;
 use super::facts::{Chained, Told};
 use super::heard;
-use crate::config::{Config, Place};
+use crate::config::{BuilderEndpoint, Config};
 use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::net::Address;
@@ -69,19 +69,24 @@ pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
         found.push(Chained { about: "engine", address, kind: status.door.kind, leads });
     }
     for builder in &config.builders {
-        if let Some(status) = door_of(&builder.place, sockets) {
+        if let Some(status) = door_of(&builder.endpoint, sockets) {
             let leads = status.builder().map_or(&status.engine.address, |builder| &builder.address).clone();
-            found.push(Chained { about: "builder", address: builder.place.to_string(), kind: status.door.kind, leads });
+            found.push(Chained {
+                about: "builder",
+                address: builder.endpoint.to_string(),
+                kind: status.door.kind,
+                leads,
+            });
         }
     }
     found
 }
 
 /// What is said at the address of a builder, if that is a door.
-pub(super) fn door_of<'a>(place: &Place, sockets: &'a [Socket]) -> Option<&'a Status> {
-    match place {
-        Place::Socket(address) => heard(sockets, &address.to_string())?.status(),
-        Place::Container { .. } => None,
+pub(super) fn door_of<'a>(endpoint: &BuilderEndpoint, sockets: &'a [Socket]) -> Option<&'a Status> {
+    match endpoint {
+        BuilderEndpoint::Socket(address) => heard(sockets, &address.to_string())?.status(),
+        BuilderEndpoint::Container { .. } => None,
     }
 }
 

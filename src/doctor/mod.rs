@@ -24,7 +24,7 @@ mod wrap;
 use futures_util::future::{join, join_all, join4};
 
 use crate::buildx::{Store, is_same_address, version};
-use crate::config::{Config, Place};
+use crate::config::{BuilderEndpoint, Config};
 use crate::engine::doctor as engines;
 use crate::net::{Address, Dial, Upstream};
 use crate::running::{self, First, Places, Socket};
@@ -76,7 +76,7 @@ fn configured(config: &Config) -> Vec<(Address, First)> {
     addresses.extend(config.export_listen.iter().map(|listen| (listen.clone(), First::Http2)));
     for builder in &config.builders {
         addresses.push((builder.listen.clone(), First::Http2));
-        if let (Place::Socket(address), None) = (&builder.place, &builder.tls) {
+        if let (BuilderEndpoint::Socket(address), None) = (&builder.endpoint, &builder.tls) {
             addresses.push((address.clone(), First::Http2));
         }
     }
@@ -104,7 +104,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
             State::Open(status) => status.builder()?.address.clone(),
             _ => return None,
         };
-        return Some(Probed { address, place: None, answer: through().await });
+        return Some(Probed { address, endpoint: None, answer: through().await });
     };
     let direct = async {
         match own.dial() {
@@ -112,7 +112,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
             Err(error) => Answer::Silent(error.to_string()),
         }
     };
-    let (address, place) = (own.place.to_string(), Some(own.place.clone()));
+    let (address, endpoint) = (own.endpoint.to_string(), Some(own.endpoint.clone()));
     let leads_there = match &door.state {
         State::Open(status) => status.builder().is_some_and(|builder| builder.address == address),
         _ => false,
@@ -126,5 +126,5 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     } else {
         direct.await
     };
-    Some(Probed { address, place, answer })
+    Some(Probed { address, endpoint, answer })
 }

@@ -36,7 +36,7 @@ fn doors(state: impl Fn(Kind) -> State) -> Vec<Door> {
         plain_is_load: false,
         is_configured: true,
     };
-    let probed = Probed { address: BUILDER.to_owned(), place: None, answer: Answer::Version(None) };
+    let probed = Probed { address: BUILDER.to_owned(), endpoint: None, answer: Answer::Version(None) };
     vec![door(Kind::Docker, DOCKER_DOOR, None), door(Kind::Buildkit, BUILDKIT_DOOR, Some(probed))]
 }
 

@@ -1,4 +1,4 @@
-//! Where a builder is.
+//! How a builder is reached.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use crate::tunnel::{Container, ExecDial};
 /// within that time, and each would otherwise begin with a process of a tenth of a second.
 pub const KEEP_EXEC: Duration = Duration::from_secs(120);
 
-/// A place that a builder is reached at.
+/// Where a builder is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum BuilderEndpoint {
     /// A socket that it listens on.
     Socket(Address),
     /// A container that it runs in.
@@ -28,7 +28,7 @@ pub enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for BuilderEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(address) => address.fmt(f),
@@ -37,7 +37,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl From<Address> for Place {
+impl From<Address> for BuilderEndpoint {
     fn from(address: Address) -> Self {
         Self::Socket(address)
     }
@@ -49,9 +49,9 @@ impl Builder {
     /// # Errors
     /// When a TLS file cannot be used.
     pub fn dial(&self) -> Result<Box<dyn Dial>, UpstreamError> {
-        Ok(match &self.place {
-            Place::Socket(address) => Box::new(Upstream::new(address.clone(), self.tls.as_ref())?),
-            Place::Container { container, docker } => Box::new(ExecDial::new(docker, container.clone())),
+        Ok(match &self.endpoint {
+            BuilderEndpoint::Socket(address) => Box::new(Upstream::new(address.clone(), self.tls.as_ref())?),
+            BuilderEndpoint::Container { container, docker } => Box::new(ExecDial::new(docker, container.clone())),
         })
     }
 
@@ -60,15 +60,15 @@ impl Builder {
     /// # Errors
     /// As [`Builder::dial`].
     pub fn link(&self) -> Result<Arc<Link>, UpstreamError> {
-        let sharing = match self.place {
-            Place::Socket(_) => Sharing::Each,
-            Place::Container { .. } => Sharing::Everybody { idle: KEEP_EXEC },
+        let sharing = match self.endpoint {
+            BuilderEndpoint::Socket(_) => Sharing::Each,
+            BuilderEndpoint::Container { .. } => Sharing::Everybody { idle: KEEP_EXEC },
         };
         Ok(Link::new(self.dial()?, sharing))
     }
 
     /// Whether what passes between us and it can be read on the way.
     pub fn is_exposed(&self) -> bool {
-        matches!(&self.place, Place::Socket(address) if self.tls.is_none() && !address.is_local())
+        matches!(&self.endpoint, BuilderEndpoint::Socket(address) if self.tls.is_none() && !address.is_local())
     }
 }

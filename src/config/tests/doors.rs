@@ -1,0 +1,83 @@
+//! The doors of a daemon.
+
+use super::*;
+
+/// The addresses of the docker door and of the exporter API's.
+fn doors(config: Result<Config, ConfigError>) -> (Option<String>, Option<String>) {
+    let config = config.unwrap();
+    let docker = config.docker_door.map(|door| door.listen.to_string());
+    (docker, config.export_listen.map(|listen| listen.to_string()))
+}
+
+#[test]
+fn a_daemon_that_is_told_of_no_door_opens_the_default_ones() {
+    let serving = |sources: Sources, is_root| doors(sources.serving(is_root, Layer::default()));
+    let some = |text: &str| Some(text.to_owned());
+    let root = (some("unix:///run/linkspan/docker.sock"), some("unix:///run/linkspan/export.sock"));
+    assert_eq!(serving(Sources::new(), true), root);
+    assert_eq!(serving(Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7"), true), root);
+    let users = (some("unix:///run/user/7/linkspan/docker.sock"), some("unix:///run/user/7/linkspan/export.sock"));
+    assert_eq!(serving(Sources::new().variable("XDG_RUNTIME_DIR", "/run/user/7"), false), users);
+    for engine in ["containerd", "layout"] {
+        assert_eq!(serving(Sources::new().flag(Setting::Engine, engine), true), (None, root.1.clone()));
+    }
+    for folder in ["", "relative"] {
+        let error = Sources::new().variable("XDG_RUNTIME_DIR", folder).serving(false, Layer::default()).unwrap_err();
+        assert!(matches!(error, ConfigError::NoRuntimeFolder), "{error}");
+    }
+    // Who asks for any door gets that one.
+    let one = Sources::new().flag(Setting::ExportListen, "unix:///e.sock");
+    assert_eq!(serving(one, true), (None, some("unix:///e.sock")));
+    for sources in [
+        Sources::new().flag(Setting::Builder, "unix:///b.sock"),
+        Sources::new().variable("BUILDKIT_HOST", "unix:///b.sock"),
+        Sources::new().file("[[builder]]\naddress = 'unix:///b.sock'\n"),
+    ] {
+        let config = sources.serving(true, Layer::default()).unwrap();
+        assert_eq!((config.builders.len(), config.docker_door, config.export_listen), (1, None, None));
+    }
+    // What is no daemon opens none.
+    assert_eq!(doors(Sources::new().load()), (None, None));
+}
+
+#[test]
+fn a_default_docker_door_does_not_lead_to_itself() {
+    let door = "unix:///run/linkspan/docker.sock";
+    let config = Sources::new().variable("DOCKER_HOST", door).serving(true, Layer::default()).unwrap();
+    assert_eq!(config.engine.docker_host, None);
+    let error = Sources::new().flag(Setting::DockerHost, door).serving(true, Layer::default()).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the default of --docker-listen: `unix:///run/linkspan/docker.sock` is the address of"),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_of_sockets_that_are_handed_over_ask_for_doors_and_give_way_to_everything() {
+    let handed = |names: &[(Setting, &str)]| {
+        let mut layer = Layer::default();
+        for (setting, address) in names {
+            layer.add(*setting, *address, Origin::Variable("LISTEN_FDNAMES".to_owned()));
+        }
+        layer
+    };
+    let some = |text: &str| Some(text.to_owned());
+    // linkspan.socket listens at the usual addresses, whatever the engine is to be.
+    let usual = || {
+        let mut layer = Layer::default();
+        layer.add(Setting::DockerListen, DEFAULT_DOCKER_LISTEN.to_owned(), Origin::Default(Setting::DockerListen));
+        layer
+    };
+    assert_eq!(doors(Sources::new().serving(true, usual())), (some(DEFAULT_DOCKER_LISTEN), None));
+    assert_eq!(doors(Sources::new().flag(Setting::Engine, "containerd").serving(true, usual())), (None, None));
+    let docker = handed(&[(Setting::DockerListen, "unix:///d.sock")]);
+    assert_eq!(doors(Sources::new().serving(true, docker.clone())), (some("unix:///d.sock"), None));
+    let own = Sources::new().flag(Setting::DockerListen, "unix:///own.sock");
+    assert_eq!(doors(own.serving(true, docker)), (some("unix:///own.sock"), None));
+    let buildkit = handed(&[(Setting::BuildkitListen, "unix:///l.sock")]);
+    let listens =
+        |sources: Sources| sources.serving(true, buildkit.clone()).unwrap().builders.remove(0).listen.to_string();
+    assert_eq!(listens(Sources::new().flag(Setting::Builder, "unix:///b.sock")), "unix:///l.sock");
+    let table = "[[builder]]\naddress = 'unix:///b.sock'\nlisten = 'unix:///own.sock'\n";
+    assert_eq!(listens(Sources::new().file(table)), "unix:///own.sock");
+}

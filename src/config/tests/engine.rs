@@ -1,0 +1,98 @@
+//! The engine.
+
+use super::*;
+
+#[test]
+fn every_engine_can_be_asked_for() {
+    for (text, kind) in [
+        ("auto", None),
+        ("docker", Some(EngineKind::Docker)),
+        ("docker-classic", Some(EngineKind::DockerClassic)),
+        ("containerd", Some(EngineKind::Containerd)),
+    ] {
+        let sources = Sources::new().flag(Setting::Engine, text).flag(Setting::Builder, "unix:///b");
+        assert_eq!(sources.config().engine.kind, kind);
+    }
+}
+
+#[test]
+fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
+    let door = || Sources::new().flag(Setting::DockerListen, "unix:///a");
+    let engine = |sources: Sources| sources.config().engine.docker_host;
+    assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///a")), None);
+    assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///b")).as_deref(), Some("unix:///b"));
+    let usual = "unix:///run/linkspan/docker.sock";
+    assert_eq!(engine(Sources::new().variable("DOCKER_HOST", usual)), None, "a daemon has it open, not this process");
+    let refusal = door().variable("LINKSPAN_DOCKER_HOST", "unix:///a").refusal();
+    assert!(refusal.contains("the door would lead to itself"), "{refusal}");
+    let usual = Sources::new().flag(Setting::DockerListen, "unix:///var/run/docker.sock").refusal();
+    assert!(usual.contains("say where dockerd listens with --docker-host"), "{usual}");
+}
+
+#[test]
+fn namespaces_follow_containerd() {
+    let accepted = |text: &str| Sources::new().flag(Setting::Namespace, text).load().is_ok();
+    let longest = "n".repeat(76);
+    for good in ["default", "k8s.io", "moby", "0", "A-b_c.d", longest.as_str()] {
+        assert!(accepted(good), "{good}");
+    }
+    let too_long = "n".repeat(77);
+    for bad in ["", ".", "a..b", "-a", "a-", "a/b", "a b", "ü", "a.-b", "../etc", too_long.as_str()] {
+        assert!(!accepted(bad), "{bad}");
+    }
+}
+
+#[test]
+fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
+    let layout = |sources: Sources| sources.flag(Setting::Layout, "/images").config().engine;
+    let selection = layout(Sources::new().flag(Setting::Engine, "layout").variable("DOCKER_HOST", "tcp://elsewhere:1"));
+    assert_eq!(
+        (selection.kind, selection.layout.as_deref()),
+        (Some(EngineKind::Layout), Some(std::path::Path::new("/images")))
+    );
+    assert_eq!(selection.docker_host, None);
+    // Alone, whatever the environment and the file say of engines.
+    let told = || Sources::new().variable("LINKSPAN_ENGINE", "docker").file("engine = 'containerd'");
+    assert_eq!(
+        (layout(Sources::new()).kind, layout(told()).kind),
+        (Some(EngineKind::Layout), Some(EngineKind::Layout))
+    );
+    assert_eq!(layout(Sources::new().flag(Setting::Engine, "auto")).kind, None);
+    assert_eq!(layout(Sources::new().flag(Setting::DockerHost, "/d.sock")).kind, None, "not alone");
+    let ambient = Sources::new().variable("LINKSPAN_LAYOUT", "/images");
+    assert_eq!(ambient.config().engine.kind, None, "only where it is, not that it is meant");
+    let other = Sources::new().file("layout = '/images'").flag(Setting::Engine, "docker").config().engine;
+    assert_eq!((other.kind, other.layout), (Some(EngineKind::Docker), None));
+    assert_eq!(
+        Sources::new().file("layout = 'relative/images'").config().engine.layout,
+        Some("relative/images".into())
+    );
+    for engine in ["docker", "containerd"] {
+        let error = Sources::new().flag(Setting::Engine, engine).flag(Setting::Layout, "/images").refusal();
+        assert!(error.contains("--engine layout"), "{error}");
+    }
+    let error = Sources::new().flag(Setting::Layout, "file:///images").refusal();
+    assert!(error.starts_with("--layout: `file:///images` is no directory"), "{error}");
+}
+
+#[test]
+fn an_address_without_a_scheme_is_a_path() {
+    let config = Sources::new()
+        .flag(Setting::DockerHost, "/d.sock")
+        .flag(Setting::Builder, "/b.sock")
+        .flag(Setting::BuildkitListen, "/l.sock")
+        .flag(Setting::DockerListen, "/door.sock")
+        .flag(Setting::ExportListen, "/e.sock")
+        .variable("CONTAINERD_ADDRESS", "unix:///c.sock")
+        .config();
+    assert_eq!(config.engine.docker_host.as_deref(), Some("unix:///d.sock"));
+    assert_eq!(config.engine.containerd_address, Some("/c.sock".into()));
+    assert_eq!(config.builders[0].endpoint.to_string(), "unix:///b.sock");
+    assert_eq!(config.builders[0].listen.to_string(), "unix:///l.sock");
+    assert_eq!(config.docker_door.unwrap().listen.to_string(), "unix:///door.sock");
+    assert_eq!(config.export_listen.unwrap().to_string(), "unix:///e.sock");
+    let config = Sources::new().flag(Setting::DockerListen, "/d.sock").variable("DOCKER_HOST", "unix:///d.sock");
+    assert_eq!(config.config().engine.docker_host, None, "it is the same address");
+    let said = Sources::new().flag(Setting::DockerListen, "unix:///d.sock").flag(Setting::DockerHost, "/d.sock");
+    assert!(said.refusal().contains("the door would lead to itself"));
+}

@@ -1,0 +1,137 @@
+//! Which source wins.
+
+use super::*;
+
+#[test]
+fn defaults() {
+    let config = Sources::new().config();
+    assert_eq!(config.engine, Selection::default());
+    assert_eq!(config.builders, []);
+    assert_eq!(config.docker_door, None);
+    assert_eq!(config.drain_timeout, DEFAULT_DRAIN);
+    assert_eq!(config.log, Log { level: Level::INFO, format: LogFormat::Text });
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(config.gid, 998, "the docker group");
+    }
+}
+
+#[test]
+fn a_stronger_source_wins() {
+    let namespace = |sources: Sources| sources.config().engine.namespace;
+    let neighbour = || Sources::new().variable("CONTAINERD_NAMESPACE", "neighbour");
+    let file = || neighbour().file("namespace = 'file'");
+    let variable = || file().variable("LINKSPAN_NAMESPACE", "variable");
+    assert_eq!(namespace(neighbour()).as_deref(), Some("neighbour"));
+    assert_eq!(namespace(file()).as_deref(), Some("file"));
+    assert_eq!(namespace(variable()).as_deref(), Some("variable"));
+    assert_eq!(namespace(variable().flag(Setting::Namespace, "flag")).as_deref(), Some("flag"));
+    assert_eq!(namespace(file().variable("LINKSPAN_NAMESPACE", "")).as_deref(), Some("file"), "empty is not set");
+}
+
+#[test]
+fn every_setting_can_be_given_by_variable() {
+    let config = Sources::new()
+        .variable("LINKSPAN_ENGINE", "docker")
+        .variable("LINKSPAN_DOCKER_HOST", "unix:///d.sock")
+        .variable("LINKSPAN_CONTAINERD_ADDRESS", "unix:///c.sock")
+        .variable("LINKSPAN_NAMESPACE", "moby")
+        .variable("LINKSPAN_BUILDER", "tcp://b:1")
+        .variable("LINKSPAN_BUILDKIT_LISTEN", "tcp://[::1]:2")
+        .variable("LINKSPAN_DOCKER_LISTEN", "unix:///l.sock")
+        .variable("LINKSPAN_PLAIN_IS_LOAD", "true")
+        .variable("LINKSPAN_TLS_CA", "ca.pem")
+        .variable("LINKSPAN_TLS_CERT", "cert.pem")
+        .variable("LINKSPAN_TLS_KEY", "key.pem")
+        .variable("LINKSPAN_TLS_SERVER_NAME", "name")
+        .variable("LINKSPAN_GROUP", "staff")
+        .variable("LINKSPAN_DRAIN_TIMEOUT", "5")
+        .variable("LINKSPAN_LOG_LEVEL", "debug")
+        .variable("LINKSPAN_EXPORT_LISTEN", "unix:///e.sock")
+        .variable("LINKSPAN_ALLOW_NAME", "a/*,b/*")
+        .variable("LINKSPAN_DENY_TAG_MOVE", "true")
+        .variable("LINKSPAN_ALLOW_OUTPUT_DIR", "/srv/a,/srv/b/")
+        .variable("LINKSPAN_LOG_FORMAT", "json")
+        .config();
+    let tls = crate::proxy::Tls {
+        ca: Some("ca.pem".into()),
+        cert: Some("cert.pem".into()),
+        key: Some("key.pem".into()),
+        server_name: Some("name".to_owned()),
+    };
+    let builder = Builder {
+        endpoint: "tcp://b:1".parse::<Address>().unwrap().into(),
+        tls: Some(tls),
+        listen: "tcp://[::1]:2".parse().unwrap(),
+        plain_is_load: true,
+    };
+    assert_eq!(
+        config,
+        Config {
+            engine: Selection {
+                kind: Some(EngineKind::Docker),
+                docker_host: Some("unix:///d.sock".to_owned()),
+                containerd_address: Some("/c.sock".into()),
+                namespace: Some("moby".to_owned()),
+                layout: None,
+            },
+            builders: vec![builder],
+            export_listen: Some("unix:///e.sock".parse().unwrap()),
+            names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], allow_tag_move: false },
+            output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
+            docker_door: Some(DockerDoor {
+                listen: "unix:///l.sock".parse().unwrap(),
+                plain_is_load: true,
+                is_default: false
+            }),
+            gid: 50,
+            engine_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(5),
+            log: Log { level: Level::DEBUG, format: LogFormat::Json },
+        }
+    );
+}
+
+#[test]
+fn a_file_says_the_same_and_more() {
+    let config = Sources::new()
+        .file(
+            r#"
+            engine = "containerd"
+            containerd-address = "/c.sock"
+            namespace = "k8s.io"
+            group = 7
+            drain-timeout = 0
+            log-level = "warn"
+            plain-is-load = true
+            allow-output-dir = ["/srv/exports"]
+            [[builder]]
+            address = "unix:///b.sock"
+            listen = "unix:///l.sock"
+            [[builder]]
+            address = "tcp://b:1"
+            listen = "tcp://localhost:0"
+            docker-is-load = false
+            tls = { ca = "ca.pem", server-name = "name" }
+            "#,
+        )
+        .variable("DOCKER_HOST", "not even an address")
+        .variable("BUILDKIT_HOST", "unix:///ignored.sock")
+        .config();
+    assert_eq!(config.engine.kind, Some(EngineKind::Containerd));
+    assert_eq!(config.engine.docker_host, None, "of no interest with containerd");
+    assert_eq!((config.gid, config.drain_timeout, config.log.level), (7, Duration::ZERO, Level::WARN));
+    assert_eq!(config.output_dirs, [PathBuf::from("/srv/exports")]);
+    let [first, second] = config.builders.as_slice() else { panic!("{:?}", config.builders) };
+    assert_eq!((first.listen.to_string(), first.plain_is_load), ("unix:///l.sock".to_owned(), true));
+    assert_eq!((first.tls.is_none(), second.plain_is_load), (true, false));
+    assert_eq!(second.tls.as_ref().unwrap().server_name.as_deref(), Some("name"));
+}
+
+#[test]
+fn a_former_name_is_taken_unless_the_new_one_is_there() {
+    let builder = |sources: Sources| sources.variable("BUILDKIT_HOST", "unix:///b.sock").config().builders.remove(0);
+    assert!(builder(Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true")).plain_is_load);
+    assert!(builder(Sources::new().file("docker-is-load = true")).plain_is_load);
+    let both = Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true").variable("LINKSPAN_PLAIN_IS_LOAD", "false");
+    assert!(!builder(both).plain_is_load);
+}

@@ -1,0 +1,107 @@
+//! What there is to say of builders that have doors.
+
+use super::check;
+use crate::config::BuilderEndpoint;
+use crate::doctor::builder::Answer;
+use crate::doctor::buildx::Ways;
+use crate::doctor::door::{Door, Probed};
+use crate::doctor::facts::Found;
+use crate::doctor::names::{self, BUILDER};
+use crate::doctor::report::{Builder, Check, Commands, Engine, Mark};
+use crate::engine::EngineKind;
+use crate::proxy::Address;
+
+pub(super) fn builder_check(found: &Probed) -> Check {
+    let address = &found.address;
+    match &found.answer {
+        Answer::Version(Some(version)) => {
+            check("builder", Mark::Ok, format!("BuildKit {version} at {address}, can export directly"), None)
+        }
+        Answer::Version(None) => check(
+            "builder",
+            Mark::Ok,
+            format!("BuildKit 0.11 or later (it does not say which) at {address}, can export directly"),
+            None,
+        ),
+        Answer::TooOld => check(
+            "builder",
+            Mark::Fail,
+            format!("BuildKit at {address} is older than 0.11: builds work, but are exported the slow way"),
+            Some("update BuildKit to 0.11 or later"),
+        ),
+        Answer::NoBuilder => check(
+            "builder",
+            Mark::Fail,
+            format!("what answers at {address} is no BuildKit: it speaks HTTP/2 and has none of a builder's services"),
+            Some("see what that is, and name the address that buildkitd has with `--addr`"),
+        ),
+        Answer::Silent(reason) => {
+            let found_reason = format!("no answer from the builder at {address}: {reason}");
+            let remedy = match &found.endpoint {
+                Some(BuilderEndpoint::Socket(Address::Tcp { .. })) => format!(
+                    "see that buildkitd runs with `--addr {address}`, or correct --builder and its TLS settings (--tls-ca and \
+                     others)"
+                ),
+                Some(BuilderEndpoint::Socket(Address::Unix(_))) => {
+                    format!("see that buildkitd runs with `--addr {address}`, or correct --builder")
+                }
+                Some(BuilderEndpoint::Container { .. }) => {
+                    "see that the container runs (`docker ps`), or correct --builder; buildx starts its containers with \
+                     `docker buildx inspect --bootstrap NAME`"
+                        .to_owned()
+                }
+                None => "see that the builder runs; the log of `linkspan serve` says more".to_owned(),
+            };
+            check("builder", Mark::Fail, found_reason, Some(&remedy))
+        }
+    }
+}
+
+/// The builders with their doors, and the commands that lead there.
+pub(super) fn builders(found: &Found, engine: Option<&Engine>, ways: &Ways<'_>) -> Vec<Builder> {
+    let with_builders: Vec<_> = found.doors.iter().filter_map(|door| Some((door, door.builder.as_ref()?))).collect();
+    let is_one = with_builders.len() == 1;
+    let each = (1..).zip(with_builders).map(|(number, (door, builder))| {
+        let wanted = if is_one { BUILDER.to_owned() } else { format!("{BUILDER}-{number}") };
+        self::builder(door, builder, &wanted, output(found, door, engine), ways)
+    });
+    each.collect()
+}
+
+/// What a build says to export directly. Without Docker buildx must be told what to export to, because its `--load` asks
+/// the docker client for an engine; with docker's classic store, and with a buildx that does not mark its loads, because
+/// `--load` then looks like a file.
+fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
+    let kind = door.status().map(|status| status.engine.kind).or(engine.map(|engine| engine.kind));
+    let marks = found.users.version.as_ref().and_then(|version| version.marks_loads()) != Some(false);
+    if door.plain_is_load || (marks && kind.is_none_or(|kind| kind == EngineKind::Docker)) {
+        "--load -t demo"
+    } else {
+        "-o type=linkspan,name=docker.io/library/demo:latest"
+    }
+}
+
+/// `wanted` is what buildx will call it, if that is free and no builder of the user's goes there.
+fn builder(door: &Door, found: &Probed, wanted: &str, output: &str, ways: &Ways<'_>) -> Builder {
+    let listen = door.listen.to_string();
+    let (name, create) = match ways.through(&listen) {
+        Some(name) => (name.to_owned(), None),
+        None => {
+            let name = names::free(wanted, ways.users);
+            let create = format!("docker buildx create --name {name} --driver remote {listen}");
+            (name, Some(create))
+        }
+    };
+    Builder {
+        address: found.address.clone(),
+        reachable: !matches!(found.answer, Answer::Silent(_)),
+        version: match &found.answer {
+            Answer::Version(version) => version.clone(),
+            _ => None,
+        },
+        direct_export: matches!(found.answer, Answer::Version(_)),
+        door_open: door.is_open(),
+        commands: Commands { create, build: format!("docker buildx build --builder {name} {output} .") },
+        listen,
+    }
+}

@@ -1,0 +1,105 @@
+//! What is said of builders, and of buildx.
+
+use super::*;
+
+#[test]
+fn users_are_told_which_of_their_builders_go_where() {
+    let heard = Some(running::Answer::Linkspan(Box::new(status(Kind::Docker, "unix:///l.sock"))));
+    let users =
+        users(vec![users_builder("fast", "unix:///l.sock", heard), users_builder("slow", "unix:///d.sock", None)]);
+    let report =
+        super::super::judge(&found(findings(EngineKind::Docker), None, &[door(Kind::Docker, "unix:///l.sock")], users));
+    assert!(report.works);
+    let text = report.to_string();
+    let (_, text) = text.split_once("ok    door ").unwrap();
+    assert_eq!(
+        text,
+        "       docker door open at unix:///l.sock
+ok    buildx      buildx 0.36.1 marks its loads: `--load` goes direct
+ok    buildx      builder fast (docker-container) goes through the docker door:
+                  its loads are direct exports
+slow  buildx      builder slow (docker-container) goes to unix:///d.sock, past
+                  Linkspan: every load sends the whole image
+                  hint:
+                    linkspan setup buildx slow --docker-listen unix:///l.sock
+
+A direct export can work. Use it with:
+  docker context create linkspan --docker host=unix:///l.sock
+  docker context use linkspan
+  docker buildx use fast"
+    );
+}
+
+#[test]
+fn several_builders_have_names_of_their_own() {
+    let containerd = |door: Door| Door { plain_is_load: false, ..closed(door) };
+    let report = judge(findings(EngineKind::Containerd), None, &[containerd(recent()), containerd(recent())]);
+    let names: Vec<_> = report.builders.iter().map(|builder| builder.commands.build.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "docker buildx build --builder direct-1 -o type=linkspan,name=docker.io/library/demo:latest .",
+            "docker buildx build --builder direct-2 -o type=linkspan,name=docker.io/library/demo:latest .",
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_proposed_that_exists() {
+    let remote =
+        |name: &str, address: &str| UsersOwn { driver: "remote".to_owned(), ..users_builder(name, address, None) };
+    let context = |name: &str, host: &str| Context { name: name.to_owned(), host: host.to_owned() };
+    let doors = [recent(), door(Kind::Docker, "unix:///l.sock")];
+    let commands =
+        |users: Users| super::super::judge(&found(findings(EngineKind::Docker), None, &doors, users)).commands;
+    let build = |name: &str| format!("docker buildx build --builder {name} --load -t demo .");
+    let create = |name: &str| format!("docker buildx create --name {name} --driver remote {DOOR}");
+    let make = |name: &str| format!("docker context create {name} --docker host=unix:///l.sock");
+    let take = |name: &str| format!("docker context use {name}");
+
+    let nothing = users(Vec::new());
+    assert_eq!(commands(nothing), [make("linkspan"), take("linkspan"), create("direct"), build("direct")]);
+
+    let there = Users { contexts: vec![context("l", "unix:///l.sock")], ..users(vec![remote("mine", DOOR)]) };
+    assert_eq!(commands(there), [take("l"), build("mine")]);
+
+    let taken = Users {
+        contexts: vec![context("direct", "ssh://far")],
+        ..users(vec![remote("linkspan", "tcp://far:1"), remote("direct-2", "tcp://far:2")])
+    };
+    assert_eq!(commands(taken), [make("linkspan-2"), take("linkspan-2"), create("direct-3"), build("direct-3")]);
+
+    let in_use = Users { engine: "unix:///l.sock".to_owned(), ..users(Vec::new()) };
+    assert_eq!(commands(in_use), [create("direct"), build("direct")]);
+}
+
+#[test]
+fn an_old_buildx_is_told_what_goes_direct() {
+    let judged = |version: &str, plain_is_load: bool| {
+        let users = Users { version: Version::read(&format!("github.com/docker/buildx {version} x")), ..Users::none() };
+        let report = super::super::judge(&found(
+            findings(EngineKind::Docker),
+            None,
+            &[Door { plain_is_load, ..recent() }],
+            users,
+        ));
+        assert!(report.works);
+        let check = report.checks.iter().find(|check| check.about == "buildx").unwrap().clone();
+        (check.mark, report.builders[0].commands.build.contains(" --load "), check)
+    };
+    for (version, plain_is_load, mark, by_load) in [
+        ("v0.36.1", false, Mark::Ok, true),
+        ("v0.24.0", false, Mark::Ok, true),
+        ("0.13.1+ds1-3", false, Mark::Slow, false),
+        ("v0.23.0", false, Mark::Slow, false),
+        ("v0.23.0", true, Mark::Ok, true),
+        ("v0.0.0+unknown", false, Mark::Note, true),
+    ] {
+        let (found, load, check) = judged(version, plain_is_load);
+        assert_eq!((found, load), (mark, by_load), "{version} {check:?}");
+        assert!(!check.found.contains("  "), "{check:?}");
+    }
+    let (_, _, check) = judged("0.13.1", false);
+    assert!(check.found.contains("`-o type=linkspan,name=NAME` goes direct"), "{check:?}");
+    assert!(check.remedy.unwrap().to_string().contains("--plain-is-load"));
+}

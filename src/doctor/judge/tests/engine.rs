@@ -1,0 +1,68 @@
+//! What is said of the engine.
+
+use super::*;
+
+#[test]
+fn a_classic_store_has_no_containerd_and_needs_its_own_output() {
+    let identity = Identity {
+        kind: EngineKind::DockerClassic,
+        version: "29.7.2".to_owned(),
+        address: "unix:///d.sock".to_owned(),
+        storage: Storage::Classic { storage_driver: "overlay2".to_owned() },
+    };
+    let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
+    let selected = Ok(Selected { engine, reason: "as configured".to_owned() });
+    let report = judge(doctor::Findings { selected, docker: None, containerd: None }, None, &[closed(recent())]);
+    assert!(report.works);
+    assert_eq!(
+        report.to_string(),
+        "\
+ok    engine   docker-classic 29.7.2 (unix:///d.sock), storage driver overlay2:
+               as configured
+ok    builder  BuildKit v0.32.2 at unix:///b.sock, can export directly
+note  door     buildkit door not open at unix:///run/linkspan/buildkit.sock
+               `linkspan serve` with the same settings opens it
+note  buildx   `--load` into docker-classic looks like a file on the wire: it
+               passes as it is
+               build with `-o type=linkspan,name=NAME`, or start `linkspan
+               serve` with --plain-is-load where nobody writes files with `-o
+               type=oci,dest=FILE` or `-o type=docker,dest=FILE`
+
+A direct export can work as soon as `linkspan serve` runs with the same
+settings. Then use it with:
+  docker buildx create --name direct --driver remote \\
+    unix:///run/linkspan/buildkit.sock
+  docker buildx build --builder direct \\
+    -o type=linkspan,name=docker.io/library/demo:latest ."
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["engine"]["storage_driver"], "overlay2");
+    assert_eq!(json["engine"].get("namespace"), None);
+}
+
+#[test]
+fn a_containerd_that_the_engine_does_not_use_is_said() {
+    let judged = |named: &str| {
+        let found = found(findings(EngineKind::Docker), None, &[recent()], users(Vec::new()));
+        super::super::judge(&Found { containerd_address: Some(named.into()), ..found })
+    };
+    let said = |report: &Report| report.checks.iter().any(|check| check.found.contains("was named"));
+    assert!(!said(&judged("/c.sock")));
+    let report = judged("/other.sock");
+    assert!(said(&report) && report.works, "{report}");
+}
+
+#[test]
+fn who_may_not_ask_the_engine_goes_by_what_the_running_linkspan_says() {
+    let denied = || EngineError::Permission { engine: "containerd", address: "/c.sock".to_owned() };
+    let engine = doctor::Findings { selected: Err(denied()), docker: None, containerd: Some(Err(denied())) };
+    let told = Told { status: status(Kind::Buildkit, DOOR), is_basis: true };
+    let found = Found { told: Some(told), ..found(engine, None, &[recent()], users(Vec::new())) };
+    let report = super::super::judge(&found);
+    assert!(report.works, "{report}");
+    assert_eq!(report.engine.unwrap().address, "unix:///d.sock");
+
+    let gone = EngineError::Unreachable { engine: "docker", address: "d".to_owned(), reason: "gone".to_owned() };
+    let engine = doctor::Findings { selected: Err(gone), docker: None, containerd: None };
+    assert!(!super::super::judge(&Found { engine, ..found }).works, "but an engine that is gone is gone");
+}

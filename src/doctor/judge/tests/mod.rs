@@ -1,0 +1,155 @@
+//! The same facts lead to the same words.
+
+mod builders;
+mod engine;
+mod report;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::super::builder::Answer;
+use super::super::door::Probed;
+use super::super::door::State;
+use super::super::facts::Told;
+use super::super::inflate::Inflate;
+use super::super::users::{Users, UsersNode, UsersOwn};
+use super::*;
+use crate::buildx::{Context, Version};
+use crate::engine::select::Selected;
+use crate::engine::{Engine, EngineKind, Identity, Ingest, Origin, Storage, doctor};
+use crate::image::{Descriptor, Reference};
+use crate::progress::Events;
+use crate::proxy::Address;
+use crate::{running, status};
+
+/// An engine to be named, not used.
+#[derive(Debug)]
+struct Nameplate(Identity);
+
+impl Engine for Nameplate {
+    fn identity(&self) -> &Identity {
+        &self.0
+    }
+    fn current<'a>(
+        &'a self,
+        _: &'a Descriptor,
+        _: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        unreachable!("the doctor exports nothing")
+    }
+    fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+        unreachable!("the doctor exports nothing")
+    }
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        unreachable!("the doctor changes nothing")
+    }
+}
+
+fn findings(kind: EngineKind) -> doctor::Findings {
+    let identity = Identity {
+        kind,
+        version: "29.7.2".to_owned(),
+        address: "unix:///d.sock".to_owned(),
+        storage: Storage::Containerd {
+            namespace: "moby".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            parallel_unpack: true,
+        },
+    };
+    let containerd = doctor::Containerd {
+        address: "/c.sock".to_owned(),
+        version: "v2.3.4".to_owned(),
+        uuid: "1234".to_owned(),
+        namespace: "moby".to_owned(),
+        snapshotter: "overlayfs".to_owned(),
+        parallel_unpack: true,
+        sharing: Some("shared".to_owned()),
+    };
+    let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
+    doctor::Findings {
+        selected: Ok(Selected { engine, reason: "as configured, proven".to_owned() }),
+        docker: None,
+        containerd: Some(Ok(containerd)),
+    }
+}
+
+const DOOR: &str = "unix:///run/linkspan/buildkit.sock";
+
+/// What a Linkspan says at a door of `kind` at `address`.
+fn status(kind: Kind, address: &str) -> Status {
+    let door = status::Door { kind, address: address.to_owned() };
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: "i".to_owned(),
+        pid: 7,
+        doors: vec![door.clone()],
+        door,
+        engine: status::Engine {
+            kind: EngineKind::Docker,
+            version: "29.7.2".to_owned(),
+            address: "unix:///d.sock".to_owned(),
+            ..status::Engine::default()
+        },
+        builders: vec![status::Builder {
+            address: "unix:///b.sock".to_owned(),
+            door: DOOR.to_owned(),
+            plain_is_load: false,
+        }],
+        policy: status::Policy::default(),
+    }
+}
+
+/// A configured door, open unless somebody says otherwise.
+fn door(kind: Kind, address: &str) -> Door {
+    Door {
+        kind,
+        listen: address.parse().unwrap(),
+        state: State::Open(Box::new(status(kind, address))),
+        builder: None,
+        plain_is_load: false,
+        is_configured: true,
+    }
+}
+
+fn closed(door: Door) -> Door {
+    Door { state: State::Closed, ..door }
+}
+
+/// The door of a builder that answered like this.
+fn probed(answer: Answer) -> Door {
+    let endpoint = Some("unix:///b.sock".parse::<Address>().unwrap().into());
+    let builder = Some(Probed { address: "unix:///b.sock".to_owned(), endpoint, answer });
+    Door { builder, ..door(Kind::Buildkit, DOOR) }
+}
+
+fn recent() -> Door {
+    probed(Answer::Version(Some("v0.32.2".to_owned())))
+}
+
+fn users(builders: Vec<UsersOwn>) -> Users {
+    let version = Version::read("github.com/docker/buildx v0.36.1 x");
+    Users { builders: Ok(builders), version, ..Users::none() }
+}
+
+fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Found {
+    let doors = doors.to_vec();
+    Found { engine, told: None, containerd_address: None, inflate, doors, chained: Vec::new(), users }
+}
+
+/// Judges them where buildx has no builders.
+fn judge(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door]) -> Report {
+    super::judge(&found(engine, inflate, doors, users(Vec::new())))
+}
+
+fn marks(report: &Report) -> Vec<(&str, Mark)> {
+    report.checks.iter().map(|check| (check.about, check.mark)).collect()
+}
+
+/// A docker-container builder of the user's with a BuildKit that is recent.
+fn users_builder(name: &str, endpoint: &str, heard: Option<running::Answer>) -> UsersOwn {
+    let answer = heard.is_some().then(|| Answer::Version(Some("v0.32.2".to_owned())));
+    let nodes = vec![UsersNode { name: "n0".to_owned(), address: endpoint.to_owned(), heard, answer }];
+    UsersOwn { name: name.to_owned(), driver: "docker-container".to_owned(), nodes }
+}
