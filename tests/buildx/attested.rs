@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
+    both_ways::{BothWays, forget_the_moment},
     common::{Context, Linkspan, Part, Run, Stack},
-    sides::{Sides, forget_the_moment},
 };
 
 /// An image for any platform that needs no command to run.
@@ -56,7 +56,7 @@ fn statements_are_about_the_same_names() {
     const MIN: &str = "type=provenance,mode=min";
     const MAX: &str = "type=provenance,mode=max";
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let sbom = format!("type=sbom,generator={}", generator(stack));
     let run = Context::new(&format!("FROM {}\nRUN echo attested > /a\n", stack.base_image()));
     let copied = copied("attested");
@@ -77,7 +77,7 @@ fn statements_are_about_the_same_names() {
             args.extend(names.iter().flat_map(|name| ["-t", name]));
             args.extend(attests.iter().flat_map(|attest| ["--attest", attest]));
             side.check_way(&side.builder.build(context.path(), args).ok());
-            let answer = crate::sides::metadata(&file);
+            let answer = crate::both_ways::metadata(&file);
             statements(answer["containerimage.digest"].as_str().unwrap(), |digest| side.document(digest))
         });
         assert_eq!(found.len(), attests.len() * platforms.split(',').count(), "{names:?} {platforms} {attests:?}");
@@ -109,7 +109,7 @@ fn statements_are_about_the_name_that_a_frontend_chose() {
 fn statements_of_a_repeated_build_are_about_the_same_names() {
     // The builder has never pulled the base, so that the image is complete only after a repetition.
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry]);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let side = sides.through();
     let context = Context::new(&format!("FROM {}\nCOPY --link a /a\n", stack.base_image())).file("a", "linked");
     let names = ["-t", "again:1", "-t", "again:2"];

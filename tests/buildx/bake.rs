@@ -1,8 +1,8 @@
 //! Several builds in one session.
 
 use crate::{
+    both_ways::{BothWays, metadata},
     common::{Context, Stack, text},
-    sides::{Sides, metadata},
 };
 
 const FILE: &str = r#"
@@ -22,7 +22,7 @@ target "three" {
 #[test]
 fn three_targets_that_share_a_context() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let dockerfile = format!("FROM {}\nARG WHICH=one\nCOPY big /big\nRUN echo $WHICH > /which\n", stack.base_image());
     let context = Context::new(&dockerfile).file("docker-bake.hcl", FILE).noise("big", 2 << 20, 5);
     sides.compare(|side| {
@@ -51,7 +51,7 @@ fn three_targets_that_share_a_context() {
 #[test]
 fn one_target_fails_and_takes_the_others_with_it() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let file = "group \"default\" { targets = [\"good\", \"bad\"] }\n\
         target \"good\" { target = \"good\" }\ntarget \"bad\" { target = \"bad\" }\n";
     let base = stack.base_image();

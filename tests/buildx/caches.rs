@@ -1,8 +1,8 @@
 //! The builder's cache: exported, imported, listed, pruned; and its history.
 
 use crate::{
+    both_ways::{BothWays, Side},
     common::{Context, Part, Stack, text},
-    sides::{Side, Sides},
 };
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
@@ -10,7 +10,7 @@ const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part
 /// Builds with a cache export, forgets everything, builds again with the import: all steps must be cached.
 fn there_and_back(to: impl Fn(&Side<'_>) -> [String; 2], from: impl Fn(&Side<'_>) -> String) {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     // A step that says something else each time it really runs.
     let once = "RUN cat /proc/sys/kernel/random/uuid | tee /uuid\n";
     let context = Context::new(&format!("FROM {}\nCOPY a /a\n{once}", stack.base_image())).file("a", "cached");
@@ -57,7 +57,7 @@ fn inline() {
 #[test]
 fn an_inline_cache_is_in_the_image_that_is_loaded() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "inline");
     sides.compare(|side| {
         let digest = side.load(&context, "inline", &["--cache-to", "type=inline"]);
@@ -70,7 +70,7 @@ fn an_inline_cache_is_in_the_image_that_is_loaded() {
 #[test]
 fn du_and_prune() {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let context = Context::new(&format!("FROM {}\nCOPY a /a\nRUN true\n", stack.base_image())).noise("a", 1 << 20, 2);
     sides.through().load(&context, "pruned", &[]);
     let rows = sides.compare(|side| {
@@ -97,7 +97,7 @@ fn du_and_prune() {
 #[test]
 fn ls_and_inspect() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let (door, builder) = (sides.linkspan.address(), stack.buildkit_host());
     let shown = sides.compare(|side| {
         ["ls --format {{.Name}}|{{.DriverEndpoint}}|{{.Status}}|{{.Buildkit}}|{{.Platforms}}", "inspect --bootstrap"]
@@ -112,7 +112,7 @@ fn ls_and_inspect() {
 #[test]
 fn history() {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let context = Context::new(&format!("FROM {}\nRUN echo words in the log\n", stack.base_image()));
     sides.compare(|side| {
         let json = stack.fresh_path(".json");

@@ -1,8 +1,8 @@
 //! `-o type=linkspan`: what may be asked of it, and what is said where it cannot be had.
 
 use crate::{
+    both_ways::BothWays,
     common::{Context, Linkspan, Stack},
-    sides::Sides,
 };
 
 /// A build that takes a command to run, so that it shows whether it was begun.
@@ -13,7 +13,7 @@ fn context(stack: &Stack, theme: &str) -> Context {
 #[test]
 fn attributes_are_refused_before_anything_is_built() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = context(stack, "refused");
     for (attribute, expected) in [
         ("nam=x", "does not know `nam`; hint: use attestation-inline, "),
@@ -29,7 +29,7 @@ fn attributes_are_refused_before_anything_is_built() {
 
 #[test]
 fn what_the_image_exporter_knows_is_done() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").noise("a", 100_000, 9);
     let output = "type=linkspan,name=known:1,compression=zstd,force-compression=true,compression-level=3,\
                   oci-mediatypes=true,annotation.note=x,push=false,rewrite-timestamp=true,source-date-epoch=0";
@@ -42,7 +42,7 @@ fn what_the_image_exporter_knows_is_done() {
 
 #[test]
 fn a_tag_that_does_not_arrive_is_said() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "tagged in vain");
     let side = sides.through();
     let output = side.builder.build(context.path(), ["-o", "type=linkspan", "-t", "in-vain:1"]).ok();

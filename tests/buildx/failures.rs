@@ -1,13 +1,13 @@
 //! Builds that fail: the same exit code and the same words, with the excerpt of the Dockerfile.
 
 use crate::{
+    both_ways::{BothWays, said},
     common::{Context, Run, Stack},
-    sides::{Sides, said},
 };
 
 /// Runs a build that must fail on both sides, and returns what both said.
 fn fails(context: &Context, args: &[&str]) -> String {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let (code, words) = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["--load", "-t", "failing"]).args(args).fails();
         (output.status.code(), said(&output))
@@ -61,7 +61,7 @@ fn a_tag_that_is_no_name() {
 #[test]
 fn an_exporter_that_does_not_exist() {
     let context = Context::new("FROM scratch\nCOPY Dockerfile /d\n");
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let words = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["-o", "type=nonesuch"]).fails();
         (output.status.code(), said(&output))
@@ -72,7 +72,7 @@ fn an_exporter_that_does_not_exist() {
 #[test]
 fn warnings_and_checks() {
     let context = Context::new("from scratch as Mixed\nCOPY Dockerfile /d\nMAINTAINER someone\n");
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let words = sides.compare(|side| {
         let built = side.builder.build(context.path(), ["--load", "-t", "warned"]).ok();
         let checked = side.builder.build(context.path(), ["--check"]).output();
@@ -90,7 +90,7 @@ fn warnings_and_checks() {
 fn a_client_that_is_not_buildx() {
     // buildctl's exit code and words, for a frontend that fails.
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY missing /a\n");
     let folder = context.path().to_str().unwrap();
     let (context_arg, dockerfile_arg) = (format!("context={folder}"), format!("dockerfile={folder}"));

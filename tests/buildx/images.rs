@@ -1,14 +1,14 @@
 //! What arrives in the engine: the same image, digest for digest, ready to run.
 
 use crate::{
+    both_ways::BothWays,
     common::{Context, Part, Stack, until},
-    sides::Sides,
 };
 
 #[test]
 fn the_image_is_the_same_and_runs() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let dockerfile =
         format!("FROM {}\nCOPY a /a\nRUN cat /a > /b && echo more >> /b\nCMD [\"cat\", \"/b\"]\n", stack.base_image());
     let context = Context::new(&dockerfile).file("a", "some ");
@@ -22,7 +22,7 @@ fn the_image_is_the_same_and_runs() {
 #[test]
 fn everything_that_an_image_names_is_in_the_store() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let context = Context::new("FROM scratch\nCOPY a /a\nCOPY b /b\n").file("a", "1").noise("b", 3 << 20, 7);
     let side = sides.through();
     let digest = side.load(&context, "whole", &[]);
@@ -40,7 +40,7 @@ fn everything_that_an_image_names_is_in_the_store() {
 #[test]
 fn an_image_survives_garbage_collection() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "kept");
     let side = sides.through();
     side.load(&context, "kept", &[]);
@@ -55,7 +55,7 @@ fn an_image_survives_garbage_collection() {
 
 #[test]
 fn two_platforms() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context =
         Context::new("FROM scratch\nARG TARGETARCH\nCOPY a-$TARGETARCH /a\n").file("a-amd64", "1").file("a-arm64", "2");
     let platforms = ["--platform", "linux/amd64,linux/arm64"];
@@ -80,7 +80,7 @@ fn two_platforms() {
 
 #[test]
 fn one_foreign_platform() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "foreign");
     sides.compare(|side| side.load(&context, "foreign", &["--platform", "linux/riscv64"]));
 }
@@ -91,7 +91,7 @@ fn an_image_of_many_layers() {
     let context = (0..100).fold(Context::new(&format!("FROM scratch\n{lines}")), |context, n| {
         context.file(&format!("f{n}"), format!("{n}"))
     });
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let digest = sides.compare(|side| side.load(&context, "layers", &[]));
     let manifest = sides.through().document(&digest);
     assert_eq!(manifest["layers"].as_array().unwrap().len(), 100);
@@ -100,7 +100,7 @@ fn an_image_of_many_layers() {
 #[test]
 fn compressions() {
     let context = Context::new("FROM scratch\nCOPY a /a\n").noise("a", 100_000, 3);
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     for compression in ["gzip", "zstd", "uncompressed", "estargz"] {
         let output = format!("type=docker,compression={compression},force-compression=true,oci-mediatypes=true");
         let media_type = sides.compare(|side| {

@@ -3,14 +3,14 @@
 use std::{fs, path::Path};
 
 use crate::{
+    both_ways::BothWays,
     common::{Context, Run, Stack, text},
-    sides::Sides,
 };
 
 #[test]
 fn secrets() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let dockerfile = "FROM base\nARG SIDE\n\
          RUN --mount=type=secret,id=file --mount=type=secret,id=variable,env=VARIABLE \
          echo \"$(wc -c < /run/secrets/file) $VARIABLE $SIDE\" > /seen\n";
@@ -41,7 +41,7 @@ fn secrets() {
 #[test]
 fn a_secret_that_is_missing() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context =
         Context::new(&format!("FROM {}\nRUN --mount=type=secret,id=absent,required=true true\n", stack.base_image()));
     let code = sides.compare(|side| {
@@ -55,7 +55,7 @@ fn a_secret_that_is_missing() {
 #[test]
 fn an_ssh_agent() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let key = stack.fresh_path("-key");
     stack.run("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "the-comment", "-f", text(&key)]).ok();
     let context = with_program(Context::new(&format!(
@@ -92,7 +92,7 @@ fn with_program(context: Context) -> Context {
 #[test]
 fn named_contexts() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new(
         "FROM base\nCOPY --from=folder a /a\nCOPY --from=layout Dockerfile /d\nCOPY --from=image /bin/busybox /b\n",
     );
@@ -120,7 +120,7 @@ fn layout_of(stack: &Stack, context: &Context) -> std::path::PathBuf {
 
 #[test]
 fn ten_thousand_files() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY many /many\n").files("many", 10_000);
     sides.compare(|side| side.load(&context, "many", &[]));
 }
@@ -135,13 +135,13 @@ fn file_patterns_larger_than_a_header_usually_is() {
     assert!(ignored.len() > 256 << 10);
     let context = Context::new(&dockerfile).file(".dockerignore", ignored);
     let context = names.iter().fold(context, |context, name| context.file(name, name));
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     sides.compare(|side| side.load(&context, "patterns", &[]));
 }
 
 #[test]
 fn a_context_from_standard_input() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "from standard input");
     let tar = Run::new("tar").args(["--mtime=@0", "-C", text(context.path()), "-cf", "-", "."]).ok().stdout;
     sides.compare(|side| {
@@ -154,7 +154,7 @@ fn a_context_from_standard_input() {
 
 #[test]
 fn an_empty_image() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nLABEL empty=true\n");
     sides.compare(|side| side.load(&context, "empty", &[]));
 }

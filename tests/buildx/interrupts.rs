@@ -5,8 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use crate::{
+    both_ways::{BothWays, Side},
     common::{Context, Part, Running, Stack, until},
-    sides::{Side, Sides},
 };
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
@@ -31,7 +31,7 @@ fn nothing_is_left(stack: &Stack) {
 #[test]
 fn during_the_build() {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let snapshots = stack.state().join("buildkit/runc-overlayfs/snapshots/snapshots");
     let code = sides.compare(|side| {
         // The command shows that it runs by a file that the host sees too, in the builder's snapshot.
@@ -49,7 +49,7 @@ fn during_the_build() {
 #[test]
 fn during_the_transfer() {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let ingests = stack.state().join("containerd/root/io.containerd.content.v1.content/ingest");
     let arriving = || fs::read_dir(&ingests).is_ok_and(|mut found| found.next().is_some());
     let side = sides.through();

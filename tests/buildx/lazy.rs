@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::{
+    both_ways::{BothWays, Side},
     common::{Context, Part, Stack, text, until},
-    sides::{Side, Sides},
 };
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
@@ -32,7 +32,7 @@ fn check(side: &Side<'_>) {
 #[test]
 fn nobody_has_the_base() {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let context = application(&stack);
     let side = sides.through();
     assert!(!pulled_layer(&stack).exists());
@@ -46,7 +46,7 @@ fn nobody_has_the_base() {
 #[test]
 fn the_engine_has_the_base() {
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let context = application(&stack);
     let side = sides.through();
     stack.docker(["pull", "-q", stack.base_image()]).ok();
@@ -62,7 +62,7 @@ fn the_engine_has_the_base() {
 fn a_builder_that_prunes_while_its_image_is_read() {
     const ROUNDS: u64 = 20;
     let stack = Stack::start(&PARTS);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let side = sides.through();
     for round in 0..ROUNDS {
         let dockerfile = "FROM scratch\nCOPY a /a\nCOPY b /b\n";

@@ -17,6 +17,7 @@ mod common;
 
 mod attested;
 mod bake;
+mod both_ways;
 mod caches;
 mod explicit;
 mod failures;
@@ -28,5 +29,4 @@ mod names;
 mod outputs;
 mod partly;
 mod results;
-mod sides;
 mod times;

@@ -1,14 +1,14 @@
 //! Names that are not given with `-t`.
 
 use crate::{
+    both_ways::{BothWays, metadata},
     common::{Context, Stack, text},
-    sides::{Sides, metadata},
 };
 
 #[test]
 fn the_wildcard_stands_for_all_names_that_the_frontend_chose() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "wildcard");
     for (names, expected) in [
         ("image.name=wild:1", &["docker.io/library/wild:1"][..]),
@@ -38,7 +38,7 @@ fn the_wildcard_stands_for_all_names_that_the_frontend_chose() {
 #[test]
 fn each_wildcard_has_its_own_names() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "own wildcard");
     let args = [
         "-o",
@@ -60,7 +60,7 @@ fn each_wildcard_has_its_own_names() {
 
 #[test]
 fn names_that_are_none_are_refused_as_without_us() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "no names");
     for (name, expected) in
         [("name=*", "failed to parse *"), ("\"name=a,\"", "failed to parse :"), ("\"name=a, b\"", "failed to parse  b")]

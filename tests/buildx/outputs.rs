@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
 use serde_json::Value;
 
 use crate::{
+    both_ways::{BothWays, Side, forget_the_moment, metadata, tree},
     common::{Context, Linkspan, Run, Stack, text},
-    sides::{Side, Sides, forget_the_moment, metadata, tree},
 };
 
 fn context(theme: &str) -> Context {
@@ -50,7 +50,7 @@ fn build(side: &Side<'_>, theme: &str, output: &str, load: bool) -> (Value, bool
 /// Compares what lands at `dest`, as `look` sees it, alone and beside a `--load`.
 #[track_caller]
 fn compare<T: PartialEq + Debug>(theme: &str, output: &str, loads: bool, look: impl Fn(&Path) -> T) {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     for load in [false, true] {
         let ((_, loaded), _) = sides.compare(|side| {
             let dest = side.stack.fresh_path("-out");
@@ -108,7 +108,7 @@ fn root_file_system_as_tar() {
 
 #[test]
 fn a_tar_on_standard_output() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "plain text in a tar");
     sides.compare(|side| {
         let output = side.builder.build(context.path(), ["-o", "-"]).ok();
@@ -120,7 +120,7 @@ fn a_tar_on_standard_output() {
 #[test]
 fn an_image_pushed_to_a_registry() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let (answer, pushed) = sides.compare(|side| {
         let name = format!("{}/pushed-{}:1", stack.registry(), side.name);
         let (answer, _) = build(side, "pushed", &format!("type=image,name={name},push=true"), false);
@@ -132,7 +132,7 @@ fn an_image_pushed_to_a_registry() {
 #[test]
 fn push_and_load_together() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = context("together");
     sides.compare(|side| {
         let name = format!("{}/together-{}:1", stack.registry(), side.name);
@@ -156,7 +156,7 @@ fn push_and_load_together() {
 
 #[test]
 fn nothing_exported_at_all() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = context("cache only");
     sides.compare(|side| {
         let json = side.stack.fresh_path(".json");
@@ -168,7 +168,7 @@ fn nothing_exported_at_all() {
 #[test]
 fn a_direct_export_that_is_asked_for() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = context("explicit");
     let expected = sides.direct().load(&context, "explicit", &[]);
     let side = sides.through();

@@ -1,8 +1,8 @@
 //! Builds of which one output fails: what can be loaded is, and the build fails for its own reason.
 
 use crate::{
+    both_ways::{BothWays, said},
     common::{Context, Part, Stack, text},
-    sides::{Sides, said},
 };
 
 /// Where no registry listens.
@@ -11,7 +11,7 @@ const NOWHERE: &str = "127.0.0.1:1";
 /// Builds with `args` on both sides; returns whether the engine has `name`, and the words.
 #[track_caller]
 fn build(theme: &str, name: &str, args: &[&str]) -> (bool, String) {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\nCOPY big /big\n").file("a", theme).noise("big", 300_000, 5);
     let (code, loaded, words) = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["--provenance=false"]).args(args).fails();
@@ -66,7 +66,7 @@ fn a_cache_cannot_be_written() {
 #[track_caller]
 fn loaded(theme: &str, outputs: &[&str], expected: &str) -> bool {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let dockerfile = format!("FROM {}\nRUN echo {theme} >/a\nCOPY big /big\n", stack.base_image());
     let context = Context::new(&dockerfile).noise("big", 3 << 20, 5);
     let name = format!("{theme}:1");
@@ -108,7 +108,7 @@ fn steps_from_no_cache_are_not_run_twice() {
 #[test]
 fn of_two_loads_the_good_one_arrives() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let side = sides.through();
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "two loads");
     for outputs in [
@@ -125,7 +125,7 @@ fn of_two_loads_the_good_one_arrives() {
 #[test]
 fn a_build_that_fails_itself_loads_nothing() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new(&format!("FROM {}\nRUN exit 3\n", stack.base_image()));
     let tags = ["--load", "-t", "failed:1", "--push", "-t", "127.0.0.1:1/failed:1"];
     let output = sides.through().builder.build(context.path(), tags).fails();
@@ -136,7 +136,7 @@ fn a_build_that_fails_itself_loads_nothing() {
 #[test]
 fn a_refused_push_and_layers_that_nobody_has() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry]);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let side = sides.through();
     let context = Context::new(&format!("FROM {}\nCOPY --link a /a\n", stack.base_image())).file("a", "linked\n");
     let push = format!("type=image,name={NOWHERE}/refused:1,push=true");

@@ -1,8 +1,8 @@
 //! What a build answers: tags, digests, files with results, standard output.
 
 use crate::{
+    both_ways::{BothWays, metadata},
     common::{Context, Stack, file_of},
-    sides::{Sides, metadata},
 };
 
 const DOCKERFILE: &str = "FROM scratch\nCOPY a /a\nLABEL theme=results\n";
@@ -10,7 +10,7 @@ const DOCKERFILE: &str = "FROM scratch\nCOPY a /a\nLABEL theme=results\n";
 #[test]
 fn no_tag() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new(DOCKERFILE).file("a", "no tag");
     let digest = sides.compare(|side| {
         let file = stack.fresh_path(".json");
@@ -25,7 +25,7 @@ fn no_tag() {
 #[test]
 fn one_tag_and_its_files() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new(DOCKERFILE).file("a", "one tag");
     sides.compare(|side| {
         let (json, iid) = (stack.fresh_path(".json"), stack.fresh_path(".iid"));
@@ -44,7 +44,7 @@ fn one_tag_and_its_files() {
 #[test]
 fn several_tags() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new(DOCKERFILE).file("a", "several tags");
     let names = sides.compare(|side| {
         let json = stack.fresh_path(".json");
@@ -71,7 +71,7 @@ fn several_tags() {
 
 #[test]
 fn quiet() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new(DOCKERFILE).file("a", "quiet");
     let digest = sides.compare(|side| {
         let tag = side.tag("quiet");
@@ -84,7 +84,7 @@ fn quiet() {
 
 #[test]
 fn a_tag_moves_to_the_new_image() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     sides.compare(|side| {
         let digests =
             ["before", "after"].map(|content| side.load(&Context::new(DOCKERFILE).file("a", content), "moves", &[]));
@@ -95,7 +95,7 @@ fn a_tag_moves_to_the_new_image() {
 
 #[test]
 fn labels_annotations_and_the_time_of_the_source() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new(DOCKERFILE).file("a", "annotated");
     sides.compare(|side| {
         let json = side.stack.fresh_path(".json");
@@ -110,7 +110,7 @@ fn labels_annotations_and_the_time_of_the_source() {
 #[test]
 fn an_annotation_is_no_name() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new(DOCKERFILE).file("a", "annotated");
     // The root is a manifest without attestations, and an index with them.
     for (kind, attestation) in

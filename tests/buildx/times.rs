@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::Value;
 
 use crate::{
+    both_ways::{BothWays, Side},
     common::{Context, Stack, text},
-    sides::{Side, Sides},
 };
 
 /// Stands for a time that is the moment of the build.
@@ -35,7 +35,7 @@ fn created(side: &Side<'_>, context: &Context, args: &[&str], epoch: Option<&str
 
 #[test]
 fn the_time_is_that_of_the_sources_where_one_is_given() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "times");
     let (attribute, empty) = ("type=docker,source-date-epoch=1234567890", "type=docker,source-date-epoch=");
     let argument = "SOURCE_DATE_EPOCH=-1";
@@ -57,11 +57,11 @@ fn the_time_is_that_of_the_sources_where_one_is_given() {
 
 #[test]
 fn a_time_that_is_none_is_the_builders_error() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "times");
     let words = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["-o", "type=docker,source-date-epoch=soon"]).fails();
-        crate::sides::said(&output)
+        crate::both_ways::said(&output)
     });
     assert!(words.join("\n").contains("invalid source-date-epoch"), "{words:?}");
 }
@@ -69,7 +69,7 @@ fn a_time_that_is_none_is_the_builders_error() {
 #[test]
 fn a_builder_that_runs_the_frontend_itself_tells_the_time_as_well() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack);
+    let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "times");
     let folder = text(context.path());
     let (context_arg, dockerfile_arg) = (format!("context={folder}"), format!("dockerfile={folder}"));

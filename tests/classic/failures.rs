@@ -12,8 +12,8 @@ use tonic::Code;
 
 use crate::{
     common::{Context, Disk, Part, Run, Running, Stack, until},
+    proxied::{Proxied, application},
     proxy::{Message, Verdict, Way},
-    rig::{Rig, application},
 };
 
 const READ: &str = "/containerd.services.content.v1.Content/Read";
@@ -25,22 +25,22 @@ fn is_piece(message: &Message<'_>, index: usize) -> bool {
 }
 
 /// A build that stands still when half of its big layer has come.
-fn half(rig: &Rig<'_>, context: &Context, name: &str) -> Running {
+fn half(proxied: &Proxied<'_>, context: &Context, name: &str) -> Running {
     let mut met = false;
-    rig.rule(move |message| {
+    proxied.rule(move |message| {
         let meets = !met && is_piece(message, 1);
         met |= meets;
         if meets { Verdict::Hold } else { Verdict::Pass }
     });
-    let running = rig.export(context, name).spawn();
-    rig.builder.stopped();
+    let running = proxied.export(context, name).spawn();
+    proxied.builder.stopped();
     running
 }
 
 #[test]
 fn what_a_builder_gets_wrong_becomes_no_image() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let flipped = |message: &Message<'_>| {
         let mut read = ReadContentResponse::decode(message.bytes.clone()).unwrap();
         let middle = read.data.len() / 2;
@@ -60,17 +60,17 @@ fn what_a_builder_gets_wrong_becomes_no_image() {
     for (seed, (fault, what, words)) in faults.into_iter().enumerate() {
         eprintln!("{fault}");
         let context = application(stack, 200 + seed as u64, fault);
-        rig.rule(move |message| if is_piece(message, 1) { what(message) } else { Verdict::Pass });
+        proxied.rule(move |message| if is_piece(message, 1) { what(message) } else { Verdict::Pass });
         let name = format!("faulty:{fault}");
-        let output = rig.export(&context, &name).fails();
+        let output = proxied.export(&context, &name).fails();
         for word in words {
             assert!(output.stderr.contains(word), "not said: {word}\n{output}");
         }
-        rig.lacks(&name);
-        rig.nothing_is_left();
-        rig.pass();
-        rig.export(&context, &name).ok();
-        assert_eq!(rig.run(&name, &[]), fault);
+        proxied.lacks(&name);
+        proxied.nothing_is_left();
+        proxied.pass();
+        proxied.export(&context, &name).ok();
+        assert_eq!(proxied.run(&name, &[]), fault);
     }
 }
 
@@ -78,9 +78,9 @@ fn what_a_builder_gets_wrong_becomes_no_image() {
 #[test]
 fn a_flipped_byte_of_a_plain_layer_is_seen() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context = application(stack, 210, "flipped\n");
-    rig.rule(|message| {
+    proxied.rule(|message| {
         if !is_piece(message, 1) {
             return Verdict::Pass;
         }
@@ -89,17 +89,17 @@ fn a_flipped_byte_of_a_plain_layer_is_seen() {
         Verdict::Instead(vec![read.encode_to_vec().into()])
     });
     let output = "type=linkspan,name=flipped:1,compression=uncompressed,force-compression=true";
-    let output = rig.client.build(context.path(), ["-o", output]).fails();
+    let output = proxied.client.build(context.path(), ["-o", output]).fails();
     assert!(output.stderr.contains("is corrupt: invalid diffID"), "{output}");
-    rig.lacks("flipped:1");
-    rig.nothing_is_left();
+    proxied.lacks("flipped:1");
+    proxied.nothing_is_left();
 }
 
 #[test]
 fn a_layer_that_vanishes_is_sent_after_all() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
-    rig.export(&application(stack, 220, "one\n"), "vanishing:1").ok();
+    let proxied = Proxied::new(stack);
+    proxied.export(&application(stack, 220, "one\n"), "vanishing:1").ok();
     let docker = |args: &[&str]| {
         let host = stack.docker_classic_host();
         args.iter().fold(Run::new("docker").env("DOCKER_HOST", host), |run, arg| run.arg(arg))
@@ -107,33 +107,33 @@ fn a_layer_that_vanishes_is_sent_after_all() {
     let mut remove = Some(docker(&["rmi", "vanishing:1"]));
     let loads = Arc::new(AtomicUsize::new(0));
     let seen = loads.clone();
-    rig.relay.on_load(move || {
+    proxied.relay.on_load(move || {
         seen.fetch_add(1, Ordering::SeqCst);
         if let Some(remove) = remove.take() {
             remove.ok();
         }
     });
-    rig.relay.take();
+    proxied.relay.take();
     let second = application(stack, 220, "two\n");
-    let output = rig.export(&second, "vanishing:2").ok();
+    let output = proxied.export(&second, "vanishing:2").ok();
     assert!(output.stderr.contains("which it had when the export began; sending it"), "{output}");
     assert_eq!(loads.load(Ordering::SeqCst), 2);
-    assert!(rig.relay.take().1 > 5_000_000);
-    assert_eq!(rig.run("vanishing:2", &[]), "two\n");
-    rig.nothing_is_left();
+    assert!(proxied.relay.take().1 > 5_000_000);
+    assert_eq!(proxied.run("vanishing:2", &[]), "two\n");
+    proxied.nothing_is_left();
 }
 
 /// A folder that looks like a layer's, of which dockerd knows nothing.
 #[test]
 fn what_the_store_seems_to_have_does_not_keep_an_image_out() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context = application(stack, 230, "leftover\n");
-    rig.export(&context, "leftover:1").ok();
-    let image = rig.inspect("leftover:1");
+    proxied.export(&context, "leftover:1").ok();
+    let image = proxied.inspect("leftover:1");
     let layers: Vec<_> = image["RootFS"]["Layers"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
-    let driver = rig.docker(["info", "--format", "{{.Driver}}"]).ok().stdout;
-    rig.docker(["rmi", "leftover:1"]).ok();
+    let driver = proxied.docker(["info", "--format", "{{.Driver}}"]).ok().stdout;
+    proxied.docker(["rmi", "leftover:1"]).ok();
     let chains = stack.state().join("classic/image").join(driver.trim()).join("layerdb/sha256");
     let mut chain = String::new();
     let mut made = Vec::new();
@@ -148,15 +148,15 @@ fn what_the_store_seems_to_have_does_not_keep_an_image_out() {
     assert!(made.len() >= 2);
     // Out of the way before dockerd puts the real ones there.
     let mut loads = 0;
-    rig.relay.on_load(move || {
+    proxied.relay.on_load(move || {
         loads += 1;
         if loads == 2 {
             made.iter().for_each(|folder| std::fs::remove_dir(folder).unwrap());
         }
     });
-    rig.export(&context, "leftover:2").ok();
-    assert_eq!(rig.relay.take().0, 1 + 2, "the first, and two plans");
-    assert_eq!(rig.run("leftover:2", &[]), "leftover\n");
+    proxied.export(&context, "leftover:2").ok();
+    assert_eq!(proxied.relay.take().0, 1 + 2, "the first, and two plans");
+    assert_eq!(proxied.run("leftover:2", &[]), "leftover\n");
 }
 
 fn sha256(text: &str) -> String {
@@ -166,37 +166,37 @@ fn sha256(text: &str) -> String {
 #[test]
 fn a_client_that_goes_away_leaves_nothing() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context = application(stack, 240, "cancelled\n");
-    let running = half(&rig, &context, "cancelled:1");
+    let running = half(&proxied, &context, "cancelled:1");
     running.signal(Signal::INT);
     running.wait();
-    rig.nothing_is_left();
-    rig.lacks("cancelled:1");
-    rig.builder.release();
-    rig.pass();
-    rig.export(&context, "cancelled:1").ok();
-    assert_eq!(rig.run("cancelled:1", &[]), "cancelled\n");
+    proxied.nothing_is_left();
+    proxied.lacks("cancelled:1");
+    proxied.builder.release();
+    proxied.pass();
+    proxied.export(&context, "cancelled:1").ok();
+    assert_eq!(proxied.run("cancelled:1", &[]), "cancelled\n");
 }
 
 #[test]
 fn docker_is_killed_while_it_is_loading() {
     let stack = Stack::start(&[Part::DockerdClassic, Part::Buildkitd, Part::Registry]);
-    let rig = Rig::new(&stack);
+    let proxied = Proxied::new(&stack);
     let context = application(&stack, 250, "killed\n");
-    let running = half(&rig, &context, "killed:1");
+    let running = half(&proxied, &context, "killed:1");
     stack.kill(Part::DockerdClassic);
-    rig.builder.release();
+    proxied.builder.release();
     let output = running.wait();
     assert!(!output.status.success(), "{output}");
     assert!(output.stderr.contains("docker does not answer at unix://"), "{output}");
-    rig.export(&context, "killed:1").fails();
+    proxied.export(&context, "killed:1").fails();
     stack.up();
-    rig.lacks("killed:1");
-    rig.nothing_is_left();
-    rig.pass();
-    rig.export(&context, "killed:1").ok();
-    assert_eq!(rig.run("killed:1", &[]), "killed\n");
+    proxied.lacks("killed:1");
+    proxied.nothing_is_left();
+    proxied.pass();
+    proxied.export(&context, "killed:1").ok();
+    assert_eq!(proxied.run("killed:1", &[]), "killed\n");
 }
 
 /// As an authorization plugin has it (moby `daemon/server/middleware`): no byte of the archive is read, and the connection
@@ -204,18 +204,18 @@ fn docker_is_killed_while_it_is_loading() {
 #[test]
 fn a_refusal_that_does_not_wait_for_the_image_is_heard() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let words = "authorization denied by plugin opa: not on a Saturday";
-    rig.relay.refuse("403 Forbidden", words);
+    proxied.relay.refuse("403 Forbidden", words);
     for seed in 0..5 {
         let context = application(stack, 280 + seed, "refused\n");
-        let output = rig.export(&context, "refused:1").fails();
+        let output = proxied.export(&context, "refused:1").fails();
         assert!(output.stderr.contains(&format!("docker refused the image: {words}")), "{output}");
-        rig.lacks("refused:1");
+        proxied.lacks("refused:1");
     }
-    rig.relay.accept();
-    rig.export(&application(stack, 280, "refused\n"), "refused:1").ok();
-    assert_eq!(rig.run("refused:1", &[]), "refused\n");
+    proxied.relay.accept();
+    proxied.export(&application(stack, 280, "refused\n"), "refused:1").ok();
+    assert_eq!(proxied.run("refused:1", &[]), "refused\n");
 }
 
 #[test]
@@ -224,43 +224,43 @@ fn an_image_does_not_fit() {
     let disk = Disk::new(96 * MIB);
     let stack = Stack::start_below(&disk.root(), &[Part::DockerdClassic]);
     let builders = Stack::classic();
-    let rig = Rig::between(builders, &stack, &[]);
+    let proxied = Proxied::between(builders, &stack, &[]);
     let context = Context::new(&format!("FROM {}\nCOPY big /big\n", builders.base_image())).noise("big", 12 << 20, 290);
     // Not enough for the archive; enough for that, but not for unpacking it as well.
     for free in [6 * MIB, 18 * MIB] {
         disk.fill(free);
-        let output = rig.export(&context, "large:1").fails();
+        let output = proxied.export(&context, "large:1").fails();
         for words in ["the engine's disk is full", "no space left on device", "docker image prune"] {
             assert!(output.stderr.contains(words), "not said: {words}\n{output}");
         }
-        rig.lacks("large:1");
-        rig.nothing_is_left();
+        proxied.lacks("large:1");
+        proxied.nothing_is_left();
         until("what was written to be deleted", || disk.available(), |available| *available > free - 2 * MIB);
     }
     disk.clear();
-    rig.export(&context, "large:1").ok();
-    assert_eq!(rig.run("large:1", &["wc", "-c", "/big"]).split(' ').next(), Some("12582912"));
+    proxied.export(&context, "large:1").ok();
+    assert_eq!(proxied.run("large:1", &["wc", "-c", "/big"]).split(' ').next(), Some("12582912"));
 }
 
 #[test]
 fn a_name_that_docker_does_not_give_is_an_error() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context = application(stack, 260, "named\n");
     // dockerd says that it loaded this, and does not.
-    let output = rig.export(&context, "sha256:latest").fails();
+    let output = proxied.export(&context, "sha256:latest").fails();
     assert!(output.stderr.contains("docker refused the image: it did not give the image the name"), "{output}");
-    rig.nothing_is_left();
+    proxied.nothing_is_left();
 }
 
 #[test]
 fn the_store_is_switched_over_while_linkspan_runs() {
     let stack = Stack::start(&[Part::Dockerd, Part::DockerdClassic, Part::Buildkitd, Part::Registry]);
-    let rig = Rig::new(&stack);
+    let proxied = Proxied::new(&stack);
     let context = application(&stack, 270, "switched\n");
-    rig.relay.point_at(stack.docker_host());
-    let output = rig.export(&context, "switched:1").fails();
+    proxied.relay.point_at(stack.docker_host());
+    let output = proxied.export(&context, "switched:1").fails();
     assert!(output.stderr.contains("uses the containerd image store"), "{output}");
     assert!(output.stderr.contains("restart linkspan"), "{output}");
-    assert_eq!(rig.relay.take(), (0, 0));
+    assert_eq!(proxied.relay.take(), (0, 0));
 }

@@ -2,19 +2,19 @@
 
 use crate::{
     common::{Context, Stack},
-    rig::{Rig, application},
+    proxied::{Proxied, application},
 };
 
 /// What the engine says of `image`, with its history.
-fn all_of(rig: &Rig<'_>, image: &str) -> (serde_json::Value, String) {
-    let history = rig.docker(["history", "--no-trunc", "--human=false", image]).ok().stdout;
-    (rig.inspect(image), history)
+fn all_of(proxied: &Proxied<'_>, image: &str) -> (serde_json::Value, String) {
+    let history = proxied.docker(["history", "--no-trunc", "--human=false", image]).ok().stdout;
+    (proxied.inspect(image), history)
 }
 
 #[test]
 fn it_is_the_image_of_a_plain_load() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     for (seed, attributes) in [
         "",
         ",oci-mediatypes=false",
@@ -26,41 +26,42 @@ fn it_is_the_image_of_a_plain_load() {
     {
         let context = application(stack, 100 + seed as u64, "same\n");
         let output = format!("type=linkspan,name=same:ours{attributes}");
-        rig.client.build(context.path(), ["-o", &output]).ok();
-        let ours = all_of(&rig, "same:ours");
-        assert_eq!(rig.run("same:ours", &[]), "same\n");
-        rig.docker(["rmi", "same:ours"]).ok();
-        rig.lacks("same:ours");
+        proxied.client.build(context.path(), ["-o", &output]).ok();
+        let ours = all_of(&proxied, "same:ours");
+        assert_eq!(proxied.run("same:ours", &[]), "same\n");
+        proxied.docker(["rmi", "same:ours"]).ok();
+        proxied.lacks("same:ours");
 
         let host = stack.docker_classic_host();
-        rig.direct
+        proxied
+            .direct
             .build(context.path(), ["--builder", "remote", "--load", "-t", "same:tar"])
             .env("DOCKER_HOST", host)
             .ok();
-        assert_eq!(ours, all_of(&rig, "same:tar"), "{attributes}");
+        assert_eq!(ours, all_of(&proxied, "same:tar"), "{attributes}");
     }
-    rig.nothing_is_left();
+    proxied.nothing_is_left();
 }
 
 #[test]
 fn names_are_many_or_none() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context = application(stack, 110, "names\n");
-    rig.export(&context, "names:1,registry.example/team/names:2,names").ok();
-    let id = rig.id("names:1");
+    proxied.export(&context, "names:1,registry.example/team/names:2,names").ok();
+    let id = proxied.id("names:1");
     for name in ["registry.example/team/names:2", "names:latest"] {
-        assert_eq!(rig.id(name), id);
+        assert_eq!(proxied.id(name), id);
     }
     // The old image keeps existing without the name.
-    rig.export(&application(stack, 110, "moved\n"), "names:1").ok();
-    assert_ne!(rig.id("names:1"), id);
-    assert_eq!(rig.id("names:latest"), id);
+    proxied.export(&application(stack, 110, "moved\n"), "names:1").ok();
+    assert_ne!(proxied.id("names:1"), id);
+    assert_eq!(proxied.id("names:latest"), id);
 
     let nameless = application(stack, 111, "nameless\n");
-    rig.client.build(nameless.path(), ["-o", "type=linkspan"]).ok();
-    let dangling = rig.docker(["images", "--filter", "dangling=true", "--no-trunc", "--quiet"]).ok().lines();
-    let said: Vec<_> = dangling.iter().map(|id| rig.run(id, &[])).collect();
+    proxied.client.build(nameless.path(), ["-o", "type=linkspan"]).ok();
+    let dangling = proxied.docker(["images", "--filter", "dangling=true", "--no-trunc", "--quiet"]).ok().lines();
+    let said: Vec<_> = dangling.iter().map(|id| proxied.run(id, &[])).collect();
     assert!(said.contains(&"nameless\n".to_owned()), "{said:?}");
 }
 
@@ -69,61 +70,61 @@ fn a_name_that_must_not_move_stays() {
     let stack = Stack::classic();
     let images = (application(stack, 130, "first\n"), application(stack, 130, "second\n"));
     let denied = "names must not move here";
-    let rig = Rig::with(stack, &["--deny-tag-move"]);
-    rig.export(&images.0, "still:1").ok();
-    let id = rig.id("still:1");
-    rig.export(&images.0, "still:1,still:2").ok();
-    let output = rig.export(&images.1, "still:3,still:1").fails();
+    let proxied = Proxied::with(stack, &["--deny-tag-move"]);
+    proxied.export(&images.0, "still:1").ok();
+    let id = proxied.id("still:1");
+    proxied.export(&images.0, "still:1,still:2").ok();
+    let output = proxied.export(&images.1, "still:3,still:1").fails();
     assert!(output.stderr.contains(denied) && output.stderr.contains(&id), "{output}");
-    rig.lacks("still:3");
-    rig.export(&images.1, "still:4").ok();
+    proxied.lacks("still:3");
+    proxied.export(&images.1, "still:4").ok();
     // Now it is known what the root points to.
-    rig.export(&images.1, "still:4").ok();
-    let output = rig.export(&images.1, "still:1").fails();
+    proxied.export(&images.1, "still:4").ok();
+    let output = proxied.export(&images.1, "still:1").fails();
     assert!(output.stderr.contains(denied), "{output}");
-    drop(rig);
+    drop(proxied);
     // What an earlier process has exported is the same image for the next one.
-    let rig = Rig::with(stack, &["--deny-tag-move"]);
-    rig.export(&images.0, "still:1").ok();
-    rig.export(&images.1, "still:1").fails();
-    assert_eq!(rig.id("still:1"), id);
-    rig.nothing_is_left();
+    let proxied = Proxied::with(stack, &["--deny-tag-move"]);
+    proxied.export(&images.0, "still:1").ok();
+    proxied.export(&images.1, "still:1").fails();
+    assert_eq!(proxied.id("still:1"), id);
+    proxied.nothing_is_left();
 }
 
 #[test]
 fn of_several_platforms_the_hosts_arrives() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context =
         Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n").file("amd64", "a").file("s390x", "s");
     let context = context.file("arm64", "m");
     let platforms = ["--platform", "linux/s390x,linux/amd64,linux/arm64"];
-    rig.export(&context, "several:1").args(platforms).args(["--provenance", "mode=max"]).ok();
+    proxied.export(&context, "several:1").args(platforms).args(["--provenance", "mode=max"]).ok();
     let own = Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n");
     let own = own.file("amd64", "a").file("s390x", "s").file("arm64", "m");
-    rig.export(&own, "several:own").args(["--provenance", "false"]).ok();
-    assert_eq!(rig.id("several:1"), rig.id("several:own"));
+    proxied.export(&own, "several:own").args(["--provenance", "false"]).ok();
+    assert_eq!(proxied.id("several:1"), proxied.id("several:own"));
 
     // One for another machine is what was asked for; of two, neither is.
-    rig.export(&context, "several:foreign").args(["--platform", "linux/s390x"]).ok();
-    assert_eq!(rig.inspect("several:foreign")["Architecture"], "s390x");
-    let output = rig.export(&context, "several:none").args(["--platform", "linux/s390x,linux/riscv64"]).fails();
+    proxied.export(&context, "several:foreign").args(["--platform", "linux/s390x"]).ok();
+    assert_eq!(proxied.inspect("several:foreign")["Architecture"], "s390x");
+    let output = proxied.export(&context, "several:none").args(["--platform", "linux/s390x,linux/riscv64"]).fails();
     let riscv = output.stderr.contains("riscv64: not found") || output.stderr.contains("\"/riscv64\": not found");
     assert!(riscv, "the context has no such file: {output}");
     let context = context.file("riscv64", "r");
-    let output = rig.export(&context, "several:none").args(["--platform", "linux/s390x,linux/riscv64"]).fails();
+    let output = proxied.export(&context, "several:none").args(["--platform", "linux/s390x,linux/riscv64"]).fails();
     assert!(output.stderr.contains("only for linux/s390x, linux/riscv64"), "{output}");
-    rig.lacks("several:none");
+    proxied.lacks("several:none");
 }
 
 #[test]
 fn attestations_do_not_hinder() {
     let stack = Stack::classic();
-    let rig = Rig::new(stack);
+    let proxied = Proxied::new(stack);
     let context = application(stack, 120, "attested\n");
-    rig.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
-    assert_eq!(rig.run("attested:1", &[]), "attested\n");
-    rig.relay.take();
-    rig.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
-    assert_eq!(rig.relay.take().0, 0);
+    proxied.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
+    assert_eq!(proxied.run("attested:1", &[]), "attested\n");
+    proxied.relay.take();
+    proxied.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
+    assert_eq!(proxied.relay.take().0, 0);
 }

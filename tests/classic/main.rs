@@ -21,5 +21,5 @@ mod proxy;
 mod builds;
 mod failures;
 mod images;
+mod proxied;
 mod relay;
-mod rig;

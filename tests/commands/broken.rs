@@ -39,8 +39,8 @@ fn list(config: &str, layers: &[&str]) -> String {
 fn what_is_no_archive() {
     refused(b"", "is no archive: it is empty");
     refused(&[0; 2048], "holds no image");
-    refused(b"hello, this is no archive", "is no archive: it does not begin as a tar archive does");
-    refused(&[b'x'; 4096], "is no archive: it does not begin as a tar archive does");
+    refused(b"hello, this is no archive", "is no archive: it does not begin like a tar archive");
+    refused(&[b'x'; 4096], "is no archive: it does not begin like a tar archive");
     refused(b"PK\x03\x04 and so on", "is no archive: it is a ZIP file");
     let packed = tempfile::NamedTempFile::new().unwrap();
     let script = format!("echo compressed, but no archive | gzip > {}", text(packed.path()));

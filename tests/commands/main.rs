@@ -9,7 +9,7 @@ mod fixture;
 
 mod broken;
 mod engines;
-mod left;
+mod interrupted;
 mod load;
 mod names;
 mod ps;

@@ -148,7 +148,7 @@ fn what_is_wrong_behind_the_end_is_said_and_the_image_is_loaded() {
             // xz allows zeros, four at a time.
             let is_right = program == "xz" && what == "zeros";
             assert_eq!(
-                output.stderr.contains("is whole, but what follows the end"),
+                output.stderr.contains("is complete, but its checksum, or what follows the end"),
                 !is_right,
                 "{program}, {what}: {output}"
             );

@@ -15,6 +15,7 @@
     reason = "each test binary uses its own part of this, and tests state what they expect by failing loudly"
 )]
 
+pub(crate) mod both_ways;
 mod context;
 mod disk;
 mod linkspan;

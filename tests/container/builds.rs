@@ -2,12 +2,12 @@
 
 use std::fs;
 
+use crate::both_ways::{BothWays, no_tunnels, tunnels};
 use crate::common::{Context, Stack, text, until};
-use crate::sides::{Sides, no_tunnels, tunnels};
 
 #[test]
 fn an_image_is_exported_directly() {
-    let sides = Sides::of(Stack::shared(), "image");
+    let sides = BothWays::of(Stack::shared(), "image");
     let context = Context::new("FROM scratch\nCOPY a /a\nCOPY big /big\n").file("a", "some").noise("big", 3 << 20, 21);
     let digest = sides.compare(|side| {
         let tag = side.tag("image");
@@ -26,7 +26,7 @@ fn an_image_is_exported_directly() {
 
 #[test]
 fn commands_share_one_process() {
-    let sides = Sides::of(Stack::shared(), "share");
+    let sides = BothWays::of(Stack::shared(), "share");
     let side = sides.through();
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "shared");
     let build = || side.builder.build(context.path(), ["--load", "-t", "shared:1"]).ok();
@@ -47,7 +47,7 @@ fn commands_share_one_process() {
 
 #[test]
 fn nothing_stays_behind_when_linkspan_ends() {
-    let mut sides = Sides::of(Stack::shared(), "leave");
+    let mut sides = BothWays::of(Stack::shared(), "leave");
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "left");
     for _ in 0..3 {
         sides.through().builder.build(context.path(), ["--load", "-t", "left:1"]).ok();
@@ -62,7 +62,7 @@ fn nothing_stays_behind_when_linkspan_ends() {
 
 #[test]
 fn management() {
-    let sides = Sides::of(Stack::shared(), "manage");
+    let sides = BothWays::of(Stack::shared(), "manage");
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "managed");
     sides.compare(|side| {
         side.builder.build(context.path(), ["--load", "-t", &side.tag("managed")]).ok();
@@ -89,7 +89,7 @@ fn management() {
 #[test]
 fn other_outputs_pass() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack, "outputs");
+    let sides = BothWays::of(stack, "outputs");
     let context = Context::new("FROM scratch\nCOPY a /folder/a\n").file("a", "elsewhere");
     sides.compare(|side| {
         let (folder, tar) = (stack.fresh_path("-out"), stack.fresh_path(".tar"));
@@ -110,7 +110,7 @@ fn other_outputs_pass() {
 #[test]
 fn several_targets_at_once() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack, "bake");
+    let sides = BothWays::of(stack, "bake");
     let file = "variable \"SIDE\" {}\ngroup \"default\" { targets = [\"one\", \"two\"] }\n\
         target \"one\" { tags = [\"c-one-${SIDE}:1\"] }\n\
         target \"two\" {\n tags = [\"c-two-${SIDE}:1\"]\n args = { WHICH = \"two\" }\n}\n";
@@ -131,7 +131,7 @@ fn several_targets_at_once() {
 #[test]
 fn several_builders_and_builds_at_once() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack, "several");
+    let sides = BothWays::of(stack, "several");
     let other = stack.container_builder(&sides.linkspan.address(), "several-other");
     other.buildx(["inspect", "--bootstrap"]).ok();
     let side = sides.through();

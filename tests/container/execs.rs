@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use crate::both_ways::{BothWays, Side};
 use crate::common::{BUILDER_IMAGE, Context, Output, Part, Stack, until};
-use crate::sides::{Side, Sides};
 
 /// How it ended and what was said.
 fn outcome(output: &Output) -> (Option<i32>, String, String) {
@@ -15,7 +15,7 @@ fn outcome(output: &Output) -> (Option<i32>, String, String) {
 
 #[test]
 fn words_on_standard_error_and_exit_codes() {
-    let sides = Sides::of(Stack::shared(), "words");
+    let sides = BothWays::of(Stack::shared(), "words");
     let (code, _, words) = sides.compare(|side| {
         let exec = ["exec", "-i", &side.container, "buildctl", "--addr", "unix:///nowhere", "dial-stdio"];
         outcome(&side.docker(exec).output())
@@ -32,7 +32,7 @@ fn words_on_standard_error_and_exit_codes() {
 
 #[test]
 fn a_client_that_says_something_else() {
-    let sides = Sides::of(Stack::shared(), "else");
+    let sides = BothWays::of(Stack::shared(), "else");
     // buildkitd answers with an HTTP/2 complaint, whoever carries it.
     let answer = |side: &Side<'_>| {
         let exec = side.docker(["exec", "-i", &side.container, "buildctl", "dial-stdio"]);
@@ -52,7 +52,7 @@ fn a_client_that_says_something_else() {
 #[test]
 fn something_else_under_the_name() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack, "fake");
+    let sides = BothWays::of(stack, "fake");
     // It says what it was told, bytes that are no frame of any protocol, to both of its outputs.
     let script = "#!/bin/sh\necho begun; echo trouble >&2; cat; exit 7\n";
     let context = Context::new("").file("buildctl", script);
@@ -73,7 +73,7 @@ fn something_else_under_the_name() {
 #[test]
 fn words_before_the_first_frame() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack, "before");
+    let sides = BothWays::of(stack, "before");
     // A builder whose way in says something first, and then speaks HTTP/2.
     let script = "#!/bin/sh\necho words to begin with >&2\nexec /usr/bin/buildctl \"$@\"\n";
     let context = Context::new("").file("wrap/buildctl", script);
@@ -146,7 +146,7 @@ fn post(path: &str, body: &str, more: &str) -> String {
 
 #[test]
 fn the_answer_is_that_of_dockerd() {
-    let sides = Sides::of(Stack::shared(), "answer");
+    let sides = BothWays::of(Stack::shared(), "answer");
     for side in [sides.through(), sides.direct()] {
         side.builder.buildx(["du"]).ok();
     }
@@ -167,7 +167,7 @@ fn the_answer_is_that_of_dockerd() {
 #[test]
 fn a_container_that_is_killed() {
     let stack = Stack::shared();
-    let sides = Sides::of(stack, "killed");
+    let sides = BothWays::of(stack, "killed");
     let dockerfile = format!("FROM {}\nRUN echo begun && sleep 600\n", stack.base_image());
     let context = Context::new(&dockerfile);
     let (code, words) = sides.compare(|side| {
@@ -197,7 +197,7 @@ fn a_container_that_is_killed() {
 #[test]
 fn a_container_that_is_killed_while_its_image_is_sent() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
-    let sides = Sides::of(&stack, "sending");
+    let sides = BothWays::of(&stack, "sending");
     let side = sides.through();
     let ingests = stack.state().join("containerd/root/io.containerd.content.v1.content/ingest");
     let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 120 << 20, 1);

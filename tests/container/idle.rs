@@ -11,8 +11,8 @@ use linkspan::net::{Address, Connection, Upstream};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::both_ways::{no_tunnels, tunnels};
 use crate::common::{Context, Stack, until};
-use crate::sides::{no_tunnels, tunnels};
 
 /// A docker door in front of the stack's dockerd, whose connections wait for `keep`.
 async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -> Arc<docker::Door> {

@@ -12,7 +12,7 @@
 mod common;
 
 mod address;
+mod both_ways;
 mod builds;
 mod execs;
 mod idle;
-mod sides;

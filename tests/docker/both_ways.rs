@@ -48,6 +48,12 @@ impl<'a> BothWays<'a> {
 }
 
 impl Side<'_> {
+    /// The same, with other names.
+    pub(crate) fn renamed(mut self, name: &'static str) -> Self {
+        self.way.name = name;
+        self
+    }
+
     pub(crate) fn docker<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
         self.stack.docker(args).env("DOCKER_HOST", &self.host)
     }

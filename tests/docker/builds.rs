@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::{
+    both_ways::{BothWays, base, tree},
     common::{Context, Stack, text},
-    sides::{Sides, base, tree},
 };
 
 fn context(stack: &Stack) -> Context {
@@ -18,7 +18,7 @@ fn context(stack: &Stack) -> Context {
 
 #[test]
 fn buildx_with_the_docker_driver() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = context(sides.stack);
     let secret = sides.stack.fresh_path(".secret");
     fs::write(&secret, "whisper\n").unwrap();
@@ -46,7 +46,7 @@ fn buildx_with_the_docker_driver() {
 
 #[test]
 fn builds_that_fail() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     for (dockerfile, word) in [
         (format!("FROM {}\nRUN --network=host exit 42\n", base(sides.stack)), "exit code: 42"),
         ("FROM scratch\nCOPY not-there /\n".to_owned(), "not-there"),
@@ -66,7 +66,7 @@ fn builds_that_fail() {
 
 #[test]
 fn the_old_builder() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new(&format!("FROM {}\nCOPY file /file\nCMD [\"cat\", \"/file\"]\n", base(sides.stack)));
     let context = context.file("file", "by the old builder\n").noise("large", 5 << 20, 4);
     let (_, stdout, _) = sides.compare(|side| {
@@ -87,7 +87,7 @@ fn the_old_builder() {
 /// dockerd (from 29.2 on) speaks gRPC on its socket without any upgrade.
 #[test]
 fn grpc_without_an_upgrade() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let (_, stdout, _) = sides.compare(|side| {
         let args = ["--addr", &side.host, "debug", "workers", "--format", "{{range .}}{{.ID}}{{end}}"];
         side.said(&side.stack.buildctl(args).ok())

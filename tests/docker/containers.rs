@@ -1,13 +1,13 @@
 //! Commands that attach to containers.
 
 use crate::{
+    both_ways::{BothWays, Container, Side, base},
     common::{Run, Stack, text, until},
-    sides::{Container, Side, Sides, base},
 };
 
 #[test]
 fn version_and_info() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     sides.compare(|side| side.said(&side.docker(["version"]).ok()));
     sides.compare(|side| side.said(&side.docker(["info", "--format", "{{.ID}} {{.Driver}} {{.ServerVersion}}"]).ok()));
     // The version in the path is the client's affair.
@@ -20,7 +20,7 @@ fn version_and_info() {
 
 #[test]
 fn run_with_input_both_outputs_and_an_exit_code() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let input = "line\n".repeat(100_000);
     let script = "cat; echo on stderr >&2; exit 7";
@@ -36,7 +36,7 @@ fn run_with_input_both_outputs_and_an_exit_code() {
 
 #[test]
 fn exec_with_input_and_an_exit_code() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let (image, name) = (base(sides.stack), "exec");
     let _container = Container(sides.stack, name.to_owned());
     sides.direct().run(["-d", "--name", name, image, "sleep", "1000"]).ok();
@@ -52,7 +52,7 @@ fn exec_with_input_and_an_exit_code() {
 
 #[test]
 fn attach_to_what_waits_for_input() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let (code, stdout, _) = sides.compare(|side| {
         let name = side.named("attach");
@@ -74,7 +74,7 @@ fn attach_to_what_waits_for_input() {
 
 #[test]
 fn logs_that_are_followed() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let (image, name) = (base(sides.stack), "followed");
     let _container = Container(sides.stack, name.to_owned());
     let script = "read x; for i in 1 2 3; do echo out $i; echo err $i >&2; done; read x";
@@ -93,7 +93,7 @@ fn logs_that_are_followed() {
 
 #[test]
 fn wait_kill_and_the_like() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     sides.compare(|side| {
         let name = side.named("waited");
@@ -154,7 +154,7 @@ fn in_a_terminal(side: &Side<'_>, args: &[&str]) -> Run {
 
 #[test]
 fn a_terminal_that_changes_its_size() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let loops = "trap 'exit 3' INT; while :; do busybox stty size; busybox sleep 0.05; done";
     let seen = sides.compare(|side| {
@@ -169,7 +169,7 @@ fn a_terminal_that_changes_its_size() {
 
 #[test]
 fn compose() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let plugin = sides.direct().docker(["compose", "version"]).output();
     let known = plugin.status.success();
     // The plugin is not part of the stack: where it is missing, both sides must say so alike.

@@ -3,13 +3,13 @@
 use std::fs;
 
 use crate::{
+    both_ways::{BothWays, Container, base, tree},
     common::{Context, Run, Stack, text},
-    sides::{Container, Sides, base, tree},
 };
 
 #[test]
 fn folders_there_and_back() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let context = Context::new("not a build").files("many", 300).noise("large", 20 << 20, 1).file("empty", "");
     std::os::unix::fs::symlink("large", context.path().join("link")).unwrap();
@@ -36,7 +36,7 @@ fn folders_there_and_back() {
 
 #[test]
 fn archives_on_standard_input_and_output() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let context = Context::new("not a build").noise("file", 3 << 20, 2);
     let tar = sides.stack.fresh_path(".tar");

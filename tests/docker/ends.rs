@@ -8,9 +8,9 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
+    both_ways::{BothWays, Container, base},
     common::{Context, Part, Stack, until},
     raw::head,
-    sides::{Container, Sides, base},
 };
 
 /// How many connections dockerd has on its socket: /proc/net/unix lists accepted ones by the name of the listening one.
@@ -24,7 +24,7 @@ fn connections(stack: &Stack) -> usize {
 #[test]
 fn a_client_that_goes_is_gone_for_dockerd_too() {
     let stack = Stack::start(&[Part::Dockerd]);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let before = connections(&stack);
     let mut events = sides.through().connect();
     events.write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
@@ -47,7 +47,7 @@ fn a_client_that_goes_is_gone_for_dockerd_too() {
 
 #[test]
 fn a_build_ends_with_its_client() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     // A number that no other process of the machine has among its arguments.
     let seconds = format!("9{}", std::process::id());
     let context = Context::new(&format!("FROM {}\nRUN --network=host sleep {seconds}\n", base(sides.stack)));
@@ -75,7 +75,7 @@ fn a_build_ends_with_its_client() {
 #[test]
 fn dockerd_is_killed_and_comes_back() {
     let stack = Stack::start(&[Part::Dockerd]);
-    let sides = Sides::of(&stack);
+    let sides = BothWays::of(&stack);
     let args = ["events", "--format", "{{.Action}}"];
     let watching = [sides.through(), sides.direct()].map(|side| side.docker(args).spawn());
     until(
@@ -113,7 +113,7 @@ fn dockerd_is_killed_and_comes_back() {
 #[test]
 fn a_drain_ends_idle_clients_and_finishes_what_is_under_way() {
     let stack = Stack::shared();
-    let mut sides = Sides::of(stack);
+    let mut sides = BothWays::of(stack);
     let mut idle = sides.through().connect();
     idle.write_all(b"HEAD /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
     head(&mut idle);

@@ -3,13 +3,13 @@
 use std::fs;
 
 use crate::{
+    both_ways::{BothWays, Side, base, tree},
     common::{Context, Run, Stack, text},
-    sides::{Side, Sides, base, tree},
 };
 
 #[test]
 fn push_and_pull() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY large /\n").noise("large", 8 << 20, 5);
     sides.compare(|side| {
         let name = format!("{}/{}:1", side.stack.registry(), side.named("pushed"));
@@ -39,7 +39,7 @@ fn to_file(side: &Side<'_>, command: &str) -> std::path::PathBuf {
 
 #[test]
 fn save_load_export_import() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let saved = sides.compare(|side| {
         let tar = to_file(side, &format!("save {image}"));

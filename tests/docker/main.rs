@@ -15,6 +15,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod both_ways;
 mod builds;
 mod containers;
 mod copies;
@@ -22,5 +23,4 @@ mod ends;
 mod images;
 mod load;
 mod raw;
-mod sides;
 mod watching;

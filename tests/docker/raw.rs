@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
+    both_ways::{BothWays, Container, Side, base},
     common::{Stack, until},
-    sides::{Container, Side, Sides, base},
 };
 
 /// All that is answered to `request`, until the server ends the connection; without the date.
@@ -37,7 +37,7 @@ pub(crate) fn head(stream: &mut UnixStream) -> String {
 
 #[test]
 fn dockerd_judges_whatever_has_a_clear_end() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let cases: [(&str, &str); 20] = [
         ("GET /_ping HTTP/1.0\r\n\r\n", "200"),
         ("GET /version HTTP/1.0\r\nHost: x\r\n\r\n", "200"),
@@ -82,7 +82,7 @@ fn dockerd_judges_whatever_has_a_clear_end() {
 
 #[test]
 fn what_has_no_clear_end_is_refused_in_dockers_form() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let long = format!("GET /_ping HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(2 << 20));
     let chunk = "POST /auth HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n";
     let cases = [
@@ -114,7 +114,7 @@ fn what_has_no_clear_end_is_refused_in_dockers_form() {
 
 #[test]
 fn a_body_that_was_asked_for_is_sent_then() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     sides.compare(|side| {
         let mut stream = side.connect();
         let request = "POST /auth HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\
@@ -145,7 +145,7 @@ fn frame(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn streams_with_and_without_an_upgrade() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     for (kind, headers) in [("hijack", ""), ("tcp", "Connection: Upgrade\r\nUpgrade: tcp\r\n")] {
         sides.compare(|side| {
             let container = echo(side, kind);
@@ -170,7 +170,7 @@ fn streams_with_and_without_an_upgrade() {
         });
         // Bytes that come with the request are kept until there is a stream; dockerd itself would lose them.
         let side = sides.through();
-        let container = echo(&Side { name: "early", ..sides.through() }, kind);
+        let container = echo(&sides.through().renamed("early"), kind);
         let request = format!(
             "POST /containers/{}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\n{headers}\r\nearly",
             container.1
@@ -186,7 +186,7 @@ fn streams_with_and_without_an_upgrade() {
 
 #[test]
 fn http2_with_and_without_an_upgrade() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     // The preface and an empty SETTINGS frame; answered with SETTINGS, and an acknowledgement of ours.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let frames = |stream: &mut UnixStream| {
@@ -223,7 +223,7 @@ fn http2_with_and_without_an_upgrade() {
 
 #[test]
 fn a_connection_is_used_again_and_ends_when_it_is_idle() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let mut stream = sides.through().connect();
     for _ in 0..3 {
         stream.write_all(b"HEAD /_ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

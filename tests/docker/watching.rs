@@ -5,13 +5,13 @@ use std::time::SystemTime;
 use rustix::process::Signal;
 
 use crate::{
+    both_ways::{BothWays, Container, base},
     common::{Stack, until},
-    sides::{Container, Sides, base},
 };
 
 #[test]
 fn events_arrive_while_they_happen() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let _container = Container(sides.stack, "watched".to_owned());
     let args = ["events", "--filter", "container=watched", "--format", "{{.Action}}"];
@@ -40,7 +40,7 @@ fn events_arrive_while_they_happen() {
 
 #[test]
 fn past_events() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let _container = Container(sides.stack, "past".to_owned());
     sides.direct().run(["--name", "past", image, "echo"]).ok();
@@ -57,7 +57,7 @@ fn past_events() {
 
 #[test]
 fn statistics() {
-    let sides = Sides::of(Stack::shared());
+    let sides = BothWays::of(Stack::shared());
     let image = base(sides.stack);
     let _container = Container(sides.stack, "measured".to_owned());
     sides.direct().run(["-d", "--name", "measured", image, "sleep", "1000"]).ok();

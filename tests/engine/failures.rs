@@ -2,12 +2,11 @@
 
 use std::os::unix::process::CommandExt as _;
 
-use linkspan::engine::{EngineError, Opened};
+use linkspan::engine::{EngineError, Lifetime, Opened};
 use linkspan::image::Digest;
-use linkspan::progress::Events;
 
 use crate::common::{Part, Run, Stack, until};
-use crate::fixture::{Image, Layer, containerd, docker, export, names, origin, send};
+use crate::fixture::{Image, Layer, begin, containerd, docker, export, names, origin, send};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_blob_is_refused_and_leaves_nothing() {
@@ -63,9 +62,9 @@ async fn a_killed_containerd_fails_the_export_and_not_the_next() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
     let engine = docker(&stack).await;
     let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("large", vec![3; 20 << 20]).tar()]);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
-    let Opened::Writer(mut writer) = ingest.writer(&image.layers[1]).await.unwrap() else { panic!("not missing") };
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    let Opened::Writer(mut writer) = transaction.writer(&image.layers[1]).await.unwrap() else { panic!("not missing") };
     let bytes = &image.blobs[&image.layers[1].digest];
     writer.write(bytes.slice(..2 << 20)).await.unwrap();
     stack.kill(Part::Containerd);
@@ -80,7 +79,7 @@ async fn a_killed_containerd_fails_the_export_and_not_the_next() {
     };
     let error = outcome.unwrap_err();
     assert!(error.is_disconnect(), "{error:?}");
-    assert!(ingest.release().await.unwrap_err().is_disconnect());
+    assert!(lease.release().await.unwrap_err().is_disconnect());
 
     stack.up();
     // dockerd needs a moment to find its containerd again, which is not for the user to wait out.
@@ -96,11 +95,11 @@ async fn a_restarted_dockerd_is_proven_again() {
     let image = Image::new(&[Layer::busybox().tar()]);
     export(&*engine, &image, &names(&["before:1"])).await.unwrap();
     stack.kill(Part::Dockerd);
-    let error = engine.open(&origin(), Events::none()).await.unwrap_err();
+    let error = engine.lease(&origin(), Lifetime::Process).await.unwrap_err();
     assert!(matches!(error, EngineError::Unreachable { engine: "docker", .. }), "{error}");
     stack.up();
     export(&*engine, &image, &names(&["after:1"])).await.unwrap();
-    assert_eq!(engine.current(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
+    assert_eq!(engine.already_complete(&image.root, &names(&["before:1", "after:1"])).await.unwrap(), Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,13 +130,13 @@ async fn what_never_came_is_named_instead_of_waited_for() {
     let stack = Stack::shared();
     let engine = containerd(stack, "never").await;
     let image = Image::new(&[Layer::new().file("never", "1").tar(), Layer::new().file("came", "2").tar()]);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-    ingest.plan(&image.graph()).await.unwrap();
-    send(&*ingest, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
-    let error = ingest.settle().await.unwrap_err();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    send(&*transaction, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
+    let error = transaction.prepare().await.unwrap_err();
     let expected = [image.layers[0].digest.clone()];
     assert!(matches!(&error, EngineError::Missing { digests } if *digests == expected), "{error}");
-    ingest.release().await.unwrap();
+    lease.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,11 +144,11 @@ async fn a_lease_that_was_deleted_is_named() {
     let stack = Stack::shared();
     let engine = containerd(stack, "lost").await;
     let image = Image::new(&[Layer::new().file("lost", "1").tar()]);
-    let ingest = engine.open(&origin(), Events::none()).await.unwrap();
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     stack.ctr("lost", ["leases", "rm", &stack.leases("lost")[0]]).ok();
-    let error = ingest.plan(&image.graph()).await.unwrap_err();
+    let error = begin(&lease, image.graph()).await.unwrap_err();
     assert!(matches!(error, EngineError::LeaseLost { .. }), "{error}");
-    ingest.release().await.unwrap();
+    lease.release().await.unwrap();
     // Not to be confused with an image of which the name sounds like it.
     export(&*engine, &image, &names(&["release:lease"])).await.unwrap();
 }
@@ -169,9 +168,11 @@ fn leave_behind() {
         };
         let engine = linkspan::engine::select::select(&selection).await.unwrap().engine;
         let image = Image::new(&[Layer::new().file("left", vec![1; 3 << 20]).tar()]);
-        let ingest = engine.open(&origin(), Events::none()).await.unwrap();
-        ingest.plan(&image.graph()).await.unwrap();
-        let Opened::Writer(mut writer) = ingest.writer(&image.layers[0]).await.unwrap() else { panic!("not missing") };
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+        let transaction = begin(&lease, image.graph()).await.unwrap();
+        let Opened::Writer(mut writer) = transaction.writer(&image.layers[0]).await.unwrap() else {
+            panic!("not missing")
+        };
         writer.write(image.blobs[&image.layers[0].digest].slice(..2 << 20)).await.unwrap();
         std::process::abort();
     });
@@ -181,10 +182,10 @@ fn leave_behind() {
 async fn a_killed_process_is_cleaned_up_after() {
     let stack = Stack::shared();
     let engine = containerd(stack, "left").await;
-    let ours = engine.open(&origin(), Events::none()).await.unwrap();
+    let ours = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--ignored", "--exact", "bad::leave_behind"])
+        .args(["--ignored", "--exact", "failures::leave_behind"])
         .env("LINKSPAN_LEAVE_BEHIND", stack.containerd_address());
     let output = command.process_group(0).output().unwrap();
     assert!(!output.status.success());

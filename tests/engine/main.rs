@@ -1,11 +1,11 @@
 //! The engines, on a real containerd and a real dockerd.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
 
-mod bad;
 mod choice;
 #[path = "../common/mod.rs"]
 mod common;
 mod current;
+mod failures;
 mod fixture;
 mod ingests;
 mod moved;

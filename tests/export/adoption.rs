@@ -5,18 +5,19 @@ use futures_util::stream;
 use linkspan::export_v1::proto::{CapabilitiesRequest, Descriptor, Negotiated, Standing};
 use tonic::{Code, Status};
 
+use crate::client::{Content, descriptors, success, target};
 use crate::common::until;
 use crate::containerd::Containerd;
 use crate::fixture::{Image, Layer};
-use crate::rig::{Content, Rig, descriptors, success, target};
+use crate::server::Server;
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::new().file("one", content).tar(), Layer::new().file("two", content.repeat(5000)).tar()])
 }
 
-/// Exports `image` through `rig`.
-async fn export(rig: &Rig, image: &Image, name: &str) {
-    let client = rig.client().await;
+/// Exports `image` through `server`.
+async fn export(server: &Server, image: &Image, name: &str) {
+    let client = server.client().await;
     let export = client.open(&["a"]).await;
     client.send(&export, image).await;
     success(&client.commit(&export, vec![target("a", image, &[name])]).await.unwrap());
@@ -44,7 +45,7 @@ fn standings(answers: &[Negotiated]) -> Vec<Standing> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_of_another_namespace_is_taken_without_its_bytes() {
-    let (here, there) = (Rig::containerd("adopt-here"), Rig::containerd("adopt-there"));
+    let (here, there) = (Server::containerd("adopt-here"), Server::containerd("adopt-there"));
     let image = image("adopted");
     export(&there, &image, "adopted").await;
     let client = here.client().await;
@@ -73,8 +74,8 @@ async fn a_blob_of_another_namespace_is_taken_without_its_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_gone_since_must_be_sent() {
-    let rig = Rig::containerd("adopt-gone");
-    let (client, image) = (rig.client().await, image("gone"));
+    let server = Server::containerd("adopt-gone");
+    let (client, image) = (server.client().await, image("gone"));
     let export = client.open(&["a"]).await;
     let status = take(client.content(&export), &descriptors(&image)[2]).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
@@ -87,7 +88,7 @@ async fn nothing_is_taken_where_namespaces_are_isolated() {
     let policy = "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n";
     let containerd = Containerd::start(policy);
     let address = containerd.address();
-    let (here, there) = (Rig::containerd_at(address, "here"), Rig::containerd_at(address, "there"));
+    let (here, there) = (Server::containerd_at(address, "here"), Server::containerd_at(address, "there"));
     let image = image("isolated");
     export(&there, &image, "isolated").await;
     let client = here.client().await;

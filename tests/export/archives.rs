@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use linkspan::export_v1::proto::{ExportState, Exporter, OpenRequest, ReadOutputRequest, Reason, Target};
 use tonic::Code;
 
+use crate::client::{Client, descriptor, exporter, fields, success, target};
 use crate::fixture::{Image, Layer};
-use crate::rig::{Client, Rig, descriptor, exporter, fields, success, target};
+use crate::server::Server;
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
@@ -33,8 +34,8 @@ pub(crate) async fn read(client: &Client, export: &str, id: &str, offset: usize)
 }
 
 /// Exports `image` as an archive of the type `kind` into a file.
-async fn archive(rig: &Rig, kind: &str, image: &Image, names: &[&str]) -> PathBuf {
-    let client = rig.client().await;
+async fn archive(server: &Server, kind: &str, image: &Image, names: &[&str]) -> PathBuf {
+    let client = server.client().await;
     let export = open(&client, &[("a", kind)]).await;
     client.send(&export, image).await;
     let results = client.commit(&export, vec![target("a", image, names)]).await.unwrap();
@@ -42,7 +43,7 @@ async fn archive(rig: &Rig, kind: &str, image: &Image, names: &[&str]) -> PathBu
     assert_eq!((result.r#type.as_str(), results.state()), (kind, ExportState::Committed));
     assert_eq!(result.response["containerimage.digest"], image.root.digest.to_string());
     let bytes = read(&client, &export, "a", 0).await.unwrap();
-    let path = rig.stack.fresh_path(".tar");
+    let path = server.stack.fresh_path(".tar");
     fs::write(&path, bytes).unwrap();
     path
 }
@@ -52,46 +53,46 @@ async fn docker_load_runs_what_was_archived() {
     let image = image("archived\n");
     let mut made = Vec::new();
     // Of all engines the same bytes; from the layout, because what dockerd made it holds.
-    for (engine, rig) in Rig::each("archive-docker") {
+    for (engine, server) in Server::each("archive-docker") {
         for kind in ["docker", "oci"] {
             let name = format!("archive-{kind}:1");
-            let path = archive(&rig, kind, &image, &[&name]).await;
+            let path = archive(&server, kind, &image, &[&name]).await;
             made.push((kind, fs::read(&path).unwrap()));
             assert!(
                 made.iter().filter(|(of, _)| *of == kind).all(|(_, bytes)| *bytes == made.last().unwrap().1),
                 "{engine}"
             );
             if engine == "layout" {
-                rig.stack.docker(["load", "-i"]).arg(&path).ok();
-                let digest = rig.stack.image(&format!("docker.io/library/{name}"));
+                server.stack.docker(["load", "-i"]).arg(&path).ok();
+                let digest = server.stack.image(&format!("docker.io/library/{name}"));
                 assert_eq!(digest, Some(image.root.digest.to_string()), "nothing was written anew");
                 let run = ["run", "--rm", "--network", "host", &name, "cat", "/etc/greeting"];
-                assert_eq!(rig.stack.docker(run).ok().stdout, "archived\n");
+                assert_eq!(server.stack.docker(run).ok().stdout, "archived\n");
             }
         }
         if engine == "containerd" {
-            assert_eq!(rig.stack.images("archive-docker"), [], "an archive is no record in the engine");
+            assert_eq!(server.stack.images("archive-docker"), [], "an archive is no record in the engine");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containerd_imports_an_index() {
-    let rig = Rig::containerd("archive-ctr");
+    let server = Server::containerd("archive-ctr");
     let index = Image::index(&[image("one"), Image::foreign(&[Layer::new().file("x", "other").tar()])]);
-    let path = archive(&rig, "oci", &index, &["indexed:1"]).await;
-    rig.stack.ctr("archive-imported", ["image", "import", "--all-platforms"]).arg(&path).ok();
+    let path = archive(&server, "oci", &index, &["indexed:1"]).await;
+    server.stack.ctr("archive-imported", ["image", "import", "--all-platforms"]).arg(&path).ok();
     let name = "docker.io/library/indexed:1".to_owned();
-    assert_eq!(rig.stack.images("archive-imported"), [(name, index.root.digest.to_string())]);
-    let blobs = rig.stack.blobs("archive-imported");
+    assert_eq!(server.stack.images("archive-imported"), [(name, index.root.digest.to_string())]);
+    let blobs = server.stack.blobs("archive-imported");
     assert!(index.blobs.keys().all(|digest| blobs.contains(&digest.to_string())), "{blobs:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn skopeo_and_crane_read_it() {
-    let rig = Rig::containerd("archive-tools");
-    let (stack, image) = (rig.stack, image("tools"));
-    let oci = archive(&rig, "oci", &image, &["tools:1"]).await;
+    let server = Server::containerd("archive-tools");
+    let (stack, image) = (server.stack, image("tools"));
+    let oci = archive(&server, "oci", &image, &["tools:1"]).await;
     let to = format!("docker://{}/tools:oci", stack.registry());
     let from = format!("oci-archive:{}:1", oci.display());
     stack
@@ -101,7 +102,7 @@ async fn skopeo_and_crane_read_it() {
     let pushed = stack.run("crane").args(["digest", "--insecure", &format!("{}/tools:oci", stack.registry())]).ok();
     assert_eq!(pushed.stdout.trim(), image.root.digest.to_string());
 
-    let docker = archive(&rig, "docker", &image, &["tools:1"]).await;
+    let docker = archive(&server, "docker", &image, &["tools:1"]).await;
     let from = format!("docker-archive:{}:docker.io/library/tools:1", docker.display());
     let config = stack.run("skopeo").args(["inspect", "--config", "--raw", &from]).ok().stdout;
     assert_eq!(config.as_bytes(), &image.blobs[&image.config.digest][..]);
@@ -114,8 +115,8 @@ async fn skopeo_and_crane_read_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_goes_on_where_it_was_left_after_the_commit() {
-    for (engine, rig) in Rig::each("archive-offset") {
-        let client = rig.client().await;
+    for (engine, server) in Server::each("archive-offset") {
+        let client = server.client().await;
         let image = image("offset");
         let export = open(&client, &[("tar", "oci"), ("record", "image")]).await;
         let early = read(&client, &export, "tar", 0).await.unwrap_err();
@@ -126,11 +127,11 @@ async fn reading_goes_on_where_it_was_left_after_the_commit() {
         assert_eq!(results.state(), ExportState::Committed);
         // Even if the image goes meanwhile.
         match engine {
-            "docker" => _ = rig.stack.docker(["rmi", "-f", "archive-offset"]).ok(),
+            "docker" => _ = server.stack.docker(["rmi", "-f", "archive-offset"]).ok(),
             "containerd" => {
-                assert_eq!(rig.stack.leases("archive-offset").len(), 1, "the blobs are kept for whoever reads");
+                assert_eq!(server.stack.leases("archive-offset").len(), 1, "the blobs are kept for whoever reads");
                 let name = "docker.io/library/archive-offset:latest";
-                rig.stack.ctr("archive-offset", ["images", "rm", "--sync", name]).ok();
+                server.stack.ctr("archive-offset", ["images", "rm", "--sync", name]).ok();
             }
             _ => {}
         }
@@ -149,8 +150,8 @@ async fn reading_goes_on_where_it_was_left_after_the_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_archived_is_refused_by_name() {
-    for (engine, rig) in Rig::each("archive-bad") {
-        let client = rig.client().await;
+    for (engine, server) in Server::each("archive-bad") {
+        let client = server.client().await;
         let index = Image::index(&[image("one"), Image::foreign(&[Layer::new().file("x", "other").tar()])]);
         let export = open(&client, &[("a", "docker")]).await;
         client.send(&export, &index).await;
@@ -172,6 +173,6 @@ async fn what_cannot_be_archived_is_refused_by_name() {
             .abort(linkspan::export_v1::proto::AbortRequest { export_id: export.clone() })
             .await
             .unwrap();
-        rig.until_released();
+        server.until_released();
     }
 }

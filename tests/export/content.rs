@@ -10,8 +10,9 @@ use linkspan::export_v1::proto::Standing;
 use linkspan::image::Digest;
 use tonic::Code;
 
+use crate::client::{Client, Content, descriptor, reason, success, target, write};
 use crate::fixture::{Image, Layer};
-use crate::rig::{Client, Content, Rig, descriptor, reason, success, target, write};
+use crate::server::Server;
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::new().file("etc/greeting", content).tar()])
@@ -44,8 +45,8 @@ async fn read(content: &mut Content, digest: &Digest, offset: i64, size: i64) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_outside_the_scope_does_not_exist() {
-    let rig = Rig::containerd("scope");
-    let client = rig.client().await;
+    let server = Server::containerd("scope");
+    let client = server.client().await;
     let image = image("scope");
     let export = client.open(&["a"]).await;
     client.send(&export, &image).await;
@@ -74,14 +75,14 @@ async fn what_is_outside_the_scope_does_not_exist() {
     // Deleting leaves the scope, and the image as it was.
     content.delete(delete).await.unwrap();
     assert_eq!(info(&mut content, layer).await, Err(Code::NotFound));
-    rig.stack.ctr("scope", ["images", "check"]).ok();
-    assert_eq!(rig.stack.blobs("scope").len(), 3);
+    server.stack.ctr("scope", ["images", "check"]).ok();
+    assert_eq!(server.stack.blobs("scope").len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_export_is_no_missing_blob() {
-    let rig = Rig::containerd("lost");
-    let client = rig.client().await;
+    let server = Server::containerd("lost");
+    let client = server.client().await;
     let digest = Digest::sha256(b"x").to_string();
     let status = client.content("nothing").info(InfoRequest { digest: digest.clone() }).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "EXPORT_NOT_FOUND"));
@@ -107,8 +108,8 @@ async fn begin(client: &Client, export: &str, name: &str, digest: &Digest, bytes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_is_gone_on_with_where_it_was_left() {
-    let rig = Rig::containerd("partial");
-    let client = rig.client().await;
+    let server = Server::containerd("partial");
+    let client = server.client().await;
     let image = image("partial");
     let (layer, bytes) = (&image.layers[0].digest, image.blobs[&image.layers[0].digest].clone());
     let export = client.open(&["a"]).await;
@@ -146,8 +147,8 @@ async fn a_blob_is_gone_on_with_where_it_was_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_may_have_sixteen_mebibytes_and_no_more() {
-    let rig = Rig::containerd("large");
-    let client = rig.client().await;
+    let server = Server::containerd("large");
+    let client = server.client().await;
     let export = client.open(&["a"]).await;
     let bytes = Bytes::from(vec![7; (16 << 20) - 1024]);
     let digest = Digest::sha256(&bytes);
@@ -159,7 +160,7 @@ async fn a_message_may_have_sixteen_mebibytes_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_of_another_namespace_needs_no_bytes() {
-    let (here, there) = (Rig::containerd("adopt-here"), Rig::containerd("adopt-there"));
+    let (here, there) = (Server::containerd("adopt-here"), Server::containerd("adopt-there"));
     let image = image("adopt");
     let (layer, size) = (&image.layers[0].digest, image.layers[0].size as i64);
     let client = there.client().await;

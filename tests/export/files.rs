@@ -7,11 +7,12 @@ use linkspan::export_v1::proto::{ExportState, Exporter, OpenRequest, Reason};
 use linkspan::image::Digest;
 
 use crate::archives::{open, read};
+use crate::client::{Client, exporter, success, target};
 use crate::common::{Context, Run};
 use crate::fixture::{Image, Layer};
+use crate::layer_features::{self, Folder};
 use crate::listing::{Listing, has_folders, listing, same};
-use crate::rig::{Client, Rig, exporter, success, target};
-use crate::tricky::{self, Folder};
+use crate::server::Server;
 
 /// What docker puts into every container, and folders whose time that changes.
 const DOCKERS: [&str; 12] = [
@@ -65,46 +66,47 @@ async fn refused(client: &Client, image: &Image, attributes: &[(&str, &str)]) ->
 /// Without the times that an engine makes up.
 fn settled(mut listing: Listing, without: &[&str]) -> Listing {
     listing.retain(|name, _| !without.contains(&name.as_str()));
-    for name in tricky::UNDESCRIBED {
+    for name in layer_features::UNDESCRIBED {
         listing.get_mut(name).unwrap().mtime = 0;
     }
     listing
 }
 
 /// The files of a container of `image`, as docker exports them.
-async fn by_docker(rig: &Rig, image: &Image) -> Vec<u8> {
-    let client = rig.client().await;
+async fn by_docker(server: &Server, image: &Image) -> Vec<u8> {
+    let client = server.client().await;
     let export = open(&client, &[("a", "docker")]).await;
     client.send(&export, image).await;
     success(&client.commit(&export, vec![target("a", image, &["tricky:1"])]).await.unwrap());
-    let (archive, files) = (rig.stack.fresh_path(".tar"), rig.stack.fresh_path(".tar"));
+    let (archive, files) = (server.stack.fresh_path(".tar"), server.stack.fresh_path(".tar"));
     fs::write(&archive, read(&client, &export, "a", 0).await.unwrap()).unwrap();
-    rig.stack.docker(["load", "-i"]).arg(&archive).ok();
-    let container = rig.stack.docker(["create", "--network", "host", "tricky:1", "/a/file"]).ok().stdout;
-    rig.stack.docker(["export", container.trim(), "-o"]).arg(&files).ok();
-    rig.stack.docker(["rm", container.trim()]).ok();
+    server.stack.docker(["load", "-i"]).arg(&archive).ok();
+    let container = server.stack.docker(["create", "--network", "host", "tricky:1", "/a/file"]).ok().stdout;
+    server.stack.docker(["export", container.trim(), "-o"]).arg(&files).ok();
+    server.stack.docker(["rm", container.trim()]).ok();
     fs::read(files).unwrap()
 }
 
 /// The files of `image`, an index if `is_index`, as BuildKit's exporter makes them.
-async fn by_buildkit(rig: &Rig, image: &Image, platforms: &str) -> Vec<u8> {
-    let client = rig.client().await;
+async fn by_buildkit(server: &Server, image: &Image, platforms: &str) -> Vec<u8> {
+    let client = server.client().await;
     let export = open(&client, &[("a", "oci")]).await;
     client.send(&export, image).await;
     success(&client.commit(&export, vec![target("a", image, &["tricky:1"])]).await.unwrap());
     let (layout, archive, files) =
-        (rig.stack.fresh_path("-layout"), rig.stack.fresh_path(".tar"), rig.stack.fresh_path(".tar"));
+        (server.stack.fresh_path("-layout"), server.stack.fresh_path(".tar"), server.stack.fresh_path(".tar"));
     fs::write(&archive, read(&client, &export, "a", 0).await.unwrap()).unwrap();
     fs::create_dir(&layout).unwrap();
     Run::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&layout).ok();
-    let name = format!("{}/{}", rig.stack.registry(), image.root.digest.hex());
+    let name = format!("{}/{}", server.stack.registry(), image.root.digest.hex());
     let from = format!("oci:{}", layout.display());
     let to = format!("docker://{name}");
-    rig.stack
+    server
+        .stack
         .run("skopeo")
         .args(["copy", "--all", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false", &from, &to])
         .ok();
-    let builder = rig.stack.builder(rig.stack.buildkit_host());
+    let builder = server.stack.builder(server.stack.buildkit_host());
     let context = Context::new(&format!("FROM {name}\n"));
     let output = format!("type=tar,dest={}", files.display());
     builder.build(context.path(), ["--platform", platforms, "--output", &output]).ok();
@@ -117,19 +119,19 @@ fn host() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_what_docker_and_buildkit_make_of_the_layers() {
-    let image = tricky::image();
-    let rig = Rig::containerd("files");
-    let ours = listing(&flattened(&rig.client().await, &image, &[]).await);
+    let image = layer_features::image();
+    let server = Server::containerd("files");
+    let ours = listing(&flattened(&server.client().await, &image, &[]).await);
     assert!(has_folders(&ours));
     assert_eq!(ours["a/hard2"].link, "");
     assert_eq!((ours["b/hard3"].kind, ours["b/hard3"].link.as_str()), ('1', "a/hard2"));
     assert_eq!(ours["new/two"].content, Some(Digest::sha256(b"n")));
     let ours = settled(ours, &[]);
 
-    let theirs = settled(listing(&by_buildkit(&rig, &image, &host()).await), &[]);
+    let theirs = settled(listing(&by_buildkit(&server, &image, &host()).await), &[]);
     same(&ours, &theirs);
 
-    let mut dockers = settled(listing(&by_docker(&rig, &image).await), &DOCKERS);
+    let mut dockers = settled(listing(&by_docker(&server, &image).await), &DOCKERS);
     let mut ours = settled(ours, &DOCKERS);
     // Of the attributes docker's archives hold capabilities only (go-archive `ReadSecurityXattrToTarHeader`).
     for entry in ours.values_mut().chain(dockers.values_mut()) {
@@ -141,8 +143,8 @@ async fn it_is_what_docker_and_buildkit_make_of_the_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_engine_makes_the_same_bytes_and_reading_goes_on_anywhere() {
-    let image = tricky::image();
-    let (layout, _) = Rig::layout();
+    let image = layer_features::image();
+    let (layout, _) = Server::layout();
     let client = layout.client().await;
     let export = open_with(&client, "tar", &[]).await;
     client.send(&export, &image).await;
@@ -151,9 +153,9 @@ async fn every_engine_makes_the_same_bytes_and_reading_goes_on_anywhere() {
     for offset in [1, 511, 20_000, 700_000, whole.len() - 5000, whole.len() - 1, whole.len()] {
         assert!(read(&client, &export, "a", offset).await.unwrap() == whole[offset..], "{offset}");
     }
-    let containerd = flattened(&Rig::containerd("files-same").client().await, &image, &[]).await;
+    let containerd = flattened(&Server::containerd("files-same").client().await, &image, &[]).await;
     assert!(containerd == whole);
-    let docker = flattened(&Rig::docker().client().await, &image, &[]).await;
+    let docker = flattened(&Server::docker().client().await, &image, &[]).await;
     assert!(docker == whole);
     // GNU tar takes it, too; folders come first, so it must wait with their times.
     let (file, folder) = (layout.stack.fresh_path(".tar"), tempfile::tempdir().unwrap());
@@ -164,7 +166,7 @@ async fn every_engine_makes_the_same_bytes_and_reading_goes_on_anywhere() {
         .args(["--xattrs", "--xattrs-include=*", "-C"])
         .arg(folder.path())
         .ok();
-    same(&listing(&whole), &listing(&tricky::tar(folder.path(), &["."])));
+    same(&listing(&whole), &listing(&layer_features::tar(folder.path(), &["."])));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,13 +177,13 @@ async fn each_platform_has_a_folder_as_with_buildkit() {
     here.root.platform = Some(linkspan::image::Platform::host());
     there.root.platform = Some("linux/s390x".parse().unwrap());
     let index = Image::index(&[here, there]);
-    let rig = Rig::containerd("files-index");
-    let client = rig.client().await;
+    let server = Server::containerd("files-index");
+    let client = server.client().await;
     let ours = listing(&flattened(&client, &index, &[]).await);
     let folder = host().replace('/', "_");
     assert_eq!(ours[&format!("{folder}/bin/tool")].link, format!("{folder}/bin/same"));
     assert!(ours.contains_key("linux_s390x/bin/tool") && has_folders(&ours));
-    same(&ours, &listing(&by_buildkit(&rig, &index, &format!("{},linux/s390x", host())).await));
+    same(&ours, &listing(&by_buildkit(&server, &index, &format!("{},linux/s390x", host())).await));
 
     // One platform has none unless it is asked for.
     let one = Image::new(&[layer("alone")]);
@@ -203,28 +205,28 @@ async fn each_platform_has_a_folder_as_with_buildkit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hard_link_to_a_lower_layer_is_refused_as_by_the_engine() {
-    let (layout, _) = Rig::layout();
+    let (layout, _) = Server::layout();
     // As GNU tar writes it: the second layer has the link alone.
     let folder = Folder::new().file("one", "data", 0o644, 4).link("two", "one");
     let link = link_only(&folder.tar(&["one", "two"]));
     let image = Image::new(&[folder.tar(&["one"]), link]);
-    let rig = Rig::containerd("files-links");
-    for rig in [&layout, &rig] {
-        let (reason, message) = refused(&rig.client().await, &image, &[]).await;
+    let server = Server::containerd("files-links");
+    for server in [&layout, &server] {
+        let (reason, message) = refused(&server.client().await, &image, &[]).await;
         assert_eq!(reason, Reason::DocumentInvalid, "{message}");
         assert!(message.contains("`two` is a hard link to `one`, which is in a lower layer"), "{message}");
     }
-    let client = rig.client().await;
+    let client = server.client().await;
     let export = client.open(&["a"]).await;
     client.send(&export, &image).await;
     let _ = client.commit(&export, vec![target("a", &image, &["links"])]).await.unwrap();
     // Whether or not the record was made, containerd itself cannot unpack it.
-    let archive = rig.stack.fresh_path(".tar");
+    let archive = server.stack.fresh_path(".tar");
     let export = open(&client, &[("a", "oci")]).await;
     client.send(&export, &image).await;
     success(&client.commit(&export, vec![target("a", &image, &["links:again"])]).await.unwrap());
     fs::write(&archive, read(&client, &export, "a", 0).await.unwrap()).unwrap();
-    let imported = rig.stack.ctr("files-links-again", ["images", "import", archive.to_str().unwrap()]).output();
+    let imported = server.stack.ctr("files-links-again", ["images", "import", archive.to_str().unwrap()]).output();
     assert!(!imported.status.success() && imported.stderr.contains("two"), "{imported}");
 }
 
@@ -262,8 +264,8 @@ fn sparse() -> (Vec<u8>, Vec<(&'static str, Bytes)>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_with_holes_are_files_in_every_form() {
     let (content, layers) = sparse();
-    let (rig, _) = Rig::layout();
-    let client = rig.client().await;
+    let (server, _) = Server::layout();
+    let client = server.client().await;
     for (form, layer) in &layers {
         let found = listing(&flattened(&client, &Image::new(std::slice::from_ref(layer)), &[]).await);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["sparse", "z-after"], "{form}");
@@ -287,8 +289,8 @@ async fn files_with_holes_are_files_in_every_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn times_that_no_container_has_are_1970() {
-    let (rig, _) = Rig::layout();
-    let client = rig.client().await;
+    let (server, _) = Server::layout();
+    let client = server.client().await;
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "content").unwrap();
     for format in ["pax", "gnu"] {
@@ -315,8 +317,8 @@ fn link_only(both: &Bytes) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn layers_that_are_not_what_they_should_be_are_refused() {
-    let (rig, _) = Rig::layout();
-    let client = rig.client().await;
+    let (server, _) = Server::layout();
+    let client = server.client().await;
     let plain = Folder::new().file("file", "content", 0o644, 0).tar(&["file"]);
     let renamed = |name: &str| {
         let mut tar = plain.to_vec();
@@ -347,7 +349,7 @@ async fn layers_that_are_not_what_they_should_be_are_refused() {
         (vec![plain.slice(..515)], "breaks off within a file"),
         (vec![plain.slice(..300)], "breaks off in the head"),
         (vec![Bytes::from_static(&[b'x'; 2048])], "header error"),
-        (vec![tricky::compressed(&plain, "gzip -c").slice(..60)], ""),
+        (vec![layer_features::compressed(&plain, "gzip -c").slice(..60)], ""),
     ];
     for (layers, expected) in layers {
         let (reason, message) = refused(&client, &Image::new(&layers), &[]).await;
@@ -372,11 +374,11 @@ fn sum(tar: &mut [u8]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attributes_are_checked_and_names_refused() {
-    let (rig, _) = Rig::layout();
-    let client = rig.client().await;
+    let (server, _) = Server::layout();
+    let client = server.client().await;
     let wrong = with("a", "local", &[("platform-split", "maybe"), ("source-date-epoch", "-1"), ("name", "x")]);
     let request = OpenRequest { exporters: vec![wrong], ..OpenRequest::default() };
-    let mut fields = crate::rig::fields(&client.exports.clone().open(request).await.unwrap_err());
+    let mut fields = crate::client::fields(&client.exports.clone().open(request).await.unwrap_err());
     fields.sort();
     assert_eq!(
         fields,
@@ -390,5 +392,5 @@ async fn attributes_are_checked_and_names_refused() {
     let export = open_with(&client, "tar", &[]).await;
     client.send(&export, &image).await;
     let status = client.commit(&export, vec![target("a", &image, &["named"])]).await.unwrap_err();
-    assert_eq!(crate::rig::fields(&status), ["targets[0].names"]);
+    assert_eq!(crate::client::fields(&status), ["targets[0].names"]);
 }

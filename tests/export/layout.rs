@@ -7,8 +7,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use linkspan::export_v1::proto::{AbortRequest, ExportState, GetRequest, OpenRequest, Reason, Standing};
 use serde_json::Value;
 
+use crate::client::{descriptors, exporter, success, target, write};
 use crate::fixture::{Image, Layer};
-use crate::rig::{Rig, descriptors, exporter, success, target, write};
+use crate::server::Server;
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::new().file("base", "base").tar(), Layer::new().file("etc/greeting", content).tar()])
@@ -31,8 +32,8 @@ fn has(layout: &Path, digest: &linkspan::image::Digest) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_exported_and_the_next_one_needs_only_what_changed() {
-    let (rig, layout) = Rig::layout();
-    let client = rig.client().await;
+    let (server, layout) = Server::layout();
+    let client = server.client().await;
     let (before, after) = (image("before"), image("after"));
     let export = client.open(&["a"]).await;
     assert_eq!(client.send(&export, &before).await, 4);
@@ -51,17 +52,17 @@ async fn an_image_is_exported_and_the_next_one_needs_only_what_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_outlives_a_crash_of_the_server() {
-    let (mut rig, layout) = Rig::layout();
-    let client = rig.client().await;
+    let (mut server, layout) = Server::layout();
+    let client = server.client().await;
     let image = Image::new(&[Layer::new().file("large", vec![7; 9 << 20]).tar(), Layer::new().file("b", "b").tar()]);
     let request =
         OpenRequest { exporters: vec![exporter("a")], idempotency_key: "crash".to_owned(), ..OpenRequest::default() };
     let opened = client.exports.clone().open(request.clone()).await.unwrap().into_inner().export.unwrap();
     let first = &image.layers[0].digest;
     write(client.content(&opened.id), first.as_str(), &image.blobs[first]).await.unwrap();
-    rig.linkspan.kill();
-    rig.restart();
-    let client = rig.client().await;
+    server.linkspan.kill();
+    server.restart();
+    let client = server.client().await;
     let found = client.exports.clone().open(request).await.unwrap().into_inner();
     assert!(found.found);
     let found = found.export.unwrap();
@@ -77,8 +78,8 @@ async fn an_export_outlives_a_crash_of_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_small_blob_outlives_a_crash_of_the_server() {
-    let (mut rig, layout) = Rig::layout();
-    let client = rig.client().await;
+    let (mut server, layout) = Server::layout();
+    let client = server.client().await;
     // Many, of which some wait for a sync when it is killed.
     let layers: Vec<_> = (0..300).map(|n| Layer::new().file("number", n.to_string()).tar()).collect();
     let image = Image::new(&layers);
@@ -88,9 +89,9 @@ async fn every_small_blob_outlives_a_crash_of_the_server() {
         async move { write(content, layer.digest.as_str(), bytes).await.map(|_| ()) }
     });
     stream::iter(writes).buffer_unordered(16).try_collect::<()>().await.unwrap();
-    rig.linkspan.kill();
-    rig.restart();
-    let client = rig.client().await;
+    server.linkspan.kill();
+    server.restart();
+    let client = server.client().await;
     let get = GetRequest { export_id: export.clone() };
     assert_eq!(client.exports.clone().get(get).await.unwrap().into_inner().export.unwrap().blobs, 300);
     assert_eq!(client.send(&export, &image).await, 2, "the config and the manifest");
@@ -100,8 +101,8 @@ async fn every_small_blob_outlives_a_crash_of_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_leaves_nothing_visible() {
-    let (rig, layout) = Rig::layout();
-    let client = rig.client().await;
+    let (server, layout) = Server::layout();
+    let client = server.client().await;
     let image = image("missing");
     let export = client.open(&["a"]).await;
     write(client.content(&export), image.root.digest.as_str(), &image.blobs[&image.root.digest]).await.unwrap();

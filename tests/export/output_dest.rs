@@ -381,7 +381,7 @@ async fn an_ordinary_user_gets_what_that_user_can_make() {
             Event::Results(results) => _ = success(&results),
         }
     }
-    let said = "did not take the extended attribute security.capability: one file went without it, such as `ping`";
+    let said = "refused the extended attribute security.capability: left out of one file, such as `ping`";
     assert!(notes.contains(said), "{notes}");
     let mode = |name: &str| fs::metadata(own.join("out/files").join(name)).unwrap().mode() & 0o7777;
     assert_eq!((mode("ping"), mode("plain")), (0o755, 0o4640));

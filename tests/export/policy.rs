@@ -7,14 +7,15 @@ use linkspan::export_v1::proto::{
 use linkspan::image::Digest;
 use tonic::Code;
 
+use crate::client::{descriptor, exporter, fields, reason, success, target};
 use crate::common::{Context, Linkspan, Stack};
 use crate::fixture::{Image, Layer};
-use crate::rig::{Rig, descriptor, exporter, fields, reason, success, target};
+use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_allowed_names_are_set_and_none_moves() {
-    let rig = Rig::containerd_with("policy", &["--allow-name", "docker.io/library/ci-*", "--deny-tag-move"]);
-    let client = rig.client().await;
+    let server = Server::containerd_with("policy", &["--allow-name", "docker.io/library/ci-*", "--deny-tag-move"]);
+    let client = server.client().await;
     let policy = client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().names.unwrap();
     assert_eq!((policy.allowed, policy.may_move), (vec!["docker.io/library/ci-*".to_owned()], false));
     let (one, other) =
@@ -37,7 +38,7 @@ async fn only_allowed_names_are_set_and_none_moves() {
     assert_eq!((taken.reason(), taken.code), (Reason::NameTaken, Code::PermissionDenied as i32));
     assert_eq!(taken.metadata["current"], one.root.digest.to_string());
     let name = "docker.io/library/ci-1:latest".to_owned();
-    assert_eq!(rig.stack.images("policy"), [(name, one.root.digest.to_string())], "nothing half is visible");
+    assert_eq!(server.stack.images("policy"), [(name, one.root.digest.to_string())], "nothing half is visible");
     // The same image again is no move.
     let again = client.open(&["a"]).await;
     client.send(&again, &one).await;
@@ -81,8 +82,8 @@ fn a_build_is_held_to_the_same_policy() {
 async fn what_an_image_calls_itself_is_no_name() {
     const NAME: &str = "docker.io/library/own-production:latest";
     let own = |key: &str| (key.to_owned(), NAME.to_owned());
-    for (engine, rig) in Rig::each("own-name") {
-        let client = rig.client().await;
+    for (engine, server) in Server::each("own-name") {
+        let client = server.client().await;
         let image = Image::new(&[Layer::new().file("own", engine).tar()]);
         let is_there = async || {
             let mut references = ReferencesClient::new(client.channel.clone());
@@ -116,8 +117,8 @@ async fn what_an_image_calls_itself_is_no_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_with_a_digest_is_refused_for_another_image() {
-    for (engine, rig) in Rig::each("pinned-name") {
-        let client = rig.client().await;
+    for (engine, server) in Server::each("pinned-name") {
+        let client = server.client().await;
         let image = Image::new(&[Layer::new().file("pinned", engine).tar()]);
         let wrong = format!("pinned@{}", Digest::sha256(b"another image"));
         for kind in ["image", "oci"] {

@@ -1,7 +1,7 @@
 //! Programs on gRPC's C core, here in Python. On a unix socket it names the path of the socket where a host should be.
 
 use crate::common::{Linkspan, Run, Stack};
-use crate::rig::Rig;
+use crate::server::Server;
 
 /// What clients name that reach a socket by its path, and what else can be said there.
 const AUTHORITIES: [&str; 6] = ["", "unix:/run/x.sock", "/run/x.sock", "user@host:1", "%2Frun%2Fx.sock", "[::1"];
@@ -13,12 +13,12 @@ fn python(program: &str) -> Run {
 
 #[test]
 fn a_program_in_python_exports_an_image() {
-    let rig = Rig::containerd("python-export");
-    let address = rig.linkspan.address();
+    let server = Server::containerd("python-export");
+    let address = server.linkspan.address();
     let said = python("export.py").arg(&address).arg("from-python").ok().stdout;
-    let digest = rig.stack.image_of("python-export", "docker.io/library/from-python:latest").unwrap();
+    let digest = server.stack.image_of("python-export", "docker.io/library/from-python:latest").unwrap();
     assert_eq!(said, format!("docker.io/library/from-python:latest {digest}, 3 blobs sent\n"));
-    rig.stack.ctr("python-export", ["images", "check"]).ok();
+    server.stack.ctr("python-export", ["images", "check"]).ok();
     let long = "x".repeat(60_000);
     for authority in AUTHORITIES.into_iter().chain([&long[..]]) {
         let said = python("export.py").args([&address, "from-python", authority]).ok().stdout;

@@ -14,15 +14,16 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::client::{descriptor, fields, reason};
 use crate::common::{Context, Stack, until};
 use crate::fixture::{INDEX, Image, Layer};
-use crate::rig::{Rig, descriptor, fields, reason};
+use crate::server::Server;
 
 struct References(ReferencesClient<Channel>);
 
 impl References {
-    async fn of(rig: &Rig) -> Self {
-        Self(ReferencesClient::new(rig.client().await.channel).max_decoding_message_size(16 << 20))
+    async fn of(server: &Server) -> Self {
+        Self(ReferencesClient::new(server.client().await.channel).max_decoding_message_size(16 << 20))
     }
 
     async fn resolve(&self, reference: &str, depth: ResolveDepth, platform: &str) -> Result<ResolveResponse, Status> {
@@ -99,8 +100,8 @@ fn build(stack: &'static Stack, namespace: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_is_inspected_and_made_as_by_imagetools() {
-    let rig = Rig::containerd("imagetools");
-    let (stack, references) = (rig.stack, References::of(&rig).await);
+    let server = Server::containerd("imagetools");
+    let (stack, references) = (server.stack, References::of(&server).await);
     let name = build(stack, "imagetools");
     let builder = stack.builder(stack.buildkit_host());
     let raw = |name: &str| builder.buildx(["imagetools", "inspect", "--raw", name]).ok().stdout;
@@ -168,8 +169,8 @@ async fn an_index_is_inspected_and_made_as_by_imagetools() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reference_is_resolved_down_to_a_config() {
-    for (engine, rig) in Rig::each("resolve") {
-        let references = References::of(&rig).await;
+    for (engine, server) in Server::each("resolve") {
+        let references = References::of(&server).await;
         let index = Image::index(&[
             Image::new(&[Layer::new().file("x", "here").tar()]),
             Image::foreign(&[Layer::new().file("x", "there").tar()]),
@@ -218,8 +219,8 @@ fn image(content: &str) -> Image {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_do_not_overwrite_each_other() {
-    for (engine, rig) in Rig::each("precondition") {
-        let references = References::of(&rig).await;
+    for (engine, server) in Server::each("precondition") {
+        let references = References::of(&server).await;
         let (first, left, right) = (image("first"), image("left"), image("right"));
         push_all(&references, "shared", &first, Some(Condition::Absent(true))).await.unwrap();
         let seen = Some(Condition::Digest(first.root.digest.to_string()));
@@ -240,16 +241,16 @@ async fn two_writers_do_not_overwrite_each_other() {
         assert_eq!(reason(&status), "PRECONDITION_FAILED");
         let resolved = references.resolve("shared", ResolveDepth::Root, "").await.unwrap();
         assert_eq!(resolved.chain[0].descriptor.as_ref().unwrap().digest, image.root.digest.to_string(), "{engine}");
-        rig.until_released();
+        server.until_released();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_processes_that_make_a_name_one_does() {
     // dockerd sets names by itself, and whatever they point to.
-    for (engine, rig) in Rig::each("several").into_iter().filter(|(engine, _)| *engine != "docker") {
-        let other = rig.beside();
-        let doors = [References::of(&rig).await, References::of(&other).await];
+    for (engine, server) in Server::each("several").into_iter().filter(|(engine, _)| *engine != "docker") {
+        let other = server.beside();
+        let doors = [References::of(&server).await, References::of(&other).await];
         for round in 0..5 {
             let name = format!("contended:{round}");
             let images: Vec<_> = (0..6).map(|n| image(&format!("{round} {n}"))).collect();
@@ -266,14 +267,14 @@ async fn of_several_processes_that_make_a_name_one_does() {
             let digest = |root: &Option<Descriptor>| root.as_ref().unwrap().digest.clone();
             assert_eq!(digest(&now.chain[0].descriptor), digest(&won[0].root), "{engine}");
         }
-        rig.until_released();
+        server.until_released();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_without_all_blobs_sets_no_name() {
-    for (engine, rig) in Rig::each("push-bad") {
-        let references = References::of(&rig).await;
+    for (engine, server) in Server::each("push-bad") {
+        let references = References::of(&server).await;
         let image = image("incomplete");
         let (root, layer) = (descriptor(&image.root), descriptor(&image.layers[0]));
         let bytes = &image.blobs[&image.root.digest][..];
@@ -290,14 +291,14 @@ async fn a_push_without_all_blobs_sets_no_name() {
         assert_eq!(fields(&status), ["begin.name", "begin.precondition.digest", "begin.root.media_type"]);
         let absent = references.resolve("bad", ResolveDepth::Root, "").await.unwrap_err();
         assert_eq!(absent.code(), Code::NotFound, "{engine}");
-        rig.until_released();
+        server.until_released();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_listed_by_pages_and_blobs_fetched_by_ranges() {
-    for (engine, rig) in Rig::each("list") {
-        let references = References::of(&rig).await;
+    for (engine, server) in Server::each("list") {
+        let references = References::of(&server).await;
         let image = image("listed");
         for name in ["list/a:1", "list/a:2", "list/b:1", "reg.example:5000/list/a:1"] {
             push_all(&references, name, &image, None).await.unwrap();

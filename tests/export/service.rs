@@ -14,13 +14,14 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
+use crate::client::{exporter, reason};
 use crate::containerd::Containerd;
-use crate::rig::{Rig, exporter, reason};
+use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_health_can_be_asked_for() {
-    let rig = Rig::containerd("health");
-    let mut health = HealthClient::new(rig.client().await.channel);
+    let server = Server::containerd("health");
+    let mut health = HealthClient::new(server.client().await.channel);
     for service in
         ["", "linkspan.export.v1.Exports", "containerd.services.content.v1.Content", "linkspan.export.v1.References"]
     {
@@ -34,8 +35,8 @@ async fn its_health_can_be_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_describes_itself() {
-    let rig = Rig::containerd("reflection");
-    let mut reflection = ServerReflectionClient::new(rig.client().await.channel);
+    let server = Server::containerd("reflection");
+    let mut reflection = ServerReflectionClient::new(server.client().await.channel);
     let mut ask = async |message: MessageRequest| -> ServerReflectionResponse {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
         let answers = reflection.server_reflection_info(futures_util::stream::iter([request])).await.unwrap();
@@ -66,8 +67,8 @@ async fn it_describes_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_is_bounded() {
-    let rig = Rig::containerd("metadata");
-    let client = rig.client().await;
+    let server = Server::containerd("metadata");
+    let client = server.client().await;
     let ask = async |length: usize| {
         let mut request = Request::new(CapabilitiesRequest {});
         request.metadata_mut().insert("x-long", "x".repeat(length).parse().unwrap());
@@ -103,8 +104,8 @@ async fn open_raw(door: &Path, request: &OpenRequest, timeout: &str) -> Code {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_is_kept_and_what_was_begun_is_found_again() {
     let containerd = Containerd::start("");
-    let rig = Rig::containerd_at(containerd.address(), "deadline");
-    let client = rig.client().await;
+    let server = Server::containerd_at(containerd.address(), "deadline");
+    let client = server.client().await;
     let request = OpenRequest {
         exporters: vec![exporter("a")],
         idempotency_key: "deadline".to_owned(),
@@ -114,7 +115,7 @@ async fn a_deadline_is_kept_and_what_was_begun_is_found_again() {
     client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap();
     containerd.freeze();
     // Without a deadline the answer would be that the engine did not answer.
-    let code = open_raw(&rig.door, &request, "100m").await;
+    let code = open_raw(&server.door, &request, "100m").await;
     assert!(matches!(code, Code::Cancelled | Code::DeadlineExceeded), "{code:?}");
     // Others are not kept from working.
     let capabilities = client.exports.clone().capabilities(CapabilitiesRequest {}).await;
@@ -122,16 +123,16 @@ async fn a_deadline_is_kept_and_what_was_begun_is_found_again() {
     containerd.thaw();
     let opened = client.exports.clone().open(request).await.unwrap().into_inner();
     assert!(opened.found, "it ran to its end without its client");
-    let leases = rig.stack.ctr("deadline", ["--address", containerd.address(), "leases", "ls", "-q"]).ok().lines();
+    let leases = server.stack.ctr("deadline", ["--address", containerd.address(), "leases", "ls", "-q"]).ok().lines();
     assert_eq!(leases.len(), 1);
-    drop(rig);
+    drop(server);
     containerd.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_so_many_exports_are_open_at_once() {
-    let rig = Rig::containerd("many");
-    let client = rig.client().await;
+    let server = Server::containerd("many");
+    let client = server.client().await;
     let limits =
         client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().limits.unwrap();
     let mut first = None;
@@ -148,10 +149,10 @@ async fn only_so_many_exports_are_open_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_when_it_is_told_to_and_its_clients_learn_of_it() {
-    let mut rig = Rig::containerd("drain");
-    let client = rig.client().await;
+    let mut server = Server::containerd("drain");
+    let client = server.client().await;
     client.open(&["a"]).await;
     // An open connection without a call does not hold it up.
-    assert!(rig.linkspan.terminate().success());
-    assert_eq!(rig.stack.leases("drain").len(), 1, "the export is there for the next start");
+    assert!(server.linkspan.terminate().success());
+    assert_eq!(server.stack.leases("drain").len(), 1, "the export is there for the next start");
 }

@@ -6,9 +6,10 @@ use linkspan::export_v1::proto::{
 };
 use tonic::Code;
 
+use crate::client::{descriptor, descriptors, exporter, reason, success, target, write};
 use crate::common::until;
 use crate::fixture::{Image, Layer};
-use crate::rig::{Rig, descriptor, descriptors, exporter, reason, success, target, write};
+use crate::server::Server;
 
 fn image(content: &str) -> Image {
     Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
@@ -16,12 +17,12 @@ fn image(content: &str) -> Image {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_runs_what_was_exported() {
-    let rig = Rig::docker();
-    let client = rig.client().await;
+    let server = Server::docker();
+    let client = server.client().await;
     let image = image("through the API\n");
     let export = client.open(&["a"]).await;
     assert!(client.send(&export, &image).await >= 3);
-    assert_eq!(rig.stack.image("docker.io/library/api:1"), None, "nothing is visible before the commit");
+    assert_eq!(server.stack.image("docker.io/library/api:1"), None, "nothing is visible before the commit");
     let results = client.commit(&export, vec![target("a", &image, &["api:1", "api:2"])]).await.unwrap();
     let result = success(&results);
     assert_eq!((result.id.as_str(), result.r#type.as_str()), ("a", "image"));
@@ -30,37 +31,37 @@ async fn docker_runs_what_was_exported() {
     assert_eq!(result.response["image.name"], "docker.io/library/api:1,docker.io/library/api:2");
     assert_eq!(results.state(), ExportState::Committed);
     for name in ["api:1", "api:2"] {
-        let said = rig.stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
+        let said = server.stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
         assert_eq!(said, "through the API\n");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_engine_holds_is_not_sent_and_is_held_by_its_root() {
-    let rig = Rig::containerd("api-warm");
-    let client = rig.client().await;
+    let server = Server::containerd("api-warm");
+    let client = server.client().await;
     let image = image("warm");
     let export = client.open(&["a"]).await;
     assert_eq!(client.send(&export, &image).await, 4);
     success(&client.commit(&export, vec![target("a", &image, &["warm:1"])]).await.unwrap());
-    until("the lease to go", || rig.stack.leases("api-warm"), Vec::is_empty);
+    until("the lease to go", || server.stack.leases("api-warm"), Vec::is_empty);
 
     let export = client.open(&["a"]).await;
     let answers = client.negotiate(&export, descriptors(&image)).await.unwrap();
     assert!(answers.iter().all(|blob| blob.standing() == Standing::Present), "{answers:?}");
     // Whatever happens to the image now, the export keeps it.
-    rig.stack.ctr("api-warm", ["images", "rm", "--sync", "docker.io/library/warm:1"]).ok();
-    assert_eq!(rig.stack.blobs("api-warm").len(), 4);
+    server.stack.ctr("api-warm", ["images", "rm", "--sync", "docker.io/library/warm:1"]).ok();
+    assert_eq!(server.stack.blobs("api-warm").len(), 4);
     let results = client.commit(&export, vec![target("a", &image, &["warm:2"])]).await.unwrap();
     success(&results);
-    assert_eq!(rig.stack.images("api-warm").len(), 1);
-    rig.stack.ctr("api-warm", ["images", "check"]).ok();
+    assert_eq!(server.stack.images("api-warm").len(), 1);
+    server.stack.ctr("api-warm", ["images", "check"]).ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edited_image_needs_only_what_changed() {
-    let rig = Rig::containerd("api-edit");
-    let client = rig.client().await;
+    let server = Server::containerd("api-edit");
+    let client = server.client().await;
     let (before, after) = (image("before"), image("after"));
     let export = client.open(&["a"]).await;
     client.send(&export, &before).await;
@@ -68,14 +69,14 @@ async fn an_edited_image_needs_only_what_changed() {
     let export = client.open(&["a"]).await;
     assert_eq!(client.send(&export, &after).await, 3, "a layer, the config and the manifest");
     success(&client.commit(&export, vec![target("a", &after, &["edit"])]).await.unwrap());
-    let images = rig.stack.images("api-edit");
+    let images = server.stack.images("api-edit");
     assert_eq!(images, [("docker.io/library/edit:latest".to_owned(), after.root.digest.to_string())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_exporter_has_its_own_result() {
-    let rig = Rig::containerd("api-several");
-    let client = rig.client().await;
+    let server = Server::containerd("api-several");
+    let client = server.client().await;
     let (good, bad) = (image("good"), image("bad"));
     let export = client.open(&["first", "second", "third"]).await;
     client.send(&export, &good).await;
@@ -94,7 +95,7 @@ async fn each_exporter_has_its_own_result() {
     assert_eq!(missing, [bad.layers[1].digest.to_string()]);
     assert_eq!(results.state(), ExportState::Open);
     let dangling = format!("linkspan-dangling@{}", good.root.digest);
-    let mut names: Vec<_> = rig.stack.images("api-several").into_iter().map(|(name, _)| name).collect();
+    let mut names: Vec<_> = server.stack.images("api-several").into_iter().map(|(name, _)| name).collect();
     names.sort();
     assert_eq!(names, ["docker.io/library/good:latest".to_owned(), dangling]);
 
@@ -104,7 +105,7 @@ async fn each_exporter_has_its_own_result() {
     assert_eq!(again.results[0], results.results[0]);
     assert!(again.results.iter().all(|result| result.error.is_none()), "{again:?}");
     assert_eq!(again.state(), ExportState::Committed);
-    assert_eq!(rig.stack.images("api-several").len(), 3);
+    assert_eq!(server.stack.images("api-several").len(), 3);
     // A client that did not hear the answer asks again.
     assert_eq!(client.commit(&export, targets).await.unwrap(), again);
     let error = client.commit(&export, vec![target("first", &bad, &[])]).await.unwrap_err();
@@ -113,8 +114,8 @@ async fn each_exporter_has_its_own_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attributes_name_and_unpack() {
-    let rig = Rig::containerd("api-attributes");
-    let client = rig.client().await;
+    let server = Server::containerd("api-attributes");
+    let client = server.client().await;
     let image = image("attributes");
     let mut one = exporter("a");
     let attributes = [("name", "attr:1,attr:2"), ("name-canonical", "true"), ("unpack", "false")];
@@ -123,30 +124,30 @@ async fn attributes_name_and_unpack() {
     let export = client.exports.clone().open(request).await.unwrap().into_inner().export.unwrap().id;
     client.send(&export, &image).await;
     success(&client.commit(&export, vec![target("a", &image, &["attr:3"])]).await.unwrap());
-    let mut names: Vec<_> = rig.stack.images("api-attributes").into_iter().map(|(name, _)| name).collect();
+    let mut names: Vec<_> = server.stack.images("api-attributes").into_iter().map(|(name, _)| name).collect();
     names.sort();
     let canonical = format!("docker.io/library/attr@{}", image.root.digest);
     let expected = ["docker.io/library/attr:1", "docker.io/library/attr:2", "docker.io/library/attr:3", &canonical];
     assert_eq!(names, expected);
-    assert_eq!(rig.stack.snapshots("api-attributes"), []);
+    assert_eq!(server.stack.snapshots("api-attributes"), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_with_a_foreign_platform_is_exported_whole() {
-    let rig = Rig::containerd("api-index");
-    let client = rig.client().await;
+    let server = Server::containerd("api-index");
+    let client = server.client().await;
     let index = Image::index(&[image("index"), Image::foreign(&[Layer::new().file("s390x", "1").tar()])]);
     let export = client.open(&["a"]).await;
     client.send(&export, &index).await;
     let results = client.commit(&export, vec![target("a", &index, &["index"])]).await.unwrap();
     assert_eq!(success(&results).root.clone().unwrap().digest, index.root.digest.to_string());
-    assert_eq!(rig.stack.blobs("api-index").len(), index.blobs.len());
+    assert_eq!(server.stack.blobs("api-index").len(), index.blobs.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_leaves_nothing() {
-    let rig = Rig::containerd("api-abort");
-    let client = rig.client().await;
+    let server = Server::containerd("api-abort");
+    let client = server.client().await;
     let image = image("abort");
     let export = client.open(&["a"]).await;
     client.send(&export, &image).await;
@@ -155,8 +156,8 @@ async fn an_abort_leaves_nothing() {
         let answer = client.exports.clone().abort(request).await.unwrap().into_inner().export.unwrap();
         assert_eq!(answer.state(), ExportState::Aborted);
     }
-    assert_eq!(rig.stack.leases("api-abort"), [""; 0]);
-    assert_eq!(rig.stack.images("api-abort"), []);
+    assert_eq!(server.stack.leases("api-abort"), [""; 0]);
+    assert_eq!(server.stack.images("api-abort"), []);
     let error = client.commit(&export, vec![target("a", &image, &["x"])]).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "EXPORT_ABORTED"));
     let error = client.negotiate(&export, vec![descriptor(&image.root)]).await.unwrap_err();
@@ -165,8 +166,8 @@ async fn an_abort_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_is_not_renewed_expires() {
-    let rig = Rig::containerd("api-expiry");
-    let client = rig.client().await;
+    let server = Server::containerd("api-expiry");
+    let client = server.client().await;
     let request = OpenRequest {
         exporters: vec![exporter("a")],
         ttl: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
@@ -190,13 +191,13 @@ async fn an_export_that_is_not_renewed_expires() {
     assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "EXPORT_EXPIRED"));
     let error = write(client.content(&lost), image.root.digest.as_str(), &image.blobs[&image.root.digest]).await;
     assert_eq!(reason(&error.unwrap_err()), "EXPORT_EXPIRED");
-    until("the lease of the expired one to go", || rig.stack.leases("api-expiry").len(), |count| *count == 1);
+    until("the lease of the expired one to go", || server.stack.leases("api-expiry").len(), |count| *count == 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_are_listed_in_pages_and_by_label() {
-    let rig = Rig::containerd("api-list");
-    let mut client = rig.client().await.exports;
+    let server = Server::containerd("api-list");
+    let mut client = server.client().await.exports;
     for n in 0..5 {
         let request = OpenRequest {
             export_id: format!("list-{n}"),
@@ -225,8 +226,8 @@ async fn exports_are_listed_in_pages_and_by_label() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn capabilities_say_what_there_is() {
-    let rig = Rig::containerd("api-capabilities");
-    let mut client = rig.client().await.exports;
+    let server = Server::containerd("api-capabilities");
+    let mut client = server.client().await.exports;
     let found = client.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
     assert_eq!(
         found.exporter_types.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
@@ -238,7 +239,7 @@ async fn capabilities_say_what_there_is() {
     );
     let engine = found.engine.unwrap();
     assert_eq!((engine.kind.as_str(), engine.namespace.as_str()), ("containerd", "api-capabilities"));
-    let said = rig.stack.run("ctr").args(["info"]).ok().stdout;
+    let said = server.stack.run("ctr").args(["info"]).ok().stdout;
     assert!(said.contains(&engine.id), "{said}: {}", engine.id);
     assert_eq!(engine.sharing.unwrap().containerd_id, engine.id);
     assert_eq!(found.limits.unwrap().message_bytes, 16 << 20);
@@ -248,12 +249,12 @@ async fn capabilities_say_what_there_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clients_that_commit_at_once_hear_the_same() {
-    let rig = Rig::containerd("api-joined");
-    let client = rig.client().await;
+    let server = Server::containerd("api-joined");
+    let client = server.client().await;
     let image = image("joined");
     let export = client.open(&["a"]).await;
     client.send(&export, &image).await;
-    let (other_client, targets) = (rig.client().await, vec![target("a", &image, &["joined"])]);
+    let (other_client, targets) = (server.client().await, vec![target("a", &image, &["joined"])]);
     let (one, other, different) = tokio::join!(
         client.commit(&export, targets.clone()),
         other_client.commit(&export, targets.clone()),
@@ -265,14 +266,14 @@ async fn two_clients_that_commit_at_once_hear_the_same() {
     for refused in [one, other, different].iter().filter_map(|it| it.as_ref().err()) {
         assert!(matches!(reason(refused).as_str(), "COMMIT_RUNNING" | "EXPORT_COMMITTED"), "{refused:?}");
     }
-    assert_eq!(rig.stack.images("api-joined").len(), 1);
-    until("the lease to go", || rig.stack.leases("api-joined"), Vec::is_empty);
+    assert_eq!(server.stack.images("api-joined").len(), 1);
+    until("the lease to go", || server.stack.leases("api-joined"), Vec::is_empty);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_during_a_commit_leaves_all_or_nothing() {
-    let rig = Rig::containerd("api-abort-race");
-    let client = rig.client().await;
+    let server = Server::containerd("api-abort-race");
+    let client = server.client().await;
     let image = image("race");
     for n in 0..5 {
         let export = client.open(&["a"]).await;
@@ -281,7 +282,7 @@ async fn an_abort_during_a_commit_leaves_all_or_nothing() {
         let (committed, aborted) = tokio::join!(client.commit(&export, vec![target("a", &image, &[&name])]), async {
             client.exports.clone().abort(AbortRequest { export_id: export.clone() }).await
         });
-        let visible = rig.stack.image_of("api-abort-race", &format!("docker.io/library/{name}")).is_some();
+        let visible = server.stack.image_of("api-abort-race", &format!("docker.io/library/{name}")).is_some();
         match committed {
             Ok(results) => assert_eq!(results.results[0].error.is_none(), visible, "{results:?}"),
             Err(status) => assert_eq!((reason(&status).as_str(), visible), ("EXPORT_ABORTED", false)),
@@ -290,5 +291,5 @@ async fn an_abort_during_a_commit_leaves_all_or_nothing() {
             assert_eq!((reason(&status).as_str(), visible), ("EXPORT_COMMITTED", true));
         }
     }
-    until("the leases to go", || rig.stack.leases("api-abort-race"), Vec::is_empty);
+    until("the leases to go", || server.stack.leases("api-abort-race"), Vec::is_empty);
 }

@@ -5,8 +5,8 @@ use tonic::Code;
 use crate::{
     common::{Part, Stack},
     engine::{ENGINES, Engine, says},
+    proxied::{Application, Proxied, doubled, flipped, is_document, is_first_of_layer, is_second_of_layer},
     proxy::{Message, Verdict},
-    rig::{Application, Rig, doubled, flipped, is_document, is_first_of_layer, is_second_of_layer},
 };
 
 /// Something that a builder can get wrong.
@@ -67,19 +67,19 @@ const FAULTS: &[Fault] = &[
 ];
 
 fn every_fault(engine: Engine<'_>) {
-    let rig = Rig::new(engine);
+    let proxied = Proxied::new(engine);
     for fault in FAULTS {
         eprintln!("{} into {}", fault.name, engine.kind);
         let tag = format!("{}:1", fault.name);
         let application = Application::new(&format!("{} {}", fault.name, engine.kind));
-        rig.builder.rule(|message| if (fault.when)(message) { (fault.what)(message) } else { Verdict::Pass });
-        let output = rig.build(&application.context, &tag).fails();
+        proxied.builder.rule(|message| if (fault.when)(message) { (fault.what)(message) } else { Verdict::Pass });
+        let output = proxied.build(&application.context, &tag).fails();
         says(&output, fault.words);
         assert_eq!(engine.digest(&tag), None, "{output}");
         engine.nothing_is_left();
 
-        rig.builder.mend();
-        rig.succeeds(&application, &tag);
+        proxied.builder.mend();
+        proxied.succeeds(&application, &tag);
     }
     engine.is_sound();
 }
@@ -98,18 +98,18 @@ fn what_a_builder_gets_wrong_does_not_reach_containerd() {
 fn a_builder_is_killed_while_a_layer_is_read() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
     for engine in Engine::both(&stack) {
-        let rig = Rig::with(engine, &stack, engine.args());
+        let proxied = Proxied::with(engine, &stack, engine.args());
         let application = Application::new(&format!("builder killed {}", engine.kind));
-        let running = rig.build_half(&application.context, "killed:1");
+        let running = proxied.build_half(&application.context, "killed:1");
         stack.kill(Part::Buildkitd);
-        rig.builder.release();
+        proxied.builder.release();
         let output = running.wait();
         says(&output, &["reading sha256:", "from builder unix://"]);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
         engine.nothing_is_left();
 
         stack.up();
-        rig.succeeds(&application, "killed:1");
+        proxied.succeeds(&application, "killed:1");
         engine.is_sound();
     }
 }

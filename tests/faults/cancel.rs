@@ -6,19 +6,19 @@ use crate::{
     common::{Running, Stack},
     engine::{ENGINES, Engine},
     load::{Load, Stage},
+    proxied::{Application, Proxied},
     proxy::{Proxy, Verdict, Way},
-    rig::{Application, Rig},
 };
 
 /// Sends `signal` to the client and waits until nothing of its export is left.
-fn cancel(rig: &Rig<'_>, running: Running, signal: Signal) {
-    end(rig, running, signal);
-    rig.engine.nothing_is_left();
+fn cancel(proxied: &Proxied<'_>, running: Running, signal: Signal) {
+    end(proxied, running, signal);
+    proxied.engine.nothing_is_left();
 }
 
 /// Sends `signal` to the client and waits for its end.
-fn end(rig: &Rig<'_>, running: Running, signal: Signal) {
-    assert_eq!(rig.engine.leases().len(), 1, "an export is under way, so there is a lease");
+fn end(proxied: &Proxied<'_>, running: Running, signal: Signal) {
+    assert_eq!(proxied.engine.leases().len(), 1, "an export is under way, so there is a lease");
     running.signal(signal);
     let output = running.wait();
     // buildx ends so at a Ctrl-C; who is killed has no code.
@@ -29,15 +29,15 @@ fn end(rig: &Rig<'_>, running: Running, signal: Signal) {
 fn while_a_layer_is_read() {
     let stack = Stack::start(&ENGINES);
     for engine in Engine::both(&stack) {
-        let rig = Rig::new(engine);
+        let proxied = Proxied::new(engine);
         for signal in [Signal::INT, Signal::KILL] {
             let application = Application::new(&format!("cancelled {} {signal:?}", engine.kind));
-            let running = rig.build_half(&application.context, "cancelled:1");
-            cancel(&rig, running, signal);
+            let running = proxied.build_half(&application.context, "cancelled:1");
+            cancel(&proxied, running, signal);
             assert_eq!(engine.digest("cancelled:1"), None);
-            rig.builder.mend();
+            proxied.builder.mend();
         }
-        rig.succeeds(&Application::new(&format!("cancelled {}", engine.kind)), "cancelled:1");
+        proxied.succeeds(&Application::new(&format!("cancelled {}", engine.kind)), "cancelled:1");
         engine.is_sound();
     }
 }
@@ -48,7 +48,7 @@ fn while_a_layer_is_unpacked() {
     for engine in Engine::both(&stack) {
         let proxy = Proxy::new(&stack, stack.containerd_address());
         let args = engine.args_behind(stack.docker_host(), proxy.path().to_str().unwrap());
-        let rig = Rig::with(engine, Stack::shared(), args);
+        let proxied = Proxied::with(engine, Stack::shared(), args);
         let application = Application::new(&format!("cancelled unpack {}", engine.kind));
         let is_apply = |path: &str| path.ends_with("Diff/Apply");
         for way in [Way::Request, Way::Answer] {
@@ -57,13 +57,13 @@ fn while_a_layer_is_unpacked() {
                     if message.way == way && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }
                 },
             );
-            let running = rig.build(&application.context, "cancelled:1").spawn();
+            let running = proxied.build(&application.context, "cancelled:1").spawn();
             proxy.stopped();
-            cancel(&rig, running, Signal::INT);
+            cancel(&proxied, running, Signal::INT);
             assert_eq!(engine.digest("cancelled:1"), None);
             proxy.mend();
         }
-        rig.succeeds(&application, "cancelled:1");
+        proxied.succeeds(&application, "cancelled:1");
         engine.is_sound();
     }
 }
@@ -76,25 +76,25 @@ fn while_docker_commits() {
     let engine = Engine::docker(&stack);
     let load = Load::before(&stack);
     let args = engine.args_behind(&load.address(), stack.containerd_address());
-    let rig = Rig::with(engine, Stack::shared(), args);
+    let proxied = Proxied::with(engine, Stack::shared(), args);
     for stage in [Stage::Asked, Stage::Half, Stage::Done] {
         let application = Application::new(&format!("cancelled commit {stage:?}"));
         load.stop_at(stage);
-        let running = rig.build(&application.context, "cancelled:1").spawn();
+        let running = proxied.build(&application.context, "cancelled:1").spawn();
         load.stopped();
         match stage {
             Stage::Asked => {
-                cancel(&rig, running, Signal::INT);
+                cancel(&proxied, running, Signal::INT);
                 load.mend();
             }
             Stage::Half | Stage::Done => {
-                end(&rig, running, Signal::INT);
+                end(&proxied, running, Signal::INT);
                 load.mend();
-                rig.engine.nothing_is_left();
+                proxied.engine.nothing_is_left();
             }
         }
         engine.is_sound();
-        rig.succeeds(&application, "cancelled:1");
+        proxied.succeeds(&application, "cancelled:1");
     }
     engine.is_sound();
 }

@@ -13,8 +13,8 @@ use tonic::Code;
 use crate::{
     common::Stack,
     engine::{ENGINES, Engine, says},
+    proxied::{Application, Proxied},
     proxy::{Message, Proxy, Verdict, Way},
-    rig::{Application, Rig},
 };
 
 const FULL: &str = "failed to write: no space left on device";
@@ -63,7 +63,7 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
     let stack = Stack::start(&ENGINES);
     let engine = Engine::containerd(&stack);
     let proxy = Proxy::new(&stack, stack.containerd_address());
-    let rig = Rig::with(engine, Stack::shared(), engine.args_behind("", proxy.path().to_str().unwrap()));
+    let proxied = Proxied::with(engine, Stack::shared(), engine.args_behind("", proxy.path().to_str().unwrap()));
     let application = Application::new("collected");
     for (refusal, collection, expected) in [
         ("the disk has a scratch", Collection::Passes, &[false][..]),
@@ -72,7 +72,7 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
         (FULL, Collection::Fails, &[true, false]),
     ] {
         let deletions = refuse(&proxy, refusal, collection);
-        let output = rig.build(&application.context, "collected:1").fails();
+        let output = proxied.build(&application.context, "collected:1").fails();
         says(&output, &[refusal]);
         assert_eq!(output.stderr.contains("the engine's disk is full"), refusal == FULL, "{output}");
         assert_eq!(take(&mut *deletions.lock().unwrap()), expected, "{refusal}, {collection:?}");
@@ -81,15 +81,15 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
 
     // Nobody waits for somebody else's collection.
     let deletions = refuse(&proxy, FULL, Collection::Stops);
-    let first = rig.build(&application.context, "collected:1").spawn();
+    let first = proxied.build(&application.context, "collected:1").spawn();
     proxy.stopped();
-    says(&rig.build(&application.context, "collected:2").fails(), &[FULL]);
+    says(&proxied.build(&application.context, "collected:2").fails(), &[FULL]);
     assert_eq!(take(&mut *deletions.lock().unwrap()), [true, false]);
     proxy.release();
     says(&first.wait(), &[FULL]);
     engine.nothing_is_left();
 
     proxy.mend();
-    rig.succeeds(&application, "collected:1");
+    proxied.succeeds(&application, "collected:1");
     engine.is_sound();
 }

@@ -4,18 +4,18 @@ use crate::{
     common::{Part, Stack, until},
     engine::{ENGINES, Engine, says},
     load::{Load, Stage},
-    rig::{Application, Rig},
+    proxied::{Application, Proxied},
 };
 
 #[test]
 fn containerd_is_killed_while_a_layer_is_written() {
     let stack = Stack::start(&ENGINES);
     for engine in Engine::both(&stack) {
-        let rig = Rig::new(engine);
+        let proxied = Proxied::new(engine);
         let application = Application::new(&format!("containerd killed {}", engine.kind));
-        let running = rig.build_half(&application.context, "killed:1");
+        let running = proxied.build_half(&application.context, "killed:1");
         kill_containerd(&engine);
-        rig.builder.release();
+        proxied.builder.release();
         let output = running.wait();
         says(&output, &["containerd does not answer at unix://"]);
 
@@ -23,7 +23,7 @@ fn containerd_is_killed_while_a_layer_is_written() {
         assert_eq!(engine.digest("killed:1"), None, "{output}");
         // Linkspan was not restarted: it must remember what it could not release.
         engine.nothing_is_left();
-        rig.succeeds(&application, "killed:1");
+        proxied.succeeds(&application, "killed:1");
         engine.is_sound();
     }
 }
@@ -32,17 +32,17 @@ fn containerd_is_killed_while_a_layer_is_written() {
 fn containerd_is_restarted_while_a_layer_is_written() {
     let stack = Stack::start(&ENGINES);
     for engine in Engine::both(&stack) {
-        let rig = Rig::new(engine);
+        let proxied = Proxied::new(engine);
         let application = Application::new(&format!("containerd restarted {}", engine.kind));
-        let running = rig.build_half(&application.context, "killed:1");
+        let running = proxied.build_half(&application.context, "killed:1");
         kill_containerd(&engine);
         start_containerd(&engine);
-        rig.builder.release();
+        proxied.builder.release();
         let output = running.wait();
         says(&output, &["containerd does not answer at unix://"]);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
         engine.nothing_is_left();
-        rig.succeeds(&application, "killed:1");
+        proxied.succeeds(&application, "killed:1");
         engine.is_sound();
     }
 }
@@ -65,18 +65,18 @@ fn start_containerd(engine: &Engine<'_>) {
 fn dockerd_is_killed_while_a_layer_is_written() {
     let stack = Stack::start(&ENGINES);
     let engine = Engine::docker(&stack);
-    let rig = Rig::new(engine);
+    let proxied = Proxied::new(engine);
     let application = Application::new("dockerd killed");
-    let running = rig.build_half(&application.context, "killed:1");
+    let running = proxied.build_half(&application.context, "killed:1");
     stack.kill(Part::Dockerd);
-    rig.builder.release();
+    proxied.builder.release();
     let output = running.wait();
     says(&output, &["docker does not answer at unix://"]);
     engine.nothing_is_left();
 
     stack.up();
     assert_eq!(engine.digest("killed:1"), None, "{output}");
-    rig.succeeds(&application, "killed:1");
+    proxied.succeeds(&application, "killed:1");
     engine.is_sound();
 }
 
@@ -85,15 +85,15 @@ fn dockerd_is_killed_while_a_layer_is_written() {
 fn dockerd_is_restarted_while_a_layer_is_written() {
     let stack = Stack::start(&ENGINES);
     let engine = Engine::docker(&stack);
-    let rig = Rig::new(engine);
+    let proxied = Proxied::new(engine);
     let application = Application::new("dockerd restarted");
-    let running = rig.build_half(&application.context, "restarted:1");
+    let running = proxied.build_half(&application.context, "restarted:1");
     stack.kill(Part::Dockerd);
     stack.up();
-    rig.builder.release();
+    proxied.builder.release();
     let output = running.wait();
     assert!(output.status.success(), "{output}");
-    rig.runs(&application, "restarted:1");
+    proxied.runs(&application, "restarted:1");
     engine.is_sound();
 }
 
@@ -102,12 +102,13 @@ fn dockerd_is_killed_while_it_commits() {
     let stack = Stack::start(&ENGINES);
     let engine = Engine::docker(&stack);
     let load = Load::before(&stack);
-    let rig = Rig::with(engine, Stack::shared(), engine.args_behind(&load.address(), stack.containerd_address()));
+    let proxied =
+        Proxied::with(engine, Stack::shared(), engine.args_behind(&load.address(), stack.containerd_address()));
     for stage in [Stage::Asked, Stage::Half, Stage::Done] {
         let tag = format!("{stage:?}:1").to_lowercase();
         let application = Application::new(&tag);
         load.stop_at(stage);
-        let running = rig.build(&application.context, &tag).spawn();
+        let running = proxied.build(&application.context, &tag).spawn();
         load.stopped();
         stack.kill(Part::Dockerd);
         load.mend();
@@ -118,7 +119,7 @@ fn dockerd_is_killed_while_it_commits() {
         // dockerd may have been done before it could say so: that is taken back.
         assert_eq!(engine.digest(&tag), None, "{output}");
         engine.is_sound();
-        rig.succeeds(&application, &tag);
+        proxied.succeeds(&application, &tag);
         engine.is_sound();
     }
 }

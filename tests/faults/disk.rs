@@ -3,7 +3,7 @@
 use crate::{
     common::{Disk, Stack, until},
     engine::{ENGINES, Engine, says},
-    rig::{Application, Rig},
+    proxied::{Application, Proxied},
 };
 
 #[test]
@@ -12,12 +12,12 @@ fn an_image_does_not_fit() {
     let disk = Disk::new(96 * MIB);
     let stack = Stack::start_below(&disk.root(), &ENGINES);
     for engine in Engine::both(&stack) {
-        let rig = Rig::new(engine);
+        let proxied = Proxied::new(engine);
         let application = Application::sized(&format!("too large for {}", engine.kind), 12 << 20);
         // Not enough for the layer's blob; enough for that, but not for unpacking it as well.
         for (free, place) in [(6 * MIB, "/ingest/"), (18 * MIB, "/snapshots/")] {
             disk.fill(free);
-            let output = rig.build(&application.context, "large:1").fails();
+            let output = proxied.build(&application.context, "large:1").fails();
             says(&output, &["the engine's disk is full", place, "no space left on device", "docker image prune"]);
             assert_eq!(engine.digest("large:1"), None, "{output}");
             // containerd forgets first and deletes then.
@@ -26,11 +26,11 @@ fn an_image_does_not_fit() {
         }
         // Nothing at all, so that not even leases can be trusted to come and go.
         disk.fill(0);
-        let output = rig.build(&application.context, "large:1").fails();
+        let output = proxied.build(&application.context, "large:1").fails();
         says(&output, &["no space left on device"]);
         disk.clear();
         engine.is_sound();
-        rig.succeeds(&application, "large:1");
+        proxied.succeeds(&application, "large:1");
         engine.is_sound();
     }
 }

@@ -16,8 +16,8 @@ use crate::{
     common::{Run, Stack},
     engine::{ENGINES, Engine},
     load::{Load, Stage},
+    proxied::{Application, Proxied},
     proxy::{Message, Proxy, Verdict, Way},
-    rig::{Application, Rig},
 };
 
 /// A tag that points to another image from the start, which must never be lost.
@@ -66,63 +66,63 @@ impl Counter {
 }
 
 /// Both tags: one record is updated, one is created.
-fn build(rig: &Rig<'_>, application: &Application) -> Run {
-    rig.build(&application.context, MOVING).args(["-t", NEW])
+fn build(proxied: &Proxied<'_>, application: &Application) -> Run {
+    proxied.build(&application.context, MOVING).args(["-t", NEW])
 }
 
 /// The points of an export, met in one that nothing disturbs.
-fn points(rig: &Rig<'_>, proxy: &Proxy) -> Vec<Point> {
-    build(rig, &Application::new("the first")).ok();
-    rig.engine.nothing_is_left();
-    rig.engine.remove(NEW);
+fn points(proxied: &Proxied<'_>, proxy: &Proxy) -> Vec<Point> {
+    build(proxied, &Application::new("the first")).ok();
+    proxied.engine.nothing_is_left();
+    proxied.engine.remove(NEW);
     let met: Arc<Mutex<Vec<Point>>> = Arc::default();
     let (list, mut counter) = (met.clone(), Counter::default());
     proxy.rule(move |message| {
         list.lock().unwrap().extend(counter.point(message));
         Verdict::Pass
     });
-    build(rig, &Application::new("undisturbed")).ok();
-    rig.engine.nothing_is_left();
-    rig.engine.remove(NEW);
+    build(proxied, &Application::new("undisturbed")).ok();
+    proxied.engine.nothing_is_left();
+    proxied.engine.remove(NEW);
     proxy.rule(|_| Verdict::Pass);
     met.lock().unwrap().clone()
 }
 
 /// Starts an export, kills Linkspan once `stopped` returns, lets the world go on with `resume`, and looks at it.
-fn kill(rig: &mut Rig<'_>, point: impl Debug, stopped: impl FnOnce(), resume: impl FnOnce()) {
+fn kill(proxied: &mut Proxied<'_>, point: impl Debug, stopped: impl FnOnce(), resume: impl FnOnce()) {
     eprintln!("killed at {point:?}");
-    let engine = rig.engine;
+    let engine = proxied.engine;
     let application = Application::new(&format!("killed at {point:?}"));
     let before = engine.digest(MOVING);
-    let running = build(rig, &application).spawn();
+    let running = build(proxied, &application).spawn();
     stopped();
-    rig.linkspan.kill();
+    proxied.linkspan.kill();
     resume();
     let output = running.wait();
     // Whoever is told of a success can rely on it.
     assert!(!output.status.success() || engine.digest(NEW).is_some(), "{output}");
 
-    rig.restart();
+    proxied.restart();
     engine.nothing_is_left();
     engine.every_image_is_whole();
     let (moving, new) = (engine.digest(MOVING), engine.digest(NEW));
     assert!(moving.is_some(), "the tag is lost; it was {before:?}");
     assert!(moving == before || new.is_none() || moving == new, "{MOVING} is {moving:?} and was {before:?}; {new:?}");
 
-    build(rig, &application).ok();
-    rig.runs(&application, MOVING);
+    build(proxied, &application).ok();
+    proxied.runs(&application, MOVING);
     assert_eq!(engine.digest(MOVING), engine.digest(NEW));
     engine.remove(NEW);
 }
 
 /// The same, where `proxy` is in front of containerd.
-fn kill_at(rig: &mut Rig<'_>, proxy: &Proxy, point: Point) {
+fn kill_at(proxied: &mut Proxied<'_>, proxy: &Proxy, point: Point) {
     let (mut counter, wanted) = (Counter::default(), point.clone());
     proxy.rule(move |message| match counter.point(message) {
         Some(point) if point == wanted => Verdict::Freeze,
         _ => Verdict::Pass,
     });
-    kill(rig, point, || proxy.stopped(), || proxy.mend());
+    kill(proxied, point, || proxy.stopped(), || proxy.mend());
 }
 
 #[test]
@@ -130,11 +130,11 @@ fn before_and_after_every_change_to_containerd() {
     let stack = Stack::start(&ENGINES);
     let engine = Engine::containerd(&stack);
     let proxy = Proxy::new(&stack, stack.containerd_address());
-    let mut rig = Rig::with(engine, Stack::shared(), engine.args_behind("", proxy.path().to_str().unwrap()));
-    let points = points(&rig, &proxy);
+    let mut proxied = Proxied::with(engine, Stack::shared(), engine.args_behind("", proxy.path().to_str().unwrap()));
+    let points = points(&proxied, &proxy);
     assert!(points.len() >= 20, "{points:?}");
     for point in points {
-        kill_at(&mut rig, &proxy, point);
+        kill_at(&mut proxied, &proxy, point);
     }
     engine.is_sound();
 }
@@ -145,16 +145,16 @@ fn after_every_kind_of_change_to_docker_and_around_its_commit() {
     let engine = Engine::docker(&stack);
     let (proxy, load) = (Proxy::new(&stack, stack.containerd_address()), Load::before(&stack));
     let args = engine.args_behind(&load.address(), proxy.path().to_str().unwrap());
-    let mut rig = Rig::with(engine, Stack::shared(), args);
-    let mut points = points(&rig, &proxy);
+    let mut proxied = Proxied::with(engine, Stack::shared(), args);
+    let mut points = points(&proxied, &proxy);
     points.retain(|(_, way, count)| *way == Way::Answer && *count == 1);
     assert!(points.len() >= 5, "{points:?}");
     for point in points {
-        kill_at(&mut rig, &proxy, point);
+        kill_at(&mut proxied, &proxy, point);
     }
     for stage in [Stage::Asked, Stage::Half, Stage::Done] {
         load.stop_at(stage);
-        kill(&mut rig, stage, || load.stopped(), || load.mend());
+        kill(&mut proxied, stage, || load.stopped(), || load.mend());
     }
     engine.is_sound();
 }

@@ -27,7 +27,7 @@ mod load;
 mod messages;
 mod moved;
 mod proof;
+mod proxied;
 mod proxy;
 mod prune;
-mod rig;
 mod stopped;

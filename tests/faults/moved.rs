@@ -3,17 +3,17 @@
 use crate::{
     common::{Run, Stack},
     engine::{ENGINES, Engine, says},
+    proxied::{Application, Proxied},
     proxy::{Proxy, Verdict, Way},
-    rig::{Application, Rig},
 };
 
 #[test]
 fn a_name_that_moves_while_it_is_removed_stays() {
     let stack = Stack::start(&ENGINES);
     let engine = Engine::containerd(&stack);
-    let rig = Rig::new(engine);
+    let proxied = Proxied::new(engine);
     for tag in ["moves:1", "moves:2"] {
-        rig.succeeds(&Application::new(tag), tag);
+        proxied.succeeds(&Application::new(tag), tag);
     }
     let proxy = Proxy::new(&stack, stack.containerd_address());
     proxy.rule(|message| {

@@ -5,8 +5,8 @@ use std::fs;
 use crate::{
     common::{Part, Stack, until},
     engine::Engine,
+    proxied::{Application, Proxied},
     proxy::{Verdict, Way},
-    rig::{Application, Rig},
 };
 
 const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
@@ -15,25 +15,25 @@ const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 fn a_builder_prunes_before_its_image_is_read() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
     for engine in Engine::both(&stack) {
-        let rig = Rig::with(engine, &stack, engine.args());
+        let proxied = Proxied::with(engine, &stack, engine.args());
         let application = Application::new(&format!("pruned {}", engine.kind));
         let mut met = false;
-        rig.builder.rule(move |message| {
+        proxied.builder.rule(move |message| {
             let names_an_image = String::from_utf8_lossy(message.bytes).contains("containerimage.digest");
             let meets = !met && message.path == SOLVE && message.way == Way::Answer && names_an_image;
             met |= meets;
             if meets { Verdict::Hold } else { Verdict::Pass }
         });
-        let running = rig.build(&application.context, "pruned:1").spawn();
-        rig.builder.stopped();
+        let running = proxied.build(&application.context, "pruned:1").spawn();
+        proxied.builder.stopped();
         until("the builder to have nothing left", || prune(&stack), |left| *left == 0);
-        rig.builder.release();
+        proxied.builder.release();
 
         let output = running.wait();
         assert!(output.status.success(), "{output}");
         assert!(output.stderr.contains("waiting for the builder to fetch layers"), "nothing was missed: {output}");
         assert!(!output.stderr.contains("sending tarball"), "this was no direct export: {output}");
-        rig.runs(&application, "pruned:1");
+        proxied.runs(&application, "pruned:1");
         engine.is_sound();
     }
 }

@@ -3,8 +3,8 @@
 use crate::{
     common::{Linkspan, Stack},
     engine::{ENGINES, Engine},
+    proxied::{Application, Proxied, is_second_of_layer},
     proxy::{Proxy, Verdict, Way},
-    rig::{Application, Rig, is_second_of_layer},
 };
 
 #[test]
@@ -42,37 +42,37 @@ fn a_builder_that_stops_holds_up_nobody_elses_export_of_the_same_blob() {
 #[test]
 fn a_builder_that_does_not_say_what_it_is_builds_all_the_same() {
     // The client loads the archive itself, into its own engine.
-    let rig = Rig::new(Engine::docker(Stack::shared()));
-    rig.builder.rule(|message| {
+    let proxied = Proxied::new(Engine::docker(Stack::shared()));
+    proxied.builder.rule(|message| {
         let is_info = message.path.ends_with("Control/Info") && message.way == Way::Request;
         if is_info { Verdict::Hold } else { Verdict::Pass }
     });
     let application = Application::new("silent info");
-    let output = rig.build(&application.context, "silent:1").ok();
-    assert!(rig.builder.has_stopped());
+    let output = proxied.build(&application.context, "silent:1").ok();
+    assert!(proxied.builder.has_stopped());
     assert!(output.stderr.contains("linkspan: no direct export, the image goes as an archive: "), "{output}");
     assert!(output.stderr.contains("sending tarball"), "{output}");
-    rig.runs(&application, "silent:1");
+    proxied.runs(&application, "silent:1");
     // It may answer again, and the next build is a direct export.
-    rig.builder.mend();
-    rig.succeeds(&Application::new("answers again"), "silent:1");
+    proxied.builder.mend();
+    proxied.succeeds(&Application::new("answers again"), "silent:1");
 }
 
 #[test]
 fn the_reason_why_there_is_no_builder_reaches_its_user_and_the_builder_may_come_back() {
     let stack = Stack::start(&ENGINES);
-    let rig = Rig::new(Engine::both(&stack)[0]);
+    let proxied = Proxied::new(Engine::both(&stack)[0]);
     let application = Application::new("unreachable");
-    rig.builder.cut();
-    let output = rig.build(&application.context, "unreachable:1").fails();
-    assert!(output.stderr.contains(&format!("linkspan: cannot connect to {}", rig.builder.address())), "{output}");
+    proxied.builder.cut();
+    let output = proxied.build(&application.context, "unreachable:1").fails();
+    assert!(output.stderr.contains(&format!("linkspan: cannot connect to {}", proxied.builder.address())), "{output}");
     assert!(!output.stderr.contains("context deadline exceeded"), "{output}");
-    rig.builder.mend();
-    rig.succeeds(&application, "unreachable:1");
+    proxied.builder.mend();
+    proxied.succeeds(&application, "unreachable:1");
 
     // Not there when Linkspan starts: that is said once, and builds fail for that reason.
     let nowhere = format!("unix://{}", stack.fresh_path("-nowhere.sock").display());
-    let linkspan = Linkspan::start(&stack, &rig.engine.args(), &[&nowhere]);
+    let linkspan = Linkspan::start(&stack, &proxied.engine.args(), &[&nowhere]);
     let client = Stack::shared().builder(&linkspan.address());
     let output = client.build(application.context.path(), ["--load", "-t", "unreachable:1"]).fails();
     assert!(output.stderr.contains(&nowhere), "{output}");

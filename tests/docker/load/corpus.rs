@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::archive::beside;
-use super::rig::Rig;
+use super::two_engines::TwoEngines;
 use crate::common::{Context, Run, text};
 
 /// An archive, and what is to be expected of it.
@@ -23,14 +23,14 @@ pub(super) struct Case {
 /// Size of the incompressible layer in most of them: what is spared must stand out.
 pub(super) const LARGE: usize = 2 << 20;
 
-pub(super) fn corpus(rig: &Rig) -> Vec<Case> {
-    let folder = rig.direct.fresh_path("-corpus");
+pub(super) fn corpus(engines: &TwoEngines) -> Vec<Case> {
+    let folder = engines.direct.fresh_path("-corpus");
     fs::create_dir_all(&folder).unwrap();
-    let base = rig.direct.base_image();
+    let base = engines.direct.base_image();
     let context = Context::new(&format!("FROM {base}\nCOPY large /large\nCMD [\"echo\", \"it runs\"]\n"));
     let context = context.noise("large", LARGE, 1);
     let scratch = Context::new("FROM scratch\nCOPY large /large\n").noise("large", LARGE, 2);
-    let builder = rig.direct.builder(rig.direct.buildkit_host());
+    let builder = engines.direct.builder(engines.direct.buildkit_host());
     let make = |name: &str, context: &Context, output: &str, args: &[&str]| {
         let archive = folder.join(name);
         let output = format!("{output},dest={}", text(&archive));
@@ -76,35 +76,35 @@ pub(super) fn corpus(rig: &Rig) -> Vec<Case> {
 
     // What dockerd itself saves, after it has loaded something.
     for archive in [&oci, &multi] {
-        rig.direct.docker(["load", "-i", text(archive)]).ok();
+        engines.direct.docker(["load", "-i", text(archive)]).ok();
     }
-    rig.direct.docker(["tag", "corpus:oci", "corpus:again"]).ok();
+    engines.direct.docker(["tag", "corpus:oci", "corpus:again"]).ok();
     let save = |name: &str, images: &[&str]| {
         let archive = folder.join(name);
-        rig.direct.docker(["save", "-o", text(&archive)]).args(images).ok();
+        engines.direct.docker(["save", "-o", text(&archive)]).args(images).ok();
         archive
     };
     add(&save("saved", &["corpus:oci"]), true, Some("corpus:oci"));
     add(&save("saved-several", &["corpus:oci", "corpus:again", "corpus:multi"]), true, Some("corpus:again"));
-    rig.clear();
+    engines.clear();
 
     // And what a dockerd with the classic store saves.
-    rig.direct.docker_classic(["load", "-i", text(&docker)]).ok();
+    engines.direct.docker_classic(["load", "-i", text(&docker)]).ok();
     let classic = folder.join("saved-classic");
-    rig.direct.docker_classic(["save", "-o", text(&classic), "corpus:docker"]).ok();
+    engines.direct.docker_classic(["save", "-o", text(&classic), "corpus:docker"]).ok();
     add(&classic, true, Some("corpus:docker"));
 
     // A registry's view, by others.
-    let name = format!("{}/corpus:remote", rig.direct.registry());
+    let name = format!("{}/corpus:remote", engines.direct.registry());
     let push = format!("type=image,name={name},push=true,registry.insecure=true");
     builder.build(context.path(), plain.iter().copied().chain(["--output", &push])).ok();
     for format in ["tarball", "legacy"] {
         let archive = folder.join(format!("crane-{format}"));
-        rig.direct.run("crane").args(["pull", "--insecure", "--format", format, &name, text(&archive)]).ok();
+        engines.direct.run("crane").args(["pull", "--insecure", "--format", format, &name, text(&archive)]).ok();
         add(&archive, false, None);
     }
     let layout = folder.join("layout");
-    rig.direct.run("crane").args(["pull", "--insecure", "--format", "oci", &name, text(&layout)]).ok();
+    engines.direct.run("crane").args(["pull", "--insecure", "--format", "oci", &name, text(&layout)]).ok();
     // By another tar, which writes folders, and names that begin with a dot.
     for (name, args) in [("crane-oci-gnu", &["--format=gnu"][..]), ("crane-oci-pax", &["--format=pax"])] {
         let archive = folder.join(name);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::archive::Image;
-use super::rig::Rig;
+use super::two_engines::TwoEngines;
 
 /// An answer, without what two daemons say differently.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,10 +85,10 @@ fn chunked(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn every_way_to_write_the_request_gets_the_answer_that_dockerd_gives() {
-    let rig = Rig::new();
+    let engines = TwoEngines::new();
     let image = Image::of(&[b"one", &[7; 300_000]]);
     let archive = image.oci("forms:1").end().0;
-    let direct = rig.direct.docker_host().strip_prefix("unix://").unwrap().to_owned();
+    let direct = engines.direct.docker_host().strip_prefix("unix://").unwrap().to_owned();
     let length = format!("Content-Length: {}\r\n", archive.len());
     let cases = [
         ("1.0 with a length", "/images/load", "1.0", length.clone(), archive.clone()),
@@ -139,19 +139,19 @@ fn every_way_to_write_the_request_gets_the_answer_that_dockerd_gives() {
     for round in ["absent", "present"] {
         for (name, path, version, headers, body) in &cases {
             let request = [format!("POST {path} HTTP/{version}\r\n{headers}\r\n").into_bytes(), body.clone()];
-            let through = ask(rig.door(), &request, false);
+            let through = ask(engines.door(), &request, false);
             let directly = ask(Path::new(&direct), &request, false);
             assert_eq!(through, directly, "{name}, blobs {round}");
-            rig.quiet();
+            engines.quiet();
         }
     }
     // And something was loaded in fact.
-    rig.through(["inspect", "forms:1"]).ok();
+    engines.through(["inspect", "forms:1"]).ok();
 }
 
 #[test]
 fn what_is_not_asked_for_is_not_sent() {
-    let rig = Rig::new();
+    let engines = TwoEngines::new();
     let archive = Image::of(&[b"one"]).oci("asked:1").end().0;
     let head = |path: &str| {
         format!(
@@ -159,7 +159,7 @@ fn what_is_not_asked_for_is_not_sent() {
             archive.len()
         )
     };
-    let mut stream = UnixStream::connect(rig.door()).unwrap();
+    let mut stream = UnixStream::connect(engines.door()).unwrap();
     stream.write_all(head("/images/load").as_bytes()).unwrap();
     assert_eq!(crate::raw::head(&mut stream), "HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(&archive).unwrap();
@@ -167,9 +167,9 @@ fn what_is_not_asked_for_is_not_sent() {
     stream.read_to_string(&mut rest).unwrap();
     assert!(rest.starts_with("HTTP/1.1 200 ") && rest.contains("Loaded image: asked:1"), "{rest}");
     // dockerd refuses this one by its head alone.
-    let mut stream = UnixStream::connect(rig.door()).unwrap();
+    let mut stream = UnixStream::connect(engines.door()).unwrap();
     stream.write_all(head("/v9.99/images/load").as_bytes()).unwrap();
     let refused = crate::raw::head(&mut stream);
     assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
-    rig.quiet();
+    engines.quiet();
 }

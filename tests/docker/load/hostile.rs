@@ -5,20 +5,20 @@ use std::path::PathBuf;
 
 use super::archive::Image;
 use super::corpus::compressed;
-use super::rig::{Loaded, Rig};
+use super::two_engines::{Loaded, TwoEngines};
 use crate::common::{Tar, blob_name};
 
 struct Bench {
-    rig: Rig,
+    engines: TwoEngines,
     folder: PathBuf,
 }
 
 impl Bench {
     fn new() -> Self {
-        let rig = Rig::new();
-        let folder = rig.direct.fresh_path("-archives");
+        let engines = TwoEngines::new();
+        let folder = engines.direct.fresh_path("-archives");
         fs::create_dir_all(&folder).unwrap();
-        Self { rig, folder }
+        Self { engines, folder }
     }
 
     fn write(&self, name: &str, tar: Tar) -> PathBuf {
@@ -29,12 +29,12 @@ impl Bench {
     #[track_caller]
     fn compare(&self, name: &str, tar: &Tar, present: &Image) {
         let archive = self.write("archive", tar.clone());
-        self.rig.clear();
-        self.rig.compare(&format!("{name}, blobs absent"), &archive, &[]);
-        self.rig.clear();
+        self.engines.clear();
+        self.engines.compare(&format!("{name}, blobs absent"), &archive, &[]);
+        self.engines.clear();
         let other = self.write("present", present.oci("present:1").end());
-        self.rig.compare("what is present", &other, &[]);
-        self.rig.compare(&format!("{name}, blobs present"), &archive, &[]);
+        self.engines.compare("what is present", &other, &[]);
+        self.engines.compare(&format!("{name}, blobs present"), &archive, &[]);
     }
 }
 
@@ -129,9 +129,9 @@ fn a_broken_compression_is_named() {
         let bytes = fs::read(&compressed).unwrap();
         for (what, bytes) in [("cut", bytes[..bytes.len() / 2].to_vec()), ("garbled", garbled(&bytes))] {
             fs::write(&compressed, bytes).unwrap();
-            bench.rig.clear();
-            let direct = bench.rig.load(&compressed, &[], false);
-            let through = bench.rig.load(&compressed, &[], true);
+            bench.engines.clear();
+            let direct = bench.engines.load(&compressed, &[], false);
+            let through = bench.engines.load(&compressed, &[], true);
             assert_eq!((direct.code, &direct.stdout), (through.code, &through.stdout), "{program}, {what}");
             assert_eq!(direct.seen, through.seen, "{program}, {what}");
             assert!(through.code == Some(1), "{program}, {what}: {through:?}");
@@ -168,9 +168,9 @@ fn what_is_wrong_with_the_end_of_a_compressed_archive_is_as_it_is_directly() {
                 ("itself behind it", [&bytes[..], &bytes[..]].concat()),
             ] {
                 fs::write(&file, bytes).unwrap();
-                bench.rig.clear();
-                bench.rig.compare("what is held", &held, &[]);
-                let (direct, loaded) = (bench.rig.load(&file, &[], false), bench.rig.load(&file, &[], true));
+                bench.engines.clear();
+                bench.engines.compare("what is held", &held, &[]);
+                let (direct, loaded) = (bench.engines.load(&file, &[], false), bench.engines.load(&file, &[], true));
                 let outcome = |loaded: Loaded| (loaded.code, loaded.stdout, loaded.seen);
                 // Whose words an error is in is another matter.
                 assert_eq!(outcome(direct), outcome(loaded.clone()), "{program}, {what}");
@@ -198,7 +198,7 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     let bench = Bench::new();
     let image = Image::of(&[b"one"]);
     let present = bench.write("present", image.oci("many:1").end());
-    bench.rig.compare("what is present", &present, &[]);
+    bench.engines.compare("what is present", &present, &[]);
 
     // A hundred thousand links and folders, and a blob that is there two thousand times.
     let mut tar = Tar::default();
@@ -206,25 +206,25 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
         tar = tar.member(b'5', &format!("folder{number}/"), "", 0).symlink(&format!("link{number}"), "oci-layout");
     }
     let many = bench.write("many", Tar([tar.0, image.oci("many:2").0].concat()).end());
-    bench.rig.compare("many members", &many, &[]);
+    bench.engines.compare("many members", &many, &[]);
     // dockerd itself writes to its disk for each of them, and takes minutes for thousands where that is slow.
     let blob = Tar::default().blob(&image.layers[0]).0;
     let repeated = |count| bench.write("repeated", Tar([blob.repeat(count), image.oci("many:3").0].concat()).end());
-    bench.rig.compare("a blob many times", &repeated(50), &[]);
+    bench.engines.compare("a blob many times", &repeated(50), &[]);
 
     // 512 MB in half a megabyte.
     let zeros = bench.write("zeros", Tar(vec![0; 512 << 20]));
     let bomb = compressed(&zeros, "gzip", ".gz", &["-c"]);
     fs::remove_file(zeros).unwrap();
-    bench.rig.compare("zeros", &bomb, &[]);
-    assert_eq!(bench.rig.load(&repeated(2_000), &[], true).code, Some(0));
-    let peak = peak(&bench.rig);
+    bench.engines.compare("zeros", &bomb, &[]);
+    assert_eq!(bench.engines.load(&repeated(2_000), &[], true).code, Some(0));
+    let peak = peak(&bench.engines);
     assert!(peak <= 64 << 20, "{peak} bytes at most were resident");
 }
 
 /// The most memory that linkspan has had, in bytes (proc(5), `VmHWM`).
-pub(super) fn peak(rig: &Rig) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", rig.linkspan.pid().as_raw_nonzero())).unwrap();
+pub(super) fn peak(engines: &TwoEngines) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", engines.linkspan.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
@@ -237,6 +237,6 @@ fn an_answer_that_comes_before_the_end_of_the_archive_is_read() {
     // No tar archive, and longer than all buffers on the way.
     fs::write(&archive, vec![b'x'; 100 << 20]).unwrap();
     for _ in 0..8 {
-        bench.rig.compare("garbage", &archive, &[]);
+        bench.engines.compare("garbage", &archive, &[]);
     }
 }

@@ -5,6 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use containerd_client::services::v1::ListResourcesRequest;
+use containerd_client::services::v1::leases_client::LeasesClient;
+use tonic::Request;
+
 use super::archive::Image;
 use super::hostile::peak;
 use super::two_engines::{LEFT_OUT, TwoEngines, collect};
@@ -47,9 +51,27 @@ fn holds(engines: &TwoEngines) -> Vec<String> {
     engines.behind.leases("moby").into_iter().filter(|lease| lease.starts_with("linkspan")).collect()
 }
 
-/// How many blobs our holds keep; each is a label of a document that a lease keeps.
+/// How many blobs our leases pin: each is a resource of a lease, or a label of a document that is one.
 fn pins(engines: &TwoEngines) -> usize {
-    engines.behind.ctr("moby", ["content", "ls"]).ok().stdout.matches(".linkspan.").count()
+    let listed = engines.behind.ctr("moby", ["content", "ls"]).ok().stdout;
+    let documents = listed.lines().filter(|line| line.contains(".linkspan.")).count();
+    listed.matches(".linkspan.").count() + resources(engines) - documents
+}
+
+/// How many blobs are resources of our leases, which `ctr` does not tell.
+fn resources(engines: &TwoEngines) -> usize {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let channel = containerd_client::connect(engines.behind.containerd_address()).await.unwrap();
+        let mut leases = LeasesClient::new(channel);
+        let mut count = 0;
+        for id in holds(engines) {
+            let mut request = Request::new(ListResourcesRequest { id });
+            request.metadata_mut().insert("containerd-namespace", "moby".parse().unwrap());
+            let found = leases.list_resources(request).await.unwrap().into_inner().resources;
+            count += found.iter().filter(|resource| resource.r#type == "content").count();
+        }
+        count
+    })
 }
 
 #[track_caller]

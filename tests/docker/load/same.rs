@@ -1,33 +1,33 @@
 //! What dockerd makes of an archive is the same through the door, whatever it holds already.
 
 use super::corpus::{Case, LARGE, corpus};
-use super::rig::{LEFT_OUT, Rig};
+use super::two_engines::{LEFT_OUT, TwoEngines};
 use crate::common::Part;
 
 #[test]
 fn every_archive_loads_as_it_does_directly() {
-    let rig = Rig::with(&[Part::DockerdClassic, Part::Buildkitd, Part::Registry]);
-    for case in corpus(&rig) {
-        compare(&rig, &case);
+    let engines = TwoEngines::with(&[Part::DockerdClassic, Part::Buildkitd, Part::Registry]);
+    for case in corpus(&engines) {
+        compare(&engines, &case);
     }
 }
 
-fn compare(rig: &Rig, case: &Case) {
+fn compare(engines: &TwoEngines, case: &Case) {
     let Case { name, archive, args, spares, runs } = case;
-    rig.clear();
-    let before = rig.meter.sent();
-    let loaded = rig.compare(&format!("{name}, blobs absent"), archive, args);
-    let cold = rig.meter.sent() - before;
+    engines.clear();
+    let before = engines.meter.sent();
+    let loaded = engines.compare(&format!("{name}, blobs absent"), archive, args);
+    let cold = engines.meter.sent() - before;
     assert!(!loaded.stdout.contains(LEFT_OUT), "{name}: a client without a terminal does not ask for progress");
-    let before = rig.meter.sent();
-    rig.compare(&format!("{name}, blobs present"), archive, args);
-    let warm = rig.meter.sent() - before;
+    let before = engines.meter.sent();
+    engines.compare(&format!("{name}, blobs present"), archive, args);
+    let warm = engines.meter.sent() - before;
     assert!(cold >= LARGE as u64, "{name}: {cold} bytes were sent to a dockerd that had none of them");
     if *spares {
         assert!(warm < 100_000, "{name}: {warm} bytes were sent to a dockerd that had all of them");
     }
     if let Some(image) = runs {
-        let ran = rig.behind.docker(["run", "--rm", "--network", "host", image]).ok();
+        let ran = engines.behind.docker(["run", "--rm", "--network", "host", image]).ok();
         assert_eq!(ran.stdout.trim(), "it runs", "{name}");
     }
 }

@@ -32,7 +32,7 @@ impl Engine for Nameplate {
     fn identity(&self) -> &Identity {
         &self.0
     }
-    fn current<'a>(
+    fn already_complete<'a>(
         &'a self,
         _: &'a Descriptor,
         _: &'a [Reference],
