@@ -1,16 +1,16 @@
-//! What precedes a member in a tar stream: its header, in the form of POSIX `pax` where the plain one cannot say it.
+//! The header of a member in a tar stream, extended (POSIX `pax`) where the plain one is too small.
 
 use tar_core::{EntryBuilder, EntryType, HeaderError};
 
 use super::member::{Body, Member};
 
-/// The largest time that the plain header can say: eleven octal digits.
+/// The largest time in a plain header: eleven octal digits.
 const MAX_SECONDS: u64 = 0o777_7777_7777;
 
 /// The header of `member`, a whole number of blocks.
 ///
 /// # Errors
-/// When a number is too large for it: those of devices have no other place.
+/// When a device number is too large: extended headers have no record for it.
 pub(super) fn header(member: &Member) -> Result<Vec<u8>, HeaderError> {
     let mut builder = EntryBuilder::new_ustar();
     let (kind, size) = match &member.body {

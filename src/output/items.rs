@@ -1,4 +1,4 @@
-//! The members of a file system as a stream, and that stream as a tar archive.
+//! A stream of the members of a file system, and the tar archive of that stream.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
@@ -12,30 +12,29 @@ use super::member::{Body, Member};
 use crate::source::{Chunks, SourceError};
 use crate::tar;
 
-/// How many items wait for whoever takes them. With the largest pieces of files this is a few MiB.
+/// How many items are buffered: a few MiB at most.
 const BACKLOG: usize = 16;
-/// Pieces that are at least so large are passed on as they are; smaller ones are copied together, because each would
-/// otherwise become a message of its own.
+/// Chunks of at least this size are passed on uncopied; smaller ones are merged, so that they do not become a message each.
 const LARGE: usize = 32 << 10;
-/// How much is copied together at most.
+/// The largest merged chunk.
 const PACK: usize = 128 << 10;
 
-/// A member, or a piece of the content of the file before it.
+/// A member, or a chunk of the content of the file before it.
 #[derive(Debug)]
 pub(crate) enum Item {
     Member(Member),
     Data(Bytes),
 }
 
-/// Members in an order in which they can be made: folders before what is in them, and what has several names before
-/// further ones. Nothing follows an error.
+/// Members in an order in which they can be created: folders before their entries, files before hard links to them. An error
+/// ends the stream.
 pub(crate) type Items = BoxStream<'static, Result<Item, SourceError>>;
 
-/// Takes the items of a stream; an error means that nobody wants more.
+/// The sender of the items; an error means that the receiver is gone.
 #[derive(Debug)]
 pub(super) struct Taker(mpsc::Sender<Result<Item, SourceError>>);
 
-/// Nobody wants more.
+/// The receiver is gone.
 #[derive(Debug)]
 pub(super) struct Gone;
 
@@ -45,19 +44,19 @@ impl Taker {
     }
 
     pub(super) async fn fail(&self, error: SourceError) {
-        // Nobody may be there to be told.
+        // The receiver may be gone.
         let _ = self.0.send(Err(error)).await;
     }
 }
 
-/// The items that a task gives.
+/// A stream of the items that a task sends.
 pub(super) fn items<F: Future<Output = ()> + Send + 'static>(task: impl FnOnce(Taker) -> F) -> Items {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     tokio::spawn(task(Taker(sender)));
     ReceiverStream::new(receiver).boxed()
 }
 
-/// How many bytes `member` takes in an archive.
+/// The size of `member` in an archive, in bytes.
 pub(super) fn archived_size(member: &Member) -> Result<u64, HeaderError> {
     let content = if let Body::File { size } = member.body { size + tar::padding(size) as u64 } else { 0 };
     Ok(header(member)?.len() as u64 + content)
@@ -77,21 +76,21 @@ pub(super) fn archive(items: Items, skip: u64) -> Chunks {
     .boxed()
 }
 
-/// An archive on its way.
+/// The state of the archive stream.
 struct Packing {
     items: Items,
     skip: u64,
-    /// Small pieces.
+    /// Merged small chunks.
     packed: BytesMut,
-    /// A large one that comes after them.
+    /// A large chunk that follows them.
     next: Option<Bytes>,
-    /// What follows the file that is under way.
+    /// The padding after the current file.
     padding: usize,
     ended: bool,
 }
 
 impl Packing {
-    /// The next bytes, at least one.
+    /// The next bytes; at least one.
     async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
         loop {
             if self.packed.len() >= PACK || (self.next.is_some() && !self.packed.is_empty()) {
@@ -104,7 +103,7 @@ impl Packing {
                 Some(Item::Data(data)) => self.put(data),
                 Some(Item::Member(member)) => {
                     self.pad();
-                    // A plan was made of it with the same header, so that it has one.
+                    // The plan computed the same header, so this cannot fail.
                     self.put(header(&member).map(Bytes::from).unwrap_or_default());
                     self.padding = if let Body::File { size } = member.body { tar::padding(size) } else { 0 };
                 }

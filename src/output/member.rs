@@ -1,8 +1,8 @@
-//! One name of a file system, on its way from a layer into a tar stream or a folder.
+//! An entry of a file system, read from a layer and written into a tar stream or a folder.
 
 use std::sync::Arc;
 
-/// What a name stands for.
+/// An entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     /// Without a slash at either end.
@@ -11,18 +11,18 @@ pub(crate) struct Member {
     pub(crate) meta: Meta,
 }
 
-/// What kind of thing it is.
+/// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Body {
     Folder,
-    /// Its content follows, so many bytes.
+    /// A file; its content follows.
     File {
         size: u64,
     },
     Symlink {
         target: Box<[u8]>,
     },
-    /// Another name of something that came before.
+    /// A hard link to an earlier entry.
     Link {
         target: Box<[u8]>,
     },
@@ -40,32 +40,31 @@ pub(crate) enum Body {
 /// Extended attributes: names and values.
 pub(crate) type Xattrs = Arc<[(Box<str>, Box<[u8]>)]>;
 
-/// What is known of it beside its content.
+/// The metadata of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// The lower twelve bits.
+    /// The permission bits: the lower twelve.
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mtime: Mtime,
-    /// Hardly any file has some.
+    /// `None` for nearly every file.
     pub(crate) xattrs: Option<Xattrs>,
 }
 
 impl Meta {
-    /// What a folder has that no layer describes: that of containerd's (`pkg/archive`, `mkparent`), and a time that is the
-    /// same whenever it is made.
+    /// The metadata of a folder that no layer describes: as containerd's (`pkg/archive`, `mkparent`), with a constant time.
     pub(crate) const FOLDER: Self =
         Self { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 }, xattrs: None };
 
-    /// Bytes of the extended attributes.
+    /// The size of the extended attributes, in bytes.
     pub(crate) fn xattr_bytes(&self) -> usize {
         self.xattrs.iter().flat_map(|xattrs| xattrs.iter()).map(|(name, value)| name.len() + value.len()).sum()
     }
 }
 
-/// When it was changed, since 1970 and up to what a clock of nanoseconds can say. What layers say beyond that is 1970 for
-/// containerd (`pkg/archive/time.go`), and so for the containers of an image.
+/// A modification time, from 1970 to the last second of a signed 64-bit clock of nanoseconds. containerd replaces times beyond
+/// that by 1970 (`pkg/archive/time.go`), and so do we.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Mtime {
     pub(crate) seconds: u64,
@@ -73,10 +72,10 @@ pub(crate) struct Mtime {
 }
 
 impl Mtime {
-    /// The last second of a clock of nanoseconds.
+    /// The last second of such a clock.
     const LAST: i64 = i64::MAX / 1_000_000_000;
 
-    /// So many seconds and nanoseconds, if that lies within its bounds.
+    /// This time, or 1970 if it is out of bounds.
     pub(crate) fn bounded(seconds: i64, nanos: u32) -> Self {
         match u64::try_from(seconds) {
             Ok(seconds) if seconds < Self::LAST as u64 => Self { seconds, nanos },
@@ -84,7 +83,7 @@ impl Mtime {
         }
     }
 
-    /// As an extended header says it: `1700000000.25`. Digits beyond nanoseconds are left out.
+    /// Parses the form of extended headers, `1700000000.25`. Digits beyond nanoseconds are ignored.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
         if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -95,7 +94,7 @@ impl Mtime {
         if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
             return None;
         }
-        // A fraction of what is before 1970 leads further back.
+        // A negative time is before 1970, whatever its fraction.
         let seconds = if seconds.starts_with('-') { -1 } else { digits.parse().unwrap_or(i64::MAX) };
         Some(Self::bounded(seconds, nanos))
     }

@@ -1,6 +1,6 @@
-//! What can be made of an image beside a record in an engine: streams of bytes that other programs read, and folders.
+//! Outputs of an image other than a record in an engine: tar archives, root file systems, folders.
 //!
-//! Everything here reads from a [`Source`] and knows neither who asks nor where the bytes go.
+//! An [`Output`] reads its blobs from a [`Source`] and does not know where its bytes go.
 
 pub mod archive;
 pub mod folder;
@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use crate::source::{Chunks, Source};
 
-/// A stream of bytes that is planned to the last one, and made while it is read.
+/// A stream of bytes whose size is known before it is read.
 pub trait Output: Debug + Send + Sync {
     /// Its size in bytes.
     fn size(&self) -> u64;
 
-    /// Its bytes from `offset` on, the same each time, read from `source` as the stream is polled. Nothing follows an
-    /// error.
+    /// Its bytes from `offset` on, the same each time; blobs are read from `source` as the stream is polled. An error ends
+    /// the stream.
     fn read(self: Arc<Self>, source: Arc<dyn Source>, offset: u64) -> Chunks;
 }

@@ -20,8 +20,8 @@ use crate::image::{Descriptor, Digest};
 /// buildkitd sends 1 MiB a message; its gRPC limit is 16 MiB (BuildKit `cmd/buildkitd/main.go`).
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
-/// How long the builder may be silent while a blob is read: as long as an engine may be while one is written. A builder
-/// that is suspended or cut off says nothing at all, and its client must be told in the end.
+/// How long the builder may be silent while a blob is read: as long as an engine may be while one is written. Without this
+/// limit a read from a suspended or unreachable builder would never end.
 const SILENCE: Duration = Duration::from_secs(600);
 
 /// The content store of one builder.
@@ -32,7 +32,7 @@ pub struct BuildkitContent {
 }
 
 impl BuildkitContent {
-    /// Reads by `calls`, which lead to the control socket of the builder called `builder`.
+    /// Reads over `calls`, a client of the control socket of the builder `builder`.
     pub fn new(builder: &str, calls: Calls) -> Self {
         let client = ContentClient::with_origin(calls, Uri::from_static("http://localhost"))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -48,7 +48,7 @@ impl BuildkitContent {
     }
 }
 
-/// What the builder says next, or that it has been silent for too long.
+/// The next message of the builder, or an error after [`SILENCE`].
 async fn heard<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let silent = || Status::deadline_exceeded(format!("no answer within {} s", SILENCE.as_secs()));
     tokio::time::timeout(SILENCE, answer).await.unwrap_or_else(|_| Err(silent()))
@@ -66,7 +66,7 @@ impl Source for BuildkitContent {
             let mut client = self.client.clone();
             let begun = async {
                 let mut messages = client.read(request).await?.into_inner();
-                // A missing blob is reported with the first message, not with the answer's head.
+                // A missing blob is reported with the first message, not with the response's headers.
                 let first = messages.message().await?;
                 Ok((first, messages))
             };

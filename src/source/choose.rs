@@ -1,15 +1,15 @@
-//! Which part of an image a source holds.
+//! Choosing the image of an index to export.
 //!
 //! Engines and archives of `docker save` often hold an index of many platforms and the blobs of one.
 
 use super::{BlobLookup, OnMissing, ReadGraphError, SourceError, read_document, read_graph};
 use crate::image::{Descriptor, Document, DocumentError, GraphError, Kind, Limits, Platform, View};
 
-/// Why nothing of an image can be taken.
+/// Why no image can be chosen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChoiceError {
-    /// A document of an image is not what it should be.
+    /// A document of an image is invalid.
     #[error("{source_name}: {error}")]
     Document {
         /// The source.
@@ -28,20 +28,20 @@ pub enum ChoiceError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The platform that was asked for is not among those that are there.
+    /// The source holds no complete image for the platform.
     #[error("{source_name} holds no image for {wanted}; it holds {}", if there.is_empty() { "none that is complete".to_owned() } else { there.join(", ") })]
     Platform {
         /// The source.
         source_name: String,
         /// The platform.
         wanted: String,
-        /// The platforms that are there.
+        /// The platforms of the complete images.
         there: Vec<String>,
     },
 }
 
 impl ChoiceError {
-    /// What a person can do about it, where there is something to say.
+    /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Platform { there, .. } if !there.is_empty() => Some("name one of these with --platform".to_owned()),
@@ -50,20 +50,20 @@ impl ChoiceError {
     }
 }
 
-/// What is to be exported of an image.
+/// The image to export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The image, or the one of its index that was chosen.
+    /// The root: the whole image, or one image of its index.
     pub root: Descriptor,
-    /// The platform, where not all of the image was taken.
+    /// The platform of that one image.
     pub only: Option<String>,
 }
 
-/// The image `root` as a whole, if nothing of it is missing. Otherwise, or when a platform is asked for, the image of the
-/// platform that fits best, of those that are complete.
+/// Chooses the whole image `root` if it is complete and no platform is given; otherwise, of the complete images of the
+/// index, the one that fits the platform best.
 ///
 /// # Errors
-/// When there is none, or documents are not what they should be.
+/// When there is none, or a document is invalid.
 pub async fn choose(
     from: &dyn BlobLookup,
     root: &Descriptor,
@@ -72,7 +72,7 @@ pub async fn choose(
     Chooser(from).choose(root, platform, false).await
 }
 
-/// The image of one platform, even if all of `root` is there: this machine's, or the only one that is complete.
+/// Chooses the image of one platform, even if `root` is complete: this machine's, or the only complete one.
 ///
 /// # Errors
 /// As [`choose`].
@@ -93,7 +93,7 @@ impl Chooser<'_> {
         let is_alone = is_alone && root.kind() == Kind::Index;
         if platform.is_none() && !is_alone && (matches!(whole, Ok(true)) || root.kind() != Kind::Index) {
             whole?;
-            // What a single image lacks is named when it is exported: the engine may have it.
+            // A single image may lack blobs that the engine has; the export names those that it does not.
             return Ok(Choice { root: root.clone(), only: None });
         }
         let mut there = Vec::new();
@@ -105,7 +105,7 @@ impl Chooser<'_> {
         let host = Platform::host();
         let wanted = platform.unwrap_or(&host);
         let best = there.iter().filter_map(|image| Some((image.1.fit(wanted)?, image)));
-        // Of several that fit alike the first.
+        // Of several that fit equally well, the first.
         let best = best.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, image)| image);
         let chosen = match (best, &there[..]) {
             (Some(image), _) => image,
@@ -142,7 +142,7 @@ impl Chooser<'_> {
         Ok(true)
     }
 
-    /// The images below `root` that are documents here, and their platforms.
+    /// The images below `root` whose manifests the source has, and their platforms.
     async fn entries(&self, root: &Descriptor) -> Result<Vec<(Descriptor, Platform)>, ChoiceError> {
         let limits = Limits::default();
         let (mut found, mut level) = (Vec::new(), vec![root.clone()]);
@@ -177,7 +177,7 @@ impl Chooser<'_> {
         Ok(found)
     }
 
-    /// A document, if it is there.
+    /// A document, if the source has it.
     async fn document(&self, descriptor: &Descriptor) -> Result<Option<Document>, ChoiceError> {
         let limits = Limits::default();
         if !descriptor.kind().is_document() || descriptor.size > limits.bytes_of(descriptor.kind()) {

@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use super::{Source, SourceError};
 use crate::image::Descriptor;
 
-/// Reads a document of exactly the size its descriptor says. The caller has checked that size against
-/// its limits: this is the only read that keeps a blob in memory.
+/// Reads a document into memory; it must have the size that its descriptor says. The caller has checked that size against
+/// its limits.
 ///
 /// # Errors
 /// When the source does not hold it, fails, or sends another number of bytes.

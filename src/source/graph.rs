@@ -8,22 +8,22 @@ use crate::image::{Descriptor, Digest, Graph, GraphError, Kind, Limits, Walk};
 /// How many documents are read at once.
 const PARALLEL: usize = 16;
 
-/// How far to read an image whose source lacks documents.
+/// What to do about documents that the source lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMissing {
-    /// To the first one.
+    /// Stop at the first one.
     Stop,
-    /// To the end, so that [`ReadGraphError::Missing`] lists everything that can be known to be missing.
+    /// Read on, so that [`ReadGraphError::Missing`] lists every document that is missing.
     Collect,
 }
 
 /// Why an image could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadGraphError {
-    /// The documents are not an image within the limits.
+    /// The documents are no valid image, or exceed the limits.
     #[error("the image is invalid: {0}")]
     Graph(#[from] GraphError),
-    /// One of them cannot be read.
+    /// A document cannot be read.
     #[error(transparent)]
     Source(SourceError),
     /// The source does not hold all documents.
@@ -33,16 +33,16 @@ pub enum ReadGraphError {
         name: String,
         /// The documents: at least one, sorted.
         documents: Vec<Digest>,
-        /// Layers and other leaves of the documents that it does hold.
+        /// The leaves of the documents that the source holds.
         leaves: Vec<(Digest, Kind)>,
     },
 }
 
 impl ReadGraphError {
-    /// The same for callers to whom the first missing document is a [`SourceError::NotFound`] like any other.
+    /// The same as a [`SourceError`]: the first missing document becomes [`SourceError::NotFound`].
     ///
     /// # Errors
-    /// The image's own fault, if it is not the source's.
+    /// The [`GraphError`], if the image is invalid.
     pub fn into_source(self) -> Result<SourceError, GraphError> {
         match self {
             Self::Graph(error) => Err(error),
@@ -61,7 +61,7 @@ fn more(count: usize) -> String {
 /// Reads the documents of the image `root`, several at a time.
 ///
 /// # Errors
-/// When the source does not hold one, or they are not what they should be.
+/// When the source lacks a document, or the documents are invalid.
 pub async fn read_graph(
     source: &dyn Source,
     root: Descriptor,

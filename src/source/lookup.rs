@@ -10,13 +10,13 @@ pub trait BlobLookup: Source {
     /// The size of a blob in bytes, if all of it is there.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the source cannot be asked.
     fn blob_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>>;
 
     /// Whether all of a blob is there.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the source cannot be asked.
     fn has<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async { Ok(self.blob_size(&blob.digest).await? == Some(blob.size)) })
     }
@@ -24,7 +24,7 @@ pub trait BlobLookup: Source {
     /// The size of a blob in bytes, if all of it is there and an export relies on it without sending it again.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When the source cannot be asked.
     fn reliable_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
         self.blob_size(digest)
     }

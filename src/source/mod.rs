@@ -1,4 +1,4 @@
-//! Where an export's bytes are read from: the seam between a door and the export core.
+//! Where an export reads blobs from: builders, archives, registries, engines.
 
 pub mod archive;
 mod buildkit_content;
@@ -28,25 +28,24 @@ pub use part::{Part, part};
 pub use range::read_range;
 pub use same::{SameLayer, SameLayers};
 
-/// The bytes of a blob as they come.
+/// The bytes of a blob, in chunks.
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;
 
-/// A place that holds the blobs of an image.
+/// Something that holds the blobs of an image.
 pub trait Source: Debug + Send + Sync {
-    /// What it is, for messages: `builder unix:///run/buildkit/buildkitd.sock`.
+    /// Its name in messages: `builder unix:///run/buildkit/buildkitd.sock`.
     fn name(&self) -> &str;
 
-    /// Opens a blob for reading, from its byte `offset` on; at most its size. Chunks are at most a few MiB; the
-    /// stream ends after the blob's last byte. Whoever wants less drops the stream: what is then read in vain is a
-    /// window of at most a few MiB ([`read_range`]). The bytes are not verified here: the engine does that when the
-    /// blob is committed, and documents are verified when they are parsed.
+    /// Opens a blob for reading, from byte `offset` (at most its size) to its end. Chunks are at most a few MiB. To read
+    /// less, drop the stream ([`read_range`]). The bytes are not verified here: the engine verifies a blob when it is
+    /// committed, and a document is verified when it is parsed.
     ///
     /// # Errors
     /// [`SourceError::NotFound`] when the source does not hold the blob.
     fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>>;
 }
 
-/// What can go wrong at a source.
+/// Why a blob cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
@@ -65,7 +64,7 @@ pub enum SourceError {
         name: String,
         /// The blob.
         digest: Digest,
-        /// What the source said.
+        /// The error that the source gave.
         reason: String,
     },
     /// The source sent fewer or more bytes than the descriptor says.
@@ -75,9 +74,9 @@ pub enum SourceError {
         name: String,
         /// The blob.
         digest: Digest,
-        /// What the descriptor says.
+        /// The size in the descriptor.
         expected: u64,
-        /// What came.
+        /// The bytes that were read.
         actual: u64,
     },
 }

@@ -1,22 +1,22 @@
-//! The part of an index that a source holds, to be taken with the index as it is.
+//! The images of an index that a source holds, exported under the unchanged index.
 
 use super::choose::{ChoiceError, Chooser};
 use super::{BlobLookup, SourceError, read_document};
 use crate::image::{Descriptor, Graph, GraphError, Kind, Limits, Platform, Walk};
 
-/// An index of which not every image is there.
+/// An index of which the source lacks images.
 #[derive(Debug)]
 pub struct Part {
-    /// The index, and those images and attestations that are there as a whole.
+    /// The index, with the images and attestations that are complete.
     pub graph: Graph,
     /// The platforms of these images.
     pub platforms: Vec<String>,
 }
 
-/// What is there of the index `root`, as `docker save` takes it; `None` if that is all of it, or the image is no index.
+/// The complete images of the index `root`, as `docker save` takes them; `None` if all are complete, or `root` is no index.
 ///
 /// # Errors
-/// When no image of it is complete, or documents are not what they should be.
+/// When no image of it is complete, or a document is invalid.
 pub async fn part(from: &dyn BlobLookup, root: &Descriptor) -> Result<Option<Part>, ChoiceError> {
     let chooser = Chooser(from);
     if root.kind() != Kind::Index || chooser.is_whole(root).await? {

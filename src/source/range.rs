@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use super::{Chunks, Source, SourceError};
 use crate::image::Descriptor;
 
-/// Opens the bytes `range` of a blob, exactly so many: it must lie within the blob.
+/// Opens the bytes `range` of a blob, which must lie within it.
 ///
 /// # Errors
 /// When the source does not hold the blob. The stream ends with [`SourceError::Length`] when the source sends fewer

@@ -1,17 +1,17 @@
-//! Layers that are there in another form.
+//! Layers that an engine has in another compression.
 
 use std::collections::HashMap;
 
 use crate::image::Digest;
 
-/// A blob that holds the same layer as an uncompressed one.
+/// A blob with the same layer as an uncompressed one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SameLayer {
     /// Its digest.
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// Its first bytes, by which it is known what it is compressed with: [`SameLayer::MARK_BYTES`], or all of it.
+    /// Its first [`SameLayer::MARK_BYTES`] bytes (all of it if it is shorter), which tell its compression.
     pub mark: Vec<u8>,
 }
 

@@ -1,5 +1,4 @@
-//! The documents of an image, as far as a source holds them: engines often hold an index of many platforms and the blobs
-//! of one.
+//! The documents of an image that a source has: engines often hold an index of many platforms and the blobs of one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,24 +7,24 @@ use serde::Deserialize;
 use super::{Source, SourceError, read_document};
 use crate::image::{Config, Descriptor, Digest, Document, DocumentError, Kind, Limits, Manifest, Platform, View};
 
-/// BuildKit's mark on an attestation: which image it is about (buildkit `docs/attestations/attestation-storage.md`).
+/// The annotation that names an attestation's image (buildkit `docs/attestations/attestation-storage.md`).
 const SUBJECT: &str = "vnd.docker.reference.digest";
-/// And on each of its statements: what it states.
+/// The annotation that names the predicate type of a statement.
 pub(crate) const PREDICATE: &str = "in-toto.io/predicate-type";
 
 /// Why the documents of an image cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TreeError {
-    /// What was named is no image.
+    /// The root is no image.
     #[error("{digest} is neither an index nor a manifest, but `{media_type}`")]
     Root { digest: Digest, media_type: String },
-    /// The root is not there.
-    #[error("{source_name} does not hold {digest}: it was removed meanwhile, or never came")]
+    /// The source lacks the root.
+    #[error("{source_name} does not hold {digest}: it was removed, or never arrived")]
     Absent { source_name: String, digest: Digest },
-    /// There is more than the default [`Limits`] allow.
-    #[error("{digest}: the image is deeper or larger than is read here")]
+    /// It exceeds the default [`Limits`].
+    #[error("{digest}: the image exceeds the limits of depth or size")]
     Limit { digest: Digest },
-    /// A document is not what it should be.
+    /// A document is invalid.
     #[error("the image is invalid: {0}")]
     Document(#[from] DocumentError),
     /// The source cannot be read.
@@ -33,28 +32,28 @@ pub(crate) enum TreeError {
     Source(#[from] SourceError),
 }
 
-/// The documents below a root. What is absent, but for the root, is left out.
+/// The documents below a root that the source has.
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: Descriptor,
     documents: HashMap<Digest, Document>,
-    /// Who named each document first; the root has none.
+    /// The parent that named each document first; the root has none.
     parents: HashMap<Digest, Digest>,
 }
 
 /// One image of a tree.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Image<'a> {
-    /// How it is named: the root, or an entry of an index.
+    /// Its descriptor: the root, or an entry of an index.
     pub(crate) entry: &'a Descriptor,
-    /// Its manifest, if it is there.
+    /// Its manifest, if the source has it.
     pub(crate) manifest: Option<(&'a Document, &'a Manifest)>,
-    /// Its config, if it is there.
+    /// Its config, if the source has it.
     pub(crate) config: Option<&'a Config>,
 }
 
 impl Image<'_> {
-    /// As its entry says, otherwise as its config does.
+    /// The platform in the entry, else the one in the config.
     pub(crate) fn platform(&self) -> Option<&Platform> {
         self.entry.platform.as_ref().or(self.config.map(|config| &config.platform))
     }
@@ -92,12 +91,12 @@ impl Tree {
         Err(TreeError::Absent { source_name: source.name().to_owned(), digest: root.digest.clone() })
     }
 
-    /// The document of this digest, if it is there.
+    /// The document with this digest, if the source has it.
     pub(crate) fn document(&self, digest: &Digest) -> Option<&Document> {
         self.documents.get(digest)
     }
 
-    /// Everything that may stand for an image or its attestations: the root, or the entries of all indexes, in order.
+    /// The descriptors of images and attestations: the root, or the entries of all indexes, in order.
     pub(crate) fn entries(&self) -> Vec<&Descriptor> {
         let (mut found, mut open, mut seen) = (Vec::new(), vec![&self.root], HashSet::new());
         while let Some(entry) = open.pop() {
@@ -110,7 +109,7 @@ impl Tree {
         found
     }
 
-    /// Every image, whether its documents are there or not; attestations are none.
+    /// Every image, whether the source has its documents or not; without attestations.
     pub(crate) fn images(&self) -> Vec<Image<'_>> {
         let is_image = |entry: &&Descriptor| entry.kind() == Kind::Manifest && !entry.is_attestation();
         let image = |entry| {
@@ -124,21 +123,21 @@ impl Tree {
         self.entries().into_iter().filter(is_image).map(image).collect()
     }
 
-    /// The image that fits `wanted` best, be it there or not; of several that fit alike the first one named.
+    /// The image that fits `wanted` best, whether the source has it or not; of several that fit equally well, the first.
     pub(crate) fn image_for(&self, wanted: &Platform) -> Option<Image<'_>> {
         let images = self.images().into_iter();
         let fits = images.filter_map(|image| Some((image.platform()?.fit(wanted)?, image)));
         fits.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, image)| image)
     }
 
-    /// Everything that its documents name, each once, and the root.
+    /// The root and every blob that the documents name, each once.
     pub(crate) fn blobs(&self) -> Vec<&Descriptor> {
         let named = self.documents.values().flat_map(Document::children);
         let mut seen = HashSet::new();
         std::iter::once(&self.root).chain(named).filter(|blob| seen.insert(&blob.digest)).collect()
     }
 
-    /// The attestations about the image `entry` that are there, and how each is named.
+    /// The attestations of the image `entry` that the source has, each with its descriptor.
     pub(crate) fn attestations(&self, entry: &Descriptor) -> Vec<(&Descriptor, &Manifest)> {
         let about = |other: &&Descriptor| {
             other.is_attestation() && other.annotations.get(SUBJECT).is_some_and(|of| *of == entry.digest.as_str())
@@ -147,7 +146,7 @@ impl Tree {
         entries.filter_map(|other| Some((other, self.manifest(other)?.1))).collect()
     }
 
-    /// The manifest that an entry names, if it is there.
+    /// The manifest of an entry, if the source has it.
     pub(crate) fn manifest(&self, entry: &Descriptor) -> Option<(&Document, &Manifest)> {
         let document = self.document(&entry.digest)?;
         match &document.view {
@@ -156,7 +155,7 @@ impl Tree {
         }
     }
 
-    /// The way from the root down to a document, both included.
+    /// The path from the root to a document, both included.
     pub(crate) fn way(&self, to: &Digest) -> Vec<&Document> {
         let mut way: Vec<_> = self.document(to).into_iter().collect();
         let mut at = to;
@@ -171,7 +170,7 @@ impl Tree {
     }
 }
 
-/// A document, if the source holds it.
+/// A document, if the source has it.
 async fn read(source: &dyn Source, descriptor: &Descriptor) -> Result<Option<Document>, TreeError> {
     let bytes = match read_document(source, descriptor).await {
         Err(SourceError::NotFound { .. }) => return Ok(None),
@@ -180,7 +179,7 @@ async fn read(source: &dyn Source, descriptor: &Descriptor) -> Result<Option<Doc
     Ok(Some(Document::parse(descriptor.clone(), bytes)?))
 }
 
-/// The annotations that an index or a manifest gives itself.
+/// The annotations of an index or a manifest itself.
 pub(crate) fn annotations(document: &Document) -> Result<BTreeMap<String, String>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Annotated {

@@ -1,35 +1,35 @@
-//! Why an image cannot be had as an archive.
+//! Why an image cannot be written as an archive.
 
 use crate::image::Digest;
 
-/// What can go wrong before an archive is read.
+/// Why an archive cannot be planned.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
-    /// An archive for `docker load` has one image.
+    /// An archive for `docker load` has the image of one platform.
     #[error(
         "an archive for docker holds the image of one platform, and this one is for {}; choose one, or the type `oci`",
         listed(.platforms)
     )]
     Platforms {
-        /// What the image is for, attestations left out.
+        /// The platforms of the image, without attestations.
         platforms: Vec<String>,
     },
-    /// A layer of the image is not at hand.
-    #[error("the layer {digest} is to be had elsewhere only, and an archive for docker must hold it; choose `oci`")]
+    /// A foreign layer is absent.
+    #[error("the foreign layer {digest} is absent, and an archive for docker must have it; choose `oci`")]
     Absent {
         /// The layer.
         digest: Digest,
     },
-    /// The image is larger than archives can say.
+    /// The image is too large for an archive.
     #[error("the image is larger than an archive of 8 EiB")]
     TooLarge,
-    /// One of the archive's own documents could not be written.
+    /// A document of the archive could not be written.
     #[error("writing {name}: {reason}")]
     Frame {
-        /// Which.
+        /// The document.
         name: &'static str,
-        /// What the writer says.
+        /// The serializer's error.
         reason: String,
     },
 }

@@ -17,7 +17,7 @@ struct Item {
     layers: Vec<String>,
 }
 
-/// The files by their names, in their order: a reader that reads once knows first what it reads.
+/// The files with their names, in order. They come first, so that a reader of a stream knows the images before the blobs.
 pub(super) fn files(
     images: &[Saved<'_>],
     format: ArchiveFormat,
@@ -33,7 +33,7 @@ pub(super) fn files(
         ArchiveFormat::Docker => Some(images.iter().map(|image| only(image, absent)).collect::<Result<_, _>>()?),
         ArchiveFormat::Save => Some(images.iter().filter_map(|image| best(image, absent)).collect()),
     };
-    // A reader that finds an empty list looks no further, and one without it takes the layout.
+    // docker stops at an empty list, and reads the layout if there is no list.
     if let Some(items) = items.filter(|items| !items.is_empty()) {
         files.push(("manifest.json", serde_json::to_vec(&items).map_err(failed("manifest.json"))?));
     }
@@ -59,7 +59,7 @@ fn best(saved: &Saved<'_>, absent: &HashSet<Digest>) -> Option<Item> {
     let host = Platform::host();
     let images: Vec<_> = saved.graph.images().collect();
     let fits = images.iter().filter_map(|image| Some((image.platform().fit(&host)?, image)));
-    // Of several that fit alike the first one named is taken.
+    // Of several that fit equally well, the first one is taken.
     let fitting = fits.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, image)| image);
     let image = match (fitting, &images[..]) {
         (Some(image), _) | (None, [image]) => image,
@@ -78,7 +78,7 @@ fn item(image: &PlatformImage<'_>, names: &[Reference]) -> Item {
     }
 }
 
-/// The name as `docker save` writes it. dockerd refuses a name with a digest here.
+/// The name as `docker save` writes it, without digests, which dockerd refuses here.
 fn tag(name: &Reference) -> Option<String> {
     if name.digest().is_some() {
         return None;

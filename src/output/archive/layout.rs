@@ -1,4 +1,4 @@
-//! The same files as a folder: an OCI image layout.
+//! An [`Archive`] as a folder: an OCI image layout.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,8 +12,7 @@ use crate::output::member::{Body, Member, Meta, Mtime};
 use crate::source::{Source, SourceError, read_range};
 
 impl Archive {
-    /// The files of the archive, to be made in a folder. Bytes of blobs are passed on as they come, as in
-    /// [`Output::read`](crate::output::Output::read).
+    /// The members of the archive. Blobs are not verified, as in [`Output::read`](crate::output::Output::read).
     pub(crate) fn items(self: Arc<Self>, source: Arc<dyn Source>) -> Items {
         items::items(move |taker| async move {
             match self.give(&*source, &taker).await {

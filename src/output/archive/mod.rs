@@ -1,7 +1,7 @@
-//! An image as one tar archive: an OCI image layout, and beside it what `docker load` has always read.
+//! An image as one tar archive: an OCI image layout, with a `manifest.json` for `docker load`.
 //!
-//! An [`Archive`] is a plan: its size and every byte of its frame are known before the first blob is read, the same
-//! image and names always make the same bytes, and reading can begin anywhere in it. No blob is kept in memory.
+//! An [`Archive`] is a plan: its size, headers and documents are known before the first blob is read. So the same image and
+//! names always give the same bytes, and reading can begin anywhere. No blob is kept in memory.
 
 mod error;
 mod frame;
@@ -23,41 +23,40 @@ use crate::tar;
 
 pub use error::ArchiveError;
 
-/// Which readers an archive is for.
+/// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveFormat {
     /// An OCI image layout (image-spec `image-layout.md`), of any number of platforms.
     Oci,
-    /// The same with a `manifest.json` (moby `image/spec`), for which it must be an image of one platform. Attestations
-    /// may come with it.
+    /// An OCI image layout of one platform, and attestations, with a `manifest.json` (moby `image/spec`).
     Docker,
-    /// What `docker save` makes: a layout of any number of platforms, and a `manifest.json` with the image of the
-    /// platform that fits this machine best, or the only one. What has none, or lacks a layer, is in the layout alone.
+    /// The format of `docker save`: a layout of any number of platforms, with a `manifest.json` that lists the image that fits
+    /// this machine best, or the only one. An image without such a platform, or without all layers, is in the layout alone.
     Save,
 }
 
-/// An image that goes into an archive.
+/// An image for an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
     /// The image.
     pub graph: &'a Graph,
-    /// Its names; none is fine.
+    /// Its names; may be empty.
     pub names: &'a [Reference],
 }
 
 /// The plan of an archive.
 #[derive(Debug)]
 pub struct Archive {
-    /// The files whose content is ours.
+    /// The files that are no blobs.
     files: Vec<(&'static str, Bytes)>,
-    /// The folders that blobs are in, which BuildKit and containerd list, too.
+    /// The folders of the blobs, which BuildKit and containerd list as well.
     folders: Vec<String>,
-    /// The blobs that follow, each once: documents, then leaves, in the order of their graph.
+    /// The blobs, each once: documents, then leaves, in the order of their graph.
     blobs: Vec<Descriptor>,
     size: u64,
 }
 
-/// A piece of an archive.
+/// A part of an archive.
 enum Part {
     Bytes(Bytes),
     Blob(Descriptor),
@@ -73,11 +72,11 @@ impl Part {
 }
 
 impl Archive {
-    /// The archive of the image of `graph` under `names`, without the blobs `absent`: foreign layers that nobody has
-    /// here. The annotations of the graph's root stand at each name.
+    /// The archive of the image `graph` under `names`, without the blobs `absent`: foreign layers that the source lacks. Each
+    /// entry of the index has the annotations of the graph's root.
     ///
     /// # Errors
-    /// When the image cannot be had in this format, or an archive would be larger than 8 EiB.
+    /// When the image cannot be written in this format, or the archive would be larger than 8 EiB.
     pub fn new(
         graph: &Graph,
         names: &[Reference],
@@ -87,7 +86,7 @@ impl Archive {
         Self::of(&[Saved { graph, names }], format, absent)
     }
 
-    /// The same of several images. A blob that more than one of them names is there once.
+    /// The same with several images; a blob that they share is written once.
     ///
     /// # Errors
     /// As [`Archive::new`].
@@ -100,7 +99,7 @@ impl Archive {
             .iter()
             .flat_map(|image| image.graph.descriptors())
             .filter(|blob| !absent.contains(&blob.digest) && seen.insert(&blob.digest))
-            // What a reader needs of it is in its document; this is held as long as the archive is read.
+            // Only digest and size are needed; this is kept in memory while the archive is read.
             .map(|blob| Descriptor::new("", blob.digest.clone(), blob.size))
             .collect();
         let folders = folders(&blobs);
@@ -133,11 +132,11 @@ impl Archive {
 fn folders(blobs: &[Descriptor]) -> Vec<String> {
     let algorithms: BTreeSet<_> = blobs.iter().map(|blob| blob.digest.algorithm().name()).collect();
     let below = algorithms.iter().map(|algorithm| format!("blobs/{algorithm}/"));
-    // A layout of nothing has none.
+    // A layout without blobs has no folders.
     if algorithms.is_empty() { Vec::new() } else { std::iter::once("blobs/".to_owned()).chain(below).collect() }
 }
 
-/// A file whose content is ours, as a member.
+/// A file that is no blob, as a member.
 fn head(name: &str, content: &Bytes) -> Bytes {
     let size = content.len() as u64;
     [&tar::member(name, size)[..], content, &tar::END[..tar::padding(size)]].concat().into()
@@ -148,8 +147,7 @@ impl Output for Archive {
         self.size
     }
 
-    /// The blobs are read one after the other. Their bytes are passed on as they come: whoever reads the archive
-    /// verifies them.
+    /// Reads the blobs one after the other and does not verify them: the reader of the archive does.
     fn read(self: Arc<Self>, source: Arc<dyn Source>, offset: u64) -> Chunks {
         let mut skip = offset;
         let parts = self.parts().filter_map(move |part| {
@@ -164,7 +162,7 @@ impl Output for Archive {
             let source = source.clone();
             async move {
                 match part {
-                    // Less than the length, which is one of memory.
+                    // Less than the length, which fits into memory.
                     Part::Bytes(bytes) => Ok(stream::iter([Ok(bytes.slice(from as usize..))]).boxed()),
                     Part::Blob(blob) => read_range(&*source, &blob, from..blob.size).await,
                 }

@@ -1,4 +1,4 @@
-//! Why an output cannot be left in a folder.
+//! Why an output cannot be written into a folder.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,18 +7,18 @@ use rustix::io::Errno;
 
 use crate::source::SourceError;
 
-/// What can go wrong.
+/// Why an output cannot be written into a folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FolderError {
     /// No folder is allowed.
     #[error(
-        "nothing may be left in folders of this server; its administrator can allow one with --allow-output-dir DIR"
+        "outputs may not be written on this server; its administrator can allow a folder with --allow-output-dir DIR"
     )]
     NotAllowed,
     /// The path is not below an allowed folder.
     #[error(
-        "`{dest}` is not below a folder that outputs may be left in; allowed are: {}",
+        "`{dest}` is not below an allowed folder; allowed are: {}",
         .allowed.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     Outside {
@@ -32,36 +32,36 @@ pub enum FolderError {
     Path {
         /// The path.
         dest: String,
-        /// What is wrong with it; continues the sentence.
+        /// The reason; continues the sentence.
         reason: &'static str,
     },
-    /// Something is there.
-    #[error("{} is there already; nothing is replaced, so remove it or choose another path", .path.display())]
+    /// The path exists.
+    #[error("{} exists, and outputs replace nothing; remove it or choose another path", .path.display())]
     Taken {
         /// The path.
         path: PathBuf,
     },
     /// The disk is full.
-    #[error("there is no room for {}", .path.display())]
+    #[error("the disk has no room for {}", .path.display())]
     NoSpace {
-        /// What was written.
+        /// The path of the output.
         path: PathBuf,
     },
     /// The system refuses.
     #[error("{doing} {}: {error}", .path.display())]
     System {
-        /// What was done.
+        /// The operation.
         doing: &'static str,
-        /// To what.
+        /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
     /// The output itself failed.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The export was given up.
-    #[error("it was given up")]
+    /// The export was cancelled.
+    #[error("the export was cancelled")]
     Cancelled,
 }
 

@@ -1,12 +1,12 @@
-//! What of an output the system did not take, to be told.
+//! Extended attributes that the system refused, for a warning.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// How many kinds of attributes are told.
+/// How many kinds of attributes are listed.
 const KINDS: usize = 16;
 
-/// Extended attributes that were left out: of each how many files had it, and which came first.
+/// Extended attributes that were left out: for each the number of files, and the first of them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeftOut(BTreeMap<String, (u64, PathBuf)>);
 
@@ -24,7 +24,7 @@ impl LeftOut {
         self.0.iter().map(|(key, (files, first))| {
             let files = if *files == 1 { "one file".to_owned() } else { format!("{files} files") };
             let first = first.display();
-            format!("the system did not take the extended attribute {key}: {files} went without it, such as `{first}`")
+            format!("the system refused the extended attribute {key}: left out of {files}, such as `{first}`")
         })
     }
 }

@@ -1,8 +1,7 @@
-//! Files and folders of this machine that outputs are left in, where an administrator allows it.
+//! Outputs in folders of this machine, where an administrator allows them.
 //!
-//! Whatever is made is made in a folder of its own first (`.linkspan-…` in the allowed folder, open to nobody else), and
-//! gets its name in one step when it is complete. One that a crash left is removed at the next start: it is locked
-//! as long as somebody works in it.
+//! An output is first made in a stage, a private folder `.linkspan-…` in the allowed folder, and renamed to its path when it
+//! is complete. A stage is locked while it is in use; unlocked ones, left by a crash, are removed at the next start.
 
 mod error;
 mod left_out;
@@ -17,35 +16,35 @@ pub use error::FolderError;
 pub(crate) use left_out::LeftOut;
 pub(crate) use stage::Stage;
 
-/// What the names of stages begin with.
+/// The prefix of the names of stages.
 const STAGE: &str = ".linkspan-";
-/// The longest path, in bytes (`PATH_MAX` without its end).
+/// The longest path, in bytes (`PATH_MAX` without the final NUL).
 const PATH_BYTES: usize = 4095;
 
-/// The folders below which outputs may be left.
+/// The folders below which outputs may be written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Folders(Vec<PathBuf>);
 
-/// A place below one of them.
+/// A path below one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dest {
     root: PathBuf,
-    /// Plain names; at least one.
+    /// The parts of the path below the folder; at least one.
     parts: Vec<String>,
 }
 
 impl Folders {
-    /// Allows `folders`, which must be absolute paths. They need not exist yet.
+    /// Allows `folders`, which must be absolute paths and need not exist yet.
     pub fn new(folders: Vec<PathBuf>) -> Self {
         Self(folders)
     }
 
-    /// Which these are.
+    /// The allowed folders.
     pub fn allowed(&self) -> &[PathBuf] {
         &self.0
     }
 
-    /// The place that `dest` names: an absolute path below one of the folders, or one that begins in the first of them.
+    /// Parses `dest`: an absolute path below one of the folders, or a path relative to the first of them.
     ///
     /// # Errors
     /// When no folder is allowed, or the path is not below one.
@@ -69,7 +68,7 @@ impl Folders {
             return Err(wrong("has `..` in it"));
         }
         if parts.iter().any(|part| part.starts_with(STAGE)) {
-            return Err(wrong("has a part that begins with `.linkspan-`, which is how unfinished outputs are called"));
+            return Err(wrong("has a part that begins with `.linkspan-`, the prefix of unfinished outputs"));
         }
         if parts.is_empty() {
             return Err(wrong("is the allowed folder itself; expected a name in it"));
@@ -77,7 +76,7 @@ impl Folders {
         Ok(Dest { root: root.clone(), parts: parts.into_iter().map(str::to_owned).collect() })
     }
 
-    /// Removes what a crash left of unfinished outputs. Blocks.
+    /// Removes unfinished outputs that a crash left. Blocks.
     pub fn sweep(&self) {
         for root in &self.0 {
             stage::sweep(root);

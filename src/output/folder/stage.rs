@@ -1,4 +1,4 @@
-//! Where an output is made before it gets its name.
+//! The temporary folder in which an output is made before it gets its name.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -14,13 +14,13 @@ use rustix::process::geteuid;
 
 use super::{Dest, FolderError, STAGE};
 
-/// What the output is called in its stage.
+/// The name of the output in its stage.
 const OUTPUT: &str = "output";
-/// The attribute that says whose output something is, so that a Commit that is repeated finds it.
+/// The extended attribute that names the owner of an output, by which a repeated Commit finds it.
 const OWNER: &str = "user.linkspan.output";
-/// More than any owner.
+/// Longer than any owner.
 const OWNER_BYTES: usize = 1024;
-/// Folders are opened for nothing but to be named.
+/// Folders are opened only as the base of other calls.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// A folder of its own for one output; removed when dropped.
@@ -28,7 +28,7 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 pub(crate) struct Stage {
     dest: Dest,
     root: OwnedFd,
-    /// Locked, so that nobody takes it for one that a crash left.
+    /// Locked, so that no other process takes it for a leftover of a crash.
     stage: OwnedFd,
     path: PathBuf,
 }
@@ -37,14 +37,14 @@ impl Stage {
     /// A stage for `dest`; `None` if `owner` has left its output there already. Blocks, as everything here.
     ///
     /// # Errors
-    /// When something else is there, or the allowed folder cannot be used.
+    /// When `dest` exists, or the allowed folder cannot be used.
     pub(crate) fn new(dest: Dest, owner: &str) -> Result<Option<Self>, FolderError> {
         let root = openat(CWD, &dest.root, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())
             .map_err(|error| FolderError::system("opening the allowed folder", &dest.root, error))?;
         if is_taken(&root, &dest, owner)? {
             return Ok(None);
         }
-        // The folder's name is random, and a folder of that name is not taken over.
+        // The name is random, and an existing folder is not reused.
         let temporary = tempfile::Builder::new().prefix(STAGE).tempdir_in(&dest.root);
         let path = temporary.map_err(|error| FolderError::system("writing in", &dest.root, error))?.keep();
         let stage = openat(CWD, &path, FOLDER, Mode::empty());
@@ -57,9 +57,9 @@ impl Stage {
         Ok(Some(Self { dest, root, stage, path }))
     }
 
-    /// Refuses an output of `bytes` for which there is no room, before others feel it.
+    /// Refuses an output of `bytes` that does not fit on the disk, before it fills it.
     pub(crate) fn check_room(&self, bytes: u64) -> Result<(), FolderError> {
-        // Not every file system counts its blocks.
+        // Not every file system reports its free blocks.
         let room = fstatvfs(&self.stage).ok().filter(|found| found.f_blocks > 0);
         match room.map(|found| found.f_bavail.saturating_mul(found.f_frsize)) {
             Some(room) if room < bytes => Err(FolderError::NoSpace { path: self.dest.path() }),
@@ -67,45 +67,45 @@ impl Stage {
         }
     }
 
-    /// Makes the output a file.
+    /// Creates the output as a file.
     pub(super) fn file(&self) -> Result<File, FolderError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = openat(&self.stage, OUTPUT, flags, Mode::from_raw_mode(0o644));
         Ok(file.map_err(|error| FolderError::system("writing", self.dest.path(), error))?.into())
     }
 
-    /// Makes the output a folder.
+    /// Creates the output as a folder.
     pub(super) fn folder(&self) -> Result<OwnedFd, FolderError> {
         let failed = |error| FolderError::system("writing", self.dest.path(), error);
         mkdirat(&self.stage, OUTPUT, Mode::from_raw_mode(0o755)).map_err(failed)?;
         openat(&self.stage, OUTPUT, FOLDER, Mode::empty()).map_err(failed)
     }
 
-    /// Where the output will be, for messages.
+    /// The path of the output, for messages.
     pub(super) fn dest(&self) -> PathBuf {
         self.dest.path()
     }
 
-    /// Gives the output its name, when it is on the disk. Folders that lead to it are made.
+    /// Syncs the output and renames it to its path. Missing parent folders are created.
     ///
     /// # Errors
-    /// When something has taken the name meanwhile, or the system refuses.
+    /// When the path exists by now, or the system refuses.
     pub(crate) fn commit(self, owner: &str) -> Result<(), FolderError> {
         let path = self.dest.path();
         let failed = |error| FolderError::system("completing", &path, error);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let output = openat(&self.stage, OUTPUT, flags, Mode::empty()).map_err(failed)?;
         match fsetxattr(&output, OWNER, owner.as_bytes(), XattrFlags::empty()) {
-            // Then a repeated Commit is refused, which is safe, too.
+            // Without the attribute a repeated Commit is refused, which is safe as well.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
             Err(error) => return Err(failed(error)),
         }
-        // One call for all files of a folder: no name must appear in front of what it stands for.
+        // One syncfs for all files of a folder: no name may appear before its content is on disk.
         syncfs(&output).map_err(failed)?;
         let (folders, name) = self.dest.parts.split_at(self.dest.parts.len() - 1);
         let parent = make_folders(&self.root, folders).map_err(failed)?;
         let moved = match renameat_with(&self.stage, OUTPUT, &parent, &name[0], RenameFlags::NOREPLACE) {
-            // An empty folder may be replaced by a folder, which is what the plain call does with nothing else.
+            // A plain rename replaces an empty folder by a folder, and nothing else.
             Err(Errno::EXIST) if is_empty_folder(&parent, &name[0]) => renameat(&self.stage, OUTPUT, &parent, &name[0]),
             moved => moved,
         };
@@ -120,12 +120,12 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "an unfinished output stays until the next start");
+            tracing::warn!(path = %self.path.display(), %error, "an unfinished output is removed at the next start");
         }
     }
 }
 
-/// Whether the output of `owner` is at `dest` already; an error if something else is.
+/// Whether the output of `owner` is at `dest` already; an error if `dest` is anything else.
 fn is_taken(root: impl AsFd, dest: &Dest, owner: &str) -> Result<bool, FolderError> {
     let (folders, name) = dest.parts.split_at(dest.parts.len() - 1);
     let failed = |error| FolderError::system("looking at", dest.path(), error);
@@ -133,7 +133,7 @@ fn is_taken(root: impl AsFd, dest: &Dest, owner: &str) -> Result<bool, FolderErr
         Ok(parent) => parent,
         Err(Errno::NOENT) => return Ok(false),
         Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => {
-            let (dest, reason) = (dest.path().display().to_string(), "leads through something that is no folder");
+            let (dest, reason) = (dest.path().display().to_string(), "has a parent that is no folder");
             return Err(FolderError::Path { dest, reason });
         }
         Err(error) => return Err(failed(error)),
@@ -162,7 +162,7 @@ fn is_empty_folder(parent: impl AsFd, name: &str) -> bool {
     entries.all(|entry| entry.is_ok_and(|entry| matches!(entry.file_name().to_bytes(), b"." | b"..")))
 }
 
-/// Opens a folder below `root`, through no symbolic link.
+/// Opens a folder below `root` without following symbolic links.
 pub(super) fn open_folders(root: impl AsFd, parts: &[impl AsRef<Path>]) -> Result<OwnedFd, Errno> {
     let path: PathBuf = std::iter::once(Path::new(".")).chain(parts.iter().map(AsRef::as_ref)).collect();
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -180,12 +180,12 @@ fn make_folders(root: impl AsFd, parts: &[String]) -> Result<OwnedFd, Errno> {
     open_folders(root, parts)
 }
 
-/// Removes the stages in `root` that nobody works in.
+/// Removes the stages in `root` that no process has locked.
 pub(super) fn sweep(root: &Path) {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) => {
-            tracing::warn!(folder = %root.display(), %error, "outputs cannot be left here");
+            tracing::warn!(folder = %root.display(), %error, "outputs cannot be written here");
             return;
         }
     };
@@ -193,7 +193,7 @@ pub(super) fn sweep(root: &Path) {
         entries.filter_map(Result::ok).filter(|entry| entry.file_name().as_bytes().starts_with(STAGE.as_bytes()))
     {
         let Ok(stage) = openat(CWD, entry.path(), FOLDER, Mode::empty()) else { continue };
-        // Somebody else's has the name by chance, or so that root removes what is mounted in it.
+        // A folder of another user may have the name by chance, or to make root remove what is mounted in it.
         if !is_ours(&stage) {
             continue;
         }
@@ -206,7 +206,7 @@ pub(super) fn sweep(root: &Path) {
     }
 }
 
-/// Removes a stage. What is in it may be closed even to its owner.
+/// Removes a stage. Folders in it may deny access even to their owner.
 fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -221,10 +221,10 @@ fn is_ours(folder: impl AsFd) -> bool {
     fstat(folder).is_ok_and(|stat| stat.st_uid == geteuid().as_raw())
 }
 
-/// Lets the owner into every folder.
+/// Gives the owner access to every folder.
 fn open_up(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    // Named, not read, which a closed folder refuses; and never what a link leads to.
+    // By O_PATH, which a folder without permissions allows, and without following links.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(CWD, path, flags, Mode::empty())?;
     fs::set_permissions(format!("/proc/self/fd/{}", folder.as_raw_fd()), fs::Permissions::from_mode(0o700))?;

@@ -113,8 +113,8 @@ async fn attributes_that_the_system_does_not_take_are_left_out_and_told() {
     let (stage, left_out) = stage.write_folder(stream::iter(items).boxed(), &CancellationToken::new()).await.unwrap();
     stage.commit("owner").unwrap();
     let sentences: Vec<_> = left_out.sentences().collect();
-    assert!(sentences[0].contains("nonsense.x: one file went without it, such as `f`"), "{sentences:?}");
-    assert!(sentences[1].contains("security.capability: 2 files went without it, such as `f`"), "{sentences:?}");
+    assert!(sentences[0].contains("nonsense.x: left out of one file, such as `f`"), "{sentences:?}");
+    assert!(sentences[1].contains("security.capability: left out of 2 files, such as `f`"), "{sentences:?}");
     assert_eq!(left(&root), ["a"]);
     assert!(["f", "g", "h"].iter().all(|name| root.path().join("a").join(name).exists()));
 }

@@ -1,7 +1,7 @@
-//! Writing an output into its stage: a stream of bytes as a file, members as a tree of files.
+//! Writes an output into its stage: a stream of bytes as a file, members as a tree of files.
 //!
-//! Nothing here trusts the members: each is made in a folder that was opened through no symbolic link, under a name
-//! that nothing has, and only then given its owner and its mode.
+//! Members are not trusted: each is created under a new name in a folder that was opened without following symbolic links,
+//! and gets its owner and mode afterwards.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -26,14 +26,14 @@ use crate::output::items::{Item, Items};
 use crate::output::member::{Body, Member, Meta};
 use crate::source::{Chunks, SourceError};
 
-/// How many pieces wait for the disk: with the largest ones a few MiB.
+/// How many chunks are buffered for the disk: a few MiB at most.
 const BACKLOG: usize = 8;
 
 impl Stage {
     /// Writes `chunks` into a file.
     ///
     /// # Errors
-    /// When they fail, when the disk refuses, or when `cancel` is cancelled.
+    /// When the stream or the disk fails, or when `cancel` is cancelled.
     pub(crate) async fn write_file(self, chunks: Chunks, cancel: &CancellationToken) -> Result<Self, FolderError> {
         let written = self.write(chunks, cancel, |stage, mut chunks| {
             let mut file = stage.file()?;
@@ -45,7 +45,7 @@ impl Stage {
         Ok(written.await?.0)
     }
 
-    /// Makes `items` in a folder. Extended attributes that the system does not take are left out, and told.
+    /// Creates `items` in a folder. Extended attributes that the system refuses are left out, and returned.
     ///
     /// # Errors
     /// As [`Stage::write_file`].
@@ -67,7 +67,7 @@ impl Stage {
         .await
     }
 
-    /// Lets `writer`, which blocks, take what comes.
+    /// Feeds a blocking `writer` from a stream.
     async fn write<T: Send + 'static, W: Send + 'static>(
         self,
         mut stream: impl Stream<Item = Result<T, SourceError>> + Unpin,
@@ -78,7 +78,7 @@ impl Stage {
         let writing = tokio::task::spawn_blocking(move || writer(&self, receiver).map(|told| (self, told)));
         let feeding = async {
             while let Some(next) = stream.next().await {
-                // Nobody takes it: the writer has failed, and says why.
+                // The writer has failed, and returns why.
                 if sender.send(next?).await.is_err() {
                     break;
                 }
@@ -87,12 +87,12 @@ impl Stage {
         };
         let fed = cancel.run_until_cancelled(feeding).await.unwrap_or(Err(FolderError::Cancelled));
         drop(sender);
-        // Always waited for: the stage goes with it.
+        // Always awaited, because the stage is removed with it.
         let written =
             writing.await.map_err(|error| FolderError::system("writing", "", std::io::Error::other(error)))?;
         match (fed, written) {
             (Err(error), Ok(stage)) => {
-                // It goes here and not on one of the runtime's threads: it may hold many files.
+                // Removed on this thread and not on one of the runtime's: it may have many files.
                 let _ = tokio::task::spawn_blocking(move || drop(stage)).await;
                 Err(error)
             }
@@ -101,17 +101,16 @@ impl Stage {
     }
 }
 
-/// A tree of files that is being made.
+/// A tree of files that is being created.
 struct Tree {
     root: OwnedFd,
     dest: PathBuf,
-    /// The folder that was used last, which most members share with the one before.
+    /// The folder of the last member; most members share it with the one before.
     parent: Option<(PathBuf, OwnedFd)>,
     file: Option<(File, Member)>,
-    /// Folders get what is known of them when nothing is made in them any more: it may close them, and every name that
-    /// is made in one changes its time.
+    /// Metadata of folders, set at the end: it may deny access, and every new entry changes a folder's time.
     folders: Vec<Member>,
-    /// Only root can give files away. Anybody else's belong to themselves, as with BuildKit's client.
+    /// Only root can change owners. Otherwise files belong to this user, as with BuildKit's client.
     is_root: bool,
     left_out: LeftOut,
 }
@@ -148,7 +147,7 @@ impl Tree {
                 let target = Path::new(OsStr::from_bytes(target));
                 let to = target.file_name().ok_or(Errno::INVAL)?;
                 let folder = open_folders(&self.root, &[target.parent().unwrap_or(Path::new(""))])?;
-                // What it is another name of has all that is known of it.
+                // The linked file has its metadata already.
                 return linkat(folder, to, parent, name, AtFlags::empty());
             }
             Body::Symlink { target } => symlinkat(OsStr::from_bytes(target), parent, name)?,
@@ -177,7 +176,7 @@ impl Tree {
         }
     }
 
-    /// Ends the file that is under way.
+    /// Closes the current file.
     fn close(&mut self) -> Result<(), FolderError> {
         let Some((file, member)) = self.file.take() else { return Ok(()) };
         drop(file);
@@ -187,7 +186,7 @@ impl Tree {
 
     fn finish(mut self) -> Result<LeftOut, FolderError> {
         self.close()?;
-        // What is below a folder before the folder itself.
+        // Entries of a folder before the folder itself.
         for member in std::mem::take(&mut self.folders).into_iter().rev() {
             let path = Path::new(OsStr::from_bytes(&member.path));
             self.describe(path, &member.meta).map_err(|error| self.failed(path, error))?;
@@ -203,7 +202,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Opens the folder of what is to be made.
+    /// Opens the folder of a new member.
     fn enter(&mut self, folder: &Path) -> Result<(), Errno> {
         if self.parent.as_ref().is_none_or(|(open, _)| open != folder) {
             self.parent = Some((folder.to_owned(), open_folders(&self.root, &[folder])?));
@@ -216,8 +215,8 @@ impl Tree {
     }
 }
 
-/// Gives `name` its owner, attributes, mode and time, in this order: a new owner takes the bits that make programs run as
-/// somebody else, and capabilities, away. Returns the attributes that were left out.
+/// Sets owner, attributes, mode and time of `name`, in this order: a change of the owner clears set-user-ID bits and
+/// capabilities. Returns the attributes that were left out.
 fn describe<'a>(
     parent: impl AsFd,
     name: &OsStr,
@@ -231,21 +230,21 @@ fn describe<'a>(
         chownat(parent, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     for (key, value) in meta.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
-        // There is no call that takes a folder and a name.
+        // There is no `setxattrat` to use here: /proc leads to the file.
         let path = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
         match lsetxattr(&path, &**key, value, XattrFlags::empty()) {
             Ok(()) => {}
-            // The file system has none of that kind or none so large, or this user may not set it, as anybody but root
-            // capabilities. BuildKit's client leaves out whatever cannot be set (fsutil `diskwriter_unix.go`).
+            // The file system does not support it, or this user may not set it (capabilities need root). BuildKit's client
+            // leaves out every attribute that cannot be set (fsutil `diskwriter_unix.go`).
             Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::TOOBIG | Errno::RANGE)
-            // setxattr(2): there is no room beside the inode, which ext4 says of more than a block while the disk has
-            // plenty. A disk that is full says so of the files.
+            // ENOSPC of setxattr(2) means no room beside the inode: ext4 returns it for more than a block although the disk
+            // has room. A full disk fails the files themselves.
             | Err(Errno::NOSPC | Errno::DQUOT) => left_out.push(&**key),
             Err(error) => return Err(error),
         }
     }
     if !is_link {
-        // Nothing but us makes names here, so this is what was made.
+        // Only we create names here, so this is the new member.
         chmodat(parent, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
     }
     let time =

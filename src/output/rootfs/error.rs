@@ -3,42 +3,42 @@
 use crate::image::{Digest, DocumentError};
 use crate::source::SourceError;
 
-/// What can go wrong.
+/// Why a root file system cannot be made.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootfsError {
     /// A layer cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The documents do not say what a layer is.
+    /// The layers cannot be paired with diff ids.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// A layer is not what layers must be.
+    /// A layer is invalid.
     #[error("the layer {layer}: {reason}")]
     Layer {
         /// The layer.
         layer: Digest,
-        /// What is wrong, and with which of its files.
+        /// The reason, which names the file.
         reason: String,
     },
-    /// A layer is not the one that the image's config names.
+    /// A layer does not match its diff id in the config.
     #[error("the layer {layer} holds {actual}, and the config of the image says {expected}")]
     DiffId {
         /// The layer.
         layer: Digest,
         /// The diff id of the config.
         expected: Digest,
-        /// The diff id that it has.
+        /// The digest of the layer.
         actual: Digest,
     },
-    /// A layer is not at hand.
-    #[error("the layer {layer} is to be had elsewhere only, and its files are needed")]
+    /// A foreign layer is absent.
+    #[error("the foreign layer {layer} is absent, and its files are needed")]
     Absent {
         /// The layer.
         layer: Digest,
     },
-    /// There is nothing to make a file system of.
-    #[error("there is no image in it whose files could be had")]
+    /// The graph has no image with files.
+    #[error("it has no image with files")]
     NoImage,
     /// Two different images are for one platform.
     #[error("two of the images are for {platform}, and their files need a folder each; name one of them as the root")]
@@ -51,26 +51,26 @@ pub enum RootfsError {
     Overlap {
         /// The file.
         path: String,
-        /// The platform that came first.
+        /// The first platform.
         first: String,
-        /// The other one.
+        /// The other platform.
         second: String,
     },
-    /// A file that no archive can describe.
+    /// A path or a number that a tar archive cannot represent.
     #[error("`{path}` cannot be in an archive: {reason}")]
-    Unsayable {
+    UnrepresentablePath {
         /// The file.
         path: String,
-        /// What cannot be said of it.
+        /// What cannot be represented.
         reason: String,
     },
-    /// The archive would be larger than archives can be read.
+    /// The archive would be larger than readers accept.
     #[error("the files of the image come to more than 8 EiB")]
     TooLarge,
-    /// A bound of [`Limits`](super::Limits) was passed.
-    #[error("{what} of the image would come to more than {limit}")]
+    /// A bound of [`Limits`](super::Limits) is exceeded.
+    #[error("{what} of the image exceed {limit}")]
     Limit {
-        /// What is too much.
+        /// What exceeds it.
         what: &'static str,
         /// The limit.
         limit: u64,

@@ -1,4 +1,4 @@
-//! The members of one layer, as they come out of its blob.
+//! Reads the members of one layer from its blob.
 
 use std::io;
 
@@ -21,7 +21,7 @@ use crate::tar::check_numbers;
 /// How much is decompressed at once, and the largest piece of a file.
 const CHUNK_BYTES: usize = 256 << 10;
 const BLOCK: u64 = 512;
-/// What holes are read from.
+/// The zeros that holes are read as.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A layer that is being read.
@@ -29,18 +29,17 @@ pub(crate) struct Layer {
     blob: Digest,
     reader: Decompressed,
     buffer: BytesMut,
-    /// Bytes of the member's content that were not taken yet, and of what fills its last block.
+    /// Bytes of the member's content that are not yet read, and of the padding of its last block.
     content: u64,
     padding: u64,
-    /// Where the holes are, if the member has any.
+    /// The holes, if the member has any.
     sparse: Option<Sparse>,
     budget: Budget,
     hasher: Option<Hasher>,
 }
 
 impl Layer {
-    /// Opens a layer, which may hold as much as `budget` has left. With `verify` its bytes are hashed for
-    /// [`Layer::finish`].
+    /// Opens a layer, which may be as large as `budget` has left. With `verify` its bytes are hashed for [`Layer::finish`].
     pub(super) async fn open(
         source: &dyn Source,
         blob: &Descriptor,
@@ -55,12 +54,12 @@ impl Layer {
         Ok(Self { blob, reader, buffer, content: 0, padding: 0, sparse: None, budget, hasher: verify })
     }
 
-    /// Opens a layer that an engine has unpacked: it was verified then, and had room.
+    /// Opens a layer that an engine has unpacked, so that its digest and size are known to be right.
     pub(crate) async fn of_engine(source: &dyn Source, blob: &Descriptor) -> Result<Self, RootfsError> {
         Self::open(source, blob, Budget::ANY, None).await
     }
 
-    /// The next member; what was not taken of the one before is skipped.
+    /// The next member. The rest of the previous member's content is skipped.
     pub(crate) async fn next(&mut self) -> Result<Option<Member>, RootfsError> {
         // Holes need not be read.
         self.sparse = None;
@@ -76,7 +75,7 @@ impl Layer {
             let limits =
                 Limits { max_path_len: Some(PATH_BYTES as u32 + 1), max_sparse_entries: PIECES, ..Limits::default() };
             let mut parser = Parser::new(limits);
-            // It knows no time before 1970; what else it passes over is looked at in `pax`.
+            // `tar-core` has no times before 1970; `pax` checks the other records that it skips.
             parser.set_ignore_pax_errors(true);
             check_numbers(&self.buffer).map_err(|reason| self.wrong(reason))?;
             let (consumed, member) = match parser.parse(&self.buffer) {
@@ -88,7 +87,7 @@ impl Layer {
                     return Ok(None);
                 }
                 Ok(ParseEvent::End { .. }) => return Ok(None),
-                // They set defaults, which containerd ignores, too.
+                // Global headers set defaults, which containerd ignores as well.
                 Ok(ParseEvent::GlobalExtensions { consumed, .. }) => (consumed, None),
                 Ok(ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size }) => {
                     let sparse = Sparse::new(sparse_map, real_size, entry.size);
@@ -102,7 +101,7 @@ impl Layer {
                 }
                 Ok(ParseEvent::Entry { consumed, entry }) => {
                     let member = member(&entry, entry.size).map_err(|reason| self.wrong(reason))?;
-                    // What is no file has no content, whatever its header says (Go's `archive/tar`, `isHeaderOnly`).
+                    // Only files have content, whatever the header says (Go's `archive/tar`, `isHeaderOnly`).
                     let size = if let Body::File { size } = member.body { size } else { 0 };
                     (consumed, Some((member, size, None)))
                 }
@@ -110,7 +109,7 @@ impl Layer {
             let _ = self.buffer.split_to(consumed);
             if let Some((member, size, sparse)) = member {
                 (self.content, self.sparse) = (size, sparse);
-                // Less than a block, and the size was checked to have a next one.
+                // The sum does not overflow: the size was checked above.
                 self.padding = (BLOCK - size % BLOCK) % BLOCK;
                 return Ok(Some(member));
             }
@@ -143,7 +142,7 @@ impl Layer {
         Ok(Some(data))
     }
 
-    /// Reads to the end and compares what was read with a diff id. What is left of the budget.
+    /// Reads to the end and compares the digest with the diff id. Returns the rest of the budget.
     pub(super) async fn finish(mut self, expected: &Digest) -> Result<Budget, RootfsError> {
         loop {
             self.buffer.clear();
@@ -166,27 +165,27 @@ impl Layer {
         self.buffer.split_to(length).freeze()
     }
 
-    /// Reads until `length` bytes are there; `false` if the layer ends in front of them with nothing but zeros.
+    /// Reads until the buffer has `length` bytes; `false` if the layer ends before, with nothing but zeros.
     async fn want(&mut self, length: usize) -> Result<bool, RootfsError> {
         while self.buffer.len() < length {
             if self.fill().await? == 0 {
                 return match self.buffer.iter().all(|&byte| byte == 0) {
                     true => Ok(false),
-                    false => Err(self.wrong("it breaks off in the head of a file".to_owned())),
+                    false => Err(self.wrong("it breaks off in the header of a file".to_owned())),
                 };
             }
         }
         Ok(true)
     }
 
-    /// Reads what comes next, straight behind what is in the buffer.
+    /// Appends the next bytes to the buffer.
     async fn fill(&mut self) -> Result<usize, RootfsError> {
         if self.buffer.capacity() - self.buffer.len() < CHUNK_BYTES / 4 {
             self.buffer.reserve(CHUNK_BYTES);
         }
         let before = self.buffer.len();
         let length = self.reader.read_buf(&mut self.buffer).await.map_err(|error| failed(&self.blob, error))?;
-        // A few MiB can be made to hold more than any disk does.
+        // A few compressed MiB can expand to more than any disk holds.
         self.budget.take(length as u64)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&self.buffer[before..]);
@@ -208,17 +207,17 @@ fn failed(layer: &Digest, error: io::Error) -> RootfsError {
     }
 }
 
-/// What a header says of a member of `size` bytes.
+/// The member that a header describes, of `size` bytes.
 fn member(entry: &ParsedEntry<'_>, size: u64) -> Result<Member, String> {
     let name = entry.path_lossy();
     pax::check(entry)?;
     let target = || {
         let target = entry.link_target.as_deref().filter(|target| !target.contains(&0));
-        target.map(Box::from).ok_or_else(|| format!("`{name}` is a link that leads nowhere"))
+        target.map(Box::from).ok_or_else(|| format!("`{name}` is a link without a target"))
     };
     let device = || (entry.dev_major.unwrap_or_default(), entry.dev_minor.unwrap_or_default());
     let body = match entry.entry_type {
-        // The old form of folders.
+        // Folders in the old format.
         EntryType::Regular if entry.path.ends_with(b"/") && size == 0 => Body::Folder,
         EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => Body::File { size },
         EntryType::Directory => Body::Folder,
@@ -232,9 +231,9 @@ fn member(entry: &ParsedEntry<'_>, size: u64) -> Result<Member, String> {
     if i64::try_from(size).is_err() {
         return Err(format!("`{name}` says that it has {size} bytes"));
     }
-    // The largest id means "leave it alone" to chown(2).
+    // To chown(2) the largest id means "unchanged".
     let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(id);
-    let id = |number| id(number).map_err(|id| format!("`{name}` has the owner {id}, which no system knows"));
+    let id = |number| id(number).map_err(|id| format!("`{name}` has the owner {id}, which is out of range"));
     let xattrs = entry.xattrs.iter().map(|(key, value)| {
         let key = String::from_utf8(key.to_vec()).ok().filter(|key| !key.is_empty() && !key.contains('\0'));
         let key = key.ok_or_else(|| format!("`{name}` has an extended attribute without a proper name"))?;

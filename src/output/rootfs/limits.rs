@@ -1,22 +1,21 @@
-//! What is accepted at most.
+//! Bounds on a root file system.
 
 use super::RootfsError;
 
-/// Bounds on one image's file system. Its names are held in memory while it is made and as long as it can be read; the
-/// contents of files never are.
+/// Bounds on one image's file system. Names are kept in memory while the plan exists; contents of files never are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many names it may have: large images have a few hundred thousand.
+    /// The number of names; large images have a few hundred thousand.
     pub names: usize,
-    /// Bytes that the names, what links lead to and extended attributes may take, each name in full.
+    /// The bytes of all names (full paths), link targets and extended attributes.
     pub text_bytes: usize,
-    /// How many members all layers may have together, those included that later layers remove.
+    /// The number of members in all layers, including those that later layers remove.
     pub members: u32,
-    /// How many steps may be spent on symbolic links in the names of members, and on what whiteouts do not remove: what
-    /// can be made to cost more than what was sent.
+    /// The steps spent on resolving symbolic links and on entries that whiteouts pass over: a small layer could otherwise
+    /// cost unbounded time.
     pub steps: u64,
-    /// How many bytes all layers may hold when they are decompressed, and how many the output may come to: a few MiB can
-    /// be made to hold more than any disk, and a file can have holes of any size.
+    /// The bytes of all layers, decompressed, and the bytes of the output: a few compressed MiB can expand to more than any
+    /// disk holds, and holes can have any size.
     pub bytes: u64,
 }
 
@@ -26,11 +25,11 @@ impl Default for Limits {
     }
 }
 
-/// The longest path, in bytes (`PATH_MAX` without its end).
+/// The longest path, in bytes (`PATH_MAX` without the final NUL).
 pub(super) const PATH_BYTES: usize = 4095;
-/// The longest part of one (`NAME_MAX`).
+/// The longest part of a path, in bytes (`NAME_MAX`).
 pub(super) const NAME_BYTES: usize = 255;
-/// How many stored pieces a file with holes may have.
+/// How many stored pieces a sparse file may have.
 pub(super) const PIECES: usize = 100_000;
 /// How many symbolic links one name may lead through, as in containerd (continuity `fs/path.go`, `RootPath`).
 pub(super) const LINKS: usize = 255;
@@ -46,7 +45,7 @@ impl Limits {
     }
 }
 
-/// What is left of [`Limits::bytes`].
+/// The rest of [`Limits::bytes`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
     left: u64,
@@ -58,7 +57,7 @@ impl Budget {
         Self { left: limit, limit }
     }
 
-    /// For what was read before.
+    /// Unlimited, for a layer that was read before.
     pub(super) const ANY: Self = Self { left: u64::MAX, limit: u64::MAX };
 
     pub(super) fn take(&mut self, bytes: u64) -> Result<(), RootfsError> {

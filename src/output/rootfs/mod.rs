@@ -1,8 +1,8 @@
-//! The root file system of an image: its layers, laid over each other, as the files that a container begins with.
+//! The root file system of an image: its layers applied in order, as the files that a container starts with.
 //!
-//! A [`Rootfs`] is a plan, like an [`Archive`](super::archive::Archive): every name and the place of every content is known
-//! before the first file is passed on, so the same image always makes the same bytes, and reading can begin anywhere.
-//! Names are kept in memory within [`Limits`], contents never are.
+//! A [`Rootfs`] is a plan, like an [`Archive`](super::archive::Archive): every name, and where each content comes from,
+//! is known before the first file is emitted. So the same image always gives the same bytes, and reading can begin anywhere.
+//! Names are kept in memory, within [`Limits`]; contents never are.
 
 mod error;
 mod layer;
@@ -32,13 +32,13 @@ pub use error::RootfsError;
 pub(crate) use layer::Layer;
 pub use limits::Limits;
 
-/// How the files are to be arranged; the names are those of BuildKit's attributes (`exporter/local/fs.go`).
+/// Options, named as BuildKit's attributes (`exporter/local/fs.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// `platform-split`: whether the files of each platform are in a folder of its own, such as `linux_arm64`. Without an
-    /// answer they are if there are several.
+    /// `platform-split`: whether each platform has a folder of its own, such as `linux_arm64`. By default if there are several
+    /// platforms.
     pub platform_split: Option<bool>,
-    /// `source-date-epoch`: the time that everything has instead of its own, in seconds since 1970.
+    /// `source-date-epoch`: the time of every entry, in seconds since 1970, instead of its own.
     pub epoch: Option<u64>,
 }
 
@@ -53,17 +53,17 @@ pub struct Rootfs {
 /// The files of one platform.
 #[derive(Debug)]
 struct Image {
-    /// What has no content.
+    /// The members without content.
     head: Vec<Member>,
     head_size: u64,
     layers: Vec<LayerFiles>,
 }
 
-/// The files of one layer that are left.
+/// The files of one layer that no later layer replaces or removes.
 #[derive(Debug)]
 struct LayerFiles {
     blob: Descriptor,
-    /// As they lie in it.
+    /// In the order of the layer.
     files: Vec<StoredFile>,
     size: u64,
 }
@@ -74,7 +74,7 @@ struct StoredFile {
     /// Which member of its layer it is.
     ordinal: u32,
     member: Member,
-    /// Its other names.
+    /// Its further names: hard links.
     links: Vec<Box<[u8]>>,
 }
 
@@ -89,11 +89,11 @@ impl StoredFile {
 }
 
 impl Rootfs {
-    /// Reads every layer of the images of `graph` once. `absent` are foreign layers that `source` does not hold.
-    /// Attestations and other artifacts have no files and are left out.
+    /// Reads every layer of the images of `graph` once. `absent` are foreign layers that `source` lacks. Attestations and other
+    /// artifacts have no files and are left out.
     ///
     /// # Errors
-    /// When a layer cannot be read or is not what it should be, when there is no image, or past `limits`.
+    /// When a layer cannot be read or is invalid, when there is no image, or beyond `limits`.
     pub async fn new(
         source: &dyn Source,
         graph: &Graph,
@@ -134,14 +134,14 @@ impl Rootfs {
             return Err(RootfsError::TooLarge);
         }
         if size > limits.bytes {
-            let what = "the files with all their holes, in bytes,";
+            let what = "the files including holes, in bytes,";
             return Err(RootfsError::Limit { what, limit: limits.bytes });
         }
         let memory = (cost.text_bytes + cost.names * size_of::<StoredFile>()) as u64;
         Ok(Self { images, size, memory })
     }
 
-    /// About how many bytes of memory the plan takes.
+    /// The approximate memory of the plan, in bytes.
     pub fn memory(&self) -> u64 {
         self.memory
     }
@@ -159,7 +159,7 @@ impl Output for Rootfs {
 
     fn read(self: Arc<Self>, source: Arc<dyn Source>, offset: u64) -> Chunks {
         let (mut skip, mut parts) = (offset, 0);
-        // Layers that lie before the offset need not be read.
+        // Layers before the offset need not be read.
         for size in self.images.iter().flat_map(Image::parts) {
             if skip < size {
                 break;
@@ -172,13 +172,13 @@ impl Output for Rootfs {
 }
 
 impl Image {
-    /// The sizes of its parts in an archive.
+    /// The sizes of its parts in a tar archive.
     fn parts(&self) -> impl Iterator<Item = u64> {
         std::iter::once(self.head_size).chain(self.layers.iter().map(|layer| layer.size))
     }
 }
 
-/// A platform as BuildKit calls it in its answers (`platforms.FormatAll` of containerd's `platforms`).
+/// A platform as BuildKit formats it in responses (`platforms.FormatAll` of containerd's `platforms`).
 fn named(platform: &Platform) -> String {
     let platform = platform.normalised();
     match &platform.os_version {
@@ -192,6 +192,6 @@ fn folder(platform: &str) -> Result<Vec<u8>, RootfsError> {
     let folder = platform.replace('/', "_");
     match name::clean(folder.as_bytes()) {
         Ok(key) if key == folder.as_bytes() => Ok(key),
-        _ => Err(RootfsError::Unsayable { path: folder, reason: "it is no name of a folder".to_owned() }),
+        _ => Err(RootfsError::UnrepresentablePath { path: folder, reason: "it is no name of a folder".to_owned() }),
     }
 }

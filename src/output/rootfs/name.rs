@@ -1,16 +1,15 @@
-//! Names in layers, and the form in which they are kept.
+//! Names in layers, and their form in the tree.
 //!
-//! A [`Key`] is a path in which a zero byte stands for each slash. No file name has one, and it sorts before every other
-//! byte: in the order of keys a folder comes first, then all that is below it, then its next sibling, which is the
-//! order of a walk through a file system.
+//! A [`Key`] is a path with a zero byte in place of each slash. No file name contains one, and it sorts before every other
+//! byte, so the order of keys is that of a walk: a folder, everything below it, then its next sibling.
 
 use super::limits::{NAME_BYTES, PATH_BYTES};
 
 /// A path without a slash at either end, with zero bytes for slashes; empty for the root.
 pub(super) type Key = Vec<u8>;
 
-/// The key of a member's name, by the rules of Go's `path.Clean`, which containerd applies to it. Rooted names begin at
-/// the root of the image, and none may leave it.
+/// The key of a member's name, cleaned as by Go's `path.Clean`, which containerd applies. Absolute names begin at the root
+/// of the image, and no name may leave it.
 pub(super) fn clean(name: &[u8]) -> Result<Key, String> {
     let shown = || String::from_utf8_lossy(&name[..name.len().min(200)]).into_owned();
     let mut key = Key::with_capacity(name.len());
@@ -43,7 +42,7 @@ pub(super) fn push(key: &mut Key, part: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The folder that it is in.
+/// Its folder.
 pub(super) fn parent(key: &[u8]) -> &[u8] {
     key.iter().rposition(|&byte| byte == 0).map_or(&[], |at| &key[..at])
 }
@@ -58,7 +57,7 @@ pub(super) fn is_below(key: &[u8], folder: &[u8]) -> bool {
     folder.is_empty() || (key.get(folder.len()) == Some(&0) && key.starts_with(folder))
 }
 
-/// The first key that could be below `folder`, and the first that no longer could.
+/// The range of the keys below `folder`: its first possible key, and the first one after it.
 pub(super) fn below(folder: &[u8]) -> (Key, Key) {
     if folder.is_empty() {
         // No part of a name is as long as this one.
@@ -67,7 +66,7 @@ pub(super) fn below(folder: &[u8]) -> (Key, Key) {
     ([folder, &[0]].concat(), [folder, &[1]].concat())
 }
 
-/// The path, for people and for tar.
+/// The path with slashes.
 pub(super) fn path(key: &[u8]) -> Vec<u8> {
     key.iter().map(|&byte| if byte == 0 { b'/' } else { byte }).collect()
 }

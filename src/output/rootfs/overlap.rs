@@ -1,4 +1,4 @@
-//! The files of several platforms in one place, which they can only share where they have none in common.
+//! Puts the files of several platforms into one tree, which is possible only if they have no file in common.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,8 +6,8 @@ use std::collections::hash_map::Entry;
 use super::{Image, RootfsError};
 use crate::output::member::Body;
 
-/// Lets `images` lie in one place. Folders may be the same, those of the last image count; anything else in two images
-/// is an error, as in BuildKit (`exporter/local/export.go`).
+/// Merges `images`. They may have folders in common, of which the last image's count; any other entry in two images is an
+/// error, as in BuildKit (`exporter/local/export.go`).
 pub(super) fn merge(images: &mut [Image], platforms: &[&str]) -> Result<(), RootfsError> {
     if images.len() < 2 {
         return Ok(());
@@ -37,7 +37,7 @@ pub(super) fn merge(images: &mut [Image], platforms: &[&str]) -> Result<(), Root
             }
         }
     }
-    // A folder comes where it was met first, with what is known of it last: nothing may precede its folder.
+    // A folder keeps its first position, because its entries must follow it, and gets the last metadata.
     let mut last = HashMap::new();
     for member in images.iter().flat_map(|image| &image.head).filter(|member| member.body == Body::Folder) {
         last.insert(member.path.clone(), member.meta.clone());

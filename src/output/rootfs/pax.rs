@@ -1,4 +1,4 @@
-//! What an extended header says that the parser leaves to others: times with their fractions and their sign.
+//! Records of extended headers that `tar-core` does not parse: times with a fraction or a sign.
 
 use tar_core::parse::ParsedEntry;
 use tar_core::{PAX_MTIME, PaxExtensions};
@@ -6,12 +6,12 @@ use tar_core::{PAX_MTIME, PaxExtensions};
 use crate::output::member::Mtime;
 use crate::tar;
 
-/// Numbers that a member cannot be read without. The parser is told to pass over what it cannot read, because that
-/// may be a time; of these nothing may be passed over.
+/// Records that decide how a member is read. The parser skips records that it cannot parse, because they may be times;
+/// these must not be skipped.
 const NUMBERS: [&str; 7] =
     ["size", "uid", "gid", "GNU.sparse.size", "GNU.sparse.realsize", "GNU.sparse.offset", "GNU.sparse.numbytes"];
 
-/// Refuses numbers that are none. An empty one is not said (POSIX `pax`, "pax Extended Header Keyword Precedence").
+/// Refuses numbers that do not parse. An empty one counts as absent (POSIX `pax`, "pax Extended Header Keyword Precedence").
 pub(super) fn check(entry: &ParsedEntry<'_>) -> Result<(), String> {
     for record in entry.pax.into_iter().flat_map(PaxExtensions::new).filter_map(Result::ok) {
         let Some(key) = NUMBERS.iter().find(|key| record.key() == Ok(key)) else { continue };
@@ -24,7 +24,7 @@ pub(super) fn check(entry: &ParsedEntry<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The time of a member: what the extended header says of it, else the plain one.
+/// The time of a member: from the extended header, else from the plain one.
 pub(super) fn mtime(entry: &ParsedEntry<'_>) -> Result<Mtime, String> {
     let name = entry.path_lossy();
     let extended = entry.pax.into_iter().flat_map(PaxExtensions::new).filter_map(Result::ok);

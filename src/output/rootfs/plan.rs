@@ -1,26 +1,25 @@
-//! From the layers of an image to what comes in which order.
+//! Plans the order of the entries.
 //!
-//! Each layer is read twice. Only the last one says which files are left, and every file of a lower one may be replaced
-//! or removed by it, so that the first reading keeps names and the second one passes contents on. To keep the contents
-//! of the first instead would take the disk of the whole image; to hold them in memory is out of the question.
+//! Each layer is read twice: a later layer may replace or remove any file, so the first pass keeps names only, and the second
+//! pass emits contents. Keeping the contents of the first pass would need as much disk as the image.
 //!
-//! What has no content of its own (folders, links, devices, empty files) comes first, in the order of a walk, from memory.
-//! Then come the files, layer by layer as they lie in them, each with its further names behind it. So every folder
-//! precedes what is in it, every link follows what it leads to, and no layer is read more than once in all.
+//! Entries without content (folders, links, devices, empty files) come first, in the order of a walk, from memory. Files
+//! follow, layer by layer in the order of the layer, each followed by its further names. So every folder precedes its entries,
+//! every hard link follows its file, and the second pass reads each layer once.
 
 use std::collections::HashMap;
 
 use super::layer::Layer;
 use super::limits::{Budget, Limits};
 use super::name;
-use super::tree::{Inode, Place, Refused, Tree};
+use super::tree::{EntryOrigin, Inode, Refused, Tree};
 use super::{Image, LayerFiles, RootfsError, StoredFile};
 use crate::image::{Descriptor, Digest, Hasher};
 use crate::output::items::archived_size;
 use crate::output::member::{Body, Member, Meta, Mtime};
 use crate::source::Source;
 
-/// What an image's files cost so far.
+/// What the plan has used of the limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {
     pub(super) names: usize,
@@ -35,7 +34,7 @@ impl Cost {
     }
 }
 
-/// Reads layers, lowest first, and lays them over each other.
+/// Reads layers and applies them, lowest first.
 pub(super) async fn lay(
     source: &dyn Source,
     layers: &[(&Descriptor, &Digest)],
@@ -48,28 +47,27 @@ pub(super) async fn lay(
         ..limits
     });
     for (at, (blob, diff_id)) in (0..).zip(layers) {
-        // Hashing costs a fifth of what inflating does, and an engine would refuse the image, too.
+        // Hashing costs a fifth of inflating, and an engine would refuse the image as well.
         let mut layer = Layer::open(source, blob, cost.budget, Some(Hasher::new(diff_id.algorithm()))).await?;
-        let mut place = Place { layer: at, ordinal: 0 };
+        let mut origin = EntryOrigin { layer: at, ordinal: 0 };
         while let Some(member) = layer.next().await? {
             cost.members += 1;
             if cost.members > limits.members {
                 return Err(RootfsError::Limit { what: "the members of all layers", limit: limits.members.into() });
             }
-            tree.apply(member, place).map_err(|refused| match refused {
+            tree.apply(member, origin).map_err(|refused| match refused {
                 Refused::Member(reason) => layer.wrong(reason),
                 Refused::Limit(error) => error,
             })?;
-            place.ordinal += 1;
+            origin.ordinal += 1;
         }
         cost.budget = layer.finish(diff_id).await?;
     }
     Ok(tree)
 }
 
-/// The order of what is in `tree`, below `folder` (without, at the root). With `epoch` everything has that time. It may
-/// cost as much as `limits` have left: names are longer below a folder, and of further names of what has no content it is
-/// kept what they lead to.
+/// The entries of `tree` in order, below `folder` (or at the root). With `epoch` every entry has that time. The entries count
+/// against `limits` again: names grow by `folder`, and hard links need their targets.
 pub(super) fn order(
     tree: Tree,
     layers: &[(&Descriptor, &Digest)],
@@ -96,15 +94,15 @@ pub(super) fn order(
         .collect();
     let mut files: Vec<LayerFiles> =
         layers.iter().map(|(blob, _)| LayerFiles { blob: (*blob).clone(), files: Vec::new(), size: 0 }).collect();
-    // Which name of an inode came first, and where that is.
+    // The first name of each inode.
     let mut first: HashMap<u32, First> = HashMap::new();
     for (key, at) in names {
         let inode = &inodes[at as usize];
-        let Inode { names, body, meta, place } = inode;
+        let Inode { names, body, meta, origin } = inode;
         let path = full(&key);
         let found = first.get(&at);
         cost.names += 1;
-        // As the tree has counted: attributes are there once for all names.
+        // As in the tree, attributes count once for all names of an inode.
         cost.text_bytes += path.len();
         cost.text_bytes += match found {
             None => inode.text_bytes(),
@@ -119,20 +117,20 @@ pub(super) fn order(
                 continue;
             }
             Some(First::File(number)) => {
-                files[place.layer as usize].files[*number].links.push(path.into());
+                files[origin.layer as usize].files[*number].links.push(path.into());
                 continue;
             }
             None => {}
         }
         let is_content = matches!(body, Body::File { size } if *size > 0);
         if *names > 1 {
-            let number = files[place.layer as usize].files.len();
+            let number = files[origin.layer as usize].files.len();
             first.insert(at, if is_content { First::File(number) } else { First::Head(path.clone().into()) });
         }
         let member = Member { path, body: body.clone(), meta: meta.clone() };
         if is_content {
-            let file = StoredFile { ordinal: place.ordinal, member, links: Vec::new() };
-            files[place.layer as usize].files.push(file);
+            let file = StoredFile { ordinal: origin.ordinal, member, links: Vec::new() };
+            files[origin.layer as usize].files.push(file);
         } else {
             head.push(member);
         }
@@ -145,7 +143,7 @@ fn time(epoch: Option<u64>) -> Option<Mtime> {
     epoch.map(|seconds| Mtime { seconds, nanos: 0 })
 }
 
-/// Where the first name of something is that has several.
+/// The first name of an inode that has several.
 enum First {
     Head(Box<[u8]>),
     /// The number of a file in its layer.
@@ -153,7 +151,7 @@ enum First {
 }
 
 impl Image {
-    /// Puts the files of each layer in the order of their layer and counts what everything takes in an archive.
+    /// Sorts the files of each layer by their position and sums up the size of the archive.
     pub(super) fn measured(mut self) -> Result<Self, RootfsError> {
         for layer in &mut self.layers {
             layer.files.sort_unstable_by_key(|file| file.ordinal);
@@ -171,7 +169,7 @@ impl Image {
 }
 
 fn size(member: &Member) -> Result<u64, RootfsError> {
-    archived_size(member).map_err(|error| RootfsError::Unsayable {
+    archived_size(member).map_err(|error| RootfsError::UnrepresentablePath {
         path: String::from_utf8_lossy(&member.path).into_owned(),
         reason: error.to_string(),
     })

@@ -1,4 +1,4 @@
-//! The second reading: what is left of the layers is passed on.
+//! The second pass over the layers: the contents of the files that are left.
 
 use std::sync::Arc;
 
@@ -36,25 +36,25 @@ pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -
     })
 }
 
-/// Passes on the files of one layer, and reads no further than the last of them.
+/// Emits the files of one layer, and reads no further than the last of them.
 async fn pass_on(source: &dyn Source, layer: &LayerFiles, taker: &Taker) -> Result<Result<(), Gone>, RootfsError> {
     let mut reader = Layer::open(source, &layer.blob, Budget::ANY, None).await?;
     let mut ordinal = 0;
     for file in &layer.files {
         let member = loop {
             let Some(member) = reader.next().await? else {
-                return Err(reader.wrong("it ends earlier than it did a moment ago".to_owned()));
+                return Err(reader.wrong("it ends earlier than when it was read first".to_owned()));
             };
             ordinal += 1;
             if ordinal > file.ordinal {
                 break member;
             }
         };
-        // Sizes are promised by then, so a blob that has changed must not go unnoticed.
+        // The size of the output is promised by now, so a changed blob is an error.
         let is_same = matches!((&member.body, &file.member.body),
             (Body::File { size: now }, Body::File { size: before }) if now == before);
         if !is_same {
-            return Err(reader.wrong("it is no longer what it was a moment ago".to_owned()));
+            return Err(reader.wrong("it has changed since it was read first".to_owned()));
         }
         if taker.give(Item::Member(file.member.clone())).await.is_err() {
             return Ok(Err(Gone));

@@ -1,27 +1,26 @@
-//! Files with holes, of which a layer stores only what lies between them: GNU's old form and the three of `pax`.
+//! Sparse files, of which a layer stores only the data between the holes: GNU's old format and the three of `pax`.
 //!
-//! Engines unpack them (Go's `archive/tar` reads all four), so they are files like others here: zeros where the
-//! holes are.
+//! Engines unpack them (Go's `archive/tar` reads all four), so here they are files with zeros where the holes are.
 
 use std::collections::VecDeque;
 
 use tar_core::SparseEntry;
 
-/// The pieces of a file that is being read.
+/// The data and holes of a file that is being read.
 #[derive(Debug)]
 pub(super) struct Sparse {
-    /// What is stored and not yet read, in order.
+    /// The stored pieces that are not yet read, in order.
     pieces: VecDeque<SparseEntry>,
     at: u64,
     size: u64,
 }
 
-/// What comes next.
+/// What follows at the current position.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     /// A hole of so many bytes.
     Zeros(u64),
-    /// So many bytes of the layer.
+    /// So many bytes of data from the layer.
     Stored(u64),
 }
 
@@ -33,12 +32,12 @@ impl Sparse {
             let last = piece.offset.checked_add(piece.length).filter(|last| *last <= size);
             end = match last {
                 Some(last) if piece.offset >= end => last,
-                _ => return Err("its pieces lie over each other or outside of it"),
+                _ => return Err("its pieces overlap or lie outside of it"),
             };
             sum += piece.length;
         }
         if sum != stored {
-            return Err("its pieces do not come to what is stored of it");
+            return Err("its pieces do not add up to its stored size");
         }
         Ok(Self { pieces: map.into_iter().filter(|piece| piece.length > 0).collect(), at: 0, size })
     }
@@ -53,7 +52,7 @@ impl Sparse {
         }
     }
 
-    /// Takes note that so much of the next piece was read.
+    /// Marks so many bytes of the next piece as read.
     pub(super) fn advance(&mut self, length: u64) {
         self.at += length;
         if self.pieces.front().is_some_and(|piece| piece.offset + piece.length <= self.at) {

@@ -12,7 +12,7 @@ use crate::output::header::header;
 use crate::output::member::{Meta, Mtime};
 use crate::source::SourceError;
 
-/// Blobs in memory, and what is handed out in their place from the second time on.
+/// Blobs in memory, and what is returned in their place from the second time on.
 #[derive(Debug, Default)]
 struct Memory {
     blobs: HashMap<Digest, Bytes>,
@@ -218,7 +218,7 @@ async fn holes_count_as_what_they_become() {
     for size in [1 << 20, 1 << 62] {
         let (memory, graph) = image(&[hole(size)]);
         let error = plan(&memory, &graph, Limits { bytes: 1 << 20, ..Limits::default() }).await.unwrap_err();
-        assert!(error.to_string().contains("the files with all their holes"), "{error}");
+        assert!(error.to_string().contains("the files including holes"), "{error}");
     }
 }
 

@@ -1,9 +1,9 @@
-//! The file system that layers make, one laid over the other: names, and what they stand for.
+//! The file system that layers make when they are applied in order: names and inodes.
 //!
 //! The rules are those of image-spec `layer.md`, and where it is silent those of containerd (`pkg/archive/tar.go`): parents
-//! are found through symbolic links, within the image; a folder over a folder changes what is known of it, everything
-//! else replaces what was there; the header of a hard link counts for the file that it is another name of, which must
-//! be in the same layer: containerd unpacks each into a folder of its own, where it finds no other.
+//! are resolved through symbolic links, within the image; a folder over a folder updates its metadata, any other entry
+//! replaces the one before; the header of a hard link applies to the linked file, which must be in the same layer, because
+//! containerd unpacks each layer into a folder of its own.
 
 mod resolve;
 #[cfg(test)]
@@ -18,19 +18,19 @@ use super::name::{self, Key};
 use super::{RootfsError, name::shown};
 use crate::output::member::{Body, Member, Meta, Xattrs};
 
-/// A member of a layer: which layer it is in, and which of its members it is.
+/// Where an entry comes from: the layer, and the position of the member in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(super) struct Place {
+pub(super) struct EntryOrigin {
     pub(super) layer: u32,
     pub(super) ordinal: u32,
 }
 
-/// Why a member cannot be taken in.
+/// Why a member cannot be applied.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It is wrong; which layer it is in is for the caller to say.
+    /// It is invalid; the caller knows the layer.
     Member(String),
-    /// It is one too many.
+    /// It exceeds a limit.
     Limit(RootfsError),
 }
 
@@ -43,10 +43,10 @@ impl From<String> for Refused {
 /// The file system.
 #[derive(Debug)]
 pub(super) struct Tree {
-    /// Every parent of a name is itself one, of a folder: no name leads through a symbolic link.
+    /// Every parent of a name is itself a name, of a folder: no name leads through a symbolic link.
     names: BTreeMap<Box<[u8]>, Name>,
     inodes: Vec<Inode>,
-    /// Inodes that no name stands for, to be used again.
+    /// Inodes without a name, to be reused.
     free: Vec<u32>,
     layer: u32,
     limits: Limits,
@@ -57,23 +57,23 @@ pub(super) struct Tree {
 #[derive(Debug, Clone, Copy)]
 struct Name {
     inode: u32,
-    /// The layer that said so last.
+    /// The layer that set it last.
     layer: u32,
 }
 
-/// What one or several names stand for.
+/// What one or several names refer to.
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) names: u32,
     /// Never a link.
     pub(super) body: Body,
     pub(super) meta: Meta,
-    /// Where its content is.
-    pub(super) place: Place,
+    /// The member with its content.
+    pub(super) origin: EntryOrigin,
 }
 
 impl Inode {
-    /// What it takes beside its names, however many it has.
+    /// The bytes it counts for, beside its names.
     pub(super) fn text_bytes(&self) -> usize {
         let target = if let Body::Symlink { target } = &self.body { target.len() } else { 0 };
         target + self.meta.xattr_bytes()
@@ -86,13 +86,13 @@ impl Tree {
         Self { names, inodes, free, layer: 0, limits, text_bytes: 0, steps: 0 }
     }
 
-    /// Lays a member over what is there. Its layer must not be lower than those before.
-    pub(super) fn apply(&mut self, member: Member, place: Place) -> Result<(), Refused> {
-        self.layer = place.layer;
+    /// Applies a member. Its layer must not be lower than those of the members before.
+    pub(super) fn apply(&mut self, member: Member, origin: EntryOrigin) -> Result<(), Refused> {
+        self.layer = origin.layer;
         let key = name::clean(&member.path)?;
         let base = name::base(&key);
         if base.is_empty() {
-            // The root itself, of which neither an archive nor a folder has an entry.
+            // The root itself has no entry in the output.
             return Ok(());
         }
         let parent = self.resolve(name::parent(&key))?;
@@ -102,33 +102,33 @@ impl Tree {
         }
         let mut found = parent;
         name::push(&mut found, base)?;
-        self.put(found, member, place)
+        self.put(found, member, origin)
     }
 
-    fn put(&mut self, key: Key, member: Member, place: Place) -> Result<(), Refused> {
+    fn put(&mut self, key: Key, member: Member, origin: EntryOrigin) -> Result<(), Refused> {
         let Member { body, meta, .. } = member;
         if body == Body::Folder
             && let Some(name) = self.names.get_mut(&key[..])
             && self.inodes[name.inode as usize].body == Body::Folder
         {
-            name.layer = place.layer;
+            name.layer = origin.layer;
             let inode = name.inode;
             return self.change(inode, meta);
         }
         self.remove(&key);
         let Body::Link { target } = body else {
-            let inode = self.add(Inode { names: 0, body, meta, place })?;
+            let inode = self.add(Inode { names: 0, body, meta, origin })?;
             return self.name(key, inode);
         };
         let inode = self.target(&key, &target)?;
         self.name(key, inode)?;
-        // As containerd, which changes what was linked by the header of the link. Attributes are added.
+        // Like containerd, apply the header of the link to the linked file; attributes are added.
         let had = self.inodes[inode as usize].meta.xattrs.clone();
         let meta = Meta { xattrs: merged(had, meta.xattrs.clone()), ..meta };
         self.change(inode, meta)
     }
 
-    /// What the hard link `key` is another name of.
+    /// The inode that the hard link `key` refers to.
     fn target(&mut self, key: &[u8], target: &[u8]) -> Result<u32, Refused> {
         let link = shown(key);
         let cleaned = name::clean(target).map_err(|reason| format!("the hard link `{link}`: {reason}"))?;
@@ -141,7 +141,7 @@ impl Tree {
             return Err(format!("`{link}` is a hard link to the folder `{}`", shown(&to)).into());
         }
         if name.layer != self.layer {
-            let what = "which is in a lower layer; no engine can unpack that, so the file must be in this layer, too";
+            let what = "which is in a lower layer; engines cannot unpack that: the file must be in the same layer";
             return Err(format!("`{link}` is a hard link to `{}`, {what}", shown(&to)).into());
         }
         Ok(name.inode)
@@ -156,8 +156,8 @@ impl Tree {
             at = name::parent(at);
         }
         for folder in missing.into_iter().rev() {
-            let place = Place { layer: self.layer, ordinal: 0 };
-            let inode = self.add(Inode { names: 0, body: Body::Folder, meta: Meta::FOLDER, place })?;
+            let origin = EntryOrigin { layer: self.layer, ordinal: 0 };
+            let inode = self.add(Inode { names: 0, body: Body::Folder, meta: Meta::FOLDER, origin })?;
             self.name(folder.to_vec(), inode)?;
         }
         Ok(())
@@ -175,7 +175,7 @@ impl Tree {
         Ok(at)
     }
 
-    /// Lets a name that nothing has stand for `inode`.
+    /// Adds a new name for `inode`.
     fn name(&mut self, key: Key, inode: u32) -> Result<(), Refused> {
         if self.names.len() >= self.limits.names {
             return Err(self.too_many());
@@ -194,7 +194,7 @@ impl Tree {
         self.check()
     }
 
-    /// Removes a name and everything below it, if it is there.
+    /// Removes a name and everything below it, if it exists.
     fn remove(&mut self, key: &[u8]) {
         let Some(name) = self.names.get(key) else { return };
         if self.inodes[name.inode as usize].body == Body::Folder {
@@ -206,7 +206,7 @@ impl Tree {
         self.forget(key);
     }
 
-    /// Takes one name away; what it stood for stays while it has others.
+    /// Removes one name; the inode stays while it has others.
     fn forget(&mut self, key: &[u8]) {
         let Some(name) = self.names.remove(key) else { return };
         self.text_bytes -= key.len();
@@ -246,13 +246,13 @@ impl Tree {
         Refused::Limit(RootfsError::Limit { what: "the files", limit: self.limits.names as u64 })
     }
 
-    /// All names with what they stand for, in the order of a walk.
+    /// All names with their inodes, in the order of a walk.
     pub(super) fn into_parts(self) -> (impl Iterator<Item = (Box<[u8]>, u32)>, Vec<Inode>) {
         (self.names.into_iter().map(|(key, name)| (key, name.inode)), self.inodes)
     }
 }
 
-/// The attributes `had`, with those of `more` beside them or in their place.
+/// The attributes `had`, added to or replaced by those of `more`.
 fn merged(had: Option<Xattrs>, more: Option<Xattrs>) -> Option<Xattrs> {
     let (Some(had), Some(more)) = (&had, &more) else { return more.or(had) };
     let kept = had.iter().filter(|(name, _)| more.iter().all(|(other, _)| other != name));

@@ -1,4 +1,4 @@
-//! Archives of `docker save` as they were before they were OCI layouts, and as `crane pull` and others write them.
+//! Archives with a `manifest.json` and without an OCI layout: those of `docker save` before Docker 25, and of `crane pull`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,19 +6,19 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Files, json};
-use super::members::{First, Place};
+use super::members::{BlobLocation, First};
 use super::{ArchiveError, SavedImage};
 use crate::compression::Compression;
 use crate::image::{Algorithm, Descriptor, Digest, Document, Limits, Reference, View};
 use crate::source::{SameLayer, SameLayers};
 
-/// In which words a manifest is written for an image that has none.
+/// How the manifest is written for an image that has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ManifestFormat {
-    /// In those of containerd's importer (`core/images/archive/importer.go`), byte by byte: the image gets the digest,
+    /// Byte for byte as containerd's importer (`core/images/archive/importer.go`) writes it, so that the image has the digest,
     /// and so the id, that `docker load` and `ctr images import` give it.
     Docker,
-    /// In those of OCI, for tools that know no others.
+    /// With OCI media types, for tools that know no others.
     Oci,
 }
 
@@ -40,7 +40,7 @@ impl ManifestFormat {
     fn layer(self, compression: Compression) -> Option<&'static str> {
         Some(match (self, compression) {
             (Self::Docker, Compression::None) => "application/vnd.docker.image.rootfs.diff.tar",
-            // Of any compression, for the importer.
+            // The importer uses this type for any compression.
             (Self::Docker, _) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
             (Self::Oci, Compression::None) => "application/vnd.oci.image.layer.v1.tar",
             (Self::Oci, Compression::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
@@ -75,19 +75,19 @@ struct Manifest {
     layers: Vec<Descriptor>,
 }
 
-/// What the archive holds, described as OCI tools do it.
+/// The images of the archive, with a manifest for each.
 #[derive(Debug, Default)]
 pub(super) struct Described {
     pub(super) images: Vec<SavedImage>,
-    /// Documents that were made.
+    /// The manifests that were generated.
     pub(super) made: HashMap<Digest, Bytes>,
-    /// Where the blobs are that those name.
-    pub(super) places: HashMap<Digest, Place>,
-    /// Layers that are there uncompressed.
+    /// Where the blobs of these manifests are.
+    pub(super) locations: HashMap<Digest, BlobLocation>,
+    /// Uncompressed layers in the archive.
     pub(super) uncompressed: Vec<Digest>,
 }
 
-/// Describes the images; `None` if there is no `manifest.json`. `same` is in the place of the layers that it names. Blocks.
+/// Reads the images; `None` if there is no `manifest.json`. Layers in `same` are replaced by the engine's blobs. Blocks.
 pub(super) fn describe(
     files: &Files,
     format: ManifestFormat,
@@ -107,7 +107,7 @@ pub(super) fn describe(
         let mut names = Vec::new();
         for tag in image.repo_tags.unwrap_or_default() {
             let name: Reference =
-                tag.parse().map_err(|error| files.wrong(LIST, format!("names an image as nobody can: {error}")))?;
+                tag.parse().map_err(|error| files.wrong(LIST, format!("has an invalid image name: {error}")))?;
             names.push(name);
         }
         described.images.push(SavedImage { root, names, unusable: Vec::new() });
@@ -135,8 +135,8 @@ fn describe_image(
     let View::Config(view) = &document.view else {
         return Err(files.wrong(&image.config, "is no image config".to_owned()));
     };
-    if let Some(place) = files.find(&image.config, First::Links)? {
-        described.places.insert(config.digest.clone(), place);
+    if let Some(location) = files.find(&image.config, First::Links)? {
+        described.locations.insert(config.digest.clone(), location);
     }
     let (members, diff_ids) = (image.layers.as_deref().unwrap_or_default(), &view.rootfs.diff_ids);
     if members.len() != diff_ids.len() {
@@ -148,23 +148,28 @@ fn describe_image(
     }
     let mut layers = Vec::new();
     for (member, diff_id) in members.iter().zip(diff_ids) {
-        let place = files.find(member, First::Links)?.ok_or_else(|| missing("layer", member))?;
-        let layer = describe_layer(files, member, &place, diff_id, format)?;
+        let location = files.find(member, First::Links)?.ok_or_else(|| missing("layer", member))?;
+        let layer = describe_layer(files, member, &location, diff_id, format)?;
         if layer.digest == *diff_id {
             described.uncompressed.push(diff_id.clone());
         }
-        described.places.insert(layer.digest.clone(), place);
+        described.locations.insert(layer.digest.clone(), location);
         layers.push(layer);
     }
-    replace(&mut layers, format, same, &mut described.places);
+    replace(&mut layers, format, same, &mut described.locations);
     let manifest = Manifest { schema_version: 2, media_type: format.manifest(), config, layers };
     let bytes = serde_json::to_vec(&manifest).map_err(|error| files.wrong(LIST, error.to_string()))?;
     Ok((Descriptor::new(format.manifest(), Digest::sha256(&bytes), bytes.len() as u64), bytes.into()))
 }
 
-/// Puts the layers that the engine holds in another form in the place of those of the archive, by the rule of containerd's
-/// importer: of a layer that is there several times it is the last one.
-fn replace(layers: &mut [Descriptor], format: ManifestFormat, same: &SameLayers, places: &mut HashMap<Digest, Place>) {
+/// Replaces layers by the blobs that the engine has for them, as containerd's importer does: of a layer that occurs several
+/// times, the last one.
+fn replace(
+    layers: &mut [Descriptor],
+    format: ManifestFormat,
+    same: &SameLayers,
+    locations: &mut HashMap<Digest, BlobLocation>,
+) {
     let mut seen = HashSet::new();
     for layer in layers.iter_mut().rev() {
         let Some(other) = same.get(&layer.digest) else { continue };
@@ -175,41 +180,41 @@ fn replace(layers: &mut [Descriptor], format: ManifestFormat, same: &SameLayers,
         let compression = if mark.len() < SameLayer::MARK_BYTES { Compression::None } else { Compression::of(&mark) };
         let Some(media_type) = format.layer(compression) else { continue };
         *layer = Descriptor::new(media_type, digest.clone(), size);
-        // What is in the archive as well is read there.
-        places.entry(digest.clone()).or_insert(Place::There { size, digest, mark });
+        // If the archive has this blob as well, it is read there.
+        locations.entry(digest.clone()).or_insert(BlobLocation::Engine { size, digest, mark });
     }
 }
 
-/// An uncompressed layer is what its diff id says, or the engine refuses it when it has arrived. The digest of a
-/// compressed one is nowhere in the archive, so it is read for that.
+/// The digest of an uncompressed layer is its diff id, which the engine verifies on arrival. The digest of a compressed layer
+/// is nowhere in the archive, so the layer is read and hashed.
 fn describe_layer(
     files: &Files,
     member: &str,
-    place: &Place,
+    location: &BlobLocation,
     diff_id: &Digest,
     format: ManifestFormat,
 ) -> Result<Descriptor, ArchiveError> {
     let mut start = [0; Compression::MARK_BYTES];
-    let compression = match place {
-        Place::There { mark, .. } => Compression::of(mark),
-        Place::Here { .. } => {
-            let read = files.read_at(member, place, 0, &mut start)?;
+    let compression = match location {
+        BlobLocation::Engine { mark, .. } => Compression::of(mark),
+        BlobLocation::File { .. } => {
+            let read = files.read_at(member, location, 0, &mut start)?;
             Compression::of(&start[..read])
         }
     };
-    let unfit = || files.wrong(member, "is compressed with bzip2 or xz, which layers of images are not".to_owned());
+    let unfit = || files.wrong(member, "is compressed with bzip2 or xz, which no engine unpacks".to_owned());
     let media_type = format.layer(compression).ok_or_else(unfit)?;
-    if let Place::There { digest, .. } = place {
-        return Ok(Descriptor::new(media_type, digest.clone(), place.size()));
+    if let BlobLocation::Engine { digest, .. } = location {
+        return Ok(Descriptor::new(media_type, digest.clone(), location.size()));
     }
     if compression == Compression::None {
-        return Ok(Descriptor::new(media_type, diff_id.clone(), place.size()));
+        return Ok(Descriptor::new(media_type, diff_id.clone(), location.size()));
     }
-    let digest = files.digest(member, place, Algorithm::Sha256)?;
-    Ok(Descriptor::new(media_type, digest, place.size()))
+    let digest = files.digest(member, location, Algorithm::Sha256)?;
+    Ok(Descriptor::new(media_type, digest, location.size()))
 }
 
-/// A name as it may be shown.
+/// A name, shortened for a message.
 fn shown(member: &str) -> String {
     member.chars().take(200).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }

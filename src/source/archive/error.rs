@@ -3,21 +3,21 @@
 use crate::image::DocumentError;
 use crate::tar::BLOCK;
 
-/// What is wrong with an archive or a layout directory. Nothing of it was exported.
+/// Why an archive or a layout folder cannot be read. Nothing of it was exported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
-    /// It cannot be read, or what is read of it cannot be kept.
+    /// Reading it, or keeping a copy of it, failed.
     #[error("{archive}: {what}: {error}")]
     Io {
         /// The archive.
         archive: String,
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// It is no tar archive, or breaks off.
+    /// It is an invalid tar archive, or ends too early.
     #[error("{archive} is not a whole tar archive: {reason}")]
     Tar {
         /// The archive.
@@ -25,15 +25,15 @@ pub enum ArchiveError {
         /// What is wrong, and where.
         reason: String,
     },
-    /// It is no archive at all.
+    /// It is no tar archive.
     #[error("{archive} is no archive: {reason}")]
     NotArchive {
         /// The file.
         archive: String,
-        /// What it is, or what it is not.
+        /// What it is instead.
         reason: String,
     },
-    /// It holds no image that we know how to read.
+    /// It holds no image in a known form.
     #[error("{archive} holds no image: {reason}")]
     Unrecognised {
         /// The archive.
@@ -41,7 +41,7 @@ pub enum ArchiveError {
         /// What was expected.
         reason: &'static str,
     },
-    /// One of its files is not what it should be.
+    /// One of its files is invalid.
     #[error("{archive}: `{member}` {reason}")]
     Member {
         /// The archive.
@@ -51,7 +51,7 @@ pub enum ArchiveError {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
-    /// A document of an image is not what it should be.
+    /// A document of an image is invalid.
     #[error("{archive}: {error}")]
     Document {
         /// The archive.
@@ -62,8 +62,7 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
-    /// `archive`, of which `begin` are the first bytes, cannot be read as a tar archive for this reason. What does not
-    /// even begin as one is none.
+    /// The error for `archive`, whose first bytes are `begin`, when `reason` keeps it from being read as a tar archive.
     pub(super) fn tar(archive: &str, begin: &[u8], reason: String) -> Self {
         let archive = archive.to_owned();
         if is_head(begin) {
@@ -72,28 +71,27 @@ impl ArchiveError {
         let reason = match begin {
             [] => "it is empty".to_owned(),
             [b'P', b'K', 3 | 5, ..] => "it is a ZIP file; expected a tar archive, compressed or not".to_owned(),
-            _ => "it does not begin as a tar archive does, nor as one that is compressed (gzip, zstd, xz, bzip2)"
-                .to_owned(),
+            _ => "it does not begin like a tar archive, compressed (gzip, zstd, xz, bzip2) or not".to_owned(),
         };
         Self::NotArchive { archive, reason }
     }
 
-    /// What a person can do about it, where there is something to say.
+    /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Io { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => {
-                Some("name a folder with more room by TMPDIR, or give an uncompressed file instead of a stream".to_owned())
+                Some("set TMPDIR to a folder with more room, or name an uncompressed file instead of a stream".to_owned())
             }
             Self::Unrecognised { .. } | Self::NotArchive { .. } => {
                 Some("`docker save`, `docker buildx build -o type=oci`, `skopeo copy` and `crane pull` make archives that can be read".to_owned())
             }
-            Self::Tar { .. } => Some("save the image again; the file may have been cut off on its way".to_owned()),
+            Self::Tar { .. } => Some("save the image again; the file may be truncated".to_owned()),
             _ => None,
         }
     }
 }
 
-/// Whether `bytes` begin with the head of a member: its sum is right (POSIX.1-1988, `ustar`), or all of it is zeros.
+/// Whether `bytes` begin with a tar header: its checksum is right (POSIX.1-1988, `ustar`), or all of it is zeros.
 fn is_head(bytes: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
     let Some(head) = bytes.get(..BLOCK) else { return false };
@@ -101,7 +99,7 @@ fn is_head(bytes: &[u8]) -> bool {
     let said = u32::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok();
     let byte = |(at, byte): (usize, &u8)| if SUM.contains(&at) { b' ' } else { *byte };
     let sum = head.iter().enumerate().map(|all| u32::from(byte(all))).sum::<u32>();
-    // Old programs took bytes for signed numbers.
+    // Old programs summed signed bytes.
     let signed = head.iter().enumerate().map(|all| i32::from(byte(all).cast_signed())).sum::<i32>();
     head.iter().all(|byte| *byte == 0) || said.is_some() && (said == Some(sum) || said == u32::try_from(signed).ok())
 }

@@ -8,32 +8,32 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ArchiveError;
-use super::members::{First, Members, Place};
+use super::members::{BlobLocation, First, Members};
 use crate::image::{Algorithm, Digest, Hasher};
 
-/// Where files are looked for.
+/// The files.
 #[derive(Debug)]
 pub(super) struct Files {
     name: String,
-    place: Kept,
-    /// Which of several files with the name of a blob has its bytes.
-    chosen: Mutex<HashMap<Digest, Place>>,
+    location: Kept,
+    /// Of several files with the name of a blob, the one that has its bytes.
+    chosen: Mutex<HashMap<Digest, BlobLocation>>,
 }
 
 #[derive(Debug)]
 enum Kept {
     Tar(Members),
-    /// Looked into under fixed names and digests only.
+    /// A folder; only fixed names and digests are looked up in it.
     Folder(PathBuf),
 }
 
 impl Files {
     pub(super) fn tar(name: String, members: Members) -> Self {
-        Self { name, place: Kept::Tar(members), chosen: Mutex::default() }
+        Self { name, location: Kept::Tar(members), chosen: Mutex::default() }
     }
 
     pub(super) fn folder(name: String, folder: PathBuf) -> Self {
-        Self { name, place: Kept::Folder(folder), chosen: Mutex::default() }
+        Self { name, location: Kept::Folder(folder), chosen: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -41,12 +41,12 @@ impl Files {
     }
 
     pub(super) fn is_folder(&self) -> bool {
-        matches!(self.place, Kept::Folder(_))
+        matches!(self.location, Kept::Folder(_))
     }
 
-    /// Where the file `member` is; `None` if there is none. Blocks.
-    pub(super) fn find(&self, member: &str, first: First) -> Result<Option<Place>, ArchiveError> {
-        let folder = match &self.place {
+    /// Finds the file `member`; `None` if there is none. Blocks.
+    pub(super) fn find(&self, member: &str, first: First) -> Result<Option<BlobLocation>, ArchiveError> {
+        let folder = match &self.location {
             Kept::Tar(members) => {
                 return Ok(members.find(member, first).map_err(|reason| self.wrong(member, reason))?.cloned());
             }
@@ -63,26 +63,28 @@ impl Files {
         if !metadata.is_file() {
             return Err(self.wrong(member, "is no file".to_owned()));
         }
-        Ok(Some(Place::Here { file: Arc::new(file), offset: 0, size: metadata.len() }))
+        Ok(Some(BlobLocation::File { file: Arc::new(file), offset: 0, size: metadata.len() }))
     }
 
-    /// Where the blob `digest` is, by its name; `None` if there is none. Of several files with that name the one that has
-    /// these bytes: the importer goes by what is in a file. Blocks.
-    pub(super) fn blob(&self, digest: &Digest) -> Result<Option<Place>, ArchiveError> {
+    /// Finds the blob `digest` by its name; `None` if there is none. Of several files with that name it is the one with
+    /// these bytes, because the importer goes by content. Blocks.
+    pub(super) fn blob(&self, digest: &Digest) -> Result<Option<BlobLocation>, ArchiveError> {
         let member = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
         let last = self.find(&member, First::Files)?;
-        let (Some(last), Kept::Tar(members)) = (&last, &self.place) else { return Ok(last) };
+        let (Some(last), Kept::Tar(members)) = (&last, &self.location) else { return Ok(last) };
         let replaced: Vec<_> = members.replaced(&member).collect();
         if replaced.is_empty() {
             return Ok(Some(last.clone()));
         }
-        if let Some(place) = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
-            return Ok(Some(place.clone()));
+        if let Some(location) = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
+            return Ok(Some(location.clone()));
         }
         let mut chosen = last;
-        for place in [last].into_iter().chain(replaced) {
-            if matches!(place, Place::There { .. }) || self.digest(&member, place, digest.algorithm())? == *digest {
-                chosen = place;
+        for location in [last].into_iter().chain(replaced) {
+            if matches!(location, BlobLocation::Engine { .. })
+                || self.digest(&member, location, digest.algorithm())? == *digest
+            {
+                chosen = location;
                 break;
             }
         }
@@ -90,12 +92,17 @@ impl Files {
         Ok(Some(chosen.clone()))
     }
 
-    /// The digest of what `place` holds. Blocks.
-    pub(super) fn digest(&self, member: &str, place: &Place, algorithm: Algorithm) -> Result<Digest, ArchiveError> {
+    /// The digest of the bytes at `location`. Blocks.
+    pub(super) fn digest(
+        &self,
+        member: &str,
+        location: &BlobLocation,
+        algorithm: Algorithm,
+    ) -> Result<Digest, ArchiveError> {
         let (mut hasher, mut at) = (Hasher::new(algorithm), 0);
         let mut buffer = vec![0; 1 << 20];
         loop {
-            let read = self.read_at(member, place, at, &mut buffer)?;
+            let read = self.read_at(member, location, at, &mut buffer)?;
             if read == 0 {
                 return Ok(hasher.finish());
             }
@@ -106,22 +113,28 @@ impl Files {
 
     /// Reads the file `member`, of at most `limit` bytes; `None` if there is none. Blocks.
     pub(super) fn read(&self, member: &str, limit: u64, first: First) -> Result<Option<Vec<u8>>, ArchiveError> {
-        let Some(place) = self.find(member, first)? else { return Ok(None) };
-        if place.size() > limit {
-            return Err(self.wrong(member, format!("has {} bytes; at most {limit} are read", place.size())));
+        let Some(location) = self.find(member, first)? else { return Ok(None) };
+        if location.size() > limit {
+            return Err(self.wrong(member, format!("has {} bytes; at most {limit} are read", location.size())));
         }
-        let mut bytes = vec![0; usize::try_from(place.size()).unwrap_or(usize::MAX)];
-        let read = self.read_at(member, &place, 0, &mut bytes)?;
+        let mut bytes = vec![0; usize::try_from(location.size()).unwrap_or(usize::MAX)];
+        let read = self.read_at(member, &location, 0, &mut bytes)?;
         bytes.truncate(read);
         Ok(Some(bytes))
     }
 
-    /// Reads what fits `into` from `at` on; fewer bytes only at the end. Blocks.
-    pub(super) fn read_at(&self, member: &str, place: &Place, at: u64, into: &mut [u8]) -> Result<usize, ArchiveError> {
-        read_at(place, at, into).map_err(|error| self.failed(member, error))
+    /// Reads from `at` on until `into` is full or the file ends. Blocks.
+    pub(super) fn read_at(
+        &self,
+        member: &str,
+        location: &BlobLocation,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<usize, ArchiveError> {
+        read_at(location, at, into).map_err(|error| self.failed(member, error))
     }
 
-    /// Something is wrong with `member`.
+    /// An error about `member`.
     pub(super) fn wrong(&self, member: &str, reason: String) -> ArchiveError {
         let member = member.chars().take(200).map(|letter| if letter.is_control() { '?' } else { letter }).collect();
         ArchiveError::Member { archive: self.name.clone(), member, reason }
@@ -132,14 +145,14 @@ impl Files {
     }
 }
 
-/// The JSON value that `bytes` begin with. What follows it is not looked at, as Go's decoders do not look at it.
+/// Parses the JSON value at the beginning of `bytes` and ignores what follows, as Go's decoders do.
 pub(super) fn json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     T::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
 }
 
-/// Reads what fits `into` from `at` on; fewer bytes only at the end. Blocks.
-pub(super) fn read_at(place: &Place, at: u64, into: &mut [u8]) -> io::Result<usize> {
-    let Place::Here { file, offset, size } = place else {
+/// Reads from `at` on until `into` is full or the file ends. Blocks.
+pub(super) fn read_at(location: &BlobLocation, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let BlobLocation::File { file, offset, size } = location else {
         return Err(io::Error::other("it was not kept, because the engine had it"));
     };
     let left = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);

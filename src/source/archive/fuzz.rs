@@ -1,10 +1,10 @@
-//! What the fuzz target `tar_members` holds to be true of any bytes.
+//! The properties that the fuzz target `tar_members` checks for any bytes.
 
-use super::members::{First, Members, Place, Step, step};
+use super::members::{BlobLocation, First, Members, Step, step};
 use crate::image::Digest;
 use crate::tar::BLOCK;
 
-/// Reading members ends, and never beyond what is there.
+/// Reading members ends, and never reads beyond the input.
 pub fn members(bytes: &[u8]) {
     let (mut members, mut at, mut wanted) = (Members::default(), 0_usize, BLOCK);
     while let Some(window) = bytes.get(at..at.saturating_add(wanted)) {
@@ -17,8 +17,8 @@ pub fn members(bytes: &[u8]) {
             Ok(Step::Skip(size)) => size,
             Ok(Step::Member(head)) => {
                 let size = head.head.saturating_add(head.size).saturating_add(head.padding());
-                let place = |size| Place::There { size, digest: Digest::sha256(b""), mark: Vec::new() };
-                if members.add(head, place).is_err() {
+                let location = |size| BlobLocation::Engine { size, digest: Digest::sha256(b""), mark: Vec::new() };
+                if members.add(head, location).is_err() {
                     break;
                 }
                 size

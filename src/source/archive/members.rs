@@ -1,4 +1,4 @@
-//! The files of a tar archive: where each begins and ends, whatever order they come in.
+//! The members of a tar archive: where each file begins and ends.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,54 +10,54 @@ use tar_core::parse::{Limits, ParseEvent, Parser};
 use crate::image::Digest;
 use crate::tar::{BLOCK, check_numbers, clean, padding};
 
-/// How many members an archive may have: an image of the most blobs that are allowed has a folder for each of them.
+/// How many members an archive may have: room for the largest allowed image with a folder for each blob.
 const MAX_MEMBERS: usize = 100_000;
-/// The longest name of a member or of what a link leads to, in bytes.
+/// The longest name of a member, and the longest target of a link, in bytes.
 const MAX_NAME: u32 = 4096;
-/// The longest way from link to link.
+/// How many links may be followed.
 const MAX_LINKS: usize = 16;
 
-/// Where the bytes of a file are.
+/// Where the bytes of a member are.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(super) enum BlobLocation {
     /// In a file, from `offset` on.
-    Here { file: Arc<File>, offset: u64, size: u64 },
-    /// With the one that the archive is sent to, who has them already: a blob of this digest, that begins so.
-    There { size: u64, digest: Digest, mark: Vec<u8> },
+    File { file: Arc<File>, offset: u64, size: u64 },
+    /// In the engine that the archive is loaded into: a blob of this digest, whose first bytes are `mark`.
+    Engine { size: u64, digest: Digest, mark: Vec<u8> },
 }
 
-impl Place {
+impl BlobLocation {
     pub(super) fn size(&self) -> u64 {
         match self {
-            Self::Here { size, .. } | Self::There { size, .. } => *size,
+            Self::File { size, .. } | Self::Engine { size, .. } => *size,
         }
     }
 }
 
-/// The members of one archive. Of several with one name the last counts, as for containerd's importer: that is how `tar -r`
-/// replaces a file.
+/// The members of one archive. Of several with the same name the last one counts, as for containerd's importer: `tar -r`
+/// replaces files that way.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    files: HashMap<Vec<u8>, Place>,
-    /// Files of which others have the name by now. Whoever looks for a blob looks for its bytes, whatever follows them.
-    replaced: HashMap<Vec<u8>, Vec<Place>>,
-    /// What leads to another member.
+    files: HashMap<Vec<u8>, BlobLocation>,
+    /// Earlier files of the same name. A blob is found by its bytes, so a later file with its name does not hide it.
+    replaced: HashMap<Vec<u8>, Vec<BlobLocation>>,
+    /// Links: name and target.
     symlinks: HashMap<Vec<u8>, Vec<u8>>,
     hard_links: HashMap<Vec<u8>, Vec<u8>>,
     count: usize,
 }
 
-/// What a name stands for if it is that of a file and of a symbolic link, whichever came last.
+/// Which one counts if a file and a symbolic link have the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum First {
-    /// In an OCI layout, where the importer knows no links.
+    /// The file: in an OCI layout, where the importer knows no links.
     Files,
-    /// In an archive of `docker save`, where it resolves them when it has seen all files (containerd
+    /// The link: in an archive of `docker save`, where the importer resolves links after it has read all files (containerd
     /// `core/images/archive/importer.go`).
     Links,
 }
 
-/// The head of a member.
+/// The headers of a member.
 #[derive(Debug)]
 pub(super) struct Head {
     /// Bytes of all its headers.
@@ -69,7 +69,7 @@ pub(super) struct Head {
     pub(super) is_file: bool,
 }
 
-/// What a link leads to.
+/// The target of a link.
 #[derive(Debug)]
 enum Link {
     Symbolic(Vec<u8>),
@@ -77,29 +77,29 @@ enum Link {
 }
 
 impl Head {
-    /// Zeros that fill its last block.
+    /// The padding of its last block, in bytes.
     pub(super) fn padding(&self) -> u64 {
         padding(self.size) as u64
     }
 
-    /// Its name, with nothing in it that could be written in another way.
+    /// Its name, cleaned as by Go's `path.Clean`.
     pub(super) fn name(&self) -> &[u8] {
         &self.name
     }
 }
 
-/// What the bytes at the border between two members are.
+/// What follows the end of a member.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Too few to tell: so many are needed, counted from the border.
+    /// Unknown yet: so many bytes are needed, counted from that end.
     More(usize),
     Member(Head),
-    /// Something that is no member, and its length.
+    /// Something that is no member, of this length.
     Skip(u64),
     End,
 }
 
-/// Reads the head that `bytes` begin with.
+/// Parses the headers at the beginning of `bytes`.
 pub(super) fn step(bytes: &[u8]) -> Result<Step, String> {
     check_numbers(bytes)?;
     let limits = Limits { max_path_len: Some(MAX_NAME), ..Limits::default() };
@@ -124,7 +124,7 @@ pub(super) fn step(bytes: &[u8]) -> Result<Step, String> {
     if !is_file && entry.size != 0 {
         return Err(format!("`{}` has content and is no file", entry.path_lossy()));
     }
-    // What lies beyond that cannot be counted in the signed numbers of file systems.
+    // File systems count in signed 64 bits.
     if entry.size > i64::MAX as u64 - BLOCK as u64 {
         return Err(format!("`{}` says that it has {} bytes", entry.path_lossy(), entry.size));
     }
@@ -132,7 +132,7 @@ pub(super) fn step(bytes: &[u8]) -> Result<Step, String> {
 }
 
 impl Members {
-    /// Finds every member of `file`, of which only the heads are read. Blocks.
+    /// Finds every member of `file`; only headers are read. Blocks.
     pub(super) fn of(file: &Arc<File>) -> Result<Self, String> {
         let length = file.metadata().map_err(|error| error.to_string())?.len();
         let (mut members, mut at, mut bytes) = (Self::default(), 0_u64, Vec::new());
@@ -143,7 +143,7 @@ impl Members {
             bytes.resize(wanted.min(left), 0);
             file.read_exact_at(&mut bytes[have..], at + have as u64).map_err(|error| error.to_string())?;
             if bytes.len() < wanted {
-                // An archive without the zeros at its end is read by everybody.
+                // Every reader accepts an archive without the zeros at its end.
                 return if bytes.iter().all(|&byte| byte == 0) { Ok(members) } else { Err(cut_off(at)) };
             }
             let size = match step(&bytes).map_err(|reason| format!("at byte {at}: {reason}"))? {
@@ -158,7 +158,7 @@ impl Members {
                     if size > length.saturating_sub(offset) {
                         return Err(cut_off(at));
                     }
-                    members.add(head, |size| Place::Here { file: file.clone(), offset, size })?;
+                    members.add(head, |size| BlobLocation::File { file: file.clone(), offset, size })?;
                     // The last padding may be missing.
                     (offset + size + padding).min(length) - at
                 }
@@ -169,8 +169,8 @@ impl Members {
         }
     }
 
-    /// Takes note of a member; `place` says where its bytes are if it is a file.
-    pub(super) fn add(&mut self, head: Head, place: impl FnOnce(u64) -> Place) -> Result<(), String> {
+    /// Adds a member; `location` gives the place of its bytes if it is a file.
+    pub(super) fn add(&mut self, head: Head, location: impl FnOnce(u64) -> BlobLocation) -> Result<(), String> {
         if self.count == MAX_MEMBERS {
             return Err(format!("it has more than {MAX_MEMBERS} files"));
         }
@@ -180,7 +180,7 @@ impl Members {
             Some(Link::Symbolic(target)) => drop(self.symlinks.insert(name, target)),
             Some(Link::Hard(target)) => drop(self.hard_links.insert(name, target)),
             None if is_file => {
-                if let Some(before) = self.files.insert(name.clone(), place(size))
+                if let Some(before) = self.files.insert(name.clone(), location(size))
                     && name.starts_with(b"blobs/")
                 {
                     self.replaced.entry(name).or_default().push(before);
@@ -191,32 +191,32 @@ impl Members {
         Ok(())
     }
 
-    /// Where the file `name` is, through links; `None` if there is no such file.
-    pub(super) fn find(&self, name: &str, first: First) -> Result<Option<&Place>, String> {
+    /// Finds the file `name`, following links; `None` if there is none.
+    pub(super) fn find(&self, name: &str, first: First) -> Result<Option<&BlobLocation>, String> {
         let mut name = &*clean(name.as_bytes());
         for _ in 0..MAX_LINKS {
             let (file, symlink) = (self.files.get(name), self.symlinks.get(name));
             match (file, symlink) {
-                (Some(place), None) => return Ok(Some(place)),
-                (Some(place), Some(_)) if first == First::Files => return Ok(Some(place)),
+                (Some(location), None) => return Ok(Some(location)),
+                (Some(location), Some(_)) if first == First::Files => return Ok(Some(location)),
                 (_, Some(target)) => name = target,
-                // The importer knows no hard links; tar writes them for files that have two names in a folder.
+                // The importer ignores hard links, but tar writes them for files with two names.
                 (None, None) => match self.hard_links.get(name) {
                     Some(target) => name = target,
                     None => return Ok(None),
                 },
             }
         }
-        Err("leads from link to link, without an end".to_owned())
+        Err("leads from link to link without an end".to_owned())
     }
 
-    /// The other files that have the name `name`, the latest first.
-    pub(super) fn replaced(&self, name: &str) -> impl Iterator<Item = &Place> {
+    /// The earlier files called `name`, the latest first.
+    pub(super) fn replaced(&self, name: &str) -> impl Iterator<Item = &BlobLocation> {
         self.replaced.get(&clean(name.as_bytes())).into_iter().flatten().rev()
     }
 }
 
-/// What is said of an archive that ends too early.
+/// The reason given for an archive that ends too early.
 pub(super) fn cut_off(at: u64) -> String {
     format!("it breaks off in the file that begins at byte {at}")
 }

@@ -1,7 +1,7 @@
 //! Saved images: an OCI layout in a folder or an archive, or an archive of `docker save`.
 //!
-//! A file that holds an uncompressed archive is looked through once, by the heads of its members, and then read in
-//! place. What can be read only once is kept first (`spool`). Blobs are not verified here: the engine does that.
+//! Of an uncompressed archive in a file only the headers are read first; blobs are then read in place. An archive that can
+//! be read only once is copied first (`spool`). Blobs are not verified here: the engine does that.
 
 mod docker;
 mod error;
@@ -24,7 +24,7 @@ use tokio::io::{AsyncBufRead, BufReader};
 use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
-use self::members::{First, Members, Place};
+use self::members::{BlobLocation, First, Members};
 use super::{BlobLookup, Chunks, SameLayers, Source, SourceError};
 use crate::compression::{Compression, decompress_archive};
 use crate::image::{Descriptor, Digest, Reference};
@@ -35,29 +35,29 @@ pub use error::ArchiveError;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;
-/// What is read ahead of a stream, for its first bytes.
+/// The read-ahead of a stream.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// An image of an archive.
+/// An image in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedImage {
     /// Its root.
     pub root: Descriptor,
-    /// What the archive calls it.
+    /// Its names in the archive.
     pub names: Vec<Reference>,
-    /// What the archive calls it, too, and no engine can.
+    /// Names in the archive that are no image names.
     pub unusable: Vec<String>,
 }
 
-/// Saved images, to be exported.
+/// An archive or a layout folder, as a source.
 #[derive(Debug)]
 pub struct Archive {
     files: Arc<Files>,
     images: Vec<SavedImage>,
-    /// Documents that are not in the archive as such.
+    /// Documents that were generated, because the archive has none.
     made: HashMap<Digest, Bytes>,
-    /// Blobs that are not called by their digest in the archive.
-    places: HashMap<Digest, Place>,
+    /// Blobs whose name in the archive is not their digest.
+    locations: HashMap<Digest, BlobLocation>,
     engine: Option<Arc<dyn BlobLookup>>,
     remark: Option<String>,
 }
@@ -67,7 +67,7 @@ impl Archive {
     /// temporary file, without the blobs that `engine` has. `format` is for images without a manifest of their own.
     ///
     /// # Errors
-    /// When it cannot be read, or is not what it should be.
+    /// When it cannot be read, or is invalid.
     pub async fn open(
         path: &Path,
         format: ManifestFormat,
@@ -82,7 +82,7 @@ impl Archive {
         Self::of_file(name, file, format, engine).await
     }
 
-    /// The same for an archive that is open; it may be a pipe.
+    /// The same for an open file or pipe.
     ///
     /// # Errors
     /// As [`Archive::open`].
@@ -100,8 +100,8 @@ impl Archive {
         }
         let mut begin = [0; BLOCK];
         let file = Arc::new(file);
-        let place = Place::Here { file: file.clone(), offset: 0, size: metadata.len() };
-        let length = read_at(&place, 0, &mut begin).map_err(failed)?;
+        let location = BlobLocation::File { file: file.clone(), offset: 0, size: metadata.len() };
+        let length = read_at(&location, 0, &mut begin).map_err(failed)?;
         let begin = &begin[..length];
         if begin.is_empty() {
             return Err(ArchiveError::tar(&name, begin, String::new()));
@@ -116,7 +116,7 @@ impl Archive {
         Self::of(Files::tar(name, members), format, engine).await
     }
 
-    /// Reads an archive called `name` from a stream, to its end.
+    /// Reads the archive `name` from a stream.
     async fn read(
         name: &str,
         reader: impl AsyncBufRead + Send + Unpin + 'static,
@@ -128,9 +128,7 @@ impl Archive {
         let (members, behind) = spool::spool(name, plain, engine.as_deref()).await?;
         let mut archive = Self::of(Files::tar(name.to_owned(), members), format, engine).await?;
         archive.remark = behind.map(|error| {
-            format!(
-                "{name} is whole, but what follows the end of the archive, or the checksum there, is wrong: {error}"
-            )
+            format!("{name} is complete, but its checksum, or what follows the end of the archive, is wrong: {error}")
         });
         Ok(archive)
     }
@@ -148,11 +146,11 @@ impl Archive {
                 (files, described) = Self::describe(&name, files, format, same).await?;
             }
         }
-        let docker::Described { images, made, places, .. } = described;
+        let docker::Described { images, made, locations, .. } = described;
         if images.is_empty() {
             return Err(ArchiveError::Unrecognised { archive: name, reason: "its list of images is empty" });
         }
-        Ok(Self { files: Arc::new(files), images, made, places, engine, remark: None })
+        Ok(Self { files: Arc::new(files), images, made, locations, engine, remark: None })
     }
 
     async fn describe(
@@ -185,10 +183,10 @@ impl Archive {
         blocking(name, described).await?
     }
 
-    /// Where a blob is; `None` if it is not there.
-    async fn place(&self, digest: &Digest) -> Result<Option<Place>, SourceError> {
-        if let Some(place) = self.places.get(digest) {
-            return Ok(Some(place.clone()));
+    /// Finds a blob; `None` if the archive lacks it.
+    async fn location(&self, digest: &Digest) -> Result<Option<BlobLocation>, SourceError> {
+        if let Some(location) = self.locations.get(digest) {
+            return Ok(Some(location.clone()));
         }
         let (files, digest) = (self.files.clone(), digest.clone());
         let wanted = digest.clone();
@@ -198,18 +196,18 @@ impl Archive {
         found.map_err(|reason| SourceError::Read { name, digest, reason })
     }
 
-    /// Something about it that is not as it should be, and keeps nobody from reading it.
+    /// A defect that does not keep it from being read.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
     }
 
-    /// Its images, in its order; at least one.
+    /// Its images, in order; at least one.
     pub fn images(&self) -> &[SavedImage] {
         &self.images
     }
 }
 
-/// Runs what blocks.
+/// Runs blocking `work`.
 async fn blocking<T: Send + 'static>(
     archive: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -233,10 +231,10 @@ impl Source for Archive {
                 let rest = bytes.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len())..);
                 return Ok(stream::iter([Ok(rest)]).boxed());
             }
-            let place = self.place(&digest).await?;
-            match (place, &self.engine) {
-                (Some(place @ Place::Here { .. }), _) => Ok(chunks(name, digest, place, offset)),
-                (Some(Place::There { .. }), Some(engine)) => engine.open(blob, offset).await,
+            let location = self.location(&digest).await?;
+            match (location, &self.engine) {
+                (Some(location @ BlobLocation::File { .. }), _) => Ok(chunks(name, digest, location, offset)),
+                (Some(BlobLocation::Engine { .. }), Some(engine)) => engine.open(blob, offset).await,
                 _ => Err(SourceError::NotFound { name, digest }),
             }
         })
@@ -245,26 +243,27 @@ impl Source for Archive {
 
 impl BlobLookup for Archive {
     fn blob_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
-        Box::pin(async move { Ok(self.place(digest).await?.as_ref().map(Place::size)) })
+        Box::pin(async move { Ok(self.location(digest).await?.as_ref().map(BlobLocation::size)) })
     }
 }
 
-/// What `place` holds from `offset` on.
-fn chunks(name: String, digest: Digest, place: Place, offset: u64) -> Chunks {
-    stream::try_unfold((place, offset), move |(place, at)| {
+/// The bytes at `location`, from `offset` on.
+fn chunks(name: String, digest: Digest, location: BlobLocation, offset: u64) -> Chunks {
+    stream::try_unfold((location, offset), move |(location, at)| {
         let (name, digest) = (name.clone(), digest.clone());
         async move {
             let read = spawn_blocking(move || {
-                let left = usize::try_from(place.size().saturating_sub(at)).unwrap_or(usize::MAX);
+                let left = usize::try_from(location.size().saturating_sub(at)).unwrap_or(usize::MAX);
                 let mut bytes = vec![0; CHUNK_BYTES.min(left)];
-                let read = read_at(&place, at, &mut bytes)?;
+                let read = read_at(&location, at, &mut bytes)?;
                 bytes.truncate(read);
-                Ok::<_, std::io::Error>((place, bytes))
+                Ok::<_, std::io::Error>((location, bytes))
             });
             let read = read.await.unwrap_or_else(|error| Err(error.into()));
-            let (place, bytes) = read.map_err(|error| SourceError::Read { name, digest, reason: error.to_string() })?;
+            let (location, bytes) =
+                read.map_err(|error| SourceError::Read { name, digest, reason: error.to_string() })?;
             let next = at + bytes.len() as u64;
-            Ok((!bytes.is_empty()).then(|| (Bytes::from(bytes), (place, next))))
+            Ok((!bytes.is_empty()).then(|| (Bytes::from(bytes), (location, next))))
         }
     })
     .boxed()

@@ -15,13 +15,13 @@ struct Layout {
     version: String,
 }
 
-/// The images of a layout; `None` if it is none. Blocks.
+/// The images of a layout; `None` if the files are no layout. Blocks.
 pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveError> {
     let Some(mark) = files.read(MARKER_FILE, MAX_MARKER, First::Files)? else { return Ok(None) };
     let mark: Layout =
-        json(&mark).map_err(|error| files.wrong(MARKER_FILE, format!("is no mark of a layout: {error}")))?;
+        json(&mark).map_err(|error| files.wrong(MARKER_FILE, format!("does not mark a layout: {error}")))?;
     if mark.version.is_empty() && !files.is_folder() {
-        // Then the importer goes by `manifest.json`.
+        // The importer then reads `manifest.json`.
         return Ok(None);
     }
     if mark.version != VERSION {
@@ -34,7 +34,7 @@ pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveEr
     let index = index_of(&index).map_err(|error| files.wrong(INDEX_FILE, format!("is no index: {error}")))?;
     let mut images: Vec<SavedImage> = Vec::new();
     for target in index.manifests {
-        // Signatures and other artifacts may be listed beside images, and are no images for dockerd either.
+        // Signatures and other artifacts may be listed beside images; dockerd ignores them as well.
         if !matches!(target.kind(), Kind::Index | Kind::Manifest) || target.annotations.contains_key(SUBJECT) {
             continue;
         }
@@ -45,7 +45,7 @@ pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveEr
             images.len() - 1
         });
         let image = &mut images[at];
-        // As dockerd does it, which also takes a bare tag for a name: what does not parse leaves the image without one.
+        // As dockerd does: a bare tag counts as a name, and a name that does not parse is ignored.
         match name.map(|name| name.parse::<Reference>().map_err(|_| name)) {
             Some(Ok(name)) if !image.names.contains(&name) => image.names.push(name),
             Some(Err(name)) => image.unusable.push(name.chars().take(200).collect()),

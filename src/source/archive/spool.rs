@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::members::{Head, Members, Place, Step, cut_off, step};
+use super::members::{BlobLocation, Head, Members, Step, cut_off, step};
 use super::{ArchiveError, BlobLookup};
 use crate::compression::{Compression, Decompressed};
 use crate::image::{Digest, Limits};
@@ -17,8 +17,8 @@ use crate::tar::BLOCK;
 /// How much is copied at once.
 const COPY_BYTES: usize = 256 << 10;
 
-/// Reads the archive called `name` to its end, and what follows that. What is wrong there is the other result: dockerd reads
-/// no further than to the end.
+/// Reads the archive `name`, and whatever follows its end. An error after the end is returned beside the members, because
+/// dockerd does not read that far.
 pub(super) async fn spool(
     name: &str,
     mut archive: Decompressed,
@@ -33,7 +33,7 @@ pub(super) async fn spool(
     let kept = Arc::new(tempfile::tempfile().map_err(failed("making a temporary file"))?);
     let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed("making a temporary file"))?);
     let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
-    // The first head says whether it is an archive at all.
+    // The first header tells whether it is an archive at all.
     let (mut head, mut wanted, mut begin, mut is_whole) = (Vec::new(), BLOCK, None, false);
     let mut buffer = vec![0; COPY_BYTES];
     loop {
@@ -88,17 +88,17 @@ pub(super) async fn spool(
                 let offset = end;
                 end += if keep { member.size } else { 0 };
                 let file = &kept;
-                let place = |size| match there {
-                    None => Place::Here { file: file.clone(), offset, size },
-                    Some(digest) => Place::There { size, digest, mark },
+                let location = |size| match there {
+                    None => BlobLocation::File { file: file.clone(), offset, size },
+                    Some(digest) => BlobLocation::Engine { size, digest, mark },
                 };
-                members.add(member, place).map_err(|reason| broken(&begin, reason))?;
+                members.add(member, location).map_err(|reason| broken(&begin, reason))?;
             }
         }
         head.clear();
         wanted = BLOCK;
     }
-    // To the end, so that whoever writes into the pipe is not killed for it, and a broken checksum is noticed.
+    // Read to the end: the writer of the pipe must not get SIGPIPE, and a wrong checksum must be noticed.
     let behind = loop {
         match archive.read(&mut buffer).await {
             Ok(0) => break None,
@@ -111,18 +111,18 @@ pub(super) async fn spool(
     Ok((members, behind))
 }
 
-/// The digest in this member's name, if the engine has that blob. Whatever may be a document is kept,
-/// because it is read before anything is sent.
+/// The digest in this member's name, if the engine has that blob. A member that is small enough to be a document is kept,
+/// because documents are read before anything is sent.
 async fn there(member: &Head, engine: Option<&dyn BlobLookup>) -> Option<Digest> {
     let engine = engine.filter(|_| member.is_file && member.size > Limits::default().config_bytes)?;
     let name = std::str::from_utf8(member.name()).ok()?.strip_prefix("blobs/")?;
     let digest: Digest = name.replacen('/', ":", 1).parse().ok()?;
-    // Where that cannot be found out the blob is kept, and asked for again when it is sent.
+    // If the lookup fails the blob is kept: the export looks it up again.
     let size = engine.reliable_size(&digest).await.ok().flatten();
     (size == Some(member.size)).then_some(digest)
 }
 
-/// Fills `into` as far as the archive goes.
+/// Reads until `into` is full or the archive ends.
 async fn fill(archive: &mut Decompressed, into: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < into.len() {

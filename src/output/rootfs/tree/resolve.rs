@@ -1,4 +1,4 @@
-//! Where a member's folder really is: through the symbolic links of the image, which never lead out of it.
+//! Resolves the folder of a member through the symbolic links of the image, without leaving it.
 
 use super::{Refused, Tree};
 use crate::output::member::Body;
@@ -6,14 +6,14 @@ use crate::output::rootfs::limits::LINKS;
 use crate::output::rootfs::name::{self, Key, shown};
 
 impl Tree {
-    /// The folder that `key` leads to; it need not exist. Links are followed as continuity's `fs.RootPath` follows them:
-    /// their `..` stops at the root, and what is not there is taken as it is written.
+    /// The folder that `key` resolves to; it need not exist. Links are resolved as by continuity's `fs.RootPath`: `..` stops
+    /// at the root, and a missing part is kept as written.
     pub(super) fn resolve(&mut self, key: &[u8]) -> Result<Key, Refused> {
         if key.is_empty() || self.body(key) == Some(&Body::Folder) {
             return Ok(key.to_vec());
         }
         let (mut found, mut links, mut steps) = (Key::new(), 0, 0);
-        // The next part is the last.
+        // The next part is the last one.
         let mut parts: Vec<&[u8]> = key.rsplit(|&byte| byte == 0).collect();
         let outcome = loop {
             let Some(part) = parts.pop() else { break Ok(()) };

@@ -22,13 +22,13 @@ fn member(text: &str, number: u32) -> Member {
     Member { path: path.as_bytes().to_vec(), body, meta }
 }
 
-/// Lays layers over each other; the number of a member is 100 times its layer and its place in it, from 1 on.
+/// Lays layers over each other; the number of a member is 100 times its layer plus its position, from 1 on.
 fn lay(layers: &[&[&str]], limits: Limits) -> Result<Vec<String>, String> {
     let mut tree = Tree::new(limits);
     for (layer, members) in (0..).zip(layers) {
         for (ordinal, text) in (0..).zip(members.iter()) {
-            let place = Place { layer, ordinal };
-            tree.apply(member(text, layer * 100 + ordinal + 1), place).map_err(|refused| match refused {
+            let origin = EntryOrigin { layer, ordinal };
+            tree.apply(member(text, layer * 100 + ordinal + 1), origin).map_err(|refused| match refused {
                 Refused::Member(reason) => reason,
                 Refused::Limit(error) => error.to_string(),
             })?;
@@ -139,7 +139,7 @@ fn attributes_of_a_hard_link_are_added() {
     };
     let mut tree = Tree::new(Limits::default());
     for (ordinal, member) in (0..).zip([with("a", "x", "1"), with("b=a", "y", "2"), with("c=a", "x", "3")]) {
-        tree.apply(member, Place { layer: 0, ordinal }).unwrap();
+        tree.apply(member, EntryOrigin { layer: 0, ordinal }).unwrap();
     }
     let (_, inodes) = tree.into_parts();
     let xattrs: Vec<_> = inodes[0].meta.xattrs.iter().flat_map(|xattrs| xattrs.iter()).collect();
@@ -211,7 +211,7 @@ proptest! {
             for (ordinal, text) in (0..).zip(members) {
                 let number = layer * 100 + ordinal + 1;
                 // What is refused is refused by both, and changes nothing that is there any more.
-                let outcome = tree.apply(member(text, number), Place { layer, ordinal });
+                let outcome = tree.apply(member(text, number), EntryOrigin { layer, ordinal });
                 let expected = model.apply(text, number);
                 prop_assert_eq!(outcome.is_ok(), expected.is_some(), "{} of {:?}", text, &layers);
             }
@@ -231,10 +231,10 @@ proptest! {
             let mut tree = Tree::new(Limits::default());
             for text in &lower {
                 // What does not fit is left out.
-                let _ = tree.apply(member(text, 1), Place::default());
+                let _ = tree.apply(member(text, 1), EntryOrigin::default());
             }
             for text in members {
-                tree.apply(member(text, 2), Place { layer: 1, ordinal: 0 }).ok()?;
+                tree.apply(member(text, 2), EntryOrigin { layer: 1, ordinal: 0 }).ok()?;
             }
             let mut listed = listed(tree);
             // A folder that only a whiteout asked for is made where it stands.

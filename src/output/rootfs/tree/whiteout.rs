@@ -1,6 +1,6 @@
-//! What a layer says is no longer there.
+//! Whiteouts: how a layer removes files of lower layers.
 //!
-//! A whiteout is about lower layers only, wherever in its layer it stands (image-spec `layer.md`, "Whiteouts").
+//! A whiteout applies to lower layers only, wherever it is in its own (image-spec `layer.md`, "Whiteouts").
 
 use std::ops::Bound;
 
@@ -12,7 +12,7 @@ const PREFIX: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 impl Tree {
-    /// Does what the name `base` in `folder` means, if it is a whiteout's.
+    /// Applies the whiteout `base` in `folder`, if it is one.
     pub(super) fn whiteout(&mut self, folder: &[u8], base: &[u8]) -> Result<bool, Refused> {
         let Some(hidden) = base.strip_prefix(PREFIX) else { return Ok(false) };
         if base == OPAQUE {
@@ -25,7 +25,7 @@ impl Tree {
                 let what = format!("`{}` in `{}` is no whiteout", String::from_utf8_lossy(base), shown(folder));
                 return Err(what.into());
             }
-            // AUFS's own, which no other file system has a use for.
+            // Metadata of AUFS, which no other file system uses.
             hidden if hidden.starts_with(PREFIX) => return Ok(true),
             _ => {}
         }
@@ -36,16 +36,16 @@ impl Tree {
         Ok(true)
     }
 
-    /// Removes what lower layers put between two keys. A folder of theirs in which this layer has something stays, as one
-    /// that no layer describes.
+    /// Removes the entries of lower layers between two keys. A folder in which this layer has entries stays, without the
+    /// lower layer's metadata.
     fn hide(&mut self, low: &[u8], high: &[u8]) -> Result<(), Refused> {
         let (mut hidden, mut bared) = (Vec::new(), Vec::new());
         let mut kept: Option<&[u8]> = None;
         let mut met = 0;
-        // Backwards, so that what is in a folder is met before the folder.
+        // Backwards, so that the entries of a folder come before the folder.
         for (key, name) in self.names.range::<[u8], _>((Bound::Included(low), Bound::Excluded(high))).rev() {
             met += 1;
-            // What is below a folder follows it at once, so the key that was kept last tells.
+            // The entries below a folder follow it directly, so comparing with the last kept key is enough.
             if name.layer == self.layer {
                 kept = Some(key);
             } else if kept.is_some_and(|kept| is_below(kept, key)) {
