@@ -1,4 +1,4 @@
-//! What processes that were killed left in an engine: every command that opens it releases that.
+//! Leases that killed processes left in an engine. Every command that opens the engine releases them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::engine::{Abandoned, Engine};
 use crate::image::Digest;
 
-/// How long an engine is waited for at the end of a command, beside what it asks for.
+/// How long to wait for the engine at the end of a command, beside the grace it asks for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was found when the command began.
+/// The leases found when the command began.
 #[derive(Debug)]
 pub(super) struct AbandonedLeases {
     engine: Arc<dyn Engine>,
@@ -20,17 +20,17 @@ pub(super) struct AbandonedLeases {
 }
 
 impl AbandonedLeases {
-    /// Looks. What cannot be found out is left to the next command.
+    /// Finds them. If the engine cannot be asked, that is left to the next command.
     pub(super) async fn of(engine: &Arc<dyn Engine>) -> Self {
         let found = engine.abandoned().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "it is not known what killed processes left");
+            tracing::debug!(%error, "leases of killed processes are unknown");
             Abandoned::default()
         });
         Self { engine: engine.clone(), found, at: Instant::now() }
     }
 
-    /// Releases it, and what an interrupted export kept of an image of these `roots`, which is there now. Only at the end:
-    /// what the command exports may be in it, and is then not sent again.
+    /// Releases them, and the leases that interrupted exports of these `roots` kept. To be called at the end of the command:
+    /// until then the leases keep blobs that the command need not send again.
     pub(super) async fn release(self, roots: &[Digest]) {
         let of_use = self.found.kept.iter().filter(|(_, root)| roots.contains(root)).map(|(lease, _)| lease);
         let leases: Vec<_> = self.found.leases.iter().chain(of_use).cloned().collect();
@@ -41,10 +41,10 @@ impl AbandonedLeases {
             sleep_until(self.at + self.found.grace).await;
         }
         match timeout(PATIENCE, self.engine.release_abandoned(&leases)).await {
-            Ok(Ok(())) => tracing::debug!(?leases, "released what killed processes left"),
-            // It may be a layout that can only be read.
-            Ok(Err(error)) => tracing::debug!(%error, "what killed processes left stays"),
-            Err(_) => tracing::debug!("what killed processes left stays: the engine does not answer"),
+            Ok(Ok(())) => tracing::debug!(?leases, "released leases of killed processes"),
+            // A layout may be read-only.
+            Ok(Err(error)) => tracing::debug!(%error, "leases of killed processes stay"),
+            Err(_) => tracing::debug!("leases of killed processes stay: the engine does not respond"),
         }
     }
 }

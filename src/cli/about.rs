@@ -1,4 +1,4 @@
-//! `linkspan version`, and what shells and `man` are told of the program.
+//! `linkspan version`, `linkspan completion` and `linkspan man`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::{CommandError, output};
 
-/// The commit that was built; empty where nobody knows.
+/// The commit of the build; empty if unknown.
 const COMMIT: &str = env!("LINKSPAN_COMMIT");
-/// Its day.
+/// The date of that commit.
 const DATE: &str = env!("LINKSPAN_COMMIT_DATE");
 
-/// Prints the version, the commit that was built and its date.
+/// Prints the version, the commit of the build and its date.
 #[derive(Debug, Args)]
 pub(super) struct Version {
     /// Print a JSON object
@@ -65,11 +65,11 @@ impl Completion {
     }
 }
 
-/// Writes manual pages: that of the program to standard output, or all of them into a folder.
+/// Writes manual pages: the program's to standard output, or all of them into a folder.
 #[derive(Debug, Args)]
 #[command(after_long_help = MAN)]
 pub(super) struct Man {
-    /// The folder, which must be there
+    /// The folder, which must exist
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
 }

@@ -28,11 +28,11 @@ use crate::source::{BlobLookup, Choice, Source, choose};
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Copy {
-    /// Where the image is
+    /// The location of the image
     #[arg(value_name = "SRC")]
     from: ImageLocation,
 
-    /// Where it goes; without a name it keeps the one it has
+    /// The location to copy to; without a name the image keeps its own
     #[arg(value_name = "DST")]
     to: ImageLocation,
 
@@ -47,7 +47,7 @@ pub(super) struct Copy {
     #[arg(long)]
     json: bool,
 
-    /// Speak to registries without TLS; with those of this host (`localhost`, 127.0.0.0/8) that is always so
+    /// Use registries without TLS; those of this host (`localhost`, 127.0.0.0/8) are always used so
     #[arg(long)]
     plain_http: bool,
 
@@ -56,14 +56,14 @@ pub(super) struct Copy {
 }
 
 const EXAMPLES: &str = "\
-Places, spelled as skopeo does:
+Locations, spelled as skopeo does:
   docker-daemon:[NAME]             the docker of --docker-host
   containerd:NAMESPACE[/NAME]      a namespace of the containerd of --containerd-address
   unix:///PATH[:NAME], PATH[:NAME], tcp://HOST:PORT[/NAME]
                                    the engine behind a daemon (`serve --export-listen`)
   oci:DIR[:NAME]                   an OCI image layout
   oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]
-                                   an archive; NAME says which of its images, or what the new one is called
+                                   an archive; NAME picks one of its images, or names the new one
   docker://HOST/NAME[:TAG]         a registry, with the credentials of `docker login`
   NAME                             the engine of --engine
 
@@ -76,8 +76,8 @@ Examples:
   linkspan copy demo:1 docker://localhost:5000/demo:1
   linkspan copy demo:1 docker-archive:demo.tar
 
-Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line, 130 or 143 when it was interrupted: what
-was sent by then is kept for an hour for the next try.";
+Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line, 130 or 143 when it was interrupted: the
+blobs sent by then are kept for an hour, and the next copy resumes from them.";
 
 /// An image to be copied.
 struct Found {
@@ -88,7 +88,7 @@ struct Found {
 }
 
 impl Copy {
-    /// The flags by which another command means the engine that is copied from, or that an archive goes to.
+    /// The flags that name the engine of this command, for commands in hints: the source engine, else the target.
     pub(super) fn repeated(&self) -> String {
         let is_engine =
             |location: &ImageLocation| !matches!(location, ImageLocation::Archive(..) | ImageLocation::Registry(_));
@@ -128,7 +128,7 @@ impl Copy {
             let exports = engine::exports(&config, &target).await?;
             let left = AbandonedLeases::of(exports.engine()).await;
             let format = engine::manifest_format(&**exports.engine());
-            // A daemon takes whole images.
+            // A daemon accepts complete images only.
             let takes_parts = matches!(target, Target::Engine(_));
             let held = ReadLeases::default();
             let finding = find.found(format, takes_parts, &held);
@@ -164,7 +164,7 @@ impl Copy {
     }
 }
 
-/// Where an image is looked for, and how much of it.
+/// Where to find the image, and how much of it to take.
 #[derive(Clone, Copy)]
 struct From<'a> {
     from: &'a ImageLocation,
@@ -175,7 +175,7 @@ struct From<'a> {
 }
 
 impl From<'_> {
-    /// The image; `format` is for archives that have no manifests of their own.
+    /// Finds the image; `format` is for archives without manifests.
     async fn found(&self, format: ManifestFormat, takes_parts: bool, held: &ReadLeases) -> Result<Found, CommandError> {
         let extent = self.extent;
         let (selection, given) = match self.from {
@@ -194,7 +194,7 @@ impl From<'_> {
                 let names = if name.digest().is_some() { Vec::new() } else { vec![name.clone()] };
                 return Ok(Found { left: None, source: Arc::new(registry), taken, names });
             }
-            // Only those two are no engine.
+            // Every other location is an engine.
             place => place.engine(self.config, self.configured).ok_or(CommandError::IntoArchive)?,
         };
         let (engine, images) = engine::images(&selection).await?;
@@ -206,7 +206,7 @@ impl From<'_> {
         let root = engine::resolve(&*engine, &*images, &given).await?;
         let taken = take(&images, &root, extent, takes_parts, engine.identity().kind.name()).await?;
         let names = engine::name(&*images, &given).await?.into_iter().collect();
-        // What is wrong with its documents is said by the export.
+        // The export reports invalid documents.
         let graph = match &taken.graph {
             Some(graph) => Ok(graph.clone()),
             None => engine::graph(&*images, taken.root.clone()).await,
@@ -218,7 +218,7 @@ impl From<'_> {
     }
 }
 
-/// The only image of an archive, or the one that is called `name` in it.
+/// The image `name` of an archive, or its only one.
 fn image_of<'a>(images: &'a [SavedImage], name: Option<&str>) -> Result<&'a SavedImage, CommandError> {
     match (name, images) {
         (None, [image]) => Ok(image),
@@ -231,7 +231,8 @@ fn image_of<'a>(images: &'a [SavedImage], name: Option<&str>) -> Result<&'a Save
     }
 }
 
-/// What is there of an image, as far as it was asked for and the target takes it. What is left out is said.
+/// The part of an image to copy: what the source has of it, what was asked for, and what the target accepts. Notes what is
+/// left out.
 async fn take(
     from: &dyn BlobLookup,
     root: &Descriptor,

@@ -12,10 +12,10 @@ use crate::config::{Config, ProcessEnvironment};
 use crate::doctor::{self, Paper};
 use crate::telemetry;
 
-/// Says what is there, what will be fast, what will not, and what mends it; changes nothing.
+/// Reports what is installed, whether direct exports work and are fast, and how to fix what does not; changes nothing.
 ///
-/// A Linkspan that runs is asked what it is, over the sockets in its folder and those that the configuration, units of
-/// systemd and your builders name; the judgement goes by its engine, its builders and its policy.
+/// A running Linkspan is asked for its status, over the sockets in its folder and those that the configuration, systemd units
+/// and your builders name; the report is about its engine, its builders and its policy.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Doctor {
@@ -48,7 +48,7 @@ impl Doctor {
     }
 }
 
-/// What standard output is: a terminal has its own width, and shows colours unless it is told not to
+/// Width and colours of standard output: a terminal has its own width, and colours unless `NO_COLOR` is set
 /// (<https://no-color.org>).
 fn paper() -> Paper {
     let usual = Paper::default();
@@ -65,6 +65,6 @@ fn paper() -> Paper {
     }
 }
 
-/// Widths of terminals that are made use of: lines that are longer are hard to read.
+/// The widths that are used: longer lines are hard to read.
 const NARROWEST: usize = 40;
 const WIDEST: usize = 120;

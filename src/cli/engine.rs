@@ -20,17 +20,17 @@ use crate::source::tree::Tree;
 use crate::source::{OnMissing, read_graph};
 use crate::telemetry;
 
-/// The variable that stands for `--to`.
+/// The variable for `--to`.
 const TO: &str = "LINKSPAN_TO";
 
-/// Checks what was configured. Only warnings are logged: what a command has to say is its output.
+/// Loads the configuration. Commands log warnings only; everything else is their output.
 pub(super) fn configure(settings: EngineSettings) -> Result<Config, CommandError> {
     let config = Config::load(settings.into(), &ProcessEnvironment)?;
     telemetry::start(Log { level: config.log.level.min(tracing::Level::WARN), ..config.log })?;
     Ok(config)
 }
 
-/// What a command works on.
+/// The engine that a command works on.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     /// An engine of this machine.
@@ -39,7 +39,7 @@ pub(super) enum Target {
     Daemon(Address),
 }
 
-/// The same with what the command works on.
+/// Loads the configuration and chooses the target.
 pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), CommandError> {
     let TargetSettings { to, engine } = settings;
     let to = match to {
@@ -54,7 +54,7 @@ pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), Comma
     Ok((config, target))
 }
 
-/// The daemon that the environment names for all commands.
+/// The daemon in the environment.
 pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
     let Some(text) = std::env::var_os(TO).filter(|text| !text.is_empty()) else { return Ok(None) };
     let text = text.into_string().map_err(|_| ConfigError::Encoding { name: TO.to_owned() })?;
@@ -65,7 +65,7 @@ pub(super) fn daemon() -> Result<Option<Address>, CommandError> {
     Ok(Some(parsed))
 }
 
-/// Exports into `target`, of names that the configuration allows, or the daemon.
+/// Exports into `target`, with the name policy of the configuration, or of the daemon.
 pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports, CommandError> {
     let engine = match target {
         Target::Engine(selection) => select(selection).await?.engine,
@@ -77,7 +77,7 @@ pub(super) async fn exports(config: &Config, target: &Target) -> Result<Exports,
     Ok(Exports::with_policy(engine, policy(config)))
 }
 
-/// Which names the configuration lets be set.
+/// The name policy of the configuration.
 pub(super) fn policy(config: &Config) -> NamePolicy {
     NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move }
 }
@@ -90,14 +90,14 @@ pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn 
     };
     let images = engine.images()?;
     let Identity { kind, address, .. } = engine.identity();
-    // Through a daemon the folder is that one's. A folder that is empty is one that images are about to come to.
+    // The layout of a daemon is in its own file system. An empty folder counts as a layout without images.
     if matches!(target, Target::Engine(_)) && *kind == EngineKind::Layout && !Path::new(address).exists() {
         return Err(CommandError::NoLayout { path: address.clone() });
     }
     Ok((engine, images))
 }
 
-/// Runs `work`, which reads the engine of `target`, and then releases what killed processes left in that.
+/// Runs `work` on the engine of `target`, then releases leases that killed processes left in it.
 pub(super) async fn reading<T>(
     target: &Target,
     work: impl AsyncFnOnce(Arc<dyn Engine>, Arc<dyn Images>) -> Result<T, CommandError>,
@@ -109,12 +109,12 @@ pub(super) async fn reading<T>(
     done
 }
 
-/// How manifests are written for this engine, where an archive has none.
+/// How to write manifests for this engine if an archive has none.
 pub(super) fn manifest_format(engine: &dyn Engine) -> ManifestFormat {
     if engine.identity().kind == EngineKind::Layout { ManifestFormat::Oci } else { ManifestFormat::Docker }
 }
 
-/// Who a command exports as.
+/// The origin of a command's exports.
 pub(super) fn origin(command: &str) -> Origin {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     Origin {
@@ -131,7 +131,7 @@ pub(super) fn absent(engine: &dyn Engine, given: &str) -> CommandError {
     CommandError::NoImage { given: given.to_owned(), engine: format!("{kind} at {address}") }
 }
 
-/// What `given` names in an engine: an image's name, a digest, or a beginning of one as `images` shows it.
+/// Resolves `given` in an engine: a name, a digest, or the beginning of a digest as `images` shows it.
 pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &str) -> Result<Descriptor, CommandError> {
     let absent = || absent(engine, given);
     let digest = given.parse::<Digest>().or_else(|_| format!("sha256:{given}").parse());
@@ -151,7 +151,7 @@ pub(super) async fn resolve(engine: &dyn Engine, images: &dyn Images, given: &st
     Err(absent())
 }
 
-/// What names the only image of an engine that has one.
+/// The name (or digest) of the only image of an engine.
 pub(super) async fn only(engine: &dyn Engine, images: &dyn Images) -> Result<String, CommandError> {
     let records = all(images).await?;
     match &records[..] {
@@ -160,7 +160,7 @@ pub(super) async fn only(engine: &dyn Engine, images: &dyn Images) -> Result<Str
     }
 }
 
-/// The only image whose digest begins so.
+/// The only image whose digest begins with `given`.
 async fn by_prefix(images: &dyn Images, given: &str) -> Result<Option<Descriptor>, CommandError> {
     let prefix = given.strip_prefix("sha256:").unwrap_or(given);
     if prefix.len() < 4 || !prefix.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
@@ -181,13 +181,13 @@ async fn by_prefix(images: &dyn Images, given: &str) -> Result<Option<Descriptor
     Ok(found)
 }
 
-/// The name that `given` is to its image; none if it is a digest, or a part of one.
+/// `given` as a name, if it is the name of an image and no digest.
 pub(super) async fn name(images: &dyn Images, given: &str) -> Result<Option<Reference>, CommandError> {
     let Some(name) = given.parse::<Reference>().ok().filter(|name| name.digest().is_none()) else { return Ok(None) };
     Ok(images.resolve(&name).await?.map(|_| name))
 }
 
-/// The documents of an image that are there.
+/// The documents of an image that the engine has.
 pub(super) async fn tree(images: &dyn Images, root: &Descriptor) -> Result<Tree, CommandError> {
     Ok(Tree::load(images, root).await?)
 }

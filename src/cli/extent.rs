@@ -1,35 +1,35 @@
-//! How much of an image is taken: all that is there, or the image of one platform.
+//! How much of an image to take: everything the source has, or the image of one platform.
 
 use clap::Args;
 
 use crate::image::{Descriptor, Graph, Platform};
 use crate::source::{BlobLookup, Choice, ChoiceError, Part, choose, choose_one, part};
 
-/// The flags that ask for less than all of it.
+/// The flags that limit it.
 #[derive(Debug, Args)]
 pub(super) struct Extent {
     /// Take only the image for this platform, of an index of several
     #[arg(long, value_name = "OS/ARCH")]
     pub(super) platform: Option<Platform>,
 
-    /// Take only the image for this machine's platform, or the only one that is there, and not the index that names it:
-    /// for readers that need everything an index names (`ctr images import --all-platforms`, which kind uses)
+    /// Take only the image for this machine's platform, or the only complete one, without the index that names it: for
+    /// readers that need everything an index names (`ctr images import --all-platforms`, which kind uses)
     #[arg(long, conflicts_with = "platform")]
     pub(super) one_platform: bool,
 }
 
-/// What is taken.
+/// The part that is taken.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) root: Descriptor,
-    /// All of it, where that is a part of what the root names.
+    /// The graph, if it is only a part of the root's.
     pub(super) graph: Option<Graph>,
-    /// Then what to say of it: `linux/amd64 is`.
+    /// The beginning of a note about that part: `linux/amd64 is`.
     pub(super) note: Option<String>,
 }
 
 impl Extent {
-    /// What is there of `root`, as far as it was asked for.
+    /// The part of `root` that was asked for and that the source has.
     pub(super) async fn take(&self, from: &dyn BlobLookup, root: &Descriptor) -> Result<Taken, ChoiceError> {
         let Choice { root, .. } = match (&self.platform, self.one_platform) {
             (None, false) => match part(from, root).await? {

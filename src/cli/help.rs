@@ -1,12 +1,12 @@
-//! Two lengths of help: `-h` is a list to look something up in, `--help` says all of it.
+//! Two lengths of help: `-h` is a short list, `--help` the full text.
 
 use clap::builder::StyledStr;
 use clap::{Arg, Command};
 
-/// Where what a short help says of an option ends.
+/// The ends of the first clause, which is an option's short help.
 const ENDS: [&str; 5] = ["; ", ". ", ": ", " [env", " [default"];
 
-/// Makes what every option says so far its long help, and the first clause of it the short one.
+/// Turns the help of every option into its long help, and the first clause of it into the short one.
 pub(super) fn shortened(command: Command) -> Command {
     let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     let command = command.mut_args(short);

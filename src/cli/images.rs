@@ -25,20 +25,20 @@ use crate::source::tree::{Image, Tree};
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct List {
-    /// Only images of this repository, or with this name; `*`, `?` and `[a-z]` make a pattern of it
+    /// Only images of this repository, or with this name; may be a pattern with `*`, `?` and `[a-z]`
     #[arg(value_name = "REPOSITORY[:TAG]")]
     name: Option<Wanted>,
 
-    /// Show all images, as docker does; they always are
+    /// Accepted for compatibility with docker; all images are always shown
     #[arg(short, long)]
     all: bool,
 
-    /// Only images of which this is so: `dangling=BOOL`, `label=KEY[=VALUE]`, `reference=PATTERN`, `before=REF`,
+    /// Only images that match: `dangling=BOOL`, `label=KEY[=VALUE]`, `reference=PATTERN`, `before=REF`,
     /// `since=REF` or `until=TIME`; can be repeated
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
 
-    /// Print in this form: `table`, `json`, or a template such as `{{.Repository}}:{{.Tag}}`, in a table after the word
+    /// The output format: `table`, `json`, or a template such as `{{.Repository}}:{{.Tag}}`, in a table after the word
     /// `table`; it can name .ID, .Repository, .Tag, .Digest, .CreatedSince, .CreatedAt and .Size
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["quiet", "json"])]
     format: Option<Format>,
@@ -85,7 +85,7 @@ impl List {
             let (mut rows, mut shown) = (Vec::new(), std::collections::HashSet::new());
             for record in engine::all(&*images).await? {
                 let is_wanted = |facts: &Facts| filter::is_wanted(&filters, &record, facts, &ages);
-                // What is not asked for costs nothing to find out.
+                // Facts that no filter and no column needs are not read.
                 if !asks && !is_wanted(&Facts::default()) {
                     continue;
                 }
@@ -111,14 +111,14 @@ impl List {
     }
 }
 
-/// How old the images are that the filters name.
+/// The ages of the images that the filters name.
 async fn ages(engine: &dyn Engine, images: &dyn Images, filters: &[Filter]) -> Result<Ages, CommandError> {
     let mut ages = Ages::default();
     for filter in filters {
         let (Filter::Before(given) | Filter::Since(given)) = filter else { continue };
         let root = engine::resolve(engine, images, given).await?;
         let found = Facts::of(images, &root).await.created.as_deref().and_then(age);
-        let (reason, given) = ("nobody knows when it was made".to_owned(), given.clone());
+        let (reason, given) = ("it has no time of creation".to_owned(), given.clone());
         let found = found.ok_or(CommandError::NoDocument { given, reason })?;
         match filter {
             Filter::Before(_) => ages.before = Some(ages.before.map_or(found, |other| other.max(found))),
@@ -142,22 +142,22 @@ struct Row {
     digest: String,
     age: Option<Duration>,
     created_at: String,
-    /// `None` if not even its root is there.
+    /// `None` if its root is absent.
     size: Option<u64>,
 }
 
-/// What is found out about an image.
+/// The facts about an image.
 #[derive(Debug, Default)]
 struct Facts {
-    /// `None` if not even its root is there.
+    /// `None` if its root is absent.
     size: Option<u64>,
-    /// RFC 3339, as the config has it.
+    /// The time of creation in the config (RFC 3339).
     created: Option<String>,
     labels: HashMap<String, String>,
 }
 
 impl Facts {
-    /// An image that is not all there is listed all the same.
+    /// Images that are incomplete are listed as well.
     async fn of(images: &dyn Images, root: &Descriptor) -> Self {
         let Ok(tree) = engine::tree(images, root).await else { return Self::default() };
         let mut size = 0_u64;
@@ -186,7 +186,7 @@ impl Facts {
     }
 }
 
-/// As docker shows them.
+/// Repository and tag as docker shows them.
 fn repository_and_tag(record: &Record) -> (String, String) {
     let none = || "<none>".to_owned();
     let Some(name) = &record.name else { return (none(), none()) };
@@ -200,21 +200,21 @@ fn repository_and_tag(record: &Record) -> (String, String) {
     (repository.to_owned(), reference.tag().map_or_else(none, str::to_owned))
 }
 
-/// What is of interest in a config.
+/// The fields of a config that are shown.
 #[derive(Debug, Default, Deserialize)]
 struct Config {
     created: Option<String>,
     config: Option<Settings>,
 }
 
-/// What a container of it gets.
+/// The container settings in a config.
 #[derive(Debug, Default, Deserialize)]
 struct Settings {
     #[serde(rename = "Labels")]
     labels: Option<HashMap<String, String>>,
 }
 
-/// The config of the image for this machine, else of the first one that is there.
+/// The config of the image for this machine, else of the first image with a config.
 fn config(tree: &Tree) -> Option<Config> {
     let config = |image: Image<'_>| tree.document(&image.manifest?.1.config.digest);
     let own = tree.image_for(&Platform::host()).and_then(config);
@@ -233,9 +233,9 @@ fn created_at(time: &str) -> Option<String> {
     Some(format!("{} {} {zone}", time.get(..10)?, time.get(11..19)?))
 }
 
-/// How long ago an RFC 3339 time was; `None` if it is none, or the year that stands for no time.
+/// How long ago an RFC 3339 time was; `None` if it does not parse or is before 1970 (Go's zero time).
 fn age(time: &str) -> Option<Duration> {
-    // A date alone is one to the parser.
+    // The parser also accepts a date alone.
     let then = time.contains(['T', 't', ' ']).then(|| time.parse::<Timestamp>().ok())??;
     let then = SystemTime::try_from(then).ok().filter(|then| *then >= UNIX_EPOCH)?;
     Some(SystemTime::now().duration_since(then).unwrap_or_default())

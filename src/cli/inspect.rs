@@ -57,7 +57,7 @@ async fn describe(reference: &str, root: &Descriptor, tree: &Tree, images: &dyn 
     }))
 }
 
-/// One image, whether it is there or only named.
+/// One image, whether the engine has its documents or not.
 async fn image(tree: &Tree, image: Image<'_>, images: &dyn Images) -> Result<Value, CommandError> {
     let entry = image.entry;
     let diff_ids = image.config.map(|config| &config.rootfs.diff_ids[..]).unwrap_or_default();

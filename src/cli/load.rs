@@ -33,7 +33,7 @@ pub(super) struct Load {
     #[arg(short, long, value_name = "FILE|DIR|-", default_value = "-")]
     input: PathBuf,
 
-    /// Call the image so, and not as the archive does; only where it holds one image; can be repeated
+    /// Name the image so, instead of as in the archive; only for an archive with one image; can be repeated
     #[arg(short, long, value_name = "NAME")]
     tag: Vec<Reference>,
 
@@ -54,8 +54,8 @@ pub(super) struct Load {
 }
 
 const EXAMPLES: &str = "\
-What comes through a pipe or is compressed is kept in an unnamed file in $TMPDIR until it is sent, without the blobs \
-    that the engine has. An uncompressed file is read in place.
+An archive from a pipe, or a compressed one, is first copied into an unnamed file in $TMPDIR, without the blobs that the \
+    engine has. An uncompressed file is read in place.
 
 Examples:
   linkspan load image.tar
@@ -64,7 +64,7 @@ Examples:
   linkspan load -i image.tar --to unix:///run/linkspan/export.sock
 
 Exit code: 0 when every image was loaded, 1 when one was not, 2 for a wrong command line, 130 or 143 when it was
-interrupted: what was sent by then is kept for an hour for the next try.";
+interrupted: the blobs sent by then are kept for an hour, and the next load resumes from them.";
 
 impl Load {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
@@ -114,7 +114,7 @@ impl Loading {
         Ok(())
     }
 
-    /// Loads an image; what its root is.
+    /// Loads an image and returns its root.
     async fn load(
         &self,
         exports: &Exports,
@@ -126,9 +126,7 @@ impl Loading {
         if self.mode != ProgressMode::Quiet {
             if self.tag.is_empty() {
                 for name in &image.unusable {
-                    output::note(&format!(
-                        "the archive calls it `{name}`, which is no image name; give it one with -t"
-                    ));
+                    output::note(&format!("the archive names it `{name}`, which is no image name; name it with -t"));
                 }
             }
             if let Some(platform) = &only
@@ -145,9 +143,9 @@ impl Loading {
     }
 }
 
-/// The archive at `input`, or on standard input. Blobs that the engine of `exports` has are not kept from a stream.
+/// Opens the archive at `input`, or on standard input. Of a stream, blobs that the engine of `exports` has are not kept.
 async fn open(exports: &Exports, input: Option<&Path>) -> Result<Archive, CommandError> {
-    // An engine that cannot be read is sent everything.
+    // If the engine cannot be read, every blob is kept.
     let known = exports.engine().images().ok().map(|images| Arc::new(images) as Arc<dyn BlobLookup>);
     let format = engine::manifest_format(&**exports.engine());
     Ok(match input {

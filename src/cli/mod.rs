@@ -1,8 +1,7 @@
 //! The command line: parse, run, exit code.
 //!
-//! Exit codes: 0 when all went well; 1 when it did not; 2 when the command line cannot be understood (what clap does), or
-//! a value is wrong, be it a flag's, a variable's or one of the configuration file; 130 and 143 when SIGINT or SIGTERM
-//! ended it (what shells say of such programs).
+//! Exit codes: 0 for success; 1 for a failure; 2 for a wrong command line (as clap does) or a wrong value of a flag, a variable
+//! or the configuration file; 130 and 143 when SIGINT or SIGTERM ended it (as shells report).
 
 mod abandoned;
 mod about;
@@ -66,9 +65,9 @@ enum Command {
     Tag(remove::Tag),
     Copy(copy::Copy),
     Ps(ps::Ps),
-    /// Prints the root of an image, or its manifest for a platform, byte by byte
+    /// Prints the root of an image, or its manifest for a platform, byte for byte
     Manifest(read::Which),
-    /// Prints the config of an image, byte by byte: this machine's, unless a platform is named
+    /// Prints the config of an image, byte for byte: of this machine's platform, unless another is named
     Config(read::Which),
     /// Prints the digest of an image, or of its manifest for a platform
     Digest(read::Which),
@@ -132,19 +131,19 @@ enum CommandError {
     NotNamed { what: String, images: usize },
     #[error("the archive holds {images} images, and none was named")]
     ManyInArchive { images: usize },
-    #[error("this place is no engine")]
+    #[error("this location is no engine")]
     IntoArchive,
     #[error("{engine} has no image `{given}`")]
     NoImage { given: String, engine: String },
     #[error("`{given}` is called {names}")]
     ManyNames { given: String, names: String },
-    #[error("`{name}` was not removed: it stands for {current} by now")]
+    #[error("`{name}` was not removed: it now points to {current}")]
     Moved { name: String, current: Digest },
-    #[error("`{name}` has a digest, which no image can be given")]
+    #[error("`{name}` has a digest, and images are named by tags")]
     DigestAsName { name: String },
     #[error("`{given}` is no image, but a part of one (`{media_type}`)")]
     NoImageRoot { given: String, media_type: String },
-    #[error("more than one image begins with `{given}`")]
+    #[error("the digests of several images begin with `{given}`")]
     Ambiguous { given: String },
     #[error("`{given}`: {reason}")]
     NoDocument { given: String, reason: String },
@@ -160,13 +159,13 @@ enum CommandError {
     Report(#[from] serde_json::Error),
 }
 
-/// What an interrupted command leaves.
+/// What an interrupted command leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remains {
     Nothing,
-    /// What an export has sent.
+    /// The blobs that an export has sent.
     Kept,
-    /// Half an archive, where it cannot be taken back.
+    /// A part of an archive on standard output.
     HalfAnArchive,
 }
 
@@ -181,11 +180,11 @@ impl std::fmt::Display for Remains {
 }
 
 impl CommandError {
-    /// The exit code that says so.
+    /// The exit code for this error.
     fn code(&self) -> u8 {
         let is_wrong_value = match self {
             Self::Interrupted { signal, .. } => return Signals::code(signal),
-            // Nothing was said that could be wrong.
+            // A missing setting is no wrong value.
             Self::Config(ConfigError::NoBuilder) | Self::Daemon(DaemonError::Config(ConfigError::NoBuilder)) => false,
             Self::Config(_)
             | Self::Name(_)
@@ -201,14 +200,14 @@ impl CommandError {
         if is_wrong_value { 2 } else { 1 }
     }
 
-    /// What a person can do about it. Commands in it get `flags`, so that they mean the same engine.
+    /// What a user can do about it. Commands in it get `flags`, so that they use the same engine.
     fn hint(&self, flags: &str) -> Option<String> {
         match self {
             Self::Daemon(error) => error.hint(),
             Self::Setup(error) => error.hint(),
             Self::Engine(error) => error.hint(),
             Self::Export(ExportError::Engine(EngineError::Corrupt { .. })) => {
-                Some("what it is read from is damaged: save the image again, or copy it from elsewhere".to_owned())
+                Some("the source is damaged: save the image again, or copy it from elsewhere".to_owned())
             }
             Self::Export(error) => error.hint(),
             Self::Archive(error) => error.hint(),
@@ -223,14 +222,14 @@ impl CommandError {
                 Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))
             }
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
-            Self::TagOfMany { .. } => Some("leave -t out: every image is then called as the archive says".to_owned()),
+            Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names in the archive".to_owned()),
             Self::NotNamed { .. } => {
                 Some(format!("name one, as in `oci:DIR:NAME`; `linkspan images{flags}` lists them"))
             }
             Self::ManyInArchive { .. } => Some(format!("`linkspan load{flags} -i FILE` loads all of them")),
             Self::IntoArchive => Some("copy into a layout folder, `oci:DIR:NAME`".to_owned()),
             Self::NoImage { .. } | Self::NoImageRoot { .. } => {
-                Some(format!("`linkspan images{flags}` lists what there is"))
+                Some(format!("`linkspan images{flags}` lists the images"))
             }
             Self::ManyNames { .. } => Some("name one of these, or remove all of them with --force".to_owned()),
             Self::DigestAsName { .. } => Some("name it by a tag".to_owned()),
@@ -246,7 +245,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match parsed {
         Ok(Cli { command }) => command,
         Err(error) => {
-            // Help and version come here too, with code 0. A closed pipe is no reason to fail.
+            // To clap, help and version are errors with code 0. A closed pipe is no failure.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -258,13 +257,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// The command line, as it is parsed and explained.
+/// The clap command.
 fn program() -> clap::Command {
     help::shortened(Cli::command())
 }
 
 impl Command {
-    /// The flags that say which engine it works on.
+    /// The flags that choose the engine.
     fn repeated(&self) -> String {
         match self {
             Self::Load(command) => command.target.repeated(),
@@ -303,18 +302,18 @@ impl Command {
     }
 }
 
-/// Runs `future` on all processors.
+/// Runs `future` on a multi-threaded runtime.
 fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
     let output = runtime.block_on(future);
-    // A thread that waits for a pipe must not keep us from ending.
+    // A thread that blocks on a pipe must not delay the exit.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(output)
 }
 
-/// Runs what may be ended by SIGINT or SIGTERM: dropping it removes its files.
+/// Runs `work` until it ends, or until SIGINT or SIGTERM drops it; its files are removed when it is dropped.
 async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    // Before the work begins: a signal that came in between would leave what it has made.
+    // Installed before the work begins, so that no signal ends the process without removing files.
     let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
@@ -322,8 +321,8 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -
     }
 }
 
-/// Runs `work`, which exports by `exports`, to its end or to a signal: what was sent until then is kept for the next try. A
-/// second signal is obeyed at once.
+/// Runs `work`, which exports by `exports`, until it ends or a signal comes; the blobs sent by then are kept for the next try.
+/// A second signal ends the process at once.
 async fn exporting<T>(
     exports: &Exports,
     work: impl Future<Output = Result<T, CommandError>>,

@@ -1,16 +1,16 @@
-//! What the program says about itself.
+//! Standard output and standard error of commands.
 
 use std::error::Error;
 use std::io::{self, Write};
 
 use super::CommandError;
 
-/// One line on stderr for an error and its causes, one for the remedy. If stderr is closed nobody can be told.
+/// Writes a line on stderr for an error with its causes, and one for the hint. A closed stderr is ignored.
 pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Many messages include their cause already.
+        // Many messages already include their cause.
         let reason = error.to_string();
         if !text.contains(&reason) {
             text = format!("{text}: {reason}");
@@ -27,7 +27,7 @@ pub(super) fn complain(error: &dyn Error, hint: Option<String>) {
     }
 }
 
-/// A result, on stdout. A reader that went away early (`| head`) has seen what it wanted.
+/// Prints a result on stdout. A reader that closes early (`| head`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), CommandError> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -35,7 +35,7 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// A document, on stdout, as it is.
+/// Prints a document on stdout, byte for byte.
 pub(super) fn raw(bytes: &[u8]) -> Result<(), CommandError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
@@ -44,7 +44,7 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), CommandError> {
     }
 }
 
-/// A remark beside a result, on stderr. If that is closed nobody can be told.
+/// Writes a remark on stderr. A closed stderr is ignored.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

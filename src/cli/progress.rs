@@ -1,4 +1,4 @@
-//! What an export does, shown while it does it: bars on a terminal, lines elsewhere, both on stderr.
+//! The progress of an export, on stderr: bars on a terminal, lines elsewhere.
 
 mod bars;
 
@@ -15,10 +15,10 @@ use crate::export::Outcome;
 use crate::image::{Descriptor, Digest};
 use crate::progress::{Event, Events};
 
-/// How an answer of dockerd begins that says what the command itself says of its result.
+/// The beginning of dockerd's message about the result, which the command itself reports.
 const RESULT: &str = "Loaded image";
 
-/// How people are told.
+/// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProgressMode {
     Quiet,
@@ -35,13 +35,13 @@ impl ProgressMode {
         }
     }
 
-    /// How far a stream of `total` bytes is.
+    /// A gauge for a stream of `total` bytes.
     pub(super) fn gauge(self, total: u64) -> Gauge {
         Gauge((self == Self::Bars).then(|| bars::bar(total).with_prefix("archive").with_message("writing")))
     }
 
-    /// Runs `work`, whose events are shown in this mode; the second result is how many layers were unpacked. Whatever
-    /// becomes of it, what is said next stands by itself.
+    /// Runs `work` and shows its events; the second result is the number of unpacked layers. The bars are cleared on every exit
+    /// path, so that later output starts on its own line.
     pub(super) async fn show<F: Future>(self, work: impl FnOnce(Events) -> F) -> (F::Output, usize) {
         let view = match self {
             Self::Quiet => View::Nothing,
@@ -49,7 +49,7 @@ impl ProgressMode {
             Self::Bars => View::Bars(Box::default()),
         };
         let shown = Arc::new(Mutex::new(Shown { view, unpacked: 0 }));
-        // Dropped with the work when that is interrupted.
+        // Dropped together with an interrupted `work`.
         let end = End(shown.clone());
         let events = Events::new(move |event| shown.lock().unwrap_or_else(PoisonError::into_inner).show(event));
         let output = work(events).await;
@@ -58,7 +58,7 @@ impl ProgressMode {
     }
 }
 
-/// What an export did, in a line.
+/// The summary of an export, as one line.
 pub(super) fn summary(outcome: Outcome, unpacked: usize) -> String {
     let Outcome { sent_blobs, sent_bytes, present_blobs } = outcome;
     let unpacked = match unpacked {
@@ -72,12 +72,12 @@ pub(super) fn summary(outcome: Outcome, unpacked: usize) -> String {
     )
 }
 
-/// Whether bars can be drawn: a terminal that moves its cursor. Those of editors and build services say `dumb`.
+/// Whether bars can be drawn: on a terminal that can move its cursor. Editors and build services set `TERM=dumb`.
 fn is_capable(is_terminal: bool, term: Option<&OsStr>) -> bool {
     is_terminal && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
-/// What is shown, and what is counted for the line at the end.
+/// The current view, and the counter for the summary.
 #[derive(Debug)]
 struct Shown {
     view: View,
@@ -106,7 +106,7 @@ impl Shown {
     }
 }
 
-/// The end of what is shown: an export that was interrupted goes on for a moment, and nobody is to see that.
+/// Ends the view when dropped: the clean-up of an interrupted export is not shown.
 struct End(Arc<Mutex<Shown>>);
 
 impl Drop for End {
@@ -115,13 +115,13 @@ impl Drop for End {
         if let View::Bars(mut bars) = std::mem::replace(&mut shown.view, View::Nothing)
             && bars.end()
         {
-            // The cursor stays behind the last bar.
+            // The cursor is still behind the last bar.
             line("");
         }
     }
 }
 
-/// How far one stream of bytes is. Only a bar shows that; it goes when the stream has ended.
+/// The progress of one stream of bytes, shown as a bar until the stream ends.
 #[derive(Debug)]
 pub(super) struct Gauge(Option<ProgressBar>);
 
@@ -139,12 +139,12 @@ impl Gauge {
     }
 }
 
-/// As docker and ctr show a blob.
+/// A blob as docker and ctr show it.
 fn short(digest: &Digest) -> &str {
     &digest.hex()[..12]
 }
 
-/// A line for each blob that is sent, when it is there, and for each layer that was there and had to be unpacked.
+/// A line for each blob that was sent, and for each layer that the engine had but had to unpack.
 #[derive(Debug, Default)]
 struct Lines {
     missing: HashMap<Digest, u64>,
@@ -153,7 +153,7 @@ struct Lines {
 impl Lines {
     fn show(&mut self, event: &Event) {
         match event {
-            // With nothing to send the result says it all.
+            // If nothing is sent, the result is enough.
             Event::Planned { missing, stored, .. } if missing.is_empty() && stored.is_empty() => {}
             Event::Planned { present, missing, stored } => {
                 let bytes = missing.iter().chain(stored).map(|blob| blob.size).fold(0, u64::saturating_add);
@@ -174,7 +174,7 @@ impl Lines {
     }
 }
 
-/// If stderr is closed nobody watches.
+/// A closed stderr is ignored.
 fn line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -26,7 +26,7 @@ pub(super) struct Ps {
     #[arg(long, value_name = "ADDR")]
     to: Option<Address>,
 
-    /// Also list those of the exporter API that have ended, as long as the daemon remembers them
+    /// Also list exports that have ended, as long as the daemon remembers them
     #[arg(short, long)]
     all: bool,
 
@@ -97,7 +97,7 @@ async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
         let call = async { connection.exports().list(request.clone()).await };
         let page = connection.unary("listing exports", call).await?;
         exports.extend(page.exports);
-        // A server that gives the same page again would be asked for ever.
+        // A server that returns the same page again would cause an endless loop.
         if page.next_page_token.is_empty() || page.next_page_token == request.page_token {
             return Ok(exports);
         }
@@ -105,34 +105,26 @@ async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
     }
 }
 
-/// Where a daemon listens that is started with the configuration of this machine.
+/// The address of a daemon that uses this machine's configuration.
 fn configured() -> Result<Address, CommandError> {
     if let Some(address) = super::engine::daemon()? {
         return Ok(address);
     }
     let config = Config::load(Layer::default(), &ProcessEnvironment)?;
-    // A constant, and there is a test on it.
+    // A constant; a test parses it.
     let usual = || DEFAULT_EXPORT_LISTEN.parse().map_err(CommandError::Address);
     config.export_listen.map_or_else(usual, Ok)
 }
 
-impl Row {
-    /// Adds what the exporter API says.
-    fn take(&mut self, session: Export) {
-        self.live.id.clone_from(&session.id);
-        // The state's name, as the specification has it.
-        self.live.state = session.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase();
-        let named = session.results.iter().flat_map(|result| &result.names);
-        self.live.names.extend(named.filter(|name| !self.live.names.contains(name)).cloned().collect::<Vec<_>>());
-        self.live.created = session.create_time.and_then(|time| u64::try_from(time.seconds).ok());
-        self.session = Some(session);
-    }
+/// Whether an export has not ended.
+fn is_under_way(export: &Export) -> bool {
+    matches!(export.state(), ExportState::Open | ExportState::Committing)
+}
 
-    /// A server may list exports that have ended.
-    fn is_under_way(&self) -> bool {
-        let state = self.session.as_ref().map(Export::state);
-        state.is_none_or(|state| matches!(state, ExportState::Open | ExportState::Committing))
-    }
+/// The name of the state in the specification.
+fn state(export: &Export) -> String {
+    export.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase()
+}
 
     fn columns(&self) -> Vec<String> {
         let LiveExport { id, door, principal, state, created, names, .. } = &self.live;

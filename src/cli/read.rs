@@ -1,4 +1,4 @@
-//! `linkspan manifest`, `linkspan config` and `linkspan digest`: an image's documents, byte by byte as they are.
+//! `linkspan manifest`, `linkspan config` and `linkspan digest`: an image's documents, byte for byte.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use super::{CommandError, block_on, engine, output};
 use crate::image::{Descriptor, Digest, Document, Kind, Platform, View};
 use crate::source::tree::Tree;
 
-/// Which image of the engine is meant.
+/// The arguments of the three commands.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Which {
@@ -34,7 +34,7 @@ Examples:
 
 Exit code: 0 when it was printed, 1 when it is not there, 2 for a wrong command line.";
 
-/// What is to be printed.
+/// What to print.
 #[derive(Debug, Clone, Copy)]
 enum What {
     Manifest,
@@ -43,17 +43,17 @@ enum What {
 }
 
 impl Which {
-    /// The root, or the manifest for a platform if one is named.
+    /// Prints the root, or the manifest for a platform if one is named.
     pub(super) fn manifest(self) -> Result<ExitCode, CommandError> {
         self.print(What::Manifest)
     }
 
-    /// The config: of this machine's image if the root is an index and no platform is named.
+    /// Prints the config: of this machine's image if the root is an index and no platform is named.
     pub(super) fn config(self) -> Result<ExitCode, CommandError> {
         self.print(What::Config)
     }
 
-    /// The digest of what [`Which::manifest`] prints.
+    /// Prints the digest of the document that [`Which::manifest`] prints.
     pub(super) fn digest(self) -> Result<ExitCode, CommandError> {
         self.print(What::Digest)
     }
@@ -86,7 +86,7 @@ fn choose<'a>(
     platform: Option<&Platform>,
 ) -> Result<&'a Document, CommandError> {
     let absent = |reason: String| CommandError::NoDocument { given: given.to_owned(), reason };
-    let there = |digest: &Digest| tree.document(digest).ok_or_else(|| absent(format!("{digest} is not there")));
+    let there = |digest: &Digest| tree.document(digest).ok_or_else(|| absent(format!("the engine lacks {digest}")));
     let is_single = root.kind() == Kind::Manifest;
     if platform.is_none() && !matches!(what, What::Config) {
         return there(&root.digest);
@@ -95,7 +95,7 @@ fn choose<'a>(
     let wanted = platform.unwrap_or(&host);
     let image = match tree.image_for(wanted) {
         Some(image) => Some(image),
-        // A single image is itself, whatever this machine is.
+        // A single image is taken whatever its platform is.
         None if platform.is_none() && is_single => tree.images().into_iter().next(),
         None => None,
     };

@@ -1,4 +1,4 @@
-//! Holding what a command reads.
+//! Leases on the images that a command reads.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,22 +9,21 @@ use crate::daemon::Signals;
 use crate::engine::{Engine, Lease};
 use crate::image::Graph;
 
-/// What a command holds of engines, so that nobody deletes it while it is read.
+/// The leases of a command, which keep images while it reads them.
 #[derive(Debug, Default)]
 pub(super) struct ReadLeases(Mutex<Vec<Arc<dyn Lease>>>);
 
 impl ReadLeases {
-    /// Holds `graph` for `command`. Where that cannot be done, as on a disk that cannot be written, it is read all the
-    /// same.
+    /// Leases `graph` for `command`. If that fails, as on a read-only disk, the image is read without a lease.
     pub(super) async fn add(&self, engine: &dyn Engine, graph: &Arc<Graph>, command: &str) {
         match engine.read_lease(&engine::origin(command), graph).await {
             Ok(held) => self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(held),
-            Err(error) => tracing::debug!(%error, "an image is read without being held"),
+            Err(error) => tracing::debug!(%error, "an image is read without a lease"),
         }
     }
 
-    /// Gives up what is held; to be called however the command ends. A signal that comes then is obeyed at once: the
-    /// engine may have stopped answering.
+    /// Releases the leases; to be called on every exit path. A signal ends the wait at once, because the engine may have
+    /// stopped responding.
     pub(super) async fn end(&self) {
         let Ok(mut signals) = Signals::new() else { return self.end_before(std::future::pending()).await };
         self.end_before(async { _ = signals.next().await }).await;
@@ -34,12 +33,12 @@ impl ReadLeases {
         let held = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let release = async |held: Arc<dyn Lease>| {
             if let Err(error) = held.release().await {
-                tracing::debug!(%error, "what was held is released by the next start, or by itself");
+                tracing::debug!(%error, "a lease is released at the next start, or expires");
             }
         };
         tokio::select! {
             _ = join_all(held.into_iter().map(release)) => {}
-            () = stop => tracing::debug!("what is held is released by the next start, or by itself"),
+            () = stop => tracing::debug!("the leases are released at the next start, or expire"),
         }
     }
 }

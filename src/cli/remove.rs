@@ -1,4 +1,4 @@
-//! `linkspan rm` and `linkspan tag`: names of images, without moving a byte.
+//! `linkspan rm` and `linkspan tag`.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::image::{Descriptor, Kind, Reference};
 use crate::progress::Events;
 use crate::source::{Part, part};
 
-/// Removes names of images; an image goes with its last name.
+/// Removes names of images; an image is removed with its last name.
 #[derive(Debug, Args)]
 #[command(after_long_help = REMOVE)]
 pub(super) struct Remove {
@@ -40,7 +40,7 @@ Examples:
 
 Exit code: 0 when all of them were removed, 1 when one was not, 2 for a wrong command line.";
 
-/// Gives an image another name, taking it from the image that had it.
+/// Gives an image another name; the image that had the name loses it.
 #[derive(Debug, Args)]
 #[command(after_long_help = TAG)]
 pub(super) struct Tag {
@@ -68,7 +68,7 @@ impl Remove {
         let (_, target) = engine::target(self.target)?;
         let (references, force) = (self.references, self.force);
         block_on(engine::reading(&target, async |engine, images| {
-            // Before anything goes: whether all of it can.
+            // Everything is looked up before anything is removed.
             let mut wanted = Vec::new();
             for given in &references {
                 wanted.push(records(&*engine, &*images, given, force).await?);
@@ -81,7 +81,7 @@ impl Remove {
     }
 }
 
-/// The records that `given` means.
+/// The records of `given`.
 async fn records(
     engine: &dyn Engine,
     images: &dyn Images,
@@ -145,7 +145,7 @@ impl Tag {
                 return Err(CommandError::NoImageRoot { given: reference, media_type: root.media_type });
             }
             if let Target::Daemon(_) = &target {
-                // An export of which the daemon has every blob.
+                // Through a daemon a name is set by an export, of which it has every blob.
                 let exports = engine::exports(&config, &target).await?;
                 let request = Request::new(root, vec![name], engine::origin("tag"));
                 exports.run(request, images, Events::none()).await?;
@@ -157,7 +157,7 @@ impl Tag {
             policy.check(&names)?;
             policy.check_moves(&*found, &root, &names).await?;
             hold(&*found, &images, &root, &held).await;
-            // It may have gone before it was held.
+            // It may have been removed before it was leased.
             if images.identify(&root.digest).await?.is_none() {
                 return Err(engine::absent(&*found, &reference));
             }
@@ -174,8 +174,7 @@ impl Tag {
     }
 }
 
-/// Holds what is there of an image, so that nobody removes it before it has its name. An image that is damaged is named
-/// as it is.
+/// Leases the part of an image that the engine has, until it has its name. A damaged image is named without a lease.
 async fn hold(engine: &dyn Engine, images: &Arc<dyn Images>, root: &Descriptor, held: &ReadLeases) {
     let graph = match part(images, root).await {
         Ok(Some(Part { graph, .. })) => Some(graph),

@@ -1,14 +1,14 @@
-//! The flags that a remedy repeats: a command that is offered must mean the same engine as the one that failed.
+//! The flags that hints repeat: a suggested command must use the same engine as the failed one.
 
 use super::settings::{EngineSettings, TargetSettings};
 
-/// What `flags` hold, as it is written in a shell: nothing, or a space before each word.
+/// `flags` that have a value, quoted for a shell, each after a space.
 pub(super) fn flags<'a>(flags: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> String {
     let given = flags.into_iter().filter_map(|(name, value)| Some((name, value?)));
     given.map(|(name, value)| format!(" --{name} {}", word(value))).collect()
 }
 
-/// A word that a shell takes as it is.
+/// A word, quoted for a shell if necessary.
 fn word(text: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "@%_+=:,./-".contains(letter);
     if !text.is_empty() && text.chars().all(is_plain) {

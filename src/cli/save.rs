@@ -33,11 +33,11 @@ pub(super) struct Save {
     #[arg(value_name = "REF", required = true)]
     references: Vec<String>,
 
-    /// The file to write; `-` is standard output. A file that is there is replaced when the new one is complete
+    /// The file to write; `-` is standard output. An existing file is replaced when the new one is complete
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
     output: PathBuf,
 
-    /// What is written: `docker` is an OCI image layout with a `manifest.json` for the platform of this machine, which is what
+    /// The format: `docker` is an OCI image layout with a `manifest.json` for the platform of this machine, which is what
     /// docker saves and every tool reads; `oci` is the layout alone
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: FormatFlag,
@@ -97,7 +97,7 @@ impl Save {
         let mode = ProgressMode::of(quiet || json);
         let held = ReadLeases::default();
         let saving = super::interruptible(async {
-            // Before anything is asked for: nobody wants it on a terminal.
+            // Opened first: a terminal is refused before the engine is asked.
             let sink = Sink::open(&output)?;
             let save = async |engine: Arc<dyn Engine>, images: Arc<dyn Images>| {
                 let wanted = find(&*engine, &images, &references, &extent, mode, &held).await?;
@@ -125,7 +125,7 @@ impl Save {
     }
 }
 
-/// The images that are meant, those with the same root together.
+/// The images to save, those with the same root as one.
 async fn find(
     engine: &dyn Engine,
     images: &Arc<dyn Images>,

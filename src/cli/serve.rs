@@ -54,12 +54,12 @@ impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let flags = Layer::from(self.settings);
         let asks_for_json = Config::asks_for_json(&flags, &ProcessEnvironment);
-        // Before there are other threads.
+        // Must happen before other threads start.
         let prepared = Inherited::take().map_err(DaemonError::from).map_err(CommandError::from).and_then(|inherited| {
             let config = Config::load_serving(flags, &ProcessEnvironment, inherited.settings())?;
             Ok((config, inherited))
         });
-        // What is wrong is said in the form that was asked for, also when it is the configuration.
+        // An error in the configuration is logged in the requested format, too.
         let log = match &prepared {
             Ok((config, _)) => Some(config.log),
             Err(_) => asks_for_json.then_some(Log { level: Level::INFO, format: LogFormat::Json }),

@@ -5,10 +5,10 @@ use clap::Args;
 use crate::config::{Layer, Setting};
 use crate::net::Address;
 
-/// The flags that say which engine is meant.
+/// The flags that choose the engine.
 ///
-/// Values are taken as text here and checked with those of the other sources, so that a wrong one is reported alike
-/// wherever it was given.
+/// Values are kept as text here and checked together with those of the other sources, so that errors are the same wherever a
+/// value was given.
 #[derive(Debug, Args)]
 pub(super) struct EngineSettings {
     /// Read this TOML file [env: LINKSPAN_CONFIG] [default: /etc/linkspan/config.toml, if it exists]
@@ -42,18 +42,18 @@ pub(super) struct EngineSettings {
 }
 
 impl EngineSettings {
-    /// Whether a flag says which engine is meant.
+    /// Whether a flag chooses the engine.
     pub(super) fn is_said(&self) -> bool {
         let flags = [&self.engine, &self.docker_host, &self.containerd_address, &self.namespace, &self.layout];
         flags.into_iter().any(Option::is_some)
     }
 }
 
-/// The flags that say which images are meant: those of an engine at hand, or those behind a daemon.
+/// The flags that choose an engine of this machine, or the engine behind a daemon.
 #[derive(Debug, Args)]
 pub(super) struct TargetSettings {
-    /// Work through the daemon whose door of the exporter API listens here (`serve --export-listen`), and not on an
-    /// engine directly: `unix:///path`, or `tcp://HOST:PORT` on this machine [env: LINKSPAN_TO, unless a flag names an
+    /// Work through the daemon whose exporter API listens here (`serve --export-listen`) instead of on an engine
+    /// directly: `unix:///path`, or `tcp://HOST:PORT` on this machine [env: LINKSPAN_TO, unless a flag names an
     /// engine]
     #[arg(
         long, value_name = "ADDR", help_heading = "Engine",
@@ -65,7 +65,7 @@ pub(super) struct TargetSettings {
     pub(super) engine: EngineSettings,
 }
 
-/// The flags of what serves, and of what looks at it.
+/// The flags of `serve` and `doctor`.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
     #[command(flatten)]
@@ -90,9 +90,9 @@ pub(super) struct Settings {
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     docker_listen: Option<String>,
 
-    /// Take the plain exporters `docker` and `oci` for a load, too. Some clients do not mark their `--load`: buildx before
-    /// 0.24, and every buildx where it finds no engine with the containerd image store. On the wire it is then the same as
-    /// `-o type=docker,dest=FILE` or `-o type=oci,dest=FILE`, and no FILE is written, so say this only where nobody wants
+    /// Treat the plain exporters `docker` and `oci` as a load, too. Some clients do not mark their `--load`: buildx before
+    /// 0.24, and every buildx that finds no engine with the containerd image store. On the wire it is then the same as
+    /// `-o type=docker,dest=FILE` or `-o type=oci,dest=FILE`, and FILE is not written: use this only where nobody needs
     /// such files [env: LINKSPAN_PLAIN_IS_LOAD] [default: false] [formerly: --docker-is-load]
     #[arg(
         long, alias = "docker-is-load", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -104,18 +104,18 @@ pub(super) struct Settings {
     /// LINKSPAN_EXPORT_LISTEN] [default where no door is asked for: export.sock beside the docker door's]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
     export_listen: Option<String>,
-    /// Let only names be set that this pattern covers, by exports and by `docker load` through whatever door (docker's own
-    /// pull, tag and build pass); `*` stands for any characters of the full name, as in `docker.io/library/ci-*`; can be
+    /// Allow only names that match this pattern, for exports and for `docker load` through any door (docker's own pull, tag
+    /// and build are not restricted); `*` matches any characters of the full name, as in `docker.io/library/ci-*`; can be
     /// repeated [env: LINKSPAN_ALLOW_NAME (separated by commas)] [default: any]
     #[arg(long, value_name = "PATTERN", help_heading = "Doors")]
     allow_name: Vec<String>,
-    /// Do not let an export or a `docker load` set a name that stands for one image to another [env: LINKSPAN_DENY_TAG_MOVE] [default: false]
+    /// Do not let an export or a `docker load` move a name from one image to another [env: LINKSPAN_DENY_TAG_MOVE] [default: false]
     #[arg(
         long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         help_heading = "Doors"
     )]
     deny_tag_move: Option<String>,
-    /// Let clients of the export door have archives and files left below this folder (their attribute `dest`); can be
+    /// Let clients of the export door write archives and files below this folder (their attribute `dest`); can be
     /// repeated [env: LINKSPAN_ALLOW_OUTPUT_DIR (separated by commas)] [default: nowhere]
     #[arg(long, value_name = "DIR", help_heading = "Doors")]
     allow_output_dir: Vec<String>,
@@ -137,7 +137,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "FILE", help_heading = "Doors")]
     tls_key: Option<String>,
 
-    /// The name in the builder's certificate, where it is not the host of its address [env: LINKSPAN_TLS_SERVER_NAME]
+    /// The name in the builder's certificate, if it is not the host of its address [env: LINKSPAN_TLS_SERVER_NAME]
     #[arg(long, value_name = "NAME", help_heading = "Doors")]
     tls_server_name: Option<String>,
 
@@ -146,7 +146,7 @@ pub(super) struct Settings {
     engine_timeout: Option<String>,
 
     /// How long connections may take to finish after SIGTERM; streams that never end by themselves (`docker events`,
-    /// `logs -f`, `wait`) and tunnels on which nothing passes for 10 seconds are not waited for [env: LINKSPAN_DRAIN_TIMEOUT] [default: 30]
+    /// `logs -f`, `wait`) and tunnels on which nothing passes for 10 seconds are ended at once [env: LINKSPAN_DRAIN_TIMEOUT] [default: 30]
     #[arg(long, value_name = "SECONDS")]
     drain_timeout: Option<String>,
 
@@ -155,7 +155,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// The form of log lines: `text` or `json` [env: LINKSPAN_LOG_FORMAT] [default: text]
+    /// The format of log lines: `text` or `json` [env: LINKSPAN_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{CommandError, block_on, output, repeat};
 use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, Setting};
-use crate::running::Places;
+use crate::running::SearchFolders;
 use crate::setup::{self, Done, Doors, SetupError};
 
 /// Makes other programs use Linkspan, and undoes that.
@@ -33,7 +33,7 @@ struct Buildx {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
-    /// Send them back to where they went before
+    /// Send them back to their former address
     #[arg(long)]
     undo: bool,
 
@@ -50,7 +50,7 @@ struct Buildx {
     #[arg(long, value_name = "ADDR")]
     docker_listen: Option<String>,
 
-    /// Where the engine behind it listens, should the door not be open to say so; only builders that go there are changed
+    /// Where the engine behind it listens, if the door is not open to be asked; only builders of this engine are changed
     /// [env: LINKSPAN_DOCKER_HOST, DOCKER_HOST] [default: unix:///var/run/docker.sock]
     #[arg(long, value_name = "ADDR")]
     docker_host: Option<String>,
@@ -82,7 +82,7 @@ impl Buildx {
         let doors = block_on(Doors::ask(
             &config,
             &Config::default_docker_listen(&ProcessEnvironment),
-            &Places::new(|name| std::env::var_os(name)),
+            &SearchFolders::new(|name| std::env::var_os(name)),
         ))?;
         let flags = [
             ("config", self.config.as_deref()),
@@ -91,7 +91,7 @@ impl Buildx {
         ];
         let flags = repeat::flags(flags);
         let change = if self.undo { setup::back } else { setup::through };
-        // One that cannot be changed does not keep the others from being changed.
+        // If one builder cannot be changed, the others are changed all the same.
         let mut code = ExitCode::SUCCESS;
         let mut all = Vec::new();
         for name in &self.names {
@@ -122,7 +122,7 @@ fn text(done: &Done, door: &str, flags: &str, undone: bool) -> String {
     for moved in &done.moved {
         text += &format!("builder {builder}: node {} goes to {} now, before to {}\n", moved.node, moved.to, moved.from);
     }
-    text += "Its container, its cache and its options are as they were.";
+    text += "Its container, cache and options are unchanged.";
     if !undone {
         text += &format!(" Undo it with: linkspan setup buildx {builder} --undo{flags}");
     }

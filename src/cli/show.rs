@@ -1,13 +1,13 @@
-//! Sizes, times and tables for people, in docker's mode.
+//! Sizes, times and tables, formatted as docker does.
 
 use std::time::Duration;
 
-/// A size as docker writes it while it works (go-units `HumanSize`).
+/// A size as in docker's progress (go-units `HumanSize`).
 pub(super) fn size(bytes: u64) -> String {
     human(bytes, 4)
 }
 
-/// A size as docker's tables have it.
+/// A size as in docker's tables.
 pub(super) fn size_in_table(bytes: u64) -> String {
     human(bytes, 3)
 }
@@ -20,7 +20,7 @@ fn human(bytes: u64, precision: usize) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    // So many significant digits, without zeros at the end.
+    // `precision` significant digits, without trailing zeros.
     let before = match value {
         value if value >= 100.0 => 3,
         value if value >= 10.0 => 2,
@@ -32,7 +32,7 @@ fn human(bytes: u64, precision: usize) -> String {
     format!("{text}{}", UNITS[unit])
 }
 
-/// So many things.
+/// A number of things: `1 blob`, `2 blobs`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
@@ -57,7 +57,7 @@ pub(super) fn ago(age: Duration) -> String {
     format!("{text} ago")
 }
 
-/// Columns, three spaces apart, as docker's tables are.
+/// Columns three spaces apart, as in docker's tables.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column| rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max();

@@ -67,13 +67,13 @@ impl FromStr for ImageLocation {
                 Ok(Self::Registry(name))
             }
             "unix" | "tcp" if rest.starts_with("//") => {
-                // No path of a socket holds a colon, and no authority a slash.
+                // A path ends at the first colon, an authority at the first slash.
                 let at = if kind == "unix" { rest.find(':') } else { rest[2..].find('/').map(|at| at + 2) };
                 let (address, rest) = at.map_or((rest, ""), |at| (&rest[..at], &rest[at + 1..]));
                 let address = format!("{kind}:{address}").parse().map_err(|error: AddressError| error.to_string())?;
                 Ok(Self::Daemon(address, name(rest)))
             }
-            // No image's name begins so.
+            // A path: names of images do not begin so.
             _ if text.starts_with(['/', '.']) => {
                 let (address, rest) = text.split_once(':').unwrap_or((text, ""));
                 Ok(Self::Daemon(address.parse().map_err(|error: AddressError| error.to_string())?, name(rest)))
@@ -81,18 +81,18 @@ impl FromStr for ImageLocation {
             // `docker:dind` is an image.
             "docker" => Ok(Self::Configured(text.to_owned())),
             "dir" | "containers-storage" | "ostree" => {
-                Err(format!("`{kind}:` is no engine; skopeo copies from there into `oci:DIR:NAME`"))
+                Err(format!("`{kind}:` is no transport here; skopeo copies from it into `oci:DIR:NAME`"))
             }
-            "oci-layout" => Err("`oci-layout:` is no place; a layout in a folder is `oci:DIR:NAME`".to_owned()),
+            "oci-layout" => Err("`oci-layout:` is no transport; a layout in a folder is `oci:DIR:NAME`".to_owned()),
             "tarball" => {
-                Err("`tarball:` is no place; an archive is `oci-archive:FILE` or `docker-archive:FILE`".to_owned())
+                Err("`tarball:` is no transport; an archive is `oci-archive:FILE` or `docker-archive:FILE`".to_owned())
             }
             // A misspelled transport also parses as an image's name, and the copy would go to the wrong place.
             _ => match TRANSPORTS.iter().find(|transport| strsim::osa_distance(kind, transport) <= MAX_TYPOS) {
                 Some(transport) => {
                     let image = text.parse::<Reference>();
                     let image = image.map_or_else(|_| String::new(), |name| format!(" The image is `{name}`."));
-                    Err(format!("`{kind}:` is no place; is `{transport}:` meant?{image}"))
+                    Err(format!("`{kind}:` is no transport; is `{transport}:` meant?{image}"))
                 }
                 None => Ok(Self::Configured(text.to_owned())),
             },
@@ -101,12 +101,13 @@ impl FromStr for ImageLocation {
 }
 
 impl ImageLocation {
-    /// The engine that is meant, and the image in it; `None` for an archive and a registry. `target` is meant where only an image is named.
+    /// The engine, and the image in it; `None` for an archive or a registry. Where only an image is named, the engine is
+    /// `target`.
     pub(super) fn engine<'a>(&'a self, config: &Config, target: &Target) -> Option<(Target, Option<&'a str>)> {
         let selection = config.engine.clone();
         let (selection, name) = match self {
             Self::Docker(name) => {
-                // Whichever store it has.
+                // With either image store.
                 let docker_host = Some(selection.docker_host.unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned()));
                 (Selection { kind: None, docker_host, namespace: None, layout: None, ..selection }, name.as_deref())
             }
@@ -165,7 +166,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(expected), "{text}");
         }
         let slip = |text: &str| text.parse::<ImageLocation>().unwrap_err();
-        assert_eq!(slip("oci-archve:/x.tar"), "`oci-archve:` is no place; is `oci-archive:` meant?");
+        assert_eq!(slip("oci-archve:/x.tar"), "`oci-archve:` is no transport; is `oci-archive:` meant?");
         assert!(slip("containers:1").ends_with("The image is `docker.io/library/containers:1`."));
         for text in [
             "containerd:",

@@ -16,7 +16,7 @@ use crate::registry::{Pushed, Registry};
 use crate::source::archive::ManifestFormat;
 use crate::source::{OnMissing, read_graph};
 
-/// What is copied, and how that is shown.
+/// A copy whose target is no engine.
 pub(super) struct Copying<'a> {
     pub(super) find: From<'a>,
     pub(super) to: &'a ImageLocation,
@@ -37,10 +37,10 @@ impl Copying<'_> {
     }
 
     async fn copy(&self, format: ManifestFormat, held: &ReadLeases) -> Result<(), CommandError> {
-        // A registry refuses an index of which it lacks an image.
+        // A registry refuses an index whose images it lacks.
         let takes_parts = !matches!(self.to, ImageLocation::Registry(_));
         let found = self.find.found(format, takes_parts, held).await?;
-        // Before anything is written.
+        // Checked before anything is written.
         let names = self.names(&found)?;
         check_digests(&found.taken.root, &names)?;
         let graph = match &found.taken.graph {
@@ -62,7 +62,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// What the copy is called.
+    /// The names of the copy.
     fn names(&self, found: &Found) -> Result<Vec<Reference>, CommandError> {
         Ok(match self.to {
             ImageLocation::Registry(name) => vec![name.clone()],

@@ -1,4 +1,4 @@
-//! `--filter`, and the name that is given alone: which images are meant, as docker decides it.
+//! `--filter` and the name argument, with docker's rules.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::image::Reference;
 #[derive(Debug, Clone)]
 pub(super) enum Filter {
     Dangling(bool),
-    /// A key, or a key and its value.
+    /// A label, or a label with its value.
     Label(String, Option<String>),
     Reference(Wanted),
-    /// Made before this image, or after it.
+    /// Created before this image, or after it.
     Before(String),
     Since(String),
-    /// Made before this time.
+    /// Created before this time.
     Until(Duration),
 }
 
@@ -52,7 +52,7 @@ impl FromStr for Filter {
     }
 }
 
-/// A duration as Go writes it, in hours, minutes and seconds.
+/// Parses a duration of Go, in hours, minutes and seconds.
 fn duration(text: &str) -> Option<Duration> {
     let (mut seconds, mut rest) = (0_u64, text);
     while !rest.is_empty() {
@@ -70,16 +70,16 @@ fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::from_secs(seconds))
 }
 
-/// How old the images are that `before` and `since` name.
+/// The ages of the images in `before` and `since`.
 #[derive(Debug, Default)]
 pub(super) struct Ages {
-    /// The youngest of those that an image must be older than.
+    /// Images must be older than this.
     pub(super) before: Option<Duration>,
-    /// The oldest of those that it must be younger than.
+    /// Images must be younger than this.
     pub(super) since: Option<Duration>,
 }
 
-/// Whether an image is meant. Names are alternatives, and so docker takes them; everything else must hold.
+/// Whether an image matches: one of the names, as with docker, and every other filter.
 pub(super) fn is_wanted(filters: &[Filter], record: &Record, facts: &Facts, ages: &Ages) -> bool {
     let mut names = filters.iter().filter_map(|filter| match filter {
         Filter::Reference(wanted) => Some(wanted.is(record)),
@@ -100,11 +100,11 @@ pub(super) fn is_wanted(filters: &[Filter], record: &Record, facts: &Facts, ages
     is_named && filters.iter().all(holds)
 }
 
-/// A name, a repository, or a pattern of those.
+/// A name, a repository, or a pattern.
 #[derive(Debug, Clone)]
 pub(super) enum Wanted {
     Name(String),
-    /// Over names as people write them; `*` stays within one part of a path, as it does with docker.
+    /// A pattern for familiar names; `*` does not match `/`, as with docker.
     Pattern(Box<Pattern>),
 }
 
@@ -115,14 +115,14 @@ impl FromStr for Wanted {
         if !text.contains(['*', '?', '[']) {
             return Ok(Self::Name(text.to_owned()));
         }
-        // Go writes `[^a]` where others write `[!a]`.
+        // Go's `[^a]` is `[!a]` here.
         let pattern = Pattern::new(&text.replace("[^", "[!"));
         pattern.map(|pattern| Self::Pattern(Box::new(pattern))).map_err(|error| error.to_string())
     }
 }
 
 impl Wanted {
-    /// Whether a record is meant. A repository without a tag means all of its images, as with docker.
+    /// Whether a record matches. A repository without a tag matches all of its images, as with docker.
     pub(super) fn is(&self, record: &Record) -> bool {
         let Some(name) = record.name.as_deref() else { return false };
         let own = name.parse::<Reference>();

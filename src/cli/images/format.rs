@@ -1,4 +1,4 @@
-//! `--format`: docker's tables, its JSON, and the templates that people write for it.
+//! `--format`: docker's tables, JSON and templates.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Row;
 use crate::cli::show;
 
-/// What templates can name, and the head of its column.
+/// The fields of templates, and the headings of their columns.
 const FIELDS: [(&str, &str); 7] = [
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),
@@ -22,17 +22,17 @@ const FIELDS: [(&str, &str); 7] = [
 /// How images are printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Columns with heads.
+    /// Columns with headings.
     Table(Vec<Piece>),
     /// A line for each image.
     Lines(Vec<Piece>),
 }
 
-/// A piece of a template.
+/// A part of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Piece {
     Text(String),
-    /// `{{.Field}}`, by its place among the fields.
+    /// `{{.Field}}`, by its index in [`FIELDS`].
     Field(usize),
     /// `{{json .Field}}`, or `{{json .}}`.
     Json(Option<usize>),
@@ -47,7 +47,7 @@ impl Format {
         Self::Table(pieces(&template).unwrap_or_default())
     }
 
-    /// The images in this form, as a text.
+    /// The images in this format.
     pub(super) fn print(&self, rows: &[Row]) -> String {
         let lines = |pieces: &[Piece]| -> Vec<String> { rows.iter().map(|row| line(pieces, row)).collect() };
         match self {
@@ -81,7 +81,7 @@ impl FromStr for Format {
     }
 }
 
-/// The pieces of a template, or what is wrong with it.
+/// Parses a template; the error names what is wrong.
 fn pieces(template: &str) -> Result<Vec<Piece>, String> {
     let template = template.replace("\\t", "\t").replace("\\n", "\n");
     let (mut pieces, mut rest) = (Vec::new(), template.as_str());
@@ -133,7 +133,7 @@ fn line(pieces: &[Piece], row: &Row) -> String {
                         Value::Object(pairs.collect::<Map<_, _>>())
                     }
                 };
-                // Writing into memory does not fail.
+                // Writing into memory cannot fail.
                 let _ = write!(line, "{json}");
             }
         }
@@ -141,7 +141,7 @@ fn line(pieces: &[Piece], row: &Row) -> String {
     line
 }
 
-/// The value of the field at a place in [`FIELDS`].
+/// The value of the field with this index in [`FIELDS`].
 fn value(row: &Row, at: usize) -> String {
     match FIELDS[at].0 {
         "ID" => row.id.clone(),

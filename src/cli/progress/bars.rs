@@ -1,4 +1,4 @@
-//! Bars: one for each blob that is sent, or one for all of them where they would not fit on the screen.
+//! Bars: one for each blob that is sent, or one for all blobs if they do not fit on the screen.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -13,11 +13,11 @@ use super::{short, show};
 use crate::image::Digest;
 use crate::progress::Event;
 
-/// How many bars there are at most: they must fit on a small screen, or they cannot be redrawn.
+/// The maximum number of bars: they must fit on a small screen to be redrawn.
 const MOST_BARS: usize = 16;
-/// How often a bar is drawn where nothing changes: the last change may have come too soon after another one.
+/// How often an unchanged bar is redrawn: the last change may have been skipped by the rate limit.
 const TICK: Duration = Duration::from_millis(150);
-/// 80 columns leave some twenty for the bar itself.
+/// On 80 columns the bar itself has about twenty.
 const TEMPLATE: &str = "{prefix} {wide_bar} {sent:>9}/{size:9} {speed:>11} {msg:9}";
 
 #[derive(Debug, Default)]
@@ -29,8 +29,8 @@ pub(super) struct Bars {
     unechoed: Option<Unechoed>,
 }
 
-/// A terminal that does not write `^C` where the cursor is, behind the last bar: in the line below, that would come between
-/// the bars as they are and as they are drawn again. As it was when it is dropped.
+/// Turns off the echo of `^C`, which would appear behind the last bar and break the redrawing. Restores the terminal when
+/// dropped.
 #[derive(Debug)]
 struct Unechoed(Termios);
 
@@ -50,13 +50,13 @@ impl Drop for Unechoed {
     }
 }
 
-/// Changes the terminal, unless another program is in front: then it would stop us.
+/// Changes the terminal, unless this process is in the background: the change would stop it (SIGTTOU).
 fn set(attributes: &Termios) -> bool {
     let is_in_front = tcgetpgrp(stderr()).is_ok_and(|group| group == getpgrp());
     is_in_front && tcsetattr(stderr(), OptionalActions::Now, attributes).is_ok()
 }
 
-/// Many blobs, as one.
+/// The sum of many blobs.
 #[derive(Debug)]
 struct Together {
     bar: ProgressBar,
@@ -149,7 +149,7 @@ impl Bars {
         &self.bars[digest]
     }
 
-    /// Leaves the bars as they are: what is said next stands below them. Whether there are any.
+    /// Leaves the bars as they are, above later output. Returns whether there are any.
     pub(super) fn end(&mut self) -> bool {
         let together = self.together.take().map(|together| together.bar);
         self.bars.drain().map(|(_, bar)| bar).chain(together).for_each(|bar| bar.abandon());
@@ -160,7 +160,7 @@ impl Bars {
 
 pub(super) fn bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
-    // The template is a constant; were it wrong, the default one would do.
+    // The template is a constant; if it were wrong, the default would be used.
     let Ok(style) = ProgressStyle::with_template(TEMPLATE) else { return bar };
     let style = style
         .with_key("sent", |state: &ProgressState, into: &mut dyn Write| write(into, &show::size(state.pos())))
@@ -168,7 +168,7 @@ pub(super) fn bar(total: u64) -> ProgressBar {
             write(into, &show::size(state.len().unwrap_or(0)));
         })
         .with_key("speed", |state: &ProgressState, into: &mut dyn Write| {
-            // Of one that has come to its end nobody wants to know how slow it is now.
+            // A finished bar shows no rate.
             if state.len().is_some_and(|len| state.pos() < len) {
                 write(into, &format!("{}/s", show::size(state.per_sec() as u64)));
             }
@@ -176,7 +176,7 @@ pub(super) fn bar(total: u64) -> ProgressBar {
     bar.with_style(style)
 }
 
-/// Into the line of a bar, which takes everything.
+/// Writes into the line of a bar, which cannot fail.
 fn write(into: &mut dyn Write, text: &str) {
     let _ = into.write_str(text);
 }

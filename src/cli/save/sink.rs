@@ -1,4 +1,4 @@
-//! Where an archive goes: a file that appears when it is complete, or whatever else can be written to.
+//! The target of an archive: a file that appears when it is complete, or a pipe or device.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, IsTerminal as _};
@@ -12,10 +12,10 @@ use tokio::io::AsyncWriteExt as _;
 use crate::output::archive::ArchiveError;
 use crate::source::SourceError;
 
-/// What may be done with the file, before the umask.
+/// The permissions of a new file, before the umask.
 const MODE: u32 = 0o666;
 
-/// Why images were not saved. Nothing of them is left.
+/// Why images were not saved. No file is left.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum SaveError {
     #[error("an archive is not written to a terminal")]
@@ -37,24 +37,24 @@ impl SaveError {
         let hint = match self {
             Self::Mixed => "name a file with -o",
             Self::Folder { .. } => "name a file in it; `linkspan copy` copies into layout folders, `oci:DIR:NAME`",
-            Self::Write { error, .. } if error.kind() == io::ErrorKind::NotFound => "make its folder first",
+            Self::Write { error, .. } if error.kind() == io::ErrorKind::NotFound => "create its folder first",
             Self::Write { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
-                "make room, or name another place"
+                "free space, or name another file"
             }
-            Self::Read(SourceError::NotFound { .. }) => "the image was removed meanwhile, or not all of it is there",
+            Self::Read(SourceError::NotFound { .. }) => "the image was removed meanwhile, or is incomplete",
             _ => return None,
         };
         Some(hint.to_owned())
     }
 }
 
-/// What is written to.
+/// An open target.
 #[derive(Debug)]
 pub(in crate::cli) struct Sink {
     /// For messages.
     name: String,
     file: tokio::fs::File,
-    /// Where a regular file is until it is complete, and then. The first goes when it is dropped.
+    /// For a regular file the temporary path, which is removed when dropped, and the final one.
     places: Option<(TempPath, PathBuf)>,
 }
 
@@ -73,24 +73,24 @@ impl Sink {
         let name = path.display().to_string();
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => return Err(SaveError::Folder { path: path.to_owned() }),
-            // A device or a pipe: it cannot be replaced, and holds nothing that could be half written.
+            // A device or a pipe cannot be replaced: it is written directly.
             Ok(found) if !found.is_file() => {
                 let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
                 return Ok(Self { name, file: file.into(), places: None });
             }
             _ => {}
         }
-        // Where a link leads, and not the link, is replaced.
+        // A link is followed: its target is replaced.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = target.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let before = fs::metadata(&target).ok();
         let mut temporary = tempfile::Builder::new();
-        // What replaces a file may be read by nobody who might not read that.
+        // Nobody may read the new file who may not read the old one.
         let mode = before.as_ref().map_or(MODE, |_| 0o600);
         temporary.prefix(".linkspan-save-").permissions(Permissions::from_mode(mode));
         let (file, place) = temporary.tempfile_in(folder).map_err(failed)?.into_parts();
         if let Some(before) = before {
-            // Who may not give a file away keeps it.
+            // Only root can change the owner; otherwise the file is this user's.
             let _ = std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()));
             file.set_permissions(Permissions::from_mode(before.mode() & 0o777)).map_err(failed)?;
         }
@@ -102,7 +102,7 @@ impl Sink {
         written.map_err(|error| SaveError::Write { path: self.name.clone(), error })
     }
 
-    /// Makes a file appear under its name, when all of it is on the disk.
+    /// Syncs a file and gives it its name.
     pub(in crate::cli) async fn finish(mut self) -> Result<(), SaveError> {
         let failed = |error| SaveError::Write { path: self.name.clone(), error };
         self.file.flush().await.map_err(failed)?;
