@@ -1,4 +1,4 @@
-//! What archives and layers are compressed with, and reading them.
+//! Detects and decodes the compression of archives and layers.
 
 use async_compression::tokio::bufread::{BzDecoder, GzipDecoder, XzDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
@@ -7,19 +7,19 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead};
 use tokio_util::io::{ReaderStream, StreamReader};
 
-/// The most that a decompressor may have to remember of what it wrote, as a power of two: 128 MiB, what the highest
-/// levels of `zstd` and `xz` ask for, and what `zstd -d` grants.
+/// The largest window of a decompressor, as a power of two: 128 MiB, which the highest levels of `zstd` and `xz` use, and the
+/// limit of `zstd -d`.
 const WINDOW_LOG: u32 = 27;
-/// What xz needs for its own state, beside its window.
+/// The memory of xz beside its window.
 const XZ_STATE_BYTES: u64 = 1 << 20;
 
-/// Where the checksums at the end of something compressed are; xz writes the sizes of its blocks between them.
+/// The length of the trailer with the checksums; xz has the sizes of its blocks between them.
 const TAIL_BYTES: usize = 1 << 10;
 
-/// How much of an archive is read at once.
+/// The read size.
 const ARCHIVE_BYTES: usize = 64 << 10;
 
-/// What something is compressed with, by the marks that dockerd goes by (go-archive `compression_detect.go`).
+/// A compression, detected by the magic numbers that dockerd uses (go-archive `compression_detect.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,
@@ -29,20 +29,20 @@ pub(crate) enum Compression {
     Zstd,
 }
 
-/// Something without its compression.
+/// A decompressed stream.
 pub(crate) type Decompressed = Box<dyn AsyncRead + Send + Unpin>;
 
 impl Compression {
-    /// How many bytes [`Compression::of`] looks at.
+    /// How many bytes [`Compression::of`] needs.
     pub(crate) const MARK_BYTES: usize = 6;
 
-    /// By the first bytes.
+    /// Detects it by the first bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         match bytes {
             [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
             [b'B', b'Z', b'h', ..] => Self::Bzip2,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
-            // A frame, or one to be skipped in front of it.
+            // A frame, or a skippable frame before it.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             _ => Self::None,
         }
@@ -59,8 +59,8 @@ impl Compression {
         }
     }
 
-    /// What `reader` yields, decompressed. Any may consist of several streams, one after another. The decompressor may
-    /// have to remember 2^`window_log` bytes of what it wrote; what needs more is refused.
+    /// Decompresses `reader`, which may consist of several concatenated streams. A window of more than 2^`window_log` bytes is
+    /// refused.
     pub(crate) fn decompress(
         self,
         reader: impl AsyncBufRead + Send + Unpin + 'static,
@@ -92,17 +92,16 @@ impl Compression {
     }
 }
 
-/// What `reader` yields, decompressed if it is compressed.
+/// Decompresses `reader` if it is compressed.
 pub(crate) async fn decompress(
     mut reader: impl AsyncBufRead + Send + Unpin + 'static,
 ) -> std::io::Result<Decompressed> {
-    // A reader whose buffer is smaller than the mark, or that got a single byte from a pipe, shows something uncompressed
-    // at worst, which is then refused as malformed.
+    // If the buffer has fewer bytes than the magic number, the data counts as uncompressed and is then refused as malformed.
     let compression = Compression::of(reader.fill_buf().await?);
     Ok(compression.decompress(reader, WINDOW_LOG))
 }
 
-/// The same for a whole archive, of which all is to be read that is in front of whatever is wrong.
+/// The same for a whole archive, of which everything before an error must be readable.
 pub(crate) async fn decompress_archive(
     mut reader: impl AsyncBufRead + Send + Unpin + 'static,
 ) -> std::io::Result<Decompressed> {
@@ -114,11 +113,10 @@ pub(crate) async fn decompress_archive(
     Ok(compression.decompress(StreamReader::new(Box::pin(chunks)), WINDOW_LOG))
 }
 
-/// `chunks` of something compressed, the last of them a byte at a time.
+/// Splits compressed input so that its trailer comes a byte at a time.
 ///
-/// Decompressors check sums at its end, and most that find a wrong one keep back what they made of the same chunk of input.
-/// dockerd's yield it first, and an archive of which all is there is loaded: for its sake input with a checksum in it is to
-/// have nothing else in it.
+/// A decompressor that finds a wrong checksum discards its output for the same chunk of input. dockerd's decompressors do not,
+/// so dockerd loads a complete archive with a wrong checksum. Chunks with the checksum must therefore have no other data.
 pub(crate) fn with_slow_end(
     chunks: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
 ) -> impl Stream<Item = std::io::Result<Bytes>> {

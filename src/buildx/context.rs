@@ -1,11 +1,11 @@
-//! Docker contexts: names for endpoints.
+//! Docker contexts.
 
 use std::path::Path;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// The most contexts that are listed; nobody has this many.
+/// The most contexts that are listed.
 const MAX_CONTEXTS: usize = 1024;
 
 /// A docker context.

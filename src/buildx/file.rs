@@ -1,4 +1,4 @@
-//! A builder's file, and the lock that buildx takes to change one.
+//! A builder's file, and buildx's lock for changing it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::owned::OwnedFolder;
 use super::{INSTANCES, Instance, MAX_BYTES, Store, StoreError};
 
-/// How long buildx may take to change a builder.
+/// How long to wait for buildx's lock.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What buildx calls its lock.
+/// The name of buildx's lock file.
 const LOCK: &str = ".lock";
 
 /// The right to change builders: buildx's own lock (`store.Txn`, flock(2) on `.lock`).
@@ -22,7 +22,7 @@ const LOCK: &str = ".lock";
 pub struct Locked<'a> {
     store: &'a Store,
     folder: OwnedFolder,
-    /// Holds the lock for as long as it is open.
+    /// The open lock file: closing it unlocks.
     _lock: File,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// The builder called `name`, as it is while nobody else changes it.
+    /// The builder `name`, read under the lock.
     ///
     /// # Errors
     /// As [`Store::instance`].
@@ -51,7 +51,7 @@ impl<'a> Locked<'a> {
         self.store.instance(name)
     }
 
-    /// Where buildx's folder is.
+    /// The path of buildx's folder.
     pub(crate) fn path(&self) -> &Path {
         &self.store.buildx
     }
@@ -61,11 +61,11 @@ impl<'a> Locked<'a> {
         &self.folder
     }
 
-    /// Pins the node `node` of the builder `name` to `endpoint`. Everything else in its file stays as it is, also what
-    /// later versions of buildx may have put there.
+    /// Pins the node `node` of the builder `name` to `endpoint`. Everything else in its file stays, including keys of later
+    /// versions of buildx.
     ///
     /// # Errors
-    /// When the builder or the node is gone, or the file cannot be replaced; it is then as it was.
+    /// When the builder or the node does not exist, or the file cannot be replaced; it then stays as it was.
     pub fn pin(&self, name: &str, node: &str, endpoint: &str) -> Result<(), StoreError> {
         let (file, _) = self.store.file(name)?;
         let path = self.store.buildx.join(INSTANCES).join(&file);
@@ -79,12 +79,12 @@ impl<'a> Locked<'a> {
         let place = found.and_then(|found| found.get_mut("Endpoint"));
         *place.ok_or_else(|| wrong(format!("it has no node `{node}` with an endpoint")))? = endpoint.into();
         let text = serde_json::to_vec(&document).map_err(|error| wrong(error.to_string()))?;
-        // What takes its place is made outside `instances/`, where buildx takes every file for a builder.
+        // The new file is made outside of `instances/`, because buildx reads every file there as a builder.
         instances.replace(&file, &text, &self.folder).map_err(|error| failed("replace")(&path, error))
     }
 }
 
-/// What the file `name` in `folder`, which is at `path`, holds.
+/// Reads the file `name` in `folder`, which is at `path`.
 pub(super) fn read(folder: &OwnedFolder, name: &OsStr, path: &Path) -> Result<Vec<u8>, StoreError> {
     folder.read(name, MAX_BYTES).map_err(|source| match source.kind() {
         std::io::ErrorKind::FileTooLarge => StoreError::Format { path: path.to_owned(), reason: source.to_string() },

@@ -1,8 +1,8 @@
-//! What buildx keeps of its builders, read and, for one key, changed.
+//! The files in which buildx keeps its builders: reads them, and changes one key.
 //!
 //! A builder is a JSON file below `instances/` of buildx's configuration folder (buildx `store/store.go`,
-//! `store/nodegroup.go`; the same since its first release). It pins every node to an *endpoint*: the address of an engine
-//! or of a buildkitd, or the name of a docker context, whatever `DOCKER_HOST` says later.
+//! `store/nodegroup.go`; unchanged since its first release). It pins every node to an *endpoint*: the address of an engine or
+//! of a buildkitd, or the name of a docker context, whatever `DOCKER_HOST` is later.
 
 mod context;
 mod file;
@@ -20,9 +20,9 @@ pub use file::Locked;
 pub(crate) use owned::OwnedFolder;
 pub use version::{Version, version};
 
-/// A builder's file is a few kilobytes, certificates included; anything longer is something else.
+/// The largest builder file: a few kilobytes are usual, with certificates.
 const MAX_BYTES: u64 = 4 << 20;
-/// Where builders are, in buildx's folder.
+/// The folder of builders, in buildx's folder.
 const INSTANCES: &str = "instances";
 
 /// A user's builders.
@@ -30,7 +30,7 @@ const INSTANCES: &str = "instances";
 pub struct Store {
     /// Docker's configuration folder.
     docker: PathBuf,
-    /// buildx's, usually in it.
+    /// buildx's configuration folder, usually in it.
     buildx: PathBuf,
 }
 
@@ -42,7 +42,7 @@ pub struct Instance {
     pub name: String,
     /// `docker-container`, `remote`, `kubernetes`, …
     pub driver: String,
-    /// Where it builds.
+    /// Its nodes.
     #[serde(default, deserialize_with = "or_none")]
     pub nodes: Vec<Node>,
 }
@@ -61,17 +61,17 @@ pub struct Node {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// There is no such builder.
+    /// The builder does not exist.
     #[error("buildx has no builder `{name}` in {folder}; it has: {known}", folder = folder.display())]
     Unknown {
         /// The name asked for.
         name: String,
-        /// Where builders are kept.
+        /// The folder of builders.
         folder: PathBuf,
-        /// Those that exist, separated by commas.
+        /// The existing builders, separated by commas.
         known: String,
     },
-    /// A file of buildx is not what it is known to be.
+    /// A file of buildx has an unexpected form.
     #[error("{path} is not a builder as buildx writes it: {reason}", path = path.display())]
     Format {
         /// The file.
@@ -79,28 +79,28 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
-    /// The system refuses.
+    /// A system call failed.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody else changes builders at the moment.
+    /// Another process holds buildx's lock.
     #[error("another buildx command holds {path} for longer than {seconds} s; try again when it has ended", path = path.display())]
     Busy {
         /// buildx's lock.
         path: PathBuf,
-        /// How long it was waited for.
+        /// The time limit.
         seconds: u64,
     },
 }
 
 impl Store {
-    /// The builders of whoever has these variables: `BUILDX_CONFIG`, else `buildx` in `DOCKER_CONFIG`, else
+    /// The builders of the user with this environment: `BUILDX_CONFIG`, else `buildx` in `DOCKER_CONFIG`, else
     /// `~/.docker/buildx` (buildx `util/confutil/config.go`). `None` if not even `HOME` is set.
     pub fn find(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -114,15 +114,15 @@ impl Store {
         &self.buildx
     }
 
-    /// All builders that were created, by name. Those that come with docker contexts are not among them.
+    /// All created builders, by name, without the implicit ones of docker contexts.
     ///
     /// # Errors
-    /// When the folder or a file in it cannot be read. A folder that is absent holds no builders.
+    /// When the folder or a file in it cannot be read. An absent folder counts as empty.
     pub fn instances(&self) -> Result<Vec<Instance>, StoreError> {
         Ok(self.files()?.into_iter().map(|(_, instance)| instance).collect())
     }
 
-    /// All builders, and what their files are called.
+    /// All builders, with the names of their files.
     fn files(&self) -> Result<Vec<(OsString, Instance)>, StoreError> {
         let path = self.buildx.join(INSTANCES);
         let failed = |source| StoreError::Io { what: "list", path: path.clone(), source };
@@ -172,14 +172,14 @@ impl Store {
         context::host(&self.docker, endpoint).unwrap_or_else(|| endpoint.to_owned())
     }
 
-    /// The docker contexts that were created, by name. One that cannot be read is left out.
+    /// The created docker contexts, by name; unreadable ones are left out.
     pub fn contexts(&self) -> Vec<Context> {
         context::all(&self.docker)
     }
 
-    /// The address of the engine that docker's client uses for whoever has these variables: `DOCKER_HOST`, else the
-    /// context that `DOCKER_CONTEXT` or docker's configuration file names (docker/cli `cli/command/cli.go`,
-    /// `resolveContextName`). `None` stands for the usual socket.
+    /// The address of the engine that docker's client uses with this environment: `DOCKER_HOST`, else the context in
+    /// `DOCKER_CONTEXT` or in docker's configuration file (docker/cli `cli/command/cli.go`, `resolveContextName`). `None` is
+    /// the default socket.
     pub fn engine(&self, variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
         let variable = |name: &str| variable(name)?.into_string().ok().filter(|value| !value.is_empty());
         if let Some(host) = variable("DOCKER_HOST") {
@@ -189,10 +189,10 @@ impl Store {
         context::host(&self.docker, &name)
     }
 
-    /// Keeps buildx from changing builders until the answer is dropped.
+    /// Takes buildx's lock until the result is dropped.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when buildx itself is changing them for longer than ten seconds.
+    /// [`StoreError::Busy`] when buildx holds it for longer than ten seconds.
     pub fn lock(&self) -> Result<Locked<'_>, StoreError> {
         Locked::new(self)
     }
@@ -203,7 +203,7 @@ fn or_none<'de, D: Deserializer<'de>>(nodes: D) -> Result<Vec<Node>, D::Error> {
     Option::deserialize(nodes).map(Option::unwrap_or_default)
 }
 
-/// Whether two addresses lead to the same place; `/var/run` is a link to `/run` almost everywhere.
+/// Whether two addresses are the same; `/var/run` is a link to `/run` almost everywhere.
 pub fn is_same_address(one: &str, other: &str) -> bool {
     let path = |address: &str| address.strip_prefix("unix://").and_then(|path| Path::new(path).canonicalize().ok());
     one == other || path(one).is_some_and(|it| Some(it) == path(other))

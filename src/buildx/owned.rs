@@ -1,9 +1,8 @@
-//! Files in a folder that may be somebody else's: `sudo linkspan setup` works in its user's.
+//! Files in a folder of another user: `sudo linkspan setup` changes files of the user who called it.
 //!
-//! Whoever may write in a folder may put links, pipes and other people's files under every name in it, at any moment. So
-//! names are looked up in folders that are open already; what is new gets a random name that nothing had, belongs to the
-//! folder's owner from the beginning, and only then takes the place of the old; a link is replaced by what it leads to,
-//! which another's folder may lead to only in folders of the same owner; and what is no plain file is not opened.
+//! The owner of a folder can put links, pipes and other users' files into it at any moment. So names are looked up relative to
+//! an open folder; a new file gets a random, unused name, is given to the folder's owner, and is then renamed over the old
+//! one; a link is followed once, and only to a folder of the same owner; and only regular files are opened.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -19,17 +18,17 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// Never waits (a pipe would), never follows.
+/// Does not block on a pipe, and does not follow links.
 const PLAIN: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// What nobody but its owner has to read.
+/// The mode of private files.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// What everybody may look into.
+/// The mode of folders.
 const OPEN: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP).union(Mode::ROTH).union(Mode::XOTH);
-/// Random names that may be taken already before something is wrong.
+/// How many random names are tried.
 const TRIES: usize = 64;
 
-/// A folder, and whose it is.
+/// A folder and its owner.
 #[derive(Debug)]
 pub(crate) struct OwnedFolder {
     folder: OwnedFd,
@@ -39,7 +38,7 @@ pub(crate) struct OwnedFolder {
 }
 
 impl OwnedFolder {
-    /// Opens the folder at `path`, wherever that leads.
+    /// Opens the folder at `path`, following links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Self::of(openat(CWD, path, FOLDER, Mode::empty())?, path.to_owned())
     }
@@ -49,7 +48,7 @@ impl OwnedFolder {
         Ok(Self { folder, path, uid: uid(&stat), gid: gid(&stat) })
     }
 
-    /// Its folder `name`.
+    /// Opens its folder `name`.
     pub(crate) fn subfolder(&self, name: &str) -> io::Result<Self> {
         let path = self.path.join(name);
         let found = match openat(&self.folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
@@ -62,14 +61,14 @@ impl OwnedFolder {
         Self::of(found, path)
     }
 
-    /// Its folder `name`, made if it is absent.
+    /// Opens its folder `name`, and creates it if it is absent.
     pub(crate) fn make_subfolder(&self, name: &str) -> io::Result<Self> {
         match mkdirat(&self.folder, name, OPEN) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
         let mut made = self.subfolder(name)?;
-        // New, or left by a Linkspan that did not give it away. One that hides something is neither.
+        // New, or left by a Linkspan before it changed the owner; a non-empty one is neither.
         let is_open = Mode::from_raw_mode(fstat(&made.folder)?.st_mode).contains(OPEN);
         if made.uid != self.uid && made.uid == geteuid() && is_open {
             fchown(&made.folder, Some(self.uid), Some(self.gid))?;
@@ -78,7 +77,7 @@ impl OwnedFolder {
         Ok(made)
     }
 
-    /// What the plain file `name` holds, up to `limit` bytes.
+    /// Reads the regular file `name`, up to `limit` bytes.
     pub(crate) fn read(&self, name: &OsStr, limit: u64) -> io::Result<Vec<u8>> {
         let file = match openat(&self.folder, name, PLAIN | OFlags::RDONLY, Mode::empty()) {
             Err(Errno::LOOP) => {
@@ -90,7 +89,7 @@ impl OwnedFolder {
         read_plain(file, limit)
     }
 
-    /// The empty file `name`, made if it is absent.
+    /// Opens the empty file `name`, and creates it if it is absent.
     pub(crate) fn lock_file(&self, name: &OsStr) -> io::Result<File> {
         let flags = PLAIN | OFlags::RDWR;
         for _ in 0..TRIES {
@@ -105,7 +104,7 @@ impl OwnedFolder {
             match openat(&self.folder, name, flags, Mode::empty()) {
                 Ok(file) => {
                     let stat = plain(fstat(&file)?)?;
-                    // Left by a Linkspan that did not give it away, so that its owner cannot open it.
+                    // Left by a Linkspan before it changed the owner, so that the folder's owner cannot open it.
                     if uid(&stat) == geteuid() && uid(&stat) != self.uid && stat.st_nlink == 1 && stat.st_size == 0 {
                         fchown(&file, Some(self.uid), Some(self.gid))?;
                     }
@@ -117,16 +116,16 @@ impl OwnedFolder {
                     plain(fstat(&file)?)?;
                     return Ok(file.into());
                 }
-                // Removed in between.
+                // It was removed in between.
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(io::Error::other("it comes and goes"))
+        Err(io::Error::other("it is created and removed again and again"))
     }
 
-    /// Gives `name` the contents `text`, in one step: it has them, or it is as it was. What takes its place is made in
-    /// `scratch`, and belongs to whom the old one belonged; where there was none, to the folder's owner.
+    /// Atomically replaces the contents of `name` by `text`. The new file is made in `scratch`, and belongs to the owner of the
+    /// old one; without an old one, to the folder's owner.
     pub(crate) fn replace(&self, name: &OsStr, text: &[u8], scratch: &Self) -> io::Result<()> {
         if self.is_link(name)? {
             let (folder, name) = self.behind_link(name)?;
@@ -153,9 +152,9 @@ impl OwnedFolder {
         })();
         let moved = written.and_then(|()| Ok(renameat(&scratch.folder, &temporary, &self.folder, name)?));
         if let Err(error) = moved {
-            // It is not there, at worst.
+            // At worst it does not exist.
             let _ = unlinkat(&scratch.folder, &temporary, AtFlags::empty());
-            // The folder is a link into another file system.
+            // The folder is on another file system.
             if Errno::from_io_error(&error) == Some(Errno::XDEV) && scratch.path != self.path {
                 return self.replace_plain(name, text, self);
             }
@@ -172,11 +171,11 @@ impl OwnedFolder {
         }
     }
 
-    /// A file that was not there before, and what it is called.
+    /// Creates a new file, and returns it with its name.
     fn new_file(&self) -> io::Result<(File, OsString)> {
         let flags = PLAIN | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         for _ in 0..TRIES {
-            // Each state has other keys.
+            // Each `RandomState` has other keys.
             let name = OsString::from(format!(".linkspan-{:016x}", RandomState::new().hash_one(())));
             match openat(&self.folder, &name, flags, PRIVATE) {
                 Ok(file) => return Ok((file.into(), name)),
@@ -195,14 +194,14 @@ impl OwnedFolder {
         }
     }
 
-    /// What the link `name` leads to: a name in a folder that is opened through no other link.
+    /// Resolves the link `name` to a name in a folder, which is opened without following further links.
     fn behind_link(&self, name: &OsStr) -> io::Result<(Self, OsString)> {
         let path = fs::canonicalize(self.path.join(name))?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::other("it is a link to the root folder"));
         };
         let folder = Self::of(openat2(CWD, parent, FOLDER, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, parent.into())?;
-        // A user's link must not lead root to what the user could not change.
+        // A user's link must not make root change files that the user could not change.
         if self.uid != geteuid() && folder.uid != self.uid {
             let (path, owner) = (path.display(), folder.uid);
             return Err(io::Error::other(format!(
@@ -214,7 +213,7 @@ impl OwnedFolder {
     }
 }
 
-/// What the plain file at `path` holds, up to `limit` bytes.
+/// Reads the regular file at `path`, up to `limit` bytes.
 pub(super) fn read_at(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_plain(openat(CWD, path, PLAIN.difference(OFlags::NOFOLLOW) | OFlags::RDONLY, Mode::empty())?, limit)
 }
@@ -236,14 +235,14 @@ fn plain(stat: Stat) -> io::Result<Stat> {
     }
 }
 
-/// Makes `file`, which is ours, somebody's.
+/// Changes the owner of `file`, which is ours.
 fn give(file: &impl std::os::fd::AsFd, to: Uid, group: Gid) -> io::Result<()> {
     let made = fstat(file)?;
     if (uid(&made), gid(&made)) == (to, group) {
         return Ok(());
     }
     match fchown(file, Some(to), Some(group)) {
-        // The owner's own file, of a group that the owner is not in.
+        // Its owner may not set this group.
         Err(Errno::PERM) if uid(&made) == to => Ok(()),
         outcome => Ok(outcome?),
     }

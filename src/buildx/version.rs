@@ -1,4 +1,4 @@
-//! Which buildx is installed, and what it can say.
+//! The version of the installed buildx.
 
 use std::fmt;
 use std::io::Read;
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// How long a program may take to say its version.
+/// The time limit for the program.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer that is read.
+/// The longest output that is read.
 const MAX_BYTES: u64 = 4 << 10;
-/// The ways to ask: docker's plugin as people use it, or the program by itself.
+/// The commands to try: docker's plugin, then the standalone program.
 const WAYS: [(&str, &[&str]); 3] =
     [("docker", &["buildx", "version"]), ("docker-buildx", &["version"]), ("buildx", &["version"])];
 
-/// The first release that marks what it loads into an engine with the containerd image store: `prefer-image-digest`
-/// (buildx `build/opt.go`). Those before it, since they know of that store, send the same `oci` exporter as for a file.
+/// The first release that marks loads into an engine with the containerd image store: `prefer-image-digest` (buildx
+/// `build/opt.go`). Earlier ones send the same `oci` exporter as for a file.
 const MARKS_LOADS: (u64, u64) = (0, 24);
 
 /// A version of buildx.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     text: String,
-    /// Its first two numbers; `None` in builds that do not know their version.
+    /// Major and minor number; `None` for builds without a version.
     numbers: Option<(u64, u64)>,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// Reads what `buildx version` prints: the package, the version, the commit.
+    /// Parses the output of `buildx version`: package, version, commit.
     pub fn read(output: &str) -> Option<Self> {
         let mut words = output.lines().next()?.split_whitespace();
         words.next().filter(|package| package.contains("buildx"))?;
@@ -42,18 +42,18 @@ impl Version {
         let mut parts = text.split(['.', '-', '+', '~']);
         let mut number = || parts.next()?.parse().ok();
         let numbers = number().and_then(|major| Some((major, number()?)));
-        // A build that nobody gave a version says `v0.0.0+unknown` (buildx `version/version.go`).
+        // The version of a build without one is `v0.0.0+unknown` (buildx `version/version.go`).
         let numbers = numbers.filter(|numbers| *numbers != (0, 0));
         Some(Self { text, numbers })
     }
 
-    /// Whether its loads can be told from files; `None` if it does not say which version it is.
+    /// Whether it marks loads; `None` if the version is unknown.
     pub fn marks_loads(&self) -> Option<bool> {
         self.numbers.map(|numbers| numbers >= MARKS_LOADS)
     }
 }
 
-/// Asks the buildx that this user's `docker` has; `None` if there is none.
+/// Runs this user's buildx; `None` if there is none.
 pub async fn version() -> Option<Version> {
     for (program, arguments) in WAYS {
         if let Some(version) = ask(program, arguments).await {
@@ -73,7 +73,7 @@ async fn ask(program: &str, arguments: &[&str]) -> Option<Version> {
         stdout.take(MAX_BYTES).read_to_string(&mut text).ok().map(|_| text)
     });
     let output = timeout(PATIENCE, reading).await;
-    // It has said what it had to say, or takes too long to. One that has ended by itself cannot be killed.
+    // The output is complete, or the time is up. Killing a process that has ended fails, which is fine.
     let _ = child.kill();
     let _ = child.wait();
     Version::read(&output.ok()?.ok()??)

@@ -26,7 +26,7 @@ pub(super) struct Ps {
     #[arg(long, value_name = "ADDR")]
     to: Option<Address>,
 
-    /// Also list exports that have ended, as long as the daemon remembers them
+    /// Also list those of the exporter API that have ended, as long as the daemon remembers them
     #[arg(short, long)]
     all: bool,
 
@@ -78,7 +78,7 @@ impl Ps {
 async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
     let (live, is_api) = match ask(address, First::Http2).await {
         Answer::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
-        // Another server of the API, or nobody, which the call tells.
+        // Another server of the API, or no listener, which the call reports.
         Answer::Stranger | Answer::Closed | Answer::Denied => (Vec::new(), true),
     };
     let mut rows: BTreeMap<_, _> =
@@ -116,15 +116,23 @@ fn configured() -> Result<Address, CommandError> {
     config.export_listen.map_or_else(usual, Ok)
 }
 
-/// Whether an export has not ended.
-fn is_under_way(export: &Export) -> bool {
-    matches!(export.state(), ExportState::Open | ExportState::Committing)
-}
+impl Row {
+    /// Adds the fields of the exporter API.
+    fn take(&mut self, session: Export) {
+        self.live.id.clone_from(&session.id);
+        // The name of the state in the specification.
+        self.live.state = session.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase();
+        let named = session.results.iter().flat_map(|result| &result.names);
+        self.live.names.extend(named.filter(|name| !self.live.names.contains(name)).cloned().collect::<Vec<_>>());
+        self.live.created = session.create_time.and_then(|time| u64::try_from(time.seconds).ok());
+        self.session = Some(session);
+    }
 
-/// The name of the state in the specification.
-fn state(export: &Export) -> String {
-    export.state().as_str_name().trim_start_matches("EXPORT_STATE_").to_lowercase()
-}
+    /// Whether the export has not ended.
+    fn is_under_way(&self) -> bool {
+        let state = self.session.as_ref().map(Export::state);
+        state.is_none_or(|state| matches!(state, ExportState::Open | ExportState::Committing))
+    }
 
     fn columns(&self) -> Vec<String> {
         let LiveExport { id, door, principal, state, created, names, .. } = &self.live;

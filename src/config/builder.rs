@@ -1,4 +1,4 @@
-//! Builders: which there are, how each is reached, and where its door listens.
+//! Checks the builders: how each is reached, and where its door listens.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::{Address, Tls};
 use crate::tunnel::Container;
 
-/// Each builder costs a socket and a lock; nobody has this many.
+/// The most builders; each costs a socket and a lock.
 const MAX_BUILDERS: usize = 64;
 
 /// One builder and its door.
@@ -21,11 +21,11 @@ pub struct Builder {
     pub tls: Option<Tls>,
     /// Where its door listens: a unix socket or a loopback address.
     pub listen: Address,
-    /// Whether the plain exporters mean a load.
+    /// Whether plain exporters count as a load.
     pub plain_is_load: bool,
 }
 
-/// A builder as it was given, unchecked.
+/// An unchecked builder.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub address: Given,
@@ -43,7 +43,7 @@ impl From<Given> for Draft {
     }
 }
 
-/// Checks the builders that `settings` name, else those of the file's `tables`.
+/// Checks the builders in `settings`, else those in the file's `tables`.
 pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>, ConfigError> {
     let named = settings.all(Setting::Builder);
     let mut drafts = if named.is_empty() { tables } else { named.iter().cloned().map(Draft::from).collect() };
@@ -79,7 +79,7 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
     Ok(builders)
 }
 
-/// Gives each draft the listen address at its position.
+/// Pairs drafts and listen addresses by position.
 fn pair(drafts: &mut [Draft], listens: &[Given]) -> Result<(), ConfigError> {
     if drafts.is_empty() && !listens.is_empty() {
         return Err(ConfigError::NoBuilder);
@@ -109,7 +109,7 @@ fn pair(drafts: &mut [Draft], listens: &[Given]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Gives the only draft the TLS settings that are not in a table.
+/// Applies the TLS settings outside of tables to the only draft.
 fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     let tls = [Setting::TlsCa, Setting::TlsCert, Setting::TlsKey, Setting::TlsServerName];
     let Some(first) = tls.iter().find_map(|setting| settings.one(*setting)) else { return Ok(()) };
@@ -148,7 +148,7 @@ fn endpoint(given: &Given, settings: &Layer) -> Result<BuilderEndpoint, ConfigEr
     }
     match given.text.split_once(':') {
         None | Some(("unix" | "tcp", _)) => address(given).map(BuilderEndpoint::Socket),
-        Some(_) => given.text.parse().map(BuilderEndpoint::Socket).map_err(|_: crate::proxy::AddressError| {
+        Some(_) => given.text.parse().map(BuilderEndpoint::Socket).map_err(|_: crate::net::AddressError| {
             invalid(
                 given,
                 "is no address: expected `unix:///path`, a path, `tcp://host:port` or `docker-container://NAME`",
@@ -157,9 +157,9 @@ fn endpoint(given: &Given, settings: &Layer) -> Result<BuilderEndpoint, ConfigEr
     }
 }
 
-/// The socket of the dockerd that runs the builder of `given`, whatever the engine is.
+/// The socket of the dockerd that runs the builder's container, whatever the engine is.
 fn docker_socket(given: &Given, settings: &Layer) -> Result<PathBuf, ConfigError> {
-    // A neighbour's DOCKER_HOST can be our own docker door, which says nothing of dockerd.
+    // A DOCKER_HOST that points to our own docker door was set for clients.
     let parsed = |text: &str| text.parse::<Address>().ok();
     let door = settings.one(Setting::DockerListen).and_then(|door| parsed(&door.text));
     let is_other = |host: &&str| door.is_none() || parsed(host) != door;
@@ -181,7 +181,7 @@ fn address(given: &Given) -> Result<Address, ConfigError> {
     given
         .text
         .parse()
-        .map_err(|error: crate::proxy::AddressError| invalid(given, format!("is no address: {}", error.reason)))
+        .map_err(|error: crate::net::AddressError| invalid(given, format!("is no address: {}", error.reason)))
 }
 
 pub(super) fn listen(given: &Given) -> Result<Address, ConfigError> {

@@ -1,4 +1,4 @@
-//! From texts to a [`Config`].
+//! Turns texts into a [`Config`].
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::engine::EngineKind;
 use crate::engine::select::Selection;
 use crate::net::Address;
 
-/// Longer than the longest build, and than any engine takes to start; anything above is a typing error.
+/// The longest time limit: longer than any build, and than any engine takes to start.
 const MAX_SECONDS: u64 = 24 * 60 * 60;
 /// containerd's limits on a namespace: `maxLength` in its `pkg/identifiers/validate.go`.
 const MAX_IDENTIFIER: usize = 76;
@@ -23,25 +23,25 @@ const MAX_IDENTIFIER: usize = 76;
 /// The longest pattern of names: longer than any name.
 const MAX_PATTERN: usize = 1024;
 
-/// Which names may be set.
+/// The name policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
-    /// Patterns over full names; none allows all.
+    /// Patterns for full names; an empty list allows all.
     pub allowed: Vec<String>,
     /// Whether a name may move to another image.
     pub allow_tag_move: bool,
 }
 
-/// What is logged, and how.
+/// Level and format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
     /// The least severe level that is shown.
     pub level: Level,
-    /// The form of a line.
+    /// The format of a line.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -116,15 +116,14 @@ fn pattern(given: &Given) -> Result<String, ConfigError> {
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     let mut kind = settings.one(Setting::Engine).map(self::kind).transpose()?.flatten();
     let is_flag = |setting| settings.one(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
-    // Whoever names a layout for one command means it, whatever the variables and the file say of engines; and whoever
-    // names another engine does not mean the layout that these name.
+    // A --layout flag chooses the layout engine over variables and the file; an --engine flag for another engine overrides a
+    // layout in these.
     let (named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Engine));
     let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
     if named && !chosen && !others.into_iter().any(is_flag) {
         kind = Some(EngineKind::Layout);
     }
-    // A DOCKER_HOST that points elsewhere must not keep anybody from using plain containerd or a directory, nor what
-    // containerd's clients are told.
+    // For containerd and layouts, DOCKER_HOST is ignored: its value need not be one that Linkspan can use.
     let docker_host = settings
         .one(Setting::DockerHost)
         .filter(|_| !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout)));
@@ -154,7 +153,7 @@ fn kind(given: &Given) -> Result<Option<EngineKind>, ConfigError> {
     }
 }
 
-/// Only the form is checked here; whether an engine can be exported to through such an address is for the engine to say.
+/// Checks the form only; the engine checks whether it can export to that address.
 fn docker_host(given: &Given) -> Result<String, ConfigError> {
     let is_ours = |scheme: &str| matches!(scheme, "unix" | "tcp");
     if given.text.split_once("://").is_some_and(|(scheme, _)| !is_ours(scheme)) {
@@ -182,7 +181,7 @@ fn folder(given: &Given) -> Result<PathBuf, ConfigError> {
     Ok(given.text.clone().into())
 }
 
-/// A folder for outputs: absolute and plain, because what clients ask for is compared with it.
+/// A folder for outputs: absolute and without `..`, because clients' paths are compared with it.
 fn output_dir(given: &Given) -> Result<PathBuf, ConfigError> {
     let path = Path::new(&given.text);
     let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
@@ -216,7 +215,7 @@ fn namespace(given: &Given) -> Result<String, ConfigError> {
 }
 
 fn gid(given: &Given, groups: &Path) -> Result<u32, ConfigError> {
-    // The largest id means "leave it alone" to chown(2).
+    // To chown(2) the largest id means "unchanged".
     if let Ok(gid) = given.text.parse::<u32>()
         && gid != u32::MAX
     {

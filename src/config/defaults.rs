@@ -1,4 +1,4 @@
-//! The doors of a daemon that is told of none.
+//! The default doors of a daemon.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use super::{ConfigError, DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Or
 /// The folder of a user's own sockets (XDG Base Directory Specification).
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
 
-/// Adds the docker door and that of the exporter API where `settings` ask for no door, in root's runtime folder or the
-/// user's. Without Docker there is nothing behind a docker door.
+/// Adds the docker door and the exporter API's, in the runtime folder of root or of the user, if `settings` name no door. The
+/// docker door is left out if the engine is no Docker.
 pub(super) fn add(
     settings: &mut Layer,
     is_root: bool,
@@ -33,7 +33,7 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Where the docker door listens where nothing else is said.
+/// The default address of the docker door.
 pub(super) fn docker_listen(is_root: bool, variable: impl Fn(&str) -> Option<OsString>) -> String {
     let folder = (!is_root).then(|| runtime(variable)).flatten();
     folder.map_or_else(
@@ -44,6 +44,6 @@ pub(super) fn docker_listen(is_root: bool, variable: impl Fn(&str) -> Option<OsS
 
 fn runtime(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let folder = PathBuf::from(variable(RUNTIME)?);
-    // A relative one is to be ignored, the specification says.
+    // The specification says to ignore a relative path.
     folder.is_absolute().then(|| folder.join("linkspan"))
 }

@@ -1,4 +1,4 @@
-//! The docker door: where it listens, and that it leads to an engine and not to itself.
+//! Checks the docker door: where it listens, and that it does not lead to itself.
 
 use super::builder::listen;
 use super::parse::{boolean, invalid};
@@ -12,14 +12,14 @@ use crate::net::Address;
 pub struct DockerDoor {
     /// Where it listens.
     pub listen: Address,
-    /// Whether the plain exporters mean a load for the builders that are met there.
+    /// Whether plain exporters count as a load for builders behind it.
     pub plain_is_load: bool,
-    /// Whether nobody asked for it: without a Docker behind it, it is left out.
+    /// Whether it is the default: then it is left out if the engine is no Docker.
     pub is_default: bool,
 }
 
-/// Checks the docker door that `settings` ask for, if they do. A neighbour's `DOCKER_HOST` that names the door (where none
-/// is asked for: the usual one) is what its users have in their shells, and says nothing of the engine: `engine` is rid of it.
+/// Checks the docker door in `settings`, if there is one. If `DOCKER_HOST` points to our own docker door (without one, to the
+/// default one), it was set for clients, and is ignored when the engine is chosen: it is removed from `engine`.
 pub(super) fn check(
     settings: &Layer,
     engine: &mut Selection,
@@ -48,12 +48,12 @@ pub(super) fn check(
         if is_default {
             return Ok(None);
         }
-        return Err(invalid(given, "needs a Docker behind it, and the engine is to be `containerd`"));
+        return Err(invalid(given, "needs Docker as the engine, and the engine is set to `containerd`"));
     }
     let is_itself = |host: &str| host.parse() == Ok(listen.clone());
     if is_itself(engine.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST)) {
         let reason = format!(
-            "is the address of the engine itself, so that the door would lead to itself; say where dockerd listens with \
+            "is the address of the engine itself, so that the door would lead to itself; name dockerd's address with \
              --{}, or choose another address",
             Setting::DockerHost.name()
         );

@@ -10,8 +10,8 @@ use crate::http2::{Link, Sharing};
 use crate::net::{Address, Dial, Upstream, UpstreamError};
 use crate::tunnel::{Container, ExecDial};
 
-/// How long the connection to a builder in a container waits for its next use. Commands of one sitting follow each other
-/// within that time, and each would otherwise begin with a process of a tenth of a second.
+/// How long an idle connection to a builder in a container is kept: consecutive commands reuse it, and save the tenth of a
+/// second that starting a process takes.
 pub const KEEP_EXEC: Duration = Duration::from_secs(120);
 
 /// Where a builder is reached.
@@ -44,7 +44,7 @@ impl From<Address> for BuilderEndpoint {
 }
 
 impl Builder {
-    /// What leads to it. TLS files are read and checked here.
+    /// A dialer for it. TLS files are read and checked here.
     ///
     /// # Errors
     /// When a TLS file cannot be used.
@@ -55,7 +55,7 @@ impl Builder {
         })
     }
 
-    /// The connections to it.
+    /// A pool of connections to it.
     ///
     /// # Errors
     /// As [`Builder::dial`].
@@ -67,7 +67,7 @@ impl Builder {
         Ok(Link::new(self.dial()?, sharing))
     }
 
-    /// Whether what passes between us and it can be read on the way.
+    /// Whether the connection to it crosses the network without TLS.
     pub fn is_exposed(&self) -> bool {
         matches!(&self.endpoint, BuilderEndpoint::Socket(address) if self.tls.is_none() && !address.is_local())
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::{ConfigError, Layer, Origin, Setting};
 
-/// Where variables are looked up. Tests use a closure over a map and leave the process environment alone.
+/// A source of variables. Tests use a closure over a map instead of the process environment.
 pub trait Environment {
     /// The value of `name`, if it is set.
     fn get(&self, name: &str) -> Option<OsString>;
@@ -26,7 +26,7 @@ impl Environment for ProcessEnvironment {
     }
 }
 
-/// What the `LINKSPAN_*` variables say.
+/// The settings in `LINKSPAN_*` variables.
 pub(super) fn own(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     let mut layer = Layer::default();
     for setting in Setting::ALL {
@@ -38,7 +38,7 @@ pub(super) fn own(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     Ok(layer)
 }
 
-/// What the variables of neighbouring programs say.
+/// The settings in variables of other programs.
 pub(super) fn neighbours(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     let mut layer = Layer::default();
     for setting in Setting::ALL {
@@ -49,7 +49,7 @@ pub(super) fn neighbours(environment: &dyn Environment) -> Result<Layer, ConfigE
     Ok(layer)
 }
 
-/// An empty variable counts as one that is not set, as it does for docker and containerd.
+/// An empty variable counts as unset, as for docker and containerd.
 fn read(layer: &mut Layer, from: &dyn Environment, setting: Setting, name: String) -> Result<(), ConfigError> {
     let Some(value) = from.get(&name).filter(|value| !value.is_empty()) else { return Ok(()) };
     let text = value.into_string().map_err(|_| ConfigError::Encoding { name: name.clone() })?;

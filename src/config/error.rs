@@ -1,28 +1,28 @@
-//! What can be wrong with a configuration.
+//! Errors of the configuration.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::{Origin, Setting};
 
-/// Why a configuration is refused. Every message names the place to change and what is expected there.
+/// Why a configuration is refused. Every message names the value to change and what is expected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A value is not acceptable.
+    /// A value is invalid.
     #[error("{origin}: `{text}` {reason}")]
     Value {
         /// Where it was given.
         origin: Origin,
         /// The value.
         text: String,
-        /// What is wrong and what is expected; continues the sentence.
+        /// The reason and what is expected; continues the sentence.
         reason: String,
     },
     /// Settings contradict each other.
     #[error("{0}")]
     Contradiction(String),
-    /// A variable does not hold text.
+    /// A variable is not UTF-8.
     #[error("{name}: the value is not UTF-8")]
     Encoding {
         /// The variable.
@@ -33,10 +33,10 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is longer than any configuration can be.
+    /// The file is too long.
     #[error("the configuration file {path} is longer than {limit} bytes; is it the right file?", path = path.display())]
     TooLong {
         /// The file.
@@ -49,7 +49,7 @@ pub enum ConfigError {
     Parse {
         /// The file.
         path: PathBuf,
-        /// The parser's words: line, column, and the keys that exist.
+        /// The parser's error, with line, column, and the known keys.
         reason: String,
     },
     /// There is no folder for the default doors.
@@ -59,7 +59,7 @@ pub enum ConfigError {
         export = Setting::ExportListen.name()
     )]
     NoRuntimeFolder,
-    /// A daemon needs a door, and none is asked for; a buildkit door needs a builder.
+    /// No door is configured, or a buildkit door has no builder.
     #[error(
         "no builder is configured: name one with --{flag} unix:///run/buildkit/buildkitd.sock, with {variable} or \
          BUILDKIT_HOST, or in a [[builder]] table of {file}; or open the docker door with --{docker} {listen}, or that of the exporter API \

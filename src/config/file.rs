@@ -11,10 +11,10 @@ use serde::de::{Deserializer, Visitor};
 use super::builder::Draft;
 use super::{ConfigError, Given, Layer, Origin, Setting};
 
-/// Far above any real configuration; keeps a wrong path (a log, a device) from filling memory.
+/// The largest file; it keeps a wrong path (a log, a device) from filling memory.
 const MAX_LENGTH: u64 = 1 << 20;
 
-/// What a file says.
+/// The settings in a file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     /// Everything but builders.
@@ -138,7 +138,7 @@ struct TlsTable {
     server_name: Option<Scalar>,
 }
 
-/// A string, whole number or boolean, kept as text: it goes through the same check as a flag's value.
+/// A string, integer or boolean, kept as text, so that it is checked like a flag's value.
 struct Scalar(String);
 
 impl<'de> Deserialize<'de> for Scalar {

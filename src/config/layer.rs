@@ -1,4 +1,4 @@
-//! What one source says, before it is checked.
+//! The unchecked settings of one source.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::Setting;
 
-/// A value as it was given.
+/// An unchecked value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     /// The text.
@@ -15,14 +15,14 @@ pub struct Given {
     pub origin: Origin,
 }
 
-/// Where a value was given; its `Display` is what a person would look for.
+/// Where a value was given, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// On the command line.
     Flag(Setting),
     /// In the environment, under this name.
     Variable(String),
-    /// Nowhere: it is what is taken where nothing is said.
+    /// The built-in default.
     Default(Setting),
     /// In a file.
     File {
@@ -44,12 +44,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What one source, or several laid over each other, say.
+/// The settings of one source, or of several combined.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Layer(BTreeMap<Setting, Vec<Given>>);
 
 impl Layer {
-    /// Adds a value, after those that `setting` has already.
+    /// Appends a value to those of `setting`.
     pub fn add(&mut self, setting: Setting, text: impl Into<String>, origin: Origin) {
         self.0.entry(setting).or_default().push(Given { text: text.into(), origin });
     }
@@ -61,7 +61,7 @@ impl Layer {
         }
     }
 
-    /// This layer, completed by the settings that only the `weaker` one has.
+    /// This layer, with the settings that only the `weaker` one has.
     #[must_use]
     pub fn over(mut self, weaker: Self) -> Self {
         for (setting, values) in weaker.0 {
@@ -70,12 +70,12 @@ impl Layer {
         self
     }
 
-    /// Forgets a setting.
+    /// Removes a setting.
     pub fn remove(&mut self, setting: Setting) {
         self.0.remove(&setting);
     }
 
-    /// The value of a setting that is no list; the last one if it was given more than once.
+    /// The value of a setting that is no list; the last one if there are several.
     pub fn one(&self, setting: Setting) -> Option<&Given> {
         self.all(setting).last()
     }

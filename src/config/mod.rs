@@ -1,11 +1,10 @@
-//! What a process is told: defaults, a file, the environment and flags, checked before anything is opened.
+//! Configuration: defaults, a file, the environment and flags, checked before anything is opened.
 //!
-//! Each source yields a [`Layer`] of texts that remember where they came from, so that a refusal can name the flag, the
-//! variable or the key to change. From weakest to strongest:
+//! Each source gives a [`Layer`] of texts with their origins, so that an error can name the flag, the variable or the key to
+//! change. From weakest to strongest:
 //!
 //! 1. built-in defaults;
-//! 2. variables of neighbouring programs: `DOCKER_HOST`, `CONTAINERD_ADDRESS`, `CONTAINERD_NAMESPACE`, `BUILDKIT_HOST`.
-//!    They were not set with Linkspan in mind, so anything that was wins over them;
+//! 2. variables of other programs: `DOCKER_HOST`, `CONTAINERD_ADDRESS`, `CONTAINERD_NAMESPACE`, `BUILDKIT_HOST`;
 //! 3. the TOML file;
 //! 4. `LINKSPAN_*` variables, one for each flag;
 //! 5. flags.
@@ -40,17 +39,17 @@ pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
 pub use setting::Setting;
 
-/// Where the file is looked for when none is named.
+/// The default configuration file.
 pub const DEFAULT_FILE: &str = "/etc/linkspan/config.toml";
-/// Where a single builder's door listens when nothing else is said.
+/// The default address of a single builder's door.
 pub const DEFAULT_LISTEN: &str = "unix:///run/linkspan/buildkit.sock";
-/// Where the docker door is expected where nothing else is said; it is opened only when it is asked for.
+/// The default address of the docker door.
 pub const DEFAULT_DOCKER_LISTEN: &str = "unix:///run/linkspan/docker.sock";
-/// Where the door of the exporter API is expected where nothing else is said; it is opened only when it is asked for.
+/// The default address of the exporter API's door.
 pub const DEFAULT_EXPORT_LISTEN: &str = "unix:///run/linkspan/export.sock";
-/// How long an engine that is not up yet is waited for, where nothing else is said.
+/// The default of [`Config::engine_timeout`].
 pub const DEFAULT_ENGINE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long connections may take to finish after a signal, where nothing else is said.
+/// The default of [`Config::drain_timeout`].
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 /// A checked configuration.
@@ -62,36 +61,36 @@ pub struct Config {
     pub builders: Vec<Builder>,
     /// Where the door of the standard exporter API listens; `None` if it is not to be opened.
     pub export_listen: Option<Address>,
-    /// Which names may be set.
+    /// The name policy.
     pub names: Names,
-    /// The folders below which clients of the export door may have outputs left; absolute paths.
+    /// The folders below which clients of the export door may write outputs; absolute paths.
     pub output_dirs: Vec<PathBuf>,
-    /// The docker door, if it is asked for.
+    /// The docker door, if it is to be opened.
     pub docker_door: Option<DockerDoor>,
     /// The group that our unix sockets belong to.
     pub gid: u32,
-    /// How long an engine that is not up yet is waited for.
+    /// How long to wait at the start for an engine that is not up yet.
     pub engine_timeout: Duration,
     /// How long connections may take to finish after a signal.
     pub drain_timeout: Duration,
-    /// What is logged, and how.
+    /// Level and format of the log.
     pub log: Log,
 }
 
 impl Config {
-    /// Reads all sources and checks them. `flags` is what the command line gave.
+    /// Reads and checks all sources; `flags` are those of the command line.
     ///
-    /// Nothing but the configuration file and the machine's list of groups is read; TLS files are read by
+    /// Only the configuration file and the machine's list of groups are read; TLS files are read by
     /// [`crate::net::Upstream::new`].
     ///
     /// # Errors
-    /// Names the first setting that is wrong, where it was set, and what was expected.
+    /// The error names the first wrong setting, where it was set, and what was expected.
     pub fn load(flags: Layer, environment: &dyn Environment) -> Result<Self, ConfigError> {
         Self::resolve(flags, environment, &SystemFiles::default(), None)
     }
 
-    /// The same for a daemon: `handed` is what the sockets that it was given say, and where nothing asks for a door, the
-    /// default ones are opened.
+    /// The same for a daemon: `handed` has the addresses of sockets that a service manager passed to it. If no source names a
+    /// door, the default ones are opened.
     ///
     /// # Errors
     /// As [`Config::load`], and when there is no folder for the default doors.
@@ -99,16 +98,14 @@ impl Config {
         Self::resolve(flags, environment, &SystemFiles::default(), Some(handed))
     }
 
-    /// Whether log lines are to be JSON, as far as flags and variables say, when it cannot be asked of a checked
-    /// configuration.
+    /// Whether flags or variables ask for JSON logs, for errors before the configuration is checked.
     pub fn asks_for_json(flags: &Layer, environment: &dyn Environment) -> bool {
         let said = flags.one(Setting::LogFormat).map(|given| given.text.clone());
         let variable = || environment.get(&Setting::LogFormat.variable())?.into_string().ok();
         said.or_else(variable).as_deref() == Some("json")
     }
 
-    /// Where the docker door of this user's own daemon listens where nothing else is said, if there is one; else that of
-    /// the machine's.
+    /// The default docker door of this user's own daemon, if its socket exists; else that of the machine's daemon.
     pub fn default_docker_listen(environment: &dyn Environment) -> String {
         let own = defaults::docker_listen(SystemFiles::default().is_root, |name| environment.get(name));
         let is_there = own.strip_prefix("unix://").is_some_and(|path| Path::new(path).symlink_metadata().is_ok());
@@ -134,11 +131,11 @@ impl Config {
             }
             said = said.over(handed);
         }
-        // Who asks for another door and for nothing of a builder's has not asked for a builder's door.
+        // If only other doors are configured, BUILDKIT_HOST does not ask for a builder's door.
         let is_said = |setting| said.one(setting).is_some();
         let other_door =
             (is_said(Setting::DockerListen) || is_said(Setting::ExportListen)) && !is_said(Setting::BuildkitListen);
-        // Where it names one of our doors, it is what users of that have in their shells, and says nothing of a builder.
+        // A BUILDKIT_HOST that points to one of our own doors was set for clients: it names no builder.
         let listens = said.all(Setting::BuildkitListen);
         let is_ours = |builder: &Given| match listens {
             [] => builder.text == DEFAULT_LISTEN,
@@ -157,7 +154,7 @@ impl Config {
     }
 }
 
-/// Files that are read without being named; tests bring their own.
+/// The files of the machine; tests bring their own.
 struct SystemFiles {
     file: PathBuf,
     groups: PathBuf,

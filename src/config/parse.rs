@@ -1,8 +1,8 @@
-//! Reading values, and refusing them.
+//! Parses values.
 
 use super::{ConfigError, Given};
 
-/// The refusal of a value; `reason` continues the sentence that begins with it.
+/// The error for a value; `reason` continues the sentence that begins with it.
 pub(super) fn invalid(given: &Given, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value { origin: given.origin.clone(), text: given.text.clone(), reason: reason.into() }
 }

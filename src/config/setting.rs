@@ -1,6 +1,6 @@
-//! The list of everything that can be set.
+//! The list of all settings.
 
-/// One thing that can be set, by whatever source.
+/// A setting, of any source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Setting {
     /// The configuration file; not settable in the file itself.
@@ -21,7 +21,7 @@ pub enum Setting {
     BuildkitListen,
     /// Where the docker door listens.
     DockerListen,
-    /// Whether the plain exporters, `docker` and `oci`, mean a load.
+    /// Whether the plain exporters `docker` and `oci` count as a load.
     PlainIsLoad,
     /// Where the door of the standard exporter API listens.
     ExportListen,
@@ -29,7 +29,7 @@ pub enum Setting {
     AllowName,
     /// Whether a name must not move to another image.
     DenyTagMove,
-    /// A folder that clients may have outputs left in; repeatable.
+    /// A folder that clients may write outputs into; repeatable.
     AllowOutputDir,
     /// The certificate authority of the only builder.
     TlsCa,
@@ -41,7 +41,7 @@ pub enum Setting {
     TlsServerName,
     /// The group of our unix sockets.
     Group,
-    /// Seconds.
+    /// In seconds.
     EngineTimeout,
     /// Seconds.
     DrainTimeout,
@@ -79,7 +79,7 @@ impl Setting {
         Self::LogFormat,
     ];
 
-    /// The long flag without its dashes; also the key in the file where there is one.
+    /// The long flag without its dashes; also the key in the file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -113,7 +113,7 @@ impl Setting {
         variable(self.name())
     }
 
-    /// The name that it had in earlier versions, without dashes as a flag and as a key in the file.
+    /// Its name in earlier versions, as a flag without dashes and as a key in the file.
     pub fn former_name(self) -> Option<&'static str> {
         match self {
             Self::PlainIsLoad => Some("docker-is-load"),
@@ -126,7 +126,7 @@ impl Setting {
         self.former_name().map(variable)
     }
 
-    /// The variable by which a neighbouring program is told the same thing.
+    /// The variable of another program for the same setting.
     ///
     /// Sources: docker's client (`DOCKER_HOST`), containerd's `cmd/ctr/app/main.go` (`CONTAINERD_ADDRESS`,
     /// `CONTAINERD_NAMESPACE`), BuildKit's `cmd/buildctl/main.go` (`BUILDKIT_HOST`).

@@ -1,38 +1,38 @@
-//! What can go wrong on the way to dockerd.
+//! Errors of requests to dockerd.
 
 use std::time::Duration;
 
-/// Why dockerd did not answer. What it answers, refusals included, is not an error here.
+/// Why there is no response from dockerd. A response with an error status is none of these.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// Nobody answers at its address.
+    /// Nothing listens at its address.
     #[error("docker does not answer at {address}: {reason}")]
     Unreachable {
         /// Where it was expected.
         address: String,
-        /// What the connection attempt said.
+        /// The error of the connection attempt.
         reason: String,
     },
-    /// Its socket is there, but this process may not use it.
+    /// This process may not use its socket.
     #[error("no permission to use docker at {address}")]
     Permission {
         /// The socket.
         address: String,
     },
-    /// It did not answer in time.
+    /// There was no response in time.
     #[error("{operation}: no answer within {} s", after.as_secs())]
     Timeout {
-        /// What was asked.
+        /// The request.
         operation: String,
-        /// How long it was waited for.
+        /// The time limit.
         after: Duration,
     },
-    /// It answered with something that HTTP does not allow.
+    /// The response is not valid HTTP.
     #[error("{operation}: unexpected answer: {reason}")]
     Protocol {
-        /// What was asked.
+        /// The request.
         operation: String,
-        /// What was wrong with the answer.
+        /// What is wrong with it.
         reason: String,
     },
 }

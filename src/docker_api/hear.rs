@@ -1,9 +1,9 @@
-//! Hears what dockerd answers when it does not take the whole request.
+//! Reads a response that dockerd sends before it has read the whole request.
 //!
-//! A dockerd that refuses a load (a full disk, an authorization plugin) answers and closes while the archive is still being
-//! sent. hyper gives up on a connection as soon as a write fails, even if the answer came in just before (its
-//! `proto/h1/dispatch.rs` reads, then writes, and reads again only after both went well). So a write that the peer
-//! no longer takes waits here instead: reading goes on, and ends with the answer or with the end of the connection.
+//! A dockerd that refuses a load (a full disk, an authorization plugin) responds and closes while the archive is still being
+//! sent. hyper gives up a connection as soon as a write fails, even if the response has just arrived (its
+//! `proto/h1/dispatch.rs` reads, then writes, and reads again only after both succeeded). So a failed write stays pending here:
+//! reading continues until the response, or the end of the connection.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose broken writes never end, for a reader that sees the peer close.
+/// A stream whose failed writes stay pending; the reader sees the peer close.
 #[derive(Debug)]
 pub(super) struct Heard<S> {
     stream: S,
@@ -23,7 +23,7 @@ impl<S> Heard<S> {
         Self { stream, closed: false }
     }
 
-    /// What became of a write. Nobody has to be woken for one that waits: the reader is, when the peer's end comes.
+    /// The result of a write. A failed one stays pending without a waker: the reader is woken when the peer closes.
     fn written<T>(&mut self, outcome: io::Result<T>) -> Poll<io::Result<T>> {
         match outcome {
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -96,7 +96,7 @@ mod tests {
         near.read_exact(&mut said).await.unwrap();
         assert_eq!(&said, b"no");
         assert!(futures_util::poll!(Box::pin(near.write(b"more"))).is_pending());
-        // The kernel tells of the unread bytes to whoever asks first.
+        // The kernel reports the unread bytes (ECONNRESET) to the first call.
         match near.read(&mut said).await {
             Ok(count) => assert_eq!(count, 0),
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),

@@ -1,4 +1,4 @@
-//! dockerd's HTTP API over its socket, as a client of it.
+//! A client of dockerd's HTTP API over its socket.
 
 mod error;
 mod hear;
@@ -25,11 +25,11 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use error::ApiError;
 use hear::Heard;
 
-/// How long a connection may take to come up.
+/// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a small question may take.
+/// The time limit for a small request.
 const ANSWER: Duration = Duration::from_secs(30);
-/// The largest answer that is read whole.
+/// The largest response that is read into memory.
 const ANSWER_BYTES: usize = 4 << 20;
 
 /// dockerd's API. Paths carry no version: dockerd then speaks its newest, in every release
@@ -40,19 +40,19 @@ pub(crate) struct Api {
     address: String,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
 }
 
-/// The connection of a request that is under way. Dropping it breaks the request off.
+/// The connection of a running request. Dropping it aborts the request.
 #[derive(Debug)]
 pub(crate) struct Streaming(#[allow(dead_code, reason = "held to be dropped")] AbortOnDropHandle<()>);
 
 impl Answer {
-    /// What dockerd says went wrong.
+    /// dockerd's error message.
     pub(crate) fn message(&self) -> String {
         #[derive(Deserialize)]
         struct Refusal {
@@ -95,14 +95,14 @@ impl Api {
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
-    /// GETs an answer of up to `bytes`.
+    /// GETs a response of up to `bytes`.
     pub(crate) async fn get_within(&self, path: &str, bytes: usize) -> Result<Answer, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
         self.whole(path, request, ANSWER, bytes).await
     }
 
-    /// POSTs a body that is made while it is sent, and returns as soon as the answer begins. Without [`Streaming`] the
-    /// connection ends, and dockerd sees that the body broke off if it was not at its end.
+    /// POSTs a streamed body, and returns as soon as the response begins. Dropping [`Streaming`] closes the connection, so that
+    /// dockerd sees an incomplete body as such.
     pub(crate) async fn stream<B>(
         &self,
         path: &str,
@@ -126,7 +126,7 @@ impl Api {
         self.exchange(Heard::new(self.connect().await?), request).await
     }
 
-    /// POSTs `body` and waits at most `limit` for the end of the answer.
+    /// POSTs `body` and waits at most `limit` for the whole response.
     pub(crate) async fn send(
         &self,
         path: &str,
@@ -139,8 +139,8 @@ impl Api {
         self.whole(path, request, limit, ANSWER_BYTES).await
     }
 
-    /// POSTs `body` (JSON) and takes over the connection, which then speaks `protocol`. An answer other than that is in
-    /// the inner `Err`.
+    /// POSTs `body` (JSON) and takes over the connection, which is upgraded to `protocol`. Any other response is in the inner
+    /// `Err`.
     pub(crate) async fn upgrade(
         &self,
         path: &str,
@@ -195,8 +195,8 @@ impl Api {
         }
     }
 
-    /// One request on a connection of its own: on a unix socket that costs less than keeping one alive through
-    /// dockerd's restarts.
+    /// Sends one request on its own connection: on a unix socket that is cheaper than handling dockerd's restarts on a
+    /// persistent one.
     async fn exchange<S, B>(&self, stream: S, request: Request<B>) -> Result<(Response<Incoming>, Streaming), ApiError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -225,7 +225,7 @@ impl Api {
         }
     }
 
-    /// That dockerd went away, or broke the connection off.
+    /// The error for a connection that dockerd closed or broke.
     pub(crate) fn unreachable(&self, error: impl std::error::Error) -> ApiError {
         ApiError::Unreachable { address: self.address.clone(), reason: error.to_string() }
     }

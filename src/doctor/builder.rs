@@ -1,4 +1,4 @@
-//! Asking a builder what it is.
+//! Asks a builder for its version.
 
 use std::error::Error;
 use std::pin::pin;
@@ -14,27 +14,27 @@ use tower::service_fn;
 
 use crate::net::Dial;
 
-/// How long a builder may take to be reached, and again to answer. One that is starved by builds is slow, too.
+/// The time limit for connecting to a builder, and again for its response: a busy builder is slow.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a builder answered.
+/// The response of a builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It knows Control.Info, which came with BuildKit 0.11, as did the services that a direct export stands on
-    /// (BuildKit's `client/client.go` draws the same conclusion). The version can be missing from unofficial builds.
+    /// It has Control.Info, which came with BuildKit 0.11, as did the services that a direct export needs (BuildKit's
+    /// `client/client.go` concludes the same). Unofficial builds may have no version.
     Version(Option<String>),
-    /// It is a builder, and does not know Control.Info.
+    /// It is a builder without Control.Info.
     TooOld,
-    /// It speaks HTTP/2, and is no builder.
+    /// It speaks HTTP/2 and is no builder.
     NoBuilder,
-    /// It cannot be talked to.
+    /// It cannot be reached, or does not respond.
     Silent(String),
 }
 
-/// How often to ask when the connection broke without a reason: a refusal after the handshake races with our first bytes,
+/// How often to ask when the connection breaks without a reason: a TLS alert after the handshake races with our first bytes,
 /// and the system may drop it together with the connection.
 const ATTEMPTS: usize = 5;
-/// How reasons end that are none: h2's, our own, and the system's words.
+/// The ends of reasons that explain nothing: h2's, our own, and the system's.
 const ENDINGS: [&str; 4] =
     ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
 
@@ -57,8 +57,8 @@ async fn ask_once(dial: &dyn Dial) -> Result<Answer, String> {
     tokio::time::timeout(PATIENCE, info(stream)).await.unwrap_or_else(|_| Err(late("answer")))
 }
 
-/// Makes the calls on a connection that is driven here and not by a channel: its end, too, is an answer. TLS 1.3 for one
-/// refuses a client certificate only after the handshake, and then the call merely says that the connection is gone.
+/// Makes the calls on a connection that is driven here instead of by a channel, because the error that ends it matters: with
+/// TLS 1.3 a client certificate is refused after the handshake, and the call then only reports a closed connection.
 async fn info<T>(stream: T) -> Result<Answer, String>
 where
     T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
@@ -71,7 +71,7 @@ where
     let broken = |error: &(dyn Error + 'static)| format!("the connection broke off: {}", innermost(error));
     let calls = async {
         match client.info(InfoRequest {}).await {
-            // A server that has nothing of a builder says the same; the list of workers is as old as BuildKit.
+            // A server that is no builder responds the same; every BuildKit has the list of workers.
             Err(status) if is_unknown(&status) => match client.list_workers(ListWorkersRequest::default()).await {
                 Ok(_) => Ok(Answer::TooOld),
                 Err(status) if is_unknown(&status) => Ok(Answer::NoBuilder),
@@ -90,7 +90,7 @@ where
     match answer {
         Ok(answer) => Ok(answer),
         Err(status) if status.source().is_some() => {
-            // Without it the connection ends; if it has broken already it says why.
+            // The connection ends without its sender; if it broke before, the error is returned.
             drop(client);
             Err(connection.await.map_or_else(|error| broken(&error), |()| broken(&status)))
         }
@@ -98,19 +98,19 @@ where
     }
 }
 
-/// Whether a server does not know the call, or is none of gRPC at all: its answer has no status, so that tonic makes one of
-/// that of HTTP (its `status.rs`, `infer_grpc_status`), or its content is no message (`codec/decode.rs`).
+/// Whether a server lacks the call, or does not speak gRPC: its response has no status, so that tonic infers one from HTTP's
+/// (its `status.rs`, `infer_grpc_status`), or its body is no message (`codec/decode.rs`).
 fn is_unknown(status: &Status) -> bool {
     const NOT_GRPC: [&str; 2] = ["grpc-status header missing", "invalid compression flag"];
     status.code() == Code::Unimplemented || NOT_GRPC.iter().any(|words| status.message().contains(words))
 }
 
-/// A build without its version linked in says `0.0.0+unknown` (BuildKit's `version/version.go`).
+/// The version of a build without one is `0.0.0+unknown` (BuildKit's `version/version.go`).
 fn version(said: Option<String>) -> Option<String> {
     said.filter(|version| !version.is_empty() && !version.starts_with("0.0.0"))
 }
 
-/// The error at the bottom, which says what happened; those above it say where.
+/// The innermost error, which is the cause.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

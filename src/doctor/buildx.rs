@@ -1,4 +1,4 @@
-//! Which way the user's own builders go: through a door, or past it, and whether what they load is a direct export.
+//! Checks the user's builders: whether they go through a door, and whether their loads are direct exports.
 
 use super::builder::Answer;
 use super::door::Door;
@@ -12,46 +12,46 @@ use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::running;
 use crate::status::{Kind, Status};
 
-/// What makes a load of `--load` where nothing else tells it from a file.
+/// The flag that treats plain exporters as a load.
 pub(super) const POLICY: &str = "--plain-is-load";
 
-/// The ways that there are.
+/// The doors that builders can go through.
 #[derive(Debug)]
 pub(super) struct Ways<'a> {
     pub(super) doors: &'a [Door],
     /// The engine's address, if a docker door could lead to it.
     pub(super) engine: Option<String>,
-    /// Where a docker door listens, or would.
+    /// Where the docker door listens, or would listen.
     pub(super) docker_listen: String,
     pub(super) users: &'a Users,
 }
 
-/// Where a node goes, the best first.
+/// Where a node goes, best first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
-    /// Through a door, and everything is as it must be.
+    /// Through a door, with direct exports.
     Direct(Kind),
-    /// Through a door, and something is not known; how the sentence goes on.
+    /// Through a door, with a condition that is unknown; the text continues the sentence.
     Depends(Kind, String),
-    /// Through a door, but it does not help: why, and what does.
+    /// Through a door, without direct exports: the reason and the remedy.
     InVain(Kind, String, String),
-    /// To the place of a door that is not open: what is there.
+    /// To the address of a closed door; the text says what is there.
     NoDoor(Kind, &'static str),
-    /// Straight to the engine behind a docker door, or to one that could have a door; the door's address, if it is open.
+    /// Directly to an engine that has or could have a docker door; the door's address, if it is open.
     PastDocker(Option<String>),
-    /// Straight to a builder that has a door; the door's address, and whether that is open.
+    /// Directly to a builder that has a door; the door's address, and whether it is open.
     PastBuildkit(String, bool),
-    /// Through a door that is of no use to such a builder.
+    /// To a door of the wrong kind for this driver.
     Wrong(Kind),
-    /// To an engine or builder that no door leads to.
+    /// To an engine or builder without a door.
     Elsewhere,
 }
 
-/// What there is to say of each, as a check and for the document.
+/// The check and the report entry of each builder.
 pub(super) fn judge(ways: &Ways<'_>) -> (Vec<Check>, Vec<UsersBuilder>) {
     match &ways.users.builders {
         Err(error) => {
-            let found = format!("builders that buildx has are not looked at: {error}");
+            let found = format!("the builders of buildx cannot be read: {error}");
             (vec![Check { about: "buildx", mark: Mark::Note, found, remedy: None }], Vec::new())
         }
         Ok(builders) => builders.iter().map(|builder| one(builder, ways)).unzip(),
@@ -60,7 +60,7 @@ pub(super) fn judge(ways: &Ways<'_>) -> (Vec<Check>, Vec<UsersBuilder>) {
 
 fn one(builder: &UsersOwn, ways: &Ways<'_>) -> (Check, UsersBuilder) {
     let UsersOwn { name, driver, nodes } = builder;
-    // The nodes of a builder share its work, so that the slowest decides.
+    // The nodes of a builder share its work, so the worst one decides.
     let worst = nodes.iter().map(|node| way(driver, node, ways)).max().unwrap_or(Way::Elsewhere);
     let endpoints: Vec<_> = nodes.iter().map(|node| node.address.clone()).collect();
     let (mark, found, remedy) = words(builder, &worst, &endpoints.join(", "), ways);
@@ -160,8 +160,8 @@ fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
     }
 }
 
-/// What a door is worth to a builder that goes through it. buildx marks a load only for an engine with the containerd
-/// image store (`build/opt.go`); everything else looks like a file on the wire.
+/// Whether a builder's loads through this door are direct exports. buildx marks a load only for an engine with the containerd
+/// image store (`build/opt.go`); any other load looks like a file on the wire.
 fn through(status: &Status, answer: Option<&Answer>, buildx: Option<&Version>) -> Way {
     let kind = status.door.kind;
     let in_vain = |why: String, remedy: &str| Way::InVain(kind, why, remedy.to_owned());
@@ -213,7 +213,7 @@ fn through(status: &Status, answer: Option<&Answer>, buildx: Option<&Version>) -
 }
 
 impl Ways<'_> {
-    /// Whether a door is expected at an address: which.
+    /// The kind of door that is expected at an address.
     fn kind_at(&self, is: &dyn Fn(&str) -> bool) -> Option<Kind> {
         let configured = self.doors.iter().find(|door| door.is_configured && is(&door.listen.to_string()));
         let usual = [
@@ -225,14 +225,14 @@ impl Ways<'_> {
         configured.map(|door| door.kind).or(usual)
     }
 
-    /// What opens the docker door.
+    /// The command that opens the docker door.
     fn serve_docker(&self) -> String {
         let engine = self.engine.as_deref().filter(|engine| !is_same_address(engine, DEFAULT_DOCKER_HOST));
         let host = engine.map(|engine| format!(" --docker-host {engine}")).unwrap_or_default();
         format!("linkspan serve --docker-listen {}{host}", self.docker_listen)
     }
 
-    /// What leads builds through the door of the builder at `address`.
+    /// The command that sends builds through the door of the builder at `address`.
     fn to_door(&self, door: &str, is_open: bool, address: &str, name: &str) -> Vec<String> {
         let mut commands = Vec::new();
         if !is_open {
@@ -249,7 +249,7 @@ impl Ways<'_> {
         commands
     }
 
-    /// The user's builder that goes to the door at `address`, and nowhere else.
+    /// The user's builder with the door at `address` as its only node.
     pub(super) fn through(&self, address: &str) -> Option<&str> {
         let goes = |builder: &&UsersOwn| match &builder.nodes[..] {
             [node] => builder.driver == "remote" && is_same_address(&node.address, address),
@@ -259,11 +259,11 @@ impl Ways<'_> {
     }
 }
 
-/// How a door could lead there.
+/// How to get a door in front of this endpoint.
 fn elsewhere(driver: &str, address: &str, ways: &Ways<'_>) -> Option<String> {
     match driver {
         "remote" if address.starts_with("unix://") || address.starts_with("tcp://") => {
-            // One door at an address; the usual one may be another builder's.
+            // The default address may be another builder's door.
             let is_taken = ways.doors.iter().any(|door| door.listen.to_string() == DEFAULT_LISTEN);
             let listen = if is_taken { " --buildkit-listen unix:///run/linkspan/NAME.sock" } else { "" };
             Some(format!("linkspan serve --builder {address}{listen} opens a door for it"))

@@ -1,29 +1,29 @@
-//! One door, as it was found.
+//! A door and its state.
 
 use super::builder::Answer;
 use crate::config::BuilderEndpoint;
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::status::{Kind, Status};
 
-/// A door, and what is behind it.
+/// A door, with its builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Door {
     pub(super) kind: Kind,
-    /// Where it listens, or would.
+    /// Where it listens, or would listen.
     pub(super) listen: Address,
-    pub(super) state: State,
+    pub(super) state: DoorState,
     /// The builder of a buildkit door.
     pub(super) builder: Option<Probed>,
-    /// Whether a plain exporter counts as a load there.
+    /// Whether it treats plain exporters as a load.
     pub(super) plain_is_load: bool,
     pub(super) is_configured: bool,
 }
 
 impl Door {
-    /// What the Linkspan says that has it open.
+    /// The status of the Linkspan that has opened it.
     pub(super) fn status(&self) -> Option<&Status> {
         match &self.state {
-            State::Open(status) => Some(status),
+            DoorState::Open(status) => Some(status),
             _ => None,
         }
     }
@@ -33,28 +33,28 @@ impl Door {
     }
 }
 
-/// Who is at the address of a door.
+/// What was found at the address of a door.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum State {
-    /// A Linkspan, with that kind of door.
+pub(super) enum DoorState {
+    /// A Linkspan, with this kind of door.
     Open(Box<Status>),
     /// A Linkspan, with another kind of door.
     Other(Kind),
     /// Another program.
     Taken,
-    /// Nobody.
+    /// No listener.
     Closed,
-    /// It cannot be asked.
+    /// This process may not connect.
     Denied,
 }
 
-/// What was found of one builder.
+/// A builder that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Probed {
-    /// How it is reached.
+    /// Its address.
     pub(super) address: String,
-    /// The same as it is configured; `None` if only a running Linkspan names it.
+    /// Its configured endpoint; `None` if only a running Linkspan names it.
     pub(super) endpoint: Option<BuilderEndpoint>,
-    /// What it answered.
+    /// Its response.
     pub(super) answer: Answer,
 }

@@ -1,6 +1,6 @@
-//! The doors: those that are configured, and those that are open besides.
+//! The configured doors, and other open ones.
 
-use super::door::{Door, State};
+use super::door::{Door, DoorState};
 use super::engine::door_of;
 use super::heard;
 use super::report::{Check, Mark, Remedy};
@@ -10,7 +10,7 @@ use crate::net::Address;
 use crate::running::{Answer, Socket};
 use crate::status::Kind;
 
-/// All doors, without what is behind them. A builder that is a door itself needs none before it.
+/// All doors, without their builders. A builder whose address is a door gets no door of its own.
 pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
     let configured = |kind: Kind, listen: &Address, plain_is_load: bool| Door {
         kind,
@@ -27,7 +27,7 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
     doors.extend(config.docker_door.iter().map(|door| configured(Kind::Docker, &door.listen, door.plain_is_load)));
     doors.extend(config.export_listen.iter().map(|listen| configured(Kind::Export, listen, false)));
     for door in &mut doors {
-        // What runs is what counts.
+        // The running door's setting counts.
         if let Some(is_load) = door.status().map(|status| status.plain_is_load()) {
             door.plain_is_load = is_load;
         }
@@ -41,7 +41,7 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
         doors.push(Door {
             kind: status.door.kind,
             listen: socket.address.clone(),
-            state: State::Open(Box::new(status.clone())),
+            state: DoorState::Open(Box::new(status.clone())),
             builder: None,
             plain_is_load: status.plain_is_load(),
             is_configured: false,
@@ -50,20 +50,20 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
     doors
 }
 
-/// Who is where a door of `kind` is to listen.
-fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> State {
-    // The system chooses a port for 0, so that nobody can be there.
-    let Some(socket) = heard(sockets, &listen.to_string()) else { return State::Closed };
+/// What was found where a door of `kind` listens.
+fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
+    // Port 0 is any free port: nothing can listen there yet.
+    let Some(socket) = heard(sockets, &listen.to_string()) else { return DoorState::Closed };
     match &socket.answer {
-        Answer::Linkspan(status) if status.door.kind == kind => State::Open(status.clone()),
-        Answer::Linkspan(status) => State::Other(status.door.kind),
-        Answer::Stranger => State::Taken,
-        Answer::Closed => State::Closed,
-        Answer::Denied => State::Denied,
+        Answer::Linkspan(status) if status.door.kind == kind => DoorState::Open(status.clone()),
+        Answer::Linkspan(status) => DoorState::Other(status.door.kind),
+        Answer::Stranger => DoorState::Taken,
+        Answer::Closed => DoorState::Closed,
+        Answer::Denied => DoorState::Denied,
     }
 }
 
-/// What there is to say of a door.
+/// The check of a door.
 pub(super) fn check(door: &Door) -> Check {
     let Door { kind, listen, .. } = door;
     let what = format!("{} door", kind.name());
@@ -75,7 +75,7 @@ pub(super) fn check(door: &Door) -> Check {
     };
     let elsewhere = || Some(Remedy::Words(format!("choose another address for it with --{}", flag.name())));
     match &door.state {
-        State::Open(status) => {
+        DoorState::Open(status) => {
             let behind = status
                 .builder()
                 .filter(|behind| door.builder.as_ref().is_some_and(|configured| configured.address != behind.address));
@@ -87,21 +87,21 @@ pub(super) fn check(door: &Door) -> Check {
                 None => check(Mark::Ok, format!("{what} open at {listen}"), None),
             }
         }
-        State::Other(other) => {
+        DoorState::Other(other) => {
             let found = format!("{what} cannot be opened at {listen}: that is the {} door of a Linkspan", other.name());
             check(Mark::Fail, found, elsewhere())
         }
-        State::Taken => {
+        DoorState::Taken => {
             let found =
                 format!("{what} cannot be opened at {listen}: another program listens there (or an older Linkspan)");
             let remedy = format!("stop it, or choose another address with --{}", flag.name());
             check(Mark::Fail, found, Some(Remedy::Words(remedy)))
         }
-        State::Closed => {
+        DoorState::Closed => {
             let remedy = "`linkspan serve` with the same settings opens it";
             check(Mark::Note, format!("{what} not open at {listen}"), Some(Remedy::Words(remedy.to_owned())))
         }
-        State::Denied => {
+        DoorState::Denied => {
             let remedy = "run this as root, or as a member of the socket's group";
             let found = format!("{what} at {listen} cannot be asked: permission denied");
             check(Mark::Note, found, Some(Remedy::Words(remedy.to_owned())))

@@ -1,4 +1,4 @@
-//! Which engine is looked at: the one that a running Linkspan exports to, where there is one.
+//! Chooses the engine to examine: the one that a running Linkspan exports to, if one runs.
 
 use super::door::Door;
 use super::facts::{Chained, Told};
@@ -10,14 +10,14 @@ use crate::net::Address;
 use crate::running::Socket;
 use crate::status::{Kind, Status};
 
-/// The socket at which dockerd is expected. An address of another kind is no socket of this machine, and is not asked.
+/// The socket at which dockerd is expected. Addresses of other kinds are on another machine, and are not asked.
 pub(super) fn docker_host(selection: &Selection) -> Address {
     let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
     host.parse().unwrap_or_else(|_| Address::Tcp { host: "elsewhere.invalid".to_owned(), port: 0 })
 }
 
-/// The running Linkspan to go by: the one whose door is where dockerd is expected (after a take-over, or with the shell
-/// of a user of the door), else one of a door that is configured, else whichever runs.
+/// The running Linkspan that the report is about: the one whose door is where dockerd is expected (after a take-over, or if
+/// `DOCKER_HOST` points to the door), else one with a configured door, else any.
 pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Option<Told> {
     let wants_docker = config.engine.kind.is_none_or(EngineKind::is_docker);
     let at_docker = heard(sockets, &docker_host(&config.engine).to_string()).and_then(Socket::status);
@@ -26,21 +26,21 @@ pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Optio
     }
     let status = doors.iter().find_map(Door::status)?.clone();
     let selection = &config.engine;
-    // Where containerd is, is a hint for finding it, and no choice of an engine by itself.
+    // containerd's address alone does not choose an engine: it is a hint.
     let says_nothing = Selection { containerd_address: None, ..selection.clone() } == Selection::default();
     let is_basis = says_nothing || is_the_same(selection, &status);
     Some(Told { status, is_basis })
 }
 
-/// Whether `selection` asks for the very engine that `status` names.
+/// Whether `selection` names the engine in `status`.
 fn is_the_same(selection: &Selection, status: &Status) -> bool {
     let engine = &status.engine;
-    // The addresses of the others have several forms; they are looked at as they are configured.
+    // The addresses of other engines have several forms; these are examined as configured.
     let is_kind = engine.kind.is_docker() && selection.kind.is_none_or(|kind| kind == engine.kind);
     is_kind && docker_host(selection).to_string() == engine.address
 }
 
-/// What is looked at.
+/// The engine to examine.
 pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selection {
     let Some(Told { status, .. }) = told.filter(|told| told.is_basis) else { return configured.clone() };
     let engine = &status.engine;
@@ -59,7 +59,7 @@ pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selectio
     }
 }
 
-/// Addresses in `config` that are said to be an engine's or a builder's, and are doors.
+/// Addresses in `config` that should be an engine's or a builder's, and are doors.
 pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
     let mut found = Vec::new();
     if let Some(host) = &config.engine.docker_host
@@ -82,7 +82,7 @@ pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
     found
 }
 
-/// What is said at the address of a builder, if that is a door.
+/// The status of the door at a builder's address, if that is a door.
 pub(super) fn door_of<'a>(endpoint: &BuilderEndpoint, sockets: &'a [Socket]) -> Option<&'a Status> {
     match endpoint {
         BuilderEndpoint::Socket(address) => heard(sockets, &address.to_string())?.status(),
@@ -146,7 +146,7 @@ mod tests {
         let door = Door {
             kind: Kind::Export,
             listen: "unix:///nowhere/door.sock".parse().unwrap(),
-            state: super::super::door::State::Open(Box::new(running)),
+            state: super::super::door::DoorState::Open(Box::new(running)),
             builder: None,
             plain_is_load: false,
             is_configured: false,

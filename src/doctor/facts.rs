@@ -1,4 +1,4 @@
-//! What was found, before it is judged.
+//! The facts that the report is made of.
 
 use std::path::PathBuf;
 
@@ -8,31 +8,31 @@ use super::users::Users;
 use crate::engine::doctor::Findings;
 use crate::status::{Kind, Status};
 
-/// All that was found.
+/// All facts.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) engine: Findings,
-    /// The running Linkspan whose engine was looked at, if it was one's.
+    /// The running Linkspan that the report is about.
     pub(super) told: Option<Told>,
-    /// Where containerd was said to be.
+    /// The configured address of containerd.
     pub(super) containerd_address: Option<PathBuf>,
     pub(super) inflate: Option<Inflate>,
-    /// The doors that are configured, and those that are open besides.
+    /// The doors that are configured, and other open ones.
     pub(super) doors: Vec<Door>,
-    /// Addresses that are configured as those of an engine or a builder, and are doors.
+    /// Addresses that are configured as an engine's or a builder's, and are doors.
     pub(super) chained: Vec<Chained>,
     pub(super) users: Users,
 }
 
-/// A running Linkspan that is the basis of the judgement.
+/// The running Linkspan that the report is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) status: Status,
-    /// Whether the engine that was looked at is the one that it names.
+    /// Whether its engine is the one that was examined.
     pub(super) is_basis: bool,
 }
 
-/// An address that is configured as that of an engine or a builder, and is a door.
+/// An address that is configured as an engine's or a builder's, and is a door.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chained {
     /// `engine` or `builder`.
@@ -41,6 +41,6 @@ pub(super) struct Chained {
     pub(super) address: String,
     /// The kind of the door there.
     pub(super) kind: Kind,
-    /// Where the door leads.
+    /// The address behind the door.
     pub(super) leads: String,
 }

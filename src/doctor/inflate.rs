@@ -1,8 +1,8 @@
-//! What containerd inflates layers with.
+//! Which decompressor containerd uses for gzip layers.
 //!
-//! It prefers `igzip`, then `unpigz`, when they are on *its* PATH and not disabled by a variable; else it inflates with
-//! Go's own code (containerd's `pkg/archive/compression/compression.go`). So its environment is what counts, and the
-//! kernel knows whose that is: the process at the other end of the socket.
+//! It prefers `igzip`, then `unpigz`, if they are on *its* PATH and not disabled by a variable, else Go's own code
+//! (containerd's `pkg/archive/compression/compression.go`). Its environment is read from the process at the other end of its
+//! socket.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 /// A helper and the variable that disables it, in containerd's order of preference.
 const HELPERS: [(&str, &str); 2] = [("igzip", "CONTAINERD_DISABLE_IGZIP"), ("unpigz", "CONTAINERD_DISABLE_PIGZ")];
 
-/// What inflates.
+/// The decompressor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Inflate {
     /// A helper program.
@@ -23,8 +23,8 @@ pub(super) enum Inflate {
     Builtin,
 }
 
-/// What the containerd at `address` (a path, or `unix://` and a path) inflates with; `None` if its environment cannot be
-/// read, as when we are not root.
+/// The decompressor of the containerd at `address` (a path, or `unix://` and a path); `None` if its environment cannot be
+/// read, as without root.
 pub(super) async fn find(address: &str) -> Option<Inflate> {
     let path = address.strip_prefix("unix://").unwrap_or(address);
     let peer = UnixStream::connect(path).await.ok()?.peer_cred().ok()?.pid()?;
@@ -33,7 +33,7 @@ pub(super) async fn find(address: &str) -> Option<Inflate> {
     Some(choose(&variables(&environment), &process.join("root")))
 }
 
-/// The variables in the form of `/proc/PID/environ` (proc(5)): `NAME=VALUE`, each ended by a zero byte.
+/// Parses `/proc/PID/environ` (proc(5)): `NAME=VALUE`, each ended by a zero byte.
 fn variables(environment: &[u8]) -> HashMap<OsString, OsString> {
     let pair = |entry: &[u8]| {
         let equals = entry.iter().position(|byte| *byte == b'=')?;
@@ -46,7 +46,7 @@ fn variables(environment: &[u8]) -> HashMap<OsString, OsString> {
 fn choose(variables: &HashMap<OsString, OsString>, root: &Path) -> Inflate {
     let variable = |name: &str| variables.get(&OsString::from(name));
     let disabled = |name: &str| {
-        // What Go's strconv.ParseBool takes for true.
+        // The values that Go's strconv.ParseBool reads as true.
         let value = variable(name).and_then(|value| value.to_str());
         matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
     };

@@ -1,4 +1,4 @@
-//! From facts to judgements. No I/O here.
+//! Turns the facts into the report, without I/O.
 
 mod builder;
 mod engine;
@@ -79,7 +79,7 @@ pub(super) fn judge(found: &Found) -> Report {
     report
 }
 
-/// What the document comes to, and the commands to be given.
+/// Sets the conclusion and the commands.
 fn conclude(report: &mut Report, is_open: bool) {
     report.conclusion = match (report.works, is_open) {
         (false, _) => "A direct export cannot work.",
@@ -106,7 +106,7 @@ fn conclude(report: &mut Report, is_open: bool) {
     report.commands = commands;
 }
 
-/// What each Linkspan says that has one of the doors.
+/// The status of each Linkspan that has one of the doors.
 fn running(doors: &[Door]) -> Vec<&Status> {
     let mut running: Vec<&Status> = Vec::new();
     for status in doors.iter().filter_map(Door::status) {
@@ -129,7 +129,7 @@ fn running_check(status: &Status) -> Check {
     check("linkspan", Mark::Note, found, Some("restart it, if it was updated"))
 }
 
-/// An address that is configured as an engine's or a builder's and is a door.
+/// The check of an address that is configured as an engine's or a builder's and is a door.
 fn chained_check(chained: &Chained) -> Check {
     let Chained { about, address, kind, leads } = chained;
     let found =
@@ -142,7 +142,7 @@ fn chained_check(chained: &Chained) -> Check {
     }
 }
 
-/// What is used of the context or of the shell's own engine for a docker door; `None` if that leads there.
+/// The command that makes docker use this docker door; `None` if it does.
 fn context(door: &Door, ways: &Ways<'_>) -> Option<String> {
     let listen = door.listen.to_string();
     if is_same_address(&ways.users.engine, &listen) {
@@ -151,7 +151,7 @@ fn context(door: &Door, ways: &Ways<'_>) -> Option<String> {
     let known = ways.users.contexts.iter().find(|context| is_same_address(&context.host, &listen));
     Some(match known {
         Some(context) => format!("docker context use {}", context.name),
-        // What everybody uses has no name but this.
+        // The default socket belongs to the context `default`.
         None if is_same_address(&listen, DEFAULT_DOCKER_HOST) => "docker context use default".to_owned(),
         None => {
             let name = names::free(CONTEXT, ways.users);
@@ -160,7 +160,7 @@ fn context(door: &Door, ways: &Ways<'_>) -> Option<String> {
     })
 }
 
-/// Which buildx marks what it loads.
+/// The check of buildx: whether its version marks loads.
 fn version_check(found: &Found, engine: Option<&Engine>) -> Option<Check> {
     let takes_builds = |door: &&Door| matches!(door.kind, Kind::Docker | Kind::Buildkit);
     let mut doors = found.doors.iter().filter(takes_builds).peekable();

@@ -1,11 +1,10 @@
-//! What a daemon with the same configuration would meet, and what the one that runs says: what works, what will be slow,
-//! and what mends it.
+//! `linkspan doctor`: whether direct exports work on this machine, whether they are fast, and how to fix what is not.
 //!
-//! Facts are gathered first ([`crate::running`] for Linkspans that run, [`crate::engine::doctor`] for engines, `builder` for
-//! builders, `inflate` for what unpacks, `users` for the builders that the user has) and judged afterwards by functions
-//! without I/O. Nothing is changed, and a part that cannot be asked does not keep the others from being looked at.
+//! Facts are gathered first ([`crate::running`] for running Linkspans, [`crate::engine::doctor`] for engines, `builder` for
+//! builders, `inflate` for containerd's decompressor, `users` for the user's builders) and judged afterwards by functions
+//! without I/O. Nothing is changed, and a part that cannot be asked does not stop the others.
 //!
-//! A running Linkspan is the basis of the judgement: its engine, its builders and its policy are what a build meets.
+//! If a Linkspan runs, the report is about its engine, its builders and its policy, because builds meet these.
 
 mod builder;
 mod buildx;
@@ -27,11 +26,11 @@ use crate::buildx::{Store, is_same_address, version};
 use crate::config::{BuilderEndpoint, Config};
 use crate::engine::doctor as engines;
 use crate::net::{Address, Dial, Upstream};
-use crate::running::{self, First, Places, Socket};
+use crate::running::{self, First, SearchFolders, Socket};
 use crate::status::Kind;
 
 use builder::Answer;
-use door::{Door, Probed, State};
+use door::{Door, DoorState, Probed};
 use facts::Found;
 
 pub use paper::Paper;
@@ -39,14 +38,14 @@ pub use report::{
     Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report, UsersBuilder,
 };
 
-/// Looks at everything that `config` names, at the Linkspans that run, and at the builders that `users` buildx has. Takes
+/// Examines everything in `config`, the running Linkspans, and the builders of the user with the environment `users`. Takes
 /// at most about ten seconds, however many builders there are.
 pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let variable = |name: &str| std::env::var_os(name);
     let mut users = users::look(users, variable);
     let mut addresses = configured(config);
     addresses.extend(users.addresses());
-    addresses.extend(Places::new(variable).sockets());
+    addresses.extend(SearchFolders::new(variable).sockets());
     let sockets = running::find(addresses).await;
 
     let mut doors = doors::gather(config, &sockets);
@@ -69,7 +68,7 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     judge::judge(&Found { engine, told, containerd_address, inflate, doors, chained, users })
 }
 
-/// Every address that `config` names.
+/// Every address in `config`.
 fn configured(config: &Config) -> Vec<(Address, First)> {
     let mut addresses = vec![(engine::docker_host(&config.engine), First::Http1)];
     addresses.extend(config.docker_door.iter().map(|door| (door.listen.clone(), First::Http1)));
@@ -83,12 +82,12 @@ fn configured(config: &Config) -> Vec<(Address, First)> {
     addresses
 }
 
-/// What a socket at `address` was heard to be; links to it count.
+/// What was found at `address`; a link to the same socket counts.
 fn heard<'a>(sockets: &'a [Socket], address: &str) -> Option<&'a Socket> {
     sockets.iter().find(|socket| is_same_address(&socket.address.to_string(), address))
 }
 
-/// Asks the builder of a buildkit door: as it is configured, else through the door.
+/// Asks the builder of a buildkit door: at its configured address, else through the door.
 async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     if door.kind != Kind::Buildkit {
         return None;
@@ -97,11 +96,11 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
         Ok(upstream) => builder::ask(&upstream as &dyn Dial).await,
         Err(error) => Answer::Silent(error.to_string()),
     };
-    let is_open = matches!(door.state, State::Open(_));
+    let is_open = matches!(door.state, DoorState::Open(_));
     let own = config.builders.iter().find(|builder| door.is_configured && builder.listen == door.listen);
     let Some(own) = own else {
         let address = match &door.state {
-            State::Open(status) => status.builder()?.address.clone(),
+            DoorState::Open(status) => status.builder()?.address.clone(),
             _ => return None,
         };
         return Some(Probed { address, endpoint: None, answer: through().await });
@@ -114,11 +113,11 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     };
     let (address, endpoint) = (own.endpoint.to_string(), Some(own.endpoint.clone()));
     let leads_there = match &door.state {
-        State::Open(status) => status.builder().is_some_and(|builder| builder.address == address),
+        DoorState::Open(status) => status.builder().is_some_and(|builder| builder.address == address),
         _ => false,
     };
     let answer = if is_open && leads_there {
-        // Whoever may use the door need not be allowed to use the builder's own socket, or to read its certificates.
+        // A user of the door may lack access to the builder's socket, or to its certificates.
         match join(direct, through()).await {
             (Answer::Silent(_), answer) => answer,
             (answer, _) => answer,

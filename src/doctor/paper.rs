@@ -5,12 +5,12 @@ use std::fmt::{self, Write as _};
 use super::report::{Check, Mark, Remedy, Report};
 use super::wrap;
 
-/// What the report is written on.
+/// Width and colours of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paper {
-    /// Columns of a line.
+    /// Columns per line.
     pub width: usize,
-    /// Whether it shows colours.
+    /// Whether to use colours.
     pub colour: bool,
 }
 
@@ -20,7 +20,7 @@ impl Default for Paper {
     }
 }
 
-/// Room that a line has at least, on however narrow a terminal.
+/// The smallest width of a line, on however narrow a terminal.
 const LEAST: usize = 24;
 
 impl Paper {
@@ -63,7 +63,7 @@ impl Paper {
             Some(Remedy::Commands(commands)) => {
                 for (number, command) in commands.iter().enumerate() {
                     let lead = if number == 0 { lead } else { "and then: " };
-                    // On a line of its own where it would not fit: it is to be copied.
+                    // A command that does not fit gets a line of its own, so that it can be copied.
                     if lead.len() + command.len() <= self.room(indent) {
                         self.line(text, indent, &format!("{lead}{command}"));
                         continue;

@@ -1,4 +1,4 @@
-//! What the doctor says, as text and as JSON.
+//! The report, as text and as JSON.
 
 use std::fmt;
 
@@ -7,39 +7,39 @@ use serde::{Serialize, Serializer};
 use crate::engine::{EngineKind, Storage};
 use crate::status::Status;
 
-/// The judgement of one thing.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mark {
-    /// As it should be.
+    /// Good.
     Ok,
     /// Works, but slower than it could.
     Slow,
     /// Keeps a direct export from working.
     Fail,
-    /// Neither good nor bad, but worth knowing.
+    /// Neutral information.
     Note,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it is about: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door` or `buildx`.
+    /// Its subject: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door` or `buildx`.
     pub about: &'static str,
-    /// The judgement.
+    /// The result.
     pub mark: Mark,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub found: String,
-    /// What mends or improves it.
+    /// How to fix or improve it.
     pub remedy: Option<Remedy>,
 }
 
-/// What mends or improves something; one string in JSON.
+/// How to fix or improve something; one string in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
-    /// Said in words.
+    /// As prose.
     Words(String),
-    /// Commands, to be given one after another as they are.
+    /// As commands, to be run one after another.
     Commands(Vec<String>),
 }
 
@@ -61,7 +61,7 @@ impl Serialize for Remedy {
 /// The engine that an export would go to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Engine {
-    /// `docker`, `docker-classic`, `containerd` or `layout`.
+    /// Its kind.
     pub kind: EngineKind,
     /// Its version.
     pub version: String,
@@ -84,28 +84,28 @@ pub struct Containerd {
     pub version: String,
     /// Its server UUID.
     pub uuid: String,
-    /// The content sharing policy, if it says: `shared` or `isolated`.
+    /// Its content sharing policy, if known: `shared` or `isolated`.
     pub sharing: Option<String>,
-    /// `igzip`, `unpigz` or `builtin`; `null` if it could not be found out.
+    /// `igzip`, `unpigz` or `builtin`; `null` if unknown.
     pub inflate: Option<&'static str>,
 }
 
 /// One builder and its door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Builder {
-    /// How it is reached.
+    /// Its address.
     pub address: String,
     /// Where its door listens when the daemon runs.
     pub listen: String,
-    /// Whether it answered.
+    /// Whether it responded.
     pub reachable: bool,
-    /// Its version, if it says.
+    /// Its version, if known.
     pub version: Option<String>,
     /// Whether it can export directly.
     pub direct_export: bool,
     /// Whether its door is open now.
     pub door_open: bool,
-    /// How it is used.
+    /// The commands that use it.
     pub commands: Commands,
 }
 
@@ -116,7 +116,7 @@ pub struct DockerDoor {
     pub listen: String,
     /// Whether it is open now.
     pub open: bool,
-    /// The command that makes docker and buildx use it; `None` where they do.
+    /// The command that makes docker and buildx use it; `None` if they do.
     pub context: Option<String>,
 }
 
@@ -129,7 +129,7 @@ pub struct ExportDoor {
     pub open: bool,
 }
 
-/// A builder that the user's buildx has.
+/// A builder of the user's buildx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UsersBuilder {
     /// Its name.
@@ -140,22 +140,22 @@ pub struct UsersBuilder {
     pub endpoints: Vec<String>,
     /// The door that it goes through, if any: `docker` or `buildkit`.
     pub through: Option<&'static str>,
-    /// Whether what it loads is a direct export: door, engine, policy, BuildKit and buildx are such that it is.
+    /// Whether its loads are direct exports, with this door, engine, policy, BuildKit and buildx.
     pub direct: bool,
-    /// What leads it through one, or makes use of the one that it goes through, if there is something.
+    /// How to send it through a door, or to use the door it goes through.
     pub remedy: Option<Remedy>,
 }
 
-/// The commands that lead a build through a door.
+/// The commands for a build through a door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Commands {
-    /// Once; `None` where there is a builder that goes through the door.
+    /// To be run once; `None` if a builder goes through the door already.
     pub create: Option<String>,
     /// For each build.
     pub build: String,
 }
 
-/// All that the doctor says. As JSON its keys are stable: some may be added, none change their meaning.
+/// The report. Its JSON keys are stable: keys may be added, and none changes its meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
     /// Linkspan's version.
@@ -166,23 +166,23 @@ pub struct Report {
     pub engine: Option<Engine>,
     /// Its containerd, if it could be asked.
     pub containerd: Option<Containerd>,
-    /// The builders that are configured, and those that have open doors.
+    /// The configured builders, and those with open doors.
     pub builders: Vec<Builder>,
     /// The docker door, if one is configured or open.
     pub docker_door: Option<DockerDoor>,
     /// The door of the exporter API, if one is configured or open.
     pub export_door: Option<ExportDoor>,
-    /// What the Linkspans say that run here.
+    /// The status of each running Linkspan.
     pub running: Vec<Status>,
-    /// The version of the buildx that is installed, if it says one.
+    /// The version of the installed buildx, if known.
     pub buildx_version: Option<String>,
-    /// The builders that the user's buildx has.
+    /// The builders of the user's buildx.
     pub buildx: Vec<UsersBuilder>,
-    /// Everything that was looked at.
+    /// All checks.
     pub checks: Vec<Check>,
-    /// What it comes to.
+    /// The conclusion, in one sentence.
     pub conclusion: String,
-    /// The commands that lead builds and images through the doors.
+    /// The commands that use the doors.
     pub commands: Vec<String>,
 }
 
@@ -190,7 +190,7 @@ impl Report {
     /// The report as one indented JSON document.
     ///
     /// # Errors
-    /// In theory only: the serializer's signature allows for values that JSON cannot hold.
+    /// Never in practice: every value is valid JSON.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self)
     }

@@ -1,4 +1,4 @@
-//! The builders and contexts that whoever runs the doctor has, and what is behind them.
+//! The builders and contexts of the user who runs the doctor.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,21 +15,21 @@ use crate::running::{self, First, Socket};
 use crate::status::{Kind, Status};
 use crate::tunnel::ExecDial;
 
-/// What the docker-container driver puts before a node's name (buildx `driver/manager.go`, `BuilderName`).
+/// The prefix of container names of the docker-container driver (buildx `driver/manager.go`, `BuilderName`).
 const CONTAINER: &str = "buildx_buildkit_";
 
-/// All of it.
+/// The builders, contexts and buildx of a user.
 #[derive(Debug)]
 pub(super) struct Users {
     pub(super) builders: Result<Vec<UsersOwn>, StoreError>,
     pub(super) contexts: Vec<Context>,
-    /// The engine that the shell's docker uses.
+    /// The address of the engine that docker uses in this shell.
     pub(super) engine: String,
-    /// The buildx that is installed.
+    /// The version of the installed buildx.
     pub(super) version: Option<Version>,
 }
 
-/// A builder that the user's buildx has.
+/// A builder of the user's buildx.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UsersOwn {
     pub(super) name: String,
@@ -37,20 +37,20 @@ pub(super) struct UsersOwn {
     pub(super) nodes: Vec<UsersNode>,
 }
 
-/// One of its nodes.
+/// A node of a builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UsersNode {
     pub(super) name: String,
-    /// Where it goes.
+    /// Its endpoint.
     pub(super) address: String,
-    /// Who is there; `None` where nobody was asked, because that is on another machine.
+    /// What was found at the endpoint; `None` if it is on another machine, where nothing is asked.
     pub(super) heard: Option<running::Answer>,
-    /// What the BuildKit behind it answered, if it goes through a door.
+    /// The response of the BuildKit behind it, if it goes through a door.
     pub(super) answer: Option<Answer>,
 }
 
 impl UsersNode {
-    /// What the Linkspan says that it goes through, if it does.
+    /// The status of the Linkspan at the endpoint, if it is one.
     pub(super) fn status(&self) -> Option<&Status> {
         match &self.heard {
             Some(running::Answer::Linkspan(status)) => Some(status),
@@ -59,7 +59,7 @@ impl UsersNode {
     }
 }
 
-/// Reads what buildx and docker have. Nobody's variables means nobody's builders.
+/// Reads the files of buildx and docker. Without the user's environment there are none.
 pub(super) fn look(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsString>) -> Users {
     let node = |store: &Store, node: crate::buildx::Node| {
         let address = store.address(&node.endpoint);
@@ -83,13 +83,13 @@ pub(super) fn look(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsSt
 }
 
 impl Users {
-    /// Nobody's.
+    /// No builders and no contexts.
     #[cfg(test)]
     pub(super) fn none() -> Self {
         look(None, |_| None)
     }
 
-    /// Where the sockets are that they use.
+    /// The addresses of the sockets that they use.
     pub(super) fn addresses(&self) -> Vec<(Address, First)> {
         let first = |driver: &str| if driver == "remote" { First::Http2 } else { First::Http1 };
         let of_builders = self
@@ -99,19 +99,19 @@ impl Users {
             .flat_map(|builder| builder.nodes.iter().map(|node| (node.address.as_str(), first(&builder.driver))));
         let of_contexts = self.contexts.iter().map(|context| (context.host.as_str(), First::Http1));
         let all = of_builders.chain(of_contexts).chain([(self.engine.as_str(), First::Http1)]);
-        // The name of a context that is gone is no path.
+        // The name of a deleted context is no path.
         let all = all.filter(|(address, _)| address.contains("://"));
         all.filter_map(|(address, first)| Some((address.parse().ok()?, first))).collect()
     }
 
-    /// Takes notice of what was heard at those.
+    /// Adds what was found at these sockets.
     pub(super) fn hear(&mut self, sockets: &[Socket]) {
         for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
             node.heard = heard(sockets, &node.address).map(|socket| socket.answer.clone());
         }
     }
 
-    /// Asks the BuildKits in containers behind docker doors what they are, if they run.
+    /// Asks the running BuildKits in containers behind docker doors for their versions.
     pub(super) async fn probe(&mut self) {
         let containers = self.builders.iter_mut().flatten().filter(|builder| builder.driver == "docker-container");
         let nodes = containers.flat_map(|builder| &mut builder.nodes);
@@ -119,7 +119,7 @@ impl Users {
             let Some(status) = node.status().filter(|status| status.door.kind == Kind::Docker) else { return };
             let Ok(container) = format!("docker-container://{CONTAINER}{}", node.name).parse() else { return };
             let door = node.address.strip_prefix("unix://").map(PathBuf::from);
-            // Past the door where that is possible, so that no connection is kept there for somebody to come.
+            // Directly if possible: the door would keep the connection for the next client.
             let engine =
                 status.engine.address.strip_prefix("unix://").map(PathBuf::from).filter(|path| is_usable(path));
             let Some(socket) = engine.or(door) else { return };
@@ -128,7 +128,7 @@ impl Users {
         .await;
     }
 
-    /// Takes notice of what the builders behind buildkit doors answered.
+    /// Adds the responses of the builders behind buildkit doors.
     pub(super) fn learn(&mut self, doors: &[Door]) {
         for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
             let door = doors.iter().find(|door| is_same_address(&door.listen.to_string(), &node.address));

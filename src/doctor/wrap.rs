@@ -1,11 +1,11 @@
-//! Lines of a certain width. Words stay whole, also those that are longer.
+//! Wraps text. Words are never split.
 
 /// `text` in lines of at most `width` columns.
 pub(super) fn words(text: &str, width: usize) -> Vec<String> {
     fill(text.split_whitespace().map(str::to_owned), width, "")
 }
 
-/// A command in lines of at most `width` columns that a shell reads as one.
+/// A command in lines of at most `width` columns, continued with backslashes.
 pub(super) fn command(text: &str, width: usize) -> Vec<String> {
     if text.chars().count() <= width {
         return vec![text.to_owned()];
@@ -28,7 +28,7 @@ pub(super) fn command(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Fills lines; `indent` stands before all but the first.
+/// Fills lines; all but the first begin with `indent`.
 fn fill(words: impl Iterator<Item = String>, width: usize, indent: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words {

@@ -1,10 +1,10 @@
-//! What the fuzz targets `reference` and `document` hold to be true of any bytes.
+//! The properties that the fuzz targets `reference` and `document` check for any bytes.
 
 use bytes::Bytes;
 
 use super::{Descriptor, Digest, Document, Limits, Platform, Reference, media_type_of};
 
-/// A name that is accepted is written as what it is read from again.
+/// An accepted name is written in a form that parses to the same name.
 pub fn reference(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(name) = text.parse::<Reference>() {

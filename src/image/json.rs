@@ -1,8 +1,8 @@
-//! Reading JSON no more freely, and no differently, than the engines do.
+//! Refuses JSON that Go's decoder, which the engines use, would read differently.
 //!
 //! Engines are written in Go, whose `encoding/json` matches keys without regard to case and
 //! lets the last of several win, while serde matches exactly. A document with `layers` and
-//! `Layers` would so be one image here and another one there. [`Shape`] refuses such a
+//! `Layers` would be one image here and another one there. [`Shape`] refuses such a
 //! document before it is read.
 
 use std::fmt;
@@ -30,7 +30,7 @@ pub(super) struct Shape(&'static [(&'static str, Holds)]);
 /// What lies beneath a key.
 #[derive(Debug, Clone, Copy)]
 enum Holds {
-    /// Nothing that needs a look.
+    /// Anything; not checked.
     Anything,
     /// One object.
     Object(&'static Shape),
@@ -38,7 +38,7 @@ enum Holds {
     Objects(&'static Shape),
 }
 
-/// Indexes and manifests, under one shape: each must show that it is not the other.
+/// The shape of indexes and manifests: one shape, because each must show that it is not the other.
 pub(super) const MANIFEST_OR_INDEX: Shape = Shape(&[
     ("schemaVersion", Holds::Anything),
     ("mediaType", Holds::Anything),
@@ -83,7 +83,7 @@ impl Shape {
     /// Checks the keys of a document, down to its descriptors.
     ///
     /// # Errors
-    /// When it is no JSON object, or a key of this shape stands twice or in other letters.
+    /// When it is no JSON object, or a key of this shape occurs twice or in another case.
     pub(super) fn check(&'static self, bytes: &[u8]) -> Result<Keys, serde_json::Error> {
         if nesting(bytes) > MAX_NESTING {
             return Err(serde_json::Error::custom(format_args!("it nests deeper than {MAX_NESTING} levels")));

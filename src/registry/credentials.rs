@@ -8,14 +8,14 @@ use tokio::task::spawn_blocking;
 
 use super::RegistryError;
 
-/// Under which name docker's client keeps the credentials of Docker Hub (docker/cli `registry/config.go`, `IndexServer`).
+/// The key of Docker Hub's credentials in docker's configuration (docker/cli `registry/config.go`, `IndexServer`).
 const HUB: (&str, &str) = ("docker.io", "https://index.docker.io/v1/");
 
-/// What docker's client would say to `registry`; nothing where it has no credentials for it.
+/// The credentials that docker's client has for `registry`; anonymous if it has none.
 pub(super) async fn of(registry: &str) -> Result<RegistryAuth, RegistryError> {
     let server = if registry == HUB.0 { HUB.1 } else { registry }.to_owned();
     let failed = |reason: String| RegistryError::Credentials { registry: registry.to_owned(), reason };
-    // A helper is a program, which may take its time.
+    // A credential helper is a program, which blocks.
     let found = spawn_blocking(move || get_credential(&server)).await;
     match found.map_err(|error| failed(error.to_string()))? {
         Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
@@ -23,7 +23,7 @@ pub(super) async fn of(registry: &str) -> Result<RegistryAuth, RegistryError> {
             "it has an identity token, which is not supported; log in with a user name and a password".into(),
         )),
         Err(Failure::NoCredentialConfigured | Failure::ConfigNotFound) => Ok(RegistryAuth::Anonymous),
-        // A helper says so of a registry that it does not know (docker-credential-helpers `credentials/error.go`).
+        // The helper's message for an unknown registry (docker-credential-helpers `credentials/error.go`).
         Err(Failure::HelperFailure { stdout, .. }) if stdout.contains("credentials not found") => {
             Ok(RegistryAuth::Anonymous)
         }
@@ -32,7 +32,7 @@ pub(super) async fn of(registry: &str) -> Result<RegistryAuth, RegistryError> {
     }
 }
 
-/// Whether docker's client has a configuration at all.
+/// Whether docker's client has a configuration file.
 fn is_configured() -> bool {
     let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));

@@ -8,26 +8,26 @@ use crate::source::{ReadGraphError, SourceError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// The registry refused, or cannot be asked.
+    /// A request failed.
     #[error("{name}: {what} failed: {reason}")]
     Refused {
         /// The image.
         name: String,
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// What the registry said.
+        /// The registry's message.
         reason: String,
-        /// Whether it wants to know who asks.
+        /// Whether it requires a login.
         wants_login: bool,
-        /// Whether it has no such thing.
+        /// Whether it lacks the object.
         is_absent: bool,
     },
-    /// What the registry has is no image, or the name cannot be one of a registry.
+    /// The object is no image, or the name is no name for a registry.
     #[error("{name}: {what}")]
     Invalid {
         /// The image.
         name: String,
-        /// What is wrong.
+        /// The reason.
         what: String,
     },
     /// docker's credentials cannot be read.
@@ -35,10 +35,10 @@ pub enum RegistryError {
     Credentials {
         /// The registry.
         registry: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// A name is needed.
+    /// The name has no tag.
     #[error("an image in a registry needs a name with a tag")]
     NoName,
     /// The documents of the image cannot be read.
@@ -67,12 +67,12 @@ impl RegistryError {
         Self::Refused { name, what, reason, wants_login, is_absent: is_absent(error) }
     }
 
-    /// What a person can do about it, where there is something to say.
+    /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Refused { wants_login: true, .. } => "`docker login` to the registry, then try again",
             Self::Refused { reason, .. } if reason.contains("InvalidContentType") => {
-                "the registry speaks plain HTTP, as it seems: say --plain-http"
+                "the registry seems to speak plain HTTP: use --plain-http"
             }
             Self::Credentials { .. } => "look at `config.json` of docker ($DOCKER_CONFIG or ~/.docker)",
             Self::NoName => "name it in full, as in `docker://registry.example/app:1`",
@@ -82,7 +82,7 @@ impl RegistryError {
     }
 }
 
-/// Whether a registry says that it has no such blob, manifest or repository (distribution-spec, "Error Codes").
+/// Whether a registry lacks a blob, manifest or repository (distribution-spec, "Error Codes").
 pub(super) fn is_absent(error: &OciDistributionError) -> bool {
     match error {
         OciDistributionError::ImageManifestNotFoundError(_) | OciDistributionError::ServerError { code: 404, .. } => {
@@ -98,7 +98,7 @@ pub(super) fn is_absent(error: &OciDistributionError) -> bool {
     }
 }
 
-/// The error with all its causes: the outer texts of HTTP clients do not say what happened.
+/// The error with all its causes: the outer messages of HTTP clients do not name the cause.
 fn causes(error: &OciDistributionError) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
     causes.fold(error.to_string(), |text, cause| {

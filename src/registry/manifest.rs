@@ -1,5 +1,5 @@
-//! Reading manifests, by a client of our own: `oci-client` reads them whole before anybody can ask how large they are, and a
-//! registry may send without end.
+//! Reads manifests with an HTTP client of our own: `oci-client` reads them into memory without a limit, and a registry may send
+//! endlessly.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,24 +13,24 @@ use reqwest::{Response, StatusCode};
 use super::{CONNECT, RegistryError, SILENCE, USER_AGENT};
 use crate::image::{Digest, Limits};
 
-/// What may come as the root of an image.
+/// The media types of an image's root.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
                         application/vnd.docker.distribution.manifest.list.v2+json, \
                         application/vnd.oci.image.manifest.v1+json, \
                         application/vnd.docker.distribution.manifest.v2+json";
 
-/// Where the registry says what the digest is (distribution-spec, "Pulling manifests").
+/// The header with the digest (distribution-spec, "Pulling manifests").
 const DIGEST: &str = "docker-content-digest";
 
-/// The longest explanation of a refusal that is read, in bytes.
+/// The longest error body that is read, in bytes.
 const REFUSAL_BYTES: u64 = 64 << 10;
 
-/// What manifests are read by.
+/// The client that reads manifests.
 #[derive(Debug)]
 pub(super) struct Reader {
     client: reqwest::Client,
     scheme: &'static str,
-    /// What the registry wants to hear before it answers, once that is known. Never shown.
+    /// The authorization header, once it is known. Never logged.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -41,7 +41,7 @@ impl Reader {
         Ok(Self { client: client.build()?, scheme, authorization: Mutex::default() })
     }
 
-    /// The manifest `of`, called `name`, and its digest, which was verified.
+    /// The manifest `of` (`name` in messages), and its verified digest.
     pub(super) async fn read(
         &self,
         (tokens, auth): (&Client, &RegistryAuth),
@@ -79,7 +79,7 @@ impl Reader {
         let said = said.transpose().map_err(|_| invalid("the registry gave no valid digest".to_owned()))?;
         let asked = of.digest().map(parse).transpose().map_err(|_| invalid("it has no valid digest".to_owned()))?;
         if let Some(wrong) = asked.iter().chain(&said).find(|digest| !digest.verify(&bytes)) {
-            return Err(invalid(format!("its manifest is not what the digest {wrong} says")));
+            return Err(invalid(format!("its manifest does not match the digest {wrong}")));
         }
         Ok((bytes.clone(), said.or(asked).unwrap_or_else(|| Digest::sha256(&bytes))))
     }
@@ -97,7 +97,7 @@ impl Reader {
     }
 }
 
-/// Whether the registry asks for a name and a password and not for a token.
+/// Whether the registry asks for basic authentication instead of a token.
 fn wants_basic(answer: &Response) -> bool {
     let mut challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|said| said.to_str().ok());
     challenges.any(|said| said.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic ")))
@@ -123,7 +123,7 @@ async fn at_most(mut answer: Response, limit: u64) -> Result<Option<Bytes>, reqw
     Ok(Some(bytes.freeze()))
 }
 
-/// What an answer says that is no success.
+/// The error of a response with an error status.
 async fn refusal(answer: Response) -> OciDistributionError {
     let (status, url) = (answer.status(), answer.url().to_string());
     if status == StatusCode::UNAUTHORIZED {

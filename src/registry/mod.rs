@@ -1,7 +1,7 @@
-//! A registry as a place that images are copied from and to: `docker://HOST/NAME:TAG`.
+//! Copies images from and to a registry: `docker://HOST/NAME:TAG`.
 //!
 //! `oci-client` speaks the protocol (distribution-spec), and credentials are those of `docker login`. A [`Registry`] is one
-//! repository: a [`Source`](crate::source::Source) of its images' blobs, and a place to [push](Registry::push) an image to.
+//! repository: a [`Source`](crate::source::Source) of its images' blobs, and a target to [push](Registry::push) to.
 
 mod credentials;
 mod error;
@@ -25,10 +25,10 @@ use manifest::Reader;
 pub use error::RegistryError;
 pub use push::Pushed;
 
-/// How long a connection may take to come up.
+/// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long a registry may be silent: as long as an engine may be.
+/// How long a registry may be silent: as long as an engine.
 const SILENCE: Duration = Duration::from_secs(600);
 
 const USER_AGENT: &str = concat!("linkspan/", env!("CARGO_PKG_VERSION"));
@@ -44,16 +44,15 @@ pub struct Registry {
 }
 
 impl std::fmt::Debug for Registry {
-    // Without the client, which holds credentials.
+    // Leaves out the client, which has credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registry").field("image", &self.name).finish_non_exhaustive()
     }
 }
 
 impl Registry {
-    /// The repository of `name`, with the credentials that docker's client has for its registry. Nothing is sent yet.
-    /// Registries on this host (`localhost`, 127.0.0.0/8, ::1) are spoken to without TLS, as docker and crane do;
-    /// `plain_http` says so of any.
+    /// The repository of `name`, with docker's credentials for its registry. Sends nothing yet. Registries on this host
+    /// (`localhost`, 127.0.0.0/8, ::1) are used without TLS, as by docker and crane; with `plain_http` any registry is.
     ///
     /// # Errors
     /// When docker's configuration or a credential helper cannot be used.
@@ -66,7 +65,7 @@ impl Registry {
         let protocol = if is_plain { ClientProtocol::Http } else { ClientProtocol::Https };
         let config = ClientConfig {
             protocol,
-            // One request with a length for each blob: fewer round trips, and every registry takes it.
+            // One request with a length for each blob: fewer round trips, and every registry accepts it.
             use_monolithic_push: true,
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
@@ -75,16 +74,16 @@ impl Registry {
         };
         let refused = |error| RegistryError::new(name, "preparing", &error);
         let client = Client::try_from(config).map_err(refused)?;
-        // Whatever is read first, be it a blob.
+        // The first request may also be for a blob.
         client.store_auth_if_needed(&registry, &auth).await;
         let manifests = Arc::new(Reader::new(is_plain).map_err(|error| refused(error.into()))?);
         Ok(Self { client, manifests, image, auth, name: name.to_string() })
     }
 
-    /// What the name stands for in the registry.
+    /// The root that the name points to in the registry.
     ///
     /// # Errors
-    /// When it stands for nothing, for what is no image, or the registry cannot be asked.
+    /// When the name does not exist, points to no image, or the registry cannot be asked.
     pub async fn resolve(&self) -> Result<Descriptor, RegistryError> {
         let (bytes, digest) = self.manifest(&self.image).await?;
         let invalid = |what: &str| RegistryError::Invalid { name: self.name.clone(), what: what.to_owned() };
@@ -92,19 +91,19 @@ impl Registry {
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
     }
 
-    /// Makes sure of the permission for what comes next.
+    /// Gets a token for the following requests.
     async fn authorize(&self, operation: RegistryOperation) -> Result<(), RegistryError> {
         let authorized = self.client.auth(&self.image, &self.auth, operation).await;
         authorized.map(drop).map_err(|error| RegistryError::new(&self.name, "authenticating", &error))
     }
 
-    /// A manifest of the repository and its digest.
+    /// A manifest of the repository, and its digest.
     async fn manifest(&self, of: &oci_client::Reference) -> Result<(Bytes, Digest), RegistryError> {
         self.manifests.read((&self.client, &self.auth), of, &self.name).await
     }
 }
 
-/// The name as `oci-client` has it.
+/// The name as a reference of `oci-client`.
 fn reference(name: &Reference) -> Result<oci_client::Reference, RegistryError> {
     let text = name.to_string();
     text.parse().map_err(|error: oci_client::ParseError| RegistryError::Invalid { name: text, what: error.to_string() })
@@ -116,11 +115,11 @@ fn is_local(registry: &str) -> bool {
     host == "localhost" || host == "[::1]" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// TLS is that of the whole program: rustls with ring.
+/// Installs the TLS provider of the whole program: rustls with ring.
 fn install_cryptography() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Refused where whoever embeds us has chosen another one already, which is as good.
+        // Fails if the embedding program has installed another provider, which is used instead.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     });
 }

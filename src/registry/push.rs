@@ -1,4 +1,4 @@
-//! Pushing an image: blobs first, then the documents that name them, the root last and under its tag.
+//! Pushes an image: leaves first, then documents, the root last and under its tag.
 
 use std::sync::Arc;
 
@@ -11,26 +11,26 @@ use crate::image::{Descriptor, Document, Graph, Kind};
 use crate::progress::{Event, Events};
 use crate::source::Source;
 
-/// How many blobs are in flight at once, as docker's own push has it at most by default.
+/// How many blobs are sent at once: the default maximum of docker's own push.
 const PARALLEL: usize = 5;
 
-/// What a push moved.
+/// The result of a push.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pushed {
-    /// Blobs that were sent, documents included.
+    /// Blobs that were sent, including documents.
     pub sent_blobs: usize,
-    /// Their bytes.
+    /// The bytes of these.
     pub sent_bytes: u64,
     /// Blobs that the registry had.
     pub present_blobs: usize,
 }
 
 impl Registry {
-    /// Pushes the image of `graph`, whose leaves are read from `source`, and lets the name stand for it. What the
-    /// registry has is not sent. Foreign layers that the source lacks are left out, as docker does.
+    /// Pushes the image `graph`, whose leaves are read from `source`, and sets the name. Blobs that the registry has are not
+    /// sent. Foreign layers that the source lacks are left out, as docker does.
     ///
     /// # Errors
-    /// When the registry refuses, or a blob cannot be read. The name then stands for what it did before.
+    /// When the registry refuses, or a blob cannot be read. The name is then unchanged.
     pub async fn push(&self, graph: &Graph, source: Arc<dyn Source>, events: &Events) -> Result<Pushed, RegistryError> {
         self.authorize(RegistryOperation::Push).await?;
         let configs = graph.documents().iter().map(|document| &document.descriptor);
@@ -44,7 +44,7 @@ impl Registry {
         let sends: Vec<_> = missing.iter().map(|blob| self.send(blob, &source, events)).collect();
         stream::iter(sends).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
 
-        // Backwards, for a registry refuses a document of which it lacks a child.
+        // Children first: a registry refuses a document whose children it lacks.
         let manifests = graph.documents().iter().rev().filter(|document| is_manifest(&document.descriptor));
         let (mut count, mut bytes) = (0, 0);
         for document in manifests {
@@ -56,7 +56,7 @@ impl Registry {
         Ok(Pushed { sent_blobs: count + missing.len(), sent_bytes, present_blobs: present })
     }
 
-    /// The blob, unless the registry has it.
+    /// Sends the blob, unless the registry has it.
     async fn missing<'a>(&self, blob: &'a Descriptor) -> Result<Option<&'a Descriptor>, RegistryError> {
         let found = self.client.blob_exists(&self.image, blob.digest.as_str()).await;
         let found = found.map_err(|error| self.refused(format!("asking for {}", blob.digest), &error))?;
@@ -78,11 +78,11 @@ impl Registry {
         Ok(())
     }
 
-    /// Stores a document; the root under the name, others by their digest.
+    /// Stores a document: the root under the name, others under their digest.
     async fn put(&self, document: &Document, is_root: bool) -> Result<(), RegistryError> {
         let digest = document.descriptor.digest.to_string();
         let of = match self.image.tag() {
-            // Without the digest that the name may have, too: the tag is what is to be set.
+            // Without a digest in the name: the tag is set.
             Some(tag) if is_root => {
                 let (registry, repository) = (self.image.registry().to_owned(), self.image.repository().to_owned());
                 oci_client::Reference::with_tag(registry, repository, tag.to_owned())

@@ -1,4 +1,4 @@
-//! Reading an image's blobs.
+//! A registry as a source of blobs.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -30,7 +30,7 @@ impl Source for Registry {
         Box::pin(async move {
             let digest = &blob.digest;
             if matches!(blob.kind(), Kind::Index | Kind::Manifest) {
-                // Registries keep these apart from other blobs.
+                // Manifests have an endpoint of their own.
                 let of = self.image.clone_with_digest(digest.to_string());
                 let (name, digest) = (self.name.clone(), digest.clone());
                 let (bytes, _) = self.manifest(&of).await.map_err(|error| match error {
@@ -40,7 +40,7 @@ impl Source for Registry {
                 let rest = bytes.slice(bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX))..);
                 return Ok(stream::iter([Ok(rest)]).boxed());
             }
-            // By its range even from the start: the client would hash what comes whole, and so does the engine.
+            // A range request even from the start: of a whole blob the client would compute the hash, which the engine does.
             let answer = self.client.pull_blob_stream_partial(&self.image, digest.as_str(), offset, None).await;
             let (skip, bytes) = match answer.map_err(|error| self.failed(digest, &error))? {
                 BlobResponse::Partial(bytes) => (0, bytes),
@@ -54,18 +54,18 @@ impl Source for Registry {
 }
 
 impl BlobLookup for Registry {
-    /// No registry is asked for the size of a blob.
+    /// Registries are not asked for sizes.
     fn blob_size<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
         Box::pin(async { Ok(None) })
     }
 
-    /// A registry takes a manifest only when it has what that names, so only manifests need be looked for.
+    /// A registry accepts a manifest only when it has the blobs that it names, so a blob of a manifest is there.
     fn has<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async { Ok(true) })
     }
 }
 
-/// What comes after the first `skip` bytes.
+/// The stream without its first `skip` bytes.
 fn skipped(
     chunks: impl stream::Stream<Item = Result<Bytes, SourceError>> + Send + 'static,
     mut skip: u64,

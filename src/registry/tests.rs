@@ -81,5 +81,5 @@ async fn a_manifest_is_what_its_digest_says() {
     assert_eq!(chunks.try_collect::<Vec<_>>().await.unwrap().concat(), b"}");
     let bad = registry("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]", b"").await;
     let Err(error) = bad.open(&manifest(), 0).await else { panic!("it is another one") };
-    assert!(error.to_string().contains("is not what the digest"), "{error}");
+    assert!(error.to_string().contains("does not match the digest"), "{error}");
 }

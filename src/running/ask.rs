@@ -1,4 +1,4 @@
-//! Asking one socket what it belongs to.
+//! Asks one socket for the status of a Linkspan.
 
 use std::io;
 use std::time::Duration;
@@ -16,32 +16,32 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::net::{Address, Stream};
 use crate::status::{MAX_BYTES, PATH, Status};
 
-/// How long connecting may take, and how long an answer.
+/// The time limit for connecting, and again for the response.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Which protocol is tried first; the other one is tried after it.
+/// The protocol that is tried first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
-    /// What dockerd and the docker door speak.
+    /// The protocol of dockerd and the docker door.
     Http1,
-    /// What builders and the other doors speak.
+    /// The protocol of builders and the other doors.
     Http2,
 }
 
-/// What was heard at a socket.
+/// What was found at a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A door of a running Linkspan.
     Linkspan(Box<Status>),
-    /// Somebody who is none, or who says nothing.
+    /// Another program, or one that does not respond.
     Stranger,
-    /// Nobody.
+    /// No listener.
     Closed,
     /// This process may not connect.
     Denied,
 }
 
-/// Asks whoever listens at `address`.
+/// Asks the listener at `address`.
 pub async fn ask(address: &Address, first: First) -> Answer {
     let order = match first {
         First::Http1 => [First::Http1, First::Http2],
@@ -52,7 +52,7 @@ pub async fn ask(address: &Address, first: First) -> Answer {
             Ok(Ok(stream)) => TokioIo::new(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Answer::Denied,
             Ok(Err(_)) => return Answer::Closed,
-            // It is there, and its queue is full.
+            // It listens, but its queue is full.
             Err(_) => return Answer::Stranger,
         };
         let asked = async {
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// What is heard at a socket whose owner gives `answer` to whatever it is told.
+    /// What is found at a socket whose owner sends `answer` to every request.
     async fn heard(answer: &'static str) -> Answer {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");

@@ -1,4 +1,4 @@
-//! Where a Linkspan may listen that nobody names: the folder of its sockets, and what units of systemd say.
+//! Where Linkspans may listen on this machine: the folders of their sockets, and systemd units.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use crate::net::Address;
 
 /// The name of Linkspan's folders and units.
 const NAME: &str = "linkspan";
-/// Where system units lie, with their drop-ins (systemd.unit(5)).
+/// The folders of system units (systemd.unit(5)).
 const SYSTEM_UNITS: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -21,15 +21,15 @@ const SYSTEM_UNITS: [&str; 5] = [
     "usr/lib/systemd/system",
     "lib/systemd/system",
 ];
-/// Where units of every user's systemd lie.
+/// The folders of units for every user's systemd.
 const USER_UNITS: [&str; 3] = ["etc/systemd/user", "usr/local/lib/systemd/user", "usr/lib/systemd/user"];
-/// Entries of a folder that are looked at, and bytes of a file.
+/// The most entries of a folder, and bytes of a file, that are read.
 const MAX_ENTRIES: usize = 1024;
 const MAX_UNIT: u64 = 256 << 10;
 
-/// Where to look.
+/// The folders to search.
 #[derive(Debug, Clone)]
-pub struct Places {
+pub struct SearchFolders {
     root: PathBuf,
     /// The folder of the user's own sockets.
     runtime: Option<PathBuf>,
@@ -37,8 +37,8 @@ pub struct Places {
     config: Option<PathBuf>,
 }
 
-impl Places {
-    /// The places of this machine, and of the user who has these variables.
+impl SearchFolders {
+    /// The folders of this machine, and of the user with this environment.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let folder = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
@@ -48,7 +48,7 @@ impl Places {
         }
     }
 
-    /// Every socket in Linkspan's folders, and those that Linkspan's units name.
+    /// Every socket in Linkspan's folders and in Linkspan's units.
     pub fn sockets(&self) -> Vec<(Address, First)> {
         let mut found = Vec::new();
         let folders = [Some(self.root.join("run").join(NAME)), self.runtime.as_ref().map(|folder| folder.join(NAME))];
@@ -82,7 +82,7 @@ impl Places {
     }
 }
 
-/// The doors of a configuration file. One that is wrong keeps a daemon from starting, so that it has none.
+/// The doors in a configuration file; none if it is invalid, because a daemon does not start with it.
 fn doors(file: &Path) -> Vec<Address> {
     let mut layer = Layer::default();
     layer.add_flag(Setting::Config, file.to_str().map(str::to_owned));
@@ -91,8 +91,8 @@ fn doors(file: &Path) -> Vec<Address> {
     config.docker_door.map(|door| door.listen).into_iter().chain(config.export_listen).chain(builders).collect()
 }
 
-/// The texts of each of Linkspan's units in `folders`, which go before those after them: its own, and then those of its
-/// drop-ins, by their names.
+/// The texts of each of Linkspan's units in `folders`, of which earlier ones take precedence: the unit's own text, then its
+/// drop-ins sorted by name.
 fn units_in(folders: &[PathBuf]) -> Vec<Vec<String>> {
     let mut units: BTreeMap<String, Parts> = BTreeMap::new();
     for path in folders.iter().flat_map(|folder| entries(folder)) {
@@ -112,22 +112,22 @@ fn units_in(folders: &[PathBuf]) -> Vec<Vec<String>> {
             parts.own.get_or_insert(path);
         }
     }
-    // A masked unit is a link to a device.
+    // A masked unit is a link to /dev/null.
     let is_masked =
         |parts: &Parts| parts.own.as_ref().is_some_and(|path| path.metadata().is_ok_and(|it| !it.is_file()));
     let texts = |parts: Parts| parts.own.iter().chain(parts.drop_ins.values()).filter_map(|path| text(path)).collect();
     units.into_values().filter(|parts| !is_masked(parts)).map(texts).collect()
 }
 
-/// Where a unit lies.
+/// The files of a unit.
 #[derive(Default)]
 struct Parts {
     own: Option<PathBuf>,
-    /// By their names.
+    /// By name.
     drop_ins: BTreeMap<OsString, PathBuf>,
 }
 
-/// The text of a file, the beginning of a long one.
+/// The text of a file, cut to the limit.
 fn text(path: &Path) -> Option<String> {
     if !path.metadata().ok()?.is_file() {
         return None;
@@ -137,7 +137,7 @@ fn text(path: &Path) -> Option<String> {
     Some(text)
 }
 
-/// What is in a folder, by name; nothing if it cannot be read.
+/// The entries of a folder, sorted by name; none if it cannot be read.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let listed = fs::read_dir(folder).into_iter().flatten().take(MAX_ENTRIES);
     let mut paths: Vec<_> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -171,7 +171,7 @@ mod tests {
         write("etc/systemd/system/linkspan.service.d/x.conf", &drop_in);
         write("etc/systemd/system/docker.socket.d/linkspan.conf", "[Socket]\nListenStream=/engine\n");
         write("home/systemd/user/linkspan.socket", "[Socket]\nListenStream=%t/own.sock\n");
-        // What is masked says nothing, nor does what another one of the name goes before.
+        // Masked units are ignored, and so are units that another one of the same name overrides.
         write(
             "usr/lib/systemd/system/linkspan-old.service",
             "[Service]\nExecStart=/bin/linkspan serve --export-listen /no\n",
@@ -182,8 +182,8 @@ mod tests {
         write("etc/systemd/system/linkspan.socket.d/a.conf", "[Socket]\nListenStream=\nListenStream=/yes\n");
         write("etc/systemd/system/linkspan.socket.d/a.conf.bak", "[Socket]\nListenStream=/no\n");
         write("usr/lib/systemd/system/linkspan.socket.d/a.conf", "[Socket]\nListenStream=/no\n");
-        let places = Places { root: root.path().to_owned(), runtime: Some(at("me")), config: Some(at("home")) };
-        let mut found: Vec<_> = places.sockets().iter().map(|(address, _)| address.to_string()).collect();
+        let folders = SearchFolders { root: root.path().to_owned(), runtime: Some(at("me")), config: Some(at("home")) };
+        let mut found: Vec<_> = folders.sockets().iter().map(|(address, _)| address.to_string()).collect();
         found.sort();
         let below = |path: &str| format!("unix://{}", at(path).display());
         let mut expected = vec![

@@ -1,10 +1,10 @@
-//! The Linkspans that run on this machine, found by asking the sockets at which they may be.
+//! Finds the Linkspans that run on this machine, by asking the sockets at which they may listen.
 //!
-//! A socket that accepts connections proves nothing: dockerd, a builder or an earlier program may be behind it. So each is
-//! asked what it belongs to ([`crate::status`]); whoever says so is a Linkspan, and names its other doors.
+//! A socket that accepts connections may belong to dockerd, a builder or another program. So each is asked for its status
+//! ([`crate::status`]), which also names the other doors of the same process.
 
 mod ask;
-mod places;
+mod folders;
 mod units;
 
 use futures_util::future::join_all;
@@ -13,22 +13,22 @@ use crate::net::Address;
 use crate::status::{Kind, Status};
 
 pub use ask::{Answer, First, ask};
-pub use places::Places;
+pub use folders::SearchFolders;
 
-/// The most sockets that are asked; nobody has this many.
+/// The most sockets that are asked; no machine has this many.
 const MAX_SOCKETS: usize = 256;
 
-/// A socket, and what was heard there.
+/// A socket, and what was found there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
-    /// What was heard.
+    /// What was found.
     pub answer: Answer,
 }
 
 impl Socket {
-    /// What the Linkspan behind it says, if one is.
+    /// The status of the Linkspan behind it, if there is one.
     pub fn status(&self) -> Option<&Status> {
         match &self.answer {
             Answer::Linkspan(status) => Some(status),
@@ -37,7 +37,7 @@ impl Socket {
     }
 }
 
-/// Asks all of `addresses`, each once, and then the doors that were named in the answers. Takes a few seconds at most.
+/// Asks each of `addresses`, then the other doors that the responses name. Takes a few seconds at most.
 pub async fn find(addresses: Vec<(Address, First)>) -> Vec<Socket> {
     let mut sockets = Vec::new();
     all(addresses, &mut sockets).await;
@@ -50,7 +50,7 @@ pub async fn find(addresses: Vec<(Address, First)>) -> Vec<Socket> {
     sockets
 }
 
-/// Asks those of `addresses` that are not among `sockets`, and adds them.
+/// Asks the `addresses` that are not yet among `sockets`, and adds them.
 async fn all(addresses: Vec<(Address, First)>, sockets: &mut Vec<Socket>) {
     let mut new: Vec<(Address, First)> = Vec::new();
     for (address, first) in addresses {

@@ -1,11 +1,11 @@
-//! The sockets that units of systemd name.
+//! The sockets that systemd units name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::net::Address;
 
-/// What was named.
+/// The values that were found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Named {
     /// Sockets.
@@ -14,7 +14,7 @@ pub(super) struct Named {
     pub(super) configs: Vec<PathBuf>,
 }
 
-/// Where a value stands, and what it is of: settings that name doors.
+/// The settings that name doors, in each form.
 const DOORS: [(&str, &str); 3] = [
     ("--docker-listen", "LINKSPAN_DOCKER_LISTEN"),
     ("--buildkit-listen", "LINKSPAN_BUILDKIT_LISTEN"),
@@ -22,7 +22,7 @@ const DOORS: [(&str, &str); 3] = [
 ];
 const CONFIG: (&str, &str) = ("--config", "LINKSPAN_CONFIG");
 
-/// What a unit says, as far as it was read. An assignment of nothing forgets those before it (systemd.syntax(7)).
+/// The assignments of a unit. An empty assignment resets the list (systemd.syntax(7)).
 #[derive(Debug, Default)]
 struct Unit {
     listens: Vec<Address>,
@@ -31,15 +31,15 @@ struct Unit {
     commands: Vec<Vec<String>>,
 }
 
-/// Reads a unit: its own text and those of its drop-ins, in their order. `runtime` is what `%t` stands for (systemd.unit(5),
-/// "Specifiers"), and `file` gives the text of a file that the unit names.
+/// Reads a unit: its own text and its drop-ins, in order. `runtime` replaces `%t` (systemd.unit(5), "Specifiers"), and `file`
+/// reads a file that the unit names.
 pub(super) fn read(texts: &[String], runtime: &Path, file: &dyn Fn(&Path) -> Option<String>) -> Named {
     let mut unit = Unit::default();
     for text in texts {
         unit.read(&text.replace("%t", &runtime.display().to_string()));
     }
     let mut named = Named { addresses: unit.listens, configs: Vec::new() };
-    // Later ones win, and those of files over all others (systemd.exec(5), "EnvironmentFile=").
+    // Later assignments win, and those of files over all others (systemd.exec(5), "EnvironmentFile=").
     let mut environment = unit.environment;
     for text in unit.files.iter().filter_map(|path| file(path)) {
         environment.extend(assignments(&text));
@@ -58,7 +58,7 @@ pub(super) fn read(texts: &[String], runtime: &Path, file: &dyn Fn(&Path) -> Opt
 
 impl Unit {
     fn read(&mut self, text: &str) {
-        // A backslash at its end continues a line.
+        // A trailing backslash continues a line.
         for line in text.replace("\\\n", " ").lines().map(str::trim) {
             let Some((key, value)) = line.split_once('=') else { continue };
             let (key, words) = (key.trim_end(), words(value));
@@ -72,7 +72,7 @@ impl Unit {
                     self.environment.extend(assigned.map(|(name, value)| (name.to_owned(), value.to_owned())));
                 }
                 "EnvironmentFile" if is_reset => self.files.clear(),
-                // With a dash it may be missing; if another one is, the unit does not start.
+                // A file after a dash may be missing; without a dash the unit does not start.
                 "EnvironmentFile" => {
                     self.files.extend(words.first().map(|path| path.strip_prefix('-').unwrap_or(path).into()));
                 }
@@ -105,12 +105,12 @@ fn flags(words: &[String], named: &mut Named) {
     }
 }
 
-/// A door's address; a path alone is one of a unix socket. Those in systemd's abstract and other forms are none of ours.
+/// The address of a door; a path alone is a unix socket. Other forms of systemd are no doors.
 fn address(text: &str) -> Option<Address> {
     (text.starts_with('/') || text.contains("://")).then(|| text.parse().ok()).flatten()
 }
 
-/// The words of a value, with the quotes around them or in them taken away.
+/// The words of a value, unquoted.
 fn words(value: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in value.chars() {

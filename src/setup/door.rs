@@ -1,11 +1,11 @@
-//! Which docker door a builder goes through, and which engine that leads to: as the running Linkspan says.
+//! Finds the docker door for a builder, and the engine behind it, by asking running Linkspans.
 
 use super::SetupError;
 use crate::buildx::{Instance, Store, is_same_address};
 use crate::config::Config;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::Address;
-use crate::running::{self, Answer, First, Places, Socket};
+use crate::running::{self, Answer, First, SearchFolders, Socket};
 use crate::status::Kind;
 
 /// A docker door.
@@ -13,24 +13,24 @@ use crate::status::Kind;
 pub struct Door {
     /// Where it listens.
     pub listen: Address,
-    /// Where the engine listens that it leads to.
+    /// Where the engine behind it listens.
     pub engine: String,
 }
 
-/// The sockets at which docker doors may be.
+/// The sockets that may be docker doors.
 #[derive(Debug)]
 pub struct Doors {
     named: Option<Address>,
-    /// Where dockerd is expected, as far as no door says it.
+    /// Where dockerd is expected, if no door says.
     engine: String,
-    /// Where the door is expected, if it is open nowhere.
+    /// Where the door is expected, if none is open.
     usual: String,
     sockets: Vec<Socket>,
 }
 
 impl Doors {
-    /// Asks the door that `config` names; without one, the `usual` one and all places where a Linkspan may listen.
-    pub async fn ask(config: &Config, usual: &str, places: &Places) -> Self {
+    /// Asks the configured door; without one, the `usual` one and every socket of a Linkspan on this machine.
+    pub async fn ask(config: &Config, usual: &str, folders: &SearchFolders) -> Self {
         let named = config.docker_door.as_ref().map(|door| door.listen.clone());
         let engine = config.engine.docker_host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
         let addresses = match &named {
@@ -38,17 +38,16 @@ impl Doors {
             None => {
                 let first = [usual, &engine].into_iter();
                 let first = first.filter_map(|address| Some((address.parse().ok()?, First::Http1)));
-                first.chain(places.sockets()).collect()
+                first.chain(folders.sockets()).collect()
             }
         };
         Self { named, engine, usual: usual.to_owned(), sockets: running::find(addresses).await }
     }
 
-    /// The door for `builder`: the one that is named, else one that it goes through or whose engine it goes to, else
-    /// whichever is open.
+    /// The door for `builder`: the configured one, else one that it goes through or whose engine it uses, else any open one.
     ///
     /// # Errors
-    /// When something else is where the door is said to be.
+    /// When the address is no docker door.
     pub fn of(&self, store: &Store, builder: &Instance) -> Result<Door, SetupError> {
         if let Some(listen) = &self.named {
             return self.named(listen);
@@ -81,7 +80,7 @@ impl Doors {
             Some(Answer::Linkspan(status)) if status.door.kind == Kind::Docker => Ok(door(&status.engine.address)),
             Some(Answer::Linkspan(status)) => Err(wrong(format!("is a Linkspan's {} door", status.door.kind.name()))),
             Some(Answer::Stranger) => Err(wrong("belongs to another program (or to an older Linkspan)".to_owned())),
-            // A builder can be sent back from a door that is closed; whoever sends one there is told.
+            // Undo works with a closed door; the caller reports it otherwise.
             Some(Answer::Closed | Answer::Denied) | None => Ok(door(&self.engine)),
         }
     }

@@ -1,11 +1,10 @@
-//! Sends a user's existing builders through a door, and back.
+//! Sends a user's existing builders through a docker door, and back.
 //!
-//! buildx pins a builder to an address when it is created. To change that, `buildx rm --keep-daemon` and `buildx create`
-//! do, if every option is given again; `buildx create --name NAME --node NODE ADDRESS` changes a builder in place, but
-//! forgets its flags, platforms and configuration files when the address does not answer at that moment (seen with 0.36.1:
-//! `store.Node.Copy` copies into empty slices), adds its defaults, and the first forgets the references of past builds.
-//! So the one value is changed where buildx keeps it, under buildx's lock. Container, cache, options, history and the
-//! choice of the current builder stay.
+//! buildx pins a builder to the address that it was created with, and has no safe command to change it: `buildx rm
+//! --keep-daemon` with `buildx create` needs every option again and loses the references of past builds, and `buildx create
+//! --name NAME --node NODE ADDRESS` loses flags, platforms and configuration files if the address does not respond (seen with
+//! 0.36.1: `store.Node.Copy` copies into empty slices). So this changes the one value in buildx's file, under buildx's lock.
+//! Container, cache, options, history and the current builder stay.
 
 mod door;
 mod record;
@@ -22,40 +21,40 @@ use record::Record;
 
 pub use door::{Door, Doors};
 
-/// What was done to a builder.
+/// A changed builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Done {
     /// The builder.
     pub builder: String,
-    /// The nodes that go another way now; empty if all went there already.
+    /// The nodes that were changed; empty if none had to be.
     pub moved: Vec<Move>,
 }
 
-/// A node that goes another way.
+/// A changed node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Move {
     /// The node.
     pub node: String,
-    /// The endpoint that it had.
+    /// Its former endpoint.
     pub from: String,
-    /// The endpoint that it has.
+    /// Its new endpoint.
     pub to: String,
 }
 
-/// Why a builder was left alone.
+/// Why a builder was not changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
     /// buildx's files cannot be read or changed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It is unknown where they are.
-    #[error("it is not known where buildx keeps its builders: neither HOME, DOCKER_CONFIG nor BUILDX_CONFIG is set")]
+    /// The folder of buildx is unknown.
+    #[error("the folder of buildx is unknown: neither HOME, DOCKER_CONFIG nor BUILDX_CONFIG is set")]
     Homeless,
-    /// The door's address is none.
+    /// The address of the door is invalid.
     #[error(transparent)]
     Door(AddressError),
-    /// Only builders of the docker-container driver are reached through an engine.
+    /// The builder has another driver than docker-container.
     #[error("builder `{builder}` has the driver `{driver}`; only `docker-container` builders go through a docker door")]
     Driver {
         /// The builder.
@@ -63,46 +62,46 @@ pub enum SetupError {
         /// Its driver.
         driver: String,
     },
-    /// No node leads to the engine of the door.
+    /// No node uses the engine behind the door.
     #[error("builder `{builder}` goes to {endpoints}, and the docker door leads to the engine at {engine}")]
     Elsewhere {
         /// The builder.
         builder: String,
-        /// Where its nodes go.
+        /// The endpoints of its nodes.
         endpoints: String,
         /// The engine behind the door.
         engine: String,
     },
-    /// No node goes through the door, so that none can be sent back.
+    /// No node goes through the door.
     #[error("builder `{builder}` goes to {endpoints}, not through the docker door at {door}: there is nothing to undo")]
     NotThere {
         /// The builder.
         builder: String,
-        /// Where its nodes go.
+        /// The endpoints of its nodes.
         endpoints: String,
         /// The door.
         door: String,
     },
-    /// Something else is where the door is said to be.
+    /// No docker door listens at the address.
     #[error("what listens at {address} is no docker door: it {what}")]
     NoDoor {
         /// The address.
         address: String,
-        /// What is there.
+        /// What listens there.
         what: String,
     },
-    /// A builder that is sent to a closed door cannot be used.
+    /// The door is closed, so that the builder could not be used.
     #[error("the docker door at {door} does not answer: {reason}")]
     Closed {
         /// The door.
         door: String,
-        /// What the system says.
+        /// The system's error.
         reason: io::Error,
     },
 }
 
 impl SetupError {
-    /// What a person can do about it, where there is something to say.
+    /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Driver { builder, driver } if driver == "remote" => Some(format!(
@@ -113,7 +112,7 @@ impl SetupError {
                 Some("run this on the machine of that engine, or name the engine with --docker-host".to_owned())
             }
             Self::NoDoor { .. } => {
-                Some("say where the docker door listens with --docker-listen; `linkspan doctor` shows it".to_owned())
+                Some("name the address of the docker door with --docker-listen; `linkspan doctor` shows it".to_owned())
             }
             Self::Closed { reason, .. } if reason.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run this as root, or as a member of the socket's group".to_owned())
@@ -127,9 +126,9 @@ impl SetupError {
 /// Sends the nodes of the builder `name` that go to `engine` through the docker door at `door`.
 ///
 /// # Errors
-/// When nothing can be changed; the builder is then as it was.
+/// When the builder cannot be changed; it then stays as it was.
 pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Result<Done, SetupError> {
-    // Looked for before the lock is made: where there are no builders, nothing is left.
+    // Checked before the lock file is created, so that nothing is left where there are no builders.
     container_builder(store.instance(name)?)?;
     let to = door.to_string();
     if let Address::Unix(path) = door {
@@ -145,7 +144,7 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
         if is_same_address(&address, &to) {
             is_there = true;
         } else if is_same_address(&address, engine) {
-            // Remembered first: whatever happens, there is a way back.
+            // Recorded before the change, so that it can always be undone.
             record.remember(&node.name, &node.endpoint)?;
             lock.pin(&builder.name, &node.name, &to)?;
             done.moved.push(Move { node: node.name.clone(), from: node.endpoint.clone(), to: to.clone() });
@@ -158,11 +157,11 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
     Ok(done)
 }
 
-/// Sends the nodes of the builder `name` that go through the door at `door` back to where they went before; where that
-/// is not known, to `engine`, which is where the door leads.
+/// Sends the nodes of the builder `name` that go through the door at `door` back to their former endpoints; without a record,
+/// to `engine`, the engine behind the door.
 ///
 /// # Errors
-/// When nothing can be changed; the builder is then as it was.
+/// When the builder cannot be changed; it then stays as it was.
 pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<Done, SetupError> {
     container_builder(store.instance(name)?)?;
     let from = door.to_string();
@@ -179,7 +178,7 @@ pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<D
         let endpoints = endpoints(&builder);
         return Err(SetupError::NotThere { builder: builder.name, endpoints, door: from });
     }
-    // Another node may go through another door. One that the builder lacks goes nowhere.
+    // Keep records of nodes that go through another door; drop those of nodes that no longer exist.
     let goes_on = |name: &str| {
         let is_moved = done.moved.iter().any(|moved| moved.node == name);
         !is_moved && builder.nodes.iter().any(|node| node.name == name)

@@ -1,4 +1,4 @@
-//! Where the nodes of a builder went before they were sent through a door.
+//! The record of a builder's former endpoints, for undo.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,23 +7,23 @@ use std::path::PathBuf;
 
 use crate::buildx::{Locked, OwnedFolder, StoreError};
 
-/// In buildx's folder, which it shares with nobody.
+/// Our folder in buildx's.
 const FOLDER: &str = "linkspan";
-/// A few hundred bytes for each node.
+/// The largest record; a node takes a few hundred bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// The endpoints of one builder's nodes; `linkspan/BUILDER.json` in buildx's folder, which buildx does not look at.
+/// The former endpoints of one builder's nodes: `linkspan/BUILDER.json` in buildx's folder, which buildx ignores.
 #[derive(Debug)]
 pub(super) struct Record<'a> {
     buildx: &'a OwnedFolder,
     file: OsString,
-    /// For messages.
+    /// Its path, for messages.
     path: PathBuf,
     endpoints: BTreeMap<String, String>,
 }
 
 impl<'a> Record<'a> {
-    /// What is known of `builder`, while nobody else changes it.
+    /// Reads the record of `builder`; `lock` keeps other processes from changing it.
     pub(super) fn read(lock: &'a Locked<'_>, builder: &str) -> Result<Self, StoreError> {
         let file = OsString::from(format!("{builder}.json"));
         let (buildx, path) = (lock.folder(), lock.path().join(FOLDER).join(&file));
@@ -52,7 +52,7 @@ impl<'a> Record<'a> {
         folder.replace(&self.file, &text, &folder).map_err(failed)
     }
 
-    /// Forgets the nodes for which `is_back`; what is known of the others stays.
+    /// Removes the nodes for which `is_back` is true.
     pub(super) fn forget(mut self, is_back: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         self.endpoints.retain(|node, _| !is_back(node));
         if !self.endpoints.is_empty() {

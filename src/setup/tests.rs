@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 
 /// buildx's folder with one builder, an engine and an open door.
-struct Place {
+struct Fixture {
     folder: TempDir,
     store: Store,
     door: Address,
@@ -19,7 +19,7 @@ struct Place {
     _listening: UnixListener,
 }
 
-impl Place {
+impl Fixture {
     fn new(driver: &str, endpoints: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
@@ -57,59 +57,59 @@ impl Place {
 
 #[test]
 fn nodes_of_the_engine_go_through_the_door_and_back() {
-    let place = Place::new("docker-container", &["ssh://far", "ENGINE"]);
-    let before = place.file();
-    let done = place.through().unwrap();
-    assert_eq!(Place::moved(&done), ["b1"]);
-    assert_eq!((&done.moved[0].from, &done.moved[0].to), (&place.engine, &place.door.to_string()));
+    let fixture = Fixture::new("docker-container", &["ssh://far", "ENGINE"]);
+    let before = fixture.file();
+    let done = fixture.through().unwrap();
+    assert_eq!(Fixture::moved(&done), ["b1"]);
+    assert_eq!((&done.moved[0].from, &done.moved[0].to), (&fixture.engine, &fixture.door.to_string()));
     let mut expected = before.clone();
-    expected["Nodes"][1]["Endpoint"] = json!(place.door.to_string());
-    assert_eq!(place.file(), expected);
+    expected["Nodes"][1]["Endpoint"] = json!(fixture.door.to_string());
+    assert_eq!(fixture.file(), expected);
 
-    assert_eq!(Place::moved(&place.through().unwrap()), [""; 0], "it is there already");
-    assert_eq!(Place::moved(&place.back().unwrap()), ["b1"]);
-    assert_eq!(place.file(), before);
-    assert!(matches!(place.back(), Err(SetupError::NotThere { .. })));
+    assert_eq!(Fixture::moved(&fixture.through().unwrap()), [""; 0], "it is there already");
+    assert_eq!(Fixture::moved(&fixture.back().unwrap()), ["b1"]);
+    assert_eq!(fixture.file(), before);
+    assert!(matches!(fixture.back(), Err(SetupError::NotThere { .. })));
 }
 
 #[test]
 fn a_docker_context_comes_back_as_a_context() {
-    let place = Place::new("docker-container", &["desk"]);
+    let fixture = Fixture::new("docker-container", &["desk"]);
     // The SHA-256 of `desk`.
     let id = "49be417ad74080a0031b636b44cfc26fdd0065492d6cd3b033960c4414955cf7";
-    let folder = place.folder.path().join(".docker/contexts/meta").join(id);
+    let folder = fixture.folder.path().join(".docker/contexts/meta").join(id);
     fs::create_dir_all(&folder).unwrap();
-    let meta = json!({"Name": "desk", "Endpoints": {"docker": {"Host": place.engine}}});
+    let meta = json!({"Name": "desk", "Endpoints": {"docker": {"Host": fixture.engine}}});
     fs::write(folder.join("meta.json"), meta.to_string()).unwrap();
-    let before = place.file();
-    assert_eq!(place.through().unwrap().moved[0].from, "desk");
-    assert_eq!(place.back().unwrap().moved[0].to, "desk");
-    assert_eq!(place.file(), before);
+    let before = fixture.file();
+    assert_eq!(fixture.through().unwrap().moved[0].from, "desk");
+    assert_eq!(fixture.back().unwrap().moved[0].to, "desk");
+    assert_eq!(fixture.file(), before);
 }
 
 #[test]
 fn a_node_that_goes_through_another_door_can_still_be_sent_back() {
-    let mut place = Place::new("docker-container", &["ssh://one", "ssh://two"]);
-    let before = place.file();
-    let first = (place.door.clone(), UnixListener::bind(place.folder.path().join("other")).unwrap());
-    place.engine = "ssh://one".to_owned();
-    place.through().unwrap();
-    place.door = Address::Unix(place.folder.path().join("other"));
-    place.engine = "ssh://two".to_owned();
-    place.through().unwrap();
+    let mut fixture = Fixture::new("docker-container", &["ssh://one", "ssh://two"]);
+    let before = fixture.file();
+    let first = (fixture.door.clone(), UnixListener::bind(fixture.folder.path().join("other")).unwrap());
+    fixture.engine = "ssh://one".to_owned();
+    fixture.through().unwrap();
+    fixture.door = Address::Unix(fixture.folder.path().join("other"));
+    fixture.engine = "ssh://two".to_owned();
+    fixture.through().unwrap();
     // Where a door leads now is not what is asked for: each node goes where it went.
-    place.engine = "ssh://elsewhere".to_owned();
-    assert_eq!(Place::moved(&place.back().unwrap()), ["b1"]);
-    place.door = first.0;
-    assert_eq!(Place::moved(&place.back().unwrap()), ["b0"]);
-    assert_eq!(place.file(), before);
-    assert!(!place.folder.path().join("linkspan/b.json").exists());
+    fixture.engine = "ssh://elsewhere".to_owned();
+    assert_eq!(Fixture::moved(&fixture.back().unwrap()), ["b1"]);
+    fixture.door = first.0;
+    assert_eq!(Fixture::moved(&fixture.back().unwrap()), ["b0"]);
+    assert_eq!(fixture.file(), before);
+    assert!(!fixture.folder.path().join("linkspan/b.json").exists());
 }
 
 #[test]
 fn a_builder_created_at_the_door_comes_back_to_the_engine() {
-    let place = Place::new("docker-container", &["DOOR"]);
-    assert_eq!(place.back().unwrap().moved[0].to, place.engine);
+    let fixture = Fixture::new("docker-container", &["DOOR"]);
+    assert_eq!(fixture.back().unwrap().moved[0].to, fixture.engine);
 }
 
 #[test]
@@ -119,24 +119,24 @@ fn what_cannot_go_through_is_left_alone() {
         ("kubernetes", "ENGINE", "has the driver `kubernetes`"),
         ("docker-container", "ssh://far", "goes to ssh://far, and the docker door leads to the engine at unix://"),
     ] {
-        let place = Place::new(driver, &[endpoint]);
-        let before = place.file();
-        let error = place.through().unwrap_err();
+        let fixture = Fixture::new(driver, &[endpoint]);
+        let before = fixture.file();
+        let error = fixture.through().unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert!(driver == "kubernetes" || error.hint().is_some());
-        assert_eq!(place.file(), before);
+        assert_eq!(fixture.file(), before);
     }
 }
 
 #[test]
 fn a_closed_door_is_no_way() {
-    let mut place = Place::new("docker-container", &["ENGINE"]);
-    place.door = Address::Unix(place.folder.path().join("closed"));
-    let before = place.file();
-    let error = place.through().unwrap_err();
+    let mut fixture = Fixture::new("docker-container", &["ENGINE"]);
+    fixture.door = Address::Unix(fixture.folder.path().join("closed"));
+    let before = fixture.file();
+    let error = fixture.through().unwrap_err();
     assert!(error.to_string().contains("/closed does not answer: "), "{error}");
     assert!(error.hint().unwrap().contains("linkspan serve --docker-listen unix://"));
-    assert_eq!(place.file(), before);
+    assert_eq!(fixture.file(), before);
 }
 
 /// The user whose folder it is; nobody's id.
@@ -171,44 +171,44 @@ fn is_root() -> bool {
 
 #[test]
 fn what_root_leaves_in_a_users_folder_is_the_users() {
-    let place = Place::new("docker-container", &["ENGINE"]);
+    let fixture = Fixture::new("docker-container", &["ENGINE"]);
     if !is_root() {
         return;
     }
-    give_away(place.folder.path());
+    give_away(fixture.folder.path());
     let owners = || {
-        let below = all_below(place.folder.path());
+        let below = all_below(fixture.folder.path());
         below.into_iter().filter(|path| fs::symlink_metadata(path).unwrap().uid() != USER).collect::<Vec<_>>()
     };
-    let (folder, lock) = (place.folder.path().join("linkspan"), place.folder.path().join(".lock"));
+    let (folder, lock) = (fixture.folder.path().join("linkspan"), fixture.folder.path().join(".lock"));
     // As an earlier version left them.
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(&lock, "").unwrap();
-    place.through().unwrap();
+    fixture.through().unwrap();
     assert_eq!(owners(), [""; 0].map(PathBuf::from));
     assert!(folder.join("b.json").is_file());
-    place.back().unwrap();
+    fixture.back().unwrap();
     assert_eq!(owners(), [""; 0].map(PathBuf::from));
     fs::remove_file(&lock).unwrap();
     fs::remove_dir(&folder).unwrap();
-    place.through().unwrap();
+    fixture.through().unwrap();
     assert_eq!(owners(), [""; 0].map(PathBuf::from));
 }
 
 #[test]
 fn a_link_is_replaced_by_what_it_leads_to() {
-    let place = Place::new("docker-container", &["ENGINE"]);
-    let (file, elsewhere) = (place.folder.path().join("instances/b"), place.folder.path().join("dotfiles"));
+    let fixture = Fixture::new("docker-container", &["ENGINE"]);
+    let (file, elsewhere) = (fixture.folder.path().join("instances/b"), fixture.folder.path().join("dotfiles"));
     fs::create_dir(&elsewhere).unwrap();
     fs::rename(&file, elsewhere.join("b")).unwrap();
     symlink("../dotfiles/b", &file).unwrap();
     fs::set_permissions(elsewhere.join("b"), fs::Permissions::from_mode(0o640)).unwrap();
     if is_root() {
-        give_away(place.folder.path());
+        give_away(fixture.folder.path());
     }
-    place.through().unwrap();
-    assert!(file.is_symlink() && place.file()["Nodes"][0]["Endpoint"] == json!(place.door.to_string()));
+    fixture.through().unwrap();
+    assert!(file.is_symlink() && fixture.file()["Nodes"][0]["Endpoint"] == json!(fixture.door.to_string()));
     let changed = fs::metadata(elsewhere.join("b")).unwrap();
     assert_eq!(changed.permissions().mode() & 0o777, 0o640);
     assert!(!is_root() || changed.uid() == USER);
@@ -223,8 +223,8 @@ fn nothing_of_another_user_is_reached_through_a_users_links() {
     let roots = tempfile::tempdir().unwrap();
     let precious = roots.path().join("b.json");
     for name in ["instances/b", ".lock", "linkspan/b.json", "linkspan", "instances"] {
-        let place = Place::new("docker-container", &["ENGINE"]);
-        let buildx = place.folder.path();
+        let fixture = Fixture::new("docker-container", &["ENGINE"]);
+        let buildx = fixture.folder.path();
         fs::create_dir(buildx.join("linkspan")).unwrap();
         let before = fs::read(buildx.join("instances/b")).unwrap();
         // It could pass for either file.
@@ -237,9 +237,9 @@ fn nothing_of_another_user_is_reached_through_a_users_links() {
         let _ = fs::remove_dir_all(&at);
         symlink(if name.contains('.') || name.ends_with("/b") { &precious } else { roots.path() }, &at).unwrap();
         give_away(buildx);
-        let error = place.through().unwrap_err().to_string();
+        let error = fixture.through().unwrap_err().to_string();
         assert!(error.contains("it is a link to "), "{name}: {error}");
-        assert!(place.back().is_err());
+        assert!(fixture.back().is_err());
         for file in [&precious, &roots.path().join("b")] {
             let found = fs::metadata(file).unwrap();
             assert_eq!((fs::read(file).unwrap(), found.uid(), found.nlink()), (text.clone(), 0, 1), "{name}");
@@ -250,42 +250,42 @@ fn nothing_of_another_user_is_reached_through_a_users_links() {
 
 #[test]
 fn a_name_that_can_be_guessed_is_not_followed() {
-    let place = Place::new("docker-container", &["ENGINE"]);
-    let precious = place.folder.path().join("precious");
+    let fixture = Fixture::new("docker-container", &["ENGINE"]);
+    let precious = fixture.folder.path().join("precious");
     fs::write(&precious, "precious").unwrap();
-    symlink(&precious, place.folder.path().join(format!(".linkspan-{}", std::process::id()))).unwrap();
-    place.through().unwrap();
+    symlink(&precious, fixture.folder.path().join(format!(".linkspan-{}", std::process::id()))).unwrap();
+    fixture.through().unwrap();
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
-    assert!(!place.folder.path().join("instances/b").is_symlink());
+    assert!(!fixture.folder.path().join("instances/b").is_symlink());
 }
 
 #[test]
 fn a_pipe_does_not_make_it_wait() {
     for name in ["instances/b", "linkspan/b.json", ".lock"] {
-        let place = Place::new("docker-container", &["ENGINE"]);
-        fs::create_dir(place.folder.path().join("linkspan")).unwrap();
-        let at = place.folder.path().join(name);
+        let fixture = Fixture::new("docker-container", &["ENGINE"]);
+        fs::create_dir(fixture.folder.path().join("linkspan")).unwrap();
+        let at = fixture.folder.path().join(name);
         let _ = fs::remove_file(&at);
         rustix::fs::mknodat(rustix::fs::CWD, &at, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let error = place.through().unwrap_err().to_string();
+        let error = fixture.through().unwrap_err().to_string();
         assert!(error.contains("it is no plain file"), "{name}: {error}");
     }
 }
 
 #[test]
 fn a_builder_is_read_when_nobody_else_can_change_it() {
-    let place = Place::new("docker-container", &["ENGINE"]);
-    let lock = place.store.lock().unwrap();
+    let fixture = Fixture::new("docker-container", &["ENGINE"]);
+    let lock = fixture.store.lock().unwrap();
     std::thread::scope(|scope| {
-        let moving = scope.spawn(|| place.through());
+        let moving = scope.spawn(|| fixture.through());
         // It waits for the lock, or is about to; meanwhile another command gives the builder a second node.
         std::thread::sleep(std::time::Duration::from_millis(200));
-        let mut file = place.file();
+        let mut file = fixture.file();
         let mut second = file["Nodes"][0].clone();
         second["Name"] = json!("b1");
         file["Nodes"].as_array_mut().unwrap().push(second);
-        fs::write(place.folder.path().join("instances/b"), file.to_string()).unwrap();
+        fs::write(fixture.folder.path().join("instances/b"), file.to_string()).unwrap();
         drop(lock);
-        assert_eq!(Place::moved(&moving.join().unwrap().unwrap()), ["b0", "b1"]);
+        assert_eq!(Fixture::moved(&moving.join().unwrap().unwrap()), ["b0", "b1"]);
     });
 }

@@ -1,4 +1,4 @@
-//! The tar format, as far as archives of images need it: plain files, read by `tar-core` and written here.
+//! The parts of the tar format that archives of images need, on top of `tar-core`.
 
 mod name;
 mod number;

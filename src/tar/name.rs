@@ -1,7 +1,6 @@
-//! Names of members.
+//! The names of members.
 
-/// The shortest name of the same file, by the rules of Go's `path.Clean`, which is what containerd's importer knows a
-/// file by (containerd `core/images/archive/importer.go`).
+/// Go's `path.Clean`, which containerd's importer applies to names (containerd `core/images/archive/importer.go`).
 pub(crate) fn clean(name: &[u8]) -> Vec<u8> {
     let rooted = name.starts_with(b"/");
     let mut parts: Vec<&[u8]> = Vec::new();

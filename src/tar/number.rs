@@ -1,19 +1,19 @@
-//! The numbers of headers. `tar-core` leaves the upper bits of those out that do not fit, and the sign.
+//! Checks the numbers of headers, because `tar-core` drops sign and upper bits of binary ones.
 
 use super::write::BLOCK;
 
-/// Where a header has numbers that a reader goes by: what they are called, where they begin and end.
+/// The numeric fields: name, begin, end.
 const FIELDS: [(&str, usize, usize); 4] =
     [("mode", 100, 108), ("owner", 108, 116), ("group", 116, 124), ("size", 124, 136)];
 const TIME: std::ops::Range<usize> = 136..148;
 const SIZE: std::ops::Range<usize> = 124..136;
 const KIND: usize = 156;
 
-/// A number that is written in binary, with the first bit set (GNU's way), as Go reads it (`archive/tar`, `parseNumeric`):
-/// with a sign, and at most 63 bits. `None` if it is not written so.
+/// A binary number (GNU's format, with the first bit set) as Go reads it (`archive/tar`, `parseNumeric`): signed, of at most
+/// 63 bits. `None` if the field is not binary.
 fn binary(field: &[u8]) -> Option<Result<i64, ()>> {
     let first = *field.first().filter(|first| **first & 0x80 != 0)?;
-    // Of the first byte one bit is the mark and the next one the sign.
+    // The first bit marks a binary number, the second one is the sign.
     let sign = if first & 0x40 != 0 { -1i64 } else { 0 };
     let head = i64::from(first & 0x3f) | if sign < 0 { !0x3f } else { 0 };
     let number = field[1..].iter().try_fold(head, |number, byte| {
@@ -23,7 +23,7 @@ fn binary(field: &[u8]) -> Option<Result<i64, ()>> {
     Some(number)
 }
 
-/// The time of a header, if it is written in binary.
+/// The time of a header, if it is binary.
 ///
 /// # Errors
 /// When it does not fit.
@@ -31,11 +31,10 @@ pub(crate) fn binary_time(header: &[u8; BLOCK]) -> Result<Option<i64>, String> {
     binary(&header[TIME]).transpose().map_err(|()| "it has a time of more than 63 bits".to_owned())
 }
 
-/// Checks the numbers of the headers that `bytes` begin with: that of a member, and those of its extended headers
-/// before it.
+/// Checks the numbers of the headers at the beginning of `bytes`: a member's, and those of its extended headers.
 ///
 /// # Errors
-/// When one is negative or has more than 63 bits, which no reader of Go takes.
+/// When one is negative or has more than 63 bits, which Go's reader refuses.
 pub(crate) fn check_numbers(bytes: &[u8]) -> Result<(), String> {
     let mut rest = bytes;
     while let Some(header) = rest.first_chunk::<BLOCK>() {

@@ -1,15 +1,15 @@
-//! Writing the tar archives of images: plain files and folders, of nobody and of no time.
+//! Writes the headers of image archives: files and folders of root, without times.
 
 use bytes::Bytes;
 use tar_core::{EntryBuilder, EntryType};
 
-/// The size of a tar header and of the blocks that files are padded to (POSIX `pax`, "ustar Interchange Format").
+/// The size of a header, and of the blocks that files are padded to (POSIX `pax`, "ustar Interchange Format").
 pub(crate) const BLOCK: usize = 512;
-/// What ends an archive: two empty blocks.
+/// The end of an archive: two empty blocks.
 pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// What precedes the content of a file of `size` bytes: its header, behind an extended one (POSIX `pax`, "pax Extended
-/// Header") if the name or the size needs it.
+/// The header of a file of `size` bytes, with an extended one (POSIX `pax`, "pax Extended Header") before it if the name or
+/// the size needs it.
 pub(crate) fn member(name: &str, size: u64) -> Bytes {
     head(name, EntryType::Regular, 0o444, size)
 }
@@ -27,9 +27,9 @@ fn head(name: &str, kind: EntryType, mode: u32, size: u64) -> Bytes {
     builder.finish_bytes().into()
 }
 
-/// How many zero bytes follow a file of `size` bytes.
+/// The padding after a file of `size` bytes.
 pub(crate) fn padding(size: u64) -> usize {
-    // Less than a block, so it fits. The largest sizes have no next multiple.
+    // The result is less than a block, so it fits. (`next_multiple_of` would overflow for the largest sizes.)
     ((BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64) as usize
 }
 

@@ -1,4 +1,4 @@
-//! The client of an exec, towards which we are the process in the container.
+//! The stream to the client of an exec, for whom Linkspan takes the place of the process.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,19 +10,19 @@ use tokio::sync::mpsc;
 
 use super::stdcopy::{HEADER, Header, Stream};
 
-/// The client keeps a frame until it is whole; so do not make it wait for long ones.
+/// The longest frame: the client buffers a frame until it is complete.
 const MAX_FRAME_BYTES: usize = 32 << 10;
 
-/// A client's stream: raw from the client; towards it, everything that is written becomes frames of standard output, and
-/// what comes from `errors` frames of standard error between them.
+/// A client's stream. Reads are raw; writes become frames of standard output, and chunks from `errors` become frames of
+/// standard error between them.
 #[derive(Debug)]
 pub struct Client<S> {
     stream: S,
     errors: mpsc::Receiver<Bytes>,
-    /// Bytes to be sent before anything else: a header, or a frame of standard error.
+    /// Bytes to send first: a header, or a frame of standard error.
     first: BytesMut,
-    /// How much of the current frame of standard output is still to come. A writer that was told that fewer bytes were
-    /// taken goes on with the others, so these are the next that are written.
+    /// The rest of the current frame of standard output. After a short write the writer continues with the remaining bytes, so
+    /// these are the next ones.
     left: usize,
 }
 
@@ -32,7 +32,7 @@ impl<S: AsyncWrite + Unpin> Client<S> {
         Self { stream, errors, first: BytesMut::new(), left: 0 }
     }
 
-    /// Sends what is to be sent first.
+    /// Sends the pending bytes.
     fn poll_first(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.first.is_empty() {
             let sent = ready!(Pin::new(&mut self.stream).poll_write(context, &self.first))?;
@@ -44,7 +44,7 @@ impl<S: AsyncWrite + Unpin> Client<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what the process has said on standard error, as soon as no frame of standard output is half sent.
+    /// Sends queued standard error, unless a frame of standard output is incomplete.
     fn poll_errors(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_first(context))?;
@@ -59,7 +59,7 @@ impl<S: AsyncWrite + Unpin> Client<S> {
     }
 
     fn put(&mut self, stream: Stream, length: usize, payload: &[u8]) {
-        // Both are bounded far below 4 GiB: by a buffer's size and by MAX_FRAME_BYTES.
+        // Both lengths are far below 4 GiB: bounded by a buffer and by MAX_FRAME_BYTES.
         self.first.extend_from_slice(&Header { stream, length: length as u32 }.write());
         self.first.extend_from_slice(payload);
     }
@@ -67,7 +67,7 @@ impl<S: AsyncWrite + Unpin> Client<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Client<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // Whoever waits for the client is woken by words on standard error, too. They need not be sent for this to go on.
+        // A reader is also woken by standard error; its result does not depend on sending that.
         if let Poll::Ready(sent) = self.poll_errors(context) {
             sent?;
         }
@@ -87,7 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Client<S> {
             self.put(Stream::Output, length, &[]);
         }
         let bytes = &bytes[..bytes.len().min(self.left)];
-        // The header and its payload in one system call.
+        // Header and payload in one system call.
         while self.first.len() == HEADER && self.stream.is_write_vectored() {
             let this = &mut *self;
             let both = [IoSlice::new(&this.first), IoSlice::new(bytes)];

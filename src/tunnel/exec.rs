@@ -1,4 +1,4 @@
-//! A builder in a container, reached as buildx's docker-container driver reaches it: `docker exec buildctl dial-stdio`.
+//! Connects to a builder in a container as buildx's docker-container driver does: `docker exec buildctl dial-stdio`.
 
 use std::fmt;
 use std::path::Path;
@@ -19,17 +19,17 @@ use crate::docker_api::{Answer, Api, ApiError};
 use crate::http1::Rewound;
 use crate::net::{Dial, DialError, Stream};
 
-/// How addresses of this kind begin; buildctl's `--addr` takes the same.
+/// The scheme of such addresses, as in buildctl's `--addr`.
 const SCHEME: &str = "docker-container://";
 
-/// What buildx's docker-container driver puts before a node's name, and the end of the first node's
-/// (buildx `driver/manager.go`, `BuilderName`, and `store/nodegroup.go`).
+/// The prefix of the container names of buildx's docker-container driver, and the suffix of the first node's (buildx
+/// `driver/manager.go`, `BuilderName`, and `store/nodegroup.go`).
 const BUILDX: (&str, &str) = ("buildx_buildkit_", "0");
 
-/// How long the process may take to speak. runc needs a tenth of a second, on a loaded machine much more.
+/// The time limit for the first bytes of the process. runc needs a tenth of a second, on a loaded machine much more.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is kept of a process's last words.
+/// How much of a process's output an error quotes.
 const MAX_WORDS: usize = 4 << 10;
 
 /// A container, by its name or id.
@@ -45,10 +45,10 @@ impl fmt::Display for Container {
 impl FromStr for Container {
     type Err = &'static str;
 
-    /// Reads `docker-container://NAME`.
+    /// Parses `docker-container://NAME`.
     ///
     /// # Errors
-    /// What was expected instead.
+    /// The error says what was expected.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let name = text.strip_prefix(SCHEME).ok_or("expected `docker-container://NAME`")?;
         // moby `daemon/names/names.go`: `RestrictedNameChars`, which ids are made of, too.
@@ -62,7 +62,7 @@ impl FromStr for Container {
 }
 
 impl Container {
-    /// Whether `text` is meant to be one.
+    /// Whether `text` has this scheme.
     pub fn is_meant(text: &str) -> bool {
         text.starts_with(SCHEME)
     }
@@ -72,31 +72,31 @@ impl Container {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContainerError {
-    /// dockerd does not answer.
+    /// dockerd cannot be reached.
     #[error("{0}")]
     Docker(String),
-    /// There is no such container.
+    /// The container does not exist.
     #[error("docker has no container `{name}`{hint}")]
     Missing {
-        /// As configured.
+        /// The configured name.
         name: String,
         /// `; did you mean …?`, if there is a likely one.
         hint: String,
     },
-    /// The container is not in a state to run a process.
+    /// The container cannot run a process.
     #[error("container `{name}` cannot run `buildctl dial-stdio`: {reason}")]
     Refused {
-        /// As configured.
+        /// The configured name.
         name: String,
-        /// dockerd's words.
+        /// dockerd's message.
         reason: String,
     },
-    /// The process ran and is no builder.
+    /// The process ran, but does not speak HTTP/2.
     #[error("`buildctl dial-stdio` in container `{name}` leads to no builder: {words}")]
     NoBuilder {
-        /// As configured.
+        /// The configured name.
         name: String,
-        /// What it said, or that it said nothing.
+        /// Its output.
         words: String,
     },
 }
@@ -107,7 +107,7 @@ impl From<ApiError> for ContainerError {
     }
 }
 
-/// Starts `buildctl dial-stdio` in a container, anew for each stream. The process ends with its stream.
+/// Starts a `buildctl dial-stdio` in a container for each stream. The process ends with its stream.
 #[derive(Debug)]
 pub struct ExecDial {
     docker: Api,
@@ -127,14 +127,14 @@ impl ExecDial {
         let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", PATIENCE.as_secs())));
         match tokio::time::timeout(PATIENCE, first_words(&mut output)).await.unwrap_or_else(late)? {
             (first, Speaks::Http2) => Ok(Box::new(Rewound::new(first, output))),
-            // What is no HTTP/2 are words, such as runc's that there is no such program.
+            // Anything else than HTTP/2 is a message, such as runc's that the program does not exist.
             (first, _) => {
                 let mut words = first.to_vec();
-                // The rest comes at once, for the process has ended; one that has not is not waited for.
+                // If the process has ended, the rest of its output comes at once; otherwise it is not waited for.
                 while let Ok(bytes) = heard.try_recv() {
                     words.extend_from_slice(&bytes);
                 }
-                Err(self.no_builder(&words, "it ended without a word"))
+                Err(self.no_builder(&words, "it ended without output"))
             }
         }
     }
@@ -172,7 +172,7 @@ impl ExecDial {
         ContainerError::Refused { name: self.container.0.clone(), reason: answer.message() }
     }
 
-    /// The container of a buildx builder that has the name we were given.
+    /// A hint if the name is that of a buildx builder instead of its container.
     async fn likely(&self) -> String {
         let likely = format!("{}{}{}", BUILDX.0, self.container.0, BUILDX.1);
         match self.docker.get(&format!("/containers/{likely}/json")).await {
@@ -192,8 +192,7 @@ impl Dial for ExecDial {
     }
 }
 
-/// Reads until it is clear what the process speaks; one that does not speak HTTP/2 until its end, or until there are
-/// enough words to tell what it is.
+/// Reads until the protocol is clear. If it is not HTTP/2, reads to the end or until the message is long enough.
 async fn first_words<S: Stream>(output: &mut Output<S>) -> Result<(Bytes, Speaks), ContainerError> {
     let mut words = BytesMut::new();
     loop {

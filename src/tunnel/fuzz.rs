@@ -1,11 +1,11 @@
-//! What the fuzz target `stdcopy` holds to be true of any bytes.
+//! The properties that the fuzz target `stdcopy` checks for any bytes.
 
 use tokio::io::AsyncReadExt as _;
 
 use super::Output;
 use super::stdcopy::{HEADER, Header, Stream};
 
-/// Standard output is what a plain reading of the frames gives, and headers are written as they were read.
+/// Standard output equals that of a simple reader, and headers are written as they were read.
 pub fn frames(bytes: &[u8]) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
     let mut read = Vec::new();

@@ -1,9 +1,9 @@
-//! A byte stream inside the streams of a container's process: `docker exec` of something that speaks HTTP/2 on its standard
-//! input and output. Knows nothing of images.
+//! A byte stream over a process in a container: `docker exec` of a program that speaks HTTP/2 on standard input and output.
+//! Knows nothing of images.
 //!
-//! What the client writes is raw; what the process says comes in frames that tell its standard output from its standard
-//! error ([`stdcopy`]). [`Output`] takes that apart and [`Client`] puts it together again, so that something can stand
-//! between the two; [`sniff`] finds out whether it should. [`ExecDial`] starts such a process itself.
+//! Input is raw; output comes in frames that separate standard output from standard error ([`stdcopy`]). [`Output`]
+//! demultiplexes them and [`Client`] multiplexes them again, so that a proxy can run between the two; [`sniff`] detects
+//! whether the ends speak HTTP/2. [`ExecDial`] starts such a process.
 
 mod client;
 mod exec;

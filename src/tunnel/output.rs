@@ -1,4 +1,4 @@
-//! A process in a container, as a byte stream: its standard output, read; its standard input, written.
+//! The streams of a process in a container as one byte stream: reads its standard output, writes its standard input.
 
 use std::io;
 use std::pin::Pin;
@@ -10,39 +10,39 @@ use tokio::sync::mpsc;
 
 use super::stdcopy::{HEADER, Header, Stream};
 
-/// One system call for a header and its payload is worth a copy: dockerd sends up to 32 KiB in a frame.
+/// The read buffer. dockerd sends up to 32 KiB in a frame; reading header and payload in one system call is worth a copy.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// What is kept of dockerd's words about a failure.
+/// How much of dockerd's message about a failure is kept.
 const MAX_SYSTEM_BYTES: usize = 4 << 10;
 
-/// Standard error is handed on in pieces of at most 64 KiB, and dropped while this many wait: one client that does not
-/// read must not hold up a stream that others share.
+/// Standard error is passed on in chunks of at most 64 KiB, and dropped while this many are queued: a client that does not
+/// read must not block a stream that others share.
 pub const MAX_ERRORS_WAITING: usize = 16;
 
-/// Where standard error goes.
+/// The receiver of standard error.
 pub type Errors = mpsc::Sender<Bytes>;
 
-/// A process's streams, taken apart.
+/// The demultiplexed streams of a process.
 #[derive(Debug)]
 pub struct Output<S> {
     stream: BufReader<S>,
-    state: State,
+    state: FramePart,
     errors: Option<Errors>,
-    /// dockerd's words about a failure, as far as they have come.
+    /// dockerd's message about a failure, so far.
     system: Vec<u8>,
 }
 
 #[derive(Debug)]
-enum State {
+enum FramePart {
     Header { bytes: [u8; HEADER], read: usize },
     Payload { stream: Stream, left: usize },
 }
 
-const NEXT: State = State::Header { bytes: [0; HEADER], read: 0 };
+const NEXT: FramePart = FramePart::Header { bytes: [0; HEADER], read: 0 };
 
 impl<S: AsyncRead> Output<S> {
-    /// Reads frames from `stream`, and hands standard error to `errors`.
+    /// Reads frames from `stream`, and sends standard error to `errors`.
     pub fn new(stream: S, errors: Option<Errors>) -> Self {
         Self { stream: BufReader::with_capacity(BUFFER_BYTES, stream), state: NEXT, errors, system: Vec::new() }
     }
@@ -55,7 +55,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Output<S> {
             return Poll::Ready(Ok(()));
         }
         loop {
-            if let State::Payload { left: 0, stream } = this.state {
+            if let FramePart::Payload { left: 0, stream } = this.state {
                 if stream == Stream::System {
                     return Poll::Ready(Err(io::Error::other(String::from_utf8_lossy(&this.system).trim().to_owned())));
                 }
@@ -63,22 +63,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Output<S> {
             }
             let there = ready!(Pin::new(&mut this.stream).poll_fill_buf(context))?;
             if there.is_empty() {
-                // Where dockerd's own reader meets the end within a frame it takes it for an end, too.
+                // Like dockerd's own reader, treats an end within a frame as the end.
                 return Poll::Ready(Ok(()));
             }
             let (used, done) = match &mut this.state {
-                State::Header { bytes, read } => {
+                FramePart::Header { bytes, read } => {
                     let used = there.len().min(HEADER - *read);
                     bytes[*read..*read + used].copy_from_slice(&there[..used]);
                     *read += used;
                     if *read == HEADER {
                         let header =
                             Header::read(*bytes).map_err(|it| io::Error::new(io::ErrorKind::InvalidData, it))?;
-                        this.state = State::Payload { stream: header.stream, left: header.length as usize };
+                        this.state = FramePart::Payload { stream: header.stream, left: header.length as usize };
                     }
                     (used, false)
                 }
-                State::Payload { stream, left } => {
+                FramePart::Payload { stream, left } => {
                     let mut used = there.len().min(*left);
                     match stream {
                         Stream::Output => {
@@ -87,7 +87,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Output<S> {
                         }
                         Stream::Error => {
                             if let Some(errors) = &this.errors {
-                                // Full, or nobody listens any more.
+                                // The queue is full, or the receiver is gone.
                                 let _ = errors.try_send(Bytes::copy_from_slice(&there[..used]));
                             }
                         }

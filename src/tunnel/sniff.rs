@@ -1,28 +1,28 @@
-//! What two ends speak, judged by their first bytes.
+//! Detects HTTP/2 by the first bytes of each end.
 
 use super::stdcopy::{HEADER, Header, Stream};
 
-/// What an HTTP/2 client says first (RFC 9113, section 3.4).
+/// The connection preface of an HTTP/2 client (RFC 9113, section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The length of an HTTP/2 frame's header.
 const FRAME_HEADER: usize = 9;
 
-/// A server's first frame is judged when its header is there, which is long before this.
+/// The most bytes that are looked at: the header of a server's first frame comes long before.
 const MAX_UNDECIDED_BYTES: usize = 64 << 10;
 
-/// A judgement.
+/// The detected protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     /// HTTP/2.
     Http2,
     /// Something else.
     Other,
-    /// More bytes will tell.
+    /// More bytes are needed.
     Unclear,
 }
 
-/// Judges the first bytes of a client.
+/// Detects the protocol of a client by its first bytes.
 pub fn client(bytes: &[u8]) -> Speaks {
     let length = bytes.len().min(PREFACE.len());
     match bytes[..length] == PREFACE[..length] {
@@ -32,7 +32,7 @@ pub fn client(bytes: &[u8]) -> Speaks {
     }
 }
 
-/// Judges the first bytes of a server.
+/// Detects the protocol of a server by its first bytes.
 pub fn server(bytes: &[u8]) -> Speaks {
     match bytes.first_chunk::<FRAME_HEADER>() {
         Some(frame) if is_settings(frame) => Speaks::Http2,
@@ -41,10 +41,10 @@ pub fn server(bytes: &[u8]) -> Speaks {
     }
 }
 
-/// Judges the first bytes of a process's output, in its frames. A server's first frame is SETTINGS (RFC 9113, section 3.4), and Go's
-/// servers send it without waiting for the client.
+/// Detects the protocol of a process by its output, which is in stdcopy frames. A server's first frame is SETTINGS (RFC 9113,
+/// section 3.4), and Go's servers send it without waiting for the client.
 ///
-/// Also returns how many bytes at the beginning are whole frames of standard error, which the client can have at once.
+/// Also returns the length of the complete frames of standard error at the beginning, which can be passed to the client.
 pub fn output(bytes: &[u8]) -> (usize, Speaks) {
     let (mut errors, mut at) = (0, 0);
     let mut start: Vec<u8> = Vec::with_capacity(FRAME_HEADER);
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(output(&oops[..10]), (0, Speaks::Unclear));
         assert_eq!(output(&oops), (oops.len(), Speaks::Unclear));
         assert_eq!(output(&[&oops[..], &oops, &settings].concat()), (2 * oops.len(), Speaks::Http2));
-        // Behind the first output they are not first.
+        // Frames of standard error after the first output do not count.
         let between = [frame(Stream::Output, &SETTINGS[..4]), oops, frame(Stream::Output, &SETTINGS[4..])].concat();
         assert_eq!(output(&between), (0, Speaks::Http2));
     }

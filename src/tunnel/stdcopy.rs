@@ -1,39 +1,39 @@
-//! The frames of a container's output, as dockerd sends them where there is no terminal (moby `api/pkg/stdcopy`): one byte
-//! for the stream, three zero bytes, the payload's length as a big-endian 32-bit number, the payload.
+//! The frames of a container's output without a terminal (moby `api/pkg/stdcopy`): one byte for the stream, three zero bytes,
+//! the payload's length as a big-endian 32-bit number, the payload.
 
 /// The length of a frame's header.
 pub const HEADER: usize = 8;
 
-/// Which stream a frame belongs to.
+/// The stream of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// Standard output. dockerd's own reader takes frames of stream 0 (standard input) for it, too.
+    /// Standard output; also stream 0 (standard input), as in dockerd's own reader.
     Output,
     /// Standard error.
     Error,
-    /// dockerd's own words about a failure, after which nothing comes.
+    /// dockerd's message about a failure, which ends the output.
     System,
 }
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Whose bytes follow.
+    /// The stream of the payload.
     pub stream: Stream,
-    /// How many.
+    /// The length of the payload.
     pub length: u32,
 }
 
-/// Eight bytes that begin no frame.
+/// Eight bytes that are no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a frame of a container's output, got {0:02x?}")]
 pub struct Malformed(pub [u8; HEADER]);
 
 impl Header {
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
-    /// When the stream is none of dockerd's, or bytes that are always zero are not.
+    /// When the stream is unknown, or the zero bytes are not zero.
     pub fn read(bytes: [u8; HEADER]) -> Result<Self, Malformed> {
         let [stream, 0, 0, 0, length @ ..] = bytes else { return Err(Malformed(bytes)) };
         let stream = match stream {

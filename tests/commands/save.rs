@@ -302,7 +302,7 @@ fn files_links_devices_and_folders() {
     assert!(folder.stderr.contains("is a folder") && folder.stderr.contains("oci:DIR"), "{folder}");
     let nowhere = on(&from, &["save", "-o", "/no/such/folder/a.tar", "places:1"]).fails();
     assert!(
-        nowhere.stderr.contains("/no/such/folder/a.tar") && nowhere.stderr.contains("make its folder"),
+        nowhere.stderr.contains("/no/such/folder/a.tar") && nowhere.stderr.contains("create its folder"),
         "{nowhere}"
     );
     let full = on(&from, &["save", "-o", "/dev/full", "places:1"]).fails();

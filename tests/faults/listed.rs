@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     common::{Run, Stack, until},
     engine::{ENGINES, Engine},
-    rig::{Application, Rig},
+    proxied::{Application, Proxied},
 };
 
 /// The exports that `linkspan ps` finds at `door`, ordered by the doors they came through.
@@ -27,11 +27,11 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
     let [docker_door, export_door] =
         [&docker, &stack.fresh_path("-export.sock")].map(|path| format!("unix://{}", path.display()));
     let listen = ["--docker-listen", &docker_door, "--export-listen", &export_door].map(str::to_owned);
-    let rig = Rig::with(engine, Stack::shared(), [&engine.args()[..], &listen].concat());
-    let buildkit_door = rig.linkspan.address();
+    let proxied = Proxied::with(engine, Stack::shared(), [&engine.args()[..], &listen].concat());
+    let buildkit_door = proxied.linkspan.address();
     assert_eq!(ps(&export_door), Vec::<Value>::new());
 
-    let build = rig.build_half(&Application::new("listed").context, "listed:1");
+    let build = proxied.build_half(&Application::new("listed").context, "listed:1");
     let mut load = UnixStream::connect(&docker).unwrap();
     load.write_all(b"POST /images/load HTTP/1.1\r\nHost: docker\r\nContent-Length: 1024\r\n\r\n").unwrap();
     until("the load to begin", || ps(&export_door).len(), |exports| *exports == 2);
@@ -39,7 +39,7 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
     for door in [&buildkit_door, &docker_door, &export_door] {
         let [build, load] = &ps(door)[..] else { panic!("{door}") };
         assert_eq!((&build["door"], &build["state"]), (&"buildkit".into(), &"transferring".into()), "{build}");
-        assert_eq!((&build["builder"], &build["names"][0]), (&rig.builder.address().into(), &full("listed:1")));
+        assert_eq!((&build["builder"], &build["names"][0]), (&proxied.builder.address().into(), &full("listed:1")));
         assert!(build["principal"].as_str().unwrap().starts_with(&user) && build["created"].is_u64(), "{build}");
         assert_eq!((&load["door"], &load["state"]), (&"docker".into(), &"loading".into()), "{load}");
         let this_process = format!("{user}, pid {}", std::process::id());
@@ -53,7 +53,7 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
     build.signal(Signal::KILL);
     build.wait();
     until("the build to end", || ps(&export_door), Vec::is_empty);
-    let log = rig.linkspan.log();
+    let log = proxied.linkspan.log();
     assert!(log.contains(&format!("principal=\"{user}")), "{log}");
     engine.nothing_is_left();
 }

@@ -26,7 +26,7 @@ fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
     let refusal = door().variable("LINKSPAN_DOCKER_HOST", "unix:///a").refusal();
     assert!(refusal.contains("the door would lead to itself"), "{refusal}");
     let usual = Sources::new().flag(Setting::DockerListen, "unix:///var/run/docker.sock").refusal();
-    assert!(usual.contains("say where dockerd listens with --docker-host"), "{usual}");
+    assert!(usual.contains("name dockerd's address with --docker-host"), "{usual}");
 }
 
 #[test]

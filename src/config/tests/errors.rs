@@ -118,12 +118,12 @@ fn contradictions_are_explained() {
         ),
         (
             Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::Engine, "containerd"),
-            "--docker-listen: `unix:///a` needs a Docker behind it, and the engine is to be `containerd`",
+            "--docker-listen: `unix:///a` needs Docker as the engine, and the engine is set to `containerd`",
         ),
         (
             Sources::new().flag(Setting::DockerListen, "unix:///a").flag(Setting::DockerHost, "unix:///a"),
-            "--docker-listen: `unix:///a` is the address of the engine itself, so that the door would lead to itself; say \
-             where dockerd listens with --docker-host, or choose another address",
+            "--docker-listen: `unix:///a` is the address of the engine itself, so that the door would lead to itself; name \
+             dockerd's address with --docker-host, or choose another address",
         ),
         (
             listen(builders(1), "unix:///a").flag(Setting::DockerListen, "unix:///a"),

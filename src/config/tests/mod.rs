@@ -15,7 +15,7 @@ use tracing::Level;
 
 use super::*;
 use crate::engine::EngineKind;
-use crate::proxy::Address;
+use crate::net::Address;
 
 /// Sources of a test: nothing of the machine.
 struct Sources {

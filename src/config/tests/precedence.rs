@@ -52,7 +52,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_ALLOW_OUTPUT_DIR", "/srv/a,/srv/b/")
         .variable("LINKSPAN_LOG_FORMAT", "json")
         .config();
-    let tls = crate::proxy::Tls {
+    let tls = crate::net::Tls {
         ca: Some("ca.pem".into()),
         cert: Some("cert.pem".into()),
         key: Some("key.pem".into()),

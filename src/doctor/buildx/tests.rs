@@ -1,6 +1,6 @@
 //! Which way builders go, judged without any of them.
 
-use super::super::door::{Probed, State};
+use super::super::door::{DoorState, Probed};
 use super::*;
 use crate::engine::EngineKind;
 use crate::status::{self, Builder, Policy};
@@ -27,7 +27,7 @@ fn status(kind: Kind, engine: EngineKind, plain_is_load: bool) -> Status {
     }
 }
 
-fn doors(state: impl Fn(Kind) -> State) -> Vec<Door> {
+fn doors(state: impl Fn(Kind) -> DoorState) -> Vec<Door> {
     let door = |kind, address: &str, builder| Door {
         kind,
         listen: address.parse().unwrap(),
@@ -41,7 +41,7 @@ fn doors(state: impl Fn(Kind) -> State) -> Vec<Door> {
 }
 
 fn open() -> Vec<Door> {
-    doors(|kind| State::Open(Box::new(status(kind, EngineKind::Docker, false))))
+    doors(|kind| DoorState::Open(Box::new(status(kind, EngineKind::Docker, false))))
 }
 
 fn node(address: &str, heard: Option<running::Answer>, answer: Option<Answer>) -> UsersNode {
@@ -102,9 +102,9 @@ fn loads_are_called_direct_exports_only_where_they_are() {
 #[test]
 fn a_closed_door_and_somebody_elses_socket_are_no_open_doors() {
     for (state, heard) in [
-        (State::Closed, running::Answer::Closed),
-        (State::Taken, running::Answer::Stranger),
-        (State::Denied, running::Answer::Denied),
+        (DoorState::Closed, running::Answer::Closed),
+        (DoorState::Taken, running::Answer::Stranger),
+        (DoorState::Denied, running::Answer::Denied),
     ] {
         for (driver, address) in [("docker-container", DOCKER_DOOR), ("remote", BUILDKIT_DOOR)] {
             let (check, users) =
@@ -127,7 +127,7 @@ fn a_way_past_a_door_has_the_command_that_mends_it() {
     let create = format!("docker buildx create --name b-direct --driver remote {BUILDKIT_DOOR}");
     assert_eq!(remedy("remote", BUILDER, &open()), commands(&[&create]));
 
-    let closed = doors(|_| State::Closed);
+    let closed = doors(|_| DoorState::Closed);
     let serve = format!("linkspan serve --docker-listen {DOCKER_DOOR} --docker-host {ENGINE}");
     assert_eq!(remedy("docker-container", ENGINE, &closed), commands(&[&serve, &setup]));
     let serve = format!("linkspan serve --builder {BUILDER} --buildkit-listen {BUILDKIT_DOOR}");

@@ -1,4 +1,4 @@
-//! What there is to say of builders that have doors.
+//! The checks of builders with doors.
 
 use super::check;
 use crate::config::BuilderEndpoint;
@@ -9,7 +9,7 @@ use crate::doctor::facts::Found;
 use crate::doctor::names::{self, BUILDER};
 use crate::doctor::report::{Builder, Check, Commands, Engine, Mark};
 use crate::engine::EngineKind;
-use crate::proxy::Address;
+use crate::net::Address;
 
 pub(super) fn builder_check(found: &Probed) -> Check {
     let address = &found.address;
@@ -57,7 +57,7 @@ pub(super) fn builder_check(found: &Probed) -> Check {
     }
 }
 
-/// The builders with their doors, and the commands that lead there.
+/// The builders with doors, and the commands that use them.
 pub(super) fn builders(found: &Found, engine: Option<&Engine>, ways: &Ways<'_>) -> Vec<Builder> {
     let with_builders: Vec<_> = found.doors.iter().filter_map(|door| Some((door, door.builder.as_ref()?))).collect();
     let is_one = with_builders.len() == 1;
@@ -68,9 +68,8 @@ pub(super) fn builders(found: &Found, engine: Option<&Engine>, ways: &Ways<'_>) 
     each.collect()
 }
 
-/// What a build says to export directly. Without Docker buildx must be told what to export to, because its `--load` asks
-/// the docker client for an engine; with docker's classic store, and with a buildx that does not mark its loads, because
-/// `--load` then looks like a file.
+/// The flags of a build for a direct export. `--load` works only with Docker, because buildx asks the docker client for an
+/// engine, and not with docker's classic store or a buildx that does not mark its loads, because it then looks like a file.
 fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
     let kind = door.status().map(|status| status.engine.kind).or(engine.map(|engine| engine.kind));
     let marks = found.users.version.as_ref().and_then(|version| version.marks_loads()) != Some(false);
@@ -81,7 +80,7 @@ fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
     }
 }
 
-/// `wanted` is what buildx will call it, if that is free and no builder of the user's goes there.
+/// The entry of a builder. A new builder of buildx is called `wanted`, if that name is free.
 fn builder(door: &Door, found: &Probed, wanted: &str, output: &str, ways: &Ways<'_>) -> Builder {
     let listen = door.listen.to_string();
     let (name, create) = match ways.through(&listen) {

@@ -1,4 +1,4 @@
-//! What there is to say of the engine and its containerd.
+//! The checks of the engine and its containerd.
 
 use super::{check, failed};
 use crate::buildx::is_same_address;
@@ -29,7 +29,7 @@ pub(super) fn engine_check(selected: &Result<Selected, EngineError>, told: Optio
     }
 }
 
-/// The engine that was looked at, or the one that the running Linkspan names where this process may not look.
+/// The examined engine, or, if this process may not ask it, the one that the running Linkspan names.
 pub(super) fn engine(selected: &Result<Selected, EngineError>, told: Option<&Told>) -> Option<Engine> {
     match (selected, told.filter(|told| told.is_basis)) {
         (Ok(selected), _) => {
@@ -66,7 +66,7 @@ pub(super) fn containerd_checks(
 ) -> Vec<Check> {
     let it = match containerd {
         Ok(it) => it,
-        // The running Linkspan may.
+        // The running Linkspan has access.
         Err(EngineError::Permission { .. }) if told.is_some_and(|told| told.is_basis) => return Vec::new(),
         Err(error) => return vec![failed("containerd", error)],
     };
@@ -106,7 +106,7 @@ pub(super) fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> 
     }
 }
 
-/// That the containerd which was named is not the one that dockerd uses.
+/// A note if the configured containerd is not the one that dockerd uses.
 pub(super) fn misplaced_check(found: &Found, containerd: &Result<doctor::Containerd, EngineError>) -> Option<Check> {
     let (named, used) = (found.containerd_address.as_ref()?, containerd.as_ref().ok()?);
     let unix = |path: &str| format!("unix://{}", path.strip_prefix("unix://").unwrap_or(path));

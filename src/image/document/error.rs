@@ -1,4 +1,4 @@
-//! Why documents are refused.
+//! Why a document is refused.
 
 use crate::image::Digest;
 
@@ -10,7 +10,7 @@ pub enum DocumentError {
     TooLarge {
         /// Which document.
         digest: Digest,
-        /// What it is said to be.
+        /// Its media type by its descriptor.
         media_type: String,
         /// Its size by its descriptor, in bytes.
         size: u64,
@@ -43,17 +43,17 @@ pub enum DocumentError {
         /// Its media type by its descriptor.
         media_type: String,
     },
-    /// The document calls itself something else.
+    /// The document's own media type differs.
     #[error("{digest} is described as {expected} but calls itself `{actual}`; build or push the image anew")]
     MediaType {
         /// Which document.
         digest: Digest,
         /// Its media type by its descriptor.
         expected: String,
-        /// Its media type by its own words.
+        /// Its own media type.
         actual: String,
     },
-    /// The document can be read as one thing or as another.
+    /// The document can be read as two kinds.
     #[error("{digest} is described as {media_type} but has the key `{key}`, which such a document must not have")]
     Contradiction {
         /// Which document.
@@ -78,7 +78,7 @@ pub enum DocumentError {
         digest: Digest,
         /// What it should have been.
         media_type: String,
-        /// What the parser said.
+        /// The parser's error.
         reason: String,
     },
     /// Layers and diff ids cannot be paired.

@@ -1,4 +1,4 @@
-//! What a document is whose descriptor nobody has.
+//! The media type of a document without a descriptor.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -21,8 +21,8 @@ struct Keys {
     rootfs: Option<IgnoredAny>,
 }
 
-/// The media type of an index, manifest or image config by its own words, else by its form; then it is OCI's, for
-/// Docker's indexes and manifests always say what they are. `None` for everything else.
+/// The media type of an index, manifest or image config: its `mediaType`, else OCI's type for its form, because Docker's
+/// indexes and manifests always have a `mediaType`. `None` for anything else.
 ///
 /// A guess only: [`Document::parse`](super::Document::parse) with it still refuses what contradicts itself.
 pub fn media_type_of(bytes: &[u8]) -> Option<String> {

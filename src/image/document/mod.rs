@@ -1,4 +1,4 @@
-//! JSON documents: raw bytes kept beside the parsed view.
+//! JSON documents: the raw bytes with a parsed view.
 
 mod error;
 mod guess;
@@ -20,11 +20,11 @@ pub use guess::media_type_of;
 /// because re-serialising drops unknown fields and so changes the digest.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// The descriptor by which it was reached.
+    /// Its descriptor.
     pub descriptor: Descriptor,
-    /// The bytes as they were read.
+    /// The raw bytes.
     pub bytes: Bytes,
-    /// What they say.
+    /// The parsed view.
     pub view: View,
 }
 
@@ -75,7 +75,7 @@ pub struct RootFs {
     pub diff_ids: Vec<Digest>,
 }
 
-/// A config as it is written. (`flatten` would do, but holds all of the unknown fields in memory first.)
+/// The JSON form of a config. (`flatten` would keep all unknown fields in memory first.)
 #[derive(Deserialize)]
 struct ConfigFields {
     #[serde(default, deserialize_with = "null_as_default")]
@@ -99,7 +99,7 @@ impl From<ConfigFields> for Config {
     }
 }
 
-/// What an index or manifest says of itself.
+/// The fields by which an index or manifest identifies itself.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Header {
@@ -139,10 +139,10 @@ impl Document {
         Ok(Self { descriptor, bytes, view })
     }
 
-    /// Whether a document of this size may be read at all; to be asked before its bytes are.
+    /// Checks that a document may be read, before it is.
     ///
     /// # Errors
-    /// When its kind is none that is read, or it is too large.
+    /// When it is no document, or too large.
     pub(super) fn check_size(descriptor: &Descriptor, limits: &Limits) -> Result<(), DocumentError> {
         let kind = descriptor.kind();
         if !kind.is_document() {
@@ -173,10 +173,10 @@ impl Document {
     }
 }
 
-/// Reads an index that no descriptor names, as the `index.json` of an image layout is: its caller bounds its size.
+/// Parses an index without a descriptor, such as the `index.json` of a layout. The caller bounds its size.
 ///
 /// # Errors
-/// When it is none, or can be read in two ways.
+/// When it is no index, or can be read in two ways.
 pub fn index_of(bytes: &[u8]) -> Result<Index, DocumentError> {
     let digest = Digest::sha256(bytes);
     let unnamed = Descriptor::new("application/vnd.oci.image.index.v1+json", digest, bytes.len() as u64);
@@ -214,7 +214,7 @@ impl View {
     }
 }
 
-/// Refuses documents that another program could take for the other kind (CVE-2021-41190). As in containerd's
+/// Refuses documents that another program could read as the other kind (CVE-2021-41190). As in containerd's
 /// `validateMediaType`, a key counts when it is there, even with `null`.
 fn check_keys(descriptor: &Descriptor, kind: Kind, keys: &Keys) -> Result<(), DocumentError> {
     let foreign: &[&'static str] = match kind {

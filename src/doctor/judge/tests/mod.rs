@@ -10,18 +10,17 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::super::builder::Answer;
+use super::super::door::DoorState;
 use super::super::door::Probed;
-use super::super::door::State;
 use super::super::facts::Told;
 use super::super::inflate::Inflate;
 use super::super::users::{Users, UsersNode, UsersOwn};
 use super::*;
 use crate::buildx::{Context, Version};
 use crate::engine::select::Selected;
-use crate::engine::{Engine, EngineKind, Identity, Ingest, Origin, Storage, doctor};
+use crate::engine::{Engine, EngineKind, Identity, Lease, Lifetime, Origin, Storage, doctor};
 use crate::image::{Descriptor, Reference};
-use crate::progress::Events;
-use crate::proxy::Address;
+use crate::net::Address;
 use crate::{running, status};
 
 /// An engine to be named, not used.
@@ -39,7 +38,7 @@ impl Engine for Nameplate {
     ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
         unreachable!("the doctor exports nothing")
     }
-    fn open<'a>(&'a self, _: &'a Origin, _: Events) -> BoxFuture<'a, Result<Arc<dyn Ingest>, EngineError>> {
+    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
         unreachable!("the doctor exports nothing")
     }
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
@@ -98,6 +97,7 @@ fn status(kind: Kind, address: &str) -> Status {
             plain_is_load: false,
         }],
         policy: status::Policy::default(),
+        exports: Vec::new(),
     }
 }
 
@@ -106,7 +106,7 @@ fn door(kind: Kind, address: &str) -> Door {
     Door {
         kind,
         listen: address.parse().unwrap(),
-        state: State::Open(Box::new(status(kind, address))),
+        state: DoorState::Open(Box::new(status(kind, address))),
         builder: None,
         plain_is_load: false,
         is_configured: true,
@@ -114,7 +114,7 @@ fn door(kind: Kind, address: &str) -> Door {
 }
 
 fn closed(door: Door) -> Door {
-    Door { state: State::Closed, ..door }
+    Door { state: DoorState::Closed, ..door }
 }
 
 /// The door of a builder that answered like this.

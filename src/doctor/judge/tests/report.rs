@@ -79,13 +79,13 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
             judge(
                 findings(EngineKind::Docker),
                 None,
-                &[Door { state: State::Taken, ..door(Kind::Export, "unix:///x") }],
+                &[Door { state: DoorState::Taken, ..door(Kind::Export, "unix:///x") }],
             ),
             "door",
             "another program listens there",
         ),
         (
-            judge(findings(EngineKind::Docker), None, &[Door { state: State::Other(Kind::Export), ..recent() }]),
+            judge(findings(EngineKind::Docker), None, &[Door { state: DoorState::Other(Kind::Export), ..recent() }]),
             "door",
             "that is the export door of a Linkspan",
         ),
