@@ -1,36 +1,50 @@
 //! Linkspan: a direct-ingest export target for container engines.
 //!
-//! Data flows one way: a [`door`] hands an [`export`] a [`source`], and the export
-//! moves what is missing into an [`engine`]. [`image`] is the pure model that all
-//! of them share, [`progress`] the events that any door can show. [`config`] says what
-//! a process is to do, [`daemon`] puts the parts together, [`doctor`] looks at what they
-//! would meet, [`setup`] sends existing builders ([`buildx`]'s) through a door, and [`cli`]
-//! is how people ask for any of it.
+//! An [`export`] reads an image from a [`source`] and sends an [`engine`] the blobs that it lacks. [`image`] is the model
+//! that all of them share, and [`progress`] has the events that an export emits. [`output`] turns an image into archives and
+//! folders, [`registry`] copies it from and to registries, and [`export_v1`] is the contract of the exporter API, for clients
+//! of a daemon.
+//!
+//! The other modules make up the program `linkspan`. They are public for it and its tests, and are no interface.
 
+#[doc(hidden)]
 pub mod buildx;
+#[doc(hidden)]
 pub mod cli;
 mod compression;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod daemon;
 mod docker_api;
+#[doc(hidden)]
 pub mod doctor;
+#[doc(hidden)]
 pub mod door;
 pub mod engine;
 pub mod export;
 pub mod export_v1;
 #[cfg(any(test, fuzzing))]
+#[doc(hidden)]
 pub mod fuzzing;
+#[doc(hidden)]
 pub mod http1;
+#[doc(hidden)]
 pub mod http2;
 pub mod image;
 pub mod net;
 pub mod output;
 pub mod progress;
 pub mod registry;
+#[doc(hidden)]
 pub mod running;
+#[doc(hidden)]
 pub mod setup;
 pub mod source;
+#[doc(hidden)]
 pub mod status;
 mod tar;
+#[doc(hidden)]
 pub mod telemetry;
+#[doc(hidden)]
 pub mod tunnel;

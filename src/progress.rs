@@ -1,4 +1,20 @@
-//! What an export tells whoever watches it.
+//! The events of an export, for progress displays and logs.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//!
+//! use linkspan::progress::{Event, Events};
+//!
+//! let notes = Arc::new(Mutex::new(Vec::new()));
+//! let kept = notes.clone();
+//! let events = Events::new(move |event| {
+//!     if let Event::Note(note) = event {
+//!         kept.lock().unwrap().push(note.clone());
+//!     }
+//! });
+//! events.emit(Event::Note("hello".to_owned()));
+//! assert_eq!(*notes.lock().unwrap(), ["hello"]);
+//! ```
 
 use std::fmt;
 use std::sync::Arc;

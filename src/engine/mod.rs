@@ -5,6 +5,20 @@
 //! [`ImageTransaction::writer`] for each missing blob, [`ImageTransaction::prepare`], [`PreparedImage::commit`],
 //! [`Lease::release`]. Nothing is visible to the engine's users before the commit. The traits are object-safe, because the
 //! daemon chooses the engine at run time.
+//!
+//! ```no_run
+//! # async fn list() -> Result<(), Box<dyn std::error::Error>> {
+//! use linkspan::engine::images::Query;
+//! use linkspan::engine::{EngineKind, select};
+//!
+//! let selection = select::Selection { kind: Some(EngineKind::Containerd), ..Default::default() };
+//! let engine = select::select(&selection).await?.engine;
+//! for record in engine.images()?.list(&Query::default()).await?.records {
+//!     println!("{} {}", record.name.unwrap_or_default(), record.target.digest);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod api_error;
 mod containerd;

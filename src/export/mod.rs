@@ -4,6 +4,30 @@
 //! [`Source`](crate::source::Source) and land in an [`Engine`](crate::engine::Engine).
 //! Everything before the commit is invisible; an export that fails, is cancelled or whose
 //! caller goes away is aborted and leaves neither ingests nor a lease.
+//!
+//! ```no_run
+//! # async fn load() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use linkspan::engine::{Origin, select};
+//! use linkspan::export::{Exports, Request, unique_id};
+//! use linkspan::net::Principal;
+//! use linkspan::progress::Events;
+//! use linkspan::source::archive::{Archive, ManifestFormat};
+//!
+//! let archive = Archive::open(Path::new("image.tar"), ManifestFormat::Docker, None).await?;
+//! let root = archive.images()[0].root.clone();
+//! let exports = Exports::new(select::select(&select::Selection::default()).await?.engine);
+//! let origin =
+//!     Origin { export: unique_id(), door: "program", builder: "image.tar".into(), principal: Principal::Internal };
+//! let request = Request::new(root, vec!["demo:1".parse()?], origin);
+//! let outcome = exports.run(request, Arc::new(archive), Events::none()).await?;
+//! println!("sent {} blobs", outcome.sent_blobs);
+//! exports.finish().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod copy_blob;
 mod error;

@@ -1,5 +1,16 @@
 //! The contract of the exporter API, `linkspan.export.v1`, as its server and its clients share it: messages and stubs, their
 //! conversions, limits and errors. `proto/README.md` is its specification.
+//!
+//! ```no_run
+//! # async fn ask() -> Result<(), Box<dyn std::error::Error>> {
+//! use linkspan::export_v1::proto::{CapabilitiesRequest, exports_client::ExportsClient};
+//!
+//! let channel = tonic::transport::Endpoint::from_static("http://localhost:1234").connect().await?;
+//! let response = ExportsClient::new(channel).capabilities(CapabilitiesRequest::default()).await?;
+//! println!("{:?}", response.into_inner().engine);
+//! # Ok(())
+//! # }
+//! ```
 
 pub(crate) mod convert;
 mod error;

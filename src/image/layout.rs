@@ -3,6 +3,14 @@
 //!
 //! These annotations belong to the index: containerd, dockerd and every reader of a layout take them for names. A root that
 //! kept those of another index would get a name that nobody asked for and no policy saw.
+//!
+//! ```
+//! use linkspan::image::{Descriptor, Digest, layout};
+//!
+//! let root = Descriptor::new("application/vnd.oci.image.manifest.v1+json", Digest::sha256(b"{}"), 2);
+//! let index = layout::index(&layout::entries(&root, &["demo:1".parse().unwrap()])).unwrap();
+//! assert!(String::from_utf8(index).unwrap().contains("docker.io/library/demo:1"));
+//! ```
 
 use serde::Serialize;
 

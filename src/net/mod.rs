@@ -1,6 +1,14 @@
 //! Streams between this process and others: how an upstream is reached, and who a client is.
 //!
 //! Knows nothing of what passes.
+//!
+//! ```
+//! use linkspan::net::Address;
+//!
+//! let address: Address = "unix:///run/linkspan/export.sock".parse()?;
+//! assert!(address.is_local());
+//! # Ok::<(), linkspan::net::AddressError>(())
+//! ```
 
 mod address;
 mod connection;

@@ -2,6 +2,19 @@
 //!
 //! `oci-client` speaks the protocol (distribution-spec), and credentials are those of `docker login`. A [`Registry`] is one
 //! repository: a [`Source`](crate::source::Source) of its images' blobs, and a target to [push](Registry::push) to.
+//!
+//! ```no_run
+//! # async fn read() -> Result<(), Box<dyn std::error::Error>> {
+//! use linkspan::image::Limits;
+//! use linkspan::registry::Registry;
+//! use linkspan::source::{OnMissing, read_graph};
+//!
+//! let registry = Registry::new(&"registry.example/app:1".parse()?, false).await?;
+//! let graph = read_graph(&registry, registry.resolve().await?, Limits::default(), OnMissing::Stop).await?;
+//! println!("{} documents", graph.documents().len());
+//! # Ok(())
+//! # }
+//! ```
 
 mod credentials;
 mod error;

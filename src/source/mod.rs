@@ -1,4 +1,33 @@
 //! Where an export reads blobs from: builders, archives, registries, engines.
+//!
+//! ```
+//! use std::collections::HashMap;
+//!
+//! use bytes::Bytes;
+//! use futures_util::{StreamExt, future::BoxFuture, stream};
+//! use linkspan::image::{Descriptor, Digest};
+//! use linkspan::source::{Chunks, Source, SourceError, read_document};
+//!
+//! #[derive(Debug)]
+//! struct Memory(HashMap<Digest, Bytes>);
+//!
+//! impl Source for Memory {
+//!     fn name(&self) -> &str {
+//!         "memory"
+//!     }
+//!     fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+//!         let chunk = Ok(self.0[&blob.digest].slice(offset as usize..));
+//!         Box::pin(async { Ok(stream::iter([chunk]).boxed()) })
+//!     }
+//! }
+//!
+//! let digest = Digest::sha256(b"hello");
+//! let blob = Descriptor::new("text/plain", digest.clone(), 5);
+//! let memory = Memory([(digest, Bytes::from_static(b"hello"))].into());
+//! let runtime = tokio::runtime::Runtime::new()?;
+//! assert_eq!(runtime.block_on(read_document(&memory, &blob))?, "hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod archive;
 mod buildkit_content;
