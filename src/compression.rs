@@ -129,7 +129,7 @@ pub(crate) fn with_slow_end(
             }
             match chunks.next().await {
                 Some(Ok(chunk)) => held.extend_from_slice(&chunk),
-                // What is held comes first.
+                // The kept bytes come first.
                 Some(Err(error)) => end = Some(Some(Err(error))),
                 None => end = Some(None),
             }

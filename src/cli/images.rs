@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::filter::{Ages, Filter, Wanted};
-use self::format::Format;
+use self::format::ListFormat;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
 use crate::engine::Engine;
@@ -41,7 +41,7 @@ pub(super) struct List {
     /// The output format: `table`, `json`, or a template such as `{{.Repository}}:{{.Tag}}`, in a table after the word
     /// `table`; it can name .ID, .Repository, .Tag, .Digest, .CreatedSince, .CreatedAt and .Size
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["quiet", "json"])]
-    format: Option<Format>,
+    format: Option<ListFormat>,
 
     /// Show ids in full
     #[arg(long)]
@@ -101,7 +101,7 @@ impl List {
                 }
             }
             if !quiet && !json {
-                let text = format.unwrap_or_else(|| Format::usual(digests)).print(&rows);
+                let text = format.unwrap_or_else(|| ListFormat::usual(digests)).print(&rows);
                 if !text.is_empty() {
                     output::print(&text)?;
                 }

@@ -25,8 +25,8 @@ const MAX_TAG: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     /// The registry part, `docker.io` unless another was named. Empty for the few names whose first part looks like a
-    /// registry but is none, and yet makes a path (`foo_bar.com/x`): Docker takes such a name as it stands. So nobody
-    /// outside joins it with the path: that is for [`Reference::name`].
+    /// registry but is none, and yet makes a path (`foo_bar.com/x`): Docker does not normalise such a name. Therefore
+    /// only [`Reference::name`] joins domain and path.
     domain: String,
     /// The repository path, `library/…` included.
     path: String,

@@ -21,7 +21,7 @@ const FIELDS: [(&str, &str); 7] = [
 
 /// How images are printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum ListFormat {
     /// Columns with headings.
     Table(Vec<Piece>),
     /// A line for each image.
@@ -38,7 +38,7 @@ pub(super) enum Piece {
     Json(Option<usize>),
 }
 
-impl Format {
+impl ListFormat {
     /// docker's table.
     pub(super) fn usual(digests: bool) -> Self {
         let digest = if digests { "\t{{.Digest}}" } else { "" };
@@ -66,7 +66,7 @@ impl Format {
     }
 }
 
-impl FromStr for Format {
+impl FromStr for ListFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -171,7 +171,7 @@ mod tests {
             created_at: "2024-01-02 03:04:05 +0000 UTC".to_owned(),
             size: Some(1_234_567),
         };
-        let print = |template: &str| template.parse::<Format>().unwrap().print(std::slice::from_ref(&row));
+        let print = |template: &str| template.parse::<ListFormat>().unwrap().print(std::slice::from_ref(&row));
         assert_eq!(print("{{.Repository}}:{{ .Tag }}"), "demo:1");
         assert_eq!(print("table {{.ID}}\\t{{.Size}}"), "IMAGE ID       SIZE\n0123456789ab   1.23MB");
         assert_eq!(print("{{json .Tag}} {{.CreatedSince}}"), "\"1\" 2 hours ago");
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((&json["Digest"], &json["CreatedAt"]), (&"sha256:01".into(), &row.created_at.as_str().into()));
         assert!(print("table").starts_with("REPOSITORY   TAG   IMAGE ID       CREATED       SIZE\ndemo "));
         for wrong in ["{{.Nothing}}", "{{.ID", "{{range .}}"] {
-            wrong.parse::<Format>().unwrap_err();
+            wrong.parse::<ListFormat>().unwrap_err();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The order of a complete graph, and how entangled it is.
+//! Orders the documents of a complete graph, and counts the paths through it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -8,8 +8,8 @@ use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 pub(super) const DEPTH: &str = "the nesting of indexes and manifests";
 const VISITS: &str = "the number of ways through the graph";
 
-/// Puts all documents of a graph in an order in which every parent precedes its children, and
-/// the same one whatever the order in which they were read (Kahn's algorithm, first named first).
+/// Orders all documents of a graph so that every parent precedes its children (Kahn's algorithm, first named first). The order
+/// does not depend on the order in which they were read.
 ///
 /// # Errors
 /// When the graph is too deep, or an engine that follows every descriptor would visit too many blobs.
@@ -39,7 +39,7 @@ pub(super) fn arrange(root: Descriptor, documents: Vec<Document>, limits: &Limit
         for child in parent.children() {
             visits = visits.saturating_add(ways);
             let Some(&at) = positions.get(&child.digest) else {
-                // A document that is not there was left out.
+                // A missing document was left out of the graph.
                 if !child.kind().is_document() && met.insert(child.digest.clone()) {
                     leaves.push(child.clone());
                 }
@@ -67,14 +67,14 @@ pub(super) fn arrange(root: Descriptor, documents: Vec<Document>, limits: &Limit
     permute(root, documents, leaves, nodes, &order)
 }
 
-/// One document while the graph is being put in order.
+/// A document while the graph is being ordered.
 #[derive(Default)]
 struct Node {
-    /// How many times documents that are not in order yet name it.
+    /// How many references to it come from documents that are not ordered yet.
     parents: usize,
-    /// How many indexes and manifests there are on the longest way to it, itself included.
+    /// The number of indexes and manifests on the longest path to it, including itself.
     depth: usize,
-    /// How many ways lead to it.
+    /// The number of paths to it.
     ways: u64,
     /// The descriptor that names it first in the order of the graph.
     descriptor: Option<Descriptor>,
@@ -95,7 +95,7 @@ fn permute(
         })
         .collect();
     let documents: Vec<Document> = order.iter().filter_map(|at| slots[*at].take()).collect();
-    // Digests cannot name each other in a circle, unless the hash is broken.
+    // Digests cannot form a cycle, unless the hash is broken.
     if let Some(left) = slots.into_iter().flatten().next() {
         return Err(GraphError::Unexpected { digest: left.descriptor.digest, what: "named by itself" });
     }

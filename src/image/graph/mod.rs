@@ -13,10 +13,10 @@ pub use walk::Walk;
 /// Why a graph was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
-    /// A document is not what its descriptor says.
+    /// A document does not match its descriptor.
     #[error(transparent)]
     Document(#[from] DocumentError),
-    /// A bound of [`Limits`](super::Limits) was passed.
+    /// A bound of [`Limits`](super::Limits) is exceeded.
     #[error("{digest}: {what} exceeds the limit of {limit}")]
     Limit {
         /// The document at fault.
@@ -34,18 +34,18 @@ pub enum GraphError {
         /// Its media type.
         media_type: String,
     },
-    /// One blob is named twice, and differently.
+    /// Two descriptors of one blob contradict each other.
     #[error("{digest} is named as `{first}` of {first_size} bytes and as `{second}` of {second_size} bytes")]
     Conflict {
         /// The blob.
         digest: Digest,
-        /// The media type by which it was known.
+        /// The media type of the first descriptor.
         first: String,
-        /// The size by which it was known, in bytes.
+        /// The size of the first descriptor, in bytes.
         first_size: u64,
-        /// Its other media type.
+        /// The media type of the second one.
         second: String,
-        /// Its other size, in bytes.
+        /// The size of the second one, in bytes.
         second_size: u64,
     },
     /// A document was supplied that the walk did not ask for, or asked-for documents are missing.
@@ -64,27 +64,27 @@ pub struct Graph {
     root: Descriptor,
     documents: Vec<Document>,
     leaves: Vec<Descriptor>,
-    /// Where each document is.
+    /// The index of each document.
     positions: HashMap<Digest, usize>,
 }
 
 /// One image of a graph.
 #[derive(Debug, Clone, Copy)]
 pub struct PlatformImage<'a> {
-    /// The descriptor by which it is named: the root, or an entry of an index.
+    /// Its descriptor: the root, or an entry of an index.
     pub entry: &'a Descriptor,
     /// Its manifest.
     pub manifest: &'a Document,
-    /// What the manifest says.
+    /// The parsed manifest.
     pub view: &'a Manifest,
     /// Its config.
     pub config: &'a Document,
-    /// What the config says.
+    /// The parsed config.
     pub config_view: &'a Config,
 }
 
 impl PlatformImage<'_> {
-    /// What it is for: as its entry says, otherwise as its config does.
+    /// Its platform: the one in the entry, else the one in the config.
     pub fn platform(&self) -> &Platform {
         self.entry.platform.as_ref().unwrap_or(&self.config_view.platform)
     }
@@ -128,9 +128,9 @@ impl Graph {
     }
 
     /// The manifest and config of the image that fits `host` best; none if no image here runs on it.
-    /// Of several that fit alike the first one named is taken. Attestation manifests never count.
+    /// Of several that fit equally well, the first one. Attestation manifests never count.
     ///
-    /// An entry of an index is judged by the platform that it gives, otherwise by that of the config,
+    /// The platform of an index entry counts, otherwise that of the config,
     /// as containerd does (`core/images`, `Manifest`). To pair the layers with their diff ids see
     /// [`Manifest::layers_with_diff_ids`].
     pub fn image_for(&self, host: &Platform) -> Option<(&Document, &Manifest, &Document, &Config)> {
@@ -144,8 +144,8 @@ impl Graph {
         best.map(|(_, image)| image)
     }
 
-    /// Every image of a platform, in the order in which indexes name them: attestations and artifacts left out. One that
-    /// two entries name comes twice.
+    /// Every image with a platform, in the order of the indexes, without attestations and artifacts. An image that two entries
+    /// name comes twice.
     pub fn images(&self) -> impl Iterator<Item = PlatformImage<'_>> {
         self.entries().filter(|entry| !entry.is_attestation()).filter_map(|entry| {
             let (manifest, view, config, config_view) = self.image(&entry.digest)?;
@@ -153,7 +153,7 @@ impl Graph {
         })
     }
 
-    /// The root and all entries of indexes: what may stand for an image.
+    /// The root and all entries of indexes, which are the descriptors of images.
     pub fn entries(&self) -> impl Iterator<Item = &Descriptor> {
         let indexes = self.documents.iter().filter_map(|document| match &document.view {
             View::Index(index) => Some(&index.manifests),

@@ -16,28 +16,28 @@ pub struct Walk {
     limits: Limits,
     root: Descriptor,
     wanted: Vec<Descriptor>,
-    /// Where each wanted document is in `wanted`.
+    /// The index of each wanted document in `wanted`.
     positions: HashMap<Digest, usize>,
-    /// By what every blob is known.
+    /// The first descriptor of every blob.
     known: HashMap<Digest, Known>,
     documents: Vec<Document>,
     /// The sizes of all documents, wanted ones included.
     total_bytes: u64,
 }
 
-/// What was said of a blob where it was first named.
+/// The first descriptor of a blob.
 #[derive(Debug)]
 struct Known {
     media_type: String,
     size: u64,
-    /// How many indexes and manifests there are from the root to this blob, itself included.
+    /// The number of indexes and manifests from the root to this blob, including itself.
     depth: usize,
 }
 
 impl Walk {
     /// Starts at `root`, which must be an index or a manifest. Its graph has the root without names
-    /// ([`Descriptor::without_names`]): everything that stores an image or writes it down takes the root from there, so
-    /// no way in can bring a name along.
+    /// ([`Descriptor::without_names`]): every engine and output takes the root from there, so
+    /// no source can bring a name along.
     ///
     /// # Errors
     /// When the root's media type or size rules it out.
@@ -169,8 +169,8 @@ impl Walk {
 }
 
 impl Known {
-    /// Refuses a second description of a blob that contradicts the first. Of two layers one may
-    /// well be said to be compressed and the other not to say; documents are read by their media type.
+    /// Refuses a second descriptor that contradicts the first. Media types of layers may differ in the compression; those of
+    /// documents must be equal, because documents are parsed by them.
     fn check_alike(&self, other: &Descriptor) -> Result<(), GraphError> {
         let kind = other.kind();
         let alike = self.size == other.size
