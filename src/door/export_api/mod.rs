@@ -5,6 +5,7 @@
 //! `exporters`. What survives a restart is kept with the engine's lease (`record`).
 
 mod capabilities;
+mod client;
 mod commit;
 mod commit_task;
 mod content;

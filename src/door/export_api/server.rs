@@ -148,12 +148,6 @@ impl Connected for Connection {
     }
 }
 
-/// Who makes a call.
-pub(super) fn client<T>(request: &tonic::Request<T>) -> Principal {
-    // The server puts it there for every connection.
-    request.extensions().get().cloned().unwrap_or_default()
-}
-
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)

@@ -10,11 +10,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::capabilities::capabilities;
+use super::client::client;
 use super::commit;
 use super::commit_task::CommitWatcher;
 use super::negotiate::negotiate;
 use super::output;
-use super::server::client;
 use super::session::Session;
 use super::sessions::Sessions;
 use crate::export_v1::ApiError;

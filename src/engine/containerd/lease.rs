@@ -8,12 +8,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use super::client::Client;
 use super::ingests::ContainerdIngests;
+use super::leased::Leased;
 use super::leases::{self, Collect};
 use super::pins::{self, Pins};
+use super::release::release;
 use super::transaction::{Committer, ContainerdTransaction};
-use super::unpack::Snapshots;
 use super::{content, plan};
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
@@ -27,14 +27,11 @@ const MANY: usize = 3;
 /// A lease. Everything that is done under it is done by a client that acts in its name.
 #[derive(Debug)]
 pub(crate) struct ContainerdLease {
-    pub(super) client: Client,
-    pub(super) id: String,
+    leased: Arc<Leased>,
     ingests: ContainerdIngests,
     /// `None` once it is released.
     pinned: Mutex<Option<Pinned>>,
-    pub(super) snapshots: Snapshots,
-    pub(super) parallel: bool,
-    pub(super) committer: Arc<dyn Committer>,
+    committer: Arc<dyn Committer>,
 }
 
 /// What is pinned, as far as this process knows.
@@ -47,28 +44,21 @@ struct Pinned {
 }
 
 impl ContainerdLease {
-    /// The lease `id`, in the name of which `client` must act, and which `is_new` if it was created just now.
-    pub(super) fn new(
-        client: Client,
-        (id, is_new): (String, bool),
-        ingests: ContainerdIngests,
-        (snapshotter, parallel): (&str, bool),
-        committer: Arc<dyn Committer>,
-    ) -> Self {
-        let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
+    /// A lease that `is_new` if it was created just now.
+    pub(super) fn new(leased: Leased, is_new: bool, ingests: ContainerdIngests, committer: Arc<dyn Committer>) -> Self {
         let pinned = Pinned { documents: is_new.then(Pins::default), ..Pinned::default() };
-        Self { client, id, ingests, pinned: Mutex::new(Some(pinned)), snapshots, parallel, committer }
+        Self { leased: Arc::new(leased), ingests, pinned: Mutex::new(Some(pinned)), committer }
     }
 
     async fn state(&self) -> Result<MappedMutexGuard<'_, Pinned>, EngineError> {
-        let lost = |_| EngineError::LeaseLost { lease: self.id.clone() };
+        let lost = |_| EngineError::LeaseLost { lease: self.leased.id.clone() };
         MutexGuard::try_map(self.pinned.lock().await, Option::as_mut).map_err(lost)
     }
 
     async fn documents<'a>(&self, pinned: &'a mut Pinned) -> Result<&'a mut Pins, EngineError> {
         if pinned.documents.is_none() {
-            let leased = pins::leased(&self.client, &self.id).await?;
-            pinned.documents = Some(Pins::load(&self.client, &self.id, &leased).await?);
+            let leased = pins::leased(&self.leased.client, &self.leased.id).await?;
+            pinned.documents = Some(Pins::load(&self.leased.client, &self.leased.id, &leased).await?);
         }
         Ok(pinned.documents.get_or_insert_default())
     }
@@ -76,7 +66,7 @@ impl ContainerdLease {
     /// Looks up, leases, and looks up again: what is found then stays. What is not there at first needs no lease.
     async fn keep(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         let digests: Vec<_> = blobs.iter().map(|blob| blob.digest.clone()).collect();
-        let mut sizes = content::sizes(&self.client, &digests).await?;
+        let mut sizes = content::sizes(&self.leased.client, &digests).await?;
         let mut state = self.state().await?;
         let is_pinned = |digest: &Digest| {
             let document = state.documents.as_ref();
@@ -87,31 +77,26 @@ impl ContainerdLease {
         let (at, new): (Vec<_>, Vec<_>) = new.into_iter().map(|(at, digest)| (at, digest.clone())).unzip();
         if new.len() < MANY {
             for digest in &new {
-                leases::add(&self.client, &self.id, leases::CONTENT, digest.as_str()).await?;
+                self.leased.add(digest).await?;
                 state.resources.insert(digest.clone());
             }
         } else {
-            self.documents(&mut state).await?.add(&self.client, &self.id, &new).await?;
+            self.documents(&mut state).await?.add(&self.leased.client, &self.leased.id, &new).await?;
         }
         drop(state);
-        for (at, size) in at.into_iter().zip(content::sizes(&self.client, &new).await?) {
+        for (at, size) in at.into_iter().zip(content::sizes(&self.leased.client, &new).await?) {
             sizes[at] = size;
         }
         Ok(sizes)
     }
 
-    /// Pins the image `root`, which is not the one that is exported.
-    pub(super) async fn pin_other(&self, root: &Digest) -> Result<(), EngineError> {
-        leases::add(&self.client, &self.id, leases::CONTENT, root.as_str()).await
-    }
-
     /// Complete blobs and unpacked layers stay, under a lease that says so; ingests would not be resumed, and go.
     async fn leave(&self, root: &Digest) -> Result<(), EngineError> {
         let mut pinned = self.pinned.lock().await;
-        self.snapshots.remove_active().await;
-        let kept = timeout(KEEPING, leases::keep(&self.client, &self.id, root)).await;
+        self.leased.snapshots.remove_active().await;
+        let kept = timeout(KEEPING, leases::keep(&self.leased.client, &self.leased.id, root)).await;
         // Whatever became of it: what is not kept is sent again.
-        leases::release(&self.client, &self.id, Collect::Later).await?;
+        release(&self.leased.client, &self.leased.id, Collect::Later).await?;
         *pinned = None;
         match kept {
             Ok(kept) => kept,
@@ -121,11 +106,11 @@ impl ContainerdLease {
 
     async fn end(&self) -> Result<(), EngineError> {
         let mut pinned = self.pinned.lock().await;
-        self.snapshots.remove_active().await;
+        self.leased.snapshots.remove_active().await;
         // A client that is told that the disk is full makes room and tries again: what this export has put there must not
         // take that room. After any other failure the next attempt finds it in the store, if it comes soon.
-        let collect = if self.client.lacked_room() { Collect::Now } else { Collect::Later };
-        leases::release(&self.client, &self.id, collect).await?;
+        let collect = if self.leased.client.lacked_room() { Collect::Now } else { Collect::Later };
+        release(&self.leased.client, &self.leased.id, collect).await?;
         *pinned = None;
         Ok(())
     }
@@ -138,17 +123,17 @@ impl Lease for ContainerdLease {
 
     fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
         Box::pin(async move {
-            let plan = plan::plan(&self.client, &self.id, graph, None).await?;
+            let plan = plan::plan(&self.leased.client, &self.leased.id, graph, None).await?;
             Ok(plan.present.into_iter().chain(plan.stored).collect())
         })
     }
 
     fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
         Box::pin(async move {
-            let mut found = pins::leased(&self.client, &self.id).await?;
+            let mut found = pins::leased(&self.leased.client, &self.leased.id).await?;
             let mut state = self.state().await?;
             let documents = self.documents(&mut state).await?;
-            found.retain(|digest| !documents.is_document(&self.id, digest));
+            found.retain(|digest| !documents.is_document(&self.leased.id, digest));
             let mut known: HashSet<_> = found.iter().cloned().collect();
             found.extend(documents.pinned().filter(|digest| known.insert((*digest).clone())).cloned());
             Ok(found)
@@ -159,8 +144,8 @@ impl Lease for ContainerdLease {
         Box::pin(async move {
             let mut state = self.state().await?;
             state.resources.remove(digest);
-            self.documents(&mut state).await?.remove(&self.client, digest).await?;
-            leases::remove(&self.client, &self.id, leases::CONTENT, digest.as_str()).await
+            self.documents(&mut state).await?.remove(&self.leased.client, digest).await?;
+            leases::remove(&self.leased.client, &self.leased.id, leases::CONTENT, digest.as_str()).await
         })
     }
 
@@ -174,7 +159,9 @@ impl Lease for ContainerdLease {
         options: TransactionOptions,
     ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
         Box::pin(async move {
-            Ok(Box::new(ContainerdTransaction::begin(self, graph, options).await?) as Box<dyn ImageTransaction>)
+            Ok(Box::new(
+                ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await?,
+            ) as Box<dyn ImageTransaction>)
         })
     }
 

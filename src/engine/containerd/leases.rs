@@ -109,20 +109,6 @@ async fn delete_within(client: &Client, id: &str, sync: bool, limit: Duration) -
     }
 }
 
-/// Aborts what the lease `id` was still writing, then deletes it. An ingest that cannot be aborted loses the lease all
-/// the same, and is garbage from then on.
-pub(crate) async fn release(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
-    for resource in resources(client, id).await? {
-        if resource.r#type != INGESTS {
-            continue;
-        }
-        if let Err(error) = super::content::abort(client, &resource.id).await {
-            tracing::debug!(%error, ingest = resource.id, "left to the garbage collector");
-        }
-    }
-    delete(client, id, collect).await
-}
-
 /// Adds a resource to the lease `id`; containerd does not check that it exists.
 pub(crate) async fn add(client: &Client, id: &str, kind: &str, resource: &str) -> Result<(), EngineError> {
     let mut leases = client.leases();

@@ -9,11 +9,13 @@ mod images;
 mod ingests;
 mod labels;
 mod lease;
+mod leased;
 mod leases;
 mod names;
 mod pins;
 mod plan;
 mod read;
+mod release;
 mod same;
 mod stored;
 mod transaction;
@@ -31,8 +33,10 @@ pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
 use self::ingests::ContainerdIngests;
 pub(crate) use self::lease::ContainerdLease;
+use self::leased::Leased;
 use self::names::Records;
 pub(crate) use self::read::ContainerdImages;
+pub(crate) use self::release::release_all;
 pub(crate) use self::stored::ContainerdBlobs;
 pub(crate) use self::transaction::{Committer, ContainerdTransaction};
 use super::images::{Images, Record};
@@ -110,8 +114,8 @@ impl ContainerdEngine {
         };
         let shared = self.server.shares().then_some(&*self.namespace);
         let ingests = ContainerdIngests::new(client.clone(), id.clone(), is_new, shared);
-        let unpacking = (self.server.snapshotter.as_str(), self.server.parallel_unpack);
-        Ok(ContainerdLease::new(client, (id, is_new), ingests, unpacking, committer))
+        let leased = Leased::new(client, id, &self.server.snapshotter, self.server.parallel_unpack);
+        Ok(ContainerdLease::new(leased, is_new, ingests, committer))
     }
 
     /// Whether all `names` resolve to `root`, complete and unpacked; how many blobs it has.
@@ -123,20 +127,6 @@ impl ContainerdEngine {
     pub(crate) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
         leases::abandoned(&self.client).await
     }
-}
-
-/// Releases leases of processes that are gone: all that can be. The error is the first one's that cannot.
-pub(crate) async fn release(client: &Client, abandoned: &[String]) -> Result<(), EngineError> {
-    let mut outcome = Ok(());
-    for id in abandoned {
-        tracing::info!(lease = id, "releasing the lease of an export that a former process left behind");
-        let released = leases::release(client, id, leases::Collect::Later).await;
-        if let Err(error) = &released {
-            tracing::debug!(lease = id, %error, "it stays until the next start, or until it expires");
-        }
-        outcome = outcome.and(released);
-    }
-    outcome
 }
 
 impl Engine for ContainerdEngine {
@@ -177,7 +167,7 @@ impl Engine for ContainerdEngine {
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
         Box::pin(async move {
             let abandoned = ContainerdEngine::abandoned(self).await?;
-            release(&self.client, &abandoned).await?;
+            release_all(&self.client, &abandoned).await?;
             Ok(abandoned.len())
         })
     }
@@ -198,6 +188,6 @@ impl Engine for ContainerdEngine {
     }
 
     fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(release(&self.client, leases))
+        Box::pin(release_all(&self.client, leases))
     }
 }

@@ -96,7 +96,7 @@ impl ContainerdTransaction {
         let root = &self.root().digest;
         let found = try_join_all(names.iter().map(|name| images::get(self.client(), name))).await?;
         let others: BTreeSet<_> = found.iter().flatten().filter_map(digest).filter(|other| other != root).collect();
-        try_join_all(others.iter().map(|other| self.lease.pin_other(other))).await?;
+        try_join_all(others.iter().map(|other| self.lease.add(other))).await?;
         Ok(NamesBefore { names: names.into_iter().zip(found).collect(), set_aside: Vec::new() })
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::client::Client;
-use super::lease::ContainerdLease;
+use super::leased::Leased;
 use super::plan::{check_complete, plan};
 use super::unpack::{CommittedBlobs, Job, Unpack};
 use super::writer::{self, Begun};
@@ -32,7 +32,8 @@ pub(crate) trait Committer: Debug + Send + Sync {
 /// An image that is being exported under a lease.
 #[derive(Debug)]
 pub(crate) struct ContainerdTransaction {
-    pub(super) lease: Arc<ContainerdLease>,
+    pub(super) lease: Arc<Leased>,
+    committer: Arc<dyn Committer>,
     graph: Arc<Graph>,
     options: TransactionOptions,
     plan: Plan,
@@ -43,12 +44,13 @@ pub(crate) struct ContainerdTransaction {
 impl ContainerdTransaction {
     /// Plans the image and begins to unpack it.
     pub(super) async fn begin(
-        lease: Arc<ContainerdLease>,
+        lease: Arc<Leased>,
+        committer: Arc<dyn Committer>,
         graph: Arc<Graph>,
         options: TransactionOptions,
     ) -> Result<Self, EngineError> {
         let (plan, committed, unpack) = Default::default();
-        let mut this = Self { lease, graph, options, plan, committed, unpack };
+        let mut this = Self { lease, committer, graph, options, plan, committed, unpack };
         this.plan = this.start().await?;
         Ok(this)
     }
@@ -176,7 +178,7 @@ impl PreparedImage for ContainerdTransaction {
         names: &'a [Reference],
         preconditions: &'a [Precondition],
     ) -> BoxFuture<'a, Result<(), EngineError>> {
-        self.lease.committer.commit(self, names, preconditions)
+        self.committer.commit(self, names, preconditions)
     }
 }
 

@@ -194,7 +194,7 @@ impl Engine for DockerEngine {
             if count > 0 {
                 tokio::spawn(async move {
                     tokio::time::sleep(GRACE).await;
-                    if let Err(error) = super::containerd::release(&client, &abandoned).await {
+                    if let Err(error) = super::containerd::release_all(&client, &abandoned).await {
                         tracing::warn!(%error, "leases of a former process stay until the next start, or until they expire");
                     }
                 });

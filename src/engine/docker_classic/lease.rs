@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::Classic;
-use super::transaction::ClassicTransaction;
+use super::transaction::{Attempts, ClassicTransaction};
 use crate::engine::docker::Info;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
@@ -19,14 +19,6 @@ pub(super) struct ClassicLease {
     info: Info,
     attempts: Arc<Mutex<Attempts>>,
     released: CancellationToken,
-}
-
-/// What earlier transactions of the export came to.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Attempts {
-    pub(super) plans: usize,
-    /// The lowest layer that dockerd was believed to have, and had not.
-    pub(super) gone: Option<usize>,
 }
 
 impl ClassicLease {

@@ -5,9 +5,10 @@
 //! layer's file (moby `daemon/internal/image/tarexport/load.go`, since 2015). The archive is made while it is sent,
 //! and what makes an image of its files comes last: whatever ends it earlier leaves nothing.
 
-mod answer;
 mod chains;
 mod lease;
+mod load;
+mod response;
 mod transaction;
 mod upload;
 mod wanted;

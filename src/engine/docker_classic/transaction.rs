@@ -8,8 +8,8 @@ use serde::Serialize;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::lease::Attempts;
-use super::upload::{Upload, broken, place};
+use super::load::{broken, place};
+use super::upload::Upload;
 use super::wanted::Wanted;
 use super::{Classic, Known};
 use crate::engine::docker::{Info, check_loaded};
@@ -24,6 +24,14 @@ use crate::tar;
 const MANIFEST: &str = "manifest.json";
 /// The first plan relies on what the store says, the second on nothing that turned out to be gone, the third sends all.
 const PLANS_THAT_RELY: usize = 2;
+
+/// What earlier transactions of the export came to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Attempts {
+    pub(super) plans: usize,
+    /// The lowest layer that dockerd was believed to have, and had not.
+    pub(super) gone: Option<usize>,
+}
 
 /// An image, of which nothing is in dockerd but the files that it has received so far.
 #[derive(Debug)]

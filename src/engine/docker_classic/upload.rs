@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -15,16 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Classic;
-use super::answer::read;
+use super::load::{PATIENCE, broken};
+use super::response::read;
 use super::wanted::Wanted;
 use crate::engine::EngineError;
-use crate::image::Digest;
 use crate::progress::Events;
 use crate::tar;
 
-/// How long dockerd may take no bytes, or say nothing while it loads, before it counts as stuck. It says something for
-/// each half megabyte that it unpacks, and nothing while a graph driver without sharing copies a layer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 /// The content type of the request: authorization plugins are shown bodies of JSON only (moby `pkg/authorization`).
 const TAR: &str = "application/x-tar";
 /// How many pieces wait for the connection. The source's pieces are of 1 MiB.
@@ -123,17 +119,6 @@ fn stuck() -> EngineError {
     EngineError::Timeout { operation: "sending the image to docker".to_owned(), after: PATIENCE }
 }
 
-/// That the load did not go as the protocol has it.
-pub(super) fn broken(reason: String) -> EngineError {
-    EngineError::Protocol { operation: "loading the image into docker".to_owned(), reason }
-}
-
-/// Where a blob is in the archive. Digests of other algorithms are too long for a tar's name; their beginning will do.
-pub(super) fn place(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!("blobs/{}/{}", digest.algorithm().name(), &hex[..hex.len().min(64)])
-}
-
 /// The body of the request. It has ended when that was said, and not when nobody is left to say it: then it breaks off.
 struct Archive(mpsc::Receiver<Option<Bytes>>);
 
@@ -162,7 +147,9 @@ struct GivenUp;
 mod tests {
     use http_body_util::BodyExt as _;
 
+    use super::super::load::place;
     use super::*;
+    use crate::image::Digest;
 
     #[tokio::test]
     async fn an_archive_that_nobody_ended_breaks_off() {

@@ -10,7 +10,6 @@ use super::super::client::{Client, SILENCE};
 use super::super::labels::Labels;
 use super::super::{content, labels};
 use super::Layer;
-use super::snapshots::unpacking;
 use crate::engine::EngineError;
 
 /// The slowest unpacking of a blob that is still taken for progress, in bytes per second.
@@ -91,5 +90,13 @@ impl ContainerdDiff {
         // A label without a value is removed (containerd `core/metadata/boltutil`, `WriteLabels`).
         let value = if is_true { diff_id.to_owned() } else { String::new() };
         content::label(&self.client, &layer.blob.digest, Labels::from([(labels::UNCOMPRESSED.to_owned(), value)])).await
+    }
+}
+
+/// Names the layer in a refusal that does not.
+pub(super) fn unpacking(error: EngineError, layer: &Layer) -> EngineError {
+    match error {
+        EngineError::Rpc { message, .. } => EngineError::Unpack { layer: layer.blob.digest.clone(), reason: message },
+        error => error,
     }
 }

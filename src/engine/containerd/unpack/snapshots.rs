@@ -14,7 +14,7 @@ use tonic_prost::ProstCodec;
 use super::super::client::{Client, Expect as _, SILENCE};
 use super::super::read::ContainerdImages;
 use super::Layer;
-use super::apply::{ContainerdDiff, LayerApplier};
+use super::apply::{ContainerdDiff, LayerApplier, unpacking};
 use super::host::Host;
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -240,12 +240,4 @@ fn snapshot_labels(layer: &Layer, below: Option<&Digest>) -> HashMap<String, Str
     ]);
     labels.extend(below.map(|below| (PARENT.to_owned(), below.to_string())));
     labels
-}
-
-/// Names the layer in a refusal that does not.
-pub(super) fn unpacking(error: EngineError, layer: &Layer) -> EngineError {
-    match error {
-        EngineError::Rpc { message, .. } => EngineError::Unpack { layer: layer.blob.digest.clone(), reason: message },
-        error => error,
-    }
 }

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::upload::{PATIENCE, broken, place};
+use super::load::{PATIENCE, broken, place};
 use super::wanted::{Layer, Wanted};
 use crate::docker_api::{Answer, Api};
 use crate::engine::EngineError;

@@ -1,0 +1,31 @@
+//! What is done in the name of a lease.
+
+use super::client::Client;
+use super::leases;
+use super::unpack::Snapshots;
+use crate::engine::EngineError;
+use crate::image::Digest;
+
+/// The services of a containerd in the name of a lease: what they create belongs to it.
+#[derive(Debug)]
+pub(super) struct Leased {
+    pub(super) client: Client,
+    /// The lease.
+    pub(super) id: String,
+    pub(super) snapshots: Snapshots,
+    /// Whether layers can be unpacked in parallel.
+    pub(super) parallel: bool,
+}
+
+impl Leased {
+    /// `client` must act in the name of the lease `id`.
+    pub(super) fn new(client: Client, id: String, snapshotter: &str, parallel: bool) -> Self {
+        let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
+        Self { client, id, snapshots, parallel }
+    }
+
+    /// Makes a blob, and what it refers to, resources of the lease.
+    pub(super) async fn add(&self, digest: &Digest) -> Result<(), EngineError> {
+        leases::add(&self.client, &self.id, leases::CONTENT, digest.as_str()).await
+    }
+}
