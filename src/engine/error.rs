@@ -239,7 +239,7 @@ pub enum EngineError {
     Protocol {
         /// What was asked.
         operation: String,
-        /// What was wrong with the answer.
+        /// What was wrong with the response.
         reason: String,
     },
 }

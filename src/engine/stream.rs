@@ -49,7 +49,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 pub(crate) struct End {
     /// The digest of what the store had when it answered last, in its own words.
     pub(crate) digest: String,
-    /// The answer to the commit; `None` if the stream was closed without one.
+    /// The response to the commit; `None` if the stream was closed without one.
     pub(crate) outcome: Result<Option<WriteContentResponse>, EngineError>,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Debug for Stream {
 }
 
 impl Stream {
-    /// Opens the ingest that `first` names, and gives the store's answer. A ref is locked in containerd's memory as long
+    /// Opens the ingest that `first` names, and gives the store's response. A ref is locked in containerd's memory as long
     /// as its stream lives (`core/content` local `locks.go`), so one that was just dropped may take a moment.
     pub(crate) async fn open(
         client: &impl Store,
@@ -105,22 +105,22 @@ impl Stream {
         let _ = messages.try_send(first);
         let mut stub = client.content();
         let call = async {
-            let mut answers = stub.write(client.request(ReceiverStream::new(outgoing))).await?.into_inner();
-            let answer = answers.message().await?;
-            Ok::<_, Status>((answers, answer))
+            let mut responses = stub.write(client.request(ReceiverStream::new(outgoing))).await?.into_inner();
+            let response = responses.message().await?;
+            Ok::<_, Status>((responses, response))
         };
         let operation = operation.to_owned();
-        let (answers, answer) = match timeout(UNARY, call).await {
+        let (responses, response) = match timeout(UNARY, call).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(status)) => return Err(client.failure(operation, status)),
             Err(_) => return Err(EngineError::Timeout { operation, after: UNARY }),
         };
-        let Some(answer) = answer else {
+        let Some(response) = response else {
             return Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() });
         };
         let (report, end) = oneshot::channel();
         let (stat, stats) = mpsc::channel(1);
-        let drain = drain(client.clone(), operation.clone(), answers, answer.digest.clone(), (stat, report));
+        let drain = drain(client.clone(), operation.clone(), responses, response.digest.clone(), (stat, report));
         let stream = Self {
             operation,
             messages,
@@ -131,7 +131,7 @@ impl Stream {
             stats,
             _drain: AbortOnDropHandle::new(tokio::spawn(drain)),
         };
-        Ok((stream, answer))
+        Ok((stream, response))
     }
 
     /// Goes on at `offset`; what waits to be sent is forgotten. containerd goes on where its ingest ends, or, when told
@@ -192,7 +192,7 @@ impl Stream {
         self.send(WriteContentRequest { action: WriteAction::Stat.into(), ..WriteContentRequest::default() }).await?;
         let end = tokio::select! {
             biased;
-            Some(answer) = self.stats.recv() => return Ok(answer.digest),
+            Some(response) = self.stats.recv() => return Ok(response.digest),
             end = &mut self.end => end,
         };
         Err(self.failed(end))
@@ -229,7 +229,7 @@ impl Stream {
         failure
     }
 
-    /// Commits what was sent, and waits for the answer: only then is the blob in the store. `message` says what is
+    /// Commits what was sent, and waits for the response: only then is the blob in the store. `message` says what is
     /// expected.
     pub(crate) async fn commit(mut self, message: WriteContentRequest) -> Result<End, EngineError> {
         self.flush().await?;
@@ -269,22 +269,22 @@ fn too_early(operation: &str, end: Result<End, oneshot::error::RecvError>) -> En
     }
 }
 
-/// Reads the answers, for HTTP/2 flow control stops the stream otherwise, and reports how it ended.
+/// Reads the responses, for HTTP/2 flow control stops the stream otherwise, and reports how it ended.
 async fn drain(
     client: impl Store,
     operation: String,
-    mut answers: Streaming<WriteContentResponse>,
+    mut responses: Streaming<WriteContentResponse>,
     mut digest: String,
     (stat, report): (mpsc::Sender<WriteContentResponse>, oneshot::Sender<End>),
 ) {
     let outcome = loop {
-        match timeout(SILENCE, answers.message()).await {
-            Ok(Ok(Some(answer))) if answer.action == i32::from(WriteAction::Commit) => break Ok(Some(answer)),
-            Ok(Ok(Some(answer))) => {
-                digest.clone_from(&answer.digest);
-                // One is asked for at a time, so there is room; after a stream was closed the last answer comes twice.
-                if answer.action == i32::from(WriteAction::Stat) {
-                    let _ = stat.try_send(answer);
+        match timeout(SILENCE, responses.message()).await {
+            Ok(Ok(Some(response))) if response.action == i32::from(WriteAction::Commit) => break Ok(Some(response)),
+            Ok(Ok(Some(response))) => {
+                digest.clone_from(&response.digest);
+                // One is asked for at a time, so there is room; after a stream was closed the last response comes twice.
+                if response.action == i32::from(WriteAction::Stat) {
+                    let _ = stat.try_send(response);
                 }
             }
             Ok(Ok(None)) => break Ok(None),

@@ -20,7 +20,7 @@ const DOCUMENTS: [&str; 6] = [
     "application/vnd.docker.container.image.v1+json",
 ];
 
-/// The answer to Capabilities, as `client` gets it.
+/// The response to Capabilities, as `client` gets it.
 pub(super) fn capabilities(exports: &Exports, client: &Principal, folders: &Folders) -> CapabilitiesResponse {
     let engine = exports.engine().identity();
     let (namespace, snapshotter) = match &engine.storage {

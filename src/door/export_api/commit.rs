@@ -228,7 +228,7 @@ async fn run(
         drop(stage);
         if open && complete {
             session.end(ExportState::Committed);
-            // The answer need not wait: the image is visible and held by its names.
+            // The response need not wait: the image is visible and held by its names.
             let (session, sessions) = (session.clone(), sessions.clone());
             tokio::spawn(async move {
                 session.stop().await;

@@ -54,19 +54,19 @@ impl Service for ExportService {
         request: Request<Streaming<NegotiateRequest>>,
     ) -> Result<Response<Self::NegotiateStream>, Status> {
         let (sessions, mut messages) = (self.0.clone(), request.into_inner());
-        let (answers, outgoing) = mpsc::channel(1);
+        let (responses, outgoing) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut session: Option<Arc<Session>> = None;
             while let Some(message) = next(&mut messages).await.transpose() {
-                let answer = async {
+                let response = async {
                     let message = message?;
                     let session = named(&sessions, &mut session, &message.export_id)?;
                     session.check_alive()?;
                     Ok(NegotiateResponse { blobs: negotiate(&session, &message.descriptors).await? })
                 };
-                let answer = answer.await;
-                let failed = answer.is_err();
-                if answers.send(answer).await.is_err() || failed {
+                let response = response.await;
+                let failed = response.is_err();
+                if responses.send(response).await.is_err() || failed {
                     return;
                 }
             }
@@ -80,8 +80,8 @@ impl Service for ExportService {
         let (client, request) = (client(&request), request.into_inner());
         let session = self.0.find(&request.export_id)?;
         let watching = commit::commit(&self.0, &session, request, client)?;
-        let (answers, outgoing) = mpsc::channel(16);
-        tokio::spawn(pass_on(watching, answers));
+        let (responses, outgoing) = mpsc::channel(16);
+        tokio::spawn(pass_on(watching, responses));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
@@ -155,7 +155,7 @@ fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> R
 }
 
 /// Passes on what a Commit tells, and its results.
-async fn pass_on(watching: CommitWatcher, answers: mpsc::Sender<Result<CommitResponse, Status>>) {
+async fn pass_on(watching: CommitWatcher, responses: mpsc::Sender<Result<CommitResponse, Status>>) {
     let CommitWatcher { mut progress, mut done } = watching;
     let message = |event| Ok(CommitResponse { event: Some(event) });
     let last = loop {
@@ -166,13 +166,13 @@ async fn pass_on(watching: CommitWatcher, answers: mpsc::Sender<Result<CommitRes
             results = ended(&mut done) => break results,
         };
         match told {
-            Ok(step) if answers.send(message(Event::Progress(step.clone()))).await.is_err() => return,
+            Ok(step) if responses.send(message(Event::Progress(step.clone()))).await.is_err() => return,
             // Steps may be left out.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => break ended(&mut done).await,
         }
     };
-    let _ = answers.send(last.map_err(Status::from).and_then(|results| message(Event::Results(results)))).await;
+    let _ = responses.send(last.map_err(Status::from).and_then(|results| message(Event::Results(results)))).await;
 }
 
 /// The results, once they are there.

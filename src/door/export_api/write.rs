@@ -1,6 +1,6 @@
 //! Content.Write: containerd's protocol on one side, an writer on the other.
 //!
-//! The order of checks, the codes and what an answer holds are those of containerd's server (containerd
+//! The order of checks, the codes and what a response holds are those of containerd's server (containerd
 //! `plugins/services/content/contentserver/contentserver.go`, `Write`), because its clients act on them.
 
 use std::pin::{Pin, pin};
@@ -24,7 +24,7 @@ use crate::export_v1::limits::{IDLE, WRITES};
 use crate::export_v1::proto::WriteContentRequest;
 use crate::image::Digest;
 
-/// How many answers wait for a client that sends ahead and reads late.
+/// How many responses wait for a client that sends ahead and reads late.
 const ANSWERS: usize = 16;
 /// How much longer than its export a step of a write may take. An engine that answers takes moments; one that has
 /// stopped must not keep the export.
@@ -32,17 +32,17 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 type Answers = Pin<Box<dyn Stream<Item = Result<WriteContentResponse, Status>> + Send>>;
 
-/// Begins to read `messages`; the answers come as they are ready.
+/// Begins to read `messages`; the responses come as they are ready.
 pub(super) fn start(session: Arc<Session>, messages: Streaming<WriteContentRequest>) -> Answers {
-    let (answers, outgoing) = mpsc::channel(ANSWERS);
+    let (responses, outgoing) = mpsc::channel(ANSWERS);
     // A task of its own, so that what was written is kept properly when the client goes away. The end of the export
     // waits for it.
     let writers = session.writers.clone();
     writers.spawn(async move {
         let end = session.cancel.clone();
-        if let Err(status) = serve(&session, messages, &answers).await {
+        if let Err(status) = serve(&session, messages, &responses).await {
             // The client may be gone, or not be reading.
-            let _ = end.run_until_cancelled(answers.send(Err(status))).await;
+            let _ = end.run_until_cancelled(responses.send(Err(status))).await;
         }
     });
     Box::pin(ReceiverStream::new(outgoing))
@@ -77,7 +77,7 @@ impl Drop for Lock<'_> {
 async fn serve(
     session: &Session,
     mut messages: impl Stream<Item = Result<WriteContentRequest, Status>> + Unpin,
-    answers: &mpsc::Sender<Result<WriteContentResponse, Status>>,
+    responses: &mpsc::Sender<Result<WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
     let Some(first) = next(session, &mut messages).await? else {
         return Err(Status::invalid_argument("the stream ended before its first message"));
@@ -92,11 +92,11 @@ async fn serve(
     let mut message = first;
     let outcome = loop {
         let is_commit = message.action() == WriteAction::Commit;
-        let answer = until_end(session, writing.answer(message)).await;
-        match answer.unwrap_or_else(|| Err(ended(session))) {
-            Ok(answer) => {
-                // A client that is gone gets no answer; what it wrote is kept.
-                let told = session.cancel.run_until_cancelled(answers.send(Ok(answer))).await;
+        let response = until_end(session, writing.respond(message)).await;
+        match response.unwrap_or_else(|| Err(ended(session))) {
+            Ok(response) => {
+                // A client that is gone gets no response; what it wrote is kept.
+                let told = session.cancel.run_until_cancelled(responses.send(Ok(response))).await;
                 let is_gone = !matches!(told, Some(Ok(())));
                 if is_commit {
                     return Ok(());
@@ -200,7 +200,7 @@ impl<'a> Writing<'a> {
         Ok(Self { session, name, writer: Some(writer), expected, total, times })
     }
 
-    async fn answer(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
+    async fn respond(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
         if let Some(digest) = parse(&message)? {
             if self.session.scope().get(&digest).is_some() {
                 self.give_up().await;
@@ -213,14 +213,14 @@ impl<'a> Writing<'a> {
         }
         let action = message.action();
         let Some(writer) = self.writer.as_mut() else { return Err(Status::internal("the write has ended")) };
-        let mut answer = WriteContentResponse { action: action.into(), ..WriteContentResponse::default() };
+        let mut response = WriteContentResponse { action: action.into(), ..WriteContentResponse::default() };
         if action == WriteAction::Stat {
-            answer.digest = writer.digest().await.map_err(ApiError::from)?.to_string();
-            answer.started_at = Some(timestamp(self.times.started));
-            answer.updated_at = Some(timestamp(self.times.updated));
-            answer.total = i64::try_from(self.total).unwrap_or(i64::MAX);
-            answer.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
-            return Ok(answer);
+            response.digest = writer.digest().await.map_err(ApiError::from)?.to_string();
+            response.started_at = Some(timestamp(self.times.started));
+            response.updated_at = Some(timestamp(self.times.updated));
+            response.total = i64::try_from(self.total).unwrap_or(i64::MAX);
+            response.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
+            return Ok(response);
         }
         let offset = u64::try_from(message.offset).map_err(|_| ApiError::field("offset", "less than zero"))?;
         let current = writer.offset();
@@ -235,12 +235,12 @@ impl<'a> Writing<'a> {
             self.times.updated = SystemTime::now();
             self.session.scope().set_times(self.name, self.times);
         }
-        answer.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
+        response.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
         if action == WriteAction::Commit {
             let labels: Labels = message.labels.into_iter().collect();
-            answer.digest = self.commit(labels).await?.to_string();
+            response.digest = self.commit(labels).await?.to_string();
         }
-        Ok(answer)
+        Ok(response)
     }
 
     async fn commit(&mut self, labels: Labels) -> Result<Digest, Status> {
@@ -333,11 +333,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let stuck = Stuck::default();
         let session = Arc::new(session(folder.path(), stuck.clone()).await);
-        let (answers, _outgoing) = mpsc::channel(ANSWERS);
+        let (responses, _outgoing) = mpsc::channel(ANSWERS);
         let writing = session.clone();
         let written = session.writers.spawn(async move {
             let messages = stream::once(std::future::ready(Ok(bytes("a")))).chain(stream::pending());
-            serve(&writing, messages, &answers).await.unwrap_err()
+            serve(&writing, messages, &responses).await.unwrap_err()
         });
         // It has come to the engine.
         while session.scope().times("a").is_none() {
@@ -362,9 +362,9 @@ mod tests {
         for at in 0..REFS {
             session.scope().set_times(&at.to_string(), times);
         }
-        let (answers, _outgoing) = mpsc::channel(ANSWERS);
+        let (responses, _outgoing) = mpsc::channel(ANSWERS);
         let messages = stream::once(std::future::ready(Ok(bytes("one more"))));
-        let status = serve(&session, messages, &answers).await.unwrap_err();
+        let status = serve(&session, messages, &responses).await.unwrap_err();
         let error = ApiError::from_status(&status).unwrap();
         assert_eq!((error.code, error.reason), (Code::ResourceExhausted, Reason::LimitExceeded), "{status}");
         assert_eq!(error.metadata["limit"], "refs");

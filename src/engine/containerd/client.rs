@@ -31,7 +31,7 @@ pub(crate) use crate::engine::stream::{SILENCE, UNARY};
 pub(crate) const MESSAGE_BYTES: usize = 16 << 20;
 /// How long the connection itself may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
-/// HTTP/2 windows for what containerd sends us (documents, many answers at once); the default is 64 KiB.
+/// HTTP/2 windows for what containerd sends us (documents, many responses at once); the default is 64 KiB.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 

@@ -79,7 +79,7 @@ pub(crate) enum Put {
 /// Writes a small blob with its labels in a single message, or leases it if it is there.
 ///
 /// A first message with the action COMMIT opens, writes, verifies and commits (containerd
-/// `contentserver.go`, `Write`); the answer comes twice, which is harmless since only the first is read.
+/// `contentserver.go`, `Write`); the response comes twice, which is harmless since only the first is read.
 pub(crate) async fn put(
     client: &Client,
     lease: &str,
@@ -99,12 +99,12 @@ pub(crate) async fn put(
     };
     let mut content = client.content();
     let call = async {
-        let mut answers = content.write(client.request(stream::iter([message]))).await?.into_inner();
-        answers.message().await.map(tonic::Response::new)
+        let mut responses = content.write(client.request(stream::iter([message]))).await?.into_inner();
+        responses.message().await.map(tonic::Response::new)
     };
     match client.unary(operation.as_str(), call).await {
-        Ok(Some(answer)) => {
-            verify(&operation, descriptor, answer.offset, &answer.digest)?;
+        Ok(Some(response)) => {
+            verify(&operation, descriptor, response.offset, &response.digest)?;
             Ok(Put::Stored)
         }
         Ok(None) => Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() }),
@@ -142,7 +142,7 @@ pub(crate) fn refused(error: EngineError, digest: &Digest) -> EngineError {
     }
 }
 
-/// Checks the answer to a COMMIT.
+/// Checks the response to a COMMIT.
 pub(crate) fn verify(operation: &str, descriptor: &Descriptor, offset: i64, digest: &str) -> Result<(), EngineError> {
     if u64::try_from(offset) == Ok(descriptor.size) && digest == descriptor.digest.as_str() {
         return Ok(());

@@ -65,7 +65,7 @@ impl ContainerdIngests {
         let full = self.full_ref(reference).await?;
         let first = WriteContentRequest { action: WriteAction::Stat.into(), r#ref: full, ..message(expected)? };
         let operation = format!("writing the ingest {reference}");
-        let (mut stream, answer) = match Stream::open(&self.client, &operation, first).await {
+        let (mut stream, response) = match Stream::open(&self.client, &operation, first).await {
             Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
                 if let Some(digest) = &expected.digest {
                     content::pin(&self.client, &self.lease, digest).await?;
@@ -77,7 +77,7 @@ impl ContainerdIngests {
             }
             outcome => outcome?,
         };
-        stream.seek(u64::try_from(answer.offset).unwrap_or(0));
+        stream.seek(u64::try_from(response.offset).unwrap_or(0));
         Ok(OpenedIngest::Writer(Box::new(ContainerdIngest {
             client: self.client.clone(),
             lease: self.lease.clone(),
@@ -185,9 +185,9 @@ impl ContainerdIngest {
             reason: format!("the store gave the digest `{digest}`"),
         };
         match end.outcome {
-            Ok(Some(answer)) => {
-                let digest = answer.digest.parse().map_err(|_| malformed(&answer.digest))?;
-                Ok((digest, u64::try_from(answer.offset).unwrap_or(size)))
+            Ok(Some(response)) => {
+                let digest = response.digest.parse().map_err(|_| malformed(&response.digest))?;
+                Ok((digest, u64::try_from(response.offset).unwrap_or(size)))
             }
             Ok(None) => Err(malformed("")),
             Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {

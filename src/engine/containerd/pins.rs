@@ -1,7 +1,7 @@
 //! Pins: documents of our own, held by a lease, whose labels refer to blobs as a manifest's labels refer to its layers. So one
 //! synced write pins any number of blobs, where adding them to the lease would be one for each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use super::leases;
 use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest};
 
-/// How many blobs one document pins. containerd sends all labels of a blob with every answer about it, and an answer
+/// How many blobs one document pins. containerd sends all labels of a blob with every response about it, and a response
 /// ends at 16 MiB.
 const PINS: usize = 1000;
 
@@ -50,7 +50,9 @@ impl Pins {
 
     /// Pins `digests`. `client` must act in the name of `lease`.
     pub(crate) async fn add(&mut self, client: &Client, lease: &str, digests: &[Digest]) -> Result<(), EngineError> {
-        let new: Vec<_> = digests.iter().filter(|digest| !self.contains(digest)).cloned().collect();
+        let mut seen = HashSet::new();
+        let is_new = |digest: &&Digest| !self.contains(digest) && seen.insert((*digest).clone());
+        let new: Vec<_> = digests.iter().filter(is_new).cloned().collect();
         for some in new.chunks(PINS) {
             self.label(client, lease, some).await?;
         }

@@ -31,7 +31,7 @@ pub(crate) async fn begin(client: &Client, lease: &str, blob: &Descriptor) -> Re
         ..WriteContentRequest::default()
     };
     let operation = format!("writing {}", blob.digest);
-    let (stream, answer) = match Stream::open(client, &operation, first).await {
+    let (stream, response) = match Stream::open(client, &operation, first).await {
         Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
             content::pin(client, lease, &blob.digest).await?;
             return Ok(Begun::Present);
@@ -44,7 +44,7 @@ pub(crate) async fn begin(client: &Client, lease: &str, blob: &Descriptor) -> Re
     // data registers it here (containerd `core/metadata/content.go`, `Writer`). An ingest of ours that was left half
     // done is not resumed, because containerd would hash it again inside a database transaction: the first write has
     // offset 0 and thereby truncates it.
-    if total > 0 && answer.offset == total {
+    if total > 0 && response.offset == total {
         writer.stream.seek(writer.blob.size);
         writer.finish().await?;
         return Ok(Begun::Present);
@@ -73,7 +73,7 @@ impl Writer {
         pushed.map_err(|error| content::refused(error, &self.blob.digest))
     }
 
-    /// Commits what was sent and waits for the answer: only then is the blob in the store.
+    /// Commits what was sent and waits for the response: only then is the blob in the store.
     async fn finish(self) -> Result<(), EngineError> {
         let Self { client, lease, blob, operation, stream } = self;
         if stream.length() != blob.size {
@@ -86,7 +86,7 @@ impl Writer {
             ..WriteContentRequest::default()
         };
         match stream.commit(message).await.and_then(|end| end.outcome) {
-            Ok(Some(answer)) => content::verify(&operation, &blob, answer.offset, &answer.digest),
+            Ok(Some(response)) => content::verify(&operation, &blob, response.offset, &response.digest),
             Ok(None) => {
                 let reason = "the stream ended before the blob was committed".to_owned();
                 Err(EngineError::Protocol { operation, reason })

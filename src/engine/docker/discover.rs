@@ -69,20 +69,20 @@ impl Info {
 
 /// Asks dockerd what it is.
 pub(crate) async fn info(docker: &Api) -> Result<Info, EngineError> {
-    let answer = docker.get("/info").await?;
+    let response = docker.get("/info").await?;
     let broken = |reason: String| EngineError::Protocol {
         operation: format!("asking docker at {} what it is", docker.address()),
         reason,
     };
     // As one does that is starting, or ending.
-    if answer.status.is_server_error() {
-        let reason = format!("it answers {}: {}", answer.status.as_u16(), answer.message());
+    if response.status.is_server_error() {
+        let reason = format!("it answers {}: {}", response.status.as_u16(), response.message());
         return Err(EngineError::Unreachable { engine: "docker", address: docker.address().to_owned(), reason });
     }
-    if answer.status != StatusCode::OK {
-        return Err(broken(answer.message()));
+    if response.status != StatusCode::OK {
+        return Err(broken(response.message()));
     }
-    serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))
+    serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The lines of dockerd's answer to a load (moby `api/types/jsonstream`).
+//! The lines of dockerd's response to a load (moby `api/types/jsonstream`).
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ const LOADED: &str = "Loaded image: ";
 /// What it says of an image without a name.
 const LOADED_ID: &str = "Loaded image ID: ";
 
-/// One object of the answer.
+/// One object of the response.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Line {
     /// Words for people.
@@ -34,7 +34,7 @@ struct Detail {
 }
 
 impl Line {
-    /// The error that it reports; the status of the answer was sent before the work began, so it means nothing.
+    /// The error that it reports; the status of the response was sent before the work began, so it means nothing.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.detail.as_ref().map(|detail| detail.message.as_str()).or(self.error.as_deref())
     }

@@ -157,7 +157,7 @@ fn refused(reason: String) -> EngineError {
     EngineError::Commit { engine: "docker", reason }
 }
 
-/// Reads every line of the answer: the status was sent before the work began, so it means nothing. Returns the lines
+/// Reads every line of the response: the status was sent before the work began, so it means nothing. Returns the lines
 /// for people.
 fn judge(body: &Bytes, root: &Descriptor, names: &[Reference]) -> Result<Vec<String>, EngineError> {
     let mut notes = Vec::new();

@@ -19,14 +19,14 @@ pub(crate) async fn again(docker: &Api, name: &Reference) -> Result<bool, Engine
     // No character of a name is special in a path and a query, and one with a digest is not taggable.
     let (Some(tag), None) = (name.tag(), name.digest()) else { return Ok(false) };
     let repository = name.name();
-    let answer = docker.post(&format!("/images/{repository}:{tag}/tag?repo={repository}&tag={tag}")).await?;
-    match answer.status {
+    let response = docker.post(&format!("/images/{repository}:{tag}/tag?repo={repository}&tag={tag}")).await?;
+    match response.status {
         StatusCode::CREATED => Ok(true),
         // There are names that it loads and refuses to tag (`sha256:1`): whether it is loaded again is for it to say.
         StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Ok(false),
         // Somebody else gives the name to another image at this moment.
-        _ if is_transient(&answer.message()) => Ok(false),
-        _ => Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+        _ if is_transient(&response.message()) => Ok(false),
+        _ => Err(EngineError::Commit { engine: "docker", reason: response.message() }),
     }
 }
 
@@ -35,11 +35,11 @@ pub(crate) async fn set(docker: &Api, root: &Descriptor, name: &Reference) -> Re
     let (repository, tag) = (name.name(), name.tag().unwrap_or("latest"));
     let path = format!("/images/{}/tag?repo={repository}&tag={tag}", root.digest);
     for left in (0..TRIES).rev() {
-        let answer = docker.post(&path).await?;
-        match answer.status {
+        let response = docker.post(&path).await?;
+        match response.status {
             StatusCode::CREATED => break,
-            _ if left > 0 && is_transient(&answer.message()) => sleep(pause()).await,
-            _ => return Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+            _ if left > 0 && is_transient(&response.message()) => sleep(pause()).await,
+            _ => return Err(EngineError::Commit { engine: "docker", reason: response.message() }),
         }
     }
     Ok(())
@@ -54,9 +54,9 @@ pub(crate) async fn remove(docker: &Api, record: &Record, force: bool) -> Result
         .bytes()
         .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect();
-    let answer = docker.delete(&format!("/images/{path}?force={}", u8::from(force))).await?;
-    match answer.status {
+    let response = docker.delete(&format!("/images/{path}?force={}", u8::from(force))).await?;
+    match response.status {
         StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
-        _ => Err(EngineError::Commit { engine: "docker", reason: answer.message() }),
+        _ => Err(EngineError::Commit { engine: "docker", reason: response.message() }),
     }
 }

@@ -163,7 +163,7 @@ fn dial_upgraded(socket: &Path) -> Channel {
         // Already an implementation of hyper's I/O traits, which is what tonic asks of a connector.
         async move {
             let refused =
-                |answer: Answer| io::Error::other(format!("docker refused `POST /grpc`: {}", answer.message()));
+                |response: Answer| io::Error::other(format!("docker refused `POST /grpc`: {}", response.message()));
             docker.upgrade("/grpc", "h2c", Bytes::new()).await.map_err(io::Error::other)?.map_err(refused)
         }
     }))

@@ -106,11 +106,11 @@ async fn list(api: &Api) -> Result<Vec<Digest>, EngineError> {
         id: Digest,
     }
     let broken = |reason| EngineError::Protocol { operation: "asking docker for its images".to_owned(), reason };
-    let answer = api.get_within("/images/json?all=1", LIST_BYTES).await?;
-    if answer.status != StatusCode::OK {
-        return Err(broken(answer.message()));
+    let response = api.get_within("/images/json?all=1", LIST_BYTES).await?;
+    if response.status != StatusCode::OK {
+        return Err(broken(response.message()));
     }
-    let images: Vec<Image> = serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))?;
+    let images: Vec<Image> = serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))?;
     Ok(images.into_iter().map(|image| image.id).collect())
 }
 
@@ -129,15 +129,15 @@ async fn inspect(api: &Api, id: &Digest) -> Result<Option<Arc<[Digest]>>, Engine
         layers: Option<Vec<Digest>>,
     }
     let broken = |reason| EngineError::Protocol { operation: format!("asking docker for image {id}"), reason };
-    let answer = api.get(&format!("/images/{id}/json")).await?;
-    match answer.status {
+    let response = api.get(&format!("/images/{id}/json")).await?;
+    match response.status {
         StatusCode::OK => {
-            let image: Image = serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))?;
+            let image: Image = serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))?;
             let layers = RootFs { diff_ids: image.root_fs.layers.unwrap_or_default() };
             Ok(Some(layers.chain_ids().into()))
         }
         StatusCode::NOT_FOUND => Ok(None),
-        _ => Err(broken(answer.message())),
+        _ => Err(broken(response.message())),
     }
 }
 

@@ -101,15 +101,15 @@ impl Classic {
             id: Digest,
         }
         let path = format!("/images/{name}/json");
-        let answer = self.api.get(&path).await?;
+        let response = self.api.get(&path).await?;
         let broken = |reason| EngineError::Protocol { operation: format!("asking docker for {path}"), reason };
-        match answer.status {
+        match response.status {
             StatusCode::OK => {
-                let image: Image = serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))?;
+                let image: Image = serde_json::from_slice(&response.body).map_err(|error| broken(error.to_string()))?;
                 Ok(Some(image.id))
             }
             StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(broken(answer.message())),
+            _ => Err(broken(response.message())),
         }
     }
 

@@ -22,7 +22,7 @@ const NOTES: usize = 4096;
 /// What a line is about that counts the bytes of a layer.
 const LOADING: &str = "Loading layer";
 
-/// Reads the whole answer, tells `events` what happens, and returns the lines for people.
+/// Reads the whole response, tells `events` what happens, and returns the lines for people.
 ///
 /// # Errors
 /// With what dockerd says went wrong, which may be in any line.

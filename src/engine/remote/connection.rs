@@ -95,7 +95,7 @@ impl Connection {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, EngineError> {
         match timeout(UNARY, call).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(failure::of(&self.address, operation, &status)),
             Err(_) => {
                 let operation = format!("{operation} of the daemon at {}", self.address);

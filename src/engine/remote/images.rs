@@ -38,11 +38,11 @@ impl RemoteImages {
         let call = async {
             match references.resolve(request).await {
                 Err(status) if status.code() == Code::NotFound => Ok(tonic::Response::new(None)),
-                answer => Ok(answer?.map(Some)),
+                response => Ok(response?.map(Some)),
             }
         };
-        let Some(answer) = self.connection.unary(&operation, call).await? else { return Ok(None) };
-        let root = answer.chain.into_iter().next().and_then(|blob| blob.descriptor);
+        let Some(response) = self.connection.unary(&operation, call).await? else { return Ok(None) };
+        let root = response.chain.into_iter().next().and_then(|blob| blob.descriptor);
         root.map(|root| descriptor(&operation, &root)).transpose()
     }
 

@@ -143,10 +143,10 @@ impl RemoteLease {
         let late = || EngineError::Timeout { operation: operation.to_owned(), after: SILENCE };
         let mut exports = self.connection.exports();
         let call = exports.negotiate(stream::iter(messages));
-        let mut answers = timeout(SILENCE, call).await.map_err(|_| late())?.map_err(failed)?.into_inner();
+        let mut responses = timeout(SILENCE, call).await.map_err(|_| late())?.map_err(failed)?.into_inner();
         let mut present = HashSet::new();
-        while let Some(answer) = timeout(SILENCE, answers.message()).await.map_err(|_| late())?.map_err(failed)? {
-            let there = answer.blobs.iter().filter(|blob| blob.standing() == Standing::Present);
+        while let Some(response) = timeout(SILENCE, responses.message()).await.map_err(|_| late())?.map_err(failed)? {
+            let there = response.blobs.iter().filter(|blob| blob.standing() == Standing::Present);
             present.extend(there.filter_map(|blob| blob.digest.parse::<Digest>().ok()));
         }
         Ok(present)

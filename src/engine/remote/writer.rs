@@ -32,8 +32,8 @@ pub(super) async fn store(content: &Scoped, document: &Document) -> Result<(), E
     };
     let mut stub = content.content();
     let call = async {
-        let mut answers = stub.write(content.request(stream::iter([message]))).await?.into_inner();
-        answers.message().await
+        let mut responses = stub.write(content.request(stream::iter([message]))).await?.into_inner();
+        responses.message().await
     };
     let operation = format!("writing {}", blob.digest);
     match timeout(SILENCE, call).await {
@@ -60,14 +60,14 @@ pub(super) async fn begin(content: &Scoped, blob: &Descriptor) -> Result<Opened,
         ..WriteContentRequest::default()
     };
     let operation = format!("writing {}", blob.digest);
-    let (mut stream, answer) = match Stream::open(content, &operation, first).await {
+    let (mut stream, response) = match Stream::open(content, &operation, first).await {
         Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => return Ok(Opened::Present),
         Err(EngineError::Rpc { code: Code::Unavailable, .. }) => {
             return Err(EngineError::Busy { what: blob.digest.to_string() });
         }
         outcome => outcome?,
     };
-    let offset = u64::try_from(answer.offset).ok().filter(|offset| *offset <= blob.size).unwrap_or(0);
+    let offset = u64::try_from(response.offset).ok().filter(|offset| *offset <= blob.size).unwrap_or(0);
     stream.seek(offset);
     let writer = RemoteWriter { blob: blob.clone(), total, operation, stream, offset };
     // All of it is there: the end of an earlier attempt, or another namespace of the same containerd. A COMMIT without

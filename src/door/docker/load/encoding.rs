@@ -110,7 +110,7 @@ impl Raw {
         Self(Arc::new(Mutex::new(Box::pin(chunks))))
     }
 
-    /// Reads what is left, so that the client gets to read its answer.
+    /// Reads what is left, so that the client gets to read its response.
     pub(super) async fn drain(&mut self) {
         while let Some(Ok(_)) = self.next().await {}
     }

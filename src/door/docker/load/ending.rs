@@ -1,7 +1,7 @@
 //! A connection to dockerd of which only the way there ends.
 //!
-//! An archive that breaks off has to be told from a whole one, and still gets an answer: dockerd may have all that it
-//! reads of it. A request that fails in hyper takes the answer along.
+//! An archive that breaks off has to be told from a whole one, and still gets a response: dockerd may have all that it
+//! reads of it. A request that fails in hyper takes the response along.
 
 use std::io;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! dockerd's answer, line by line.
+//! dockerd's response, line by line.
 //!
 //! dockerd answers every archive with 200 and a sequence of JSON objects, one a line, each flushed; what went wrong is
 //! one of them. What is not changed passes as the bytes it came in.
@@ -26,7 +26,7 @@ use crate::image::Reference;
 
 /// A line of dockerd's has a few hundred bytes. What is longer passes unread.
 const LINE_BYTES: usize = 64 << 10;
-/// How many names of one answer are looked for.
+/// How many names of one response are looked for.
 const MOST_LOOKED_FOR: usize = 100;
 /// How long all of that may take: the client waits for it, and has its image already.
 const LOOK: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ impl Lookup {
     }
 }
 
-/// A line of an answer (moby `api/types/jsonstream`).
+/// A line of a response (moby `api/types/jsonstream`).
 #[derive(Debug, Deserialize)]
 struct Line {
     #[serde(default)]
@@ -158,7 +158,7 @@ impl Edit {
         if !images.is_empty() {
             self.fail(&message);
         }
-        // Logged here, and not when the client has read all of the answer.
+        // Logged here, and not when the client has read all of the response.
         if let Some(mut report) = self.report.take() {
             report.done();
         }
@@ -173,8 +173,8 @@ impl Edit {
 }
 
 /// `answer`, edited.
-pub(super) fn edited(answer: Response<Incoming>, edit: Edit) -> Response<Body> {
-    let (mut head, body) = answer.into_parts();
+pub(super) fn edited(response: Response<Incoming>, edit: Edit) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
     head.headers.remove(CONTENT_LENGTH);
     Response::from_parts(head, StreamBody::new(frames(body, edit)).boxed_unsync())
 }

@@ -179,8 +179,8 @@ impl Load {
         let (upload, archive) = Upload::start(pinned.blobs.clone(), watch, body, asked.clone(), known.clone(), breaks);
         let mut request = Request::from_parts(head, archive);
         if let Some(asked) = asked {
-            on_informational(&mut request, move |answer| {
-                if answer.status() == StatusCode::CONTINUE {
+            on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
                     asked.notify_one();
                 }
             });
@@ -188,8 +188,8 @@ impl Load {
         let Ok((answered, lasting)) = send(sender, request, (pinned, upload, connection)).await else {
             return unavailable(&mut report, "the load was given up");
         };
-        let answer = match (answered, known.trouble.get()) {
-            (Ok(answer), _) => answer,
+        let response = match (answered, known.trouble.get()) {
+            (Ok(response), _) => response,
             (Err(_), Some(trouble)) => {
                 report.fail(trouble);
                 return Ok(failure(trouble));
@@ -198,21 +198,21 @@ impl Load {
                 return unavailable(&mut report, &format!("docker ended the connection without an answer: {error}"));
             }
         };
-        let (mut head, body) = answer.into_parts();
+        let (mut head, body) = response.into_parts();
         wire::to_client(&mut head);
-        let answer = Response::from_parts(head, body);
-        let answer = if is_of_lines(&answer) {
+        let response = Response::from_parts(head, body);
+        let response = if is_of_lines(&response) {
             let savings = known.savings.get().filter(|savings| !is_quiet && savings.blobs > 0);
             let front = savings.map(|savings| announcement(*savings));
             let images = engine.images().ok().filter(|_| !is_quiet);
             let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
-            edited(answer, edit)
+            edited(response, edit)
         } else {
-            let said = || format!("docker answered {}", answer.status());
+            let said = || format!("docker answered {}", response.status());
             report.fail(known.trouble.get().cloned().unwrap_or_else(said));
-            answer.map(|body| body.boxed_unsync())
+            response.map(|body| body.boxed_unsync())
         };
-        Ok(answer.map(|body| {
+        Ok(response.map(|body| {
             body.map_frame(move |frame| {
                 let _ = &lasting;
                 frame
@@ -222,10 +222,10 @@ impl Load {
     }
 }
 
-/// What lasts as long as the answer: the upload may be still under way, and the blobs are needed to its end.
+/// What lasts as long as the response: the upload may be still under way, and the blobs are needed to its end.
 type Lasting = (Pinned, Upload, AbortOnDropHandle<()>);
 
-/// Sends `request` and waits for the answer, which goes on when the client goes meanwhile: dockerd is to come to the end of
+/// Sends `request` and waits for the response, which goes on when the client goes meanwhile: dockerd is to come to the end of
 /// its import by itself. Were its connection to end in the middle of that, the request would be cancelled, and what it
 /// has stored so far would stay for a day: the release of its lease is cancelled along with it (containerd
 /// `client/lease.go`).
@@ -252,9 +252,9 @@ fn send(
     told
 }
 
-/// Whether an answer is a sequence of lines, as dockerd's are.
-fn is_of_lines(answer: &Response<Incoming>) -> bool {
-    answer.status() == StatusCode::OK && !answer.headers().contains_key(CONTENT_ENCODING)
+/// Whether a response is a sequence of lines, as dockerd's are.
+fn is_of_lines(response: &Response<Incoming>) -> bool {
+    response.status() == StatusCode::OK && !response.headers().contains_key(CONTENT_ENCODING)
 }
 
 type Sender = http1::SendRequest<Archive>;

@@ -57,7 +57,7 @@ impl Report {
         }
     }
 
-    /// dockerd's answer has ended; unless something has failed, the archive is loaded.
+    /// dockerd's response has ended; unless something has failed, the archive is loaded.
     pub(super) fn done(&mut self) {
         if self.end == End::Unknown {
             self.end = End::Loaded;

@@ -1,4 +1,4 @@
-//! dockerd's answer, with a line of ours where something was left out, and answers of our own.
+//! dockerd's response, with a line of ours where something was left out, and answers of our own.
 
 use std::convert::Infallible;
 
@@ -51,13 +51,13 @@ pub(super) fn is_quiet(query: Option<&str>) -> bool {
     value.is_none_or(|value| !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"))
 }
 
-/// The answer to an archive that cannot be loaded, in the form in which dockerd says so: a success with an error in it
+/// The response to an archive that cannot be loaded, in the form in which dockerd says so: a success with an error in it
 /// (moby `image_routes.go`, `postImagesLoad`).
 pub(super) fn failure(message: &str) -> Response<Body> {
     complete(StatusCode::OK, error_line(message))
 }
 
-/// The line that makes an answer that of a failure.
+/// The line that makes a response that of a failure.
 pub(super) fn error_line(message: &str) -> String {
     let message = format!("linkspan: {message}");
     json!({ "errorDetail": { "message": message }, "error": message }).to_string() + "\r\n"
@@ -69,11 +69,11 @@ pub(super) fn refusal(status: StatusCode, message: &str) -> Response<Body> {
 }
 
 fn complete(status: StatusCode, text: String) -> Response<Body> {
-    let mut answer =
+    let mut response =
         Response::new(Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed_unsync());
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl hyper::body::Body for Archive {
                 Poll::Ready(None)
             }
             None => {
-                // Nothing follows, neither bytes nor an end: the connection's way there ends, and the answer may come.
+                // Nothing follows, neither bytes nor an end: the connection's way there ends, and the response may come.
                 self.breaks.now();
                 Poll::Pending
             }

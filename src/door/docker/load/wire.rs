@@ -41,7 +41,7 @@ pub(super) fn to_dockerd(head: &mut request::Parts) -> bool {
     expects
 }
 
-/// Makes dockerd's answer one of ours. Its length stays as long as its body does.
+/// Makes dockerd's response one of ours. Its length stays as long as its body does.
 pub(super) fn to_client(head: &mut response::Parts) {
     forget_connection(&mut head.headers);
     // The client's connection has its own version, which hyper knows.
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn an_answer_keeps_what_it_is_about() {
-        let answer = Response::builder().version(Version::HTTP_10).header("connection", "close");
-        let answer =
-            answer.header("transfer-encoding", "chunked").header("api-version", "1.51").header("content-length", "2");
-        let mut head = answer.body(()).unwrap().into_parts().0;
+        let response = Response::builder().version(Version::HTTP_10).header("connection", "close");
+        let response =
+            response.header("transfer-encoding", "chunked").header("api-version", "1.51").header("content-length", "2");
+        let mut head = response.body(()).unwrap().into_parts().0;
         to_client(&mut head);
         assert_eq!((head.version, head.headers.len()), (Version::HTTP_11, 2));
         assert_eq!(

@@ -21,7 +21,7 @@ use crate::source::tree::{self, Image, PREDICATE, Tree};
 /// How many blobs are asked for at once.
 const PARALLEL: usize = 16;
 
-/// The answer to Inspect.
+/// The response to Inspect.
 pub(super) async fn inspect(
     exports: &Exports,
     images: &dyn Images,
@@ -34,11 +34,11 @@ pub(super) async fn inspect(
         return Err(ApiError::field("reference", what));
     }
     let held = pin(exports, client, &root).await;
-    let answer = of(images, &root).await;
+    let response = of(images, &root).await;
     if let Some(held) = held {
         exports.release(held);
     }
-    answer
+    response
 }
 
 /// Pins the image while it is read: a blob that is removed meanwhile would be reported as if it had never been there. An
@@ -71,17 +71,17 @@ async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, A
 async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<PlatformImage, ApiError> {
     let mut entry = image.entry.clone();
     entry.platform = image.platform().cloned();
-    let mut answer = PlatformImage {
+    let mut response = PlatformImage {
         manifest: Some(descriptor_message(&entry)),
         attestations: attestations(tree, image.entry),
         ..PlatformImage::default()
     };
-    let Some((document, manifest)) = image.manifest else { return Ok(answer) };
-    answer.config = Some(descriptor_message(&manifest.config));
-    answer.annotations = annotations(document)?.into_iter().collect();
+    let Some((document, manifest)) = image.manifest else { return Ok(response) };
+    response.config = Some(descriptor_message(&manifest.config));
+    response.annotations = annotations(document)?.into_iter().collect();
     // A config that is absent, or that counts otherwise, leaves layers without a diff id.
     let pairs = image.config.and_then(|config| manifest.layers_with_diff_ids(config).ok());
-    answer.layers = manifest
+    response.layers = manifest
         .layers
         .iter()
         .enumerate()
@@ -92,8 +92,8 @@ async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<Platf
         .collect();
     let asked: Vec<_> = manifest.layers.iter().map(|layer| images.size(&layer.digest)).collect();
     let sizes: Result<Vec<_>, EngineError> = stream::iter(asked).buffered(PARALLEL).try_collect().await;
-    answer.complete = image.config.is_some() && sizes?.iter().all(Option::is_some);
-    Ok(answer)
+    response.complete = image.config.is_some() && sizes?.iter().all(Option::is_some);
+    Ok(response)
 }
 
 /// The attestations about the image `entry`: one for each statement of each manifest that is there.

@@ -8,7 +8,7 @@ use crate::export_v1::proto::{ResolveDepth, ResolveRequest, ResolveResponse, Res
 use crate::image::{Descriptor, Document, Kind, Limits, Platform};
 use crate::source::tree::Tree;
 
-/// The answer to Resolve.
+/// The response to Resolve.
 pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Result<ResolveResponse, ApiError> {
     let (name, root) = find(images, &request.reference).await?;
     let depth = request.depth();

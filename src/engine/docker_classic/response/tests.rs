@@ -21,8 +21,8 @@ fn wanted() -> Wanted {
     Wanted { root: Digest::sha256(b"root"), docker: "29.7.2".to_owned(), config, layers }
 }
 
-/// What becomes of an answer, and what is told of it.
-fn answer(wanted: &Wanted, lines: &[&str]) -> (Result<Vec<String>, EngineError>, Vec<String>) {
+/// What becomes of a response, and what is told of it.
+fn response(wanted: &Wanted, lines: &[&str]) -> (Result<Vec<String>, EngineError>, Vec<String>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let teller = told.clone();
     let events = Events::new(move |event| teller.lock().unwrap().push(format!("{event:?}")));
@@ -43,7 +43,7 @@ fn layers_and_words_are_told_in_order() {
     let wanted = wanted();
     let [lower, upper] = [0, 1].map(|at| loading(&wanted.layers[at]));
     let end = "{\"stream\":\"Loaded image: a:1\\n\"}\r\n";
-    let (outcome, told) = answer(&wanted, &[&lower, &lower, "\r\n", &upper, end]);
+    let (outcome, told) = response(&wanted, &[&lower, &lower, "\r\n", &upper, end]);
     assert_eq!(outcome.unwrap(), ["Loaded image: a:1"]);
     let kinds: Vec<_> = told.iter().map(|event| event.split([' ', '(']).next().unwrap()).collect();
     assert_eq!(kinds, ["Unpacking", "Unpacked", "Unpacking", "Unpacked", "Note"]);
@@ -58,7 +58,7 @@ fn refusals_are_told_apart() {
     let gone = |digest: &Digest| {
         line(&format!("open /var/lib/docker/tmp/docker-import-1/{}: no such file or directory", place(digest)))
     };
-    let of = |lines: &[&str]| answer(&wanted, lines).0.unwrap_err();
+    let of = |lines: &[&str]| response(&wanted, lines).0.unwrap_err();
 
     let vanished = of(&[&gone(&upper.blob.digest)]);
     assert!(matches!(&vanished, EngineError::Vanished { digests } if *digests == [upper.blob.digest.clone()]));
