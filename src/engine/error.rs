@@ -12,7 +12,7 @@ use crate::image::{Digest, GraphError};
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// Nobody answers at the engine's address.
+    /// The engine's address refuses connections.
     #[error("{engine} does not answer at {address}: {reason}")]
     Unreachable {
         /// `docker` or `containerd`.

@@ -37,7 +37,7 @@ pub trait Images: Source {
     /// When the engine cannot be asked.
     fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>>;
 
-    /// The size of a blob in bytes, if the engine holds all of it. Whoever reads it sees whether it is what it is called.
+    /// The size of a blob in bytes, if the engine has all of it. Its content is verified by its reader.
     ///
     /// # Errors
     /// When the engine cannot be asked.

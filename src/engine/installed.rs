@@ -84,7 +84,7 @@ fn each<'a>(
     folders.iter().flat_map(|folder| names.iter().map(|(engine, name)| (*engine, folder.join(name))))
 }
 
-/// A link that leads nowhere, as to a masked unit or into a container's host, counts as there: somebody made it.
+/// A link that leads nowhere, as to a masked unit or into a container's host, counts as there.
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }

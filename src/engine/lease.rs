@@ -14,7 +14,7 @@ use crate::progress::Events;
 /// The longest record of a durable lease, in bytes.
 pub const MAX_RECORD: usize = 64 << 10;
 
-/// When a lease ends that nobody releases.
+/// When a lease ends that is not released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime<'a> {
     /// With the process: [`Engine::recover`](super::Engine::recover) of a later one releases it.

@@ -111,7 +111,7 @@ mod tests {
     fn a_process_that_only_waits_to_be_noticed_is_gone() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let of = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        // It ends by itself, and nobody has asked for its code.
+        // It ends by itself; its exit code is not needed.
         while !of(child.id()).contains(") Z ") {
             std::thread::yield_now();
         }

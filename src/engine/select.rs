@@ -52,7 +52,7 @@ pub struct Selected {
 /// Finds the engine that `selection` asks for.
 ///
 /// A selection without a kind takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
-/// rather than a reason to write into a containerd that nobody looks at. containerd is chosen when it is named, or when it
+/// rather than a reason to write into a containerd whose images docker does not show. containerd is chosen when it is named, or when it
 /// is there and nothing says that Docker was ever installed (no socket, no program, no unit of systemd); the layout only
 /// where nothing says so of either. An engine that is merely stopped is an error.
 ///

@@ -292,7 +292,7 @@ async fn drain(
             Err(_) => break Err(EngineError::Timeout { operation, after: SILENCE }),
         }
     };
-    // Nobody listens when the stream was dropped.
+    // The receiver is gone when the stream was dropped.
     let _ = report.send(End { digest, outcome });
 }
 

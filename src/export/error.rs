@@ -4,7 +4,7 @@ use crate::engine::EngineError;
 use crate::image::{Digest, GraphError};
 use crate::source::{ReadGraphError, SourceError};
 
-/// Why an export failed. Nothing of it is visible, and its lease is given up.
+/// Why an export failed. Nothing of it is visible, and its lease is released.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {

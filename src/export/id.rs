@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::SystemTime;
 
-/// An id that no other export has, and that nobody can guess: 32 hexadecimal digits of the system's randomness.
+/// A unique id that cannot be guessed: 32 hexadecimal digits of the system's randomness.
 pub fn unique_id() -> String {
     // Each RandomState is seeded by the system; two make 128 bits.
     let half = || RandomState::new().hash_one(SystemTime::now());

@@ -1,7 +1,7 @@
 //! One flight per digest: when several exports of this process miss the same blob, one of them sends it.
 //!
 //! Each reads from its own source, and one source may have stopped (a builder that is suspended, a link that is gone) or
-//! drip (a link that loses most of what is sent) while another is well. So whoever waits for a blob takes its flight over
+//! drip (a link that loses most of what is sent) while another is well. So an export that waits for a blob sends it itself
 //! when the source behind it is silent, or slower than a link that anybody builds over.
 
 use std::collections::HashMap;
@@ -82,12 +82,12 @@ pub(super) struct FlightGuard {
     digest: Digest,
     flights: SingleFlight,
     under_way: Arc<UnderWay>,
-    /// Whether somebody else sends the blob, too, and has made no progress.
+    /// Whether another export sends the blob, too, and has made no progress.
     pub(super) is_taken_over: bool,
 }
 
 impl SingleFlight {
-    /// Waits until nobody else sends `digest`, or until the source of whoever does is silent or drips. The caller must then look
+    /// Waits until no other export sends `digest`, or until the source of the one that does is silent or slow. The caller must then look
     /// whether the blob is still missing.
     pub(super) async fn acquire(&self, digest: &Digest) -> FlightGuard {
         loop {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::live::Listed;
 use crate::progress::{Event, Events, State};
 
-/// Where one export stands. Steps are only possible in the order of the transaction.
+/// The state of one export. Steps are only possible in the order of the transaction.
 #[derive(Debug)]
 pub(super) struct StateMachine {
     listed: Listed,
@@ -19,7 +19,7 @@ impl StateMachine {
         Self { listed, state: None, entered: Instant::now(), events }
     }
 
-    /// Enters `next` and tells whoever watches.
+    /// Enters `next` and emits it as an event.
     pub(super) fn enter(&mut self, next: State) {
         debug_assert!(follows(self.state, next), "{:?} -> {next:?}", self.state);
         tracing::debug!(export = self.listed.id(), from = ?self.state, to = ?next, after = ?self.entered.elapsed());

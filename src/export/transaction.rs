@@ -21,7 +21,7 @@ use super::transfer::transfer;
 /// How often an export is planned at most: an engine that cannot pin what it has may lose some of it again and again.
 const PLANS: usize = 3;
 
-/// How long a commit is waited for when nobody wants it any more. The engine may have all that it needs for the image: if
+/// How long a commit of a cancelled export is waited for. The engine may have all that it needs for the image: if
 /// the lease went first, blobs could go of an image that becomes visible. It takes milliseconds, unless the engine is stuck.
 const SETTLE: Duration = Duration::from_secs(10);
 

@@ -1,4 +1,4 @@
-//! Commit: each exporter by itself, to its end, whoever watches.
+//! Commit: each exporter by itself and to its end, watched or not.
 
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ pub(super) fn commit(
     Ok(watching)
 }
 
-/// Does `work`, a Commit, whoever watches it; should it panic, nobody waits for it for ever.
+/// Runs `work`, a Commit, in a task of its own; a panic ends it with results, too.
 fn watch_over(session: Arc<Session>, running: Arc<CommitTask>, work: impl Future<Output = ()> + Send + 'static) {
     let task = tokio::spawn(work);
     tokio::spawn(async move {

@@ -42,7 +42,7 @@ impl CommitTask {
 
     pub(super) fn report(&self, exporter: &str, kind: ProgressKind, note: &str) {
         let (exporter_id, note) = (exporter.to_owned(), note.to_owned());
-        // Nobody may be watching.
+        // There may be no watcher.
         let _ = self.progress.send(Progress { exporter_id, kind: kind.into(), note, ..Progress::default() });
     }
 

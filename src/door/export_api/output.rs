@@ -55,7 +55,7 @@ pub(super) fn read(session: &Session, request: &ReadOutputRequest) -> Result<Par
     Ok(Box::pin(Held { parts: parts.flatten().boxed(), _output: output }))
 }
 
-/// Parts that are being read, and what says so: an output that somebody holds is not forgotten.
+/// Parts that are being read, and what says so: an output that is being read is not forgotten.
 struct Held<T> {
     parts: Pin<Box<dyn Stream<Item = T> + Send>>,
     _output: Arc<dyn Output>,

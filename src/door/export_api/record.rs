@@ -1,4 +1,4 @@
-//! What survives of an export when Linkspan is restarted: kept with the engine's lease.
+//! The record of an export: stored with the engine's lease, so that it survives a restart of Linkspan.
 
 use std::collections::BTreeMap;
 

@@ -31,7 +31,7 @@ pub(super) struct Session {
     pub(super) lease: Arc<dyn Lease>,
     /// The engine's images and blobs, to be read.
     pub(super) images: Arc<dyn Images>,
-    /// Cancelled when it ends.
+    /// Cancelled when the export ends.
     pub(super) cancel: CancellationToken,
     /// The writes that are under way.
     pub(super) writers: TaskTracker,
@@ -138,7 +138,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether nobody renewed it in time. One that is being committed does not expire.
+    /// Whether it was not renewed in time. An export that is being committed does not expire.
     pub(super) fn is_overdue(&self, now: SystemTime) -> bool {
         let stage = self.stage();
         stage.state == ExportState::Open && stage.expires <= now
@@ -177,7 +177,7 @@ impl Session {
         true
     }
 
-    /// Ends what is under way, and waits for it: what it holds is given up next.
+    /// Ends what is under way and waits for it, so that the lease can be released.
     pub(super) async fn stop(&self) {
         self.cancel.cancel();
         self.writers.close();

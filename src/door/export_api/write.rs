@@ -154,7 +154,7 @@ async fn next(
 struct Writing<'a> {
     session: &'a Session,
     name: &'a str,
-    /// `None` once it is committed or given up.
+    /// `None` once it is committed or aborted.
     writer: Option<Box<dyn IngestWriter>>,
     expected: Option<Digest>,
     total: u64,

@@ -85,7 +85,7 @@ impl Client {
         Ok(Self { lease: Some(lease), ..self.clone() })
     }
 
-    /// Takes notice of an error that somebody else met on behalf of the lease.
+    /// Records an error that another service reported for the lease.
     pub(crate) fn note(&self, error: &EngineError) {
         if let (Some(lease), EngineError::NoSpace { .. }) = (&self.lease, error) {
             lease.lacked_room.store(true, Ordering::Relaxed);

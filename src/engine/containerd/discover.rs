@@ -93,7 +93,7 @@ async fn plugins(client: &Client) -> Result<Vec<Plugin>, EngineError> {
 async fn default_snapshotter(client: &Client, namespace: &str) -> Result<String, EngineError> {
     let mut namespaces = client.namespaces();
     let call = namespaces.get(client.request(GetNamespaceRequest { name: namespace.to_owned() }));
-    // A namespace that nobody used yet does not exist, and is made by its first use.
+    // A namespace does not exist before its first use, which creates it.
     let found = client.unary(format!("looking up namespace {namespace}"), call).await.unless(Code::NotFound)?;
     let label = found.and_then(|response| response.namespace?.labels.get(SNAPSHOTTER_LABEL).cloned());
     Ok(label.unwrap_or_else(|| DEFAULT_SNAPSHOTTER.to_owned()))

@@ -41,14 +41,14 @@ pub(crate) fn id(origin: &Origin) -> String {
     format!("linkspan-{}", origin.export)
 }
 
-/// What is kept with a lease that outlives its process, in pieces: `dev.linkspan.record.0` and so on.
+/// The labels for the record of a durable lease, in pieces: `dev.linkspan.record.0` and so on.
 const RECORD: &str = "dev.linkspan.record.";
 /// How long a piece is; with its key it fits into a label.
 const RECORD_PIECE: usize = 3500;
 
 /// Marks a lease that keeps what an interrupted export had sent. The value is the root of its image.
 const KEPT: &str = "dev.linkspan.kept";
-/// How long that is kept: until somebody runs the command again, not until he comes back another day.
+/// How long that is kept: until the command is run again, not until another day.
 const KEEP: Duration = Duration::from_secs(3600);
 
 /// Creates the lease `id` for `origin`.
@@ -154,7 +154,7 @@ pub(crate) async fn left(client: &Client) -> Result<(Vec<String>, Vec<(String, D
     Ok((abandoned, kept))
 }
 
-/// Makes a lease of what the lease `id` holds of the image `root`, and is complete. It is nobody's, and ends soon.
+/// Creates a lease on the complete blobs of the image `root` that the lease `id` has. No process owns it, and it expires soon.
 pub(crate) async fn keep(client: &Client, id: &str, root: &Digest) -> Result<(), EngineError> {
     let mut leased = resources(client, id).await?;
     leased.retain(|resource| resource.r#type != INGESTS);
@@ -188,11 +188,11 @@ pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Res
         let is_durable = has(EXPORT) && !has(PROCESS) && !has(KEPT);
         is_durable && (record.is_empty() || self::record(lease) == record)
     };
-    // One that has just ended is nobody's.
+    // A lease that has just ended does not match either.
     Ok(found.iter().all(is_same))
 }
 
-/// What is kept with a lease.
+/// The record of a durable lease.
 fn record(lease: &Lease) -> String {
     (0..).map_while(|n| lease.labels.get(&format!("{RECORD}{n}"))).map(String::as_str).collect()
 }

@@ -150,18 +150,18 @@ impl ContainerdTransaction {
         let NamesBefore { names, set_aside } = before;
         for (name, image) in &names {
             if let Err(error) = self.restore_name(name, image.clone()).await {
-                tracing::warn!(%error, name, "a name stays with an image that was given up");
+                tracing::warn!(%error, name, "a name stays with an image that is not complete");
             }
         }
         for record in set_aside {
             let name = record.name.clone();
             if let Err(error) = self.forget(record, &names).await {
-                tracing::warn!(%error, name, "an image that has its name again is kept without one as well");
+                tracing::warn!(%error, name, "an image that has its name again is also kept under the name of a dangling one");
             }
         }
     }
 
-    /// Gives `name` back to `before`, unless somebody has given it to another image meanwhile.
+    /// Gives `name` back to `before`, unless another client has moved it meanwhile.
     async fn restore_name(&self, name: &str, before: Option<Image>) -> Result<(), EngineError> {
         let root: &Descriptor = self.root();
         let outcome = match before {
@@ -185,7 +185,7 @@ impl ContainerdTransaction {
             return Ok(());
         }
         images::delete(self.client(), &record.name, &target).await?;
-        // Whoever took the name away at this moment may have relied on the record: an image must not be lost.
+        // A client that took the name away at this moment may have relied on the record: an image must not be lost.
         if !self.is_named(&target, names).await? {
             images::insert(self.client(), record).await?;
         }

@@ -43,7 +43,7 @@ impl Pins {
                 let placed = pinned.filter_map(|(key, digest)| Some((digest.parse().ok()?, (document.clone(), key))));
                 pins.places.extend(placed);
             }
-            // Which numbers were used and given up is not known: the next labels go to a document of their own.
+            // Which numbers were used and removed is not known: the next labels go to a new document.
             pins.part += 1;
         }
     }

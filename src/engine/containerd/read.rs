@@ -22,7 +22,7 @@ use crate::source::{Chunks, SameLayers, Source, SourceError, read_document, read
 const UNNAMED: [&str; 2] = [images::DANGLING, "moby-dangling"];
 /// How much of a blob is looked at to see whether it may be a document.
 const SNIFF: u64 = 512;
-/// The media type of a blob of which nobody says more (RFC 2046, section 4.5.1).
+/// The media type of a blob that has no other (RFC 2046, section 4.5.1).
 const ANYTHING: &str = "application/octet-stream";
 
 /// The images of one namespace.

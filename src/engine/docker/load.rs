@@ -125,7 +125,7 @@ pub(super) fn dangling(root: &Digest) -> String {
 /// Whether dockerd's reason is gone by the next attempt.
 ///
 /// It may have lost its containerd and not yet tried again; blobs have just been written to it, so it is there. Or
-/// somebody else was faster between two of its calls: it changes the record of a name, finds none, and makes one, which
+/// another client was faster between two of its calls: it changes the record of a name, finds none, and makes one, which
 /// by then exists (containerd `client/import.go`; moby `daemon/containerd/image_tag.go` does the same in the other order);
 /// it reads what is being replaced, or its look-up and its tagging see different images.
 pub(super) fn is_transient(reason: &str) -> bool {

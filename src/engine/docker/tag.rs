@@ -24,7 +24,7 @@ pub(crate) async fn again(docker: &Api, name: &Reference) -> Result<bool, Engine
         StatusCode::CREATED => Ok(true),
         // There are names that it loads and refuses to tag (`sha256:1`): whether it is loaded again is for it to say.
         StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Ok(false),
-        // Somebody else gives the name to another image at this moment.
+        // Another client moves the name at this moment.
         _ if is_transient(&response.message()) => Ok(false),
         _ => Err(EngineError::Commit { engine: "docker", reason: response.message() }),
     }

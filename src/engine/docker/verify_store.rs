@@ -77,7 +77,7 @@ impl VerifiedStore {
                 }
             }
         }
-        // Whoever may not ask cannot know: that is the more useful thing to say.
+        // A denied connection is the more useful error.
         Err(denied.unwrap_or_else(|| workers.unverified(format!("containerd {}", id.uuid), met.join("; "))))
     }
 

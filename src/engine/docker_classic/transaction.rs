@@ -43,9 +43,9 @@ pub(super) struct ClassicTransaction {
     /// Whether dockerd has this very image.
     is_there: bool,
     attempts: Arc<Mutex<Attempts>>,
-    /// Files come in parallel and an archive has one after the other: whoever holds this writes. It is taken before a
-    /// blob is read, so what waits takes no memory; and who holds it waits for nobody but the blob's source and
-    /// dockerd, not for another blob of this export or of another, so that it is always given back.
+    /// Files come in parallel and an archive has one after the other, so that the lock is held while a file is written. It is
+    /// taken before a blob is read, so that waiting takes no memory; its holder waits only for the blob's source and for
+    /// dockerd, not for another blob, so that it is always released.
     archive: Arc<AsyncMutex<Archive>>,
     cancelled: CancellationToken,
 }
@@ -169,7 +169,7 @@ impl ClassicTransaction {
     }
 
     /// That dockerd did what it was asked: it says of a name that it loaded it even where it refused to tag it (moby
-    /// `tarexport/load.go`, `setLoadedTag`). A name that points to another image by now was moved by somebody else.
+    /// `tarexport/load.go`, `setLoadedTag`). A name that points to another image by now was moved by another client.
     async fn check(&self, notes: &[String], id: &Digest, names: &[Reference]) -> Result<(), EngineError> {
         check_loaded(notes, names, id.as_str()).map_err(refused)?;
         let full: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -201,7 +201,7 @@ impl ImageTransaction for ClassicTransaction {
     }
 
     fn cancel(&self) -> BoxFuture<'_, ()> {
-        // Whoever still writes learns of it with the next piece.
+        // A writer fails at its next piece.
         self.cancelled.cancel();
         Box::pin(async {})
     }
@@ -217,7 +217,7 @@ impl PreparedImage for ClassicTransaction {
     }
 }
 
-/// A file of the archive. Whoever drops it before its end breaks the whole archive off.
+/// A file of the archive. Dropping it before its end breaks the whole archive off.
 #[derive(Debug)]
 struct Writer {
     archive: OwnedMutexGuard<Archive>,

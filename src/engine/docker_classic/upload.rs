@@ -50,14 +50,14 @@ impl Upload {
         let load = async move {
             let archive = Archive(parts);
             let (response, _connection) = docker.api.stream("/images/load?quiet=0", TAR, archive).await?;
-            // Nobody may be waiting yet, or any more.
+            // There may be no receiver yet, or any more.
             let _ = began.send(());
             read(&docker.api, response, &wanted, &events).await
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
                 outcome = load => outcome,
-                () = released.cancelled() => Err(broken("the export was given up".to_owned())),
+                () = released.cancelled() => Err(broken("the export was cancelled".to_owned())),
             }
         }));
         let outcome = async move { task.await.unwrap_or_else(|error| Err(broken(error.to_string()))) };
@@ -119,7 +119,7 @@ fn stuck() -> EngineError {
     EngineError::Timeout { operation: "sending the image to docker".to_owned(), after: PATIENCE }
 }
 
-/// The body of the request. It has ended when that was said, and not when nobody is left to say it: then it breaks off.
+/// The body of the request. It ends at an explicit end; a sender that is dropped before breaks it off.
 struct Archive(mpsc::Receiver<Option<Bytes>>);
 
 impl http_body::Body for Archive {
@@ -138,9 +138,9 @@ impl http_body::Body for Archive {
     }
 }
 
-/// The export was given up.
+/// The export was cancelled.
 #[derive(Debug, thiserror::Error)]
-#[error("the export was given up")]
+#[error("the export was cancelled")]
 struct GivenUp;
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl Connection {
     /// Connects to `address`.
     ///
     /// # Errors
-    /// [`EngineError::Daemon`] with the system's reason when nobody answers, or when `address` is on another machine.
+    /// [`EngineError::Daemon`] with the system's reason when the connection fails, or when `address` is on another machine.
     pub async fn open(address: &Address) -> Result<Self, EngineError> {
         let text: Arc<str> = address.to_string().into();
         if !address.is_local() {

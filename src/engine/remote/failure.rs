@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::engine::api_error::AGAIN;
 use crate::export_v1::ApiError;
 
-/// Nobody answers.
+/// The daemon cannot be reached.
 pub(super) fn unreachable(address: &str, reason: &str) -> EngineError {
     let hint = format!("see that `linkspan serve --export-listen {address}` runs, and that you may use its socket");
     EngineError::Daemon {

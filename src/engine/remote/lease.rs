@@ -238,7 +238,7 @@ impl Lease for RemoteLease {
         })
     }
 
-    /// The export stays open until it expires; whoever resumes it finds all that the daemon has received.
+    /// The export stays open until it expires; a process that resumes it finds all that the daemon has received.
     fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
         self.forget();
         Box::pin(async { Ok(()) })

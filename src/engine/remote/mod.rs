@@ -47,7 +47,7 @@ pub struct Connected {
 /// Connects to the door of the exporter API at `address` and asks what is behind it.
 ///
 /// # Errors
-/// [`EngineError::Daemon`] when nobody answers there, when it is no such door, or when `address` is on another machine:
+/// [`EngineError::Daemon`] when the connection fails, when it is no such door, or when `address` is on another machine:
 /// the API has no TLS.
 pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
     let connection = Connection::open(address).await?;

@@ -101,7 +101,7 @@ fn xz_window(bytes: &[u8]) -> bool {
     }
 }
 
-/// An archive as the client sends it, which can still be read when whoever decompresses it has given up.
+/// An archive as the client sends it, which can still be read when its decompressor has failed.
 #[derive(Clone)]
 pub(super) struct Raw(Arc<Mutex<Chunks>>);
 

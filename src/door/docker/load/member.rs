@@ -36,7 +36,7 @@ pub(super) struct Member {
     pub(super) size: u64,
     /// Its name as containerd's importer knows it, if it is a regular file.
     pub(super) file: Option<Vec<u8>>,
-    /// Its name, if it is a link: whoever unpacks the archive finds another file there.
+    /// Its name, if it is a link: unpacking the archive gives another file there.
     pub(super) link: Option<Vec<u8>>,
     /// Whether every reader of tar is certain to read it alike.
     pub(super) plain: bool,

@@ -55,7 +55,7 @@ use crate::export::{Exports, unique_id};
 use crate::http1::linger_on;
 use crate::net::{Principal, Upstream};
 
-/// How long dockerd may take to import what it has when the client has gone: its disk may be slow, and nobody waits.
+/// How long dockerd may take to import what it has when the client has gone: its disk may be slow.
 const FAREWELL: Duration = Duration::from_secs(60);
 
 /// What loads need.
@@ -73,7 +73,7 @@ pub(super) struct Load {
     report: Report,
 }
 
-/// Blobs whose pins are released when this is dropped, which is when the response to a load is delivered or given up.
+/// Blobs whose pins are released when this is dropped, which is when the response to a load is delivered or cancelled.
 #[derive(Debug)]
 struct Pinned {
     blobs: Arc<dyn EngineBlobs>,
@@ -147,7 +147,7 @@ impl Load {
             Err(error) => {
                 debug!(%error, "a load ended early");
                 drop(connection);
-                // Nobody has served it.
+                // The request was never served.
                 if let Some(mut load) = held.into_inner().unwrap_or_else(PoisonError::into_inner) {
                     load.report.fail(format!("the request cannot be read: {error}"));
                 }

@@ -118,7 +118,7 @@ impl Pins {
             return;
         }
         let (blobs, asked) = (blobs.clone(), std::mem::take(&mut self.wanted));
-        // A task, so that it goes on while nobody looks, and comes to its end when nobody is left to look.
+        // A task, so that it goes on between two looks at it, and to its end when the load is gone.
         self.running = Some(tokio::spawn(async move {
             let gone = blobs.pin(&asked).await;
             Outcome { asked, gone }

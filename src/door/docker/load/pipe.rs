@@ -36,7 +36,7 @@ enum Stands {
     In { content: u64, padding: u64 },
     /// Behind its end: dockerd reads no further.
     Behind,
-    /// Nobody knows, because another reader may understand it in another way.
+    /// Not certain, because another reader may understand it in another way.
     Anywhere,
 }
 

@@ -19,7 +19,7 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
-/// Go's servers want a host from whoever speaks HTTP/1.1, and dockerd does not look at it.
+/// Go's servers require a host in HTTP/1.1; dockerd does not look at it.
 const DOCKER: HeaderValue = HeaderValue::from_static("docker");
 
 /// Makes a client's request one of ours: its body goes on in chunks. Whether the client waits to be asked for the body.

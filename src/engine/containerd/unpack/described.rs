@@ -85,7 +85,7 @@ impl Described {
     /// Does what containerd does with an entry.
     fn apply(&mut self, name: &[u8], body: &Body) -> Result<(), &'static str> {
         let mut parts = clean(name);
-        // The root is nobody's to describe.
+        // The root has no entry.
         let Some(base) = parts.pop() else { return Ok(()) };
         let parent = self.resolve(parts)?;
         self.imply(&parent)?;

@@ -32,8 +32,8 @@ struct Filled {
 /// Unpacks `layers`, all that are missing of a chain, onto `parent`.
 ///
 /// Nothing is synced while layers are unpacked. When all are, their file system is synced once, and only then is the
-/// first snapshot committed: from that moment others may build on it, and after a power failure nobody would notice
-/// that its files are empty. One sync for all costs less than one per layer, each of which would also write out what
+/// first snapshot committed: from that moment others may build on it, and a power failure would leave it with
+/// empty files, unnoticed. One sync for all costs less than one per layer, each of which would also write out what
 /// the others have in the works.
 pub(super) async fn unpack(
     snapshots: &Snapshots,
@@ -73,7 +73,7 @@ pub(super) async fn unpack(
     let fill: Vec<_> = fill.collect();
     let filled: Option<Vec<Filled>> = try_join_all(fill).await?.into_iter().collect();
     let Some(filled) = filled else {
-        // Somebody else unpacks the same chain: look again at what is left to do.
+        // Another client unpacks the same chain: look again what is left to do.
         snapshots.remove_active().await;
         return Ok(Outcome::Moved);
     };

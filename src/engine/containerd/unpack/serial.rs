@@ -8,7 +8,7 @@ use crate::progress::{Event, Events};
 /// Unpacks `job` from its layer number `depth` on.
 ///
 /// Each layer is synced to the disk before it is committed: a committed snapshot may at once be built upon by others,
-/// and after a power failure nobody would notice that its files are empty.
+/// and a power failure would leave it with empty files, unnoticed.
 pub(super) async fn unpack(
     snapshots: &Snapshots,
     job: &Job,

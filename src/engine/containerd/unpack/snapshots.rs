@@ -155,7 +155,7 @@ impl Snapshots {
     }
 
     /// Makes the snapshot `key` the unpacked `layer`. `parent` is only given when it was prepared without one. Whether
-    /// somebody else did the same in the meantime makes no difference.
+    /// another client did the same in the meantime makes no difference.
     pub(crate) async fn commit(
         &self,
         key: &str,
