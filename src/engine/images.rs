@@ -15,7 +15,7 @@ pub const MAX_PAGE: usize = 1000;
 /// another one like an image of a builder.
 ///
 /// Nothing here is pinned: an image that is deleted while it is read answers
-/// [`SourceError::NotFound`](crate::source::SourceError::NotFound).
+/// [`SourceError::NotFound`].
 pub trait Images: Source {
     /// The root of the image that is called `name`, exactly so; `None` if no image is.
     /// A name with a digest also finds an image of the same repository that has this digest under another tag.

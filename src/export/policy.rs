@@ -46,7 +46,7 @@ impl NamePolicy {
     }
 
     /// Refuses the first name that would have to leave another image. What comes between this look and the commit is for
-    /// [`Ingest::require`](crate::engine::Ingest::require), as far as the engine can compare and set.
+    /// [`Precondition`](crate::engine::Precondition), as far as the engine can compare and set.
     ///
     /// # Errors
     /// [`ExportError::NameTaken`], or when the engine cannot be asked.
