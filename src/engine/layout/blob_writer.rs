@@ -7,40 +7,41 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use super::pipe::{BATCH, Core, Pipe, private};
-use super::shared::Shared;
+use super::blob_sink::{BATCH, BlobSink};
+use super::blob_store::BlobStore;
+use super::hashed_file::HashedFile;
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
 
 /// Opens `blob`, where it was left by an earlier export of this boot. `None` if there turns out to be all of it. Blocks.
-pub(super) fn begin(shared: &Arc<Shared>, lease: &str, blob: &Descriptor) -> Result<Option<Writer>, EngineError> {
-    if shared.hold(&blob.digest, Some(blob.size), lease).is_some() {
+pub(super) fn begin(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor) -> Result<Option<Writer>, EngineError> {
+    if blobs.pin(&blob.digest, Some(blob.size), lease).is_some() {
         return Ok(None);
     }
-    let core = open(shared, blob)?;
-    let failed = |error: std::io::Error| shared.place.failed("reading the part of a blob", &error);
-    if core.file.is_some() && core.length == blob.size {
-        let (algorithm, mut core) = (blob.digest.algorithm(), core);
-        if core.digest(algorithm, &[]).map_err(failed)? == blob.digest {
-            shared.complete(&blob.digest, core, &[], lease)?;
+    let hashed = open(blobs, blob)?;
+    let failed = |error: std::io::Error| blobs.paths.failed("reading the part of a blob", &error);
+    if hashed.file.is_some() && hashed.length == blob.size {
+        let (algorithm, mut hashed) = (blob.digest.algorithm(), hashed);
+        if hashed.digest(algorithm, &[]).map_err(failed)? == blob.digest {
+            blobs.complete(&blob.digest, hashed, &[], lease)?;
             return Ok(None);
         }
-        core.clear().map_err(failed)?;
-        return Ok(Some(Writer::new(shared, lease, blob, core)));
+        hashed.clear().map_err(failed)?;
+        return Ok(Some(Writer::new(blobs, lease, blob, hashed)));
     }
-    Ok(Some(Writer::new(shared, lease, blob, core)))
+    Ok(Some(Writer::new(blobs, lease, blob, hashed)))
 }
 
 /// The file that the blob grows in. A small one comes in one batch and has no file until it is complete.
-fn open(shared: &Arc<Shared>, blob: &Descriptor) -> Result<Core, EngineError> {
+fn open(blobs: &Arc<BlobStore>, blob: &Descriptor) -> Result<HashedFile, EngineError> {
     let algorithm = blob.digest.algorithm();
-    let own = || Ok(Core::new(algorithm, private(&shared.place, &shared.process()?)));
-    if blob.size <= BATCH as u64 || shared.boot.is_empty() {
+    let own = || Ok(HashedFile::new(algorithm, blobs.paths.temp_path(&blobs.process()?)));
+    if blob.size <= BATCH as u64 || blobs.boot.is_empty() {
         return own();
     }
-    let path = shared.place.partial(&shared.boot, &blob.digest);
-    let failed = |error: std::io::Error| shared.place.failed("opening the part of a blob", &error);
-    let mut file = shared.disk.append(&path).map_err(failed)?;
+    let path = blobs.paths.partial(&blobs.boot, &blob.digest);
+    let failed = |error: std::io::Error| blobs.paths.failed("opening the part of a blob", &error);
+    let mut file = blobs.disk.append(&path).map_err(failed)?;
     match file.file().try_lock() {
         Ok(()) => {}
         // Somebody else writes it at this moment.
@@ -56,60 +57,60 @@ fn open(shared: &Arc<Shared>, blob: &Descriptor) -> Result<Core, EngineError> {
     if mine.len() > blob.size {
         file.clear().map_err(failed)?;
     }
-    Core::resume(algorithm, path, file).map_err(failed)
+    HashedFile::resume(algorithm, path, file).map_err(failed)
 }
 
 /// A blob on its way into the layout.
 #[derive(Debug)]
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    blobs: Arc<BlobStore>,
     lease: String,
     blob: Descriptor,
-    pipe: Pipe,
+    sink: BlobSink,
     offset: u64,
 }
 
 impl Writer {
-    fn new(shared: &Arc<Shared>, lease: &str, blob: &Descriptor, core: Core) -> Self {
-        let offset = core.length;
-        let pipe = Pipe::new(shared.place.clone(), shared.disk.clone(), core);
-        Self { shared: shared.clone(), lease: lease.to_owned(), blob: blob.clone(), pipe, offset }
+    fn new(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor, hashed: HashedFile) -> Self {
+        let offset = hashed.length;
+        let sink = BlobSink::new(blobs.paths.clone(), blobs.disk.clone(), hashed);
+        Self { blobs: blobs.clone(), lease: lease.to_owned(), blob: blob.clone(), sink, offset }
     }
 
     async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        if bytes.len() as u64 > self.blob.size - self.pipe.length() {
+        if bytes.len() as u64 > self.blob.size - self.sink.length() {
             let reason = format!("more than the expected {} bytes came", self.blob.size);
             return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
         }
-        let pushed = self.pipe.push(bytes).await;
-        pushed.inspect_err(|error| self.shared.note_space(&self.lease, error))
+        let pushed = self.sink.push(bytes).await;
+        pushed.inspect_err(|error| self.blobs.note_space(&self.lease, error))
     }
 
     async fn finish(self) -> Result<(), EngineError> {
-        let Self { shared, lease, blob, pipe, .. } = self;
-        if pipe.length() != blob.size {
-            let reason = format!("{} bytes came, expected {}", pipe.length(), blob.size);
+        let Self { blobs, lease, blob, sink, .. } = self;
+        if sink.length() != blob.size {
+            let reason = format!("{} bytes came, expected {}", sink.length(), blob.size);
             return Err(EngineError::Corrupt { digest: blob.digest, reason });
         }
-        let (core, rest) = pipe.finish().await.inspect_err(|error| shared.note_space(&lease, error))?;
-        let is_large = core.file.is_some();
-        let work = shared.clone();
+        let (hashed, rest) = sink.finish().await.inspect_err(|error| blobs.note_space(&lease, error))?;
+        let is_large = hashed.file.is_some();
+        let work = blobs.clone();
         let done = spawn_blocking(move || {
-            let failed = |error: std::io::Error| work.place.failed("reading a blob", &error);
-            let actual = core.digest(blob.digest.algorithm(), &rest).map_err(failed)?;
+            let failed = |error: std::io::Error| work.paths.failed("reading a blob", &error);
+            let actual = hashed.digest(blob.digest.algorithm(), &rest).map_err(failed)?;
             if actual == blob.digest {
-                return work.complete(&blob.digest, core, &rest, &lease);
+                return work.complete(&blob.digest, hashed, &rest, &lease);
             }
-            if core.file.is_some() {
+            if hashed.file.is_some() {
                 // Whoever goes on with it would fail, too.
-                if let Err(error) = work.disk.remove(&core.path) {
-                    tracing::debug!(%error, path = %core.path.display(), "a corrupt part stays for the collector");
+                if let Err(error) = work.disk.remove(&hashed.path) {
+                    tracing::debug!(%error, path = %hashed.path.display(), "a corrupt part stays for the collector");
                 }
             }
             Err(EngineError::Corrupt { digest: blob.digest, reason: format!("the bytes have the digest {actual}") })
         });
-        done.await.unwrap_or_else(|_| Err(shared.place.refuse("writing a blob broke off")))?;
-        if is_large { shared.relieve().await } else { Ok(()) }
+        done.await.unwrap_or_else(|_| Err(blobs.paths.refuse("writing a blob broke off")))?;
+        if is_large { blobs.flush_if_many().await } else { Ok(()) }
     }
 }
 

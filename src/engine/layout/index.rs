@@ -109,7 +109,7 @@ impl LayoutIndex {
     }
 
     /// Whether every name stands for `root`, and nothing else is called so; with no names, whether it is listed.
-    pub(super) fn stands(&self, root: &Descriptor, names: &[Reference]) -> bool {
+    pub(super) fn resolves_to(&self, root: &Descriptor, names: &[Reference]) -> bool {
         if names.is_empty() {
             return self.root(&root.digest).is_some();
         }
@@ -126,7 +126,7 @@ impl LayoutIndex {
         root: &Descriptor,
         names: &[Reference],
     ) -> Result<Vec<Descriptor>, serde_json::Error> {
-        if self.stands(root, names) {
+        if self.resolves_to(root, names) {
             return Ok(Vec::new());
         }
         let mut bare = root.clone();
@@ -314,9 +314,9 @@ mod tests {
     #[test]
     fn nothing_changes_that_is_so_already() {
         let mut index = index(&[]);
-        assert!(!index.stands(&target("one"), &[]));
+        assert!(!index.resolves_to(&target("one"), &[]));
         index.insert(&target("one"), &[]).unwrap();
-        assert!(index.stands(&target("one"), &[]) && !index.stands(&target("one"), &names(&["a"])));
+        assert!(index.resolves_to(&target("one"), &[]) && !index.resolves_to(&target("one"), &names(&["a"])));
         index.insert(&target("one"), &names(&["a", "b"])).unwrap();
         let before = index.to_bytes().unwrap();
         index.insert(&target("one"), &[]).unwrap();

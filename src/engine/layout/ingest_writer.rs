@@ -1,4 +1,4 @@
-//! An ingest that is being written: its bytes go through a pipe, and its end is a blob or a part to resume.
+//! An ingest that is being written: its bytes go through a sink, and its end is a blob or a part to resume.
 
 use std::sync::atomic::Ordering;
 
@@ -7,49 +7,50 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
-use super::ingests::Turn;
-use super::pipe::Pipe;
+use super::blob_sink::BlobSink;
+use super::ingests::WriterGuard;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestWriter};
 use crate::image::Digest;
 
 /// Empty once it is closed.
 #[derive(Debug)]
-pub(super) struct LayoutIngestWriter(Option<(Turn, Pipe)>);
+pub(super) struct LayoutIngestWriter(Option<(WriterGuard, BlobSink)>);
 
 fn closed() -> EngineError {
     EngineError::Protocol { operation: "writing an ingest".to_owned(), reason: "it is closed".to_owned() }
 }
 
 impl LayoutIngestWriter {
-    /// Goes on where `pipe` is.
-    pub(super) fn new(turn: Turn, pipe: Pipe) -> Self {
-        Self(Some((turn, pipe)))
+    /// Goes on where `sink` is.
+    pub(super) fn new(guard: WriterGuard, sink: BlobSink) -> Self {
+        Self(Some((guard, sink)))
     }
 
-    fn parts(&mut self) -> Result<&mut (Turn, Pipe), EngineError> {
+    fn parts(&mut self) -> Result<&mut (WriterGuard, BlobSink), EngineError> {
         self.0.as_mut().ok_or_else(closed)
     }
 
     async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        let (turn, pipe) = self.parts()?;
-        pipe.push(bytes).await?;
-        turn.live.offset.store(pipe.length(), Ordering::Relaxed);
+        let (guard, sink) = self.parts()?;
+        sink.push(bytes).await?;
+        guard.ingest.offset.store(sink.length(), Ordering::Relaxed);
         Ok(())
     }
 }
 
-async fn suspend(turn: Turn, pipe: Pipe) -> Result<(), EngineError> {
-    let (core, rest) = pipe.finish().await?;
-    let inner = turn.ingests.clone();
-    let parking = inner.clone();
-    let parked = spawn_blocking(move || parking.park(turn, core, &rest).map_err(|error| parking.failed(&error)));
-    parked.await.unwrap_or_else(|_| Err(inner.shared.place.refuse("an ingest broke off")))
+async fn suspend(guard: WriterGuard, sink: BlobSink) -> Result<(), EngineError> {
+    let (hashed, rest) = sink.finish().await?;
+    let inner = guard.ingests.clone();
+    let suspending = inner.clone();
+    let suspended =
+        spawn_blocking(move || suspending.suspend(guard, hashed, &rest).map_err(|error| suspending.failed(&error)));
+    suspended.await.unwrap_or_else(|_| Err(inner.blobs.paths.refuse("an ingest broke off")))
 }
 
 impl IngestWriter for LayoutIngestWriter {
     fn offset(&self) -> u64 {
-        self.0.as_ref().map_or(0, |(_, pipe)| pipe.length())
+        self.0.as_ref().map_or(0, |(_, sink)| sink.length())
     }
 
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
@@ -62,9 +63,9 @@ impl IngestWriter for LayoutIngestWriter {
 
     fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
-            let (turn, pipe) = self.parts()?;
-            turn.live.offset.store(0, Ordering::Relaxed);
-            pipe.restart().await
+            let (guard, sink) = self.parts()?;
+            guard.ingest.offset.store(0, Ordering::Relaxed);
+            sink.restart().await
         })
     }
 
@@ -72,7 +73,7 @@ impl IngestWriter for LayoutIngestWriter {
         let parts = self.0.take();
         Box::pin(async move {
             match parts {
-                Some((turn, pipe)) => suspend(turn, pipe).await,
+                Some((guard, sink)) => suspend(guard, sink).await,
                 None => Ok(()),
             }
         })
@@ -81,14 +82,14 @@ impl IngestWriter for LayoutIngestWriter {
     fn commit(mut self: Box<Self>, expected: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>> {
         let parts = self.0.take();
         Box::pin(async move {
-            let (turn, pipe) = parts.ok_or_else(closed)?;
-            let (core, rest) = pipe.finish().await?;
-            let inner = turn.ingests.clone();
+            let (guard, sink) = parts.ok_or_else(closed)?;
+            let (hashed, rest) = sink.finish().await?;
+            let inner = guard.ingests.clone();
             let work = inner.clone();
-            let done = spawn_blocking(move || work.commit(turn, core, &rest, &expected)).await;
-            let done = done.unwrap_or_else(|_| Err(inner.shared.place.refuse("an ingest broke off")))?;
+            let done = spawn_blocking(move || work.commit(guard, hashed, &rest, &expected)).await;
+            let done = done.unwrap_or_else(|_| Err(inner.blobs.paths.refuse("an ingest broke off")))?;
             // Of an export that is killed the client need not send again what got its name by then.
-            inner.shared.flush_soon();
+            inner.blobs.flush_soon();
             Ok(done)
         })
     }
@@ -96,10 +97,10 @@ impl IngestWriter for LayoutIngestWriter {
 
 impl Drop for LayoutIngestWriter {
     fn drop(&mut self) {
-        let Some((turn, pipe)) = self.0.take() else { return };
+        let Some((guard, sink)) = self.0.take() else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
-            if let Err(error) = suspend(turn, pipe).await {
+            if let Err(error) = suspend(guard, sink).await {
                 tracing::debug!(%error, "an ingest that was dropped lost its last bytes");
             }
         });

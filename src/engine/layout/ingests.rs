@@ -13,18 +13,19 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+use super::blob_sink::BlobSink;
+use super::blob_store::BlobStore;
+use super::files::read_at_most;
+use super::hashed_file::HashedFile;
 use super::ingest_writer::LayoutIngestWriter;
 use super::lease_file::entries;
 use super::pins::Pins;
-use super::pipe::{Core, Pipe};
-use super::place::read_at_most;
-use super::shared::Shared;
 use crate::engine::ingest::{Expected, IngestManager, IngestStatus, OpenedIngest, check_ref};
 use crate::engine::{EngineError, Pin};
 use crate::image::{Algorithm, Digest};
 
 /// How many closed ingests are kept open, so that their bytes need not be hashed again.
-const MAX_PARKED: usize = 64;
+const MAX_SUSPENDED: usize = 64;
 /// The longest note of an ingest.
 const MAX_NOTE: u64 = 16 << 10;
 
@@ -44,30 +45,30 @@ pub(super) struct LayoutIngests(Arc<Inner>);
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) shared: Arc<Shared>,
+    pub(super) blobs: Arc<BlobStore>,
     pins: Arc<Pins>,
     export: String,
-    open: Mutex<HashMap<String, Arc<Live>>>,
-    parked: Mutex<HashMap<String, Core>>,
+    open: Mutex<HashMap<String, Arc<OpenIngest>>>,
+    suspended: Mutex<HashMap<String, HashedFile>>,
 }
 
 /// An ingest that is open.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct OpenIngest {
     note: Note,
     pub(super) offset: AtomicU64,
 }
 
 /// The right to write an ingest.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct WriterGuard {
     pub(super) ingests: Arc<Inner>,
-    pub(super) live: Arc<Live>,
+    pub(super) ingest: Arc<OpenIngest>,
 }
 
-impl Drop for Turn {
+impl Drop for WriterGuard {
     fn drop(&mut self) {
-        lock_of(&self.ingests.open).remove(&self.live.note.name);
+        lock_of(&self.ingests.open).remove(&self.ingest.note.name);
     }
 }
 
@@ -81,16 +82,16 @@ fn milliseconds(time: SystemTime) -> u64 {
 }
 
 impl LayoutIngests {
-    pub(super) fn new(shared: Arc<Shared>, pins: Arc<Pins>, export: String) -> Self {
-        let (open, parked) = Default::default();
-        Self(Arc::new(Inner { shared, pins, export, open, parked }))
+    pub(super) fn new(blobs: Arc<BlobStore>, pins: Arc<Pins>, export: String) -> Self {
+        let (open, suspended) = Default::default();
+        Self(Arc::new(Inner { blobs, pins, export, open, suspended }))
     }
 
     /// Removes all that is not committed. Blocks.
     pub(super) fn clear(&self) -> io::Result<()> {
-        lock_of(&self.0.parked).clear();
-        let (place, disk) = (&self.0.shared.place, &self.0.shared.disk);
-        let folder = place.uploads_of(&self.0.export);
+        lock_of(&self.0.suspended).clear();
+        let (paths, disk) = (&self.0.blobs.paths, &self.0.blobs.disk);
+        let folder = paths.uploads_of(&self.0.export);
         for entry in entries(&folder)? {
             disk.remove(&entry.path())?;
         }
@@ -104,14 +105,14 @@ impl LayoutIngests {
     ) -> Result<T, EngineError> {
         let inner = self.0.clone();
         let done = spawn_blocking(move || work(&inner)).await;
-        done.unwrap_or_else(|_| Err(self.0.shared.place.refuse("an ingest broke off")))
+        done.unwrap_or_else(|_| Err(self.0.blobs.paths.refuse("an ingest broke off")))
     }
 }
 
 impl Inner {
     fn data(&self, name: &str) -> PathBuf {
         // Names are the client's, and may hold anything.
-        self.shared.place.uploads_of(&self.export).join(Digest::sha256(name.as_bytes()).hex())
+        self.blobs.paths.uploads_of(&self.export).join(Digest::sha256(name.as_bytes()).hex())
     }
 
     fn note(&self, name: &str) -> PathBuf {
@@ -119,7 +120,7 @@ impl Inner {
     }
 
     pub(super) fn failed(&self, error: &io::Error) -> EngineError {
-        self.shared.refused(&self.export, "writing an ingest", error)
+        self.blobs.refused(&self.export, "writing an ingest", error)
     }
 
     /// Opens the ingest for its only writer. Blocks.
@@ -136,30 +137,30 @@ impl Inner {
             size: expected.size,
             started: milliseconds(SystemTime::now()),
         });
-        let live = Arc::new(Live { note, offset: AtomicU64::new(0) });
-        let turn = {
+        let ingest = Arc::new(OpenIngest { note, offset: AtomicU64::new(0) });
+        let guard = {
             let mut open = lock_of(&self.open);
             if open.contains_key(name) {
                 return Err(busy(name));
             }
-            open.insert(name.to_owned(), live.clone());
-            Turn { ingests: self.clone(), live }
+            open.insert(name.to_owned(), ingest.clone());
+            WriterGuard { ingests: self.clone(), ingest }
         };
-        let folder = self.shared.place.uploads_of(&self.export);
-        self.shared.disk.create_folder(&folder).map_err(|error| self.failed(&error))?;
+        let folder = self.blobs.paths.uploads_of(&self.export);
+        self.blobs.disk.create_folder(&folder).map_err(|error| self.failed(&error))?;
         let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let (parked, path) = (lock_of(&self.parked).remove(name), self.data(name));
-        let core = match parked {
-            Some(core) => core,
+        let (suspended, path) = (lock_of(&self.suspended).remove(name), self.data(name));
+        let hashed = match suspended {
+            Some(hashed) => hashed,
             None if path.exists() => {
-                let file = self.shared.disk.append(&path).map_err(|error| self.failed(&error))?;
-                Core::resume(algorithm, path, file).map_err(|error| self.failed(&error))?
+                let file = self.blobs.disk.append(&path).map_err(|error| self.failed(&error))?;
+                HashedFile::resume(algorithm, path, file).map_err(|error| self.failed(&error))?
             }
-            None => Core::new(algorithm, path),
+            None => HashedFile::new(algorithm, path),
         };
-        turn.live.offset.store(core.length, Ordering::Relaxed);
-        let pipe = Pipe::new(self.shared.place.clone(), self.shared.disk.clone(), core);
-        Ok(Some(LayoutIngestWriter::new(turn, pipe)))
+        guard.ingest.offset.store(hashed.length, Ordering::Relaxed);
+        let sink = BlobSink::new(self.blobs.paths.clone(), self.blobs.disk.clone(), hashed);
+        Ok(Some(LayoutIngestWriter::new(guard, sink)))
     }
 
     fn read_note(&self, name: &str) -> io::Result<Option<Note>> {
@@ -178,49 +179,49 @@ impl Inner {
             return Ok(());
         }
         let text = serde_json::to_vec(note)?;
-        let written = self.shared.disk.append(&path).and_then(|mut file| file.write(&text));
-        written.inspect_err(|_| drop(self.shared.disk.remove(&path)))
+        let written = self.blobs.disk.append(&path).and_then(|mut file| file.write(&text));
+        written.inspect_err(|_| drop(self.blobs.disk.remove(&path)))
     }
 
     /// Writes what is left and keeps the ingest. Blocks.
-    pub(super) fn park(&self, turn: Turn, mut core: Core, rest: &[Bytes]) -> io::Result<()> {
-        let name = turn.live.note.name.clone();
-        self.write_note(&turn.live.note)?;
-        if core.file.is_none() {
-            core.file = Some(self.shared.disk.append(&core.path)?);
+    pub(super) fn suspend(&self, guard: WriterGuard, mut hashed: HashedFile, rest: &[Bytes]) -> io::Result<()> {
+        let name = guard.ingest.note.name.clone();
+        self.write_note(&guard.ingest.note)?;
+        if hashed.file.is_none() {
+            hashed.file = Some(self.blobs.disk.append(&hashed.path)?);
         }
-        let disk = &*self.shared.disk;
-        core.take(disk, rest.to_vec()).inspect_err(|error| core.make_room(disk, error))?;
-        let mut parked = lock_of(&self.parked);
-        if parked.len() < MAX_PARKED {
-            parked.insert(name, core);
+        let disk = &*self.blobs.disk;
+        hashed.take(disk, rest.to_vec()).inspect_err(|error| hashed.make_room(disk, error))?;
+        let mut suspended = lock_of(&self.suspended);
+        if suspended.len() < MAX_SUSPENDED {
+            suspended.insert(name, hashed);
         }
         // Only now may somebody else have it.
-        drop(parked);
-        drop(turn);
+        drop(suspended);
+        drop(guard);
         Ok(())
     }
 
     /// Makes a blob of the ingest. Blocks.
     pub(super) fn commit(
         &self,
-        turn: Turn,
-        core: Core,
+        guard: WriterGuard,
+        hashed: HashedFile,
         rest: &[Bytes],
         expected: &Expected,
     ) -> Result<(Digest, u64), EngineError> {
-        let size = core.length + rest.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-        let note = turn.live.note.clone();
+        let size = hashed.length + rest.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let note = guard.ingest.note.clone();
         let wanted = expected.digest.clone().or(note.digest);
         let algorithm = wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let digest = core.digest(algorithm, rest).map_err(|error| self.failed(&error))?;
+        let digest = hashed.digest(algorithm, rest).map_err(|error| self.failed(&error))?;
         let reason = match (&wanted, expected.size.or(note.size)) {
             (_, Some(wanted)) if wanted != size => Some(format!("{size} bytes came, expected {wanted}")),
             (Some(wanted), _) if *wanted != digest => Some(format!("the bytes have the digest {digest}")),
             _ => None,
         };
         if let Some(reason) = reason {
-            if let Err(error) = self.park(turn, core, rest) {
+            if let Err(error) = self.suspend(guard, hashed, rest) {
                 tracing::debug!(%error, reference = note.name, "what came of a corrupt ingest is not kept");
             }
             return Err(EngineError::Corrupt { digest: wanted.unwrap_or(digest), reason });
@@ -228,13 +229,13 @@ impl Inner {
         // Before it is looked for: then a collector that comes between sees that it is needed.
         self.pins.add([&digest])?;
         let is_there = self.pins.find(&Pin { digest: digest.clone(), size: Some(size) })?.is_some();
-        let (path, had_file) = (core.path.clone(), core.file.is_some());
+        let (path, had_file) = (hashed.path.clone(), hashed.file.is_some());
         if !is_there {
-            let core = if had_file { self.rename(core, &digest)? } else { core };
-            self.shared.complete(&digest, core, rest, &self.export)?;
+            let hashed = if had_file { self.rename(hashed, &digest)? } else { hashed };
+            self.blobs.complete(&digest, hashed, rest, &self.export)?;
         }
         if had_file || self.note(&note.name).exists() {
-            let disk = &self.shared.disk;
+            let disk = &self.blobs.disk;
             let removed = disk.remove(&path).and_then(|()| disk.remove(&self.note(&note.name)));
             removed.map_err(|error| self.failed(&error))?;
         }
@@ -242,19 +243,22 @@ impl Inner {
     }
 
     /// Takes the file out of the ingests. Under the name of a part it is found again if this process is killed.
-    fn rename(&self, mut core: Core, digest: &Digest) -> Result<Core, EngineError> {
-        let part = self.shared.place.partial(&self.shared.boot, digest);
-        let lockable = core.file.as_ref().is_some_and(|file| file.file().try_lock().is_ok());
-        let path =
-            if !self.shared.boot.is_empty() && lockable && !part.exists() { part } else { self.shared.own(digest)? };
-        self.shared.disk.rename(&core.path, &path).map_err(|error| self.failed(&error))?;
-        core.path = path;
-        Ok(core)
+    fn rename(&self, mut hashed: HashedFile, digest: &Digest) -> Result<HashedFile, EngineError> {
+        let part = self.blobs.paths.partial(&self.blobs.boot, digest);
+        let lockable = hashed.file.as_ref().is_some_and(|file| file.file().try_lock().is_ok());
+        let path = if !self.blobs.boot.is_empty() && lockable && !part.exists() {
+            part
+        } else {
+            self.blobs.unsynced_path(digest)?
+        };
+        self.blobs.disk.rename(&hashed.path, &path).map_err(|error| self.failed(&error))?;
+        hashed.path = path;
+        Ok(hashed)
     }
 
     fn statuses(&self) -> io::Result<Vec<IngestStatus>> {
         let mut found: HashMap<String, IngestStatus> = HashMap::new();
-        for entry in entries(&self.shared.place.uploads_of(&self.export))? {
+        for entry in entries(&self.blobs.paths.uploads_of(&self.export))? {
             let path = entry.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
@@ -265,9 +269,9 @@ impl Inner {
             let updated = data.and_then(|data| data.modified().ok());
             found.insert(note.name.clone(), status(&note, offset, updated));
         }
-        for live in lock_of(&self.open).values() {
-            let offset = live.offset.load(Ordering::Relaxed);
-            found.insert(live.note.name.clone(), status(&live.note, offset, Some(SystemTime::now())));
+        for ingest in lock_of(&self.open).values() {
+            let offset = ingest.offset.load(Ordering::Relaxed);
+            found.insert(ingest.note.name.clone(), status(&ingest.note, offset, Some(SystemTime::now())));
         }
         let mut statuses: Vec<_> = found.into_values().collect();
         statuses.sort_by(|one, other| one.reference.cmp(&other.reference));
@@ -314,8 +318,8 @@ impl IngestManager for LayoutIngests {
             if lock_of(&inner.open).contains_key(&reference) {
                 return Err(busy(&reference));
             }
-            lock_of(&inner.parked).remove(&reference);
-            let disk = &inner.shared.disk;
+            lock_of(&inner.suspended).remove(&reference);
+            let disk = &inner.blobs.disk;
             let removed = disk.remove(&inner.data(&reference)).and_then(|()| disk.remove(&inner.note(&reference)));
             removed.map_err(|error| inner.failed(&error))
         }))

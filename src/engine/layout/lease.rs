@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use super::collect::{collect, collect_later};
+use super::blob_store::BlobStore;
+use super::gc::{collect, collect_later};
 use super::ingests::LayoutIngests;
 use super::lease_file::{LeaseFile, Owner};
 use super::lock;
 use super::pins::Pins;
-use super::shared::Shared;
 use super::transaction::{LayoutTransaction, plan};
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, ImageTransaction, Lease, Pin, Plan, TransactionOptions};
@@ -19,7 +19,7 @@ use crate::image::{Descriptor, Digest, Graph};
 /// A lease. Clones are one.
 #[derive(Debug, Clone)]
 pub(super) struct LayoutLease {
-    pub(super) shared: Arc<Shared>,
+    pub(super) blobs: Arc<BlobStore>,
     pub(super) pins: Arc<Pins>,
     pub(super) export: String,
     ingests: LayoutIngests,
@@ -36,13 +36,13 @@ struct Done {
 
 impl LayoutLease {
     /// Creates the lease of `export`, which belongs to `owner`, or opens a durable one again. Blocks.
-    pub(super) fn open(shared: &Arc<Shared>, export: &str, owner: &Owner) -> Result<Self, EngineError> {
-        let _lock = lock::shared(&shared.place)?;
-        let file = LeaseFile::open(&shared.disk, &shared.place.lease(export), owner);
-        let file = file.map_err(|error| shared.place.failed("making a lease", &error))?;
-        let pins = Arc::new(Pins::new(shared.clone(), file, export.to_owned()));
-        let ingests = LayoutIngests::new(shared.clone(), pins.clone(), export.to_owned());
-        Ok(Self { shared: shared.clone(), pins, export: export.to_owned(), ingests, done: Arc::default() })
+    pub(super) fn open(blobs: &Arc<BlobStore>, export: &str, owner: &Owner) -> Result<Self, EngineError> {
+        let _lock = lock::shared(&blobs.paths)?;
+        let file = LeaseFile::open(&blobs.disk, &blobs.paths.lease(export), owner);
+        let file = file.map_err(|error| blobs.paths.failed("making a lease", &error))?;
+        let pins = Arc::new(Pins::new(blobs.clone(), file, export.to_owned()));
+        let ingests = LayoutIngests::new(blobs.clone(), pins.clone(), export.to_owned());
+        Ok(Self { blobs: blobs.clone(), pins, export: export.to_owned(), ingests, done: Arc::default() })
     }
 
     fn done(&self) -> MutexGuard<'_, Done> {
@@ -58,7 +58,7 @@ impl LayoutLease {
 
     /// Whether a blob that is pinned is there. Blocks.
     pub(super) fn is_there(&self, blob: &Descriptor) -> bool {
-        self.shared.hold(&blob.digest, Some(blob.size), &self.export).is_some()
+        self.blobs.pin(&blob.digest, Some(blob.size), &self.export).is_some()
     }
 
     /// Runs file work off the reactor.
@@ -68,15 +68,15 @@ impl LayoutLease {
     ) -> Result<T, EngineError> {
         let this = self.clone();
         let done = spawn_blocking(move || work(&this)).await;
-        done.unwrap_or_else(|_| Err(self.shared.place.refuse("the export broke off")))
+        done.unwrap_or_else(|_| Err(self.blobs.paths.refuse("the export broke off")))
     }
 
     /// Whether something is left that will be collected later.
     fn end(&self) -> Result<bool, EngineError> {
-        let failed = |error: std::io::Error| self.shared.place.failed("releasing an export", &error);
+        let failed = |error: std::io::Error| self.blobs.paths.failed("releasing an export", &error);
         self.ingests.clear().map_err(failed)?;
-        let marks = self.shared.give_up(&self.export, &self.pins.all());
-        self.shared.disk.remove(&self.shared.place.lease(&self.export)).map_err(failed)?;
+        let marks = self.blobs.release(&self.export, &self.pins.all());
+        self.blobs.disk.remove(&self.blobs.paths.lease(&self.export)).map_err(failed)?;
         let (has_replaced, is_committed) = {
             let mut done = self.done();
             (std::mem::take(&mut done.has_replaced), std::mem::replace(&mut done.is_committed, true))
@@ -86,7 +86,7 @@ impl LayoutLease {
             return Ok(false);
         }
         // The image is there whatever comes of this.
-        match collect(&self.shared) {
+        match collect(&self.blobs) {
             Ok(outcome) => {
                 tracing::debug!(?outcome, "collected what nobody needs any more");
                 Ok(outcome.is_more)
@@ -150,7 +150,7 @@ impl Lease for LayoutLease {
     /// the part of a large one stays as it is.
     fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(async move {
-            if let Err(error) = self.shared.flush().await {
+            if let Err(error) = self.blobs.flush().await {
                 tracing::debug!(%error, "small blobs of the export are sent again");
             }
             self.release().await
@@ -160,7 +160,7 @@ impl Lease for LayoutLease {
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
             if self.work(Self::end).await? {
-                collect_later(&self.shared);
+                collect_later(&self.blobs);
             }
             Ok(())
         })

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use super::disk::{Disk, DiskFile};
+use super::files::open_file;
 use super::lock;
-use super::place::{Place, open_file};
+use super::paths::LayoutPaths;
 use crate::engine::{DurableLease, EngineError};
 use crate::image::Digest;
 
@@ -124,7 +125,7 @@ impl LeaseFile {
     /// Pins blobs. From then on what is found stays: a collector has seen this, or is done. Blocks.
     pub(super) fn pin<'a>(
         &self,
-        place: &Place,
+        paths: &LayoutPaths,
         digests: impl IntoIterator<Item = &'a Digest>,
     ) -> Result<(), EngineError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,36 +134,36 @@ impl LeaseFile {
             return Ok(());
         }
         if inner.pinned.len() + new.len() > MAX_PINNED {
-            return Err(place.refuse(format!("an export relies on more than {MAX_PINNED} blobs; use several")));
+            return Err(paths.refuse(format!("an export relies on more than {MAX_PINNED} blobs; use several")));
         }
         let lines: String = new.iter().map(|digest| format!("{digest}\n")).collect();
-        let _lock = lock::shared(place)?;
-        inner.add(&lines, new.len()).map_err(|error| place.failed("adding to a lease", &error))?;
+        let _lock = lock::shared(paths)?;
+        inner.add(&lines, new.len()).map_err(|error| paths.failed("adding to a lease", &error))?;
         inner.pinned.extend(new.into_iter().cloned());
-        self.tidy(place, &mut inner);
+        self.tidy(paths, &mut inner);
         Ok(())
     }
 
     /// Removes one pin. Blocks.
-    pub(super) fn unpin(&self, place: &Place, digest: &Digest) -> Result<(), EngineError> {
+    pub(super) fn unpin(&self, paths: &LayoutPaths, digest: &Digest) -> Result<(), EngineError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.pinned.remove(digest) {
-            let _lock = lock::shared(place)?;
-            inner.add(&format!("-{digest}\n"), 1).map_err(|error| place.failed("adding to a lease", &error))?;
-            self.tidy(place, &mut inner);
+            let _lock = lock::shared(paths)?;
+            inner.add(&format!("-{digest}\n"), 1).map_err(|error| paths.failed("adding to a lease", &error))?;
+            self.tidy(paths, &mut inner);
         }
         Ok(())
     }
 
     /// Writes a lease anew in which most lines are of no use any more: a client may pin and let go as often as it likes.
     /// The lock must be held.
-    fn tidy(&self, place: &Place, inner: &mut Inner) {
+    fn tidy(&self, paths: &LayoutPaths, inner: &mut Inner) {
         if inner.lines <= 2 * inner.pinned.len() + STALE {
             return;
         }
         let mut text = format!("{}\n", self.owner);
         inner.pinned.iter().for_each(|digest| text.extend([digest.as_str(), "\n"]));
-        let draft = place.draft("lease");
+        let draft = paths.draft("lease");
         let written = self.disk.append(&draft).and_then(|mut file| {
             file.write(text.as_bytes())?;
             self.disk.rename(&draft, &self.path)?;
@@ -204,13 +205,13 @@ impl Found {
     }
 
     fn read(path: &Path) -> io::Result<Self> {
-        let text = super::place::read_at_most(path, MAX_BYTES)?;
+        let text = super::files::read_at_most(path, MAX_BYTES)?;
         let text = String::from_utf8_lossy(&text);
         let mut lines = text.lines();
         let (owner, mut found) = (lines.next().unwrap_or_default().to_owned(), (HashSet::new(), 0));
         for line in lines {
             found.1 += 1;
-            // A line that was cut off by a crash held a blob for a process that is gone.
+            // A line that was cut off by a crash pinned a blob of a process that is gone.
             match (line.strip_prefix('-'), line.strip_prefix('-').unwrap_or(line).parse::<Digest>()) {
                 (Some(_), Ok(digest)) => drop(found.0.remove(&digest)),
                 (None, Ok(digest)) => drop(found.0.insert(digest)),
@@ -230,9 +231,9 @@ fn kept(owner: &str) -> Option<Kept> {
 }
 
 /// The leases that outlive their processes.
-pub(super) fn durables(place: &Place) -> io::Result<Vec<DurableLease>> {
+pub(super) fn durables(paths: &LayoutPaths) -> io::Result<Vec<DurableLease>> {
     let mut durables = Vec::new();
-    for entry in entries(&place.leases())? {
+    for entry in entries(&paths.leases())? {
         let Ok(found) = Found::read(&entry.path()) else { continue };
         if let Some(Kept { record, opened }) = found.kept() {
             let export = entry.file_name().to_string_lossy().into_owned();
@@ -245,18 +246,18 @@ pub(super) fn durables(place: &Place) -> io::Result<Vec<DurableLease>> {
 /// What all leases say.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    /// What those hold that are in force.
-    pub(super) held: HashSet<Digest>,
+    /// The pins of leases in force.
+    pub(super) pinned: HashSet<Digest>,
     /// The exports whose leases are abandoned.
     pub(super) abandoned: Vec<String>,
-    /// Leases in force of which it is not known what they hold.
+    /// Why there may be more pins: leases in force that cannot be read.
     pub(super) doubts: Vec<String>,
 }
 
 /// Reads all leases.
-pub(super) fn survey(place: &Place) -> io::Result<Survey> {
+pub(super) fn survey(paths: &LayoutPaths) -> io::Result<Survey> {
     let mut survey = Survey::default();
-    for entry in entries(&place.leases())? {
+    for entry in entries(&paths.leases())? {
         // A lease is called by its export's id; whatever else is there is not ours.
         let Ok(export) = entry.file_name().into_string() else { continue };
         if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
@@ -268,7 +269,7 @@ pub(super) fn survey(place: &Place) -> io::Result<Survey> {
             Ok(durable) if durable.starts_with(DURABLE) => {
                 kept(&durable).map_or_else(|| Clock::default().age(&path), |kept| kept.age()) < LIFETIME
             }
-            Ok(process) => lives(place, &process),
+            Ok(process) => lives(paths, &process),
             // Released at this moment.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(_) => true,
@@ -278,7 +279,7 @@ pub(super) fn survey(place: &Place) -> io::Result<Survey> {
             continue;
         }
         match Found::read(&path) {
-            Ok(found) => survey.held.extend(found.digests),
+            Ok(found) => survey.pinned.extend(found.digests),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => survey.doubts.push(format!("the lease {} cannot be read: {error}", path.display())),
         }
@@ -288,14 +289,14 @@ pub(super) fn survey(place: &Place) -> io::Result<Survey> {
 
 /// Whether a process lives: then it has its file locked. An empty name is that of a process that was just about to say
 /// who it is.
-pub(super) fn lives(place: &Place, process: &str) -> bool {
+pub(super) fn lives(paths: &LayoutPaths, process: &str) -> bool {
     if process.is_empty() {
-        return Clock::default().age(&place.leases()) < Duration::from_secs(60);
+        return Clock::default().age(&paths.leases()) < Duration::from_secs(60);
     }
     if process.contains('/') {
         return false;
     }
-    match open_file(&place.processes().join(process)) {
+    match open_file(&paths.processes().join(process)) {
         Ok(file) => matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)),
         Err(_) => false,
     }

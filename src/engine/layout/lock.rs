@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::place::Place;
+use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 
 /// How long a lock is waited for. Everybody holds it for milliseconds; a collector of a large layout for seconds.
@@ -18,42 +18,42 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is tried.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// A lock that is held until it is dropped.
+/// A lock, released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Lock {
     _file: File,
 }
 
 /// A lock for changing the index or collecting.
 #[derive(Debug)]
-pub(super) struct HeldIndex {
-    _own: Held,
+pub(super) struct IndexLock {
+    _own: Lock,
     buildkit: File,
-    place: Place,
+    paths: LayoutPaths,
 }
 
 /// For pinning blobs: any number at once, but not while blobs are collected.
-pub(super) fn shared(place: &Place) -> Result<Held, EngineError> {
-    let file = open(&place.lock()).map_err(|error| place.failed("locking", &error))?;
-    wait(place, || file.try_lock_shared())?;
-    Ok(Held { _file: file })
+pub(super) fn shared(paths: &LayoutPaths) -> Result<Lock, EngineError> {
+    let file = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
+    wait(paths, || file.try_lock_shared())?;
+    Ok(Lock { _file: file })
 }
 
 /// For everything that others must not see half done.
-pub(super) fn exclusive(place: &Place) -> Result<HeldIndex, EngineError> {
-    let own = open(&place.lock()).map_err(|error| place.failed("locking", &error))?;
-    wait(place, || own.try_lock())?;
-    Ok(HeldIndex { _own: Held { _file: own }, buildkit: buildkit(place)?, place: place.clone() })
+pub(super) fn exclusive(paths: &LayoutPaths) -> Result<IndexLock, EngineError> {
+    let own = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
+    wait(paths, || own.try_lock())?;
+    Ok(IndexLock { _own: Lock { _file: own }, buildkit: buildkit(paths)?, paths: paths.clone() })
 }
 
 /// Takes BuildKit's lock of the index as well. BuildKit removes the file when it is done, so what was locked may not be
 /// what others find there.
-fn buildkit(place: &Place) -> Result<File, EngineError> {
-    let path = place.buildkit_lock();
-    let failed = |error: io::Error| place.failed("locking the index", &error);
+fn buildkit(paths: &LayoutPaths) -> Result<File, EngineError> {
+    let path = paths.buildkit_lock();
+    let failed = |error: io::Error| paths.failed("locking the index", &error);
     loop {
         let file = open(&path).map_err(failed)?;
-        wait(place, || file.try_lock())?;
+        wait(paths, || file.try_lock())?;
         let mine = file.metadata().map_err(failed)?.ino();
         if path.metadata().is_ok_and(|found| found.ino() == mine) {
             return Ok(file);
@@ -67,30 +67,30 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Locks the file by which others know that this process lives. Whoever has just found it asks by taking its lock for a
 /// moment.
-pub(super) fn own(place: &Place, file: &File) -> Result<(), EngineError> {
-    wait(place, || file.try_lock())
+pub(super) fn claim(paths: &LayoutPaths, file: &File) -> Result<(), EngineError> {
+    wait(paths, || file.try_lock())
 }
 
-fn wait(place: &Place, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), EngineError> {
+fn wait(paths: &LayoutPaths, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), EngineError> {
     let end = Instant::now() + PATIENCE;
     loop {
         match attempt() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(place.failed("locking", &error)),
+            Err(TryLockError::Error(error)) => return Err(paths.failed("locking", &error)),
             Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(INTERVAL),
             Err(TryLockError::WouldBlock) => {
                 let operation =
-                    format!("waiting for another process that works on the layout {}", place.root().display());
+                    format!("waiting for another process that works on the layout {}", paths.root().display());
                 return Err(EngineError::Timeout { operation, after: PATIENCE });
             }
         }
     }
 }
 
-impl Drop for HeldIndex {
+impl Drop for IndexLock {
     fn drop(&mut self) {
         // As BuildKit does, while the lock is still held. It stays if it cannot be removed, which does no harm.
-        let _ = std::fs::remove_file(self.place.buildkit_lock());
+        let _ = std::fs::remove_file(self.paths.buildkit_lock());
         let _ = self.buildkit.unlock();
     }
 }

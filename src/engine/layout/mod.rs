@@ -2,41 +2,44 @@
 //! daemon, and any tool that knows layouts reads what is exported.
 //!
 //! * Blobs are written to files of ours in `.linkspan/ingest`, hashed on their way, and get their names below `blobs`
-//!   when their content is on the disk ([`shared`]). `index.json` is replaced last, as a whole, and keeps what it said
+//!   when their content is on the disk ([`blob_store`]). `index.json` is replaced last, as a whole, and keeps what it said
 //!   of images that are not ours ([`index`]). The order is: content synced, blob named, folder synced, index synced,
 //!   index named, folder synced. So after a crash or a power loss at any moment the layout is one that was complete at
 //!   some time, and a blob that is there is what its name says.
 //! * Any number of tasks and processes may work on a layout at once. A lock guards changes of the index and the
-//!   [`collect`]or ([`lock`]); leases say what is not to be collected ([`lease_file`]).
+//!   collector ([`gc`], [`lock`]); leases say what is not to be collected ([`lease_file`]).
 //! * The interrupted transfer of a large blob is resumed by the next export of the same blob, of whichever process, until
 //!   the machine restarts ([`blob_writer`]). An export that outlives its process finds its complete blobs again as well,
-//!   however small, although they were not synced when the process was killed ([`left`]).
+//!   however small, although they were not synced when the process was killed ([`unsynced`]).
 
+mod blob_sink;
+mod blob_store;
 mod blob_writer;
 mod clock;
-mod collect;
 mod disk;
+mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod gc;
+mod hashed_file;
 mod index;
 mod ingest_writer;
 mod ingests;
+mod init;
 mod lease;
 mod lease_file;
-mod left;
 mod lock;
 mod names;
+mod paths;
 mod pins;
-mod pipe;
-mod place;
-mod reached;
+mod reachable;
 mod read;
 mod seal;
-mod shared;
 #[cfg(test)]
 mod tests;
 mod transaction;
 mod unreached;
+mod unsynced;
 mod verified;
 
 use std::path::Path;
@@ -47,13 +50,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use self::collect::Outcome;
+use self::blob_store::BlobStore;
 use self::disk::{Disk, System};
+use self::gc::Outcome;
+use self::init::Found;
 use self::lease::LayoutLease;
 use self::lease_file::Owner;
-use self::place::{Found, Place};
+use self::paths::LayoutPaths;
 use self::read::{LayoutImages, read_index};
-use self::shared::Shared;
 use super::images::{Images, Record};
 use super::process::boot;
 use super::{
@@ -65,7 +69,7 @@ use crate::source::{OnMissing, ReadGraphError, read_graph};
 /// A layout.
 #[derive(Debug)]
 pub(crate) struct LayoutEngine {
-    shared: Arc<Shared>,
+    blobs: Arc<BlobStore>,
     identity: Identity,
 }
 
@@ -85,34 +89,34 @@ impl LayoutEngine {
             address: root.display().to_string(),
             storage: Storage::Directory {},
         };
-        let this = Self { shared: Shared::new(Place::new(root), disk, boot), identity };
-        this.work(|shared| shared.place.look().and_then(|_| read_index(&shared.place))).await?;
+        let this = Self { blobs: BlobStore::new(LayoutPaths::new(root), disk, boot), identity };
+        this.work(|blobs| blobs.paths.look().and_then(|_| read_index(&blobs.paths))).await?;
         Ok(this)
     }
 
     async fn work<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Arc<Shared>) -> Result<T, EngineError> + Send + 'static,
+        work: impl FnOnce(&Arc<BlobStore>) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let shared = self.shared.clone();
-        let done = spawn_blocking(move || work(&shared)).await;
-        done.unwrap_or_else(|_| Err(self.shared.place.refuse("working on it broke off")))
+        let blobs = self.blobs.clone();
+        let done = spawn_blocking(move || work(&blobs)).await;
+        done.unwrap_or_else(|_| Err(self.blobs.paths.refuse("working on it broke off")))
     }
 
-    /// Whether `names` stand for `root` and everything is there; how many blobs it has.
+    /// Whether `names` resolve to `root` and everything is there; how many blobs it has.
     async fn look(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
         if names.is_empty() {
             return Ok(None);
         }
         let (named, names) = (root.clone(), names.to_vec());
-        let stands = self.work(move |shared| {
-            let is_layout = shared.place.look()? != Found::Nothing;
-            Ok(is_layout && read_index(&shared.place)?.is_some_and(|index| index.stands(&named, &names)))
+        let resolves = self.work(move |blobs| {
+            let is_layout = blobs.paths.look()? != Found::Nothing;
+            Ok(is_layout && read_index(&blobs.paths)?.is_some_and(|index| index.resolves_to(&named, &names)))
         });
-        if !stands.await? {
+        if !resolves.await? {
             return Ok(None);
         }
-        let images = LayoutImages::new(self.shared.clone());
+        let images = LayoutImages::new(self.blobs.clone());
         let graph = match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
             Ok(graph) => graph,
             // An export mends documents that are missing or damaged.
@@ -120,9 +124,9 @@ impl LayoutEngine {
             Err(ReadGraphError::Graph(GraphError::Document(_))) => return Ok(None),
             Err(ReadGraphError::Graph(error)) => return Err(error.into()),
         };
-        self.work(move |shared| {
+        self.work(move |blobs| {
             // A blob that waits has no name yet: something is to be done.
-            let is_there = |blob: &Descriptor| shared.named(&blob.digest, blob.size);
+            let is_there = |blob: &Descriptor| blobs.named(&blob.digest, blob.size);
             Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
         })
         .await
@@ -130,18 +134,18 @@ impl LayoutEngine {
 
     async fn open_lease(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Lease>, EngineError> {
         let (export, record) = (origin.export.clone(), record.map(str::to_owned));
-        self.work(move |shared| {
+        self.work(move |blobs| {
             check_id(&export)?;
-            shared.place.create(&*shared.disk)?;
+            blobs.paths.create(&*blobs.disk)?;
             let owner = match record {
                 Some(record) if record.len() > MAX_RECORD => {
                     let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
                     return Err(EngineError::Protocol { operation, reason });
                 }
                 Some(record) => Owner::Nobody(record),
-                None => Owner::Process(shared.process()?),
+                None => Owner::Process(blobs.process()?),
             };
-            Ok(Arc::new(LayoutLease::open(shared, &export, &owner)?) as Arc<dyn Lease>)
+            Ok(Arc::new(LayoutLease::open(blobs, &export, &owner)?) as Arc<dyn Lease>)
         })
         .await
     }
@@ -191,13 +195,13 @@ impl Engine for LayoutEngine {
     }
 
     fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
-        Box::pin(self.work(|shared| {
-            lease_file::durables(&shared.place).map_err(|error| shared.place.failed("reading leases", &error))
+        Box::pin(self.work(|blobs| {
+            lease_file::durables(&blobs.paths).map_err(|error| blobs.paths.failed("reading leases", &error))
         }))
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
-        Ok(Arc::new(LayoutImages::new(self.shared.clone())))
+        Ok(Arc::new(LayoutImages::new(self.blobs.clone())))
     }
 
     /// A layout in which we never wrote is not written to in order to be read. Whoever collects in it first gives what
@@ -209,34 +213,34 @@ impl Engine for LayoutEngine {
     ) -> BoxFuture<'a, Result<Option<Arc<dyn Lease>>, EngineError>> {
         Box::pin(async move {
             let (export, graph) = (origin.export.clone(), graph.clone());
-            let held = self.work(move |shared| {
+            let lease = self.work(move |blobs| {
                 check_id(&export)?;
-                if !shared.place.leases().is_dir() || !shared.place.processes().is_dir() {
+                if !blobs.paths.leases().is_dir() || !blobs.paths.processes().is_dir() {
                     return Ok(None);
                 }
-                let lease = LayoutLease::open(shared, &export, &Owner::Process(shared.process()?))?;
+                let lease = LayoutLease::open(blobs, &export, &Owner::Process(blobs.process()?))?;
                 lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
                 Ok(Some(Arc::new(lease) as Arc<dyn Lease>))
             });
-            held.await
+            lease.await
         })
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
         Box::pin(async move {
-            let collected = self.work(|shared| {
+            let collected = self.work(|blobs| {
                 // Nothing of ours was ever there.
-                if !shared.place.own().is_dir() {
-                    return Ok(collect::Outcome::default());
+                if !blobs.paths.own().is_dir() {
+                    return Ok(Outcome::default());
                 }
-                collect::collect(shared)
+                gc::collect(blobs)
             });
             let Outcome { blobs, bytes, exports, is_more } = collected.await?;
             if blobs > 0 {
                 tracing::info!(blobs, bytes, "collected blobs that no image needs");
             }
             if is_more {
-                collect::collect_later(&self.shared);
+                gc::collect_later(&self.blobs);
             }
             Ok(exports)
         })
@@ -244,20 +248,20 @@ impl Engine for LayoutEngine {
 
     fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
         let (root, names) = (root.clone(), vec![name.clone()]);
-        Box::pin(self.work(move |shared| names::change(shared, |index| index.insert(&root, &names))))
+        Box::pin(self.work(move |blobs| names::change(blobs, |index| index.insert(&root, &names))))
     }
 
     fn remove<'a>(&'a self, record: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
         let record = record.clone();
-        Box::pin(self.work(move |shared| {
-            names::change(shared, |index| Ok(index.remove(record.name.as_deref(), &record.target.digest)))
+        Box::pin(self.work(move |blobs| {
+            names::change(blobs, |index| Ok(index.remove(record.name.as_deref(), &record.target.digest)))
         }))
     }
 
     fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
-        Box::pin(self.work(|shared| {
-            let leases = lease_file::survey(&shared.place).map(|survey| survey.abandoned);
-            let leases = leases.map_err(|error| shared.place.failed("reading leases", &error))?;
+        Box::pin(self.work(|blobs| {
+            let leases = lease_file::survey(&blobs.paths).map(|survey| survey.abandoned);
+            let leases = leases.map_err(|error| blobs.paths.failed("reading leases", &error))?;
             Ok(Abandoned { leases, ..Abandoned::default() })
         }))
     }

@@ -9,10 +9,11 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::spawn_blocking;
 
+use super::blob_store::BlobStore;
+use super::files::{open_file, read_file_at_most};
 use super::index::LayoutIndex;
-use super::place::{Place, open_file, read_file_at_most};
+use super::paths::LayoutPaths;
 use super::seal::Seal;
-use super::shared::Shared;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record};
 use crate::image::layout::MAX_INDEX;
@@ -27,14 +28,14 @@ const SNIFF: u64 = 512;
 const ANYTHING: &str = "application/octet-stream";
 
 /// Reads `index.json`; `None` if there is none. Blocks.
-pub(super) fn read_index(place: &Place) -> Result<Option<LayoutIndex>, EngineError> {
-    Ok(read_sealed_index(place)?.map(|(index, _)| index))
+pub(super) fn read_index(paths: &LayoutPaths) -> Result<Option<LayoutIndex>, EngineError> {
+    Ok(read_sealed_index(paths)?.map(|(index, _)| index))
 }
 
 /// The same with what tells whether it is still that one. Blocks.
-pub(super) fn read_sealed_index(place: &Place) -> Result<Option<(LayoutIndex, Seal)>, EngineError> {
+pub(super) fn read_sealed_index(paths: &LayoutPaths) -> Result<Option<(LayoutIndex, Seal)>, EngineError> {
     let read = || {
-        let file = open_file(&place.index())?;
+        let file = open_file(&paths.index())?;
         // Before it is read: what is written into it meanwhile makes it another one.
         let seal = Seal::of(&file.metadata()?);
         Ok::<_, io::Error>((read_file_at_most(file, MAX_INDEX)?, seal))
@@ -42,32 +43,32 @@ pub(super) fn read_sealed_index(place: &Place) -> Result<Option<(LayoutIndex, Se
     let (bytes, seal) = match read() {
         Ok(read) => read,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(place.failed("reading index.json", &error)),
+        Err(error) => return Err(paths.failed("reading index.json", &error)),
     };
-    let refused = |reason| place.refuse(format!("its index.json is not what the OCI specification says: {reason}"));
+    let refused = |reason| paths.refuse(format!("its index.json is not what the OCI specification says: {reason}"));
     LayoutIndex::parse(&bytes).map(|index| Some((index, seal))).map_err(refused)
 }
 
 /// The images of a layout.
 #[derive(Debug, Clone)]
 pub(super) struct LayoutImages {
-    shared: Arc<Shared>,
+    blobs: Arc<BlobStore>,
     name: Arc<str>,
 }
 
 impl LayoutImages {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let name = format!("layout {}", shared.place.root().display()).into();
-        Self { shared, name }
+    pub(super) fn new(blobs: Arc<BlobStore>) -> Self {
+        let name = format!("layout {}", blobs.paths.root().display()).into();
+        Self { blobs, name }
     }
 
     async fn work<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared) -> Result<T, EngineError> + Send + 'static,
+        work: impl FnOnce(&BlobStore) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let shared = self.shared.clone();
-        let done = spawn_blocking(move || work(&shared)).await;
-        done.unwrap_or_else(|_| Err(self.shared.place.refuse("reading it broke off")))
+        let blobs = self.blobs.clone();
+        let done = spawn_blocking(move || work(&blobs)).await;
+        done.unwrap_or_else(|_| Err(self.blobs.paths.refuse("reading it broke off")))
     }
 
     fn refused(&self, digest: &Digest, error: &io::Error) -> SourceError {
@@ -79,8 +80,8 @@ impl LayoutImages {
     }
 
     async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        let (shared, digest) = (self.shared.clone(), blob.digest.clone());
-        let opened = spawn_blocking(move || shared.open(&digest)).await.map_err(io::Error::other);
+        let (blobs, digest) = (self.blobs.clone(), blob.digest.clone());
+        let opened = spawn_blocking(move || blobs.open(&digest)).await.map_err(io::Error::other);
         let file = opened.and_then(|opened| opened).map_err(|error| self.refused(&blob.digest, &error))?;
         let (this, digest) = (self.clone(), blob.digest.clone());
         let chunks = stream::unfold(Some((file, offset)), move |state| {
@@ -131,15 +132,15 @@ fn object(mut file: &File, size: u64) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// What a blob is, by the index or by its own words. Blocks.
-fn identify(shared: &Shared, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-    let Some(size) = shared.readable(digest) else { return Ok(None) };
-    if let Some(root) = read_index(&shared.place)?.as_ref().and_then(|index| index.root(digest)) {
+fn identify(blobs: &BlobStore, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+    let Some(size) = blobs.readable(digest) else { return Ok(None) };
+    if let Some(root) = read_index(&blobs.paths)?.as_ref().and_then(|index| index.root(digest)) {
         return Ok(Some(root.clone()));
     }
     let mut media_type = None;
     if size <= Limits::default().config_bytes {
-        let read = shared.open(digest).and_then(|file| object(&file, size));
-        let bytes = read.map_err(|error| shared.place.failed("reading a blob", &error))?;
+        let read = blobs.open(digest).and_then(|file| object(&file, size));
+        let bytes = read.map_err(|error| blobs.paths.failed("reading a blob", &error))?;
         media_type = bytes.and_then(|bytes| media_type_of(&bytes));
     }
     Ok(Some(Descriptor::new(media_type.unwrap_or_else(|| ANYTHING.to_owned()), digest.clone(), size)))
@@ -158,20 +159,22 @@ impl Source for LayoutImages {
 impl Images for LayoutImages {
     fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
         let name = name.clone();
-        Box::pin(self.work(move |shared| {
-            Ok(read_index(&shared.place)?.as_ref().and_then(|index| index.resolve(&name)).cloned())
-        }))
+        Box::pin(
+            self.work(move |blobs| {
+                Ok(read_index(&blobs.paths)?.as_ref().and_then(|index| index.resolve(&name)).cloned())
+            }),
+        )
     }
 
     fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
         let digest = digest.clone();
-        Box::pin(self.work(move |shared| identify(shared, &digest)))
+        Box::pin(self.work(move |blobs| identify(blobs, &digest)))
     }
 
     fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
         let query = query.clone();
-        Box::pin(self.work(move |shared| {
-            let index = read_index(&shared.place)?;
+        Box::pin(self.work(move |blobs| {
+            let index = read_index(&blobs.paths)?;
             let entries = index.as_ref().map(LayoutIndex::entries).unwrap_or_default();
             let record = |entry: &super::index::Entry| Record {
                 name: entry.name().map(str::to_owned),
@@ -183,11 +186,11 @@ impl Images for LayoutImages {
 
     fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
         let digest = digest.clone();
-        Box::pin(self.work(move |shared| Ok(shared.readable(&digest))))
+        Box::pin(self.work(move |blobs| Ok(blobs.readable(&digest))))
     }
 
     fn reliable<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
         let digest = digest.clone();
-        Box::pin(self.work(move |shared| Ok(shared.present(&digest, None))))
+        Box::pin(self.work(move |blobs| Ok(blobs.present(&digest, None))))
     }
 }

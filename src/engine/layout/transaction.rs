@@ -27,12 +27,12 @@ pub(super) fn plan(lease: &LayoutLease, graph: &Graph) -> Result<Plan, EngineErr
     let mut plan = Plan::default();
     for document in graph.documents() {
         // One with other bytes is replaced: what other tools wrote may not have survived a power loss.
-        if is_there(&document.descriptor) && lease.shared.is_same(&document.descriptor.digest, &document.bytes) {
+        if is_there(&document.descriptor) && lease.blobs.is_same(&document.descriptor.digest, &document.bytes) {
             plan.present.push(document.descriptor.clone());
         } else {
             // Whoever read the graph has verified it.
             let bytes = std::slice::from_ref(&document.bytes);
-            lease.shared.store(&document.descriptor.digest, bytes, &lease.export)?;
+            lease.blobs.store(&document.descriptor.digest, bytes, &lease.export)?;
             plan.stored.push(document.descriptor.clone());
         }
     }
@@ -66,32 +66,32 @@ impl LayoutTransaction {
     /// Fails unless every blob has its name, except for foreign layers.
     fn verify(&self) -> Result<(), EngineError> {
         let missing = self.graph.descriptors().filter(|blob| blob.kind() != Kind::ForeignLayer);
-        let missing = missing.filter(|blob| self.lease.shared.present(&blob.digest, Some(blob.size)).is_none());
+        let missing = missing.filter(|blob| self.lease.blobs.present(&blob.digest, Some(blob.size)).is_none());
         let digests: Vec<_> = missing.map(|blob| blob.digest.clone()).collect();
         if digests.is_empty() { Ok(()) } else { Err(EngineError::Missing { digests }) }
     }
 
     fn publish(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
-        let (root, place) = (self.graph.root(), &self.lease.shared.place);
-        let _lock = lock::exclusive(place)?;
-        let (mut index, before) = match read_sealed_index(place)? {
+        let (root, paths) = (self.graph.root(), &self.lease.blobs.paths);
+        let _lock = lock::exclusive(paths)?;
+        let (mut index, before) = match read_sealed_index(paths)? {
             Some((index, before)) => (index, Some(before)),
             None => {
                 let empty = LayoutIndex::parse(br#"{"schemaVersion":2,"manifests":[]}"#);
-                (empty.map_err(|reason| place.refuse(reason))?, None)
+                (empty.map_err(|reason| paths.refuse(reason))?, None)
             }
         };
         for precondition in preconditions {
             precondition.check(index.resolve(&precondition.name).map(|target| &target.digest))?;
         }
-        if index.stands(root, names) {
+        if index.resolves_to(root, names) {
             self.lease.committed(false);
             return Ok(());
         }
-        let unwritable = |error: serde_json::Error| place.refuse(format!("index.json cannot be written: {error}"));
+        let unwritable = |error: serde_json::Error| paths.refuse(format!("index.json cannot be written: {error}"));
         let replaced = index.insert(root, names).map_err(unwritable)?;
         let bytes = index.to_bytes().map_err(unwritable)?;
-        write_index(&self.lease.shared, &bytes, before.as_ref(), &replaced)?;
+        write_index(&self.lease.blobs, &bytes, before.as_ref(), &replaced)?;
         self.lease.committed(!replaced.is_empty());
         Ok(())
     }
@@ -107,7 +107,7 @@ impl ImageTransaction for LayoutTransaction {
         Box::pin(async move {
             let writer = self.lease.work(move |lease| {
                 lease.pins.add([&blob.digest])?;
-                blob_writer::begin(&lease.shared, &lease.export, &blob)
+                blob_writer::begin(&lease.blobs, &lease.export, &blob)
             });
             Ok(writer.await?.map_or(Opened::Present, |writer| Opened::Writer(Box::new(writer))))
         })
@@ -115,7 +115,7 @@ impl ImageTransaction for LayoutTransaction {
 
     fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
         Box::pin(async move {
-            self.lease.shared.flush().await?;
+            self.lease.blobs.flush().await?;
             self.work(Self::verify).await?;
             Ok(self as &dyn PreparedImage)
         })

@@ -13,8 +13,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::place::{Place, read_lines};
-use super::reached::Reached;
+use super::files::read_lines;
+use super::paths::LayoutPaths;
+use super::reachable::Reachable;
 use super::seal::Seal;
 use crate::image::{Descriptor, Digest};
 
@@ -37,8 +38,8 @@ fn seconds(time: SystemTime) -> u64 {
 
 impl Unreached {
     /// The notes of `place`; none if there are none that can be read.
-    pub(super) fn read(place: &Place) -> Self {
-        let text = read_lines(&place.unreached(), MAX_BYTES).unwrap_or_else(|error| {
+    pub(super) fn read(paths: &LayoutPaths) -> Self {
+        let text = read_lines(&paths.unreached(), MAX_BYTES).unwrap_or_else(|error| {
             tracing::warn!(%error, "since when blobs are needed by nothing cannot be read; each has its hour again");
             String::new()
         });
@@ -61,7 +62,7 @@ impl Unreached {
     }
 
     /// Keeps the notes. Past the disk's syncs: nothing is lost with them but time.
-    pub(super) fn write(&self, place: &Place) -> std::io::Result<()> {
+    pub(super) fn write(&self, paths: &LayoutPaths) -> std::io::Result<()> {
         let mut text = String::new();
         if let Some(index) = &self.index {
             let _ = writeln!(text, "{INDEX}{index}");
@@ -69,7 +70,7 @@ impl Unreached {
         for (digest, since) in &self.since {
             let _ = writeln!(text, "{since} {digest}");
         }
-        place.jot(&place.unreached(), text.as_bytes())
+        paths.jot(&paths.unreached(), text.as_bytes())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,18 +92,18 @@ impl Unreached {
 
 /// Lets the notes go on that are of the index as it was `before`, when we have put the one in its place that was `written`.
 /// What `replaced`, the roots that lost a name by that, reach was needed until now. The lock must be held.
-pub(super) fn index_written(place: &Place, before: &Seal, written: &Seal, replaced: &[Descriptor]) {
-    let mut notes = Unreached::read(place);
+pub(super) fn index_written(paths: &LayoutPaths, before: &Seal, written: &Seal, replaced: &[Descriptor]) {
+    let mut notes = Unreached::read(paths);
     if !notes.is_of(before) {
         return;
     }
-    let mut lost = Reached::default();
-    replaced.iter().for_each(|root| lost.follow(place, root));
+    let mut lost = Reachable::default();
+    replaced.iter().for_each(|root| lost.follow(paths, root));
     notes.since.retain(|digest, _| !lost.all.contains(digest));
     // Others lock nothing, and may have put theirs there since.
-    let index = Seal::at(&place.index()).filter(|index| index.is_renamed(written));
+    let index = Seal::at(&paths.index()).filter(|index| index.is_renamed(written));
     notes.index = index.filter(|_| lost.doubts.is_empty());
-    if let Err(error) = notes.write(place) {
+    if let Err(error) = notes.write(paths) {
         tracing::debug!(%error, "what is needed by nothing has its hour again");
     }
 }

@@ -15,8 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::OFlags;
 
-use super::pipe::hash;
-use super::place::{Place, read_lines};
+use super::files::read_lines;
+use super::hashed_file::hash;
+use super::paths::LayoutPaths;
 use super::seal::Seal;
 use crate::image::Digest;
 
@@ -54,16 +55,16 @@ fn parse(line: &str) -> Option<(Digest, Seal)> {
 pub(super) struct Verified(Mutex<Option<HashMap<Digest, (Seal, bool)>>>);
 
 impl Verified {
-    fn known(&self, place: &Place) -> MutexGuard<'_, Option<HashMap<Digest, (Seal, bool)>>> {
+    fn known(&self, paths: &LayoutPaths) -> MutexGuard<'_, Option<HashMap<Digest, (Seal, bool)>>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get_or_insert_with(|| read(place).0.into_iter().map(|(digest, seal)| (digest, (seal, true))).collect());
+        known.get_or_insert_with(|| read(paths).0.into_iter().map(|(digest, seal)| (digest, (seal, true))).collect());
         known
     }
 
     /// Whether the file of a blob is what it is called; its size. Reads all of it where that is not known. Blocks.
-    pub(super) fn check(&self, place: &Place, digest: &Digest, size: Option<u64>) -> Option<u64> {
+    pub(super) fn check(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> Option<u64> {
         for _ in 0..TRIES {
-            match self.look(place, digest, size) {
+            match self.look(paths, digest, size) {
                 Look::Good(size) => return Some(size),
                 Look::Absent => return None,
                 // Another process has put its copy in the place of this file, which may be as good: look at that.
@@ -73,15 +74,15 @@ impl Verified {
         None
     }
 
-    fn look(&self, place: &Place, digest: &Digest, size: Option<u64>) -> Look {
-        let path = place.blob(digest);
+    fn look(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> Look {
+        let path = paths.blob(digest);
         let Some(found) = std::fs::metadata(&path).ok().filter(Metadata::is_file) else { return Look::Absent };
         if size.is_some_and(|size| size != found.len()) {
             return Look::Absent;
         }
         let seal = Seal::of(&found);
         let judge = |is_good: bool| if is_good { Look::Good(seal.size) } else { Look::Absent };
-        if let Some((known, is_good)) = self.known(place).as_ref().and_then(|known| known.get(digest))
+        if let Some((known, is_good)) = self.known(paths).as_ref().and_then(|known| known.get(digest))
             && *known == seal
         {
             return judge(*is_good);
@@ -100,7 +101,7 @@ impl Verified {
                 if !is_good {
                     tracing::warn!(%digest, path = %path.display(), "a blob is not what it is called, and counts as absent");
                 }
-                self.learn(place, [(digest.clone(), seal)], is_good);
+                self.learn(paths, [(digest.clone(), seal)], is_good);
                 judge(is_good)
             }
             Ok((false, _)) => Look::Changed,
@@ -113,13 +114,13 @@ impl Verified {
     }
 
     /// Takes note of blobs that were just given their names, of which the content was verified before.
-    pub(super) fn named<'a>(&self, place: &Place, digests: impl Iterator<Item = &'a Digest>) {
-        let seal = |digest: &Digest| Some((digest.clone(), Seal::of(&std::fs::metadata(place.blob(digest)).ok()?)));
-        self.learn(place, digests.filter_map(seal).collect::<Vec<_>>(), true);
+    pub(super) fn named<'a>(&self, paths: &LayoutPaths, digests: impl Iterator<Item = &'a Digest>) {
+        let seal = |digest: &Digest| Some((digest.clone(), Seal::of(&std::fs::metadata(paths.blob(digest)).ok()?)));
+        self.learn(paths, digests.filter_map(seal).collect::<Vec<_>>(), true);
     }
 
-    fn learn(&self, place: &Place, seals: impl IntoIterator<Item = (Digest, Seal)>, is_good: bool) {
-        let (mut known, mut lines) = (self.known(place), String::new());
+    fn learn(&self, paths: &LayoutPaths, seals: impl IntoIterator<Item = (Digest, Seal)>, is_good: bool) {
+        let (mut known, mut lines) = (self.known(paths), String::new());
         for (digest, seal) in seals {
             if is_good {
                 let _ = writeln!(lines, "{}", line(&digest, &seal));
@@ -129,9 +130,9 @@ impl Verified {
             }
         }
         // One write, so that those of several processes do not mix. Only time is lost with it.
-        let noted = || open(&place.verified())?.write_all(lines.as_bytes());
+        let noted = || open(&paths.verified())?.write_all(lines.as_bytes());
         if !lines.is_empty()
-            && place.own().is_dir()
+            && paths.own().is_dir()
             && let Err(error) = noted()
         {
             tracing::debug!(%error, "which blobs are verified was not noted");
@@ -146,8 +147,8 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// The notes, and how many lines they take. What is beyond the limit is verified again.
-fn read(place: &Place) -> (HashMap<Digest, Seal>, usize) {
-    let text = read_lines(&place.verified(), MAX_BYTES).unwrap_or_else(|error| {
+fn read(paths: &LayoutPaths) -> (HashMap<Digest, Seal>, usize) {
+    let text = read_lines(&paths.verified(), MAX_BYTES).unwrap_or_else(|error| {
         tracing::debug!(%error, "which blobs are verified cannot be read; they are read again");
         String::new()
     });
@@ -155,15 +156,15 @@ fn read(place: &Place) -> (HashMap<Digest, Seal>, usize) {
 }
 
 /// Leaves out the notes of blobs that are gone, when these are many. For the collector.
-pub(super) fn tidy(place: &Place) -> io::Result<()> {
-    let Ok(found) = std::fs::metadata(place.verified()) else { return Ok(()) };
-    let (mut known, lines) = read(place);
-    known.retain(|digest, seal| std::fs::metadata(place.blob(digest)).is_ok_and(|found| Seal::of(&found) == *seal));
+pub(super) fn tidy(paths: &LayoutPaths) -> io::Result<()> {
+    let Ok(found) = std::fs::metadata(paths.verified()) else { return Ok(()) };
+    let (mut known, lines) = read(paths);
+    known.retain(|digest, seal| std::fs::metadata(paths.blob(digest)).is_ok_and(|found| Seal::of(&found) == *seal));
     if found.len() <= MAX_BYTES && lines <= known.len() + STALE {
         return Ok(());
     }
     let text: String = known.iter().map(|(digest, seal)| line(digest, seal) + "\n").collect();
-    place.jot(&place.verified(), text.as_bytes())
+    paths.jot(&paths.verified(), text.as_bytes())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(super) fn is_there(root: &Path, blob: &Descriptor) -> bool {
 
 /// A minute more than an hour goes by.
 pub(super) fn wait(engine: &LayoutEngine) {
-    engine.shared.clock.advance(Duration::from_secs(3660));
+    engine.blobs.clock.advance(Duration::from_secs(3660));
 }
 
 fn index(root: &Path) -> Value {
@@ -39,7 +39,7 @@ async fn what_lost_its_name_is_removed_after_an_hour_and_what_others_need_stays(
     assert_eq!(blobs(folder.path()).len(), 11, "somebody may have read the index before that");
     // The next process knows as well as this one how long it has been.
     let engine = super::engine(folder.path()).await;
-    engine.shared.clock.advance(Duration::from_secs(3600));
+    engine.blobs.clock.advance(Duration::from_secs(3600));
     wait(&engine);
     engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 4);
@@ -75,10 +75,10 @@ async fn a_name_that_is_lost_again_gives_another_hour() {
     let [one, other] = [b"one", b"two"].map(|own| Image::new(&[own]));
     export(&engine, &one, &names(&["demo:1"])).await.unwrap();
     export(&engine, &other, &names(&["demo:1"])).await.unwrap();
-    engine.shared.clock.advance(Duration::from_secs(1800));
+    engine.blobs.clock.advance(Duration::from_secs(1800));
     // Nothing is collected when a name is given that nobody had.
     export(&engine, &one, &names(&["again:1"])).await.unwrap();
-    engine.shared.clock.advance(Duration::from_secs(1860));
+    engine.blobs.clock.advance(Duration::from_secs(1860));
     export(&engine, &other, &names(&["again:1"])).await.unwrap();
     engine.recover().await.unwrap();
     assert!(is_there(folder.path(), &one.root), "it had a name a moment ago");
@@ -110,7 +110,7 @@ async fn what_another_tool_may_just_be_writing_stays_for_an_hour() {
     let image = Image::new(&[b"kept"]);
     export(&engine, &image, &names(&["kept:1"])).await.unwrap();
     let foreign = Digest::sha256(b"foreign");
-    fs::write(engine.shared.place.blob(&foreign), "foreign").unwrap();
+    fs::write(engine.blobs.paths.blob(&foreign), "foreign").unwrap();
     fs::write(folder.path().join("blobs/sha256/notes.txt"), "mine").unwrap();
     engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 5);
@@ -127,11 +127,11 @@ async fn a_copy_that_keeps_times_is_as_young_as_it_is_here() {
     let engine = engine(folder.path()).await;
     export(&engine, &Image::new(&[b"kept"]), &names(&["kept:1"])).await.unwrap();
     let foreign = Digest::sha256(b"foreign");
-    let path = engine.shared.place.blob(&foreign);
+    let path = engine.blobs.paths.blob(&foreign);
     fs::write(&path, "foreign").unwrap();
     // As `cp -a`, `rsync -a` and `tar -x` leave it, in a layout that was copied with our notes.
     make_old(&path);
-    fs::write(engine.shared.place.unreached(), format!("1000 {foreign}\n")).unwrap();
+    fs::write(engine.blobs.paths.unreached(), format!("1000 {foreign}\n")).unwrap();
     engine.recover().await.unwrap();
     assert!(path.exists());
     wait(&engine);
@@ -145,15 +145,15 @@ async fn notes_that_make_no_sense_cost_an_hour() {
     let engine = engine(folder.path()).await;
     let foreign = Digest::sha256(b"foreign");
     export(&engine, &Image::new(&[b"kept"]), &names(&["kept:1"])).await.unwrap();
-    fs::write(engine.shared.place.blob(&foreign), "foreign").unwrap();
+    fs::write(engine.blobs.paths.blob(&foreign), "foreign").unwrap();
     for notes in [format!("-1 {foreign}\nx\n\n1 sha256:1"), format!("99999999999999 {foreign}"), "\u{0}".to_owned()] {
-        fs::write(engine.shared.place.unreached(), notes).unwrap();
+        fs::write(engine.blobs.paths.unreached(), notes).unwrap();
         engine.recover().await.unwrap();
-        assert!(engine.shared.place.blob(&foreign).exists());
+        assert!(engine.blobs.paths.blob(&foreign).exists());
     }
     wait(&engine);
     engine.recover().await.unwrap();
-    assert!(!engine.shared.place.blob(&foreign).exists());
+    assert!(!engine.blobs.paths.blob(&foreign).exists());
 }
 
 /// Damages a layout with an image in it, in one way. Says whether blobs may be collected all the same.
@@ -162,14 +162,14 @@ type Damage = Box<dyn Fn(&LayoutEngine, &Image) -> bool>;
 #[tokio::test]
 async fn a_start_collects_what_is_certain_and_never_fails() {
     let entry = |engine: &LayoutEngine, entry: Value| {
-        let mut index = index(engine.shared.place.root());
+        let mut index = index(engine.blobs.paths.root());
         index["manifests"].as_array_mut().unwrap().push(entry);
-        fs::write(engine.shared.place.index(), index.to_string()).unwrap();
+        fs::write(engine.blobs.paths.index(), index.to_string()).unwrap();
         false
     };
     let digest = |engine: &LayoutEngine, content: &str, media_type: &str| {
         let digest = Digest::sha256(content.as_bytes());
-        fs::write(engine.shared.place.blob(&digest), content).unwrap();
+        fs::write(engine.blobs.paths.blob(&digest), content).unwrap();
         json!({"mediaType": media_type, "digest": digest, "size": content.len()})
     };
     let damages: [(&str, Damage); 12] = [
@@ -186,21 +186,21 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
         (
             "a damaged manifest",
             Box::new(|engine, image| {
-                fs::write(engine.shared.place.blob(&image.root.digest), vec![b' '; image.root.size as usize]).unwrap();
+                fs::write(engine.blobs.paths.blob(&image.root.digest), vec![b' '; image.root.size as usize]).unwrap();
                 false
             }),
         ),
         (
             "a short manifest",
             Box::new(|engine, image| {
-                fs::write(engine.shared.place.blob(&image.root.digest), "").unwrap();
+                fs::write(engine.blobs.paths.blob(&image.root.digest), "").unwrap();
                 false
             }),
         ),
         (
             "a folder in place of a manifest",
             Box::new(|engine, image| {
-                let path = engine.shared.place.blob(&image.root.digest);
+                let path = engine.blobs.paths.blob(&image.root.digest);
                 fs::remove_file(&path).unwrap();
                 fs::create_dir(&path).unwrap();
                 false
@@ -209,7 +209,7 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
         (
             "a pipe in place of a manifest",
             Box::new(|engine, image| {
-                let path = engine.shared.place.blob(&image.root.digest);
+                let path = engine.blobs.paths.blob(&image.root.digest);
                 fs::remove_file(&path).unwrap();
                 rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
                     .unwrap();
@@ -220,15 +220,15 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
             "a long lease",
             Box::new(|engine, _| {
                 let line = format!("{}\n", Digest::sha256(b"x"));
-                let text = format!("{}\n{}", engine.shared.process().unwrap(), line.repeat((33 << 20) / line.len()));
-                fs::write(engine.shared.place.lease("long"), text).unwrap();
+                let text = format!("{}\n{}", engine.blobs.process().unwrap(), line.repeat((33 << 20) / line.len()));
+                fs::write(engine.blobs.paths.lease("long"), text).unwrap();
                 false
             }),
         ),
         (
             "a long lease of a process that is gone",
             Box::new(|engine, _| {
-                fs::write(engine.shared.place.lease("long"), "gone\n".repeat(8 << 20)).unwrap();
+                fs::write(engine.blobs.paths.lease("long"), "gone\n".repeat(8 << 20)).unwrap();
                 true
             }),
         ),
@@ -236,7 +236,7 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
             "what is no lease",
             Box::new(|engine, _| {
                 use std::os::unix::ffi::OsStrExt as _;
-                let leases = engine.shared.place.leases();
+                let leases = engine.blobs.paths.leases();
                 fs::create_dir(leases.join("folder")).unwrap();
                 fs::write(leases.join(std::ffi::OsStr::from_bytes(b"\xff")), "gone\n").unwrap();
                 rustix::fs::mknodat(
@@ -253,14 +253,14 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
         (
             "what is no file of ours",
             Box::new(|engine, _| {
-                let place = &engine.shared.place;
+                let paths = &engine.blobs.paths;
                 for folder in
-                    [place.ingest().join("sha256-x"), place.processes().join("y"), place.own().join("index.json.z")]
+                    [paths.ingest().join("sha256-x"), paths.processes().join("y"), paths.own().join("index.json.z")]
                 {
                     fs::create_dir_all(folder.join("deeper")).unwrap();
                 }
-                fs::write(place.lease("dead"), "../../index.json\n").unwrap();
-                fs::create_dir_all(place.uploads_of("dead").join("folder")).unwrap();
+                fs::write(paths.lease("dead"), "../../index.json\n").unwrap();
+                fs::create_dir_all(paths.uploads_of("dead").join("folder")).unwrap();
                 true
             }),
         ),
@@ -271,15 +271,15 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
         let image = Image::new(&[b"layer"]);
         export(&engine, &image, &names(&["there:1"])).await.unwrap();
         let garbage = Digest::sha256(b"garbage");
-        fs::write(engine.shared.place.blob(&garbage), "garbage").unwrap();
-        fs::write(engine.shared.place.lease("left"), format!("gone\n{garbage}\n")).unwrap();
+        fs::write(engine.blobs.paths.blob(&garbage), "garbage").unwrap();
+        fs::write(engine.blobs.paths.lease("left"), format!("gone\n{garbage}\n")).unwrap();
         let is_certain = damage(&engine, &image);
         for _ in 0..2 {
             engine.recover().await.unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert!(!engine.shared.place.lease("left").exists(), "{what}: what a dead process left is released");
+            assert!(!engine.blobs.paths.lease("left").exists(), "{what}: what a dead process left is released");
             wait(&engine);
         }
-        assert_eq!(engine.shared.place.blob(&garbage).exists(), !is_certain, "{what}");
+        assert_eq!(engine.blobs.paths.blob(&garbage).exists(), !is_certain, "{what}");
         assert!(is_there(folder.path(), &image.layers[0]), "{what}");
         // And it serves.
         let next = LayoutEngine::on(folder.path(), Arc::new(System), "this-boot".to_owned()).await;
@@ -370,7 +370,7 @@ async fn a_durable_export_stays_until_its_time_is_over() {
     }
     assert_eq!(blobs(folder.path()).len(), 2, "what was given up is old enough to go");
 
-    let lease = second.shared.place.lease(&origin.export);
+    let lease = second.blobs.paths.lease(&origin.export);
     let text = fs::read_to_string(&lease).unwrap();
     let (before, after) = text.split_once("\"opened\":").unwrap();
     let rest = after.trim_start_matches(|digit: char| digit.is_ascii_digit());

@@ -185,7 +185,7 @@ fn files(folder: &Path) -> Vec<String> {
 async fn an_export_is_a_layout_that_anybody_can_read() {
     let folder = folder();
     let engine = engine(&folder.path().join("new/layout")).await;
-    let root = engine.shared.place.root().to_owned();
+    let root = engine.blobs.paths.root().to_owned();
     let image = Image::new(&[b"one", b"two", &[7; 300_000]]);
     assert_eq!(engine.already_complete(&image.root, &names(&["demo:1"])).await.unwrap(), None);
     let plan = export(&engine, &image, &names(&["demo:1", "example.com/x:2"])).await.unwrap();
@@ -271,7 +271,7 @@ async fn sha512_has_a_folder_of_its_own() {
     };
     writer.write(Bytes::from_static(b"long")).await.unwrap();
     assert_eq!(writer.commit(Expected::default()).await.unwrap(), (digest.clone(), 4));
-    engine.shared.flush().await.unwrap();
+    engine.blobs.flush().await.unwrap();
     assert_eq!(files(&folder.path().join("blobs/sha512")), [digest.hex()]);
     lease.release().await.unwrap();
 }

@@ -6,7 +6,7 @@ use super::collector::{is_there, wait};
 use super::*;
 
 fn minutes(engine: &LayoutEngine, minutes: u64) {
-    engine.shared.clock.advance(Duration::from_secs(60 * minutes));
+    engine.blobs.clock.advance(Duration::from_secs(60 * minutes));
 }
 
 fn index(folder: &Path) -> Vec<u8> {
@@ -85,11 +85,11 @@ async fn what_lost_its_name_to_a_process_that_was_killed_has_its_hour() {
 #[test]
 fn whoever_asks_whether_a_process_lives_does_not_keep_it_from_saying_so() {
     let folder = folder();
-    let (place, path) = (Place::new(folder.path()), folder.path().join("process"));
+    let (paths, path) = (LayoutPaths::new(folder.path()), folder.path().join("process"));
     let file = fs::File::create_new(&path).unwrap();
     let asking = fs::File::open(&path).unwrap();
     asking.try_lock_shared().unwrap();
-    let saying = std::thread::spawn(move || lock::own(&place, &file).map(|()| file));
+    let saying = std::thread::spawn(move || lock::claim(&paths, &file).map(|()| file));
     // One that does not wait has ended by then.
     std::thread::sleep(Duration::from_millis(50));
     assert!(!saying.is_finished());
@@ -107,25 +107,25 @@ async fn notes_go_on_only_with_the_index_that_we_wrote() {
     let [old, new] = [b"old", b"new"].map(|own| Image::new(&[own]));
     export(&engine, &old, &names(&["demo:1"])).await.unwrap();
     export(&engine, &new, &names(&["demo:1"])).await.unwrap();
-    let place = &engine.shared.place;
-    let noted = fs::read(place.unreached()).unwrap();
-    let before = seal::Seal::at(&place.index()).unwrap();
-    let written = place.put(&System, &place.index(), &index(folder.path())).unwrap();
+    let paths = &engine.blobs.paths;
+    let noted = fs::read(paths.unreached()).unwrap();
+    let before = seal::Seal::at(&paths.index()).unwrap();
+    let written = paths.put(&System, &paths.index(), &index(folder.path())).unwrap();
     let bytes = index(folder.path());
-    fs::remove_file(place.index()).unwrap();
+    fs::remove_file(paths.index()).unwrap();
     write(folder.path(), &bytes);
-    unreached::index_written(place, &before, &written, &[]);
+    unreached::index_written(paths, &before, &written, &[]);
     minutes(&engine, 61);
     engine.recover().await.unwrap();
     assert!(is_there(folder.path(), &old.root), "who knows what was needed meanwhile");
     // The same with ours.
-    fs::write(place.unreached(), &noted).unwrap();
-    let before = seal::Seal::at(&place.index()).unwrap();
-    let written = place.put(&System, &place.index(), &bytes).unwrap();
+    fs::write(paths.unreached(), &noted).unwrap();
+    let before = seal::Seal::at(&paths.index()).unwrap();
+    let written = paths.put(&System, &paths.index(), &bytes).unwrap();
     let noted = String::from_utf8(noted).unwrap();
     let (_, since) = noted.split_once('\n').unwrap();
-    fs::write(place.unreached(), format!("index {before}\n{since}")).unwrap();
-    unreached::index_written(place, &before, &written, &[]);
+    fs::write(paths.unreached(), format!("index {before}\n{since}")).unwrap();
+    unreached::index_written(paths, &before, &written, &[]);
     engine.recover().await.unwrap();
     assert!(!is_there(folder.path(), &old.root));
 }

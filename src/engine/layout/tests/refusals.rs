@@ -64,7 +64,7 @@ async fn a_blob_of_the_wrong_size_is_replaced_and_a_link_followed() {
     let engine = engine(folder.path()).await;
     let image = Image::new(&[b"damaged", b"linked"]);
     export(&engine, &image, &names(&["x"])).await.unwrap();
-    let path = |at: usize| engine.shared.place.blob(&image.layers[at].digest);
+    let path = |at: usize| engine.blobs.paths.blob(&image.layers[at].digest);
     fs::write(path(0), "short").unwrap();
     let elsewhere = folder.path().join("elsewhere");
     fs::rename(path(1), &elsewhere).unwrap();

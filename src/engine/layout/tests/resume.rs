@@ -15,7 +15,7 @@ async fn write_part(transaction: &dyn ImageTransaction, image: &Image, length: u
 
 /// Waits until nobody writes the part of the first layer any more, and gives its length.
 async fn part(engine: &LayoutEngine, image: &Image) -> u64 {
-    let path = engine.shared.place.partial(&engine.shared.boot, &image.layers[0].digest);
+    let path = engine.blobs.paths.partial(&engine.blobs.boot, &image.layers[0].digest);
     loop {
         let file = fs::File::open(&path).unwrap();
         if file.try_lock().is_ok() {

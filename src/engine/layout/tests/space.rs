@@ -184,7 +184,7 @@ async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
     let engine = engine(folder.path()).await;
     let origin = origin();
     let given = engine.lease(&origin, Lifetime::Process).await.unwrap();
-    let path = engine.shared.place.lease(&origin.export);
+    let path = engine.blobs.paths.lease(&origin.export);
     let disk = Arc::new(SmallDisk(Arc::new(Small { root: folder.path().to_owned(), room: 0 })));
     // As a write that was cut off leaves it.
     let lease = lease_file::LeaseFile::open(&(disk as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned()));
@@ -193,7 +193,7 @@ async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
         lease_file::LeaseFile::open(&(Arc::new(System) as Arc<dyn Disk>), &path, &Owner::Process("x".to_owned()))
             .unwrap();
     let digests = [b"a", b"b"].map(|content: &[u8; 1]| Digest::sha256(content));
-    lease.pin(&engine.shared.place, [&digests[0]]).unwrap();
+    lease.pin(&engine.blobs.paths, [&digests[0]]).unwrap();
     let taken = fs::read_to_string(&path).unwrap();
     assert_eq!(taken, format!("x\n{}\n", digests[0]));
     given.release().await.unwrap();

@@ -5,7 +5,7 @@ use crate::engine::ingest::{Expected, OpenedIngest};
 
 /// Other bytes of the same length in place of a blob.
 fn damage(engine: &LayoutEngine, blob: &Descriptor) {
-    fs::write(engine.shared.place.blob(&blob.digest), vec![0; blob.size as usize]).unwrap();
+    fs::write(engine.blobs.paths.blob(&blob.digest), vec![0; blob.size as usize]).unwrap();
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
     export(&engine, &image, &names(&["x"])).await.unwrap();
     let layer = &image.layers[0];
     for bytes in [&b""[..], b"lay", b"lazer", b"layers"] {
-        fs::write(engine.shared.place.blob(&layer.digest), bytes).unwrap();
+        fs::write(engine.blobs.paths.blob(&layer.digest), bytes).unwrap();
         let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
         let ingests = lease.ingests().unwrap();
         assert_eq!(lease.pin(&[Pin::from(&layer.digest)]).await.unwrap(), [None], "{bytes:?}");
@@ -70,7 +70,7 @@ async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
         upload.write(Bytes::from_static(b"layer")).await.unwrap();
         assert_eq!(upload.commit(Expected::default()).await.unwrap(), (layer.digest.clone(), 5));
         assert_eq!(lease.pin(&[Pin::from(&layer.digest)]).await.unwrap(), [Some(5)]);
-        engine.shared.flush().await.unwrap();
+        engine.blobs.flush().await.unwrap();
         lease.release().await.unwrap();
         read_as_a_stranger(folder.path());
     }
@@ -83,7 +83,7 @@ async fn a_folder_in_the_place_of_a_blob_gives_way_unless_it_holds_something() {
     export(&engine(folder.path()).await, &image, &names(&["x"])).await.unwrap();
     for digest in image.blobs.keys() {
         let engine = engine(folder.path()).await;
-        let path = engine.shared.place.blob(digest);
+        let path = engine.blobs.paths.blob(digest);
         fs::remove_file(&path).unwrap();
         fs::create_dir_all(path.join("somebodys")).unwrap();
         let error = export(&engine, &image, &names(&["x"])).await.unwrap_err().to_string();
@@ -99,8 +99,8 @@ async fn a_pipe_in_the_place_of_the_notes_is_not_waited_for() {
     let folder = folder();
     let image = Image::new(&[b"one"]);
     let engine = engine(folder.path()).await;
-    engine.shared.place.create(&*engine.shared.disk).unwrap();
-    let notes = engine.shared.place.verified();
+    engine.blobs.paths.create(&*engine.blobs.disk).unwrap();
+    let notes = engine.blobs.paths.verified();
     let _ = fs::remove_file(&notes);
     rustix::fs::mknodat(rustix::fs::CWD, &notes, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     export(&engine, &image, &names(&["x"])).await.unwrap();
@@ -113,25 +113,25 @@ async fn what_was_read_once_or_written_by_us_is_not_read_again() {
     let engine = engine(folder.path()).await;
     let image = Image::new(&[b"ours"]);
     export(&engine, &image, &names(&["x"])).await.unwrap();
-    let notes = fs::read_to_string(engine.shared.place.verified()).unwrap();
+    let notes = fs::read_to_string(engine.blobs.paths.verified()).unwrap();
     assert_eq!(notes.lines().count(), 3, "{notes}");
     let foreign = Digest::sha256(b"foreign");
-    fs::write(engine.shared.place.blob(&foreign), "foreign").unwrap();
-    assert_eq!(engine.shared.present(&foreign, None), Some(7));
-    let notes = fs::read_to_string(engine.shared.place.verified()).unwrap();
+    fs::write(engine.blobs.paths.blob(&foreign), "foreign").unwrap();
+    assert_eq!(engine.blobs.present(&foreign, None), Some(7));
+    let notes = fs::read_to_string(engine.blobs.paths.verified()).unwrap();
     assert_eq!(notes.lines().count(), 4, "{notes}");
     // The next process believes the notes, as long as the file is the same.
     let next = super::engine(folder.path()).await;
     for blob in image.blobs.keys().chain([&foreign]) {
-        assert!(next.shared.present(blob, None).is_some());
+        assert!(next.blobs.present(blob, None).is_some());
     }
-    assert_eq!(fs::read_to_string(engine.shared.place.verified()).unwrap(), notes);
+    assert_eq!(fs::read_to_string(engine.blobs.paths.verified()).unwrap(), notes);
     // A copy is another file.
-    let path = engine.shared.place.blob(&foreign);
+    let path = engine.blobs.paths.blob(&foreign);
     fs::copy(&path, folder.path().join("copy")).unwrap();
     fs::rename(folder.path().join("copy"), &path).unwrap();
-    assert!(super::engine(folder.path()).await.shared.present(&foreign, None).is_some());
-    assert_eq!(fs::read_to_string(engine.shared.place.verified()).unwrap().lines().count(), 5);
+    assert!(super::engine(folder.path()).await.blobs.present(&foreign, None).is_some());
+    assert_eq!(fs::read_to_string(engine.blobs.paths.verified()).unwrap().lines().count(), 5);
 }
 
 #[tokio::test]
@@ -139,12 +139,12 @@ async fn notes_of_blobs_that_are_gone_are_left_out() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     export(&engine, &Image::new(&[b"ours"]), &names(&["x"])).await.unwrap();
-    let notes = fs::read_to_string(engine.shared.place.verified()).unwrap();
+    let notes = fs::read_to_string(engine.blobs.paths.verified()).unwrap();
     let stale = notes.lines().next().unwrap().to_owned() + "1\n";
-    fs::write(engine.shared.place.verified(), stale.repeat(2000) + "torn\n" + &notes).unwrap();
+    fs::write(engine.blobs.paths.verified(), stale.repeat(2000) + "torn\n" + &notes).unwrap();
     engine.recover().await.unwrap();
     let mut kept: Vec<_> =
-        fs::read_to_string(engine.shared.place.verified()).unwrap().lines().map(str::to_owned).collect();
+        fs::read_to_string(engine.blobs.paths.verified()).unwrap().lines().map(str::to_owned).collect();
     let mut expected: Vec<_> = notes.lines().map(str::to_owned).collect();
     kept.sort();
     expected.sort();
@@ -159,7 +159,7 @@ async fn a_lease_does_not_grow_by_what_is_asked_for() {
     export(&engine, &image, &names(&["x"])).await.unwrap();
     let origin = origin();
     let lease = engine.lease(&origin, Lifetime::Durable { record: "record" }).await.unwrap();
-    let (ingests, file) = (lease.ingests().unwrap(), engine.shared.place.lease(&origin.export));
+    let (ingests, file) = (lease.ingests().unwrap(), engine.blobs.paths.lease(&origin.export));
     let before = fs::metadata(&file).unwrap().len();
     for number in 0..100u8 {
         let digest = Digest::sha256(&[number; 3]);
@@ -194,7 +194,7 @@ async fn a_part_is_read_only_if_it_may_be_all() {
     let engine = engine(folder.path()).await;
     let blob = Descriptor::new("", Digest::sha256(&[4; 300_000]), 300_000);
     let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
-    let part = engine.shared.place.partial("this-boot", &blob.digest);
+    let part = engine.blobs.paths.partial("this-boot", &blob.digest);
     fs::write(&part, vec![4; 200_000]).unwrap();
     assert_eq!(lease.pin(&[Pin::from(&blob)]).await.unwrap(), [None]);
     assert_eq!(lease.pin(&[Pin::from(&blob.digest)]).await.unwrap(), [None]);

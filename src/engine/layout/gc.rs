@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
+use super::blob_store::BlobStore;
 use super::lease_file::{Survey, entries, lives, survey};
-use super::left::Left;
 use super::lock;
-use super::reached::Reached;
+use super::reachable::Reachable;
 use super::read::read_sealed_index;
 use super::seal::Seal;
-use super::shared::Shared;
 use super::unreached::Unreached;
+use super::unsynced::UnsyncedBlob;
 use super::verified;
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest};
@@ -58,53 +58,53 @@ pub(super) struct Outcome {
 ///
 /// # Errors
 /// When the layout is busy or cannot be read at all. What is wrong with a part of it is logged.
-pub(super) fn collect(shared: &Shared) -> Result<Outcome, EngineError> {
-    let (place, mut outcome) = (&shared.place, Outcome::default());
-    let _lock = lock::exclusive(place)?;
-    let failed = |error: io::Error| place.failed("collecting", &error);
-    let Survey { held, abandoned, mut doubts } = survey(place).map_err(failed)?;
-    outcome.exports = abandoned.iter().filter(|export| is_released(shared, export)).count();
-    sweep_own(shared, doubts.is_empty().then_some(&held));
-    tidied(verified::tidy(place), &place.verified());
+pub(super) fn collect(blobs: &BlobStore) -> Result<Outcome, EngineError> {
+    let (paths, mut outcome) = (&blobs.paths, Outcome::default());
+    let _lock = lock::exclusive(paths)?;
+    let failed = |error: io::Error| paths.failed("collecting", &error);
+    let Survey { pinned, abandoned, mut doubts } = survey(paths).map_err(failed)?;
+    outcome.exports = abandoned.iter().filter(|export| is_released(blobs, export)).count();
+    sweep_own(blobs, doubts.is_empty().then_some(&pinned));
+    tidied(verified::tidy(paths), &paths.verified());
 
-    let Some((index, seal)) = read_sealed_index(place)? else { return Ok(outcome) };
-    let mut keep = Reached::default();
+    let Some((index, seal)) = read_sealed_index(paths)? else { return Ok(outcome) };
+    let mut keep = Reachable::default();
     for entry in index.entries() {
-        keep.follow(place, &entry.target);
+        keep.follow(paths, &entry.target);
     }
     doubts.extend(index.doubts());
     doubts.append(&mut keep.doubts);
     if !doubts.is_empty() {
         for doubt in doubts.iter().take(REASONS) {
-            tracing::warn!(layout = %place.root().display(), "no blob is collected: {doubt}");
+            tracing::warn!(layout = %paths.root().display(), "no blob is collected: {doubt}");
         }
         return Ok(outcome);
     }
-    keep.all.extend(held);
-    sweep(shared, &keep.all, seal, &mut outcome);
+    keep.all.extend(pinned);
+    sweep(blobs, &keep.all, seal, &mut outcome);
     Ok(outcome)
 }
 
 /// Collects what is due once its hour has gone by, as long as this process works on the layout.
-pub(super) fn collect_later(shared: &Arc<Shared>) {
-    if shared.is_to_collect.swap(true, Ordering::AcqRel) {
+pub(super) fn collect_later(blobs: &Arc<BlobStore>) {
+    if blobs.is_to_collect.swap(true, Ordering::AcqRel) {
         return;
     }
-    let weak = Arc::downgrade(shared);
+    let weak = Arc::downgrade(blobs);
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(GRACE + MARGIN).await;
-            let Some(shared) = weak.upgrade() else { return };
+            let Some(blobs) = weak.upgrade() else { return };
             // What lost its name from now on waits for another round.
-            shared.is_to_collect.store(false, Ordering::Release);
-            let collected = spawn_blocking(move || collect(&shared)).await;
+            blobs.is_to_collect.store(false, Ordering::Release);
+            let collected = spawn_blocking(move || collect(&blobs)).await;
             match collected {
                 Ok(Ok(Outcome { is_more: false, .. })) | Err(_) => return,
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "nothing was collected"),
             }
-            let Some(shared) = weak.upgrade() else { return };
-            if shared.is_to_collect.swap(true, Ordering::AcqRel) {
+            let Some(blobs) = weak.upgrade() else { return };
+            if blobs.is_to_collect.swap(true, Ordering::AcqRel) {
                 return;
             }
         }
@@ -128,27 +128,27 @@ fn listed(folder: &Path) -> Vec<DirEntry> {
 }
 
 /// Releases an export that was left behind.
-fn is_released(shared: &Shared, export: &str) -> bool {
+fn is_released(blobs: &BlobStore, export: &str) -> bool {
     tracing::info!(export, "releasing an export that a former process left behind");
-    let (place, disk) = (&shared.place, &shared.disk);
-    let uploads = place.uploads_of(export);
+    let (paths, disk) = (&blobs.paths, &blobs.disk);
+    let uploads = paths.uploads_of(export);
     for entry in listed(&uploads) {
         tidied(disk.remove(&entry.path()), &entry.path());
     }
     tidied(disk.remove_folder(&uploads), &uploads);
-    tidied(disk.remove(&place.lease(export)), &place.lease(export))
+    tidied(disk.remove(&paths.lease(export)), &paths.lease(export))
 }
 
 /// Removes the blobs that nobody needs, once they are due. `index` is the one that says who needs which.
-fn sweep(shared: &Shared, keep: &HashSet<Digest>, index: Seal, outcome: &mut Outcome) {
-    let (place, now) = (&shared.place, shared.clock.now());
-    let noted = Unreached::read(place);
+fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut Outcome) {
+    let (paths, now) = (&blobs.paths, blobs.clock.now());
+    let noted = Unreached::read(paths);
     // Somebody else changed the index since then: what is needed by nothing may have been needed a moment ago.
     let begun_anew = Unreached::default();
     let former = if noted.is_of(&index) { &noted } else { &begun_anew };
     let mut unreached = Unreached::of(index);
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-        for entry in listed(&place.blobs_of(algorithm)) {
+        for entry in listed(&paths.blobs_of(algorithm)) {
             // What has no digest for a name is not ours to judge.
             let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
             let Ok(digest) = name.parse::<Digest>() else { continue };
@@ -157,8 +157,8 @@ fn sweep(shared: &Shared, keep: &HashSet<Digest>, index: Seal, outcome: &mut Out
                 continue;
             }
             if former.age(&digest, now) >= GRACE
-                && shared.clock.age_of(&found) >= GRACE
-                && tidied(shared.disk.remove(&entry.path()), &entry.path())
+                && blobs.clock.age_of(&found) >= GRACE
+                && tidied(blobs.disk.remove(&entry.path()), &entry.path())
             {
                 outcome.blobs += 1;
                 outcome.bytes += found.len();
@@ -172,39 +172,39 @@ fn sweep(shared: &Shared, keep: &HashSet<Digest>, index: Seal, outcome: &mut Out
         unreached = Unreached::default();
     }
     if unreached != noted {
-        tidied(unreached.write(place), &place.unreached());
+        tidied(unreached.write(paths), &paths.unreached());
     }
 }
 
 /// Removes files of processes that are gone, but for complete blobs that an export still holds, and parts that nobody
-/// went on with. `held` is none if it is not known of all exports.
-fn sweep_own(shared: &Shared, held: Option<&HashSet<Digest>>) {
-    let (place, clock) = (&shared.place, &shared.clock);
-    let remove = |path: &Path| tidied(shared.disk.remove(path), path);
+/// went on with. `pinned` is none if it is not known of all exports.
+fn sweep_own(blobs: &BlobStore, pinned: Option<&HashSet<Digest>>) {
+    let (paths, clock) = (&blobs.paths, &blobs.clock);
+    let remove = |path: &Path| tidied(blobs.disk.remove(path), path);
     let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-    for entry in listed(&place.ingest()).iter().filter(|entry| !is_folder(entry)) {
+    for entry in listed(&paths.ingest()).iter().filter(|entry| !is_folder(entry)) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_part = name.starts_with("sha");
         let owner = name.split('.').next().unwrap_or_default();
-        if let Some(left) = Left::parse(&path) {
-            let is_of_use = left.is_of(&shared.boot) && held.is_none_or(|held| held.contains(&left.digest));
-            if !is_of_use && !left.has_owner(place) {
+        if let Some(blob) = UnsyncedBlob::parse(&path) {
+            let is_of_use = blob.is_of(&blobs.boot) && pinned.is_none_or(|pinned| pinned.contains(&blob.digest));
+            if !is_of_use && !blob.has_owner(paths) {
                 remove(&path);
             }
             continue;
         }
-        if clock.age(&path) > PARTS && !is_locked(&path) || !is_part && !lives(place, owner) {
+        if clock.age(&path) > PARTS && !is_locked(&path) || !is_part && !lives(paths, owner) {
             remove(&path);
         }
     }
-    for entry in listed(&place.processes()).iter().filter(|entry| !is_folder(entry)) {
+    for entry in listed(&paths.processes()).iter().filter(|entry| !is_folder(entry)) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !lives(place, &name) && clock.age(&entry.path()) > Duration::from_secs(60) {
+        if !lives(paths, &name) && clock.age(&entry.path()) > Duration::from_secs(60) {
             remove(&entry.path());
         }
     }
     // A draft of a file that was to be put in place.
-    for entry in listed(&place.own()).iter().filter(|entry| !is_folder(entry)) {
+    for entry in listed(&paths.own()).iter().filter(|entry| !is_folder(entry)) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_draft = |of: &&str| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('.'));
         if DRAFTS.iter().any(is_draft) && clock.age(&path) > GRACE {
@@ -214,5 +214,5 @@ fn sweep_own(shared: &Shared, held: Option<&HashSet<Digest>>) {
 }
 
 fn is_locked(path: &Path) -> bool {
-    super::place::open_file(path).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+    super::files::open_file(path).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }

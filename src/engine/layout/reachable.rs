@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::io;
 
-use super::place::{Place, read_at_most};
+use super::files::read_at_most;
+use super::paths::LayoutPaths;
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 
 /// How many blobs are followed at most.
@@ -15,7 +16,7 @@ const MAX_DOUBTS: usize = 100;
 
 /// Blobs that were found on the way from roots.
 #[derive(Debug, Default)]
-pub(super) struct Reached {
+pub(super) struct Reachable {
     pub(super) all: HashSet<Digest>,
     /// Documents whose children were looked at.
     followed: HashSet<Digest>,
@@ -23,10 +24,10 @@ pub(super) struct Reached {
     pub(super) doubts: Vec<String>,
 }
 
-impl Reached {
+impl Reachable {
     /// Follows all that `root` reaches. A document that is not there reaches nothing: layouts may hold a part of an
     /// image. One that is there and not understood may reach anything.
-    pub(super) fn follow(&mut self, place: &Place, root: &Descriptor) {
+    pub(super) fn follow(&mut self, paths: &LayoutPaths, root: &Descriptor) {
         let mut next = vec![(root.clone(), true)];
         while let Some((blob, may_be_manifest)) = next.pop() {
             self.all.insert(blob.digest.clone());
@@ -44,7 +45,7 @@ impl Reached {
             if !matches!(kind, Kind::Index | Kind::Manifest) || !self.followed.insert(blob.digest.clone()) {
                 continue;
             }
-            match read(place, &blob) {
+            match read(paths, &blob) {
                 Ok(Some(document)) => {
                     let is_index = kind == Kind::Index;
                     next.extend(document.children().into_iter().map(|child| (child.clone(), is_index)));
@@ -66,10 +67,10 @@ impl Reached {
 }
 
 /// A document; none if it is not there.
-fn read(place: &Place, blob: &Descriptor) -> Result<Option<Document>, String> {
+fn read(paths: &LayoutPaths, blob: &Descriptor) -> Result<Option<Document>, String> {
     let wide = usize::try_from(DOCUMENT_BYTES).unwrap_or(usize::MAX);
     let limits = Limits { document_bytes: DOCUMENT_BYTES, children: wide, ..Limits::default() };
-    let bytes = match read_at_most(&place.blob(&blob.digest), DOCUMENT_BYTES) {
+    let bytes = match read_at_most(&paths.blob(&blob.digest), DOCUMENT_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
