@@ -30,10 +30,11 @@ pub mod images;
 pub mod ingest;
 mod installed;
 mod kind;
-mod layout;
 mod lease;
+mod local;
 pub(crate) mod process;
 pub mod remote;
+mod repository;
 pub mod select;
 mod stored;
 pub(crate) mod stream;
@@ -53,9 +54,9 @@ use crate::net::Principal;
 pub use error::EngineError;
 use images::{Images, Record};
 pub use kind::{EngineKind, UnknownKind};
-#[cfg(any(test, fuzzing))]
-pub(crate) use layout::fuzz as layout_fuzz;
 pub use lease::{DurableLease, Lease, Lifetime, MAX_RECORD, Pin, TransactionOptions};
+#[cfg(any(test, fuzzing))]
+pub(crate) use local::fuzz as layout_fuzz;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};
 

@@ -7,7 +7,7 @@ use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
-use super::layout::LayoutEngine;
+use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind};
 
 /// dockerd's socket where nothing else is configured.
@@ -69,7 +69,7 @@ pub(super) enum Chosen {
     Docker(Box<DockerEngine>),
     DockerClassic(Box<ClassicEngine>),
     Containerd(Box<ContainerdEngine>),
-    Layout(Box<LayoutEngine>),
+    Layout(Box<RepositoryEngine>),
 }
 
 impl Chosen {
@@ -160,7 +160,7 @@ async fn containerd_or_layout(
 }
 
 async fn layout(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
-    let engine = LayoutEngine::connect(selection.layout.as_deref().unwrap_or(Path::new(DEFAULT_LAYOUT))).await?;
+    let engine = RepositoryEngine::connect(selection.layout.as_deref().unwrap_or(Path::new(DEFAULT_LAYOUT))).await?;
     Ok((Chosen::Layout(Box::new(engine)), why.to_owned()))
 }
 

@@ -1,0 +1,129 @@
+//! The writer of a blob whose digest and size are known.
+
+use std::fs::TryLockError;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::task::spawn_blocking;
+
+use super::blob_sink::{BATCH, BlobSink};
+use super::blob_store::BlobStore;
+use super::hashed_file::HashedFile;
+use crate::engine::{BlobWriter, EngineError};
+use crate::image::Descriptor;
+
+/// Opens `blob` where an earlier export of this boot left it. `None` if it turns out to be complete. Blocks.
+pub(super) fn begin(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor) -> Result<Option<Writer>, EngineError> {
+    if blobs.pin(&blob.digest, Some(blob.size), lease).is_some() {
+        return Ok(None);
+    }
+    let hashed = open(blobs, blob)?;
+    let failed = |error: std::io::Error| blobs.paths.failed("reading the part of a blob", &error);
+    if hashed.file.is_some() && hashed.length == blob.size {
+        let (algorithm, mut hashed) = (blob.digest.algorithm(), hashed);
+        if hashed.digest(algorithm, &[]).map_err(failed)? == blob.digest {
+            blobs.complete(&blob.digest, hashed, &[], lease)?;
+            return Ok(None);
+        }
+        hashed.clear().map_err(failed)?;
+        return Ok(Some(Writer::new(blobs, lease, blob, hashed)));
+    }
+    Ok(Some(Writer::new(blobs, lease, blob, hashed)))
+}
+
+/// Opens the file of a blob. A small one fits in one batch and has no file until it is complete.
+fn open(blobs: &Arc<BlobStore>, blob: &Descriptor) -> Result<HashedFile, EngineError> {
+    let algorithm = blob.digest.algorithm();
+    let own = || Ok(HashedFile::new(blobs.disk.clone(), algorithm, blobs.paths.temp_path(&blobs.process.name()?)));
+    if blob.size <= BATCH as u64 || blobs.boot.is_empty() {
+        return own();
+    }
+    let path = blobs.paths.partial(&blobs.boot, &blob.digest);
+    let failed = |error: std::io::Error| blobs.paths.failed("opening the part of a blob", &error);
+    let mut file = blobs.disk.append(&path).map_err(failed)?;
+    match file.file().try_lock() {
+        Ok(()) => {}
+        // Another writer has it open.
+        Err(TryLockError::WouldBlock) => return own(),
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    // The writer that had it locked may have completed and renamed it.
+    use std::os::unix::fs::MetadataExt as _;
+    let (mine, named) = (file.file().metadata().map_err(failed)?, path.metadata());
+    if !named.is_ok_and(|named| named.ino() == mine.ino()) {
+        return own();
+    }
+    if mine.len() > blob.size {
+        file.clear().map_err(failed)?;
+    }
+    HashedFile::resume(blobs.disk.clone(), algorithm, path, file).map_err(failed)
+}
+
+/// A blob being written.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    blobs: Arc<BlobStore>,
+    lease: String,
+    blob: Descriptor,
+    sink: BlobSink,
+    offset: u64,
+}
+
+impl Writer {
+    fn new(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor, hashed: HashedFile) -> Self {
+        let offset = hashed.length;
+        let sink = blobs.sink(hashed);
+        Self { blobs: blobs.clone(), lease: lease.to_owned(), blob: blob.clone(), sink, offset }
+    }
+
+    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        if bytes.len() as u64 > self.blob.size - self.sink.length() {
+            let reason = format!("more than the expected {} bytes came", self.blob.size);
+            return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
+        }
+        let pushed = self.sink.push(bytes).await;
+        pushed.inspect_err(|error| self.blobs.note_space(&self.lease, error))
+    }
+
+    async fn finish(self) -> Result<(), EngineError> {
+        let Self { blobs, lease, blob, sink, .. } = self;
+        if sink.length() != blob.size {
+            let reason = format!("{} bytes came, expected {}", sink.length(), blob.size);
+            return Err(EngineError::Corrupt { digest: blob.digest, reason });
+        }
+        let (hashed, rest) = sink.finish().await.inspect_err(|error| blobs.note_space(&lease, error))?;
+        let is_large = hashed.file.is_some();
+        let work = blobs.clone();
+        let done = spawn_blocking(move || {
+            let failed = |error: std::io::Error| work.paths.failed("reading a blob", &error);
+            let actual = hashed.digest(blob.digest.algorithm(), &rest).map_err(failed)?;
+            if actual == blob.digest {
+                return work.complete(&blob.digest, hashed, &rest, &lease);
+            }
+            if hashed.file.is_some() {
+                // A writer that resumes it would fail, too.
+                if let Err(error) = work.disk.remove(&hashed.path) {
+                    tracing::debug!(%error, path = %hashed.path.display(), "a corrupt part stays for the collector");
+                }
+            }
+            Err(EngineError::Corrupt { digest: blob.digest, reason: format!("the bytes have the digest {actual}") })
+        });
+        done.await.unwrap_or_else(|_| Err(blobs.paths.refuse("writing a blob broke off")))?;
+        if is_large { blobs.flush_if_many().await } else { Ok(()) }
+    }
+}
+
+impl BlobWriter for Writer {
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(self.push(bytes))
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+        Box::pin(self.finish())
+    }
+}

@@ -1,0 +1,187 @@
+//! The collector: removes blobs that no image of the index reaches and no export relies on, and what crashed processes
+//! left behind.
+//!
+//! Other tools write blobs first and the index last, read the index first and blobs later, and know nothing of our leases.
+//! So a blob that nobody reaches is removed only when it has been here for an hour, and has been needed by nothing for an
+//! hour ([`super::unreached`]).
+//!
+//! Only what is certain is collected. What cannot be read might have said what else is needed: then blobs stay, and
+//! everything else is tidied all the same. Tidying is never a condition of anything else.
+
+use std::collections::HashSet;
+use std::fs::DirEntry;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use super::blob_store::BlobStore;
+use super::files::{entries, open_file};
+use super::lease_store::{LeaseStore, Survey};
+use super::name_index::NameIndex;
+use super::process_file::lives;
+use super::reachable::Reachable;
+use super::seal::Seal;
+use super::unreached::Unreached;
+use super::unsynced::UnsyncedBlob;
+use super::verified;
+use crate::engine::EngineError;
+use crate::image::{Algorithm, Digest};
+
+/// How long a blob that nobody needs stays: another tool may just be using it.
+pub(crate) const GRACE: Duration = Duration::from_secs(3600);
+/// How long the part of a blob waits for somebody to go on with it.
+const PARTS: Duration = Duration::from_secs(24 * 3600);
+/// How many reasons are told at most.
+const REASONS: usize = 5;
+/// What our drafts are called, before a dot: what is put in place of these files.
+const DRAFTS: [&str; 5] = ["index.json", "oci-layout", "lease", "unreached", "verified"];
+
+/// What was removed.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Blobs.
+    pub(crate) blobs: usize,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Exports of processes that are gone.
+    pub(crate) exports: usize,
+    /// Whether there are blobs that nobody needs, and that are not due yet.
+    pub(crate) is_more: bool,
+}
+
+/// Collects. What lost its name only now has its hour from now on, whoever took it. Blocks.
+///
+/// # Errors
+/// When the layout is busy or cannot be read at all. What is wrong with a part of it is logged.
+pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore) -> Result<Outcome, EngineError> {
+    let (paths, mut outcome) = (&blobs.paths, Outcome::default());
+    let _lock = names.lock()?;
+    let failed = |error: io::Error| paths.failed("collecting", &error);
+    let Survey { pinned, abandoned, mut doubts } = leases.survey().map_err(failed)?;
+    outcome.exports = abandoned.iter().filter(|export| is_released(blobs, export)).count();
+    sweep_own(blobs, doubts.is_empty().then_some(&pinned));
+    tidied(verified::tidy(paths), &paths.verified());
+
+    let Some((index, seal)) = names.read_sealed()? else { return Ok(outcome) };
+    let mut keep = Reachable::default();
+    for entry in index.entries() {
+        keep.follow(paths, &entry.target);
+    }
+    doubts.extend(index.doubts());
+    doubts.append(&mut keep.doubts);
+    if !doubts.is_empty() {
+        for doubt in doubts.iter().take(REASONS) {
+            tracing::warn!(layout = %paths.root().display(), "no blob is collected: {doubt}");
+        }
+        return Ok(outcome);
+    }
+    keep.all.extend(pinned);
+    sweep(blobs, &keep.all, seal, &mut outcome);
+    Ok(outcome)
+}
+
+/// Whether the collector may go on as if this had been done; what could not be is said.
+fn tidied(outcome: io::Result<()>, path: &Path) -> bool {
+    if let Err(error) = &outcome {
+        tracing::warn!(%error, path = %path.display(), "it cannot be tidied, and is left as it is");
+    }
+    outcome.is_ok()
+}
+
+/// The entries of a folder of ours.
+fn listed(folder: &Path) -> Vec<DirEntry> {
+    entries(folder).unwrap_or_else(|error| {
+        tracing::warn!(%error, folder = %folder.display(), "it cannot be listed, and is left as it is");
+        Vec::new()
+    })
+}
+
+/// Releases an export that was left behind.
+fn is_released(blobs: &BlobStore, export: &str) -> bool {
+    tracing::info!(export, "releasing an export that a former process left behind");
+    let (paths, disk) = (&blobs.paths, &blobs.disk);
+    let uploads = paths.uploads_of(export);
+    for entry in listed(&uploads) {
+        tidied(disk.remove(&entry.path()), &entry.path());
+    }
+    tidied(disk.remove_folder(&uploads), &uploads);
+    tidied(disk.remove(&paths.lease(export)), &paths.lease(export))
+}
+
+/// Removes the blobs that nobody needs, once they are due. `index` is the one that says who needs which.
+fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut Outcome) {
+    let (paths, now) = (&blobs.paths, blobs.clock.now());
+    let noted = Unreached::read(paths);
+    // Somebody else changed the index since then: what is needed by nothing may have been needed a moment ago.
+    let begun_anew = Unreached::default();
+    let former = if noted.is_of(&index) { &noted } else { &begun_anew };
+    let mut unreached = Unreached::of(index);
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        for entry in listed(&paths.blobs_of(algorithm)) {
+            // What has no digest for a name is not ours to judge.
+            let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
+            let Ok(digest) = name.parse::<Digest>() else { continue };
+            let Ok(found) = entry.metadata() else { continue };
+            if keep.contains(&digest) || found.is_dir() {
+                continue;
+            }
+            if former.age(&digest, now) >= GRACE
+                && blobs.clock.age_of(&found) >= GRACE
+                && tidied(blobs.disk.remove(&entry.path()), &entry.path())
+            {
+                outcome.blobs += 1;
+                outcome.bytes += found.len();
+                continue;
+            }
+            unreached.note(digest, former, now);
+        }
+    }
+    outcome.is_more = !unreached.is_empty();
+    if !outcome.is_more {
+        unreached = Unreached::default();
+    }
+    if unreached != noted {
+        tidied(unreached.write(paths), &paths.unreached());
+    }
+}
+
+/// Removes files of processes that are gone, but for complete blobs that an export still holds, and parts that nobody
+/// went on with. `pinned` is none if it is not known of all exports.
+fn sweep_own(blobs: &BlobStore, pinned: Option<&HashSet<Digest>>) {
+    let (paths, clock) = (&blobs.paths, &blobs.clock);
+    let remove = |path: &Path| tidied(blobs.disk.remove(path), path);
+    let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    for entry in listed(&paths.ingest()).iter().filter(|entry| !is_folder(entry)) {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let is_part = name.starts_with("sha");
+        let owner = name.split('.').next().unwrap_or_default();
+        if let Some(blob) = UnsyncedBlob::parse(&path) {
+            let is_of_use = blob.is_of(&blobs.boot) && pinned.is_none_or(|pinned| pinned.contains(&blob.digest));
+            if !is_of_use && !blob.has_owner(paths) {
+                remove(&path);
+            }
+            continue;
+        }
+        if clock.age(&path) > PARTS && !is_locked(&path) || !is_part && !lives(paths, owner) {
+            remove(&path);
+        }
+    }
+    for entry in listed(&paths.processes()).iter().filter(|entry| !is_folder(entry)) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !lives(paths, &name) && clock.age(&entry.path()) > Duration::from_secs(60) {
+            remove(&entry.path());
+        }
+    }
+    // A draft of a file that was to be put in place.
+    for entry in listed(&paths.own()).iter().filter(|entry| !is_folder(entry)) {
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let is_draft = |of: &&str| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('.'));
+        if DRAFTS.iter().any(is_draft) && clock.age(&path) > GRACE {
+            remove(&path);
+        }
+    }
+}
+
+fn is_locked(path: &Path) -> bool {
+    open_file(path).is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+}

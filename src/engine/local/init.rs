@@ -1,0 +1,102 @@
+//! Whether a folder is a layout, and making it one.
+
+use std::fs;
+use std::io;
+
+use oci_spec::image::OciLayout;
+
+use super::disk::Disk;
+use super::files::read_at_most;
+use super::lock;
+use super::paths::LayoutPaths;
+use crate::engine::EngineError;
+use crate::image::Algorithm;
+use crate::image::layout::{EMPTY_INDEX, MARKER, MAX_MARKER, VERSION};
+
+/// What a folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing, or an empty folder, or a layout that was never completed.
+    Nothing,
+    /// A layout.
+    Layout,
+}
+
+impl LayoutPaths {
+    /// Looks at the folder without changing anything.
+    pub(crate) fn look(&self) -> Result<Found, EngineError> {
+        match fs::metadata(self.root()) {
+            Ok(found) if !found.is_dir() => return Err(self.refuse("it is not a folder")),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(self.failed("looking at the layout", &error)),
+        }
+        let marker = match read_at_most(&self.marker(), MAX_MARKER) {
+            Ok(marker) => marker,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_unmarked(),
+            Err(error) => return Err(self.failed("reading oci-layout", &error)),
+        };
+        let marker: OciLayout = serde_json::from_slice(&marker).map_err(|error| {
+            self.refuse(format!("its file oci-layout is not what the OCI specification says: {error}"))
+        })?;
+        if marker.image_layout_version().split('.').next() != VERSION.split('.').next() {
+            let version = marker.image_layout_version();
+            return Err(self.refuse(format!("its version is `{version}`, and only {VERSION} is known")));
+        }
+        Ok(Found::Layout)
+    }
+
+    /// A folder without `oci-layout`: somebody else's, unless it is empty or was begun by us.
+    fn look_unmarked(&self) -> Result<Found, EngineError> {
+        let mut entries = fs::read_dir(self.root()).map_err(|error| self.failed("looking at the layout", &error))?;
+        // In this order: whoever begins one at this moment makes our folder first.
+        if entries.next().is_none() || self.own().is_dir() {
+            return Ok(Found::Nothing);
+        }
+        Err(self.refuse(
+            "it is no OCI image layout (it has no file oci-layout) and not empty; name a layout or a new folder",
+        ))
+    }
+
+    /// Completes the folder to a layout. Our own folder comes first: by it a layout that was begun is known.
+    pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), EngineError> {
+        let found = self.look()?;
+        let making = |error: io::Error| self.failed("making the layout", &error);
+        if found == Found::Nothing {
+            let mut missing: Vec<_> = self
+                .root()
+                .ancestors()
+                .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+                .collect();
+            while let Some(folder) = missing.pop() {
+                disk.create_folder(folder).map_err(making)?;
+            }
+        }
+        let sha256 = self.blobs_of(Algorithm::Sha256);
+        let own = [self.own(), self.leases(), self.uploads(), self.processes(), self.ingest(), self.blobs(), sha256];
+        for folder in own {
+            if !folder.is_dir() {
+                disk.create_folder(&folder).map_err(making)?;
+            }
+        }
+        if found == Found::Nothing { self.complete(disk) } else { Ok(()) }
+    }
+
+    /// Makes the files that make a folder a layout. Another process may have done so meanwhile, and put an image there.
+    fn complete(&self, disk: &dyn Disk) -> Result<(), EngineError> {
+        let _lock = lock::exclusive(self)?;
+        if self.look()? == Found::Layout {
+            return Ok(());
+        }
+        let making = |error: io::Error| self.failed("making the layout", &error);
+        disk.sync_folder(&self.blobs()).map_err(making)?;
+        if !self.index().exists() {
+            self.put(disk, &self.index(), EMPTY_INDEX).map_err(making)?;
+        }
+        self.put(disk, &self.marker(), MARKER).map_err(making)?;
+        if let Some(parent) = self.root().parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            disk.sync_folder(parent).map_err(making)?;
+        }
+        Ok(())
+    }
+}

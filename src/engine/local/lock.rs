@@ -1,0 +1,96 @@
+//! Locks between processes, and between tasks of one process.
+//!
+//! flock(2) and nothing else: the kernel gives a lock up with the process that held it, whichever way that ended and in
+//! whichever pid namespace it lived, so no lock is ever stale and no pid is ever asked for.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::paths::LayoutPaths;
+use crate::engine::EngineError;
+
+/// How long a lock is waited for. Everybody holds it for milliseconds; a collector of a large layout for seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is tried.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// A lock, released when it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// A lock for changing the index or collecting.
+#[derive(Debug)]
+pub(super) struct IndexLock {
+    _own: Lock,
+    buildkit: File,
+    paths: LayoutPaths,
+}
+
+/// For pinning blobs: any number at once, but not while blobs are collected.
+pub(super) fn shared(paths: &LayoutPaths) -> Result<Lock, EngineError> {
+    let file = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
+    wait(paths, || file.try_lock_shared())?;
+    Ok(Lock { _file: file })
+}
+
+/// For everything that others must not see half done.
+pub(super) fn exclusive(paths: &LayoutPaths) -> Result<IndexLock, EngineError> {
+    let own = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
+    wait(paths, || own.try_lock())?;
+    Ok(IndexLock { _own: Lock { _file: own }, buildkit: buildkit(paths)?, paths: paths.clone() })
+}
+
+/// Takes BuildKit's lock of the index as well. BuildKit removes the file when it is done, so what was locked may not be
+/// what others find there.
+fn buildkit(paths: &LayoutPaths) -> Result<File, EngineError> {
+    let path = paths.buildkit_lock();
+    let failed = |error: io::Error| paths.failed("locking the index", &error);
+    loop {
+        let file = open(&path).map_err(failed)?;
+        wait(paths, || file.try_lock())?;
+        let mine = file.metadata().map_err(failed)?.ino();
+        if path.metadata().is_ok_and(|found| found.ino() == mine) {
+            return Ok(file);
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).open(path)
+}
+
+/// Locks the file by which others know that this process lives. Whoever has just found it asks by taking its lock for a
+/// moment.
+pub(crate) fn claim(paths: &LayoutPaths, file: &File) -> Result<(), EngineError> {
+    wait(paths, || file.try_lock())
+}
+
+fn wait(paths: &LayoutPaths, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), EngineError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(paths.failed("locking", &error)),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                let operation =
+                    format!("waiting for another process that works on the layout {}", paths.root().display());
+                return Err(EngineError::Timeout { operation, after: PATIENCE });
+            }
+        }
+    }
+}
+
+impl Drop for IndexLock {
+    fn drop(&mut self) {
+        // As BuildKit does, while the lock is still held. It stays if it cannot be removed, which does no harm.
+        let _ = std::fs::remove_file(self.paths.buildkit_lock());
+        let _ = self.buildkit.unlock();
+    }
+}

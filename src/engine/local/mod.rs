@@ -1,0 +1,86 @@
+//! The stores of a repository in an OCI image layout directory (image-spec `image-layout.md`).
+//!
+//! ```text
+//! oci-layout, index.json        the layout; the index is replaced as a whole (`name_index`)
+//! blobs/ALGORITHM/HEX           synced blobs (`blob_store`)
+//! .linkspan/lock                guards changes of the index and the collector (`lock`)
+//! .linkspan/ingest/             parts of blobs, and pending blobs
+//! .linkspan/uploads/EXPORT/     ingests of a lease (`ingest_files`)
+//! .linkspan/leases/EXPORT       leases (`lease_store`)
+//! .linkspan/processes/          a locked file for each process that lives (`process_file`)
+//! .linkspan/verified            which blobs were verified (`verified`)
+//! .linkspan/unreached           since when blobs are garbage (`unreached`)
+//! ```
+//!
+//! Tools that read layouts follow digests and do not look at other names. The order of writes is: content synced, blob
+//! named, folder synced, index synced, index named, folder synced. So after a crash or a power loss at any moment the
+//! layout is one that was complete at some time, and the content of a blob matches its name.
+
+mod blob_sink;
+mod blob_store;
+mod blob_writer;
+mod clock;
+mod disk;
+mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod gc;
+mod hashed_file;
+mod index;
+mod ingest_files;
+mod init;
+mod lease_file;
+mod lease_store;
+mod lock;
+mod name_index;
+mod paths;
+mod process_file;
+mod reachable;
+mod seal;
+mod unreached;
+mod unsynced;
+mod verified;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub(super) use blob_sink::BlobSink;
+pub(super) use blob_store::{BlobStore, KnownParts};
+pub(super) use gc::{GRACE, Outcome, collect};
+pub(super) use hashed_file::HashedFile;
+pub(super) use index::{Entry, LayoutIndex};
+pub(super) use ingest_files::{IngestFiles, Note};
+pub(super) use lease_file::LeaseFile;
+pub(super) use lease_store::LeaseStore;
+pub(super) use name_index::NameIndex;
+
+use self::disk::{Disk, System};
+use self::paths::LayoutPaths;
+use self::process_file::ProcessFile;
+use super::process::boot;
+
+/// The stores of the layout at `root`. Changes nothing.
+pub(super) fn open(root: &Path) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
+    on(root, Arc::new(System), boot())
+}
+
+/// The stores on this disk, in this boot.
+pub(super) fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
+    let paths = LayoutPaths::new(root);
+    let process = Arc::new(ProcessFile::new(paths.clone()));
+    let leases = LeaseStore::new(paths.clone(), disk.clone(), process.clone());
+    let names = NameIndex::new(paths.clone(), disk.clone());
+    (BlobStore::new(paths, disk, boot, process), names, leases)
+}
+
+/// What tests of the repository look into.
+#[cfg(test)]
+pub(super) mod testing {
+    pub(crate) use super::disk::{Disk, DiskFile, System};
+    pub(crate) use super::lease_file::{LeaseFile, Owner};
+    pub(crate) use super::lock::claim;
+    pub(in crate::engine) use super::on;
+    pub(crate) use super::paths::LayoutPaths;
+    pub(crate) use super::seal::Seal;
+    pub(crate) use super::unreached::index_written;
+}

@@ -1,0 +1,181 @@
+//! The paths of a layout, and its errors.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::disk::Disk;
+use super::files::is_full;
+use super::seal::Seal;
+use crate::engine::EngineError;
+use crate::image::layout::{INDEX_FILE, MARKER_FILE};
+use crate::image::{Algorithm, Digest};
+
+/// Our own folder in a layout. Tools that read layouts follow digests and do not look at other names.
+const OWN: &str = ".linkspan";
+
+/// The paths of one layout.
+#[derive(Debug, Clone)]
+pub(crate) struct LayoutPaths {
+    root: PathBuf,
+}
+
+impl LayoutPaths {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.root.join(INDEX_FILE)
+    }
+
+    /// What BuildKit locks while it writes or reads the index (buildkit `client/ociindex/ociindex.go`).
+    pub(crate) fn buildkit_lock(&self) -> PathBuf {
+        self.root.join("index.json.lock")
+    }
+
+    pub(crate) fn marker(&self) -> PathBuf {
+        self.root.join(MARKER_FILE)
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(crate) fn blobs_of(&self, algorithm: Algorithm) -> PathBuf {
+        self.blobs().join(algorithm.name())
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs_of(digest.algorithm()).join(digest.hex())
+    }
+
+    pub(crate) fn own(&self) -> PathBuf {
+        self.root.join(OWN)
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.own().join("lock")
+    }
+
+    /// Which blobs are known to be what they are called ([`super::verified`]).
+    pub(crate) fn verified(&self) -> PathBuf {
+        self.own().join("verified")
+    }
+
+    /// Since when blobs are needed by nothing ([`super::unreached`]).
+    pub(crate) fn unreached(&self) -> PathBuf {
+        self.own().join("unreached")
+    }
+
+    /// A name for a file that will be put in the place of `name`.
+    pub(crate) fn draft(&self, name: &str) -> PathBuf {
+        self.own().join(format!("{name}.{}", unique()))
+    }
+
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.own().join("leases")
+    }
+
+    pub(crate) fn lease(&self, export: &str) -> PathBuf {
+        self.leases().join(export)
+    }
+
+    pub(crate) fn uploads(&self) -> PathBuf {
+        self.own().join("uploads")
+    }
+
+    pub(crate) fn uploads_of(&self, export: &str) -> PathBuf {
+        self.uploads().join(export)
+    }
+
+    /// Files of processes: one that lives has its own locked.
+    pub(crate) fn processes(&self) -> PathBuf {
+        self.own().join("processes")
+    }
+
+    /// Blobs that are not complete, or complete and not yet on the disk for sure.
+    pub(crate) fn ingest(&self) -> PathBuf {
+        self.own().join("ingest")
+    }
+
+    /// A blob that `process` is writing and nobody else goes on with.
+    pub(crate) fn temp_path(&self, process: &str) -> PathBuf {
+        self.ingest().join(format!("{process}.{}", unique()))
+    }
+
+    /// The part of a blob that a later writer goes on with. What was written before the machine restarted is not
+    /// trusted: a power loss may have left holes in it.
+    pub(crate) fn partial(&self, boot: &str, digest: &Digest) -> PathBuf {
+        self.ingest().join(format!("{}-{}.{boot}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// A complete blob that `process` has not synced yet. Whoever finds it after that process was killed knows what it
+    /// is; what was written before the machine restarted is not trusted here either.
+    pub(crate) fn unsynced(&self, boot: &str, digest: &Digest, process: &str) -> PathBuf {
+        let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
+        self.ingest().join(format!("{algorithm}-{hex}.{boot}.{process}.{}", unique()))
+    }
+
+    /// Makes `path` hold `content`, which is there as a whole or not at all whatever happens. Gives the seal of the file
+    /// as it was before it got its name, which counts as a change.
+    pub(crate) fn put(&self, disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<Seal> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let draft = self.draft(&name);
+        let mut file = disk.append(&draft)?;
+        let written = file.write(content).and_then(|()| file.sync()).and_then(|()| {
+            let seal = Seal::of(&file.file().metadata()?);
+            disk.rename(&draft, path).map(|()| seal)
+        });
+        if written.is_err() {
+            // What went wrong first is what matters.
+            let _ = disk.remove(&draft);
+        }
+        let seal = written?;
+        disk.sync_folder(&self.root).map(|()| seal)
+    }
+
+    /// Makes a file of ours hold `content`, or leaves it as it is. Past the disk's syncs, like every lock: for what may be
+    /// lost.
+    pub(crate) fn jot(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let draft = self.draft(&path.file_name().unwrap_or_default().to_string_lossy());
+        let written = fs::write(&draft, content).and_then(|()| fs::rename(&draft, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        written
+    }
+
+    /// The layout cannot be used.
+    pub(crate) fn refuse(&self, reason: impl Into<String>) -> EngineError {
+        EngineError::Layout { path: self.root.display().to_string(), reason: reason.into() }
+    }
+
+    /// The file system refused.
+    pub(crate) fn failed(&self, operation: &str, error: &io::Error) -> EngineError {
+        match error.kind() {
+            _ if is_full(error) => EngineError::NoSpace {
+                operation: format!("{operation} of the layout {}", self.root.display()),
+                message: error.to_string(),
+            },
+            io::ErrorKind::CrossesDevices => self.refuse(format!(
+                "{operation}: its folder blobs lies on another file system; it must be on the same one"
+            )),
+            _ => self.refuse(format!("{operation}: {error}")),
+        }
+    }
+}
+
+/// A name that no other file of any process has.
+pub(super) fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    // The time tells processes of the same pid apart, in other namespaces and on other machines.
+    format!("{}-{now:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

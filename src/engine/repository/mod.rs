@@ -1,0 +1,235 @@
+//! The engine over a repository's stores: a [`BlobStore`](super::local::BlobStore), a
+//! [`NameIndex`](super::local::NameIndex) and a [`LeaseStore`](super::local::LeaseStore). Where these keep their content
+//! is no concern of this module; [`super::local`] keeps it in an OCI image layout directory, which needs neither root nor a
+//! daemon, and which any tool that knows layouts can read.
+//!
+//! * Any number of tasks and processes may work on a repository at once. The name index is changed under a lock, and what
+//!   a lease pins is not collected.
+//! * The interrupted transfer of a large blob is resumed by the next export of the same blob, of whichever process, until
+//!   the machine restarts. An export that outlives its process finds its complete blobs again as well, however small,
+//!   although they were not synced when the process was killed.
+
+mod images;
+mod ingest_writer;
+mod ingests;
+mod lease;
+mod pins;
+mod stores;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use self::images::RepositoryImages;
+use self::lease::RepositoryLease;
+use self::stores::Stores;
+use super::images::{Images, Record};
+use super::local::{self, BlobStore, LayoutIndex, LeaseStore, NameIndex, Outcome};
+use super::{
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin, Storage,
+};
+use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
+use crate::source::{OnMissing, ReadGraphError, read_graph};
+
+/// An engine that keeps images in a repository.
+#[derive(Debug)]
+pub(crate) struct RepositoryEngine {
+    stores: Arc<Stores>,
+    identity: Identity,
+}
+
+impl RepositoryEngine {
+    /// The layout at `root`, which may be a folder that is empty or not there: the first export makes a layout of it.
+    pub(crate) async fn connect(root: &Path) -> Result<Self, EngineError> {
+        let absolute = std::path::absolute(root);
+        let root = absolute.as_deref().unwrap_or(root);
+        Self::over(root, local::open(root)).await
+    }
+
+    /// Over the stores at `root`.
+    async fn over(root: &Path, stores: (Arc<BlobStore>, NameIndex, LeaseStore)) -> Result<Self, EngineError> {
+        let identity = Identity {
+            kind: EngineKind::Layout,
+            version: crate::image::layout::VERSION.to_owned(),
+            address: root.display().to_string(),
+            storage: Storage::Directory {},
+        };
+        let this = Self { stores: Stores::new(stores), identity };
+        this.work(|stores| stores.names.exists().and_then(|_| stores.names.read())).await?;
+        Ok(this)
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Stores>) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        self.stores.run(work).await
+    }
+
+    fn repository_images(&self) -> RepositoryImages {
+        RepositoryImages::new(self.stores.clone(), &self.identity.address)
+    }
+
+    /// Whether `names` resolve to `root` and everything is there; how many blobs it has.
+    async fn look(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let (named, names) = (root.clone(), names.to_vec());
+        let resolves = self.work(move |stores| stores.names.resolves_to(&named, &names));
+        if !resolves.await? {
+            return Ok(None);
+        }
+        let images = self.repository_images();
+        let graph = match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
+            Ok(graph) => graph,
+            // An export mends documents that are missing or damaged.
+            Err(ReadGraphError::Missing { .. } | ReadGraphError::Source(_)) => return Ok(None),
+            Err(ReadGraphError::Graph(GraphError::Document(_))) => return Ok(None),
+            Err(ReadGraphError::Graph(error)) => return Err(error.into()),
+        };
+        self.work(move |stores| {
+            // A pending blob has no name yet, so there is something to do.
+            let is_there = |blob: &Descriptor| stores.blobs.named(&blob.digest, blob.size);
+            Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
+        })
+        .await
+    }
+
+    async fn open_lease(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Lease>, EngineError> {
+        let (export, record) = (origin.export.clone(), record.map(str::to_owned));
+        self.work(move |stores| {
+            check_id(&export)?;
+            stores.names.create()?;
+            if record.as_ref().is_some_and(|record| record.len() > MAX_RECORD) {
+                let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
+                return Err(EngineError::Protocol { operation, reason });
+            }
+            Ok(Arc::new(RepositoryLease::open(stores, &export, record)?) as Arc<dyn Lease>)
+        })
+        .await
+    }
+
+    /// Changes the index by `change`, which returns the roots that lose a name, and collects if there are any.
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut LayoutIndex) -> Result<Vec<Descriptor>, serde_json::Error> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        self.work(move |stores| {
+            // The names are changed, even if nothing can be collected.
+            if stores.names.change(change)?
+                && let Err(error) = stores.collect()
+            {
+                tracing::warn!(%error, "nothing was collected");
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// An export's id becomes a file's name.
+fn check_id(export: &str) -> Result<(), EngineError> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=64).contains(&export.len()) && export.bytes().all(is_plain) {
+        return Ok(());
+    }
+    let (operation, shown) = ("opening an export".to_owned(), export.chars().take(80).collect::<String>());
+    Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
+}
+
+impl Engine for RepositoryEngine {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn already_complete<'a>(
+        &'a self,
+        root: &'a Descriptor,
+        names: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        Box::pin(self.look(root, names))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        origin: &'a Origin,
+        lifetime: Lifetime<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+        let record = match lifetime {
+            Lifetime::Process => None,
+            Lifetime::Durable { record } => Some(record),
+        };
+        Box::pin(self.open_lease(origin, record))
+    }
+
+    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
+        Box::pin(self.work(|stores| stores.leases.durable()))
+    }
+
+    fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
+        Ok(Arc::new(self.repository_images()))
+    }
+
+    /// A layout in which we never wrote is not written to in order to be read. The first collection in it gives garbage an
+    /// hour.
+    fn read_lease<'a>(
+        &'a self,
+        origin: &'a Origin,
+        graph: &'a Arc<Graph>,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Lease>>, EngineError>> {
+        Box::pin(async move {
+            let (export, graph) = (origin.export.clone(), graph.clone());
+            let lease = self.work(move |stores| {
+                check_id(&export)?;
+                if !stores.leases.is_ready() {
+                    return Ok(None);
+                }
+                let lease = RepositoryLease::open(stores, &export, None)?;
+                lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
+                Ok(Some(Arc::new(lease) as Arc<dyn Lease>))
+            });
+            lease.await
+        })
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(async move {
+            // Nothing of ours was ever there.
+            let collect =
+                |stores: &Arc<Stores>| if stores.names.is_ours() { stores.collect() } else { Ok(Outcome::default()) };
+            let collected = self.work(collect);
+            let Outcome { blobs, bytes, exports, is_more } = collected.await?;
+            if blobs > 0 {
+                tracing::info!(blobs, bytes, "collected blobs that no image needs");
+            }
+            if is_more {
+                self.stores.collect_later();
+            }
+            Ok(exports)
+        })
+    }
+
+    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+        let (root, names) = (root.clone(), vec![name.clone()]);
+        Box::pin(self.change(move |index| index.insert(&root, &names)))
+    }
+
+    fn remove<'a>(&'a self, record: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+        let record = record.clone();
+        Box::pin(self.change(move |index| Ok(index.remove(record.name.as_deref(), &record.target.digest))))
+    }
+
+    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
+        Box::pin(self.work(|stores| Ok(Abandoned { leases: stores.leases.abandoned()?, ..Abandoned::default() })))
+    }
+
+    /// The collector releases all that are abandoned by then.
+    fn release_abandoned<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(async move { self.recover().await.map(|_| ()) })
+    }
+}

@@ -1,0 +1,406 @@
+//! What is collected, and what is not.
+
+use std::time::{Duration, SystemTime};
+
+use super::*;
+
+fn make_old(path: &Path) {
+    let file = fs::File::options().read(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(2 * 24 * 3600)).unwrap();
+}
+
+pub(super) fn is_there(root: &Path, blob: &Descriptor) -> bool {
+    blobs(root).contains(&blob.digest.hex().to_owned())
+}
+
+/// A minute more than an hour goes by.
+pub(super) fn wait(engine: &RepositoryEngine) {
+    engine.stores.blobs.clock().advance(Duration::from_secs(3660));
+}
+
+fn index(root: &Path) -> Value {
+    serde_json::from_slice(&fs::read(root.join("index.json")).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_lost_its_name_is_removed_after_an_hour_and_what_others_need_stays() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let [old, new, other] = [b"old" as &[u8], b"new", b"other"].map(|own| Image::new(&[b"base", own]));
+    let several = Image::index(&[&old, &other]);
+    export(&engine, &old, &names(&["demo:1"])).await.unwrap();
+    export(&engine, &several, &names(&["several:1"])).await.unwrap();
+    // However old the blobs are, the hour begins when the name is lost.
+    wait(&engine);
+    export(&engine, &new, &names(&["demo:1"])).await.unwrap();
+    assert!(is_there(folder.path(), &old.layers[1]), "the index still has it");
+    export(&engine, &new, &names(&["several:1"])).await.unwrap();
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 11, "somebody may have read the index before that");
+    // The next process knows as well as this one how long it has been.
+    let engine = super::engine(folder.path()).await;
+    engine.stores.blobs.clock().advance(Duration::from_secs(3600));
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 4);
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert!(is_there(folder.path(), &old.layers[0]) && !is_there(folder.path(), &old.layers[1]));
+}
+
+#[tokio::test]
+async fn an_index_that_was_read_before_a_name_moved_may_be_written_after_it() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let [old, new] = [b"old", b"new"].map(|own| Image::new(&[b"base", own]));
+    export(&engine, &old, &names(&["demo:1"])).await.unwrap();
+    let read = fs::read(folder.path().join("index.json")).unwrap();
+    wait(&engine);
+    export(&engine, &new, &names(&["demo:1"])).await.unwrap();
+    fs::write(folder.path().join("index.json"), read).unwrap();
+    assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
+    // What was lost by that has its hour, too, from when it is noticed.
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(is_there(folder.path(), &new.root));
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!is_there(folder.path(), &new.root));
+    assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
+}
+
+#[tokio::test]
+async fn a_name_that_is_lost_again_gives_another_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let [one, other] = [b"one", b"two"].map(|own| Image::new(&[own]));
+    export(&engine, &one, &names(&["demo:1"])).await.unwrap();
+    export(&engine, &other, &names(&["demo:1"])).await.unwrap();
+    engine.stores.blobs.clock().advance(Duration::from_secs(1800));
+    // Nothing is collected when a name is given that nobody had.
+    export(&engine, &one, &names(&["again:1"])).await.unwrap();
+    engine.stores.blobs.clock().advance(Duration::from_secs(1860));
+    export(&engine, &other, &names(&["again:1"])).await.unwrap();
+    engine.recover().await.unwrap();
+    assert!(is_there(folder.path(), &one.root), "it had a name a moment ago");
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!is_there(folder.path(), &one.root));
+}
+
+#[tokio::test]
+async fn what_an_export_brought_that_failed_is_removed_after_an_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"in vain"]);
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    arrive(&lease, &image).await.unwrap();
+    lease.release().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 3);
+    wait(&engine);
+    export(&engine, &Image::new(&[b"another"]), &names(&["another:1"])).await.unwrap();
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 3, "{:?}", blobs(folder.path()));
+    assert!(!is_there(folder.path(), &image.root));
+}
+
+#[tokio::test]
+async fn what_another_tool_may_just_be_writing_stays_for_an_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let image = Image::new(&[b"kept"]);
+    export(&engine, &image, &names(&["kept:1"])).await.unwrap();
+    let foreign = Digest::sha256(b"foreign");
+    fs::write(engine.stores.blobs.paths().blob(&foreign), "foreign").unwrap();
+    fs::write(folder.path().join("blobs/sha256/notes.txt"), "mine").unwrap();
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 5);
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()).len(), 4, "what is no blob is not ours to judge");
+    fs::remove_file(folder.path().join("blobs/sha256/notes.txt")).unwrap();
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_keeps_times_is_as_young_as_it_is_here() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    export(&engine, &Image::new(&[b"kept"]), &names(&["kept:1"])).await.unwrap();
+    let foreign = Digest::sha256(b"foreign");
+    let path = engine.stores.blobs.paths().blob(&foreign);
+    fs::write(&path, "foreign").unwrap();
+    // As `cp -a`, `rsync -a` and `tar -x` leave it, in a layout that was copied with our notes.
+    make_old(&path);
+    fs::write(engine.stores.blobs.paths().unreached(), format!("1000 {foreign}\n")).unwrap();
+    engine.recover().await.unwrap();
+    assert!(path.exists());
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn notes_that_make_no_sense_cost_an_hour() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let foreign = Digest::sha256(b"foreign");
+    export(&engine, &Image::new(&[b"kept"]), &names(&["kept:1"])).await.unwrap();
+    fs::write(engine.stores.blobs.paths().blob(&foreign), "foreign").unwrap();
+    for notes in [format!("-1 {foreign}\nx\n\n1 sha256:1"), format!("99999999999999 {foreign}"), "\u{0}".to_owned()] {
+        fs::write(engine.stores.blobs.paths().unreached(), notes).unwrap();
+        engine.recover().await.unwrap();
+        assert!(engine.stores.blobs.paths().blob(&foreign).exists());
+    }
+    wait(&engine);
+    engine.recover().await.unwrap();
+    assert!(!engine.stores.blobs.paths().blob(&foreign).exists());
+}
+
+/// Damages a layout with an image in it, in one way. Says whether blobs may be collected all the same.
+type Damage = Box<dyn Fn(&RepositoryEngine, &Image) -> bool>;
+
+#[tokio::test]
+async fn a_start_collects_what_is_certain_and_never_fails() {
+    let entry = |engine: &RepositoryEngine, entry: Value| {
+        let mut index = index(engine.stores.blobs.paths().root());
+        index["manifests"].as_array_mut().unwrap().push(entry);
+        fs::write(engine.stores.blobs.paths().index(), index.to_string()).unwrap();
+        false
+    };
+    let digest = |engine: &RepositoryEngine, content: &str, media_type: &str| {
+        let digest = Digest::sha256(content.as_bytes());
+        fs::write(engine.stores.blobs.paths().blob(&digest), content).unwrap();
+        json!({"mediaType": media_type, "digest": digest, "size": content.len()})
+    };
+    let damages: [(&str, Damage); 12] = [
+        ("nothing", Box::new(|_, _| true)),
+        (
+            "an unknown type",
+            Box::new(move |engine, _| entry(engine, digest(engine, "x", "application/vnd.example.unknown"))),
+        ),
+        (
+            "an unknown digest",
+            Box::new(move |engine, _| entry(engine, json!({"mediaType": "a/b", "digest": "blake3:00", "size": 1}))),
+        ),
+        ("a large manifest", Box::new(move |engine, _| entry(engine, digest(engine, &" ".repeat(33 << 20), MANIFEST)))),
+        (
+            "a damaged manifest",
+            Box::new(|engine, image| {
+                fs::write(engine.stores.blobs.paths().blob(&image.root.digest), vec![b' '; image.root.size as usize])
+                    .unwrap();
+                false
+            }),
+        ),
+        (
+            "a short manifest",
+            Box::new(|engine, image| {
+                fs::write(engine.stores.blobs.paths().blob(&image.root.digest), "").unwrap();
+                false
+            }),
+        ),
+        (
+            "a folder in place of a manifest",
+            Box::new(|engine, image| {
+                let path = engine.stores.blobs.paths().blob(&image.root.digest);
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+                false
+            }),
+        ),
+        (
+            "a pipe in place of a manifest",
+            Box::new(|engine, image| {
+                let path = engine.stores.blobs.paths().blob(&image.root.digest);
+                fs::remove_file(&path).unwrap();
+                rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+                    .unwrap();
+                false
+            }),
+        ),
+        (
+            "a long lease",
+            Box::new(|engine, _| {
+                let line = format!("{}\n", Digest::sha256(b"x"));
+                let text =
+                    format!("{}\n{}", engine.stores.blobs.process().unwrap(), line.repeat((33 << 20) / line.len()));
+                fs::write(engine.stores.blobs.paths().lease("long"), text).unwrap();
+                false
+            }),
+        ),
+        (
+            "a long lease of a process that is gone",
+            Box::new(|engine, _| {
+                fs::write(engine.stores.blobs.paths().lease("long"), "gone\n".repeat(8 << 20)).unwrap();
+                true
+            }),
+        ),
+        (
+            "what is no lease",
+            Box::new(|engine, _| {
+                use std::os::unix::ffi::OsStrExt as _;
+                let leases = engine.stores.blobs.paths().leases();
+                fs::create_dir(leases.join("folder")).unwrap();
+                fs::write(leases.join(std::ffi::OsStr::from_bytes(b"\xff")), "gone\n").unwrap();
+                rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    leases.join("pipe"),
+                    rustix::fs::FileType::Fifo,
+                    rustix::fs::Mode::RUSR,
+                    0,
+                )
+                .unwrap();
+                true
+            }),
+        ),
+        (
+            "what is no file of ours",
+            Box::new(|engine, _| {
+                let paths = engine.stores.blobs.paths();
+                for folder in
+                    [paths.ingest().join("sha256-x"), paths.processes().join("y"), paths.own().join("index.json.z")]
+                {
+                    fs::create_dir_all(folder.join("deeper")).unwrap();
+                }
+                fs::write(paths.lease("dead"), "../../index.json\n").unwrap();
+                fs::create_dir_all(paths.uploads_of("dead").join("folder")).unwrap();
+                true
+            }),
+        ),
+    ];
+    for (what, damage) in damages {
+        let folder = folder();
+        let engine = engine(folder.path()).await;
+        let image = Image::new(&[b"layer"]);
+        export(&engine, &image, &names(&["there:1"])).await.unwrap();
+        let garbage = Digest::sha256(b"garbage");
+        fs::write(engine.stores.blobs.paths().blob(&garbage), "garbage").unwrap();
+        fs::write(engine.stores.blobs.paths().lease("left"), format!("gone\n{garbage}\n")).unwrap();
+        let is_certain = damage(&engine, &image);
+        for _ in 0..2 {
+            engine.recover().await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(
+                !engine.stores.blobs.paths().lease("left").exists(),
+                "{what}: what a dead process left is released"
+            );
+            wait(&engine);
+        }
+        assert_eq!(engine.stores.blobs.paths().blob(&garbage).exists(), !is_certain, "{what}");
+        assert!(is_there(folder.path(), &image.layers[0]), "{what}");
+        // And it serves.
+        let next = RepositoryEngine::on(folder.path(), Arc::new(System), "this-boot".to_owned()).await;
+        let next = next.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let listed = next.images().unwrap().list(&Default::default()).await.unwrap().records;
+        let is_it =
+            |record: &crate::engine::images::Record| record.name.as_deref() == Some("docker.io/library/there:1");
+        assert!(listed.iter().any(is_it), "{what}: {listed:?}");
+        export(&next, &Image::new(&[b"another"]), &names(&["another:1"]))
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
+    let folder = folder();
+    let (one, other) = (engine(folder.path()).await, engine(folder.path()).await);
+    let image = Image::new(&[b"layer", b"relied upon"]);
+    export(&other, &image, &names(&["moving:1"])).await.unwrap();
+    let lease = one.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    let plan = transaction.plan();
+    assert_eq!(plan.present.len(), 4);
+    // The only name moves away, and the blobs look abandoned in every way.
+    export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(other.recover().await.unwrap(), 0);
+        wait(&other);
+    }
+    let prepared = transaction.prepare().await.unwrap();
+    prepared.commit(&names(&["stays:1"]), &[]).await.unwrap();
+    lease.release().await.unwrap();
+    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_read_stays_for_as_long_as_that_takes() {
+    let folder = folder();
+    let (one, other) = (engine(folder.path()).await, engine(folder.path()).await);
+    let image = Image::new(&[b"layer", b"read slowly"]);
+    export(&other, &image, &names(&["moving:1"])).await.unwrap();
+    let before = blobs(folder.path());
+    let held = one.read_lease(&origin(), &image.graph()).await.unwrap().unwrap();
+    export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
+    for _ in 0..3 {
+        other.recover().await.unwrap();
+        wait(&other);
+    }
+    assert!(before.iter().all(|blob| blobs(folder.path()).contains(blob)));
+    held.release().await.unwrap();
+    for _ in 0..2 {
+        other.recover().await.unwrap();
+        wait(&other);
+    }
+    assert!(!before.iter().any(|blob| blobs(folder.path()).contains(blob)));
+    // A layout in which we never wrote is only read.
+    fs::remove_dir_all(folder.path().join(".linkspan")).unwrap();
+    assert!(engine(folder.path()).await.read_lease(&origin(), &image.graph()).await.unwrap().is_none());
+    assert_eq!(files(folder.path()), ["blobs", "index.json", "oci-layout"]);
+}
+
+#[tokio::test]
+async fn a_durable_export_stays_until_its_time_is_over() {
+    let folder = folder();
+    let (origin, image) = (origin(), Image::new(&[b"durable"]));
+    let first = engine(folder.path()).await;
+    let lease = first.lease(&origin, Lifetime::Durable { record: "kept \"with\" it\n" }).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
+    transaction.prepare().await.unwrap();
+    drop((transaction, lease, first));
+
+    let second = engine(folder.path()).await;
+    assert_eq!(second.recover().await.unwrap(), 0);
+    let durables = second.durable_leases().await.unwrap();
+    assert_eq!(
+        (durables[0].export.as_str(), durables[0].record.as_str()),
+        (origin.export.as_str(), "kept \"with\" it\n")
+    );
+    let lease = second.lease(&origin, Lifetime::Durable { record: "another" }).await.unwrap();
+    assert_eq!(lease.pinned().await.unwrap().len(), 3);
+    lease.unpin(&image.layers[0].digest).await.unwrap();
+    assert_eq!(lease.pinned().await.unwrap().len(), 2);
+    for _ in 0..2 {
+        assert_eq!(second.recover().await.unwrap(), 0);
+        wait(&second);
+    }
+    assert_eq!(blobs(folder.path()).len(), 2, "what was given up is old enough to go");
+
+    let lease = second.stores.blobs.paths().lease(&origin.export);
+    let text = fs::read_to_string(&lease).unwrap();
+    let (before, after) = text.split_once("\"opened\":").unwrap();
+    let rest = after.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    fs::write(&lease, format!("{before}\"opened\":1000{rest}")).unwrap();
+    assert_eq!(second.recover().await.unwrap(), 1);
+    wait(&second);
+    second.recover().await.unwrap();
+    assert_eq!(blobs(folder.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_process_left_behind_is_released() {
+    let folder = folder();
+    let crashed = engine(folder.path()).await;
+    let image = Image::new(&[b"left behind"]);
+    let lease = crashed.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, image.graph()).await.unwrap();
+    let own = folder.path().join(".linkspan");
+    let process = files(&own.join("processes"));
+    assert_eq!((files(&own.join("leases")).len(), files(&own.join("ingest")).len()), (1, 2));
+    let next = engine(folder.path()).await;
+    assert_eq!(next.recover().await.unwrap(), 0, "it lives");
+    drop((transaction, lease, crashed));
+    assert_eq!(next.recover().await.unwrap(), 1);
+    for (folder, expected) in [("leases", 0), ("ingest", 0), ("processes", 0)] {
+        assert_eq!(files(&own.join(folder)).len(), expected, "{folder} after {process:?}");
+    }
+}

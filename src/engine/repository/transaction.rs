@@ -1,0 +1,116 @@
+//! Image transactions of a repository.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::lease::RepositoryLease;
+use crate::engine::{EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage};
+use crate::image::{Descriptor, Graph, Kind, Reference};
+
+/// A transaction of one image under a lease.
+#[derive(Debug, Clone)]
+pub(super) struct RepositoryTransaction {
+    lease: RepositoryLease,
+    graph: Arc<Graph>,
+    plan: Arc<Plan>,
+}
+
+/// Pins `graph`, stores its documents and looks for its leaves. Blocks.
+pub(super) fn plan(lease: &RepositoryLease, graph: &Graph) -> Result<Plan, EngineError> {
+    lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
+    let is_there = |blob: &Descriptor| lease.is_there(blob);
+    let mut plan = Plan::default();
+    for document in graph.documents() {
+        // A document with other bytes is replaced: what other tools wrote may not have survived a power loss.
+        if is_there(&document.descriptor) && lease.stores.blobs.is_same(&document.descriptor.digest, &document.bytes) {
+            plan.present.push(document.descriptor.clone());
+        } else {
+            // Whoever read the graph has verified it.
+            let bytes = std::slice::from_ref(&document.bytes);
+            lease.stores.blobs.store(&document.descriptor.digest, bytes, &lease.export)?;
+            plan.stored.push(document.descriptor.clone());
+        }
+    }
+    for leaf in graph.leaves() {
+        match (is_there(leaf), leaf.kind()) {
+            (true, _) => plan.present.push(leaf.clone()),
+            (false, Kind::ForeignLayer) => {}
+            (false, _) => plan.missing.push(leaf.clone()),
+        }
+    }
+    plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    Ok(plan)
+}
+
+impl RepositoryTransaction {
+    /// Plans `graph`. Blocks.
+    pub(super) fn begin(lease: RepositoryLease, graph: Arc<Graph>) -> Result<Self, EngineError> {
+        let plan = Arc::new(plan(&lease, &graph)?);
+        Ok(Self { lease, graph, plan })
+    }
+
+    /// Runs file work off the reactor.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let this = self.clone();
+        self.lease.work(move |_| work(&this)).await
+    }
+
+    /// Fails unless every blob has its name, except for foreign layers.
+    fn verify(&self) -> Result<(), EngineError> {
+        let missing = self.graph.descriptors().filter(|blob| blob.kind() != Kind::ForeignLayer);
+        let missing = missing.filter(|blob| self.lease.stores.blobs.present(&blob.digest, Some(blob.size)).is_none());
+        let digests: Vec<_> = missing.map(|blob| blob.digest.clone()).collect();
+        if digests.is_empty() { Ok(()) } else { Err(EngineError::Missing { digests }) }
+    }
+
+    fn publish(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
+        let has_replaced = self.lease.stores.names.publish(self.graph.root(), names, preconditions)?;
+        self.lease.committed(has_replaced);
+        Ok(())
+    }
+}
+
+impl ImageTransaction for RepositoryTransaction {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
+        let blob = blob.clone();
+        Box::pin(async move {
+            let writer = self.lease.work(move |lease| {
+                lease.pins.add([&blob.digest])?;
+                lease.stores.blobs.writer(&blob, &lease.export)
+            });
+            Ok(writer.await?.map_or(Opened::Present, |writer| Opened::Writer(Box::new(writer))))
+        })
+    }
+
+    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
+        Box::pin(async move {
+            self.lease.stores.blobs.flush().await?;
+            self.work(Self::verify).await?;
+            Ok(self as &dyn PreparedImage)
+        })
+    }
+
+    /// Nothing is under way but what its caller has dropped.
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl PreparedImage for RepositoryTransaction {
+    fn commit<'a>(
+        &'a self,
+        names: &'a [Reference],
+        preconditions: &'a [Precondition],
+    ) -> BoxFuture<'a, Result<(), EngineError>> {
+        let (names, preconditions) = (names.to_vec(), preconditions.to_vec());
+        Box::pin(self.work(move |this| this.publish(&names, &preconditions)))
+    }
+}
