@@ -1,9 +1,8 @@
-//! Leases: files that say which blobs an export relies on, so that no process collects them.
+//! Lease files: a lease lists the blobs that an export pins, so that no process collects them.
 //!
-//! The first line is the process that the lease belongs to, or `durable` with what is kept with it; each further line is
-//! a digest, after a `-` one that was given up. A process that lives holds a lock on a file of its own, by which a lease
-//! is known to be abandoned. Leases need not survive a power
-//! loss, which no export survives either: a durable one pins again what it relies on.
+//! The first line is the process that owns the lease, or `durable` with its record; each further line is a pinned digest,
+//! or with a `-` one that was unpinned. A lease is abandoned when its process no longer locks its own file. Leases need not
+//! survive a power loss, which no export survives either: an export with a durable lease pins its blobs again.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead as _, Read as _};
@@ -20,15 +19,15 @@ use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 use crate::image::Digest;
 
-/// How the owner of a lease begins that outlives its process.
+/// The prefix of a durable lease's first line.
 pub(super) const DURABLE: &str = "durable ";
 /// The longest lease that is read, in bytes: 400,000 digests.
 const MAX_BYTES: u64 = 32 << 20;
 /// The longest first line: the record of a durable lease, in which JSON may take six bytes for one.
 const MAX_OWNER: u64 = 512 << 10;
-/// How many blobs an export may rely on: more than any may have, and less than is read.
+/// How many blobs a lease may pin: more than an export may have, and fewer than are read.
 const MAX_PINNED: usize = 250_000;
-/// How many lines that are of no use any more are left in a lease.
+/// How many stale lines are left in a lease.
 const STALE: usize = 1024;
 
 /// What ends a lease.
@@ -40,7 +39,7 @@ pub(crate) enum Owner {
     Expiry(String),
 }
 
-/// What is kept with a durable lease.
+/// The first line of a durable lease, after the prefix.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) record: String,
