@@ -7,6 +7,9 @@
 //!
 //! The other modules make up the program `linkspan`. They are public for it and its tests, and are no interface.
 
+#[macro_use]
+mod forward;
+
 #[doc(hidden)]
 pub mod buildx;
 #[doc(hidden)]

@@ -33,7 +33,7 @@ use crate::net::Address;
 pub use builder::Builder;
 pub use check::{Log, LogFormat, Names};
 pub use docker::DockerDoor;
-pub use endpoint::{BuilderEndpoint, KEEP_EXEC};
+pub use endpoint::BuilderEndpoint;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};

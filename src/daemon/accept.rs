@@ -27,10 +27,10 @@ pub(super) type Client = Connection<Metered<Stream>>;
 
 /// The open doors, and whoever came through them.
 #[derive(Debug)]
-pub(super) struct House {
+pub(super) struct Listeners {
     doors: TaskTracker,
     connections: TaskTracker,
-    guests: Guests,
+    open: OpenConnections,
     /// One for each connection that may be open.
     permits: Arc<Semaphore>,
     /// No new connections, no new requests.
@@ -41,50 +41,50 @@ pub(super) struct House {
 
 /// What every open connection says of itself, under a number that no other has.
 #[derive(Debug, Clone, Default)]
-struct Guests(Arc<Mutex<(u64, HashMap<u64, Drain>)>>);
+struct OpenConnections(Arc<Mutex<(u64, HashMap<u64, Drain>)>>);
 
 /// A connection that is open; dropping it takes it from the list.
 #[derive(Debug)]
-struct Guest {
-    guests: Guests,
+struct OpenConnection {
+    open: OpenConnections,
     number: u64,
 }
 
-impl Guests {
+impl OpenConnections {
     fn with<T>(&self, work: impl FnOnce(&mut (u64, HashMap<u64, Drain>)) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn enter(&self, drain: Drain) -> Guest {
-        let number = self.with(|(next, guests)| {
+    fn enter(&self, drain: Drain) -> OpenConnection {
+        let number = self.with(|(next, open)| {
             *next += 1;
-            guests.insert(*next, drain);
+            open.insert(*next, drain);
             *next
         });
-        Guest { guests: self.clone(), number }
+        OpenConnection { open: self.clone(), number }
     }
 
     /// Returns when nobody is left whom the end has to wait for.
     async fn none_holds(&self) {
-        while self.with(|(_, guests)| guests.values().any(Drain::holds)) {
+        while self.with(|(_, open)| open.values().any(Drain::holds)) {
             tokio::time::sleep(LOOK).await;
         }
     }
 }
 
-impl Drop for Guest {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.guests.with(|(_, guests)| guests.remove(&self.number));
+        self.open.with(|(_, open)| open.remove(&self.number));
     }
 }
 
-impl House {
-    /// A house without doors that holds at most `connections` at once; more wait in the sockets' queues.
+impl Listeners {
+    /// A listeners without doors that holds at most `connections` at once; more wait in the sockets' queues.
     pub(super) fn new(connections: usize) -> Self {
         Self {
             doors: TaskTracker::new(),
             connections: TaskTracker::new(),
-            guests: Guests::default(),
+            open: OpenConnections::default(),
             permits: Arc::new(Semaphore::new(connections)),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -97,16 +97,16 @@ impl House {
         S: Fn(Client, Drain) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let gate = Gate {
+        let accept = AcceptLoop {
             door,
             connections: self.connections.clone(),
-            guests: self.guests.clone(),
+            open: self.open.clone(),
             permits: Arc::clone(&self.permits),
             drain: self.drain.clone(),
             cut: self.cut.clone(),
             serve,
         };
-        self.doors.spawn(gate.keep(listener));
+        self.doors.spawn(accept.run(listener));
     }
 
     /// Cancelled when no new calls are to be taken.
@@ -120,8 +120,8 @@ impl House {
     }
 
     /// Closes the doors at once and waits until the last connection has ended, or only such are left as need not be waited
-    /// for: for `timeout` at most, and only until `hurry` (which says why) is there. What is open then is cut.
-    pub(super) async fn close(self, timeout: Duration, hurry: impl Future<Output = String>) -> Result<(), DaemonError> {
+    /// for: for `timeout` at most, and only until `force` (which says why) is there. What is open then is cut.
+    pub(super) async fn close(self, timeout: Duration, force: impl Future<Output = String>) -> Result<(), DaemonError> {
         self.drain.cancel();
         self.doors.close();
         self.doors.wait().await;
@@ -129,7 +129,7 @@ impl House {
         let reason = tokio::select! {
             biased;
             () = self.connections.wait() => return Ok(()),
-            () = self.guests.none_holds() => {
+            () = self.open.none_holds() => {
                 let connections = self.connections();
                 if connections > 0 {
                     info!(connections, "streams that do not end by themselves, and idle tunnels, are ended");
@@ -138,7 +138,7 @@ impl House {
                 self.connections.wait().await;
                 return Ok(());
             }
-            reason = hurry => reason,
+            reason = force => reason,
             () = tokio::time::sleep(timeout) => format!("within {} s", timeout.as_secs()),
         };
         let connections = self.connections();
@@ -149,31 +149,31 @@ impl House {
     }
 }
 
-struct Gate<S> {
+struct AcceptLoop<S> {
     door: &'static str,
     connections: TaskTracker,
-    guests: Guests,
+    open: OpenConnections,
     permits: Arc<Semaphore>,
     drain: CancellationToken,
     cut: CancellationToken,
     serve: S,
 }
 
-impl<S, F> Gate<S>
+impl<S, F> AcceptLoop<S>
 where
     S: Fn(Client, Drain) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     /// Accepts until the drain begins; then the socket is closed and its name given up. Who has come until then is let
     /// in, as far as there is room: the drain waits for the first request of a connection.
-    async fn keep(self, listener: Listener) {
+    async fn run(self, listener: Listener) {
         tokio::select! {
             () = self.drain.cancelled() => {}
             never = self.accept(&listener) => match never {},
         }
         for stream in listener.close() {
             match (stream, Arc::clone(&self.permits).try_acquire_owned()) {
-                (Ok(stream), Ok(permit)) => self.let_in(stream, Some(permit)),
+                (Ok(stream), Ok(permit)) => self.serve(stream, Some(permit)),
                 (Ok(_), Err(_)) => debug!("a connection that waited was not let in: there is no room"),
                 (Err(error), _) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
                 (Err(error), _) => return debug!(%error, "connections that waited were not accepted"),
@@ -188,7 +188,7 @@ where
             match listener.accept().await {
                 Ok(stream) => {
                     pause = PAUSES.0;
-                    self.let_in(stream, permit);
+                    self.serve(stream, permit);
                 }
                 Err(error) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
                 Err(error) => {
@@ -211,17 +211,17 @@ where
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
-    fn let_in(&self, connection: Connection<Stream>, permit: Option<OwnedSemaphorePermit>) {
+    fn serve(&self, connection: Connection<Stream>, permit: Option<OwnedSemaphorePermit>) {
         let drain = Drain::from(self.drain.clone());
         let span = info_span!("connection", door = self.door, peer = %connection.peer);
         let served = (self.serve)(connection.map(|stream| drain.metered(stream)), drain.clone()).instrument(span);
-        let (cut, guest) = (self.cut.clone(), self.guests.enter(drain));
+        let (cut, entry) = (self.cut.clone(), self.open.enter(drain));
         self.connections.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
                 () = served => {}
             }
-            drop((guest, permit));
+            drop((entry, permit));
         });
     }
 }
@@ -235,178 +235,4 @@ fn is_the_clients(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::{Path, PathBuf};
-    use std::{fs, future};
-
-    use tempfile::TempDir;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixStream;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::net::Address;
-
-    async fn listener(folder: &TempDir) -> (Listener, PathBuf) {
-        let path = folder.path().join("door");
-        let gid = rustix::process::getegid().as_raw();
-        (Listener::bind(&Address::Unix(path.clone()), gid).await.unwrap(), path)
-    }
-
-    /// Serves a connection by sending back one byte for each byte, until its client ends it.
-    async fn echo(client: Client) {
-        let mut stream = client.io;
-        let mut byte = [0];
-        while stream.read_exact(&mut byte).await.is_ok() {
-            stream.write_all(&byte).await.unwrap();
-        }
-    }
-
-    async fn talk(client: &mut UnixStream) {
-        client.write_all(b"x").await.unwrap();
-        client.read_exact(&mut [0]).await.unwrap();
-    }
-
-    async fn greeted(path: &Path) -> UnixStream {
-        let mut client = UnixStream::connect(path).await.unwrap();
-        talk(&mut client).await;
-        client
-    }
-
-    #[tokio::test]
-    async fn a_drain_ends_when_the_last_client_leaves() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, path) = listener(&folder).await;
-        let house = House::new(8);
-        let (told, mut drains) = mpsc::unbounded_channel();
-        house.open("test", listener, move |stream, drain: Drain| {
-            let told = told.clone();
-            async move {
-                tokio::join!(echo(stream), async {
-                    drain.cancelled().await;
-                    told.send(()).unwrap();
-                });
-            }
-        });
-        let mut client = greeted(&path).await;
-        assert_eq!(house.connections(), 1);
-
-        let closing = tokio::spawn(house.close(Duration::from_secs(3600), future::pending()));
-        drains.recv().await.unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a successor can have the name");
-        talk(&mut client).await;
-        assert!(!closing.is_finished());
-        drop(client);
-        closing.await.unwrap().unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_ends_at_its_deadline() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, path) = listener(&folder).await;
-        let house = House::new(8);
-        house.open("test", listener, |stream, _| echo(stream));
-        let mut client = greeted(&path).await;
-        let error = house.close(Duration::from_secs(30), future::pending()).await.unwrap_err();
-        assert_eq!(error.to_string(), "1 of the open connections did not finish within 30 s and were ended");
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection is cut");
-    }
-
-    #[tokio::test]
-    async fn a_drain_ends_early_in_a_hurry() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, path) = listener(&folder).await;
-        let house = House::new(8);
-        house.open("test", listener, |stream, _| echo(stream));
-        let _client = greeted(&path).await;
-        let hurry = future::ready("before a second signal (SIGINT)".to_owned());
-        let error = house.close(Duration::from_secs(3600), hurry).await.unwrap_err();
-        assert!(error.to_string().contains("before a second signal (SIGINT)"), "{error}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, path) = listener(&folder).await;
-        let house = House::new(8);
-        // What a client is, it says with its first byte: an endless stream, a tunnel, or an exchange.
-        house.open("test", listener, |mut stream, drain| async move {
-            let mut kind = [0];
-            stream.io.read_exact(&mut kind).await.unwrap();
-            stream.io.write_all(&kind).await.unwrap();
-            let _mark = match kind[0] {
-                b'e' => Some(drain.endless()),
-                b't' => Some(drain.tunnel()),
-                _ => None,
-            };
-            echo(stream).await;
-        });
-        let come = async |kind: &[u8]| {
-            let mut client = UnixStream::connect(&path).await.unwrap();
-            client.write_all(kind).await.unwrap();
-            client.read_exact(&mut [0]).await.unwrap();
-            talk(&mut client).await;
-            client
-        };
-        let (mut endless, mut tunnel, exchange) = (come(b"e").await, come(b"t").await, come(b"x").await);
-        let closing = tokio::spawn(house.close(Duration::from_secs(3600), future::pending()));
-        tokio::time::sleep(10 * crate::net::IDLE).await;
-        // As long as an exchange is under way, nobody is ended.
-        talk(&mut endless).await;
-        talk(&mut tunnel).await;
-        drop(exchange);
-        tokio::time::sleep(crate::net::IDLE / 2).await;
-        assert!(!closing.is_finished(), "something has passed through the tunnel just now");
-        talk(&mut tunnel).await;
-        tokio::time::sleep(2 * crate::net::IDLE).await;
-        closing.await.unwrap().unwrap();
-        for client in [&mut endless, &mut tunnel] {
-            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn who_has_come_when_a_drain_begins_is_served() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, path) = listener(&folder).await;
-        let house = House::new(8);
-        house.open("test", listener, |stream, _| echo(stream));
-        // The door has had no turn yet, so that nobody has accepted it.
-        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        client.set_nonblocking(true).unwrap();
-        let mut client = UnixStream::from_std(client).unwrap();
-        let served = async {
-            talk(&mut client).await;
-            drop(client);
-        };
-        let ((), closed) = tokio::join!(served, house.close(Duration::from_secs(3600), future::pending()));
-        closed.unwrap();
-    }
-
-    #[tokio::test]
-    async fn connections_above_the_limit_wait_for_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, path) = listener(&folder).await;
-        let house = House::new(2);
-        house.open("test", listener, |stream, _| echo(stream));
-        let (first, _second) = (greeted(&path).await, greeted(&path).await);
-        let mut third = UnixStream::connect(&path).await.unwrap();
-        third.write_all(b"x").await.unwrap();
-        // The third one is in the queue while the others are served, however often we look.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-            assert_eq!(house.connections(), 2);
-        }
-        drop(first);
-        third.read_exact(&mut [0]).await.unwrap();
-        assert_eq!(house.connections(), 2);
-    }
-
-    #[test]
-    fn only_errors_of_one_connection_are_taken_lightly() {
-        let lightly = |errno: Errno| is_the_clients(&io::Error::from(errno));
-        assert!(lightly(Errno::CONNABORTED) && lightly(Errno::INTR));
-        assert!(!lightly(Errno::MFILE) && !lightly(Errno::NFILE) && !lightly(Errno::NOMEM) && !lightly(Errno::BADF));
-        assert!(!is_the_clients(&io::Error::other("no errno")));
-    }
-}
+mod tests;

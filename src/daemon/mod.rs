@@ -4,6 +4,7 @@
 //! are open together or not at all.
 
 mod accept;
+pub(crate) mod builder;
 mod docker;
 mod engine;
 mod listen;
@@ -24,12 +25,12 @@ use crate::door::{buildkit, export_api};
 use crate::engine::select::Selected;
 use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
-use crate::http2::Link;
+use crate::http2::ConnectionPool;
 use crate::net::{Address, Upstream, UpstreamError};
 use crate::output::folder::Folders;
 use crate::telemetry::say;
 
-use accept::House;
+use accept::Listeners;
 use listen::Listener;
 
 use status::Listening;
@@ -114,7 +115,7 @@ impl DaemonError {
 /// When it cannot start, or when connections had to be ended at the deadline of the drain.
 pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { house, docker_door, exports, tidying: _tidying } = tokio::select! {
+    let Opened { listeners, docker_door, exports, tidying: _tidying } = tokio::select! {
         opened = open(&config, inherited) => opened?,
         // Nobody was let in yet, and sockets that are bound already go with the future.
         signal = signals.next() => {
@@ -130,9 +131,9 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
         "STOPPING=1\nEXTEND_TIMEOUT_USEC={}",
         config.drain_timeout.saturating_add(rest).as_micros()
     ));
-    info!(signal, connections = house.connections(), timeout = ?config.drain_timeout, "draining");
-    let hurry = async { format!("before a second signal ({})", signals.next().await) };
-    let outcome = house.close(config.drain_timeout, hurry).await;
+    info!(signal, connections = listeners.connections(), timeout = ?config.drain_timeout, "draining");
+    let force = async { format!("before a second signal ({})", signals.next().await) };
+    let outcome = listeners.close(config.drain_timeout, force).await;
     if let Some(door) = docker_door
         && tokio::time::timeout(ABORT_TIMEOUT, door.close()).await.is_err()
     {
@@ -146,7 +147,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
 
 /// What a running daemon consists of.
 struct Opened {
-    house: House,
+    listeners: Listeners,
     docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
     /// Ends with the daemon: what is left then is for the next start.
@@ -158,7 +159,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     if config.builders.is_empty() && config.docker_door.is_none() && config.export_listen.is_none() {
         return Err(ConfigError::NoBuilder.into());
     }
-    let links = links(&config.builders)?;
+    let pools = pools(&config.builders)?;
     let Selected { engine, reason } = engine::wait(&config.engine, config.engine_timeout).await?;
     let mut doors = Vec::new();
     let docker = match &config.docker_door {
@@ -173,10 +174,10 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         },
         None => None,
     };
-    let mut listeners = Vec::with_capacity(config.builders.len());
+    let mut builder_listeners = Vec::with_capacity(config.builders.len());
     for builder in &config.builders {
         doors.push(&builder.listen);
-        listeners.push(Listener::open(&builder.listen, config.gid, &mut inherited).await?);
+        builder_listeners.push(Listener::open(&builder.listen, config.gid, &mut inherited).await?);
     }
     let export_listener = match &config.export_listen {
         Some(address) => {
@@ -195,10 +196,10 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     say(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
     let exports = Arc::new(Exports::with_policy(engine, policy));
-    let house = House::new(capacity());
+    let listeners = Listeners::new(capacity());
     if let Some(listener) = unneeded {
         // Whoever comes would wait for ever otherwise: the service manager keeps the socket.
-        house.open("docker", listener, |stream, _drain| async move { drop(stream) });
+        listeners.open("docker", listener, |stream, _drain| async move { drop(stream) });
     }
     let status = status::compose(
         config,
@@ -206,7 +207,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         &Listening {
             docker: docker.as_ref().map(|(_, listener, _)| listener.address()),
             export: export_listener.as_ref().map(Listener::address),
-            builders: listeners.iter().map(Listener::address).collect(),
+            builders: builder_listeners.iter().map(Listener::address).collect(),
         },
     );
     if let (Some(listener), Some(address)) = (export_listener, &config.export_listen) {
@@ -214,11 +215,17 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         // As it was configured: that is what a restart has in common with the process before.
         let name = address.to_string();
         let door = Arc::new(
-            export_api::Door::open(Arc::clone(&exports), folders, &name, status.of(listener.address()), house.drain())
-                .await?,
+            export_api::Door::open(
+                Arc::clone(&exports),
+                folders,
+                &name,
+                status.of(listener.address()),
+                listeners.drain(),
+            )
+            .await?,
         );
         say(&format!("export door listening on {}", listener.address()));
-        house.open("export", listener, move |stream, drain| {
+        listeners.open("export", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move {
                 // Who came with the drain: the server takes nobody any more, and would let it wait.
@@ -228,16 +235,16 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
             }
         });
     }
-    for ((builder, link), listener) in config.builders.iter().zip(links).zip(listeners) {
+    for ((builder, connections), listener) in config.builders.iter().zip(pools).zip(builder_listeners) {
         say(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
         let (builder, plain_is_load) = (builder.endpoint.to_string(), builder.plain_is_load);
-        let settings = buildkit::Settings { builder, link, plain_is_load };
+        let settings = buildkit::Settings { builder, connections, plain_is_load };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).telling(status.of(listener.address()));
         let door = Arc::new(door);
         let looking = Arc::clone(&door);
         // Beside everything else: a builder may come later than we do.
         tokio::spawn(async move { looking.look().await });
-        house.open("buildkit", listener, move |stream, drain| {
+        listeners.open("buildkit", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
         });
@@ -247,12 +254,12 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
         let door = Arc::new(docker::door(upstream, &exports, is_load).telling(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
-        house.open("docker", listener, move |stream, drain| {
+        listeners.open("docker", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
         });
     }
-    Ok(Opened { house, docker_door, exports, tidying })
+    Ok(Opened { listeners, docker_door, exports, tidying })
 }
 
 /// Begins to [`tidy`], which is usually done at once; an engine that is slow, or a lock that somebody holds, does not keep
@@ -311,14 +318,14 @@ fn docker_upstream(engine: &Identity, listen: &Address) -> Result<Upstream, Daem
     Ok(Upstream::new(engine.address.parse().map_err(|_| none())?, None)?)
 }
 
-fn links(builders: &[Builder]) -> Result<Vec<Arc<Link>>, UpstreamError> {
+fn pools(builders: &[Builder]) -> Result<Vec<Arc<ConnectionPool>>, UpstreamError> {
     for builder in builders.iter().filter(|builder| builder.is_exposed()) {
         warn!(
             builder = %builder.endpoint,
             "no TLS towards a builder on another machine: builds can be read and changed on the way"
         );
     }
-    builders.iter().map(Builder::link).collect()
+    builders.iter().map(builder::connections).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A client of dockerd's HTTP API over its socket.
 
+mod early_response;
 mod error;
-mod hear;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use early_response::EarlyResponseStream;
 pub(crate) use error::ApiError;
-use hear::Heard;
 
 /// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -123,7 +123,7 @@ impl Api {
                 operation: format!("asking docker for {path}"),
                 reason: error.to_string(),
             })?;
-        self.exchange(Heard::new(self.connect().await?), request).await
+        self.exchange(EarlyResponseStream::new(self.connect().await?), request).await
     }
 
     /// POSTs `body` and waits at most `limit` for the whole response.
@@ -184,7 +184,8 @@ impl Api {
         let mut request = request.map_err(|error| broken(error.to_string()))?;
         request.headers_mut().insert(HOST, http::HeaderValue::from_static("docker"));
         let exchange = async {
-            let (response, _connection) = self.exchange(Heard::new(self.connect().await?), request).await?;
+            let (response, _connection) =
+                self.exchange(EarlyResponseStream::new(self.connect().await?), request).await?;
             let (status, body) = response.into_parts();
             let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(error.to_string()))?;
             Ok(Answer { status: status.status, body: body.to_bytes() })

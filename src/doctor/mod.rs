@@ -24,6 +24,7 @@ use futures_util::future::{join, join_all, join4};
 
 use crate::buildx::{Store, is_same_address, version};
 use crate::config::{BuilderEndpoint, Config};
+use crate::daemon::builder::dial;
 use crate::engine::doctor as engines;
 use crate::net::{Address, Dial, Upstream};
 use crate::running::{self, First, SearchFolders, Socket};
@@ -106,7 +107,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
         return Some(Probed { address, endpoint: None, answer: through().await });
     };
     let direct = async {
-        match own.dial() {
+        match dial(own) {
             Ok(dial) => builder::ask(&*dial).await,
             Err(error) => Answer::Silent(error.to_string()),
         }

@@ -9,9 +9,9 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::buffered::{BufferedIo, PrefixedIo};
 use super::exchange::Exchange;
 use super::head::{BadHead, HEAD_BYTES, HTTP2_PREFACE, RequestHead, Scanner};
-use super::side::{Rewound, Side};
 use super::splice::splice;
 use super::{RelayError, reply};
 use crate::net::{Drain, Stream, Upstream, UpstreamError};
@@ -26,31 +26,31 @@ pub(super) const FIRST: Duration = Duration::from_millis(250);
 
 /// What a connection comes with next.
 #[derive(Debug)]
-pub enum Heard<C> {
+pub enum Incoming<C> {
     /// A request.
     Request(Exchange<C>),
-    /// HTTP/2 from its first byte on: nothing of it has been read. [`Connection::pass`] passes it on as it is.
-    Http2(Connection<C>),
+    /// HTTP/2 from its first byte on: nothing of it has been read. [`ClientConnection::pass`] passes it on as it is.
+    Http2(ClientConnection<C>),
     /// Nothing: either side has ended it, or the drain has.
     Nothing,
 }
 
 /// A client's connection and, from its first request on, the one connection to the upstream that belongs to it.
 ///
-/// It is handed on by value: [`Connection::next`] makes it an [`Exchange`], and what is done with that gives it back when
+/// It is handed on by value: [`ClientConnection::next`] makes it an [`Exchange`], and what is done with that gives it back when
 /// the exchange is complete and another one may follow. Dropping it ends both connections.
 #[derive(Debug)]
-pub struct Connection<C> {
-    pub(super) client: Side<C>,
-    pub(super) upstream: Option<Side<Box<dyn Stream>>>,
+pub struct ClientConnection<C> {
+    pub(super) client: BufferedIo<C>,
+    pub(super) upstream: Option<BufferedIo<Box<dyn Stream>>>,
     address: Upstream,
     pub(super) drain: Drain,
 }
 
-impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
+impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     /// The connection of `client`, whose requests go to `upstream`. Once `drain` is cancelled it takes no more of them.
     pub fn new(client: C, upstream: Upstream, drain: impl Into<Drain>) -> Self {
-        Self { client: Side::new(client), upstream: None, address: upstream, drain: drain.into() }
+        Self { client: BufferedIo::new(client), upstream: None, address: upstream, drain: drain.into() }
     }
 
     /// Waits for the next request. `None`: there will be none, because either side has ended the connection, or
@@ -61,21 +61,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     /// # Errors
     /// When what comes is not a request; the client has been told.
     pub async fn next(self) -> Result<Option<Exchange<C>>, RelayError> {
-        match self.hear().await? {
-            Heard::Request(exchange) => Ok(Some(exchange)),
-            Heard::Http2(whole) => whole.pass().await.map(|()| None),
-            Heard::Nothing => Ok(None),
+        match self.incoming().await? {
+            Incoming::Request(exchange) => Ok(Some(exchange)),
+            Incoming::Http2(whole) => whole.pass().await.map(|()| None),
+            Incoming::Nothing => Ok(None),
         }
     }
 
     /// The same for whoever has other plans for HTTP/2.
     ///
     /// # Errors
-    /// As [`Connection::next`].
-    pub async fn hear(mut self) -> Result<Heard<C>, RelayError> {
+    /// As [`ClientConnection::next`].
+    pub async fn incoming(mut self) -> Result<Incoming<C>, RelayError> {
         let (drain, is_new) = (self.drain.clone(), self.upstream.is_none());
         if drain.is_cancelled() && !is_new {
-            return Ok(Heard::Nothing);
+            return Ok(Incoming::Nothing);
         }
         let over = async {
             drain.cancelled().await;
@@ -95,10 +95,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
             }
             if let Some(end) = end {
                 if self.upstream.is_none() && bytes.starts_with(HTTP2_PREFACE) {
-                    return Ok(Heard::Http2(self));
+                    return Ok(Incoming::Http2(self));
                 }
                 return match RequestHead::parse(Bytes::copy_from_slice(&bytes[..end])) {
-                    Ok(head) => Ok(Heard::Request(Exchange::new(self, head))),
+                    Ok(head) => Ok(Incoming::Request(Exchange::new(self, head))),
                     Err(bad) => Err(self.refuse(bad.status(), bad).await),
                 };
             }
@@ -118,18 +118,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
                 () = &mut late, if begun => false,
             };
             if !more {
-                return Ok(Heard::Nothing);
+                return Ok(Incoming::Nothing);
             }
         }
     }
 
     /// Both sides; the upstream is connected to if it is not yet.
-    pub(super) async fn dial(&mut self) -> Result<(&mut Side<C>, &mut Side<Box<dyn Stream>>), UpstreamError> {
+    pub(super) async fn dial(
+        &mut self,
+    ) -> Result<(&mut BufferedIo<C>, &mut BufferedIo<Box<dyn Stream>>), UpstreamError> {
         let upstream = match self.upstream {
             Some(ref mut upstream) => upstream,
             None => {
                 let stream = self.address.connect().await?;
-                self.upstream.insert(Side::new(stream))
+                self.upstream.insert(BufferedIo::new(stream))
             }
         };
         Ok((&mut self.client, upstream))
@@ -147,7 +149,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
     }
 
     /// Gives the client's stream back as if nothing had been read from it, for a server of one's own.
-    pub fn take(self) -> Rewound<C> {
+    pub fn take(self) -> PrefixedIo<C> {
         self.client.into_stream()
     }
 
@@ -160,9 +162,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Connection<C> {
 }
 
 /// Waits until an idle upstream says something (`true`) or ends.
-async fn listen(upstream: &mut Option<Side<Box<dyn Stream>>>) -> bool {
+async fn listen(upstream: &mut Option<BufferedIo<Box<dyn Stream>>>) -> bool {
     match upstream {
-        Some(Side { source, .. }) => !source.unread.is_empty() || source.fill().await,
+        Some(BufferedIo { source, .. }) => !source.unread.is_empty() || source.fill().await,
         None => pending().await,
     }
 }

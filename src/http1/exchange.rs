@@ -5,10 +5,10 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::body::Body;
-use super::connection::Connection;
+use super::buffered::{BufferedIo, PrefixedIo};
+use super::connection::ClientConnection;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{Answer, Outcome, Request, exchange};
-use super::side::{Rewound, Side};
 use super::splice::splice;
 use super::{RelayError, reply};
 use crate::net::{Drain, Stream};
@@ -22,13 +22,13 @@ const CODING_BYTES: usize = 4096;
 /// Exactly one of the methods that take it decides what becomes of it.
 #[derive(Debug)]
 pub struct Exchange<C> {
-    connection: Connection<C>,
+    connection: ClientConnection<C>,
     head: RequestHead,
 }
 
 /// A whole exchange, as [`Exchange::watch`] shows it.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub struct TappedExchange {
     /// The head of the answer.
     pub response: ResponseHead,
     /// The content of the request, without transfer coding; `None` if it was longer than the limit, or not sent in full.
@@ -43,20 +43,20 @@ pub enum Upgrade<C> {
     /// The upstream has switched: what follows are bytes.
     Switched(Box<Switched<C>>),
     /// It answered something else, which was passed on; as with [`Exchange::pass`].
-    Declined(Option<Connection<C>>),
+    Declined(Option<ClientConnection<C>>),
 }
 
 /// A connection that has become a pair of byte streams, with the answer that says so not yet passed on.
 #[derive(Debug)]
 pub struct Switched<C> {
     head: ResponseHead,
-    client: Side<C>,
-    upstream: Side<Box<dyn Stream>>,
+    client: BufferedIo<C>,
+    upstream: BufferedIo<Box<dyn Stream>>,
     drain: Drain,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
-    pub(super) fn new(connection: Connection<C>, head: RequestHead) -> Self {
+    pub(super) fn new(connection: ClientConnection<C>, head: RequestHead) -> Self {
         Self { connection, head }
     }
 
@@ -70,7 +70,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     ///
     /// # Errors
     /// When the connection cannot go on, see [`RelayError`].
-    pub async fn pass(self) -> Result<Option<Connection<C>>, RelayError> {
+    pub async fn pass(self) -> Result<Option<ClientConnection<C>>, RelayError> {
         self.relay(None, drop).await
     }
 
@@ -80,7 +80,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     ///
     /// # Errors
     /// As [`Exchange::pass`].
-    pub async fn watch(self, limit: usize, seen: impl FnOnce(Watched)) -> Result<Option<Connection<C>>, RelayError> {
+    pub async fn watch(
+        self,
+        limit: usize,
+        seen: impl FnOnce(TappedExchange),
+    ) -> Result<Option<ClientConnection<C>>, RelayError> {
         self.relay(Some(limit), seen).await
     }
 
@@ -91,7 +95,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     /// As [`Exchange::pass`].
     pub async fn upgrade(mut self) -> Result<Upgrade<C>, RelayError> {
         let (outcome, answer) = self.run(None, drop).await?;
-        let Connection { client, upstream, drain, .. } = match outcome {
+        let ClientConnection { client, upstream, drain, .. } = match outcome {
             Outcome::Raw => self.connection,
             Outcome::Complete => return Ok(Upgrade::Declined(Some(self.connection))),
             Outcome::Over => return Ok(Upgrade::Declined(None)),
@@ -109,7 +113,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     }
 
     /// Gives the client's stream back as if nothing had been read from it, for a server of one's own.
-    pub fn take(self) -> Rewound<C> {
+    pub fn take(self) -> PrefixedIo<C> {
         self.connection.client.into_stream()
     }
 
@@ -145,8 +149,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     ///
     /// # Errors
     /// When the request is broken or the client goes.
-    pub async fn answer(mut self, answer: &[u8]) -> Result<Rewound<C>, RelayError> {
-        let Side { source, writer } = &mut self.connection.client;
+    pub async fn answer(mut self, answer: &[u8]) -> Result<PrefixedIo<C>, RelayError> {
+        let BufferedIo { source, writer } = &mut self.connection.client;
         source.unread.consume(self.head.raw().len());
         let mut body = Body::new(self.head.framing());
         loop {
@@ -176,13 +180,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     async fn relay(
         mut self,
         limit: Option<usize>,
-        seen: impl FnOnce(Watched),
-    ) -> Result<Option<Connection<C>>, RelayError> {
+        seen: impl FnOnce(TappedExchange),
+    ) -> Result<Option<ClientConnection<C>>, RelayError> {
         let (outcome, _) = self.run(limit, seen).await?;
         match outcome {
             Outcome::Complete => return Ok(Some(self.connection)),
             Outcome::Raw => {
-                let Connection { client, upstream, drain, .. } = &mut self.connection;
+                let ClientConnection { client, upstream, drain, .. } = &mut self.connection;
                 let _tunnel = drain.tunnel();
                 if let Some(upstream) = upstream {
                     splice(client, upstream).await;
@@ -193,7 +197,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         Ok(None)
     }
 
-    async fn run(&mut self, limit: Option<usize>, seen: impl FnOnce(Watched)) -> Result<(Outcome, Answer), RelayError> {
+    async fn run(
+        &mut self,
+        limit: Option<usize>,
+        seen: impl FnOnce(TappedExchange),
+    ) -> Result<(Outcome, Answer), RelayError> {
         let (mut request, mut answer) = (Request::new(&self.head, limit), Answer::new(&self.head, limit));
         let (client, upstream) = match self.connection.dial().await {
             Ok(sides) => sides,
@@ -216,7 +224,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Switched<C> {
     }
 
     /// Both streams, the client's and the upstream's, from behind the answer's head on. The client has not got that head.
-    pub fn into_streams(mut self) -> (Rewound<C>, Rewound<Box<dyn Stream>>) {
+    pub fn into_streams(mut self) -> (PrefixedIo<C>, PrefixedIo<Box<dyn Stream>>) {
         self.upstream.source.unread.consume(self.head.raw().len());
         (self.client.into_stream(), self.upstream.into_stream())
     }

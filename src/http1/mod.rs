@@ -6,10 +6,10 @@
 //! are, as soon as they are there.
 //!
 //! ```text
-//! Connection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(Connection): next(), … or None
+//! ClientConnection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(ClientConnection): next(), … or None
 //!                     │                   ├─ upgrade() ─────────► Switched: two byte streams, or as pass()
-//!                     ├► None: the end    ├─ answer(), take() ──► Rewound: the client's byte stream
-//!                     └► hear(): HTTP/2   └─ refuse(), finish()
+//!                     ├► None: the end    ├─ answer(), take() ──► PrefixedIo: the client's byte stream
+//!                     └► incoming(): HTTP/2   └─ refuse(), finish()
 //! ```
 //!
 //! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.
@@ -20,11 +20,12 @@
 //! * A client that ends its side while it is being answered has that passed on, as the end of that side alone.
 //! * After a 101, or when an answer ends only with the connection, both ways are bytes: early ones are delivered, and
 //!   each way ends by itself.
-//! * A connection that begins with HTTP/2's preface is passed on as a whole, or given to whoever asks for it (`hear()`).
+//! * A connection that begins with HTTP/2's preface is passed on as a whole, or given to whoever asks for it (`incoming()`).
 //! * A drain ends a connection before its next request; what is under way goes on, and one that has just come is served once.
 
 mod body;
 mod buffer;
+mod buffered;
 mod connection;
 mod error;
 mod exchange;
@@ -33,16 +34,16 @@ pub(crate) mod fuzz;
 mod head;
 mod relay;
 mod reply;
-mod side;
+
 mod splice;
 
 pub use body::BrokenChunk;
-pub use connection::{Connection, Heard};
+pub use buffered::PrefixedIo;
+pub use connection::{ClientConnection, Incoming};
 pub use error::RelayError;
-pub use exchange::{Exchange, Switched, Upgrade, Watched};
+pub use exchange::{Exchange, Switched, TappedExchange, Upgrade};
 pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};
 pub(crate) use reply::linger_on;
-pub use side::Rewound;
 pub use splice::join;
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::body::{Body, BrokenChunk, Framing};
 use super::buffer::READ_BYTES;
+use super::buffered::{BufferedIo, Source};
 use super::head::{HEAD_BYTES, RequestHead, ResponseHead, Scanner};
-use super::side::{Side, Source};
-use super::{RelayError, Watched, reply};
+use super::{RelayError, TappedExchange, reply};
 
 /// What a client may send ahead while its request is being answered: the next request, or the first bytes of whatever
 /// the connection is about to become. More stays in its socket.
@@ -204,11 +204,11 @@ enum Look {
 
 /// Relays a `request` and its `answer`. `seen` is told of both just before the answer's last byte is passed on.
 pub(super) async fn exchange<C, U>(
-    client: &mut Side<C>,
-    upstream: &mut Side<U>,
+    client: &mut BufferedIo<C>,
+    upstream: &mut BufferedIo<U>,
     request: &mut Request,
     answer: &mut Answer,
-    seen: impl FnOnce(Watched),
+    seen: impl FnOnce(TappedExchange),
 ) -> Result<Outcome, RelayError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -226,7 +226,7 @@ where
                 Received::Outcome(outcome) => break outcome,
                 Received::Last => {
                     if let (Some(seen), Some((head, body))) = (seen.take(), &answer.found) {
-                        seen(Watched { response: head.clone(), request_body: request.body.copy(), response_body: body.copy() });
+                        seen(TappedExchange { response: head.clone(), request_body: request.body.copy(), response_body: body.copy() });
                     }
                 }
             },
@@ -254,7 +254,7 @@ where
     Ok(Outcome::Over)
 }
 
-async fn refuse<C>(client: &mut Side<C>, broken: BrokenChunk, answered: bool) -> RelayError
+async fn refuse<C>(client: &mut BufferedIo<C>, broken: BrokenChunk, answered: bool) -> RelayError
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {

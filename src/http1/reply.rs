@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::side::Side;
+use super::buffered::BufferedIo;
 
 /// A client that is still sending has this long to read the answer before its connection is closed, and is listened to for
 /// this much of that: closing a socket with unread bytes resets it (Go's servers do the same, `net/http/server.go`
@@ -39,7 +39,7 @@ pub(super) fn document(content_type: &str, document: &[u8]) -> Vec<u8> {
 }
 
 /// Sends `answer` as the client's last one. Whether it arrives is the client's business.
-pub(super) async fn last<C>(client: &mut Side<C>, answer: &[u8])
+pub(super) async fn last<C>(client: &mut BufferedIo<C>, answer: &[u8])
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
@@ -49,46 +49,39 @@ where
 }
 
 /// Ends what the client hears, and lets it finish what it is saying, within limits.
-pub(super) async fn linger<C>(client: &mut Side<C>)
+pub(super) async fn linger<C>(client: &mut BufferedIo<C>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    let (time, mut left) = LINGER;
-    let Side { source, writer } = client;
+    let BufferedIo { source, writer } = client;
+    let unread = source.unread.len();
+    source.unread.consume(unread);
+    hear_out(&mut source.reader, writer, unread).await;
+}
+
+/// The same for a connection that somebody else has read from.
+pub(crate) async fn linger_on(client: impl AsyncRead + AsyncWrite + Unpin) {
+    let (mut reader, mut writer) = tokio::io::split(client);
+    hear_out(&mut reader, &mut writer, 0).await;
+}
+
+/// `heard` is how much was read already of what the limits allow.
+async fn hear_out(reader: &mut (impl AsyncRead + Unpin), writer: &mut (impl AsyncWrite + Unpin), mut heard: usize) {
+    let (time, most) = LINGER;
+    let mut bytes = vec![0; 16 << 10];
     let listening = async {
         if writer.shutdown().await.is_err() {
             return;
         }
-        loop {
-            left = left.saturating_sub(source.unread.len());
-            source.unread.consume(source.unread.len());
-            if left == 0 {
-                // Its next write blocks, or fails when the time is up; until then it can read.
-                pending::<()>().await;
-            }
-            if !source.fill().await {
-                return;
+        while heard < most {
+            match reader.read(&mut bytes).await {
+                Ok(read @ 1..) => heard += read,
+                Ok(0) | Err(_) => return,
             }
         }
+        // Its next write blocks, or fails when the time is up; until then it can read.
+        pending().await
     };
     // Running out of time is one of the limits.
-    let _ = tokio::time::timeout(time, listening).await;
-}
-
-/// The same for a connection that somebody else has read from.
-pub(crate) async fn linger_on(mut client: impl AsyncRead + AsyncWrite + Unpin) {
-    let (time, mut left) = LINGER;
-    let mut bytes = vec![0; 16 << 10];
-    let listening = async {
-        if client.shutdown().await.is_err() {
-            return;
-        }
-        while let Ok(read @ 1..) = client.read(&mut bytes).await {
-            left = left.saturating_sub(read);
-            if left == 0 {
-                pending::<()>().await;
-            }
-        }
-    };
     let _ = tokio::time::timeout(time, listening).await;
 }

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::side::{Side, Source};
+use super::buffered::{BufferedIo, Source};
 
 /// How one direction ended.
 enum End {
@@ -17,7 +17,7 @@ enum End {
 /// The end of one way is passed on as the end of that way alone (a half-close). A side that takes no more bytes may
 /// have said its last ones already, and what the other side said before it learns of that was meant to arrive: so the
 /// other way is still followed to its end, and what can no longer be delivered is dropped, so that nobody waits.
-pub(super) async fn splice<C, U>(client: &mut Side<C>, upstream: &mut Side<U>)
+pub(super) async fn splice<C, U>(client: &mut BufferedIo<C>, upstream: &mut BufferedIo<U>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -45,13 +45,13 @@ where
     }
 }
 
-/// Joins two streams until both ways have ended, as [`Connection`](super::Connection) joins its own.
+/// Joins two streams until both ways have ended, as [`ClientConnection`](super::ClientConnection) joins its own.
 pub async fn join<C, U>(client: C, upstream: U)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    splice(&mut Side::new(client), &mut Side::new(upstream)).await;
+    splice(&mut BufferedIo::new(client), &mut BufferedIo::new(upstream)).await;
 }
 
 /// Passes bytes one way until its end.
@@ -78,7 +78,7 @@ mod tests {
     fn spliced(room: usize) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<()>) {
         let ((client, near), (upstream, far)) = (duplex(room), duplex(room));
         let task = tokio::spawn(async move {
-            let (mut near, mut far) = (Side::new(near), Side::new(far));
+            let (mut near, mut far) = (BufferedIo::new(near), BufferedIo::new(far));
             splice(&mut near, &mut far).await;
         });
         (client, upstream, task)

@@ -26,10 +26,10 @@ fn nowhere() -> Upstream {
 }
 
 /// A connection whose upstream is connected to already, and its two far ends; each pipe holds `room` bytes.
-fn connection(room: usize, drain: &CancellationToken) -> (Connection<DuplexStream>, DuplexStream, DuplexStream) {
+fn connection(room: usize, drain: &CancellationToken) -> (ClientConnection<DuplexStream>, DuplexStream, DuplexStream) {
     let ((client, near), (upstream, far)) = (duplex(room), duplex(room));
-    let mut connection = Connection::new(near, nowhere(), drain.clone());
-    connection.upstream = Some(side::Side::new(Box::new(far)));
+    let mut connection = ClientConnection::new(near, nowhere(), drain.clone());
+    connection.upstream = Some(buffered::BufferedIo::new(Box::new(far)));
     (connection, client, upstream)
 }
 
@@ -236,7 +236,7 @@ async fn http2_passes_as_a_whole() {
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let (mut client, near) = duplex(1 << 10);
     let upstream = Upstream::new(Address::Unix(path), None).unwrap();
-    let connection = Connection::new(near, upstream, rig.drain.clone());
+    let connection = ClientConnection::new(near, upstream, rig.drain.clone());
     let relay = tokio::spawn(async move { connection.next().await.map(|next| next.is_some()) });
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let (mut far, _) = listener.accept().await.unwrap();

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::authority::Lenient;
 use super::body::{Body, BodyError};
-use crate::net::{Dial, DialError, Noted, Stream};
+use crate::net::{Dial, DialError, EofSignal, Stream};
 
 /// The largest gRPC message that BuildKit and containerd exchange, with its frame header
 /// (containerd `defaults/defaults.go`: 16 MiB).
@@ -110,7 +110,7 @@ pub(super) enum Windows {
 
 /// A connection to an upstream. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub struct UpstreamConnection {
     sender: SendRequest<Body>,
     upstream: String,
     ended: CancellationToken,
@@ -118,7 +118,7 @@ pub struct Connection {
     heard: Arc<Mutex<Instant>>,
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// Connects and shakes hands.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Connection {
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1)
             .max_pending_accept_reset_streams(PENDING_RESETS)
-            .handshake(TokioIo::new(Noted::new(stream, ended.clone())))
+            .handshake(TokioIo::new(EofSignal::new(stream, ended.clone())))
             .await
             .map_err(|source| ProxyError::Http { upstream: upstream.clone(), source })?;
         let name = upstream.clone();
@@ -187,7 +187,7 @@ impl Connection {
     /// Passes a request on as it is.
     ///
     /// # Errors
-    /// As [`Connection::send`].
+    /// As [`UpstreamConnection::send`].
     pub async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
         let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
         Ok(self.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))

@@ -7,7 +7,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Limited};
 
 use super::body::full;
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 
 /// How long a living server may take. One that is starved gets a new connection, which is no harm.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,7 +22,7 @@ const EMPTY_MESSAGE: &[u8] = &[0; 5];
 const MAX_ANSWER_BYTES: usize = 4 << 10;
 
 /// Asks, and whether there is an answer.
-pub(super) async fn answers(connection: &Connection) -> bool {
+pub(super) async fn answers(connection: &UpstreamConnection) -> bool {
     let request = Request::post(CHECK)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")

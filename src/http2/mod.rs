@@ -1,7 +1,7 @@
 //! HTTP/2 between a client and an upstream, with limits as wide as those of gRPC's Go peers. Knows nothing of images.
 //!
 //! A [`serve`]d connection is HTTP/2 with prior knowledge, as gRPC speaks it on plain sockets. Every request goes to a
-//! handler, which may answer itself or hand it on with [`Connection::forward`]; headers, trailers, resets and half-closes
+//! handler, which may answer itself or hand it on with [`UpstreamConnection::forward`]; headers, trailers, resets and half-closes
 //! then pass as they are.
 
 mod authority;
@@ -9,8 +9,10 @@ mod body;
 mod connection;
 mod health;
 mod pool;
+mod service;
 
 pub use authority::Lenient;
 pub use body::{Body, BodyError, full, until_end_of, with_trailers};
-pub use connection::{Connection, MAX_MESSAGE_BYTES, ProxyError, serve};
-pub use pool::{Calls, Held, Link, Sharing};
+pub use connection::{MAX_MESSAGE_BYTES, ProxyError, UpstreamConnection, serve};
+pub use pool::{Calls, ConnectionPool, PooledConnection, Sharing};
+pub use service::BuilderService;

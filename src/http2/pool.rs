@@ -16,17 +16,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::body::BodyError;
-use super::connection::{Connection, ProxyError, Windows};
+use super::connection::{ProxyError, UpstreamConnection, Windows};
 use super::health;
 use crate::net::{Dial, Stream};
 
 /// Who uses a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// Each client has its own; our own calls share another, which stays open.
-    Each,
+    /// PerClient client has its own; our own calls share another, which stays open.
+    PerClient,
     /// Clients and our own calls share one, which is closed when nobody has used it for `idle`.
-    Everybody {
+    Shared {
         /// How long it waits for the next use.
         idle: Duration,
     },
@@ -37,26 +37,26 @@ const PROMPT: Duration = Duration::from_millis(500);
 
 /// The connections to one upstream.
 #[derive(Debug)]
-pub struct Link {
+pub struct ConnectionPool {
     dial: Box<dyn Dial>,
     sharing: Sharing,
     /// Locked while it is being made: whoever comes meanwhile waits for the same.
-    shared: Mutex<Option<Connection>>,
+    shared: Mutex<Option<UpstreamConnection>>,
     /// How many hold the shared connection.
     users: watch::Sender<usize>,
 }
 
 /// A connection in use.
 #[derive(Debug)]
-pub struct Held {
-    connection: Connection,
+pub struct PooledConnection {
+    connection: UpstreamConnection,
     /// `None` for a connection of the client's own.
     user: Option<User>,
 }
 
 /// Keeps the shared connection from being closed as idle.
 #[derive(Debug)]
-struct User(Arc<Link>);
+struct User(Arc<ConnectionPool>);
 
 impl Drop for User {
     fn drop(&mut self) {
@@ -64,15 +64,15 @@ impl Drop for User {
     }
 }
 
-impl std::ops::Deref for Held {
-    type Target = Connection;
+impl std::ops::Deref for PooledConnection {
+    type Target = UpstreamConnection;
 
-    fn deref(&self) -> &Connection {
+    fn deref(&self) -> &UpstreamConnection {
         &self.connection
     }
 }
 
-impl Held {
+impl PooledConnection {
     /// Cancelled at the end of a connection that the client would have had to itself without us: with it, the client's
     /// own must end. Never for a connection that was opened for this client: there, calls end one by one.
     pub fn cut(&self) -> CancellationToken {
@@ -80,7 +80,7 @@ impl Held {
     }
 }
 
-impl Link {
+impl ConnectionPool {
     /// A link to where `dial` leads. Connects when first needed, and again when the upstream was restarted.
     pub fn new(dial: Box<dyn Dial>, sharing: Sharing) -> Arc<Self> {
         let (shared, users) = (Mutex::default(), watch::Sender::new(0));
@@ -91,20 +91,20 @@ impl Link {
     ///
     /// # Errors
     /// When the upstream is not reachable or does not speak HTTP/2.
-    pub async fn connect(self: &Arc<Self>) -> Result<Held, ProxyError> {
+    pub async fn connect(self: &Arc<Self>) -> Result<PooledConnection, ProxyError> {
         match self.sharing {
-            Sharing::Each => {
-                let connection = Connection::open(&*self.dial).await?;
-                Ok(Held { connection, user: None })
+            Sharing::PerClient => {
+                let connection = UpstreamConnection::open(&*self.dial).await?;
+                Ok(PooledConnection { connection, user: None })
             }
-            Sharing::Everybody { .. } => self.usable().await,
+            Sharing::Shared { .. } => self.usable().await,
         }
     }
 
     /// Connects once, to see whether that is possible, and keeps nothing.
     ///
     /// # Errors
-    /// As [`Link::connect`].
+    /// As [`ConnectionPool::connect`].
     pub async fn probe(self: &Arc<Self>) -> Result<(), ProxyError> {
         let was_open = self.is_open();
         drop(self.connect().await?);
@@ -116,39 +116,40 @@ impl Link {
 
     /// The shared connection, which has just been seen to lead somewhere: one that has waited may be dead without our
     /// having been told (a NAT or a load balancer forgot it, a machine slept), and a call on it would wait in vain.
-    async fn usable(self: &Arc<Self>) -> Result<Held, ProxyError> {
+    async fn usable(self: &Arc<Self>) -> Result<PooledConnection, ProxyError> {
         let Some(held) = self.living().await else { return self.shared(None).await };
         if held.is_fresh() {
             return Ok(held);
         }
         let answers = match self.sharing {
             // A new connection costs less than waiting for an answer that does not come.
-            Sharing::Each => tokio::time::timeout(PROMPT, health::answers(&held)).await.unwrap_or(false),
-            Sharing::Everybody { .. } => health::answers(&held).await,
+            Sharing::PerClient => tokio::time::timeout(PROMPT, health::answers(&held)).await.unwrap_or(false),
+            Sharing::Shared { .. } => health::answers(&held).await,
         };
         if answers { Ok(held) } else { self.shared(Some(held)).await }
     }
 
     /// The connection that is shared: the one that is there if it still lives and is not `stale`, else a new one.
-    async fn shared(self: &Arc<Self>, stale: Option<Held>) -> Result<Held, ProxyError> {
+    async fn shared(self: &Arc<Self>, stale: Option<PooledConnection>) -> Result<PooledConnection, ProxyError> {
         let mut shared = self.shared.lock().await;
-        let is_stale = |connection: &Connection| stale.as_ref().is_some_and(|stale| connection.is(stale.ended()));
+        let is_stale =
+            |connection: &UpstreamConnection| stale.as_ref().is_some_and(|stale| connection.is(stale.ended()));
         if let Some(connection) = lives(&shared).filter(|connection| !is_stale(connection)) {
             return Ok(self.held(connection.clone()));
         }
         let stream = self.dial.dial().await.map_err(ProxyError::Connect)?;
-        let connection = Connection::over(self.dial.name(), stream, self.windows()).await?;
+        let connection = UpstreamConnection::over(self.dial.name(), stream, self.windows()).await?;
         Ok(self.keep(&mut shared, connection))
     }
 
     /// The shared connection, if there is one and it answers.
-    pub async fn present(self: &Arc<Self>) -> Option<Held> {
+    pub async fn present(self: &Arc<Self>) -> Option<PooledConnection> {
         let held = self.living().await?;
         health::answers(&held).await.then_some(held)
     }
 
     /// The shared connection, if there is one that has not ended.
-    async fn living(self: &Arc<Self>) -> Option<Held> {
+    async fn living(self: &Arc<Self>) -> Option<PooledConnection> {
         lives(&*self.shared.lock().await).map(|connection| self.held(connection.clone()))
     }
 
@@ -157,8 +158,8 @@ impl Link {
     ///
     /// # Errors
     /// When it does not speak HTTP/2.
-    pub async fn adopt(self: &Arc<Self>, stream: Box<dyn Stream>) -> Result<Held, ProxyError> {
-        let connection = Connection::over(self.dial.name(), stream, self.windows()).await?;
+    pub async fn adopt(self: &Arc<Self>, stream: Box<dyn Stream>) -> Result<PooledConnection, ProxyError> {
+        let connection = UpstreamConnection::over(self.dial.name(), stream, self.windows()).await?;
         Ok(self.keep(&mut *self.shared.lock().await, connection))
     }
 
@@ -173,37 +174,41 @@ impl Link {
         self.shared.lock().await.take();
     }
 
-    fn keep(self: &Arc<Self>, shared: &mut Option<Connection>, connection: Connection) -> Held {
+    fn keep(
+        self: &Arc<Self>,
+        shared: &mut Option<UpstreamConnection>,
+        connection: UpstreamConnection,
+    ) -> PooledConnection {
         *shared = Some(connection.clone());
         let held = self.held(connection.clone());
-        if let Sharing::Everybody { idle } = self.sharing {
+        if let Sharing::Shared { idle } = self.sharing {
             let ended = connection.ended().clone();
             tokio::spawn(close_when_idle(Arc::downgrade(self), self.users.subscribe(), ended, idle));
         }
         held
     }
 
-    fn held(self: &Arc<Self>, connection: Connection) -> Held {
+    fn held(self: &Arc<Self>, connection: UpstreamConnection) -> PooledConnection {
         self.users.send_modify(|users| *users += 1);
-        Held { connection, user: Some(User(Arc::clone(self))) }
+        PooledConnection { connection, user: Some(User(Arc::clone(self))) }
     }
 
     fn windows(&self) -> Windows {
         match self.sharing {
-            Sharing::Each => Windows::OneClient,
-            Sharing::Everybody { .. } => Windows::ManyClients,
+            Sharing::PerClient => Windows::OneClient,
+            Sharing::Shared { .. } => Windows::ManyClients,
         }
     }
 }
 
 /// The connection, unless it has ended.
-fn lives(shared: &Option<Connection>) -> Option<&Connection> {
+fn lives(shared: &Option<UpstreamConnection>) -> Option<&UpstreamConnection> {
     shared.as_ref().filter(|connection| !connection.ended().is_cancelled())
 }
 
 /// Forgets the connection of `ended` when nobody has used it for `idle`, or when it has ended by itself.
 async fn close_when_idle(
-    link: Weak<Link>,
+    link: Weak<ConnectionPool>,
     mut users: watch::Receiver<usize>,
     ended: CancellationToken,
     idle: Duration,
@@ -235,11 +240,11 @@ async fn close_when_idle(
 
 /// Our own gRPC calls on the shared connection of a link: a service for tonic's clients.
 #[derive(Debug, Clone)]
-pub struct Calls(Arc<Link>);
+pub struct Calls(Arc<ConnectionPool>);
 
 impl Calls {
     /// Calls to where `link` leads.
-    pub fn new(link: Arc<Link>) -> Self {
+    pub fn new(link: Arc<ConnectionPool>) -> Self {
         Self(link)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! When an upstream's stream ends, HTTP/2 answers the calls that were under way with resets and statuses. A client that
 //! stands on that stream alone would have seen nothing of the kind, only the end. So the end is noted where it is read,
-//! before HTTP/2 learns of it, and a [`Cut`] stream passes nothing on from then.
+//! before HTTP/2 learns of it, and a [`CloseWith`] stream passes nothing on from then.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A stream that notes its end: the peer's, an error, or our own.
 #[derive(Debug)]
-pub(crate) struct Noted<S> {
+pub(crate) struct EofSignal<S> {
     stream: S,
     ended: CancellationToken,
     _dropped: DropGuard,
@@ -21,12 +21,12 @@ pub(crate) struct Noted<S> {
 
 /// A stream that nothing more is written to once another has ended.
 #[derive(Debug)]
-pub struct Cut<S> {
+pub struct CloseWith<S> {
     stream: S,
     other: CancellationToken,
 }
 
-impl<S> Noted<S> {
+impl<S> EofSignal<S> {
     /// Cancels `ended` when `stream` ends.
     pub(crate) fn new(stream: S, ended: CancellationToken) -> Self {
         Self { stream, _dropped: ended.clone().drop_guard(), ended }
@@ -37,18 +37,37 @@ impl<S> Noted<S> {
     }
 }
 
-impl<S> Cut<S> {
+impl<S: Unpin> EofSignal<S> {
+    fn noted(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        write(Pin::new(&mut self.stream), context).map(|written| self.note(written))
+    }
+}
+
+impl<S> CloseWith<S> {
     /// Refuses writes to `stream` once `other` is cancelled.
     pub fn new(stream: S, other: CancellationToken) -> Self {
         Self { stream, other }
     }
+}
 
-    fn check(&self) -> io::Result<()> {
-        if self.other.is_cancelled() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+impl<S: Unpin> CloseWith<S> {
+    fn checked(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.other.is_cancelled() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        write(Pin::new(&mut self.stream), context)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for EofSignal<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (before, room) = (into.filled().len(), into.remaining());
         let read = ready!(Pin::new(&mut self.stream).poll_read(context, into));
@@ -59,66 +78,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        Poll::Ready(self.note(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bytes));
-        Poll::Ready(self.note(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+impl<S: AsyncWrite + Unpin> AsyncWrite for EofSignal<S> {
+    forward!(write stream through noted);
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Cut<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
+impl<S: AsyncRead + Unpin> AsyncRead for CloseWith<S> {
+    forward!(read stream);
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Cut<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+impl<S: AsyncWrite + Unpin> AsyncWrite for CloseWith<S> {
+    forward!(write stream through checked);
 }
 
 #[cfg(test)]
@@ -131,7 +100,8 @@ mod tests {
     async fn nothing_is_written_once_the_other_stream_has_ended() {
         let ended = CancellationToken::new();
         let (here, mut there) = tokio::io::duplex(64);
-        let (mut upstream, mut peer) = (Noted::new(here, ended.clone()), Cut::new(tokio::io::sink(), ended.clone()));
+        let (mut upstream, mut peer) =
+            (EofSignal::new(here, ended.clone()), CloseWith::new(tokio::io::sink(), ended.clone()));
         there.write_all(b"last words").await.unwrap();
         upstream.read_exact(&mut [0; 10]).await.unwrap();
         peer.write_all(b"last words").await.unwrap();
@@ -143,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn an_end_of_our_own_is_one_too() {
         let ended = CancellationToken::new();
-        drop(Noted::new(tokio::io::sink(), ended.clone()));
+        drop(EofSignal::new(tokio::io::sink(), ended.clone()));
         assert!(ended.is_cancelled());
     }
 }

@@ -12,16 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream whose failed writes are explained by what the peer said last.
 #[derive(Debug)]
-pub(super) struct Explained<S>(pub(super) S);
+pub(super) struct TlsAlertStream<S> {
+    pub(super) stream: S,
+}
 
-impl<S: AsyncRead + Unpin> Explained<S> {
+impl<S: AsyncRead + Unpin> TlsAlertStream<S> {
     /// The alert behind `error`, if there is one; else `error`.
     fn explain(&mut self, context: &mut Context<'_>, error: io::Error) -> io::Error {
         if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
             return error;
         }
         let mut bytes = [0; 1];
-        match Pin::new(&mut self.0).poll_read(context, &mut ReadBuf::new(&mut bytes)) {
+        match Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut bytes)) {
             // The kind under which rustls reports alerts and other breaches of the protocol.
             Poll::Ready(Err(said)) if said.kind() == ErrorKind::InvalidData => said,
             _ => error,
@@ -29,15 +31,13 @@ impl<S: AsyncRead + Unpin> Explained<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, into)
-    }
+impl<S: AsyncRead + Unpin> AsyncRead for TlsAlertStream<S> {
+    forward!(read stream);
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsAlertStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.0).poll_write(context, bytes));
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
         Poll::Ready(written.map_err(|error| self.explain(context, error)))
     }
 
@@ -46,20 +46,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<S> {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.0).poll_write_vectored(context, parts));
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, parts));
         Poll::Ready(written.map_err(|error| self.explain(context, error)))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = ready!(Pin::new(&mut self.0).poll_flush(context));
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
         Poll::Ready(flushed.map_err(|error| self.explain(context, error)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Address;
-use super::tls_alert::Explained;
+use super::tls_alert::TlsAlertStream;
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -150,7 +150,9 @@ impl Upstream {
                 keep_alive(&stream)?;
                 match &self.tls {
                     None => Ok(Box::new(stream)),
-                    Some((connector, name)) => Ok(Box::new(Explained(connector.connect(name.clone(), stream).await?))),
+                    Some((connector, name)) => {
+                        Ok(Box::new(TlsAlertStream { stream: connector.connect(name.clone(), stream).await? }))
+                    }
                 }
             }
         }

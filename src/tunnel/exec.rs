@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::output::{MAX_ERRORS_WAITING, Output};
 use super::sniff::{self, Speaks};
 use crate::docker_api::{Answer, Api, ApiError};
-use crate::http1::Rewound;
+use crate::http1::PrefixedIo;
 use crate::net::{Dial, DialError, Stream};
 
 /// The scheme of such addresses, as in buildctl's `--addr`.
@@ -126,7 +126,7 @@ impl ExecDial {
         let mut output = Output::new(stream, Some(errors));
         let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", PATIENCE.as_secs())));
         match tokio::time::timeout(PATIENCE, first_words(&mut output)).await.unwrap_or_else(late)? {
-            (first, Speaks::Http2) => Ok(Box::new(Rewound::new(first, output))),
+            (first, Speaks::Http2) => Ok(Box::new(PrefixedIo::new(first, output))),
             // Anything else than HTTP/2 is a message, such as runc's that the program does not exist.
             (first, _) => {
                 let mut words = first.to_vec();

@@ -22,15 +22,12 @@ async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -
         Selection { kind: Some(EngineKind::Docker), docker_host, containerd_address, ..Selection::default() };
     let exports = Arc::new(Exports::new(select(&selection).await.unwrap().engine));
     let of_builders = Arc::clone(&exports);
-    let doors = move |builder, link| {
-        let settings = buildkit::Settings { builder, link, plain_is_load: false };
-        let door = Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders)));
-        let serve: docker::Serve =
-            Arc::new(move |upstream, client, drain| Box::pin(Arc::clone(&door).serve_over(upstream, client, drain)));
-        serve
+    let services = move |builder, connections| {
+        let settings = buildkit::Settings { builder, connections, plain_is_load: false };
+        Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders))) as _
     };
     let address: Address = stack.docker_host().parse().unwrap();
-    let builders = Some(docker::BuilderSettings { doors: Box::new(doors), keep });
+    let builders = Some(docker::BuilderSettings { services: Box::new(services), keep });
     let upstream = Upstream::new(address, None).unwrap();
     let door = Arc::new(docker::Door::new(docker::Settings { upstream, exports, builders }));
     let (listener, serving) = (UnixListener::bind(socket).unwrap(), Arc::clone(&door));

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use linkspan::http2::{Body, Connection, ProxyError, serve};
+use linkspan::http2::{Body, ProxyError, UpstreamConnection, serve};
 use linkspan::net::{Address, Upstream};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -222,7 +222,7 @@ impl State {
 /// Serves one client, with a connection of its own behind it.
 async fn connection(state: Arc<State>, stream: UnixStream, cut: CancellationToken) {
     // A client of an upstream that does not answer finds its connection closed.
-    let Ok(upstream) = Connection::open(&state.upstream).await else { return };
+    let Ok(upstream) = UpstreamConnection::open(&state.upstream).await else { return };
     // How it ends does not matter: clients are killed here.
     let forward = |request| forward(state.clone(), upstream.clone(), cut.clone(), request);
     tokio::select! {
@@ -242,7 +242,7 @@ async fn death(address: &Address) {
 
 async fn forward(
     state: Arc<State>,
-    upstream: Connection,
+    upstream: UpstreamConnection,
     cut: CancellationToken,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ProxyError> {

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::Door;
 use super::grpc::refuse;
 use super::route::Route;
-use crate::http2::{Body, Held, ProxyError};
+use crate::http2::{Body, PooledConnection, ProxyError};
 use crate::net::Principal;
 
 /// How long after a client came its calls wait for a builder.
@@ -46,7 +46,7 @@ impl Arrival {
         Self::new(door, |door, found| async move {
             let mut is_told = false;
             loop {
-                match door.builder.link.connect().await {
+                match door.builder.connections.connect().await {
                     Ok(upstream) => {
                         let ended = upstream.cut();
                         let route = Arc::new(Route::new(door, client, upstream));
@@ -68,7 +68,7 @@ impl Arrival {
     }
 
     /// The way over a connection that is there already.
-    pub(super) fn over(door: Arc<Door>, client: Principal, upstream: Held) -> Self {
+    pub(super) fn over(door: Arc<Door>, client: Principal, upstream: PooledConnection) -> Self {
         Self::new(door, |door, found| async move {
             let route = Arc::new(Route::new(door, client, upstream));
             let _ = found.send_replace(Ok(route.clone()));

@@ -12,7 +12,7 @@ use http::Uri;
 use tonic::{Code, Status};
 
 use super::said::Said;
-use crate::http2::{Calls, Link};
+use crate::http2::{Calls, ConnectionPool};
 use crate::source::BuildkitContent;
 
 /// How long the builder may take to answer a small question.
@@ -24,7 +24,7 @@ pub(super) struct Builder {
     /// Its name, for messages.
     pub(super) name: String,
     /// The connections to it.
-    pub(super) link: Arc<Link>,
+    pub(super) connections: Arc<ConnectionPool>,
     control: ControlClient<Calls>,
     content: Arc<BuildkitContent>,
     told_too_old: AtomicBool,
@@ -42,12 +42,12 @@ pub(super) struct Record {
 }
 
 impl Builder {
-    /// The builder behind `link`.
-    pub(super) fn new(name: String, link: Arc<Link>) -> Self {
-        let calls = Calls::new(Arc::clone(&link));
+    /// The builder behind `connections`.
+    pub(super) fn new(name: String, connections: Arc<ConnectionPool>) -> Self {
+        let calls = Calls::new(Arc::clone(&connections));
         let content = Arc::new(BuildkitContent::new(&name, calls.clone()));
         let control = ControlClient::with_origin(calls, Uri::from_static("http://localhost"));
-        Self { name, link, control, content, told_too_old: AtomicBool::new(false) }
+        Self { name, connections, control, content, told_too_old: AtomicBool::new(false) }
     }
 
     /// The builder's content store.

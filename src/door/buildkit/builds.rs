@@ -74,7 +74,7 @@ impl Builds {
     }
 
     /// The build called `id`, if its image is ours to export.
-    pub(super) fn ours(&self, id: &str) -> Option<Arc<Build>> {
+    pub(super) fn tracked(&self, id: &str) -> Option<Arc<Build>> {
         let builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         builds.get(id).and_then(Weak::upgrade).filter(|build| build.progress.borrow().ours)
     }
@@ -82,9 +82,9 @@ impl Builds {
 
 impl Build {
     /// Marks the build as ours until the claim is dropped.
-    pub(super) fn claim(self: &Arc<Self>) -> Claim {
+    pub(super) fn track(self: &Arc<Self>) -> TrackedBuild {
         self.progress.send_modify(|progress| progress.ours = true);
-        Claim(self.clone())
+        TrackedBuild(self.clone())
     }
 
     /// Shows the client a `StatusResponse` frame.
@@ -116,9 +116,9 @@ impl Build {
 
 /// Holds a build's status stream open. Dropping it lets the stream end.
 #[derive(Debug)]
-pub(super) struct Claim(Arc<Build>);
+pub(super) struct TrackedBuild(Arc<Build>);
 
-impl Drop for Claim {
+impl Drop for TrackedBuild {
     fn drop(&mut self) {
         self.0.progress.send_modify(|progress| progress.finished = true);
     }
@@ -154,8 +154,8 @@ mod tests {
         let builds = Builds::default();
         let status = builds.get("a");
         let mut watch = status.watch();
-        let claim = builds.get("a").claim();
-        assert!(builds.ours("a").is_some());
+        let claim = builds.get("a").track();
+        assert!(builds.tracked("a").is_some());
         status.show(Bytes::from_static(b"1"));
         status.show(Bytes::from_static(b"2"));
         assert_eq!(watch.next().await.unwrap().len(), 2);
@@ -167,7 +167,7 @@ mod tests {
     async fn builds_that_are_not_ours_end_at_once_and_are_forgotten() {
         let builds = Builds::default();
         assert_eq!(builds.get("a").watch().next().await, None);
-        assert!(builds.ours("a").is_none());
+        assert!(builds.tracked("a").is_none());
         drop(builds.get("b"));
         assert_eq!(builds.0.lock().unwrap().len(), 1);
     }

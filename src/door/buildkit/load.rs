@@ -6,14 +6,14 @@ use bollard_buildkit_proto::moby::buildkit::v1::Descriptor as HistoryDescriptor;
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use super::answer::{Answer, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
 use super::builder::{Builder, Record};
 use super::builds::Build;
 use super::exporters::{EXPLICIT_TYPE, Exporter};
 use super::names;
 use super::progress::Display;
+use super::rebuild::rebuild;
 use super::remarks;
-use super::repeat::repeat;
+use super::response::{Answer, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
 use super::said::Said;
 use super::solve::Solve;
 use crate::engine::{EngineError, Origin};
@@ -44,7 +44,7 @@ pub(super) struct Load<'a> {
 
 /// The image that one exporter of the builder made.
 #[derive(Debug, Clone)]
-struct Made {
+struct BuiltImage {
     root: Descriptor,
     /// The config's digest, if it is an image of one platform.
     config: Option<String>,
@@ -130,7 +130,7 @@ impl Load<'_> {
                 display.note("waiting for the builder to fetch layers that it does not hold");
             }
             let recording = self.build.recording();
-            let repeated = repeat(self.builder, &self.solve, again, self.any_load(), &recording).await;
+            let repeated = rebuild(self.builder, &self.solve, again, self.any_load(), &recording).await;
             let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
             let result = self.attempt(&repeated.build, repeated.answer, displays).await;
             self.forget(&repeated.build).await;
@@ -151,7 +151,7 @@ impl Load<'_> {
             Some(root) => {
                 // An exporter that is alone has told what the wildcard came to.
                 said.name = Some(answer.keys.get(NAME).cloned().unwrap_or_default());
-                vec![Some(Made { root, config: config_digest(&answer.keys) })]
+                vec![Some(BuiltImage { root, config: config_digest(&answer.keys) })]
             }
             None => match self.made(roots, answer.root()).await? {
                 Ok(made) => made,
@@ -183,7 +183,7 @@ impl Load<'_> {
     async fn one(
         &self,
         exporter: &Exporter,
-        made: Option<&Made>,
+        made: Option<&BuiltImage>,
         display: Option<&Display>,
         said: &Said,
     ) -> Result<Keys, Failure> {
@@ -196,7 +196,13 @@ impl Load<'_> {
     }
 
     /// Exports the image of one exporter.
-    async fn load(&self, exporter: &Exporter, made: &Made, said: &Said, display: &Display) -> Result<Keys, Failure> {
+    async fn load(
+        &self,
+        exporter: &Exporter,
+        made: &BuiltImage,
+        said: &Said,
+        display: &Display,
+    ) -> Result<Keys, Failure> {
         let names = names::in_full(exporter, said)?;
         if exporter.kind == EXPLICIT_TYPE && !exporter.attrs.contains_key("name") {
             display.warn(NAMELESS);
@@ -213,7 +219,7 @@ impl Load<'_> {
     }
 
     /// What an exporter that is not ours answered, as far as the merged map hides it.
-    fn archive_or_push(&self, exporter: &Exporter, made: &Made, said: &Said) -> Keys {
+    fn archive_or_push(&self, exporter: &Exporter, made: &BuiltImage, said: &Said) -> Keys {
         match exporter.kind.as_str() {
             // These give names in full, like a load; one that they refused has failed the build already.
             "oci" | "docker" => {
@@ -255,8 +261,8 @@ impl Load<'_> {
         &self,
         roots: Vec<(usize, HistoryDescriptor)>,
         merged: Option<Descriptor>,
-    ) -> Result<Result<Vec<Option<Made>>, ExportError>, Status> {
-        let mut made: Vec<Option<Made>> = vec![None; self.asked.len()];
+    ) -> Result<Result<Vec<Option<BuiltImage>>, ExportError>, Status> {
+        let mut made: Vec<Option<BuiltImage>> = vec![None; self.asked.len()];
         for (index, recorded) in roots {
             let digest = recorded.digest.parse();
             let digest = digest.map_err(|error| Status::internal(format!("the builder's history: {error}")))?;
@@ -278,7 +284,7 @@ impl Load<'_> {
                 Err(error) => return Err(failure(&error)),
             };
             if let Some(place) = made.get_mut(index) {
-                *place = Some(Made { root, config });
+                *place = Some(BuiltImage { root, config });
             }
         }
         Ok(Ok(made))

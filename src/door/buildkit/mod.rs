@@ -6,7 +6,6 @@
 //! `LLBBridge.Solve` and `Return` of such a build are remembered, so that it can be repeated when the
 //! builder turns out not to hold its own image.
 
-mod answer;
 mod arrival;
 mod builder;
 mod builds;
@@ -18,9 +17,10 @@ mod grpc;
 mod load;
 mod names;
 mod progress;
+mod rebuild;
 mod remarks;
-mod repeat;
 mod rescue;
+mod response;
 mod route;
 mod said;
 mod solve;
@@ -30,11 +30,12 @@ mod wire;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::http2::{self, Held, Link, full, until_end_of};
-use crate::net::{Connection, Cut, Drain};
+use crate::http2::{self, BuilderService, ConnectionPool, PooledConnection, full, until_end_of};
+use crate::net::{CloseWith, Connection, Drain, Stream};
 use crate::status::Answer;
 
 use arrival::Arrival;
@@ -49,7 +50,7 @@ pub struct Settings {
     /// The builder, as users name it; shown in messages.
     pub builder: String,
     /// The connections to it.
-    pub link: Arc<Link>,
+    pub connections: Arc<ConnectionPool>,
     /// Whether the plain exporters `docker` and `oci` (which on the wire cannot be told from `dest=FILE`) mean a load.
     pub plain_is_load: bool,
 }
@@ -70,8 +71,14 @@ pub struct Door {
 impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
-        let Settings { builder, link, plain_is_load } = settings;
-        Self { builder: Builder::new(builder, link), plain_is_load, builds: Builds::default(), exports, status: None }
+        let Settings { builder, connections, plain_is_load } = settings;
+        Self {
+            builder: Builder::new(builder, connections),
+            plain_is_load,
+            builds: Builds::default(),
+            exports,
+            status: None,
+        }
     }
 
     /// The same, saying what it belongs to when it is asked.
@@ -83,7 +90,7 @@ impl Door {
 
     /// Looks once whether the builder can be reached, and says so where it cannot.
     pub async fn look(&self) {
-        if let Err(error) = self.builder.link.probe().await {
+        if let Err(error) = self.builder.connections.probe().await {
             let (builder, reason) = (&self.builder.name, error.reason());
             tracing::warn!(%builder, %reason, "the builder cannot be reached; builds wait for it a few seconds, and fail");
         }
@@ -100,16 +107,6 @@ impl Door {
         self.serve_calls(arrival, connection.io, drain.into(), cut).await;
     }
 
-    /// The same over a connection to the builder that is there already.
-    pub async fn serve_over<T>(self: Arc<Self>, upstream: Held, connection: Connection<T>, drain: Drain)
-    where
-        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        let cut = upstream.cut();
-        let arrival = Arrival::over(self.clone(), connection.peer, upstream);
-        self.serve_calls(arrival, connection.io, drain, cut).await;
-    }
-
     async fn serve_calls<T>(&self, arrival: Arrival, connection: T, drain: Drain, cut: CancellationToken)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -117,7 +114,7 @@ impl Door {
         let arrival = Arc::new(arrival);
         // A client without calls may never close its connection; calls are waited for.
         let _tunnel = drain.tunnel();
-        let served = http2::serve(Cut::new(connection, cut.clone()), (*drain).clone(), |request| {
+        let served = http2::serve(CloseWith::new(connection, cut.clone()), (*drain).clone(), |request| {
             // What is asked of us alone does not wait for the builder.
             let told =
                 self.status.as_ref().filter(|_| Answer::is_asked_by(&request)).map(|status| status.response(full));
@@ -142,5 +139,20 @@ impl Door {
             },
             () = cut.cancelled() => tracing::debug!(builder = %self.builder.name, "client connection ended with the builder's"),
         }
+    }
+}
+
+impl BuilderService for Door {
+    fn serve(
+        self: Arc<Self>,
+        upstream: PooledConnection,
+        client: Connection<Box<dyn Stream>>,
+        drain: Drain,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let cut = upstream.cut();
+            let arrival = Arrival::over(self.clone(), client.peer, upstream);
+            self.serve_calls(arrival, client.io, drain, cut).await;
+        })
     }
 }

@@ -2,11 +2,11 @@
 
 use tonic::{Code, Status};
 
-use super::answer::Answer;
 use super::exporters::Exporter;
 use super::load::Load;
 use super::progress::Display;
-use super::repeat::once;
+use super::rebuild::once;
+use super::response::Answer;
 
 impl Load<'_> {
     /// Exports what the builder made although it failed, and said so with `code`: it pushes, and writes caches, when all its

@@ -13,18 +13,18 @@ use tonic::Status;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::answer::Answer;
 use super::builds::Build;
 use super::explicit::{explained, refusal};
 use super::grpc::{Unary, frame, refuse, status};
 use super::load::Load;
-use super::repeat::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
+use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
+use super::response::Answer;
 use super::solve::Solve;
 use super::status::hold_open;
 use super::unary::build_id;
 use super::wire::fields;
 use super::{Door, progress, remarks};
-use crate::http2::{Body, BodyError, Held, ProxyError, full};
+use crate::http2::{Body, BodyError, PooledConnection, ProxyError, full};
 use crate::net::Principal;
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
@@ -48,12 +48,12 @@ enum Edit<'a> {
 pub(super) struct Route {
     door: Arc<Door>,
     client: Principal,
-    upstream: Held,
+    upstream: PooledConnection,
     exports_directly: OnceCell<bool>,
 }
 
 impl Route {
-    pub(super) fn new(door: Arc<Door>, client: Principal, upstream: Held) -> Self {
+    pub(super) fn new(door: Arc<Door>, client: Principal, upstream: PooledConnection) -> Self {
         Self { door, client, upstream, exports_directly: OnceCell::new() }
     }
 
@@ -90,7 +90,7 @@ impl Route {
             Edit::Refuse(status) => return Ok(refuse(&status)),
         };
         // The status stream stays open until this claim is dropped, however the call ends.
-        let _claim = load.build.claim();
+        let _claim = load.build.track();
         let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
         let (parts, body) = response.into_parts();
         let mut answer = match Unary::read(body).await {
@@ -186,7 +186,7 @@ impl Route {
 
     /// Remembers a gateway call of a build of ours; others pass as they are.
     async fn gateway(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
-        let Some(build) = build_id(request.headers()).and_then(|id| self.door.builds.ours(id)) else {
+        let Some(build) = build_id(request.headers()).and_then(|id| self.door.builds.tracked(id)) else {
             return self.upstream.forward(request).await;
         };
         let (parts, body) = request.into_parts();

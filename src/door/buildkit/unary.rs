@@ -5,11 +5,11 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use tonic::Status;
 
 use super::grpc::{BUILD_ID, Unary, frame, status};
-use crate::http2::{Connection, full};
+use crate::http2::{UpstreamConnection, full};
 
 /// Calls `path` with `message`; `build` ties a gateway call to its build.
 pub(super) async fn call(
-    connection: &Connection,
+    connection: &UpstreamConnection,
     path: &str,
     build: Option<&str>,
     message: &[u8],

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::{Instrument as _, info_span};
 
 use crate::export::Exports;
-use crate::http1::{Connection, Heard, RelayError};
+use crate::http1::{ClientConnection, Incoming, RelayError};
 use crate::net::{self, Drain, Principal, Stream, Upstream};
 use crate::status::Answer;
 
@@ -25,7 +25,7 @@ use builders::Builders;
 use load::Loads;
 use target::Target;
 
-pub use builders::{Doors, Serve, Settings as BuilderSettings};
+pub use builders::Settings as BuilderSettings;
 
 /// How the engine is served.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Door {
         T: Stream + 'static,
     {
         let (net::Connection { io, peer }, drain) = (connection, drain.into());
-        let exchanges = Connection::new(io, self.upstream.clone(), drain.clone());
+        let exchanges = ClientConnection::new(io, self.upstream.clone(), drain.clone());
         match self.exchanges(exchanges, &peer, &drain).await {
             Ok(()) => {}
             Err(error @ RelayError::Upstream(_)) if self.is_away.swap(true, Ordering::Relaxed) => {
@@ -92,7 +92,7 @@ impl Door {
 
     async fn exchanges<T>(
         &self,
-        mut connection: Connection<T>,
+        mut connection: ClientConnection<T>,
         client: &Principal,
         drain: &Drain,
     ) -> Result<(), RelayError>
@@ -100,14 +100,14 @@ impl Door {
         T: Stream + 'static,
     {
         loop {
-            let exchange = match connection.hear().await? {
-                Heard::Request(exchange) => exchange,
-                Heard::Http2(whole) if self.loads.are_watched(client) => {
+            let exchange = match connection.incoming().await? {
+                Incoming::Request(exchange) => exchange,
+                Incoming::Http2(whole) if self.loads.are_watched(client) => {
                     self.call_by_call(whole.take(), drain).await;
                     break;
                 }
-                Heard::Http2(whole) => return whole.pass().await,
-                Heard::Nothing => break,
+                Incoming::Http2(whole) => return whole.pass().await,
+                Incoming::Nothing => break,
             };
             let (method, target) = (exchange.head().method(), Target::of(exchange.head().target()));
             let span = info_span!("exchange", method, path = target.path());

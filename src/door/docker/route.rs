@@ -7,7 +7,7 @@ use http::{Method, Response};
 use super::Door;
 use super::endless::is_endless;
 use super::target::Target;
-use crate::http1::{Connection, Exchange, RelayError, Rewound};
+use crate::http1::{ClientConnection, Exchange, PrefixedIo, RelayError};
 use crate::http2::{self, Body, full, until_end_of};
 use crate::net::{Drain, Principal, Stream};
 use crate::status::Answer;
@@ -23,7 +23,7 @@ impl Door {
         exchange: Exchange<T>,
         client: &Principal,
         drain: &Drain,
-    ) -> Result<Option<Connection<T>>, RelayError>
+    ) -> Result<Option<ClientConnection<T>>, RelayError>
     where
         T: Stream + 'static,
     {
@@ -58,11 +58,11 @@ impl Door {
     /// Serves a client that speaks HTTP/2 where names are restricted. dockerd serves its whole API over it (moby
     /// `daemon/command/daemon.go`, `SetUnencryptedHTTP2`), so every request is looked at; an archive is refused, and
     /// everything else passes.
-    pub(super) async fn call_by_call<T>(&self, client: Rewound<T>, drain: &Drain)
+    pub(super) async fn call_by_call<T>(&self, client: PrefixedIo<T>, drain: &Drain)
     where
         T: Stream + 'static,
     {
-        let upstream = match http2::Connection::open(&self.upstream).await {
+        let upstream = match http2::UpstreamConnection::open(&self.upstream).await {
             Ok(upstream) => upstream,
             Err(error) => return tracing::warn!(reason = error.reason(), "the engine cannot be reached"),
         };

@@ -80,7 +80,7 @@ async fn broken_chunks_end_both_sides() {
 async fn an_upstream_that_is_not_there_is_a_503() {
     for method in ["GET", "HEAD"] {
         let (mut client, near) = duplex(1 << 10);
-        let connection = Connection::new(near, nowhere(), CancellationToken::new());
+        let connection = ClientConnection::new(near, nowhere(), CancellationToken::new());
         client.write_all(format!("{method} /_ping HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
         let exchange = connection.next().await.unwrap().unwrap();
         let (outcome, answer) = tokio::join!(exchange.pass(), rest(&mut client));
@@ -217,7 +217,7 @@ async fn who_has_just_come_when_a_drain_begins_is_served_once() {
     let come = || {
         let (client, near) = duplex(1 << 10);
         let upstream = Upstream::new(Address::Unix(path.clone()), None).unwrap();
-        (client, Connection::new(near, upstream, drain.clone()))
+        (client, ClientConnection::new(near, upstream, drain.clone()))
     };
     let (mut client, connection) = come();
     client.write_all(format!("{GET}{GET}").as_bytes()).await.unwrap();

@@ -21,7 +21,7 @@ const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 8\r\n\r\n{\"Id\":
 async fn who_watches_knows_before_the_client_does() {
     for (limit, expected) in [(8, Some("{\"Id\":1}")), (7, None)] {
         let (exchange, mut client, mut upstream) = asked(CREATE).await;
-        let seen: Arc<Mutex<Option<Watched>>> = Arc::default();
+        let seen: Arc<Mutex<Option<TappedExchange>>> = Arc::default();
         let into = Arc::clone(&seen);
         let watching = tokio::spawn(exchange.watch(limit, move |watched| *into.lock().unwrap() = Some(watched)));
         expect(&mut upstream, CREATE).await;

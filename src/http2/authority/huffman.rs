@@ -94,7 +94,7 @@ mod tests {
     fn what_is_wrong_or_too_long_is_refused() {
         let coded = hex::decode("f1e3c2e5f23a6ba0ab90f4ff").unwrap();
         assert!(decode(&coded, 14).is_none() && decode(&coded, 15).is_some());
-        // Cut off, filled up with zeros or with a whole byte, and the mark for the end.
+        // CloseWith off, filled up with zeros or with a whole byte, and the mark for the end.
         for coded in [&coded[..11], &[0x18], &[0xff], &[0xff; 4]] {
             assert_eq!(decode(coded, 100), None, "{coded:x?}");
         }

@@ -31,7 +31,7 @@ impl Dial for Counted {
 }
 
 struct Rig {
-    link: Arc<Link>,
+    link: Arc<ConnectionPool>,
     dials: Arc<AtomicUsize>,
     /// One word for each stream whose other end was closed.
     closed: mpsc::UnboundedReceiver<()>,
@@ -71,7 +71,7 @@ fn rig(sharing: Sharing) -> Rig {
         }
     });
     Rig {
-        link: Link::new(Box::new(Counted { dials: dials.clone(), far }), sharing),
+        link: ConnectionPool::new(Box::new(Counted { dials: dials.clone(), far }), sharing),
         dials,
         closed,
         kill,
@@ -80,16 +80,16 @@ fn rig(sharing: Sharing) -> Rig {
     }
 }
 
-async fn ask(connection: &Connection) -> Result<(), ProxyError> {
+async fn ask(connection: &UpstreamConnection) -> Result<(), ProxyError> {
     let request = Request::post(Uri::from_static("http://localhost/")).body(full("".into())).unwrap();
     connection.send(request).await.map(drop)
 }
 
-const IDLE: Sharing = Sharing::Everybody { idle: Duration::from_secs(100) };
+const IDLE: Sharing = Sharing::Shared { idle: Duration::from_secs(100) };
 
 #[tokio::test]
 async fn each_client_has_its_own() {
-    let rig = rig(Sharing::Each);
+    let rig = rig(Sharing::PerClient);
     let (one, two) = (rig.link.connect().await.unwrap(), rig.link.connect().await.unwrap());
     ask(&one).await.unwrap();
     ask(&two).await.unwrap();
@@ -167,14 +167,14 @@ async fn one_that_does_not_answer_is_replaced() {
 }
 
 /// One call of ours, as tonic's clients make it.
-async fn call(link: &Arc<Link>) -> Result<(), Status> {
+async fn call(link: &Arc<ConnectionPool>) -> Result<(), Status> {
     let request = Request::post(Uri::from_static("http://localhost/")).body(tonic::body::Body::empty()).unwrap();
     tower::Service::call(&mut Calls::new(Arc::clone(link)), request).await.map(drop)
 }
 
 #[tokio::test(start_paused = true)]
 async fn our_own_calls_do_not_wait_for_a_connection_that_was_dropped_in_silence() {
-    let rig = rig(Sharing::Each);
+    let rig = rig(Sharing::PerClient);
     call(&rig.link).await.unwrap();
     call(&rig.link).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "one that was just heard is used again, without a question");

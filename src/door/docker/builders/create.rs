@@ -1,4 +1,4 @@
-//! The creation of an exec: passed on, and remembered if it is a way to a builder.
+//! The creation of an exec: passed on, and pending if it is a way to a builder.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Builders;
 use super::exec::{Exec, Process};
 use crate::docker_api::Api;
-use crate::http1::{Connection, Exchange, RelayError, ResponseHead, Watched};
+use crate::http1::{ClientConnection, Exchange, RelayError, ResponseHead, TappedExchange};
 use crate::net::Stream;
 
 /// A request to create an exec is a few hundred bytes.
@@ -40,14 +40,14 @@ impl Builders {
         &self,
         exchange: Exchange<T>,
         container: &str,
-    ) -> Result<Option<Connection<T>>, RelayError>
+    ) -> Result<Option<ClientConnection<T>>, RelayError>
     where
         T: Stream + 'static,
     {
         exchange.watch(MAX_BODY_BYTES, |seen| self.remember(container, &seen)).await
     }
 
-    fn remember(&self, container: &str, seen: &Watched) {
+    fn remember(&self, container: &str, seen: &TappedExchange) {
         let Some(process) = seen.request_body.as_deref().and_then(tunnel) else { return };
         if seen.response.status() != 201 {
             return;
@@ -58,7 +58,7 @@ impl Builders {
         let (docker, exec) = (Arc::clone(&self.docker), id.clone());
         let container_id = AbortOnDropHandle::new(tokio::spawn(async move { container_of(&docker, &exec).await }));
         let head = start_head(&seen.response);
-        self.remembered.add(id, Exec { container: container.to_owned(), container_id, process, head });
+        self.pending.add(id, Exec { container: container.to_owned(), container_id, process, head });
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 
+use super::Services;
+use super::deferred_execs::DeferredExecs;
 use super::exec::Process;
-use super::unstarted::Unstarted;
-use super::{Doors, Serve};
 use crate::docker_api::Api;
-use crate::http2::{Held, Link, ProxyError, Sharing};
+use crate::http2::{BuilderService, ConnectionPool, PooledConnection, ProxyError, Sharing};
 use crate::net::{Dial, DialError, Stream};
 
 /// Each costs a process in its container while it waits. Builders above that are reached as without us.
@@ -26,7 +26,7 @@ pub(super) struct Key {
 
 /// The builders that somebody uses, or has used a moment ago.
 pub(super) struct Pool {
-    doors: Doors,
+    services: Services,
     keep: Duration,
     docker: Arc<Api>,
     entries: Arc<Entries>,
@@ -41,21 +41,16 @@ impl fmt::Debug for Pool {
 }
 
 /// One builder. What serves it remembers builds under way, so that it is the same for all clients.
+#[derive(Debug)]
 pub(super) struct Entry {
-    link: Arc<Link>,
-    pub(super) serve: Serve,
-    pub(super) unstarted: Arc<Unstarted>,
-}
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("link", &self.link).finish_non_exhaustive()
-    }
+    connections: Arc<ConnectionPool>,
+    pub(super) service: Arc<dyn BuilderService>,
+    pub(super) deferred: Arc<DeferredExecs>,
 }
 
 impl Pool {
-    pub(super) fn new(doors: Doors, keep: Duration, docker: Arc<Api>) -> Self {
-        Self { doors, keep, docker, entries: Arc::default() }
+    pub(super) fn new(services: Services, keep: Duration, docker: Arc<Api>) -> Self {
+        Self { services, keep, docker, entries: Arc::default() }
     }
 
     /// The builder behind `key`, which clients call `name`; `None` if there are too many.
@@ -65,7 +60,7 @@ impl Pool {
             return Some(Arc::clone(entry));
         }
         // Those that never got a connection have nothing to be forgotten by.
-        entries.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.link.is_open());
+        entries.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.connections.is_open());
         if entries.len() >= MAX_ENTRIES {
             tracing::warn!(
                 builder = name,
@@ -73,9 +68,10 @@ impl Pool {
             );
             return None;
         }
-        let link = Link::new(Box::new(Ended(name.to_owned())), Sharing::Everybody { idle: self.keep });
-        let serve = (self.doors)(name.to_owned(), Arc::clone(&link));
-        let entry = Arc::new(Entry { link, serve, unstarted: Arc::new(Unstarted::new(Arc::clone(&self.docker))) });
+        let connections = ConnectionPool::new(Box::new(NoDial(name.to_owned())), Sharing::Shared { idle: self.keep });
+        let service = (self.services)(name.to_owned(), Arc::clone(&connections));
+        let entry =
+            Arc::new(Entry { connections, service, deferred: Arc::new(DeferredExecs::new(Arc::clone(&self.docker))) });
         entries.insert(key.clone(), Arc::clone(&entry));
         Some(entry)
     }
@@ -86,23 +82,23 @@ impl Pool {
         key: Key,
         entry: &Arc<Entry>,
         stream: Box<dyn Stream>,
-    ) -> Result<Held, ProxyError> {
-        let held = entry.link.adopt(stream).await?;
+    ) -> Result<PooledConnection, ProxyError> {
+        let held = entry.connections.adopt(stream).await?;
         let (entries, entry, ended) = (Arc::downgrade(&self.entries), Arc::clone(entry), held.ended().clone());
         tokio::spawn(async move {
             ended.cancelled().await;
             entry.forget(&key, &entries);
-            entry.unstarted.start().await;
+            entry.deferred.start().await;
         });
         Ok(held)
     }
 
-    /// Closes every connection once its calls have ended, and starts what is unstarted.
+    /// Closes every connection once its calls have ended, and starts what is deferred.
     pub(super) async fn close(&self) {
         let entries = std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
         join_all(entries.into_values().map(|entry| async move {
-            entry.link.close().await;
-            entry.unstarted.start().await;
+            entry.connections.close().await;
+            entry.deferred.start().await;
         }))
         .await;
     }
@@ -110,15 +106,15 @@ impl Pool {
 
 impl Entry {
     /// The connection that is there, if it leads to a builder that answers.
-    pub(super) async fn present(&self) -> Option<Held> {
-        self.link.present().await
+    pub(super) async fn present(&self) -> Option<PooledConnection> {
+        self.connections.present().await
     }
 
     /// Leaves the pool, unless there is another connection by now.
     fn forget(self: &Arc<Self>, key: &Key, entries: &Weak<Entries>) {
         let Some(entries) = entries.upgrade() else { return };
         let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.link.is_open() && entries.get(key).is_some_and(|entry| Arc::ptr_eq(entry, self)) {
+        if !self.connections.is_open() && entries.get(key).is_some_and(|entry| Arc::ptr_eq(entry, self)) {
             entries.remove(key);
         }
     }
@@ -126,9 +122,9 @@ impl Entry {
 
 /// What is left of a builder whose exec has ended: the next comes with the next client.
 #[derive(Debug)]
-struct Ended(String);
+struct NoDial(String);
 
-impl Dial for Ended {
+impl Dial for NoDial {
     fn name(&self) -> String {
         self.0.clone()
     }

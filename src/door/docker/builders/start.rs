@@ -15,8 +15,8 @@ use super::Builders;
 use super::create::MAX_BODY_BYTES;
 use super::exec::Exec;
 use super::pool::{Entry, Key};
-use crate::http1::{Connection, Exchange, RelayError, RequestHead, Rewound, Switched, Upgrade, join};
-use crate::http2::Held;
+use crate::http1::{ClientConnection, Exchange, PrefixedIo, RelayError, RequestHead, Switched, Upgrade, join};
+use crate::http2::PooledConnection;
 use crate::net::{self, Drain, Principal, Stream};
 use crate::tunnel::sniff::{self, Speaks};
 use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
@@ -49,11 +49,11 @@ impl Builders {
         id: &str,
         peer: &Principal,
         drain: Drain,
-    ) -> Result<Option<Connection<T>>, RelayError>
+    ) -> Result<Option<ClientConnection<T>>, RelayError>
     where
         T: Stream + 'static,
     {
-        let Some(Exec { container, container_id, process, head }) = self.remembered.take(id) else {
+        let Some(Exec { container, container_id, process, head }) = self.pending.take(id) else {
             return exchange.pass().await;
         };
         let body = exchange.body(MAX_BODY_BYTES).await?;
@@ -72,14 +72,14 @@ impl Builders {
                 tracing::debug!(builder = name, id, "exec answered from a connection that is there");
                 let switching = switching(exchange.head(), &head);
                 let client = net::Connection { io: exchange.answer(&switching).await?, peer: peer.clone() };
-                self.instead(id, &entry, held, client, body.unwrap_or_default(), drain).await;
+                self.serve_pooled(id, &entry, held, client, body.unwrap_or_default(), drain).await;
                 Ok(None)
             }
             None => {
                 tracing::debug!(builder = name, id, "exec started");
                 match exchange.upgrade().await? {
                     Upgrade::Switched(switched) => {
-                        self.between(key, &entry, *switched, peer, drain).await.map(|()| None)
+                        self.serve_over_exec(key, &entry, *switched, peer, drain).await.map(|()| None)
                     }
                     Upgrade::Declined(connection) => Ok(connection),
                 }
@@ -88,12 +88,12 @@ impl Builders {
     }
 
     /// Serves a client whose exec dockerd does not start: `held` is there already.
-    async fn instead<T>(
+    async fn serve_pooled<T>(
         &self,
         id: &str,
         entry: &Entry,
-        held: Held,
-        client: net::Connection<Rewound<T>>,
+        held: PooledConnection,
+        client: net::Connection<PrefixedIo<T>>,
         body: Bytes,
         drain: Drain,
     ) where
@@ -102,10 +102,10 @@ impl Builders {
         let net::Connection { io: client, peer } = client;
         let (client, speaks) = client_speaks(client).await;
         if speaks == Speaks::Http2 {
-            entry.unstarted.add(id.to_owned());
+            entry.deferred.add(id.to_owned());
             let (_, errors) = mpsc::channel(1);
             let client = net::Connection { io: boxed(Client::new(client, errors)), peer };
-            return (entry.serve)(held, client, drain).await;
+            return Arc::clone(&entry.service).serve(held, client, drain).await;
         }
         drop(held);
         // The client has its answer already, so that of dockerd is dropped; what would have followed is not.
@@ -125,7 +125,7 @@ impl Builders {
     }
 
     /// Stands between a client and the exec that dockerd has started for it, if both speak HTTP/2.
-    async fn between<T>(
+    async fn serve_over_exec<T>(
         &self,
         key: Key,
         entry: &Arc<Entry>,
@@ -155,7 +155,7 @@ impl Builders {
         match self.pool.adopt(key, entry, Box::new(Output::new(upstream, Some(heard)))).await {
             Ok(held) => {
                 let client = net::Connection { io: boxed(Client::new(client, errors)), peer: peer.clone() };
-                (entry.serve)(held, client, drain).await;
+                Arc::clone(&entry.service).serve(held, client, drain).await;
             }
             Err(error) => tracing::warn!(%error, "the builder cannot be reached"),
         }
@@ -196,7 +196,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Reads until it is clear what a client speaks. Nothing is lost: the stream that comes back begins with what was read.
-async fn client_speaks<S: AsyncRead + Unpin>(mut client: S) -> (Rewound<S>, Speaks) {
+async fn client_speaks<S: AsyncRead + Unpin>(mut client: S) -> (PrefixedIo<S>, Speaks) {
     let mut read = BytesMut::new();
     let judge = async {
         loop {
@@ -209,12 +209,12 @@ async fn client_speaks<S: AsyncRead + Unpin>(mut client: S) -> (Rewound<S>, Spea
     };
     // Silence is none of our business.
     let speaks = timeout(CLIENT_PATIENCE, judge).await.unwrap_or(Speaks::Other);
-    (Rewound::new(read.freeze(), client), speaks)
+    (PrefixedIo::new(read.freeze(), client), speaks)
 }
 
 /// Reads until it is clear what a process speaks. What it says first on standard error goes to the client at once; of all
 /// else nothing is lost.
-async fn process_speaks<C, S>(mut client: C, mut process: S) -> std::io::Result<(C, Rewound<S>, Speaks)>
+async fn process_speaks<C, S>(mut client: C, mut process: S) -> std::io::Result<(C, PrefixedIo<S>, Speaks)>
 where
     C: AsyncWrite + Unpin,
     S: AsyncRead + Unpin,
@@ -233,7 +233,7 @@ where
                 () = &mut late => false,
             };
         if !more {
-            return Ok((client, Rewound::new(read.freeze(), process), speaks));
+            return Ok((client, PrefixedIo::new(read.freeze(), process), speaks));
         }
     }
 }

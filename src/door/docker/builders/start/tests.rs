@@ -1,14 +1,14 @@
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
-use crate::http1::Connection;
+use crate::http1::ClientConnection;
 
 /// A request as it is read from a client.
 async fn request(target: &str) -> RequestHead {
     let (mut client, near) = duplex(1 << 12);
     client.write_all(format!("POST {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
     let nowhere = crate::net::Upstream::new("unix:///nowhere".parse().unwrap(), None).unwrap();
-    let connection = Connection::new(near, nowhere, tokio_util::sync::CancellationToken::new());
+    let connection = ClientConnection::new(near, nowhere, tokio_util::sync::CancellationToken::new());
     connection.next().await.unwrap().unwrap().head().clone()
 }
 
@@ -33,7 +33,7 @@ async fn the_media_type_depends_on_the_version_that_is_asked_for() {
     assert!(head.contains("raw-stream"), "{head}");
 }
 
-async fn rest(mut stream: Rewound<DuplexStream>) -> Vec<u8> {
+async fn rest(mut stream: PrefixedIo<DuplexStream>) -> Vec<u8> {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     rest

@@ -12,7 +12,7 @@ use super::buffer::Buffer;
 
 /// A stream whose two directions are used at the same time.
 #[derive(Debug)]
-pub(super) struct Side<S> {
+pub(super) struct BufferedIo<S> {
     pub(super) source: Source<S>,
     pub(super) writer: WriteHalf<S>,
 }
@@ -20,23 +20,23 @@ pub(super) struct Side<S> {
 /// The direction in which bytes come.
 #[derive(Debug)]
 pub(super) struct Source<S> {
-    reader: ReadHalf<S>,
+    pub(super) reader: ReadHalf<S>,
     /// What was read and not passed on yet.
     pub(super) unread: Buffer,
     /// Nothing more will come.
     pub(super) ended: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> BufferedIo<S> {
     pub(super) fn new(stream: S) -> Self {
         let (reader, writer) = tokio::io::split(stream);
         Self { source: Source { reader, unread: Buffer::default(), ended: false }, writer }
     }
 
     /// The stream as a whole, with what was read too early in front.
-    pub(super) fn into_stream(self) -> Rewound<S> {
+    pub(super) fn into_stream(self) -> PrefixedIo<S> {
         let Source { reader, unread, .. } = self.source;
-        Rewound { front: Bytes::copy_from_slice(unread.bytes()), stream: reader.unsplit(self.writer) }
+        PrefixedIo { front: Bytes::copy_from_slice(unread.bytes()), stream: reader.unsplit(self.writer) }
     }
 }
 
@@ -62,12 +62,12 @@ impl<S: AsyncRead> Source<S> {
 
 /// A stream with bytes put back in front of what it will yield.
 #[derive(Debug)]
-pub struct Rewound<S> {
+pub struct PrefixedIo<S> {
     front: Bytes,
     stream: S,
 }
 
-impl<S> Rewound<S> {
+impl<S> PrefixedIo<S> {
     /// `stream`, with `front` to be read first.
     pub fn new(front: Bytes, stream: S) -> Self {
         Self { front, stream }
@@ -79,7 +79,7 @@ impl<S> Rewound<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixedIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.front.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, into);
@@ -91,28 +91,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefixedIo<S> {
+    forward!(write stream);
 }

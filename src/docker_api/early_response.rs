@@ -5,27 +5,36 @@
 //! `proto/h1/dispatch.rs` reads, then writes, and reads again only after both succeeded). So a failed write stays pending here:
 //! reading continues until the response, or the end of the connection.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A stream whose failed writes stay pending; the reader sees the peer close.
 #[derive(Debug)]
-pub(super) struct Heard<S> {
+pub(super) struct EarlyResponseStream<S> {
     stream: S,
     closed: bool,
 }
 
-impl<S> Heard<S> {
+impl<S> EarlyResponseStream<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, closed: false }
     }
+}
 
-    /// The result of a write. A failed one stays pending without a waker: the reader is woken when the peer closes.
-    fn written<T>(&mut self, outcome: io::Result<T>) -> Poll<io::Result<T>> {
-        match outcome {
+impl<S: Unpin> EarlyResponseStream<S> {
+    /// A failed write stays pending without a waker: the reader is woken when the peer closes.
+    fn lasting(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.closed {
+            return Poll::Pending;
+        }
+        match ready!(write(Pin::new(&mut self.stream), context)) {
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                 self.closed = true;
                 Poll::Pending
@@ -35,44 +44,12 @@ impl<S> Heard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
-    }
+impl<S: AsyncRead + Unpin> AsyncRead for EarlyResponseStream<S> {
+    forward!(read stream);
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.closed {
-            return Poll::Pending;
-        }
-        let outcome = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        self.written(outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.closed {
-            return Poll::Pending;
-        }
-        let outcome = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bytes));
-        self.written(outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponseStream<S> {
+    forward!(write stream through lasting);
 }
 
 #[cfg(test)]
@@ -85,7 +62,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_said_before_the_end_is_heard_after_a_write_that_failed() {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let mut near = Heard::new(near);
+        let mut near = EarlyResponseStream::new(near);
         near.write_all(b"never read").await.unwrap();
         far.write_all(b"no").await.unwrap();
         drop(far);

@@ -17,15 +17,15 @@ const MANY: usize = 16;
 /// How long dockerd may take to start a process.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The unstarted execs of one builder.
+/// The deferred execs of one builder.
 #[derive(Debug)]
-pub(super) struct Unstarted {
+pub(super) struct DeferredExecs {
     docker: Arc<Api>,
     ids: Mutex<Vec<String>>,
     turn: Turn<()>,
 }
 
-impl Unstarted {
+impl DeferredExecs {
     pub(super) fn new(docker: Arc<Api>) -> Self {
         Self { docker, ids: Mutex::default(), turn: Turn::default() }
     }

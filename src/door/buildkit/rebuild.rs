@@ -17,15 +17,15 @@ use futures_util::future::try_join;
 use prost::Message;
 use tonic::Status;
 
-use super::answer::Answer;
 use super::builder::Builder;
 use super::builds::Recording;
 use super::exporters::Exporter;
+use super::response::Answer;
 use super::solve::{History, Solve};
 use super::unary::call;
 use super::wire::WireError;
 use crate::export::unique_id;
-use crate::http2::{Connection, Held};
+use crate::http2::{PooledConnection, UpstreamConnection};
 
 pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 pub(super) const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
@@ -34,20 +34,20 @@ pub(super) const GATEWAY_RETURN: &str = "/moby.buildkit.v1.frontend.LLBBridge/Re
 /// A build that was run again. Its record in the builder's history holds its documents until [`Builder::forget`];
 /// its layers are held by the builder's cache, as after any build.
 #[derive(Debug)]
-pub(super) struct Repeated {
+pub(super) struct Rebuilt {
     pub(super) build: String,
     pub(super) answer: Answer,
 }
 
 /// Makes the builder hold every blob of the image, and exports it again with `exporters`; `load` is one of them that
 /// leaves the image with the builder.
-pub(super) async fn repeat(
+pub(super) async fn rebuild(
     builder: &Builder,
     solve: &Solve,
     exporters: &[Exporter],
     load: &Exporter,
     recording: &Recording,
-) -> Result<Repeated, Status> {
+) -> Result<Rebuilt, Status> {
     let connection = connect(builder, recording).await?;
     // Every place that the client might have a receiver for is taken by an image that goes nowhere.
     let mut unlazying = vec![load.clone(); exporters.len()];
@@ -68,28 +68,28 @@ pub(super) async fn once(
     solve: &Solve,
     exporters: &[Exporter],
     recording: &Recording,
-) -> Result<Repeated, Status> {
+) -> Result<Rebuilt, Status> {
     let connection = connect(builder, recording).await?;
     solve_again(&connection, solve, exporters, recording).await
 }
 
-async fn connect(builder: &Builder, recording: &Recording) -> Result<Held, Status> {
+async fn connect(builder: &Builder, recording: &Recording) -> Result<PooledConnection, Status> {
     if recording.incomplete {
         return Err(Status::resource_exhausted("the build's requests were too large to be kept for a repetition"));
     }
-    builder.link.connect().await.map_err(|error| Status::unavailable(error.to_string()))
+    builder.connections.connect().await.map_err(|error| Status::unavailable(error.to_string()))
 }
 
 async fn solve_again(
-    connection: &Connection,
+    connection: &UpstreamConnection,
     solve: &Solve,
     exporters: &[Exporter],
     recording: &Recording,
-) -> Result<Repeated, Status> {
+) -> Result<Rebuilt, Status> {
     let build = unique_id();
     let request = solve.again(&build, exporters, History::Keep).map_err(internal)?;
     let answer = run(connection, &build, &request, recording).await?;
-    Ok(Repeated { build, answer: Answer::read(&answer).map_err(internal)? })
+    Ok(Rebuilt { build, answer: Answer::read(&answer).map_err(internal)? })
 }
 
 fn internal(error: WireError) -> Status {
@@ -97,7 +97,12 @@ fn internal(error: WireError) -> Status {
 }
 
 /// One `Solve`, with the gateway calls that a client would make meanwhile.
-async fn run(connection: &Connection, build: &str, request: &[u8], recording: &Recording) -> Result<Bytes, Status> {
+async fn run(
+    connection: &UpstreamConnection,
+    build: &str,
+    request: &[u8],
+    recording: &Recording,
+) -> Result<Bytes, Status> {
     let gateway = async {
         // Without a result the build did not go through the gateway: its definition is in the request.
         let Some(result) = &recording.result else { return Ok(()) };

@@ -16,7 +16,7 @@ const MAX_EXECS: usize = 1024;
 
 /// Execs by their ids.
 #[derive(Debug, Default)]
-pub(super) struct Remembered(Mutex<Inner>);
+pub(super) struct PendingExecs(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -25,7 +25,7 @@ struct Inner {
     order: VecDeque<(Instant, String)>,
 }
 
-impl Remembered {
+impl PendingExecs {
     /// Remembers an exec.
     pub(super) fn add(&self, id: String, exec: Exec) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,23 +52,23 @@ impl Remembered {
 mod tests {
     use super::*;
 
-    fn add(remembered: &Remembered, id: usize) {
+    fn add(pending: &PendingExecs, id: usize) {
         let process = serde_json::from_str(r#"{"Cmd":["buildctl","dial-stdio"]}"#).unwrap();
         let container_id = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async { None }));
         let exec = Exec { container: "c".to_owned(), container_id, process, head: Vec::new() };
-        remembered.add(id.to_string(), exec);
+        pending.add(id.to_string(), exec);
     }
 
     #[tokio::test(start_paused = true)]
     async fn they_are_few_and_not_old() {
-        let remembered = Remembered::default();
-        (0..=MAX_EXECS).for_each(|id| add(&remembered, id));
-        assert!(remembered.take("0").is_none(), "the oldest makes room");
-        assert!(remembered.take("1").is_some());
-        assert!(remembered.take("1").is_none(), "an exec starts once");
+        let pending = PendingExecs::default();
+        (0..=MAX_EXECS).for_each(|id| add(&pending, id));
+        assert!(pending.take("0").is_none(), "the oldest makes room");
+        assert!(pending.take("1").is_some());
+        assert!(pending.take("1").is_none(), "an exec starts once");
         tokio::time::sleep(EXPIRES_AFTER).await;
-        add(&remembered, 5000);
-        assert!(remembered.take("2").is_none());
-        assert!(remembered.take("5000").is_some());
+        add(&pending, 5000);
+        assert!(pending.take("2").is_none());
+        assert!(pending.take("5000").is_some());
     }
 }

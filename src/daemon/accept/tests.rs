@@ -1,0 +1,175 @@
+//! Connections at the beginning, in the middle and at the end of a drain.
+
+use std::path::{Path, PathBuf};
+use std::{fs, future};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::net::Address;
+
+async fn listener(folder: &TempDir) -> (Listener, PathBuf) {
+    let path = folder.path().join("door");
+    let gid = rustix::process::getegid().as_raw();
+    (Listener::bind(&Address::Unix(path.clone()), gid).await.unwrap(), path)
+}
+
+/// Serves a connection by sending back one byte for each byte, until its client ends it.
+async fn echo(client: Client) {
+    let mut stream = client.io;
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).await.is_ok() {
+        stream.write_all(&byte).await.unwrap();
+    }
+}
+
+async fn talk(client: &mut UnixStream) {
+    client.write_all(b"x").await.unwrap();
+    client.read_exact(&mut [0]).await.unwrap();
+}
+
+async fn greeted(path: &Path) -> UnixStream {
+    let mut client = UnixStream::connect(path).await.unwrap();
+    talk(&mut client).await;
+    client
+}
+
+#[tokio::test]
+async fn a_drain_ends_when_the_last_client_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(8);
+    let (told, mut drains) = mpsc::unbounded_channel();
+    listeners.open("test", listener, move |stream, drain: Drain| {
+        let told = told.clone();
+        async move {
+            tokio::join!(echo(stream), async {
+                drain.cancelled().await;
+                told.send(()).unwrap();
+            });
+        }
+    });
+    let mut client = greeted(&path).await;
+    assert_eq!(listeners.connections(), 1);
+
+    let closing = tokio::spawn(listeners.close(Duration::from_secs(3600), future::pending()));
+    drains.recv().await.unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a successor can have the name");
+    talk(&mut client).await;
+    assert!(!closing.is_finished());
+    drop(client);
+    closing.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_at_its_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(8);
+    listeners.open("test", listener, |stream, _| echo(stream));
+    let mut client = greeted(&path).await;
+    let error = listeners.close(Duration::from_secs(30), future::pending()).await.unwrap_err();
+    assert_eq!(error.to_string(), "1 of the open connections did not finish within 30 s and were ended");
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection is cut");
+}
+
+#[tokio::test]
+async fn a_drain_ends_early_in_a_hurry() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(8);
+    listeners.open("test", listener, |stream, _| echo(stream));
+    let _client = greeted(&path).await;
+    let force = future::ready("before a second signal (SIGINT)".to_owned());
+    let error = listeners.close(Duration::from_secs(3600), force).await.unwrap_err();
+    assert!(error.to_string().contains("before a second signal (SIGINT)"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(8);
+    // What a client is, it says with its first byte: an endless stream, a tunnel, or an exchange.
+    listeners.open("test", listener, |mut stream, drain| async move {
+        let mut kind = [0];
+        stream.io.read_exact(&mut kind).await.unwrap();
+        stream.io.write_all(&kind).await.unwrap();
+        let _mark = match kind[0] {
+            b'e' => Some(drain.endless()),
+            b't' => Some(drain.tunnel()),
+            _ => None,
+        };
+        echo(stream).await;
+    });
+    let come = async |kind: &[u8]| {
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        client.write_all(kind).await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        talk(&mut client).await;
+        client
+    };
+    let (mut endless, mut tunnel, exchange) = (come(b"e").await, come(b"t").await, come(b"x").await);
+    let closing = tokio::spawn(listeners.close(Duration::from_secs(3600), future::pending()));
+    tokio::time::sleep(10 * crate::net::IDLE).await;
+    // As long as an exchange is under way, nobody is ended.
+    talk(&mut endless).await;
+    talk(&mut tunnel).await;
+    drop(exchange);
+    tokio::time::sleep(crate::net::IDLE / 2).await;
+    assert!(!closing.is_finished(), "something has passed through the tunnel just now");
+    talk(&mut tunnel).await;
+    tokio::time::sleep(2 * crate::net::IDLE).await;
+    closing.await.unwrap().unwrap();
+    for client in [&mut endless, &mut tunnel] {
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn who_has_come_when_a_drain_begins_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(8);
+    listeners.open("test", listener, |stream, _| echo(stream));
+    // The door has had no turn yet, so that nobody has accepted it.
+    let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut client = UnixStream::from_std(client).unwrap();
+    let served = async {
+        talk(&mut client).await;
+        drop(client);
+    };
+    let ((), closed) = tokio::join!(served, listeners.close(Duration::from_secs(3600), future::pending()));
+    closed.unwrap();
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_wait_for_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = listener(&folder).await;
+    let listeners = Listeners::new(2);
+    listeners.open("test", listener, |stream, _| echo(stream));
+    let (first, _second) = (greeted(&path).await, greeted(&path).await);
+    let mut third = UnixStream::connect(&path).await.unwrap();
+    third.write_all(b"x").await.unwrap();
+    // The third one is in the queue while the others are served, however often we look.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert_eq!(listeners.connections(), 2);
+    }
+    drop(first);
+    third.read_exact(&mut [0]).await.unwrap();
+    assert_eq!(listeners.connections(), 2);
+}
+
+#[test]
+fn only_errors_of_one_connection_are_taken_lightly() {
+    let lightly = |errno: Errno| is_the_clients(&io::Error::from(errno));
+    assert!(lightly(Errno::CONNABORTED) && lightly(Errno::INTR));
+    assert!(!lightly(Errno::MFILE) && !lightly(Errno::NFILE) && !lightly(Errno::NOMEM) && !lightly(Errno::BADF));
+    assert!(!is_the_clients(&io::Error::other("no errno")));
+}
