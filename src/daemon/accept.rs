@@ -1,4 +1,4 @@
-//! Letting clients in, and seeing them out.
+//! Accepting connections, and draining them at the end.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,13 +19,13 @@ use crate::net::{Connection, Drain, Metered};
 /// The pause after an accept that failed for want of resources: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often it is looked whether a connection is left that the end has to wait for.
+/// How often a drain checks whether a connection is left that it has to wait for.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A client's connection, as doors get it.
 pub(super) type Client = Connection<Metered<Stream>>;
 
-/// The open doors, and whoever came through them.
+/// The listening sockets of all doors, and the connections that they accepted.
 #[derive(Debug)]
 pub(super) struct Listeners {
     doors: TaskTracker,
@@ -33,17 +33,17 @@ pub(super) struct Listeners {
     open: OpenConnections,
     /// One for each connection that may be open.
     permits: Arc<Semaphore>,
-    /// No new connections, no new requests.
+    /// Cancelled at the beginning of a drain: no new connections, no new requests.
     drain: CancellationToken,
-    /// No connections.
+    /// Cancelled at its end: every connection is dropped.
     cut: CancellationToken,
 }
 
-/// What every open connection says of itself, under a number that no other has.
+/// The open connections: whether a drain has to wait for each of them, by its number.
 #[derive(Debug, Clone, Default)]
 struct OpenConnections(Arc<Mutex<(u64, HashMap<u64, Drain>)>>);
 
-/// A connection that is open; dropping it takes it from the list.
+/// An entry of [`OpenConnections`]; dropping it removes it.
 #[derive(Debug)]
 struct OpenConnection {
     open: OpenConnections,
@@ -64,7 +64,7 @@ impl OpenConnections {
         OpenConnection { open: self.clone(), number }
     }
 
-    /// Returns when nobody is left whom the end has to wait for.
+    /// Waits until no connection is left that a drain has to wait for.
     async fn none_holds(&self) {
         while self.with(|(_, open)| open.values().any(Drain::holds)) {
             tokio::time::sleep(LOOK).await;
@@ -79,7 +79,7 @@ impl Drop for OpenConnection {
 }
 
 impl Listeners {
-    /// A listeners without doors that holds at most `connections` at once; more wait in the sockets' queues.
+    /// No doors yet. At most `connections` are served at once; more wait in the sockets' queues.
     pub(super) fn new(connections: usize) -> Self {
         Self {
             doors: TaskTracker::new(),
@@ -91,7 +91,7 @@ impl Listeners {
         }
     }
 
-    /// Opens `door`: every connection that `listener` accepts goes to `serve`, with what announces the drain.
+    /// Opens `door`: `serve` gets every connection that `listener` accepts, and the drain.
     pub(super) fn open<S, F>(&self, door: &'static str, listener: Listener, serve: S)
     where
         S: Fn(Client, Drain) -> F + Send + Sync + 'static,
@@ -119,8 +119,8 @@ impl Listeners {
         self.connections.len()
     }
 
-    /// Closes the doors at once and waits until the last connection has ended, or only such are left as need not be waited
-    /// for: for `timeout` at most, and only until `force` (which says why) is there. What is open then is cut.
+    /// Drains: stops listening at once, then waits for every connection that has to be waited for ([`Drain::holds`]).
+    /// After `timeout`, or when `force` resolves (to the reason), the connections that are left are dropped.
     pub(super) async fn close(self, timeout: Duration, force: impl Future<Output = String>) -> Result<(), DaemonError> {
         self.drain.cancel();
         self.doors.close();
@@ -143,12 +143,13 @@ impl Listeners {
         };
         let connections = self.connections();
         self.cut.cancel();
-        // What is left is dropping them, which waits for nothing.
+        // Dropping them waits for nothing.
         self.connections.wait().await;
         Err(DaemonError::Cut { connections, reason })
     }
 }
 
+/// The accept loop of one door.
 struct AcceptLoop<S> {
     door: &'static str,
     connections: TaskTracker,
@@ -164,8 +165,8 @@ where
     S: Fn(Client, Drain) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until the drain begins; then the socket is closed and its name given up. Who has come until then is let
-    /// in, as far as there is room: the drain waits for the first request of a connection.
+    /// Accepts until the drain begins, then closes the socket and removes its file. Connections that wait in its queue by
+    /// then are served, as far as there is room: a drain waits for the first request of each.
     async fn run(self, listener: Listener) {
         tokio::select! {
             () = self.drain.cancelled() => {}
@@ -226,8 +227,8 @@ where
     }
 }
 
-/// Whether an accept failed for a reason that lies in the one connection, such as a client that was gone before we
-/// turned to it: accept(2), "Error handling".
+/// Whether accept(2) failed because of this one connection, such as a client that disconnected while it waited in the
+/// queue (accept(2), "Error handling").
 fn is_the_clients(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     let gone = [Errno::CONNABORTED, Errno::CONNRESET, Errno::NOTCONN, Errno::PROTO, Errno::PERM, Errno::INTR];

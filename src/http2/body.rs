@@ -1,4 +1,4 @@
-//! Bodies that a proxy passes on or makes itself.
+//! Bodies that are forwarded, or made here.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -25,8 +25,8 @@ pub fn full(bytes: Bytes) -> Body {
 
 /// A body of known bytes with trailers behind it.
 ///
-/// Without either, the stream ends with the headers. A gRPC answer that is nothing but a status ("trailers-only",
-/// gRPC over HTTP/2 "Responses") must arrive like that: clients take an empty DATA frame behind it for a broken answer.
+/// Without either, the stream ends with the headers. A gRPC response that is only a status ("trailers-only", gRPC over
+/// HTTP/2 "Responses") must arrive like that: clients take an empty DATA frame behind it for a broken response.
 pub fn with_trailers(bytes: Bytes, trailers: Option<HeaderMap>) -> Body {
     if bytes.is_empty() && trailers.is_none() {
         return full(bytes);

@@ -40,18 +40,18 @@ const FRAME_BYTES: u32 = 16 << 10;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// The same where a connection serves many clients: those that do not read (a terminal that is stopped) hold a stream's
-/// window each, and must not hold up the others.
+/// The same where a connection serves many clients: each that does not read (a stopped terminal) fills its stream's window,
+/// and must not stall the others.
 const SHARED_WINDOW_BYTES: u32 = 64 << 20;
 
 /// Reads of remote blobs cancel their stream each time; h2's default tolerance (20) would end such connections.
 const PENDING_RESETS: usize = 4096;
 
-/// How long an upstream that answered counts as there.
+/// How long after a response an upstream needs no health check.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How often an upstream that says nothing is asked for a sign of life while calls wait for it, and how long it has. More
-/// often than every five minutes, gRPC's Go servers take for an attack and end the connection (grpc-go
+/// How often a silent upstream is pinged while calls wait for it, and how long it has to respond. gRPC's Go servers take
+/// pings more often than every five minutes for an attack and end the connection (grpc-go
 /// `internal/transport/defaults.go`, `defaultKeepalivePolicyMinTime`). What the system's own keepalive sees is seen
 /// much earlier ([`Upstream::connect`](crate::net::Upstream::connect)).
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(310), Duration::from_secs(20));
@@ -114,7 +114,7 @@ pub struct UpstreamConnection {
     sender: SendRequest<Body>,
     upstream: String,
     ended: CancellationToken,
-    /// When the upstream was last heard.
+    /// When the upstream last responded.
     heard: Arc<Mutex<Instant>>,
 }
 
@@ -156,12 +156,12 @@ impl UpstreamConnection {
         Ok(Self { sender, upstream, ended, heard: Arc::new(Mutex::new(Instant::now())) })
     }
 
-    /// Whether the upstream was heard a moment ago, so that it need not be asked whether it is there.
+    /// Whether the upstream responded a moment ago, so that no health check is needed.
     pub(super) fn is_fresh(&self) -> bool {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < FRESH
     }
 
-    /// Cancelled when the connection's stream has ended, before any call on it is told.
+    /// Cancelled when the connection's stream has ended, before any call on it learns of that.
     pub fn ended(&self) -> &CancellationToken {
         &self.ended
     }
@@ -171,7 +171,7 @@ impl UpstreamConnection {
         self.ended == *ended
     }
 
-    /// Sends a request and returns the answer's head; its body streams.
+    /// Sends a request and returns the head of the response; its body streams.
     ///
     /// # Errors
     /// When the connection breaks first. A reset by the upstream is in the error's sources.
@@ -194,7 +194,7 @@ impl UpstreamConnection {
     }
 }
 
-/// Gives a request that names no host one: a client need not name any, and hyper sends none without.
+/// Adds an authority to a request without one: clients may leave it out, and hyper does not send such requests.
 fn addressed(uri: &mut Uri) {
     if uri.authority().is_some() {
         return;

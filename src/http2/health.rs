@@ -1,4 +1,4 @@
-//! Whether a connection that has waited still leads to a gRPC server.
+//! Checks that an idle connection still leads to a gRPC server.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use http_body_util::{BodyExt, Limited};
 use super::body::full;
 use super::connection::UpstreamConnection;
 
-/// How long a living server may take. One that is starved gets a new connection, which is no harm.
+/// How long a server may take. Replacing the connection of one that is merely slow does no harm.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// gRPC's own health service; buildkitd has it (BuildKit `cmd/buildkitd/main.go`), but any answer at all will do.
+/// gRPC's own health service; buildkitd has it (BuildKit `cmd/buildkitd/main.go`), but any response at all will do.
 const CHECK: &str = "http://localhost/grpc.health.v1.Health/Check";
 
 /// An empty gRPC message: uncompressed, no bytes.
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
-/// What a health answer has at most.
+/// The longest response that is read.
 const MAX_ANSWER_BYTES: usize = 4 << 10;
 
-/// Asks, and whether there is an answer.
+/// Sends the health check; whether there was a response.
 pub(super) async fn answers(connection: &UpstreamConnection) -> bool {
     let request = Request::post(CHECK)
         .header(header::CONTENT_TYPE, "application/grpc")

@@ -1,7 +1,7 @@
 //! HTTP/2 between a client and an upstream, with limits as wide as those of gRPC's Go peers. Knows nothing of images.
 //!
 //! A [`serve`]d connection is HTTP/2 with prior knowledge, as gRPC speaks it on plain sockets. Every request goes to a
-//! handler, which may answer itself or hand it on with [`UpstreamConnection::forward`]; headers, trailers, resets and half-closes
+//! handler, which may respond itself or forward it with [`UpstreamConnection::forward`]; headers, trailers, resets and half-closes
 //! then pass as they are.
 
 mod authority;

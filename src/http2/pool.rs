@@ -1,7 +1,8 @@
-//! The connections to one upstream: one for each client, or one that all of them share.
+//! The connections to one upstream: one per client, or one that all clients share.
 //!
-//! A socket costs nothing, so each client gets a connection of its own and the upstream sees it come and go. A process in a
-//! container costs a tenth of a second to start, so there one connection serves everybody, and waits for the next a while.
+//! Connecting to a socket costs nothing, so each client gets a connection of its own, and the upstream sees it come and go.
+//! Starting a process in a container takes a tenth of a second, so there all clients share one connection, which stays open
+//! for a while after its last use.
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -20,12 +21,12 @@ use super::connection::{ProxyError, UpstreamConnection, Windows};
 use super::health;
 use crate::net::{Dial, Stream};
 
-/// Who uses a connection.
+/// Whether clients share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// PerClient client has its own; our own calls share another, which stays open.
     PerClient,
-    /// Clients and our own calls share one, which is closed when nobody has used it for `idle`.
+    /// Clients and our own calls share one, which is closed after `idle` without use.
     Shared {
         /// How long it waits for the next use.
         idle: Duration,
@@ -40,13 +41,13 @@ const PROMPT: Duration = Duration::from_millis(500);
 pub struct ConnectionPool {
     dial: Box<dyn Dial>,
     sharing: Sharing,
-    /// Locked while it is being made: whoever comes meanwhile waits for the same.
+    /// Locked while a connection is being made: others wait for the same one.
     shared: Mutex<Option<UpstreamConnection>>,
-    /// How many hold the shared connection.
+    /// How many use the shared connection.
     users: watch::Sender<usize>,
 }
 
-/// A connection in use.
+/// A connection that is in use; dropping it returns a shared one to the pool.
 #[derive(Debug)]
 pub struct PooledConnection {
     connection: UpstreamConnection,
@@ -81,13 +82,13 @@ impl PooledConnection {
 }
 
 impl ConnectionPool {
-    /// A link to where `dial` leads. Connects when first needed, and again when the upstream was restarted.
+    /// The connections that `dial` opens. Connects when first needed, and again after the upstream was restarted.
     pub fn new(dial: Box<dyn Dial>, sharing: Sharing) -> Arc<Self> {
         let (shared, users) = (Mutex::default(), watch::Sender::new(0));
         Arc::new(Self { dial, sharing, shared, users })
     }
 
-    /// A connection for a client. One that is there already is asked first whether it still leads anywhere.
+    /// A connection for a client. A shared one that has been idle is checked first.
     ///
     /// # Errors
     /// When the upstream is not reachable or does not speak HTTP/2.
@@ -101,7 +102,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Connects once, to see whether that is possible, and keeps nothing.
+    /// Checks that the upstream can be connected to; opens nothing that stays open.
     ///
     /// # Errors
     /// As [`ConnectionPool::connect`].
@@ -114,8 +115,8 @@ impl ConnectionPool {
         Ok(())
     }
 
-    /// The shared connection, which has just been seen to lead somewhere: one that has waited may be dead without our
-    /// having been told (a NAT or a load balancer forgot it, a machine slept), and a call on it would wait in vain.
+    /// The shared connection, after a check that it still works: an idle one may be dead without a sign (a NAT or a load
+    /// balancer forgot it, a machine slept), and a call on it would wait in vain.
     async fn usable(self: &Arc<Self>) -> Result<PooledConnection, ProxyError> {
         let Some(held) = self.living().await else { return self.shared(None).await };
         if held.is_fresh() {
@@ -153,8 +154,7 @@ impl ConnectionPool {
         lives(&*self.shared.lock().await).map(|connection| self.held(connection.clone()))
     }
 
-    /// Shares a connection over `stream`, which leads to the same upstream, from now on. Whoever holds the one before
-    /// keeps it.
+    /// From now on, shares a connection over `stream`, which leads to the same upstream. Users of the previous one keep it.
     ///
     /// # Errors
     /// When it does not speak HTTP/2.
@@ -163,7 +163,7 @@ impl ConnectionPool {
         Ok(self.keep(&mut *self.shared.lock().await, connection))
     }
 
-    /// Whether there is a shared connection that lives, or one is being made.
+    /// Whether a shared connection is open, or is being made.
     pub fn is_open(&self) -> bool {
         let shared = self.shared.try_lock();
         shared.map_or(true, |shared| lives(&shared).is_some())
@@ -206,9 +206,9 @@ fn lives(shared: &Option<UpstreamConnection>) -> Option<&UpstreamConnection> {
     shared.as_ref().filter(|connection| !connection.ended().is_cancelled())
 }
 
-/// Forgets the connection of `ended` when nobody has used it for `idle`, or when it has ended by itself.
+/// Closes the connection of `ended` after `idle` without use, or forgets it when it has ended by itself.
 async fn close_when_idle(
-    link: Weak<ConnectionPool>,
+    pool: Weak<ConnectionPool>,
     mut users: watch::Receiver<usize>,
     ended: CancellationToken,
     idle: Duration,
@@ -220,32 +220,32 @@ async fn close_when_idle(
             () = tokio::time::sleep(idle), if !in_use => {}
             changed = users.changed() => match changed {
                 Ok(()) => continue,
-                // The link is gone, and with it the connection.
+                // The pool is gone, and with it the connection.
                 Err(_) => return,
             },
         }
-        let Some(link) = link.upgrade() else { return };
-        let mut shared = link.shared.lock().await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut shared = pool.shared.lock().await;
         // New users come only under the lock.
         if !ended.is_cancelled() && *users.borrow() > 0 {
             continue;
         }
         if shared.as_ref().is_some_and(|connection| connection.is(&ended)) {
-            tracing::debug!(upstream = %link.dial.name(), ended = ended.is_cancelled(), "shared connection closed");
+            tracing::debug!(upstream = %pool.dial.name(), ended = ended.is_cancelled(), "shared connection closed");
             *shared = None;
         }
         return;
     }
 }
 
-/// Our own gRPC calls on the shared connection of a link: a service for tonic's clients.
+/// Our own gRPC calls on the shared connection of a pool: a service for tonic's clients.
 #[derive(Debug, Clone)]
 pub struct Calls(Arc<ConnectionPool>);
 
 impl Calls {
-    /// Calls to where `link` leads.
-    pub fn new(link: Arc<ConnectionPool>) -> Self {
-        Self(link)
+    /// Calls on the connections of `pool`.
+    pub fn new(pool: Arc<ConnectionPool>) -> Self {
+        Self(pool)
     }
 }
 
@@ -259,9 +259,9 @@ impl tower::Service<Request<tonic::body::Body>> for Calls {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let link = Arc::clone(&self.0);
+        let pool = Arc::clone(&self.0);
         Box::pin(async move {
-            let held = link.usable().await.map_err(|error| error.status())?;
+            let held = pool.usable().await.map_err(|error| error.status())?;
             let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
             held.send(request).await.map_err(|error| error.status())
         })

@@ -1,4 +1,4 @@
-//! What leads to an upstream: the seam between HTTP/2 and the streams that it can run on.
+//! Opening a stream to an upstream: the seam between HTTP/2 and the streams that it runs on.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,7 @@ use super::upstream::{Stream, Upstream};
 /// Why an upstream cannot be connected to; names it.
 pub type DialError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A place that a stream can be opened to: a socket ([`Upstream`]), or a process in a container.
+/// Opens streams to one upstream: a socket ([`Upstream`]), or a process in a container.
 pub trait Dial: Debug + Send + Sync {
     /// What it is, for messages: `unix:///run/buildkit/buildkitd.sock`.
     fn name(&self) -> String;

@@ -1,4 +1,4 @@
-//! What a connection is told of its daemon's end, and what it tells: whether that end has to wait for it.
+//! Draining: what tells a connection that the daemon is stopping, and tells the daemon whether to wait for it.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A tunnel on which nothing has passed for this long is idle. BuildKit asks after a session's health every five seconds
-/// (buildkit `session/grpc.go`), so that with a build there is one that is not.
+/// A tunnel is idle after this long without a byte. BuildKit checks a session's health every five seconds (buildkit
+/// `session/grpc.go`), so the session of a running build is never idle.
 pub const IDLE: Duration = Duration::from_secs(10);
 
-/// Cancelled when no new work is to be begun; dereferences to the token that says so.
+/// One connection's part in a drain. Dereferences to the token that is cancelled when no new work may begin.
 ///
-/// The daemon waits for the connection, unless it has said that there is nothing to wait for: a stream that never ends by
-/// itself is not waited for, and a tunnel (bytes whose meaning is not known) only while something passes.
+/// The daemon waits for every connection except those marked otherwise: an endless stream is not waited for, and a tunnel
+/// (bytes whose meaning is not known) only while bytes or counted calls pass.
 #[derive(Debug, Clone)]
 pub struct Drain {
     begun: CancellationToken,
@@ -39,14 +39,14 @@ const EXCHANGES: u8 = 0;
 const TUNNEL: u8 = 1;
 const ENDLESS: u8 = 2;
 
-/// What a connection is, until this is dropped.
+/// Marks a connection as a tunnel or as endless until this is dropped.
 #[derive(Debug)]
 pub struct Mark {
     standing: Arc<Standing>,
     before: u8,
 }
 
-/// A call that is waited for, until this is dropped.
+/// A call that a drain waits for until this is dropped.
 #[derive(Debug)]
 pub struct Call(Arc<Standing>);
 
@@ -71,23 +71,23 @@ impl Deref for Drain {
 }
 
 impl Drain {
-    /// What is relayed does not end by itself.
+    /// The connection relays a stream that does not end by itself.
     pub fn endless(&self) -> Mark {
         self.mark(ENDLESS)
     }
 
-    /// What is relayed are bytes whose meaning is not known, or calls that are counted with [`Drain::call`].
+    /// The connection relays bytes whose meaning is not known, or calls that are counted with [`Drain::call`].
     pub fn tunnel(&self) -> Mark {
         self.mark(TUNNEL)
     }
 
-    /// A call of a tunnel that ends by itself.
+    /// Counts a call of a tunnel, which ends by itself.
     pub fn call(&self) -> Call {
         self.standing.calls.fetch_add(1, Ordering::Relaxed);
         Call(Arc::clone(&self.standing))
     }
 
-    /// Whether the daemon's end has to wait for the connection.
+    /// Whether a drain has to wait for the connection.
     pub fn holds(&self) -> bool {
         let standing = &self.standing;
         match standing.kind.load(Ordering::Relaxed) {
@@ -97,7 +97,7 @@ impl Drain {
         }
     }
 
-    /// `stream`, whose bytes count.
+    /// Wraps `stream` so that each byte counts as activity.
     pub fn metered<S>(&self, stream: S) -> Metered<S> {
         self.standing.saw();
         Metered { stream, standing: Arc::clone(&self.standing) }
@@ -132,7 +132,7 @@ impl Drop for Call {
     }
 }
 
-/// A stream that notes when bytes pass.
+/// A stream that records when the last byte passed.
 #[derive(Debug)]
 pub struct Metered<S> {
     stream: S,

@@ -1,8 +1,8 @@
-//! The end of one stream, known to another before anything that follows from it.
+//! Closes one stream when another one ends.
 //!
-//! When an upstream's stream ends, HTTP/2 answers the calls that were under way with resets and statuses. A client that
-//! stands on that stream alone would have seen nothing of the kind, only the end. So the end is noted where it is read,
-//! before HTTP/2 learns of it, and a [`CloseWith`] stream passes nothing on from then.
+//! When an upstream's stream ends, HTTP/2 gives every call under way a reset or a status. A client that had the stream to
+//! itself would have seen only its end. So [`EofSignal`] signals the end where it is read, before HTTP/2 learns of it, and
+//! from then on a [`CloseWith`] stream writes nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A stream that notes its end: the peer's, an error, or our own.
+/// A stream that signals its end: the peer's, an error, or being dropped.
 #[derive(Debug)]
 pub(crate) struct EofSignal<S> {
     stream: S,
@@ -19,7 +19,7 @@ pub(crate) struct EofSignal<S> {
     _dropped: DropGuard,
 }
 
-/// A stream that nothing more is written to once another has ended.
+/// A stream that refuses writes once another one has ended.
 #[derive(Debug)]
 pub struct CloseWith<S> {
     stream: S,

@@ -1,8 +1,8 @@
-//! Says why a TLS peer hung up.
+//! Reads the TLS alert behind a failed write.
 //!
 //! In TLS 1.3 a client has finished its handshake before the server looks at its certificate (RFC 8446, section 2).
-//! A server that refuses it sends an alert and closes; whoever is writing by then sees a broken pipe, and the alert, which
-//! says what is wrong, lies unread.
+//! A server that refuses it sends an alert and closes. A client that is writing then gets a broken pipe, and the alert, which
+//! has the reason, stays unread.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream whose failed writes are explained by what the peer said last.
+/// A stream whose failed writes return the peer's alert, if there is one.
 #[derive(Debug)]
 pub(super) struct TlsAlertStream<S> {
     pub(super) stream: S,

@@ -1,4 +1,4 @@
-//! The other end of a proxy: how it is reached.
+//! An upstream at a socket, with or without TLS.
 
 use std::fmt::Debug;
 use std::io;
