@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::ExportError;
-use super::run::{Outcome, Request};
+use super::request::{Outcome, Request};
 
 /// What is known when an export begins.
 #[derive(Debug)]

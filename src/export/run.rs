@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::engine::{Engine, EngineError, EngineKind, Lease, Origin, Precondition};
-use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
+use crate::engine::{Engine, EngineError, EngineKind, Lease, Origin};
+use crate::image::{Digest, Graph, Limits, Reference};
 use crate::net::Principal;
 use crate::progress::Events;
 use crate::source::Source;
@@ -18,89 +17,16 @@ use super::ExportError;
 use super::live::LiveExports;
 use super::policy::NamePolicy;
 use super::report::Report;
+use super::request::{Outcome, Request};
+use super::shared::Shared;
 use super::single_flight::SingleFlight;
 use super::state_machine::StateMachine;
 use super::transaction::Transaction;
-
-/// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
-const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// How often it is asked. With the pauses this is most of a lease's life, which ends by itself after eight hours.
-const RELEASE_TRIES: usize = 800;
-
-/// What to export.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The root of the image: an index or a manifest. What its annotations call it is not taken for a name.
-    pub root: Descriptor,
-    /// The names to give it; none leaves it dangling. One with a digest must be this image's.
-    pub names: Vec<Reference>,
-    /// What names must resolve to before they are set, beside what policy wants.
-    pub preconditions: Vec<Precondition>,
-    /// Whether the image is unpacked before it becomes visible, where the engine leaves the choice.
-    pub unpack: bool,
-    /// Who exports.
-    pub origin: Origin,
-}
-
-impl Request {
-    /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
-    pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
-        Self { root, names, preconditions: Vec::new(), unpack: true, origin }
-    }
-}
-
-/// What an export did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Outcome {
-    /// Blobs sent, documents included.
-    pub sent_blobs: usize,
-    /// Their bytes.
-    pub sent_bytes: u64,
-    /// Blobs that the engine had.
-    pub present_blobs: usize,
-}
 
 /// The exports into one engine.
 #[derive(Debug)]
 pub struct Exports {
     shared: Arc<Shared>,
-}
-
-/// What all exports into one engine share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) flights: SingleFlight,
-    pub(super) limits: Limits,
-    policy: NamePolicy,
-    pub(super) live: LiveExports,
-    pub(super) tasks: TaskTracker,
-    /// Whether what a cancelled export has sent is kept for the next one.
-    pub(super) keeping: AtomicBool,
-    /// Cancelled when engines that went away are no longer waited for.
-    pub(super) closing: CancellationToken,
-}
-
-impl Shared {
-    pub(super) fn policy(&self, principal: &Principal) -> &NamePolicy {
-        self.policy.of(principal)
-    }
-
-    /// Releases `lease` in the background.
-    pub(super) fn release(&self, lease: Arc<dyn Lease>) {
-        self.release_by(move || {
-            let lease = lease.clone();
-            async move { lease.release().await }
-        });
-    }
-
-    fn release_by<F>(&self, release: impl Fn() -> F + Send + 'static)
-    where
-        F: Future<Output = Result<(), EngineError>> + Send,
-    {
-        let closing = self.closing.clone();
-        self.tasks.spawn(async move { self::release(release, closing).await });
-    }
 }
 
 impl Exports {
@@ -262,22 +188,4 @@ impl Exports {
         self.shared.closing.cancel();
         self.shared.tasks.wait().await;
     }
-}
-
-/// Releases a lease, however long it takes the engine to come back from a restart or from a full disk. A lease that is
-/// not released when the daemon ends is found by its next start, or expires by itself.
-async fn release<F>(release: impl Fn() -> F, closing: CancellationToken)
-where
-    F: Future<Output = Result<(), EngineError>>,
-{
-    let (mut pause, longest) = RELEASE_PAUSES;
-    for _ in 0..RELEASE_TRIES {
-        let Err(error) = release().await else { return };
-        tracing::debug!(%error, ?pause, "a lease could not be released");
-        if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            break;
-        }
-        pause = longest.min(pause * 2);
-    }
-    tracing::warn!("a lease could not be released; the next start does it, or it expires by itself");
 }

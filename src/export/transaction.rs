@@ -14,7 +14,8 @@ use crate::source::{OnMissing, Source, read_graph};
 
 use super::ExportError;
 use super::policy::{NamePolicy, check_digests};
-use super::run::{Outcome, Request, Shared};
+use super::request::{Outcome, Request};
+use super::shared::Shared;
 use super::state_machine::StateMachine;
 use super::transfer::transfer;
 

@@ -1,0 +1,67 @@
+//! Starting beside what an earlier process left, and without docker.
+
+use std::os::unix::net::UnixListener;
+
+use futures_util::future::BoxFuture;
+
+use super::*;
+use crate::engine::{EngineKind, Lease, Lifetime, Origin, Storage};
+use crate::image::{Descriptor, Reference};
+
+/// An engine that cannot be tidied up: somebody holds its lock.
+#[derive(Debug)]
+struct Locked;
+
+impl Engine for Locked {
+    fn identity(&self) -> &Identity {
+        unreachable!("nobody asks")
+    }
+    fn already_complete<'a>(
+        &'a self,
+        _: &'a Descriptor,
+        _: &'a [Reference],
+    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+        unreachable!("nothing is exported")
+    }
+    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+        unreachable!("nothing is exported")
+    }
+    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_process_left_keeps_no_door_closed() {
+    let tidying = begin_to_tidy(Arc::new(Locked)).await;
+    assert!(!tidying.is_finished());
+    let ended = tidying.abort_handle();
+    drop(tidying);
+    tokio::task::yield_now().await;
+    assert!(ended.is_finished(), "it ends with the daemon");
+}
+
+#[tokio::test]
+async fn the_usual_docker_socket_is_not_needed_without_docker() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = |kind| Identity {
+        kind,
+        version: String::new(),
+        address: "unix:///engine.sock".to_owned(),
+        storage: Storage::Directory {},
+    };
+    for (number, (kind, address, is_unneeded)) in [
+        (EngineKind::Containerd, DEFAULT_DOCKER_LISTEN, true),
+        (EngineKind::Layout, DEFAULT_DOCKER_LISTEN, true),
+        (EngineKind::Docker, DEFAULT_DOCKER_LISTEN, false),
+        (EngineKind::Containerd, "unix:///run/other.sock", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let socket = UnixListener::bind(folder.path().join(number.to_string())).unwrap();
+        let mut inherited = Inherited::of(socket, "linkspan.socket", address);
+        let found = unneeded(&identity(kind), &mut inherited).unwrap();
+        assert_eq!((found.is_some(), inherited.all_used(&[]).is_ok()), (is_unneeded, is_unneeded), "{kind} {address}");
+    }
+}

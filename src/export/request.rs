@@ -1,0 +1,37 @@
+//! What is exported, and what came of it.
+
+use crate::engine::{Origin, Precondition};
+use crate::image::{Descriptor, Reference};
+
+/// What to export.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The root of the image: an index or a manifest. What its annotations call it is not taken for a name.
+    pub root: Descriptor,
+    /// The names to give it; none leaves it dangling. One with a digest must be this image's.
+    pub names: Vec<Reference>,
+    /// What names must resolve to before they are set, beside what policy wants.
+    pub preconditions: Vec<Precondition>,
+    /// Whether the image is unpacked before it becomes visible, where the engine leaves the choice.
+    pub unpack: bool,
+    /// Who exports.
+    pub origin: Origin,
+}
+
+impl Request {
+    /// An image that becomes visible under `names` when it is unpacked, whatever they were before.
+    pub fn new(root: Descriptor, names: Vec<Reference>, origin: Origin) -> Self {
+        Self { root, names, preconditions: Vec::new(), unpack: true, origin }
+    }
+}
+
+/// What an export did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// Blobs sent, documents included.
+    pub sent_blobs: usize,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Blobs that the engine had.
+    pub present_blobs: usize,
+}
