@@ -1,5 +1,5 @@
-//! The engine over a repository's stores: a [`BlobStore`](super::local::BlobStore), a
-//! [`NameIndex`](super::local::NameIndex) and a [`LeaseStore`](super::local::LeaseStore). Where these keep their content
+//! The engine over a repository's stores: a [`BlobStore`], a
+//! [`NameIndex`] and a [`LeaseStore`]. Where these keep their content
 //! is no concern of this module; [`super::local`] keeps it in an OCI image layout directory, which needs neither root nor a
 //! daemon, and which any tool that knows layouts can read.
 //!

@@ -3,7 +3,7 @@
 //! The exec's creation passes and is pending. When it starts, we stand between: towards the client we are the process,
 //! with the buildkit door inside its streams; towards the builder one HTTP/2 connection over a real exec serves every
 //! client that asked for the same, and waits a while for the next ([`pool`]). A client that finds one waiting costs no
-//! process; the exec that it created is then started late and ends at once ([`deferred`]).
+//! process; the exec that it created is then started late and ends at once ([`deferred_execs`]).
 //!
 //! Whatever is not HTTP/2 on both ends is joined byte for byte ([`start`]).
 
