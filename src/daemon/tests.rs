@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::{EngineKind, Lease, Lifetime, Origin, Storage};
 use crate::image::{Descriptor, Reference};
 
-/// An engine that cannot be tidied up: somebody holds its lock.
+/// An engine that cannot be tidied up: another process holds its lock.
 #[derive(Debug)]
 struct Locked;
 

@@ -1,4 +1,4 @@
-//! One of the two sides of a relay: a stream, and what was read from it too early.
+//! One side of a relay: a stream, and the bytes that were read from it too early.
 
 use std::future::pending;
 use std::io;

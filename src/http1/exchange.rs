@@ -1,4 +1,4 @@
-//! A request that waits for somebody to decide what becomes of it.
+//! A request whose handler has yet to decide: relay, upgrade, take over or refuse.
 
 use bytes::Bytes;
 use http::StatusCode;

@@ -1,4 +1,4 @@
-//! What the fuzz targets `http1_head` and `http1_body` hold to be true of any bytes.
+//! The properties that the fuzz targets `http1_head` and `http1_body` check for any bytes.
 
 use bytes::Bytes;
 

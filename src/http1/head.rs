@@ -1,8 +1,8 @@
 //! Heads of requests and responses: where they end, what they say, and how their bodies end.
 //!
 //! The rules are those of RFC 9112, section 6.3, read strictly: a request whose end two readers could see at different
-//! places is refused, because one of them might take the rest for another request. Whatever is not about that is
-//! for the server behind to judge.
+//! places is refused, because one of them might take the rest for another request. All other errors are left to
+//! the upstream.
 
 use std::fmt;
 

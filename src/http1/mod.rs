@@ -2,8 +2,8 @@
 //!
 //! An HTTP library on both sides would understand every message and write it anew: other letters in header names, other
 //! chunks, `100 Continue` at another time, no half-close, and nothing for connections that become byte streams without
-//! an upgrade. Here only as much is understood as must be, which is where messages end; their bytes are passed on as they
-//! are, as soon as they are there.
+//! an upgrade. This relay parses only what it must to find where messages end, and forwards their bytes unchanged and at
+//! once.
 //!
 //! ```text
 //! ClientConnection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(ClientConnection): next(), … or None
@@ -15,12 +15,12 @@
 //! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.
 //!   Bytes that a client sends ahead wait, 64 KiB of them at most; once that is full the socket has the rest.
 //! * What is ambiguous about where a request ends is refused (RFC 9112, section 11.2, "request smuggling"): 400, 431,
-//!   501 or 505, with `{"message":"linkspan: …"}` as Docker's errors have it. All else is for the upstream to judge.
+//!   501 or 505, with `{"message":"linkspan: …"}` as Docker's errors have it. All other errors are left to the upstream.
 //! * An upstream that cannot be reached is a 503 in the same form. One that ends its connection ends the client's.
-//! * A client that ends its side while it is being answered has that passed on, as the end of that side alone.
-//! * After a 101, or when an answer ends only with the connection, both ways are bytes: early ones are delivered, and
+//! * A client that closes its side during a response closes that side towards the upstream, too, and nothing else.
+//! * After a 101, or when a response ends only with the connection, both ways are bytes: early ones are delivered, and
 //!   each way ends by itself.
-//! * A connection that begins with HTTP/2's preface is passed on as a whole, or given to whoever asks for it (`incoming()`).
+//! * A connection that begins with HTTP/2's preface is forwarded as a whole, or given to the caller (`incoming()`).
 //! * A drain ends a connection before its next request; what is under way goes on, and one that has just come is served once.
 
 mod body;

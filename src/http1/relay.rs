@@ -1,6 +1,6 @@
-//! One exchange: a request goes up while its answer comes down.
+//! One exchange: the request is sent up while its response comes down.
 //!
-//! Both ways keep where they are in themselves, so that their futures can be dropped and made again at any time.
+//! Both directions keep their own state, so that their futures can be dropped and made again at any time.
 
 use std::future::pending;
 

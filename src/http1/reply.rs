@@ -1,4 +1,4 @@
-//! Answers of our own, in Docker's form.
+//! Responses of our own, in Docker's form.
 
 use std::future::pending;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! The way from a client to a builder that may not be there (yet).
+//! Connecting to a builder that may not be up yet.
 //!
-//! The client's connection is served at once, and the builder is connected to beside it, again and again while it cannot
-//! be reached: a builder that comes back serves the clients that are there. Calls wait for it a few seconds, then they
-//! are told why there is none.
+//! The client's connection is served at once, and the connection to the builder is tried beside it until it succeeds: a
+//! builder that comes back serves the clients that are connected. Calls wait for it for a few seconds and then fail with
+//! the reason.
 
 use std::sync::Arc;
 use std::time::Duration;

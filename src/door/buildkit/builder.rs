@@ -1,4 +1,4 @@
-//! Our own calls to the builder, beside those that are passed on.
+//! Our own calls to the builder, beside the forwarded ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

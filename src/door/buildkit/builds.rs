@@ -1,4 +1,4 @@
-//! The builds under way whose image we export: what their calls have to know of one another.
+//! The builds under way whose image we export: the state that their calls share.
 //!
 //! `Solve`, `Status` and the gateway calls of one build arrive independently, perhaps on different
 //! connections; only the build's id ties them together.

@@ -1,7 +1,7 @@
-//! What may be asked of `-o type=linkspan`, and what is said where it cannot be had.
+//! The exporter `type=linkspan`: its attributes, and the errors where it is not available.
 //!
-//! No program but Linkspan knows this type: clients hand its attributes on as they were typed, so a slip of the pen
-//! would go unseen, and builders that get it say only that they do not know it.
+//! No program but Linkspan knows this type: clients forward its attributes as they were typed, so that nothing else would
+//! notice a misspelled one, and a builder that gets the type only says that it does not know it.
 
 use http::Response;
 use tonic::Status;

@@ -1,4 +1,4 @@
-//! What the fuzz target `solve` holds to be true of any bytes.
+//! The properties that the fuzz target `solve` checks for any bytes.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What happens between the builder's answer and the client's: the exports, and the results of each exporter.
+//! The exports of a build, between the builder's response and the one that the client gets, and each exporter's result.
 
 use std::sync::Arc;
 

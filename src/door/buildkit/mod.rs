@@ -1,10 +1,10 @@
 //! A proxy in front of a builder's control socket that turns `--load` into a direct export.
 //!
 //! Everything passes untouched except three calls. `Solve`: an exporter that means "into the local
-//! engine" becomes `image,store=false`, and the builder's answer is held until what the engine lacks has
-//! been read from the builder's own content store and committed. `Status`: kept open meanwhile, to show that work.
+//! engine" becomes `image,store=false`, and the builder's response is held back until the blobs that the engine lacks are
+//! read from the builder's own content store and the image is committed. `Status`: kept open meanwhile, to show that work.
 //! `LLBBridge.Solve` and `Return` of such a build are remembered, so that it can be repeated when the
-//! builder turns out not to hold its own image.
+//! builder turns out to lack layers of its own image.
 
 mod arrival;
 mod builder;

@@ -1,7 +1,7 @@
-//! Runs a build a second time on the client's session, when the builder does not hold its own image.
+//! Runs a build a second time on the client's session, when the builder lacks layers of its own image.
 //!
 //! Layers of a base image that no step needed are *lazy*: the builder knows their digests but never
-//! pulled them; and a builder may prune between its answer and our read. The builder's `oci` exporter
+//! pulled them; and a builder may prune between its response and our read. The builder's `oci` exporter
 //! fetches every layer before it looks for a receiver, so the build is repeated with that exporter under a
 //! place that the client has no receiver for: it pulls, then fails. A second repetition exports the image
 //! again. Everything but the missing layers is cached. We act as the gateway client: its calls were

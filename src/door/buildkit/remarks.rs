@@ -1,4 +1,4 @@
-//! What clients are told in their own progress display, beside what their build says.
+//! Messages of ours in a client's own progress display.
 
 use http::{HeaderMap, header};
 

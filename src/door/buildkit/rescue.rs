@@ -1,4 +1,4 @@
-//! What becomes of the loads of a build that failed when one of its outputs did.
+//! Loads of a build that failed because another of its outputs did: they are built and exported again.
 
 use tonic::{Code, Status};
 

@@ -1,4 +1,4 @@
-//! The answer to a build: what each exporter gave, and the one map that today's clients read.
+//! The response to a build: each exporter's result, and the one map that today's clients read.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;

@@ -1,4 +1,4 @@
-//! Which calls are looked into, on one client connection.
+//! Routes the calls of one client connection: which are forwarded, and which are handled here.
 
 use std::sync::Arc;
 use std::time::Duration;

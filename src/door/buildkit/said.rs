@@ -1,7 +1,7 @@
-//! What a frontend says of its result beside the image: the name and the time that it chose.
+//! A frontend's metadata beside its image: the name and the timestamp that it chose.
 //!
-//! The builder's exporters go by it (BuildKit `exporter/containerimage/export.go`), and so do we, where the answer to
-//! the build does not tell.
+//! The builder's exporters use them (BuildKit `exporter/containerimage/export.go`), and so do we where the response to the
+//! build does not have them.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! Protobuf on the wire, read and written field by field.
 //!
 //! Messages of newer clients carry fields that our generated types do not know; decoding and
-//! re-encoding would drop them. So what is not ours is copied as bytes.
+//! re-encoding would drop them. So every other field is copied as bytes.
 
 use std::collections::BTreeMap;
 

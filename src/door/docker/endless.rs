@@ -1,4 +1,4 @@
-//! Which answers do not end by themselves: the daemon's end does not wait for them.
+//! Responses that do not end by themselves, such as `docker events`: a drain does not wait for them.
 
 /// Whether the answer to `method` on `path` (without a version, in its parts) goes on until somebody ends it: until the
 /// client goes, or a container ends that nobody can tell when.

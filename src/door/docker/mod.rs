@@ -1,7 +1,7 @@
-//! A proxy in front of the engine's own socket: `DOCKER_HOST` points here, and everything works as there.
+//! A proxy in front of dockerd's own socket, to which `DOCKER_HOST` points.
 //!
-//! Every request and answer passes as the bytes it came in, streams of every kind included. What is looked into is
-//! decided in `route`. Connections that speak HTTP/2 pass as they are, unless names are restricted.
+//! Every request and response passes as the bytes it came in, streams of every kind included. `route` picks the requests
+//! that are handled here. Connections that speak HTTP/2 pass as they are, unless names are restricted.
 
 mod builders;
 mod endless;

@@ -1,4 +1,4 @@
-//! Which requests are looked into: by method and by path, with or without the version that clients put in front.
+//! Picks the requests that are handled here: by method and path, with or without an API version in front.
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};

@@ -1,4 +1,4 @@
-//! What a request is for, as dockerd finds it out.
+//! The path of a request, decoded as dockerd does it.
 
 use std::borrow::Cow;
 

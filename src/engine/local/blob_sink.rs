@@ -3,14 +3,11 @@
 use bytes::Bytes;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::hashed_file::HashedFile;
+use super::hashed_file::{BATCH, HashedFile};
 use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 use crate::image::Digest;
 
-/// The size of a batch, in bytes. A blocking thread writes one while the next one fills, so at most two and the last chunk
-/// are in memory.
-pub(crate) const BATCH: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 /// How many bytes are written before a sync is begun. So the disk works while bytes come, and the last sync is short.
 const SYNC_EVERY: u64 = 32 << 20;
 

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
-use super::blob_sink::{BATCH, BlobSink};
+use super::blob_sink::BlobSink;
 use super::blob_store::BlobStore;
-use super::hashed_file::HashedFile;
+use super::hashed_file::{BATCH, HashedFile};
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
 

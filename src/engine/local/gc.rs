@@ -1,12 +1,12 @@
-//! The collector: removes blobs that no image of the index reaches and no export relies on, and what crashed processes
-//! left behind.
+//! The garbage collector: removes blobs that no root of the index reaches and no lease pins, and files that crashed
+//! processes left behind.
 //!
 //! Other tools write blobs first and the index last, read the index first and blobs later, and know nothing of our leases.
-//! So a blob that nobody reaches is removed only when it has been here for an hour, and has been needed by nothing for an
-//! hour ([`super::unreached`]).
+//! So an unreachable blob is removed only when it is an hour old and has been unreachable for an hour
+//! ([`super::unreached`]).
 //!
-//! Only what is certain is collected. What cannot be read might have said what else is needed: then blobs stay, and
-//! everything else is tidied all the same. Tidying is never a condition of anything else.
+//! A file that cannot be read might refer to any blob: then no blob is removed, but temporary files still are. A file that
+//! cannot be removed makes nothing else fail.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -27,13 +27,13 @@ use super::verified;
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest};
 
-/// How long a blob that nobody needs stays: another tool may just be using it.
+/// How long an unreachable blob stays: another tool may just be using it.
 pub(crate) const GRACE: Duration = Duration::from_secs(3600);
-/// How long the part of a blob waits for somebody to go on with it.
+/// How long the part of a blob is kept for an export that resumes it.
 const PARTS: Duration = Duration::from_secs(24 * 3600);
-/// How many reasons are told at most.
+/// How many reasons are logged at most.
 const REASONS: usize = 5;
-/// What our drafts are called, before a dot: what is put in place of these files.
+/// The files that are replaced as a whole; drafts of them have these names and a dot in front.
 const DRAFTS: [&str; 5] = ["index.json", "oci-layout", "lease", "unreached", "verified"];
 
 /// What was removed.
@@ -45,14 +45,14 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
     /// Exports of processes that are gone.
     pub(crate) exports: usize,
-    /// Whether there are blobs that nobody needs, and that are not due yet.
+    /// Whether there are unreachable blobs that are not due yet.
     pub(crate) is_more: bool,
 }
 
-/// Collects. What lost its name only now has its hour from now on, whoever took it. Blocks.
+/// Collects. A blob that became unreachable only now stays for an hour. Blocks.
 ///
 /// # Errors
-/// When the layout is busy or cannot be read at all. What is wrong with a part of it is logged.
+/// When the layout is locked or cannot be read at all. Errors of single files are logged.
 pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore) -> Result<Outcome, EngineError> {
     let (paths, mut outcome) = (&blobs.paths, Outcome::default());
     let _lock = names.lock()?;
@@ -80,23 +80,23 @@ pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore)
     Ok(outcome)
 }
 
-/// Whether the collector may go on as if this had been done; what could not be is said.
+/// Whether a file was removed; an error is logged.
 fn tidied(outcome: io::Result<()>, path: &Path) -> bool {
     if let Err(error) = &outcome {
-        tracing::warn!(%error, path = %path.display(), "it cannot be tidied, and is left as it is");
+        tracing::warn!(%error, path = %path.display(), "it cannot be removed, and stays");
     }
     outcome.is_ok()
 }
 
-/// The entries of a folder of ours.
+/// The entries of a folder of ours; an error is logged.
 fn listed(folder: &Path) -> Vec<DirEntry> {
     entries(folder).unwrap_or_else(|error| {
-        tracing::warn!(%error, folder = %folder.display(), "it cannot be listed, and is left as it is");
+        tracing::warn!(%error, folder = %folder.display(), "it cannot be listed, and stays");
         Vec::new()
     })
 }
 
-/// Releases an export that was left behind.
+/// Removes the ingests and the lease of an export that was left behind.
 fn is_released(blobs: &BlobStore, export: &str) -> bool {
     tracing::info!(export, "releasing an export that a former process left behind");
     let (paths, disk) = (&blobs.paths, &blobs.disk);

@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::blob_sink::BATCH;
 use super::disk::{Disk, DiskFile};
 use super::files::is_full;
 use crate::image::{Algorithm, Digest, Hasher};
+
+/// The size of a batch, in bytes. A blocking thread writes one while the next one fills, so at most two and the last chunk
+/// are in memory.
+pub(crate) const BATCH: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 
 /// A growing file, and the hash of its content.
 pub(crate) struct HashedFile {

@@ -1,7 +1,7 @@
 //! Locks between processes, and between tasks of one process.
 //!
-//! flock(2) and nothing else: the kernel gives a lock up with the process that held it, whichever way that ended and in
-//! whichever pid namespace it lived, so no lock is ever stale and no pid is ever asked for.
+//! They are flock(2) locks: the kernel releases a lock with the process that holds it, however that ends and in whichever
+//! pid namespace it lives, so that no lock is ever stale and no pid is compared.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 
-/// How long a lock is waited for. Everybody holds it for milliseconds; a collector of a large layout for seconds.
+/// How long a lock is waited for. It is held for milliseconds; by a collector of a large layout for seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is tried.
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -39,15 +39,15 @@ pub(super) fn shared(paths: &LayoutPaths) -> Result<Lock, EngineError> {
     Ok(Lock { _file: file })
 }
 
-/// For everything that others must not see half done.
+/// For changes that others must not see half done.
 pub(super) fn exclusive(paths: &LayoutPaths) -> Result<IndexLock, EngineError> {
     let own = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
     wait(paths, || own.try_lock())?;
     Ok(IndexLock { _own: Lock { _file: own }, buildkit: buildkit(paths)?, paths: paths.clone() })
 }
 
-/// Takes BuildKit's lock of the index as well. BuildKit removes the file when it is done, so what was locked may not be
-/// what others find there.
+/// Takes BuildKit's lock of the index as well. BuildKit removes the file when it is done, so that the locked file may no
+/// longer be the one at that path.
 fn buildkit(paths: &LayoutPaths) -> Result<File, EngineError> {
     let path = paths.buildkit_lock();
     let failed = |error: io::Error| paths.failed("locking the index", &error);
@@ -65,8 +65,7 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).open(path)
 }
 
-/// Locks the file by which others know that this process lives. Whoever has just found it asks by taking its lock for a
-/// moment.
+/// Locks the file by which other processes know that this one lives. One that checks takes the lock for a moment.
 pub(crate) fn claim(paths: &LayoutPaths, file: &File) -> Result<(), EngineError> {
     wait(paths, || file.try_lock())
 }

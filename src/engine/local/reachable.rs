@@ -1,4 +1,4 @@
-//! Which blobs the images of a layout need.
+//! Which blobs the roots of a layout reach.
 
 use std::collections::HashSet;
 use std::io;
@@ -20,7 +20,7 @@ pub(super) struct Reachable {
     pub(super) all: HashSet<Digest>,
     /// Documents whose children were looked at.
     followed: HashSet<Digest>,
-    /// Why there may be more.
+    /// Why there may be more that are not found.
     pub(super) doubts: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ fn read(paths: &LayoutPaths, blob: &Descriptor) -> Result<Option<Document>, Stri
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    // By its digest it is known what it is, whatever length somebody gave it.
+    // Identified by its digest, whatever length the descriptor has.
     let blob = Descriptor { size: bytes.len() as u64, ..blob.clone() };
     Document::parse_within(blob, bytes.into(), &limits).map(Some).map_err(|error| error.to_string())
 }

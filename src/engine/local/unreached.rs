@@ -1,13 +1,12 @@
-//! Since when blobs are needed by no image: the collector's notes, kept between its runs.
+//! Since when blobs are unreachable: a file of the collector, kept between its runs.
 //!
-//! An image that has just lost its name may be in use: another tool read the index before that, and writes its own copy
-//! last; somebody reads the image; somebody begins one that shares its layers. So a blob is removed only when an hour has
-//! gone by since it was found to be needed by nothing, whoever took the name. The notes may be lost or left out by others
-//! (earlier versions do not know them): then the hour begins anew.
+//! An image that has just lost its name may be in use: by a tool that read the index before, and will write its own copy
+//! of it; by a reader; by an export that shares its layers. So a blob is removed only when an hour has gone by since it was
+//! found to be unreachable. If the file is lost, or an earlier version that does not know it has run, the hour begins anew.
 //!
-//! They are of the index that was read for them. Others change it and tell nobody: a blob may have been needed meanwhile,
-//! and be needed by nothing again. So all hours begin anew with an index that is another one. When we change it we know what
-//! lost its name, and the notes of the rest go on ([`index_written`]).
+//! The file belongs to one state of the index. Another tool may change the index, so that a blob was reachable meanwhile:
+//! all hours begin anew with an index that we did not write. When we write it we know which roots lost a name, and the
+//! hours of all other blobs continue ([`index_written`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -19,15 +18,15 @@ use super::reachable::Reachable;
 use super::seal::Seal;
 use crate::image::{Descriptor, Digest};
 
-/// The most that is read of the notes, in bytes: 700,000 blobs. What is beyond has its hour again.
+/// The most that is read of the file, in bytes: 700,000 blobs. The hour of further ones begins anew.
 const MAX_BYTES: u64 = 64 << 20;
-/// How the line begins that says which index they are of.
+/// How the line begins that tells which index the file belongs to.
 const INDEX: &str = "index ";
 
-/// When each blob was first found to be needed by nothing.
+/// When each blob was first found to be unreachable.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unreached {
-    /// The index that was read then. Without one the notes are worth nothing.
+    /// The index that was read then; without it the times mean nothing.
     index: Option<Seal>,
     since: HashMap<Digest, u64>,
 }
@@ -77,21 +76,21 @@ impl Unreached {
         self.since.is_empty()
     }
 
-    /// How long a blob has been needed by nothing. A note from the future is of a clock that went wrong.
+    /// How long a blob has been unreachable. A time in the future is of a clock that went wrong.
     pub(super) fn age(&self, digest: &Digest, now: SystemTime) -> Duration {
         let since = self.since.get(digest).copied().unwrap_or(u64::MAX);
         Duration::from_secs(seconds(now).saturating_sub(since))
     }
 
-    /// Takes over what `former` says of a blob, or notes that it is needed by nothing as of `now`.
+    /// Copies the time of a blob from `former`, or records that it is unreachable as of `now`.
     pub(super) fn note(&mut self, digest: Digest, former: &Self, now: SystemTime) {
         let since = former.since.get(&digest).copied().unwrap_or(u64::MAX).min(seconds(now));
         self.since.insert(digest, since);
     }
 }
 
-/// Lets the notes go on that are of the index as it was `before`, when we have put the one in its place that was `written`.
-/// What `replaced`, the roots that lost a name by that, reach was needed until now. The lock must be held.
+/// Moves the file from the index as it was `before` to the one that was `written` in its place. Blobs that `replaced`, the
+/// roots that lost a name by that, reach were reachable until now. The lock must be held.
 pub(crate) fn index_written(paths: &LayoutPaths, before: &Seal, written: &Seal, replaced: &[Descriptor]) {
     let mut notes = Unreached::read(paths);
     if !notes.is_of(before) {
@@ -100,7 +99,7 @@ pub(crate) fn index_written(paths: &LayoutPaths, before: &Seal, written: &Seal, 
     let mut lost = Reachable::default();
     replaced.iter().for_each(|root| lost.follow(paths, root));
     notes.since.retain(|digest, _| !lost.all.contains(digest));
-    // Others lock nothing, and may have put theirs there since.
+    // Other tools take no lock, and may have replaced the index since.
     let index = Seal::at(&paths.index()).filter(|index| index.is_renamed(written));
     notes.index = index.filter(|_| lost.doubts.is_empty());
     if let Err(error) = notes.write(paths) {

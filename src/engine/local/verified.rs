@@ -1,9 +1,9 @@
-//! Which files below `blobs` are known to be what they are called.
+//! Which blobs are verified: files below `blobs` whose content is known to match their name.
 //!
-//! Others' tools do not always sync what they write: after a power loss a blob may have its name and its length, and other
-//! bytes. So a blob that others wrote is read once before anybody relies on it, and what we wrote need not be, for it had
-//! its content before it had its name. Which files these are is noted beside them: a note holds as long as the file is
-//! the same and nobody has changed it. Notes that are lost cost reading the blobs again.
+//! Other tools do not always sync what they write: after a power loss a blob may have its name and its length, and other
+//! bytes. So a blob that another tool wrote is read once before an export relies on it; ours need not be, for they had
+//! their content before their name. The verified files are recorded beside them; a record is valid as long as the file is
+//! unchanged. Records that are lost cost reading the blobs again.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ use crate::image::Digest;
 
 /// The longest file of notes that is read, in bytes: some 1,000,000 blobs.
 const MAX_BYTES: u64 = 128 << 20;
-/// How many notes that are no longer of use are left in the file.
+/// How many outdated records are left in the file.
 const STALE: usize = 1024;
 
 /// How often a file that is replaced while it is read is looked at again. One that is still being written never stays
@@ -32,9 +32,9 @@ const TRIES: usize = 16;
 
 /// What a look at a file found.
 enum Look {
-    /// It is what it is called, and has this size.
+    /// Its content matches its name, and it has this size.
     Good(u64),
-    /// There is none that can be relied upon.
+    /// There is none that matches.
     Absent,
     /// It changed while it was read.
     Changed,
@@ -50,7 +50,7 @@ fn parse(line: &str) -> Option<(Digest, Seal)> {
     Some((digest.parse().ok()?, Seal::parse(seal)?))
 }
 
-/// What is known of the blobs of one layout: whether each is what it is called.
+/// The verified blobs of one layout.
 #[derive(Debug, Default)]
 pub(super) struct Verified(Mutex<Option<HashMap<Digest, (Seal, bool)>>>);
 
@@ -61,7 +61,7 @@ impl Verified {
         known
     }
 
-    /// Whether the file of a blob is what it is called; its size. Reads all of it where that is not known. Blocks.
+    /// The size of a blob whose content matches its name. Reads all of it where that is not recorded. Blocks.
     pub(super) fn check(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> Option<u64> {
         for _ in 0..TRIES {
             match self.look(paths, digest, size) {
@@ -87,7 +87,7 @@ impl Verified {
         {
             return judge(*is_good);
         }
-        // Nobody waits for the one who reads gigabytes. Two may do so at once.
+        // Not under the lock: reading may take long. Two threads may read the same blob.
         let outcome = File::open(&path).and_then(|file| {
             let (hasher, length) = hash(&file, digest.algorithm())?;
             // What is in the kernel's memory now must be what is on the disk later.
@@ -113,7 +113,7 @@ impl Verified {
         }
     }
 
-    /// Takes note of blobs that were just given their names, of which the content was verified before.
+    /// Records blobs that were just given their names, after their content was verified.
     pub(super) fn named<'a>(&self, paths: &LayoutPaths, digests: impl Iterator<Item = &'a Digest>) {
         let seal = |digest: &Digest| Some((digest.clone(), Seal::of(&std::fs::metadata(paths.blob(digest)).ok()?)));
         self.learn(paths, digests.filter_map(seal).collect::<Vec<_>>(), true);
@@ -155,7 +155,7 @@ fn read(paths: &LayoutPaths) -> (HashMap<Digest, Seal>, usize) {
     (text.lines().filter_map(parse).collect(), text.lines().count())
 }
 
-/// Leaves out the notes of blobs that are gone, when these are many. For the collector.
+/// Removes the records of blobs that are gone, when these are many. For the collector.
 pub(super) fn tidy(paths: &LayoutPaths) -> io::Result<()> {
     let Ok(found) = std::fs::metadata(paths.verified()) else { return Ok(()) };
     let (mut known, lines) = read(paths);

@@ -8,19 +8,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use futures_util::stream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
 use super::connection::Scoped;
-use super::transaction::RemoteTransaction;
-use crate::engine::error::REMOTE;
-use crate::engine::ingest::IngestManager;
 use crate::engine::process::Process;
 use crate::engine::stream::SILENCE;
-use crate::engine::{EngineError, ImageTransaction, Lease, Origin, Pin, TransactionOptions};
+use crate::engine::{EngineError, Origin};
 use crate::export_v1::convert::descriptor_message;
 use crate::export_v1::proto::{
     AbortRequest, Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
@@ -69,7 +65,7 @@ impl RemoteLease {
     }
 
     /// The export of `root`: ours, one that was left behind, or a new one.
-    async fn resume(&self, root: &Descriptor) -> Result<Arc<RemoteExport>, EngineError> {
+    pub(super) async fn resume(&self, root: &Descriptor) -> Result<Arc<RemoteExport>, EngineError> {
         let known = self.export().clone();
         if let Some(export) = known {
             return Ok(export);
@@ -81,7 +77,7 @@ impl RemoteLease {
         self.opened(id)
     }
 
-    fn opened(&self, id: String) -> Result<Arc<RemoteExport>, EngineError> {
+    pub(super) fn opened(&self, id: String) -> Result<Arc<RemoteExport>, EngineError> {
         let content = self.connection.scoped(&id)?;
         let renewal = tokio::spawn(renew(self.connection.clone(), id.clone()));
         let export = Arc::new(RemoteExport { id, content, _renewal: AbortOnDropHandle::new(renewal) });
@@ -89,7 +85,7 @@ impl RemoteLease {
         Ok(export)
     }
 
-    async fn open(&self, root: &Descriptor) -> Result<String, EngineError> {
+    pub(super) async fn open(&self, root: &Descriptor) -> Result<String, EngineError> {
         let labels = [
             ("builder", self.origin.builder.clone()),
             (ROOT, root.digest.to_string()),
@@ -152,7 +148,7 @@ impl RemoteLease {
         Ok(present)
     }
 
-    async fn abort(&self) -> Result<(), EngineError> {
+    pub(super) async fn abort(&self) -> Result<(), EngineError> {
         let Some(export) = self.forget() else { return Ok(()) };
         let request = AbortRequest { export_id: export.id.clone() };
         let call = async { self.connection.exports().abort(request).await };
@@ -193,58 +189,5 @@ async fn renew(connection: Connection, id: String) {
             tracing::debug!(%error, "the export was not renewed");
         }
         tokio::time::sleep(RENEWAL).await;
-    }
-}
-
-fn not_offered() -> EngineError {
-    EngineError::NotOffered { engine: REMOTE, what: "pinning and receiving blobs before their image is known" }
-}
-
-impl Lease for RemoteLease {
-    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        Box::pin(async { Err(not_offered()) })
-    }
-
-    /// By an export of its own: one that was left behind is for a client that exports.
-    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
-        Box::pin(async move {
-            let export = self.opened(self.open(graph.root()).await?)?;
-            let present = self.negotiate(&export.id, graph).await?;
-            Ok(graph.descriptors().filter(|blob| present.contains(&blob.digest)).cloned().collect())
-        })
-    }
-
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async { Err(not_offered()) })
-    }
-
-    fn unpin<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async { Err(not_offered()) })
-    }
-
-    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
-        Err(not_offered())
-    }
-
-    fn begin(
-        self: Arc<Self>,
-        graph: Arc<Graph>,
-        options: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
-        Box::pin(async move {
-            let export = self.resume(graph.root()).await?;
-            let begun = RemoteTransaction::begin(self, export, &graph, options.events).await?;
-            Ok(Box::new(begun) as Box<dyn ImageTransaction>)
-        })
-    }
-
-    /// The export stays open until it expires; a process that resumes it finds all that the daemon has received.
-    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        self.forget();
-        Box::pin(async { Ok(()) })
-    }
-
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.abort())
     }
 }

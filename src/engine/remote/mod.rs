@@ -12,6 +12,7 @@ mod connection;
 mod failure;
 mod images;
 mod lease;
+mod leasing;
 mod transaction;
 mod writer;
 

@@ -13,6 +13,7 @@ mod images;
 mod ingest_writer;
 mod ingests;
 mod lease;
+mod leasing;
 mod pins;
 mod stores;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The creation of an exec: passed on, and pending if it is a way to a builder.
+//! The creation of an exec: forwarded, and remembered if the exec leads to a builder.
 
 use std::sync::Arc;
 

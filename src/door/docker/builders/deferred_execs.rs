@@ -1,7 +1,7 @@
-//! Execs that were answered without being started.
+//! Execs that were served without being started.
 //!
 //! dockerd keeps an exec that never starts until its container stops, and `docker inspect` lists it. So they are started
-//! after all, detached: their standard input is empty then, and `buildctl dial-stdio` ends at once.
+//! later, detached: their standard input is empty then, and `buildctl dial-stdio` ends at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! Builders in containers of this engine, which clients reach with `docker exec buildctl dial-stdio`.
 //!
-//! The exec's creation passes and is pending. When it starts, we stand between: towards the client we are the process,
-//! with the buildkit door inside its streams; towards the builder one HTTP/2 connection over a real exec serves every
-//! client that asked for the same, and waits a while for the next ([`pool`]). A client that finds one waiting costs no
-//! process; the exec that it created is then started late and ends at once ([`deferred_execs`]).
+//! The creation of the exec is forwarded and remembered. When the exec is started, the buildkit door is served inside its
+//! streams; towards the builder one HTTP/2 connection over a real exec serves all clients of the same builder, and stays
+//! open for a while for the next one ([`pool`]). A client that finds such a connection costs no process; the exec that it
+//! created is started later and ends at once ([`deferred_execs`]).
 //!
-//! Whatever is not HTTP/2 on both ends is joined byte for byte ([`start`]).
+//! An exec whose ends do not both speak HTTP/2 is joined byte for byte ([`start`]).
 
 mod create;
 mod deferred_execs;

@@ -1,4 +1,4 @@
-//! What the fuzz target `archive_filter` holds to be true of any archive.
+//! The properties that the fuzz target `archive_filter` checks for any archive.
 
 use std::sync::{Arc, OnceLock};
 
