@@ -13,8 +13,15 @@ use super::hashed_file::{BATCH, HashedFile};
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
 
+impl BlobStore {
+    /// Opens a writer of `blob` under `lease`; `None` if it turns out to be complete. Blocks.
+    pub(crate) fn writer(self: &Arc<Self>, blob: &Descriptor, lease: &str) -> Result<Option<Writer>, EngineError> {
+        begin(self, lease, blob)
+    }
+}
+
 /// Opens `blob` where an earlier export of this boot left it. `None` if it turns out to be complete. Blocks.
-pub(super) fn begin(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor) -> Result<Option<Writer>, EngineError> {
+fn begin(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor) -> Result<Option<Writer>, EngineError> {
     if blobs.pin(&blob.digest, Some(blob.size), lease).is_some() {
         return Ok(None);
     }

@@ -35,8 +35,15 @@ pub(crate) struct IngestFiles {
     export: String,
 }
 
+impl BlobStore {
+    /// The files of the ingests of `export`.
+    pub(crate) fn ingests(self: &Arc<Self>, export: &str) -> IngestFiles {
+        IngestFiles::new(self.clone(), export.to_owned())
+    }
+}
+
 impl IngestFiles {
-    pub(super) fn new(blobs: Arc<BlobStore>, export: String) -> Self {
+    fn new(blobs: Arc<BlobStore>, export: String) -> Self {
         Self { blobs, export }
     }
 

@@ -1,4 +1,4 @@
-//! The writer of an ingest.
+//! What the engine hands out: the manager of a lease's ingests, and their writers.
 
 use std::sync::atomic::Ordering;
 
@@ -7,25 +7,55 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use super::super::local::BlobSink;
-use super::ingests::WriterGuard;
+use super::ingests::{RepositoryIngests, WriterGuard};
 use crate::engine::EngineError;
-use crate::engine::ingest::{Expected, IngestWriter};
+use crate::engine::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest, check_ref};
 use crate::image::Digest;
+
+impl IngestManager for RepositoryIngests {
+    /// A layout shares its blobs with nothing.
+    fn mountable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+        Box::pin(async { Ok(vec![None; digests.len()]) })
+    }
+
+    fn open<'a>(
+        &'a self,
+        reference: &'a str,
+        expected: &'a Expected,
+    ) -> BoxFuture<'a, Result<OpenedIngest, EngineError>> {
+        Box::pin(async move {
+            check_ref(reference)?;
+            let (reference, expected) = (reference.to_owned(), expected.clone());
+            let begun = self.work(move |inner| inner.begin(&reference, &expected)).await?;
+            Ok(begun.map_or(OpenedIngest::Present, |begun| {
+                OpenedIngest::Writer(Box::new(RepositoryIngestWriter(Some(begun))))
+            }))
+        })
+    }
+
+    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>> {
+        Box::pin(async move { Ok(self.statuses().await?.into_iter().find(|status| status.reference == reference)) })
+    }
+
+    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>> {
+        Box::pin(self.work(|inner| inner.statuses()))
+    }
+
+    fn abort<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        let reference = reference.to_owned();
+        Box::pin(self.work(move |inner| inner.abort(&reference)))
+    }
+}
 
 /// Empty once it is closed.
 #[derive(Debug)]
-pub(super) struct RepositoryIngestWriter(Option<(WriterGuard, BlobSink)>);
+struct RepositoryIngestWriter(Option<(WriterGuard, BlobSink)>);
 
 fn closed() -> EngineError {
     EngineError::Protocol { operation: "writing an ingest".to_owned(), reason: "it is closed".to_owned() }
 }
 
 impl RepositoryIngestWriter {
-    /// Continues where `sink` is.
-    pub(super) fn new(guard: WriterGuard, sink: BlobSink) -> Self {
-        Self(Some((guard, sink)))
-    }
-
     fn parts(&mut self) -> Result<&mut (WriterGuard, BlobSink), EngineError> {
         self.0.as_mut().ok_or_else(closed)
     }

@@ -6,12 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
-use super::super::local::{BlobStore, HashedFile, IngestFiles, Note};
-use super::ingest_writer::RepositoryIngestWriter;
+use super::super::local::{BlobSink, BlobStore, HashedFile, IngestFiles, Note};
 use super::pins::Pins;
-use crate::engine::ingest::{Expected, IngestManager, IngestStatus, OpenedIngest, check_ref};
+use crate::engine::ingest::{Expected, IngestStatus};
 use crate::engine::{EngineError, Pin};
 use crate::image::{Algorithm, Digest};
 
@@ -75,7 +73,7 @@ impl RepositoryIngests {
     }
 
     /// Runs file work off the reactor.
-    async fn work<T: Send + 'static>(
+    pub(super) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Inner>) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
@@ -86,7 +84,11 @@ impl RepositoryIngests {
 
 impl Inner {
     /// Opens the ingest for its only writer. Blocks.
-    fn begin(self: &Arc<Self>, name: &str, expected: &Expected) -> Result<Option<RepositoryIngestWriter>, EngineError> {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        name: &str,
+        expected: &Expected,
+    ) -> Result<Option<(WriterGuard, BlobSink)>, EngineError> {
         if let Some(digest) = &expected.digest
             && self.pins.pin(&[Pin { digest: digest.clone(), size: expected.size }])?[0].is_some()
         {
@@ -115,7 +117,8 @@ impl Inner {
             None => self.files.open(name, algorithm)?,
         };
         guard.ingest.offset.store(hashed.length, Ordering::Relaxed);
-        Ok(Some(RepositoryIngestWriter::new(guard, self.blobs.sink(hashed))))
+        let sink = self.blobs.sink(hashed);
+        Ok(Some((guard, sink)))
     }
 
     /// Writes what is left and keeps the ingest. Blocks.
@@ -177,7 +180,7 @@ impl Inner {
         if is_there { Err(EngineError::Present { digest }) } else { Ok((digest, size)) }
     }
 
-    fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError> {
+    pub(super) fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError> {
         let mut found: HashMap<String, IngestStatus> = HashMap::new();
         for (note, offset, updated) in self.files.list()? {
             found.insert(note.name.clone(), status(&note, offset, updated));
@@ -190,51 +193,21 @@ impl Inner {
         statuses.sort_by(|one, other| one.reference.cmp(&other.reference));
         Ok(statuses)
     }
+
+    /// Removes an ingest that is not open. Blocks.
+    pub(super) fn abort(&self, name: &str) -> Result<(), EngineError> {
+        if lock_of(&self.open).contains_key(name) {
+            return Err(busy(name));
+        }
+        lock_of(&self.suspended).remove(name);
+        self.files.remove(name)
+    }
 }
 
 fn status(note: &Note, offset: u64, updated: Option<SystemTime>) -> IngestStatus {
     let started = UNIX_EPOCH + Duration::from_millis(note.started);
     let expected = Expected { digest: note.digest.clone(), size: note.size };
     IngestStatus { reference: note.name.clone(), offset, expected, started, updated: updated.unwrap_or(started) }
-}
-
-impl IngestManager for RepositoryIngests {
-    /// A layout shares its blobs with nothing.
-    fn mountable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        Box::pin(async { Ok(vec![None; digests.len()]) })
-    }
-
-    fn open<'a>(
-        &'a self,
-        reference: &'a str,
-        expected: &'a Expected,
-    ) -> BoxFuture<'a, Result<OpenedIngest, EngineError>> {
-        Box::pin(async move {
-            check_ref(reference)?;
-            let (reference, expected) = (reference.to_owned(), expected.clone());
-            let writer = self.work(move |inner| inner.begin(&reference, &expected)).await?;
-            Ok(writer.map_or(OpenedIngest::Present, |writer| OpenedIngest::Writer(Box::new(writer))))
-        })
-    }
-
-    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>> {
-        Box::pin(async move { Ok(self.statuses().await?.into_iter().find(|status| status.reference == reference)) })
-    }
-
-    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>> {
-        Box::pin(self.work(|inner| inner.statuses()))
-    }
-
-    fn abort<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
-        let reference = reference.to_owned();
-        Box::pin(self.work(move |inner| {
-            if lock_of(&inner.open).contains_key(&reference) {
-                return Err(busy(&reference));
-            }
-            lock_of(&inner.suspended).remove(&reference);
-            inner.files.remove(&reference)
-        }))
-    }
 }
 
 fn busy(reference: &str) -> EngineError {

@@ -20,18 +20,16 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::blob_sink::BlobSink;
-use super::blob_writer::{self, Writer};
 use super::clock::Clock;
 use super::disk::{Disk, DiskFile};
 use super::files::{is_full, open_file, read_at_most};
 use super::hashed_file::HashedFile;
-use super::ingest_files::IngestFiles;
 use super::paths::LayoutPaths;
 use super::process_file::ProcessFile;
 use super::unsynced;
 use super::verified::Verified;
 use crate::engine::EngineError;
-use crate::image::{Descriptor, Digest};
+use crate::image::Digest;
 
 pub(crate) use adopt::KnownParts;
 
@@ -289,19 +287,9 @@ impl BlobStore {
         marks
     }
 
-    /// Opens a writer of `blob` under `lease`; `None` if it turns out to be complete. Blocks.
-    pub(crate) fn writer(self: &Arc<Self>, blob: &Descriptor, lease: &str) -> Result<Option<Writer>, EngineError> {
-        blob_writer::begin(self, lease, blob)
-    }
-
     /// The writer of a file.
     pub(crate) fn sink(&self, hashed: HashedFile) -> BlobSink {
         BlobSink::new(self.paths.clone(), hashed)
-    }
-
-    /// The files of the ingests of `export`.
-    pub(crate) fn ingests(self: &Arc<Self>, export: &str) -> IngestFiles {
-        IngestFiles::new(self.clone(), export.to_owned())
     }
 
     /// Runs blocking work off the reactor; `what` names it should it panic.
