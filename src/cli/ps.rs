@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{CommandError, block_on, output, show};
 use crate::config::{Config, DEFAULT_EXPORT_LISTEN, Layer, ProcessEnvironment};
-use crate::engine::remote::Connection;
+use crate::engine::remote::DaemonConnection;
 use crate::export::LiveExport;
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::net::Address;
@@ -91,7 +91,7 @@ async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
 }
 
 async fn list(address: &Address) -> Result<Vec<Export>, CommandError> {
-    let connection = Connection::open(address).await?;
+    let connection = DaemonConnection::open(address).await?;
     let (mut exports, mut request) = (Vec::new(), ListRequest::default());
     loop {
         let call = async { connection.exports().list(request.clone()).await };

@@ -34,7 +34,7 @@ pub struct BrokenChunk(&'static str);
 /// A body that passes. It looks at all of its bytes, once and in order, and may keep a copy of the content.
 #[derive(Debug)]
 pub(super) struct Body {
-    state: State,
+    state: BodyState,
     copy: Option<Copy>,
 }
 
@@ -47,7 +47,7 @@ struct Copy {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BodyState {
     Length(u64),
     UntilEnd,
     /// In a chunk's size; how many digits there were.
@@ -74,9 +74,9 @@ enum State {
 impl Body {
     pub(super) fn new(framing: Framing) -> Self {
         let state = match framing {
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Size { size: 0, digits: 0 },
-            Framing::UntilEnd => State::UntilEnd,
+            Framing::Length(length) => BodyState::Length(length),
+            Framing::Chunked => BodyState::Size { size: 0, digits: 0 },
+            Framing::UntilEnd => BodyState::UntilEnd,
         };
         Self { state, copy: None }
     }
@@ -89,7 +89,7 @@ impl Body {
 
     /// Whether its last byte has passed.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Length(0)
+        self.state == BodyState::Length(0)
     }
 
     /// The copy of a body that is done.
@@ -104,20 +104,20 @@ impl Body {
         while at < bytes.len() && !self.is_done() {
             let rest = &bytes[at..];
             at += match self.state {
-                State::Length(left) => {
+                BodyState::Length(left) => {
                     let count = within(rest, left);
                     self.keep(&rest[..count]);
-                    self.state = State::Length(left - count as u64);
+                    self.state = BodyState::Length(left - count as u64);
                     count
                 }
-                State::Data(left) => {
+                BodyState::Data(left) => {
                     let count = within(rest, left);
                     self.keep(&rest[..count]);
                     let left = left - count as u64;
-                    self.state = if left == 0 { State::DataCr } else { State::Data(left) };
+                    self.state = if left == 0 { BodyState::DataCr } else { BodyState::Data(left) };
                     count
                 }
-                State::UntilEnd => {
+                BodyState::UntilEnd => {
                     self.keep(rest);
                     rest.len()
                 }
@@ -139,7 +139,7 @@ impl Body {
     }
 }
 
-impl State {
+impl BodyState {
     /// The state behind one `byte` of the chunked coding (RFC 9112, section 7.1). Line ends are CR LF and nothing
     /// else: servers differ in what they make of a single LF.
     fn step(self, byte: u8) -> Result<Self, &'static str> {

@@ -8,7 +8,7 @@ use super::body::Body;
 use super::buffered::{BufferedIo, PrefixedIo};
 use super::connection::ClientConnection;
 use super::head::{RequestHead, ResponseHead};
-use super::relay::{Answer, Outcome, Request, exchange};
+use super::relay::{Answer, RelayOutcome, Request, exchange};
 use super::splice::splice;
 use super::{RelayError, reply};
 use crate::net::{Drain, Stream};
@@ -96,9 +96,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     pub async fn upgrade(mut self) -> Result<Upgrade<C>, RelayError> {
         let (outcome, answer) = self.run(None, drop).await?;
         let ClientConnection { client, upstream, drain, .. } = match outcome {
-            Outcome::Raw => self.connection,
-            Outcome::Complete => return Ok(Upgrade::Declined(Some(self.connection))),
-            Outcome::Over => return Ok(Upgrade::Declined(None)),
+            RelayOutcome::Raw => self.connection,
+            RelayOutcome::Complete => return Ok(Upgrade::Declined(Some(self.connection))),
+            RelayOutcome::Over => return Ok(Upgrade::Declined(None)),
         };
         let Some(mut upstream) = upstream else { return Ok(Upgrade::Declined(None)) };
         match answer.into_head() {
@@ -184,15 +184,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     ) -> Result<Option<ClientConnection<C>>, RelayError> {
         let (outcome, _) = self.run(limit, seen).await?;
         match outcome {
-            Outcome::Complete => return Ok(Some(self.connection)),
-            Outcome::Raw => {
+            RelayOutcome::Complete => return Ok(Some(self.connection)),
+            RelayOutcome::Raw => {
                 let ClientConnection { client, upstream, drain, .. } = &mut self.connection;
                 let _tunnel = drain.tunnel();
                 if let Some(upstream) = upstream {
                     splice(client, upstream).await;
                 }
             }
-            Outcome::Over => {}
+            RelayOutcome::Over => {}
         }
         Ok(None)
     }
@@ -201,7 +201,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         &mut self,
         limit: Option<usize>,
         seen: impl FnOnce(TappedExchange),
-    ) -> Result<(Outcome, Answer), RelayError> {
+    ) -> Result<(RelayOutcome, Answer), RelayError> {
         let (mut request, mut answer) = (Request::new(&self.head, limit), Answer::new(&self.head, limit));
         let (client, upstream) = match self.connection.dial().await {
             Ok(sides) => sides,

@@ -20,7 +20,7 @@ const AHEAD_BYTES: usize = READ_BYTES / 2;
 
 /// How an exchange went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum RelayOutcome {
     /// It is complete; another one may follow.
     Complete,
     /// From here on, beginning with the answer's head (which has not been passed on), both ways are just bytes.
@@ -118,7 +118,7 @@ pub(super) struct Answer {
 enum Received {
     /// Its last bytes are at hand, and somebody wants to know that before they are passed on.
     Last,
-    Outcome(Outcome),
+    Outcome(RelayOutcome),
 }
 
 impl Answer {
@@ -141,21 +141,21 @@ impl Answer {
         loop {
             upstream.unread.write(&mut self.passing, writer).await.map_err(RelayError::Client)?;
             match &mut self.found {
-                Some((_, body)) if body.is_done() => return Ok(Received::Outcome(Outcome::Complete)),
+                Some((_, body)) if body.is_done() => return Ok(Received::Outcome(RelayOutcome::Complete)),
                 Some((_, body)) => {
                     if !upstream.fill().await {
-                        return Ok(Received::Outcome(Outcome::Over));
+                        return Ok(Received::Outcome(RelayOutcome::Over));
                     }
                     self.passing = body.advance(upstream.unread.bytes()).map_err(RelayError::Answer)?;
                 }
                 None => match self.look(upstream.unread.bytes())? {
                     Look::Some => {}
-                    Look::Raw => return Ok(Received::Outcome(Outcome::Raw)),
+                    Look::Raw => return Ok(Received::Outcome(RelayOutcome::Raw)),
                     Look::More => {
                         if !upstream.fill().await {
                             // Half a head is what the client would have seen, too.
                             upstream.unread.write_all(writer).await.map_err(RelayError::Client)?;
-                            return Ok(Received::Outcome(Outcome::Over));
+                            return Ok(Received::Outcome(RelayOutcome::Over));
                         }
                     }
                 },
@@ -209,7 +209,7 @@ pub(super) async fn exchange<C, U>(
     request: &mut Request,
     answer: &mut Answer,
     seen: impl FnOnce(TappedExchange),
-) -> Result<Outcome, RelayError>
+) -> Result<RelayOutcome, RelayError>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -232,7 +232,7 @@ where
             },
         }
     };
-    if outcome != Outcome::Complete {
+    if outcome != RelayOutcome::Complete {
         return Ok(outcome);
     }
     // An answer can be complete before its request: then the rest is still taken, unless the upstream ends.
@@ -248,10 +248,10 @@ where
         }
     }
     if request.state == RequestState::Sent {
-        return Ok(Outcome::Complete);
+        return Ok(RelayOutcome::Complete);
     }
     reply::linger(client).await;
-    Ok(Outcome::Over)
+    Ok(RelayOutcome::Over)
 }
 
 async fn refuse<C>(client: &mut BufferedIo<C>, broken: BrokenChunk, answered: bool) -> RelayError

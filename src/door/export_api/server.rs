@@ -49,7 +49,7 @@ trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 /// A client's connection; dropping it says that it has ended.
-pub(super) struct Connection {
+pub(super) struct ApiStream {
     stream: Box<dyn Bytes>,
     peer: Principal,
     _ended: oneshot::Sender<()>,
@@ -57,7 +57,7 @@ pub(super) struct Connection {
 
 /// Hands connections to the server.
 #[derive(Debug, Clone)]
-pub(super) struct Handover(mpsc::Sender<io::Result<Connection>>);
+pub(super) struct Handover(mpsc::Sender<io::Result<ApiStream>>);
 
 impl Handover {
     /// Serves one connection until it ends.
@@ -68,7 +68,7 @@ impl Handover {
         let net::Connection { io, peer } = connection;
         let (ended, end) = oneshot::channel();
         let stream = Lenient::new(io, METADATA_BYTES, FRAME);
-        if self.0.send(Ok(Connection { stream: Box::new(stream), peer, _ended: ended })).await.is_ok() {
+        if self.0.send(Ok(ApiStream { stream: Box::new(stream), peer, _ended: ended })).await.is_ok() {
             // The sender is never used, only dropped.
             let _ = end.await;
         }
@@ -138,7 +138,7 @@ pub(super) fn start(
     Ok(Handover(handover))
 }
 
-impl Connected for Connection {
+impl Connected for ApiStream {
     type ConnectInfo = Principal;
 
     fn connect_info(&self) -> Principal {
@@ -146,10 +146,10 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for ApiStream {
     forward!(read stream);
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for ApiStream {
     forward!(write stream);
 }

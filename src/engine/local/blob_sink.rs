@@ -17,7 +17,7 @@ const WRITING: &str = "writing a blob";
 #[derive(Debug)]
 pub(crate) struct BlobSink {
     paths: LayoutPaths,
-    state: State,
+    state: SinkState,
     batch: Vec<Bytes>,
     /// Bytes pushed, those of the batch included.
     length: u64,
@@ -59,7 +59,7 @@ impl Syncing {
 }
 
 #[derive(Debug)]
-enum State {
+enum SinkState {
     Ready(HashedFile),
     Busy(JoinHandle<std::io::Result<HashedFile>>),
     Failed(EngineError),
@@ -69,7 +69,7 @@ impl BlobSink {
     pub(super) fn new(paths: LayoutPaths, hashed: HashedFile) -> Self {
         let length = hashed.length;
         let syncing = Syncing { task: None, until: length };
-        Self { paths, state: State::Ready(hashed), batch: Vec::new(), length, syncing }
+        Self { paths, state: SinkState::Ready(hashed), batch: Vec::new(), length, syncing }
     }
 
     /// How many bytes were pushed, or resumed.
@@ -104,7 +104,7 @@ impl BlobSink {
             return Err(self.break_off(hashed, &error).await);
         }
         let batch = std::mem::take(&mut self.batch);
-        self.state = State::Busy(spawn_blocking(move || {
+        self.state = SinkState::Busy(spawn_blocking(move || {
             hashed.take(batch).inspect_err(|error| hashed.make_room(error))?;
             Ok(hashed)
         }));
@@ -121,20 +121,20 @@ impl BlobSink {
 
     fn fail(&mut self, error: &std::io::Error) -> EngineError {
         let error = self.paths.failed(WRITING, error);
-        self.state = State::Failed(error.clone());
+        self.state = SinkState::Failed(error.clone());
         error
     }
 
     /// Waits for the thread. Until the state is set again, the sink is broken.
     async fn hashed(&mut self) -> Result<HashedFile, EngineError> {
         let broken = || EngineError::Protocol { operation: WRITING.to_owned(), reason: "it broke off".to_owned() };
-        match std::mem::replace(&mut self.state, State::Failed(broken())) {
-            State::Ready(hashed) => Ok(hashed),
-            State::Failed(error) => {
-                self.state = State::Failed(error.clone());
+        match std::mem::replace(&mut self.state, SinkState::Failed(broken())) {
+            SinkState::Ready(hashed) => Ok(hashed),
+            SinkState::Failed(error) => {
+                self.state = SinkState::Failed(error.clone());
                 Err(error)
             }
-            State::Busy(thread) => match thread.await {
+            SinkState::Busy(thread) => match thread.await {
                 Ok(Ok(hashed)) => Ok(hashed),
                 Ok(Err(error)) => Err(self.fail(&error)),
                 Err(_) => Err(broken()),
@@ -152,7 +152,7 @@ impl BlobSink {
         }
         self.syncing.until = 0;
         let cleared = spawn_blocking(move || hashed.clear().map(|()| hashed));
-        self.state = State::Busy(cleared);
+        self.state = SinkState::Busy(cleared);
         Ok(())
     }
 
@@ -167,7 +167,7 @@ impl BlobSink {
         let broken = self.paths.refuse("hashing an upload broke off");
         let (hashed, digest) =
             done.await.map_err(|_| broken)?.map_err(|error| self.paths.failed("hashing an upload", &error))?;
-        self.state = State::Ready(hashed);
+        self.state = SinkState::Ready(hashed);
         Ok(digest)
     }
 

@@ -38,7 +38,7 @@ const DRAFTS: [&str; 5] = ["index.json", "oci-layout", "lease", "unreached", "ve
 
 /// What was removed.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct Collected {
     /// Blobs.
     pub(crate) blobs: usize,
     /// Their bytes.
@@ -53,8 +53,8 @@ pub(crate) struct Outcome {
 ///
 /// # Errors
 /// When the layout is locked or cannot be read at all. Errors of single files are logged.
-pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore) -> Result<Outcome, EngineError> {
-    let (paths, mut outcome) = (&blobs.paths, Outcome::default());
+pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore) -> Result<Collected, EngineError> {
+    let (paths, mut outcome) = (&blobs.paths, Collected::default());
     let _lock = names.lock()?;
     let failed = |error: io::Error| paths.failed("collecting", &error);
     let Survey { pinned, abandoned, mut doubts } = leases.survey().map_err(failed)?;
@@ -109,7 +109,7 @@ fn is_released(blobs: &BlobStore, export: &str) -> bool {
 }
 
 /// Removes the blobs that nobody needs, once they are due. `index` is the one that says who needs which.
-fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut Outcome) {
+fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut Collected) {
     let (paths, now) = (&blobs.paths, blobs.clock.now());
     let noted = Unreached::read(paths);
     // Somebody else changed the index since then: what is needed by nothing may have been needed a moment ago.

@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 pub(super) use blob_sink::BlobSink;
 pub(super) use blob_store::{BlobStore, KnownParts};
-pub(super) use gc::{GRACE, Outcome, collect};
+pub(super) use gc::{Collected, GRACE, collect};
 pub(super) use hashed_file::HashedFile;
 pub(super) use index::{Entry, LayoutIndex};
 pub(super) use ingest_files::{IngestFiles, Note};

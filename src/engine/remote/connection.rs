@@ -31,18 +31,18 @@ const CONNECT: Duration = Duration::from_secs(15);
 
 /// A daemon's door of the exporter API. The connection is made again at the next call after it broke.
 #[derive(Clone)]
-pub struct Connection {
+pub struct DaemonConnection {
     channel: Channel,
     address: Arc<str>,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for DaemonConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("DaemonConnection").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-impl Connection {
+impl DaemonConnection {
     /// Connects to `address`.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Connection {
 /// The Content service within one export.
 #[derive(Debug, Clone)]
 pub(super) struct Scoped {
-    connection: Connection,
+    connection: DaemonConnection,
     export: AsciiMetadataValue,
 }
 

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::Connection;
+use super::DaemonConnection;
 use crate::engine::EngineError;
 use crate::engine::images::{Images, MAX_PAGE, Page, Query, Record};
 use crate::engine::stream::{SILENCE, UNARY};
@@ -18,14 +18,14 @@ use crate::source::{Chunks, Source, SourceError};
 /// The images behind a connection.
 #[derive(Debug)]
 pub(super) struct RemoteImages {
-    connection: Connection,
+    connection: DaemonConnection,
     name: String,
     /// Whether the daemon's engine is a layout, into which others may write.
     is_layout: bool,
 }
 
 impl RemoteImages {
-    pub(super) fn new(connection: Connection, is_layout: bool) -> Self {
+    pub(super) fn new(connection: DaemonConnection, is_layout: bool) -> Self {
         let name = format!("linkspan at {}", connection.address());
         Self { connection, name, is_layout }
     }

@@ -12,7 +12,7 @@ use futures_util::stream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Connection;
+use super::DaemonConnection;
 use super::connection::Scoped;
 use crate::engine::process::Process;
 use crate::engine::stream::SILENCE;
@@ -36,7 +36,7 @@ const PROCESS: &str = "process";
 /// The lease of an export of one image: the export itself, which the daemon keeps a lease for.
 #[derive(Debug)]
 pub(super) struct RemoteLease {
-    pub(super) connection: Connection,
+    pub(super) connection: DaemonConnection,
     origin: Origin,
     descriptors: usize,
     export: Mutex<Option<Arc<RemoteExport>>>,
@@ -51,7 +51,7 @@ pub(super) struct RemoteExport {
 }
 
 impl RemoteLease {
-    pub(super) fn new(connection: Connection, origin: Origin, descriptors: usize) -> Self {
+    pub(super) fn new(connection: DaemonConnection, origin: Origin, descriptors: usize) -> Self {
         Self { connection, origin, descriptors, export: Mutex::default() }
     }
 
@@ -181,7 +181,7 @@ fn is_abandoned(export: &Export) -> bool {
 }
 
 /// Puts off the expiry for as long as it is polled. What fails is seen by the next call of the export itself.
-async fn renew(connection: Connection, id: String) {
+async fn renew(connection: DaemonConnection, id: String) {
     loop {
         let request = RenewRequest { export_id: id.clone(), ttl: None };
         let call = async { connection.exports().renew(request).await };

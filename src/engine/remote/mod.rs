@@ -27,7 +27,7 @@ use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
 use crate::net::Address;
 
-pub use connection::Connection;
+pub use connection::DaemonConnection;
 use images::RemoteImages;
 use lease::RemoteLease;
 
@@ -51,7 +51,7 @@ pub struct Connected {
 /// [`EngineError::Daemon`] when the connection fails, when it is no such door, or when `address` is on another machine:
 /// the API has no TLS.
 pub async fn connect(address: &Address) -> Result<Connected, EngineError> {
-    let connection = Connection::open(address).await?;
+    let connection = DaemonConnection::open(address).await?;
     let call = async { connection.exports().capabilities(CapabilitiesRequest {}).await };
     let capabilities = connection.unary("asking what it can do", call).await?;
     let names = capabilities.names.clone().unwrap_or_default();
@@ -69,7 +69,7 @@ pub fn elsewhere(address: &Address) -> EngineError {
 /// The engine behind a daemon.
 #[derive(Debug)]
 struct RemoteEngine {
-    connection: Connection,
+    connection: DaemonConnection,
     identity: Identity,
     /// How many descriptors go into one message of Negotiate.
     descriptors: usize,
@@ -77,7 +77,7 @@ struct RemoteEngine {
 }
 
 impl RemoteEngine {
-    fn new(connection: Connection, capabilities: &CapabilitiesResponse) -> Self {
+    fn new(connection: DaemonConnection, capabilities: &CapabilitiesResponse) -> Self {
         let engine = capabilities.engine.clone().unwrap_or_default();
         let storage = match engine.namespace.is_empty() {
             false => Storage::Containerd {

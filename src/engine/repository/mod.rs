@@ -29,7 +29,7 @@ use self::images::RepositoryImages;
 use self::lease::RepositoryLease;
 use self::stores::Stores;
 use super::images::{Images, Record};
-use super::local::{self, BlobStore, LayoutIndex, LeaseStore, NameIndex, Outcome};
+use super::local::{self, BlobStore, Collected, LayoutIndex, LeaseStore, NameIndex};
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin, Storage,
 };
@@ -202,9 +202,9 @@ impl Engine for RepositoryEngine {
         Box::pin(async move {
             // Nothing of ours was ever there.
             let collect =
-                |stores: &Arc<Stores>| if stores.names.is_ours() { stores.collect() } else { Ok(Outcome::default()) };
+                |stores: &Arc<Stores>| if stores.names.is_ours() { stores.collect() } else { Ok(Collected::default()) };
             let collected = self.work(collect);
-            let Outcome { blobs, bytes, exports, is_more } = collected.await?;
+            let Collected { blobs, bytes, exports, is_more } = collected.await?;
             if blobs > 0 {
                 tracing::info!(blobs, bytes, "collected blobs that no image needs");
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use super::super::local::{BlobStore, GRACE, LeaseStore, NameIndex, Outcome, collect};
+use super::super::local::{BlobStore, Collected, GRACE, LeaseStore, NameIndex, collect};
 use crate::engine::EngineError;
 
 /// How long after the grace of blobs the next collection is, so that everything is due then.
@@ -37,7 +37,7 @@ impl Stores {
     }
 
     /// Collects garbage. Blocks.
-    pub(super) fn collect(&self) -> Result<Outcome, EngineError> {
+    pub(super) fn collect(&self) -> Result<Collected, EngineError> {
         collect(&self.blobs, &self.names, &self.leases)
     }
 
@@ -54,7 +54,7 @@ impl Stores {
                 // What becomes garbage from now on waits for another collection.
                 stores.is_to_collect.store(false, Ordering::Release);
                 match spawn_blocking(move || stores.collect()).await {
-                    Ok(Ok(Outcome { is_more: false, .. })) | Err(_) => return,
+                    Ok(Ok(Collected { is_more: false, .. })) | Err(_) => return,
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => tracing::warn!(%error, "nothing was collected"),
                 }

@@ -27,11 +27,11 @@ pub(super) struct LeasedBlobs {
     engine: Arc<dyn Engine>,
     store: Arc<dyn StoredBlobs>,
     origin: Origin,
-    lease: Mutex<State>,
+    lease: Mutex<LeaseState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum LeaseState {
     Unopened,
     Open(Arc<dyn Lease>),
     Released,
@@ -40,17 +40,17 @@ enum State {
 impl LeasedBlobs {
     /// Those in `store`, which is `engine`'s, for the load `origin`.
     pub(super) fn new(engine: Arc<dyn Engine>, store: Arc<dyn StoredBlobs>, origin: Origin) -> Self {
-        Self { engine, store, origin, lease: Mutex::new(State::Unopened) }
+        Self { engine, store, origin, lease: Mutex::new(LeaseState::Unopened) }
     }
 
     async fn lease(&self) -> Result<Arc<dyn Lease>, EngineError> {
         let mut state = self.lease.lock().await;
         let lease = match &*state {
-            State::Unopened => self.engine.lease(&self.origin, Lifetime::Process).await?,
-            State::Open(lease) => return Ok(lease.clone()),
-            State::Released => return Err(EngineError::LeaseLost { lease: self.origin.export.clone() }),
+            LeaseState::Unopened => self.engine.lease(&self.origin, Lifetime::Process).await?,
+            LeaseState::Open(lease) => return Ok(lease.clone()),
+            LeaseState::Released => return Err(EngineError::LeaseLost { lease: self.origin.export.clone() }),
         };
-        *state = State::Open(lease.clone());
+        *state = LeaseState::Open(lease.clone());
         Ok(lease)
     }
 }
@@ -72,10 +72,10 @@ impl EngineBlobs for LeasedBlobs {
     fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
             let mut state = self.lease.lock().await;
-            if let State::Open(lease) = &*state {
+            if let LeaseState::Open(lease) = &*state {
                 lease.release().await?;
             }
-            *state = State::Released;
+            *state = LeaseState::Released;
             Ok(())
         })
     }

@@ -29,12 +29,12 @@ pub(super) struct Pins {
     wanted: Vec<Digest>,
     /// Asked for, in whatever state, and not yet answered for.
     known: HashSet<Digest>,
-    running: Option<JoinHandle<Outcome>>,
+    running: Option<JoinHandle<Pinning>>,
     members: Vec<Member>,
 }
 
 #[derive(Debug)]
-struct Outcome {
+struct Pinning {
     asked: Vec<Digest>,
     gone: Result<Vec<Digest>, EngineError>,
 }
@@ -79,7 +79,7 @@ impl Pins {
         let outcome = running.await;
         self.running = None;
         let (asked, gone) = match outcome {
-            Ok(Outcome { asked, gone }) => (asked, gone),
+            Ok(Pinning { asked, gone }) => (asked, gone),
             // Only if the runtime ends. Nothing is certain then.
             Err(error) => {
                 let reason = error.to_string();
@@ -121,7 +121,7 @@ impl Pins {
         // A task, so that it goes on between two looks at it, and to its end when the load is gone.
         self.running = Some(tokio::spawn(async move {
             let gone = blobs.pin(&asked).await;
-            Outcome { asked, gone }
+            Pinning { asked, gone }
         }));
     }
 }

@@ -63,14 +63,14 @@ pub(super) fn open_within(root: impl std::os::fd::AsFd, path: &Path) -> rustix::
 
 /// Where an overlay snapshot lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct OverlayDirs {
     /// The folder that the layer is unpacked into.
     pub(super) upper: PathBuf,
     /// The folders of the layers below, the nearest first.
     pub(super) lower: Vec<PathBuf>,
 }
 
-impl Place {
+impl OverlayDirs {
     /// Reads it from the mounts of an active snapshot of the `overlayfs` snapshotter: an overlay, or for a
     /// snapshot without a parent a bind mount (containerd `plugins/snapshots/overlay/overlay.go`, `mounts`).
     /// `None` if they are anything else.
@@ -120,12 +120,15 @@ mod tests {
     #[test]
     fn places_are_read_from_mounts() {
         let bind = mount("bind", "/s/1/fs", &["rw", "rbind"]);
-        assert_eq!(Place::of(&[bind]), Some(Place { upper: "/s/1/fs".into(), lower: vec![] }));
+        assert_eq!(OverlayDirs::of(&[bind]), Some(OverlayDirs { upper: "/s/1/fs".into(), lower: vec![] }));
         let overlay = mount("overlay", "overlay", &["index=off", "upperdir=/s/3/fs", "lowerdir=/s/2/fs:/s/1/fs"]);
         let lower = vec!["/s/2/fs".into(), "/s/1/fs".into()];
-        assert_eq!(Place::of(std::slice::from_ref(&overlay)), Some(Place { upper: "/s/3/fs".into(), lower }));
-        assert_eq!(Place::of(&[overlay.clone(), overlay]), None);
-        assert_eq!(Place::of(&[mount("erofs", "/x", &[])]), None);
+        assert_eq!(
+            OverlayDirs::of(std::slice::from_ref(&overlay)),
+            Some(OverlayDirs { upper: "/s/3/fs".into(), lower })
+        );
+        assert_eq!(OverlayDirs::of(&[overlay.clone(), overlay]), None);
+        assert_eq!(OverlayDirs::of(&[mount("erofs", "/x", &[])]), None);
     }
 
     #[test]

@@ -97,7 +97,7 @@ const TRIES: usize = 3;
 
 /// How an attempt to unpack ended that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum Attempt {
     /// The chain is there.
     Done,
     /// Snapshots appeared or vanished meanwhile; what is left to do must be found out again.
@@ -118,12 +118,12 @@ async fn unpack(
         let depth = snapshots.depth(&job.layers).await?;
         if parallel && job.layers.len() - depth > 1 {
             match parallel::unpack(snapshots, job, depth, committed, events).await? {
-                Outcome::Done => return Ok(()),
-                Outcome::Moved => continue,
-                Outcome::Impossible => parallel = false,
+                Attempt::Done => return Ok(()),
+                Attempt::Moved => continue,
+                Attempt::Impossible => parallel = false,
             }
         }
-        if serial::unpack(snapshots, job, depth, committed, events).await? == Outcome::Done {
+        if serial::unpack(snapshots, job, depth, committed, events).await? == Attempt::Done {
             return Ok(());
         }
     }

@@ -10,11 +10,11 @@ use futures_util::future::try_join_all;
 use tokio::task::spawn_blocking;
 
 use super::described;
-use super::host::{Host, Place, as_overlay};
+use super::host::{Host, OverlayDirs, as_overlay};
 use super::implicit_dirs::{Candidate, candidates, restore_parents};
 use super::priority_semaphore::PrioritySemaphore;
 use super::snapshots::{Prepared, Snapshots, key};
-use super::{CommittedBlobs, Job, Layer, Outcome};
+use super::{Attempt, CommittedBlobs, Job, Layer};
 use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::progress::{Event, Events};
@@ -26,7 +26,7 @@ const AT_ONCE: usize = 4;
 /// A layer that was unpacked into an active snapshot.
 struct Filled {
     key: String,
-    place: Place,
+    dirs: OverlayDirs,
 }
 
 /// Unpacks `layers`, all that are missing of a chain, onto `parent`.
@@ -41,22 +41,22 @@ pub(super) async fn unpack(
     depth: usize,
     committed: &CommittedBlobs,
     events: &Events,
-) -> Result<Outcome, EngineError> {
-    let Some(host) = snapshots.host().await? else { return Ok(Outcome::Impossible) };
+) -> Result<Attempt, EngineError> {
+    let Some(host) = snapshots.host().await? else { return Ok(Attempt::Impossible) };
     let host = Arc::new(host);
     let layers = &job.layers[depth..];
     let below = |at: usize| (depth + at).checked_sub(1).map(|below| &job.layers[below].chain);
     // The lowest is prepared on its real parent: that pins the parent until the lowest is committed, and says where all
     // the layers below it lie.
-    let (Some(lowest), parent) = (layers.first(), below(0)) else { return Ok(Outcome::Done) };
+    let (Some(lowest), parent) = (layers.first(), below(0)) else { return Ok(Attempt::Done) };
     let lowest_key = key(lowest);
     let mounts = match snapshots.prepare(&lowest_key, lowest, parent, parent).await? {
         Prepared::Mounts(mounts) => mounts,
-        Prepared::Exists | Prepared::NoParent => return Ok(Outcome::Moved),
+        Prepared::Exists | Prepared::NoParent => return Ok(Attempt::Moved),
     };
-    if Place::of(&mounts).is_none_or(|place| host.folder(&place.upper).is_err()) {
+    if OverlayDirs::of(&mounts).is_none_or(|dirs| host.folder(&dirs.upper).is_err()) {
         snapshots.remove(&lowest_key).await?;
-        return Ok(Outcome::Impossible);
+        return Ok(Attempt::Impossible);
     }
     let mut prepared = Some((lowest_key, mounts));
     let permits = PrioritySemaphore::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
@@ -75,12 +75,12 @@ pub(super) async fn unpack(
     let Some(filled) = filled else {
         // Another client unpacks the same chain: look again what is left to do.
         snapshots.remove_active().await;
-        return Ok(Outcome::Moved);
+        return Ok(Attempt::Moved);
     };
     let keys: Vec<_> = filled.iter().map(|filled| filled.key.clone()).collect();
     if !finish(snapshots, layers, host, filled).await? {
         snapshots.remove_active().await;
-        return Ok(Outcome::Impossible);
+        return Ok(Attempt::Impossible);
     }
     for (at, (layer, key)) in layers.iter().zip(&keys).enumerate() {
         let below = below(at);
@@ -88,7 +88,7 @@ pub(super) async fn unpack(
         let parent = if at == 0 { None } else { below };
         snapshots.commit(key, layer, below, parent).await?;
     }
-    Ok(Outcome::Done)
+    Ok(Attempt::Done)
 }
 
 /// Unpacks one layer into a snapshot without a parent, or the one that is `prepared`. `None` if its chain exists.
@@ -109,13 +109,13 @@ async fn fill(
             }
         }
     };
-    let place = Place::of(&mounts).ok_or_else(|| disk(layer, "its snapshot is not an overlay"))?;
+    let dirs = OverlayDirs::of(&mounts).ok_or_else(|| disk(layer, "its snapshot is not an overlay"))?;
     // The bottom of the chain has nothing below that a whiteout could hide.
     let mounts = if below.is_some() { as_overlay(mounts) } else { mounts };
     events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
     snapshots.applier().apply(layer, mounts, false).await?;
     events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
-    Ok(Some(Filled { key, place }))
+    Ok(Some(Filled { key, dirs }))
 }
 
 /// What must be done between the last layer and the first commit: folders without an entry take after the layers below,
@@ -179,10 +179,10 @@ impl Chain {
     fn open(&self, at: usize) -> rustix::io::Result<(OwnedFd, Vec<OwnedFd>)> {
         let (below, rest) = self.filled.split_at(at);
         let upper = rest.first().or(below.last()).ok_or(rustix::io::Errno::NOENT)?;
-        let base = self.filled.first().map(|lowest| &lowest.place.lower);
-        let lower = below.iter().rev().map(|filled| &filled.place.upper).chain(base.into_iter().flatten());
+        let base = self.filled.first().map(|lowest| &lowest.dirs.lower);
+        let lower = below.iter().rev().map(|filled| &filled.dirs.upper).chain(base.into_iter().flatten());
         let lower: rustix::io::Result<_> = lower.map(|path| self.host.folder(path)).collect();
-        Ok((self.host.folder(&upper.place.upper)?, lower?))
+        Ok((self.host.folder(&upper.dirs.upper)?, lower?))
     }
 
     /// The first layer above number `after` with directories that may have to be restored. containerd knew what lies below the
@@ -200,7 +200,7 @@ impl Chain {
 
     fn sync(&self) -> rustix::io::Result<()> {
         match self.filled.first() {
-            Some(lowest) => rustix::fs::syncfs(self.host.folder(&lowest.place.upper)?),
+            Some(lowest) => rustix::fs::syncfs(self.host.folder(&lowest.dirs.upper)?),
             None => Ok(()),
         }
     }

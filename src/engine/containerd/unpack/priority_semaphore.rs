@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 /// A semaphore of which the permits go to the largest waiter. Clones are one.
 #[derive(Debug, Clone)]
-pub(super) struct PrioritySemaphore(Arc<Mutex<State>>);
+pub(super) struct PrioritySemaphore(Arc<Mutex<Queue>>);
 
 #[derive(Debug)]
-struct State {
+struct Queue {
     free: usize,
     waiting: BinaryHeap<Waiter>,
     /// Numbers those who wait, so that equals go in the order in which they came.
@@ -53,10 +53,10 @@ pub(super) struct Permit(PrioritySemaphore);
 
 impl PrioritySemaphore {
     pub(super) fn new(free: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { free, waiting: BinaryHeap::new(), count: 0 })))
+        Self(Arc::new(Mutex::new(Queue { free, waiting: BinaryHeap::new(), count: 0 })))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

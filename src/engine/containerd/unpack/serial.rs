@@ -1,7 +1,7 @@
 //! One layer after the other: for snapshotters that need the parent before the child.
 
 use super::snapshots::{Prepared, Snapshots, key};
-use super::{CommittedBlobs, Job, Outcome};
+use super::{Attempt, CommittedBlobs, Job};
 use crate::engine::EngineError;
 use crate::progress::{Event, Events};
 
@@ -15,14 +15,14 @@ pub(super) async fn unpack(
     depth: usize,
     committed: &CommittedBlobs,
     events: &Events,
-) -> Result<Outcome, EngineError> {
+) -> Result<Attempt, EngineError> {
     for (at, layer) in job.layers.iter().enumerate().skip(depth) {
         let parent = at.checked_sub(1).map(|below| &job.layers[below].chain);
         committed.wait(&layer.blob.digest).await;
         let key = key(layer);
         match snapshots.prepare(&key, layer, parent, parent).await? {
             Prepared::Exists if snapshots.exists(layer.chain.as_str()).await? => {}
-            Prepared::Exists | Prepared::NoParent => return Ok(Outcome::Moved),
+            Prepared::Exists | Prepared::NoParent => return Ok(Attempt::Moved),
             Prepared::Mounts(mounts) => {
                 events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
                 snapshots.applier().apply(layer, mounts, true).await?;
@@ -31,5 +31,5 @@ pub(super) async fn unpack(
             }
         }
     }
-    Ok(Outcome::Done)
+    Ok(Attempt::Done)
 }
