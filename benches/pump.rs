@@ -15,7 +15,6 @@ use linkspan::engine::{
 };
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
-use linkspan::net::Principal;
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 
@@ -192,12 +191,7 @@ fn pump(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(LAYERS as u64 * LAYER_BYTES));
     group.bench_function("8 layers of 64 MiB", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
-            let origin = Origin {
-                export: "bench".into(),
-                door: "bench",
-                builder: "zeros".into(),
-                principal: Principal::Internal,
-            };
+            let origin = Origin::internal("bench", "bench", "zeros");
             let request = Request::new(source.root(), Vec::new(), origin);
             exports.run(request, source.clone(), Events::none()).await.expect("an export")
         });

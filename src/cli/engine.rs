@@ -14,7 +14,7 @@ use crate::engine::select::{Selection, select};
 use crate::engine::{Engine, EngineKind, Identity, Origin};
 use crate::export::{Exports, NamePolicy};
 use crate::image::{Descriptor, Digest, Graph, Limits, Reference};
-use crate::net::{Address, Principal};
+use crate::net::Address;
 use crate::source::archive::ManifestFormat;
 use crate::source::tree::Tree;
 use crate::source::{OnMissing, read_graph};
@@ -117,12 +117,7 @@ pub(super) fn manifest_format(engine: &dyn Engine) -> ManifestFormat {
 /// The origin of a command's exports.
 pub(super) fn origin(command: &str) -> Origin {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Origin {
-        export: format!("cli-{}-{now:x}", std::process::id()),
-        door: "cli",
-        builder: format!("linkspan {command}"),
-        principal: Principal::Internal,
-    }
+    Origin::internal(format!("cli-{}-{now:x}", std::process::id()), "cli", format!("linkspan {command}"))
 }
 
 /// The error that an engine has no such image.

@@ -122,6 +122,13 @@ pub struct Origin {
     pub principal: Principal,
 }
 
+impl Origin {
+    /// An export of this process itself.
+    pub fn internal(export: impl Into<String>, door: &'static str, builder: impl Into<String>) -> Self {
+        Self { export: export.into(), door, builder: builder.into(), principal: Principal::Internal }
+    }
+}
+
 /// How a builder beside an engine knows that its blobs need not be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sharing {

@@ -40,6 +40,13 @@ pub struct Selection {
     pub layout: Option<PathBuf>,
 }
 
+impl Selection {
+    /// The image layout at `root`.
+    pub fn layout(root: impl Into<PathBuf>) -> Self {
+        Self { kind: Some(EngineKind::Layout), layout: Some(root.into()), ..Self::default() }
+    }
+}
+
 /// The engine that was chosen.
 #[derive(Debug, Clone)]
 pub struct Selected {

@@ -12,15 +12,13 @@
 //!
 //! use linkspan::engine::{Origin, select};
 //! use linkspan::export::{Exports, Request, unique_id};
-//! use linkspan::net::Principal;
 //! use linkspan::progress::Events;
 //! use linkspan::source::archive::{Archive, ManifestFormat};
 //!
 //! let archive = Archive::open(Path::new("image.tar"), ManifestFormat::Docker, None).await?;
 //! let root = archive.images()[0].root.clone();
 //! let exports = Exports::new(select::select(&select::Selection::default()).await?.engine);
-//! let origin =
-//!     Origin { export: unique_id(), door: "program", builder: "image.tar".into(), principal: Principal::Internal };
+//! let origin = Origin::internal(unique_id(), "program", "image.tar");
 //! let request = Request::new(root, vec!["demo:1".parse()?], origin);
 //! let outcome = exports.run(request, Arc::new(archive), Events::none()).await?;
 //! println!("sent {} blobs", outcome.sent_blobs);

@@ -4,10 +4,10 @@ use std::{collections::HashMap, error::Error, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
-use linkspan::engine::{Origin, select};
+use linkspan::engine::Origin;
+use linkspan::engine::select::{Selection, select};
 use linkspan::export::{Exports, Outcome, Request};
 use linkspan::image::{Descriptor, Digest};
-use linkspan::net::Principal;
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 
@@ -25,14 +25,8 @@ impl Source for Memory {
 }
 
 pub(crate) async fn export(to: &Path, root: Descriptor, memory: Memory) -> Result<Outcome, Box<dyn Error>> {
-    let layout = select::Selection {
-        kind: Some(linkspan::engine::EngineKind::Layout),
-        layout: Some(to.into()),
-        ..Default::default()
-    };
-    let exports = Exports::new(select::select(&layout).await?.engine);
-    let origin =
-        Origin { export: "embedded".into(), door: "program", builder: "memory".into(), principal: Principal::Internal };
+    let exports = Exports::new(select(&Selection::layout(to)).await?.engine);
+    let origin = Origin::internal("embedded", "program", "memory");
     let request = Request::new(root, vec!["demo:1".parse()?], origin);
     let outcome = exports.run(request, Arc::new(memory), Events::none()).await?;
     exports.finish().await;

@@ -16,7 +16,6 @@ use linkspan::engine::{
     Engine, EngineError, ImageTransaction, Lease, Lifetime, Opened, Origin, Plan, TransactionOptions,
 };
 use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
-use linkspan::net::Principal;
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 use serde_json::{Value, json};
@@ -180,7 +179,7 @@ impl Source for Blobs {
 pub(crate) fn origin() -> Origin {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let export = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    Origin { export, door: "test", builder: "by hand".to_owned(), principal: Principal::Internal }
+    Origin::internal(export, "test", "by hand")
 }
 
 pub(crate) fn names(names: &[&str]) -> Vec<Reference> {

@@ -1,12 +1,9 @@
 //! A containerd that is no longer the one that dockerd uses.
 
 use containerd_client::services::v1::ServerResponse;
-use linkspan::{
-    engine::{
-        EngineError, EngineKind, Lifetime, Origin,
-        select::{Selection, select},
-    },
-    net::Principal,
+use linkspan::engine::{
+    EngineError, EngineKind, Lifetime, Origin,
+    select::{Selection, select},
 };
 use prost::Message as _;
 use tokio::runtime::Runtime;
@@ -38,12 +35,7 @@ fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
         (path, Way::Answer) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
         _ => Verdict::Pass,
     });
-    let origin = Origin {
-        export: "unproven".to_owned(),
-        door: "test",
-        builder: "none".to_owned(),
-        principal: Principal::Internal,
-    };
+    let origin = Origin::internal("unproven", "test", "none");
     let error = runtime.block_on(engine.lease(&origin, Lifetime::Process)).unwrap_err();
     assert!(matches!(error, EngineError::NotProven { .. }), "{error}");
 }

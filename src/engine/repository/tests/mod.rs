@@ -26,7 +26,6 @@ use crate::engine::ingest::{Expected, OpenedIngest};
 use crate::engine::local::testing::{self, Disk, System};
 use crate::engine::{ImageTransaction, Opened, Pin, Plan, Precondition, TransactionOptions};
 use crate::image::{Digest, Document, Kind, Walk};
-use crate::net::Principal;
 use crate::progress::Events;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -96,12 +95,7 @@ async fn engine(root: &Path) -> RepositoryEngine {
 
 fn origin() -> Origin {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    Origin {
-        export: format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
-        door: "test",
-        builder: String::new(),
-        principal: Principal::Internal,
-    }
+    Origin::internal(format!("test-{}", NEXT.fetch_add(1, Ordering::Relaxed)), "test", "")
 }
 
 fn names(names: &[&str]) -> Vec<Reference> {
