@@ -152,6 +152,14 @@ pub enum EngineError {
         /// The lease's id.
         lease: String,
     },
+    /// A build cache cannot be stored, or deleted, as it was asked for.
+    #[error("the cache `{reference}` is not possible: {reason}")]
+    Cache {
+        /// Its ref, cut to 80 characters.
+        reference: String,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
     /// A layout directory cannot be used, or its file system refuses.
     #[error("layout {path}: {reason}")]
     Layout {

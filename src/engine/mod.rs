@@ -21,6 +21,7 @@
 //! ```
 
 mod api_error;
+pub mod caches;
 mod containerd;
 mod docker;
 mod docker_classic;
@@ -51,6 +52,7 @@ use serde::Serialize;
 use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::net::Principal;
 
+use caches::CacheStore;
 pub use error::EngineError;
 use images::{Images, Record};
 pub use kind::{EngineKind, UnknownKind};
@@ -186,6 +188,14 @@ pub trait Engine: Debug + Send + Sync {
     /// [`EngineError::NotOffered`] where it cannot be read.
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         Err(EngineError::NotOffered { engine: self.identity().kind.name(), what: "reading its images" })
+    }
+
+    /// The build caches that are stored in the engine.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`] where none can be.
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Err(EngineError::NotOffered { engine: self.identity().kind.name(), what: "storing build caches" })
     }
 
     /// What `name` resolves to, exactly so, in the digests that [`Engine::knows_as`] gives: by default the root of its image.

@@ -51,6 +51,12 @@ fn base(child: &Descriptor) -> &'static str {
     }
 }
 
+/// The labels by which a document that is no image's refers to `digests`.
+pub(crate) fn references<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> Labels {
+    let numbered = digests.into_iter().enumerate();
+    numbered.map(|(number, digest)| (format!("{CONTENT}.{number}"), digest.to_string())).collect()
+}
+
 /// The label by which a document of ours pins `digest`, the document's label of that `number`.
 pub(crate) fn pin(number: usize, digest: &Digest) -> (String, String) {
     (format!("{CONTENT}.linkspan.{number}"), digest.to_string())

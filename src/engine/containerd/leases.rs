@@ -237,7 +237,7 @@ fn pieces(record: &str) -> Vec<(String, String)> {
 }
 
 /// `value`, cut so that containerd accepts it as the value of label `key`.
-fn cut(key: &str, value: &str) -> String {
+pub(crate) fn cut(key: &str, value: &str) -> String {
     value[..boundary(value, LABEL_BYTES - key.len())].to_owned()
 }
 

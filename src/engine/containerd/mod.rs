@@ -1,6 +1,7 @@
 //! The `containerd` engine: everything through containerd's own API, in one namespace.
 
 mod already_complete;
+mod caches;
 mod client;
 mod content;
 mod cross_namespace;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tonic::Code;
 
+pub(crate) use self::caches::ContainerdCaches;
 use self::client::Expect as _;
 pub(crate) use self::client::{Client, dial, failure, is_full};
 pub(crate) use self::discover::{Server, discover, uuid};
@@ -39,6 +41,7 @@ pub(crate) use self::read::ContainerdImages;
 pub(crate) use self::release::release_all;
 pub(crate) use self::stored::ContainerdBlobs;
 pub(crate) use self::transaction::{Committer, ContainerdTransaction};
+use super::caches::CacheStore;
 use super::images::{Images, Record};
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Sharing, Storage,
@@ -46,7 +49,7 @@ use super::{
 use crate::image::{Descriptor, Reference};
 
 /// A containerd, in one namespace.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ContainerdEngine {
     client: Client,
     namespace: String,
@@ -98,7 +101,6 @@ impl ContainerdEngine {
         committer: Arc<dyn Committer>,
     ) -> Result<ContainerdLease, EngineError> {
         let id = leases::id(origin);
-        let client = self.client.leased(&id)?;
         let created = leases::create(&self.client, &id, origin, lifetime).await;
         let is_new = match lifetime {
             Lifetime::Process => created.map(|()| true)?,
@@ -112,6 +114,17 @@ impl ContainerdEngine {
                 is_new
             }
         };
+        self.open_lease(id, is_new, committer)
+    }
+
+    /// The lease `id`, which was created just now if it `is_new`.
+    fn open_lease(
+        &self,
+        id: String,
+        is_new: bool,
+        committer: Arc<dyn Committer>,
+    ) -> Result<ContainerdLease, EngineError> {
+        let client = self.client.leased(&id)?;
         let shared = self.server.shares().then_some(&*self.namespace);
         let ingests = ContainerdIngests::new(client.clone(), id.clone(), is_new, shared);
         let leased = Leased::new(client, id, &self.server.snapshotter, self.server.parallel_unpack);
@@ -162,6 +175,10 @@ impl Engine for ContainerdEngine {
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         Ok(Arc::new(ContainerdImages::new(self.client.clone(), "containerd")))
+    }
+
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Ok(Arc::new(ContainerdCaches::new(self.clone(), "containerd")))
     }
 
     fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {

@@ -5,6 +5,7 @@
 //! and its own bookkeeping all take part.
 
 mod archive;
+mod caches;
 mod discover;
 mod jsonstream;
 mod load;
@@ -18,11 +19,13 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, try_join_all};
 
+use self::caches::DockerCaches;
 pub(crate) use self::discover::{Info, Store, info};
 pub(crate) use self::jsonstream::{Line, check_loaded};
 use self::load::Loads;
 pub(crate) use self::tag::again as tag_again;
 use self::verify_store::VerifiedStore;
+use super::caches::CacheStore;
 use super::containerd::{ContainerdBlobs, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
 use super::{
@@ -173,6 +176,10 @@ impl Engine for DockerEngine {
     /// dockerd's images are containerd's records, under the names that dockerd gives them.
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         Ok(Arc::new(ContainerdImages::new(self.containerd.client().clone(), "docker's containerd")))
+    }
+
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Ok(Arc::new(DockerCaches::new(&self.containerd, self.store.clone())))
     }
 
     fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
