@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
@@ -68,56 +69,55 @@ impl Zeros {
     }
 }
 
+#[async_trait]
 impl Source for Zeros {
     fn name(&self) -> &str {
         "zeros"
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, _: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+    async fn open(&self, blob: &Descriptor, _: u64) -> Result<Chunks, SourceError> {
         let chunks = match self.documents.iter().find(|(descriptor, _)| descriptor.digest == blob.digest) {
             Some((_, bytes)) => vec![bytes.clone()],
             None => vec![Bytes::from_static(&[0; CHUNK]); (blob.size / CHUNK as u64) as usize],
         };
-        Box::pin(async move { Ok(stream::iter(chunks.into_iter().map(Ok)).boxed()) })
+        Ok(stream::iter(chunks.into_iter().map(Ok)).boxed())
     }
 }
 
+#[async_trait]
 impl Engine for Void {
     fn identity(&self) -> &Identity {
         &self.0
     }
 
-    fn already_complete<'a>(
-        &'a self,
-        _: &'a Descriptor,
-        _: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        Box::pin(async { Ok(None) })
+    async fn already_complete(&self, _: &Descriptor, _: &[Reference]) -> Result<Option<usize>, EngineError> {
+        Ok(None)
     }
 
-    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
-        Box::pin(async { Ok(Arc::new(VoidLease) as Arc<dyn Lease>) })
+    async fn lease(&self, _: &Origin, _: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
+        Ok(Arc::new(VoidLease))
     }
 
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(async { Ok(0) })
+    async fn recover(&self) -> Result<usize, EngineError> {
+        Ok(0)
     }
 }
 
+#[async_trait]
 impl Lease for VoidLease {
-    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+    async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         unreachable!("an export pins its graph")
     }
 
-    fn pin_graph<'a>(&'a self, _: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
+    async fn pin_graph(&self, _: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
         unreachable!("nothing is read")
     }
 
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
         unreachable!("nothing is resumed")
     }
 
-    fn unpin<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn unpin(&self, _: &Digest) -> Result<(), EngineError> {
         unreachable!("nothing is pinned")
     }
 
@@ -125,56 +125,57 @@ impl Lease for VoidLease {
         unreachable!("blobs are written by the transaction")
     }
 
-    fn begin(
+    async fn begin(
         self: Arc<Self>,
         graph: Arc<Graph>,
         _: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
+    ) -> Result<Box<dyn ImageTransaction>, EngineError> {
         let plan = Plan { missing: graph.leaves().to_vec(), ..Plan::default() };
-        Box::pin(async { Ok(Box::new(VoidTransaction(plan)) as Box<dyn ImageTransaction>) })
+        Ok(Box::new(VoidTransaction(plan)))
     }
 
-    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        self.release()
+    async fn suspend(&self, _: &Digest) -> Result<(), EngineError> {
+        self.release().await
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    async fn release(&self) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 
+#[async_trait]
 impl ImageTransaction for VoidTransaction {
     fn plan(&self) -> &Plan {
         &self.0
     }
 
-    fn writer<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
-        Box::pin(async { Ok(Opened::Writer(Box::new(VoidWriter))) })
+    async fn writer(&self, _: &Descriptor) -> Result<Opened, EngineError> {
+        Ok(Opened::Writer(Box::new(VoidWriter)))
     }
 
-    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
-        Box::pin(async move { Ok(self as &dyn PreparedImage) })
+    async fn prepare(&self) -> Result<&dyn PreparedImage, EngineError> {
+        Ok(self)
     }
 
-    fn cancel(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
+    async fn cancel(&self) {}
 }
 
+#[async_trait]
 impl PreparedImage for VoidTransaction {
-    fn commit<'a>(&'a self, _: &'a [Reference], _: &'a [Precondition]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    async fn commit(&self, _: &[Reference], _: &[Precondition]) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 
+#[async_trait]
 impl BlobWriter for VoidWriter {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
         std::hint::black_box(bytes);
         Box::pin(async { Ok(()) })
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 

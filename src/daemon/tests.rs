@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::*;
 use crate::engine::{EngineKind, Lease, Lifetime, Origin, Storage};
@@ -12,22 +12,19 @@ use crate::image::{Descriptor, Reference};
 #[derive(Debug)]
 struct Locked;
 
+#[async_trait]
 impl Engine for Locked {
     fn identity(&self) -> &Identity {
         unreachable!("nobody asks")
     }
-    fn already_complete<'a>(
-        &'a self,
-        _: &'a Descriptor,
-        _: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+    async fn already_complete(&self, _: &Descriptor, _: &[Reference]) -> Result<Option<usize>, EngineError> {
         unreachable!("nothing is exported")
     }
-    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+    async fn lease(&self, _: &Origin, _: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         unreachable!("nothing is exported")
     }
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(std::future::pending())
+    async fn recover(&self) -> Result<usize, EngineError> {
+        std::future::pending().await
     }
 }
 

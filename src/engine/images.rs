@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::EngineError;
 use crate::image::{Descriptor, Digest, Reference};
@@ -16,40 +16,41 @@ pub const MAX_PAGE: usize = 1000;
 ///
 /// Nothing here is pinned: an image that is deleted while it is read answers
 /// [`SourceError::NotFound`].
+#[async_trait]
 pub trait Images: Source {
     /// The root of the image that is called `name`, exactly so; `None` if no image is.
     /// A name with a digest also finds an image of the same repository that has this digest under another tag.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>>;
+    async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError>;
 
     /// The descriptor of a blob that the engine holds, be it a root, a document below one or a leaf. The media type
     /// is what a record says, else what the document says of itself, else `application/octet-stream`.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>>;
+    async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError>;
 
     /// A page of the image records.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>>;
+    async fn list(&self, query: &Query) -> Result<Page, EngineError>;
 
     /// The size of a blob in bytes, if the engine has all of it. Its content is verified by its reader.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>>;
+    async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError>;
 
     /// The size of a blob that need not be sent again: an export into the engine relies on what is there. Where others may
     /// have damaged it this is known only when all of it has been read, which an export would do as well.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn reliable<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
-        self.size(digest)
+    async fn reliable(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        self.size(digest).await
     }
 
     /// The blobs that the engine itself would take in the place of uncompressed layers with these digests, when it is given
@@ -57,34 +58,35 @@ pub trait Images: Source {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn same_layers<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<SameLayers, EngineError>> {
-        let _ = digests;
-        Box::pin(async { Ok(SameLayers::new()) })
+    async fn same_layers(&self, _digests: &[Digest]) -> Result<SameLayers, EngineError> {
+        Ok(SameLayers::new())
     }
 }
 
+#[async_trait]
 impl Source for Arc<dyn Images> {
     fn name(&self) -> &str {
         (**self).name()
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        (**self).open(blob, offset)
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        (**self).open(blob, offset).await
     }
 }
 
 /// [`Images`] as a source that can be asked which blobs it has.
+#[async_trait]
 impl BlobLookup for Arc<dyn Images> {
-    fn blob_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
-        Box::pin(async { (**self).size(digest).await.map_err(|error| unread(self, digest, &error)) })
+    async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
+        (**self).size(digest).await.map_err(|error| unread(self, digest, &error))
     }
 
-    fn reliable_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
-        Box::pin(async { (**self).reliable(digest).await.map_err(|error| unread(self, digest, &error)) })
+    async fn reliable_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
+        (**self).reliable(digest).await.map_err(|error| unread(self, digest, &error))
     }
 
-    fn equal_layers<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, SameLayers> {
-        Box::pin(async { (**self).same_layers(digests).await.unwrap_or_default() })
+    async fn equal_layers(&self, digests: &[Digest]) -> SameLayers {
+        (**self).same_layers(digests).await.unwrap_or_default()
     }
 }
 

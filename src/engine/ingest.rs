@@ -6,8 +6,8 @@
 use std::fmt::Debug;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
 use super::EngineError;
 use crate::image::Digest;
@@ -25,6 +25,7 @@ pub struct Expected {
 }
 
 /// The ingests of one lease. No other lease sees them; a blob is visible to all once it is committed.
+#[async_trait]
 pub trait IngestManager: Debug + Send + Sync {
     /// The sizes of those of `digests` that the engine can register without being sent their bytes, as from another
     /// namespace of the same containerd; in the same order. It must hold none of them yet. An ingest that expects one
@@ -33,35 +34,31 @@ pub trait IngestManager: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn mountable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>>;
+    async fn mountable(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError>;
 
     /// Opens the ingest `reference` for writing, where it was left if there is one. An ingest has one writer at a time.
     ///
     /// # Errors
     /// [`EngineError::Busy`] when it has a writer; otherwise when the engine refuses.
-    fn open<'a>(
-        &'a self,
-        reference: &'a str,
-        expected: &'a Expected,
-    ) -> BoxFuture<'a, Result<OpenedIngest, EngineError>>;
+    async fn open(&self, reference: &str, expected: &Expected) -> Result<OpenedIngest, EngineError>;
 
     /// The status of the ingest `reference`; `None` if there is none.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>>;
+    async fn status(&self, reference: &str) -> Result<Option<IngestStatus>, EngineError>;
 
     /// All ingests that are not committed, sorted by ref.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>>;
+    async fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError>;
 
     /// Removes the ingest `reference` and what was written; fine if there is none.
     ///
     /// # Errors
     /// [`EngineError::Busy`] when it has a writer; otherwise when the engine refuses.
-    fn abort<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), EngineError>>;
+    async fn abort(&self, reference: &str) -> Result<(), EngineError>;
 }
 
 /// The outcome of opening an ingest.
@@ -75,6 +72,7 @@ pub enum OpenedIngest {
 
 /// An ingest that is being written. Dropping it closes it as [`IngestWriter::suspend`] does, without telling when, or how
 /// far it came.
+#[async_trait]
 pub trait IngestWriter: Debug + Send {
     /// How many bytes there are: where the next write continues.
     fn offset(&self) -> u64;
@@ -84,27 +82,27 @@ pub trait IngestWriter: Debug + Send {
     ///
     /// # Errors
     /// When the store has refused anything sent so far, or more comes than was expected.
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>>;
+    async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError>;
 
     /// The digest of the bytes so far, by the algorithm of the digest that is expected, else sha256. Waits until the
     /// store has them.
     ///
     /// # Errors
     /// When the store has refused anything sent so far.
-    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>>;
+    async fn digest(&mut self) -> Result<Digest, EngineError>;
 
     /// Truncates the ingest: the next write begins at offset 0.
     ///
     /// # Errors
     /// When the store refuses.
-    fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>>;
+    async fn restart(&mut self) -> Result<(), EngineError>;
 
     /// Stores what was written so far and closes the ingest, to be opened again. A crash of the machine may lose some of it;
     /// [`IngestWriter::offset`] tells then what there is.
     ///
     /// # Errors
     /// When the store refuses.
-    fn suspend(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>>;
+    async fn suspend(self: Box<Self>) -> Result<(), EngineError>;
 
     /// Commits the ingest: the blob is in the store, verified and pinned, when this returns its digest and size. What
     /// `expected` says replaces what was said at the opening.
@@ -113,7 +111,7 @@ pub trait IngestWriter: Debug + Send {
     /// [`EngineError::Corrupt`] when size or digest is not what was expected: the ingest stays, and can be committed
     /// as something else, restarted or aborted. [`EngineError::Present`] when the store got the blob from elsewhere
     /// meanwhile: it is pinned, and the ingest is gone.
-    fn commit(self: Box<Self>, expected: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>>;
+    async fn commit(self: Box<Self>, expected: Expected) -> Result<(Digest, u64), EngineError>;
 }
 
 /// The status of an ingest.

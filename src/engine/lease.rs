@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::ingest::IngestManager;
 use super::{EngineError, ImageTransaction};
@@ -71,6 +71,7 @@ pub struct TransactionOptions {
 /// A lease on an engine's blobs: what is pinned stays until the release, whatever other clients delete.
 ///
 /// Dropping a lease releases nothing.
+#[async_trait]
 pub trait Lease: Debug + Send + Sync {
     /// Pins those of `blobs` that the engine holds, and returns their sizes in the same order; `None` is not there, or
     /// was deleted before it was pinned. Costs a synced write or two for any number of blobs: pin many at once.
@@ -78,25 +79,25 @@ pub trait Lease: Debug + Send + Sync {
     /// # Errors
     /// When the engine cannot be asked, or the lease is gone; nothing counts as pinned then.
     /// [`EngineError::NotOffered`] where only whole images can be sent.
-    fn pin<'a>(&'a self, blobs: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>>;
+    async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError>;
 
     /// Pins all blobs of `graph` that the engine holds by their root, and returns them. Stores documents that are missing.
     ///
     /// # Errors
     /// As [`Lease::pin`], or when the store refuses a document.
-    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>>;
+    async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError>;
 
     /// The blobs that are pinned one by one, or were written under the lease; not what those refer to.
     ///
     /// # Errors
     /// As [`Lease::pin`].
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>>;
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError>;
 
     /// Removes one pin; fine if there is none. The blob stays as long as anything else needs it.
     ///
     /// # Errors
     /// As [`Lease::pin`].
-    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>>;
+    async fn unpin(&self, digest: &Digest) -> Result<(), EngineError>;
 
     /// The ingests of the lease.
     ///
@@ -109,11 +110,11 @@ pub trait Lease: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the store refuses a document or cannot be asked.
-    fn begin(
+    async fn begin(
         self: Arc<Self>,
         graph: Arc<Graph>,
         options: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>>;
+    ) -> Result<Box<dyn ImageTransaction>, EngineError>;
 
     /// Ends an export of the image `root` that was interrupted, and keeps as much of what it sent as the engine can for a
     /// later export of the same image. Kept are, for an hour at most, what
@@ -121,12 +122,12 @@ pub trait Lease: Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`Lease::release`].
-    fn suspend<'a>(&'a self, root: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>>;
+    async fn suspend(&self, root: &Digest) -> Result<(), EngineError>;
 
     /// Releases the lease and removes its ingests. Waits for a pinning under way; later ones fail. Transactions must have
     /// ended. Can be called more than once.
     ///
     /// # Errors
     /// When the engine cannot be asked; the lease then expires by itself.
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>>;
+    async fn release(&self) -> Result<(), EngineError>;
 }

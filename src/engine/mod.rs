@@ -46,7 +46,7 @@ mod transaction;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::image::{Descriptor, Digest, Graph, Reference};
@@ -141,6 +141,7 @@ pub struct Sharing {
 }
 
 /// An engine that images can be exported to.
+#[async_trait]
 pub trait Engine: Debug + Send + Sync {
     /// What it is.
     fn identity(&self) -> &Identity;
@@ -156,11 +157,7 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn already_complete<'a>(
-        &'a self,
-        root: &'a Descriptor,
-        names: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>>;
+    async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError>;
 
     /// Creates a lease, or opens a durable one again: whether its blobs are still pinned is then for [`Lease::pin`] to say,
     /// since the engine may have lost its state meanwhile.
@@ -168,18 +165,14 @@ pub trait Engine: Debug + Send + Sync {
     /// # Errors
     /// When the engine is not reachable or not the one that was verified; [`EngineError::NotOffered`] for a durable lease
     /// where nothing outlives the process.
-    fn lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        lifetime: Lifetime<'a>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>>;
+    async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError>;
 
     /// The durable leases that were created, in this process or before it, and have not ended.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
-        Box::pin(async { Ok(Vec::new()) })
+    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
+        Ok(Vec::new())
     }
 
     /// The image records and blobs of the engine, to be read.
@@ -202,8 +195,8 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Digest>, EngineError>> {
-        Box::pin(async move { Ok(self.images()?.resolve(name).await?.map(|root| root.digest)) })
+    async fn resolve(&self, name: &Reference) -> Result<Option<Digest>, EngineError> {
+        Ok(self.images()?.resolve(name).await?.map(|root| root.digest))
     }
 
     /// The digest by which the engine knows the image `root`: its own, unless the engine keeps no such roots. `None` if
@@ -217,8 +210,8 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine is not reachable or not the one that was verified.
-    fn load_store(&self) -> BoxFuture<'_, Result<Option<Arc<dyn StoredBlobs>>, EngineError>> {
-        Box::pin(async { Ok(None) })
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
     }
 
     /// Pins `graph` while it is read. `None` where nothing needs to be pinned: the engine then keeps what is being read by
@@ -226,24 +219,18 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked, or refuses. What it has can be read all the same.
-    fn read_lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        graph: &'a Arc<Graph>,
-    ) -> BoxFuture<'a, Result<Option<Arc<dyn Lease>>, EngineError>> {
-        Box::pin(async move {
-            let lease = self.lease(origin, Lifetime::Process).await?;
-            match lease.pin_graph(graph).await {
-                Ok(_) => Ok(Some(lease)),
-                Err(error) => {
-                    // The caller learns why nothing is pinned.
-                    if let Err(error) = lease.release().await {
-                        tracing::warn!(%error, "a lease could not be released");
-                    }
-                    Err(error)
+    async fn read_lease(&self, origin: &Origin, graph: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        let lease = self.lease(origin, Lifetime::Process).await?;
+        match lease.pin_graph(graph).await {
+            Ok(_) => Ok(Some(lease)),
+            Err(error) => {
+                // The caller learns why nothing is pinned.
+                if let Err(error) = lease.release().await {
+                    tracing::warn!(%error, "a lease could not be released");
                 }
+                Err(error)
             }
-        })
+        }
     }
 
     /// Releases the leases, and removes their ingests, that earlier processes of ours left behind; soon if not at once.
@@ -251,15 +238,15 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>>;
+    async fn recover(&self) -> Result<usize, EngineError>;
 
     /// Sets `name` to the image `root`, of which the engine has a record.
     ///
     /// # Errors
     /// When the engine refuses; [`EngineError::NotOffered`] where names cannot be set by themselves.
-    fn tag<'a>(&'a self, _root: &'a Descriptor, _name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn tag(&self, _root: &Descriptor, _name: &Reference) -> Result<(), EngineError> {
         let engine = self.identity().kind.name();
-        Box::pin(async move { Err(EngineError::NotOffered { engine, what: "giving an image another name" }) })
+        Err(EngineError::NotOffered { engine, what: "giving an image another name" })
     }
 
     /// Removes a record, and with the last one of an image what only that needs. `force` is dockerd's word for images
@@ -267,9 +254,9 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine refuses; [`EngineError::NotOffered`] where images cannot be removed.
-    fn remove<'a>(&'a self, _record: &'a Record, _force: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn remove(&self, _record: &Record, _force: bool) -> Result<(), EngineError> {
         let engine = self.identity().kind.name();
-        Box::pin(async move { Err(EngineError::NotOffered { engine, what: "removing images" }) })
+        Err(EngineError::NotOffered { engine, what: "removing images" })
     }
 
     /// The leases that [`Engine::recover`] would release, for a process that ends too soon for that: it looks when it
@@ -277,16 +264,16 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
-        Box::pin(async { Ok(Abandoned::default()) })
+    async fn abandoned(&self) -> Result<Abandoned, EngineError> {
+        Ok(Abandoned::default())
     }
 
     /// Releases leases that [`Engine::abandoned`] found. One that is gone meanwhile is no error.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    fn release_abandoned<'a>(&'a self, _leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    async fn release_abandoned(&self, _leases: &[String]) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
 use super::EngineKind;
 use super::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest};
@@ -26,93 +26,96 @@ pub(crate) async fn layout(folder: &Path) -> Arc<dyn Engine> {
     select(&selection).await.unwrap().engine
 }
 
-fn never<'a, T: Send + 'a>() -> BoxFuture<'a, T> {
-    Box::pin(std::future::pending())
+async fn never<T>() -> T {
+    std::future::pending().await
 }
 
+#[async_trait]
 impl Lease for Stuck {
-    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        never()
+    async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
+        never().await
     }
 
-    fn pin_graph<'a>(&'a self, _: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
-        never()
+    async fn pin_graph(&self, _: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
+        never().await
     }
 
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
-        never()
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
+        never().await
     }
 
-    fn unpin<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        never()
+    async fn unpin(&self, _: &Digest) -> Result<(), EngineError> {
+        never().await
     }
 
     fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
         Ok(self)
     }
 
-    fn begin(
+    async fn begin(
         self: Arc<Self>,
         _: Arc<Graph>,
         _: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
-        never()
+    ) -> Result<Box<dyn ImageTransaction>, EngineError> {
+        never().await
     }
 
-    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        never()
+    async fn suspend(&self, _: &Digest) -> Result<(), EngineError> {
+        never().await
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+    async fn release(&self) -> Result<(), EngineError> {
         self.released.fetch_add(1, Ordering::Relaxed);
-        never()
+        never().await
     }
 }
 
+#[async_trait]
 impl IngestManager for Stuck {
-    fn mountable<'a>(&'a self, _: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        never()
+    async fn mountable(&self, _: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
+        never().await
     }
 
-    fn open<'a>(&'a self, _: &'a str, _: &'a Expected) -> BoxFuture<'a, Result<OpenedIngest, EngineError>> {
-        Box::pin(async { Ok(OpenedIngest::Writer(Box::new(Self::default()))) })
+    async fn open(&self, _: &str, _: &Expected) -> Result<OpenedIngest, EngineError> {
+        Ok(OpenedIngest::Writer(Box::new(Self::default())))
     }
 
-    fn status<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>> {
-        never()
+    async fn status(&self, _: &str) -> Result<Option<IngestStatus>, EngineError> {
+        never().await
     }
 
-    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>> {
-        never()
+    async fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError> {
+        never().await
     }
 
-    fn abort<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
-        never()
+    async fn abort(&self, _: &str) -> Result<(), EngineError> {
+        never().await
     }
 }
 
+#[async_trait]
 impl IngestWriter for Stuck {
     fn offset(&self) -> u64 {
         0
     }
 
-    fn write(&mut self, _: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
-        never()
+    async fn write(&mut self, _: Bytes) -> Result<(), EngineError> {
+        never().await
     }
 
-    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>> {
-        never()
+    async fn digest(&mut self) -> Result<Digest, EngineError> {
+        never().await
     }
 
-    fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {
-        never()
+    async fn restart(&mut self) -> Result<(), EngineError> {
+        never().await
     }
 
-    fn suspend(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        never()
+    async fn suspend(self: Box<Self>) -> Result<(), EngineError> {
+        never().await
     }
 
-    fn commit(self: Box<Self>, _: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>> {
-        never()
+    async fn commit(self: Box<Self>, _: Expected) -> Result<(Digest, u64), EngineError> {
+        never().await
     }
 }

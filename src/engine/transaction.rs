@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -23,6 +24,7 @@ pub struct Plan {
 ///
 /// Made by [`Lease::begin`](super::Lease::begin), which plans it. An engine that cannot pin (Docker's classic store) may
 /// find at the commit that something has gone; [`EngineError::is_outdated_plan`] then asks for a new transaction.
+#[async_trait]
 pub trait ImageTransaction: Debug + Send + Sync {
     /// What is there and what is missing.
     fn plan(&self) -> &Plan;
@@ -31,19 +33,20 @@ pub trait ImageTransaction: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the store refuses.
-    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>>;
+    async fn writer(&self, blob: &Descriptor) -> Result<Opened, EngineError>;
 
     /// Waits until all that can be done before the commit is done: layers unpacked, every digest verified to be present.
     ///
     /// # Errors
     /// When a layer cannot be unpacked or a blob is missing after all.
-    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>>;
+    async fn prepare(&self) -> Result<&dyn PreparedImage, EngineError>;
 
     /// Stops what is under way, such as unpacking. What was stored stays as long as the lease.
-    fn cancel(&self) -> BoxFuture<'_, ()>;
+    async fn cancel(&self);
 }
 
 /// An image that is complete.
+#[async_trait]
 pub trait PreparedImage: Debug + Send + Sync {
     /// Makes the image visible under `names`; with none, as a dangling image. A name with a precondition must be as that
     /// expects, or none is set. `layout` compares and sets under its lock, `containerd` does so for names that must not
@@ -51,11 +54,7 @@ pub trait PreparedImage: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`EngineError::NameMoved`] when a precondition does not hold; with the engine's own words when it refuses.
-    fn commit<'a>(
-        &'a self,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>>;
+    async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError>;
 }
 
 /// What a name must resolve to before it is set.
@@ -91,6 +90,7 @@ pub enum Opened {
 
 /// A blob being written. Dropping it without `commit` leaves an ingest that the lease's release removes, or that a later
 /// writer of the same blob resumes.
+#[async_trait]
 pub trait BlobWriter: Debug + Send {
     /// How many bytes the store has from an earlier attempt: writing begins there.
     fn offset(&self) -> u64 {
@@ -98,7 +98,8 @@ pub trait BlobWriter: Debug + Send {
     }
 
     /// Sends the next bytes (any length; at most 4 MiB are buffered). Returns when there is room for more,
-    /// not when they are stored.
+    /// not when they are stored. It is called for each chunk of a blob, so it is written out: a writer around another one
+    /// returns that one's future and allocates none.
     ///
     /// # Errors
     /// When the store has refused anything sent so far.
@@ -109,5 +110,5 @@ pub trait BlobWriter: Debug + Send {
     ///
     /// # Errors
     /// [`EngineError::Corrupt`] when they do not match.
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>>;
+    async fn commit(self: Box<Self>) -> Result<(), EngineError>;
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::upstream::{Stream, Upstream};
 
@@ -10,6 +10,7 @@ use super::upstream::{Stream, Upstream};
 pub type DialError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Opens streams to one upstream: a socket ([`Upstream`]), or a process in a container.
+#[async_trait]
 pub trait Dial: Debug + Send + Sync {
     /// What it is, for messages: `unix:///run/buildkit/buildkitd.sock`.
     fn name(&self) -> String;
@@ -18,15 +19,16 @@ pub trait Dial: Debug + Send + Sync {
     ///
     /// # Errors
     /// Names the place and what kept it from being reached.
-    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>>;
+    async fn dial(&self) -> Result<Box<dyn Stream>, DialError>;
 }
 
+#[async_trait]
 impl Dial for Upstream {
     fn name(&self) -> String {
         self.address().to_string()
     }
 
-    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
-        Box::pin(async move { Ok(self.connect().await?) })
+    async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
+        Ok(self.connect().await?)
     }
 }

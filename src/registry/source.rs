@@ -1,7 +1,7 @@
 //! A registry as a source of blobs.
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use oci_client::client::BlobResponse;
 use oci_client::errors::OciDistributionError;
@@ -21,47 +21,47 @@ impl Registry {
     }
 }
 
+#[async_trait]
 impl Source for Registry {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(async move {
-            let digest = &blob.digest;
-            if matches!(blob.kind(), Kind::Index | Kind::Manifest) {
-                // Manifests have an endpoint of their own.
-                let of = self.image.clone_with_digest(digest.to_string());
-                let (name, digest) = (self.name.clone(), digest.clone());
-                let (bytes, _) = self.manifest(&of).await.map_err(|error| match error {
-                    RegistryError::Refused { is_absent: true, .. } => SourceError::NotFound { name, digest },
-                    error => SourceError::Read { name, digest, reason: error.to_string() },
-                })?;
-                let rest = bytes.slice(bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX))..);
-                return Ok(stream::iter([Ok(rest)]).boxed());
-            }
-            // A range request even from the start: of a whole blob the client would compute the hash, which the engine does.
-            let answer = self.client.pull_blob_stream_partial(&self.image, digest.as_str(), offset, None).await;
-            let (skip, bytes) = match answer.map_err(|error| self.failed(digest, &error))? {
-                BlobResponse::Partial(bytes) => (0, bytes),
-                BlobResponse::Full(bytes) => (offset, bytes),
-            };
-            let (this, digest) = (self.clone(), digest.clone());
-            let chunks = bytes.map(move |chunk| chunk.map_err(|error| this.failed(&digest, &error.into())));
-            Ok(skipped(chunks, skip).boxed())
-        })
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        let digest = &blob.digest;
+        if matches!(blob.kind(), Kind::Index | Kind::Manifest) {
+            // Manifests have an endpoint of their own.
+            let of = self.image.clone_with_digest(digest.to_string());
+            let (name, digest) = (self.name.clone(), digest.clone());
+            let (bytes, _) = self.manifest(&of).await.map_err(|error| match error {
+                RegistryError::Refused { is_absent: true, .. } => SourceError::NotFound { name, digest },
+                error => SourceError::Read { name, digest, reason: error.to_string() },
+            })?;
+            let rest = bytes.slice(bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX))..);
+            return Ok(stream::iter([Ok(rest)]).boxed());
+        }
+        // A range request even from the start: of a whole blob the client would compute the hash, which the engine does.
+        let answer = self.client.pull_blob_stream_partial(&self.image, digest.as_str(), offset, None).await;
+        let (skip, bytes) = match answer.map_err(|error| self.failed(digest, &error))? {
+            BlobResponse::Partial(bytes) => (0, bytes),
+            BlobResponse::Full(bytes) => (offset, bytes),
+        };
+        let (this, digest) = (self.clone(), digest.clone());
+        let chunks = bytes.map(move |chunk| chunk.map_err(|error| this.failed(&digest, &error.into())));
+        Ok(skipped(chunks, skip).boxed())
     }
 }
 
+#[async_trait]
 impl BlobLookup for Registry {
     /// Registries are not asked for sizes.
-    fn blob_size<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
-        Box::pin(async { Ok(None) })
+    async fn blob_size(&self, _: &Digest) -> Result<Option<u64>, SourceError> {
+        Ok(None)
     }
 
     /// A registry accepts a manifest only when it has the blobs that it names, so a blob of a manifest is there.
-    fn has<'a>(&'a self, _: &'a Descriptor) -> BoxFuture<'a, Result<bool, SourceError>> {
-        Box::pin(async { Ok(true) })
+    async fn has(&self, _: &Descriptor) -> Result<bool, SourceError> {
+        Ok(true)
     }
 }
 

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
-use futures_util::future::BoxFuture;
 use futures_util::stream::{StreamExt, unfold};
 use http::Uri;
 use tonic::{Code, Status};
@@ -54,36 +54,35 @@ async fn heard<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, 
     tokio::time::timeout(SILENCE, answer).await.unwrap_or_else(|_| Err(silent()))
 }
 
+#[async_trait]
 impl Source for BuildkitContent {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(async move {
-            let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-            let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
-            let mut client = self.client.clone();
-            let begun = async {
-                let mut messages = client.read(request).await?.into_inner();
-                // A missing blob is reported with the first message, not with the response's headers.
-                let first = messages.message().await?;
-                Ok((first, messages))
-            };
-            let (first, messages) = heard(begun).await.map_err(|status| self.error(&blob.digest, &status))?;
-            let (this, digest) = (self.clone(), blob.digest.clone());
-            let rest = unfold(Some(messages), move |messages| {
-                let (this, digest) = (this.clone(), digest.clone());
-                async move {
-                    let mut messages = messages?;
-                    match heard(messages.message()).await {
-                        Ok(message) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
-                        Err(status) => Some((Err(this.error(&digest, &status)), None)),
-                    }
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
+        let mut client = self.client.clone();
+        let begun = async {
+            let mut messages = client.read(request).await?.into_inner();
+            // A missing blob is reported with the first message, not with the response's headers.
+            let first = messages.message().await?;
+            Ok((first, messages))
+        };
+        let (first, messages) = heard(begun).await.map_err(|status| self.error(&blob.digest, &status))?;
+        let (this, digest) = (self.clone(), blob.digest.clone());
+        let rest = unfold(Some(messages), move |messages| {
+            let (this, digest) = (this.clone(), digest.clone());
+            async move {
+                let mut messages = messages?;
+                match heard(messages.message()).await {
+                    Ok(message) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
+                    Err(status) => Some((Err(this.error(&digest, &status)), None)),
                 }
-            });
-            let first = first.map(|message| Ok(Bytes::from(message.data)));
-            Ok(futures_util::stream::iter(first).chain(rest).boxed())
-        })
+            }
+        });
+        let first = first.map(|message| Ok(Bytes::from(message.data)));
+        Ok(futures_util::stream::iter(first).chain(rest).boxed())
     }
 }

@@ -3,21 +3,23 @@
 //! ```
 //! use std::collections::HashMap;
 //!
+//! use async_trait::async_trait;
 //! use bytes::Bytes;
-//! use futures_util::{StreamExt, future::BoxFuture, stream};
+//! use futures_util::{StreamExt, stream};
 //! use linkspan::image::{Descriptor, Digest};
 //! use linkspan::source::{Chunks, Source, SourceError, read_document};
 //!
 //! #[derive(Debug)]
 //! struct Memory(HashMap<Digest, Bytes>);
 //!
+//! #[async_trait]
 //! impl Source for Memory {
 //!     fn name(&self) -> &str {
 //!         "memory"
 //!     }
-//!     fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+//!     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
 //!         let chunk = Ok(self.0[&blob.digest].slice(offset as usize..));
-//!         Box::pin(async { Ok(stream::iter([chunk]).boxed()) })
+//!         Ok(stream::iter([chunk]).boxed())
 //!     }
 //! }
 //!
@@ -42,8 +44,8 @@ pub(crate) mod tree;
 
 use std::fmt::Debug;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 use crate::image::{Descriptor, Digest};
@@ -61,6 +63,7 @@ pub use same::{SameLayer, SameLayers};
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;
 
 /// Something that holds the blobs of an image.
+#[async_trait]
 pub trait Source: Debug + Send + Sync {
     /// Its name in messages: `builder unix:///run/buildkit/buildkitd.sock`.
     fn name(&self) -> &str;
@@ -71,7 +74,7 @@ pub trait Source: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`SourceError::NotFound`] when the source does not hold the blob.
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>>;
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError>;
 }
 
 /// Why a blob cannot be read.

@@ -44,9 +44,9 @@ pub async fn read_range(source: &dyn Source, blob: &Descriptor, range: Range<u64
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
     use bytes::Bytes;
     use futures_util::TryStreamExt;
-    use futures_util::future::BoxFuture;
 
     use super::*;
     use crate::image::Digest;
@@ -55,15 +55,16 @@ mod tests {
     #[derive(Debug)]
     struct Threes(&'static [u8]);
 
+    #[async_trait]
     impl Source for Threes {
         fn name(&self) -> &str {
             "threes"
         }
 
-        fn open<'a>(&'a self, _: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        async fn open(&self, _: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
             let chunks: Vec<_> =
                 self.0[offset as usize..].chunks(3).map(|chunk| Ok(Bytes::from_static(chunk))).collect();
-            Box::pin(async { Ok(stream::iter(chunks).boxed()) })
+            Ok(stream::iter(chunks).boxed())
         }
     }
 

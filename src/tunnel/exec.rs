@@ -5,8 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -182,13 +182,14 @@ impl ExecDial {
     }
 }
 
+#[async_trait]
 impl Dial for ExecDial {
     fn name(&self) -> String {
         self.container.to_string()
     }
 
-    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
-        Box::pin(async move { Ok(self.start().await?) })
+    async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
+        Ok(self.start().await?)
     }
 }
 

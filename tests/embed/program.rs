@@ -2,8 +2,9 @@
 
 use std::{collections::HashMap, error::Error, path::Path, sync::Arc};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures_util::{StreamExt, stream};
 use linkspan::engine::Origin;
 use linkspan::engine::select::{Selection, select};
 use linkspan::export::{Exports, Outcome, Request};
@@ -14,13 +15,14 @@ use linkspan::source::{Chunks, Source, SourceError};
 #[derive(Debug)]
 pub(crate) struct Memory(pub(crate) HashMap<Digest, Bytes>);
 
+#[async_trait]
 impl Source for Memory {
     fn name(&self) -> &str {
         "memory"
     }
-    fn open<'a>(&'a self, blob: &'a Descriptor, at: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+    async fn open(&self, blob: &Descriptor, at: u64) -> Result<Chunks, SourceError> {
         let chunk = Ok(self.0[&blob.digest].slice(at as usize..));
-        async { Ok(stream::iter([chunk]).boxed()) }.boxed()
+        Ok(stream::iter([chunk]).boxed())
     }
 }
 

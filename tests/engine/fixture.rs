@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
@@ -160,18 +160,17 @@ fn keep_json(blobs: &mut HashMap<Digest, Bytes>, media_type: &str, json: &Value)
 #[derive(Debug)]
 pub(crate) struct Blobs(pub(crate) Image);
 
+#[async_trait]
 impl Source for Blobs {
     fn name(&self) -> &str {
         "memory"
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(async move {
-            let (name, digest) = (self.name().to_owned(), blob.digest.clone());
-            let bytes = self.0.blobs.get(&blob.digest).ok_or(SourceError::NotFound { name, digest })?;
-            let rest = bytes.slice(usize::try_from(offset).unwrap()..);
-            Ok(stream::iter([Ok(rest)]).boxed())
-        })
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        let (name, digest) = (self.name().to_owned(), blob.digest.clone());
+        let bytes = self.0.blobs.get(&blob.digest).ok_or(SourceError::NotFound { name, digest })?;
+        let rest = bytes.slice(usize::try_from(offset).unwrap()..);
+        Ok(stream::iter([Ok(rest)]).boxed())
     }
 }
 

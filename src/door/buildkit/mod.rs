@@ -30,7 +30,7 @@ mod wire;
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
@@ -142,17 +142,11 @@ impl Door {
     }
 }
 
+#[async_trait]
 impl BuilderService for Door {
-    fn serve(
-        self: Arc<Self>,
-        upstream: PooledConnection,
-        client: Connection<Box<dyn Stream>>,
-        drain: Drain,
-    ) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            let cut = upstream.cut();
-            let arrival = Arrival::over(self.clone(), client.peer, upstream);
-            self.serve_calls(arrival, client.io, drain, cut).await;
-        })
+    async fn serve(self: Arc<Self>, upstream: PooledConnection, client: Connection<Box<dyn Stream>>, drain: Drain) {
+        let cut = upstream.cut();
+        let arrival = Arrival::over(self.clone(), client.peer, upstream);
+        self.serve_calls(arrival, client.io, drain, cut).await;
     }
 }

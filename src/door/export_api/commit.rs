@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tonic::Code;
 
 use super::commit_task::{CommitTask, CommitWatcher};
@@ -291,8 +291,7 @@ async fn run_target(
         events,
         cancel: session.cancel.child_token(),
     };
-    let work: BoxFuture<'_, _> = exporter.run(job);
-    Ok((checked.root.clone(), work.await?))
+    Ok((checked.root.clone(), exporter.run(job).await?))
 }
 
 /// Reads the image of `root` out of the scope. All that is missing is named, as far as the documents that are there tell.
@@ -326,17 +325,18 @@ impl ScopedSource<'_> {
     }
 }
 
+#[async_trait]
 impl Source for ScopedSource<'_> {
     fn name(&self) -> &str {
         self.0.images.name()
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         if self.holds(&blob.digest) {
-            return self.0.images.open(blob, offset);
+            return self.0.images.open(blob, offset).await;
         }
         let (name, digest) = (self.name().to_owned(), blob.digest.clone());
-        Box::pin(async { Err(SourceError::NotFound { name, digest }) })
+        Err(SourceError::NotFound { name, digest })
     }
 }
 

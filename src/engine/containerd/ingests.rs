@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::{ListStatusesRequest, Status as Ingested, WriteAction, WriteContentRequest};
-use futures_util::future::BoxFuture;
 use prost_types::Timestamp;
 use tokio::sync::OnceCell;
 use tonic::Code;
@@ -133,34 +133,29 @@ fn message(expected: &Expected) -> Result<WriteContentRequest, EngineError> {
     Ok(WriteContentRequest { total, expected, ..WriteContentRequest::default() })
 }
 
+#[async_trait]
 impl IngestManager for ContainerdIngests {
-    fn mountable<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        Box::pin(async move {
-            match &self.shared {
-                Some(own) if !digests.is_empty() => cross_namespace::sizes(&self.client, own, digests).await,
-                _ => Ok(vec![None; digests.len()]),
-            }
-        })
+    async fn mountable(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
+        match &self.shared {
+            Some(own) if !digests.is_empty() => cross_namespace::sizes(&self.client, own, digests).await,
+            _ => Ok(vec![None; digests.len()]),
+        }
     }
 
-    fn open<'a>(
-        &'a self,
-        reference: &'a str,
-        expected: &'a Expected,
-    ) -> BoxFuture<'a, Result<OpenedIngest, EngineError>> {
-        Box::pin(self.open_ingest(reference, expected))
+    async fn open(&self, reference: &str, expected: &Expected) -> Result<OpenedIngest, EngineError> {
+        self.open_ingest(reference, expected).await
     }
 
-    fn status<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<IngestStatus>, EngineError>> {
-        Box::pin(async move { Ok(self.list().await?.into_iter().find(|status| status.reference == reference)) })
+    async fn status(&self, reference: &str) -> Result<Option<IngestStatus>, EngineError> {
+        Ok(self.list().await?.into_iter().find(|status| status.reference == reference))
     }
 
-    fn statuses(&self) -> BoxFuture<'_, Result<Vec<IngestStatus>, EngineError>> {
-        Box::pin(self.list())
+    async fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError> {
+        self.list().await
     }
 
-    fn abort<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { content::abort(&self.client, &self.full_ref(reference).await?).await })
+    async fn abort(&self, reference: &str) -> Result<(), EngineError> {
+        content::abort(&self.client, &self.full_ref(reference).await?).await
     }
 }
 
@@ -206,36 +201,35 @@ impl ContainerdIngest {
     }
 }
 
+#[async_trait]
 impl IngestWriter for ContainerdIngest {
     fn offset(&self) -> u64 {
         self.stream.length()
     }
 
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError> {
         let left = self.expected.size.map(|size| size.saturating_sub(self.stream.length()));
-        Box::pin(self.stream.push(bytes, left))
+        self.stream.push(bytes, left).await
     }
 
-    fn digest(&mut self) -> BoxFuture<'_, Result<Digest, EngineError>> {
-        Box::pin(async {
-            let digest = self.stream.digest().await?;
-            digest.parse().map_err(|_| EngineError::Protocol {
-                operation: self.operation.clone(),
-                reason: format!("the store gave the digest `{digest}`"),
-            })
+    async fn digest(&mut self) -> Result<Digest, EngineError> {
+        let digest = self.stream.digest().await?;
+        digest.parse().map_err(|_| EngineError::Protocol {
+            operation: self.operation.clone(),
+            reason: format!("the store gave the digest `{digest}`"),
         })
     }
 
-    fn restart(&mut self) -> BoxFuture<'_, Result<(), EngineError>> {
+    async fn restart(&mut self) -> Result<(), EngineError> {
         self.stream.seek(0);
-        Box::pin(async { Ok(()) })
+        Ok(())
     }
 
-    fn suspend(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(self.stream.close())
+    async fn suspend(self: Box<Self>) -> Result<(), EngineError> {
+        self.stream.close().await
     }
 
-    fn commit(self: Box<Self>, expected: Expected) -> BoxFuture<'static, Result<(Digest, u64), EngineError>> {
-        Box::pin(self.finish(expected))
+    async fn commit(self: Box<Self>, expected: Expected) -> Result<(Digest, u64), EngineError> {
+        self.finish(expected).await
     }
 }

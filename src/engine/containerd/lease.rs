@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::time::timeout;
 
@@ -116,60 +116,51 @@ impl ContainerdLease {
     }
 }
 
+#[async_trait]
 impl Lease for ContainerdLease {
-    fn pin<'a>(&'a self, blobs: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        Box::pin(self.keep(blobs))
+    async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
+        self.keep(blobs).await
     }
 
-    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
-        Box::pin(async move {
-            let plan = plan::plan(&self.leased.client, &self.leased.id, graph, None).await?;
-            Ok(plan.present.into_iter().chain(plan.stored).collect())
-        })
+    async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
+        let plan = plan::plan(&self.leased.client, &self.leased.id, graph, None).await?;
+        Ok(plan.present.into_iter().chain(plan.stored).collect())
     }
 
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async move {
-            let mut found = pins::leased(&self.leased.client, &self.leased.id).await?;
-            let mut state = self.state().await?;
-            let documents = self.documents(&mut state).await?;
-            found.retain(|digest| !documents.is_document(&self.leased.id, digest));
-            let mut known: HashSet<_> = found.iter().cloned().collect();
-            found.extend(documents.pinned().filter(|digest| known.insert((*digest).clone())).cloned());
-            Ok(found)
-        })
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
+        let mut found = pins::leased(&self.leased.client, &self.leased.id).await?;
+        let mut state = self.state().await?;
+        let documents = self.documents(&mut state).await?;
+        found.retain(|digest| !documents.is_document(&self.leased.id, digest));
+        let mut known: HashSet<_> = found.iter().cloned().collect();
+        found.extend(documents.pinned().filter(|digest| known.insert((*digest).clone())).cloned());
+        Ok(found)
     }
 
-    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            let mut state = self.state().await?;
-            state.resources.remove(digest);
-            self.documents(&mut state).await?.remove(&self.leased.client, digest).await?;
-            leases::remove(&self.leased.client, &self.leased.id, leases::CONTENT, digest.as_str()).await
-        })
+    async fn unpin(&self, digest: &Digest) -> Result<(), EngineError> {
+        let mut state = self.state().await?;
+        state.resources.remove(digest);
+        self.documents(&mut state).await?.remove(&self.leased.client, digest).await?;
+        leases::remove(&self.leased.client, &self.leased.id, leases::CONTENT, digest.as_str()).await
     }
 
     fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
         Ok(&self.ingests)
     }
 
-    fn begin(
+    async fn begin(
         self: Arc<Self>,
         graph: Arc<Graph>,
         options: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
-        Box::pin(async move {
-            Ok(Box::new(
-                ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await?,
-            ) as Box<dyn ImageTransaction>)
-        })
+    ) -> Result<Box<dyn ImageTransaction>, EngineError> {
+        Ok(Box::new(ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await?))
     }
 
-    fn suspend<'a>(&'a self, root: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(self.leave(root))
+    async fn suspend(&self, root: &Digest) -> Result<(), EngineError> {
+        self.leave(root).await
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.end())
+    async fn release(&self) -> Result<(), EngineError> {
+        self.end().await
     }
 }

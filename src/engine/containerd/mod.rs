@@ -26,7 +26,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tonic::Code;
 
 pub(crate) use self::caches::ContainerdCaches;
@@ -142,6 +142,7 @@ impl ContainerdEngine {
     }
 }
 
+#[async_trait]
 impl Engine for ContainerdEngine {
     fn identity(&self) -> &Identity {
         &self.identity
@@ -151,26 +152,16 @@ impl Engine for ContainerdEngine {
         Sharing { containerd: Some(self.server.uuid.clone()), namespaces: self.server.shares() }
     }
 
-    fn already_complete<'a>(
-        &'a self,
-        root: &'a Descriptor,
-        names: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        Box::pin(self.check(root, names))
+    async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        self.check(root, names).await
     }
 
-    fn lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        lifetime: Lifetime<'a>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
-        Box::pin(
-            async move { Ok(Arc::new(self.lease_for(origin, lifetime, Arc::new(Records)).await?) as Arc<dyn Lease>) },
-        )
+    async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
+        Ok(Arc::new(self.lease_for(origin, lifetime, Arc::new(Records)).await?))
     }
 
-    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
-        Box::pin(leases::durables(&self.client))
+    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
+        leases::durables(&self.client).await
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
@@ -181,30 +172,26 @@ impl Engine for ContainerdEngine {
         Ok(Arc::new(ContainerdCaches::new(self.clone(), "containerd")))
     }
 
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(async move {
-            let abandoned = ContainerdEngine::abandoned(self).await?;
-            release_all(&self.client, &abandoned).await?;
-            Ok(abandoned.len())
-        })
+    async fn recover(&self) -> Result<usize, EngineError> {
+        let abandoned = ContainerdEngine::abandoned(self).await?;
+        release_all(&self.client, &abandoned).await?;
+        Ok(abandoned.len())
     }
 
-    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { images::set(&self.client, &name.to_string(), root).await })
+    async fn tag(&self, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
+        images::set(&self.client, &name.to_string(), root).await
     }
 
-    fn remove<'a>(&'a self, record: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { ContainerdImages::new(self.client.clone(), "containerd").remove(record).await })
+    async fn remove(&self, record: &Record, _: bool) -> Result<(), EngineError> {
+        ContainerdImages::new(self.client.clone(), "containerd").remove(record).await
     }
 
-    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
-        Box::pin(async move {
-            let (leases, kept) = leases::left(&self.client).await?;
-            Ok(Abandoned { leases, kept, ..Abandoned::default() })
-        })
+    async fn abandoned(&self) -> Result<Abandoned, EngineError> {
+        let (leases, kept) = leases::left(&self.client).await?;
+        Ok(Abandoned { leases, kept, ..Abandoned::default() })
     }
 
-    fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(release_all(&self.client, leases))
+    async fn release_abandoned(&self, leases: &[String]) -> Result<(), EngineError> {
+        release_all(&self.client, leases).await
     }
 }

@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_trait::async_trait;
 use containerd_client::services::v1::Image;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::try_join_all;
 use tonic::Code;
 
 use super::images;
@@ -20,18 +21,19 @@ use crate::image::{Descriptor, Digest, Reference};
 #[derive(Debug)]
 pub(super) struct Records;
 
+#[async_trait]
 impl Committer for Records {
-    fn commit<'a>(
-        &'a self,
-        image: &'a ContainerdTransaction,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn commit(
+        &self,
+        image: &ContainerdTransaction,
+        names: &[Reference],
+        preconditions: &[Precondition],
+    ) -> Result<(), EngineError> {
         let names = match names {
             [] => vec![images::dangling(&image.root().digest)],
             names => names.iter().map(ToString::to_string).collect(),
         };
-        Box::pin(image.record(names, preconditions))
+        image.record(names, preconditions).await
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::{Image, ListImagesRequest, ReadContentRequest};
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -194,36 +194,38 @@ fn record(image: Image) -> Option<Record> {
     Some(Record { name: (!unnamed).then_some(image.name), target })
 }
 
+#[async_trait]
 impl Source for ContainerdImages {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(self.read(blob, offset))
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        self.read(blob, offset).await
     }
 }
 
+#[async_trait]
 impl Images for ContainerdImages {
-    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-        Box::pin(self.by_name(name))
+    async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
+        self.by_name(name).await
     }
 
-    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-        Box::pin(self.by_digest(digest))
+    async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+        self.by_digest(digest).await
     }
 
-    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
+    async fn list(&self, query: &Query) -> Result<Page, EngineError> {
         // containerd answers with all records in one message and has no pages. Its filters could apply the prefix, at
         // the price of writing what a client sends into its filter language.
-        Box::pin(async move { Ok(Page::of(self.records(Vec::new()).await?, query)) })
+        Ok(Page::of(self.records(Vec::new()).await?, query))
     }
 
-    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
-        Box::pin(self.size_of(digest))
+    async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        self.size_of(digest).await
     }
 
-    fn same_layers<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<SameLayers, EngineError>> {
-        Box::pin(same::layers(&self.client, digests))
+    async fn same_layers(&self, digests: &[Digest]) -> Result<SameLayers, EngineError> {
+        same::layers(&self.client, digests).await
     }
 }

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use containerd_client::services::v1::ReadContentRequest;
-use futures_util::future::BoxFuture;
 
 use super::ContainerdEngine;
 use super::client::{Client, UNARY};
@@ -52,9 +52,10 @@ impl ContainerdBlobs {
     }
 }
 
+#[async_trait]
 impl StoredBlobs for ContainerdBlobs {
-    fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
-        Box::pin(self.look(digest))
+    async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
+        self.look(digest).await
     }
 }
 
@@ -66,24 +67,23 @@ struct Local {
     size: u64,
 }
 
+#[async_trait]
 impl StoredBlob for Local {
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, EngineError>> {
-        Box::pin(async move {
-            let failed = |reason: String| EngineError::Protocol {
-                operation: format!("reading the engine's file of {}", self.digest),
-                reason,
-            };
-            let file = self.file.clone();
-            let reading = tokio::task::spawn_blocking(move || file.read_exact_at(&mut buffer, offset).map(|()| buffer));
-            match reading.await {
-                Ok(read) => read.map_err(|error| failed(error.to_string())),
-                Err(error) => Err(failed(error.to_string())),
-            }
-        })
+    async fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> Result<Vec<u8>, EngineError> {
+        let failed = |reason: String| EngineError::Protocol {
+            operation: format!("reading the engine's file of {}", self.digest),
+            reason,
+        };
+        let file = self.file.clone();
+        let reading = tokio::task::spawn_blocking(move || file.read_exact_at(&mut buffer, offset).map(|()| buffer));
+        match reading.await {
+            Ok(read) => read.map_err(|error| failed(error.to_string())),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 }
 
@@ -95,40 +95,37 @@ struct Remote {
     size: u64,
 }
 
+#[async_trait]
 impl StoredBlob for Remote {
     fn size(&self) -> u64 {
         self.size
     }
 
-    fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, EngineError>> {
-        Box::pin(async move {
-            let operation = format!("reading {}", self.digest);
-            let broken =
-                |reason: &str| EngineError::Protocol { operation: operation.clone(), reason: reason.to_owned() };
-            // A size of 0 would mean all of it.
-            if buffer.is_empty() {
-                return Ok(buffer);
-            }
-            let (start, size) = i64::try_from(offset)
-                .ok()
-                .zip(i64::try_from(buffer.len()).ok())
-                .ok_or_else(|| broken("the range is not one"))?;
-            let request = ReadContentRequest { digest: self.digest.to_string(), offset: start, size };
-            let mut content = self.client.content();
-            let call = content.read(self.client.request(request));
-            let mut chunks = self.client.unary(operation.as_str(), call).await?;
-            let mut filled = 0;
-            while filled < buffer.len() {
-                let next = tokio::time::timeout(UNARY, chunks.message()).await;
-                let next = next.map_err(|_| EngineError::Timeout { operation: operation.clone(), after: UNARY })?;
-                let chunk = next.map_err(|status| self.client.failure(operation.as_str(), status))?;
-                let data = chunk.ok_or_else(|| broken("it ended early"))?.data;
-                let room =
-                    buffer.get_mut(filled..filled + data.len()).ok_or_else(|| broken("more than was asked for"))?;
-                room.copy_from_slice(&data);
-                filled += data.len();
-            }
-            Ok(buffer)
-        })
+    async fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> Result<Vec<u8>, EngineError> {
+        let operation = format!("reading {}", self.digest);
+        let broken = |reason: &str| EngineError::Protocol { operation: operation.clone(), reason: reason.to_owned() };
+        // A size of 0 would mean all of it.
+        if buffer.is_empty() {
+            return Ok(buffer);
+        }
+        let (start, size) = i64::try_from(offset)
+            .ok()
+            .zip(i64::try_from(buffer.len()).ok())
+            .ok_or_else(|| broken("the range is not one"))?;
+        let request = ReadContentRequest { digest: self.digest.to_string(), offset: start, size };
+        let mut content = self.client.content();
+        let call = content.read(self.client.request(request));
+        let mut chunks = self.client.unary(operation.as_str(), call).await?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let next = tokio::time::timeout(UNARY, chunks.message()).await;
+            let next = next.map_err(|_| EngineError::Timeout { operation: operation.clone(), after: UNARY })?;
+            let chunk = next.map_err(|status| self.client.failure(operation.as_str(), status))?;
+            let data = chunk.ok_or_else(|| broken("it ended early"))?.data;
+            let room = buffer.get_mut(filled..filled + data.len()).ok_or_else(|| broken("more than was asked for"))?;
+            room.copy_from_slice(&data);
+            filled += data.len();
+        }
+        Ok(buffer)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -19,14 +20,15 @@ use crate::image::{Descriptor, Digest, Graph, Platform, Reference};
 use crate::progress::Events;
 
 /// What makes a visible image of blobs that are in place: containerd's image service, or a dockerd.
+#[async_trait]
 pub(crate) trait Committer: Debug + Send + Sync {
     /// See [`PreparedImage::commit`].
-    fn commit<'a>(
-        &'a self,
-        image: &'a ContainerdTransaction,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>>;
+    async fn commit(
+        &self,
+        image: &ContainerdTransaction,
+        names: &[Reference],
+        preconditions: &[Precondition],
+    ) -> Result<(), EngineError>;
 }
 
 /// An image that is being exported under a lease.
@@ -140,45 +142,39 @@ impl ContainerdTransaction {
     }
 }
 
+#[async_trait]
 impl ImageTransaction for ContainerdTransaction {
     fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
-        Box::pin(async move {
-            match writer::begin(&self.lease.client, &self.lease.id, blob).await? {
-                Begun::Present => {
-                    self.committed.add([blob.digest.clone()]);
-                    Ok(Opened::Present)
-                }
-                Begun::Writer(writer) => {
-                    let (digest, committed) = (blob.digest.clone(), self.committed.clone());
-                    Ok(Opened::Writer(Box::new(NotifyOnCommit { writer, digest, committed })))
-                }
+    async fn writer(&self, blob: &Descriptor) -> Result<Opened, EngineError> {
+        match writer::begin(&self.lease.client, &self.lease.id, blob).await? {
+            Begun::Present => {
+                self.committed.add([blob.digest.clone()]);
+                Ok(Opened::Present)
             }
-        })
+            Begun::Writer(writer) => {
+                let (digest, committed) = (blob.digest.clone(), self.committed.clone());
+                Ok(Opened::Writer(Box::new(NotifyOnCommit { writer, digest, committed })))
+            }
+        }
     }
 
-    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
-        Box::pin(async move {
-            self.verify().await?;
-            Ok(self as &dyn PreparedImage)
-        })
+    async fn prepare(&self) -> Result<&dyn PreparedImage, EngineError> {
+        self.verify().await?;
+        Ok(self)
     }
 
-    fn cancel(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.stop())
+    async fn cancel(&self) {
+        self.stop().await
     }
 }
 
+#[async_trait]
 impl PreparedImage for ContainerdTransaction {
-    fn commit<'a>(
-        &'a self,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>> {
-        self.committer.commit(self, names, preconditions)
+    async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
+        self.committer.commit(self, names, preconditions).await
     }
 }
 
@@ -190,16 +186,15 @@ struct NotifyOnCommit {
     committed: CommittedBlobs,
 }
 
+#[async_trait]
 impl BlobWriter for NotifyOnCommit {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
         self.writer.write(bytes)
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(async move {
-            self.writer.commit().await?;
-            self.committed.add([self.digest]);
-            Ok(())
-        })
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        self.writer.commit().await?;
+        self.committed.add([self.digest]);
+        Ok(())
     }
 }

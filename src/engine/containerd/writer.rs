@@ -1,5 +1,6 @@
 //! Writing a blob of which digest and size are known.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::{WriteAction, WriteContentRequest};
 use futures_util::future::BoxFuture;
@@ -110,12 +111,13 @@ impl Writer {
     }
 }
 
+#[async_trait]
 impl BlobWriter for Writer {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(self.push(bytes))
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(self.finish())
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        self.finish().await
     }
 }

@@ -10,8 +10,8 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 
@@ -88,32 +88,31 @@ impl Loads {
     }
 }
 
+#[async_trait]
 impl Committer for Loads {
-    fn commit<'a>(
-        &'a self,
-        image: &'a ContainerdTransaction,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            if let Some(store) = &self.store {
-                store.check().await?;
-            }
-            let records = match names {
-                [] => vec![dangling(&image.root().digest)],
-                names => names.iter().map(ToString::to_string).collect(),
-            };
-            let before = image.names_before_load(records, dangling).await?;
-            let mut was_asked = false;
-            let Err(error) = self.load(image, names, preconditions, &mut was_asked).await else {
-                return image.confirm(before).await;
-            };
-            image.client().note(&error);
-            if was_asked {
-                image.restore_names(before).await;
-            }
-            Err(error)
-        })
+    async fn commit(
+        &self,
+        image: &ContainerdTransaction,
+        names: &[Reference],
+        preconditions: &[Precondition],
+    ) -> Result<(), EngineError> {
+        if let Some(store) = &self.store {
+            store.check().await?;
+        }
+        let records = match names {
+            [] => vec![dangling(&image.root().digest)],
+            names => names.iter().map(ToString::to_string).collect(),
+        };
+        let before = image.names_before_load(records, dangling).await?;
+        let mut was_asked = false;
+        let Err(error) = self.load(image, names, preconditions, &mut was_asked).await else {
+            return image.confirm(before).await;
+        };
+        image.client().note(&error);
+        if was_asked {
+            image.restore_names(before).await;
+        }
+        Err(error)
     }
 }
 

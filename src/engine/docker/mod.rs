@@ -17,7 +17,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, try_join_all};
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
 
 use self::caches::DockerCaches;
 pub(crate) use self::discover::{Info, Store, info};
@@ -108,6 +109,7 @@ fn candidates(hint: Option<&Path>, told: Option<&Path>) -> Vec<PathBuf> {
     found
 }
 
+#[async_trait]
 impl Engine for DockerEngine {
     fn identity(&self) -> &Identity {
         &self.identity
@@ -117,60 +119,48 @@ impl Engine for DockerEngine {
         self.containerd.sharing()
     }
 
-    fn already_complete<'a>(
-        &'a self,
-        root: &'a Descriptor,
-        names: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        Box::pin(async move {
-            // At the same time: looking changes nothing, even in a containerd that is the wrong one by now. And what
-            // is not there needs no proof.
-            let (mut proof, mut look) = (pin!(self.store.check()), pin!(self.containerd.check(root, names)));
-            let found = tokio::select! {
-                proven = &mut proof => {
-                    proven?;
-                    look.await?
+    async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        // At the same time: looking changes nothing, even in a containerd that is the wrong one by now. And what
+        // is not there needs no proof.
+        let (mut proof, mut look) = (pin!(self.store.check()), pin!(self.containerd.check(root, names)));
+        let found = tokio::select! {
+            proven = &mut proof => {
+                proven?;
+                look.await?
+            }
+            found = &mut look => {
+                let found = found?;
+                if found.is_some() {
+                    proof.await?;
                 }
-                found = &mut look => {
-                    let found = found?;
-                    if found.is_some() {
-                        proof.await?;
-                    }
-                    found
-                }
-            };
-            let Some(blobs) = found else { return Ok(None) };
-            let tagged = try_join_all(names.iter().map(|name| tag::again(&self.docker, name))).await?;
-            Ok(tagged.into_iter().all(|there| there).then_some(blobs))
-        })
+                found
+            }
+        };
+        let Some(blobs) = found else { return Ok(None) };
+        let tagged = try_join_all(names.iter().map(|name| tag::again(&self.docker, name))).await?;
+        Ok(tagged.into_iter().all(|there| there).then_some(blobs))
     }
 
-    fn lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        lifetime: Lifetime<'a>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
-        Box::pin(async move {
-            let loads = Loads::new(self.docker.clone(), self.store.clone(), lifetime);
-            let lease = self.containerd.lease_for(origin, lifetime, Arc::new(loads));
-            if let Lifetime::Durable { .. } = lifetime {
-                // First: what a durable lease has pinned already must not be released in vain.
-                self.store.check().await?;
-                return Ok(Arc::new(lease.await?) as Arc<dyn Lease>);
+    async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
+        let loads = Loads::new(self.docker.clone(), self.store.clone(), lifetime);
+        let lease = self.containerd.lease_for(origin, lifetime, Arc::new(loads));
+        if let Lifetime::Durable { .. } = lifetime {
+            // First: what a durable lease has pinned already must not be released in vain.
+            self.store.check().await?;
+            return Ok(Arc::new(lease.await?));
+        }
+        // At the same time: an empty lease does no harm in a containerd that is the wrong one by now.
+        let (verified, lease) = tokio::join!(self.store.check(), lease);
+        if let Err(error) = verified {
+            // The error is that it is not the one, whatever becomes of the lease there.
+            if let Ok(lease) = lease
+                && let Err(error) = lease.release().await
+            {
+                tracing::warn!(%error, "an empty lease stays until it expires");
             }
-            // At the same time: an empty lease does no harm in a containerd that is the wrong one by now.
-            let (verified, lease) = tokio::join!(self.store.check(), lease);
-            if let Err(error) = verified {
-                // The error is that it is not the one, whatever becomes of the lease there.
-                if let Ok(lease) = lease
-                    && let Err(error) = lease.release().await
-                {
-                    tracing::warn!(%error, "an empty lease stays until it expires");
-                }
-                return Err(error);
-            }
-            Ok(Arc::new(lease?) as Arc<dyn Lease>)
-        })
+            return Err(error);
+        }
+        Ok(Arc::new(lease?))
     }
 
     /// dockerd's images are containerd's records, under the names that dockerd gives them.
@@ -182,52 +172,46 @@ impl Engine for DockerEngine {
         Ok(Arc::new(DockerCaches::new(&self.containerd, self.store.clone())))
     }
 
-    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
-        self.containerd.durable_leases()
+    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
+        self.containerd.durable_leases().await
     }
 
-    fn load_store(&self) -> BoxFuture<'_, Result<Option<Arc<dyn StoredBlobs>>, EngineError>> {
-        Box::pin(async move {
-            let (verified, blobs) = tokio::join!(self.store.check(), ContainerdBlobs::new(&self.containerd));
-            verified?;
-            Ok(Some(Arc::new(blobs?) as Arc<dyn StoredBlobs>))
-        })
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        let (verified, blobs) = tokio::join!(self.store.check(), ContainerdBlobs::new(&self.containerd));
+        verified?;
+        Ok(Some(Arc::new(blobs?) as Arc<dyn StoredBlobs>))
     }
 
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(async move {
-            let abandoned = ContainerdEngine::abandoned(&self.containerd).await?;
-            let (client, count) = (self.containerd.client().clone(), abandoned.len());
-            if count > 0 {
-                tokio::spawn(async move {
-                    tokio::time::sleep(GRACE).await;
-                    if let Err(error) = super::containerd::release_all(&client, &abandoned).await {
-                        tracing::warn!(%error, "leases of a former process stay until the next start, or until they expire");
-                    }
-                });
-            }
-            Ok(count)
-        })
+    async fn recover(&self) -> Result<usize, EngineError> {
+        let abandoned = ContainerdEngine::abandoned(&self.containerd).await?;
+        let (client, count) = (self.containerd.client().clone(), abandoned.len());
+        if count > 0 {
+            tokio::spawn(async move {
+                tokio::time::sleep(GRACE).await;
+                if let Err(error) = super::containerd::release_all(&client, &abandoned).await {
+                    tracing::warn!(%error, "leases of a former process stay until the next start, or until they expire");
+                }
+            });
+        }
+        Ok(count)
     }
 
-    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(tag::set(&self.docker, root, name))
+    async fn tag(&self, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
+        tag::set(&self.docker, root, name).await
     }
 
-    fn remove<'a>(&'a self, record: &'a Record, force: bool) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            // dockerd compares nothing, so it is looked at right before.
-            ContainerdImages::new(self.containerd.client().clone(), "docker's containerd").check(record).await?;
-            tag::remove(&self.docker, record, force).await
-        })
+    async fn remove(&self, record: &Record, force: bool) -> Result<(), EngineError> {
+        // dockerd compares nothing, so it is looked at right before.
+        ContainerdImages::new(self.containerd.client().clone(), "docker's containerd").check(record).await?;
+        tag::remove(&self.docker, record, force).await
     }
 
-    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
-        Box::pin(async move { Ok(Abandoned { grace: GRACE, ..Engine::abandoned(&self.containerd).await? }) })
+    async fn abandoned(&self) -> Result<Abandoned, EngineError> {
+        Ok(Abandoned { grace: GRACE, ..Engine::abandoned(&self.containerd).await? })
     }
 
-    fn release_abandoned<'a>(&'a self, leases: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
-        self.containerd.release_abandoned(leases)
+    async fn release_abandoned(&self, leases: &[String]) -> Result<(), EngineError> {
+        self.containerd.release_abandoned(leases).await
     }
 }
 

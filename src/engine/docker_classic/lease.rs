@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::Classic;
@@ -34,47 +34,46 @@ fn not_offered() -> EngineError {
     }
 }
 
+#[async_trait]
 impl Lease for ClassicLease {
-    fn pin<'a>(&'a self, _: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
-        Box::pin(async { Err(not_offered()) })
+    async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
+        Err(not_offered())
     }
 
-    fn pin_graph<'a>(&'a self, _: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
-        Box::pin(async { Err(not_offered()) })
+    async fn pin_graph(&self, _: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
+        Err(not_offered())
     }
 
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async { Err(not_offered()) })
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
+        Err(not_offered())
     }
 
-    fn unpin<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async { Err(not_offered()) })
+    async fn unpin(&self, _: &Digest) -> Result<(), EngineError> {
+        Err(not_offered())
     }
 
     fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
         Err(not_offered())
     }
 
-    fn begin(
+    async fn begin(
         self: Arc<Self>,
         graph: Arc<Graph>,
         options: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
-        Box::pin(async move {
-            let (docker, attempts) = (self.docker.clone(), self.attempts.clone());
-            let cancelled = self.released.child_token();
-            let begun = ClassicTransaction::begin(docker, &self.info, attempts, cancelled, &graph, options).await?;
-            Ok(Box::new(begun) as Box<dyn ImageTransaction>)
-        })
+    ) -> Result<Box<dyn ImageTransaction>, EngineError> {
+        let (docker, attempts) = (self.docker.clone(), self.attempts.clone());
+        let cancelled = self.released.child_token();
+        let begun = ClassicTransaction::begin(docker, &self.info, attempts, cancelled, &graph, options).await?;
+        Ok(Box::new(begun))
     }
 
     /// dockerd keeps nothing of an archive that it did not get to the end of.
-    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        self.release()
+    async fn suspend(&self, _: &Digest) -> Result<(), EngineError> {
+        self.release().await
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
+    async fn release(&self) -> Result<(), EngineError> {
         self.released.cancel();
-        Box::pin(async { Ok(()) })
+        Ok(())
     }
 }

@@ -17,7 +17,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::future::{BoxFuture, try_join_all};
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -129,26 +130,21 @@ impl Classic {
     }
 }
 
+#[async_trait]
 impl Engine for ClassicEngine {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn already_complete<'a>(
-        &'a self,
-        root: &'a Descriptor,
-        names: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        Box::pin(async move {
-            let known = self.docker.images.lock().unwrap_or_else(PoisonError::into_inner).get(&root.digest).cloned();
-            let Some(known) = known else { return Ok(None) };
-            Ok(self.docker.resolves_to(&known.id, names).await?.then_some(known.blobs))
-        })
+    async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        let known = self.docker.images.lock().unwrap_or_else(PoisonError::into_inner).get(&root.digest).cloned();
+        let Some(known) = known else { return Ok(None) };
+        Ok(self.docker.resolves_to(&known.id, names).await?.then_some(known.blobs))
     }
 
     /// The image's id.
-    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Digest>, EngineError>> {
-        Box::pin(async move { self.docker.image(&name.to_string()).await })
+    async fn resolve(&self, name: &Reference) -> Result<Option<Digest>, EngineError> {
+        self.docker.image(&name.to_string()).await
     }
 
     fn knows_as(&self, root: &Digest) -> Option<Digest> {
@@ -157,25 +153,19 @@ impl Engine for ClassicEngine {
     }
 
     /// Nothing is created: there are no leases here. It may be another dockerd by now, or one with another store.
-    fn lease<'a>(
-        &'a self,
-        _: &'a Origin,
-        lifetime: Lifetime<'a>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
-        Box::pin(async move {
-            if let Lifetime::Durable { .. } = lifetime {
-                let what = "an export that outlives a restart";
-                return Err(EngineError::NotOffered { engine: self.identity.kind.name(), what });
-            }
-            let info = info(&self.docker.api).await?;
-            classic(&self.docker.api, &info)?;
-            Ok(Arc::new(ClassicLease::new(self.docker.clone(), info)) as Arc<dyn Lease>)
-        })
+    async fn lease(&self, _: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
+        if let Lifetime::Durable { .. } = lifetime {
+            let what = "an export that outlives a restart";
+            return Err(EngineError::NotOffered { engine: self.identity.kind.name(), what });
+        }
+        let info = info(&self.docker.api).await?;
+        classic(&self.docker.api, &info)?;
+        Ok(Arc::new(ClassicLease::new(self.docker.clone(), info)))
     }
 
     /// There is never anything: what dockerd had received of an archive it deletes when the connection breaks, or when
     /// it starts again (moby `daemon/daemon.go`, `prepareTempDir`).
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(async { Ok(0) })
+    async fn recover(&self) -> Result<usize, EngineError> {
+        Ok(0)
     }
 }

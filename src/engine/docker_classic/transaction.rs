@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, try_join_all};
 use serde::Serialize;
@@ -181,39 +182,34 @@ impl ClassicTransaction {
     }
 }
 
+#[async_trait]
 impl ImageTransaction for ClassicTransaction {
     fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
-        Box::pin(async move {
-            let archive = self.turn().await?;
-            let writer = Writer { archive, blob: blob.clone(), left: blob.size, complete: false };
-            writer.upload()?.send(tar::member(&place(&blob.digest), blob.size)).await?;
-            Ok(Opened::Writer(Box::new(writer)))
-        })
+    async fn writer(&self, blob: &Descriptor) -> Result<Opened, EngineError> {
+        let archive = self.turn().await?;
+        let writer = Writer { archive, blob: blob.clone(), left: blob.size, complete: false };
+        writer.upload()?.send(tar::member(&place(&blob.digest), blob.size)).await?;
+        Ok(Opened::Writer(Box::new(writer)))
     }
 
     /// dockerd verifies and unpacks everything after the commit has begun, and before it makes an image of it.
-    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
-        Box::pin(async move { Ok(self as &dyn PreparedImage) })
+    async fn prepare(&self) -> Result<&dyn PreparedImage, EngineError> {
+        Ok(self)
     }
 
-    fn cancel(&self) -> BoxFuture<'_, ()> {
+    async fn cancel(&self) {
         // A writer fails at its next piece.
         self.cancelled.cancel();
-        Box::pin(async {})
     }
 }
 
+#[async_trait]
 impl PreparedImage for ClassicTransaction {
-    fn commit<'a>(
-        &'a self,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(self.commit_image(names, preconditions))
+    async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
+        self.commit_image(names, preconditions).await
     }
 }
 
@@ -249,6 +245,7 @@ impl Writer {
     }
 }
 
+#[async_trait]
 impl BlobWriter for Writer {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
@@ -258,15 +255,13 @@ impl BlobWriter for Writer {
     }
 
     /// dockerd verifies the digest of what is in the layer when it unpacks it, so it is not done here.
-    fn commit(mut self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(async move {
-            if self.left > 0 {
-                return Err(self.corrupt("less"));
-            }
-            self.upload()?.pad(self.blob.size).await?;
-            self.complete = true;
-            Ok(())
-        })
+    async fn commit(mut self: Box<Self>) -> Result<(), EngineError> {
+        if self.left > 0 {
+            return Err(self.corrupt("less"));
+        }
+        self.upload()?.pad(self.blob.size).await?;
+        self.complete = true;
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::TryLockError;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
@@ -121,6 +122,7 @@ impl Writer {
     }
 }
 
+#[async_trait]
 impl BlobWriter for Writer {
     fn offset(&self) -> u64 {
         self.offset
@@ -130,7 +132,7 @@ impl BlobWriter for Writer {
         Box::pin(self.push(bytes))
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(self.finish())
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        self.finish().await
     }
 }

@@ -1,7 +1,7 @@
 //! What a daemon's engine holds, read through References.
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::{Code, Status};
@@ -106,61 +106,59 @@ fn descriptor(operation: &str, message: &proto::Descriptor) -> Result<Descriptor
     })
 }
 
+#[async_trait]
 impl Source for RemoteImages {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(self.read(blob, offset))
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        self.read(blob, offset).await
     }
 }
 
+#[async_trait]
 impl Images for RemoteImages {
-    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-        Box::pin(async move { Ok(self.root(name.to_string()).await?.filter(|root| name.admits(&root.digest))) })
+    async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
+        Ok(self.root(name.to_string()).await?.filter(|root| name.admits(&root.digest)))
     }
 
-    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-        Box::pin(async move { Ok(self.root(digest.to_string()).await?.filter(|root| root.digest == *digest)) })
+    async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+        Ok(self.root(digest.to_string()).await?.filter(|root| root.digest == *digest))
     }
 
-    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
-        Box::pin(async move {
-            let operation = "listing images";
-            let request = ListReferencesRequest {
-                prefix: query.prefix.clone(),
-                page_size: i32::try_from(query.limit.clamp(1, MAX_PAGE)).unwrap_or(0),
-                page_token: query.after.clone().unwrap_or_default(),
-                unnamed: true,
-            };
-            let call = async { self.connection.references().list(request).await };
-            let page = self.connection.unary(operation, call).await?;
-            let record = |reference: proto::Reference| {
-                let root = reference.root.unwrap_or_default();
-                let name = Some(reference.name).filter(|name| !name.is_empty());
-                Ok(Record { name, target: descriptor(operation, &root)? })
-            };
-            let records: Result<Vec<_>, EngineError> = page.references.into_iter().map(record).collect();
-            // A server that gives the same page again would be asked for ever.
-            let next = Some(page.next_page_token).filter(|next| !next.is_empty() && query.after.as_ref() != Some(next));
-            Ok(Page { records: records?, next })
-        })
+    async fn list(&self, query: &Query) -> Result<Page, EngineError> {
+        let operation = "listing images";
+        let request = ListReferencesRequest {
+            prefix: query.prefix.clone(),
+            page_size: i32::try_from(query.limit.clamp(1, MAX_PAGE)).unwrap_or(0),
+            page_token: query.after.clone().unwrap_or_default(),
+            unnamed: true,
+        };
+        let call = async { self.connection.references().list(request).await };
+        let page = self.connection.unary(operation, call).await?;
+        let record = |reference: proto::Reference| {
+            let root = reference.root.unwrap_or_default();
+            let name = Some(reference.name).filter(|name| !name.is_empty());
+            Ok(Record { name, target: descriptor(operation, &root)? })
+        };
+        let records: Result<Vec<_>, EngineError> = page.references.into_iter().map(record).collect();
+        // A server that gives the same page again would be asked for ever.
+        let next = Some(page.next_page_token).filter(|next| !next.is_empty() && query.after.as_ref() != Some(next));
+        Ok(Page { records: records?, next })
     }
 
-    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
-        Box::pin(async move {
-            // One byte, for the sake of the first message, which says the size.
-            match self.fetch(digest, 0, 1).await {
-                Ok((size, _)) => Ok(Some(size)),
-                Err(status) if status.code() == Code::NotFound => Ok(None),
-                Err(status) => Err(self.connection.failure(&format!("looking up {digest}"), &status)),
-            }
-        })
+    async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        // One byte, for the sake of the first message, which says the size.
+        match self.fetch(digest, 0, 1).await {
+            Ok((size, _)) => Ok(Some(size)),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.connection.failure(&format!("looking up {digest}"), &status)),
+        }
     }
 
     /// Of a layout's blobs the API says within an export only whether they are what they are called.
-    fn reliable<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
-        if self.is_layout { Box::pin(async { Ok(None) }) } else { self.size(digest) }
+    async fn reliable(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
+        if self.is_layout { Ok(None) } else { self.size(digest).await }
     }
 }

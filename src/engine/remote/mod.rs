@@ -18,8 +18,6 @@ mod writer;
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-
 use crate::engine::error::REMOTE;
 use crate::engine::images::{Images, Record};
 use crate::engine::{Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Storage};
@@ -27,6 +25,7 @@ use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
 use crate::net::Address;
 
+use async_trait::async_trait;
 pub use connection::DaemonConnection;
 use images::RemoteImages;
 use lease::RemoteLease;
@@ -100,33 +99,24 @@ impl RemoteEngine {
     }
 }
 
+#[async_trait]
 impl Engine for RemoteEngine {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
     /// Never known here: the daemon finds out at the commit, which then changes nothing.
-    fn already_complete<'a>(
-        &'a self,
-        _root: &'a Descriptor,
-        _names: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        Box::pin(async { Ok(None) })
+    async fn already_complete(&self, _root: &Descriptor, _names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        Ok(None)
     }
 
     /// Nothing is asked of the daemon before the image is known.
-    fn lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        lifetime: Lifetime<'a>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
-        Box::pin(async move {
-            if let Lifetime::Durable { .. } = lifetime {
-                return Err(EngineError::NotOffered { engine: REMOTE, what: "an export that outlives a restart" });
-            }
-            let lease = RemoteLease::new(self.connection.clone(), origin.clone(), self.descriptors);
-            Ok(Arc::new(lease) as Arc<dyn Lease>)
-        })
+    async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
+        if let Lifetime::Durable { .. } = lifetime {
+            return Err(EngineError::NotOffered { engine: REMOTE, what: "an export that outlives a restart" });
+        }
+        let lease = RemoteLease::new(self.connection.clone(), origin.clone(), self.descriptors);
+        Ok(Arc::new(lease))
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
@@ -136,12 +126,12 @@ impl Engine for RemoteEngine {
         Err(EngineError::NotOffered { engine: self.identity.kind.name(), what: "reading its images" })
     }
 
-    fn remove<'a>(&'a self, _: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async { Err(EngineError::NotOffered { engine: REMOTE, what: "removing images" }) })
+    async fn remove(&self, _: &Record, _: bool) -> Result<(), EngineError> {
+        Err(EngineError::NotOffered { engine: REMOTE, what: "removing images" })
     }
 
     /// The daemon does it.
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(async { Ok(0) })
+    async fn recover(&self) -> Result<usize, EngineError> {
+        Ok(0)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::timeout;
 
@@ -107,34 +107,32 @@ fn outcome(operation: &str, results: &[ExporterResult]) -> Result<(), EngineErro
     }
 }
 
+#[async_trait]
 impl ImageTransaction for RemoteTransaction {
     fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
-        Box::pin(writer::begin(&self.export.content, blob))
+    async fn writer(&self, blob: &Descriptor) -> Result<Opened, EngineError> {
+        writer::begin(&self.export.content, blob).await
     }
 
     /// The daemon looks at every blob when it commits.
-    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
-        Box::pin(async move { Ok(self as &dyn PreparedImage) })
+    async fn prepare(&self) -> Result<&dyn PreparedImage, EngineError> {
+        Ok(self)
     }
 
     /// Nothing is under way here but what its caller has dropped.
-    fn cancel(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
+    async fn cancel(&self) {}
 }
 
+#[async_trait]
 impl PreparedImage for RemoteTransaction {
     /// The daemon's own policy compares what names resolve to; Commit has no preconditions.
-    fn commit<'a>(&'a self, names: &'a [Reference], _: &'a [Precondition]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            self.set(names).await?;
-            // The export has ended: there is nothing to abort.
-            self.lease.forget();
-            Ok(())
-        })
+    async fn commit(&self, names: &[Reference], _: &[Precondition]) -> Result<(), EngineError> {
+        self.set(names).await?;
+        // The export has ended: there is nothing to abort.
+        self.lease.forget();
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Writing one blob into an export of a daemon.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::{WriteAction, WriteContentRequest};
 use futures_util::future::BoxFuture;
@@ -111,6 +112,7 @@ impl RemoteWriter {
     }
 }
 
+#[async_trait]
 impl BlobWriter for RemoteWriter {
     fn offset(&self) -> u64 {
         self.offset
@@ -120,7 +122,7 @@ impl BlobWriter for RemoteWriter {
         Box::pin(self.push(bytes))
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
-        Box::pin(self.finish())
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        self.finish().await
     }
 }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::spawn_blocking;
 
@@ -118,44 +118,47 @@ fn identify(stores: &Stores, digest: &Digest) -> Result<Option<Descriptor>, Engi
     Ok(Some(Descriptor::new(media_type.unwrap_or_else(|| ANYTHING.to_owned()), digest.clone(), size)))
 }
 
+#[async_trait]
 impl Source for RepositoryImages {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(self.read(blob, offset))
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        self.read(blob, offset).await
     }
 }
 
+#[async_trait]
 impl Images for RepositoryImages {
-    fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+    async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
         let name = name.clone();
-        Box::pin(self.work(move |stores| stores.names.resolve(&name)))
+        self.work(move |stores| stores.names.resolve(&name)).await
     }
 
-    fn identify<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+    async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
         let digest = digest.clone();
-        Box::pin(self.work(move |stores| identify(stores, &digest)))
+        self.work(move |stores| identify(stores, &digest)).await
     }
 
-    fn list<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
+    async fn list(&self, query: &Query) -> Result<Page, EngineError> {
         let query = query.clone();
-        Box::pin(self.work(move |stores| {
+        self.work(move |stores| {
             let index = stores.names.read()?;
             let entries = index.as_ref().map(LayoutIndex::entries).unwrap_or_default();
             let record = |entry: &Entry| Record { name: entry.name().map(str::to_owned), target: entry.target.clone() };
             Ok(Page::of(entries.iter().map(record), &query))
-        }))
+        })
+        .await
     }
 
-    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+    async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
         let digest = digest.clone();
-        Box::pin(self.work(move |stores| Ok(stores.blobs.readable(&digest))))
+        self.work(move |stores| Ok(stores.blobs.readable(&digest))).await
     }
 
-    fn reliable<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+    async fn reliable(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
         let digest = digest.clone();
-        Box::pin(self.work(move |stores| Ok(stores.blobs.present(&digest, None))))
+        self.work(move |stores| Ok(stores.blobs.present(&digest, None))).await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::lease::RepositoryLease;
 use super::transaction::{RepositoryTransaction, plan};
@@ -10,22 +10,24 @@ use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, ImageTransaction, Lease, Pin, Plan, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
 
+#[async_trait]
 impl Lease for RepositoryLease {
-    fn pin<'a>(&'a self, blobs: &'a [Pin]) -> BoxFuture<'a, Result<Vec<Option<u64>>, EngineError>> {
+    async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         let blobs = blobs.to_vec();
-        Box::pin(self.work(move |this| this.pins.pin(&blobs)))
+        self.work(move |this| this.pins.pin(&blobs)).await
     }
 
-    fn pin_graph<'a>(&'a self, graph: &'a Arc<Graph>) -> BoxFuture<'a, Result<Vec<Descriptor>, EngineError>> {
+    async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
         let graph = graph.clone();
-        Box::pin(self.work(move |this| {
+        self.work(move |this| {
             let Plan { present, stored, .. } = plan(this, &graph)?;
             Ok(present.into_iter().chain(stored).collect())
-        }))
+        })
+        .await
     }
 
-    fn pinned(&self) -> BoxFuture<'_, Result<Vec<Digest>, EngineError>> {
-        Box::pin(self.work(|this| {
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
+        self.work(|this| {
             // A lease may also have blobs that were never there.
             let mut found = Vec::new();
             for digest in this.pins.all() {
@@ -34,46 +36,41 @@ impl Lease for RepositoryLease {
                 }
             }
             Ok(found)
-        }))
+        })
+        .await
     }
 
-    fn unpin<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn unpin(&self, digest: &Digest) -> Result<(), EngineError> {
         let digest = digest.clone();
-        Box::pin(self.work(move |this| this.pins.remove(&digest)))
+        self.work(move |this| this.pins.remove(&digest)).await
     }
 
     fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
         Ok(&self.ingests)
     }
 
-    fn begin(
+    async fn begin(
         self: Arc<Self>,
         graph: Arc<Graph>,
         _: TransactionOptions,
-    ) -> BoxFuture<'static, Result<Box<dyn ImageTransaction>, EngineError>> {
-        Box::pin(async move {
-            let begun = self.work(move |this| RepositoryTransaction::begin(this.clone(), graph)).await?;
-            Ok(Box::new(begun) as Box<dyn ImageTransaction>)
-        })
+    ) -> Result<Box<dyn ImageTransaction>, EngineError> {
+        let begun = self.work(move |this| RepositoryTransaction::begin(this.clone(), graph)).await?;
+        Ok(Box::new(begun))
     }
 
     /// Complete blobs get their names, where the next export finds them and the collector leaves them for an hour;
     /// the part of a large one stays as it is.
-    fn suspend<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move {
-            if let Err(error) = self.stores.blobs.flush().await {
-                tracing::debug!(%error, "small blobs of the export are sent again");
-            }
-            self.release().await
-        })
+    async fn suspend(&self, _: &Digest) -> Result<(), EngineError> {
+        if let Err(error) = self.stores.blobs.flush().await {
+            tracing::debug!(%error, "small blobs of the export are sent again");
+        }
+        self.release().await
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move {
-            if self.work(Self::end).await? {
-                self.stores.collect_later();
-            }
-            Ok(())
-        })
+    async fn release(&self) -> Result<(), EngineError> {
+        if self.work(Self::end).await? {
+            self.stores.collect_later();
+        }
+        Ok(())
     }
 }

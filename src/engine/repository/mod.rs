@@ -23,7 +23,7 @@ mod transaction;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use self::images::RepositoryImages;
 use self::lease::RepositoryLease;
@@ -143,33 +143,26 @@ fn check_id(export: &str) -> Result<(), EngineError> {
     Err(EngineError::Protocol { operation, reason: format!("`{shown}` is no id: expected up to 64 of a-z, 0-9 and -") })
 }
 
+#[async_trait]
 impl Engine for RepositoryEngine {
     fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    fn already_complete<'a>(
-        &'a self,
-        root: &'a Descriptor,
-        names: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
-        Box::pin(self.look(root, names))
+    async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
+        self.look(root, names).await
     }
 
-    fn lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        lifetime: Lifetime<'a>,
-    ) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+    async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         let record = match lifetime {
             Lifetime::Process => None,
             Lifetime::Durable { record } => Some(record),
         };
-        Box::pin(self.open_lease(origin, record))
+        self.open_lease(origin, record).await
     }
 
-    fn durable_leases(&self) -> BoxFuture<'_, Result<Vec<DurableLease>, EngineError>> {
-        Box::pin(self.work(|stores| stores.leases.durable()))
+    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
+        self.work(|stores| stores.leases.durable()).await
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
@@ -178,59 +171,51 @@ impl Engine for RepositoryEngine {
 
     /// A layout in which we never wrote is not written to in order to be read. The first collection in it gives garbage an
     /// hour.
-    fn read_lease<'a>(
-        &'a self,
-        origin: &'a Origin,
-        graph: &'a Arc<Graph>,
-    ) -> BoxFuture<'a, Result<Option<Arc<dyn Lease>>, EngineError>> {
-        Box::pin(async move {
-            let (export, graph) = (origin.export.clone(), graph.clone());
-            let lease = self.work(move |stores| {
-                check_id(&export)?;
-                if !stores.leases.is_ready() {
-                    return Ok(None);
-                }
-                let lease = RepositoryLease::open(stores, &export, None)?;
-                lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
-                Ok(Some(Arc::new(lease) as Arc<dyn Lease>))
-            });
-            lease.await
-        })
+    async fn read_lease(&self, origin: &Origin, graph: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
+        let (export, graph) = (origin.export.clone(), graph.clone());
+        let lease = self.work(move |stores| {
+            check_id(&export)?;
+            if !stores.leases.is_ready() {
+                return Ok(None);
+            }
+            let lease = RepositoryLease::open(stores, &export, None)?;
+            lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
+            Ok(Some(Arc::new(lease) as Arc<dyn Lease>))
+        });
+        lease.await
     }
 
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
-        Box::pin(async move {
-            // Nothing of ours was ever there.
-            let collect =
-                |stores: &Arc<Stores>| if stores.names.is_ours() { stores.collect() } else { Ok(Collected::default()) };
-            let collected = self.work(collect);
-            let Collected { blobs, bytes, exports, is_more } = collected.await?;
-            if blobs > 0 {
-                tracing::info!(blobs, bytes, "collected blobs that no image needs");
-            }
-            if is_more {
-                self.stores.collect_later();
-            }
-            Ok(exports)
-        })
+    async fn recover(&self) -> Result<usize, EngineError> {
+        // Nothing of ours was ever there.
+        let collect =
+            |stores: &Arc<Stores>| if stores.names.is_ours() { stores.collect() } else { Ok(Collected::default()) };
+        let collected = self.work(collect);
+        let Collected { blobs, bytes, exports, is_more } = collected.await?;
+        if blobs > 0 {
+            tracing::info!(blobs, bytes, "collected blobs that no image needs");
+        }
+        if is_more {
+            self.stores.collect_later();
+        }
+        Ok(exports)
     }
 
-    fn tag<'a>(&'a self, root: &'a Descriptor, name: &'a Reference) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn tag(&self, root: &Descriptor, name: &Reference) -> Result<(), EngineError> {
         let (root, names) = (root.clone(), vec![name.clone()]);
-        Box::pin(self.change(move |index| index.insert(&root, &names)))
+        self.change(move |index| index.insert(&root, &names)).await
     }
 
-    fn remove<'a>(&'a self, record: &'a Record, _: bool) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn remove(&self, record: &Record, _: bool) -> Result<(), EngineError> {
         let record = record.clone();
-        Box::pin(self.change(move |index| Ok(index.remove(record.name.as_deref(), &record.target.digest))))
+        self.change(move |index| Ok(index.remove(record.name.as_deref(), &record.target.digest))).await
     }
 
-    fn abandoned(&self) -> BoxFuture<'_, Result<Abandoned, EngineError>> {
-        Box::pin(self.work(|stores| Ok(Abandoned { leases: stores.leases.abandoned()?, ..Abandoned::default() })))
+    async fn abandoned(&self) -> Result<Abandoned, EngineError> {
+        self.work(|stores| Ok(Abandoned { leases: stores.leases.abandoned()?, ..Abandoned::default() })).await
     }
 
     /// The collector releases all that are abandoned by then.
-    fn release_abandoned<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, Result<(), EngineError>> {
-        Box::pin(async move { self.recover().await.map(|_| ()) })
+    async fn release_abandoned(&self, _: &[String]) -> Result<(), EngineError> {
+        self.recover().await.map(|_| ())
     }
 }

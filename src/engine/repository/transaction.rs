@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::lease::RepositoryLease;
 use crate::engine::{EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage};
@@ -74,43 +74,35 @@ impl RepositoryTransaction {
     }
 }
 
+#[async_trait]
 impl ImageTransaction for RepositoryTransaction {
     fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    fn writer<'a>(&'a self, blob: &'a Descriptor) -> BoxFuture<'a, Result<Opened, EngineError>> {
+    async fn writer(&self, blob: &Descriptor) -> Result<Opened, EngineError> {
         let blob = blob.clone();
-        Box::pin(async move {
-            let writer = self.lease.work(move |lease| {
-                lease.pins.add([&blob.digest])?;
-                lease.stores.blobs.writer(&blob, &lease.export)
-            });
-            Ok(writer.await?.map_or(Opened::Present, |writer| Opened::Writer(Box::new(writer))))
-        })
+        let writer = self.lease.work(move |lease| {
+            lease.pins.add([&blob.digest])?;
+            lease.stores.blobs.writer(&blob, &lease.export)
+        });
+        Ok(writer.await?.map_or(Opened::Present, |writer| Opened::Writer(Box::new(writer))))
     }
 
-    fn prepare(&self) -> BoxFuture<'_, Result<&dyn PreparedImage, EngineError>> {
-        Box::pin(async move {
-            self.lease.stores.blobs.flush().await?;
-            self.work(Self::verify).await?;
-            Ok(self as &dyn PreparedImage)
-        })
+    async fn prepare(&self) -> Result<&dyn PreparedImage, EngineError> {
+        self.lease.stores.blobs.flush().await?;
+        self.work(Self::verify).await?;
+        Ok(self)
     }
 
     /// Nothing is under way but what its caller has dropped.
-    fn cancel(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
+    async fn cancel(&self) {}
 }
 
+#[async_trait]
 impl PreparedImage for RepositoryTransaction {
-    fn commit<'a>(
-        &'a self,
-        names: &'a [Reference],
-        preconditions: &'a [Precondition],
-    ) -> BoxFuture<'a, Result<(), EngineError>> {
+    async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
         let (names, preconditions) = (names.to_vec(), preconditions.to_vec());
-        Box::pin(self.work(move |this| this.publish(&names, &preconditions)))
+        self.work(move |this| this.publish(&names, &preconditions)).await
     }
 }

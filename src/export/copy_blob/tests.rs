@@ -1,5 +1,6 @@
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -18,12 +19,13 @@ struct Chunks(Vec<&'static [u8]>);
 #[derive(Debug, Clone, Default)]
 struct Written(Arc<Mutex<(Vec<u8>, bool)>>, u64);
 
+#[async_trait]
 impl Source for Chunks {
     fn name(&self) -> &str {
         "chunks"
     }
 
-    fn open<'a>(&'a self, _: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<source::Chunks, SourceError>> {
+    async fn open(&self, _: &Descriptor, offset: u64) -> Result<source::Chunks, SourceError> {
         let mut skip = offset as usize;
         let rest = |chunk: &&'static [u8]| {
             let from = skip.min(chunk.len());
@@ -31,10 +33,11 @@ impl Source for Chunks {
             Ok(Bytes::from_static(&chunk[from..]))
         };
         let chunks: Vec<_> = self.0.iter().map(rest).collect();
-        Box::pin(async { Ok(stream::iter(chunks).boxed()) })
+        Ok(stream::iter(chunks).boxed())
     }
 }
 
+#[async_trait]
 impl BlobWriter for Written {
     fn offset(&self) -> u64 {
         self.1
@@ -45,9 +48,9 @@ impl BlobWriter for Written {
         Box::pin(async { Ok(()) })
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), EngineError>> {
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
         self.0.lock().unwrap().1 = true;
-        Box::pin(async { Ok(()) })
+        Ok(())
     }
 }
 

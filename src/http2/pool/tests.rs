@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures_util::FutureExt;
+use async_trait::async_trait;
 use http::Uri;
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -17,16 +17,17 @@ struct Counted {
     far: mpsc::UnboundedSender<DuplexStream>,
 }
 
+#[async_trait]
 impl Dial for Counted {
     fn name(&self) -> String {
         "a test".to_owned()
     }
 
-    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
+    async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
         self.dials.fetch_add(1, Ordering::Relaxed);
         let (near, far) = duplex(1 << 16);
         let sent = self.far.send(far);
-        async move { sent.map(|()| Box::new(near) as Box<dyn Stream>).map_err(Into::into) }.boxed()
+        sent.map(|()| Box::new(near) as Box<dyn Stream>).map_err(Into::into)
     }
 }
 

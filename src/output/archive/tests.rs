@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::*;
@@ -18,18 +18,19 @@ struct Memory {
     broken: Option<Digest>,
 }
 
+#[async_trait]
 impl Source for Memory {
     fn name(&self) -> &str {
         "memory"
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         let mut bytes = self.blobs[&blob.digest].slice(offset as usize..);
         if self.broken.as_ref() == Some(&blob.digest) {
             bytes.truncate(bytes.len() / 2);
         }
         let chunks: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        Box::pin(async { Ok(stream::iter(chunks).boxed()) })
+        Ok(stream::iter(chunks).boxed())
     }
 }
 

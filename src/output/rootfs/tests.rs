@@ -1,8 +1,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::json;
 
@@ -20,16 +20,17 @@ struct Memory {
     opened: AtomicUsize,
 }
 
+#[async_trait]
 impl Source for Memory {
     fn name(&self) -> &str {
         "memory"
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         let later = self.later.get(&blob.digest).filter(|_| self.opened.fetch_add(1, Ordering::Relaxed) > 0);
         let bytes = later.unwrap_or(&self.blobs[&blob.digest]).slice(offset as usize..);
         let chunks: Vec<_> = bytes.chunks(1000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
-        Box::pin(async { Ok(stream::iter(chunks).boxed()) })
+        Ok(stream::iter(chunks).boxed())
     }
 }
 

@@ -17,8 +17,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::io::{AsyncBufRead, BufReader};
 use tokio::task::spawn_blocking;
@@ -219,31 +219,31 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
+#[async_trait]
 impl Source for Archive {
     fn name(&self) -> &str {
         self.files.name()
     }
 
-    fn open<'a>(&'a self, blob: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
-        Box::pin(async move {
-            let (name, digest) = (self.name().to_owned(), blob.digest.clone());
-            if let Some(bytes) = self.made.get(&digest) {
-                let rest = bytes.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len())..);
-                return Ok(stream::iter([Ok(rest)]).boxed());
-            }
-            let location = self.location(&digest).await?;
-            match (location, &self.engine) {
-                (Some(location @ BlobLocation::File { .. }), _) => Ok(chunks(name, digest, location, offset)),
-                (Some(BlobLocation::Engine { .. }), Some(engine)) => engine.open(blob, offset).await,
-                _ => Err(SourceError::NotFound { name, digest }),
-            }
-        })
+    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
+        let (name, digest) = (self.name().to_owned(), blob.digest.clone());
+        if let Some(bytes) = self.made.get(&digest) {
+            let rest = bytes.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len())..);
+            return Ok(stream::iter([Ok(rest)]).boxed());
+        }
+        let location = self.location(&digest).await?;
+        match (location, &self.engine) {
+            (Some(location @ BlobLocation::File { .. }), _) => Ok(chunks(name, digest, location, offset)),
+            (Some(BlobLocation::Engine { .. }), Some(engine)) => engine.open(blob, offset).await,
+            _ => Err(SourceError::NotFound { name, digest }),
+        }
     }
 }
 
+#[async_trait]
 impl BlobLookup for Archive {
-    fn blob_size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, SourceError>> {
-        Box::pin(async move { Ok(self.location(digest).await?.as_ref().map(BlobLocation::size)) })
+    async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
+        Ok(self.location(digest).await?.as_ref().map(BlobLocation::size))
     }
 }
 

@@ -6,7 +6,7 @@ mod report;
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::super::builder::Answer;
@@ -27,21 +27,18 @@ use crate::{running, status};
 #[derive(Debug)]
 struct Nameplate(Identity);
 
+#[async_trait]
 impl Engine for Nameplate {
     fn identity(&self) -> &Identity {
         &self.0
     }
-    fn already_complete<'a>(
-        &'a self,
-        _: &'a Descriptor,
-        _: &'a [Reference],
-    ) -> BoxFuture<'a, Result<Option<usize>, EngineError>> {
+    async fn already_complete(&self, _: &Descriptor, _: &[Reference]) -> Result<Option<usize>, EngineError> {
         unreachable!("the doctor exports nothing")
     }
-    fn lease<'a>(&'a self, _: &'a Origin, _: Lifetime<'a>) -> BoxFuture<'a, Result<Arc<dyn Lease>, EngineError>> {
+    async fn lease(&self, _: &Origin, _: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         unreachable!("the doctor exports nothing")
     }
-    fn recover(&self) -> BoxFuture<'_, Result<usize, EngineError>> {
+    async fn recover(&self) -> Result<usize, EngineError> {
         unreachable!("the doctor changes nothing")
     }
 }

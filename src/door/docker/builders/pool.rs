@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use async_trait::async_trait;
+use futures_util::future::join_all;
 
 use super::Services;
 use super::deferred_execs::DeferredExecs;
@@ -124,12 +125,13 @@ impl Entry {
 #[derive(Debug)]
 struct NoDial(String);
 
+#[async_trait]
 impl Dial for NoDial {
     fn name(&self) -> String {
         self.0.clone()
     }
 
-    fn dial(&self) -> BoxFuture<'_, Result<Box<dyn Stream>, DialError>> {
-        Box::pin(async move { Err(format!("{}: the connection has ended", self.0).into()) })
+    async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
+        Err(format!("{}: the connection has ended", self.0).into())
     }
 }

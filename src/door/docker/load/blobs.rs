@@ -3,22 +3,23 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use crate::engine::{Engine, EngineError, Lease, Lifetime, Origin, Pin, StoredBlob, StoredBlobs};
 use crate::image::Digest;
 
 /// Blobs that may be omitted from an archive.
+#[async_trait]
 pub(super) trait EngineBlobs: Debug + Send + Sync {
     /// The blob's bytes, if the engine has it. Writes nothing.
-    fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>>;
+    async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError>;
 
     /// Pins `digests` and returns those that were gone by then. Costs a synced write or two for any number of blobs.
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>>;
+    async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError>;
 
     /// Releases all pins. Waits for a pinning under way; later ones fail.
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>>;
+    async fn release(&self) -> Result<(), EngineError>;
 }
 
 /// The blobs of an engine, under a lease that is created when the first is pinned: many loads omit nothing.
@@ -55,29 +56,26 @@ impl LeasedBlobs {
     }
 }
 
+#[async_trait]
 impl EngineBlobs for LeasedBlobs {
-    fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
-        self.store.find(digest)
+    async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
+        self.store.find(digest).await
     }
 
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async move {
-            let pins: Vec<_> = digests.iter().map(Pin::from).collect();
-            let sizes = self.lease().await?.pin(&pins).await?;
-            let gone = digests.iter().zip(sizes).filter(|(_, size)| size.is_none());
-            Ok(gone.map(|(digest, _)| digest.clone()).collect())
-        })
+    async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
+        let pins: Vec<_> = digests.iter().map(Pin::from).collect();
+        let sizes = self.lease().await?.pin(&pins).await?;
+        let gone = digests.iter().zip(sizes).filter(|(_, size)| size.is_none());
+        Ok(gone.map(|(digest, _)| digest.clone()).collect())
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move {
-            let mut state = self.lease.lock().await;
-            if let LeaseState::Open(lease) = &*state {
-                lease.release().await?;
-            }
-            *state = LeaseState::Released;
-            Ok(())
-        })
+    async fn release(&self) -> Result<(), EngineError> {
+        let mut state = self.lease.lock().await;
+        if let LeaseState::Open(lease) = &*state {
+            lease.release().await?;
+        }
+        *state = LeaseState::Released;
+        Ok(())
     }
 }
 
@@ -85,16 +83,17 @@ impl EngineBlobs for LeasedBlobs {
 #[derive(Debug)]
 pub(super) struct NoBlobs;
 
+#[async_trait]
 impl EngineBlobs for NoBlobs {
-    fn find<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
-        Box::pin(async { Ok(None) })
+    async fn find(&self, _: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
+        Ok(None)
     }
 
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async { Ok(digests.to_vec()) })
+    async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
+        Ok(digests.to_vec())
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    async fn release(&self) -> Result<(), EngineError> {
+        Ok(())
     }
 }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tar_core::{HeaderBuilder, PaxBuilder};
 
 use super::blobs::EngineBlobs;
@@ -147,38 +147,38 @@ impl Memory {
     }
 }
 
+#[async_trait]
 impl EngineBlobs for Memory {
-    fn find<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<Arc<dyn StoredBlob>>, EngineError>> {
+    async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
         let found = self.blobs.get(digest).map(|bytes| Arc::new(Stored(bytes.clone())) as Arc<dyn StoredBlob>);
-        Box::pin(async { Ok(found) })
+        Ok(found)
     }
 
-    fn pin<'a>(&'a self, digests: &'a [Digest]) -> BoxFuture<'a, Result<Vec<Digest>, EngineError>> {
-        Box::pin(async {
-            if self.broken_pins {
-                return Err(EngineError::LeaseLost { lease: "test".to_owned() });
-            }
-            self.pinned.lock().unwrap().push(digests.to_vec());
-            Ok(digests.iter().filter(|digest| self.fleeting.contains(digest)).cloned().collect())
-        })
+    async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
+        if self.broken_pins {
+            return Err(EngineError::LeaseLost { lease: "test".to_owned() });
+        }
+        self.pinned.lock().unwrap().push(digests.to_vec());
+        Ok(digests.iter().filter(|digest| self.fleeting.contains(digest)).cloned().collect())
     }
 
-    fn release(&self) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(async { Ok(()) })
+    async fn release(&self) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 
 #[derive(Debug)]
 struct Stored(Bytes);
 
+#[async_trait]
 impl StoredBlob for Stored {
     fn size(&self) -> u64 {
         self.0.len() as u64
     }
 
-    fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, EngineError>> {
+    async fn read_at(self: Arc<Self>, offset: u64, mut buffer: Vec<u8>) -> Result<Vec<u8>, EngineError> {
         let (offset, length) = (offset as usize, buffer.len());
         buffer.copy_from_slice(&self.0[offset..offset + length]);
-        Box::pin(async { Ok(buffer) })
+        Ok(buffer)
     }
 }

@@ -230,10 +230,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
     use std::future::pending;
 
     use futures_util::StreamExt as _;
-    use futures_util::future::BoxFuture;
 
     use super::*;
     use crate::engine::images::{Page, Query};
@@ -244,39 +244,37 @@ mod tests {
     #[derive(Debug)]
     struct Found;
 
+    #[async_trait]
     impl Source for Found {
         fn name(&self) -> &str {
             "found"
         }
 
-        fn open<'a>(&'a self, _: &'a Descriptor, _: u64) -> BoxFuture<'a, Result<Chunks, SourceError>> {
+        async fn open(&self, _: &Descriptor, _: u64) -> Result<Chunks, SourceError> {
             unreachable!()
         }
     }
 
+    #[async_trait]
     impl Images for Found {
-        fn resolve<'a>(&'a self, name: &'a Reference) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
-            Box::pin(async move {
-                match name.familiar() {
-                    name if name.contains("lost") => Ok(None),
-                    name if name.contains("broken") => {
-                        Err(EngineError::NotOffered { engine: "found", what: "anything" })
-                    }
-                    name if name.contains("silent") => pending().await,
-                    _ => Ok(Some(Descriptor::new("", Digest::sha256(b"x"), 1))),
-                }
-            })
+        async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
+            match name.familiar() {
+                name if name.contains("lost") => Ok(None),
+                name if name.contains("broken") => Err(EngineError::NotOffered { engine: "found", what: "anything" }),
+                name if name.contains("silent") => pending().await,
+                _ => Ok(Some(Descriptor::new("", Digest::sha256(b"x"), 1))),
+            }
         }
 
-        fn identify<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<Descriptor>, EngineError>> {
+        async fn identify(&self, _: &Digest) -> Result<Option<Descriptor>, EngineError> {
             unreachable!()
         }
 
-        fn list<'a>(&'a self, _: &'a Query) -> BoxFuture<'a, Result<Page, EngineError>> {
+        async fn list(&self, _: &Query) -> Result<Page, EngineError> {
             unreachable!()
         }
 
-        fn size<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, EngineError>> {
+        async fn size(&self, _: &Digest) -> Result<Option<u64>, EngineError> {
             unreachable!()
         }
     }

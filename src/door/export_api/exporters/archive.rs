@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::dest::{self, Left};
 use super::{Exporter, Job, Success, attribute, response};
@@ -19,6 +19,7 @@ use crate::progress::{Event, State};
 #[derive(Debug)]
 pub(super) struct Archive(pub(super) ArchiveFormat);
 
+#[async_trait]
 impl Exporter for Archive {
     fn describe(&self, _engine: &Identity) -> ExporterType {
         let (name, documentation) = match self.0 {
@@ -47,31 +48,29 @@ impl Exporter for Archive {
         }
     }
 
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
+    async fn run(&self, job: Job) -> Result<Success, ApiError> {
         let format = self.0;
-        Box::pin(async move {
-            let absent = absent(&job).await?;
-            let plan = Plan::new(&job.graph, &job.names, format, &absent)
-                .map_err(|error| ApiError::field("root", error.to_string()))?;
-            let plan = Arc::new(plan);
-            let output = match job.attributes.get(dest::KEY) {
-                Some(path) => {
-                    let source = job.exports.engine().images()?;
-                    let is_tar = job.attributes.get("tar").is_none_or(|tar| tar == "true");
-                    let size = plan.size();
-                    let left = || match is_tar {
-                        true => Left::File(plan.read(source, 0)),
-                        false => Left::Folder(plan.items(source)),
-                    };
-                    dest::leave(&job, path, size, left).await?;
-                    None
-                }
-                None => Some(plan as Arc<dyn Output>),
-            };
-            job.events.emit(Event::State(State::Committed));
-            let response = response(&job.root, &job.graph, &job.names);
-            Ok(Success { response, names: job.names, output })
-        })
+        let absent = absent(&job).await?;
+        let plan = Plan::new(&job.graph, &job.names, format, &absent)
+            .map_err(|error| ApiError::field("root", error.to_string()))?;
+        let plan = Arc::new(plan);
+        let output = match job.attributes.get(dest::KEY) {
+            Some(path) => {
+                let source = job.exports.engine().images()?;
+                let is_tar = job.attributes.get("tar").is_none_or(|tar| tar == "true");
+                let size = plan.size();
+                let left = || match is_tar {
+                    true => Left::File(plan.read(source, 0)),
+                    false => Left::Folder(plan.items(source)),
+                };
+                dest::leave(&job, path, size, left).await?;
+                None
+            }
+            None => Some(plan as Arc<dyn Output>),
+        };
+        job.events.emit(Event::State(State::Committed));
+        let response = response(&job.root, &job.graph, &job.names);
+        Ok(Success { response, names: job.names, output })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::archive::absent;
 use super::dest::{self, Left};
@@ -25,6 +25,7 @@ pub(super) struct Files {
 const SPLIT: &str = "platform-split";
 const EPOCH: &str = "source-date-epoch";
 
+#[async_trait]
 impl Exporter for Files {
     fn describe(&self, _engine: &Identity) -> ExporterType {
         let (name, documentation) = if self.is_tar {
@@ -63,28 +64,25 @@ impl Exporter for Files {
         }
     }
 
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
+    async fn run(&self, job: Job) -> Result<Success, ApiError> {
         let is_tar = self.is_tar;
-        Box::pin(async move {
-            let rootfs =
-                job.cancel.run_until_cancelled(plan(&job)).await.unwrap_or(Err(ExportError::Cancelled.into()))?;
-            let response = response(&job.root, &job.graph, &[]);
-            let source = job.exports.engine().images()?;
-            let output = match job.attributes.get(dest::KEY) {
-                Some(path) => {
-                    let size = rootfs.size();
-                    let left = || match is_tar {
-                        true => Left::File(rootfs.read(source, 0)),
-                        false => Left::Folder(rootfs.items(source)),
-                    };
-                    dest::leave(&job, path, size, left).await?;
-                    None
-                }
-                None => Some(job.outputs.keep(rootfs)?),
-            };
-            job.events.emit(Event::State(State::Committed));
-            Ok(Success { response, names: Vec::new(), output })
-        })
+        let rootfs = job.cancel.run_until_cancelled(plan(&job)).await.unwrap_or(Err(ExportError::Cancelled.into()))?;
+        let response = response(&job.root, &job.graph, &[]);
+        let source = job.exports.engine().images()?;
+        let output = match job.attributes.get(dest::KEY) {
+            Some(path) => {
+                let size = rootfs.size();
+                let left = || match is_tar {
+                    true => Left::File(rootfs.read(source, 0)),
+                    false => Left::Folder(rootfs.items(source)),
+                };
+                dest::leave(&job, path, size, left).await?;
+                None
+            }
+            None => Some(job.outputs.keep(rootfs)?),
+        };
+        job.events.emit(Event::State(State::Committed));
+        Ok(Success { response, names: Vec::new(), output })
     }
 }
 

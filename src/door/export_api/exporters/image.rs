@@ -1,6 +1,6 @@
 //! `image`: a record in the engine.
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 
 use super::{Exporter, Job, Success, attribute, response};
 use crate::engine::{EngineKind, Identity};
@@ -13,6 +13,7 @@ use crate::image::Reference;
 #[derive(Debug)]
 pub(super) struct Image;
 
+#[async_trait]
 impl Exporter for Image {
     fn describe(&self, engine: &Identity) -> ExporterType {
         // dockerd unpacks whatever it loads, and a layout nothing.
@@ -48,23 +49,21 @@ impl Exporter for Image {
         }
     }
 
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>> {
-        Box::pin(async move {
-            let mut names = job.names;
-            if job.attributes.get("name-canonical").is_some_and(|value| value == "true") {
-                let canonical: Vec<Reference> = names
-                    .iter()
-                    .filter(|name| name.digest().is_none())
-                    .filter_map(|name| format!("{}@{}", name.name(), job.root.digest).parse().ok())
-                    .filter(|name| !names.contains(name))
-                    .collect();
-                names.extend(canonical);
-            }
-            let unpack = job.attributes.get("unpack").is_none_or(|value| value != "false");
-            let request = Request { unpack, ..Request::new(job.root.clone(), names.clone(), job.origin) };
-            let response = response(&job.root, &job.graph, &names);
-            job.exports.commit(request, job.graph, job.lease, job.events, job.cancel).await?;
-            Ok(Success { response, names, output: None })
-        })
+    async fn run(&self, job: Job) -> Result<Success, ApiError> {
+        let mut names = job.names;
+        if job.attributes.get("name-canonical").is_some_and(|value| value == "true") {
+            let canonical: Vec<Reference> = names
+                .iter()
+                .filter(|name| name.digest().is_none())
+                .filter_map(|name| format!("{}@{}", name.name(), job.root.digest).parse().ok())
+                .filter(|name| !names.contains(name))
+                .collect();
+            names.extend(canonical);
+        }
+        let unpack = job.attributes.get("unpack").is_none_or(|value| value != "false");
+        let request = Request { unpack, ..Request::new(job.root.clone(), names.clone(), job.origin) };
+        let response = response(&job.root, &job.graph, &names);
+        job.exports.commit(request, job.graph, job.lease, job.events, job.cancel).await?;
+        Ok(Success { response, names, output: None })
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -26,12 +26,13 @@ use crate::output::folder::Folders;
 use crate::progress::Events;
 
 /// One type of exporter.
+#[async_trait]
 pub(super) trait Exporter: Debug + Send + Sync {
     /// What it is with this engine; the name never changes.
     fn describe(&self, engine: &Identity) -> ExporterType;
 
     /// Exports one image. What fails leaves nothing visible.
-    fn run(&self, job: Job) -> BoxFuture<'static, Result<Success, ApiError>>;
+    async fn run(&self, job: Job) -> Result<Success, ApiError>;
 }
 
 /// Every type that this server has.
