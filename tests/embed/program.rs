@@ -5,8 +5,7 @@ use std::{collections::HashMap, error::Error, path::Path, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use linkspan::engine::Origin;
-use linkspan::engine::select::{Selection, select};
+use linkspan::engine::{Origin, select};
 use linkspan::export::{Exports, Outcome, Request};
 use linkspan::image::{Descriptor, Digest};
 use linkspan::progress::Events;
@@ -27,7 +26,7 @@ impl Source for Memory {
 }
 
 pub(crate) async fn export(to: &Path, root: Descriptor, memory: Memory) -> Result<Outcome, Box<dyn Error>> {
-    let exports = Exports::new(select(&Selection::layout(to)).await?.engine);
+    let exports = Exports::new(select::select(&select::Selection::layout(to)).await?.engine);
     let origin = Origin::internal("embedded", "program", "memory");
     let request = Request::new(root, vec!["demo:1".parse()?], origin);
     let outcome = exports.run(request, Arc::new(memory), Events::none()).await?;
