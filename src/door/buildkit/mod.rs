@@ -23,6 +23,7 @@ mod rescue;
 mod response;
 mod route;
 mod said;
+mod session;
 mod solve;
 mod status;
 mod unary;
@@ -41,6 +42,7 @@ use crate::status::Answer;
 use arrival::Arrival;
 use builder::Builder;
 use builds::Builds;
+use session::Sessions;
 
 pub use solve::rewrite;
 
@@ -64,6 +66,7 @@ pub struct Door {
     builder: Builder,
     plain_is_load: bool,
     builds: Builds,
+    sessions: Sessions,
     exports: Arc<Exports>,
     status: Option<Answer>,
 }
@@ -76,6 +79,7 @@ impl Door {
             builder: Builder::new(builder, connections),
             plain_is_load,
             builds: Builds::default(),
+            sessions: Sessions::new(None),
             exports,
             status: None,
         }

@@ -19,6 +19,7 @@ use super::grpc::{Unary, frame, refuse, status};
 use super::load::Load;
 use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
 use super::response::Answer;
+use super::session::SESSION;
 use super::solve::Solve;
 use super::status::hold_open;
 use super::unary::build_id;
@@ -61,6 +62,7 @@ impl Route {
         let answer = match request.uri().path() {
             SOLVE => self.solve(request).instrument(info_span!("solve", build = Empty)).await,
             STATUS => self.status(request).await,
+            SESSION => self.door.sessions.serve(request, &self.upstream).await,
             GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
             _ => self.upstream.forward(request).await,
         };
@@ -119,6 +121,7 @@ impl Route {
     /// The edited request, if anything in it means a load and the builder can export directly.
     async fn edit(&self, solve: Solve, headers: &HeaderMap) -> Edit<'_> {
         let door = &*self.door;
+        door.sessions.decide(&solve.session, false);
         let build = door.builds.get(&solve.build);
         Span::current().record("build", &build.id);
         let pass = |remark: Option<String>| {

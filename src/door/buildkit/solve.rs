@@ -10,6 +10,7 @@ use super::wire::{Field, WireError, entry, fields, put_bytes, put_map, put_varin
 const REF: u32 = 1;
 const EXPORTER_DEPRECATED: u32 = 3;
 const EXPORTER_ATTRS_DEPRECATED: u32 = 4;
+const SESSION: u32 = 5;
 const FRONTEND: u32 = 6;
 const FRONTEND_ATTRS: u32 = 7;
 const CACHE: u32 = 8;
@@ -28,6 +29,8 @@ pub(super) struct Solve {
     message: Bytes,
     /// The id of the build, chosen by the client.
     pub(super) build: String,
+    /// The id of the client's session.
+    pub(super) session: String,
     /// Its exporters. A request of an old client that has only the deprecated fields has one.
     pub(super) exporters: Vec<Exporter>,
     /// Whether the builder itself runs a frontend; otherwise the client does, or there is none.
@@ -55,12 +58,14 @@ pub(super) enum History {
 impl Solve {
     /// Reads a request.
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
-        let (mut build, mut has_frontend, mut epoch, mut is_uncached) = (String::new(), false, None, false);
+        let (mut build, mut session) = (String::new(), String::new());
+        let (mut has_frontend, mut epoch, mut is_uncached) = (false, None, false);
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
             let field = field?;
             match field.number {
                 REF => field.text()?.clone_into(&mut build),
+                SESSION => field.text()?.clone_into(&mut session),
                 FRONTEND => has_frontend = !field.bytes.is_empty(),
                 FRONTEND_ATTRS => {
                     let (key, value) = entry(field.bytes)?;
@@ -79,7 +84,7 @@ impl Solve {
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
-        Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached })
+        Ok(Self { message, build, session, exporters, has_frontend, epoch, is_uncached })
     }
 
     /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.
