@@ -9,7 +9,7 @@ use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
+use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -108,6 +108,12 @@ pub(super) enum Windows {
     ManyClients,
 }
 
+/// What a connection inside another one leads to.
+const INSIDE: &str = "the client's session";
+
+/// The largest frame on a connection inside another one. Its frames become one of the outer connection's each, or more.
+const INSIDE_FRAME_BYTES: u32 = 64 << 10;
+
 /// A connection to an upstream. Clones share it.
 #[derive(Debug, Clone)]
 pub struct UpstreamConnection {
@@ -130,20 +136,36 @@ impl UpstreamConnection {
 
     /// Shakes hands on a stream that leads to `upstream`.
     pub(super) async fn over(upstream: String, stream: Box<dyn Stream>, windows: Windows) -> Result<Self, ProxyError> {
-        let ended = CancellationToken::new();
         let window = match windows {
             Windows::OneClient => CONNECTION_WINDOW_BYTES,
             Windows::ManyClients => SHARED_WINDOW_BYTES,
         };
-        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEADER_LIST_BYTES)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(window)
-            .max_concurrent_reset_streams(PENDING_RESETS)
-            .keep_alive_interval(KEEPALIVE.0)
-            .keep_alive_timeout(KEEPALIVE.1)
-            .max_pending_accept_reset_streams(PENDING_RESETS)
+        let mut builder = builder(window);
+        builder.keep_alive_interval(KEEPALIVE.0).keep_alive_timeout(KEEPALIVE.1);
+        Self::shake_hands(upstream, stream, &builder).await
+    }
+
+    /// Shakes hands on a stream inside another connection, whose server is the client of that one. Whether it still lives
+    /// is the other connection's concern.
+    ///
+    /// # Errors
+    /// When it does not speak HTTP/2.
+    pub async fn inside<S>(stream: S) -> Result<Self, ProxyError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // One call that is not read must not stall the others, such as health checks.
+        let mut builder = builder(SHARED_WINDOW_BYTES);
+        builder.max_frame_size(INSIDE_FRAME_BYTES);
+        Self::shake_hands(INSIDE.to_owned(), stream, &builder).await
+    }
+
+    async fn shake_hands<S>(upstream: String, stream: S, builder: &Builder<TokioExecutor>) -> Result<Self, ProxyError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let ended = CancellationToken::new();
+        let (sender, connection) = builder
             .handshake(TokioIo::new(EofSignal::new(stream, ended.clone())))
             .await
             .map_err(|source| ProxyError::Http { upstream: upstream.clone(), source })?;
@@ -192,6 +214,19 @@ impl UpstreamConnection {
         let request = request.map(|body| body.map_err(BodyError::from).boxed_unsync());
         Ok(self.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))
     }
+}
+
+/// What is the same for all connections to servers.
+fn builder(window: u32) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(window)
+        .max_concurrent_reset_streams(PENDING_RESETS)
+        .max_pending_accept_reset_streams(PENDING_RESETS);
+    builder
 }
 
 /// Adds an authority to a request without one: clients may leave it out, and hyper does not send such requests.

@@ -1,13 +1,31 @@
 //! The client's session: the calls that a builder makes of its client, inside the call `Control.Session`.
+//!
+//! Most sessions pass as the bytes that they are. One that has a build with caches of ours is split (`split`): its HTTP/2
+//! ends here on both sides, so that a call for contents of ours is answered here, and all others are passed on. Which of
+//! the two it is shows only when the build comes (`registry`); until then the little that both sides say is held (`held`).
+
+mod held;
+mod messages;
+mod pipe;
+mod registry;
+mod source;
+mod split;
+mod tunnel;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 
-use crate::http2::{Body, PooledConnection, ProxyError};
+use crate::http2::{Body, BodyError, PooledConnection, ProxyError};
+use held::{Held, Split};
+use pipe::pipe;
+use registry::{Registry, Session, Way};
+use split::{Side, split};
 
 /// The call that carries a session.
 pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
@@ -16,21 +34,27 @@ pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 pub(super) trait SessionContent: Debug + Send + Sync {
     /// Responds to a call of containerd's `Content` service. `store` is the store that is called, such as
     /// `local:linkspan/<nonce>/e0`.
-    #[expect(dead_code, reason = "sessions pass as bytes so far")]
     fn call(&self, store: &str, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>>;
 }
+
+/// What names a session (BuildKit `session/session.go`).
+const ID: &str = "x-docker-expose-session-uuid";
+/// The methods that a client serves in its session, a value for each.
+const METHOD: &str = "x-docker-expose-session-grpc-method";
+const FILE_SYNC: &str = "/moby.filesync.v1.FileSync/";
+const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The sessions of one builder's clients.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    #[expect(dead_code, reason = "sessions pass as bytes so far")]
     content: Option<Arc<dyn SessionContent>>,
+    registry: Registry,
 }
 
 impl Sessions {
     /// Sessions in which `content` responds to the calls that are ours; without it, every session passes as bytes.
     pub(super) fn new(content: Option<Arc<dyn SessionContent>>) -> Self {
-        Self { content }
+        Self { content, registry: Registry::default() }
     }
 
     /// Serves the call that carries a session.
@@ -39,14 +63,49 @@ impl Sessions {
         request: Request<Incoming>,
         upstream: &PooledConnection,
     ) -> Result<Response<Body>, ProxyError> {
-        upstream.forward(request).await
+        let id = request.headers().get(ID).and_then(|id| id.to_str().ok());
+        let (Some(content), Some(id)) = (&self.content, id) else { return upstream.forward(request).await };
+        let way = gives_files_only(request.headers()).then_some(Way::Bytes);
+        let session = self.registry.enter(id, way);
+        let ((from_client, client), (from_builder, builder)) = (side(), side());
+        tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(content)));
+        // What the one says is exchanged for what the other hears.
+        let (client, builder) =
+            (Split { give: client.give, take: builder.take }, Split { give: builder.give, take: client.take });
+        let request = request.map(|body| held(&session, body, client));
+        Ok(upstream.send(request).await?.map(|body| held(&session, body, builder)))
     }
 
     /// A build of `session` comes; `split` says whether it needs calls of ours. Says whether the session has them, or will
     /// have them; `false` means that it passes as bytes, and cannot be split any more.
     ///
     /// Must be called before the builder gets the build. The call that carries the session may come later.
-    pub(super) fn decide(&self, _session: &str, _split: bool) -> bool {
-        false
+    pub(super) fn decide(&self, session: &str, split: bool) -> bool {
+        let way = if split { Way::Split } else { Way::Bytes };
+        self.content.is_some() && !session.is_empty() && self.registry.expect(session, way) == Way::Split
     }
 }
+
+fn held(session: &Arc<Session>, body: Incoming, split: Split) -> Body {
+    Held::new(Arc::clone(session), body.map_err(BodyError::from).boxed_unsync(), split).boxed_unsync()
+}
+
+/// One side of a session, and what its body is exchanged for.
+fn side() -> (Side, Split) {
+    let ((give, said), (heard, take)) = (oneshot::channel(), pipe());
+    (Side { said, heard }, Split { give, take })
+}
+
+/// Whether a client serves files and nothing else. Such sessions are for the contexts that several builds share, which
+/// name it in an attribute; it is the session of none of them (buildx `build/build.go`, `detectSharedMounts`).
+fn gives_files_only(headers: &HeaderMap) -> bool {
+    let is_of = |method: &[u8], service: &str| {
+        method.get(..service.len()).is_some_and(|start| start.eq_ignore_ascii_case(service.as_bytes()))
+    };
+    let methods = || headers.get_all(METHOD).iter().map(HeaderValue::as_bytes);
+    methods().any(|method| is_of(method, FILE_SYNC))
+        && methods().all(|method| is_of(method, FILE_SYNC) || is_of(method, HEALTH))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! What becomes of each session: whether it passes as bytes, or calls of ours are taken out of it.
+//!
+//! The call that carries a session and the build that it is for come in any order, perhaps over different connections. The
+//! session's id ties them together.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a session waits for its build. One that has come without a build by then is split, for that serves every build
+/// that may come. Neither side minds: a builder's gRPC waits 20 s for its client's first words, the client's HTTP/2 10 s for
+/// the builder's, and the first health check comes after 5 s (BuildKit `session/grpc.go`).
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a build waits for its session: a builder does so for 5 s (`session/group.go`).
+const EXPECTED: Duration = Duration::from_secs(10);
+
+/// How many builds may wait for their sessions.
+const MAX_EXPECTED: usize = 256;
+
+/// What becomes of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Its bytes pass.
+    Bytes,
+    /// Its calls are looked at, and those that are ours are taken out.
+    Split,
+}
+
+/// One session.
+#[derive(Debug)]
+pub(super) struct Session {
+    way: watch::Sender<Option<Way>>,
+    deadline: Instant,
+}
+
+/// The sessions of one builder.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    sessions: HashMap<String, Weak<Session>>,
+    /// Builds whose session has not come, the oldest first.
+    expected: VecDeque<Expected>,
+}
+
+#[derive(Debug)]
+struct Expected {
+    session: String,
+    way: Way,
+    since: Instant,
+}
+
+impl Session {
+    /// Settles what becomes of it, unless that is settled; and says what does.
+    pub(super) fn settle(&self, way: Way) -> Way {
+        let mut settled = way;
+        self.way.send_if_modified(|current| {
+            settled = *current.get_or_insert(way);
+            true
+        });
+        settled
+    }
+
+    /// What becomes of it.
+    pub(super) async fn way(self: Arc<Self>) -> Way {
+        let mut way = self.way.subscribe();
+        let settled = timeout_at(self.deadline, way.wait_for(Option::is_some)).await;
+        let settled = settled.ok().and_then(Result::ok).and_then(|way| *way);
+        settled.unwrap_or_else(|| self.settle(Way::Split))
+    }
+}
+
+impl Registry {
+    /// The session called `id` comes. `way` is what becomes of it unless a build has come that wants otherwise.
+    pub(super) fn enter(&self, id: &str, way: Option<Way>) -> Arc<Session> {
+        let mut known = self.known();
+        let expected = known.expected.iter().filter(|expected| expected.session == id).map(|expected| expected.way);
+        // One that needs calls of ours counts more than those that do not.
+        let expected = expected.reduce(|one, other| if one == Way::Split { one } else { other });
+        known.expected.retain(|expected| expected.session != id);
+        known.sessions.retain(|_, session| session.strong_count() > 0);
+        let session =
+            Arc::new(Session { way: watch::Sender::new(expected.or(way)), deadline: Instant::now() + PATIENCE });
+        // A builder, too, takes the newer of two with one id.
+        known.sessions.insert(id.to_owned(), Arc::downgrade(&session));
+        session
+    }
+
+    /// A build of the session called `id` comes, which wants `way`. Says what becomes of the session.
+    pub(super) fn expect(&self, id: &str, way: Way) -> Way {
+        let mut known = self.known();
+        if let Some(session) = known.sessions.get(id).and_then(Weak::upgrade) {
+            return session.settle(way);
+        }
+        known.expected.retain(|expected| expected.since.elapsed() < EXPECTED);
+        if known.expected.len() == MAX_EXPECTED {
+            known.expected.pop_front();
+        }
+        known.expected.push_back(Expected { session: id.to_owned(), way, since: Instant::now() });
+        way
+    }
+
+    /// Whether there is a session called `id`.
+    #[cfg(test)]
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.known().sessions.get(id).is_some_and(|session| session.strong_count() > 0)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_build_settles_it() {
+        let registry = Registry::default();
+        let session = registry.enter("a", None);
+        let waiting = tokio::spawn(session.clone().way());
+        assert_eq!(registry.expect("a", Way::Bytes), Way::Bytes);
+        assert_eq!(registry.expect("a", Way::Split), Way::Bytes, "it is too late");
+        assert_eq!(waiting.await.unwrap(), Way::Bytes);
+
+        let session = registry.enter("b", None);
+        assert_eq!(registry.expect("b", Way::Split), Way::Split);
+        assert_eq!(registry.expect("b", Way::Bytes), Way::Split, "it serves this one, too");
+        assert_eq!(session.way().await, Way::Split);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_without_a_build_is_split_after_a_while() {
+        let registry = Registry::default();
+        let (session, begin) = (registry.enter("a", None), Instant::now());
+        assert_eq!(session.clone().way().await, Way::Split);
+        assert_eq!(begin.elapsed(), PATIENCE);
+        assert_eq!(registry.expect("a", Way::Bytes), Way::Split);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_may_come_before_its_session() {
+        let registry = Registry::default();
+        assert_eq!(registry.expect("a", Way::Bytes), Way::Bytes);
+        assert_eq!(registry.expect("a", Way::Split), Way::Split);
+        assert_eq!(registry.expect("a", Way::Bytes), Way::Bytes, "nothing has been settled yet");
+        assert_eq!(registry.enter("a", Some(Way::Bytes)).way().await, Way::Split);
+        // That was it.
+        assert_eq!(registry.enter("a", Some(Way::Bytes)).way().await, Way::Bytes);
+
+        registry.expect("b", Way::Bytes);
+        tokio::time::advance(EXPECTED).await;
+        registry.expect("c", Way::Bytes);
+        assert_eq!(registry.known().expected.len(), 1);
+        assert_eq!(registry.enter("b", None).way().await, Way::Split);
+    }
+
+    #[tokio::test]
+    async fn what_is_known_is_bounded() {
+        let registry = Registry::default();
+        for n in 0..2 * MAX_EXPECTED {
+            registry.expect(&n.to_string(), Way::Split);
+            registry.enter(&format!("session {n}"), None);
+        }
+        let known = registry.known();
+        assert_eq!((known.expected.len(), known.sessions.len()), (MAX_EXPECTED, 1));
+    }
+}

@@ -1,0 +1,120 @@
+//! One side of a split session as the byte stream that its HTTP/2 runs on.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+
+use super::messages::Messages;
+use super::pipe::{End, Pipe};
+use super::source::Source;
+
+/// A byte stream to one side.
+///
+/// The end of what that side says is the end of what the other side hears, and of nothing else: whatever becomes of the two
+/// HTTP/2 connections, the calls that carry the session end as they would without us. So the other side's [`Pipe`] is ended
+/// here, before HTTP/2 learns that there is nothing more to read, and resets calls.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    /// What this side says; none behind its end.
+    source: Option<Source>,
+    messages: Messages,
+    piece: Bytes,
+    /// What this side hears.
+    near: Pipe,
+    /// What the other side hears.
+    far: Pipe,
+    /// Where the source goes when HTTP/2 is done with it.
+    back: Option<oneshot::Sender<Source>>,
+}
+
+impl Tunnel {
+    /// A stream of what `source` says, over which `near` is told. With the source, `far` ends. The receiver gets the source
+    /// when nobody reads the stream any more.
+    pub(super) fn new(source: Source, near: Pipe, far: Pipe) -> (Self, oneshot::Receiver<Source>) {
+        let (back, returned) = oneshot::channel();
+        let (messages, piece) = Default::default();
+        (Self { source: Some(source), messages, piece, near, far, back: Some(back) }, returned)
+    }
+}
+
+/// The end of `source`, if it comes next. `Ok` is data.
+pub(super) fn poll_source(source: &mut Source, context: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
+    source.poll_next(context).map(|next| match next {
+        Some(Ok(frame)) => frame.into_data().map_err(|frame| End::Whole(frame.into_trailers().ok())),
+        Some(Err(error)) => Err(End::Broken(error)),
+        None => Err(End::Whole(None)),
+    })
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = into.filled().len();
+        loop {
+            let length = this.piece.len().min(into.remaining());
+            into.put_slice(&this.piece[..length]);
+            this.piece.advance(length);
+            if into.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            if let Some(piece) = this.messages.next().map_err(malformed)? {
+                this.piece = piece;
+                continue;
+            }
+            let has_some = into.filled().len() > before;
+            let Some(source) = &mut this.source else { return Poll::Ready(Ok(())) };
+            match poll_source(source, context) {
+                Poll::Ready(Ok(data)) => this.messages.feed(data),
+                Poll::Ready(Err(end)) => {
+                    this.source = None;
+                    this.far.end(end);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending if has_some => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.near.poll_write(context, [bytes])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.near.poll_write(context, parts.iter().map(|part| &**part))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.near.flush();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The call that carries the session ends with the other side, not with HTTP/2.
+        self.poll_flush(context)
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if let (Some(source), Some(back)) = (self.source.take(), self.back.take()) {
+            // Nobody takes it back when the session is over.
+            let _ = back.send(source);
+        }
+    }
+}
