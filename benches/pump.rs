@@ -9,10 +9,9 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use linkspan::engine::ingest::IngestManager;
 use linkspan::engine::{
-    BlobWriter, Engine, EngineError, EngineKind, Identity, ImageTransaction, Lease, Lifetime, Opened, Origin, Pin,
-    Plan, Precondition, PreparedImage, Storage, TransactionOptions,
+    BlobWriter, Engine, EngineError, EngineKind, Identity, ImageTransaction, Lease, Lifetime, Opened, Origin,
+    PersistentLeases, Plan, Precondition, PreparedImage, Storage, StoredBlobs, TransactionOptions,
 };
 use linkspan::export::{Exports, Request};
 use linkspan::image::{Descriptor, Digest, Graph, Reference};
@@ -101,28 +100,20 @@ impl Engine for Void {
     async fn recover(&self) -> Result<usize, EngineError> {
         Ok(0)
     }
+
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        None
+    }
+
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
+    }
 }
 
 #[async_trait]
 impl Lease for VoidLease {
-    async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
-        unreachable!("an export pins its graph")
-    }
-
-    async fn pin_graph(&self, _: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
-        unreachable!("nothing is read")
-    }
-
-    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
-        unreachable!("nothing is resumed")
-    }
-
-    async fn unpin(&self, _: &Digest) -> Result<(), EngineError> {
-        unreachable!("nothing is pinned")
-    }
-
-    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
-        unreachable!("blobs are written by the transaction")
+    fn engine(&self) -> &'static str {
+        "void"
     }
 
     async fn begin(

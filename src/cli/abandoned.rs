@@ -22,10 +22,13 @@ pub(super) struct AbandonedLeases {
 impl AbandonedLeases {
     /// Finds them. If the engine cannot be asked, that is left to the next command.
     pub(super) async fn of(engine: &Arc<dyn Engine>) -> Self {
-        let found = engine.abandoned().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "leases of killed processes are unknown");
-            Abandoned::default()
-        });
+        let found = match engine.persistent_leases() {
+            Some(leases) => leases.abandoned().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "leases of killed processes are unknown");
+                Abandoned::default()
+            }),
+            None => Abandoned::default(),
+        };
         Self { engine: engine.clone(), found, at: Instant::now() }
     }
 
@@ -34,13 +37,11 @@ impl AbandonedLeases {
     pub(super) async fn release(self, roots: &[Digest]) {
         let of_use = self.found.kept.iter().filter(|(_, root)| roots.contains(root)).map(|(lease, _)| lease);
         let leases: Vec<_> = self.found.leases.iter().chain(of_use).cloned().collect();
-        if leases.is_empty() {
-            return;
-        }
+        let Some(engine) = self.engine.persistent_leases().filter(|_| !leases.is_empty()) else { return };
         if !self.found.leases.is_empty() {
             sleep_until(self.at + self.found.grace).await;
         }
-        match timeout(PATIENCE, self.engine.release_abandoned(&leases)).await {
+        match timeout(PATIENCE, engine.release_abandoned(&leases)).await {
             Ok(Ok(())) => tracing::debug!(?leases, "released leases of killed processes"),
             // A layout may be read-only.
             Ok(Err(error)) => tracing::debug!(%error, "leases of killed processes stay"),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use async_trait::async_trait;
 
 use super::*;
-use crate::engine::{EngineKind, Lease, Lifetime, Origin, Storage};
+use crate::engine::{EngineKind, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs};
 use crate::image::{Descriptor, Reference};
 
 /// An engine that cannot be tidied up: another process holds its lock.
@@ -25,6 +25,14 @@ impl Engine for Locked {
     }
     async fn recover(&self) -> Result<usize, EngineError> {
         std::future::pending().await
+    }
+
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        None
+    }
+
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
     }
 }
 

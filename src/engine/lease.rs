@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -22,7 +22,7 @@ pub enum Lifetime<'a> {
     /// Eight hours after it was created, whichever process uses it meanwhile. Opening it again takes the same lease; a
     /// `record` (at most [`MAX_RECORD`] bytes) is stored with it when it is created, and must be the same or empty later.
     Durable {
-        /// What [`Engine::durable_leases`](super::Engine::durable_leases) gives back.
+        /// What [`PersistentLeases::durable`] gives back.
         record: &'a str,
     },
 }
@@ -70,40 +70,54 @@ pub struct TransactionOptions {
 
 /// A lease on an engine's blobs: what is pinned stays until the release, whatever other clients delete.
 ///
-/// Dropping a lease releases nothing.
+/// Dropping a lease releases nothing. The provided methods are the refusals of an engine that only whole images can be sent
+/// to.
 #[async_trait]
 pub trait Lease: Debug + Send + Sync {
+    /// The name of the engine's kind.
+    fn engine(&self) -> &'static str;
+
     /// Pins those of `blobs` that the engine holds, and returns their sizes in the same order; `None` is not there, or
     /// was deleted before it was pinned. Costs a synced write or two for any number of blobs: pin many at once.
     ///
     /// # Errors
     /// When the engine cannot be asked, or the lease is gone; nothing counts as pinned then.
     /// [`EngineError::NotOffered`] where only whole images can be sent.
-    async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError>;
+    async fn pin(&self, _blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
+        Err(whole_images_only(self.engine()))
+    }
 
     /// Pins all blobs of `graph` that the engine holds by their root, and returns them. Stores documents that are missing.
     ///
     /// # Errors
     /// As [`Lease::pin`], or when the store refuses a document.
-    async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError>;
+    async fn pin_graph(&self, _graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
+        Err(whole_images_only(self.engine()))
+    }
 
     /// The blobs that are pinned one by one, or were written under the lease; not what those refer to.
     ///
     /// # Errors
     /// As [`Lease::pin`].
-    async fn pinned(&self) -> Result<Vec<Digest>, EngineError>;
+    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
+        Err(whole_images_only(self.engine()))
+    }
 
     /// Removes one pin; fine if there is none. The blob stays as long as anything else needs it.
     ///
     /// # Errors
     /// As [`Lease::pin`].
-    async fn unpin(&self, digest: &Digest) -> Result<(), EngineError>;
+    async fn unpin(&self, _digest: &Digest) -> Result<(), EngineError> {
+        Err(whole_images_only(self.engine()))
+    }
 
     /// The ingests of the lease.
     ///
     /// # Errors
     /// [`EngineError::NotOffered`] where only whole images can be sent.
-    fn ingests(&self) -> Result<&dyn IngestManager, EngineError>;
+    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        Err(whole_images_only(self.engine()))
+    }
 
     /// Begins a transaction: pins what the engine has of `graph` and stores its documents. A lease can have several, one
     /// after the other.
@@ -118,7 +132,7 @@ pub trait Lease: Debug + Send + Sync {
 
     /// Ends an export of the image `root` that was interrupted, and keeps as much of what it sent as the engine can for a
     /// later export of the same image. Kept are, for an hour at most, what
-    /// [`Engine::abandoned`](super::Engine::abandoned) lists. Where nothing can be kept this is a release.
+    /// [`PersistentLeases::abandoned`] lists. Where nothing can be kept this is a release.
     ///
     /// # Errors
     /// As [`Lease::release`].
@@ -130,4 +144,43 @@ pub trait Lease: Debug + Send + Sync {
     /// # Errors
     /// When the engine cannot be asked; the lease then expires by itself.
     async fn release(&self) -> Result<(), EngineError>;
+}
+
+/// The leases of an engine that outlive the process that created them.
+#[async_trait]
+pub trait PersistentLeases: Debug + Send + Sync {
+    /// The durable leases that were created, in this process or before it, and have not ended.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    async fn durable(&self) -> Result<Vec<DurableLease>, EngineError>;
+
+    /// The leases that [`Engine::recover`](super::Engine::recover) would release, for a process that ends too soon for that:
+    /// it looks when it begins, and releases them when what it exports no longer relies on them.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    async fn abandoned(&self) -> Result<Abandoned, EngineError>;
+
+    /// Releases leases that [`PersistentLeases::abandoned`] found. One that is gone meanwhile is no error.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    async fn release_abandoned(&self, leases: &[String]) -> Result<(), EngineError>;
+}
+
+/// Leases of processes that are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Abandoned {
+    /// Their ids.
+    pub leases: Vec<String>,
+    /// Those that keep what an interrupted export had sent ([`Lease::suspend`]), and the root of its image. They are of
+    /// use until that is exported, or until they expire.
+    pub kept: Vec<(String, Digest)>,
+    /// How long after they were found they are to be left alone.
+    pub grace: Duration,
+}
+
+fn whole_images_only(engine: &'static str) -> EngineError {
+    EngineError::NotOffered { engine, what: "pinning and receiving blobs before their image is known" }
 }

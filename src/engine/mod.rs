@@ -56,7 +56,7 @@ use caches::CacheStore;
 pub use error::EngineError;
 use images::{Images, Record};
 pub use kind::{EngineKind, UnknownKind};
-pub use lease::{DurableLease, Lease, Lifetime, MAX_RECORD, Pin, TransactionOptions};
+pub use lease::{Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, PersistentLeases, Pin, TransactionOptions};
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzz as layout_fuzz;
 pub use stored::{StoredBlob, StoredBlobs};
@@ -167,13 +167,8 @@ pub trait Engine: Debug + Send + Sync {
     /// where nothing outlives the process.
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError>;
 
-    /// The durable leases that were created, in this process or before it, and have not ended.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
-    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
-        Ok(Vec::new())
-    }
+    /// The leases that outlive their process. `None` where there are none: what an export sent is then gone with its process.
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases>;
 
     /// The image records and blobs of the engine, to be read.
     ///
@@ -210,9 +205,7 @@ pub trait Engine: Debug + Send + Sync {
     ///
     /// # Errors
     /// When the engine is not reachable or not the one that was verified.
-    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
-        Ok(None)
-    }
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError>;
 
     /// Pins `graph` while it is read. `None` where nothing needs to be pinned: the engine then keeps what is being read by
     /// itself.
@@ -258,33 +251,4 @@ pub trait Engine: Debug + Send + Sync {
         let engine = self.identity().kind.name();
         Err(EngineError::NotOffered { engine, what: "removing images" })
     }
-
-    /// The leases that [`Engine::recover`] would release, for a process that ends too soon for that: it looks when it
-    /// begins, and releases them when what it exports no longer relies on them.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
-    async fn abandoned(&self) -> Result<Abandoned, EngineError> {
-        Ok(Abandoned::default())
-    }
-
-    /// Releases leases that [`Engine::abandoned`] found. One that is gone meanwhile is no error.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
-    async fn release_abandoned(&self, _leases: &[String]) -> Result<(), EngineError> {
-        Ok(())
-    }
-}
-
-/// Leases of processes that are gone.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Abandoned {
-    /// Their ids.
-    pub leases: Vec<String>,
-    /// Those that keep what an interrupted export had sent ([`Lease::suspend`]), and the root of its image. They are of
-    /// use until that is exported, or until they expire.
-    pub kept: Vec<(String, Digest)>,
-    /// How long after they were found they are to be left alone.
-    pub grace: std::time::Duration,
 }

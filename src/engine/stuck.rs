@@ -32,6 +32,10 @@ async fn never<T>() -> T {
 
 #[async_trait]
 impl Lease for Stuck {
+    fn engine(&self) -> &'static str {
+        "stuck"
+    }
+
     async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         never().await
     }

@@ -112,3 +112,23 @@ pub trait BlobWriter: Debug + Send {
     /// [`EngineError::Corrupt`] when they do not match.
     async fn commit(self: Box<Self>) -> Result<(), EngineError>;
 }
+
+/// How many bytes of `blob` are to come after the first `length`; [`EngineError::Corrupt`] if `bytes`, the next ones, are
+/// more.
+pub(super) fn check_room(blob: &Descriptor, length: u64, bytes: &Bytes) -> Result<u64, EngineError> {
+    let room = blob.size.saturating_sub(length);
+    if bytes.len() as u64 > room {
+        let reason = format!("more than the expected {} bytes came", blob.size);
+        return Err(EngineError::Corrupt { digest: blob.digest.clone(), reason });
+    }
+    Ok(room)
+}
+
+/// [`EngineError::Corrupt`] unless all bytes of `blob` came.
+pub(super) fn check_length(blob: &Descriptor, length: u64) -> Result<(), EngineError> {
+    if length != blob.size {
+        let reason = format!("{length} bytes came, expected {}", blob.size);
+        return Err(EngineError::Corrupt { digest: blob.digest.clone(), reason });
+    }
+    Ok(())
+}

@@ -15,7 +15,7 @@ use linkspan::engine::select::{Selection, select};
 use linkspan::engine::{
     Engine, EngineError, ImageTransaction, Lease, Lifetime, Opened, Origin, Plan, TransactionOptions,
 };
-use linkspan::image::{Descriptor, Digest, Graph, Limits, Platform, Reference, Walk};
+use linkspan::image::{Descriptor, Digest, Graph, Kind, Limits, Platform, Reference, Walk};
 use linkspan::progress::Events;
 use linkspan::source::{Chunks, Source, SourceError};
 use serde_json::{Value, json};
@@ -136,7 +136,17 @@ impl Image {
         Self { root, blobs, layers: images[0].layers.clone(), config: images[0].config.clone() }
     }
 
+    /// A root of some type of its own, which is one blob.
+    pub(crate) fn blob(bytes: &[u8]) -> Self {
+        let mut blobs = HashMap::new();
+        let root = keep(&mut blobs, "application/vnd.example.blob", Bytes::copy_from_slice(bytes));
+        Self { layers: vec![root.clone()], config: root.clone(), root, blobs }
+    }
+
     pub(crate) fn graph(&self) -> Arc<Graph> {
+        if !matches!(self.root.kind(), Kind::Index | Kind::Manifest) {
+            return Arc::new(Graph::of_blob(self.root.clone()).unwrap());
+        }
         let mut walk = Walk::new(self.root.clone(), Limits::default()).unwrap();
         while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
             walk.supply(&wanted, self.blobs[&wanted].clone()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use linkspan::engine::{ImageTransaction, Lifetime, Opened};
+use linkspan::engine::{EngineError, ImageTransaction, Lifetime, Opened};
 
 use crate::common::{Stack, until};
 use crate::fixture::{Image, Layer, begin, containerd, docker, export, names, origin, send};
@@ -191,4 +191,34 @@ async fn what_is_deleted_during_a_commit_never_leaves_a_broken_image() {
         lease.release().await.unwrap();
         assert!(is_complete("docker.io/library/deleted:new"), "{namespace}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_is_one_blob_is_stored_named_and_pinned() {
+    let (stack, namespace, name) = (Stack::shared(), "one-blob", "registry.example/blob:1");
+    let engine = containerd(stack, namespace).await;
+    let blob = Image::blob(b"of a type that only its reader knows");
+    export(&*engine, &blob, &names(&[name])).await.unwrap();
+    let found = engine.images().unwrap().resolve(&names(&[name])[0]).await.unwrap().unwrap();
+    assert_eq!((found.digest, found.media_type), (blob.root.digest.clone(), blob.root.media_type.clone()));
+    assert_eq!(engine.already_complete(&blob.root, &names(&[name])).await.unwrap(), None);
+
+    let is_there = || {
+        stack.ctr(namespace, ["leases", "create", "--id", "collect"]).ok();
+        stack.ctr(namespace, ["leases", "rm", "--sync", "collect"]).ok();
+        stack.blobs(namespace).iter().any(|there| there == blob.root.digest.as_str())
+    };
+    let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+    let transaction = begin(&lease, blob.graph()).await.unwrap();
+    assert_eq!(transaction.plan().present, std::slice::from_ref(&blob.root));
+    stack.ctr(namespace, ["images", "rm", "--sync", name]).ok();
+    assert!(is_there(), "the lease pins it");
+    transaction.prepare().await.unwrap().commit(&names(&[name]), &[]).await.unwrap();
+    lease.release().await.unwrap();
+    assert!(is_there(), "its name keeps it");
+    stack.ctr(namespace, ["images", "rm", "--sync", name]).ok();
+    assert!(!is_there());
+
+    let refused = export(&*docker(stack).await, &blob, &names(&["docker.io/library/blob:1"])).await.unwrap_err();
+    assert!(matches!(refused, EngineError::NotOffered { .. }), "{refused}");
 }

@@ -21,7 +21,8 @@ impl Sessions {
     /// Restores the exports of an earlier process with the same name. None of them is needed to serve: an export that cannot
     /// be restored is left to its lease, which expires.
     pub(super) async fn recover(&self) -> usize {
-        let durables = match self.exports.engine().durable_leases().await {
+        let Some(leases) = self.exports.engine().persistent_leases() else { return 0 };
+        let durables = match leases.durable().await {
             Ok(durables) => durables,
             Err(error) => {
                 tracing::warn!(%error, "it cannot be told which exports an earlier process left; they are lost to their clients");

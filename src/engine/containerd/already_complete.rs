@@ -10,7 +10,7 @@ use super::read::ContainerdImages;
 use super::unpack::{self, Job};
 use super::{content, images};
 use crate::engine::EngineError;
-use crate::image::{Descriptor, Digest, Graph, Limits, Platform, Reference};
+use crate::image::{Descriptor, Digest, Graph, GraphError, Limits, Platform, Reference};
 use crate::source::{OnMissing, ReadGraphError, SourceError, read_graph};
 
 /// Whether all `names` point to `root`, every blob of it is there, every label that keeps one is set, and this host's
@@ -68,7 +68,8 @@ async fn read(client: &Client, root: &Descriptor) -> Result<Option<Graph>, Engin
     let images = ContainerdImages::new(client.clone(), "containerd");
     match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
         Ok(graph) => Ok(Some(graph)),
-        Err(ReadGraphError::Missing { .. }) => Ok(None),
+        // A root that is no image is found by its transaction.
+        Err(ReadGraphError::Missing { .. } | ReadGraphError::Graph(GraphError::Root { .. })) => Ok(None),
         Err(ReadGraphError::Graph(error)) => Err(error.into()),
         Err(ReadGraphError::Source(SourceError::Length { digest, expected, .. })) => {
             let reason = format!("the engine's copy has not the {expected} bytes that it should have");

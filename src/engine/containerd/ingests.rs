@@ -59,52 +59,6 @@ impl ContainerdIngests {
         let owned = leases::resources(&self.client, &self.lease).await?.into_iter();
         Ok(owned.filter(|owned| owned.r#type == leases::INGESTS).map(|owned| owned.id).collect())
     }
-
-    async fn open_ingest(&self, reference: &str, expected: &Expected) -> Result<OpenedIngest, EngineError> {
-        check_ref(reference)?;
-        let full = self.full_ref(reference).await?;
-        let first = WriteContentRequest { action: WriteAction::Stat.into(), r#ref: full, ..message(expected)? };
-        let operation = format!("writing the ingest {reference}");
-        let (mut stream, response) = match Stream::open(&self.client, &operation, first).await {
-            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
-                if let Some(digest) = &expected.digest {
-                    content::pin(&self.client, &self.lease, digest).await?;
-                }
-                return Ok(OpenedIngest::Present);
-            }
-            Err(error) if is_locked(&error) => {
-                return Err(EngineError::Busy { what: format!("the ingest `{reference}`") });
-            }
-            outcome => outcome?,
-        };
-        stream.seek(u64::try_from(response.offset).unwrap_or(0));
-        Ok(OpenedIngest::Writer(Box::new(ContainerdIngest {
-            client: self.client.clone(),
-            lease: self.lease.clone(),
-            expected: expected.clone(),
-            operation,
-            stream,
-        })))
-    }
-
-    /// The ingests of this lease, under the clients' refs.
-    async fn list(&self) -> Result<Vec<IngestStatus>, EngineError> {
-        let prefixes = [content::client_ref(&self.lease, ""), self.old_prefix()];
-        // The old ones may be of another lease: so only what the lease says is its own counts.
-        let filters = prefixes.iter().map(|prefix| format!("ref~=\"^{prefix}\"")).collect();
-        let mut client = self.client.content();
-        let call = client.list_statuses(self.client.request(ListStatusesRequest { filters }));
-        let list = async { self.client.unary("listing ingests", call).await };
-        let (found, owned) = tokio::try_join!(list, self.ingests())?;
-        let named = |ingest: &Ingested| {
-            let reference = prefixes.iter().find_map(|prefix| ingest.r#ref.strip_prefix(prefix))?;
-            Some(status(reference.to_owned(), ingest))
-        };
-        let found = found.statuses.iter().filter(|ingest| owned.contains(&ingest.r#ref));
-        let mut statuses: Vec<_> = found.filter_map(named).collect();
-        statuses.sort_by(|one, other| one.reference.cmp(&other.reference));
-        Ok(statuses)
-    }
 }
 
 fn status(reference: String, ingest: &Ingested) -> IngestStatus {
@@ -143,15 +97,53 @@ impl IngestManager for ContainerdIngests {
     }
 
     async fn open(&self, reference: &str, expected: &Expected) -> Result<OpenedIngest, EngineError> {
-        self.open_ingest(reference, expected).await
+        check_ref(reference)?;
+        let full = self.full_ref(reference).await?;
+        let first = WriteContentRequest { action: WriteAction::Stat.into(), r#ref: full, ..message(expected)? };
+        let operation = format!("writing the ingest {reference}");
+        let (mut stream, response) = match Stream::open(&self.client, &operation, first).await {
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
+                if let Some(digest) = &expected.digest {
+                    content::pin(&self.client, &self.lease, digest).await?;
+                }
+                return Ok(OpenedIngest::Present);
+            }
+            Err(error) if is_locked(&error) => {
+                return Err(EngineError::Busy { what: format!("the ingest `{reference}`") });
+            }
+            outcome => outcome?,
+        };
+        stream.seek(u64::try_from(response.offset).unwrap_or(0));
+        Ok(OpenedIngest::Writer(Box::new(ContainerdIngest {
+            client: self.client.clone(),
+            lease: self.lease.clone(),
+            expected: expected.clone(),
+            operation,
+            stream,
+        })))
     }
 
     async fn status(&self, reference: &str) -> Result<Option<IngestStatus>, EngineError> {
-        Ok(self.list().await?.into_iter().find(|status| status.reference == reference))
+        Ok(self.statuses().await?.into_iter().find(|status| status.reference == reference))
     }
 
+    /// The ingests of this lease, under the clients' refs.
     async fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError> {
-        self.list().await
+        let prefixes = [content::client_ref(&self.lease, ""), self.old_prefix()];
+        // The old ones may be of another lease: so only what the lease says is its own counts.
+        let filters = prefixes.iter().map(|prefix| format!("ref~=\"^{prefix}\"")).collect();
+        let mut client = self.client.content();
+        let call = client.list_statuses(self.client.request(ListStatusesRequest { filters }));
+        let list = async { self.client.unary("listing ingests", call).await };
+        let (found, owned) = tokio::try_join!(list, self.ingests())?;
+        let named = |ingest: &Ingested| {
+            let reference = prefixes.iter().find_map(|prefix| ingest.r#ref.strip_prefix(prefix))?;
+            Some(status(reference.to_owned(), ingest))
+        };
+        let found = found.statuses.iter().filter(|ingest| owned.contains(&ingest.r#ref));
+        let mut statuses: Vec<_> = found.filter_map(named).collect();
+        statuses.sort_by(|one, other| one.reference.cmp(&other.reference));
+        Ok(statuses)
     }
 
     async fn abort(&self, reference: &str) -> Result<(), EngineError> {
@@ -169,37 +161,7 @@ struct ContainerdIngest {
     stream: Stream,
 }
 
-impl ContainerdIngest {
-    async fn finish(self, expected: Expected) -> Result<(Digest, u64), EngineError> {
-        let Self { client, lease, expected: before, operation, stream } = self;
-        let expected = Expected { digest: expected.digest.or(before.digest), size: expected.size.or(before.size) };
-        let size = stream.length();
-        let end = stream.commit(message(&expected)?).await?;
-        let malformed = |digest: &str| EngineError::Protocol {
-            operation: operation.clone(),
-            reason: format!("the store gave the digest `{digest}`"),
-        };
-        match end.outcome {
-            Ok(Some(response)) => {
-                let digest = response.digest.parse().map_err(|_| malformed(&response.digest))?;
-                Ok((digest, u64::try_from(response.offset).unwrap_or(size)))
-            }
-            Ok(None) => Err(malformed("")),
-            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
-                let digest = match expected.digest {
-                    Some(digest) => digest,
-                    None => end.digest.parse().map_err(|_| malformed(&end.digest))?,
-                };
-                content::pin(&client, &lease, &digest).await?;
-                Err(EngineError::Present { digest })
-            }
-            Err(error) => {
-                let named = expected.digest.or_else(|| end.digest.parse().ok());
-                Err(named.map_or_else(|| error.clone(), |digest| content::refused(error.clone(), &digest)))
-            }
-        }
-    }
-}
+impl ContainerdIngest {}
 
 #[async_trait]
 impl IngestWriter for ContainerdIngest {
@@ -230,6 +192,32 @@ impl IngestWriter for ContainerdIngest {
     }
 
     async fn commit(self: Box<Self>, expected: Expected) -> Result<(Digest, u64), EngineError> {
-        self.finish(expected).await
+        let Self { client, lease, expected: before, operation, stream } = *self;
+        let expected = Expected { digest: expected.digest.or(before.digest), size: expected.size.or(before.size) };
+        let size = stream.length();
+        let end = stream.commit(message(&expected)?).await?;
+        let malformed = |digest: &str| EngineError::Protocol {
+            operation: operation.clone(),
+            reason: format!("the store gave the digest `{digest}`"),
+        };
+        match end.outcome {
+            Ok(Some(response)) => {
+                let digest = response.digest.parse().map_err(|_| malformed(&response.digest))?;
+                Ok((digest, u64::try_from(response.offset).unwrap_or(size)))
+            }
+            Ok(None) => Err(malformed("")),
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
+                let digest = match expected.digest {
+                    Some(digest) => digest,
+                    None => end.digest.parse().map_err(|_| malformed(&end.digest))?,
+                };
+                content::pin(&client, &lease, &digest).await?;
+                Err(EngineError::Present { digest })
+            }
+            Err(error) => {
+                let named = expected.digest.or_else(|| end.digest.parse().ok());
+                Err(named.map_or_else(|| error.clone(), |digest| content::refused(error.clone(), &digest)))
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::release::release;
 use super::transaction::{Committer, ContainerdTransaction};
 use super::{content, plan};
 use crate::engine::ingest::IngestManager;
-use crate::engine::{EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
+use crate::engine::{EngineError, EngineKind, ImageTransaction, Lease, Pin, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
 
 /// How long the user of an interrupted command waits until what was sent is kept: one call for each blob.
@@ -62,9 +62,16 @@ impl ContainerdLease {
         }
         Ok(pinned.documents.get_or_insert_default())
     }
+}
+
+#[async_trait]
+impl Lease for ContainerdLease {
+    fn engine(&self) -> &'static str {
+        EngineKind::Containerd.name()
+    }
 
     /// Looks up, leases, and looks up again: what is found then stays. What is not there at first needs no lease.
-    async fn keep(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
+    async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         let digests: Vec<_> = blobs.iter().map(|blob| blob.digest.clone()).collect();
         let mut sizes = content::sizes(&self.leased.client, &digests).await?;
         let mut state = self.state().await?;
@@ -88,38 +95,6 @@ impl ContainerdLease {
             sizes[at] = size;
         }
         Ok(sizes)
-    }
-
-    /// Complete blobs and unpacked layers stay, under a lease that says so; ingests would not be resumed, and go.
-    async fn leave(&self, root: &Digest) -> Result<(), EngineError> {
-        let mut pinned = self.pinned.lock().await;
-        self.leased.snapshots.remove_active().await;
-        let kept = timeout(KEEPING, leases::keep(&self.leased.client, &self.leased.id, root)).await;
-        // Whatever became of it: what is not kept is sent again.
-        release(&self.leased.client, &self.leased.id, Collect::Later).await?;
-        *pinned = None;
-        match kept {
-            Ok(kept) => kept,
-            Err(_) => Err(EngineError::Timeout { operation: "keeping what was sent".to_owned(), after: KEEPING }),
-        }
-    }
-
-    async fn end(&self) -> Result<(), EngineError> {
-        let mut pinned = self.pinned.lock().await;
-        self.leased.snapshots.remove_active().await;
-        // A client that is told that the disk is full makes room and tries again: what this export has put there must not
-        // take that room. After any other failure the next attempt finds it in the store, if it comes soon.
-        let collect = if self.leased.client.lacked_room() { Collect::Now } else { Collect::Later };
-        release(&self.leased.client, &self.leased.id, collect).await?;
-        *pinned = None;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Lease for ContainerdLease {
-    async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
-        self.keep(blobs).await
     }
 
     async fn pin_graph(&self, graph: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
@@ -156,11 +131,28 @@ impl Lease for ContainerdLease {
         Ok(Box::new(ContainerdTransaction::begin(self.leased.clone(), self.committer.clone(), graph, options).await?))
     }
 
+    /// Complete blobs and unpacked layers stay, under a lease that says so; ingests would not be resumed, and go.
     async fn suspend(&self, root: &Digest) -> Result<(), EngineError> {
-        self.leave(root).await
+        let mut pinned = self.pinned.lock().await;
+        self.leased.snapshots.remove_active().await;
+        let kept = timeout(KEEPING, leases::keep(&self.leased.client, &self.leased.id, root)).await;
+        // Whatever became of it: what is not kept is sent again.
+        release(&self.leased.client, &self.leased.id, Collect::Later).await?;
+        *pinned = None;
+        match kept {
+            Ok(kept) => kept,
+            Err(_) => Err(EngineError::Timeout { operation: "keeping what was sent".to_owned(), after: KEEPING }),
+        }
     }
 
     async fn release(&self) -> Result<(), EngineError> {
-        self.end().await
+        let mut pinned = self.pinned.lock().await;
+        self.leased.snapshots.remove_active().await;
+        // A client that is told that the disk is full makes room and tries again: what this export has put there must not
+        // take that room. After any other failure the next attempt finds it in the store, if it comes soon.
+        let collect = if self.leased.client.lacked_room() { Collect::Now } else { Collect::Later };
+        release(&self.leased.client, &self.leased.id, collect).await?;
+        *pinned = None;
+        Ok(())
     }
 }

@@ -44,7 +44,8 @@ pub(crate) use self::transaction::{Committer, ContainerdTransaction};
 use super::caches::CacheStore;
 use super::images::{Images, Record};
 use super::{
-    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Sharing, Storage,
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
+    Sharing, Storage, StoredBlobs,
 };
 use crate::image::{Descriptor, Reference};
 
@@ -131,11 +132,6 @@ impl ContainerdEngine {
         Ok(ContainerdLease::new(leased, is_new, ingests, committer))
     }
 
-    /// Whether all `names` resolve to `root`, complete and unpacked; how many blobs it has.
-    pub(crate) async fn check(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        already_complete::check(&self.client, &self.server.snapshotter, root, names).await
-    }
-
     /// The leases of processes that are gone.
     pub(crate) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
         leases::abandoned(&self.client).await
@@ -152,16 +148,17 @@ impl Engine for ContainerdEngine {
         Sharing { containerd: Some(self.server.uuid.clone()), namespaces: self.server.shares() }
     }
 
+    /// Whether all `names` resolve to `root`, complete and unpacked; how many blobs it has.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        self.check(root, names).await
+        already_complete::check(&self.client, &self.server.snapshotter, root, names).await
     }
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         Ok(Arc::new(self.lease_for(origin, lifetime, Arc::new(Records)).await?))
     }
 
-    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
-        leases::durables(&self.client).await
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        Some(self)
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
@@ -184,6 +181,18 @@ impl Engine for ContainerdEngine {
 
     async fn remove(&self, record: &Record, _: bool) -> Result<(), EngineError> {
         ContainerdImages::new(self.client.clone(), "containerd").remove(record).await
+    }
+
+    /// containerd loads no archives.
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl PersistentLeases for ContainerdEngine {
+    async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
+        leases::durables(&self.client).await
     }
 
     async fn abandoned(&self) -> Result<Abandoned, EngineError> {

@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::content::{self, Put};
 use super::labels::{self, Labels};
+use super::leases;
 use super::unpack::Job;
 use crate::engine::{EngineError, Plan};
 use crate::image::{Descriptor, Document, Graph, Kind};
@@ -21,6 +22,11 @@ pub(super) async fn plan(client: &Client, lease: &str, graph: &Graph, job: Optio
             Put::Stored => plan.stored.push(document.descriptor.clone()),
             Put::Present => plan.present.push(document.descriptor.clone()),
         }
+    }
+    let root = graph.root();
+    if graph.documents().is_empty() && content::info(client, &root.digest).await?.is_some() {
+        // The root is a leaf: no label of a parent keeps it.
+        leases::add(client, lease, leases::CONTENT, root.digest.as_str()).await?;
     }
     // From here on the labels and the lease keep whatever is there: a leaf that is found now stays.
     for (leaf, present) in content::present(client, graph.leaves()).await? {

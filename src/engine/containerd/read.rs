@@ -78,48 +78,6 @@ impl ContainerdImages {
         }
     }
 
-    async fn by_name(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
-        let exact = images::get(&self.client, &name.to_string()).await?.and_then(record).map(|record| record.target);
-        // containerd lets anybody give a record any target, whatever digest its name holds.
-        if let Some(target) = exact.filter(|target| name.admits(&target.digest)) {
-            return Ok(Some(target));
-        }
-        let Some(digest) = name.digest() else { return Ok(None) };
-        let repository = name.name();
-        let is_of_repository = |record: &Record| {
-            let name = record.name.as_ref().and_then(|name| name.parse::<Reference>().ok());
-            name.is_some_and(|name| name.name() == repository)
-        };
-        Ok(self.records_of(digest).await?.into_iter().find(is_of_repository).map(|record| record.target))
-    }
-
-    async fn by_digest(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-        let Some(size) = self.size_of(digest).await? else { return Ok(None) };
-        if let Some(record) = self.records_of(digest).await?.into_iter().next() {
-            return Ok(Some(record.target));
-        }
-        let unknown = Descriptor::new(ANYTHING, digest.clone(), size);
-        if size > Limits::default().config_bytes {
-            return Ok(Some(unknown));
-        }
-        // Most layers show by their first bytes that they are no document, and are not read.
-        let bytes = match self.object(&unknown).await {
-            Ok(None) => return Ok(Some(unknown)),
-            Ok(Some(bytes)) => Ok(bytes),
-            Err(error) => Err(error),
-        };
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            Err(SourceError::NotFound { .. }) => return Ok(None),
-            Err(error) => {
-                let operation = format!("reading {digest}");
-                return Err(EngineError::Protocol { operation, reason: error.to_string() });
-            }
-        };
-        let media_type = media_type_of(&bytes).unwrap_or_else(|| ANYTHING.to_owned());
-        Ok(Some(Descriptor { media_type, ..unknown }))
-    }
-
     /// What a blob holds if it may be a document: a JSON object.
     async fn object(&self, blob: &Descriptor) -> Result<Option<Bytes>, SourceError> {
         let mut chunks = read_range(self, blob, 0..blob.size.min(SNIFF)).await?;
@@ -131,39 +89,6 @@ impl ContainerdImages {
             }
         }
         Ok(None)
-    }
-
-    async fn size_of(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
-        let info = content::info(&self.client, digest).await?;
-        Ok(info.and_then(|info| u64::try_from(info.size).ok()))
-    }
-
-    async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
-        let mut content = self.client.content();
-        let opened = timeout(UNARY, async {
-            let mut messages = content.read(self.client.request(request)).await?.into_inner();
-            // The store says NOT_FOUND only when the first message is awaited.
-            let first = messages.message().await?;
-            Ok((first, messages))
-        });
-        let opened = opened.await.map_err(|_| self.silent(&blob.digest, UNARY))?;
-        let (first, messages) = opened.map_err(|status| self.refused(&blob.digest, status))?;
-        let Some(first) = first else { return Ok(stream::empty().boxed()) };
-        let (this, digest) = (self.clone(), blob.digest.clone());
-        let rest = stream::unfold(Some(messages), move |messages| {
-            let (this, digest) = (this.clone(), digest.clone());
-            async move {
-                let mut messages = messages?;
-                match timeout(SILENCE, messages.message()).await {
-                    Ok(Ok(message)) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
-                    Ok(Err(status)) => Some((Err(this.refused(&digest, status)), None)),
-                    Err(_) => Some((Err(this.silent(&digest, SILENCE)), None)),
-                }
-            }
-        });
-        Ok(stream::iter([Ok(Bytes::from(first.data))]).chain(rest).boxed())
     }
 
     fn silent(&self, digest: &Digest, after: Duration) -> SourceError {
@@ -201,18 +126,76 @@ impl Source for ContainerdImages {
     }
 
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        self.read(blob, offset).await
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let request = ReadContentRequest { digest: blob.digest.to_string(), offset, size: 0 };
+        let mut content = self.client.content();
+        let opened = timeout(UNARY, async {
+            let mut messages = content.read(self.client.request(request)).await?.into_inner();
+            // The store says NOT_FOUND only when the first message is awaited.
+            let first = messages.message().await?;
+            Ok((first, messages))
+        });
+        let opened = opened.await.map_err(|_| self.silent(&blob.digest, UNARY))?;
+        let (first, messages) = opened.map_err(|status| self.refused(&blob.digest, status))?;
+        let Some(first) = first else { return Ok(stream::empty().boxed()) };
+        let (this, digest) = (self.clone(), blob.digest.clone());
+        let rest = stream::unfold(Some(messages), move |messages| {
+            let (this, digest) = (this.clone(), digest.clone());
+            async move {
+                let mut messages = messages?;
+                match timeout(SILENCE, messages.message()).await {
+                    Ok(Ok(message)) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
+                    Ok(Err(status)) => Some((Err(this.refused(&digest, status)), None)),
+                    Err(_) => Some((Err(this.silent(&digest, SILENCE)), None)),
+                }
+            }
+        });
+        Ok(stream::iter([Ok(Bytes::from(first.data))]).chain(rest).boxed())
     }
 }
 
 #[async_trait]
 impl Images for ContainerdImages {
     async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError> {
-        self.by_name(name).await
+        let exact = images::get(&self.client, &name.to_string()).await?.and_then(record).map(|record| record.target);
+        // containerd lets anybody give a record any target, whatever digest its name holds.
+        if let Some(target) = exact.filter(|target| name.admits(&target.digest)) {
+            return Ok(Some(target));
+        }
+        let Some(digest) = name.digest() else { return Ok(None) };
+        let repository = name.name();
+        let is_of_repository = |record: &Record| {
+            let name = record.name.as_ref().and_then(|name| name.parse::<Reference>().ok());
+            name.is_some_and(|name| name.name() == repository)
+        };
+        Ok(self.records_of(digest).await?.into_iter().find(is_of_repository).map(|record| record.target))
     }
 
     async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-        self.by_digest(digest).await
+        let Some(size) = self.size(digest).await? else { return Ok(None) };
+        if let Some(record) = self.records_of(digest).await?.into_iter().next() {
+            return Ok(Some(record.target));
+        }
+        let unknown = Descriptor::new(ANYTHING, digest.clone(), size);
+        if size > Limits::default().config_bytes {
+            return Ok(Some(unknown));
+        }
+        // Most layers show by their first bytes that they are no document, and are not read.
+        let bytes = match self.object(&unknown).await {
+            Ok(None) => return Ok(Some(unknown)),
+            Ok(Some(bytes)) => Ok(bytes),
+            Err(error) => Err(error),
+        };
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(SourceError::NotFound { .. }) => return Ok(None),
+            Err(error) => {
+                let operation = format!("reading {digest}");
+                return Err(EngineError::Protocol { operation, reason: error.to_string() });
+            }
+        };
+        let media_type = media_type_of(&bytes).unwrap_or_else(|| ANYTHING.to_owned());
+        Ok(Some(Descriptor { media_type, ..unknown }))
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
@@ -222,7 +205,8 @@ impl Images for ContainerdImages {
     }
 
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
-        self.size_of(digest).await
+        let info = content::info(&self.client, digest).await?;
+        Ok(info.and_then(|info| u64::try_from(info.size).ok()))
     }
 
     async fn same_layers(&self, digests: &[Digest]) -> Result<SameLayers, EngineError> {

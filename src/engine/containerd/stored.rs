@@ -31,18 +31,6 @@ impl ContainerdBlobs {
         Ok(Self { client, files })
     }
 
-    async fn look(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
-        let Some(info) = content::info(&self.client, digest).await? else { return Ok(None) };
-        let Ok(size) = u64::try_from(info.size) else { return Ok(None) };
-        let file = match self.open(digest).await {
-            Some(file) => file,
-            None => return Ok(Some(Arc::new(Remote { client: self.client.clone(), digest: digest.clone(), size }))),
-        };
-        // Another length means that it is not the store's file after all.
-        let is_it = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == size);
-        Ok(is_it.then(|| Arc::new(Local { file: Arc::new(file), digest: digest.clone(), size }) as Arc<dyn StoredBlob>))
-    }
-
     /// The blob's own file (containerd `plugins/content/local/store.go`, `blobPath`).
     async fn open(&self, digest: &Digest) -> Option<File> {
         let (host, root) = self.files.as_ref()?;
@@ -55,7 +43,15 @@ impl ContainerdBlobs {
 #[async_trait]
 impl StoredBlobs for ContainerdBlobs {
     async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
-        self.look(digest).await
+        let Some(info) = content::info(&self.client, digest).await? else { return Ok(None) };
+        let Ok(size) = u64::try_from(info.size) else { return Ok(None) };
+        let file = match self.open(digest).await {
+            Some(file) => file,
+            None => return Ok(Some(Arc::new(Remote { client: self.client.clone(), digest: digest.clone(), size }))),
+        };
+        // Another length means that it is not the store's file after all.
+        let is_it = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == size);
+        Ok(is_it.then(|| Arc::new(Local { file: Arc::new(file), digest: digest.clone(), size }) as Arc<dyn StoredBlob>))
     }
 }
 

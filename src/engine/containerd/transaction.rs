@@ -106,7 +106,7 @@ impl ContainerdTransaction {
         match self.verify().await {
             Ok(()) => Ok(Vec::new()),
             Err(EngineError::Missing { digests }) => {
-                self.stop().await;
+                self.cancel().await;
                 Ok(digests)
             }
             Err(error) => Err(error),
@@ -130,15 +130,6 @@ impl ContainerdTransaction {
             }
         }
         Ok(())
-    }
-
-    /// A lease has one transaction at a time, so that no other one's snapshots are removed.
-    async fn stop(&self) {
-        let unpack = self.unpack().take();
-        if let Some(unpack) = unpack {
-            unpack.cancel().await;
-        }
-        self.lease.snapshots.remove_active().await;
     }
 }
 
@@ -166,8 +157,13 @@ impl ImageTransaction for ContainerdTransaction {
         Ok(self)
     }
 
+    /// A lease has one transaction at a time, so that no other one's snapshots are removed.
     async fn cancel(&self) {
-        self.stop().await
+        let unpack = self.unpack().take();
+        if let Some(unpack) = unpack {
+            unpack.cancel().await;
+        }
+        self.lease.snapshots.remove_active().await;
     }
 }
 

@@ -9,6 +9,7 @@ use tonic::Code;
 use super::client::Client;
 use super::content;
 use crate::engine::stream::Stream;
+use crate::engine::transaction::{check_length, check_room};
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
 
@@ -40,17 +41,17 @@ pub(crate) async fn begin(client: &Client, lease: &str, blob: &Descriptor) -> Re
         outcome => outcome?,
     };
     let (client, lease, blob) = (client.clone(), lease.to_owned(), blob.clone());
-    let mut writer = Writer { client, lease, blob, operation, stream };
+    let mut writer = Box::new(Writer { client, lease, blob, operation, stream });
     // Another namespace of this containerd holds the blob, and the sharing policy lets us have it: a COMMIT without
     // data registers it here (containerd `core/metadata/content.go`, `Writer`). An ingest of ours that was left half
     // done is not resumed, because containerd would hash it again inside a database transaction: the first write has
     // offset 0 and thereby truncates it.
     if total > 0 && response.offset == total {
         writer.stream.seek(writer.blob.size);
-        writer.finish().await?;
+        writer.commit().await?;
         return Ok(Begun::Present);
     }
-    Ok(Begun::Writer(Box::new(writer)))
+    Ok(Begun::Writer(writer))
 }
 
 /// A blob on its way into the store.
@@ -63,24 +64,20 @@ pub(crate) struct Writer {
     stream: Stream,
 }
 
-impl Writer {
-    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        let room = self.blob.size - self.stream.length();
-        if bytes.len() as u64 > room {
-            let reason = format!("more than the expected {} bytes came", self.blob.size);
-            return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
-        }
-        let pushed = self.stream.push(bytes, Some(room)).await;
-        pushed.map_err(|error| content::refused(error, &self.blob.digest))
+#[async_trait]
+impl BlobWriter for Writer {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            let room = check_room(&self.blob, self.stream.length(), &bytes)?;
+            let pushed = self.stream.push(bytes, Some(room)).await;
+            pushed.map_err(|error| content::refused(error, &self.blob.digest))
+        })
     }
 
     /// Commits what was sent and waits for the response: only then is the blob in the store.
-    async fn finish(self) -> Result<(), EngineError> {
-        let Self { client, lease, blob, operation, stream } = self;
-        if stream.length() != blob.size {
-            let reason = format!("{} bytes came, expected {}", stream.length(), blob.size);
-            return Err(EngineError::Corrupt { digest: blob.digest, reason });
-        }
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        let Self { client, lease, blob, operation, stream } = *self;
+        check_length(&blob, stream.length())?;
         let message = WriteContentRequest {
             total: content::size(&blob)?,
             expected: blob.digest.to_string(),
@@ -108,16 +105,5 @@ impl Writer {
                 Err(error)
             }
         }
-    }
-}
-
-#[async_trait]
-impl BlobWriter for Writer {
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.push(bytes))
-    }
-
-    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
-        self.finish().await
     }
 }

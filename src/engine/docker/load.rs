@@ -20,8 +20,8 @@ use super::jsonstream::{Line, check_loaded};
 use super::verify_store::VerifiedStore;
 use crate::docker_api::Api;
 use crate::engine::containerd::{Committer, ContainerdTransaction, is_full};
-use crate::engine::{EngineError, Lifetime, Precondition};
-use crate::image::{Descriptor, Digest, Reference};
+use crate::engine::{EngineError, EngineKind, Lifetime, Precondition};
+use crate::image::{Descriptor, Digest, Kind, Reference};
 use crate::progress::Event;
 
 /// How long a load may take. Normally milliseconds; long when dockerd has to unpack after all.
@@ -96,6 +96,10 @@ impl Committer for Loads {
         names: &[Reference],
         preconditions: &[Precondition],
     ) -> Result<(), EngineError> {
+        if !matches!(image.root().kind(), Kind::Index | Kind::Manifest) {
+            let what = "a root that is neither an index nor a manifest";
+            return Err(EngineError::NotOffered { engine: EngineKind::Docker.name(), what });
+        }
         if let Some(store) = &self.store {
             store.check().await?;
         }

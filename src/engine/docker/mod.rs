@@ -30,8 +30,8 @@ use super::caches::CacheStore;
 use super::containerd::{ContainerdBlobs, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
 use super::{
-    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Sharing, Storage,
-    StoredBlobs,
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
+    Sharing, Storage, StoredBlobs,
 };
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Reference};
@@ -122,7 +122,7 @@ impl Engine for DockerEngine {
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
         // At the same time: looking changes nothing, even in a containerd that is the wrong one by now. And what
         // is not there needs no proof.
-        let (mut proof, mut look) = (pin!(self.store.check()), pin!(self.containerd.check(root, names)));
+        let (mut proof, mut look) = (pin!(self.store.check()), pin!(self.containerd.already_complete(root, names)));
         let found = tokio::select! {
             proven = &mut proof => {
                 proven?;
@@ -163,6 +163,10 @@ impl Engine for DockerEngine {
         Ok(Arc::new(lease?))
     }
 
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        Some(self)
+    }
+
     /// dockerd's images are containerd's records, under the names that dockerd gives them.
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         Ok(Arc::new(ContainerdImages::new(self.containerd.client().clone(), "docker's containerd")))
@@ -170,10 +174,6 @@ impl Engine for DockerEngine {
 
     fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
         Ok(Arc::new(DockerCaches::new(&self.containerd, self.store.clone())))
-    }
-
-    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
-        self.containerd.durable_leases().await
     }
 
     async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
@@ -205,9 +205,16 @@ impl Engine for DockerEngine {
         ContainerdImages::new(self.containerd.client().clone(), "docker's containerd").check(record).await?;
         tag::remove(&self.docker, record, force).await
     }
+}
+
+#[async_trait]
+impl PersistentLeases for DockerEngine {
+    async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
+        self.containerd.durable().await
+    }
 
     async fn abandoned(&self) -> Result<Abandoned, EngineError> {
-        Ok(Abandoned { grace: GRACE, ..Engine::abandoned(&self.containerd).await? })
+        Ok(Abandoned { grace: GRACE, ..PersistentLeases::abandoned(&self.containerd).await? })
     }
 
     async fn release_abandoned(&self, leases: &[String]) -> Result<(), EngineError> {

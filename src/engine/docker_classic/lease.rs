@@ -8,9 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::Classic;
 use super::transaction::{Attempts, ClassicTransaction};
 use crate::engine::docker::Info;
-use crate::engine::ingest::IngestManager;
-use crate::engine::{EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
-use crate::image::{Descriptor, Digest, Graph};
+use crate::engine::{EngineError, EngineKind, ImageTransaction, Lease, TransactionOptions};
+use crate::image::{Digest, Graph};
 
 /// An export, of which dockerd knows nothing before its archive begins.
 #[derive(Debug)]
@@ -27,33 +26,10 @@ impl ClassicLease {
     }
 }
 
-fn not_offered() -> EngineError {
-    EngineError::NotOffered {
-        engine: "docker-classic",
-        what: "pinning and receiving blobs before their image is known",
-    }
-}
-
 #[async_trait]
 impl Lease for ClassicLease {
-    async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
-        Err(not_offered())
-    }
-
-    async fn pin_graph(&self, _: &Arc<Graph>) -> Result<Vec<Descriptor>, EngineError> {
-        Err(not_offered())
-    }
-
-    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
-        Err(not_offered())
-    }
-
-    async fn unpin(&self, _: &Digest) -> Result<(), EngineError> {
-        Err(not_offered())
-    }
-
-    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
-        Err(not_offered())
+    fn engine(&self) -> &'static str {
+        EngineKind::DockerClassic.name()
     }
 
     async fn begin(

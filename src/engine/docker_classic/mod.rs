@@ -25,7 +25,9 @@ use serde::Deserialize;
 use self::chains::Chains;
 use self::lease::ClassicLease;
 use super::docker::{Info, Store, info, tag_again};
-use super::{Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Storage};
+use super::{
+    Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs,
+};
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Digest, Reference};
 
@@ -167,5 +169,15 @@ impl Engine for ClassicEngine {
     /// it starts again (moby `daemon/daemon.go`, `prepareTempDir`).
     async fn recover(&self) -> Result<usize, EngineError> {
         Ok(0)
+    }
+
+    /// What dockerd received of an archive goes with its connection.
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        None
+    }
+
+    /// Only dockerd reads its layers.
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
     }
 }

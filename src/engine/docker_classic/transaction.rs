@@ -125,39 +125,6 @@ impl ClassicTransaction {
         Ok(archive)
     }
 
-    async fn commit_image(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
-        let wanted = &self.wanted;
-        let id = &wanted.config.descriptor.digest;
-        if let Some(name) = names.iter().find(|name| name.tag().is_none() || name.digest().is_some()) {
-            let reason = format!("`{}` cannot be a name there: expected a tag, and no digest", name.familiar());
-            return Err(refused(reason));
-        }
-        self.check_names(preconditions).await?;
-        let nothing_sent = matches!(*self.archive.lock().await, Archive::NotBegun);
-        if self.is_there && nothing_sent && self.docker.resolves_to(id, names).await? {
-            return Ok(());
-        }
-        let mut archive = self.turn().await?;
-        let Archive::Open(upload) = std::mem::replace(&mut *archive, Archive::Closed) else {
-            return Err(closed());
-        };
-        let sent = async {
-            upload.file(&place(id), wanted.config.bytes.clone()).await?;
-            upload.file(MANIFEST, manifest(wanted, names)?).await?;
-            upload.finish().await
-        };
-        match sent.await {
-            Ok(notes) => self.check(&notes, id, names).await,
-            Err(EngineError::Vanished { digests }) => {
-                let at = wanted.layers.iter().position(|layer| digests.contains(&layer.blob.digest));
-                let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-                attempts.gone = at.into_iter().chain(attempts.gone).min();
-                Err(EngineError::Vanished { digests })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Compares what names resolve to with what is expected. dockerd keeps no roots: the only one that it can be asked for
     /// is that of this image, by the image's id.
     async fn check_names(&self, preconditions: &[Precondition]) -> Result<(), EngineError> {
@@ -209,7 +176,36 @@ impl ImageTransaction for ClassicTransaction {
 #[async_trait]
 impl PreparedImage for ClassicTransaction {
     async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
-        self.commit_image(names, preconditions).await
+        let wanted = &self.wanted;
+        let id = &wanted.config.descriptor.digest;
+        if let Some(name) = names.iter().find(|name| name.tag().is_none() || name.digest().is_some()) {
+            let reason = format!("`{}` cannot be a name there: expected a tag, and no digest", name.familiar());
+            return Err(refused(reason));
+        }
+        self.check_names(preconditions).await?;
+        let nothing_sent = matches!(*self.archive.lock().await, Archive::NotBegun);
+        if self.is_there && nothing_sent && self.docker.resolves_to(id, names).await? {
+            return Ok(());
+        }
+        let mut archive = self.turn().await?;
+        let Archive::Open(upload) = std::mem::replace(&mut *archive, Archive::Closed) else {
+            return Err(closed());
+        };
+        let sent = async {
+            upload.file(&place(id), wanted.config.bytes.clone()).await?;
+            upload.file(MANIFEST, manifest(wanted, names)?).await?;
+            upload.finish().await
+        };
+        match sent.await {
+            Ok(notes) => self.check(&notes, id, names).await,
+            Err(EngineError::Vanished { digests }) => {
+                let at = wanted.layers.iter().position(|layer| digests.contains(&layer.blob.digest));
+                let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+                attempts.gone = at.into_iter().chain(attempts.gone).min();
+                Err(EngineError::Vanished { digests })
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use super::blob_sink::BlobSink;
 use super::blob_store::BlobStore;
 use super::hashed_file::{BATCH, HashedFile};
+use crate::engine::transaction::{check_length, check_room};
 use crate::engine::{BlobWriter, EngineError};
 use crate::image::Descriptor;
 
@@ -84,22 +85,25 @@ impl Writer {
         let sink = blobs.sink(hashed);
         Self { blobs: blobs.clone(), lease: lease.to_owned(), blob: blob.clone(), sink, offset }
     }
+}
 
-    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        if bytes.len() as u64 > self.blob.size - self.sink.length() {
-            let reason = format!("more than the expected {} bytes came", self.blob.size);
-            return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
-        }
-        let pushed = self.sink.push(bytes).await;
-        pushed.inspect_err(|error| self.blobs.note_space(&self.lease, error))
+#[async_trait]
+impl BlobWriter for Writer {
+    fn offset(&self) -> u64 {
+        self.offset
     }
 
-    async fn finish(self) -> Result<(), EngineError> {
-        let Self { blobs, lease, blob, sink, .. } = self;
-        if sink.length() != blob.size {
-            let reason = format!("{} bytes came, expected {}", sink.length(), blob.size);
-            return Err(EngineError::Corrupt { digest: blob.digest, reason });
-        }
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
+        Box::pin(async move {
+            check_room(&self.blob, self.sink.length(), &bytes)?;
+            let pushed = self.sink.push(bytes).await;
+            pushed.inspect_err(|error| self.blobs.note_space(&self.lease, error))
+        })
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        let Self { blobs, lease, blob, sink, .. } = *self;
+        check_length(&blob, sink.length())?;
         let (hashed, rest) = sink.finish().await.inspect_err(|error| blobs.note_space(&lease, error))?;
         let is_large = hashed.file.is_some();
         let work = blobs.clone();
@@ -119,20 +123,5 @@ impl Writer {
         });
         done.await.unwrap_or_else(|_| Err(blobs.paths.refuse("writing a blob broke off")))?;
         if is_large { blobs.flush_if_many().await } else { Ok(()) }
-    }
-}
-
-#[async_trait]
-impl BlobWriter for Writer {
-    fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.push(bytes))
-    }
-
-    async fn commit(self: Box<Self>) -> Result<(), EngineError> {
-        self.finish().await
     }
 }

@@ -7,9 +7,11 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::image::{Algorithm, Descriptor, Digest, IMAGE_NAME, REF_NAME, Reference, index_of, layout};
+use crate::image::{Algorithm, Descriptor, Digest, IMAGE_NAME, Kind, REF_NAME, Reference, index_of, layout};
 
 const MANIFESTS: &str = "manifests";
+/// Our mark on an entry that is no image and refers to nothing.
+const LEAF: &str = "dev.linkspan.leaf";
 
 /// The index of a layout.
 #[derive(Debug)]
@@ -132,6 +134,9 @@ impl LayoutIndex {
         let mut bare = root.clone();
         bare.annotations.remove(IMAGE_NAME);
         bare.annotations.remove(REF_NAME);
+        if !matches!(bare.kind(), Kind::Index | Kind::Manifest) {
+            bare.annotations.insert(LEAF.to_owned(), "true".to_owned());
+        }
         let (gone, mut kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
             .partition(|entry| names.iter().any(|name| entry.gives_way_to(name)));
@@ -198,6 +203,11 @@ fn is_foreign(raw: &RawValue) -> bool {
         && !encoded.is_empty()
         && encoded.bytes().all(is_encoded)
         && [Algorithm::Sha256, Algorithm::Sha512].iter().all(|known| known.name() != algorithm)
+}
+
+/// Whether this root is no image and refers to nothing: it was given to us as one blob.
+pub(super) fn is_leaf(root: &Descriptor) -> bool {
+    root.annotations.contains_key(LEAF)
 }
 
 fn entry(target: Descriptor) -> Result<Entry, serde_json::Error> {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::files::read_at_most;
+use super::index::is_leaf;
 use super::paths::LayoutPaths;
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 
@@ -28,7 +29,7 @@ impl Reachable {
     /// Follows all that `root` reaches. A document that is not there reaches nothing: layouts may hold a part of an
     /// image. One that is there and not understood may reach anything.
     pub(super) fn follow(&mut self, paths: &LayoutPaths, root: &Descriptor) {
-        let mut next = vec![(root.clone(), true)];
+        let mut next = vec![(root.clone(), !is_leaf(root))];
         while let Some((blob, may_be_manifest)) = next.pop() {
             self.all.insert(blob.digest.clone());
             if self.all.len() > MAX_BLOBS {

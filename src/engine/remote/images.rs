@@ -65,29 +65,6 @@ impl RemoteImages {
         timeout(UNARY, begun).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        let (_, messages) =
-            self.fetch(&blob.digest, offset, 0).await.map_err(|status| self.refused(&blob.digest, &status))?;
-        let (connection, name, digest) = (self.connection.clone(), self.name.clone(), blob.digest.clone());
-        let is_layout = self.is_layout;
-        let rest = stream::unfold(Some(messages), move |messages| {
-            let this = Self { connection: connection.clone(), name: name.clone(), is_layout };
-            let digest = digest.clone();
-            async move {
-                let mut messages = messages?;
-                match timeout(SILENCE, messages.message()).await {
-                    Ok(Ok(message)) => Some((Ok::<Bytes, _>(message?.data), Some(messages))),
-                    Ok(Err(status)) => Some((Err(this.refused(&digest, &status)), None)),
-                    Err(_) => {
-                        let reason = format!("no answer within {} s", SILENCE.as_secs());
-                        Some((Err(SourceError::Read { name: this.name, digest, reason }), None))
-                    }
-                }
-            }
-        });
-        Ok(rest.boxed())
-    }
-
     fn refused(&self, digest: &Digest, status: &Status) -> SourceError {
         let (name, digest) = (self.name.clone(), digest.clone());
         if status.code() == Code::NotFound {
@@ -113,7 +90,26 @@ impl Source for RemoteImages {
     }
 
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        self.read(blob, offset).await
+        let (_, messages) =
+            self.fetch(&blob.digest, offset, 0).await.map_err(|status| self.refused(&blob.digest, &status))?;
+        let (connection, name, digest) = (self.connection.clone(), self.name.clone(), blob.digest.clone());
+        let is_layout = self.is_layout;
+        let rest = stream::unfold(Some(messages), move |messages| {
+            let this = Self { connection: connection.clone(), name: name.clone(), is_layout };
+            let digest = digest.clone();
+            async move {
+                let mut messages = messages?;
+                match timeout(SILENCE, messages.message()).await {
+                    Ok(Ok(message)) => Some((Ok::<Bytes, _>(message?.data), Some(messages))),
+                    Ok(Err(status)) => Some((Err(this.refused(&digest, &status)), None)),
+                    Err(_) => {
+                        let reason = format!("no answer within {} s", SILENCE.as_secs());
+                        Some((Err(SourceError::Read { name: this.name, digest, reason }), None))
+                    }
+                }
+            }
+        });
+        Ok(rest.boxed())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::engine::stream::SILENCE;
 use crate::engine::{EngineError, Origin};
 use crate::export_v1::convert::descriptor_message;
 use crate::export_v1::proto::{
-    AbortRequest, Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
+    Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
 };
 use crate::image::{Descriptor, Digest, Graph};
 
@@ -146,26 +146,6 @@ impl RemoteLease {
             present.extend(there.filter_map(|blob| blob.digest.parse::<Digest>().ok()));
         }
         Ok(present)
-    }
-
-    pub(super) async fn abort(&self) -> Result<(), EngineError> {
-        let Some(export) = self.forget() else { return Ok(()) };
-        let request = AbortRequest { export_id: export.id.clone() };
-        let call = async { self.connection.exports().abort(request).await };
-        match self.connection.unary("aborting the export", call).await {
-            Ok(_) => Ok(()),
-            // It is left to the next attempt, and to its expiry.
-            Err(error) if error.is_disconnect() => {
-                tracing::debug!(export = export.id, %error, "the export stays");
-                Ok(())
-            }
-            // It has ended, one way or the other.
-            Err(EngineError::Daemon { message, .. }) => {
-                tracing::debug!(export = export.id, message, "the export had ended");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -7,18 +7,14 @@ use async_trait::async_trait;
 use super::lease::RemoteLease;
 use super::transaction::RemoteTransaction;
 use crate::engine::error::REMOTE;
-use crate::engine::ingest::IngestManager;
-use crate::engine::{EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
+use crate::engine::{EngineError, ImageTransaction, Lease, TransactionOptions};
+use crate::export_v1::proto::AbortRequest;
 use crate::image::{Descriptor, Digest, Graph};
-
-fn not_offered() -> EngineError {
-    EngineError::NotOffered { engine: REMOTE, what: "pinning and receiving blobs before their image is known" }
-}
 
 #[async_trait]
 impl Lease for RemoteLease {
-    async fn pin(&self, _: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
-        Err(not_offered())
+    fn engine(&self) -> &'static str {
+        REMOTE
     }
 
     /// By an export of its own: one that was left behind is for a client that exports.
@@ -26,18 +22,6 @@ impl Lease for RemoteLease {
         let export = self.opened(self.open(graph.root()).await?)?;
         let present = self.negotiate(&export.id, graph).await?;
         Ok(graph.descriptors().filter(|blob| present.contains(&blob.digest)).cloned().collect())
-    }
-
-    async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
-        Err(not_offered())
-    }
-
-    async fn unpin(&self, _: &Digest) -> Result<(), EngineError> {
-        Err(not_offered())
-    }
-
-    fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
-        Err(not_offered())
     }
 
     async fn begin(
@@ -57,6 +41,22 @@ impl Lease for RemoteLease {
     }
 
     async fn release(&self) -> Result<(), EngineError> {
-        self.abort().await
+        let Some(export) = self.forget() else { return Ok(()) };
+        let request = AbortRequest { export_id: export.id.clone() };
+        let call = async { self.connection.exports().abort(request).await };
+        match self.connection.unary("aborting the export", call).await {
+            Ok(_) => Ok(()),
+            // It is left to the next attempt, and to its expiry.
+            Err(error) if error.is_disconnect() => {
+                tracing::debug!(export = export.id, %error, "the export stays");
+                Ok(())
+            }
+            // It has ended, one way or the other.
+            Err(EngineError::Daemon { message, .. }) => {
+                tracing::debug!(export = export.id, message, "the export had ended");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 }

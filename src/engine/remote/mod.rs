@@ -18,14 +18,17 @@ mod writer;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+
 use crate::engine::error::REMOTE;
 use crate::engine::images::{Images, Record};
-use crate::engine::{Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, Storage};
+use crate::engine::{
+    Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs,
+};
 use crate::export_v1::proto::{CapabilitiesRequest, CapabilitiesResponse};
 use crate::image::{Descriptor, Reference};
 use crate::net::Address;
 
-use async_trait::async_trait;
 pub use connection::DaemonConnection;
 use images::RemoteImages;
 use lease::RemoteLease;
@@ -133,5 +136,15 @@ impl Engine for RemoteEngine {
     /// The daemon does it.
     async fn recover(&self) -> Result<usize, EngineError> {
         Ok(0)
+    }
+
+    /// The daemon keeps them.
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        None
+    }
+
+    /// Archives are loaded where the engine is.
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
     }
 }

@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::connection::Scoped;
 use crate::engine::stream::{SILENCE, Store as _, Stream};
+use crate::engine::transaction::check_room;
 use crate::engine::{BlobWriter, EngineError, Opened};
 use crate::image::{Descriptor, Document};
 
@@ -70,14 +71,14 @@ pub(super) async fn begin(content: &Scoped, blob: &Descriptor) -> Result<Opened,
     };
     let offset = u64::try_from(response.offset).ok().filter(|offset| *offset <= blob.size).unwrap_or(0);
     stream.seek(offset);
-    let writer = RemoteWriter { blob: blob.clone(), total, operation, stream, offset };
+    let writer = Box::new(RemoteWriter { blob: blob.clone(), total, operation, stream, offset });
     // All of it is there: the end of an earlier attempt, or another namespace of the same containerd. A COMMIT without
     // data takes it.
     if total > 0 && offset == blob.size {
-        writer.finish().await?;
+        writer.commit().await?;
         return Ok(Opened::Present);
     }
-    Ok(Opened::Writer(Box::new(writer)))
+    Ok(Opened::Writer(writer))
 }
 
 /// A blob on its way to the daemon.
@@ -90,28 +91,6 @@ struct RemoteWriter {
     offset: u64,
 }
 
-impl RemoteWriter {
-    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        let room = self.blob.size - self.stream.length();
-        if bytes.len() as u64 > room {
-            let reason = format!("more than the expected {} bytes came", self.blob.size);
-            return Err(EngineError::Corrupt { digest: self.blob.digest.clone(), reason });
-        }
-        self.stream.push(bytes, Some(room)).await
-    }
-
-    async fn finish(self) -> Result<(), EngineError> {
-        let Self { blob, total, operation, stream, .. } = self;
-        let expected = blob.digest.to_string();
-        let message = WriteContentRequest { total, expected, ..WriteContentRequest::default() };
-        match stream.commit(message).await?.outcome {
-            Ok(Some(_)) | Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => Ok(()),
-            Ok(None) => Err(early(operation)),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 #[async_trait]
 impl BlobWriter for RemoteWriter {
     fn offset(&self) -> u64 {
@@ -119,10 +98,20 @@ impl BlobWriter for RemoteWriter {
     }
 
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.push(bytes))
+        Box::pin(async move {
+            let room = check_room(&self.blob, self.stream.length(), &bytes)?;
+            self.stream.push(bytes, Some(room)).await
+        })
     }
 
     async fn commit(self: Box<Self>) -> Result<(), EngineError> {
-        self.finish().await
+        let Self { blob, total, operation, stream, .. } = *self;
+        let expected = blob.digest.to_string();
+        let message = WriteContentRequest { total, expected, ..WriteContentRequest::default() };
+        match stream.commit(message).await?.outcome {
+            Ok(Some(_)) | Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => Ok(()),
+            Ok(None) => Err(early(operation)),
+            Err(error) => Err(error),
+        }
     }
 }

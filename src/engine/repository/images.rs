@@ -50,29 +50,6 @@ impl RepositoryImages {
             _ => SourceError::Read { name, digest, reason: error.to_string() },
         }
     }
-
-    async fn read(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        let (blobs, digest) = (self.stores.blobs.clone(), blob.digest.clone());
-        let opened = spawn_blocking(move || blobs.open(&digest)).await.map_err(io::Error::other);
-        let file = opened.and_then(|opened| opened).map_err(|error| self.refused(&blob.digest, &error))?;
-        let (this, digest) = (self.clone(), blob.digest.clone());
-        let chunks = stream::unfold(Some((file, offset)), move |state| {
-            let (this, digest) = (this.clone(), digest.clone());
-            async move {
-                let (file, offset) = state?;
-                let read = spawn_blocking(move || chunk(file, offset)).await.map_err(io::Error::other);
-                match read.and_then(|read| read) {
-                    Ok((_, bytes)) if bytes.is_empty() => None,
-                    Ok((file, bytes)) => {
-                        let next = offset + bytes.len() as u64;
-                        Some((Ok(bytes), Some((file, next))))
-                    }
-                    Err(error) => Some((Err(this.refused(&digest, &error)), None)),
-                }
-            }
-        });
-        Ok(chunks.boxed())
-    }
 }
 
 fn chunk(file: File, offset: u64) -> io::Result<(File, Bytes)> {
@@ -125,7 +102,26 @@ impl Source for RepositoryImages {
     }
 
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
-        self.read(blob, offset).await
+        let (blobs, digest) = (self.stores.blobs.clone(), blob.digest.clone());
+        let opened = spawn_blocking(move || blobs.open(&digest)).await.map_err(io::Error::other);
+        let file = opened.and_then(|opened| opened).map_err(|error| self.refused(&blob.digest, &error))?;
+        let (this, digest) = (self.clone(), blob.digest.clone());
+        let chunks = stream::unfold(Some((file, offset)), move |state| {
+            let (this, digest) = (this.clone(), digest.clone());
+            async move {
+                let (file, offset) = state?;
+                let read = spawn_blocking(move || chunk(file, offset)).await.map_err(io::Error::other);
+                match read.and_then(|read| read) {
+                    Ok((_, bytes)) if bytes.is_empty() => None,
+                    Ok((file, bytes)) => {
+                        let next = offset + bytes.len() as u64;
+                        Some((Ok(bytes), Some((file, next))))
+                    }
+                    Err(error) => Some((Err(this.refused(&digest, &error)), None)),
+                }
+            }
+        });
+        Ok(chunks.boxed())
     }
 }
 

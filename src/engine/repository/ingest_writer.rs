@@ -53,13 +53,6 @@ impl RepositoryIngestWriter {
     fn parts(&mut self) -> Result<&mut (WriterGuard, BlobSink), EngineError> {
         self.0.as_mut().ok_or_else(closed)
     }
-
-    async fn push(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        let (guard, sink) = self.parts()?;
-        sink.push(bytes).await?;
-        guard.ingest.offset.store(sink.length(), Ordering::Relaxed);
-        Ok(())
-    }
 }
 
 async fn suspend(guard: WriterGuard, sink: BlobSink) -> Result<(), EngineError> {
@@ -76,7 +69,10 @@ impl IngestWriter for RepositoryIngestWriter {
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError> {
-        self.push(bytes).await
+        let (guard, sink) = self.parts()?;
+        sink.push(bytes).await?;
+        guard.ingest.offset.store(sink.length(), Ordering::Relaxed);
+        Ok(())
     }
 
     async fn digest(&mut self) -> Result<Digest, EngineError> {

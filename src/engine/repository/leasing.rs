@@ -7,11 +7,15 @@ use async_trait::async_trait;
 use super::lease::RepositoryLease;
 use super::transaction::{RepositoryTransaction, plan};
 use crate::engine::ingest::IngestManager;
-use crate::engine::{EngineError, ImageTransaction, Lease, Pin, Plan, TransactionOptions};
+use crate::engine::{EngineError, EngineKind, ImageTransaction, Lease, Pin, Plan, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
 
 #[async_trait]
 impl Lease for RepositoryLease {
+    fn engine(&self) -> &'static str {
+        EngineKind::Layout.name()
+    }
+
     async fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         let blobs = blobs.to_vec();
         self.work(move |this| this.pins.pin(&blobs)).await

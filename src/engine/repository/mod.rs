@@ -31,7 +31,8 @@ use self::stores::Stores;
 use super::images::{Images, Record};
 use super::local::{self, BlobStore, Collected, LayoutIndex, LeaseStore, NameIndex};
 use super::{
-    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin, Storage,
+    Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, MAX_RECORD, Origin,
+    PersistentLeases, Storage, StoredBlobs,
 };
 use crate::image::{Descriptor, Graph, GraphError, Limits, Reference};
 use crate::source::{OnMissing, ReadGraphError, read_graph};
@@ -75,46 +76,6 @@ impl RepositoryEngine {
         RepositoryImages::new(self.stores.clone(), &self.identity.address)
     }
 
-    /// Whether `names` resolve to `root` and everything is there; how many blobs it has.
-    async fn look(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        if names.is_empty() {
-            return Ok(None);
-        }
-        let (named, names) = (root.clone(), names.to_vec());
-        let resolves = self.work(move |stores| stores.names.resolves_to(&named, &names));
-        if !resolves.await? {
-            return Ok(None);
-        }
-        let images = self.repository_images();
-        let graph = match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
-            Ok(graph) => graph,
-            // An export mends documents that are missing or damaged.
-            Err(ReadGraphError::Missing { .. } | ReadGraphError::Source(_)) => return Ok(None),
-            Err(ReadGraphError::Graph(GraphError::Document(_))) => return Ok(None),
-            Err(ReadGraphError::Graph(error)) => return Err(error.into()),
-        };
-        self.work(move |stores| {
-            // A pending blob has no name yet, so there is something to do.
-            let is_there = |blob: &Descriptor| stores.blobs.named(&blob.digest, blob.size);
-            Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
-        })
-        .await
-    }
-
-    async fn open_lease(&self, origin: &Origin, record: Option<&str>) -> Result<Arc<dyn Lease>, EngineError> {
-        let (export, record) = (origin.export.clone(), record.map(str::to_owned));
-        self.work(move |stores| {
-            check_id(&export)?;
-            stores.names.create()?;
-            if record.as_ref().is_some_and(|record| record.len() > MAX_RECORD) {
-                let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
-                return Err(EngineError::Protocol { operation, reason });
-            }
-            Ok(Arc::new(RepositoryLease::open(stores, &export, record)?) as Arc<dyn Lease>)
-        })
-        .await
-    }
-
     /// Changes the index by `change`, which returns the roots that lose a name, and collects if there are any.
     async fn change(
         &self,
@@ -149,20 +110,52 @@ impl Engine for RepositoryEngine {
         &self.identity
     }
 
+    /// Whether `names` resolve to `root` and everything is there; how many blobs it has.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
-        self.look(root, names).await
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let (named, names) = (root.clone(), names.to_vec());
+        let resolves = self.work(move |stores| stores.names.resolves_to(&named, &names));
+        if !resolves.await? {
+            return Ok(None);
+        }
+        let images = self.repository_images();
+        let graph = match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
+            Ok(graph) => graph,
+            // A transaction mends documents that are missing or damaged, and finds a root that is no image.
+            Err(ReadGraphError::Missing { .. } | ReadGraphError::Source(_)) => return Ok(None),
+            Err(ReadGraphError::Graph(GraphError::Document(_) | GraphError::Root { .. })) => return Ok(None),
+            Err(ReadGraphError::Graph(error)) => return Err(error.into()),
+        };
+        self.work(move |stores| {
+            // A pending blob has no name yet, so there is something to do.
+            let is_there = |blob: &Descriptor| stores.blobs.named(&blob.digest, blob.size);
+            Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
+        })
+        .await
     }
 
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         let record = match lifetime {
             Lifetime::Process => None,
-            Lifetime::Durable { record } => Some(record),
+            Lifetime::Durable { record } => Some(record.to_owned()),
         };
-        self.open_lease(origin, record).await
+        let export = origin.export.clone();
+        self.work(move |stores| {
+            check_id(&export)?;
+            stores.names.create()?;
+            if record.as_ref().is_some_and(|record| record.len() > MAX_RECORD) {
+                let (operation, reason) = ("opening an export".to_owned(), "its record is too long".to_owned());
+                return Err(EngineError::Protocol { operation, reason });
+            }
+            Ok(Arc::new(RepositoryLease::open(stores, &export, record)?) as Arc<dyn Lease>)
+        })
+        .await
     }
 
-    async fn durable_leases(&self) -> Result<Vec<DurableLease>, EngineError> {
-        self.work(|stores| stores.leases.durable()).await
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        Some(self)
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
@@ -208,6 +201,18 @@ impl Engine for RepositoryEngine {
     async fn remove(&self, record: &Record, _: bool) -> Result<(), EngineError> {
         let record = record.clone();
         self.change(move |index| Ok(index.remove(record.name.as_deref(), &record.target.digest))).await
+    }
+
+    /// Nobody loads archives into a layout but Linkspan itself.
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl PersistentLeases for RepositoryEngine {
+    async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
+        self.work(|stores| stores.leases.durable()).await
     }
 
     async fn abandoned(&self) -> Result<Abandoned, EngineError> {

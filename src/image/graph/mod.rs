@@ -7,7 +7,7 @@ mod walk;
 
 use std::collections::HashMap;
 
-use super::{Config, Descriptor, Digest, Document, DocumentError, Manifest, Platform, View};
+use super::{Config, Descriptor, Digest, Document, DocumentError, Kind, Manifest, Platform, View};
 pub use walk::Walk;
 
 /// Why a graph was refused.
@@ -91,6 +91,22 @@ impl PlatformImage<'_> {
 }
 
 impl Graph {
+    /// The graph of a root that refers to nothing, of whatever type: artifacts and caches may be one blob. It has no
+    /// documents.
+    ///
+    /// # Errors
+    /// [`GraphError::Unexpected`] if `root` is an index or a manifest, whose graph is found by a [`Walk`].
+    pub fn of_blob(root: Descriptor) -> Result<Self, GraphError> {
+        if matches!(root.kind(), Kind::Index | Kind::Manifest) {
+            return Err(GraphError::Unexpected {
+                digest: root.digest,
+                what: "given as one blob, and refers to others",
+            });
+        }
+        let root = root.without_names();
+        Ok(Self { leaves: vec![root.clone()], root, documents: Vec::new(), positions: HashMap::new() })
+    }
+
     /// The descriptor of the root, without names.
     pub fn root(&self) -> &Descriptor {
         &self.root

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::image::fixture::{CONFIG, EMPTY, FOREIGN, IN_TOTO, INDEX, LAYER, Store, descriptor, leaf, with};
-use crate::image::{Kind, Limits};
+use crate::image::{Kind, Limits, REF_NAME};
 
 fn on(manifest: &Value, os: &str, architecture: &str) -> Value {
     with(manifest, "platform", json!({"os": os, "architecture": architecture}))
@@ -149,6 +149,19 @@ fn a_root_must_be_an_image() {
     }
     let error = Walk::new(descriptor(&leaf(INDEX, 5 << 20)), Limits::default()).unwrap_err();
     assert!(matches!(error, GraphError::Document(DocumentError::TooLarge { .. })), "{error}");
+}
+
+#[test]
+fn any_other_root_is_a_graph_by_itself() {
+    for media_type in [CONFIG, LAYER, IN_TOTO, ""] {
+        let root = descriptor(&leaf(media_type, 1));
+        let named = Descriptor { annotations: [(REF_NAME.to_owned(), "a".to_owned())].into(), ..root.clone() };
+        let graph = Graph::of_blob(named).unwrap();
+        assert_eq!((graph.root(), graph.blobs(), graph.bytes()), (&root, 1, 1));
+        assert_eq!((graph.documents().len(), graph.leaves(), graph.images().count()), (0, &[root][..], 0));
+    }
+    let error = Graph::of_blob(descriptor(&leaf(INDEX, 1))).unwrap_err();
+    assert!(matches!(error, GraphError::Unexpected { .. }), "{error}");
 }
 
 #[test]

@@ -18,7 +18,9 @@ use super::super::users::{Users, UsersNode, UsersOwn};
 use super::*;
 use crate::buildx::{Context, Version};
 use crate::engine::select::Selected;
-use crate::engine::{Engine, EngineKind, Identity, Lease, Lifetime, Origin, Storage, doctor};
+use crate::engine::{
+    Engine, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs, doctor,
+};
 use crate::image::{Descriptor, Reference};
 use crate::net::Address;
 use crate::{running, status};
@@ -40,6 +42,14 @@ impl Engine for Nameplate {
     }
     async fn recover(&self) -> Result<usize, EngineError> {
         unreachable!("the doctor changes nothing")
+    }
+
+    fn persistent_leases(&self) -> Option<&dyn PersistentLeases> {
+        None
+    }
+
+    async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
+        Ok(None)
     }
 }
 

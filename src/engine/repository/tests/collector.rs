@@ -48,6 +48,37 @@ async fn what_lost_its_name_is_removed_after_an_hour_and_what_others_need_stays(
 }
 
 #[tokio::test]
+async fn a_root_that_is_one_blob_has_a_name_and_stays_as_long_as_that() {
+    let folder = folder();
+    let engine = engine(folder.path()).await;
+    let (blob, old) = (Image::blob(b"{\"neither\": \"index nor manifest\"}"), Image::new(&[b"old"]));
+    let plan = export(&engine, &blob, &names(&["blob:1"])).await.unwrap();
+    assert_eq!((plan.missing, plan.stored, plan.present), (vec![blob.root.clone()], vec![], vec![]));
+    export(&engine, &old, &names(&["demo:1"])).await.unwrap();
+    export(&engine, &Image::new(&[b"new"]), &names(&["demo:1"])).await.unwrap();
+    for _ in 0..2 {
+        wait(&engine);
+        engine.recover().await.unwrap();
+    }
+    assert!(is_there(folder.path(), &blob.root) && !is_there(folder.path(), &old.layers[0]));
+    let images = engine.images().unwrap();
+    let root = images.resolve(&names(&["blob:1"])[0]).await.unwrap().unwrap();
+    assert_eq!((root.digest, root.media_type), (blob.root.digest.clone(), blob.root.media_type.clone()));
+    assert_eq!(engine.already_complete(&blob.root, &names(&["blob:1"])).await.unwrap(), None);
+    let plan = export(&engine, &blob, &names(&["blob:2"])).await.unwrap();
+    assert_eq!(plan.present, std::slice::from_ref(&blob.root));
+    for name in ["blob:1", "blob:2"] {
+        let name = Some(names(&[name])[0].to_string());
+        engine.remove(&Record { name, target: blob.root.clone() }, false).await.unwrap();
+    }
+    for _ in 0..2 {
+        wait(&engine);
+        engine.recover().await.unwrap();
+    }
+    assert!(!is_there(folder.path(), &blob.root));
+}
+
+#[tokio::test]
 async fn an_index_that_was_read_before_a_name_moved_may_be_written_after_it() {
     let folder = folder();
     let engine = engine(folder.path()).await;

@@ -64,7 +64,7 @@ async fn a_durable_export_stays_until_its_time_is_over() {
 
     let second = engine(folder.path()).await;
     assert_eq!(second.recover().await.unwrap(), 0);
-    let durables = second.durable_leases().await.unwrap();
+    let durables = second.durable().await.unwrap();
     assert_eq!(
         (durables[0].export.as_str(), durables[0].record.as_str()),
         (origin.export.as_str(), "kept \"with\" it\n")

@@ -68,7 +68,17 @@ impl Image {
         Self { root, blobs, layers: images[0].layers.clone() }
     }
 
+    /// A root of some type of its own, which is one blob.
+    fn blob(bytes: &[u8]) -> Self {
+        let root = Descriptor::new("application/vnd.example.blob", Digest::sha256(bytes), bytes.len() as u64);
+        let blobs = [(root.digest.clone(), Bytes::copy_from_slice(bytes))].into();
+        Self { layers: vec![root.clone()], root, blobs }
+    }
+
     fn graph(&self) -> Arc<Graph> {
+        if !matches!(self.root.kind(), Kind::Index | Kind::Manifest) {
+            return Arc::new(Graph::of_blob(self.root.clone()).unwrap());
+        }
         let mut walk = Walk::new(self.root.clone(), Limits::default()).unwrap();
         while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
             walk.supply(&wanted, self.blobs[&wanted].clone()).unwrap();

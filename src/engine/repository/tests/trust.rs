@@ -185,7 +185,7 @@ async fn a_lease_does_not_grow_by_what_is_asked_for() {
     let mut expected = vec![held, image.root.digest];
     expected.sort();
     assert_eq!(lease.pinned().await.unwrap(), expected);
-    assert_eq!(next.durable_leases().await.unwrap()[0].record, "record");
+    assert_eq!(next.durable().await.unwrap()[0].record, "record");
 }
 
 #[tokio::test]
