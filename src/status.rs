@@ -135,8 +135,8 @@ pub struct Status {
 
 impl Status {
     /// What the door `door` answers, with what is in `exports` whenever it is asked.
-    pub fn answer(&self, door: &Door, exports: LiveExports) -> Answer {
-        Answer { status: Self { door: door.clone(), ..self.clone() }, exports }
+    pub fn answer(&self, door: &Door, exports: LiveExports) -> StatusReport {
+        StatusReport { status: Self { door: door.clone(), ..self.clone() }, exports }
     }
 
     /// The builder whose door answers, if it is that of one.
@@ -155,12 +155,12 @@ impl Status {
 
 /// What one door answers.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct StatusReport {
     status: Status,
     exports: LiveExports,
 }
 
-impl Answer {
+impl StatusReport {
     /// Whether a request is for it.
     pub fn is_asked(method: &str, target: &str) -> bool {
         method == Method::GET.as_str() && target == PATH
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn only_the_very_request_is_answered() {
-        assert!(Answer::is_asked("GET", PATH));
+        assert!(StatusReport::is_asked("GET", PATH));
         for (method, target) in [
             ("POST", PATH),
             ("HEAD", PATH),
@@ -287,7 +287,7 @@ mod tests {
             ("GET", "/v1.55/_linkspan/status"),
             ("GET", "/_ping"),
         ] {
-            assert!(!Answer::is_asked(method, target), "{method} {target}");
+            assert!(!StatusReport::is_asked(method, target), "{method} {target}");
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::engine::{Identity, Storage};
 use crate::export::{Exports, LiveExports, unique_id};
 use crate::net::Address;
-use crate::status::{Answer, Builder, Door, Engine, Kind, Policy, Status};
+use crate::status::{Builder, Door, Engine, Kind, Policy, Status, StatusReport};
 
 /// Where the doors listen: with the ports that the system chose.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Composed {
 
 impl Composed {
     /// What the door at `address` answers.
-    pub(super) fn of(&self, address: &Address) -> Option<Answer> {
+    pub(super) fn of(&self, address: &Address) -> Option<StatusReport> {
         let (status, address) = (self.status.as_ref()?, address.to_string());
         let door = status.doors.iter().find(|door| door.address == address)?;
         Some(status.answer(door, self.exports.clone()))

@@ -42,7 +42,7 @@ pub(crate) struct Api {
 
 /// A complete response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ApiResponse {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Streaming(#[allow(dead_code, reason = "held to be dropped")] AbortOnDropHandle<()>);
 
-impl Answer {
+impl ApiResponse {
     /// dockerd's error message.
     pub(crate) fn message(&self) -> String {
         #[derive(Deserialize)]
@@ -78,25 +78,25 @@ impl Api {
         &self.address
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Answer, ApiError> {
+    pub(crate) async fn get(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
     /// POSTs without a body.
-    pub(crate) async fn post(&self, path: &str) -> Result<Answer, ApiError> {
+    pub(crate) async fn post(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::POST).uri(path).body(Full::default());
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
     /// DELETEs.
-    pub(crate) async fn delete(&self, path: &str) -> Result<Answer, ApiError> {
+    pub(crate) async fn delete(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::DELETE).uri(path).body(Full::default());
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
     /// GETs a response of up to `bytes`.
-    pub(crate) async fn get_within(&self, path: &str, bytes: usize) -> Result<Answer, ApiError> {
+    pub(crate) async fn get_within(&self, path: &str, bytes: usize) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
         self.whole(path, request, ANSWER, bytes).await
     }
@@ -133,7 +133,7 @@ impl Api {
         content_type: &str,
         body: Bytes,
         limit: Duration,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiResponse, ApiError> {
         let request =
             Request::builder().method(Method::POST).uri(path).header(CONTENT_TYPE, content_type).body(Full::new(body));
         self.whole(path, request, limit, ANSWER_BYTES).await
@@ -146,7 +146,7 @@ impl Api {
         path: &str,
         protocol: &'static str,
         body: Bytes,
-    ) -> Result<Result<Upgraded, Answer>, ApiError> {
+    ) -> Result<Result<Upgraded, ApiResponse>, ApiError> {
         let operation = format!("asking docker for {path}");
         let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
         let request = Request::post(path)
@@ -162,7 +162,7 @@ impl Api {
                 let (head, body) = response.into_parts();
                 let body =
                     Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| broken(error.to_string()))?;
-                return Ok(Err(Answer { status: head.status, body: body.to_bytes() }));
+                return Ok(Err(ApiResponse { status: head.status, body: body.to_bytes() }));
             }
             hyper::upgrade::on(response).await.map(Ok).map_err(|error| broken(error.to_string()))
         };
@@ -178,7 +178,7 @@ impl Api {
         request: Result<Request<Full<Bytes>>, http::Error>,
         limit: Duration,
         bytes: usize,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<ApiResponse, ApiError> {
         let operation = format!("asking docker for {path}");
         let broken = |reason: String| ApiError::Protocol { operation: operation.clone(), reason };
         let mut request = request.map_err(|error| broken(error.to_string()))?;
@@ -188,7 +188,7 @@ impl Api {
                 self.exchange(EarlyResponseStream::new(self.connect().await?), request).await?;
             let (status, body) = response.into_parts();
             let body = Limited::new(body, bytes).collect().await.map_err(|error| broken(error.to_string()))?;
-            Ok(Answer { status: status.status, body: body.to_bytes() })
+            Ok(ApiResponse { status: status.status, body: body.to_bytes() })
         };
         match timeout(limit, exchange).await {
             Ok(outcome) => outcome,

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The response of a builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum BuilderProbe {
     /// It has Control.Info, which came with BuildKit 0.11, as did the services that a direct export needs (BuildKit's
     /// `client/client.go` concludes the same). Unofficial builds may have no version.
     Version(Option<String>),
@@ -39,7 +39,7 @@ const ENDINGS: [&str; 4] =
     ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
 
 /// Asks the builder behind `dial`.
-pub(super) async fn ask(dial: &dyn Dial) -> Answer {
+pub(super) async fn ask(dial: &dyn Dial) -> BuilderProbe {
     let mut answer = ask_once(dial).await;
     for _ in 1..ATTEMPTS {
         match &answer {
@@ -47,10 +47,10 @@ pub(super) async fn ask(dial: &dyn Dial) -> Answer {
             _ => break,
         }
     }
-    answer.unwrap_or_else(Answer::Silent)
+    answer.unwrap_or_else(BuilderProbe::Silent)
 }
 
-async fn ask_once(dial: &dyn Dial) -> Result<Answer, String> {
+async fn ask_once(dial: &dyn Dial) -> Result<BuilderProbe, String> {
     let late = |what: &str| format!("{} did not {what} within {} s", dial.name(), PATIENCE.as_secs());
     let stream = tokio::time::timeout(PATIENCE, dial.dial()).await.map_err(|_| late("connect"))?;
     let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
@@ -59,7 +59,7 @@ async fn ask_once(dial: &dyn Dial) -> Result<Answer, String> {
 
 /// Makes the calls on a connection that is driven here instead of by a channel, because the error that ends it matters: with
 /// TLS 1.3 a client certificate is refused after the handshake, and the call then only reports a closed connection.
-async fn info<T>(stream: T) -> Result<Answer, String>
+async fn info<T>(stream: T) -> Result<BuilderProbe, String>
 where
     T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
@@ -73,11 +73,11 @@ where
         match client.info(InfoRequest {}).await {
             // A server that is no builder responds the same; every BuildKit has the list of workers.
             Err(status) if is_unknown(&status) => match client.list_workers(ListWorkersRequest::default()).await {
-                Ok(_) => Ok(Answer::TooOld),
-                Err(status) if is_unknown(&status) => Ok(Answer::NoBuilder),
+                Ok(_) => Ok(BuilderProbe::TooOld),
+                Err(status) if is_unknown(&status) => Ok(BuilderProbe::NoBuilder),
                 Err(status) => Err(status),
             },
-            Ok(answer) => Ok(Answer::Version(version(answer.into_inner().buildkit_version.map(|it| it.version)))),
+            Ok(answer) => Ok(BuilderProbe::Version(version(answer.into_inner().buildkit_version.map(|it| it.version)))),
             Err(status) => Err(status),
         }
     };

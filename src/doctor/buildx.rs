@@ -1,6 +1,6 @@
 //! Checks the user's builders: whether they go through a door, and whether their loads are direct exports.
 
-use super::builder::Answer;
+use super::builder::BuilderProbe;
 use super::door::Door;
 use super::names::{self, BUILDER};
 use super::report::{Check, Mark, Remedy, UsersBuilder};
@@ -139,8 +139,8 @@ fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
         return Way::NoDoor(
             kind,
             match node.heard {
-                Some(running::Answer::Stranger) => "another program listens",
-                Some(running::Answer::Denied) => "this user may not connect",
+                Some(running::Probe::Stranger) => "another program listens",
+                Some(running::Probe::Denied) => "this user may not connect",
                 _ => "nobody listens",
             },
         );
@@ -162,14 +162,14 @@ fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
 
 /// Whether a builder's loads through this door are direct exports. buildx marks a load only for an engine with the containerd
 /// image store (`build/opt.go`); any other load looks like a file on the wire.
-fn through(status: &Status, answer: Option<&Answer>, buildx: Option<&Version>) -> Way {
+fn through(status: &Status, answer: Option<&BuilderProbe>, buildx: Option<&Version>) -> Way {
     let kind = status.door.kind;
     let in_vain = |why: String, remedy: &str| Way::InVain(kind, why, remedy.to_owned());
     match answer {
-        Some(Answer::TooOld) => {
+        Some(BuilderProbe::TooOld) => {
             return in_vain("its BuildKit is older than 0.11".to_owned(), "update BuildKit to 0.11 or later");
         }
-        Some(Answer::NoBuilder) => {
+        Some(BuilderProbe::NoBuilder) => {
             return in_vain("what is behind it is no BuildKit".to_owned(), "see what the builder's address leads to");
         }
         _ => {}
@@ -194,8 +194,8 @@ fn through(status: &Status, answer: Option<&Answer>, buildx: Option<&Version>) -
         _ => {}
     }
     let unknown = match answer {
-        Some(Answer::Version(_)) => None,
-        Some(Answer::Silent(reason)) => Some(format!(" (it does not answer now: {reason})")),
+        Some(BuilderProbe::Version(_)) => None,
+        Some(BuilderProbe::Silent(reason)) => Some(format!(" (it does not answer now: {reason})")),
         _ => Some(String::new()),
     };
     let needs_buildx = is_plain && !matches!(marks, Some((_, Some(true))));

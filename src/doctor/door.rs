@@ -1,6 +1,6 @@
 //! A door and its state.
 
-use super::builder::Answer;
+use super::builder::BuilderProbe;
 use crate::config::BuilderEndpoint;
 use crate::net::Address;
 use crate::status::{Kind, Status};
@@ -56,5 +56,5 @@ pub(super) struct Probed {
     /// Its configured endpoint; `None` if only a running Linkspan names it.
     pub(super) endpoint: Option<BuilderEndpoint>,
     /// Its response.
-    pub(super) answer: Answer,
+    pub(super) answer: BuilderProbe,
 }

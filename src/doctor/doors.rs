@@ -7,7 +7,7 @@ use super::report::{Check, Mark, Remedy};
 use crate::buildx::is_same_address;
 use crate::config::{Config, Setting};
 use crate::net::Address;
-use crate::running::{Answer, Socket};
+use crate::running::{Probe, Socket};
 use crate::status::Kind;
 
 /// All doors, without their builders. A builder whose address is a door gets no door of its own.
@@ -55,11 +55,11 @@ fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
     // Port 0 is any free port: nothing can listen there yet.
     let Some(socket) = heard(sockets, &listen.to_string()) else { return DoorState::Closed };
     match &socket.answer {
-        Answer::Linkspan(status) if status.door.kind == kind => DoorState::Open(status.clone()),
-        Answer::Linkspan(status) => DoorState::Other(status.door.kind),
-        Answer::Stranger => DoorState::Taken,
-        Answer::Closed => DoorState::Closed,
-        Answer::Denied => DoorState::Denied,
+        Probe::Linkspan(status) if status.door.kind == kind => DoorState::Open(status.clone()),
+        Probe::Linkspan(status) => DoorState::Other(status.door.kind),
+        Probe::Stranger => DoorState::Taken,
+        Probe::Closed => DoorState::Closed,
+        Probe::Denied => DoorState::Denied,
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) fn door_of<'a>(endpoint: &BuilderEndpoint, sockets: &'a [Socket]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::running::Answer;
+    use crate::running::Probe;
     use crate::status::{self, Door as Named};
 
     fn status(kind: Kind, engine: EngineKind, address: &str) -> Status {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn at(address: &str, status: Status) -> Socket {
-        Socket { address: address.parse().unwrap(), answer: Answer::Linkspan(Box::new(status)) }
+        Socket { address: address.parse().unwrap(), answer: Probe::Linkspan(Box::new(status)) }
     }
 
     fn config(flags: &[(crate::config::Setting, &str)]) -> Config {

@@ -30,7 +30,7 @@ use crate::net::{Address, Dial, Upstream};
 use crate::running::{self, First, SearchFolders, Socket};
 use crate::status::Kind;
 
-use builder::Answer;
+use builder::BuilderProbe;
 use door::{Door, DoorState, Probed};
 use facts::Found;
 
@@ -95,7 +95,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     }
     let through = async || match Upstream::new(door.listen.clone(), None) {
         Ok(upstream) => builder::ask(&upstream as &dyn Dial).await,
-        Err(error) => Answer::Silent(error.to_string()),
+        Err(error) => BuilderProbe::Silent(error.to_string()),
     };
     let is_open = matches!(door.state, DoorState::Open(_));
     let own = config.builders.iter().find(|builder| door.is_configured && builder.listen == door.listen);
@@ -109,7 +109,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     let direct = async {
         match dial(own) {
             Ok(dial) => builder::ask(&*dial).await,
-            Err(error) => Answer::Silent(error.to_string()),
+            Err(error) => BuilderProbe::Silent(error.to_string()),
         }
     };
     let (address, endpoint) = (own.endpoint.to_string(), Some(own.endpoint.clone()));
@@ -120,7 +120,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     let answer = if is_open && leads_there {
         // A user of the door may lack access to the builder's socket, or to its certificates.
         match join(direct, through()).await {
-            (Answer::Silent(_), answer) => answer,
+            (BuilderProbe::Silent(_), answer) => answer,
             (answer, _) => answer,
         }
     } else {

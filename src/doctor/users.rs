@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 
-use super::builder::{self, Answer};
+use super::builder::{self, BuilderProbe};
 use super::door::Door;
 use super::heard;
 use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
@@ -44,16 +44,16 @@ pub(super) struct UsersNode {
     /// Its endpoint.
     pub(super) address: String,
     /// What was found at the endpoint; `None` if it is on another machine, where nothing is asked.
-    pub(super) heard: Option<running::Answer>,
+    pub(super) heard: Option<running::Probe>,
     /// The response of the BuildKit behind it, if it goes through a door.
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<BuilderProbe>,
 }
 
 impl UsersNode {
     /// The status of the Linkspan at the endpoint, if it is one.
     pub(super) fn status(&self) -> Option<&Status> {
         match &self.heard {
-            Some(running::Answer::Linkspan(status)) => Some(status),
+            Some(running::Probe::Linkspan(status)) => Some(status),
             _ => None,
         }
     }

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 
 use super::EngineError;
-use crate::image::{Descriptor, Digest, Reference};
-use crate::source::{BlobLookup, Chunks, SameLayers, Source, SourceError};
+use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
+use crate::source::{BlobLookup, Chunks, SameLayers, Source, SourceError, read_document, read_range};
 
 /// How many records a page has at most, whatever was asked for.
 pub const MAX_PAGE: usize = 1000;
+/// How much of a blob is read to see whether it may be a document.
+const SNIFF: u64 = 512;
+/// The media type of a blob that has no other (RFC 2046, section 4.5.1).
+const ANYTHING: &str = "application/octet-stream";
 
 /// An engine's images. As a [`Source`] it hands out their blobs, so that an image of one engine is exported into
 /// another one like an image of a builder.
@@ -88,6 +94,41 @@ impl BlobLookup for Arc<dyn Images> {
     async fn equal_layers(&self, digests: &[Digest]) -> SameLayers {
         (**self).same_layers(digests).await.unwrap_or_default()
     }
+}
+
+/// The descriptor of a blob of which no record says the type: a document says it of itself. `None` if the blob is gone.
+pub(super) async fn describe(
+    source: &dyn Source,
+    digest: &Digest,
+    size: u64,
+) -> Result<Option<Descriptor>, EngineError> {
+    let unknown = Descriptor::new(ANYTHING, digest.clone(), size);
+    if size > Limits::default().config_bytes {
+        return Ok(Some(unknown));
+    }
+    let media_type = match object(source, &unknown).await {
+        Ok(bytes) => bytes.and_then(|bytes| media_type_of(&bytes)),
+        Err(SourceError::NotFound { .. }) => return Ok(None),
+        Err(error) => {
+            let operation = format!("reading {digest}");
+            return Err(EngineError::Protocol { operation, reason: error.to_string() });
+        }
+    };
+    Ok(Some(Descriptor { media_type: media_type.unwrap_or_else(|| ANYTHING.to_owned()), ..unknown }))
+}
+
+/// What a blob holds if it may be a document: a JSON object. Most layers show by their first bytes that they are none, and
+/// are not read.
+async fn object(source: &dyn Source, blob: &Descriptor) -> Result<Option<Bytes>, SourceError> {
+    let mut chunks = read_range(source, blob, 0..blob.size.min(SNIFF)).await?;
+    while let Some(chunk) = chunks.next().await {
+        match chunk?.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'{') => return read_document(source, blob).await.map(Some),
+            Some(_) => return Ok(None),
+            None => {}
+        }
+    }
+    Ok(None)
 }
 
 fn unread(images: &Arc<dyn Images>, digest: &Digest, error: &EngineError) -> SourceError {

@@ -50,7 +50,7 @@ pub trait ImageTransaction: Debug + Send + Sync {
 pub trait PreparedImage: Debug + Send + Sync {
     /// Makes the image visible under `names`; with none, as a dangling image. A name with a precondition must be as that
     /// expects, or none is set. `layout` compares and sets under its lock, `containerd` does so for names that must not
-    /// exist, `docker` and `docker-classic` look right before they ask dockerd.
+    /// exist, `docker`, `docker-classic` and the engine behind a daemon look right before they ask.
     ///
     /// # Errors
     /// [`EngineError::NameMoved`] when a precondition does not hold; with the engine's own words when it refuses.

@@ -18,4 +18,12 @@ pub(crate) mod limits;
 mod message;
 pub mod proto;
 
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::Status;
+
 pub(crate) use error::ApiError;
+
+/// The responses of a streaming call.
+pub(crate) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -91,7 +91,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
             let bytes = self.client.source.unread.bytes();
             let end = scanner.end(bytes);
             if end.unwrap_or(bytes.len()) > HEAD_BYTES {
-                return Err(self.refuse(BadHead::TooLong.status(), BadHead::TooLong).await);
+                return Err(self.reject(BadHead::TooLong.status(), BadHead::TooLong).await);
             }
             if let Some(end) = end {
                 if self.upstream.is_none() && bytes.starts_with(HTTP2_PREFACE) {
@@ -99,7 +99,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
                 }
                 return match RequestHead::parse(Bytes::copy_from_slice(&bytes[..end])) {
                     Ok(head) => Ok(Incoming::Request(Exchange::new(self, head))),
-                    Err(bad) => Err(self.refuse(bad.status(), bad).await),
+                    Err(bad) => Err(self.reject(bad.status(), bad).await),
                 };
             }
             if !begun && !bytes.is_empty() {
@@ -154,7 +154,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     }
 
     /// Tells the client why its request is not taken, and ends the connection.
-    pub(super) async fn refuse<E: Into<RelayError> + Display>(&mut self, status: StatusCode, error: E) -> RelayError {
+    pub(super) async fn reject<E: Into<RelayError> + Display>(&mut self, status: StatusCode, error: E) -> RelayError {
         let answer = reply::error(status, &error.to_string(), false);
         reply::last(&mut self.client, &answer).await;
         error.into()

@@ -22,7 +22,7 @@ pub enum RelayError {
     Body(#[from] BrokenChunk),
     /// The server's answer broke off its own rules: what came before that was passed on.
     #[error("in an answer: {0}")]
-    Answer(BrokenChunk),
+    Response(BrokenChunk),
     /// The client takes no more bytes.
     #[error("the client has gone: {0}")]
     Client(io::Error),

@@ -1,4 +1,4 @@
-//! A request whose handler has yet to decide: relay, upgrade, take over or refuse.
+//! A request whose handler has yet to decide: relay, upgrade, take over or reject.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -8,7 +8,7 @@ use super::body::Body;
 use super::buffered::{BufferedIo, PrefixedIo};
 use super::connection::ClientConnection;
 use super::head::{RequestHead, ResponseHead};
-use super::relay::{Answer, RelayOutcome, Request, exchange};
+use super::relay::{RelayOutcome, Request, Response, exchange};
 use super::splice::splice;
 use super::{RelayError, reply};
 use crate::net::{Drain, Stream};
@@ -133,7 +133,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         loop {
             match body.advance(&self.connection.client.source.unread.bytes()[seen..]) {
                 Ok(count) => seen += count,
-                Err(broken) => return Err(self.connection.refuse(StatusCode::BAD_REQUEST, broken).await),
+                Err(broken) => return Err(self.connection.reject(StatusCode::BAD_REQUEST, broken).await),
             }
             if body.is_done() {
                 return Ok(body.copy());
@@ -156,7 +156,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         loop {
             match body.advance(source.unread.bytes()) {
                 Ok(count) => source.unread.consume(count),
-                Err(broken) => return Err(self.connection.refuse(StatusCode::BAD_REQUEST, broken).await),
+                Err(broken) => return Err(self.connection.reject(StatusCode::BAD_REQUEST, broken).await),
             }
             if body.is_done() || !source.fill().await {
                 break;
@@ -167,7 +167,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     }
 
     /// Answers with an error in Docker's form that begins with our name, and ends the connection.
-    pub async fn refuse(mut self, status: StatusCode, message: &str) {
+    pub async fn reject(mut self, status: StatusCode, message: &str) {
         let answer = reply::error(status, message, self.head.method() == "HEAD");
         reply::last(&mut self.connection.client, &answer).await;
     }
@@ -201,8 +201,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         &mut self,
         limit: Option<usize>,
         seen: impl FnOnce(TappedExchange),
-    ) -> Result<(RelayOutcome, Answer), RelayError> {
-        let (mut request, mut answer) = (Request::new(&self.head, limit), Answer::new(&self.head, limit));
+    ) -> Result<(RelayOutcome, Response), RelayError> {
+        let (mut request, mut answer) = (Request::new(&self.head, limit), Response::new(&self.head, limit));
         let (client, upstream) = match self.connection.dial().await {
             Ok(sides) => sides,
             Err(error) => {

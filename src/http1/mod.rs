@@ -9,7 +9,7 @@
 //! ClientConnection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(ClientConnection): next(), … or None
 //!                     │                   ├─ upgrade() ─────────► Switched: two byte streams, or as pass()
 //!                     ├► None: the end    ├─ answer(), take() ──► PrefixedIo: the client's byte stream
-//!                     └► incoming(): HTTP/2   └─ refuse(), finish()
+//!                     └► incoming(): HTTP/2   └─ reject(), finish()
 //! ```
 //!
 //! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.

@@ -103,7 +103,7 @@ impl Request {
 
 /// An answer on its way.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Response {
     method: String,
     scanner: Scanner,
     /// The head, and the body behind it.
@@ -114,14 +114,14 @@ pub(super) struct Answer {
     limit: Option<usize>,
 }
 
-/// What [`Answer::progress`] stopped for.
+/// What [`Response::progress`] stopped for.
 enum Received {
     /// Its last bytes are at hand, and somebody wants to know that before they are passed on.
     Last,
     Outcome(RelayOutcome),
 }
 
-impl Answer {
+impl Response {
     pub(super) fn new(head: &RequestHead, limit: Option<usize>) -> Self {
         let method = head.method().to_owned();
         Self { method, scanner: Scanner::default(), found: None, passing: 0, limit }
@@ -146,7 +146,7 @@ impl Answer {
                     if !upstream.fill().await {
                         return Ok(Received::Outcome(RelayOutcome::Over));
                     }
-                    self.passing = body.advance(upstream.unread.bytes()).map_err(RelayError::Answer)?;
+                    self.passing = body.advance(upstream.unread.bytes()).map_err(RelayError::Response)?;
                 }
                 None => match self.look(upstream.unread.bytes())? {
                     Look::Some => {}
@@ -185,14 +185,14 @@ impl Answer {
             body = body.copied(limit);
         }
         if !is_raw {
-            self.passing += body.advance(&bytes[end..]).map_err(RelayError::Answer)?;
+            self.passing += body.advance(&bytes[end..]).map_err(RelayError::Response)?;
         }
         self.found = Some((head, body));
         Ok(if is_raw { Look::Raw } else { Look::Some })
     }
 }
 
-/// What [`Answer::look`] found.
+/// What [`Response::look`] found.
 enum Look {
     /// Something to pass on.
     Some,
@@ -207,7 +207,7 @@ pub(super) async fn exchange<C, U>(
     client: &mut BufferedIo<C>,
     upstream: &mut BufferedIo<U>,
     request: &mut Request,
-    answer: &mut Answer,
+    answer: &mut Response,
     seen: impl FnOnce(TappedExchange),
 ) -> Result<RelayOutcome, RelayError>
 where
@@ -219,7 +219,7 @@ where
         tokio::select! {
             sent = request.progress(&mut client.source, &mut upstream.writer) => {
                 if let Err(broken) = sent {
-                    return Err(refuse(client, broken, answer.found.is_some()).await);
+                    return Err(reject(client, broken, answer.found.is_some()).await);
                 }
             }
             received = answer.progress(&mut upstream.source, &mut client.writer) => match received? {
@@ -254,7 +254,7 @@ where
     Ok(RelayOutcome::Over)
 }
 
-async fn refuse<C>(client: &mut BufferedIo<C>, broken: BrokenChunk, answered: bool) -> RelayError
+async fn reject<C>(client: &mut BufferedIo<C>, broken: BrokenChunk, answered: bool) -> RelayError
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {

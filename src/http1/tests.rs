@@ -53,7 +53,7 @@ impl Rig {
     }
 
     /// Waits until the relay has done everything that it can do.
-    async fn settle(&self) {
+    async fn run_until_idle(&self) {
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -98,12 +98,12 @@ async fn exchanges_pass_as_they_are_at_every_cut() {
     for (request, response) in exchanges {
         for cut in 0..=request.len() {
             rig.client.write_all(&request.as_bytes()[..cut]).await.unwrap();
-            rig.settle().await;
+            rig.run_until_idle().await;
             rig.client.write_all(&request.as_bytes()[cut..]).await.unwrap();
             expect(&mut rig.upstream, request).await;
             let cut = cut.min(response.len());
             rig.upstream.write_all(&response.as_bytes()[..cut]).await.unwrap();
-            rig.settle().await;
+            rig.run_until_idle().await;
             rig.upstream.write_all(&response.as_bytes()[cut..]).await.unwrap();
             expect(&mut rig.client, response).await;
         }
@@ -164,7 +164,7 @@ async fn requests_sent_ahead_wait_for_their_turn() {
     rig.client.write_all(format!("{GET}{GET}").as_bytes()).await.unwrap();
     rig.client.shutdown().await.unwrap();
     expect(&mut rig.upstream, GET).await;
-    rig.settle().await;
+    rig.run_until_idle().await;
     let mut nothing = [0; 1];
     assert!(futures_util::poll!(Box::pin(rig.upstream.read(&mut nothing))).is_pending(), "one at a time");
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
@@ -196,7 +196,7 @@ async fn streams_keep_early_bytes_and_half_closes() {
         rig.client.write_all(b" * early").await.unwrap();
         rig.client.shutdown().await.unwrap();
         expect(&mut rig.upstream, &request).await;
-        rig.settle().await;
+        rig.run_until_idle().await;
         rig.upstream.write_all(format!("{response}\0first").as_bytes()).await.unwrap();
         assert_eq!(rest(&mut rig.upstream).await, "PRI * early");
         expect(&mut rig.client, format!("{response}\0first")).await;

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use tokio::net::unix::UCred;
 
 /// Who exports: what name policy is asked with, and what logs and `linkspan ps` show.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Principal {
     /// No client: this process itself, such as a command or a program that embeds the library.
@@ -19,6 +21,7 @@ pub enum Principal {
         /// Its effective group when it connected.
         gid: u32,
         /// Its process id, unless it runs in a pid namespace that this process cannot see.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<i32>,
     },
     /// Whoever reached a TCP listener, which any program of this machine can: nothing is proven.
@@ -26,6 +29,17 @@ pub enum Principal {
         /// The client's end of the connection.
         address: SocketAddr,
     },
+}
+
+impl Principal {
+    /// What is still true of it when the connection has ended: the process id and the port may be another client's by then.
+    pub fn beyond_its_connection(&self) -> Self {
+        match self {
+            Self::Unix { uid, gid, .. } => Self::Unix { uid: *uid, gid: *gid, pid: None },
+            Self::Anonymous { address } => Self::Anonymous { address: SocketAddr::new(address.ip(), 0) },
+            Self::Internal => Self::Internal,
+        }
+    }
 }
 
 impl From<UCred> for Principal {

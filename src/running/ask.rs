@@ -30,7 +30,7 @@ pub enum First {
 
 /// What was found at a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Probe {
     /// A door of a running Linkspan.
     Linkspan(Box<Status>),
     /// Another program, or one that does not respond.
@@ -42,7 +42,7 @@ pub enum Answer {
 }
 
 /// Asks the listener at `address`.
-pub async fn ask(address: &Address, first: First) -> Answer {
+pub async fn ask(address: &Address, first: First) -> Probe {
     let order = match first {
         First::Http1 => [First::Http1, First::Http2],
         First::Http2 => [First::Http2, First::Http1],
@@ -50,10 +50,10 @@ pub async fn ask(address: &Address, first: First) -> Answer {
     for protocol in order {
         let stream = match timeout(PATIENCE, connect(address)).await {
             Ok(Ok(stream)) => TokioIo::new(stream),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Answer::Denied,
-            Ok(Err(_)) => return Answer::Closed,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Probe::Denied,
+            Ok(Err(_)) => return Probe::Closed,
             // It listens, but its queue is full.
-            Err(_) => return Answer::Stranger,
+            Err(_) => return Probe::Stranger,
         };
         let asked = async {
             match protocol {
@@ -62,10 +62,10 @@ pub async fn ask(address: &Address, first: First) -> Answer {
             }
         };
         if let Ok(Some(status)) = timeout(PATIENCE, asked).await {
-            return Answer::Linkspan(Box::new(status));
+            return Probe::Linkspan(Box::new(status));
         }
     }
-    Answer::Stranger
+    Probe::Stranger
 }
 
 async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     /// What is found at a socket whose owner sends `answer` to every request.
-    async fn heard(answer: &'static str) -> Answer {
+    async fn heard(answer: &'static str) -> Probe {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -125,14 +125,14 @@ mod tests {
     async fn only_a_linkspan_is_taken_for_one() {
         let ours = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n\
                     {\"version\":\"1\",\"instance\":\"i\",\"door\":{\"kind\":\"docker\",\"address\":\"unix:///d\"}}";
-        assert!(matches!(heard(ours).await, Answer::Linkspan(status) if status.instance == "i"));
+        assert!(matches!(heard(ours).await, Probe::Linkspan(status) if status.instance == "i"));
         for other in [
             "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{",
             "220 mail.example ESMTP\r\n",
         ] {
-            assert_eq!(heard(other).await, Answer::Stranger, "{other}");
+            assert_eq!(heard(other).await, Probe::Stranger, "{other}");
         }
     }
 
@@ -140,10 +140,10 @@ mod tests {
     async fn nobody_is_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        assert_eq!(ask(&Address::Unix(path.clone()), First::Http2).await, Answer::Closed);
+        assert_eq!(ask(&Address::Unix(path.clone()), First::Http2).await, Probe::Closed);
         drop(UnixListener::bind(&path).unwrap());
-        assert_eq!(ask(&Address::Unix(path), First::Http2).await, Answer::Closed);
-        assert_eq!(ask(&Address::Unix(folder.path().into()), First::Http1).await, Answer::Closed);
+        assert_eq!(ask(&Address::Unix(path), First::Http2).await, Probe::Closed);
+        assert_eq!(ask(&Address::Unix(folder.path().into()), First::Http1).await, Probe::Closed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -151,6 +151,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(ask(&Address::Unix(path), First::Http1).await, Answer::Stranger);
+        assert_eq!(ask(&Address::Unix(path), First::Http1).await, Probe::Stranger);
     }
 }

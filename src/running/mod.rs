@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use crate::net::Address;
 use crate::status::{Kind, Status};
 
-pub use ask::{Answer, First, ask};
+pub use ask::{First, Probe, ask};
 pub use folders::SearchFolders;
 
 /// The most sockets that are asked; no machine has this many.
@@ -24,14 +24,14 @@ pub struct Socket {
     /// Its address.
     pub address: Address,
     /// What was found.
-    pub answer: Answer,
+    pub answer: Probe,
 }
 
 impl Socket {
     /// The status of the Linkspan behind it, if there is one.
     pub fn status(&self) -> Option<&Status> {
         match &self.answer {
-            Answer::Linkspan(status) => Some(status),
+            Probe::Linkspan(status) => Some(status),
             _ => None,
         }
     }

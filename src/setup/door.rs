@@ -5,7 +5,7 @@ use crate::buildx::{Instance, Store, is_same_address};
 use crate::config::Config;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::Address;
-use crate::running::{self, Answer, First, SearchFolders, Socket};
+use crate::running::{self, First, Probe, SearchFolders, Socket};
 use crate::status::Kind;
 
 /// A docker door.
@@ -77,11 +77,11 @@ impl Doors {
         let door = |engine: &String| Door { listen: listen.clone(), engine: engine.clone() };
         let wrong = |what: String| SetupError::NoDoor { address: listen.to_string(), what };
         match self.sockets.iter().find(|socket| socket.address == *listen).map(|socket| &socket.answer) {
-            Some(Answer::Linkspan(status)) if status.door.kind == Kind::Docker => Ok(door(&status.engine.address)),
-            Some(Answer::Linkspan(status)) => Err(wrong(format!("is a Linkspan's {} door", status.door.kind.name()))),
-            Some(Answer::Stranger) => Err(wrong("belongs to another program (or to an older Linkspan)".to_owned())),
+            Some(Probe::Linkspan(status)) if status.door.kind == Kind::Docker => Ok(door(&status.engine.address)),
+            Some(Probe::Linkspan(status)) => Err(wrong(format!("is a Linkspan's {} door", status.door.kind.name()))),
+            Some(Probe::Stranger) => Err(wrong("belongs to another program (or to an older Linkspan)".to_owned())),
             // Undo works with a closed door; the caller reports it otherwise.
-            Some(Answer::Closed | Answer::Denied) | None => Ok(door(&self.engine)),
+            Some(Probe::Closed | Probe::Denied) | None => Ok(door(&self.engine)),
         }
     }
 }

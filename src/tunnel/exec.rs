@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::output::{MAX_ERRORS_WAITING, Output};
 use super::sniff::{self, Speaks};
-use crate::docker_api::{Answer, Api, ApiError};
+use crate::docker_api::{Api, ApiError, ApiResponse};
 use crate::http1::PrefixedIo;
 use crate::net::{Dial, DialError, Stream};
 
@@ -168,7 +168,7 @@ impl ExecDial {
         started.map_err(|answer| self.refused(&answer))
     }
 
-    fn refused(&self, answer: &Answer) -> ContainerError {
+    fn refused(&self, answer: &ApiResponse) -> ContainerError {
         ContainerError::Refused { name: self.container.0.clone(), reason: answer.message() }
     }
 

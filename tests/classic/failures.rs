@@ -20,7 +20,7 @@ const READ: &str = "/containerd.services.content.v1.Content/Read";
 
 /// Whether it carries a piece, counted from 0, of a big layer from the builder. Only they need more than one.
 fn is_piece(message: &Message<'_>, index: usize) -> bool {
-    let is_read = message.path == READ && message.way == Way::Answer && message.index == index;
+    let is_read = message.path == READ && message.way == Way::Response && message.index == index;
     is_read && (index > 0 || message.bytes.len() > 100_000)
 }
 
@@ -206,7 +206,7 @@ fn a_refusal_that_does_not_wait_for_the_image_is_heard() {
     let stack = Stack::classic();
     let proxied = Proxied::new(stack);
     let words = "authorization denied by plugin opa: not on a Saturday";
-    proxied.relay.refuse("403 Forbidden", words);
+    proxied.relay.respond("403 Forbidden", words);
     for seed in 0..5 {
         let context = application(stack, 280 + seed, "refused\n");
         let output = proxied.export(&context, "refused:1").fails();

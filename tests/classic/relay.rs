@@ -84,7 +84,7 @@ impl Relay {
     }
 
     /// Answers loads like dockerd when it refuses them before it looks at them: with a status and a message.
-    pub(crate) fn refuse(&self, status: &str, message: &str) {
+    pub(crate) fn respond(&self, status: &str, message: &str) {
         let body = serde_json::json!({"message": message}).to_string();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
         let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());

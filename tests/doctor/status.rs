@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use linkspan::running::{Answer, First, ask};
+use linkspan::running::{First, Probe, ask};
 use linkspan::status::{Kind, Status};
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ fn get(path: &Path, target: &str) -> (String, Value) {
 fn over_http2(path: &Path) -> Status {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match runtime.block_on(ask(&unix(path).parse().unwrap(), First::Http2)) {
-        Answer::Linkspan(status) => *status,
+        Probe::Linkspan(status) => *status,
         other => panic!("{other:?}"),
     }
 }

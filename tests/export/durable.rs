@@ -41,6 +41,9 @@ async fn an_export_outlives_a_crash_of_the_server() {
     server.linkspan.kill();
     server.restart();
     let client = server.client().await;
+    let shown = server.ps();
+    let principal = shown.iter().find(|export| export["id"] == opened.id.as_str()).map(|export| &export["principal"]);
+    assert_eq!(principal, Some(&"uid 0, gid 0".into()), "{shown:?}");
     let found = client.exports.clone().open(request).await.unwrap().into_inner();
     assert!(found.found);
     let found = found.export.unwrap();

@@ -1,5 +1,6 @@
 //! Names that are not allowed, for every door.
 
+use linkspan::engine::{EngineError, Lifetime, Precondition, remote};
 use linkspan::export_v1::proto::references_client::ReferencesClient;
 use linkspan::export_v1::proto::{
     CapabilitiesRequest, OpenRequest, PushBegin, PushRequest, Reason, ResolveRequest, push_request,
@@ -9,7 +10,7 @@ use tonic::Code;
 
 use crate::client::{descriptor, exporter, fields, reason, success, target};
 use crate::common::{Context, Linkspan, Stack};
-use crate::fixture::{Image, Layer};
+use crate::fixture::{Image, Layer, begin, names, origin, send};
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +50,35 @@ async fn only_allowed_names_are_set_and_none_moves() {
     let request = OpenRequest { exporters: vec![early], ..OpenRequest::default() };
     let status = client.exports.clone().open(request).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::PermissionDenied, "NAME_DENIED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_as_an_engine_sets_no_name_of_which_a_precondition_does_not_hold() {
+    let (server, _) = Server::layout();
+    let engine = remote::connect(&server.linkspan.address().parse().unwrap()).await.unwrap().engine;
+    let [old, new] = ["old", "new"].map(|content| Image::new(&[Layer::new().file("a", content).tar()]));
+    let name = &names(&["registry.example/compared:1"])[0];
+    let commit = async |image: &Image, expected: Vec<Option<Digest>>| {
+        let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
+        let transaction = begin(&lease, image.graph()).await.unwrap();
+        for blob in &transaction.plan().missing {
+            send(&*transaction, blob, &image.blobs[&blob.digest]).await.unwrap();
+        }
+        let precondition = Precondition { name: name.clone(), expected };
+        let prepared = transaction.prepare().await.unwrap();
+        let outcome = prepared.commit(std::slice::from_ref(name), &[precondition]).await;
+        lease.release().await.unwrap();
+        outcome
+    };
+    let resolved = async || engine.resolve(name).await.unwrap();
+    let moved = commit(&old, vec![Some(new.root.digest.clone())]).await.unwrap_err();
+    assert!(matches!(moved, EngineError::NameMoved { current: None, .. }), "{moved}");
+    assert_eq!(resolved().await, None);
+    commit(&old, vec![None]).await.unwrap();
+    let moved = commit(&new, vec![None]).await.unwrap_err();
+    assert!(matches!(&moved, EngineError::NameMoved { current, .. } if *current == resolved().await), "{moved}");
+    commit(&new, vec![Some(old.root.digest.clone())]).await.unwrap();
+    assert_eq!(resolved().await, Some(new.root.digest.clone()));
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::client::Client;
-use crate::common::{Linkspan, Stack, until};
+use crate::common::{Linkspan, Run, Stack, until};
 
 /// A linkspan with a door of the API.
 pub(crate) struct Server {
@@ -87,6 +89,12 @@ impl Server {
     pub(crate) fn restart_with(&mut self, args: &[&str]) {
         let engine: Vec<_> = self.engine.iter().map(String::as_str).collect();
         self.linkspan = Linkspan::export(self.stack, &engine, args, self.door.clone());
+    }
+
+    /// What `linkspan ps` shows of its exports.
+    pub(crate) fn ps(&self) -> Vec<Value> {
+        let run = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["ps", "--json", "--to", &self.linkspan.address()]);
+        run.ok().stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     pub(crate) async fn client(&self) -> Client {

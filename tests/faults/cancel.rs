@@ -51,7 +51,7 @@ fn while_a_layer_is_unpacked() {
         let proxied = Proxied::with(engine, Stack::shared(), args);
         let application = Application::new(&format!("cancelled unpack {}", engine.kind));
         let is_apply = |path: &str| path.ends_with("Diff/Apply");
-        for way in [Way::Request, Way::Answer] {
+        for way in [Way::Request, Way::Response] {
             proxy.rule(
                 move |message| {
                     if message.way == way && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }

@@ -31,12 +31,12 @@ enum Collection {
 type Deletions = Arc<Mutex<Vec<bool>>>;
 
 /// Ends every write with `refusal`, and notes the deletions.
-fn refuse(proxy: &Proxy, refusal: &'static str, collection: Collection) -> Deletions {
+fn reject(proxy: &Proxy, refusal: &'static str, collection: Collection) -> Deletions {
     let deletions = Deletions::default();
     let noted = deletions.clone();
     let mut waiting = None;
     proxy.rule(move |message| {
-        if is(message, "Content/Write", Way::Answer) {
+        if is(message, "Content/Write", Way::Response) {
             return Verdict::End(Code::Unknown, refusal);
         }
         if is(message, "Leases/Delete", Way::Request) {
@@ -46,7 +46,7 @@ fn refuse(proxy: &Proxy, refusal: &'static str, collection: Collection) -> Delet
         }
         match collection {
             _ if waiting != Some(message.call) => Verdict::Pass,
-            Collection::Fails if message.way == Way::Answer => Verdict::End(Code::Unknown, "gc failed"),
+            Collection::Fails if message.way == Way::Response => Verdict::End(Code::Unknown, "gc failed"),
             Collection::Stops if message.way == Way::Request => Verdict::Hold,
             _ => Verdict::Pass,
         }
@@ -71,7 +71,7 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
         // The lease goes all the same, and the client is told of what matters to him.
         (FULL, Collection::Fails, &[true, false]),
     ] {
-        let deletions = refuse(&proxy, refusal, collection);
+        let deletions = reject(&proxy, refusal, collection);
         let output = proxied.build(&application.context, "collected:1").fails();
         says(&output, &[refusal]);
         assert_eq!(output.stderr.contains("the engine's disk is full"), refusal == FULL, "{output}");
@@ -80,7 +80,7 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
     }
 
     // Nobody waits for somebody else's collection.
-    let deletions = refuse(&proxy, FULL, Collection::Stops);
+    let deletions = reject(&proxy, FULL, Collection::Stops);
     let first = proxied.build(&application.context, "collected:1").spawn();
     proxy.stopped();
     says(&proxied.build(&application.context, "collected:2").fails(), &[FULL]);

@@ -53,11 +53,11 @@ impl Counter {
         let change = CHANGES.into_iter().find(|change| message.path.ends_with(change))?;
         let is_done = match message.way {
             Way::Request => true,
-            Way::Answer if change == "Content/Write" => {
+            Way::Response if change == "Content/Write" => {
                 let answer = WriteContentResponse::decode(message.bytes.clone()).unwrap();
                 answer.action == i32::from(WriteAction::Commit) && self.answered.insert(message.call)
             }
-            Way::Answer => true,
+            Way::Response => true,
         };
         let count = self.seen.entry((change.to_owned(), message.way)).or_default();
         *count += usize::from(is_done);
@@ -147,7 +147,7 @@ fn after_every_kind_of_change_to_docker_and_around_its_commit() {
     let args = engine.args_behind(&load.address(), proxy.path().to_str().unwrap());
     let mut proxied = Proxied::with(engine, Stack::shared(), args);
     let mut points = points(&proxied, &proxy);
-    points.retain(|(_, way, count)| *way == Way::Answer && *count == 1);
+    points.retain(|(_, way, count)| *way == Way::Response && *count == 1);
     assert!(points.len() >= 5, "{points:?}");
     for point in points {
         kill_at(&mut proxied, &proxy, point);

@@ -27,12 +27,12 @@ fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
     let runtime = Runtime::new().unwrap();
     let engine = runtime.block_on(select(&selection)).unwrap().engine;
     proxy.rule(|message| match (message.path, message.way) {
-        (path, Way::Answer) if path.ends_with("Introspection/Server") => {
+        (path, Way::Response) if path.ends_with("Introspection/Server") => {
             let server = ServerResponse::decode(message.bytes.clone()).unwrap();
             let other = ServerResponse { uuid: "of another one".to_owned(), ..server };
             Verdict::Instead(vec![other.encode_to_vec().into()])
         }
-        (path, Way::Answer) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
+        (path, Way::Response) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
         _ => Verdict::Pass,
     });
     let origin = Origin::internal("unproven", "test", "none");

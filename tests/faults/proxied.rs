@@ -123,7 +123,7 @@ pub(crate) fn is_document(message: &Message<'_>, words: &str) -> bool {
 }
 
 fn is_read(message: &Message<'_>, index: usize) -> bool {
-    message.path == READ && message.way == Way::Answer && message.index == index
+    message.path == READ && message.way == Way::Response && message.index == index
 }
 
 fn data(message: &Message<'_>) -> Vec<u8> {

@@ -32,7 +32,7 @@ use crate::common::{Stack, until};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Way {
     Request,
-    Answer,
+    Response,
 }
 
 /// A gRPC message on its way.
@@ -253,5 +253,5 @@ async fn forward(
     let response = upstream.send(request.map(|incoming| body(Way::Request, incoming))).await?;
     // The head may be all there is of an answer: a refusal.
     call.state.thawed().await;
-    Ok(response.map(|incoming| body(Way::Answer, incoming)))
+    Ok(response.map(|incoming| body(Way::Response, incoming)))
 }

@@ -20,7 +20,7 @@ fn a_builder_prunes_before_its_image_is_read() {
         let mut met = false;
         proxied.builder.rule(move |message| {
             let names_an_image = String::from_utf8_lossy(message.bytes).contains("containerimage.digest");
-            let meets = !met && message.path == SOLVE && message.way == Way::Answer && names_an_image;
+            let meets = !met && message.path == SOLVE && message.way == Way::Response && names_an_image;
             met |= meets;
             if meets { Verdict::Hold } else { Verdict::Pass }
         });

@@ -23,7 +23,7 @@ fn listen() -> (TempDir, UnixListener, Upstream) {
 }
 
 /// What is found of a builder that answers calls like this, each by its name.
-async fn found(answer: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> Answer {
+async fn found(answer: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> BuilderProbe {
     let (_folder, listener, builder) = listen();
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
@@ -63,32 +63,32 @@ const UNKNOWN_SERVICE: &str = "unknown service moby.buildkit.v1.Control";
 
 #[tokio::test]
 async fn a_builder_that_says_its_version() {
-    assert_eq!(found(|_| says("v0.32.2")).await, Answer::Version(Some("v0.32.2".to_owned())));
-    assert_eq!(found(|_| says("0.0.0+unknown")).await, Answer::Version(None));
-    assert_eq!(found(|_| says("")).await, Answer::Version(None));
+    assert_eq!(found(|_| says("v0.32.2")).await, BuilderProbe::Version(Some("v0.32.2".to_owned())));
+    assert_eq!(found(|_| says("0.0.0+unknown")).await, BuilderProbe::Version(None));
+    assert_eq!(found(|_| says("")).await, BuilderProbe::Version(None));
 }
 
 #[tokio::test]
 async fn a_builder_without_the_call_is_too_old() {
     let found = found(|call| if call == "Info" { refuses("12", UNKNOWN_CALL) } else { says("") }).await;
-    assert_eq!(found, Answer::TooOld);
+    assert_eq!(found, BuilderProbe::TooOld);
 }
 
 #[tokio::test]
 async fn a_server_that_is_no_builder_is_called_that() {
-    assert_eq!(found(|_| refuses("12", UNKNOWN_SERVICE)).await, Answer::NoBuilder);
+    assert_eq!(found(|_| refuses("12", UNKNOWN_SERVICE)).await, BuilderProbe::NoBuilder);
     for status in [404, 405, 400, 200] {
         let page = move |_: &str| {
             let page = Response::builder().status(status).header("content-type", "text/html");
             page.body(full(Bytes::from_static(b"<html>"))).unwrap()
         };
-        assert_eq!(found(page).await, Answer::NoBuilder, "{status}");
+        assert_eq!(found(page).await, BuilderProbe::NoBuilder, "{status}");
     }
 }
 
 #[tokio::test]
 async fn a_refusal_is_passed_on() {
-    let Answer::Silent(reason) = found(|_| refuses("7", "not you")).await else { panic!("it refused") };
+    let BuilderProbe::Silent(reason) = found(|_| refuses("7", "not you")).await else { panic!("it refused") };
     assert_eq!(reason, "it does not answer as a builder does: not you");
 }
 
@@ -96,7 +96,7 @@ async fn a_refusal_is_passed_on() {
 async fn nobody_there() {
     let (_folder, listener, builder) = listen();
     drop(listener);
-    let Answer::Silent(reason) = ask(&builder).await else { panic!("nobody is there") };
+    let BuilderProbe::Silent(reason) = ask(&builder).await else { panic!("nobody is there") };
     assert!(reason.contains("Connection refused"), "{reason}");
 }
 
@@ -110,12 +110,12 @@ async fn something_else_there() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     };
     let (found, ()) = tokio::join!(ask(&builder), server);
-    assert!(matches!(found, Answer::Silent(_)), "{found:?}");
+    assert!(matches!(found, BuilderProbe::Silent(_)), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_never_answers_is_given_up() {
     let (_folder, _listener, builder) = listen();
-    let Answer::Silent(reason) = ask(&builder).await else { panic!("it said nothing") };
+    let BuilderProbe::Silent(reason) = ask(&builder).await else { panic!("it said nothing") };
     assert!(reason.ends_with("did not answer within 5 s"), "{reason}");
 }

@@ -2,7 +2,7 @@
 
 use super::check;
 use crate::config::BuilderEndpoint;
-use crate::doctor::builder::Answer;
+use crate::doctor::builder::BuilderProbe;
 use crate::doctor::buildx::Ways;
 use crate::doctor::door::{Door, Probed};
 use crate::doctor::facts::Found;
@@ -14,28 +14,28 @@ use crate::net::Address;
 pub(super) fn builder_check(found: &Probed) -> Check {
     let address = &found.address;
     match &found.answer {
-        Answer::Version(Some(version)) => {
+        BuilderProbe::Version(Some(version)) => {
             check("builder", Mark::Ok, format!("BuildKit {version} at {address}, can export directly"), None)
         }
-        Answer::Version(None) => check(
+        BuilderProbe::Version(None) => check(
             "builder",
             Mark::Ok,
             format!("BuildKit 0.11 or later (it does not say which) at {address}, can export directly"),
             None,
         ),
-        Answer::TooOld => check(
+        BuilderProbe::TooOld => check(
             "builder",
             Mark::Fail,
             format!("BuildKit at {address} is older than 0.11: builds work, but are exported the slow way"),
             Some("update BuildKit to 0.11 or later"),
         ),
-        Answer::NoBuilder => check(
+        BuilderProbe::NoBuilder => check(
             "builder",
             Mark::Fail,
             format!("what answers at {address} is no BuildKit: it speaks HTTP/2 and has none of a builder's services"),
             Some("see what that is, and name the address that buildkitd has with `--addr`"),
         ),
-        Answer::Silent(reason) => {
+        BuilderProbe::Silent(reason) => {
             let found_reason = format!("no answer from the builder at {address}: {reason}");
             let remedy = match &found.endpoint {
                 Some(BuilderEndpoint::Socket(Address::Tcp { .. })) => format!(
@@ -93,12 +93,12 @@ fn builder(door: &Door, found: &Probed, wanted: &str, output: &str, ways: &Ways<
     };
     Builder {
         address: found.address.clone(),
-        reachable: !matches!(found.answer, Answer::Silent(_)),
+        reachable: !matches!(found.answer, BuilderProbe::Silent(_)),
         version: match &found.answer {
-            Answer::Version(version) => version.clone(),
+            BuilderProbe::Version(version) => version.clone(),
             _ => None,
         },
-        direct_export: matches!(found.answer, Answer::Version(_)),
+        direct_export: matches!(found.answer, BuilderProbe::Version(_)),
         door_open: door.is_open(),
         commands: Commands { create, build: format!("docker buildx build --builder {name} {output} .") },
         listen,

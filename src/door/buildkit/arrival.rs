@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
 use super::Door;
-use super::grpc::refuse;
+use super::grpc::error_response;
 use super::route::Route;
 use crate::http2::{Body, PooledConnection, ProxyError};
 use crate::net::Principal;
@@ -98,7 +98,7 @@ impl Arrival {
                 // Clients take `Unavailable` for a reason to ask again, and after 20 s say only that the time is over
                 // (BuildKit `client/client.go`, `Wait`). With any other code they give the reason at once.
                 let code = if request.uri().path() == INFO { Code::Unknown } else { Code::Unavailable };
-                Ok(refuse(&Status::new(code, format!("linkspan: {reason}"))))
+                Ok(error_response(&Status::new(code, format!("linkspan: {reason}"))))
             }
         }
     }

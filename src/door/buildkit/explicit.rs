@@ -7,7 +7,7 @@ use http::Response;
 use tonic::Status;
 
 use super::exporters::{DANGLING_ONLY, DANGLING_PREFIX, EXPLICIT_TYPE, Exporter, is_true};
-use super::grpc::refuse;
+use super::grpc::error_response;
 use crate::http2::Body;
 
 /// What it knows, as it is told to people; annotations come beside these.
@@ -98,7 +98,7 @@ pub(super) fn explained(response: Response<Body>, why: &str) -> Response<Body> {
     // A call that fails before its first message is answered with headers alone.
     match Status::from_header_map(response.headers()) {
         Some(status) if status.message().contains(&unknown) => {
-            refuse(&Status::unknown(format!("linkspan: {unknown} by the builder itself: {why}")))
+            error_response(&Status::unknown(format!("linkspan: {unknown} by the builder itself: {why}")))
         }
         _ => response,
     }
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_builder_that_does_not_know_it_is_explained() {
         let answered = |words: &str| {
-            let answer = explained(refuse(&Status::unknown(words)), "it is too old");
+            let answer = explained(error_response(&Status::unknown(words)), "it is too old");
             Status::from_header_map(answer.headers()).unwrap().message().to_owned()
         };
         let words = answered("exporter \"linkspan\" could not be found");

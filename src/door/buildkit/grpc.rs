@@ -61,7 +61,7 @@ pub(super) fn status(headers: &HeaderMap, trailers: Option<&HeaderMap>) -> Optio
 }
 
 /// An answer that is only a status.
-pub(super) fn refuse(status: &Status) -> Response<Body> {
+pub(super) fn error_response(status: &Status) -> Response<Body> {
     status.clone().into_http::<http_body_util::Empty<Bytes>>().map(|_| full(Bytes::new()))
 }
 

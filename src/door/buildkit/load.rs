@@ -13,7 +13,7 @@ use super::names;
 use super::progress::Display;
 use super::rebuild::rebuild;
 use super::remarks;
-use super::response::{Answer, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
+use super::response::{BuildResponse, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
 use super::said::Said;
 use super::solve::Solve;
 use crate::engine::{EngineError, Origin};
@@ -61,7 +61,7 @@ impl Load<'_> {
     }
 
     /// Exports what the builder made and completes its answer.
-    pub(super) async fn finish(&self, answer: Answer) -> Result<Answer, Status> {
+    pub(super) async fn finish(&self, answer: BuildResponse) -> Result<BuildResponse, Status> {
         self.export(&self.solve.build, answer, &self.displays(|_| true), &self.asked).await
     }
 
@@ -103,10 +103,10 @@ impl Load<'_> {
     pub(super) async fn export(
         &self,
         build: &str,
-        answer: Answer,
+        answer: BuildResponse,
         displays: &[Option<Display>],
         again: &[Exporter],
-    ) -> Result<Answer, Status> {
+    ) -> Result<BuildResponse, Status> {
         let result = self.persist(build, answer, displays, again).await;
         if let Err(status) = &result {
             displays.iter().flatten().for_each(|display| display.fail(status.message()));
@@ -118,10 +118,10 @@ impl Load<'_> {
     async fn persist(
         &self,
         build: &str,
-        answer: Answer,
+        answer: BuildResponse,
         displays: &[Option<Display>],
         again: &[Exporter],
-    ) -> Result<Answer, Status> {
+    ) -> Result<BuildResponse, Status> {
         let mut attempt = self.attempt(build, answer, displays).await?;
         for _ in 0..REPETITIONS {
             let Err(error) = attempt else { break };
@@ -143,9 +143,9 @@ impl Load<'_> {
     async fn attempt(
         &self,
         build: &str,
-        mut answer: Answer,
+        mut answer: BuildResponse,
         displays: &[Option<Display>],
-    ) -> Result<Result<Answer, ExportError>, Status> {
+    ) -> Result<Result<BuildResponse, ExportError>, Status> {
         let Record { roots, mut said, .. } = self.record(build, &answer).await?;
         let made = match answer.root().filter(|_| self.asked.len() == 1) {
             Some(root) => {
@@ -239,7 +239,7 @@ impl Load<'_> {
 
     /// What is to be known of a build beside its answer. The history tells what several exporters made, and what a
     /// frontend said that the builder ran.
-    async fn record(&self, build: &str, answer: &Answer) -> Result<Record, Status> {
+    async fn record(&self, build: &str, answer: &BuildResponse) -> Result<Record, Status> {
         let recording = self.build.recording();
         let said = recording.result.as_deref().map(Said::with_the_result);
         let alone = self.asked.len() == 1 && answer.root().is_some();

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::export::Exports;
 use crate::http2::{self, BuilderService, ConnectionPool, PooledConnection, full, until_end_of};
 use crate::net::{CloseWith, Connection, Drain, Stream};
-use crate::status::Answer;
+use crate::status::StatusReport;
 
 use arrival::Arrival;
 use builder::Builder;
@@ -68,7 +68,7 @@ pub struct Door {
     builds: Builds,
     sessions: Sessions,
     exports: Arc<Exports>,
-    status: Option<Answer>,
+    status: Option<StatusReport>,
 }
 
 impl Door {
@@ -87,7 +87,7 @@ impl Door {
 
     /// The same, saying what it belongs to when it is asked.
     #[must_use]
-    pub fn telling(mut self, status: Option<Answer>) -> Self {
+    pub fn telling(mut self, status: Option<StatusReport>) -> Self {
         self.status = status;
         self
     }
@@ -120,8 +120,11 @@ impl Door {
         let _tunnel = drain.tunnel();
         let served = http2::serve(CloseWith::new(connection, cut.clone()), (*drain).clone(), |request| {
             // What is asked of us alone does not wait for the builder.
-            let told =
-                self.status.as_ref().filter(|_| Answer::is_asked_by(&request)).map(|status| status.response(full));
+            let told = self
+                .status
+                .as_ref()
+                .filter(|_| StatusReport::is_asked_by(&request))
+                .map(|status| status.response(full));
             let arrival = arrival.clone();
             let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
             async move {

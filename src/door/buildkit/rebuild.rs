@@ -20,7 +20,7 @@ use tonic::Status;
 use super::builder::Builder;
 use super::builds::Recording;
 use super::exporters::Exporter;
-use super::response::Answer;
+use super::response::BuildResponse;
 use super::solve::{History, Solve};
 use super::unary::call;
 use super::wire::WireError;
@@ -36,7 +36,7 @@ pub(super) const GATEWAY_RETURN: &str = "/moby.buildkit.v1.frontend.LLBBridge/Re
 #[derive(Debug)]
 pub(super) struct Rebuilt {
     pub(super) build: String,
-    pub(super) answer: Answer,
+    pub(super) answer: BuildResponse,
 }
 
 /// Makes the builder hold every blob of the image, and exports it again with `exporters`; `load` is one of them that
@@ -89,7 +89,7 @@ async fn solve_again(
     let build = unique_id();
     let request = solve.again(&build, exporters, History::Keep).map_err(internal)?;
     let answer = run(connection, &build, &request, recording).await?;
-    Ok(Rebuilt { build, answer: Answer::read(&answer).map_err(internal)? })
+    Ok(Rebuilt { build, answer: BuildResponse::read(&answer).map_err(internal)? })
 }
 
 fn internal(error: WireError) -> Status {

@@ -6,7 +6,7 @@ use super::exporters::Exporter;
 use super::load::Load;
 use super::progress::Display;
 use super::rebuild::once;
-use super::response::Answer;
+use super::response::BuildResponse;
 
 impl Load<'_> {
     /// Exports what the builder made although it failed, and said so with `code`: it pushes, and writes caches, when all its
@@ -25,7 +25,7 @@ impl Load<'_> {
         let displays = self.displays(|index| record.roots.iter().any(|(made, _)| *made == index));
         let rescued = if displays.iter().flatten().next().is_some() {
             tracing::info!(build = %self.build.id, "the build failed when its image was made; that is exported");
-            self.export(&self.solve.build, Answer::default(), &displays, &again).await.map(drop)
+            self.export(&self.solve.build, BuildResponse::default(), &displays, &again).await.map(drop)
         } else if record.is_built && code != Code::Cancelled && self.can_be_made_again() {
             tracing::info!(build = %self.build.id, "another output failed before the image was made; that is made again");
             self.make_again(&self.displays(|_| true), &again).await

@@ -27,7 +27,7 @@ pub(super) type Keys = BTreeMap<String, String>;
 
 /// A `SolveResponse`.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Answer {
+pub(super) struct BuildResponse {
     /// The merged map.
     pub(super) keys: Keys,
     /// Fields that we do not know.
@@ -46,7 +46,7 @@ pub(super) struct ExporterResult {
     pub(super) response: Keys,
 }
 
-impl Answer {
+impl BuildResponse {
     /// Reads an answer.
     pub(super) fn read(message: &[u8]) -> Result<Self, WireError> {
         let (mut keys, mut rest) = (Keys::new(), Vec::new());
@@ -155,7 +155,7 @@ mod tests {
         let names: Vec<Reference> = ["a", "b:1"].map(|name| name.parse().unwrap()).into();
         let keys = archive_keys(&root("x"), None, &names, Some(0));
         assert_eq!(keys[NAME], "docker.io/library/a:latest,docker.io/library/b:1");
-        let answer = Answer { keys, rest: Vec::new() };
+        let answer = BuildResponse { keys, rest: Vec::new() };
         assert_eq!(answer.root().unwrap().annotations[ANNOTATION_CREATED], "1970-01-01T00:00:00Z");
     }
 
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_last_exporter_wins_and_each_is_listed() {
-        let mut answer = Answer { keys: [("frontend.x".to_owned(), "1".to_owned())].into(), rest: Vec::new() };
+        let mut answer = BuildResponse { keys: [("frontend.x".to_owned(), "1".to_owned())].into(), rest: Vec::new() };
         let results = [
             result(0, "oci", archive_keys(&root("first"), None, &[], None)),
             result(1, "local", Keys::new()),
@@ -202,7 +202,7 @@ mod tests {
         let mut message = Vec::new();
         super::super::wire::put_bytes(&mut message, 9, b"new");
         put_map(&mut message, EXPORTER_RESPONSE, &[("k".to_owned(), "v".to_owned())].into());
-        let answer = Answer::read(&message).unwrap();
+        let answer = BuildResponse::read(&message).unwrap();
         assert_eq!(answer.write(), message);
     }
 }

@@ -15,10 +15,10 @@ use tracing::{Instrument as _, Span, info_span};
 
 use super::builds::Build;
 use super::explicit::{explained, refusal};
-use super::grpc::{Unary, frame, refuse, status};
+use super::grpc::{Unary, error_response, frame, status};
 use super::load::Load;
 use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
-use super::response::Answer;
+use super::response::BuildResponse;
 use super::session::SESSION;
 use super::solve::Solve;
 use super::status::hold_open;
@@ -89,7 +89,7 @@ impl Route {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
                 return Ok(explained(response.map(|body| held_with(said, body)), self.why_not()));
             }
-            Edit::Refuse(status) => return Ok(refuse(&status)),
+            Edit::Refuse(status) => return Ok(error_response(&status)),
         };
         // The status stream stays open until this claim is dropped, however the call ends.
         let _claim = load.build.track();
@@ -106,13 +106,13 @@ impl Route {
                 load.rescue(code).await;
             }
         } else if let Some(message) = answer.message() {
-            let completed = match Answer::read(&message) {
+            let completed = match BuildResponse::read(&message) {
                 Ok(answer) => load.finish(answer).await,
                 Err(error) => Err(Status::internal(format!("the builder's answer is {error}"))),
             };
             match completed {
                 Ok(completed) => answer.body = frame(&completed.write()),
-                Err(status) => return Ok(refuse(&status)),
+                Err(status) => return Ok(error_response(&status)),
             }
         }
         Ok(Response::from_parts(parts, answer.into_body()))
@@ -231,7 +231,7 @@ fn held_with(said: Option<Arc<Build>>, body: Incoming) -> Body {
 fn unreachable(error: &ProxyError) -> Response<Body> {
     let reason = error.reason();
     tracing::warn!(%reason, "the builder cannot be reached");
-    refuse(&Status::unavailable(format!("linkspan: {reason}")))
+    error_response(&Status::unavailable(format!("linkspan: {reason}")))
 }
 
 fn passed_on(body: Incoming) -> Body {
@@ -239,5 +239,5 @@ fn passed_on(body: Incoming) -> Body {
 }
 
 fn unreadable(error: &BodyError) -> Response<Body> {
-    refuse(&Status::unavailable(format!("linkspan: a message broke off: {error}")))
+    error_response(&Status::unavailable(format!("linkspan: a message broke off: {error}")))
 }

@@ -19,7 +19,7 @@ use tracing::{Instrument as _, info_span};
 use crate::export::Exports;
 use crate::http1::{ClientConnection, Incoming, RelayError};
 use crate::net::{self, Drain, Principal, Stream, Upstream};
-use crate::status::Answer;
+use crate::status::StatusReport;
 
 use builders::Builders;
 use load::Loads;
@@ -44,7 +44,7 @@ pub struct Door {
     upstream: Upstream,
     builders: Option<Builders>,
     loads: Loads,
-    status: Option<Answer>,
+    status: Option<StatusReport>,
     /// Whether it was said that the engine cannot be reached: once, and not for every client that tries.
     is_away: AtomicBool,
 }
@@ -60,7 +60,7 @@ impl Door {
 
     /// The same, saying what it belongs to when it is asked.
     #[must_use]
-    pub fn telling(mut self, status: Option<Answer>) -> Self {
+    pub fn telling(mut self, status: Option<StatusReport>) -> Self {
         self.status = status;
         self
     }

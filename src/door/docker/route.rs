@@ -10,7 +10,7 @@ use super::target::Target;
 use crate::http1::{ClientConnection, Exchange, PrefixedIo, RelayError};
 use crate::http2::{self, Body, full, until_end_of};
 use crate::net::{Drain, Principal, Stream};
-use crate::status::Answer;
+use crate::status::StatusReport;
 
 /// What an archive is told that comes over HTTP/2 where names are restricted.
 const OVER_HTTP2: &str = "names are restricted here, and archives are looked into over HTTP/1.1 only; hint: load it without \
@@ -31,8 +31,8 @@ impl Door {
         // A copy: what is done with the exchange takes its head along.
         let (method, target) = (head.method().to_owned(), Target::of(head.target()));
         tracing::debug!(method, path = target.path(), "request");
-        if let Some(answer) = self.status.as_ref().filter(|_| Answer::is_asked(head.method(), head.target())) {
-            exchange.finish(Answer::CONTENT_TYPE, &answer.bytes()).await;
+        if let Some(answer) = self.status.as_ref().filter(|_| StatusReport::is_asked(head.method(), head.target())) {
+            exchange.finish(StatusReport::CONTENT_TYPE, &answer.bytes()).await;
             return Ok(None);
         }
         let parts = target.parts();

@@ -1,6 +1,5 @@
 //! `containerd.services.content.v1.Content`, scoped to one export.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +9,7 @@ use containerd_client::services::v1::{
     ListStatusesRequest, ListStatusesResponse, ReadContentRequest, ReadContentResponse, Status as Ingest,
     StatusRequest, StatusResponse, UpdateRequest, UpdateResponse, WriteContentResponse,
 };
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::filter::Filters;
@@ -19,18 +18,16 @@ use super::session::Session;
 use super::sessions::Sessions;
 use super::write;
 use crate::engine::ingest::IngestStatus;
-use crate::export_v1::ApiError;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::proto::content_server::Content;
 use crate::export_v1::proto::{ExportState, Reason, WriteContentRequest};
+use crate::export_v1::{ApiError, ResponseStream};
 use crate::image::{Descriptor, Digest};
 
 /// The metadata that names the export.
 const EXPORT: &str = "linkspan-export";
 /// How many blobs go into one message of List, as in containerd's own server.
 const LISTED: usize = 100;
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -95,7 +92,7 @@ impl Content for Blobs {
         Ok(Response::new(UpdateResponse { info: Some(info(&digest, &blob)) }))
     }
 
-    type ListStream = Answers<ListContentResponse>;
+    type ListStream = ResponseStream<ListContentResponse>;
 
     async fn list(&self, request: Request<ListContentRequest>) -> Result<Response<Self::ListStream>, Status> {
         let session = self.session(&request)?;
@@ -134,7 +131,7 @@ impl Content for Blobs {
         Ok(Response::new(()))
     }
 
-    type ReadStream = Answers<ReadContentResponse>;
+    type ReadStream = ResponseStream<ReadContentResponse>;
 
     async fn read(&self, request: Request<ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let session = self.session(&request)?;
@@ -190,7 +187,7 @@ impl Content for Blobs {
         Ok(Response::new(ListStatusesResponse { statuses }))
     }
 
-    type WriteStream = Answers<WriteContentResponse>;
+    type WriteStream = ResponseStream<WriteContentResponse>;
 
     async fn write(
         &self,

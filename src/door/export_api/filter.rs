@@ -31,8 +31,8 @@ impl Filters {
             return Err(ApiError::field("filters", format!("longer than {BYTES} bytes")).into());
         }
         let parse = |text: &String| {
-            let refuse = |what| Status::from(ApiError::field("filters", format!("`{text}`: {what}")));
-            Parser(text).all().map_err(refuse)
+            let invalid = |what| Status::from(ApiError::field("filters", format!("`{text}`: {what}")));
+            Parser(text).all().map_err(invalid)
         };
         Ok(Self(texts.iter().map(parse).collect::<Result<_, _>>()?))
     }

@@ -35,7 +35,7 @@ use crate::engine::EngineError;
 use crate::export::Exports;
 use crate::net::Connection;
 use crate::output::folder::Folders;
-use crate::status::Answer;
+use crate::status::StatusReport;
 
 use server::Handover;
 use sessions::Sessions;
@@ -58,7 +58,7 @@ impl Door {
         exports: Arc<Exports>,
         folders: Folders,
         name: &str,
-        status: Option<Answer>,
+        status: Option<StatusReport>,
         drain: CancellationToken,
     ) -> Result<Self, EngineError> {
         folders.sweep();

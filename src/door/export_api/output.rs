@@ -1,23 +1,19 @@
 //! ReadOutput: what an exporter made, in parts.
 
-use std::pin::Pin;
-use std::sync::Arc;
-
-use futures_util::{Stream, StreamExt as _};
-use tonic::Status;
+use futures_util::StreamExt as _;
 
 use super::session::Session;
-use crate::export_v1::ApiError;
 use crate::export_v1::proto::{ExportState, ReadOutputRequest, ReadOutputResponse};
-use crate::output::Output;
+use crate::export_v1::{ApiError, ResponseStream};
 
 /// The most that one message holds, in bytes.
 pub(super) const PART: usize = 1 << 20;
 
-type Parts = Pin<Box<dyn Stream<Item = Result<ReadOutputResponse, Status>> + Send>>;
-
 /// The parts of an output, from an offset on. The lease stays as long as they are read.
-pub(super) fn read(session: &Session, request: &ReadOutputRequest) -> Result<Parts, ApiError> {
+pub(super) fn read(
+    session: &Session,
+    request: &ReadOutputRequest,
+) -> Result<ResponseStream<ReadOutputResponse>, ApiError> {
     if matches!(session.stage().state, ExportState::Aborted | ExportState::Expired) {
         session.check_alive()?;
     }
@@ -37,7 +33,8 @@ pub(super) fn read(session: &Session, request: &ReadOutputRequest) -> Result<Par
         return Err(ApiError::field("offset", what));
     };
     let chunks = output.clone().read(session.images.clone(), offset);
-    let parts = chunks.scan(offset, |at, chunk| {
+    // The output is kept until it is read: one that is being read is not forgotten.
+    let parts = chunks.scan((offset, output), |(at, _), chunk| {
         let mut parts = Vec::new();
         match chunk {
             Err(error) => parts.push(Err(ApiError::from(error).into())),
@@ -52,22 +49,5 @@ pub(super) fn read(session: &Session, request: &ReadOutputRequest) -> Result<Par
         }
         std::future::ready(Some(futures_util::stream::iter(parts)))
     });
-    Ok(Box::pin(Held { parts: parts.flatten().boxed(), _output: output }))
-}
-
-/// Parts that are being read, and what says so: an output that is being read is not forgotten.
-struct Held<T> {
-    parts: Pin<Box<dyn Stream<Item = T> + Send>>,
-    _output: Arc<dyn Output>,
-}
-
-impl<T> Stream for Held<T> {
-    type Item = T;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.parts.poll_next_unpin(context)
-    }
+    Ok(parts.flatten().boxed())
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::export_v1::ApiError;
 use crate::export_v1::limits::RECORD_BYTES;
 use crate::export_v1::proto;
+use crate::net::Principal;
 use tonic::Code;
 
 /// The request of Open.
@@ -19,6 +20,9 @@ pub(super) struct Record {
     pub(super) server: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
+    /// Who opened it; [`Principal::Internal`] in records of versions before this one.
+    #[serde(default)]
+    pub(super) principal: Principal,
     pub(super) exporters: Vec<Exporter>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) labels: BTreeMap<String, String>,
@@ -37,7 +41,7 @@ pub(super) struct Exporter {
 const VERSION: u32 = 1;
 
 impl Record {
-    pub(super) fn new(request: &proto::OpenRequest, server: &str) -> Self {
+    pub(super) fn new(request: &proto::OpenRequest, server: &str, client: &Principal) -> Self {
         let exporter = |exporter: &proto::Exporter| Exporter {
             id: exporter.id.clone(),
             kind: exporter.r#type.clone(),
@@ -47,6 +51,7 @@ impl Record {
             version: VERSION,
             server: server.to_owned(),
             key: request.idempotency_key.clone(),
+            principal: client.beyond_its_connection(),
             exporters: request.exporters.iter().map(exporter).collect(),
             labels: request.labels.clone().into_iter().collect(),
         }
@@ -54,6 +59,14 @@ impl Record {
 
     pub(super) fn exporter(&self, id: &str) -> Option<&Exporter> {
         self.exporters.iter().find(|exporter| exporter.id == id)
+    }
+
+    /// Whether `other` is a repetition of the same request, by the same client as far as that is known.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let is_known = |record: &Self| record.principal != Principal::Internal;
+        let principal = self.principal.clone();
+        (self.principal == other.principal || !is_known(self) || !is_known(other))
+            && *self == Self { principal, ..other.clone() }
     }
 
     /// The text that the engine keeps.
@@ -89,6 +102,10 @@ impl Exporter {
 mod tests {
     use super::*;
 
+    fn client(uid: u32) -> Principal {
+        Principal::Unix { uid, gid: 2, pid: Some(3) }
+    }
+
     fn request() -> proto::OpenRequest {
         proto::OpenRequest {
             idempotency_key: "k".to_owned(),
@@ -104,14 +121,29 @@ mod tests {
 
     #[test]
     fn comes_back_as_it_went() {
-        let record = Record::new(&request(), "unix:///export.sock");
+        let record = Record::new(&request(), "unix:///export.sock", &client(1));
         assert_eq!(Record::read(&record.write().unwrap()), Some(record));
     }
 
     #[test]
+    fn the_client_is_part_of_it_and_its_process_is_not() {
+        let record = |client| Record::new(&request(), "", &client);
+        let other_process = Principal::Unix { uid: 1, gid: 2, pid: Some(4) };
+        assert_eq!(record(client(1)), record(other_process));
+        assert!(!record(client(1)).is_same(&record(client(7))));
+        let of_port = |port| Principal::from(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+        assert!(record(of_port(1)).is_same(&record(of_port(2))) && !record(of_port(1)).is_same(&record(client(1))));
+        // A record of a version that kept none.
+        let text = record(Principal::Internal).write().unwrap().replace("\"principal\":\"internal\",", "");
+        assert!(!text.contains("principal") && Record::read(&text).unwrap().is_same(&record(client(1))), "{text}");
+    }
+
+    #[test]
     fn a_later_version_is_left_alone() {
-        let text =
-            Record::new(&request(), "unix:///export.sock").write().unwrap().replace("\"version\":1", "\"version\":2");
+        let text = Record::new(&request(), "unix:///export.sock", &client(1))
+            .write()
+            .unwrap()
+            .replace("\"version\":1", "\"version\":2");
         assert_eq!(Record::read(&text), None);
     }
 
@@ -119,7 +151,7 @@ mod tests {
     fn is_bounded() {
         let mut request = request();
         request.labels.insert("long".to_owned(), "x".repeat(RECORD_BYTES));
-        let refusal = Record::new(&request, "").write().unwrap_err();
+        let refusal = Record::new(&request, "", &client(1)).write().unwrap_err();
         assert_eq!((refusal.code, refusal.reason), (Code::InvalidArgument, proto::Reason::LimitExceeded));
     }
 }

@@ -12,7 +12,6 @@ use super::session::Session;
 use super::sessions::Sessions;
 use crate::engine::{DurableLease, EngineError, Lifetime};
 use crate::image::{Descriptor, Digest, Kind, Limits};
-use crate::net::Principal;
 
 /// How many look-ups are under way at once.
 const LOOKUPS: usize = 64;
@@ -54,8 +53,7 @@ impl Sessions {
             return Ok(false);
         }
         let lifetime = Lifetime::Durable { record: "" };
-        // Its client is another process's.
-        let origin = Session::origin(&export, &record, &Principal::Internal);
+        let origin = Session::origin(&export, &record, &record.principal);
         let lease = engine.lease(&origin, lifetime).await?;
         let session = Session::new(export.clone(), record, (lease, engine.images()?), created, None);
         match restore_scope(&session).await {

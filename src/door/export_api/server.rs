@@ -78,7 +78,7 @@ impl Handover {
 /// Starts the server; it ends when `drain` is cancelled and the last connection has ended.
 pub(super) fn start(
     sessions: &Arc<Sessions>,
-    status: Option<status::Answer>,
+    status: Option<status::StatusReport>,
     drain: CancellationToken,
 ) -> Result<Handover, tonic_reflection::server::Error> {
     let (handover, incoming) = mpsc::channel(BACKLOG);

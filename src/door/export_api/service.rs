@@ -1,9 +1,7 @@
 //! `linkspan.export.v1.Exports`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,14 +15,12 @@ use super::negotiate::negotiate;
 use super::output;
 use super::session::Session;
 use super::sessions::Sessions;
-use crate::export_v1::ApiError;
 use crate::export_v1::convert::duration;
 use crate::export_v1::limits::{IDLE, PAGE};
 use crate::export_v1::proto::commit_response::Event;
 use crate::export_v1::proto::exports_server::Exports as Service;
 use crate::export_v1::proto::*;
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+use crate::export_v1::{ApiError, ResponseStream};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -47,7 +43,7 @@ impl Service for ExportService {
         Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
     }
 
-    type NegotiateStream = Answers<NegotiateResponse>;
+    type NegotiateStream = ResponseStream<NegotiateResponse>;
 
     async fn negotiate(
         &self,
@@ -74,7 +70,7 @@ impl Service for ExportService {
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
-    type CommitStream = Answers<CommitResponse>;
+    type CommitStream = ResponseStream<CommitResponse>;
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
         let (client, request) = (client(&request), request.into_inner());
@@ -85,7 +81,7 @@ impl Service for ExportService {
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
-    type ReadOutputStream = Answers<ReadOutputResponse>;
+    type ReadOutputStream = ResponseStream<ReadOutputResponse>;
 
     async fn read_output(
         &self,

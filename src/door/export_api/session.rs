@@ -219,7 +219,7 @@ pub(super) mod fixture {
         let images = stuck::layout(layout).await.images().unwrap();
         let exporter = proto::Exporter { id: "a".to_owned(), r#type: "image".to_owned(), ..Default::default() };
         let request = proto::OpenRequest { exporters: vec![exporter], ..Default::default() };
-        let record = Record::new(&request, "test");
+        let record = Record::new(&request, "test", &Principal::Internal);
         Session::new("e".to_owned(), record, (Arc::new(lease), images), SystemTime::now(), Some(Duration::ZERO))
     }
 }

@@ -70,7 +70,7 @@ impl Sessions {
         client: &Principal,
     ) -> Result<(Arc<Session>, bool), ApiError> {
         self.check(request, client)?;
-        let record = Record::new(request, &self.name);
+        let record = Record::new(request, &self.name, client);
         let ttl = request.ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
         let text = record.write()?;
         let _opening = self.opening.lock().await;
@@ -107,9 +107,9 @@ impl Sessions {
             Err(ApiError::new(Code::AlreadyExists, Reason::ExportConflict, message).with("export", &session.id))
         };
         match (by_id, by_key) {
-            (Some(session), _) if session.record != *record => conflict("export_id", session),
+            (Some(session), _) if !session.record.is_same(record) => conflict("export_id", session),
             (Some(session), _) => Ok(Some(session.clone())),
-            (None, Some(session)) if session.record != *record || !request.export_id.is_empty() => {
+            (None, Some(session)) if !session.record.is_same(record) || !request.export_id.is_empty() => {
                 conflict("idempotency_key", session)
             }
             (None, found) => Ok(found.cloned()),

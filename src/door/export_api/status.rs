@@ -10,11 +10,11 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::status::{Answer, ROOT};
+use crate::status::{ROOT, StatusReport};
 
 /// Answers what is asked below [`ROOT`], which the server takes for the name of a service.
 #[derive(Debug, Clone)]
-pub(super) struct Asked(pub(super) Answer);
+pub(super) struct Asked(pub(super) StatusReport);
 
 impl NamedService for Asked {
     const NAME: &'static str = ROOT;
@@ -30,7 +30,7 @@ impl Service<Request<Body>> for Asked {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        ready(Ok(if Answer::is_asked_by(&request) {
+        ready(Ok(if StatusReport::is_asked_by(&request) {
             self.0.response(|document| Body::new(Full::new(document).map_err(|never| match never {})))
         } else {
             let mut response = Response::new(Body::empty());

@@ -3,7 +3,7 @@
 //! The order of checks, the codes and what a response holds are those of containerd's server (containerd
 //! `plugins/services/content/contentserver/contentserver.go`, `Write`), because its clients act on them.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,10 +18,10 @@ use super::scope::{Labels, Times, check_labels};
 use super::session::Session;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
-use crate::export_v1::ApiError;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::limits::{IDLE, WRITES};
 use crate::export_v1::proto::WriteContentRequest;
+use crate::export_v1::{ApiError, ResponseStream};
 use crate::image::Digest;
 
 /// How many responses wait for a client that sends ahead and reads late.
@@ -30,10 +30,11 @@ const ANSWERS: usize = 16;
 /// stopped must not keep the export.
 const CLOSING: Duration = Duration::from_secs(5);
 
-type Answers = Pin<Box<dyn Stream<Item = Result<WriteContentResponse, Status>> + Send>>;
-
 /// Begins to read `messages`; the responses come as they are ready.
-pub(super) fn start(session: Arc<Session>, messages: Streaming<WriteContentRequest>) -> Answers {
+pub(super) fn start(
+    session: Arc<Session>,
+    messages: Streaming<WriteContentRequest>,
+) -> ResponseStream<WriteContentResponse> {
     let (responses, outgoing) = mpsc::channel(ANSWERS);
     // A task of its own, so that what was written is kept properly when the client goes away. The end of the export
     // waits for it.
@@ -203,7 +204,7 @@ impl<'a> Writing<'a> {
     async fn respond(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
         if let Some(digest) = parse(&message)? {
             if self.session.scope().get(&digest).is_some() {
-                self.give_up().await;
+                self.discard().await;
                 return Err(exists(&digest));
             }
             self.expected = Some(digest);
@@ -272,7 +273,7 @@ impl<'a> Writing<'a> {
     }
 
     /// Closes the ref for good.
-    async fn give_up(&mut self) {
+    async fn discard(&mut self) {
         // Closed first: an ingest that is merely dropped may still be closing when it is aborted.
         if let Some(writer) = self.writer.take()
             && let Err(error) = writer.suspend().await

@@ -13,17 +13,13 @@ use tonic::{Code, Status};
 use super::client::{Client, SILENCE, UNARY};
 use super::{content, images, same};
 use crate::engine::EngineError;
-use crate::engine::images::{Images, Page, Query, Record};
-use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
-use crate::source::{Chunks, SameLayers, Source, SourceError, read_document, read_range};
+use crate::engine::images::{Images, Page, Query, Record, describe};
+use crate::image::{Descriptor, Digest, Reference};
+use crate::source::{Chunks, SameLayers, Source, SourceError};
 
 /// How records of images without a name are called, each followed by `@` and a digest: ours, and dockerd's (moby
 /// `daemon/containerd/soft_delete.go`).
 const UNNAMED: [&str; 2] = [images::DANGLING, "moby-dangling"];
-/// How much of a blob is looked at to see whether it may be a document.
-const SNIFF: u64 = 512;
-/// The media type of a blob that has no other (RFC 2046, section 4.5.1).
-const ANYTHING: &str = "application/octet-stream";
 
 /// The images of one namespace.
 #[derive(Debug, Clone)]
@@ -76,19 +72,6 @@ impl ContainerdImages {
             Some(name) => images::resolves_to(&self.client, name, &record.target.digest).await.map(|_| ()),
             None => Ok(()),
         }
-    }
-
-    /// What a blob holds if it may be a document: a JSON object.
-    async fn object(&self, blob: &Descriptor) -> Result<Option<Bytes>, SourceError> {
-        let mut chunks = read_range(self, blob, 0..blob.size.min(SNIFF)).await?;
-        while let Some(chunk) = chunks.next().await {
-            match chunk?.iter().find(|byte| !byte.is_ascii_whitespace()) {
-                Some(b'{') => return read_document(self, blob).await.map(Some),
-                Some(_) => return Ok(None),
-                None => {}
-            }
-        }
-        Ok(None)
     }
 
     fn silent(&self, digest: &Digest, after: Duration) -> SourceError {
@@ -176,26 +159,7 @@ impl Images for ContainerdImages {
         if let Some(record) = self.records_of(digest).await?.into_iter().next() {
             return Ok(Some(record.target));
         }
-        let unknown = Descriptor::new(ANYTHING, digest.clone(), size);
-        if size > Limits::default().config_bytes {
-            return Ok(Some(unknown));
-        }
-        // Most layers show by their first bytes that they are no document, and are not read.
-        let bytes = match self.object(&unknown).await {
-            Ok(None) => return Ok(Some(unknown)),
-            Ok(Some(bytes)) => Ok(bytes),
-            Err(error) => Err(error),
-        };
-        let bytes = match bytes {
-            Ok(bytes) => bytes,
-            Err(SourceError::NotFound { .. }) => return Ok(None),
-            Err(error) => {
-                let operation = format!("reading {digest}");
-                return Err(EngineError::Protocol { operation, reason: error.to_string() });
-            }
-        };
-        let media_type = media_type_of(&bytes).unwrap_or_else(|| ANYTHING.to_owned());
-        Ok(Some(Descriptor { media_type, ..unknown }))
+        describe(self, digest, size).await
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::docker_api::{Answer, Api};
+use crate::docker_api::{Api, ApiResponse};
 use crate::engine::EngineError;
 use crate::engine::containerd::{Client, dial, failure, uuid};
 
@@ -162,8 +162,9 @@ fn dial_upgraded(socket: &Path) -> Channel {
         let docker = Arc::clone(&docker);
         // Already an implementation of hyper's I/O traits, which is what tonic asks of a connector.
         async move {
-            let refused =
-                |response: Answer| io::Error::other(format!("docker refused `POST /grpc`: {}", response.message()));
+            let refused = |response: ApiResponse| {
+                io::Error::other(format!("docker refused `POST /grpc`: {}", response.message()))
+            };
             docker.upgrade("/grpc", "h2c", Bytes::new()).await.map_err(io::Error::other)?.map_err(refused)
         }
     }))

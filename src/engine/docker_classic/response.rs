@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::load::{PATIENCE, broken, place};
 use super::wanted::{Layer, Wanted};
-use crate::docker_api::{Answer, Api};
+use crate::docker_api::{Api, ApiResponse};
 use crate::engine::EngineError;
 use crate::engine::containerd::is_full;
 use crate::engine::docker::Line;
@@ -37,7 +37,7 @@ pub(super) async fn read(
     if status != StatusCode::OK {
         let body = Limited::new(body, LINE_BYTES).collect();
         let body = timeout(PATIENCE, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
-        return Err(explain(&Answer { status, body: body.to_bytes() }.message(), wanted, None));
+        return Err(explain(&ApiResponse { status, body: body.to_bytes() }.message(), wanted, None));
     }
     let mut reader = Reader { wanted, events, loading: None, notes: Vec::new() };
     let mut rest = BytesMut::new();

@@ -164,7 +164,7 @@ impl BlobSink {
             let algorithm = hashed.hasher.algorithm();
             hashed.digest(algorithm, &batch).map(|digest| (hashed, digest))
         });
-        let broken = self.paths.refuse("hashing an upload broke off");
+        let broken = self.paths.invalid("hashing an upload broke off");
         let (hashed, digest) =
             done.await.map_err(|_| broken)?.map_err(|error| self.paths.failed("hashing an upload", &error))?;
         self.state = SinkState::Ready(hashed);

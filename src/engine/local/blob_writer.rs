@@ -121,7 +121,7 @@ impl BlobWriter for Writer {
             }
             Err(EngineError::Corrupt { digest: blob.digest, reason: format!("the bytes have the digest {actual}") })
         });
-        done.await.unwrap_or_else(|_| Err(blobs.paths.refuse("writing a blob broke off")))?;
+        done.await.unwrap_or_else(|_| Err(blobs.paths.invalid("writing a blob broke off")))?;
         if is_large { blobs.flush_if_many().await } else { Ok(()) }
     }
 }

@@ -26,7 +26,7 @@ impl LayoutPaths {
     /// Looks at the folder without changing anything.
     pub(crate) fn look(&self) -> Result<Found, EngineError> {
         match fs::metadata(self.root()) {
-            Ok(found) if !found.is_dir() => return Err(self.refuse("it is not a folder")),
+            Ok(found) if !found.is_dir() => return Err(self.invalid("it is not a folder")),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(error) => return Err(self.failed("looking at the layout", &error)),
@@ -37,11 +37,11 @@ impl LayoutPaths {
             Err(error) => return Err(self.failed("reading oci-layout", &error)),
         };
         let marker: OciLayout = serde_json::from_slice(&marker).map_err(|error| {
-            self.refuse(format!("its file oci-layout is not what the OCI specification says: {error}"))
+            self.invalid(format!("its file oci-layout is not what the OCI specification says: {error}"))
         })?;
         if marker.image_layout_version().split('.').next() != VERSION.split('.').next() {
             let version = marker.image_layout_version();
-            return Err(self.refuse(format!("its version is `{version}`, and only {VERSION} is known")));
+            return Err(self.invalid(format!("its version is `{version}`, and only {VERSION} is known")));
         }
         Ok(Found::Layout)
     }
@@ -53,7 +53,7 @@ impl LayoutPaths {
         if entries.next().is_none() || self.own().is_dir() {
             return Ok(Found::Nothing);
         }
-        Err(self.refuse(
+        Err(self.invalid(
             "it is no OCI image layout (it has no file oci-layout) and not empty; name a layout or a new folder",
         ))
     }

@@ -128,7 +128,7 @@ impl LeaseFile {
             return Ok(());
         }
         if inner.pinned.len() + new.len() > MAX_PINNED {
-            return Err(paths.refuse(format!("an export relies on more than {MAX_PINNED} blobs; use several")));
+            return Err(paths.invalid(format!("an export relies on more than {MAX_PINNED} blobs; use several")));
         }
         let lines: String = new.iter().map(|digest| format!("{digest}\n")).collect();
         let _lock = lock::shared(paths)?;

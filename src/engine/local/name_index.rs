@@ -87,7 +87,7 @@ impl NameIndex {
         let _lock = self.lock()?;
         let (index, seal) = match self.read_sealed()? {
             Some((index, seal)) => (index, Some(seal)),
-            None => (LayoutIndex::parse(EMPTY_INDEX).map_err(|reason| self.paths.refuse(reason))?, None),
+            None => (LayoutIndex::parse(EMPTY_INDEX).map_err(|reason| self.paths.invalid(reason))?, None),
         };
         for precondition in preconditions {
             precondition.check(index.resolve(&precondition.name).map(|target| &target.digest))?;
@@ -114,7 +114,7 @@ impl NameIndex {
             Err(error) => return Err(self.paths.failed("reading index.json", &error)),
         };
         let refused =
-            |reason| self.paths.refuse(format!("its index.json is not what the OCI specification says: {reason}"));
+            |reason| self.paths.invalid(format!("its index.json is not what the OCI specification says: {reason}"));
         LayoutIndex::parse(&bytes).map(|index| Some((index, seal))).map_err(refused)
     }
 
@@ -125,7 +125,8 @@ impl NameIndex {
         before: Option<&Seal>,
         change: impl FnOnce(&mut LayoutIndex) -> Result<Vec<Descriptor>, serde_json::Error>,
     ) -> Result<bool, EngineError> {
-        let unwritable = |error: serde_json::Error| self.paths.refuse(format!("index.json cannot be written: {error}"));
+        let unwritable =
+            |error: serde_json::Error| self.paths.invalid(format!("index.json cannot be written: {error}"));
         let old = index.to_bytes().map_err(unwritable)?;
         let replaced = change(&mut index).map_err(unwritable)?;
         let bytes = index.to_bytes().map_err(unwritable)?;
@@ -135,7 +136,7 @@ impl NameIndex {
         if bytes.len() as u64 > MAX_INDEX {
             return Err(self
                 .paths
-                .refuse("its index.json would be larger than 32 MiB; remove names that are not needed"));
+                .invalid("its index.json would be larger than 32 MiB; remove names that are not needed"));
         }
         // Other tools take no lock: the file may have been replaced since it was read.
         let before = before.filter(|before| Seal::at(&self.paths.index()).as_ref() == Some(*before));

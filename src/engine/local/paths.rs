@@ -153,7 +153,7 @@ impl LayoutPaths {
     }
 
     /// The layout cannot be used.
-    pub(crate) fn refuse(&self, reason: impl Into<String>) -> EngineError {
+    pub(crate) fn invalid(&self, reason: impl Into<String>) -> EngineError {
         EngineError::Layout { path: self.root.display().to_string(), reason: reason.into() }
     }
 
@@ -164,10 +164,10 @@ impl LayoutPaths {
                 operation: format!("{operation} of the layout {}", self.root.display()),
                 message: error.to_string(),
             },
-            io::ErrorKind::CrossesDevices => self.refuse(format!(
+            io::ErrorKind::CrossesDevices => self.invalid(format!(
                 "{operation}: its folder blobs lies on another file system; it must be on the same one"
             )),
-            _ => self.refuse(format!("{operation}: {error}")),
+            _ => self.invalid(format!("{operation}: {error}")),
         }
     }
 }

@@ -14,9 +14,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::DaemonConnection;
 use super::connection::Scoped;
+use super::images::RemoteImages;
+use crate::engine::error::REMOTE;
+use crate::engine::images::Images as _;
 use crate::engine::process::Process;
 use crate::engine::stream::SILENCE;
-use crate::engine::{EngineError, Origin};
+use crate::engine::{EngineError, Origin, Precondition};
 use crate::export_v1::convert::descriptor_message;
 use crate::export_v1::proto::{
     Export, ExportState, Exporter, ListRequest, NegotiateRequest, OpenRequest, RenewRequest, Standing,
@@ -39,6 +42,8 @@ pub(super) struct RemoteLease {
     pub(super) connection: DaemonConnection,
     origin: Origin,
     descriptors: usize,
+    /// To look at what names resolve to.
+    images: Option<RemoteImages>,
     export: Mutex<Option<Arc<RemoteExport>>>,
 }
 
@@ -51,8 +56,30 @@ pub(super) struct RemoteExport {
 }
 
 impl RemoteLease {
-    pub(super) fn new(connection: DaemonConnection, origin: Origin, descriptors: usize) -> Self {
-        Self { connection, origin, descriptors, export: Mutex::default() }
+    pub(super) fn new(
+        connection: DaemonConnection,
+        origin: Origin,
+        descriptors: usize,
+        images: Option<RemoteImages>,
+    ) -> Self {
+        Self { connection, origin, descriptors, images, export: Mutex::default() }
+    }
+
+    /// Refuses the first name of which a precondition does not hold.
+    pub(super) async fn check_names(&self, preconditions: &[Precondition]) -> Result<(), EngineError> {
+        let Some(images) = &self.images else {
+            let what = "comparing what a name resolves to before it is set";
+            return if preconditions.is_empty() {
+                Ok(())
+            } else {
+                Err(EngineError::NotOffered { engine: REMOTE, what })
+            };
+        };
+        for precondition in preconditions {
+            let current = images.resolve(&precondition.name).await?;
+            precondition.check(current.as_ref().map(|root| &root.digest))?;
+        }
+        Ok(())
     }
 
     fn export(&self) -> MutexGuard<'_, Option<Arc<RemoteExport>>> {

@@ -100,6 +100,12 @@ impl RemoteEngine {
         let is_readable = capabilities.features.iter().any(|feature| feature == REFERENCES);
         Self { connection, identity, descriptors: descriptors.min(lease::MAX_DESCRIPTORS), is_readable }
     }
+
+    /// Its images, if the daemon lets them be read.
+    fn readable(&self) -> Option<RemoteImages> {
+        let is_layout = self.identity.kind == EngineKind::Layout;
+        self.is_readable.then(|| RemoteImages::new(self.connection.clone(), is_layout))
+    }
 }
 
 #[async_trait]
@@ -118,15 +124,15 @@ impl Engine for RemoteEngine {
         if let Lifetime::Durable { .. } = lifetime {
             return Err(EngineError::NotOffered { engine: REMOTE, what: "an export that outlives a restart" });
         }
-        let lease = RemoteLease::new(self.connection.clone(), origin.clone(), self.descriptors);
-        Ok(Arc::new(lease))
+        let (connection, images) = (self.connection.clone(), self.readable());
+        Ok(Arc::new(RemoteLease::new(connection, origin.clone(), self.descriptors, images)))
     }
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
-        if self.is_readable {
-            return Ok(Arc::new(RemoteImages::new(self.connection.clone(), self.identity.kind == EngineKind::Layout)));
+        match self.readable() {
+            Some(images) => Ok(Arc::new(images)),
+            None => Err(EngineError::NotOffered { engine: self.identity.kind.name(), what: "reading its images" }),
         }
-        Err(EngineError::NotOffered { engine: self.identity.kind.name(), what: "reading its images" })
     }
 
     async fn remove(&self, _: &Record, _: bool) -> Result<(), EngineError> {

@@ -128,8 +128,10 @@ impl ImageTransaction for RemoteTransaction {
 
 #[async_trait]
 impl PreparedImage for RemoteTransaction {
-    /// The daemon's own policy compares what names resolve to; Commit has no preconditions.
-    async fn commit(&self, names: &[Reference], _: &[Precondition]) -> Result<(), EngineError> {
+    /// Commit has no preconditions: names are looked at right before, as with dockerd, and the daemon's own policy compares
+    /// them when it sets them.
+    async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
+        self.lease.check_names(preconditions).await?;
         self.set(names).await?;
         // The export has ended: there is nothing to abort.
         self.lease.forget();

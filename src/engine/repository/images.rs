@@ -1,27 +1,21 @@
 //! The images of a repository. Reading needs no lock: the index is replaced as a whole.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::spawn_blocking;
 
 use super::super::local::{Entry, LayoutIndex};
 use super::stores::Stores;
 use crate::engine::EngineError;
-use crate::engine::images::{Images, Page, Query, Record};
-use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
+use crate::engine::images::{Images, Page, Query, Record, describe};
+use crate::image::{Descriptor, Digest, Reference};
 use crate::source::{Chunks, Source, SourceError};
 
 /// How many bytes are read at once.
 const CHUNK: usize = 1 << 20;
-/// How many bytes of a blob are read to see whether it may be a document.
-const SNIFF: u64 = 512;
-/// The media type of a blob of unknown type (RFC 2046, section 4.5.1).
-const ANYTHING: &str = "application/octet-stream";
 
 /// The images of a repository.
 #[derive(Debug, Clone)]
@@ -52,49 +46,6 @@ impl RepositoryImages {
     }
 }
 
-fn chunk(file: File, offset: u64) -> io::Result<(File, Bytes)> {
-    use std::os::unix::fs::FileExt as _;
-    let left = file.metadata()?.len().saturating_sub(offset);
-    let mut bytes = vec![0; usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], offset + filled as u64)? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    bytes.truncate(filled);
-    Ok((file, bytes.into()))
-}
-
-/// The content of a file of `size` bytes if it is a JSON object, as documents are. Most layers show by their first bytes
-/// that they are none, and are not read.
-fn object(mut file: &File, size: u64) -> io::Result<Option<Vec<u8>>> {
-    use io::Read as _;
-    let mut bytes = Vec::new();
-    file.take(size.min(SNIFF)).read_to_end(&mut bytes)?;
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        return Ok(None);
-    }
-    file.by_ref().take(size.saturating_sub(SNIFF)).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
-}
-
-/// The descriptor of a blob, from the index or from the media type in its own content. Blocks.
-fn identify(stores: &Stores, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-    let Some(size) = stores.blobs.readable(digest) else { return Ok(None) };
-    if let Some(root) = stores.names.root(digest)? {
-        return Ok(Some(root));
-    }
-    let mut media_type = None;
-    if size <= Limits::default().config_bytes {
-        let read = stores.blobs.open(digest).and_then(|file| object(&file, size));
-        let bytes = read.map_err(|error| stores.blobs.failed("reading a blob", &error))?;
-        media_type = bytes.and_then(|bytes| media_type_of(&bytes));
-    }
-    Ok(Some(Descriptor::new(media_type.unwrap_or_else(|| ANYTHING.to_owned()), digest.clone(), size)))
-}
-
 #[async_trait]
 impl Source for RepositoryImages {
     fn name(&self) -> &str {
@@ -104,18 +55,19 @@ impl Source for RepositoryImages {
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         let (blobs, digest) = (self.stores.blobs.clone(), blob.digest.clone());
         let opened = spawn_blocking(move || blobs.open(&digest)).await.map_err(io::Error::other);
-        let file = opened.and_then(|opened| opened).map_err(|error| self.refused(&blob.digest, &error))?;
+        let reader = opened.and_then(|opened| opened).map_err(|error| self.refused(&blob.digest, &error))?;
         let (this, digest) = (self.clone(), blob.digest.clone());
-        let chunks = stream::unfold(Some((file, offset)), move |state| {
+        let chunks = stream::unfold(Some((Arc::new(reader), offset)), move |state| {
             let (this, digest) = (this.clone(), digest.clone());
             async move {
-                let (file, offset) = state?;
-                let read = spawn_blocking(move || chunk(file, offset)).await.map_err(io::Error::other);
+                let (reader, offset) = state?;
+                let at = reader.clone();
+                let read = spawn_blocking(move || at.read_at(offset, CHUNK)).await.map_err(io::Error::other);
                 match read.and_then(|read| read) {
-                    Ok((_, bytes)) if bytes.is_empty() => None,
-                    Ok((file, bytes)) => {
+                    Ok(bytes) if bytes.is_empty() => None,
+                    Ok(bytes) => {
                         let next = offset + bytes.len() as u64;
-                        Some((Ok(bytes), Some((file, next))))
+                        Some((Ok(bytes), Some((reader, next))))
                     }
                     Err(error) => Some((Err(this.refused(&digest, &error)), None)),
                 }
@@ -133,8 +85,16 @@ impl Images for RepositoryImages {
     }
 
     async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-        let digest = digest.clone();
-        self.work(move |stores| identify(stores, &digest)).await
+        let of = digest.clone();
+        let found = self.work(move |stores| {
+            let size = stores.blobs.readable(&of);
+            Ok((size, if size.is_some() { stores.names.root(&of)? } else { None }))
+        });
+        match found.await? {
+            (None, _) => Ok(None),
+            (_, Some(root)) => Ok(Some(root)),
+            (Some(size), None) => describe(self, digest, size).await,
+        }
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {

@@ -194,7 +194,7 @@ async fn broken_chunks_in_an_answer_end_it() {
     expect(&mut rig.client, head).await;
     rig.upstream.write_all(b"xyz\r\n").await.unwrap();
     assert_eq!(rest(&mut rig.client).await, "");
-    assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Answer(_)));
+    assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Response(_)));
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn who_has_just_come_when_a_drain_begins_is_served_once() {
 #[tokio::test]
 async fn a_drain_ends_idle_connections_and_finishes_the_rest() {
     let mut idle = Rig::new();
-    idle.settle().await;
+    idle.run_until_idle().await;
     idle.drain.cancel();
     assert_eq!(rest(&mut idle.client).await, "");
     idle.relay.await.unwrap().unwrap();
@@ -254,7 +254,7 @@ async fn a_drain_ends_idle_connections_and_finishes_the_rest() {
     busy.client.write_all(GET.as_bytes()).await.unwrap();
     expect(&mut busy.upstream, GET).await;
     busy.drain.cancel();
-    busy.settle().await;
+    busy.run_until_idle().await;
     busy.upstream.write_all(OK.as_bytes()).await.unwrap();
     busy.client.write_all(GET.as_bytes()).await.unwrap();
     assert_eq!(rest(&mut busy.client).await, OK);
@@ -262,7 +262,7 @@ async fn a_drain_ends_idle_connections_and_finishes_the_rest() {
 
     let mut begun = Rig::new();
     begun.client.write_all(&GET.as_bytes()[..9]).await.unwrap();
-    begun.settle().await;
+    begun.run_until_idle().await;
     begun.drain.cancel();
     begun.client.write_all(&GET.as_bytes()[9..]).await.unwrap();
     expect(&mut begun.upstream, GET).await;

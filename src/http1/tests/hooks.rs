@@ -108,7 +108,7 @@ async fn a_request_can_be_answered_here() {
     assert_eq!(rest(&mut upstream).await, "");
 
     let (exchange, mut client, _upstream) = asked(CREATE).await;
-    let ((), answer) = tokio::join!(exchange.refuse(StatusCode::CONFLICT, "not now"), rest(&mut client));
+    let ((), answer) = tokio::join!(exchange.reject(StatusCode::CONFLICT, "not now"), rest(&mut client));
     assert!(answer.starts_with("HTTP/1.1 409 Conflict\r\n"), "{answer}");
     assert!(answer.ends_with("{\"message\":\"linkspan: not now\"}\n"), "{answer}");
 }

@@ -11,7 +11,7 @@ use super::two_engines::TwoEngines;
 
 /// An answer, without what two daemons say differently.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
+struct Response {
     status: String,
     /// Names of headers that say what the answer is, not where it ends.
     headers: Vec<String>,
@@ -20,7 +20,7 @@ struct Answer {
 
 /// Sends `request` in the pieces that it is given in, and reads to the end of the answer.
 #[track_caller]
-fn ask(socket: &Path, request: &[Vec<u8>], closes: bool) -> Answer {
+fn ask(socket: &Path, request: &[Vec<u8>], closes: bool) -> Response {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     for piece in request {
@@ -43,7 +43,7 @@ fn ask(socket: &Path, request: &[Vec<u8>], closes: bool) -> Answer {
     let mut names: Vec<_> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
     names.retain(|name| !matches!(name.as_str(), "connection" | "transfer-encoding" | "content-length" | "date"));
     names.sort();
-    Answer { status, headers: names, body: String::from_utf8(body).unwrap() }
+    Response { status, headers: names, body: String::from_utf8(body).unwrap() }
 }
 
 /// The head, interim ones left out, and all that follows until the connection's end, or the end of the chunks.

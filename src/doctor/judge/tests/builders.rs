@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn users_are_told_which_of_their_builders_go_where() {
-    let heard = Some(running::Answer::Linkspan(Box::new(status(Kind::Docker, "unix:///l.sock"))));
+    let heard = Some(running::Probe::Linkspan(Box::new(status(Kind::Docker, "unix:///l.sock"))));
     let users =
         users(vec![users_builder("fast", "unix:///l.sock", heard), users_builder("slow", "unix:///d.sock", None)]);
     let report =

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::super::builder::Answer;
+use super::super::builder::BuilderProbe;
 use super::super::door::DoorState;
 use super::super::door::Probed;
 use super::super::facts::Told;
@@ -125,14 +125,14 @@ fn closed(door: Door) -> Door {
 }
 
 /// The door of a builder that answered like this.
-fn probed(answer: Answer) -> Door {
+fn probed(answer: BuilderProbe) -> Door {
     let endpoint = Some("unix:///b.sock".parse::<Address>().unwrap().into());
     let builder = Some(Probed { address: "unix:///b.sock".to_owned(), endpoint, answer });
     Door { builder, ..door(Kind::Buildkit, DOOR) }
 }
 
 fn recent() -> Door {
-    probed(Answer::Version(Some("v0.32.2".to_owned())))
+    probed(BuilderProbe::Version(Some("v0.32.2".to_owned())))
 }
 
 fn users(builders: Vec<UsersOwn>) -> Users {
@@ -155,8 +155,8 @@ fn marks(report: &Report) -> Vec<(&str, Mark)> {
 }
 
 /// A docker-container builder of the user's with a BuildKit that is recent.
-fn users_builder(name: &str, endpoint: &str, heard: Option<running::Answer>) -> UsersOwn {
-    let answer = heard.is_some().then(|| Answer::Version(Some("v0.32.2".to_owned())));
+fn users_builder(name: &str, endpoint: &str, heard: Option<running::Probe>) -> UsersOwn {
+    let answer = heard.is_some().then(|| BuilderProbe::Version(Some("v0.32.2".to_owned())));
     let nodes = vec![UsersNode { name: "n0".to_owned(), address: endpoint.to_owned(), heard, answer }];
     UsersOwn { name: name.to_owned(), driver: "docker-container".to_owned(), nodes }
 }

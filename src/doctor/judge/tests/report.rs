@@ -73,8 +73,8 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
     let cases = [
         (judge(no_engine, None, &[recent()]), "engine", "docker does not answer at unix:///d.sock: Connection refused"),
         (judge(no_containerd, None, &[recent()]), "containerd", "Connection refused"),
-        (judge(findings(EngineKind::Docker), None, &[probed(Answer::TooOld)]), "builder", "older than 0.11"),
-        (judge(findings(EngineKind::Docker), None, &[probed(Answer::NoBuilder)]), "builder", "is no BuildKit"),
+        (judge(findings(EngineKind::Docker), None, &[probed(BuilderProbe::TooOld)]), "builder", "older than 0.11"),
+        (judge(findings(EngineKind::Docker), None, &[probed(BuilderProbe::NoBuilder)]), "builder", "is no BuildKit"),
         (
             judge(
                 findings(EngineKind::Docker),
@@ -90,7 +90,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
             "that is the export door of a Linkspan",
         ),
         (
-            judge(findings(EngineKind::Docker), None, &[recent(), probed(Answer::Silent("gone".to_owned()))]),
+            judge(findings(EngineKind::Docker), None, &[recent(), probed(BuilderProbe::Silent("gone".to_owned()))]),
             "builder",
             "no answer from the builder at unix:///b.sock: gone",
         ),
@@ -128,7 +128,7 @@ fn the_door_of_the_exporter_api_is_enough() {
 
 #[test]
 fn the_keys_of_the_document_are_stable() {
-    let report = judge(findings(EngineKind::Docker), Some(Inflate::Builtin), &[probed(Answer::Version(None))]);
+    let report = judge(findings(EngineKind::Docker), Some(Inflate::Builtin), &[probed(BuilderProbe::Version(None))]);
     let mut document: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     let checks = document.as_object_mut().unwrap().remove("checks").unwrap();
     document.as_object_mut().unwrap().remove("running").unwrap();

@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Says that nothing follows what was sent so far.
 #[derive(Debug, Clone, Default)]
-pub(super) struct BreakOff(Arc<AtomicBool>);
+pub(super) struct UploadEnd(Arc<AtomicBool>);
 
-impl BreakOff {
+impl UploadEnd {
     pub(super) fn now(&self) {
         self.0.store(true, Ordering::Release);
     }
@@ -25,17 +25,17 @@ impl BreakOff {
     }
 }
 
-/// A stream whose one direction ends behind what is flushed once [`BreakOff::now`] was called.
+/// A stream whose one direction ends behind what is flushed once [`UploadEnd::now`] was called.
 #[derive(Debug)]
 pub(super) struct Ending<S> {
     stream: S,
-    breaks: BreakOff,
+    end: UploadEnd,
     ended: bool,
 }
 
 impl<S> Ending<S> {
-    pub(super) fn new(stream: S, breaks: BreakOff) -> Self {
-        Self { stream, breaks, ended: false }
+    pub(super) fn new(stream: S, end: UploadEnd) -> Self {
+        Self { stream, end, ended: false }
     }
 }
 
@@ -65,7 +65,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
     /// hyper flushes whenever it has asked the body for more, and has then written what it got.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        if self.breaks.is_due() && !self.ended {
+        if self.end.is_due() && !self.ended {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             self.ended = true;
         }

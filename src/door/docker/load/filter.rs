@@ -57,7 +57,7 @@ pub(super) async fn run(
     let rest = filter.archive().await?;
     // The end of the archive comes after this, and dockerd's names with that.
     if let Some(guard) = &filter.guard
-        && let Err(denied) = guard.settle(by_index && filter.is_layout).await
+        && let Err(denied) = guard.check_moves(by_index && filter.is_layout).await
     {
         filter.output.is_not_over();
         return Err(denied.into());

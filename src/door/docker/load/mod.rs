@@ -44,7 +44,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
-use self::ending::{BreakOff, Ending};
+use self::ending::{Ending, UploadEnd};
 use self::guard::{Guard, Watch};
 use self::lines::{Edit, edited};
 use self::report::Report;
@@ -161,12 +161,12 @@ impl Load {
         let (mut head, body) = request.into_parts();
         let is_quiet = is_quiet(head.uri.query());
         let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
-        let breaks = BreakOff::default();
+        let end = UploadEnd::default();
         let unavailable = |report: &mut Report, reason: &str| {
             report.fail(reason);
             Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, reason))
         };
-        let (sender, connection) = match connect(upstream, breaks.clone()).await {
+        let (sender, connection) = match connect(upstream, end.clone()).await {
             Ok(connected) => connected,
             Err(reason) => return unavailable(&mut report, &reason),
         };
@@ -176,7 +176,7 @@ impl Load {
             }
         }));
 
-        let (upload, archive) = Upload::start(pinned.blobs.clone(), watch, body, asked.clone(), known.clone(), breaks);
+        let (upload, archive) = Upload::start(pinned.blobs.clone(), watch, body, asked.clone(), known.clone(), end);
         let mut request = Request::from_parts(head, archive);
         if let Some(asked) = asked {
             on_informational(&mut request, move |response| {
@@ -260,9 +260,9 @@ fn is_of_lines(response: &Response<Incoming>) -> bool {
 type Sender = http1::SendRequest<Archive>;
 type Dockerd = http1::Connection<TokioIo<Ending<Box<dyn crate::net::Stream>>>, Archive>;
 
-async fn connect(upstream: &Upstream, breaks: BreakOff) -> Result<(Sender, Dockerd), String> {
+async fn connect(upstream: &Upstream, end: UploadEnd) -> Result<(Sender, Dockerd), String> {
     let stream = upstream.connect().await.map_err(|error| error.to_string())?;
-    let stream = TokioIo::new(Ending::new(stream, breaks));
+    let stream = TokioIo::new(Ending::new(stream, end));
     let handshake = http1::Builder::new().preserve_header_case(true).handshake(stream).await;
     handshake.map_err(|error| format!("{}: {error}", upstream.address()))
 }

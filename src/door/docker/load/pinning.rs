@@ -74,7 +74,7 @@ impl Pins {
     }
 
     /// Waits for the call under way.
-    pub(super) async fn settle(&mut self, blobs: &Arc<dyn EngineBlobs>) -> PinOutcome {
+    pub(super) async fn await_pins(&mut self, blobs: &Arc<dyn EngineBlobs>) -> PinOutcome {
         let Some(running) = &mut self.running else { return PinOutcome::default() };
         let outcome = running.await;
         self.running = None;

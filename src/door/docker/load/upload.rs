@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::blobs::EngineBlobs;
 use super::encoding::{self, Encoding, Raw};
-use super::ending::BreakOff;
+use super::ending::UploadEnd;
 use super::error::FilterError;
 use super::filter;
 use super::guard::{Denied, Watch};
@@ -40,7 +40,7 @@ pub(super) struct Known {
 pub(super) struct Upload(#[expect(dead_code, reason = "held for what its end does")] AbortOnDropHandle<()>);
 
 impl Upload {
-    /// Begins to filter `body`, once it is `asked` for if the client waits for that. `breaks` is for an archive of which
+    /// Begins to filter `body`, once it is `asked` for if the client waits for that. `end` is for an archive of which
     /// nothing else can tell dockerd that it lacks its rest.
     pub(super) fn start(
         blobs: Arc<dyn EngineBlobs>,
@@ -48,7 +48,7 @@ impl Upload {
         body: Incoming,
         asked: Option<Arc<Notify>>,
         known: Arc<Known>,
-        breaks: BreakOff,
+        end: UploadEnd,
     ) -> (Self, Archive) {
         let (sender, pieces) = mpsc::channel(PIECES);
         // A task of its own: reading, comparing and decompressing go on beside what the two connections do.
@@ -58,7 +58,7 @@ impl Upload {
             }
             run(blobs, watch, body, &known, Output::new(sender)).await;
         });
-        (Self(AbortOnDropHandle::new(running)), Archive { pieces, breaks, is_complete: false })
+        (Self(AbortOnDropHandle::new(running)), Archive { pieces, end, is_complete: false })
     }
 }
 
@@ -110,7 +110,7 @@ fn is_clients(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Archive {
     pieces: mpsc::Receiver<Piece>,
-    breaks: BreakOff,
+    end: UploadEnd,
     is_complete: bool,
 }
 
@@ -133,7 +133,7 @@ impl hyper::body::Body for Archive {
             }
             None => {
                 // Nothing follows, neither bytes nor an end: the connection's way there ends, and the response may come.
-                self.breaks.now();
+                self.end.now();
                 Poll::Pending
             }
         }

@@ -7,20 +7,19 @@ mod inspect;
 mod push;
 mod resolve;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::client::client;
 use super::output::PART;
 use crate::engine::images::{Images, MAX_PAGE, Query, Record};
 use crate::export::Exports;
-use crate::export_v1::ApiError;
 use crate::export_v1::convert::{descriptor_message, digest};
 use crate::export_v1::proto::references_server::References as Service;
 use crate::export_v1::proto::*;
+use crate::export_v1::{ApiError, ResponseStream};
 use crate::image::{self, Digest};
 use crate::source::read_range;
 use push::Names;
@@ -64,8 +63,6 @@ fn absent(what: &str, hint: &str) -> ApiError {
     ApiError::new(Code::NotFound, Reason::ReferenceNotFound, message).with("reference", what)
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Service for ReferenceService {
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
@@ -101,7 +98,7 @@ impl Service for ReferenceService {
         Ok(Response::new(ListReferencesResponse { references, next_page_token: next.unwrap_or_default() }))
     }
 
-    type FetchStream = Answers<FetchResponse>;
+    type FetchStream = ResponseStream<FetchResponse>;
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let FetchRequest { digest: text, offset, length } = request.into_inner();

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod publish;
+mod reader;
 mod unneeded;
 
 use std::collections::{BTreeSet, HashMap};
@@ -32,6 +33,7 @@ use crate::engine::EngineError;
 use crate::image::Digest;
 
 pub(crate) use adopt::KnownParts;
+pub(crate) use reader::BlobReader;
 
 /// How many files of pending blobs may be open before they are synced.
 const MAX_OPEN: usize = 128;
@@ -134,13 +136,14 @@ impl BlobStore {
     }
 
     /// Opens a blob for reading.
-    pub(crate) fn open(&self, digest: &Digest) -> io::Result<File> {
+    pub(crate) fn open(&self, digest: &Digest) -> io::Result<BlobReader> {
         let pending = self.pending().get(digest).map(|pending| pending.path.clone());
-        match pending.map(File::open) {
-            Some(Ok(file)) => Ok(file),
+        let file = match pending.map(File::open) {
+            Some(Ok(file)) => file,
             // Published meanwhile.
-            _ => open_file(&self.paths.blob(digest)),
-        }
+            _ => open_file(&self.paths.blob(digest))?,
+        };
+        Ok(BlobReader::new(file))
     }
 
     /// The error of a file operation of the export `lease`; a full disk is remembered.
@@ -253,7 +256,7 @@ impl BlobStore {
         self.is_due.store(false, Ordering::Release);
         let blobs = self.clone();
         let flushed = spawn_blocking(move || blobs.publish()).await;
-        flushed.unwrap_or_else(|_| Err(self.paths.refuse("syncing it broke off")))
+        flushed.unwrap_or_else(|_| Err(self.paths.invalid("syncing it broke off")))
     }
 
     /// Spawns a flush, unless one has been spawned. An error comes again from the flush that is awaited.
@@ -298,7 +301,7 @@ impl BlobStore {
         what: &str,
         work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        spawn_blocking(work).await.unwrap_or_else(|_| Err(self.paths.refuse(format!("{what} broke off"))))
+        spawn_blocking(work).await.unwrap_or_else(|_| Err(self.paths.invalid(format!("{what} broke off"))))
     }
 
     /// The error of a file operation.

@@ -42,7 +42,7 @@ impl Filter<'_> {
     /// member that was left out.
     pub(super) async fn await_pins(&mut self, all: bool) -> Result<(), FilterError> {
         while self.pins.is_due() || (all && !self.pins.is_idle()) {
-            let PinOutcome { pinned, lost, error } = self.pins.settle(&self.blobs).await;
+            let PinOutcome { pinned, lost, error } = self.pins.await_pins(&self.blobs).await;
             for digest in pinned {
                 self.omitted.pinned(digest);
             }

@@ -88,7 +88,7 @@ impl Guard {
 
     /// Looks at what the names point to, when all of them are known. `by_index` says that dockerd is certain to go by
     /// the index: what another document would make of a name is known only when it is made.
-    pub(super) async fn settle(&self, by_index: bool) -> Result<(), Denied> {
+    pub(super) async fn check_moves(&self, by_index: bool) -> Result<(), Denied> {
         if self.exports.policy(&self.client).allow_tag_move {
             return Ok(());
         }
