@@ -3,7 +3,7 @@
 //! An [`export`] reads an image from a [`source`] and sends an [`engine`] the blobs that it lacks. [`image`] is the model
 //! that all of them share, and [`progress`] has the events that an export emits. [`output`] turns an image into archives and
 //! folders, [`registry`] copies it from and to registries, and [`export_v1`] is the contract of the exporter API, for clients
-//! of a daemon.
+//! of a daemon. [`caches`] keeps BuildKit's build caches in an engine.
 //!
 //! The other modules make up the program `linkspan`. They are public for it and its tests, and are no interface.
 
@@ -12,6 +12,7 @@ mod forward;
 
 #[doc(hidden)]
 pub mod buildx;
+pub mod caches;
 #[doc(hidden)]
 pub mod cli;
 mod compression;
@@ -37,6 +38,7 @@ pub mod http2;
 pub mod image;
 pub mod net;
 pub mod output;
+mod pattern;
 pub mod progress;
 pub mod registry;
 #[doc(hidden)]

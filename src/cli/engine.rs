@@ -82,12 +82,17 @@ pub(super) fn policy(config: &Config) -> NamePolicy {
     NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move }
 }
 
-/// The engine of `target`, to be read.
-pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn Images>), CommandError> {
-    let engine = match target {
+/// The engine of `target`.
+pub(super) async fn connect(target: &Target) -> Result<Arc<dyn Engine>, CommandError> {
+    Ok(match target {
         Target::Engine(selection) => select(selection).await?.engine,
         Target::Daemon(address) => remote::connect(address).await?.engine,
-    };
+    })
+}
+
+/// The engine of `target`, to be read.
+pub(super) async fn images(target: &Target) -> Result<(Arc<dyn Engine>, Arc<dyn Images>), CommandError> {
+    let engine = connect(target).await?;
     let images = engine.images()?;
     let Identity { kind, address, .. } = engine.identity();
     // The layout of a daemon is in its own file system. An empty folder counts as a layout without images.

@@ -5,6 +5,7 @@
 
 mod abandoned;
 mod about;
+mod cache;
 mod copy;
 mod doctor;
 mod engine;
@@ -64,6 +65,7 @@ enum Command {
     Remove(remove::Remove),
     Tag(remove::Tag),
     Copy(copy::Copy),
+    Cache(cache::Cache),
     Ps(ps::Ps),
     /// Prints the root of an image, or its manifest for a platform, byte for byte
     Manifest(read::Which),
@@ -155,6 +157,12 @@ enum CommandError {
     NoLayout { path: String },
     #[error("interrupted; {left}")]
     Interrupted { signal: &'static str, left: Remains },
+    #[error(transparent)]
+    Cache(#[from] crate::caches::CacheError),
+    #[error("the build caches in {path} cannot be read or written: {error}")]
+    CacheFile { path: String, error: std::io::Error },
+    #[error("{folder} has {} build caches, and none was named", tags.len())]
+    CacheTags { folder: String, tags: Vec<String> },
     #[error("cannot write the report: {0}")]
     Report(#[from] serde_json::Error),
 }
@@ -189,6 +197,7 @@ impl CommandError {
             Self::Config(_)
             | Self::Name(_)
             | Self::Address(_)
+            | Self::Cache(crate::caches::CacheError::Name { .. })
             | Self::Elsewhere(_)
             | Self::IntoArchive
             | Self::DigestAsName { .. } => true,
@@ -221,6 +230,11 @@ impl CommandError {
             Self::NoLayout { .. } => {
                 Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))
             }
+            Self::Cache(error) => error.hint(),
+            Self::CacheTags { tags, .. } if tags.is_empty() => {
+                Some("expected a folder as `--cache-to type=local,dest=DIR` writes it".to_owned())
+            }
+            Self::CacheTags { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
             Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names in the archive".to_owned()),
             Self::NotNamed { .. } => {
@@ -271,6 +285,7 @@ impl Command {
             Self::Images(command) => command.target.repeated(),
             Self::Inspect(command) => command.target.repeated(),
             Self::Copy(command) => command.repeated(),
+            Self::Cache(command) => command.repeated(),
             Self::Manifest(which) | Self::Config(which) | Self::Digest(which) => which.target.repeated(),
             Self::Remove(command) => command.target.repeated(),
             Self::Tag(command) => command.target.repeated(),
@@ -289,6 +304,7 @@ impl Command {
             Self::Images(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Copy(command) => command.run(),
+            Self::Cache(command) => command.run(),
             Self::Ps(command) => command.run(),
             Self::Manifest(which) => which.manifest(),
             Self::Config(which) => which.config(),

@@ -39,6 +39,11 @@ pub(super) struct EngineSettings {
     /// /var/lib/linkspan/layout]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(super) layout: Option<String>,
+
+    /// The directory of build caches with `docker-classic`, whose dockerd cannot store them [env: LINKSPAN_CACHE_DIR]
+    /// [default: /var/lib/linkspan/cache]
+    #[arg(long, value_name = "DIR", help_heading = "Engine")]
+    pub(super) cache_dir: Option<String>,
 }
 
 impl EngineSettings {
@@ -115,6 +120,17 @@ pub(super) struct Settings {
         help_heading = "Doors"
     )]
     deny_tag_move: Option<String>,
+    /// Allow builds to write only build caches whose ref matches this pattern, as in `ci/*`; can be repeated [env:
+    /// LINKSPAN_ALLOW_CACHE (separated by commas)] [default: any]
+    #[arg(long, value_name = "PATTERN", help_heading = "Build caches")]
+    allow_cache: Vec<String>,
+    /// Delete build caches that were not used for longest when all together have more bytes than this, as in `20GB`
+    /// [env: LINKSPAN_CACHE_MAX_BYTES] [default: no limit]
+    #[arg(long, value_name = "BYTES", help_heading = "Build caches")]
+    cache_max_bytes: Option<String>,
+    /// Delete build caches that were not used for this long, as in `30d` [env: LINKSPAN_CACHE_MAX_AGE] [default: no limit]
+    #[arg(long, value_name = "TIME", help_heading = "Build caches")]
+    cache_max_age: Option<String>,
     /// Let clients of the export door write archives and files below this folder (their attribute `dest`); can be
     /// repeated [env: LINKSPAN_ALLOW_OUTPUT_DIR (separated by commas)] [default: nowhere]
     #[arg(long, value_name = "DIR", help_heading = "Doors")]
@@ -170,6 +186,7 @@ impl From<EngineSettings> for Layer {
             (Setting::ContainerdAddress, flags.containerd_address),
             (Setting::Namespace, flags.namespace),
             (Setting::Layout, flags.layout),
+            (Setting::CacheDir, flags.cache_dir),
         ] {
             layer.add_flag(setting, value);
         }
@@ -185,6 +202,8 @@ impl From<Settings> for Layer {
             (Setting::PlainIsLoad, flags.plain_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),
+            (Setting::CacheMaxBytes, flags.cache_max_bytes),
+            (Setting::CacheMaxAge, flags.cache_max_age),
             (Setting::Group, flags.group),
             (Setting::TlsCa, flags.tls_ca),
             (Setting::TlsCert, flags.tls_cert),
@@ -200,6 +219,7 @@ impl From<Settings> for Layer {
         layer.add_flag(Setting::Builder, flags.builder);
         layer.add_flag(Setting::BuildkitListen, flags.buildkit_listen);
         layer.add_flag(Setting::AllowName, flags.allow_name);
+        layer.add_flag(Setting::AllowCache, flags.allow_cache);
         layer.add_flag(Setting::AllowOutputDir, flags.allow_output_dir);
         layer
     }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::parse::{boolean, invalid};
+use super::parse::{age, boolean, bytes, invalid};
 use super::{
     BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting, docker,
     group,
 };
+use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
 use crate::engine::EngineKind;
 use crate::engine::select::Selection;
 use crate::net::Address;
@@ -80,6 +81,16 @@ pub(super) fn check(
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
             allow_tag_move: !settings.one(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
         },
+        caches: CacheSettings {
+            limits: CacheLimits {
+                max_bytes: settings.one(Setting::CacheMaxBytes).map(bytes).transpose()?,
+                max_age: settings.one(Setting::CacheMaxAge).map(age).transpose()?,
+                max_count: None,
+            },
+            policy: CachePolicy {
+                allowed: settings.all(Setting::AllowCache).iter().map(pattern).collect::<Result<_, _>>()?,
+            },
+        },
         output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
         gid: match settings.one(Setting::Group) {
             Some(given) => gid(given, groups)?,
@@ -142,6 +153,7 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
         containerd_address: settings.one(Setting::ContainerdAddress).map(socket_path).transpose()?,
         namespace: settings.one(Setting::Namespace).map(namespace).transpose()?,
         layout,
+        cache_dir: settings.one(Setting::CacheDir).map(folder).transpose()?,
     })
 }
 

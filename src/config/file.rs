@@ -56,6 +56,9 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::Namespace, document.namespace),
         (Setting::DockerListen, document.docker_listen),
         (Setting::Layout, document.layout),
+        (Setting::CacheDir, document.cache_dir),
+        (Setting::CacheMaxBytes, document.cache_max_bytes),
+        (Setting::CacheMaxAge, document.cache_max_age),
         (Setting::PlainIsLoad, document.plain_is_load),
         (Setting::ExportListen, document.export_listen),
         (Setting::DenyTagMove, document.deny_tag_move),
@@ -69,9 +72,11 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
             layer.add(setting, text, origin(setting.name().to_owned()));
         }
     }
-    for (setting, list) in
-        [(Setting::AllowName, document.allow_name), (Setting::AllowOutputDir, document.allow_output_dir)]
-    {
+    for (setting, list) in [
+        (Setting::AllowName, document.allow_name),
+        (Setting::AllowCache, document.allow_cache),
+        (Setting::AllowOutputDir, document.allow_output_dir),
+    ] {
         for Scalar(text) in list {
             layer.add(setting, text, origin(setting.name().to_owned()));
         }
@@ -102,11 +107,16 @@ struct Document {
     namespace: Option<Scalar>,
     docker_listen: Option<Scalar>,
     layout: Option<Scalar>,
+    cache_dir: Option<Scalar>,
+    cache_max_bytes: Option<Scalar>,
+    cache_max_age: Option<Scalar>,
     #[serde(alias = "docker-is-load")]
     plain_is_load: Option<Scalar>,
     export_listen: Option<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
+    #[serde(default)]
+    allow_cache: Vec<Scalar>,
     #[serde(default)]
     allow_output_dir: Vec<Scalar>,
     deny_tag_move: Option<Scalar>,

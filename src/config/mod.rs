@@ -27,6 +27,7 @@ mod setting;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::caches::CacheSettings;
 use crate::engine::select::Selection;
 use crate::net::Address;
 
@@ -37,6 +38,7 @@ pub use endpoint::BuilderEndpoint;
 pub use environment::{Environment, ProcessEnvironment};
 pub use error::ConfigError;
 pub use layer::{Given, Layer, Origin};
+pub(crate) use parse::{bytes_of, duration_of};
 pub use setting::Setting;
 
 /// The default configuration file.
@@ -63,6 +65,8 @@ pub struct Config {
     pub export_listen: Option<Address>,
     /// The name policy.
     pub names: Names,
+    /// Limits and policy of build caches.
+    pub caches: CacheSettings,
     /// The folders below which clients of the export door may write outputs; absolute paths.
     pub output_dirs: Vec<PathBuf>,
     /// The docker door, if it is to be opened.

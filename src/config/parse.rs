@@ -1,5 +1,7 @@
 //! Parses values.
 
+use std::time::Duration;
+
 use super::{ConfigError, Given};
 
 /// The error for a value; `reason` continues the sentence that begins with it.
@@ -13,5 +15,94 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         _ => Err(invalid(given, "is neither `true` nor `false`")),
+    }
+}
+
+/// A number of bytes, such as `500MB` or `10GiB`.
+pub(super) fn bytes(given: &Given) -> Result<u64, ConfigError> {
+    bytes_of(&given.text)
+        .ok_or_else(|| invalid(given, "is no number of bytes; expected one such as `10GB` or `512MiB`"))
+}
+
+/// A time, such as `36h` or `30d`.
+pub(super) fn age(given: &Given) -> Result<Duration, ConfigError> {
+    duration_of(&given.text).ok_or_else(|| invalid(given, "is no time; expected one such as `90m`, `24h` or `30d`"))
+}
+
+/// A whole number and its unit, which begins at the first letter.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, &text[end..]))
+}
+
+/// Reads a number of bytes: `kB` is 1000 and `KiB` 1024, and so on; `k` and `kb` are what docker takes for 1024, and are
+/// refused.
+pub(crate) fn bytes_of(text: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(text)?;
+    let factor = match unit {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1000 * 1000,
+        "GB" => 1000 * 1000 * 1000,
+        "TB" => 1000 * 1000 * 1000 * 1000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+/// Reads a time in whole seconds, minutes, hours, days or weeks; at most a hundred years.
+pub(crate) fn duration_of(text: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(text)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        "w" => 7 * 24 * 60 * 60,
+        _ => return None,
+    };
+    number.checked_mul(seconds).filter(|seconds| *seconds <= 100 * 366 * 24 * 60 * 60).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_units() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("10GB", Some(10_000_000_000)),
+            ("512MiB", Some(512 << 20)),
+            ("7B", Some(7)),
+            ("1.5GB", None),
+            ("-1", None),
+            ("GB", None),
+            ("10g", None),
+            ("99999999TB", None),
+            ("", None),
+        ] {
+            assert_eq!(bytes_of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected) in [
+            ("90s", Some(90)),
+            ("24h", Some(86_400)),
+            ("2w", Some(1_209_600)),
+            ("24", None),
+            ("1y", None),
+            ("5000w", Some(3_024_000_000)),
+            ("6000w", None),
+            ("", None),
+        ] {
+            assert_eq!(duration_of(text), expected.map(Duration::from_secs), "{text}");
+        }
     }
 }

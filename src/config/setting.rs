@@ -15,6 +15,8 @@ pub enum Setting {
     Namespace,
     /// The directory of an image layout.
     Layout,
+    /// The directory of build caches, for an engine that cannot store them.
+    CacheDir,
     /// A builder's address; repeatable. In the file: a `[[builder]]` table.
     Builder,
     /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
@@ -29,6 +31,12 @@ pub enum Setting {
     AllowName,
     /// Whether a name must not move to another image.
     DenyTagMove,
+    /// A pattern of build caches that may be written; repeatable.
+    AllowCache,
+    /// How many bytes all build caches may have.
+    CacheMaxBytes,
+    /// For how long a build cache is kept that is not used.
+    CacheMaxAge,
     /// A folder that clients may write outputs into; repeatable.
     AllowOutputDir,
     /// The certificate authority of the only builder.
@@ -53,13 +61,14 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
         Self::ContainerdAddress,
         Self::Namespace,
         Self::Layout,
+        Self::CacheDir,
         Self::Builder,
         Self::BuildkitListen,
         Self::DockerListen,
@@ -67,6 +76,9 @@ impl Setting {
         Self::ExportListen,
         Self::AllowName,
         Self::DenyTagMove,
+        Self::AllowCache,
+        Self::CacheMaxBytes,
+        Self::CacheMaxAge,
         Self::AllowOutputDir,
         Self::TlsCa,
         Self::TlsCert,
@@ -88,6 +100,7 @@ impl Setting {
             Self::ContainerdAddress => "containerd-address",
             Self::Namespace => "namespace",
             Self::Layout => "layout",
+            Self::CacheDir => "cache-dir",
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerListen => "docker-listen",
@@ -95,6 +108,9 @@ impl Setting {
             Self::ExportListen => "export-listen",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
+            Self::AllowCache => "allow-cache",
+            Self::CacheMaxBytes => "cache-max-bytes",
+            Self::CacheMaxAge => "cache-max-age",
             Self::AllowOutputDir => "allow-output-dir",
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",
@@ -142,7 +158,7 @@ impl Setting {
 
     /// Whether it is a list: its flag can be repeated, and its variable is split at commas.
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName | Self::AllowOutputDir)
+        matches!(self, Self::Builder | Self::BuildkitListen | Self::AllowName | Self::AllowCache | Self::AllowOutputDir)
     }
 }
 

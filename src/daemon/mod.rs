@@ -20,6 +20,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
 use crate::door::{buildkit, export_api};
 use crate::engine::select::Selected;
@@ -191,7 +192,12 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         None => unneeded(engine.identity(), &mut inherited)?,
     };
     inherited.all_used(&doors)?;
-    let tidying = begin_to_tidy(Arc::clone(&engine)).await;
+    let caches = match Caches::new(&*engine, config.caches.clone()) {
+        Ok(caches) => Some(caches),
+        Err(EngineError::NotOffered { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let tidying = begin_to_tidy(Arc::clone(&engine), caches).await;
 
     say(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
@@ -264,19 +270,24 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
 
 /// Begins to [`tidy`], which is usually done at once; an engine that is slow, or a lock that somebody holds, does not keep
 /// the doors closed.
-async fn begin_to_tidy(engine: Arc<dyn Engine>) -> AbortOnDropHandle<()> {
-    let mut tidying = AbortOnDropHandle::new(tokio::spawn(tidy(engine)));
+async fn begin_to_tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) -> AbortOnDropHandle<()> {
+    let mut tidying = AbortOnDropHandle::new(tokio::spawn(tidy(engine, caches)));
     let _ = tokio::time::timeout(TIDY_TIMEOUT, &mut tidying).await;
     tidying
 }
 
 /// Releases what an earlier process left. That is no condition of serving: it is tried again at the next start, and leases
 /// expire.
-async fn tidy(engine: Arc<dyn Engine>) {
+async fn tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) {
     match engine.recover().await {
         Ok(0) => {}
         Ok(leases) => info!(leases, "an earlier process left something behind, which is released"),
         Err(error) => warn!(%error, "what an earlier process may have left behind stays for now"),
+    }
+    if let Some(caches) = caches
+        && let Err(error) = caches.start().await
+    {
+        warn!(%error, "unfinished build caches, and those beyond the limits, stay for now");
     }
 }
 

@@ -38,7 +38,7 @@ impl Engine for Locked {
 
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_process_left_keeps_no_door_closed() {
-    let tidying = begin_to_tidy(Arc::new(Locked)).await;
+    let tidying = begin_to_tidy(Arc::new(Locked), None).await;
     assert!(!tidying.is_finished());
     let ended = tidying.abort_handle();
     drop(tidying);

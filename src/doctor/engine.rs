@@ -27,7 +27,8 @@ pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Optio
     let status = doors.iter().find_map(Door::status)?.clone();
     let selection = &config.engine;
     // containerd's address alone does not choose an engine: it is a hint.
-    let says_nothing = Selection { containerd_address: None, ..selection.clone() } == Selection::default();
+    let says_nothing =
+        Selection { containerd_address: None, cache_dir: None, ..selection.clone() } == Selection::default();
     let is_basis = says_nothing || is_the_same(selection, &status);
     Some(Told { status, is_basis })
 }
@@ -46,7 +47,8 @@ pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selectio
     let engine = &status.engine;
     let address = engine.address.clone();
     let kind = Some(engine.kind);
-    let base = Selection { kind, containerd_address: configured.containerd_address.clone(), ..Selection::default() };
+    let (containerd_address, cache_dir) = (configured.containerd_address.clone(), configured.cache_dir.clone());
+    let base = Selection { kind, containerd_address, cache_dir, ..Selection::default() };
     match engine.kind {
         EngineKind::Docker | EngineKind::DockerClassic => Selection { docker_host: Some(address), ..base },
         EngineKind::Containerd => Selection {

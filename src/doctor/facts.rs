@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::caches::BuildCaches;
 use super::door::Door;
 use super::inflate::Inflate;
 use super::users::Users;
@@ -22,6 +23,8 @@ pub(super) struct Found {
     /// Addresses that are configured as an engine's or a builder's, and are doors.
     pub(super) chained: Vec<Chained>,
     pub(super) users: Users,
+    /// The build caches in the engine.
+    pub(super) caches: Option<BuildCaches>,
 }
 
 /// The running Linkspan that the report is about.

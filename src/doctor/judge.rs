@@ -8,6 +8,7 @@ mod tests;
 use self::builder::{builder_check, builders};
 use self::engine::{containerd_checks, engine_check, inflate_check, misplaced_check};
 use super::buildx::{self, POLICY, Ways};
+use super::caches::caches_check;
 use super::door::Door;
 use super::doors;
 use super::facts::{Chained, Found};
@@ -46,6 +47,7 @@ pub(super) fn judge(found: &Found) -> Report {
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
         users,
     };
+    checks.extend(found.caches.as_ref().and_then(caches_check));
     let (users_checks, users_builders) = buildx::judge(&ways);
     checks.extend(users_checks);
     let works = checks.iter().all(|check| check.mark != Mark::Fail);
@@ -70,6 +72,7 @@ pub(super) fn judge(found: &Found) -> Report {
             .as_ref()
             .and_then(|it| it.as_ref().ok())
             .map(|it| engine::containerd(it, inflate.as_ref())),
+        caches: found.caches.clone(),
         engine,
         checks,
         conclusion: String::new(),
@@ -199,7 +202,7 @@ fn version_check(found: &Found, engine: Option<&Engine>) -> Option<Check> {
     })
 }
 
-fn check(about: &'static str, mark: Mark, found: impl Into<String>, remedy: Option<&str>) -> Check {
+pub(super) fn check(about: &'static str, mark: Mark, found: impl Into<String>, remedy: Option<&str>) -> Check {
     Check { about, mark, found: found.into(), remedy: remedy.map(|words| Remedy::Words(words.to_owned())) }
 }
 

@@ -8,6 +8,7 @@
 
 mod builder;
 mod buildx;
+mod caches;
 mod door;
 mod doors;
 mod engine;
@@ -34,6 +35,7 @@ use builder::BuilderProbe;
 use door::{Door, DoorState, Probed};
 use facts::Found;
 
+pub use caches::BuildCaches;
 pub use paper::Paper;
 pub use report::{
     Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report, UsersBuilder,
@@ -64,9 +66,10 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
         Some(Ok(containerd)) => inflate::find(&containerd.address).await,
         _ => None,
     };
+    let caches = caches::look(&engine, &config.caches).await;
     let chained = engine::chained(config, &sockets);
     let containerd_address = config.engine.containerd_address.clone();
-    judge::judge(&Found { engine, told, containerd_address, inflate, doors, chained, users })
+    judge::judge(&Found { engine, told, containerd_address, inflate, doors, chained, users, caches })
 }
 
 /// Every address in `config`.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::caches::BuildCaches;
 use crate::engine::{EngineKind, Storage};
 use crate::status::Status;
 
@@ -166,6 +167,8 @@ pub struct Report {
     pub engine: Option<Engine>,
     /// Its containerd, if it could be asked.
     pub containerd: Option<Containerd>,
+    /// The build caches in the engine, if it can hold any and was asked in time.
+    pub caches: Option<BuildCaches>,
     /// The configured builders, and those with open doors.
     pub builders: Vec<Builder>,
     /// The docker door, if one is configured or open.

@@ -223,6 +223,11 @@ pub(super) fn is_touch_due(version: &CacheVersion, now: SystemTime) -> bool {
     now.duration_since(version.used).is_ok_and(|since| since >= TOUCH_INTERVAL)
 }
 
+/// The time, as exactly as versions note it.
+pub(super) fn now() -> SystemTime {
+    time(Some(&milliseconds(SystemTime::now()).to_string()))
+}
+
 /// A time as versions note it: milliseconds since 1970.
 pub(super) fn milliseconds(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)

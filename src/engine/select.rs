@@ -18,6 +18,8 @@ pub const DEFAULT_CONTAINERD_ADDRESS: &str = "/run/containerd/containerd.sock";
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// The image layout where nothing else is configured.
 pub const DEFAULT_LAYOUT: &str = "/var/lib/linkspan/layout";
+/// The directory of build caches where nothing else is configured.
+pub const DEFAULT_CACHE_DIR: &str = "/var/lib/linkspan/cache";
 
 /// Why it was chosen that was not asked for by name.
 const FOUND: &str = "found by itself";
@@ -38,6 +40,8 @@ pub struct Selection {
     pub namespace: Option<String>,
     /// The directory of the image layout; [`DEFAULT_LAYOUT`] if not given.
     pub layout: Option<PathBuf>,
+    /// The directory of build caches with Docker's classic store, which cannot hold them; [`DEFAULT_CACHE_DIR`] if not given.
+    pub cache_dir: Option<PathBuf>,
 }
 
 impl Selection {
@@ -131,7 +135,8 @@ async fn docker_classic(selection: &Selection, socket: &Path, why: &str) -> Resu
             reason: "docker's classic store has no namespaces; leave the setting out".to_owned(),
         });
     }
-    let engine = ClassicEngine::connect(socket).await?;
+    let caches = selection.cache_dir.as_deref().unwrap_or(Path::new(DEFAULT_CACHE_DIR));
+    let engine = ClassicEngine::connect(socket, caches).await?;
     let reason = format!("{why}; layers that it lacks are sent to it in an archive");
     Ok((Chosen::DockerClassic(Box::new(engine)), reason))
 }

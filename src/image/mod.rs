@@ -33,6 +33,7 @@
 //! # Ok::<(), linkspan::image::GraphError>(())
 //! ```
 
+pub mod cache;
 mod descriptor;
 mod digest;
 mod document;

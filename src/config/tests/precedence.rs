@@ -1,6 +1,7 @@
 //! Which source wins.
 
 use super::*;
+use crate::caches::{CacheLimits, CachePolicy};
 
 #[test]
 fn defaults() {
@@ -51,6 +52,10 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_DENY_TAG_MOVE", "true")
         .variable("LINKSPAN_ALLOW_OUTPUT_DIR", "/srv/a,/srv/b/")
         .variable("LINKSPAN_LOG_FORMAT", "json")
+        .variable("LINKSPAN_CACHE_DIR", "/srv/cache")
+        .variable("LINKSPAN_CACHE_MAX_BYTES", "20GB")
+        .variable("LINKSPAN_CACHE_MAX_AGE", "30d")
+        .variable("LINKSPAN_ALLOW_CACHE", "ci/*,main")
         .config();
     let tls = crate::net::Tls {
         ca: Some("ca.pem".into()),
@@ -73,10 +78,19 @@ fn every_setting_can_be_given_by_variable() {
                 containerd_address: Some("/c.sock".into()),
                 namespace: Some("moby".to_owned()),
                 layout: None,
+                cache_dir: Some("/srv/cache".into()),
             },
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),
             names: Names { allowed: vec!["a/*".to_owned(), "b/*".to_owned()], allow_tag_move: false },
+            caches: CacheSettings {
+                limits: CacheLimits {
+                    max_bytes: Some(20_000_000_000),
+                    max_age: Some(Duration::from_secs(30 * 86_400)),
+                    max_count: None,
+                },
+                policy: CachePolicy { allowed: vec!["ci/*".to_owned(), "main".to_owned()] },
+            },
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
             docker_door: Some(DockerDoor {
                 listen: "unix:///l.sock".parse().unwrap(),

@@ -29,7 +29,7 @@ use super::lease::ContainerdLease;
 use super::leases::{self, Collect};
 use super::names::Records;
 use super::read::ContainerdImages;
-use super::release::release_all;
+use super::release::{abort_ingests, release_all};
 use super::writer::{self, Begun};
 use crate::engine::caches::{
     CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new,
@@ -272,6 +272,10 @@ impl PendingVersion for PendingCache {
         let (document, bytes) = record(id);
         let labels = said.clone().into_iter().chain(labels::references([&root.descriptor.digest])).collect();
         content::put(&client, id, &document, &bytes, labels).await?;
+        // The lease stays, and with it what nobody wrote to its end.
+        if let Err(error) = abort_ingests(&self.client, id).await {
+            tracing::debug!(%error, id, "ingests of a complete build cache stay as long as it does");
+        }
         version(self.record.clone(), &said).ok_or_else(|| EngineError::Protocol {
             operation: format!("storing a cache as {id}"),
             reason: "its own record cannot be read".to_owned(),

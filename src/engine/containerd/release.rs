@@ -8,6 +8,12 @@ use crate::engine::EngineError;
 /// Aborts what the lease `id` was still writing, then deletes it. An ingest that cannot be aborted loses the lease all
 /// the same, and is garbage from then on.
 pub(crate) async fn release(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
+    abort_ingests(client, id).await?;
+    leases::delete(client, id, collect).await
+}
+
+/// Aborts what the lease `id` was still writing.
+pub(super) async fn abort_ingests(client: &Client, id: &str) -> Result<(), EngineError> {
     for resource in leases::resources(client, id).await? {
         if resource.r#type != leases::INGESTS {
             continue;
@@ -16,7 +22,7 @@ pub(crate) async fn release(client: &Client, id: &str, collect: Collect) -> Resu
             tracing::debug!(%error, ingest = resource.id, "left to the garbage collector");
         }
     }
-    leases::delete(client, id, collect).await
+    Ok(())
 }
 
 /// Releases leases of processes that are gone: all that can be. The error is the first one's that cannot.

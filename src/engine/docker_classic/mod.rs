@@ -24,6 +24,7 @@ use serde::Deserialize;
 
 use self::chains::Chains;
 use self::lease::ClassicLease;
+use super::caches::CacheStore;
 use super::docker::{Info, Store, info, tag_again};
 use super::{
     Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs,
@@ -39,6 +40,8 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct ClassicEngine {
     docker: Arc<Classic>,
     identity: Identity,
+    /// dockerd's classic store has no place for them.
+    caches: Arc<dyn CacheStore>,
 }
 
 /// What the engine and its exports share.
@@ -59,8 +62,8 @@ struct Known {
 }
 
 impl ClassicEngine {
-    /// The dockerd behind `socket`.
-    pub(crate) async fn connect(socket: &Path) -> Result<Self, EngineError> {
+    /// The dockerd behind `socket`, whose build caches are in the folder `caches`.
+    pub(crate) async fn connect(socket: &Path, caches: &Path) -> Result<Self, EngineError> {
         let api = Api::new(socket);
         let info = info(&api).await?;
         let driver = classic(&api, &info)?.to_owned();
@@ -71,7 +74,7 @@ impl ClassicEngine {
             storage: Storage::Classic { storage_driver: driver },
         };
         let docker = Classic { api, chains: Chains::default(), images: Mutex::default() };
-        Ok(Self { docker: Arc::new(docker), identity })
+        Ok(Self { docker: Arc::new(docker), identity, caches: super::repository::caches_at(caches) })
     }
 }
 
@@ -152,6 +155,10 @@ impl Engine for ClassicEngine {
     fn knows_as(&self, root: &Digest) -> Option<Digest> {
         let images = self.docker.images.lock().unwrap_or_else(PoisonError::into_inner);
         images.get(root).map(|known| known.id.clone())
+    }
+
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Ok(self.caches.clone())
     }
 
     /// Nothing is created: there are no leases here. It may be another dockerd by now, or one with another store.

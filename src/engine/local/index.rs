@@ -18,7 +18,7 @@ const LEAF: &str = "dev.linkspan.leaf";
 pub(crate) struct LayoutIndex {
     /// Every key with its value, as they were read and in their order.
     fields: Fields,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     /// Entries that we cannot read, each with the place that it had among the others: they are kept, and nothing else.
     foreign: Vec<(usize, Box<RawValue>)>,
 }
@@ -33,8 +33,11 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// What the image is called, as it is written: a whole name from containerd, BuildKit and Docker, which put the tag
-    /// beside it; a whole name or just a tag from others (`oci:DIR:NAME` of skopeo).
+    /// beside it; a whole name or just a tag from others (`oci:DIR:NAME` of skopeo). A build cache has none.
     pub(crate) fn name(&self) -> Option<&str> {
+        if self.is_cache() {
+            return None;
+        }
         let annotations = &self.target.annotations;
         let name = annotations.get(IMAGE_NAME).or_else(|| annotations.get(REF_NAME))?;
         Some(name.as_str()).filter(|name| !name.is_empty())
@@ -113,7 +116,7 @@ impl LayoutIndex {
     /// Whether every name stands for `root`, and nothing else is called so; with no names, whether it is listed.
     pub(crate) fn resolves_to(&self, root: &Descriptor, names: &[Reference]) -> bool {
         if names.is_empty() {
-            return self.root(&root.digest).is_some();
+            return self.entries.iter().any(|entry| !entry.is_cache() && entry.target.digest == root.digest);
         }
         names.iter().all(|name| {
             let mut called = self.entries.iter().filter(|entry| entry.is(name)).peekable();
@@ -151,7 +154,7 @@ impl LayoutIndex {
     pub(crate) fn remove(&mut self, name: Option<&str>, root: &Digest) -> Vec<Descriptor> {
         let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
-            .partition(|entry| entry.name() == name && entry.target.digest == *root);
+            .partition(|entry| !entry.is_cache() && entry.name() == name && entry.target.digest == *root);
         self.entries = kept;
         gone.into_iter().map(|entry| entry.target).collect()
     }
@@ -210,7 +213,7 @@ pub(super) fn is_leaf(root: &Descriptor) -> bool {
     root.annotations.contains_key(LEAF)
 }
 
-fn entry(target: Descriptor) -> Result<Entry, serde_json::Error> {
+pub(super) fn entry(target: Descriptor) -> Result<Entry, serde_json::Error> {
     Ok(Entry { raw: to_raw_value(&target)?, target })
 }
 

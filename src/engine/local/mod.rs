@@ -19,6 +19,7 @@
 mod blob_sink;
 mod blob_store;
 mod blob_writer;
+mod caches;
 mod clock;
 mod disk;
 mod files;

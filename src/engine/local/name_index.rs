@@ -85,14 +85,29 @@ impl NameIndex {
         preconditions: &[Precondition],
     ) -> Result<bool, EngineError> {
         let _lock = self.lock()?;
-        let (index, seal) = match self.read_sealed()? {
-            Some((index, seal)) => (index, Some(seal)),
-            None => (LayoutIndex::parse(EMPTY_INDEX).map_err(|reason| self.paths.invalid(reason))?, None),
-        };
+        let (index, seal) = self.read_or_new()?;
         for precondition in preconditions {
             precondition.check(index.resolve(&precondition.name).map(|target| &target.digest))?;
         }
         self.replace(index, seal.as_ref(), |index| index.insert(root, names))
+    }
+
+    /// Adds to the index, which may not be there yet, by `change`.
+    pub(crate) fn add(
+        &self,
+        change: impl FnOnce(&mut LayoutIndex) -> Result<(), serde_json::Error>,
+    ) -> Result<(), EngineError> {
+        let _lock = self.lock()?;
+        let (index, seal) = self.read_or_new()?;
+        self.replace(index, seal.as_ref(), |index| change(index).map(|()| Vec::new())).map(drop)
+    }
+
+    /// Reads the index with its seal; an empty one without if there is none.
+    fn read_or_new(&self) -> Result<(LayoutIndex, Option<Seal>), EngineError> {
+        match self.read_sealed()? {
+            Some((index, seal)) => Ok((index, Some(seal))),
+            None => Ok((LayoutIndex::parse(EMPTY_INDEX).map_err(|reason| self.paths.invalid(reason))?, None)),
+        }
     }
 
     /// Takes the lock for changing the index or collecting.

@@ -6,6 +6,7 @@ use std::io;
 use super::files::read_at_most;
 use super::index::is_leaf;
 use super::paths::LayoutPaths;
+use crate::image::cache::CACHE_CONFIG;
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 
 /// How many blobs are followed at most.
@@ -36,7 +37,9 @@ impl Reachable {
                 return self.doubt(format!("there are more than {MAX_BLOBS} of them"));
             }
             let kind = blob.kind();
-            if may_be_manifest && !matches!(kind, Kind::Index | Kind::Manifest) {
+            // The root of a build cache lists layers and a config, which refer to nothing.
+            let is_of_cache = matches!(kind, Kind::Layer | Kind::ForeignLayer) || blob.media_type == CACHE_CONFIG;
+            if may_be_manifest && !is_of_cache && !matches!(kind, Kind::Index | Kind::Manifest) {
                 let (digest, media_type) = (&blob.digest, &blob.media_type);
                 self.doubt(format!(
                     "what {digest} of type `{media_type}` refers to is not known; hint: take it out of index.json"

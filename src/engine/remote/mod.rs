@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::engine::caches::CacheStore;
 use crate::engine::error::REMOTE;
 use crate::engine::images::{Images, Record};
 use crate::engine::{
@@ -133,6 +134,10 @@ impl Engine for RemoteEngine {
             Some(images) => Ok(Arc::new(images)),
             None => Err(EngineError::NotOffered { engine: self.identity.kind.name(), what: "reading its images" }),
         }
+    }
+
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Err(EngineError::NotOffered { engine: REMOTE, what: "build caches" })
     }
 
     async fn remove(&self, _: &Record, _: bool) -> Result<(), EngineError> {

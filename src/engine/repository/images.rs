@@ -103,7 +103,7 @@ impl Images for RepositoryImages {
             let index = stores.names.read()?;
             let entries = index.as_ref().map(LayoutIndex::entries).unwrap_or_default();
             let record = |entry: &Entry| Record { name: entry.name().map(str::to_owned), target: entry.target.clone() };
-            Ok(Page::of(entries.iter().map(record), &query))
+            Ok(Page::of(entries.iter().filter(|entry| !entry.is_cache()).map(record), &query))
         })
         .await
     }

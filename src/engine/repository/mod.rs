@@ -9,6 +9,7 @@
 //!   the machine restarts. An export that outlives its process finds its complete blobs again as well, however small,
 //!   although they were not synced when the process was killed.
 
+mod caches;
 mod images;
 mod ingest_writer;
 mod ingests;
@@ -25,9 +26,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::caches::RepositoryCaches;
 use self::images::RepositoryImages;
 use self::lease::RepositoryLease;
 use self::stores::Stores;
+use super::caches::CacheStore;
 use super::images::{Images, Record};
 use super::local::{self, BlobStore, Collected, LayoutIndex, LeaseStore, NameIndex};
 use super::{
@@ -92,6 +95,13 @@ impl RepositoryEngine {
         })
         .await
     }
+}
+
+/// The build caches in the folder `root`, which is made when one is stored.
+pub(crate) fn caches_at(root: &Path) -> Arc<dyn CacheStore> {
+    let absolute = std::path::absolute(root);
+    let root = absolute.as_deref().unwrap_or(root);
+    Arc::new(RepositoryCaches::new(Stores::new(local::open(root)), &root.display().to_string()))
 }
 
 /// An export's id becomes a file's name.
@@ -160,6 +170,10 @@ impl Engine for RepositoryEngine {
 
     fn images(&self) -> Result<Arc<dyn Images>, EngineError> {
         Ok(Arc::new(self.repository_images()))
+    }
+
+    fn caches(&self) -> Result<Arc<dyn CacheStore>, EngineError> {
+        Ok(Arc::new(RepositoryCaches::new(self.stores.clone(), &self.identity.address)))
     }
 
     /// A layout in which we never wrote is not written to in order to be read. The first collection in it gives garbage an

@@ -11,6 +11,7 @@ pub(crate) mod fuzz;
 mod members;
 mod oci;
 mod spool;
+mod unpack;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -32,6 +33,7 @@ use crate::tar::BLOCK;
 
 pub use docker::ManifestFormat;
 pub use error::ArchiveError;
+pub(crate) use unpack::unpack;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -142,7 +142,7 @@ fn users(builders: Vec<UsersOwn>) -> Users {
 
 fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Found {
     let doors = doors.to_vec();
-    Found { engine, told: None, containerd_address: None, inflate, doors, chained: Vec::new(), users }
+    Found { engine, told: None, containerd_address: None, inflate, doors, chained: Vec::new(), users, caches: None }
 }
 
 /// Judges them where buildx has no builders.

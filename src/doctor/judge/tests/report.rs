@@ -146,6 +146,7 @@ fn the_keys_of_the_document_are_stable() {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "works": true,
+            "caches": null,
             "engine": {
                 "kind": "docker",
                 "version": "29.7.2",

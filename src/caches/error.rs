@@ -1,0 +1,71 @@
+//! What can go wrong with a build cache.
+
+use crate::engine::EngineError;
+use crate::image::cache::CacheDocumentError;
+use crate::source::SourceError;
+
+/// A cache's refusal. [`CacheError::hint`] says what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The text is no ref of a cache.
+    #[error("`{text}` cannot be the ref of a cache: {expected}")]
+    Name {
+        /// The text, cut to 80 characters.
+        text: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// The policy does not allow the ref.
+    #[error("the cache ref `{reference}` is not allowed here: expected one of {}", allowed.join(", "))]
+    Denied {
+        /// The ref.
+        reference: String,
+        /// The patterns that are allowed.
+        allowed: Vec<String>,
+    },
+    /// No cache has the ref.
+    #[error("there is no cache `{reference}`")]
+    Unknown {
+        /// The ref.
+        reference: String,
+    },
+    /// The documents are not those of a cache.
+    #[error(transparent)]
+    Document(#[from] CacheDocumentError),
+    /// The config is not the one that the root lists.
+    #[error("the root of the cache `{reference}` lists another config than was sent")]
+    Config {
+        /// The ref.
+        reference: String,
+    },
+    /// The cache alone exceeds the limit.
+    #[error("the cache `{reference}` has {bytes} bytes, more than all caches together may have: {limit}")]
+    TooLarge {
+        /// The ref.
+        reference: String,
+        /// Its bytes.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A document cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The engine refuses.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl CacheError {
+    /// What a person can do about it, where there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Denied { .. } => Some("choose such a ref, or allow this one with `--allow-cache`".to_owned()),
+            Self::Unknown { .. } => Some("`linkspan cache ls` shows those that there are".to_owned()),
+            Self::TooLarge { .. } => Some("raise `--cache-max-bytes`, or export with `mode=min`".to_owned()),
+            Self::Engine(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

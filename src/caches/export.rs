@@ -1,0 +1,126 @@
+//! A cache that a build writes.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::guards::VersionGuard;
+use super::{CacheError, Caches};
+use crate::engine::Lease;
+use crate::engine::caches::{CacheContent, CacheDocument, CacheVersion, NewVersion, PendingVersion};
+use crate::image::Digest;
+use crate::image::cache::{CacheConfig, CacheRoot};
+
+/// The export of a cache's part. Layers are pinned and written under its [lease](Self::lease); dropping it without a commit
+/// aborts it.
+#[derive(Debug)]
+pub struct CacheExport {
+    caches: Arc<Caches>,
+    pending: Arc<dyn PendingVersion>,
+    new: NewVersion,
+    keep: usize,
+    /// The version that the part has now.
+    current: Option<CacheVersion>,
+    /// Keeps it until this export has ended.
+    guard: Mutex<Option<VersionGuard>>,
+    has_ended: AtomicBool,
+}
+
+impl CacheExport {
+    pub(super) fn new(
+        caches: Arc<Caches>,
+        pending: Arc<dyn PendingVersion>,
+        new: NewVersion,
+        keep: usize,
+        current: Option<(VersionGuard, CacheVersion)>,
+    ) -> Self {
+        let (guard, current) = current.unzip();
+        Self { caches, pending, new, keep, current, guard: Mutex::new(guard), has_ended: AtomicBool::new(false) }
+    }
+
+    /// The lease for its layers.
+    pub fn lease(&self) -> Arc<dyn Lease> {
+        self.pending.lease()
+    }
+
+    /// The version that the part has now. Its layers need not be pinned, as it stays until this export has ended.
+    pub fn current(&self) -> Option<&CacheVersion> {
+        self.current.as_ref()
+    }
+
+    /// The digests of the current version's layers; none if there is no current version, or it cannot be read.
+    pub async fn current_layers(&self) -> HashSet<Digest> {
+        let Some(current) = self.current() else { return HashSet::new() };
+        match self.caches.root(&current.root).await {
+            Ok(root) => root.layers.iter().map(|layer| layer.digest.clone()).collect(),
+            Err(error) => {
+                tracing::warn!(%error, id = current.id, "the current version of a cache cannot be read");
+                HashSet::new()
+            }
+        }
+    }
+
+    /// Commits BuildKit's documents. `absent` are layers that stay out of the engine; all others of the root must be there.
+    /// The part's older versions are deleted after that. If the part has this very root already, nothing is stored.
+    ///
+    /// # Errors
+    /// [`CacheError::Document`] if they are none of a cache, [`CacheError::TooLarge`] if no limit would let it stay; when the
+    /// engine refuses.
+    pub async fn commit(
+        &self,
+        config: CacheDocument,
+        root: CacheDocument,
+        absent: HashSet<Digest>,
+    ) -> Result<CacheVersion, CacheError> {
+        let listed = CacheRoot::parse(root.descriptor.clone(), root.bytes.clone())?;
+        if (&listed.config.digest, listed.config.size) != (&config.descriptor.digest, config.descriptor.size) {
+            return Err(CacheError::Config { reference: self.new.reference.clone() });
+        }
+        CacheConfig::parse(&config.descriptor, &config.bytes)?;
+        if let Some(current) = self.current().filter(|current| current.root.digest == root.descriptor.digest) {
+            self.abort().await?;
+            self.caches.store.touch(current).await?;
+            return Ok(current.clone());
+        }
+        let content = CacheContent { config, root, layers: listed.layers, absent };
+        if let Some(limit) = self.caches.limits().max_bytes.filter(|limit| content.bytes() > *limit) {
+            let reference = self.new.reference.clone();
+            return Err(CacheError::TooLarge { reference, bytes: content.bytes(), limit });
+        }
+        let version = self.pending.commit(&content).await?;
+        self.has_ended.store(true, Ordering::Relaxed);
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The cache is stored, whatever becomes of those before it.
+        if let Err(error) = self.caches.supersede(&self.new, self.keep).await {
+            tracing::warn!(%error, cache = self.new.reference, "older versions of a build cache stay until the next export");
+        }
+        Ok(version)
+    }
+
+    /// Ends it without a version.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn abort(&self) -> Result<(), CacheError> {
+        self.has_ended.store(true, Ordering::Relaxed);
+        Ok(self.pending.abort().await?)
+    }
+}
+
+impl Drop for CacheExport {
+    fn drop(&mut self) {
+        if self.has_ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // Without a runtime the process is ending, and a later one releases it.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let pending = self.pending.clone();
+        runtime.spawn(async move {
+            if let Err(error) = pending.abort().await {
+                tracing::warn!(%error, id = pending.id(), "an unfinished build cache stays until the next start");
+            }
+        });
+    }
+}

@@ -1,0 +1,34 @@
+//! Build caches above an engine's store of them: names, parts, limits, and what a build is offered.
+//!
+//! [`Caches`] stands between doors, which speak to builders, and a [`CacheStore`], which keeps what it is
+//! given. A build that writes a cache begins a [`CacheExport`] and commits BuildKit's documents; the older version of the same
+//! part is then superseded. A build that reads one gets [`ResolvedPart`]s, whose versions stay until it has ended.
+//!
+//! [`CacheStore`]: crate::engine::caches::CacheStore
+
+mod copy;
+mod error;
+mod export;
+mod guards;
+mod inline;
+mod limits;
+mod name;
+mod part;
+mod prune;
+mod resolve;
+mod service;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use copy::Copied;
+pub use error::CacheError;
+pub use export::CacheExport;
+pub use guards::VersionGuard;
+pub use limits::CacheLimits;
+pub use name::{CachePolicy, CacheRef};
+pub use part::Part;
+pub use prune::{Pruned, Selection};
+pub use resolve::ResolvedPart;
+pub use service::{CacheSettings, Caches};
+pub use usage::{Usage, VersionUsage};

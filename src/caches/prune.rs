@@ -1,0 +1,89 @@
+//! Removing caches by what was asked for.
+
+use std::time::{Duration, SystemTime};
+
+use super::limits::CacheLimits;
+use super::usage::{Usage, VersionUsage};
+use super::{CacheError, Caches};
+use crate::pattern;
+
+/// Which versions are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// Patterns of refs, in which `*` matches any run of characters; none means all.
+    pub references: Vec<String>,
+    /// Only what was not used for this long.
+    pub unused_for: Option<Duration>,
+    /// Only so many that what stays has at most these bytes; those that were not used for longest go.
+    pub keep_bytes: Option<u64>,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// The versions.
+    pub versions: Vec<VersionUsage>,
+    /// The bytes that no other version has. Images may have some of them.
+    pub bytes: u64,
+}
+
+impl Selection {
+    /// The versions of `usage` that are meant.
+    fn of(&self, usage: &Usage, now: SystemTime) -> Pruned {
+        let is_named = |reference: &str| {
+            self.references.is_empty() || self.references.iter().any(|it| pattern::matches(it, reference))
+        };
+        let is_unused = |used: SystemTime| {
+            self.unused_for.is_none_or(|limit| now.duration_since(used).unwrap_or_default() >= limit)
+        };
+        let meant =
+            usage.versions.iter().filter(|usage| is_named(&usage.version.reference) && is_unused(usage.version.used));
+        let meant: Vec<_> = meant.cloned().collect();
+        let meant = match self.keep_bytes {
+            None => meant,
+            Some(bytes) => {
+                let fixed = total(usage, |it| !meant.iter().any(|meant| meant.version.id == it.version.id));
+                let limits = CacheLimits { max_bytes: Some(bytes.saturating_sub(fixed)), ..CacheLimits::default() };
+                let over = limits.exceeding(&meant, now);
+                meant.into_iter().filter(|usage| over.contains(&usage.version.id)).collect()
+            }
+        };
+        let is_left = |usage: &VersionUsage| !meant.iter().any(|gone| gone.version.id == usage.version.id);
+        let bytes = usage.total.saturating_sub(total(usage, is_left));
+        Pruned { versions: meant, bytes }
+    }
+}
+
+/// The bytes of the versions of which `is_counted` holds.
+fn total(usage: &Usage, is_counted: impl Fn(&VersionUsage) -> bool) -> u64 {
+    let counted = usage.versions.iter().filter(|usage| is_counted(usage));
+    Usage::of(counted.map(|usage| (usage.version.clone(), usage.blobs.clone())).collect()).total
+}
+
+impl Caches {
+    /// Deletes the versions that `selection` means, or only says which they are. Those that builds of this process read are
+    /// deleted when these have ended.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn prune(&self, selection: &Selection, is_dry: bool) -> Result<Pruned, CacheError> {
+        let pruned = selection.of(&self.usage().await?, SystemTime::now());
+        if !is_dry {
+            self.delete(pruned.versions.iter().map(|usage| usage.version.id.clone()).collect()).await?;
+        }
+        Ok(pruned)
+    }
+
+    /// What the limits would remove.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn exceeding(&self) -> Result<Pruned, CacheError> {
+        let (usage, now) = (self.usage().await?, SystemTime::now());
+        let over = self.limits().exceeding(&usage.versions, now);
+        let left = total(&usage, |it| !over.contains(&it.version.id));
+        let bytes = usage.total.saturating_sub(left);
+        let versions = usage.versions.into_iter().filter(|it| over.contains(&it.version.id)).collect();
+        Ok(Pruned { versions, bytes })
+    }
+}

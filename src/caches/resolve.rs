@@ -1,0 +1,86 @@
+//! What a build that reads a cache is offered.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::guards::VersionGuard;
+use super::{CacheError, CacheRef, Caches};
+use crate::engine::caches::{CacheDocument, CacheVersion};
+use crate::image::Digest;
+use crate::image::cache::CacheRoot;
+use crate::source::read_document;
+
+/// How many look-ups are under way at once.
+const LOOKUPS: usize = 64;
+/// How many versions a build is offered at most.
+const MAX_OFFERED: usize = 64;
+
+/// A version of a part as a build imports it. It stays as long as this is held.
+#[derive(Debug)]
+pub struct ResolvedPart {
+    /// The version.
+    pub version: CacheVersion,
+    /// What its root lists. The config's size is the true one.
+    pub listed: Arc<CacheRoot>,
+    /// The root to import: the stored one, or one that lists only what is there, in the form that all builders read.
+    pub root: CacheDocument,
+    /// How many of its layers are not in the engine.
+    pub missing: usize,
+    _guard: VersionGuard,
+}
+
+impl Caches {
+    /// The versions of a cache, the newest first, with those layers that the engine has; none if there is no such cache. A
+    /// version that cannot be read is left out: a cache never fails a build.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn resolve(self: &Arc<Self>, reference: &CacheRef) -> Result<Vec<ResolvedPart>, CacheError> {
+        let guarded: Vec<_> = {
+            let _changes = self.changes.lock().await;
+            let versions = self.versions(Some(reference)).await?.into_iter().take(MAX_OFFERED);
+            versions.map(|version| (self.guards.guard(&version.id), version)).collect()
+        };
+        let mut parts = Vec::new();
+        for (guard, version) in guarded {
+            let id = version.id.clone();
+            match self.part(guard, version).await {
+                Ok(part) => parts.push(part),
+                Err(error) => tracing::warn!(%error, id, "a version of a build cache cannot be used"),
+            }
+        }
+        Ok(parts)
+    }
+
+    async fn part(&self, guard: VersionGuard, version: CacheVersion) -> Result<ResolvedPart, CacheError> {
+        let (blobs, listed) = (self.store.blobs(), self.root(&version.root).await?);
+        // Without its config it is nothing.
+        if blobs.size(&listed.config.digest).await? != Some(listed.config.size) {
+            return Err(crate::engine::EngineError::Missing { digests: vec![listed.config.digest.clone()] }.into());
+        }
+        let layers: HashSet<_> = listed.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let look = async |digest: Digest| Ok::<_, CacheError>((blobs.size(&digest).await?.is_some(), digest));
+        let total = layers.len();
+        let lookups: Vec<_> = layers.into_iter().map(look).collect();
+        let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
+        let present: HashSet<_> = found.into_iter().filter(|(is_there, _)| *is_there).map(|(_, it)| it).collect();
+        let root = if listed.is_importable(&present) {
+            let bytes = read_document(&blobs, &listed.descriptor).await?;
+            CacheDocument { descriptor: listed.descriptor.clone(), bytes }
+        } else {
+            let unwritable = |error: serde_json::Error| crate::engine::EngineError::Protocol {
+                operation: format!("making an index of {}", listed.descriptor.digest),
+                reason: error.to_string(),
+            };
+            let (descriptor, bytes): (_, Bytes) = listed.import(&present).map_err(unwritable)?;
+            CacheDocument { descriptor, bytes }
+        };
+        if let Err(error) = self.store.touch(&version).await {
+            tracing::warn!(%error, id = version.id, "the last use of a build cache could not be noted");
+        }
+        Ok(ResolvedPart { version, missing: total - present.len(), listed, root, _guard: guard })
+    }
+}

@@ -1,0 +1,184 @@
+//! The caches of an engine.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::guards::Guards;
+use super::limits::superseded;
+use super::{CacheError, CacheExport, CacheLimits, CachePolicy, CacheRef, Part};
+use crate::engine::caches::{CacheStore, CacheVersion, NewVersion};
+use crate::engine::images::Images;
+use crate::engine::{Engine, EngineError, Origin};
+use crate::image::cache::CacheRoot;
+use crate::image::{Descriptor, Digest};
+use crate::source::read_document;
+
+/// How many roots are remembered once they were read.
+const ROOTS: usize = 256;
+
+/// What the operator chose.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CacheSettings {
+    /// Limits on all caches together.
+    pub limits: CacheLimits,
+    /// Which refs may be written.
+    pub policy: CachePolicy,
+}
+
+/// The build caches of an engine.
+#[derive(Debug)]
+pub struct Caches {
+    pub(super) store: Arc<dyn CacheStore>,
+    /// The images of the engine, where they can be read: they may have inline caches.
+    pub(super) images: Option<Arc<dyn Images>>,
+    settings: CacheSettings,
+    pub(super) guards: Arc<Guards>,
+    /// Held while versions are listed to be read or to be deleted.
+    pub(super) changes: tokio::sync::Mutex<()>,
+    roots: Mutex<HashMap<Digest, Arc<CacheRoot>>>,
+}
+
+impl Caches {
+    /// Those of `engine`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOffered`] where none can be stored.
+    pub fn new(engine: &dyn Engine, settings: CacheSettings) -> Result<Arc<Self>, EngineError> {
+        let store = engine.caches()?;
+        let guards = Guards::new(store.clone());
+        let (changes, roots) = Default::default();
+        Ok(Arc::new(Self { store, images: engine.images().ok(), settings, guards, changes, roots }))
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &CacheLimits {
+        &self.settings.limits
+    }
+
+    /// The blobs of the caches, to be read.
+    pub fn blobs(&self) -> Arc<dyn Images> {
+        self.store.blobs()
+    }
+
+    /// Releases what earlier processes left unfinished, and applies the limits. To be called once at the start.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn start(&self) -> Result<(), CacheError> {
+        let left = self.store.recover().await?;
+        if left > 0 {
+            tracing::info!(left, "released unfinished build caches of former processes");
+        }
+        self.apply_limits().await
+    }
+
+    /// The complete versions, of one cache or of all, the newest first.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn versions(&self, reference: Option<&CacheRef>) -> Result<Vec<CacheVersion>, CacheError> {
+        let mut versions = self.store.versions(reference.map(CacheRef::as_str)).await?;
+        versions.retain(|version| !self.guards.is_retired(&version.id));
+        Ok(versions)
+    }
+
+    /// Begins the export of a part. `keep` is how many versions of it stay, at least this one.
+    ///
+    /// # Errors
+    /// [`CacheError::Denied`] if the policy does not allow the ref; when the engine refuses.
+    pub async fn begin(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+        part: &Part,
+        mode: &str,
+        keep: usize,
+        origin: &Origin,
+    ) -> Result<CacheExport, CacheError> {
+        let new = NewVersion {
+            reference: reference.to_string(),
+            part: part.key(),
+            title: part.title(),
+            mode: mode.to_owned(),
+        };
+        self.begin_version(reference, new, keep, origin).await
+    }
+
+    pub(super) async fn begin_version(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+        new: NewVersion,
+        keep: usize,
+        origin: &Origin,
+    ) -> Result<CacheExport, CacheError> {
+        self.settings.policy.check(reference, &origin.principal)?;
+        let current = {
+            let _changes = self.changes.lock().await;
+            let current = self.versions(Some(reference)).await?.into_iter().find(|version| version.part == new.part);
+            current.map(|current| (self.guards.guard(&current.id), current))
+        };
+        let pending = self.store.begin(&new, origin).await?;
+        Ok(CacheExport::new(self.clone(), pending, new, keep, current))
+    }
+
+    /// Deletes versions; those that builds of this process read when these have ended.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn delete(&self, ids: Vec<String>) -> Result<(), CacheError> {
+        let _changes = self.changes.lock().await;
+        Ok(self.guards.retire(ids).await?)
+    }
+
+    /// The root of a version.
+    pub(super) async fn root(&self, descriptor: &Descriptor) -> Result<Arc<CacheRoot>, CacheError> {
+        let known = |roots: &Mutex<HashMap<_, Arc<CacheRoot>>>| {
+            roots.lock().unwrap_or_else(PoisonError::into_inner).get(&descriptor.digest).cloned()
+        };
+        if let Some(root) = known(&self.roots) {
+            return Ok(root);
+        }
+        let limit = crate::image::Limits::default().document_bytes;
+        if descriptor.size > limit {
+            let (digest, media_type) = (descriptor.digest.clone(), descriptor.media_type.clone());
+            let size = descriptor.size;
+            let error = crate::image::DocumentError::TooLarge { digest, media_type, size, limit };
+            return Err(CacheError::Document(error.into()));
+        }
+        let bytes = read_document(&self.store.blobs(), descriptor).await?;
+        let root = Arc::new(CacheRoot::parse(descriptor.clone(), bytes)?);
+        let mut roots = self.roots.lock().unwrap_or_else(PoisonError::into_inner);
+        if roots.len() >= ROOTS {
+            roots.clear();
+        }
+        roots.insert(descriptor.digest.clone(), root.clone());
+        Ok(root)
+    }
+
+    /// Deletes what a new version of a part supersedes, and what exceeds the limits.
+    pub(super) async fn supersede(&self, new: &NewVersion, keep: usize) -> Result<(), CacheError> {
+        {
+            let _changes = self.changes.lock().await;
+            let mut versions = self.store.versions(Some(&new.reference)).await?;
+            versions.retain(|version| !self.guards.is_retired(&version.id));
+            self.guards.retire(superseded(&versions, &new.part, keep)).await?;
+        }
+        self.apply_limits().await
+    }
+
+    /// Deletes what exceeds the limits.
+    pub(super) async fn apply_limits(&self) -> Result<(), CacheError> {
+        if !self.limits().is_any() {
+            return Ok(());
+        }
+        let exceeding = self.exceeding().await?;
+        for usage in &exceeding.versions {
+            let version = &usage.version;
+            tracing::info!(
+                cache = version.reference,
+                part = version.title,
+                "a build cache exceeds the limits, and goes"
+            );
+        }
+        self.delete(exceeding.versions.into_iter().map(|usage| usage.version.id).collect()).await
+    }
+}

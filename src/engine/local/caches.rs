@@ -1,0 +1,241 @@
+//! Build caches in an index: an entry for each version, with what is known of it in annotations.
+//!
+//! BuildKit's own `type=local,src=DIR,tag=REF` looks for an entry of which `org.opencontainers.image.ref.name` is the tag
+//! (buildkit `client/ociindex`), and takes the first. So the newest version of a ref has that annotation, and no other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
+
+use super::index::{Entry, LayoutIndex, entry};
+use crate::engine::caches::{CacheVersion, id_prefix, milliseconds, sort, time};
+use crate::image::cache::CacheRoot;
+use crate::image::{Descriptor, REF_NAME};
+
+const ID: &str = "dev.linkspan.cache.id";
+/// Marks a cache. The value is its ref.
+const REFERENCE: &str = "dev.linkspan.cache.ref";
+const PART: &str = "dev.linkspan.cache.part";
+const TITLE: &str = "dev.linkspan.cache.title";
+const MODE: &str = "dev.linkspan.cache.mode";
+const BUILDER: &str = "dev.linkspan.cache.builder";
+const CREATED: &str = "dev.linkspan.cache.created";
+const USED: &str = "dev.linkspan.cache.used";
+const LAYERS: &str = "dev.linkspan.cache.layers";
+const BYTES: &str = "dev.linkspan.cache.bytes";
+
+impl Entry {
+    /// Whether it is a build cache that was stored here, and no image.
+    pub(crate) fn is_cache(&self) -> bool {
+        self.target.annotations.contains_key(REFERENCE)
+    }
+
+    /// The tag by which BuildKit finds a cache that it wrote itself, if this may be one: its document has to tell.
+    pub(crate) fn foreign_cache(&self) -> Option<&str> {
+        let tag = self.target.annotations.get(REF_NAME).filter(|tag| !tag.is_empty())?;
+        (!self.is_cache() && CacheRoot::may_be(&self.target)).then_some(tag)
+    }
+
+    /// The id of the version that [`Self::foreign_cache`] is.
+    pub(crate) fn foreign_id(&self) -> Option<String> {
+        Some(format!("{}{}", id_prefix(self.foreign_cache()?), self.target.digest.short()))
+    }
+
+    fn version(&self) -> Option<CacheVersion> {
+        let (target, annotations) = (&self.target, &self.target.annotations);
+        let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
+        let number = |key: &str| annotations.get(key).and_then(|text| text.parse().ok()).unwrap_or_default();
+        Some(CacheVersion {
+            id: annotations.get(ID)?.clone(),
+            reference: annotations.get(REFERENCE)?.clone(),
+            part: text(PART),
+            title: text(TITLE),
+            mode: text(MODE),
+            builder: text(BUILDER),
+            created: time(annotations.get(CREATED).map(String::as_str)),
+            used: time(annotations.get(USED).map(String::as_str)),
+            root: Descriptor::new(target.media_type.clone(), target.digest.clone(), target.size),
+            layers: number(LAYERS),
+            bytes: number(BYTES),
+        })
+    }
+}
+
+fn target(version: &CacheVersion) -> Descriptor {
+    let annotations = [
+        (ID, version.id.clone()),
+        (REFERENCE, version.reference.clone()),
+        (PART, version.part.clone()),
+        (TITLE, version.title.clone()),
+        (MODE, version.mode.clone()),
+        (BUILDER, version.builder.clone()),
+        (CREATED, milliseconds(version.created).to_string()),
+        (USED, milliseconds(version.used).to_string()),
+        (LAYERS, version.layers.to_string()),
+        (BYTES, version.bytes.to_string()),
+    ];
+    let given = annotations.into_iter().filter(|(_, value)| !value.is_empty());
+    let annotations: BTreeMap<_, _> = given.map(|(key, value)| (key.to_owned(), value)).collect();
+    let bare = Descriptor::new(version.root.media_type.clone(), version.root.digest.clone(), version.root.size);
+    Descriptor { annotations, ..bare }
+}
+
+impl LayoutIndex {
+    /// The versions that were stored here, the newest first.
+    pub(crate) fn caches(&self) -> Vec<CacheVersion> {
+        let mut versions: Vec<_> = self.entries.iter().filter_map(Entry::version).collect();
+        sort(&mut versions);
+        versions
+    }
+
+    /// Adds a version.
+    pub(crate) fn insert_cache(&mut self, version: &CacheVersion) -> Result<(), serde_json::Error> {
+        self.entries.push(entry(target(version))?);
+        self.name_newest()
+    }
+
+    /// Removes versions. Returns their roots.
+    pub(crate) fn remove_caches(&mut self, ids: &[String]) -> Result<Vec<Descriptor>, serde_json::Error> {
+        let is_meant = |entry: &Entry| {
+            let id = entry.target.annotations.get(ID).filter(|_| entry.is_cache()).cloned();
+            id.or_else(|| entry.foreign_id()).is_some_and(|id| ids.contains(&id))
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries).into_iter().partition(is_meant);
+        self.entries = kept;
+        self.name_newest()?;
+        Ok(gone.into_iter().map(|entry| entry.target).collect())
+    }
+
+    /// Notes that a version is used.
+    pub(crate) fn touch_cache(&mut self, id: &str, used: SystemTime) -> Result<(), serde_json::Error> {
+        for at in 0..self.entries.len() {
+            if self.entries[at].is_cache() && self.entries[at].target.annotations.get(ID).is_some_and(|own| own == id) {
+                self.annotate(at, USED, Some(milliseconds(used).to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the newest version of each ref the annotation that BuildKit looks for.
+    fn name_newest(&mut self) -> Result<(), serde_json::Error> {
+        let mut newest = HashMap::new();
+        for version in self.caches() {
+            newest.entry(version.reference).or_insert(version.id);
+        }
+        for at in 0..self.entries.len() {
+            if let Some(version) = self.entries[at].version() {
+                let is_newest = newest.get(&version.reference) == Some(&version.id);
+                self.annotate(at, REF_NAME, is_newest.then_some(version.reference))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets an annotation of an entry of ours.
+    fn annotate(&mut self, at: usize, key: &str, value: Option<String>) -> Result<(), serde_json::Error> {
+        let mut target = self.entries[at].target.clone();
+        if target.annotations.get(key) == value.as_ref() {
+            return Ok(());
+        }
+        match value {
+            Some(value) => target.annotations.insert(key.to_owned(), value),
+            None => target.annotations.remove(key),
+        };
+        self.entries[at] = entry(target)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::image::Digest;
+    use crate::image::layout::EMPTY_INDEX;
+
+    fn version(reference: &str, at: u64) -> CacheVersion {
+        let created = UNIX_EPOCH + Duration::from_secs(at);
+        let root = Digest::sha256(format!("{reference} {at}").as_bytes());
+        CacheVersion {
+            id: format!("{}{at}", id_prefix(reference)),
+            reference: reference.to_owned(),
+            part: "0123456789abcdef0123456789abcdef".to_owned(),
+            title: "linux/amd64".to_owned(),
+            mode: "max".to_owned(),
+            builder: String::new(),
+            created,
+            used: created,
+            root: Descriptor::new("application/vnd.oci.image.manifest.v1+json", root, 7),
+            layers: 3,
+            bytes: 99,
+        }
+    }
+
+    fn index() -> LayoutIndex {
+        LayoutIndex::parse(EMPTY_INDEX).unwrap()
+    }
+
+    fn tags(index: &LayoutIndex) -> Vec<Option<&str>> {
+        index.entries.iter().map(|entry| entry.target.annotations.get(REF_NAME).map(String::as_str)).collect()
+    }
+
+    #[test]
+    fn versions_come_back_as_they_were_stored() {
+        let mut index = index();
+        let (old, new) = (version("a", 1), version("a", 2));
+        index.insert_cache(&new).unwrap();
+        index.insert_cache(&old).unwrap();
+        let read = LayoutIndex::parse(&index.to_bytes().unwrap()).unwrap();
+        assert_eq!(read.caches(), [new, old]);
+        assert_eq!(tags(&read), [Some("a"), None], "BuildKit takes the first that it finds");
+    }
+
+    #[test]
+    fn a_version_that_goes_leaves_its_tag_to_the_next() {
+        let mut index = index();
+        for version in [version("a", 1), version("a", 2), version("b", 1)] {
+            index.insert_cache(&version).unwrap();
+        }
+        let gone = index.remove_caches(&[version("a", 2).id]).unwrap();
+        assert_eq!(gone.iter().map(|root| &root.digest).collect::<Vec<_>>(), [&version("a", 2).root.digest]);
+        assert_eq!(tags(&index), [Some("a"), Some("b")]);
+        assert!(index.remove_caches(&[version("a", 2).id]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_cache_is_no_image_and_an_image_no_cache() {
+        let mut index = index();
+        let cache = version("docker.io/library/demo:1", 1);
+        index.insert_cache(&cache).unwrap();
+        let name = ["docker.io/library/demo:1".parse().unwrap()];
+        assert!(index.resolve(&name[0]).is_none());
+        assert!(!index.resolves_to(&cache.root, &[]));
+        index.insert(&cache.root, &name).unwrap();
+        assert_eq!((index.entries.len(), index.caches().len()), (2, 1));
+        assert_eq!(index.remove(Some("docker.io/library/demo:1"), &cache.root.digest).len(), 1);
+        index.remove(None, &cache.root.digest);
+        assert_eq!(index.caches(), [cache]);
+    }
+
+    #[test]
+    fn the_last_use_is_noted() {
+        let mut index = index();
+        index.insert_cache(&version("a", 1)).unwrap();
+        let used = UNIX_EPOCH + Duration::from_secs(50);
+        index.touch_cache(&version("a", 1).id, used).unwrap();
+        assert_eq!(index.caches()[0].used, used);
+    }
+
+    #[test]
+    fn folders_of_buildkit_tell_their_tags() {
+        let mut root = version("x", 1).root;
+        root.annotations.insert(REF_NAME.to_owned(), "latest".to_owned());
+        let theirs = entry(root).unwrap();
+        assert_eq!(theirs.foreign_cache(), Some("latest"));
+        let id = theirs.foreign_id().unwrap();
+        let mut index = index();
+        index.entries.push(theirs);
+        assert!(index.caches().is_empty());
+        assert_eq!(index.remove_caches(&[id]).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,213 @@
+//! Build caches in a repository: entries of its index.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::super::local::{Entry, LayoutIndex};
+use super::images::RepositoryImages;
+use super::lease::RepositoryLease;
+use super::stores::Stores;
+use crate::engine::caches::{
+    CacheContent, CacheDocument, CacheStore, CacheVersion, NewVersion, PendingVersion, VERSION_PREFIX, check_new,
+    check_sizes, is_touch_due, new_id, now, sort,
+};
+use crate::engine::images::Images;
+use crate::engine::{EngineError, Lease, Origin};
+use crate::image::cache::CacheRoot;
+use crate::image::{Descriptor, Digest, Limits};
+
+/// How many entries of other tools are looked into.
+const FOREIGN: usize = 1000;
+
+/// The caches of a repository.
+#[derive(Debug)]
+pub(crate) struct RepositoryCaches {
+    stores: Arc<Stores>,
+    address: String,
+}
+
+impl RepositoryCaches {
+    pub(super) fn new(stores: Arc<Stores>, address: &str) -> Self {
+        Self { stores, address: address.to_owned() }
+    }
+}
+
+/// The version that another tool's entry is, if its document is that of a cache. Blocks.
+fn foreign(stores: &Stores, entry: &Entry) -> Option<CacheVersion> {
+    use std::io::Read as _;
+    let (reference, id) = (entry.foreign_cache()?, entry.foreign_id()?);
+    let mut bytes = Vec::new();
+    let file = stores.blobs.open(&entry.target.digest).ok()?;
+    let written = file.metadata().ok()?.modified().unwrap_or(UNIX_EPOCH);
+    file.take(Limits::default().document_bytes + 1).read_to_end(&mut bytes).ok()?;
+    let target = &entry.target;
+    let root = Descriptor::new(target.media_type.clone(), target.digest.clone(), target.size);
+    let listed = CacheRoot::parse(root.clone(), Bytes::from(bytes)).ok()?;
+    Some(CacheVersion {
+        id,
+        reference: reference.to_owned(),
+        part: String::new(),
+        title: String::new(),
+        mode: String::new(),
+        builder: String::new(),
+        created: written,
+        used: written,
+        root,
+        layers: u64::try_from(listed.layers.len()).unwrap_or(u64::MAX),
+        bytes: listed.blobs().iter().fold(0, |sum, blob| sum.saturating_add(blob.size)),
+    })
+}
+
+#[async_trait]
+impl CacheStore for RepositoryCaches {
+    async fn versions(&self, reference: Option<&str>) -> Result<Vec<CacheVersion>, EngineError> {
+        let reference = reference.map(str::to_owned);
+        self.stores
+            .run(move |stores| {
+                let Some(index) = stores.names.read()? else { return Ok(Vec::new()) };
+                let is_wanted = |own: &str| reference.as_ref().is_none_or(|wanted| wanted == own);
+                let others = index.entries().iter().filter(|entry| entry.foreign_cache().is_some_and(is_wanted));
+                let mut versions: Vec<_> = others.take(FOREIGN).filter_map(|entry| foreign(stores, entry)).collect();
+                versions.extend(index.caches().into_iter().filter(|version| is_wanted(&version.reference)));
+                sort(&mut versions);
+                Ok(versions)
+            })
+            .await
+    }
+
+    async fn begin(&self, new: &NewVersion, origin: &Origin) -> Result<Arc<dyn PendingVersion>, EngineError> {
+        check_new(new)?;
+        let created = now();
+        let id = new_id(&new.reference, created);
+        let version = CacheVersion {
+            reference: new.reference.clone(),
+            part: new.part.clone(),
+            title: new.title.clone(),
+            mode: new.mode.clone(),
+            builder: origin.builder.clone(),
+            created,
+            used: created,
+            root: Descriptor::new("", Digest::sha256(b""), 0),
+            layers: 0,
+            bytes: 0,
+            id,
+        };
+        // Of letters, digits and dashes, and short enough for the name of a file.
+        let export = version.id.strip_prefix("linkspan-").unwrap_or(&version.id).to_owned();
+        let lease = self.stores.run(move |stores| {
+            stores.names.create()?;
+            RepositoryLease::open(stores, &export, None)
+        });
+        Ok(Arc::new(PendingRepositoryCache { version, lease: Arc::new(lease.await?) }))
+    }
+
+    async fn delete(&self, ids: &[String]) -> Result<(), EngineError> {
+        if let Some(other) = ids.iter().find(|id| !id.starts_with(VERSION_PREFIX)) {
+            let reason = format!("its versions have ids that begin with `{VERSION_PREFIX}`");
+            return Err(EngineError::Cache { reference: other.clone(), reason });
+        }
+        let ids = ids.to_vec();
+        let is_more = self.stores.run(move |stores| {
+            if !stores.names.change(|index: &mut LayoutIndex| index.remove_caches(&ids))? {
+                return Ok(false);
+            }
+            // They are deleted, even if nothing can be collected.
+            stores.collect().map(|collected| collected.is_more).or_else(|error| {
+                tracing::warn!(%error, "nothing was collected");
+                Ok(true)
+            })
+        });
+        if is_more.await? {
+            self.stores.collect_later();
+        }
+        Ok(())
+    }
+
+    async fn touch(&self, version: &CacheVersion) -> Result<(), EngineError> {
+        let (id, now) = (version.id.clone(), now());
+        if !is_touch_due(version, now) {
+            return Ok(());
+        }
+        self.stores
+            .run(move |stores| {
+                let index = stores.names.read()?;
+                let is_ours = |index: &LayoutIndex| index.caches().iter().any(|version| version.id == id);
+                // A folder that only other tools wrote is not written to in order to be read.
+                if !index.as_ref().is_some_and(is_ours) {
+                    return Ok(());
+                }
+                stores.names.change(|index| index.touch_cache(&id, now).map(|()| Vec::new())).map(drop)
+            })
+            .await
+    }
+
+    /// What a process that is gone left is released by the collector.
+    async fn recover(&self) -> Result<usize, EngineError> {
+        self.stores
+            .run(|stores| if stores.names.is_ours() { stores.collect().map(|it| it.exports) } else { Ok(0) })
+            .await
+    }
+
+    fn blobs(&self) -> Arc<dyn Images> {
+        Arc::new(RepositoryImages::new(self.stores.clone(), &self.address))
+    }
+}
+
+/// A version that is being stored.
+#[derive(Debug)]
+struct PendingRepositoryCache {
+    version: CacheVersion,
+    lease: Arc<RepositoryLease>,
+}
+
+/// Stores a document, unless it is there. Blocks.
+fn store(lease: &RepositoryLease, document: &CacheDocument) -> Result<(), EngineError> {
+    let (descriptor, blobs) = (&document.descriptor, &lease.stores.blobs);
+    lease.pins.add([&descriptor.digest])?;
+    if lease.is_there(descriptor) && blobs.is_same(&descriptor.digest, &document.bytes) {
+        return Ok(());
+    }
+    blobs.store(&descriptor.digest, std::slice::from_ref(&document.bytes), &lease.export)
+}
+
+#[async_trait]
+impl PendingVersion for PendingRepositoryCache {
+    fn id(&self) -> &str {
+        &self.version.id
+    }
+
+    fn lease(&self) -> Arc<dyn Lease> {
+        self.lease.clone()
+    }
+
+    async fn commit(&self, content: &CacheContent) -> Result<CacheVersion, EngineError> {
+        let (layers, documents) = (content.present(), [content.config.clone(), content.root.clone()]);
+        let mut version = self.version.clone();
+        version.root = content.root.descriptor.clone();
+        version.layers = u64::try_from(layers.len()).unwrap_or(u64::MAX);
+        (version.bytes, version.used) = (content.bytes(), now());
+        self.lease
+            .work(move |lease| {
+                lease.pins.add(layers.iter().map(|layer| &layer.digest))?;
+                let find = |layer: &Descriptor| lease.stores.blobs.pin(&layer.digest, None, &lease.export);
+                check_sizes(&layers, &layers.iter().map(find).collect::<Vec<_>>())?;
+                documents.iter().try_for_each(|document| store(lease, document))
+            })
+            .await?;
+        self.lease.stores.blobs.flush().await?;
+        let committed = version.clone();
+        self.lease.work(move |lease| lease.stores.names.add(|index| index.insert_cache(&committed))).await?;
+        self.lease.committed(false);
+        if let Err(error) = self.lease.release().await {
+            tracing::warn!(%error, "the lease of a complete cache stays until the process ends");
+        }
+        Ok(version)
+    }
+
+    async fn abort(&self) -> Result<(), EngineError> {
+        self.lease.release().await
+    }
+}

@@ -1,0 +1,84 @@
+//! Unpacks the layout in an archive into a folder, for layouts that are no images, such as build caches.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ArchiveError;
+use super::files::read_at;
+use super::members::{BlobLocation, Members};
+use crate::image::Digest;
+use crate::image::layout::{INDEX_FILE, MARKER_FILE, MAX_INDEX, MAX_MARKER, blob_path};
+
+/// How many bytes are copied at once.
+const CHUNK: usize = 1 << 20;
+
+/// Copies the layout in the tar archive at `path` into `folder`: its marker, its index and files that are named as blobs are,
+/// and nothing else. Blobs are not verified. Blocks.
+///
+/// # Errors
+/// When the archive cannot be read, is compressed or cut off, or the folder cannot be written.
+pub(crate) fn unpack(path: &Path, folder: &Path) -> Result<(), ArchiveError> {
+    let archive = path.display().to_string();
+    let failed = |what: &str, error| ArchiveError::Io { archive: archive.clone(), what: what.to_owned(), error };
+    let file = Arc::new(File::open(path).map_err(|error| failed("opening it", error))?);
+    let members = Members::of(&file).map_err(|reason| ArchiveError::Tar { archive: archive.clone(), reason })?;
+    for (name, location) in members.files() {
+        let Some((target, limit)) = target(name) else { continue };
+        if location.size() > limit {
+            let reason = format!("has {} bytes; at most {limit} are read", location.size());
+            return Err(ArchiveError::Member { archive: archive.clone(), member: target, reason });
+        }
+        copy(location, &folder.join(&target)).map_err(|error| failed(&format!("unpacking `{target}`"), error))?;
+    }
+    Ok(())
+}
+
+/// Where the member `name` belongs, and how many bytes it may have.
+fn target(name: &[u8]) -> Option<(String, u64)> {
+    let name = std::str::from_utf8(name).ok()?;
+    match name {
+        MARKER_FILE => Some((name.to_owned(), MAX_MARKER)),
+        INDEX_FILE => Some((name.to_owned(), MAX_INDEX)),
+        _ => {
+            let (algorithm, hex) = name.strip_prefix("blobs/")?.split_once('/')?;
+            let digest: Digest = format!("{algorithm}:{hex}").parse().ok()?;
+            Some((blob_path(&digest), u64::MAX))
+        }
+    }
+}
+
+fn copy(location: &BlobLocation, path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let (mut file, mut at, mut bytes) = (File::create(path)?, 0, vec![0; CHUNK]);
+    loop {
+        match read_at(location, at, &mut bytes)? {
+            0 => return Ok(()),
+            read => file.write_all(&bytes[..read])?,
+        }
+        at += bytes.len() as u64;
+        if at >= location.size() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_layout_has_is_unpacked() {
+        let digest = Digest::sha256(b"x");
+        let blob = blob_path(&digest);
+        assert_eq!(target(blob.as_bytes()), Some((blob.clone(), u64::MAX)));
+        assert_eq!(target(b"index.json").map(|(name, _)| name).as_deref(), Some("index.json"));
+        for other in ["blobs/sha256/../../etc", "blobs/md5/00", "etc/passwd", "ingest/x", "blobs/sha256", "/index.json"]
+        {
+            assert_eq!(target(other.as_bytes()), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Folders, beside BuildKit's `type=local`.
+
+use std::fs;
+use std::path::Path;
+
+use linkspan::engine::select::{Selection, select};
+use serde_json::Value;
+
+use crate::common::{Context, Stack};
+use crate::fixture::{caches, containerd, name, origin};
+
+async fn folder(path: &Path) -> std::sync::Arc<linkspan::caches::Caches> {
+    caches(&*select(&Selection::layout(path)).await.unwrap().engine)
+}
+
+/// The steps of a build that were taken from a cache.
+fn cached(log: &str) -> usize {
+    log.lines().filter(|line| line.ends_with(" CACHED")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_goes_from_buildkits_folder_through_an_engine_into_a_folder_that_buildkit_reads() {
+    // Its builder is emptied.
+    let stack = Stack::start(&[
+        crate::common::Part::Containerd,
+        crate::common::Part::Dockerd,
+        crate::common::Part::Buildkitd,
+        crate::common::Part::Registry,
+    ]);
+    let builder = stack.builder(stack.buildkit_host());
+    let context = Context::new(&format!("FROM {}\nRUN echo one > /one\nRUN cat /one > /two\n", stack.base_image()));
+    let (theirs, ours) = (stack.fresh_path("-theirs"), stack.fresh_path("-ours"));
+    for form in ["true", "false"] {
+        let to = format!("type=local,dest={},tag=app,mode=max,image-manifest={form}", theirs.display());
+        builder.build(context.path(), ["--cache-to", &to]).ok();
+        let read = folder(&theirs).await;
+        let parts = read.resolve(&name("app")).await.unwrap();
+        let [part] = &parts[..] else { panic!("{parts:?}") };
+        assert_eq!((part.missing, part.listed.is_index), (0, form == "false"));
+        assert!(part.listed.layers.len() >= 3, "{part:?}");
+
+        let engine = caches(&*containerd(&stack, "folders").await);
+        let copied = engine.copy(&read, part, &name("team/app:main"), &origin()).await.unwrap();
+        let again = engine.copy(&read, part, &name("team/app:main"), &origin()).await.unwrap();
+        assert_eq!((again.version.id, again.written), (copied.version.id, 0));
+
+        let stored = engine.resolve(&name("team/app:main")).await.unwrap();
+        let written = folder(&ours).await;
+        written.copy(&engine, &stored[0], &name("team/app:main"), &origin()).await.unwrap();
+        fs::remove_dir_all(&theirs).unwrap();
+        builder.buildx(["prune", "-af"]).ok();
+        let from = format!("type=local,src={},tag=team/app:main", ours.display());
+        let log = builder.build(context.path(), ["--cache-from", &from]).ok().stderr;
+        assert_eq!(cached(&log), 2, "{log}");
+        fs::remove_dir_all(&ours).unwrap();
+        builder.buildx(["prune", "-af"]).ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_and_caches_share_a_folder() {
+    let stack = Stack::shared();
+    let path = stack.fresh_path("-shared");
+    let engine = select(&Selection::layout(&path)).await.unwrap().engine;
+    let caches = caches(&*engine);
+    crate::fixture::store(&caches, "demo:1", "", &["one"], crate::fixture::MANIFEST).await;
+    let images = engine.images().unwrap();
+    assert!(images.list(&Default::default()).await.unwrap().records.is_empty());
+    assert!(images.resolve(&"demo:1".parse().unwrap()).await.unwrap().is_none());
+    let index: Value = serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap();
+    assert_eq!(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "demo:1");
+    assert_eq!(caches.versions(None).await.unwrap().len(), 1);
+}
