@@ -49,6 +49,9 @@ pub enum CacheError {
         /// The limit.
         limit: u64,
     },
+    /// A layer could not be fetched.
+    #[error("a layer of the cache could not be fetched: {0}")]
+    Fetch(String),
     /// A document cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),

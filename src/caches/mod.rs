@@ -6,7 +6,9 @@
 //!
 //! [`CacheStore`]: crate::engine::caches::CacheStore
 
+mod builder_export;
 mod copy;
+mod current;
 mod error;
 mod export;
 mod guards;
@@ -15,13 +17,16 @@ mod limits;
 mod name;
 mod part;
 mod prune;
+mod reader;
 mod resolve;
 mod service;
 #[cfg(test)]
 mod tests;
 mod usage;
 
+pub use builder_export::{BuilderExport, Exported, Layer, Moved, Target};
 pub use copy::Copied;
+pub use current::CurrentVersion;
 pub use error::CacheError;
 pub use export::CacheExport;
 pub use guards::VersionGuard;
@@ -29,6 +34,7 @@ pub use limits::CacheLimits;
 pub use name::{CachePolicy, CacheRef};
 pub use part::Part;
 pub use prune::{Pruned, Selection};
+pub use reader::{CacheReader, ReadTotals};
 pub use resolve::ResolvedPart;
 pub use service::{CacheSettings, Caches};
 pub use usage::{Usage, VersionUsage};

@@ -2,6 +2,9 @@
 
 use crate::image::Digest;
 
+/// The Dockerfile that is built when none is named; buildx says it all the same.
+const DEFAULT_FILE: &str = "Dockerfile";
+
 /// What a cache export is of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Part {
@@ -23,7 +26,7 @@ impl Part {
     /// What people are shown.
     pub fn title(&self) -> String {
         let named = [("target=", &self.target), ("file=", &self.filename)];
-        let named = named.into_iter().filter(|(_, value)| !value.is_empty());
+        let named = named.into_iter().filter(|(_, value)| !["", DEFAULT_FILE].contains(&value.as_str()));
         let words = named.map(|(name, value)| format!("{name}{value}"));
         let words = std::iter::once(self.platform.clone()).filter(|it| !it.is_empty()).chain(words);
         let title: String = words.collect::<Vec<_>>().join(" ");

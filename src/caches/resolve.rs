@@ -61,12 +61,8 @@ impl Caches {
         if blobs.size(&listed.config.digest).await? != Some(listed.config.size) {
             return Err(crate::engine::EngineError::Missing { digests: vec![listed.config.digest.clone()] }.into());
         }
-        let layers: HashSet<_> = listed.layers.iter().map(|layer| layer.digest.clone()).collect();
-        let look = async |digest: Digest| Ok::<_, CacheError>((blobs.size(&digest).await?.is_some(), digest));
-        let total = layers.len();
-        let lookups: Vec<_> = layers.into_iter().map(look).collect();
-        let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
-        let present: HashSet<_> = found.into_iter().filter(|(is_there, _)| *is_there).map(|(_, it)| it).collect();
+        let present = self.present(&listed).await?;
+        let total = listed.layers.iter().map(|layer| &layer.digest).collect::<HashSet<_>>().len();
         let root = if listed.is_importable(&present) {
             let bytes = read_document(&blobs, &listed.descriptor).await?;
             CacheDocument { descriptor: listed.descriptor.clone(), bytes }
@@ -82,5 +78,15 @@ impl Caches {
             tracing::warn!(%error, id = version.id, "the last use of a build cache could not be noted");
         }
         Ok(ResolvedPart { version, missing: total - present.len(), listed, root, _guard: guard })
+    }
+
+    /// The digests of the layers of a root that the engine has.
+    pub(super) async fn present(&self, listed: &CacheRoot) -> Result<HashSet<Digest>, CacheError> {
+        let blobs = self.store.blobs();
+        let layers: HashSet<_> = listed.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let look = async |digest: Digest| Ok::<_, CacheError>((blobs.size(&digest).await?.is_some(), digest));
+        let lookups: Vec<_> = layers.into_iter().map(look).collect();
+        let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
+        Ok(found.into_iter().filter(|(is_there, _)| *is_there).map(|(_, it)| it).collect())
     }
 }

@@ -11,6 +11,7 @@ use crate::engine::images::Images;
 use crate::engine::{Engine, EngineError, Origin};
 use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest};
+use crate::net::Principal;
 use crate::source::read_document;
 
 /// How many roots are remembered once they were read.
@@ -53,6 +54,14 @@ impl Caches {
     /// The limits.
     pub fn limits(&self) -> &CacheLimits {
         &self.settings.limits
+    }
+
+    /// Refuses a ref that policy does not let `principal` write.
+    ///
+    /// # Errors
+    /// [`CacheError::Denied`].
+    pub fn check(&self, reference: &CacheRef, principal: &Principal) -> Result<(), CacheError> {
+        self.settings.policy.check(reference, principal)
     }
 
     /// The blobs of the caches, to be read.

@@ -3,16 +3,22 @@
 use std::sync::Arc;
 
 use super::builder::KEEP_EXEC;
+use crate::caches::Caches;
 use crate::door::{buildkit, docker};
 use crate::export::Exports;
 use crate::net::Upstream;
 
 /// A door to the engine behind `upstream`. What its builders export shares `exports` with the doors of other builders.
-pub(super) fn door(upstream: Upstream, exports: &Arc<Exports>, plain_is_load: bool) -> docker::Door {
+pub(super) fn door(
+    upstream: Upstream,
+    exports: &Arc<Exports>,
+    caches: Option<Arc<Caches>>,
+    plain_is_load: bool,
+) -> docker::Door {
     let (exports, of_builders) = (Arc::clone(exports), Arc::clone(exports));
     let services = move |builder, connections| {
         let settings = buildkit::Settings { builder, connections, plain_is_load };
-        Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders))) as _
+        Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders)).with_caches(caches.clone())) as _
     };
     let builders = docker::BuilderSettings { services: Box::new(services), keep: KEEP_EXEC };
     docker::Door::new(docker::Settings { upstream, exports, builders: Some(builders) })

@@ -197,7 +197,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         Err(EngineError::NotOffered { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let tidying = begin_to_tidy(Arc::clone(&engine), caches).await;
+    let tidying = begin_to_tidy(Arc::clone(&engine), caches.clone()).await;
 
     say(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
@@ -245,8 +245,8 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         say(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
         let (builder, plain_is_load) = (builder.endpoint.to_string(), builder.plain_is_load);
         let settings = buildkit::Settings { builder, connections, plain_is_load };
-        let door = buildkit::Door::new(settings, Arc::clone(&exports)).telling(status.of(listener.address()));
-        let door = Arc::new(door);
+        let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
+        let door = Arc::new(door.telling(status.of(listener.address())));
         let looking = Arc::clone(&door);
         // Beside everything else: a builder may come later than we do.
         tokio::spawn(async move { looking.look().await });
@@ -258,7 +258,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let mut docker_door = None;
     if let Some((upstream, listener, is_load)) = docker {
         say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
-        let door = Arc::new(docker::door(upstream, &exports, is_load).telling(status.of(listener.address())));
+        let door = Arc::new(docker::door(upstream, &exports, caches, is_load).telling(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
         listeners.open("docker", listener, move |stream, drain| {
             let door = Arc::clone(&door);

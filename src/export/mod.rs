@@ -29,6 +29,7 @@
 
 mod copy_blob;
 mod error;
+mod fetch;
 mod id;
 mod live;
 mod policy;

@@ -66,6 +66,11 @@ impl Exports {
         &self.shared.engine
     }
 
+    /// The blobs that are on their way.
+    pub(super) fn flights(&self) -> &SingleFlight {
+        &self.shared.flights
+    }
+
     /// Which names `principal` may set.
     pub fn policy(&self, principal: &Principal) -> &NamePolicy {
         self.shared.policy(principal)
@@ -179,6 +184,11 @@ impl Exports {
         F: Future<Output = Result<(), EngineError>> + Send,
     {
         self.shared.release_by(release);
+    }
+
+    /// Runs a clean-up in the background; [`Exports::finish`] waits for it.
+    pub fn clean_up(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.shared.tasks.spawn(work);
     }
 
     /// Waits until every export and every clean-up has ended; an engine that went away is not waited for. No export

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::{InfoRequest, ReadContentRequest};
 use futures_util::stream::{StreamExt, unfold};
 use http::Uri;
 use tonic::{Code, Status};
 
-use super::{Chunks, Source, SourceError};
+use super::{BlobLookup, Chunks, Source, SourceError};
 use crate::http2::Calls;
 use crate::image::{Descriptor, Digest};
 
@@ -84,5 +84,17 @@ impl Source for BuildkitContent {
         });
         let first = first.map(|message| Ok(Bytes::from(message.data)));
         Ok(futures_util::stream::iter(first).chain(rest).boxed())
+    }
+}
+
+#[async_trait]
+impl BlobLookup for BuildkitContent {
+    async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
+        let mut client = self.client.clone();
+        match heard(client.info(InfoRequest { digest: digest.to_string() })).await {
+            Ok(response) => Ok(response.into_inner().info.and_then(|info| u64::try_from(info.size).ok())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.error(digest, &status)),
+        }
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
 
+use super::cache::CacheBuild;
 use super::solve::NO_CACHE;
 
 /// What is recorded of one build's gateway calls, at most. Frontend requests are a few KiB.
@@ -27,6 +28,8 @@ pub(super) struct Build {
     pub(super) id: String,
     progress: watch::Sender<Progress>,
     recording: Mutex<Recording>,
+    /// The caches that it reads and writes, as long as it runs.
+    cache: Mutex<Weak<CacheBuild>>,
 }
 
 /// What the client will be shown, in order.
@@ -35,8 +38,10 @@ struct Progress {
     /// Whether the build's image is exported by us, so that its status stream is kept open for that.
     ours: bool,
     finished: bool,
-    /// `StatusResponse` frames.
+    /// `StatusResponse` frames, which follow the builder's own.
     frames: Vec<Bytes>,
+    /// Those that come among the builder's own.
+    live: Vec<Bytes>,
 }
 
 /// The gateway calls that made the build's result, so that it can be made again.
@@ -67,8 +72,12 @@ impl Builds {
             return build;
         }
         builds.retain(|_, build| build.strong_count() > 0);
-        let build =
-            Arc::new(Build { id: id.to_owned(), progress: watch::Sender::default(), recording: Mutex::default() });
+        let build = Arc::new(Build {
+            id: id.to_owned(),
+            progress: watch::Sender::default(),
+            recording: Mutex::default(),
+            cache: Mutex::default(),
+        });
         builds.insert(id.to_owned(), Arc::downgrade(&build));
         build
     }
@@ -92,9 +101,24 @@ impl Build {
         self.progress.send_modify(|progress| progress.frames.push(frame));
     }
 
+    /// Shows the client a `StatusResponse` frame among the builder's own.
+    pub(super) fn show_now(&self, frame: Bytes) {
+        self.progress.send_modify(|progress| progress.live.push(frame));
+    }
+
     /// Follows what is shown.
     pub(super) fn watch(&self) -> Watch {
-        Watch { progress: self.progress.subscribe(), seen: 0 }
+        Watch { progress: self.progress.subscribe(), seen: 0, seen_live: 0 }
+    }
+
+    /// The caches of the build, if it has any of ours.
+    pub(super) fn cache(&self) -> Option<Arc<CacheBuild>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// Says which caches the build has.
+    pub(super) fn set_cache(&self, cache: &Arc<CacheBuild>) {
+        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(cache);
     }
 
     /// Keeps a gateway call for a repetition.
@@ -129,19 +153,33 @@ impl Drop for TrackedBuild {
 pub(super) struct Watch {
     progress: watch::Receiver<Progress>,
     seen: usize,
+    seen_live: usize,
 }
 
 impl Watch {
-    /// The next frames; `None` when there will be no more, which for a build that is not ours is at once.
+    /// The next frames that come among the builder's own; never ends without any.
+    pub(super) async fn live(&mut self) -> Vec<Bytes> {
+        let seen = self.seen_live;
+        let progress = self.progress.wait_for(|progress| progress.live.len() > seen).await;
+        let frames = progress.map(|progress| progress.live[seen..].to_vec());
+        // The build is gone, and with it all that could be shown.
+        let Ok(frames) = frames else { return std::future::pending().await };
+        self.seen_live += frames.len();
+        frames
+    }
+
+    /// The next frames of either kind; `None` when there will be no more, which for a build that is not ours is at once.
     pub(super) async fn next(&mut self) -> Option<Vec<Bytes>> {
-        let seen = self.seen;
+        let (seen, seen_live) = (self.seen, self.seen_live);
         // An error means that the build is gone, and with it all that could be shown.
-        let progress =
-            self.progress.wait_for(|progress| progress.frames.len() > seen || progress.finished || !progress.ours);
+        let progress = self.progress.wait_for(|progress| {
+            progress.live.len() > seen_live || progress.frames.len() > seen || progress.finished || !progress.ours
+        });
         let progress = progress.await.ok()?;
-        let frames = progress.frames.get(seen..).filter(|frames| !frames.is_empty())?.to_vec();
-        self.seen += frames.len();
-        Some(frames)
+        let live = progress.live.get(seen_live..).unwrap_or_default();
+        let frames = [live, progress.frames.get(seen..).unwrap_or_default()].concat();
+        (self.seen, self.seen_live) = (progress.frames.len(), progress.live.len());
+        Some(frames).filter(|frames| !frames.is_empty())
     }
 }
 

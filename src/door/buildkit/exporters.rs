@@ -1,6 +1,6 @@
 //! Which exporters mean "into the local engine", and what the builder is asked to do instead.
 
-use std::collections::BTreeMap;
+pub(super) use super::entry::Entry as Exporter;
 
 /// The type that asks for a direct export explicitly: `-o type=linkspan,name=…`.
 pub(super) const EXPLICIT_TYPE: &str = "linkspan";
@@ -26,15 +26,6 @@ const DROPPED: [&str; 12] = [
     "unpack",
     "unsafe-internal-store-allow-incomplete",
 ];
-
-/// One entry of a build's exporters.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Exporter {
-    /// The type, such as `oci`.
-    pub(super) kind: String,
-    /// The attributes.
-    pub(super) attrs: BTreeMap<String, String>,
-}
 
 impl Exporter {
     /// Whether this is a load into the local engine. A load from buildx to an engine with the containerd store is

@@ -11,7 +11,7 @@ use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES, full, with_trailers};
 pub(super) const BUILD_ID: &str = "buildkit-controlapi-buildid";
 
 /// Length of a frame's header: a compression flag and a 32-bit length.
-const FRAME_HEADER: usize = 5;
+pub(super) const FRAME_HEADER: usize = 5;
 
 /// A whole body: its bytes (frame header included) and its trailers.
 #[derive(Debug, Clone)]

@@ -9,6 +9,8 @@
 mod arrival;
 mod builder;
 mod builds;
+mod cache;
+mod entry;
 mod explicit;
 mod exporters;
 #[cfg(any(test, fuzzing))]
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use crate::caches::Caches;
 use crate::export::Exports;
 use crate::http2::{self, BuilderService, ConnectionPool, PooledConnection, full, until_end_of};
 use crate::net::{CloseWith, Connection, Drain, Stream};
@@ -42,6 +45,7 @@ use crate::status::StatusReport;
 use arrival::Arrival;
 use builder::Builder;
 use builds::Builds;
+use cache::Caching;
 use session::Sessions;
 
 pub use solve::rewrite;
@@ -68,6 +72,7 @@ pub struct Door {
     builds: Builds,
     sessions: Sessions,
     exports: Arc<Exports>,
+    caching: Arc<Caching>,
     status: Option<StatusReport>,
 }
 
@@ -75,14 +80,27 @@ impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
         let Settings { builder, connections, plain_is_load } = settings;
+        let builder = Builder::new(builder, connections);
+        let caching = Caching::new(None, exports.clone(), builder.name.clone(), builder.content());
         Self {
-            builder: Builder::new(builder, connections),
+            builder,
             plain_is_load,
             builds: Builds::default(),
             sessions: Sessions::new(None),
             exports,
+            caching,
             status: None,
         }
+    }
+
+    /// The same, with `caches` behind cache exports and imports of type `linkspan`; without any, these are refused.
+    #[must_use]
+    pub fn with_caches(mut self, caches: Option<Arc<Caches>>) -> Self {
+        let (name, content) = (self.builder.name.clone(), self.builder.content());
+        self.caching = Caching::new(caches, self.exports.clone(), name, content);
+        let is_able = self.caching.is_able();
+        self.sessions = Sessions::new(is_able.then(|| self.caching.clone() as _));
+        self
     }
 
     /// The same, saying what it belongs to when it is asked.

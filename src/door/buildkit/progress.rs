@@ -27,6 +27,8 @@ struct Inner {
     build: Arc<Build>,
     engine: &'static str,
     vertex: Vertex,
+    /// Whether it is shown among the builder's own progress, and not behind it.
+    is_live: bool,
     blobs: Mutex<HashMap<String, Blob>>,
     warned: AtomicBool,
     ended: AtomicBool,
@@ -49,12 +51,26 @@ impl Display {
             build,
             engine,
             vertex,
+            is_live: false,
             blobs: Mutex::default(),
             warned: AtomicBool::default(),
             ended: AtomicBool::default(),
         }));
         display.0.show(vec![display.0.vertex.clone()], Vec::new());
         display
+    }
+
+    /// Shows an export in a vertex that is the builder's own, while that runs.
+    pub(super) fn beside(build: Arc<Build>, engine: &'static str, digest: String) -> Self {
+        Self(Arc::new(Inner {
+            build,
+            engine,
+            vertex: Vertex { digest, ..Vertex::default() },
+            is_live: true,
+            blobs: Mutex::default(),
+            warned: AtomicBool::default(),
+            ended: AtomicBool::default(),
+        }))
     }
 
     /// The receiver of the export's events.
@@ -154,7 +170,8 @@ impl Inner {
 
     fn show(&self, vertexes: Vec<Vertex>, statuses: Vec<VertexStatus>) {
         let response = StatusResponse { vertexes, statuses, ..StatusResponse::default() };
-        self.build.show(frame(&response.encode_to_vec()));
+        let frame = frame(&response.encode_to_vec());
+        if self.is_live { self.build.show_now(frame) } else { self.build.show(frame) }
     }
 }
 
@@ -166,7 +183,7 @@ fn summary(outcome: &Outcome, engine: &str) -> String {
 }
 
 /// Bytes as docker and buildkit print them: powers of a thousand, one decimal.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if value < 1000.0 {

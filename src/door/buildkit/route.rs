@@ -14,6 +14,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
 use super::builds::Build;
+use super::cache::Cached;
 use super::explicit::{explained, refusal};
 use super::grpc::{Unary, error_response, frame, status};
 use super::load::Load;
@@ -23,7 +24,7 @@ use super::session::SESSION;
 use super::solve::Solve;
 use super::status::hold_open;
 use super::unary::build_id;
-use super::wire::fields;
+use super::wire::{WireError, fields};
 use super::{Door, progress, remarks};
 use crate::http2::{Body, BodyError, PooledConnection, ProxyError, full};
 use crate::net::Principal;
@@ -75,24 +76,33 @@ impl Route {
             Ok(request) => request,
             Err(error) => return Ok(unreadable(&error)),
         };
-        let edit = match request.message().map(Solve::read) {
-            Some(Ok(solve)) => match refusal(&solve.exporters) {
-                Some(status) => Edit::Refuse(status),
-                None => self.edit(solve, &parts.headers).await,
+        let (edit, cached) = match request.message().map(Solve::read) {
+            Some(Ok(solve)) => match self.read_caches(solve).await {
+                Ok((solve, cached)) => match refusal(&solve.exporters) {
+                    Some(status) => (Edit::Refuse(status), cached),
+                    None => (self.edit(solve, &parts.headers).await, cached),
+                },
+                Err(status) => (Edit::Refuse(status), None),
             },
             // Nothing we understand: the builder shall say what is wrong with it.
-            Some(Err(_)) | None => Edit::Pass { said: None },
+            Some(Err(_)) | None => (Edit::Pass { said: None }, None),
         };
-        let (load, message) = match edit {
-            Edit::Load(load, message) => (load, message),
-            Edit::Pass { said } => {
+        let (load, message, _claim) = match (edit, &cached) {
+            (Edit::Refuse(status), _) => return Ok(error_response(&status)),
+            (Edit::Pass { said }, None) => {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
                 return Ok(explained(response.map(|body| held_with(said, body)), self.why_not()));
             }
-            Edit::Refuse(status) => return Ok(error_response(&status)),
+            // The status stream stays open until the claim is dropped, however the call ends.
+            (Edit::Pass { said }, Some(cached)) => {
+                let build = said.unwrap_or_else(|| cached.shown());
+                (None, cached.message.clone(), build.track())
+            }
+            (Edit::Load(load, message), _) => {
+                let claim = load.build.track();
+                (Some(load), message, claim)
+            }
         };
-        // The status stream stays open until this claim is dropped, however the call ends.
-        let _claim = load.build.track();
         let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
         let (parts, body) = response.into_parts();
         let mut answer = match Unary::read(body).await {
@@ -102,26 +112,36 @@ impl Route {
         let code = status(&parts.headers, answer.trailers.as_ref()).map(|status| status.code());
         if code != Some(tonic::Code::Ok) {
             // The answer of a builder that went away has no status; then there is nobody to ask.
-            if let Some(code) = code {
+            if let (Some(code), Some(load)) = (code, &load) {
                 load.rescue(code).await;
             }
         } else if let Some(message) = answer.message() {
-            let completed = match BuildResponse::read(&message) {
-                Ok(answer) => load.finish(answer).await,
-                Err(error) => Err(Status::internal(format!("the builder's answer is {error}"))),
-            };
-            match completed {
+            match completed(&message, load.as_deref(), cached.as_ref()).await {
                 Ok(completed) => answer.body = frame(&completed.write()),
                 Err(status) => return Ok(error_response(&status)),
             }
         }
-        Ok(Response::from_parts(parts, answer.into_body()))
+        let response = Response::from_parts(parts, answer.into_body());
+        Ok(if load.is_none() { explained(response, self.why_not()) } else { response })
+    }
+
+    /// The request as it is without entries of ours for caches, and what they have become.
+    async fn read_caches(&self, solve: Solve) -> Result<(Solve, Option<Cached>), Status> {
+        let door = &*self.door;
+        let has_caches = !solve.cache.is_empty();
+        let is_split = door.sessions.decide(&solve.session, has_caches && door.caching.is_able());
+        if !has_caches {
+            return Ok((solve, None));
+        }
+        let build = door.builds.get(&solve.build);
+        let Solve { message, cache, session, .. } = &solve;
+        let cached = door.caching.solve(message, cache, session, is_split, &self.client, &build).await?;
+        Ok((Solve::read(cached.message.clone()).map_err(unread)?, Some(cached)))
     }
 
     /// The edited request, if anything in it means a load and the builder can export directly.
     async fn edit(&self, solve: Solve, headers: &HeaderMap) -> Edit<'_> {
         let door = &*self.door;
-        door.sessions.decide(&solve.session, false);
         let build = door.builds.get(&solve.build);
         Span::current().record("build", &build.id);
         let pass = |remark: Option<String>| {
@@ -197,7 +217,13 @@ impl Route {
             Ok(request) => request,
             Err(error) => return Ok(unreadable(&error)),
         };
-        let asked = request.message();
+        let (request, asked) = match (build.cache(), request.message()) {
+            (Some(cache), Some(message)) if parts.uri.path() == GATEWAY_SOLVE => {
+                let message = cache.gateway(message).await;
+                (Unary { body: frame(&message), ..request }, Some(message))
+            }
+            (_, message) => (request, message),
+        };
         if let Some(result) = asked.as_ref().filter(|_| parts.uri.path() == GATEWAY_RETURN) {
             // Before it is sent: the build may end before its answer is here.
             build.record(result.len(), |recording| recording.result = Some(result.clone()));
@@ -217,6 +243,19 @@ impl Route {
     }
 }
 
+/// The response, with what has become of the build's loads and caches.
+async fn completed(message: &[u8], load: Option<&Load<'_>>, cached: Option<&Cached>) -> Result<BuildResponse, Status> {
+    let answer = BuildResponse::read(message).map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
+    let mut answer = match load {
+        Some(load) => load.finish(answer).await?,
+        None => answer,
+    };
+    if let Some(cached) = cached {
+        cached.finish(&mut answer.keys);
+    }
+    Ok(answer)
+}
+
 /// The body, with which `said` is dropped: what was said of a build is shown after the builder's own progress, as long as
 /// somebody holds the build.
 fn held_with(said: Option<Arc<Build>>, body: Incoming) -> Body {
@@ -232,6 +271,11 @@ fn unreachable(error: &ProxyError) -> Response<Body> {
     let reason = error.reason();
     tracing::warn!(%reason, "the builder cannot be reached");
     error_response(&Status::unavailable(format!("linkspan: {reason}")))
+}
+
+/// A request that we edited cannot be read.
+fn unread(error: WireError) -> Status {
+    Status::internal(format!("linkspan: the edited request is {error}"))
 }
 
 fn passed_on(body: Incoming) -> Body {

@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 
+use super::cache::CacheOptions;
 use super::exporters::Exporter;
-use super::wire::{Field, WireError, entry, fields, put_bytes, put_map, put_varint};
+use super::wire::{WireError, copy_without, entry, fields, put_bytes, put_map, put_varint};
 
 const REF: u32 = 1;
 const EXPORTER_DEPRECATED: u32 = 3;
@@ -26,7 +27,8 @@ pub(super) const NO_CACHE: &str = "no-cache";
 /// A `SolveRequest`.
 #[derive(Debug, Clone)]
 pub(super) struct Solve {
-    message: Bytes,
+    /// Its bytes.
+    pub(super) message: Bytes,
     /// The id of the build, chosen by the client.
     pub(super) build: String,
     /// The id of the client's session.
@@ -39,6 +41,8 @@ pub(super) struct Solve {
     pub(super) epoch: Option<String>,
     /// Whether the frontend that the builder runs is to take steps from no cache.
     pub(super) is_uncached: bool,
+    /// The caches of ours that it reads and writes.
+    pub(super) cache: CacheOptions,
 }
 
 /// The request that a builder gets in place of `message`, a `SolveRequest`; `None` where nothing in it means a
@@ -60,6 +64,7 @@ impl Solve {
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
         let (mut build, mut session) = (String::new(), String::new());
         let (mut has_frontend, mut epoch, mut is_uncached) = (false, None, false);
+        let cache = CacheOptions::of_solve(&message)?;
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
             let field = field?;
@@ -74,7 +79,7 @@ impl Solve {
                         epoch = Some(value);
                     }
                 }
-                EXPORTERS => exporters.push(exporter(field.bytes)?),
+                EXPORTERS => exporters.push(Exporter::read(field.bytes)?),
                 EXPORTER_DEPRECATED => field.text()?.clone_into(&mut deprecated.kind),
                 EXPORTER_ATTRS_DEPRECATED => deprecated.attrs.extend([entry(field.bytes)?]),
                 _ => {}
@@ -84,7 +89,7 @@ impl Solve {
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
-        Ok(Self { message, build, session, exporters, has_frontend, epoch, is_uncached })
+        Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached, session, cache })
     }
 
     /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.
@@ -101,7 +106,7 @@ impl Solve {
     /// The same request with other exporters (as many, in the same order). Each entry and each field that is not
     /// changed keeps its bytes.
     pub(super) fn with_exporters(&self, exporters: &[Exporter]) -> Result<Bytes, WireError> {
-        let mut message = self.copy_without(&[EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED])?;
+        let mut message = copy_without(&self.message, &[EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED])?;
         let mut index = 0;
         let mut has_deprecated = false;
         for field in fields(&self.message) {
@@ -112,7 +117,7 @@ impl Solve {
                     index += 1;
                 }
                 EXPORTERS => {
-                    put_exporter(&mut message, Some(field), &exporters[index])?;
+                    exporters[index].put(&mut message, EXPORTERS, Some(field))?;
                     index += 1;
                 }
                 EXPORTER_DEPRECATED => has_deprecated = true,
@@ -120,7 +125,7 @@ impl Solve {
             }
         }
         for exporter in exporters.iter().skip(index).filter(|_| index > 0) {
-            put_exporter(&mut message, None, exporter)?;
+            exporter.put(&mut message, EXPORTERS, None)?;
         }
         // Clients fill the deprecated fields from the first entry, for builders older than 0.13.
         if let Some(first) = exporters.first().filter(|_| has_deprecated) {
@@ -132,8 +137,10 @@ impl Solve {
 
     /// The same build again under another id, with `exporters` and without exporting its cache a second time.
     pub(super) fn again(&self, build: &str, exporters: &[Exporter], history: History) -> Result<Bytes, WireError> {
-        let mut message =
-            self.copy_without(&[REF, INTERNAL, CACHE, EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED])?;
+        let mut message = copy_without(
+            &self.message,
+            &[REF, INTERNAL, CACHE, EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED],
+        )?;
         put_bytes(&mut message, REF, build.as_bytes());
         if history == History::Skip {
             put_varint(&mut message, INTERNAL, 1);
@@ -142,25 +149,10 @@ impl Solve {
             put_bytes(&mut message, CACHE, &without_cache_exports(cache.bytes)?);
         }
         for exporter in exporters {
-            put_exporter(&mut message, None, exporter)?;
+            exporter.put(&mut message, EXPORTERS, None)?;
         }
         Ok(message.into())
     }
-
-    fn copy_without(&self, numbers: &[u32]) -> Result<Vec<u8>, WireError> {
-        copy_without(&self.message, numbers)
-    }
-}
-
-fn copy_without(message: &[u8], numbers: &[u32]) -> Result<Vec<u8>, WireError> {
-    let mut copy = Vec::with_capacity(message.len() + 256);
-    for field in fields(message) {
-        let field = field?;
-        if !numbers.contains(&field.number) {
-            copy.extend_from_slice(field.raw);
-        }
-    }
-    Ok(copy)
 }
 
 /// `CacheOptions` without what is exported: fields 1, 3 (deprecated) and 4; the imports stay. An inline
@@ -170,34 +162,11 @@ fn without_cache_exports(options: &[u8]) -> Result<Vec<u8>, WireError> {
     let mut copy = copy_without(options, &[1, 3, EXPORTS])?;
     for field in fields(options) {
         let field = field?;
-        if field.number == EXPORTS && exporter(field.bytes)?.kind == "inline" {
+        if field.number == EXPORTS && Exporter::read(field.bytes)?.kind == "inline" {
             copy.extend_from_slice(field.raw);
         }
     }
     Ok(copy)
-}
-
-/// Reads `{type = 1, attrs = 2}`, the shape of exporters and of cache options alike.
-fn exporter(message: &[u8]) -> Result<Exporter, WireError> {
-    let mut exporter = Exporter::default();
-    for field in fields(message) {
-        let field = field?;
-        match field.number {
-            1 => field.text()?.clone_into(&mut exporter.kind),
-            2 => exporter.attrs.extend([entry(field.bytes)?]),
-            _ => {}
-        }
-    }
-    Ok(exporter)
-}
-
-/// Appends an exporter, with the fields of `original` that we do not know.
-fn put_exporter(message: &mut Vec<u8>, original: Option<Field<'_>>, exporter: &Exporter) -> Result<(), WireError> {
-    let mut bytes = original.map_or(Ok(Vec::new()), |original| copy_without(original.bytes, &[1, 2]))?;
-    put_bytes(&mut bytes, 1, exporter.kind.as_bytes());
-    put_map(&mut bytes, 2, &exporter.attrs);
-    put_bytes(message, EXPORTERS, &bytes);
-    Ok(())
 }
 
 #[cfg(test)]

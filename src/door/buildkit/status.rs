@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::builds::Build;
-use crate::http2::{Body, BodyError};
+use super::cache::renamed;
+use super::grpc::FRAME_HEADER;
+use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
 
 /// The builder ends this stream just before it answers `Solve`. Our work begins with that answer, so its
 /// frames come between the builder's last one and the trailers.
@@ -29,41 +31,128 @@ pub(super) fn hold_open(response: Response<Incoming>, build: Arc<Build>) -> Resp
 
 /// Ends early when the client has gone, which drops the builder's stream too.
 async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>) {
-    let mut trailers = None;
-    loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
-            () = sender.closed() => return,
-        };
-        match frame {
-            Some(Ok(frame)) if frame.is_trailers() => trailers = Some(frame),
-            Some(Ok(frame)) => {
-                if sender.send(Ok(frame)).await.is_err() {
-                    return;
-                }
-            }
-            Some(Err(error)) => {
-                // The reset code in it reaches the client; if that has gone, nobody needs it.
-                let _ = sender.send(Err(error.into())).await;
-                return;
-            }
-            None => break,
-        }
-    }
-    let mut watch = build.watch();
+    let (mut trailers, mut watch, mut messages) = (None, build.watch(), Messages::default());
     loop {
         let frames = tokio::select! {
-            frames = watch.next() => frames,
+            // What the builder has said comes first.
+            biased;
+            frame = body.frame() => match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => messages.split(data).into_iter().map(|message| shown(&build, message)).collect(),
+                    Err(frame) => {
+                        trailers = Some(frame);
+                        continue;
+                    }
+                },
+                Some(Err(error)) => {
+                    // The reset code in it reaches the client; if that has gone, nobody needs it.
+                    let _ = sender.send(Err(error.into())).await;
+                    return;
+                }
+                None => break,
+            },
+            frames = watch.live(), if messages.is_empty() => frames,
             () = sender.closed() => return,
         };
-        let Some(frames) = frames else { break };
-        for frame in frames {
-            if sender.send(Ok(Frame::data(frame))).await.is_err() {
-                return;
-            }
+        if !send(&sender, frames).await {
+            return;
+        }
+    }
+    if !send(&sender, messages.rest()).await {
+        return;
+    }
+    loop {
+        let frames = tokio::select! {
+            frames = watch.next() => match frames {
+                Some(frames) => frames,
+                None => break,
+            },
+            () = sender.closed() => return,
+        };
+        if !send(&sender, frames).await {
+            return;
         }
     }
     if let Some(trailers) = trailers {
         let _ = sender.send(Ok(trailers)).await;
+    }
+}
+
+/// Whether the client still reads.
+async fn send(sender: &mpsc::Sender<Result<Frame<Bytes>, BodyError>>, frames: Vec<Bytes>) -> bool {
+    for frame in frames {
+        if sender.send(Ok(Frame::data(frame))).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// A message of the builder, as the client of `build` gets it.
+fn shown(build: &Build, message: Bytes) -> Bytes {
+    match build.cache() {
+        Some(cache) => renamed(message, |vertex| cache.vertex_name(vertex)),
+        None => message,
+    }
+}
+
+/// Puts the messages of a stream together, whose ends are not those of HTTP/2's frames.
+#[derive(Debug, Default)]
+struct Messages(BytesMut);
+
+impl Messages {
+    /// Whether the last message is complete.
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The messages that are complete with `data`, each with its gRPC header. What is too long to be one passes as it is.
+    fn split(&mut self, mut data: Bytes) -> Vec<Bytes> {
+        // Copied only where a message goes on in the next frame.
+        if !self.0.is_empty() {
+            self.0.extend_from_slice(&data);
+            data = self.0.split().freeze();
+        }
+        let mut whole = Vec::new();
+        while let Some(header) = data.first_chunk::<FRAME_HEADER>() {
+            let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
+            if length > MAX_MESSAGE_BYTES {
+                whole.push(std::mem::take(&mut data));
+            } else if data.len() >= FRAME_HEADER + length {
+                whole.push(data.split_to(FRAME_HEADER + length));
+            } else {
+                break;
+            }
+        }
+        self.0.extend_from_slice(&data);
+        whole
+    }
+
+    /// What has come of the last message.
+    fn rest(&mut self) -> Vec<Bytes> {
+        let rest = self.0.split().freeze();
+        if rest.is_empty() { Vec::new() } else { vec![rest] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::door::buildkit::grpc::frame;
+
+    #[test]
+    fn messages_are_found_wherever_frames_end() {
+        let messages = [frame(b"one"), frame(b""), frame(b"three")];
+        let stream = messages.concat();
+        for size in 1..=stream.len() {
+            let mut split = Messages::default();
+            let found: Vec<_> =
+                stream.chunks(size).flat_map(|part| split.split(Bytes::copy_from_slice(part))).collect();
+            assert_eq!(found, messages, "{size}");
+            assert!(split.is_empty());
+        }
+        let mut split = Messages::default();
+        assert!(split.split(Bytes::from_static(b"\0\0\0")).is_empty());
+        assert_eq!(split.rest(), [Bytes::from_static(b"\0\0\0")]);
     }
 }

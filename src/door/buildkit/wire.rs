@@ -115,6 +115,18 @@ fn put_number(message: &mut Vec<u8>, mut value: u64) {
     message.push(value as u8);
 }
 
+/// The message without the fields `numbers`.
+pub(super) fn copy_without(message: &[u8], numbers: &[u32]) -> Result<Vec<u8>, WireError> {
+    let mut copy = Vec::with_capacity(message.len() + 256);
+    for field in fields(message) {
+        let field = field?;
+        if !numbers.contains(&field.number) {
+            copy.extend_from_slice(field.raw);
+        }
+    }
+    Ok(copy)
+}
+
 /// Reads an entry of a `map<string, string>`.
 pub(super) fn entry(message: &[u8]) -> Result<(String, String), WireError> {
     let (mut key, mut value) = (String::new(), String::new());

@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use oci_spec::image::MediaType;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{CACHE_CONFIG, CacheDocumentError, IMPORT_BYTES, MAX_CACHE_LAYERS};
 use crate::image::{Descriptor, Digest, Document, Kind, View, layout};
@@ -51,6 +54,21 @@ impl CacheRoot {
             return Err(CacheDocumentError::TooMany { digest, what: "layers", count, limit });
         }
         Ok(Self { descriptor: document.descriptor, config, layers, is_index })
+    }
+
+    /// The descriptor of a root that is known by digest and size alone, from what it says of itself: a config has neither a
+    /// schema version nor a media type. `None` for what is no root.
+    pub fn sniff(blob: &Descriptor, bytes: &[u8]) -> Option<Descriptor> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Form {
+            schema_version: u8,
+            media_type: Option<String>,
+            manifests: Option<IgnoredAny>,
+        }
+        let form: Form = serde_json::from_slice(bytes).ok().filter(|form: &Form| form.schema_version == 2)?;
+        let default = if form.manifests.is_some() { MediaType::ImageIndex } else { MediaType::ImageManifest };
+        Some(Descriptor::new(form.media_type.unwrap_or_else(|| default.to_string()), blob.digest.clone(), blob.size))
     }
 
     /// The documents and layers, each once.

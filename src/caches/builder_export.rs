@@ -1,0 +1,324 @@
+//! The export of a cache by a builder: which of its layers are there, which are fetched from it, and which it has to send.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
+use tokio::task::JoinSet;
+
+use super::{CacheError, CacheExport, CacheRef, Caches, CurrentVersion, Part};
+use crate::engine::caches::{CacheDocument, CacheVersion};
+use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
+use crate::engine::{EngineError, Origin};
+use crate::export::{ExportError, Exports};
+use crate::image::cache::{CACHE_CONFIG, CacheRoot};
+use crate::image::{Descriptor, Digest};
+use crate::progress::Events;
+use crate::source::{BlobLookup, read_document};
+
+/// How many layers are fetched from the builder at once, as in the export of an image.
+const PARALLEL: usize = 4;
+
+/// Where an export goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The caches, of which each gets a version.
+    pub refs: Vec<CacheRef>,
+    /// The part of each.
+    pub part: Part,
+    /// BuildKit's mode.
+    pub mode: &'static str,
+    /// How many versions of the part stay.
+    pub keep: usize,
+}
+
+/// What becomes of a layer.
+#[derive(Debug)]
+pub enum Layer {
+    /// It need not be sent: the engine has it, or fetches it from the builder.
+    Present,
+    /// It has to be sent.
+    Wanted(Box<dyn IngestWriter>),
+}
+
+/// What an export has moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Layers that were in the engine.
+    pub present: usize,
+    /// Layers that were sent.
+    pub sent: usize,
+    /// Their bytes.
+    pub sent_bytes: u64,
+}
+
+/// One cache that was exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// The version.
+    pub version: CacheVersion,
+    /// Whether it was there before.
+    pub is_unchanged: bool,
+}
+
+/// An export under way. Dropping it aborts what is not complete.
+#[derive(Debug)]
+pub struct BuilderExport {
+    caches: Arc<Caches>,
+    exports: Arc<Exports>,
+    builder: Arc<dyn BlobLookup>,
+    target: Target,
+    origin: Origin,
+    events: Events,
+    /// The version of the first cache that is there already: what it lists needs neither a look nor a write.
+    current: OnceCell<Option<CurrentVersion>>,
+    /// The new version of the first cache, which is begun with the first blob that is stored.
+    pending: AsyncMutex<Option<Arc<CacheExport>>>,
+    fetching: AsyncMutex<JoinSet<Result<(), CacheError>>>,
+    permits: Semaphore,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    seen: HashSet<Digest>,
+    moved: Moved,
+    documents: HashMap<Digest, Bytes>,
+    exported: Vec<Exported>,
+}
+
+impl BuilderExport {
+    /// Begins an export to `target` of what `builder` has.
+    pub fn new(
+        caches: Arc<Caches>,
+        exports: Arc<Exports>,
+        builder: Arc<dyn BlobLookup>,
+        target: Target,
+        origin: Origin,
+        events: Events,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            caches,
+            exports,
+            builder,
+            target,
+            origin,
+            events,
+            current: OnceCell::new(),
+            pending: AsyncMutex::default(),
+            fetching: AsyncMutex::default(),
+            permits: Semaphore::new(PARALLEL),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Decides about a layer.
+    ///
+    /// # Errors
+    /// When the engine or the builder cannot be asked, or the engine refuses.
+    pub async fn layer(self: &Arc<Self>, layer: &Descriptor) -> Result<Layer, CacheError> {
+        let current = self.current().await?;
+        if current.is_some_and(|current| current.layers.contains(&layer.digest)) {
+            self.present(&layer.digest);
+            return Ok(Layer::Present);
+        }
+        if self.caches.blobs().reliable(&layer.digest).await? == Some(layer.size) {
+            // It is pinned when the root is stored; if it is gone by then it is fetched.
+            self.present(&layer.digest);
+            return Ok(Layer::Present);
+        }
+        if self.builder.has(layer).await? {
+            self.fetch_later(layer.clone()).await;
+            return Ok(Layer::Present);
+        }
+        let lease = self.pending().await?.lease();
+        let expected = Expected { digest: Some(layer.digest.clone()), size: Some(layer.size) };
+        match lease.ingests()?.open(&format!("layer-{}", layer.digest), &expected).await? {
+            OpenedIngest::Present => {
+                self.present(&layer.digest);
+                Ok(Layer::Present)
+            }
+            OpenedIngest::Writer(writer) => Ok(Layer::Wanted(writer)),
+        }
+    }
+
+    /// A layer that was wanted is stored.
+    pub fn stored(&self, layer: &Descriptor) {
+        let mut state = self.state();
+        state.seen.insert(layer.digest.clone());
+        state.moved.sent += 1;
+        state.moved.sent_bytes += layer.size;
+    }
+
+    /// Whether a document need not be sent, because the version that is there has it. If it is the root, nothing has changed,
+    /// and the export is complete.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked, or refuses.
+    pub async fn has_document(self: &Arc<Self>, digest: &Digest) -> Result<bool, CacheError> {
+        self.fetched().await?;
+        let Some(current) = self.current().await? else { return Ok(false) };
+        if current.config == *digest {
+            return Ok(true);
+        }
+        // A root that is there is stored again if a layer of it was lost meanwhile.
+        if current.version.root.digest != *digest || self.state().moved.sent > 0 {
+            return Ok(false);
+        }
+        // For the other refs there may be something to do.
+        let root = current.version.root.clone();
+        let bytes = read_document(&self.caches.blobs(), &root).await?;
+        self.document(&root, bytes).await?;
+        Ok(true)
+    }
+
+    /// Takes a document, whose digest has been verified. A root ends the export: it is complete when this returns.
+    ///
+    /// # Errors
+    /// When a layer that was being fetched did not come, a document is not what it should be, or the engine refuses.
+    pub async fn document(self: &Arc<Self>, document: &Descriptor, bytes: Bytes) -> Result<(), CacheError> {
+        self.fetched().await?;
+        let Some(root) = CacheRoot::sniff(document, &bytes) else {
+            self.state().documents.insert(document.digest.clone(), bytes);
+            return Ok(());
+        };
+        let listed = CacheRoot::parse(root.clone(), bytes.clone())?;
+        let config = self.config(&listed.config).await?;
+        let root = CacheDocument { descriptor: root, bytes };
+        for (index, reference) in self.target.refs.iter().enumerate() {
+            let exported = self.commit(index, reference, &config, &root, &listed).await?;
+            self.state().exported.push(exported);
+        }
+        Ok(())
+    }
+
+    /// What has been exported, and what that has moved.
+    pub fn result(&self) -> (Vec<Exported>, Moved) {
+        let state = self.state();
+        (state.exported.clone(), state.moved)
+    }
+
+    /// Ends an export that may be incomplete: stops what is under way. Layers of it are released with its last holder.
+    pub async fn close(&self) {
+        self.fetching.lock().await.shutdown().await;
+        self.pending.lock().await.take();
+    }
+
+    async fn commit(
+        &self,
+        index: usize,
+        reference: &CacheRef,
+        config: &CacheDocument,
+        root: &CacheDocument,
+        listed: &CacheRoot,
+    ) -> Result<Exported, CacheError> {
+        let current = if index == 0 { self.current().await? } else { None };
+        let is_same = |current: &&CurrentVersion| current.version.root.digest == root.descriptor.digest;
+        if let Some(current) = current.filter(is_same).filter(|_| self.state().moved.sent == 0) {
+            self.caches.touch(&current.version).await?;
+            return Ok(Exported { version: current.version.clone(), is_unchanged: true });
+        }
+        let pending = if index == 0 { self.pending().await? } else { self.begin(reference).await? };
+        let had = pending.current().map(|version| version.id.clone());
+        let committed = match pending.commit(config.clone(), root.clone(), HashSet::new()).await {
+            Err(CacheError::Engine(EngineError::Missing { digests })) => {
+                self.fetch_again(&pending, listed, &digests).await?;
+                pending.commit(config.clone(), root.clone(), HashSet::new()).await
+            }
+            committed => committed,
+        };
+        let version = committed?;
+        if index == 0 {
+            self.pending.lock().await.take();
+        }
+        Ok(Exported { is_unchanged: had.as_ref() == Some(&version.id), version })
+    }
+
+    /// Fetches layers that the engine had when it was asked, and has lost since.
+    async fn fetch_again(&self, pending: &CacheExport, listed: &CacheRoot, lost: &[Digest]) -> Result<(), CacheError> {
+        for layer in listed.layers.iter().filter(|layer| lost.contains(&layer.digest)) {
+            self.exports.fetch(&*pending.lease(), &*self.builder, layer, &self.events).await.map_err(fetch_error)?;
+            self.stored(layer);
+        }
+        Ok(())
+    }
+
+    /// Fetches a layer from the builder in the background.
+    async fn fetch_later(self: &Arc<Self>, layer: Descriptor) {
+        if !self.state().seen.insert(layer.digest.clone()) {
+            return;
+        }
+        let this = self.clone();
+        self.fetching.lock().await.spawn(async move {
+            let _permit = this.permits.acquire().await;
+            let lease = this.pending().await?.lease();
+            let fetched = this.exports.fetch(&*lease, &*this.builder, &layer, &this.events).await;
+            if fetched.map_err(fetch_error)? {
+                this.stored(&layer);
+            } else {
+                this.state().moved.present += 1;
+            }
+            Ok(())
+        });
+    }
+
+    /// Waits for the layers that are fetched in the background.
+    async fn fetched(&self) -> Result<(), CacheError> {
+        let mut fetching = self.fetching.lock().await;
+        while let Some(fetched) = fetching.join_next().await {
+            fetched.unwrap_or_else(|error| Err(fetch_error(ExportError::Broken(error.to_string()))))?;
+        }
+        Ok(())
+    }
+
+    /// The config that a root lists: it came before the root, or it is there.
+    async fn config(&self, listed: &Descriptor) -> Result<CacheDocument, CacheError> {
+        let known = self.state().documents.get(&listed.digest).cloned();
+        let bytes = match known {
+            Some(bytes) => bytes,
+            None => read_document(&self.caches.blobs(), listed).await?,
+        };
+        let descriptor = Descriptor { media_type: CACHE_CONFIG.to_owned(), ..listed.clone() };
+        Ok(CacheDocument { descriptor, bytes })
+    }
+
+    async fn current(&self) -> Result<Option<&CurrentVersion>, CacheError> {
+        let find = || self.caches.current(&self.target.refs[0], &self.target.part);
+        Ok(self.current.get_or_try_init(find).await?.as_ref())
+    }
+
+    async fn pending(&self) -> Result<Arc<CacheExport>, CacheError> {
+        let mut pending = self.pending.lock().await;
+        if let Some(pending) = &*pending {
+            return Ok(pending.clone());
+        }
+        let begun = self.begin(&self.target.refs[0]).await?;
+        *pending = Some(begun.clone());
+        Ok(begun)
+    }
+
+    async fn begin(&self, reference: &CacheRef) -> Result<Arc<CacheExport>, CacheError> {
+        let Target { part, mode, keep, .. } = &self.target;
+        Ok(Arc::new(self.caches.begin(reference, part, mode, *keep, &self.origin).await?))
+    }
+
+    fn present(&self, digest: &Digest) {
+        let mut state = self.state();
+        if state.seen.insert(digest.clone()) {
+            state.moved.present += 1;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fetch_error(error: ExportError) -> CacheError {
+    match error {
+        ExportError::Engine(error) => error.into(),
+        ExportError::Source(error) => error.into(),
+        other => CacheError::Fetch(other.to_string()),
+    }
+}

@@ -1,0 +1,173 @@
+//! The parts of caches that one build imports, to be read.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+
+use super::{CacheError, ResolvedPart};
+use crate::engine::EngineError;
+use crate::engine::images::Images;
+use crate::image::{Descriptor, Digest};
+use crate::source::Chunks;
+
+/// How many streams of the engine are kept open for reads that continue one.
+const STREAMS: usize = 8;
+
+/// What was read of a build's imports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadTotals {
+    /// Blobs of the engine of which the first byte was read.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The blobs of the parts that have been added, and no others of the engine.
+#[derive(Debug)]
+pub struct CacheReader {
+    blobs: Arc<dyn Images>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    documents: HashMap<Digest, Bytes>,
+    /// Of the engine, with their sizes.
+    blobs: HashMap<Digest, u64>,
+    streams: HashMap<Digest, Open>,
+    totals: ReadTotals,
+    /// Keep the versions from being deleted.
+    parts: Vec<ResolvedPart>,
+}
+
+/// A stream of the engine between two reads. A builder reads a layer in pieces of 1 MiB, one call for each (containerd
+/// `core/content/proxy/content_reader.go`).
+struct Open {
+    at: u64,
+    /// What came with the last piece and was not asked for.
+    rest: Bytes,
+    chunks: Chunks,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl CacheReader {
+    /// A reader of blobs that `blobs` has.
+    pub fn new(blobs: Arc<dyn Images>) -> Arc<Self> {
+        Arc::new(Self { blobs, state: Mutex::default() })
+    }
+
+    /// Makes a part readable, and keeps its version for as long as the reader lives.
+    pub fn add(&self, part: ResolvedPart) {
+        let mut state = self.state();
+        state.documents.insert(part.root.descriptor.digest.clone(), part.root.bytes.clone());
+        state.blobs.extend([&part.listed.config].into_iter().chain(&part.listed.layers).map(sized));
+        state.parts.push(part);
+    }
+
+    /// Makes the manifest of an image with an inline cache readable, and the blobs that it lists.
+    pub fn add_image<'a>(&self, blobs: impl IntoIterator<Item = &'a Descriptor>) {
+        self.state().blobs.extend(blobs.into_iter().map(sized));
+    }
+
+    /// The size of a blob, if it can be read here.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        let state = self.state();
+        let document = state.documents.get(digest).map(|bytes| bytes.len() as u64);
+        document.or_else(|| state.blobs.get(digest).copied())
+    }
+
+    /// What has been read.
+    pub fn totals(&self) -> ReadTotals {
+        self.state().totals
+    }
+
+    /// The bytes of a blob from `offset` on, `size` of them.
+    ///
+    /// # Errors
+    /// When the engine has lost it.
+    pub async fn read(
+        self: &Arc<Self>,
+        digest: &Digest,
+        offset: u64,
+        size: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, CacheError>>, CacheError> {
+        let (document, total) = {
+            let state = self.state();
+            (state.documents.get(digest).cloned(), state.blobs.get(digest).copied())
+        };
+        if let Some(document) = document {
+            let range = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(document.len());
+            let part = document.slice(range(offset)..range(offset.saturating_add(size)));
+            return Ok(stream::iter(Some(Ok(part)).filter(|_| size > 0)).boxed());
+        }
+        let total = total.ok_or_else(|| lost(digest))?;
+        let open = match self.take(digest, offset) {
+            Some(open) => open,
+            None => {
+                let blob = Descriptor::new("", digest.clone(), total);
+                Open { at: offset, rest: Bytes::new(), chunks: self.blobs.open(&blob, offset).await? }
+            }
+        };
+        let (reader, digest) = (self.clone(), digest.clone());
+        let pieces = stream::unfold(Some((open, size)), move |state| {
+            let (reader, digest) = (reader.clone(), digest.clone());
+            async move {
+                let (mut open, left) = state?;
+                if left == 0 {
+                    reader.put_back(&digest, open, total);
+                    return None;
+                }
+                if open.rest.is_empty() {
+                    match open.chunks.next().await {
+                        Some(Ok(chunk)) => open.rest = chunk,
+                        Some(Err(error)) => return Some((Err(error.into()), None)),
+                        None => return Some((Err(lost(&digest)), None)),
+                    }
+                }
+                let length = usize::try_from(left).unwrap_or(usize::MAX).min(open.rest.len());
+                let piece = open.rest.split_to(length);
+                reader.count(open.at, length as u64);
+                open.at += length as u64;
+                Some((Ok(piece), Some((open, left - length as u64))))
+            }
+        });
+        Ok(pieces.boxed())
+    }
+
+    fn take(&self, digest: &Digest, offset: u64) -> Option<Open> {
+        self.state().streams.remove(digest).filter(|open| open.at == offset)
+    }
+
+    fn put_back(&self, digest: &Digest, open: Open, total: u64) {
+        let mut state = self.state();
+        if open.at < total && state.streams.len() < STREAMS {
+            state.streams.insert(digest.clone(), open);
+        }
+    }
+
+    fn count(&self, at: u64, bytes: u64) {
+        let mut state = self.state();
+        state.totals.blobs += u64::from(at == 0);
+        state.totals.bytes += bytes;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sized(blob: &Descriptor) -> (Digest, u64) {
+    (blob.digest.clone(), blob.size)
+}
+
+/// A blob that is not, or no longer, to be read here.
+fn lost(digest: &Digest) -> CacheError {
+    EngineError::Missing { digests: vec![digest.clone()] }.into()
+}
