@@ -14,14 +14,23 @@ use crate::source::read_document;
 /// How many entries of an index are looked into.
 const MAX_PLATFORMS: usize = 64;
 
+/// The inline cache of an image of one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InlineCache {
+    /// The image's manifest, which a build imports.
+    pub manifest: Descriptor,
+    /// The manifest, the config and the layers.
+    pub blobs: Vec<Descriptor>,
+}
+
 impl Caches {
-    /// The manifests of the image `name` that a build can import as inline caches: those of the platforms that are in the
+    /// The caches in the image `name`: those of the platforms that are in the
     /// engine with all their layers, and whose config has such a cache. Never the index, of which BuildKit wants all
     /// children. None if there is no such image.
     ///
     /// # Errors
     /// When the engine cannot be asked.
-    pub async fn inline(&self, name: &Reference) -> Result<Vec<Descriptor>, CacheError> {
+    pub async fn inline(&self, name: &Reference) -> Result<Vec<InlineCache>, CacheError> {
         let Some(images) = &self.images else { return Ok(Vec::new()) };
         let Some(root) = images.resolve(name).await? else { return Ok(Vec::new()) };
         let candidates = match root.kind() {
@@ -35,30 +44,31 @@ impl Caches {
         let is_image = |entry: &Descriptor| entry.kind() == Kind::Manifest && !entry.is_attestation();
         let mut found = Vec::new();
         for manifest in candidates.into_iter().filter(is_image).take(MAX_PLATFORMS) {
-            match self.has_inline(&**images, &manifest).await {
-                Ok(true) => found.push(Descriptor::new(manifest.media_type, manifest.digest, manifest.size)),
-                Ok(false) => {}
+            match self.of_manifest(&**images, &manifest).await {
+                Ok(cache) => found.extend(cache),
                 Err(error) => tracing::debug!(%error, %name, manifest = %manifest.digest, "it offers no inline cache"),
             }
         }
         Ok(found)
     }
 
-    async fn has_inline(&self, images: &dyn Images, manifest: &Descriptor) -> Result<bool, CacheError> {
+    async fn of_manifest(&self, images: &dyn Images, manifest: &Descriptor) -> Result<Option<InlineCache>, CacheError> {
         let document = self.document(images, manifest).await?;
         let Some(View::Manifest(Manifest { config, layers })) = document.map(|document| document.view) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let Some(config) = self.document(images, &config).await? else { return Ok(false) };
-        if !names_inline(&config.bytes) {
-            return Ok(false);
+        let Some(document) = self.document(images, &config).await? else { return Ok(None) };
+        if !names_inline(&document.bytes) {
+            return Ok(None);
         }
         for layer in &layers {
             if images.size(&layer.digest).await? != Some(layer.size) {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(true)
+        let manifest = Descriptor::new(&*manifest.media_type, manifest.digest.clone(), manifest.size);
+        let blobs = [manifest.clone(), config].into_iter().chain(layers).collect();
+        Ok(Some(InlineCache { manifest, blobs }))
     }
 
     /// A document of an image; `None` if it is not there.

@@ -30,6 +30,7 @@ pub use current::CurrentVersion;
 pub use error::CacheError;
 pub use export::CacheExport;
 pub use guards::VersionGuard;
+pub use inline::InlineCache;
 pub use limits::CacheLimits;
 pub use name::{CachePolicy, CacheRef};
 pub use part::Part;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 
-use super::{CacheError, ResolvedPart};
+use super::{CacheError, InlineCache, ResolvedPart};
 use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::image::{Descriptor, Digest};
@@ -71,9 +71,9 @@ impl CacheReader {
         state.parts.push(part);
     }
 
-    /// Makes the manifest of an image with an inline cache readable, and the blobs that it lists.
-    pub fn add_image<'a>(&self, blobs: impl IntoIterator<Item = &'a Descriptor>) {
-        self.state().blobs.extend(blobs.into_iter().map(sized));
+    /// Makes the inline cache of an image readable. Nothing keeps it: a build goes on without what is deleted meanwhile.
+    pub fn add_inline(&self, cache: &InlineCache) {
+        self.state().blobs.extend(cache.blobs.iter().map(sized));
     }
 
     /// The size of a blob, if it can be read here.

@@ -1,6 +1,7 @@
 //! Build caches in engines, beside containerd's and dockerd's own collectors and BuildKit's own folders.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
 
+mod builds;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;

@@ -19,6 +19,7 @@ use super::{Caching, STORE_PREFIX};
 use crate::caches::{BuilderExport, CacheReader, Caches, Part, Target};
 use crate::engine::Origin;
 use crate::export::unique_id;
+use crate::image::Digest;
 use crate::net::Principal;
 
 /// One build, as its calls share it.
@@ -201,22 +202,42 @@ impl CacheBuild {
         }
     }
 
-    /// The entries that take the place of an import: none if there is no such cache yet.
+    /// The entries that take the place of an import: none if there is neither such a cache nor an image of that name with an
+    /// inline cache.
     async fn import(&self, stored: &Stored, import: &Import) -> Result<Vec<Entry>, String> {
-        let mut entries = Vec::new();
+        let mut roots = Vec::new();
         for name in imported(import)? {
             let parts = stored.caches.resolve(&name).await.map_err(|error| error.to_string())?;
+            if parts.is_empty() {
+                roots.extend(self.inline(stored, name.as_str()).await?);
+            }
             for part in parts {
-                let src = format!("{STORE_PREFIX}{}", self.nonce);
-                let attrs = [("digest".to_owned(), part.root.descriptor.digest.to_string()), ("src".to_owned(), src)];
-                let entry = Entry { kind: "local".into(), attrs: attrs.into() };
+                roots.push(part.root.descriptor.digest.clone());
                 stored.reader.add(part);
-                if !entries.contains(&entry) {
-                    entries.push(entry);
-                }
+            }
+        }
+        let mut entries = Vec::new();
+        for entry in roots.iter().map(|root| self.entry(root)) {
+            if !entries.contains(&entry) {
+                entries.push(entry);
             }
         }
         Ok(entries)
+    }
+
+    /// The manifests of the engine's image `name` that have inline caches.
+    async fn inline(&self, stored: &Stored, name: &str) -> Result<Vec<Digest>, String> {
+        let Ok(name) = name.parse() else { return Ok(Vec::new()) };
+        let caches = stored.caches.inline(&name).await.map_err(|error| error.to_string())?;
+        caches.iter().for_each(|cache| stored.reader.add_inline(cache));
+        Ok(caches.into_iter().map(|cache| cache.manifest.digest).collect())
+    }
+
+    /// The import of one document of ours, as the builder gets it.
+    fn entry(&self, root: &Digest) -> Entry {
+        let src = format!("{STORE_PREFIX}{}", self.nonce);
+        let attrs = [("digest".to_owned(), root.to_string()), ("src".to_owned(), src)];
+        Entry { kind: "local".into(), attrs: attrs.into() }
     }
 
     fn begin(&self, caches: &Arc<Caches>, index: usize) -> Arc<ShownExport> {

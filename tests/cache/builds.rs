@@ -1,0 +1,212 @@
+//! `--cache-to type=linkspan` and `--cache-from type=linkspan` of unmodified clients.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, text};
+
+const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
+
+/// A step that says something else each time it really runs.
+const ONCE: &str = "RUN cat /proc/sys/kernel/random/uuid | tee /uuid\n";
+
+/// A stack of one's own, whose builder and engine may be emptied, and a door in front of the builder.
+struct Rig {
+    stack: &'static Stack,
+    linkspan: Linkspan,
+}
+
+impl Rig {
+    fn new() -> Self {
+        // As long as the process: builders borrow from it.
+        let stack = Box::leak(Box::new(Stack::start(&PARTS)));
+        Self { linkspan: Linkspan::docker(stack), stack }
+    }
+
+    fn builder(&self) -> Builder<'static> {
+        self.stack.builder(&self.linkspan.address())
+    }
+
+    /// A build whose only way to be the same twice is a cache.
+    fn context(&self) -> Context {
+        let dockerfile = format!("FROM {}\nCOPY noise /noise\n{ONCE}", self.stack.base_image());
+        Context::new(&dockerfile).noise("noise", 2 << 20, 7)
+    }
+
+    fn uuid(&self, tag: &str) -> String {
+        let run = ["run", "--rm", "--network", "host", tag, "cat", "/uuid"];
+        self.stack.docker(run).ok().stdout
+    }
+}
+
+/// Builds and returns what `cache.results` says in the metadata file.
+#[track_caller]
+fn build(builder: &Builder<'_>, context: &Context, args: &[&str]) -> (Output, Value) {
+    let json = context.path().with_extension("json");
+    let output = builder.build(context.path(), ["--metadata-file", text(&json)]).args(args).ok();
+    let metadata: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    (output, metadata["cache.results"].clone())
+}
+
+fn cached_steps(output: &Output) -> usize {
+    output.stderr.lines().filter(|line| line.ends_with(" CACHED")).count()
+}
+
+#[test]
+fn a_cache_comes_back_after_everything_was_pruned() {
+    let rig = Rig::new();
+    let (builder, context) = (rig.builder(), rig.context());
+    let to = "type=linkspan,ref=app:main,mode=max";
+    // A cache that is not there yet neither fails nor warns.
+    let from = ["--cache-from", "type=linkspan,ref=app:main"];
+    let (first, results) = build(&builder, &context, &[&from[..], &["--cache-to", to, "--load", "-t", "a:1"]].concat());
+    assert!(!first.stderr.contains("importing cache") && !first.stderr.contains("WARN"), "{first}");
+    assert!(first.stderr.contains("exporting cache to docker as app:main"), "{first}");
+    assert_eq!((&results[0]["type"], &results[0]["ref"]), (&"linkspan".into(), &"app:main".into()), "{results}");
+    assert_eq!((results.as_array().unwrap().len(), &results[0]["sent"]), (1, &3.into()), "{results}");
+    let uuid = rig.uuid("a:1");
+
+    // Nothing has changed, so nothing is sent, and the same version stays.
+    let versions = rig.stack.leases("moby");
+    let (again, same) = build(&builder, &context, &["--cache-to", to, "-o", "type=cacheonly"]);
+    assert_eq!((&same[0]["sent"], &same[0]["unchanged"]), (&0.into(), &true.into()), "{again}");
+    assert_eq!((&same[0]["digest"], rig.stack.leases("moby")), (&results[0]["digest"], versions));
+
+    // Neither Docker's prune nor the builder's takes it away.
+    rig.stack.docker(["image", "rm", "a:1"]).ok();
+    rig.stack.docker(["system", "prune", "--all", "--force", "--volumes"]).ok();
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let images = rig.stack.images("moby");
+    let (back, _) = build(&builder, &context, &[&from[..], &["--load", "-t", "a:2"]].concat());
+    assert_eq!((rig.uuid("a:2"), cached_steps(&back)), (uuid, 2), "{back}");
+    assert_eq!(images, [], "a cache is no image");
+}
+
+#[test]
+fn other_caches_and_outputs_of_a_build_stay_as_they_are() {
+    let rig = Rig::new();
+    let (builder, context) = (rig.builder(), rig.context());
+    let (folder, name) = (rig.stack.fresh_path("-cache"), format!("{}/cache:1", rig.stack.registry()));
+    let local = format!("type=local,mode=max,dest={}", text(&folder));
+    let registry = format!("type=registry,mode=max,ref={name}");
+    let args = ["--cache-to", &local, "--cache-to", "type=linkspan,ref=one;two", "--cache-to", &registry];
+    let (output, results) = build(&builder, &context, &[&args[..], &["-o", "type=cacheonly"]].concat());
+    let refs: Vec<_> = results.as_array().unwrap().iter().map(|result| result["ref"].as_str().unwrap()).collect();
+    assert_eq!(refs, ["one", "two"], "{output}");
+    // The client's own folder has the client's own manifest, of mode max, although ours is another one.
+    let index: Value = serde_json::from_slice(&fs::read(folder.join("index.json")).unwrap()).unwrap();
+    let own = index["manifests"][0]["digest"].as_str().unwrap();
+    assert_ne!(own, results[0]["digest"].as_str().unwrap());
+    assert!(folder.join("blobs/sha256").join(own.strip_prefix("sha256:").unwrap()).exists());
+    // Each of them brings everything back by itself.
+    let uuid = {
+        let (loaded, _) = build(&builder, &context, &["--load", "-t", "b:1"]);
+        assert_eq!(cached_steps(&loaded), 2, "{loaded}");
+        rig.uuid("b:1")
+    };
+    let local = format!("type=local,src={}", text(&folder));
+    for from in [local.as_str(), &format!("type=registry,ref={name}"), "type=linkspan,ref=two"] {
+        builder.buildx(["prune", "--all", "--force"]).ok();
+        let (back, _) = build(&builder, &context, &["--cache-from", from, "--load", "-t", "b:2"]);
+        assert_eq!(rig.uuid("b:2"), uuid, "{from}: {back}");
+    }
+    // Together, too.
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let both = ["--cache-from", &local, "--cache-from", "type=linkspan,ref=one", "--load", "-t", "b:3"];
+    let (back, _) = build(&builder, &context, &both);
+    assert_eq!(rig.uuid("b:3"), uuid, "{back}");
+}
+
+#[test]
+fn targets_of_a_bake_write_parts_of_one_cache() {
+    let rig = Rig::new();
+    let builder = rig.builder();
+    let target = |name: &str| {
+        format!(
+            "target \"{name}\" {{\n  target = \"{name}\"\n  cache-to = [\"type=linkspan,ref=bake,mode=max\"]\n  \
+             cache-from = [\"type=linkspan,ref=bake\"]\n  tags = [\"bake-{name}:1\"]\n}}\n"
+        )
+    };
+    let group = "group \"default\" { targets = [\"one\", \"two\", \"three\"] }\n";
+    let file = [group.to_owned(), target("one"), target("two"), target("three")].concat();
+    let base = rig.stack.base_image();
+    let stage = |name: &str, from: &str| format!("FROM {from} AS {name}\nCOPY noise /{name}\n{ONCE}");
+    let dockerfile = [stage("one", base), stage("two", base), stage("three", "one")].concat();
+    let context = Context::new(&dockerfile).file("docker-bake.hcl", file).noise("noise", 1 << 20, 3);
+    let bake = || builder.buildx(["bake", "--progress", "plain", "--load"]).dir(context.path()).ok();
+    let uuids = || ["one", "two", "three"].map(|name| rig.uuid(&format!("bake-{name}:1")));
+    bake();
+    let first = uuids();
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let output = bake();
+    assert_eq!(uuids(), first, "{output}");
+    let is_of_cache = |lease: &&String| lease.starts_with("linkspan-cache-");
+    assert_eq!(rig.stack.leases("moby").iter().filter(is_of_cache).count(), 3, "{:?}", rig.stack.leases("moby"));
+}
+
+#[test]
+fn buildctl_with_and_without_a_frontend() {
+    let rig = Rig::new();
+    let (context, address) = (rig.context(), rig.linkspan.address());
+    let folder = text(context.path());
+    let buildctl = |args: &[&str]| rig.stack.buildctl(["--addr", &address]).args(args.iter().copied());
+    let (local, dockerfile) = (format!("context={folder}"), format!("dockerfile={folder}"));
+    let build = |args: &[&str]| {
+        let build =
+            ["build", "--progress=plain", "--frontend=dockerfile.v0", "--local", &local, "--local", &dockerfile];
+        buildctl(&[&build[..], args].concat()).ok()
+    };
+    let output =
+        build(&["--export-cache", "type=linkspan,ref=ctl,mode=max", "--import-cache", "type=linkspan,ref=ctl"]);
+    assert!(output.stderr.contains("exporting cache to docker as ctl"), "{output}");
+    buildctl(&["prune", "--all"]).ok();
+    let output = build(&["--import-cache", "type=linkspan,ref=ctl"]);
+    assert_eq!(cached_steps(&output), 2, "{output}");
+}
+
+#[test]
+fn what_is_wrong_is_said_and_fails_only_what_was_asked_for() {
+    let rig = Rig::new();
+    let (builder, context) = (rig.builder(), Context::new("FROM scratch\nCOPY a /a\n").file("a", "x"));
+    let build = |to: &str| builder.build(context.path(), ["--cache-to", to, "-o", "type=cacheonly"]);
+    for (to, expected) in [
+        ("type=linkspan", "names no cache; hint: ref=NAME"),
+        ("type=linkspan,ref=a,size=1", "does not know `size`"),
+        ("type=linkspan,ref=-a", "`-a` cannot be the ref of a cache"),
+        ("type=linkspan,ref=a,keep=0", "keep=0"),
+    ] {
+        let output = build(to).fails();
+        assert!(output.stderr.contains(expected) && output.stderr.contains("the cache export"), "{to}: {output}");
+        let output = build(&format!("{to},ignore-error=true")).ok();
+        assert!(output.stderr.contains(expected), "{to}: {output}");
+    }
+    // An import never fails a build.
+    let output =
+        builder.build(context.path(), ["--cache-from", "type=linkspan,ref=a,b=c", "-o", "type=cacheonly"]).ok();
+    assert!(
+        output.stderr.contains("the cache import `type=linkspan,b=c,ref=a` is left out: it does not know `b`"),
+        "{output}"
+    );
+    assert!(!rig.stack.leases("moby").iter().any(|lease| lease.starts_with("linkspan-cache-")));
+}
+
+#[test]
+fn a_builder_in_a_container_of_the_docker_door() {
+    let stack = Stack::shared();
+    let linkspan = Linkspan::docker_door(stack);
+    let builder = stack.container_builder(&linkspan.address(), "caching");
+    let dockerfile = format!("FROM {}\nCOPY noise /noise\n{ONCE}", stack.base_image());
+    let context = Context::new(&dockerfile).noise("noise", 1 << 20, 11);
+    let uuid = |tag: &str| stack.docker(["run", "--rm", "--network", "host", tag, "cat", "/uuid"]).ok().stdout;
+    let to = ["--cache-to", "type=linkspan,ref=container,mode=max", "--load", "-t", "container-cache:1"];
+    build(&builder, &context, &to);
+    let first = uuid("container-cache:1");
+    builder.buildx(["rm"]).ok();
+    // A new builder, which has nothing.
+    let builder = stack.container_builder(&linkspan.address(), "caching-again");
+    let from = ["--cache-from", "type=linkspan,ref=container", "--load", "-t", "container-cache:2"];
+    let (output, _) = build(&builder, &context, &from);
+    builder.buildx(["rm"]).ok();
+    assert_eq!(uuid("container-cache:2"), first, "{output}");
+}
