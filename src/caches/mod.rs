@@ -6,7 +6,6 @@
 //!
 //! [`CacheStore`]: crate::engine::caches::CacheStore
 
-mod builder_export;
 mod copy;
 mod current;
 mod error;
@@ -24,7 +23,6 @@ mod service;
 mod tests;
 mod usage;
 
-pub use builder_export::{BuilderExport, Exported, Layer, Moved, Target};
 pub use copy::Copied;
 pub use current::CurrentVersion;
 pub use error::CacheError;

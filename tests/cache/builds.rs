@@ -86,7 +86,11 @@ fn a_cache_comes_back_after_everything_was_pruned() {
 #[test]
 fn other_caches_and_outputs_of_a_build_stay_as_they_are() {
     let rig = Rig::new();
-    let (builder, context) = (rig.builder(), rig.context());
+    let (builder, base) = (rig.builder(), rig.stack.base_image());
+    // Only mode max has the layers of the first stage.
+    let dockerfile =
+        format!("FROM {base} AS first\nCOPY noise /noise\n{ONCE}FROM {base}\nCOPY --from=first /uuid /uuid\n");
+    let context = Context::new(&dockerfile).noise("noise", 2 << 20, 7);
     let (folder, name) = (rig.stack.fresh_path("-cache"), format!("{}/cache:1", rig.stack.registry()));
     let local = format!("type=local,mode=max,dest={}", text(&folder));
     let registry = format!("type=registry,mode=max,ref={name}");
@@ -102,7 +106,7 @@ fn other_caches_and_outputs_of_a_build_stay_as_they_are() {
     // Each of them brings everything back by itself.
     let uuid = {
         let (loaded, _) = build(&builder, &context, &["--load", "-t", "b:1"]);
-        assert_eq!(cached_steps(&loaded), 2, "{loaded}");
+        assert_eq!(cached_steps(&loaded), 3, "{loaded}");
         rig.uuid("b:1")
     };
     let local = format!("type=local,src={}", text(&folder));
@@ -131,8 +135,10 @@ fn targets_of_a_bake_write_parts_of_one_cache() {
     let group = "group \"default\" { targets = [\"one\", \"two\", \"three\"] }\n";
     let file = [group.to_owned(), target("one"), target("two"), target("three")].concat();
     let base = rig.stack.base_image();
-    let stage = |name: &str, from: &str| format!("FROM {from} AS {name}\nCOPY noise /{name}\n{ONCE}");
-    let dockerfile = [stage("one", base), stage("two", base), stage("three", "one")].concat();
+    // No target uses another's steps: of those, BuildKit may export and import less when builds run side by side, with caches
+    // of any type.
+    let stage = |name: &str| format!("FROM {base} AS {name}\nCOPY noise /{name}\n{ONCE}");
+    let dockerfile = [stage("one"), stage("two"), stage("three")].concat();
     let context = Context::new(&dockerfile).file("docker-bake.hcl", file).noise("noise", 1 << 20, 3);
     let bake = || builder.buildx(["bake", "--progress", "plain", "--load"]).dir(context.path()).ok();
     let uuids = || ["one", "two", "three"].map(|name| rig.uuid(&format!("bake-{name}:1")));

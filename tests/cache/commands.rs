@@ -6,7 +6,7 @@ use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 use serde_json::Value;
 
-use crate::common::{Run, Stack, text};
+use crate::common::{Part, Run, Stack, text};
 use crate::fixture::{INDEX, MANIFEST, caches, containerd, docker, store};
 
 fn linkspan(args: &[&str], engine: &[&str]) -> Run {
@@ -20,7 +20,8 @@ fn json(text: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
-    let stack = Stack::shared();
+    // Of its own: all its caches are counted.
+    let stack = &Stack::start(&[Part::Containerd, Part::Dockerd]);
     let path = stack.fresh_path("-layout");
     let layout = ["--engine", "layout", "--layout", text(&path)];
     let docker_flags = [

@@ -15,7 +15,7 @@ async fn an_image_with_an_inline_cache_offers_its_manifest_and_others_offer_noth
     let inline = async |name: &str| caches.inline(&name.parse().unwrap()).await.unwrap();
     let found = inline("inline:yes").await;
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].media_type.contains("manifest"), "{found:?}");
+    assert!(found[0].manifest.media_type.contains("manifest"), "{found:?}");
     assert_eq!(inline("inline:no").await, []);
     assert_eq!(inline("inline:absent").await, []);
 }

@@ -245,7 +245,8 @@ impl Route {
 
 /// The response, with what has become of the build's loads and caches.
 async fn completed(message: &[u8], load: Option<&Load<'_>>, cached: Option<&Cached>) -> Result<BuildResponse, Status> {
-    let answer = BuildResponse::read(message).map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
+    let answer =
+        BuildResponse::read(message).map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
     let mut answer = match load {
         Some(load) => load.finish(answer).await?,
         None => answer,

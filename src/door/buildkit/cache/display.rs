@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::super::grpc::FRAME_HEADER;
 use super::super::wire::{WireError, fields, put_bytes};
-use crate::caches::Moved;
+use super::builder_export::Moved;
 use crate::image::Digest;
 
 /// `StatusResponse.vertexes`, and of a `Vertex` its digest and its name (BuildKit `api/services/control/control.proto`).

@@ -7,6 +7,7 @@
 
 mod attributes;
 mod build;
+mod builder_export;
 mod content;
 mod display;
 mod options;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::response::Keys;
 use super::KIND;
-use crate::caches::{Exported, Moved};
+use super::builder_export::{Exported, Moved};
 
 /// The key. buildx decodes such values in its metadata file (`commands/build.go`, `decodeExporterResponse`).
 const RESULTS: &str = "cache.results";

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use super::super::grpc::refuse;
+use super::super::grpc::error_response;
 use super::super::session::SessionContent;
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
@@ -70,7 +70,7 @@ impl SessionContent for Caching {
         let found = self.find(store).and_then(|(build, store)| build.store(store));
         let missing = Status::not_found(format!("linkspan: the build of the store {store} has ended"));
         Box::pin(async move {
-            let Some(store) = found else { return refuse(&missing) };
+            let Some(store) = found else { return error_response(&missing) };
             let server = ContentServer::new(store)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);

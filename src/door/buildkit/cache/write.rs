@@ -14,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::build::ShownExport;
+use super::builder_export::Layer;
 use super::content::{digest, failure};
-use crate::caches::Layer;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestWriter};
 use crate::export_v1::proto::WriteContentRequest;
@@ -137,19 +137,27 @@ impl<'a> Write<'a> {
                 message.offset
             )));
         }
-        if offset.saturating_add(data.len() as u64) > self.blob.size {
+        let begin = u64::try_from(message.offset).unwrap_or(0);
+        if begin.saturating_add(data.len() as u64) > self.blob.size {
             return Err(Status::out_of_range(format!(
                 "{} has more than its {} bytes",
                 self.blob.digest, self.blob.size
             )));
         }
         match &mut self.sink {
-            Sink::Engine(writer) if !data.is_empty() => writer.write(data).await.map_err(|error| failure(error.into())),
-            Sink::Document(bytes) => {
+            Sink::Engine(writer) if !data.is_empty() => {
+                // Whoever writes from the beginning does not want what is there.
+                if message.offset == 0 && offset > 0 {
+                    writer.restart().await.map_err(|error| failure(error.into()))?;
+                }
+                writer.write(data).await.map_err(|error| failure(error.into()))
+            }
+            Sink::Document(bytes) if !data.is_empty() => {
+                bytes.truncate(usize::try_from(begin).unwrap_or(usize::MAX));
                 bytes.extend_from_slice(&data);
                 Ok(())
             }
-            Sink::Engine(_) | Sink::Done => Ok(()),
+            Sink::Engine(_) | Sink::Document(_) | Sink::Done => Ok(()),
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 
-use super::{CacheError, CacheExport, CacheRef, Caches, CurrentVersion, Part};
+use crate::caches::{CacheError, CacheExport, CacheRef, Caches, CurrentVersion, Part};
 use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Origin};
@@ -22,20 +22,20 @@ const PARALLEL: usize = 4;
 
 /// Where an export goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     /// The caches, of which each gets a version.
-    pub refs: Vec<CacheRef>,
+    pub(super) refs: Vec<CacheRef>,
     /// The part of each.
-    pub part: Part,
+    pub(super) part: Part,
     /// BuildKit's mode.
-    pub mode: &'static str,
+    pub(super) mode: &'static str,
     /// How many versions of the part stay.
-    pub keep: usize,
+    pub(super) keep: usize,
 }
 
 /// What becomes of a layer.
 #[derive(Debug)]
-pub enum Layer {
+pub(super) enum Layer {
     /// It need not be sent: the engine has it, or fetches it from the builder.
     Present,
     /// It has to be sent.
@@ -44,27 +44,27 @@ pub enum Layer {
 
 /// What an export has moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Moved {
+pub(super) struct Moved {
     /// Layers that were in the engine.
-    pub present: usize,
+    pub(super) present: usize,
     /// Layers that were sent.
-    pub sent: usize,
+    pub(super) sent: usize,
     /// Their bytes.
-    pub sent_bytes: u64,
+    pub(super) sent_bytes: u64,
 }
 
 /// One cache that was exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exported {
+pub(super) struct Exported {
     /// The version.
-    pub version: CacheVersion,
+    pub(super) version: CacheVersion,
     /// Whether it was there before.
-    pub is_unchanged: bool,
+    pub(super) is_unchanged: bool,
 }
 
 /// An export under way. Dropping it aborts what is not complete.
 #[derive(Debug)]
-pub struct BuilderExport {
+pub(super) struct BuilderExport {
     caches: Arc<Caches>,
     exports: Arc<Exports>,
     builder: Arc<dyn BlobLookup>,
@@ -90,7 +90,7 @@ struct State {
 
 impl BuilderExport {
     /// Begins an export to `target` of what `builder` has.
-    pub fn new(
+    pub(super) fn new(
         caches: Arc<Caches>,
         exports: Arc<Exports>,
         builder: Arc<dyn BlobLookup>,
@@ -117,7 +117,7 @@ impl BuilderExport {
     ///
     /// # Errors
     /// When the engine or the builder cannot be asked, or the engine refuses.
-    pub async fn layer(self: &Arc<Self>, layer: &Descriptor) -> Result<Layer, CacheError> {
+    pub(super) async fn layer(self: &Arc<Self>, layer: &Descriptor) -> Result<Layer, CacheError> {
         let current = self.current().await?;
         if current.is_some_and(|current| current.layers.contains(&layer.digest)) {
             self.present(&layer.digest);
@@ -144,7 +144,7 @@ impl BuilderExport {
     }
 
     /// A layer that was wanted is stored.
-    pub fn stored(&self, layer: &Descriptor) {
+    pub(super) fn stored(&self, layer: &Descriptor) {
         let mut state = self.state();
         state.seen.insert(layer.digest.clone());
         state.moved.sent += 1;
@@ -156,7 +156,7 @@ impl BuilderExport {
     ///
     /// # Errors
     /// When the engine cannot be asked, or refuses.
-    pub async fn has_document(self: &Arc<Self>, digest: &Digest) -> Result<bool, CacheError> {
+    pub(super) async fn has_document(self: &Arc<Self>, digest: &Digest) -> Result<bool, CacheError> {
         self.fetched().await?;
         let Some(current) = self.current().await? else { return Ok(false) };
         if current.config == *digest {
@@ -177,7 +177,7 @@ impl BuilderExport {
     ///
     /// # Errors
     /// When a layer that was being fetched did not come, a document is not what it should be, or the engine refuses.
-    pub async fn document(self: &Arc<Self>, document: &Descriptor, bytes: Bytes) -> Result<(), CacheError> {
+    pub(super) async fn document(self: &Arc<Self>, document: &Descriptor, bytes: Bytes) -> Result<(), CacheError> {
         self.fetched().await?;
         let Some(root) = CacheRoot::sniff(document, &bytes) else {
             self.state().documents.insert(document.digest.clone(), bytes);
@@ -194,13 +194,13 @@ impl BuilderExport {
     }
 
     /// What has been exported, and what that has moved.
-    pub fn result(&self) -> (Vec<Exported>, Moved) {
+    pub(super) fn result(&self) -> (Vec<Exported>, Moved) {
         let state = self.state();
         (state.exported.clone(), state.moved)
     }
 
     /// Ends an export that may be incomplete: stops what is under way. Layers of it are released with its last holder.
-    pub async fn close(&self) {
+    pub(super) async fn close(&self) {
         self.fetching.lock().await.shutdown().await;
         self.pending.lock().await.take();
     }
