@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::super::local::{Entry, LayoutIndex};
 use super::images::RepositoryImages;
@@ -37,15 +36,14 @@ impl RepositoryCaches {
 
 /// The version that another tool's entry is, if its document is that of a cache. Blocks.
 fn foreign(stores: &Stores, entry: &Entry) -> Option<CacheVersion> {
-    use std::io::Read as _;
     let (reference, id) = (entry.foreign_cache()?, entry.foreign_id()?);
-    let mut bytes = Vec::new();
     let file = stores.blobs.open(&entry.target.digest).ok()?;
-    let written = file.metadata().ok()?.modified().unwrap_or(UNIX_EPOCH);
-    file.take(Limits::default().document_bytes + 1).read_to_end(&mut bytes).ok()?;
+    let written = file.written().unwrap_or(UNIX_EPOCH);
+    let limit = usize::try_from(Limits::default().document_bytes).unwrap_or(usize::MAX);
+    let bytes = file.read_at(0, limit.saturating_add(1)).ok()?;
     let target = &entry.target;
     let root = Descriptor::new(target.media_type.clone(), target.digest.clone(), target.size);
-    let listed = CacheRoot::parse(root.clone(), Bytes::from(bytes)).ok()?;
+    let listed = CacheRoot::parse(root.clone(), bytes).ok()?;
     Some(CacheVersion {
         id,
         reference: reference.to_owned(),

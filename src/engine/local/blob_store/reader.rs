@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -13,6 +14,11 @@ pub(crate) struct BlobReader(File);
 impl BlobReader {
     pub(super) fn new(file: File) -> Self {
         Self(file)
+    }
+
+    /// When it was written, as far as the store knows. Blocks.
+    pub(crate) fn written(&self) -> Option<SystemTime> {
+        self.0.metadata().ok()?.modified().ok()
     }
 
     /// The bytes from `offset` on, at most `limit`; none at the end. Blocks.
