@@ -76,7 +76,7 @@ fn an_ssh_agent() {
 }
 
 /// `ssh-add` and the libraries that it needs, below `root`.
-fn with_program(context: Context) -> Context {
+pub(crate) fn with_program(context: Context) -> Context {
     let program = "/usr/bin/ssh-add";
     let libraries = Run::new("ldd").arg(program).ok();
     let paths = libraries.stdout.split_whitespace().filter(|word| word.starts_with('/'));

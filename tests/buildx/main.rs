@@ -29,4 +29,5 @@ mod names;
 mod outputs;
 mod partly;
 mod results;
+mod sessions;
 mod times;

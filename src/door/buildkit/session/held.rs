@@ -44,7 +44,7 @@ impl Held {
         Self { session, state: State::Undecided { way, source: Source::new(body), split } }
     }
 
-    /// What the session has become of, and what was read ahead then; `None` while that is not known.
+    /// Ready once it is known what becomes of the session, and the body is that.
     fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let State::Undecided { way, source, .. } = &mut self.state else { return Poll::Ready(()) };
         let way = match way.poll_unpin(context) {
