@@ -11,13 +11,17 @@
 mod forward;
 
 #[doc(hidden)]
+pub mod api_server;
+#[doc(hidden)]
 pub mod buildx;
+pub mod cache_v1;
 pub mod caches;
 #[doc(hidden)]
 pub mod cli;
 mod compression;
 #[doc(hidden)]
 pub mod config;
+mod content_server;
 #[doc(hidden)]
 pub mod daemon;
 mod docker_api;

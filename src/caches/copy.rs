@@ -41,10 +41,7 @@ impl Caches {
     ) -> Result<Copied, CacheError> {
         let source = from.blobs();
         let listed = &part.listed;
-        if listed.config.size > MAX_CACHE_CONFIG {
-            let reason = format!("it has {} bytes, more than {MAX_CACHE_CONFIG}", listed.config.size);
-            return Err(CacheDocumentError::Config { digest: listed.config.digest.clone(), reason }.into());
-        }
+        check_config(&listed.config)?;
         let read = async |descriptor: &Descriptor| {
             let bytes = read_document(&source, descriptor).await?;
             Ok::<_, CacheError>(CacheDocument { descriptor: descriptor.clone(), bytes })
@@ -70,6 +67,15 @@ impl Caches {
         let written = write_layers(&export, &source, &present).await?;
         Ok(Copied { version: export.commit(config, root, absent).await?, written })
     }
+}
+
+/// Refuses a config that is too long to be read.
+pub(super) fn check_config(config: &Descriptor) -> Result<(), CacheError> {
+    if config.size <= MAX_CACHE_CONFIG {
+        return Ok(());
+    }
+    let reason = format!("it has {} bytes, more than {MAX_CACHE_CONFIG}", config.size);
+    Err(CacheDocumentError::Config { digest: config.digest.clone(), reason }.into())
 }
 
 /// Pins the layers that are there, and writes the others.

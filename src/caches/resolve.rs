@@ -27,6 +27,8 @@ pub struct ResolvedPart {
     pub listed: Arc<CacheRoot>,
     /// The root to import: the stored one, or one that lists only what is there, in the form that all builders read.
     pub root: CacheDocument,
+    /// The digests of its layers that the engine has.
+    pub present: HashSet<Digest>,
     /// How many of its layers are not in the engine.
     pub missing: usize,
     _guard: VersionGuard,
@@ -77,7 +79,7 @@ impl Caches {
         if let Err(error) = self.store.touch(&version).await {
             tracing::warn!(%error, id = version.id, "the last use of a build cache could not be noted");
         }
-        Ok(ResolvedPart { version, missing: total - present.len(), listed, root, _guard: guard })
+        Ok(ResolvedPart { version, missing: total - present.len(), present, listed, root, _guard: guard })
     }
 
     /// The digests of the layers of a root that the engine has.

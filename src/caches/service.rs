@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::guards::Guards;
+use super::index::Indexes;
 use super::limits::superseded;
 use super::{CacheError, CacheExport, CacheLimits, CachePolicy, CacheRef, Part};
 use crate::engine::caches::{CacheStore, CacheVersion, NewVersion};
@@ -37,6 +38,7 @@ pub struct Caches {
     /// Held while versions are listed to be read or to be deleted.
     pub(super) changes: tokio::sync::Mutex<()>,
     roots: Mutex<HashMap<Digest, Arc<CacheRoot>>>,
+    pub(super) indexes: Indexes,
 }
 
 impl Caches {
@@ -47,13 +49,18 @@ impl Caches {
     pub fn new(engine: &dyn Engine, settings: CacheSettings) -> Result<Arc<Self>, EngineError> {
         let store = engine.caches()?;
         let guards = Guards::new(store.clone());
-        let (changes, roots) = Default::default();
-        Ok(Arc::new(Self { store, images: engine.images().ok(), settings, guards, changes, roots }))
+        let (changes, roots, indexes) = Default::default();
+        Ok(Arc::new(Self { store, images: engine.images().ok(), settings, guards, changes, roots, indexes }))
     }
 
     /// The limits.
     pub fn limits(&self) -> &CacheLimits {
         &self.settings.limits
+    }
+
+    /// Patterns of the refs that may be written; none allows all.
+    pub fn allowed(&self) -> &[String] {
+        &self.settings.policy.allowed
     }
 
     /// Refuses a ref that policy does not let `principal` write.

@@ -20,9 +20,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+use crate::api_server::ApiServer;
 use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
-use crate::door::{buildkit, export_api};
+use crate::door::{buildkit, cache_api, export_api};
 use crate::engine::select::Selected;
 use crate::engine::{Engine, EngineError, Identity};
 use crate::export::{Exports, NamePolicy};
@@ -220,23 +221,17 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         let folders = Folders::new(config.output_dirs.clone());
         // As it was configured: that is what a restart has in common with the process before.
         let name = address.to_string();
-        let door = Arc::new(
-            export_api::Door::open(
-                Arc::clone(&exports),
-                folders,
-                &name,
-                status.of(listener.address()),
-                listeners.drain(),
-            )
-            .await?,
-        );
+        let drain = listeners.drain();
+        let mut parts = vec![export_api::open(Arc::clone(&exports), folders, &name, drain.clone()).await];
+        parts.extend(caches.clone().map(|caches| cache_api::open(caches, Arc::clone(&exports), drain.clone())));
+        let server = ApiServer::start(parts, status.of(listener.address()), drain)?;
         say(&format!("export door listening on {}", listener.address()));
         listeners.open("export", listener, move |stream, drain| {
-            let door = Arc::clone(&door);
+            let server = server.clone();
             async move {
                 // Who came with the drain: the server takes nobody any more, and would let it wait.
                 if !drain.is_cancelled() {
-                    door.serve(stream).await;
+                    server.serve(stream).await;
                 }
             }
         });

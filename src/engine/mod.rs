@@ -27,6 +27,7 @@ mod docker;
 mod docker_classic;
 pub mod doctor;
 pub(crate) mod error;
+mod identity_message;
 pub mod images;
 pub mod ingest;
 mod installed;
@@ -54,6 +55,7 @@ use crate::net::Principal;
 
 use caches::CacheStore;
 pub use error::EngineError;
+pub(crate) use identity_message::identity_message;
 use images::{Images, Record};
 pub use kind::{EngineKind, UnknownKind};
 pub use lease::{Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, PersistentLeases, Pin, TransactionOptions};

@@ -59,10 +59,16 @@ fn document(media_type: &str, bytes: Vec<u8>) -> CacheDocument {
 
 /// The documents of a cache with these layers: config and root, which is of the type `form`.
 pub(crate) fn documents(layers: &[&str], form: &str) -> (CacheDocument, CacheDocument) {
+    let listed: Vec<_> =
+        layers.iter().map(|text| json!({"blob": Digest::sha256(text.as_bytes()), "parent": -1})).collect();
+    listing(layers, &json!({"layers": listed, "records": []}), form)
+}
+
+/// The same with this config.
+pub(crate) fn listing(layers: &[&str], config: &serde_json::Value, form: &str) -> (CacheDocument, CacheDocument) {
     let layers: Vec<_> =
         layers.iter().map(|text| Descriptor::new(LAYER, Digest::sha256(text.as_bytes()), text.len() as u64)).collect();
-    let listed: Vec<_> = layers.iter().map(|layer| json!({"blob": layer.digest, "parent": -1})).collect();
-    let config = document(CACHE_CONFIG, json!({"layers": listed, "records": []}).to_string().into_bytes());
+    let config = document(CACHE_CONFIG, config.to_string().into_bytes());
     let root = if form == INDEX {
         let entries: Vec<_> = layers.iter().chain([&config.descriptor]).collect();
         json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})

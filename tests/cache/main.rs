@@ -1,12 +1,17 @@
 //! Build caches in engines, beside containerd's and dockerd's own collectors and BuildKit's own folders.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
 
+mod api;
 mod builds;
+mod client;
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod fixture;
 mod folders;
+mod go;
 mod inline;
 mod killed;
+mod put;
+mod query;
 mod store;

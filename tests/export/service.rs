@@ -22,9 +22,13 @@ use crate::server::Server;
 async fn its_health_can_be_asked_for() {
     let server = Server::containerd("health");
     let mut health = HealthClient::new(server.client().await.channel);
-    for service in
-        ["", "linkspan.export.v1.Exports", "containerd.services.content.v1.Content", "linkspan.export.v1.References"]
-    {
+    for service in [
+        "",
+        "linkspan.export.v1.Exports",
+        "containerd.services.content.v1.Content",
+        "linkspan.export.v1.References",
+        "linkspan.cache.v1.Caches",
+    ] {
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
@@ -55,6 +59,7 @@ async fn it_describes_itself() {
             "containerd.services.content.v1.Content",
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
+            "linkspan.cache.v1.Caches",
             "linkspan.export.v1.Exports",
             "linkspan.export.v1.References",
         ]

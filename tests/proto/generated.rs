@@ -9,7 +9,7 @@ use prost_types::FileDescriptorSet;
 use prost_types::compiler::{CodeGeneratorRequest, CodeGeneratorResponse};
 use serde_json::Value;
 
-use super::{compiled, root, same};
+use super::{PACKAGES, compiled, root, same};
 
 const CONTENT: &str = "github.com/containerd/containerd/api/services/content/v1/content.proto";
 
@@ -17,7 +17,7 @@ const CONTENT: &str = "github.com/containerd/containerd/api/services/content/v1/
 fn the_generated_code_is_that_of_the_definition() {
     let out = tempfile::tempdir().unwrap();
     let gen_folder = root().join("src/export_v1/gen");
-    let own = compiled();
+    let own = compiled("linkspan.export.v1");
     tonic_prost_build::configure()
         .out_dir(out.path())
         .bytes(".linkspan.export.v1.FetchResponse.data")
@@ -45,6 +45,25 @@ fn the_generated_code_is_that_of_the_definition() {
         same(&gen_folder.join(name), &std::fs::read(path).unwrap());
     }
     same(&gen_folder.join("descriptors.bin"), &without_comments([own, content]).encode_to_vec());
+}
+
+#[test]
+fn the_generated_code_of_caches_is_that_of_their_definition() {
+    let out = tempfile::tempdir().unwrap();
+    let gen_folder = root().join("src/cache_v1/gen");
+    let set = compiled("linkspan.cache.v1");
+    tonic_prost_build::configure()
+        .out_dir(out.path())
+        // What both speak of is there already.
+        .extern_path(".linkspan.export.v1", "crate::export_v1::proto")
+        .compile_fds(set.clone())
+        .unwrap();
+    let path = out.path().join("linkspan.cache.v1.rs");
+    let status = Command::new("rustfmt").args(["--edition", "2024"]).arg(&path).status().unwrap();
+    assert!(status.success());
+    same(&gen_folder.join("linkspan.cache.v1.rs"), &std::fs::read(path).unwrap());
+    let empty = FileDescriptorSet { file: Vec::new() };
+    same(&gen_folder.join("descriptors.bin"), &without_comments([set, empty]).encode_to_vec());
 }
 
 /// What reflection serves: each file once, without its comments.
@@ -76,14 +95,28 @@ fn containerd_client() -> PathBuf {
 /// The stubs that the programs in Go use: made by the plugins of the Go project, at the versions of `tests/go/go.mod`.
 #[test]
 fn the_go_stubs_are_those_of_the_definition() {
-    let own = compiled();
-    let package = |file: &str| format!("M{file}=linkspan.test/go/exportv1");
+    for package in PACKAGES {
+        go_stubs(package);
+    }
+}
+
+/// The last two parts of a package's or a file's name, as one word: the Go package.
+fn go_package(name: &str, separator: char) -> String {
+    let parts: Vec<_> = name.split(separator).collect();
+    format!("{}{}", parts[1], parts[2])
+}
+
+fn go_stubs(package: &str) {
+    let own = compiled(package);
     let files: Vec<_> =
         own.file.iter().map(|file| file.name().to_owned()).filter(|name| name.starts_with("linkspan/")).collect();
-    let parameter = files.iter().map(|file| package(file)).chain(["paths=source_relative".to_owned()]);
+    let mapped = |file: &String| format!("M{file}=linkspan.test/go/{}", go_package(file, '/'));
+    let parameter = files.iter().map(mapped).chain(["paths=source_relative".to_owned()]);
+    let parameter = parameter.collect::<Vec<_>>().join(",");
+    let folder_of_package = package.replace('.', "/");
     let request = CodeGeneratorRequest {
-        parameter: Some(parameter.collect::<Vec<_>>().join(",")),
-        file_to_generate: files,
+        parameter: Some(parameter),
+        file_to_generate: files.into_iter().filter(|file| file.starts_with(&folder_of_package)).collect(),
         proto_file: own.file,
         ..CodeGeneratorRequest::default()
     };
@@ -103,7 +136,7 @@ fn the_go_stubs_are_those_of_the_definition() {
         assert_eq!(response.error, None);
         for file in response.file {
             let name = file.name().rsplit('/').next().unwrap().to_owned();
-            same(&folder.join("exportv1").join(name), file.content().as_bytes());
+            same(&folder.join(go_package(package, '.')).join(name), file.content().as_bytes());
         }
     }
 }

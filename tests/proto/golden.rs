@@ -5,24 +5,27 @@ use std::fmt::Write as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, ServiceDescriptorProto};
 
-use super::{PACKAGE, compiled, root, same};
+use super::{PACKAGES, compiled, root, same};
 
 #[test]
 fn the_api_has_not_changed_by_accident() {
     let mut text = String::new();
-    for file in compiled().file.iter().filter(|file| file.package() == PACKAGE) {
-        render(file, &mut text);
+    for package in PACKAGES {
+        for file in compiled(package).file.iter().filter(|file| file.package() == package) {
+            render(file, &mut text);
+        }
     }
     same(&root().join("proto/golden.txt"), text.as_bytes());
 }
 
 fn render(file: &FileDescriptorProto, text: &mut String) {
+    let own = format!(".{}.", file.package());
     writeln!(text, "file {} ({}, {})", file.name(), file.package(), file.syntax()).unwrap();
     for service in &file.service {
-        render_service(service, text);
+        render_service(service, &own, text);
     }
     for message in &file.message_type {
-        render_message(message, text);
+        render_message(message, &own, text);
     }
     for kind in &file.enum_type {
         writeln!(text, "  enum {}", kind.name()).unwrap();
@@ -32,22 +35,22 @@ fn render(file: &FileDescriptorProto, text: &mut String) {
     }
 }
 
-fn render_service(service: &ServiceDescriptorProto, text: &mut String) {
+fn render_service(service: &ServiceDescriptorProto, own: &str, text: &mut String) {
     writeln!(text, "  service {}", service.name()).unwrap();
     let stream = |streams: bool| if streams { "stream " } else { "" };
     for method in &service.method {
         let (asks, answers) = (stream(method.client_streaming()), stream(method.server_streaming()));
-        let (input, output) = (short(method.input_type()), short(method.output_type()));
+        let (input, output) = (short(method.input_type(), own), short(method.output_type(), own));
         writeln!(text, "    {}({asks}{input}) -> {answers}{output}", method.name()).unwrap();
     }
 }
 
-fn render_message(message: &DescriptorProto, text: &mut String) {
+fn render_message(message: &DescriptorProto, own: &str, text: &mut String) {
     writeln!(text, "  message {}", message.name()).unwrap();
     for field in &message.field {
         let oneof = field.oneof_index.map(|at| format!(" in {}", message.oneof_decl[at as usize].name()));
         let (number, name) = (field.number(), field.name());
-        writeln!(text, "    {number} {} {name}{}", kind(message, field), oneof.unwrap_or_default()).unwrap();
+        writeln!(text, "    {number} {} {name}{}", kind(message, field, own), oneof.unwrap_or_default()).unwrap();
     }
     for reserved in &message.reserved_range {
         writeln!(text, "    reserved {}..{}", reserved.start(), reserved.end()).unwrap();
@@ -57,18 +60,18 @@ fn render_message(message: &DescriptorProto, text: &mut String) {
     }
 }
 
-fn kind(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
+fn kind(message: &DescriptorProto, field: &FieldDescriptorProto, own: &str) -> String {
     let nested = |name: &str| message.nested_type.iter().find(|nested| name.ends_with(&format!(".{}", nested.name())));
     if let Some(entry) = nested(field.type_name()) {
-        return format!("map<{}, {}>", kind(entry, &entry.field[0]), kind(entry, &entry.field[1]));
+        return format!("map<{}, {}>", kind(entry, &entry.field[0], own), kind(entry, &entry.field[1], own));
     }
     let name = match field.r#type() {
-        Type::Message | Type::Enum => short(field.type_name()),
+        Type::Message | Type::Enum => short(field.type_name(), own),
         scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_ascii_lowercase(),
     };
     if field.label() == Label::Repeated { format!("repeated {name}") } else { name }
 }
 
-fn short(name: &str) -> String {
-    name.trim_start_matches(&format!(".{PACKAGE}.")).trim_start_matches('.').to_owned()
+fn short(name: &str, own: &str) -> String {
+    name.trim_start_matches(own).trim_start_matches('.').to_owned()
 }

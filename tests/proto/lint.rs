@@ -4,14 +4,17 @@ use std::collections::HashSet;
 
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
-use super::{PACKAGE, compiled};
+use super::{PACKAGES, compiled};
 
 #[test]
 fn the_definition_keeps_the_style() {
-    let files = compiled().file;
-    let own: Vec<_> = files.iter().filter(|file| file.name().starts_with("linkspan/")).collect();
-    assert_eq!(own.len(), 3);
-    let found: Vec<_> = own.iter().flat_map(|file| violations(file)).collect();
+    let files = PACKAGES.iter().flat_map(|package| {
+        let folder = package.replace('.', "/");
+        compiled(package).file.into_iter().filter(move |file| file.name().starts_with(&folder))
+    });
+    let own: Vec<_> = files.collect();
+    assert_eq!(own.len(), 4);
+    let found: Vec<_> = own.iter().flat_map(violations).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
@@ -68,8 +71,10 @@ impl Lint<'_> {
     }
 
     fn file(&mut self) {
-        if self.file.package() != PACKAGE || !self.file.name().starts_with(&PACKAGE.replace('.', "/")) {
-            self.add(format!("the package is {}, expected {PACKAGE} in its folder", self.file.package()));
+        let package = self.file.package();
+        let is_known = PACKAGES.contains(&package);
+        if !is_known || !self.file.name().starts_with(&package.replace('.', "/")) {
+            self.add(format!("the package is {package}, expected one of {PACKAGES:?} in its folder"));
         }
         for (at, message) in self.file.message_type.iter().enumerate() {
             self.message(&[4, at as i32], message);
@@ -105,7 +110,9 @@ impl Lint<'_> {
                 self.add(format!("{}.{} is not snake_case", message.name(), field.name()));
             }
         }
-        for (at, oneof) in message.oneof_decl.iter().enumerate() {
+        // An `optional` field is the compiler's oneof of one.
+        let written = |oneof: &&prost_types::OneofDescriptorProto| !oneof.name().starts_with('_');
+        for (at, oneof) in message.oneof_decl.iter().filter(written).enumerate() {
             self.commented(&[path, &[8, at as i32]].concat(), oneof.name());
         }
         // A number that was used once stays used: whoever removes a field reserves it.

@@ -13,18 +13,18 @@ use std::path::{Path, PathBuf};
 
 use prost_types::FileDescriptorSet;
 
-const PACKAGE: &str = "linkspan.export.v1";
+const PACKAGES: [&str; 2] = ["linkspan.export.v1", "linkspan.cache.v1"];
 
 fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// The package's files, compiled, with their comments.
-fn compiled() -> FileDescriptorSet {
-    let folder = root().join("proto");
-    let mut files: Vec<_> = fs::read_dir(folder.join("linkspan/export/v1"))
+/// The files of a package with those that they import, compiled, with their comments.
+fn compiled(package: &str) -> FileDescriptorSet {
+    let (folder, package) = (root().join("proto"), package.replace('.', "/"));
+    let mut files: Vec<_> = fs::read_dir(folder.join(&package))
         .unwrap()
-        .map(|entry| format!("linkspan/export/v1/{}", entry.unwrap().file_name().into_string().unwrap()))
+        .map(|entry| format!("{package}/{}", entry.unwrap().file_name().into_string().unwrap()))
         .collect();
     files.sort();
     protox::compile(files, [folder]).unwrap()

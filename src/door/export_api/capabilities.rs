@@ -1,12 +1,12 @@
 //! What this server can do.
 
 use super::exporters;
-use crate::engine::Storage;
+use crate::engine;
 use crate::export::Exports;
-use crate::export_v1::convert::{duration_message, platform_message};
+use crate::export_v1::convert::duration_message;
 use crate::export_v1::limits;
-use crate::export_v1::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy, Sharing};
-use crate::image::{Limits, Platform};
+use crate::export_v1::proto::{self, CapabilitiesResponse, ContentSupport, NamePolicy};
+use crate::image::Limits;
 use crate::net::Principal;
 use crate::output::folder::Folders;
 
@@ -22,32 +22,16 @@ const DOCUMENTS: [&str; 6] = [
 
 /// The response to Capabilities, as `client` gets it.
 pub(super) fn capabilities(exports: &Exports, client: &Principal, folders: &Folders) -> CapabilitiesResponse {
-    let engine = exports.engine().identity();
-    let (namespace, snapshotter) = match &engine.storage {
-        Storage::Containerd { namespace, snapshotter, .. } => (namespace.clone(), snapshotter.clone()),
-        Storage::Classic { .. } | Storage::Directory {} => Default::default(),
-    };
-    let sharing = exports.engine().sharing();
+    let identity = exports.engine().identity();
     CapabilitiesResponse {
-        exporter_types: exporters::all().iter().map(|exporter| exporter.describe(engine)).collect(),
+        exporter_types: exporters::all().iter().map(|exporter| exporter.describe(identity)).collect(),
         content: Some(ContentSupport {
             document_media_types: DOCUMENTS.map(str::to_owned).to_vec(),
             compressions: ["none", "gzip", "zstd"].map(str::to_owned).to_vec(),
             digest_algorithms: vec!["sha256".to_owned()],
         }),
         limits: Some(numbers()),
-        engine: Some(proto::Engine {
-            kind: engine.kind.to_string(),
-            version: engine.version.clone(),
-            id: sharing.containerd.clone().unwrap_or_else(|| engine.address.clone()),
-            namespace,
-            snapshotter,
-            platforms: vec![platform_message(&Platform::host())],
-            sharing: Some(Sharing {
-                namespaces: sharing.namespaces,
-                containerd_id: sharing.containerd.unwrap_or_default(),
-            }),
-        }),
+        engine: Some(engine::identity_message(&**exports.engine())),
         features: features(exports, folders),
         server: concat!("linkspan ", env!("CARGO_PKG_VERSION")).to_owned(),
         names: Some(NamePolicy {

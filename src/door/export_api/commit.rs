@@ -188,7 +188,7 @@ async fn run(
     client: Principal,
 ) {
     // What is being deleted goes first; from now on nothing is.
-    drop(session.deleting.write().await);
+    drop(session.contents.deleting.write().await);
     let mut results = Vec::with_capacity(targets.len());
     for checked in &targets {
         let id = &checked.exporter.id;
@@ -231,10 +231,10 @@ async fn run(
             // The response need not wait: the image is visible and held by its names.
             let (session, sessions) = (session.clone(), sessions.clone());
             tokio::spawn(async move {
-                session.stop().await;
+                session.contents.stop().await;
                 // What is to be read is held by the lease alone.
                 if !session.has_outputs() {
-                    sessions.exports.release(session.lease.clone());
+                    sessions.exports.release(session.contents.lease.clone());
                 }
             });
         }
@@ -282,14 +282,14 @@ async fn run_target(
         kind: checked.exporter.kind.clone(),
         exports: exports.clone(),
         outputs: sessions.outputs.clone(),
-        lease: session.lease.clone(),
+        lease: session.contents.lease.clone(),
         graph: Arc::new(graph),
         root: checked.root.clone(),
         names: checked.names.clone(),
         attributes: checked.exporter.attributes.clone(),
         origin,
         events,
-        cancel: session.cancel.child_token(),
+        cancel: session.contents.cancel.child_token(),
     };
     Ok((checked.root.clone(), exporter.run(job).await?))
 }
@@ -328,12 +328,12 @@ impl ScopedSource<'_> {
 #[async_trait]
 impl Source for ScopedSource<'_> {
     fn name(&self) -> &str {
-        self.0.images.name()
+        self.0.contents.images.name()
     }
 
     async fn open(&self, blob: &Descriptor, offset: u64) -> Result<Chunks, SourceError> {
         if self.holds(&blob.digest) {
-            return self.0.images.open(blob, offset).await;
+            return self.0.contents.images.open(blob, offset).await;
         }
         let (name, digest) = (self.name().to_owned(), blob.digest.clone());
         Err(SourceError::NotFound { name, digest })

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tonic::Code;
 
-use super::scope::Labels;
 use super::session::Session;
+use crate::content_server::Labels;
 use crate::engine::Pin;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor;
@@ -77,7 +77,7 @@ async fn pin(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), ApiErr
         if session.scope().get(&root.digest).is_none()
             && let Some(graph) = graph(session, root, &mut damaged).await
         {
-            let pinned = session.lease.pin_graph(&graph).await?;
+            let pinned = session.contents.lease.pin_graph(&graph).await?;
             known.extend(pinned.iter().map(|blob| blob.digest.clone()));
             absent.extend(graph.leaves().iter().map(|leaf| leaf.digest.clone()).filter(|leaf| !known.contains(leaf)));
             add_to_scope(session, pinned)?;
@@ -92,7 +92,7 @@ async fn pin(session: &Session, mut blobs: Vec<Descriptor>) -> Result<(), ApiErr
         return Ok(());
     }
     let pins: Vec<_> = blobs.iter().map(Pin::from).collect();
-    let sizes = session.lease.pin(&pins).await?;
+    let sizes = session.contents.lease.pin(&pins).await?;
     for (blob, size) in blobs.iter().zip(&sizes) {
         if let Some(size) = size.filter(|size| *size != blob.size) {
             let (export, digest, expected) = (&session.id, &blob.digest, blob.size);
@@ -114,7 +114,7 @@ fn add_to_scope(session: &Session, blobs: impl IntoIterator<Item = Descriptor>) 
 /// The image of `root`, if the engine holds all its documents and they are intact. A document that is damaged is added to
 /// `damaged`.
 pub(super) async fn graph(session: &Session, root: &Descriptor, damaged: &mut HashSet<Digest>) -> Option<Arc<Graph>> {
-    let error = match read_graph(&*session.images, root.clone(), Limits::default(), OnMissing::Stop).await {
+    let error = match read_graph(&*session.contents.images, root.clone(), Limits::default(), OnMissing::Stop).await {
         Ok(graph) => return Some(Arc::new(graph)),
         Err(error) => error,
     };

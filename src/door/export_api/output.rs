@@ -32,7 +32,7 @@ pub(super) fn read(
         let what = format!("{} is outside of the output, which has {} bytes", request.offset, output.size());
         return Err(ApiError::field("offset", what));
     };
-    let chunks = output.clone().read(session.images.clone(), offset);
+    let chunks = output.clone().read(session.contents.images.clone(), offset);
     // The output is kept until it is read: one that is being read is not forgotten.
     let parts = chunks.scan((offset, output), |(at, _), chunk| {
         let mut parts = Vec::new();

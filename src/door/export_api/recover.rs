@@ -7,9 +7,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::negotiate::graph;
 use super::record::Record;
-use super::scope::{Labels, Times};
 use super::session::Session;
 use super::sessions::Sessions;
+use crate::content_server::{Labels, Times};
 use crate::engine::{DurableLease, EngineError, Lifetime};
 use crate::image::{Descriptor, Digest, Kind, Limits};
 
@@ -73,14 +73,14 @@ impl Sessions {
 /// Restores the scope of an export of an earlier process: what its lease pins, and what documents among that refer to. Of
 /// what is no document only the beginning is read: an export may pin many thousand layers.
 async fn restore_scope(session: &Session) -> Result<(), EngineError> {
-    let pinned: Vec<Digest> = session.lease.pinned().await?;
+    let pinned: Vec<Digest> = session.contents.lease.pinned().await?;
     let looked: Vec<_> = pinned.iter().map(|digest| look(session, digest)).collect();
     let found: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
     let blobs: Vec<_> = found.into_iter().flatten().collect();
     for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
         // One that cannot be read is in the scope by itself.
         let Some(graph) = graph(session, root, &mut HashSet::new()).await else { continue };
-        let pinned = session.lease.pin_graph(&graph).await?;
+        let pinned = session.contents.lease.pin_graph(&graph).await?;
         let mut scope = session.scope();
         for blob in pinned {
             // More than the limit was never let in.
@@ -100,17 +100,17 @@ async fn restore_scope(session: &Session) -> Result<(), EngineError> {
 
 /// What a blob of the engine is: with its media type if it is a document that names others.
 async fn look(session: &Session, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
-    let Some(size) = session.images.size(digest).await? else { return Ok(None) };
+    let Some(size) = session.contents.images.size(digest).await? else { return Ok(None) };
     let blob = Descriptor::new("", digest.clone(), size);
     if size > Limits::default().document_bytes || !begins_as_document(session, &blob).await {
         return Ok(Some(blob));
     }
-    session.images.identify(digest).await
+    session.contents.images.identify(digest).await
 }
 
 /// Whether the first bytes of `blob` may be those of a JSON object.
 async fn begins_as_document(session: &Session, blob: &Descriptor) -> bool {
-    let Ok(mut chunks) = session.images.open(blob, 0).await else { return false };
+    let Ok(mut chunks) = session.contents.images.open(blob, 0).await else { return false };
     while let Some(Ok(chunk)) = chunks.next().await {
         if let Some(first) = chunk.iter().find(|byte| !byte.is_ascii_whitespace()) {
             return *first == b'{';

@@ -8,13 +8,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::capabilities::capabilities;
-use super::client::client;
 use super::commit;
 use super::commit_task::CommitWatcher;
 use super::negotiate::negotiate;
 use super::output;
 use super::session::Session;
 use super::sessions::Sessions;
+use crate::api_server::client;
 use crate::export_v1::convert::duration;
 use crate::export_v1::limits::{IDLE, PAGE};
 use crate::export_v1::proto::commit_response::Event;

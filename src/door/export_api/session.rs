@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use super::commit_task::CommitTask;
 use super::record::Record;
-use super::scope::Scope;
+use crate::content_server::{Contents, Export, Scope};
 use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, Lease, Origin};
@@ -27,18 +25,9 @@ use crate::output::Output;
 pub(super) struct Session {
     pub(super) id: String,
     pub(super) record: Record,
-    /// What keeps its blobs.
-    pub(super) lease: Arc<dyn Lease>,
-    /// The engine's images and blobs, to be read.
-    pub(super) images: Arc<dyn Images>,
-    /// Cancelled when the export ends.
-    pub(super) cancel: CancellationToken,
-    /// The writes that are under way.
-    pub(super) writers: TaskTracker,
-    /// Held for reading while blobs are taken out of the scope, and by a Commit that waits for the end of that.
-    pub(super) deleting: tokio::sync::RwLock<()>,
+    /// Its blobs.
+    pub(super) contents: Contents,
     opened: SystemTime,
-    scope: Mutex<Scope>,
     stage: Mutex<Stage>,
 }
 
@@ -77,20 +66,8 @@ impl Session {
             ended: None,
             listed: None,
         };
-        let (scope, stage) = (Mutex::default(), Mutex::new(stage));
-        let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
-        Self {
-            id,
-            record,
-            lease,
-            images,
-            cancel,
-            writers,
-            deleting: tokio::sync::RwLock::default(),
-            opened,
-            scope,
-            stage,
-        }
+        let contents = Contents::new(id.clone(), lease, images);
+        Self { id, record, contents, opened, stage: Mutex::new(stage) }
     }
 
     /// Who exports: `client`.
@@ -105,7 +82,7 @@ impl Session {
     }
 
     pub(super) fn scope(&self) -> MutexGuard<'_, Scope> {
-        self.scope.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.scope()
     }
 
     pub(super) fn stage(&self) -> MutexGuard<'_, Stage> {
@@ -113,7 +90,7 @@ impl Session {
     }
 
     pub(super) fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
-        self.lease.ingests()
+        self.contents.ingests()
     }
 
     /// Refuses what cannot be done any more.
@@ -177,13 +154,6 @@ impl Session {
         true
     }
 
-    /// Ends what is under way and waits for it, so that the lease can be released.
-    pub(super) async fn stop(&self) {
-        self.cancel.cancel();
-        self.writers.close();
-        self.writers.wait().await;
-    }
-
     pub(super) fn message(&self) -> proto::Export {
         let (blobs, bytes) = {
             let scope = self.scope();
@@ -203,6 +173,24 @@ impl Session {
             blobs: i64::try_from(blobs).unwrap_or(i64::MAX),
             bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         }
+    }
+}
+
+impl Export for Session {
+    fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    fn check_alive(&self) -> Result<(), ApiError> {
+        self.check_alive()
+    }
+
+    fn check_delete(&self) -> Result<(), ApiError> {
+        if self.stage().state != ExportState::Committing {
+            return Ok(());
+        }
+        let message = "a Commit runs, which needs what the export holds; delete after its end, or abort the export";
+        Err(ApiError::new(Code::FailedPrecondition, Reason::CommitRunning, message))
     }
 }
 

@@ -11,6 +11,7 @@ use super::exporters;
 use super::outputs::Outputs;
 use super::record::Record;
 use super::session::Session;
+use crate::content_server::{Named, Scopes};
 use crate::engine::Lifetime;
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
@@ -178,8 +179,18 @@ impl Sessions {
         drop(sessions);
         // An export that was aborted or has expired has given it up already, and what it made with it.
         for session in forgotten.iter().filter(|session| session.has_outputs()) {
-            self.exports.release(session.lease.clone());
+            self.exports.release(session.contents.lease.clone());
         }
+    }
+}
+
+impl Scopes for Sessions {
+    fn key(&self) -> &'static str {
+        "linkspan-export"
+    }
+
+    fn find(&self, id: &str) -> Result<Named, ApiError> {
+        Ok(Named::Export(Sessions::find(self, id)?))
     }
 }
 
@@ -188,12 +199,12 @@ pub(super) async fn close(session: &Session, state: ExportState) -> Result<(), A
     if !session.end(state) {
         return Ok(());
     }
-    session.stop().await;
+    session.contents.stop().await;
     let running = session.stage().running.clone();
     if let Some(running) = running {
         running.finished().await;
     }
-    Ok(session.lease.release().await?)
+    Ok(session.contents.lease.release().await?)
 }
 
 fn is_id(text: &str) -> bool {

@@ -241,6 +241,14 @@ pub enum Reason {
     DestDenied = 22,
     /// Something is at this path of the server, and nothing is replaced.
     DestTaken = 23,
+    /// Of `linkspan.cache.v1`: there is no such cache, part or version.
+    CacheUnknown = 24,
+    /// Of `linkspan.cache.v1`: the part has another version than was expected; the metadata says which.
+    CurrentChanged = 25,
+    /// Of `linkspan.cache.v1`: there is no such hold, or it was not renewed in time.
+    HoldEnded = 26,
+    /// Of `linkspan.cache.v1`: the cache alone has more bytes than all caches together may have.
+    Quota = 27,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -273,6 +281,10 @@ impl Reason {
             Self::ReferenceNotFound => "REASON_REFERENCE_NOT_FOUND",
             Self::DestDenied => "REASON_DEST_DENIED",
             Self::DestTaken => "REASON_DEST_TAKEN",
+            Self::CacheUnknown => "REASON_CACHE_UNKNOWN",
+            Self::CurrentChanged => "REASON_CURRENT_CHANGED",
+            Self::HoldEnded => "REASON_HOLD_ENDED",
+            Self::Quota => "REASON_QUOTA",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -302,6 +314,10 @@ impl Reason {
             "REASON_REFERENCE_NOT_FOUND" => Some(Self::ReferenceNotFound),
             "REASON_DEST_DENIED" => Some(Self::DestDenied),
             "REASON_DEST_TAKEN" => Some(Self::DestTaken),
+            "REASON_CACHE_UNKNOWN" => Some(Self::CacheUnknown),
+            "REASON_CURRENT_CHANGED" => Some(Self::CurrentChanged),
+            "REASON_HOLD_ENDED" => Some(Self::HoldEnded),
+            "REASON_QUOTA" => Some(Self::Quota),
             _ => None,
         }
     }

@@ -5,11 +5,13 @@
 //! the layers and the cache config (all versions). Both come from builders and from folders, so both are read within limits.
 
 mod config;
+mod records;
 mod root;
 #[cfg(test)]
 mod tests;
 
 pub use config::CacheConfig;
+pub use records::{CacheRecord, CacheRecords, CacheResult, ResultLayers};
 pub use root::CacheRoot;
 
 use super::{Digest, DocumentError};

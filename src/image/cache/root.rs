@@ -10,9 +10,6 @@ use serde::de::IgnoredAny;
 use super::{CACHE_CONFIG, CacheDocumentError, IMPORT_BYTES, MAX_CACHE_LAYERS};
 use crate::image::{Descriptor, Digest, Document, Kind, View, layout};
 
-/// The media type of the roots that are made here.
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
 /// What a root lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRoot {
@@ -27,6 +24,9 @@ pub struct CacheRoot {
 }
 
 impl CacheRoot {
+    /// The media type of the roots that are made here.
+    pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
     /// Checks `bytes` against `descriptor` and reads them.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl CacheRoot {
         let layers = self.layers.iter().filter(|layer| present.contains(&layer.digest)).cloned();
         let entries: Vec<_> = layers.chain([config]).collect();
         let bytes = Bytes::from(layout::index(&entries)?);
-        Ok((Descriptor::new(INDEX, Digest::sha256(&bytes), bytes.len() as u64), bytes))
+        Ok((Descriptor::new(Self::INDEX, Digest::sha256(&bytes), bytes.len() as u64), bytes))
     }
 
     /// Whether `descriptor` may be that of a root.

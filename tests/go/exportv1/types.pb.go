@@ -142,6 +142,14 @@ const (
 	Reason_REASON_DEST_DENIED Reason = 22
 	// Something is at this path of the server, and nothing is replaced.
 	Reason_REASON_DEST_TAKEN Reason = 23
+	// Of `linkspan.cache.v1`: there is no such cache, part or version.
+	Reason_REASON_CACHE_UNKNOWN Reason = 24
+	// Of `linkspan.cache.v1`: the part has another version than was expected; the metadata says which.
+	Reason_REASON_CURRENT_CHANGED Reason = 25
+	// Of `linkspan.cache.v1`: there is no such hold, or it was not renewed in time.
+	Reason_REASON_HOLD_ENDED Reason = 26
+	// Of `linkspan.cache.v1`: the cache alone has more bytes than all caches together may have.
+	Reason_REASON_QUOTA Reason = 27
 )
 
 // Enum value maps for Reason.
@@ -171,6 +179,10 @@ var (
 		21: "REASON_REFERENCE_NOT_FOUND",
 		22: "REASON_DEST_DENIED",
 		23: "REASON_DEST_TAKEN",
+		24: "REASON_CACHE_UNKNOWN",
+		25: "REASON_CURRENT_CHANGED",
+		26: "REASON_HOLD_ENDED",
+		27: "REASON_QUOTA",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -197,6 +209,10 @@ var (
 		"REASON_REFERENCE_NOT_FOUND":   21,
 		"REASON_DEST_DENIED":           22,
 		"REASON_DEST_TAKEN":            23,
+		"REASON_CACHE_UNKNOWN":         24,
+		"REASON_CURRENT_CHANGED":       25,
+		"REASON_HOLD_ENDED":            26,
+		"REASON_QUOTA":                 27,
 	}
 )
 
@@ -900,7 +916,7 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x17EXPORT_STATE_COMMITTING\x10\x02\x12\x1a\n" +
 	"\x16EXPORT_STATE_COMMITTED\x10\x03\x12\x18\n" +
 	"\x14EXPORT_STATE_ABORTED\x10\x04\x12\x18\n" +
-	"\x14EXPORT_STATE_EXPIRED\x10\x05*\x8c\x05\n" +
+	"\x14EXPORT_STATE_EXPIRED\x10\x05*\xeb\x05\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_INVALID_FIELD\x10\x01\x12 \n" +
@@ -926,7 +942,11 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x16REASON_EXPORT_REQUIRED\x10\x14\x12\x1e\n" +
 	"\x1aREASON_REFERENCE_NOT_FOUND\x10\x15\x12\x16\n" +
 	"\x12REASON_DEST_DENIED\x10\x16\x12\x15\n" +
-	"\x11REASON_DEST_TAKEN\x10\x17b\x06proto3"
+	"\x11REASON_DEST_TAKEN\x10\x17\x12\x18\n" +
+	"\x14REASON_CACHE_UNKNOWN\x10\x18\x12\x1a\n" +
+	"\x16REASON_CURRENT_CHANGED\x10\x19\x12\x15\n" +
+	"\x11REASON_HOLD_ENDED\x10\x1a\x12\x10\n" +
+	"\fREASON_QUOTA\x10\x1bb\x06proto3"
 
 var (
 	file_linkspan_export_v1_types_proto_rawDescOnce sync.Once

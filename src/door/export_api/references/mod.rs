@@ -12,8 +12,8 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::client::client;
 use super::output::PART;
+use crate::api_server::client;
 use crate::engine::images::{Images, MAX_PAGE, Query, Record};
 use crate::export::Exports;
 use crate::export_v1::convert::{descriptor_message, digest};

@@ -10,7 +10,7 @@ const BYTES: usize = 16 << 10;
 
 /// Some filters, of which one must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Filters(Vec<Vec<Test>>);
+pub(crate) struct Filters(Vec<Vec<Test>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Test {
@@ -26,7 +26,7 @@ enum Condition {
 }
 
 impl Filters {
-    pub(super) fn parse(texts: &[String]) -> Result<Self, Status> {
+    pub(crate) fn parse(texts: &[String]) -> Result<Self, Status> {
         if texts.iter().map(String::len).sum::<usize>() > BYTES {
             return Err(ApiError::field("filters", format!("longer than {BYTES} bytes")).into());
         }
@@ -38,7 +38,7 @@ impl Filters {
     }
 
     /// Whether one of them holds, or there is none. `field` gives the value of a field, if there is one.
-    pub(super) fn hold(&self, field: impl Fn(&str) -> Option<String>) -> bool {
+    pub(crate) fn hold(&self, field: impl Fn(&str) -> Option<String>) -> bool {
         let holds = |test: &Test| match (&test.condition, field(&test.field)) {
             (Condition::Present, value) => value.is_some(),
             (Condition::Equal(wanted), value) => value.as_ref() == Some(wanted),

@@ -1,4 +1,4 @@
-//! Content.Write: containerd's protocol on one side, an writer on the other.
+//! Content.Write: containerd's protocol on one side, a writer on the other.
 //!
 //! The order of checks, the codes and what a response holds are those of containerd's server (containerd
 //! `plugins/services/content/contentserver/contentserver.go`, `Write`), because its clients act on them.
@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
+use super::Export;
 use super::scope::{Labels, Times, check_labels};
-use super::session::Session;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::export_v1::convert::{digest, timestamp};
@@ -32,16 +32,16 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// Begins to read `messages`; the responses come as they are ready.
 pub(super) fn start(
-    session: Arc<Session>,
+    export: Arc<dyn Export>,
     messages: Streaming<WriteContentRequest>,
 ) -> ResponseStream<WriteContentResponse> {
     let (responses, outgoing) = mpsc::channel(ANSWERS);
     // A task of its own, so that what was written is kept properly when the client goes away. The end of the export
     // waits for it.
-    let writers = session.writers.clone();
+    let writers = export.contents().writers.clone();
     writers.spawn(async move {
-        let end = session.cancel.clone();
-        if let Err(status) = serve(&session, messages, &responses).await {
+        let end = export.contents().cancel.clone();
+        if let Err(status) = serve(&*export, messages, &responses).await {
             // The client may be gone, or not be reading.
             let _ = end.run_until_cancelled(responses.send(Err(status))).await;
         }
@@ -51,13 +51,13 @@ pub(super) fn start(
 
 /// One writer for each ref, and not too many of them.
 struct Lock<'a> {
-    session: &'a Session,
+    export: &'a dyn Export,
     name: &'a str,
 }
 
 impl<'a> Lock<'a> {
-    fn take(session: &'a Session, name: &'a str) -> Result<Self, Status> {
-        let mut scope = session.scope();
+    fn take(export: &'a dyn Export, name: &'a str) -> Result<Self, Status> {
+        let mut scope = export.contents().scope();
         if scope.writing() >= WRITES {
             let message = format!("{WRITES} writes of this export are under way; wait for one of them");
             return Err(ApiError::limit(Code::ResourceExhausted, "writes", WRITES, message).into());
@@ -65,39 +65,39 @@ impl<'a> Lock<'a> {
         if !scope.lock(name) {
             return Err(Status::unavailable(format!("ref {name} locked: it is being written")));
         }
-        Ok(Self { session, name })
+        Ok(Self { export, name })
     }
 }
 
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
-        self.session.scope().unlock(self.name);
+        self.export.contents().scope().unlock(self.name);
     }
 }
 
 async fn serve(
-    session: &Session,
+    export: &dyn Export,
     mut messages: impl Stream<Item = Result<WriteContentRequest, Status>> + Unpin,
     responses: &mpsc::Sender<Result<WriteContentResponse, Status>>,
 ) -> Result<(), Status> {
-    let Some(first) = next(session, &mut messages).await? else {
+    let Some(first) = next(export, &mut messages).await? else {
         return Err(Status::invalid_argument("the stream ended before its first message"));
     };
     if first.r#ref.is_empty() {
         return Err(ApiError::field("ref", "the first message must have a reference").into());
     }
     let name = first.r#ref.clone();
-    let _lock = Lock::take(session, &name)?;
-    let opening = until_end(session, Writing::open(session, &name, &first)).await;
-    let mut writing = opening.unwrap_or_else(|| Err(ended(session)))?;
+    let _lock = Lock::take(export, &name)?;
+    let opening = until_end(export, Writing::open(export, &name, &first)).await;
+    let mut writing = opening.unwrap_or_else(|| Err(ended(export)))?;
     let mut message = first;
     let outcome = loop {
         let is_commit = message.action() == WriteAction::Commit;
-        let response = until_end(session, writing.respond(message)).await;
-        match response.unwrap_or_else(|| Err(ended(session))) {
+        let response = until_end(export, writing.respond(message)).await;
+        match response.unwrap_or_else(|| Err(ended(export))) {
             Ok(response) => {
                 // A client that is gone gets no response; what it wrote is kept.
-                let told = session.cancel.run_until_cancelled(responses.send(Ok(response))).await;
+                let told = export.contents().cancel.run_until_cancelled(responses.send(Ok(response))).await;
                 let is_gone = !matches!(told, Some(Ok(())));
                 if is_commit {
                     return Ok(());
@@ -108,38 +108,38 @@ async fn serve(
             }
             Err(status) => break Err(status),
         }
-        match next(session, &mut messages).await {
+        match next(export, &mut messages).await {
             Ok(Some(following)) => message = following,
             Ok(None) => break Ok(()),
             Err(status) => break Err(status),
         }
     };
     // What is not closed by then is closed when it is dropped.
-    until_end(session, writing.suspend()).await;
+    until_end(export, writing.suspend()).await;
     outcome
 }
 
 /// Does `work`, and gives it up soon after the end of the export.
-async fn until_end<T>(session: &Session, work: impl Future<Output = T>) -> Option<T> {
+async fn until_end<T>(export: &dyn Export, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     tokio::select! {
         biased;
         done = &mut work => Some(done),
-        () = session.cancel.cancelled() => timeout(CLOSING, work).await.ok(),
+        () = export.contents().cancel.cancelled() => timeout(CLOSING, work).await.ok(),
     }
 }
 
 /// That the export has ended.
-fn ended(session: &Session) -> Status {
-    session.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)
+fn ended(export: &dyn Export) -> Status {
+    export.check_alive().err().map_or(Status::aborted("the export ended"), Status::from)
 }
 
 /// The next message. A client that is silent for too long does not keep the ref.
 async fn next(
-    session: &Session,
+    export: &dyn Export,
     messages: &mut (impl Stream<Item = Result<WriteContentRequest, Status>> + Unpin),
 ) -> Result<Option<WriteContentRequest>, Status> {
-    match session.cancel.run_until_cancelled(timeout(IDLE, messages.next())).await {
+    match export.contents().cancel.run_until_cancelled(timeout(IDLE, messages.next())).await {
         Some(Ok(message)) => message.transpose(),
         Some(Err(_)) => {
             let seconds = IDLE.as_secs();
@@ -147,13 +147,13 @@ async fn next(
                 "nothing came for {seconds} s; what was written can be gone on with"
             )))
         }
-        None => Err(ended(session)),
+        None => Err(ended(export)),
     }
 }
 
 /// A ref that is being written.
 struct Writing<'a> {
-    session: &'a Session,
+    export: &'a dyn Export,
     name: &'a str,
     /// `None` once it is committed or aborted.
     writer: Option<Box<dyn IngestWriter>>,
@@ -163,21 +163,21 @@ struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    async fn open(session: &'a Session, name: &'a str, first: &WriteContentRequest) -> Result<Self, Status> {
+    async fn open(export: &'a dyn Export, name: &'a str, first: &WriteContentRequest) -> Result<Self, Status> {
         let expected = parse(first)?;
         let total = u64::try_from(first.total).map_err(|_| ApiError::field("total", "less than zero"))?;
-        if let Some(digest) = expected.as_ref().filter(|digest| session.scope().get(digest).is_some()) {
+        if let Some(digest) = expected.as_ref().filter(|digest| export.contents().scope().get(digest).is_some()) {
             return Err(exists(digest));
         }
-        session.scope().check_room(name)?;
-        let ingests = session.ingests().map_err(ApiError::from)?;
+        export.contents().scope().check_room(name)?;
+        let ingests = export.contents().ingests().map_err(ApiError::from)?;
         let wanted = Expected { digest: expected.clone(), size: (total > 0).then_some(total) };
         let writer = match ingests.open(name, &wanted).await.map_err(ApiError::from)? {
             OpenedIngest::Writer(writer) => writer,
             OpenedIngest::Present => {
                 return Err(match &expected {
                     Some(digest) => {
-                        take_in(session, digest, Labels::new()).await?;
+                        take_in(export, digest, Labels::new()).await?;
                         exists(digest)
                     }
                     None => Status::internal("the engine has a blob that nobody named"),
@@ -185,7 +185,7 @@ impl<'a> Writing<'a> {
             }
         };
         let now = SystemTime::now();
-        let known = session.scope().times(name).filter(|_| writer.offset() > 0);
+        let known = export.contents().scope().times(name).filter(|_| writer.offset() > 0);
         let times = match known {
             Some(times) => times,
             None if writer.offset() > 0 => {
@@ -197,13 +197,13 @@ impl<'a> Writing<'a> {
             }
             None => Times { started: now, updated: now },
         };
-        session.scope().set_times(name, times);
-        Ok(Self { session, name, writer: Some(writer), expected, total, times })
+        export.contents().scope().set_times(name, times);
+        Ok(Self { export, name, writer: Some(writer), expected, total, times })
     }
 
     async fn respond(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
         if let Some(digest) = parse(&message)? {
-            if self.session.scope().get(&digest).is_some() {
+            if self.export.contents().scope().get(&digest).is_some() {
                 self.discard().await;
                 return Err(exists(&digest));
             }
@@ -234,7 +234,7 @@ impl<'a> Writing<'a> {
         if !message.data.is_empty() {
             writer.write(message.data).await.map_err(ApiError::from)?;
             self.times.updated = SystemTime::now();
-            self.session.scope().set_times(self.name, self.times);
+            self.export.contents().scope().set_times(self.name, self.times);
         }
         response.offset = i64::try_from(writer.offset()).unwrap_or(i64::MAX);
         if action == WriteAction::Commit {
@@ -250,13 +250,13 @@ impl<'a> Writing<'a> {
         let expected = Expected { digest: self.expected.clone(), size: (self.total > 0).then_some(self.total) };
         match writer.commit(expected).await {
             Ok((digest, size)) => {
-                self.session.scope().forget_times(self.name);
-                self.session.scope().add(digest.clone(), size, labels)?;
+                self.export.contents().scope().forget_times(self.name);
+                self.export.contents().scope().add(digest.clone(), size, labels)?;
                 Ok(digest)
             }
             Err(EngineError::Present { digest }) => {
-                self.session.scope().forget_times(self.name);
-                take_in(self.session, &digest, labels).await?;
+                self.export.contents().scope().forget_times(self.name);
+                take_in(self.export, &digest, labels).await?;
                 Err(exists(&digest))
             }
             Err(error) => Err(ApiError::from(error).into()),
@@ -268,7 +268,7 @@ impl<'a> Writing<'a> {
         if let Some(writer) = self.writer
             && let Err(error) = writer.suspend().await
         {
-            tracing::debug!(export = self.session.id, name = self.name, %error, "a write that ended early is not kept");
+            tracing::debug!(export = self.export.contents().id, name = self.name, %error, "a write that ended early is not kept");
         }
     }
 
@@ -278,13 +278,13 @@ impl<'a> Writing<'a> {
         if let Some(writer) = self.writer.take()
             && let Err(error) = writer.suspend().await
         {
-            tracing::debug!(export = self.session.id, name = self.name, %error, "a write that is given up was broken");
+            tracing::debug!(export = self.export.contents().id, name = self.name, %error, "a write that is given up was broken");
         }
-        self.session.scope().forget_times(self.name);
-        if let Ok(ingests) = self.session.ingests()
+        self.export.contents().scope().forget_times(self.name);
+        if let Ok(ingests) = self.export.contents().ingests()
             && let Err(error) = ingests.abort(self.name).await
         {
-            tracing::debug!(export = self.session.id, name = self.name, %error, "left to the end of the export");
+            tracing::debug!(export = self.export.contents().id, name = self.name, %error, "left to the end of the export");
         }
     }
 }
@@ -297,10 +297,10 @@ fn parse(message: &WriteContentRequest) -> Result<Option<Digest>, Status> {
 }
 
 /// Takes a blob into the scope that the engine holds, and that is pinned.
-async fn take_in(session: &Session, digest: &Digest, labels: Labels) -> Result<(), Status> {
-    let size = session.images.size(digest).await.map_err(ApiError::from)?;
+async fn take_in(export: &dyn Export, digest: &Digest, labels: Labels) -> Result<(), Status> {
+    let size = export.contents().images.size(digest).await.map_err(ApiError::from)?;
     let size = size.ok_or_else(|| ApiError::from(EngineError::Missing { digests: vec![digest.clone()] }))?;
-    Ok(session.scope().add(digest.clone(), size, labels)?)
+    Ok(export.contents().scope().add(digest.clone(), size, labels)?)
 }
 
 fn exists(digest: &Digest) -> Status {
@@ -309,16 +309,39 @@ fn exists(digest: &Digest) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use futures_util::stream;
 
     use super::*;
-    use crate::door::export_api::session::fixture::session;
-    use crate::door::export_api::sessions::close;
-    use crate::engine::stuck::Stuck;
+    use crate::content_server::Contents;
+    use crate::engine::stuck::{Stuck, layout};
     use crate::export_v1::limits::REFS;
-    use crate::export_v1::proto::{ExportState, Reason};
+    use crate::export_v1::proto::Reason;
+
+    /// An export on a lease that does nothing, which has expired once its writes are cancelled.
+    #[derive(Debug)]
+    struct Stopping(Contents);
+
+    impl Stopping {
+        async fn new(folder: &std::path::Path, lease: Stuck) -> Arc<Self> {
+            let images = layout(folder).await.images().unwrap();
+            Arc::new(Self(Contents::new("e".to_owned(), Arc::new(lease), images)))
+        }
+    }
+
+    impl Export for Stopping {
+        fn contents(&self) -> &Contents {
+            &self.0
+        }
+
+        fn check_alive(&self) -> Result<(), ApiError> {
+            let expired = || ApiError::new(Code::FailedPrecondition, Reason::ExportExpired, "it has expired");
+            if self.0.cancel.is_cancelled() { Err(expired()) } else { Ok(()) }
+        }
+
+        fn check_delete(&self) -> Result<(), ApiError> {
+            Ok(())
+        }
+    }
 
     fn bytes(name: &str) -> WriteContentRequest {
         WriteContentRequest {
@@ -332,40 +355,35 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_that_an_engine_does_not_take_does_not_keep_its_export() {
         let folder = tempfile::tempdir().unwrap();
-        let stuck = Stuck::default();
-        let session = Arc::new(session(folder.path(), stuck.clone()).await);
+        let export = Stopping::new(folder.path(), Stuck::default()).await;
+        let contents = export.contents();
         let (responses, _outgoing) = mpsc::channel(ANSWERS);
-        let writing = session.clone();
-        let written = session.writers.spawn(async move {
+        let writing = export.clone();
+        let written = contents.writers.spawn(async move {
             let messages = stream::once(std::future::ready(Ok(bytes("a")))).chain(stream::pending());
-            serve(&writing, messages, &responses).await.unwrap_err()
+            serve(&*writing, messages, &responses).await.unwrap_err()
         });
         // It has come to the engine.
-        while session.scope().times("a").is_none() {
+        while contents.scope().times("a").is_none() {
             tokio::task::yield_now().await;
         }
-        let closing = session.clone();
-        let closing = tokio::spawn(async move { close(&closing, ExportState::Expired).await });
+        contents.stop().await;
         let status = written.await.unwrap();
         assert_eq!(ApiError::from_status(&status).unwrap().reason, Reason::ExportExpired, "{status}");
-        while stuck.released.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        closing.abort();
-        assert_eq!(session.scope().writing(), 0);
+        assert_eq!(contents.scope().writing(), 0);
     }
 
     #[tokio::test]
     async fn an_export_has_so_many_refs() {
         let folder = tempfile::tempdir().unwrap();
-        let session = session(folder.path(), Stuck::default()).await;
+        let export = Stopping::new(folder.path(), Stuck::default()).await;
         let times = Times { started: SystemTime::now(), updated: SystemTime::now() };
         for at in 0..REFS {
-            session.scope().set_times(&at.to_string(), times);
+            export.contents().scope().set_times(&at.to_string(), times);
         }
         let (responses, _outgoing) = mpsc::channel(ANSWERS);
         let messages = stream::once(std::future::ready(Ok(bytes("one more"))));
-        let status = serve(&session, messages, &responses).await.unwrap_err();
+        let status = serve(&*export, messages, &responses).await.unwrap_err();
         let error = ApiError::from_status(&status).unwrap();
         assert_eq!((error.code, error.reason), (Code::ResourceExhausted, Reason::LimitExceeded), "{status}");
         assert_eq!(error.metadata["limit"], "refs");

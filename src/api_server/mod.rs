@@ -1,4 +1,8 @@
-//! The gRPC server: its services, its limits, and the connections that it is given.
+//! The gRPC server of one listener: its services, which doors bring as [`Part`]s, its limits, and the connections that it is
+//! given.
+
+mod client;
+mod status;
 
 use std::io;
 use std::sync::Arc;
@@ -8,22 +12,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use super::content::Blobs;
-use super::references::ReferenceService;
-use super::service::ExportService;
-use super::sessions::Sessions;
-use super::status::Asked;
+use crate::content_server::{ContentService, Scopes};
+use crate::engine::EngineError;
 use crate::export_v1::limits::{MESSAGE_BYTES, METADATA_BYTES};
-use crate::export_v1::proto::DESCRIPTORS;
 use crate::export_v1::proto::content_server::ContentServer;
-use crate::export_v1::proto::exports_server::ExportsServer;
-use crate::export_v1::proto::references_server::ReferencesServer;
 use crate::http2::Lenient;
 use crate::net::{self, Principal};
-use crate::status;
+use crate::status::StatusReport;
+
+pub(crate) use client::client;
+
+use status::Asked;
 
 /// What may be in flight on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -37,10 +40,8 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 /// Connections that wait for the server to turn to them.
 const BACKLOG: usize = 64;
 
-/// The services of every engine, by their full names.
-const SERVICES: [&str; 2] = ["linkspan.export.v1.Exports", "containerd.services.content.v1.Content"];
-/// The service of engines whose images can be read.
-const REFERENCES: &str = "linkspan.export.v1.References";
+/// The service that all parts share.
+const CONTENT: &str = "containerd.services.content.v1.Content";
 /// The services about services.
 const OWN: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
 
@@ -48,23 +49,54 @@ const OWN: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerRefle
 trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
+/// One API among the services of a server.
+pub struct Part {
+    /// Its services, by their full names.
+    pub(crate) services: Vec<&'static str>,
+    /// The definitions of these and of what they stand on, for reflection.
+    pub(crate) descriptors: &'static [u8],
+    /// What calls of the Content service may name.
+    pub(crate) scopes: Arc<dyn Scopes>,
+    /// Adds the services.
+    pub(crate) add: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("services", &self.services).finish_non_exhaustive()
+    }
+}
+
 /// A client's connection; dropping it says that it has ended.
-pub(super) struct ApiStream {
+struct ApiStream {
     stream: Box<dyn Bytes>,
     peer: Principal,
     _ended: oneshot::Sender<()>,
 }
 
-/// Hands connections to the server.
+/// A server that runs, to be given connections.
 #[derive(Debug, Clone)]
-pub(super) struct Handover(mpsc::Sender<io::Result<ApiStream>>);
+pub struct ApiServer(mpsc::Sender<io::Result<ApiStream>>);
 
-impl Handover {
+impl ApiServer {
+    /// Starts a server of `parts`, of which there is at least one. `status` is what it answers who asks what it belongs to. It
+    /// is closed by cancelling `drain`: calls under way are finished then, and no new ones are taken.
+    ///
+    /// # Errors
+    /// When the services cannot be described.
+    pub fn start(
+        parts: Vec<Part>,
+        status: Option<StatusReport>,
+        drain: CancellationToken,
+    ) -> Result<Self, EngineError> {
+        start(parts, status, drain).map_err(|error| EngineError::Protocol {
+            operation: "describing the API".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
     /// Serves one connection until it ends.
-    pub(super) async fn serve(
-        &self,
-        connection: net::Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
-    ) {
+    pub async fn serve(&self, connection: net::Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>) {
         let net::Connection { io, peer } = connection;
         let (ended, end) = oneshot::channel();
         let stream = Lenient::new(io, METADATA_BYTES, FRAME);
@@ -75,34 +107,35 @@ impl Handover {
     }
 }
 
-/// Starts the server; it ends when `drain` is cancelled and the last connection has ended.
-pub(super) fn start(
-    sessions: &Arc<Sessions>,
-    status: Option<status::StatusReport>,
+fn start(
+    parts: Vec<Part>,
+    status: Option<StatusReport>,
     drain: CancellationToken,
-) -> Result<Handover, tonic_reflection::server::Error> {
+) -> Result<ApiServer, tonic_reflection::server::Error> {
     let (handover, incoming) = mpsc::channel(BACKLOG);
-    let readable = sessions.exports.engine().images().is_ok();
-    let services: Vec<_> = SERVICES.into_iter().chain(readable.then_some(REFERENCES)).collect();
+    let services: Vec<_> = parts.iter().flat_map(|part| part.services.iter().copied()).chain([CONTENT]).collect();
     let reflection = || {
         let described = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let described = parts
+            .iter()
+            .fold(described, |described, part| described.register_encoded_file_descriptor_set(part.descriptors));
         services.iter().chain(&OWN).fold(described, |reflection, name| reflection.with_service_name(*name))
     };
     // Python's client and older ones of others ask the first version only.
     let (reflection, older) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let (reporter, health) = tonic_health::server::health_reporter();
-    let (exports, blobs) = (ExportService(sessions.clone()), Blobs(sessions.clone()));
-    let exports =
-        ExportsServer::new(exports).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
+    let blobs = ContentService::new(parts.iter().map(|part| part.scopes.clone()).collect());
     let blobs =
         ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
-    let references = readable.then(|| {
-        ReferencesServer::new(ReferenceService::new(sessions.exports.clone()))
-            .max_decoding_message_size(MESSAGE_BYTES)
-            .max_encoding_message_size(MESSAGE_BYTES)
-    });
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(health).add_service(reflection).add_service(older).add_service(blobs);
+    if let Some(status) = status {
+        routes.add_service(Asked(status));
+    }
+    for part in parts {
+        (part.add)(&mut routes);
+    }
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -112,13 +145,7 @@ pub(super) fn start(
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
-        .add_service(health)
-        .add_optional_service(status.map(Asked))
-        .add_service(reflection)
-        .add_service(older)
-        .add_service(exports)
-        .add_service(blobs)
-        .add_optional_service(references)
+        .add_routes(routes.routes())
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), drain.clone().cancelled_owned());
     tokio::spawn(async move {
         for name in services.iter().copied().chain([""]) {
@@ -135,7 +162,7 @@ pub(super) fn start(
             tracing::warn!(%error, "the export door ended");
         }
     });
-    Ok(Handover(handover))
+    Ok(ApiServer(handover))
 }
 
 impl Connected for ApiStream {

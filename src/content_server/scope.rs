@@ -10,27 +10,27 @@ use crate::export_v1::limits::{BLOBS, LABEL_BYTES, LABELS, REFS};
 use crate::image::Digest;
 
 /// The labels of a blob in this export. The engine never sees them.
-pub(super) type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// One blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Blob {
-    pub(super) size: u64,
-    pub(super) created: SystemTime,
-    pub(super) updated: SystemTime,
-    pub(super) labels: Labels,
+pub(crate) struct Blob {
+    pub(crate) size: u64,
+    pub(crate) created: SystemTime,
+    pub(crate) updated: SystemTime,
+    pub(crate) labels: Labels,
 }
 
 /// What is known of a ref beyond what the engine keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Times {
-    pub(super) started: SystemTime,
-    pub(super) updated: SystemTime,
+pub(crate) struct Times {
+    pub(crate) started: SystemTime,
+    pub(crate) updated: SystemTime,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Scope {
+pub(crate) struct Scope {
     blobs: HashMap<Digest, Blob>,
     bytes: u64,
     /// Refs that a stream writes at this moment.
@@ -40,27 +40,27 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn get(&self, digest: &Digest) -> Option<&Blob> {
+    pub(crate) fn get(&self, digest: &Digest) -> Option<&Blob> {
         self.blobs.get(digest)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.blobs.len()
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Every blob, by digest.
-    pub(super) fn list(&self) -> Vec<(Digest, Blob)> {
+    pub(crate) fn list(&self) -> Vec<(Digest, Blob)> {
         let mut blobs: Vec<_> = self.blobs.iter().map(|(digest, blob)| (digest.clone(), blob.clone())).collect();
         blobs.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
         blobs
     }
 
     /// Takes a blob in; one that is there stays as it is.
-    pub(super) fn add(&mut self, digest: Digest, size: u64, labels: Labels) -> Result<(), ApiError> {
+    pub(crate) fn add(&mut self, digest: Digest, size: u64, labels: Labels) -> Result<(), ApiError> {
         if self.blobs.contains_key(&digest) {
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Scope {
     }
 
     /// Takes a blob out; whether it was there.
-    pub(super) fn remove(&mut self, digest: &Digest) -> bool {
+    pub(crate) fn remove(&mut self, digest: &Digest) -> bool {
         let removed = self.blobs.remove(digest);
         self.bytes = self.bytes.saturating_sub(removed.as_ref().map_or(0, |blob| blob.size));
         removed.is_some()
@@ -83,7 +83,7 @@ impl Scope {
 
     /// Changes labels as containerd does (`core/metadata/content.go`, `Update`): without paths all of them are replaced,
     /// else those that the paths name; one that is named and not given goes.
-    pub(super) fn update(&mut self, digest: &Digest, given: Labels, paths: &[String]) -> Result<Blob, Status> {
+    pub(crate) fn update(&mut self, digest: &Digest, given: Labels, paths: &[String]) -> Result<Blob, Status> {
         let blob = self.blobs.get_mut(digest).ok_or_else(|| not_found(digest))?;
         let mut labels = if paths.is_empty() { given.clone() } else { blob.labels.clone() };
         for path in paths {
@@ -106,20 +106,20 @@ impl Scope {
     }
 
     /// Marks a ref as being written; `false` if it is already.
-    pub(super) fn lock(&mut self, name: &str) -> bool {
+    pub(crate) fn lock(&mut self, name: &str) -> bool {
         self.writing.insert(name.to_owned())
     }
 
-    pub(super) fn unlock(&mut self, name: &str) {
+    pub(crate) fn unlock(&mut self, name: &str) {
         self.writing.remove(name);
     }
 
-    pub(super) fn writing(&self) -> usize {
+    pub(crate) fn writing(&self) -> usize {
         self.writing.len()
     }
 
     /// Whether the ref `name`, which is being written, is one of not too many.
-    pub(super) fn check_room(&self, name: &str) -> Result<(), ApiError> {
+    pub(crate) fn check_room(&self, name: &str) -> Result<(), ApiError> {
         let new = self.writing.iter().filter(|name| !self.times.contains_key(*name)).count();
         if self.times.contains_key(name) || self.times.len() + new <= REFS {
             return Ok(());
@@ -129,21 +129,21 @@ impl Scope {
     }
 
     /// When a ref was begun and last written to.
-    pub(super) fn times(&self, name: &str) -> Option<Times> {
+    pub(crate) fn times(&self, name: &str) -> Option<Times> {
         self.times.get(name).copied()
     }
 
-    pub(super) fn set_times(&mut self, name: &str, times: Times) {
+    pub(crate) fn set_times(&mut self, name: &str, times: Times) {
         self.times.insert(name.to_owned(), times);
     }
 
-    pub(super) fn forget_times(&mut self, name: &str) {
+    pub(crate) fn forget_times(&mut self, name: &str) {
         self.times.remove(name);
     }
 }
 
 /// Labels that containerd would take (`pkg/labels/validate.go`), and not too many.
-pub(super) fn check_labels(labels: &Labels) -> Result<(), ApiError> {
+pub(crate) fn check_labels(labels: &Labels) -> Result<(), ApiError> {
     if labels.len() > LABELS {
         return Err(ApiError::field("labels", format!("{} labels; a blob has at most {LABELS}", labels.len())));
     }
@@ -157,7 +157,7 @@ pub(super) fn check_labels(labels: &Labels) -> Result<(), ApiError> {
 }
 
 /// What containerd answers, and its clients act on.
-pub(super) fn not_found(digest: &Digest) -> Status {
+pub(crate) fn not_found(digest: &Digest) -> Status {
     Status::not_found(format!("content {digest}: not found in this export"))
 }
 

@@ -1,4 +1,4 @@
-//! `containerd.services.content.v1.Content`, scoped to one export.
+//! `containerd.services.content.v1.Content`, scoped to what a call names.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,36 +14,54 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::filter::Filters;
 use super::scope::{Blob, not_found};
-use super::session::Session;
-use super::sessions::Sessions;
-use super::write;
+use super::{Contents, Export, Named, Scopes, write};
 use crate::engine::ingest::IngestStatus;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::proto::content_server::Content;
-use crate::export_v1::proto::{ExportState, Reason, WriteContentRequest};
+use crate::export_v1::proto::{Reason, WriteContentRequest};
 use crate::export_v1::{ApiError, ResponseStream};
 use crate::image::{Descriptor, Digest};
 
-/// The metadata that names the export.
-const EXPORT: &str = "linkspan-export";
 /// How many blobs go into one message of List, as in containerd's own server.
 const LISTED: usize = 100;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub(super) struct Blobs(pub(super) Arc<Sessions>);
+pub(crate) struct ContentService(Vec<Arc<dyn Scopes>>);
 
-impl Blobs {
-    /// The export that a call is about. Never NOT_FOUND, which means a missing blob here.
-    fn session<T>(&self, request: &Request<T>) -> Result<Arc<Session>, Status> {
-        let given = request.metadata().get(EXPORT).map(|id| id.to_str().unwrap_or_default());
-        let Some(id) = given.filter(|id| !id.is_empty()) else {
-            let message = format!("the call names no export; say which in the metadata `{EXPORT}`");
+impl ContentService {
+    /// Serves what `scopes` find; whoever names nothing is told the key of the first.
+    pub(crate) fn new(scopes: Vec<Arc<dyn Scopes>>) -> Self {
+        Self(scopes)
+    }
+
+    /// What a call is about. Never NOT_FOUND, which means a missing blob here.
+    fn named<T>(&self, request: &Request<T>) -> Result<Named, Status> {
+        let mut given = self.0.iter().filter_map(|scopes| {
+            let id = request.metadata().get(scopes.key())?.to_str().unwrap_or_default();
+            (!id.is_empty()).then_some((scopes, id))
+        });
+        let Some((scopes, id)) = given.next() else {
+            let keys: Vec<_> = self.0.iter().map(|scopes| format!("`{}`", scopes.key())).collect();
+            let message = format!("the call names no export; say which in the metadata {}", keys.join(" or "));
             return Err(ApiError::new(Code::FailedPrecondition, Reason::ExportRequired, message).into());
         };
-        let found = self.0.find(id).map_err(|refusal| ApiError { code: Code::FailedPrecondition, ..refusal })?;
-        found.check_alive()?;
-        Ok(found)
+        if let Some((other, _)) = given.next() {
+            let message = format!("the call names something by `{}` and by `{}`; give one", scopes.key(), other.key());
+            return Err(ApiError::new(Code::FailedPrecondition, Reason::ExportRequired, message).into());
+        }
+        Ok(scopes.find(id).map_err(|refusal| ApiError { code: Code::FailedPrecondition, ..refusal })?)
+    }
+
+    /// The export that a call is about, which has not ended.
+    fn export<T>(&self, request: &Request<T>) -> Result<Arc<dyn Export>, Status> {
+        match self.named(request)? {
+            Named::Export(export) => {
+                export.check_alive()?;
+                Ok(export)
+            }
+            Named::Blobs(_) => Err(Status::permission_denied("what the call names is only read, by Info and Read")),
+        }
     }
 }
 
@@ -58,8 +76,8 @@ fn info(digest: &Digest, blob: &Blob) -> Info {
 }
 
 /// The status of an ingest, with the times that this process knows better.
-fn ingest(session: &Session, status: &IngestStatus) -> Ingest {
-    let times = session.scope().times(&status.reference);
+fn ingest(contents: &Contents, status: &IngestStatus) -> Ingest {
+    let times = contents.scope().times(&status.reference);
     let (started, updated) = times.map_or((status.started, status.updated), |times| (times.started, times.updated));
     let stamp = |time: SystemTime| Some(timestamp(time));
     Ingest {
@@ -73,29 +91,41 @@ fn ingest(session: &Session, status: &IngestStatus) -> Ingest {
 }
 
 #[tonic::async_trait]
-impl Content for Blobs {
+impl Content for ContentService {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
-        let session = self.session(&request)?;
+        let named = self.named(&request)?;
         let digest = digest("digest", &request.get_ref().digest)?;
-        let scope = session.scope();
-        let blob = scope.get(&digest).ok_or_else(|| not_found(&digest))?;
-        Ok(Response::new(InfoResponse { info: Some(info(&digest, blob)) }))
+        let info = match named {
+            Named::Export(export) => {
+                export.check_alive()?;
+                let scope = export.contents().scope();
+                info(&digest, scope.get(&digest).ok_or_else(|| not_found(&digest))?)
+            }
+            Named::Blobs(blobs) => {
+                let size = blobs.size(&digest).ok_or_else(|| not_found(&digest))?;
+                let size = i64::try_from(size).unwrap_or(i64::MAX);
+                Info { digest: digest.to_string(), size, ..Info::default() }
+            }
+        };
+        Ok(Response::new(InfoResponse { info: Some(info) }))
     }
 
     async fn update(&self, request: Request<UpdateRequest>) -> Result<Response<UpdateResponse>, Status> {
-        let session = self.session(&request)?;
+        let export = self.export(&request)?;
+        let contents = export.contents();
         let UpdateRequest { info: given, update_mask } = request.into_inner();
         let given = given.ok_or_else(|| ApiError::field("info", "not given"))?;
         let digest = digest("info.digest", &given.digest)?;
         let paths = update_mask.map(|mask| mask.paths).unwrap_or_default();
-        let blob = session.scope().update(&digest, given.labels.into_iter().collect(), &paths)?;
+        let blob = contents.scope().update(&digest, given.labels.into_iter().collect(), &paths)?;
         Ok(Response::new(UpdateResponse { info: Some(info(&digest, &blob)) }))
     }
 
     type ListStream = ResponseStream<ListContentResponse>;
 
     async fn list(&self, request: Request<ListContentRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let session = self.session(&request)?;
+        let export = self.export(&request)?;
+        let contents = export.contents();
         let filters = Filters::parse(&request.get_ref().filters)?;
         let holds = |digest: &Digest, blob: &Blob| {
             filters.hold(|field| match field {
@@ -104,7 +134,7 @@ impl Content for Blobs {
                 _ => blob.labels.get(field.strip_prefix("labels.")?).cloned(),
             })
         };
-        let blobs = session.scope().list();
+        let blobs = contents.scope().list();
         let found: Vec<_> = blobs
             .iter()
             .filter(|(digest, blob)| holds(digest, blob))
@@ -116,28 +146,33 @@ impl Content for Blobs {
     }
 
     async fn delete(&self, request: Request<DeleteContentRequest>) -> Result<Response<()>, Status> {
-        let session = self.session(&request)?;
+        let export = self.export(&request)?;
+        let contents = export.contents();
         let digest = digest("digest", &request.get_ref().digest)?;
-        let _deleting = session.deleting.read().await;
-        if session.stage().state == ExportState::Committing {
-            let message = "a Commit runs, which needs what the export holds; delete after its end, or abort the export";
-            return Err(ApiError::new(Code::FailedPrecondition, Reason::CommitRunning, message).into());
-        }
-        if session.scope().get(&digest).is_none() {
+        let _deleting = contents.deleting.read().await;
+        export.check_delete()?;
+        if contents.scope().get(&digest).is_none() {
             return Err(not_found(&digest));
         }
-        session.lease.unpin(&digest).await.map_err(ApiError::from)?;
-        session.scope().remove(&digest);
+        contents.lease.unpin(&digest).await.map_err(ApiError::from)?;
+        contents.scope().remove(&digest);
         Ok(Response::new(()))
     }
 
     type ReadStream = ResponseStream<ReadContentResponse>;
 
     async fn read(&self, request: Request<ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let session = self.session(&request)?;
+        let named = self.named(&request)?;
         let ReadContentRequest { digest: text, offset, size } = request.into_inner();
         let digest = digest("digest", &text)?;
-        let total = session.scope().get(&digest).ok_or_else(|| not_found(&digest))?.size;
+        let total = match &named {
+            Named::Export(export) => {
+                export.check_alive()?;
+                export.contents().scope().get(&digest).map(|blob| blob.size)
+            }
+            Named::Blobs(blobs) => blobs.size(&digest),
+        };
+        let total = total.ok_or_else(|| not_found(&digest))?;
         // As containerd's server does: what is before the start counts as the start, what is past the end as all.
         let offset = u64::try_from(offset).unwrap_or(0);
         if offset > total {
@@ -147,12 +182,18 @@ impl Content for Blobs {
         if size == 0 {
             return Ok(Response::new(Box::pin(stream::empty())));
         }
-        let blob = Descriptor::new("", digest, total);
-        let chunks = session.images.open(&blob, offset).await.map_err(ApiError::from)?;
+        let chunks = match named {
+            Named::Export(export) => {
+                let blob = Descriptor::new("", digest, total);
+                let chunks = export.contents().images.open(&blob, offset).await.map_err(ApiError::from)?;
+                chunks.map(|chunk| chunk.map_err(ApiError::from)).boxed()
+            }
+            Named::Blobs(blobs) => blobs.read(&digest, offset, size).await?,
+        };
         let parts = chunks.scan((offset, size), |(at, left), chunk| {
             let next = match chunk {
                 _ if *left == 0 => None,
-                Err(error) => Some(Err(ApiError::from(error).into())),
+                Err(error) => Some(Err(error.into())),
                 Ok(chunk) => {
                     let chunk = part(chunk, *left);
                     let message =
@@ -168,22 +209,24 @@ impl Content for Blobs {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let session = self.session(&request)?;
+        let export = self.export(&request)?;
+        let contents = export.contents();
         let name = &request.get_ref().r#ref;
-        let status = session.ingests().map_err(ApiError::from)?.status(name).await.map_err(ApiError::from)?;
+        let status = contents.ingests().map_err(ApiError::from)?.status(name).await.map_err(ApiError::from)?;
         let status = status.ok_or_else(|| Status::not_found(format!("ref {name}: not found in this export")))?;
-        Ok(Response::new(StatusResponse { status: Some(ingest(&session, &status)) }))
+        Ok(Response::new(StatusResponse { status: Some(ingest(contents, &status)) }))
     }
 
     async fn list_statuses(
         &self,
         request: Request<ListStatusesRequest>,
     ) -> Result<Response<ListStatusesResponse>, Status> {
-        let session = self.session(&request)?;
+        let export = self.export(&request)?;
+        let contents = export.contents();
         let filters = Filters::parse(&request.get_ref().filters)?;
-        let all = session.ingests().map_err(ApiError::from)?.statuses().await.map_err(ApiError::from)?;
+        let all = contents.ingests().map_err(ApiError::from)?.statuses().await.map_err(ApiError::from)?;
         let named = |status: &&IngestStatus| filters.hold(|field| (field == "ref").then(|| status.reference.clone()));
-        let statuses = all.iter().filter(named).map(|status| ingest(&session, status)).collect();
+        let statuses = all.iter().filter(named).map(|status| ingest(contents, status)).collect();
         Ok(Response::new(ListStatusesResponse { statuses }))
     }
 
@@ -193,19 +236,20 @@ impl Content for Blobs {
         &self,
         request: Request<Streaming<WriteContentRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
-        let session = self.session(&request)?;
-        Ok(Response::new(write::start(session, request.into_inner())))
+        let export = self.export(&request)?;
+        Ok(Response::new(write::start(export, request.into_inner())))
     }
 
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {
-        let session = self.session(&request)?;
+        let export = self.export(&request)?;
+        let contents = export.contents();
         let name = &request.get_ref().r#ref;
-        let ingests = session.ingests().map_err(ApiError::from)?;
+        let ingests = contents.ingests().map_err(ApiError::from)?;
         if ingests.status(name).await.map_err(ApiError::from)?.is_none() {
             return Err(Status::not_found(format!("ref {name}: not found in this export")));
         }
         ingests.abort(name).await.map_err(ApiError::from)?;
-        session.scope().forget_times(name);
+        contents.scope().forget_times(name);
         Ok(Response::new(()))
     }
 }

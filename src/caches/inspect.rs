@@ -1,0 +1,61 @@
+//! One cache, looked into.
+
+use super::{CacheError, CacheRef, Caches, VersionUsage};
+use crate::image::Descriptor;
+use crate::image::cache::CacheConfig;
+use crate::source::read_document;
+
+/// A version, and what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspected {
+    /// What it takes.
+    pub usage: VersionUsage,
+    /// What is in it; `None` if it cannot be read any more.
+    pub details: Option<Details>,
+}
+
+/// What is in a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// Its cache config.
+    pub config: Descriptor,
+    /// How many records (cache keys) it has.
+    pub records: usize,
+    /// How many of them have a result.
+    pub results: usize,
+    /// How many of its layers the engine has lost.
+    pub missing: usize,
+}
+
+impl Caches {
+    /// The versions of a cache, the newest first; none if there is no such cache.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn inspect(&self, reference: &CacheRef) -> Result<Vec<Inspected>, CacheError> {
+        let mut inspected = Vec::new();
+        let usage = self.usage().await?;
+        for usage in usage.versions.into_iter().filter(|usage| usage.version.reference == reference.as_str()) {
+            let details = match self.details(&usage).await {
+                Ok(details) => Some(details),
+                Err(error) => {
+                    tracing::warn!(%error, id = usage.version.id, "a version of a build cache cannot be read");
+                    None
+                }
+            };
+            inspected.push(Inspected { usage, details });
+        }
+        Ok(inspected)
+    }
+
+    async fn details(&self, usage: &VersionUsage) -> Result<Details, CacheError> {
+        let listed = self.root(&usage.version.root).await?;
+        super::copy::check_config(&listed.config)?;
+        let bytes = read_document(&self.store.blobs(), &listed.config).await?;
+        let config = CacheConfig::parse(&listed.config, &bytes)?;
+        let present = self.present(&listed).await?;
+        let layers: std::collections::HashSet<_> = listed.layers.iter().map(|layer| &layer.digest).collect();
+        let missing = layers.len() - present.len();
+        Ok(Details { config: listed.config.clone(), records: config.records, results: config.results, missing })
+    }
+}

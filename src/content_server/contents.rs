@@ -1,0 +1,52 @@
+//! The blobs of one export: where they are kept, and who writes them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::scope::Scope;
+use crate::engine::images::Images;
+use crate::engine::ingest::IngestManager;
+use crate::engine::{EngineError, Lease};
+
+/// The blobs of one export.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// The export's id.
+    pub(crate) id: String,
+    /// What keeps its blobs.
+    pub(crate) lease: Arc<dyn Lease>,
+    /// The engine's images and blobs, to be read.
+    pub(crate) images: Arc<dyn Images>,
+    /// Cancelled when the export ends.
+    pub(crate) cancel: CancellationToken,
+    /// The writes that are under way.
+    pub(crate) writers: TaskTracker,
+    /// Held for reading while blobs are taken out of the scope, and by a Commit that waits for the end of that.
+    pub(crate) deleting: tokio::sync::RwLock<()>,
+    scope: Mutex<Scope>,
+}
+
+impl Contents {
+    pub(crate) fn new(id: String, lease: Arc<dyn Lease>, images: Arc<dyn Images>) -> Self {
+        let (cancel, writers) = (CancellationToken::new(), TaskTracker::new());
+        let (deleting, scope) = Default::default();
+        Self { id, lease, images, cancel, writers, deleting, scope }
+    }
+
+    pub(crate) fn scope(&self) -> MutexGuard<'_, Scope> {
+        self.scope.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
+        self.lease.ingests()
+    }
+
+    /// Ends what is under way and waits for it, so that the lease can be released.
+    pub(crate) async fn stop(&self) {
+        self.cancel.cancel();
+        self.writers.close();
+        self.writers.wait().await;
+    }
+}

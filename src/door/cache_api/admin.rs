@@ -1,0 +1,143 @@
+//! Administration: what is stored, what it takes, and what goes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::messages::{number, pruned, version};
+use super::request;
+use crate::cache_v1::limits::{PAGE, PATTERNS};
+use crate::cache_v1::proto::prune_response::Event;
+use crate::cache_v1::proto::{
+    DeleteRequest, DeleteResponse, InspectRequest, InspectResponse, InspectedVersion, ListRequest, ListResponse,
+    PruneRequest, PruneResponse, PruneTotal, UsageResponse,
+};
+use crate::caches::{Caches, Selection};
+use crate::engine::caches::CacheVersion;
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::{descriptor_message, duration_message};
+use crate::export_v1::proto::Reason;
+use crate::net::Principal;
+
+/// A page of List.
+pub(super) async fn list(caches: &Caches, request: &ListRequest) -> Result<ListResponse, ApiError> {
+    let size = usize::try_from(request.page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE).min(PAGE);
+    let mut found = caches.versions(None).await?;
+    found.retain(|version| version.reference.starts_with(&request.prefix));
+    // Stable, so that the versions of a part stay as they are: the newest first.
+    found.sort_by(|one, other| (&one.reference, &one.part).cmp(&(&other.reference, &other.part)));
+    let begin = match &*request.page_token {
+        "" => 0,
+        token => after(&found, token)?,
+    };
+    let page = &found[begin..found.len().min(begin + size)];
+    let next_page_token = match page.last() {
+        Some(last) if begin + page.len() < found.len() => {
+            format!("{} {} {}", last.reference, last.part, last.id)
+        }
+        _ => String::new(),
+    };
+    Ok(ListResponse { versions: page.iter().map(version).collect(), next_page_token })
+}
+
+/// Where the page after `token` begins: behind the version that it names, or behind its part if that version is gone.
+fn after(found: &[CacheVersion], token: &str) -> Result<usize, ApiError> {
+    let mut words = token.split(' ');
+    let (Some(reference), Some(part), Some(id), None) = (words.next(), words.next(), words.next(), words.next()) else {
+        return Err(ApiError::field("page_token", "expected what an earlier page answered"));
+    };
+    if let Some(at) = found.iter().position(|version| version.id == id) {
+        return Ok(at + 1);
+    }
+    Ok(found.partition_point(|version| (version.reference.as_str(), version.part.as_str()) <= (reference, part)))
+}
+
+/// The versions of one cache.
+pub(super) async fn inspect(caches: &Caches, request: &InspectRequest) -> Result<InspectResponse, ApiError> {
+    let reference = request::reference(&request.r#ref)?;
+    let mut versions = Vec::new();
+    for inspected in caches.inspect(&reference).await? {
+        let details = inspected.details;
+        versions.push(InspectedVersion {
+            version: Some(version(&inspected.usage.version)),
+            config: details.as_ref().map(|details| descriptor_message(&details.config)),
+            records: details.as_ref().map_or(0, |details| number(details.records)),
+            results: details.as_ref().map_or(0, |details| number(details.results)),
+            missing_layers: details.as_ref().map_or(0, |details| number(details.missing)),
+            unique_bytes: number(inspected.usage.unique),
+            shared_bytes: number(inspected.usage.shared),
+        });
+    }
+    if versions.is_empty() { Err(unknown(&request.r#ref)) } else { Ok(InspectResponse { versions }) }
+}
+
+/// Deletes versions for `client`.
+pub(super) async fn delete(
+    caches: &Caches,
+    request: &DeleteRequest,
+    client: &Principal,
+) -> Result<DeleteResponse, ApiError> {
+    let reference = request::reference(&request.r#ref)?;
+    caches.check(&reference, client)?;
+    let mut found = caches.versions(Some(&reference)).await?;
+    let is_meant = |given: &str, has: &str| given.is_empty() || given == has;
+    found.retain(|it| is_meant(&request.part, &it.part) && is_meant(&request.version_id, &it.id));
+    if found.is_empty() {
+        return Err(unknown(&request.r#ref));
+    }
+    caches.delete(found.iter().map(|version| version.id.clone()).collect()).await?;
+    Ok(DeleteResponse { versions: found.iter().map(version).collect() })
+}
+
+/// Deletes for `client` what a selection means, and tells what.
+pub(super) async fn prune(
+    caches: &Caches,
+    request: PruneRequest,
+    client: &Principal,
+) -> Result<Vec<PruneResponse>, ApiError> {
+    if request.refs.len() > PATTERNS {
+        let message = format!("{} patterns; a message has at most {PATTERNS}", request.refs.len());
+        return Err(ApiError::limit(Code::InvalidArgument, "refs", PATTERNS, message));
+    }
+    let keep_bytes = request.keep_bytes.map(u64::try_from).transpose();
+    let keep_bytes = keep_bytes.map_err(|_| ApiError::field("keep_bytes", "less than zero"))?;
+    let unused_for = request.older_than.map(Duration::try_from).transpose();
+    let unused_for = unused_for.map_err(|_| ApiError::field("older_than", "expected a time of zero or more"))?;
+    let selection = Selection { references: request.refs, unused_for, keep_bytes };
+    let meant = caches.prune(&selection, true).await?;
+    let count = meant.versions.len();
+    let is_allowed = |reference: &str| reference.parse().is_ok_and(|it| caches.check(&it, client).is_ok());
+    let (mut bytes, mut versions) = (meant.bytes, meant.versions);
+    versions.retain(|usage| is_allowed(&usage.version.reference));
+    if versions.len() < count {
+        bytes = versions.iter().fold(0, |sum, usage| sum.saturating_add(usage.unique));
+    }
+    if !request.dry_run {
+        caches.delete(versions.iter().map(|usage| usage.version.id.clone()).collect()).await?;
+    }
+    let denied = number(count - versions.len());
+    let total = PruneTotal { versions: number(versions.len()), bytes: number(bytes), denied };
+    let events = versions.iter().map(|usage| Event::Version(pruned(usage))).chain([Event::Total(total)]);
+    Ok(events.map(|event| PruneResponse { event: Some(event) }).collect())
+}
+
+/// What all caches take.
+pub(super) async fn usage(caches: &Caches) -> Result<UsageResponse, ApiError> {
+    let (usage, limits) = (caches.usage().await?, caches.limits());
+    let refs: HashSet<_> = usage.versions.iter().map(|usage| &usage.version.reference).collect();
+    Ok(UsageResponse {
+        refs: number(refs.len()),
+        versions: number(usage.versions.len()),
+        bytes: number(usage.total),
+        max_bytes: limits.max_bytes.map_or(0, number),
+        max_age: limits.max_age.map(duration_message),
+        max_versions: limits.max_count.map_or(0, number),
+    })
+}
+
+fn unknown(reference: &str) -> ApiError {
+    let message = format!("there is no such version of the cache `{reference}`");
+    let hint = "List shows those that there are";
+    ApiError::new(Code::NotFound, Reason::CacheUnknown, message).with("ref", reference).with_hint(Some(hint))
+}

@@ -1,0 +1,111 @@
+//! What is wrong with requests: everything at once.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::cache_v1::limits::{BUILDER_BYTES, KEEP, PART_BYTES, RESOLVE_REFS, TARGETS};
+use crate::cache_v1::proto::{OpenRequest, PartName, Target};
+use crate::caches::{CacheRef, Caches, Part};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::duration;
+use crate::export_v1::limits::KEY_BYTES;
+use crate::net::Principal;
+
+/// A time to live.
+pub(super) fn ttl(given: Option<prost_types::Duration>) -> Result<Option<Duration>, ApiError> {
+    given.map(|ttl| duration("ttl", ttl)).transpose()
+}
+
+/// The refs of a Resolve.
+pub(super) fn refs(given: &[String]) -> Result<Vec<CacheRef>, ApiError> {
+    if given.is_empty() {
+        return Err(ApiError::field("refs", "none is given; expected at least one"));
+    }
+    if given.len() > RESOLVE_REFS {
+        let message = format!("{} refs; a message has at most {RESOLVE_REFS}", given.len());
+        return Err(ApiError::limit(Code::InvalidArgument, "resolve_refs", RESOLVE_REFS, message));
+    }
+    let (mut refs, mut wrong) = (Vec::new(), Vec::new());
+    for (at, text) in given.iter().enumerate() {
+        match text.parse::<CacheRef>() {
+            Ok(parsed) if refs.contains(&parsed) => wrong.push((format!("refs[{at}]"), "it is given twice".to_owned())),
+            Ok(parsed) => refs.push(parsed),
+            Err(error) => wrong.push((format!("refs[{at}]"), error.to_string())),
+        }
+    }
+    if wrong.is_empty() { Ok(refs) } else { Err(ApiError::fields(wrong)) }
+}
+
+/// One ref.
+pub(super) fn reference(text: &str) -> Result<CacheRef, ApiError> {
+    Ok(text.parse::<CacheRef>()?)
+}
+
+/// A target's part.
+pub(super) fn part(name: Option<&PartName>) -> Part {
+    let name = name.cloned().unwrap_or_default();
+    Part { platform: name.platform, target: name.target, filename: name.filename }
+}
+
+/// Checks an Open by `client`.
+pub(super) fn open(request: &OpenRequest, caches: &Caches, client: &Principal) -> Result<(), ApiError> {
+    let mut wrong = Vec::new();
+    let mut limit = |field: &str, bytes: usize, limit: usize| {
+        if bytes > limit {
+            wrong.push((field.to_owned(), format!("it has {bytes} bytes; at most {limit} are allowed")));
+        }
+    };
+    limit("idempotency_key", request.idempotency_key.len(), KEY_BYTES);
+    limit("builder", request.builder.len(), BUILDER_BYTES);
+    if request.targets.is_empty() {
+        wrong.push(("targets".to_owned(), "none is given; expected at least one".to_owned()));
+    }
+    if request.targets.len() > TARGETS {
+        let message = format!("{} targets; an export has at most {TARGETS}", request.targets.len());
+        return Err(ApiError::limit(Code::InvalidArgument, "targets", TARGETS, message));
+    }
+    if request.builder.chars().any(char::is_control) {
+        wrong.push(("builder".to_owned(), "it has control characters".to_owned()));
+    }
+    let mut refs = Vec::new();
+    for (at, target) in request.targets.iter().enumerate() {
+        let earlier = &request.targets[..at];
+        check_target(target, earlier, &format!("targets[{at}]"), &mut wrong);
+        match target.r#ref.parse::<CacheRef>() {
+            Ok(parsed) => refs.push(parsed),
+            Err(error) => wrong.push((format!("targets[{at}].ref"), error.to_string())),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(ApiError::fields(wrong));
+    }
+    Ok(refs.iter().try_for_each(|reference| caches.check(reference, client))?)
+}
+
+fn check_target(target: &Target, earlier: &[Target], at: &str, wrong: &mut Vec<(String, String)>) {
+    let mut add = |field: &str, what: String| wrong.push((format!("{at}.{field}"), what));
+    let is_id = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if target.id.is_empty() || target.id.len() > 64 || !target.id.bytes().all(is_id) {
+        add("id", "expected 1 to 64 characters of [a-zA-Z0-9._-]".to_owned());
+    }
+    if earlier.iter().any(|other| other.id == target.id) {
+        add("id", format!("`{}` is the id of another target", target.id));
+    }
+    let key = |target: &Target| part(target.part.as_ref()).key();
+    if earlier.iter().any(|other| other.r#ref == target.r#ref && key(other) == key(target)) {
+        add("ref", "another target has the same ref and part".to_owned());
+    }
+    let name = target.part.clone().unwrap_or_default();
+    for (field, text) in [("platform", &name.platform), ("target", &name.target), ("filename", &name.filename)] {
+        if text.len() > PART_BYTES || text.chars().any(char::is_control) {
+            add(&format!("part.{field}"), format!("expected at most {PART_BYTES} bytes without control characters"));
+        }
+    }
+    if !["", "min", "max"].contains(&target.mode.as_str()) {
+        add("mode", "expected `min`, `max` or nothing".to_owned());
+    }
+    if !usize::try_from(target.keep).is_ok_and(|keep| keep <= KEEP) {
+        add("keep", format!("expected 0 to {KEEP}"));
+    }
+}

@@ -1,0 +1,193 @@
+//! `linkspan.cache.v1.Caches`.
+
+use std::sync::Arc;
+
+use futures_util::stream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::put::put;
+use super::query::Held;
+use super::sessions::Sessions;
+use super::{admin, capabilities, commit, request};
+use crate::api_server::client;
+use crate::cache_v1::proto::caches_server::Caches as Service;
+use crate::cache_v1::proto::{
+    AbortRequest, AbortResponse, CapabilitiesRequest, CapabilitiesResponse, CommitRequest, CommitResponse,
+    DeleteRequest, DeleteResponse, GetRequest, GetResponse, InspectRequest, InspectResponse, ListRequest, ListResponse,
+    LoadRequest, LoadResponse, OpenRequest, OpenResponse, PruneRequest, PruneResponse, PutRequest, PutResponse,
+    QueryRequest, QueryResponse, RecordsRequest, RecordsResponse, ReleaseRequest, ReleaseResponse, RenewRequest,
+    RenewResponse, ResolveRequest, ResolveResponse, UsageRequest, UsageResponse,
+};
+use crate::export_v1::convert::timestamp;
+use crate::export_v1::limits::IDLE;
+use crate::export_v1::proto::ExportState;
+use crate::export_v1::{ApiError, ResponseStream};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(super) struct CacheService(pub(super) Arc<Sessions>);
+
+#[tonic::async_trait]
+impl Service for CacheService {
+    async fn capabilities(&self, _: Request<CapabilitiesRequest>) -> Result<Response<CapabilitiesResponse>, Status> {
+        let engine = self.0.exports.engine();
+        Ok(Response::new(capabilities::capabilities(&self.0.caches, &**engine)))
+    }
+
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
+        let ResolveRequest { refs, ttl } = request.into_inner();
+        let (refs, ttl) = (request::refs(&refs)?, request::ttl(ttl)?);
+        Ok(Response::new(self.0.holds.resolve(&self.0.caches, &refs, ttl).await?))
+    }
+
+    type QueryStream = ResponseStream<QueryResponse>;
+
+    async fn query(&self, request: Request<Streaming<QueryRequest>>) -> Result<Response<Self::QueryStream>, Status> {
+        let (sessions, mut messages) = (self.0.clone(), request.into_inner());
+        let (responses, outgoing) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut hold_id = String::new();
+            while let Some(message) = next(&mut messages).await.transpose() {
+                let response = async {
+                    let QueryRequest { hold_id: given, lookups, ahead } = message?;
+                    name(&mut hold_id, given, "hold_id")?;
+                    // Each time: it may have ended.
+                    let hold = sessions.holds.find(&hold_id)?;
+                    Ok(Held::open(&sessions.caches, &hold.parts).await.query(&lookups, ahead)?)
+                };
+                let response: Result<_, Status> = response.await;
+                let failed = response.is_err();
+                if responses.send(response).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn records(&self, request: Request<RecordsRequest>) -> Result<Response<RecordsResponse>, Status> {
+        let RecordsRequest { hold_id, keys } = request.into_inner();
+        let hold = self.0.holds.find(&hold_id)?;
+        Ok(Response::new(Held::open(&self.0.caches, &hold.parts).await.records(&keys)?))
+    }
+
+    async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadResponse>, Status> {
+        let LoadRequest { hold_id, result_id } = request.into_inner();
+        let hold = self.0.holds.find(&hold_id)?;
+        Ok(Response::new(Held::open(&self.0.caches, &hold.parts).await.load(&result_id)?))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {
+        self.0.holds.release(&request.into_inner().hold_id);
+        Ok(Response::new(ReleaseResponse {}))
+    }
+
+    async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
+        let (sessions, client, request) = (self.0.clone(), client(&request), request.into_inner());
+        // To its end even if the client goes away: a lease that was created must come into our hands.
+        let opened = tokio::spawn(async move { sessions.open(request, &client).await }).await;
+        let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(OpenResponse { export: Some(session.message()), found }))
+    }
+
+    type PutStream = ResponseStream<PutResponse>;
+
+    async fn put(&self, request: Request<Streaming<PutRequest>>) -> Result<Response<Self::PutStream>, Status> {
+        let (sessions, mut messages) = (self.0.clone(), request.into_inner());
+        let (responses, outgoing) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut export_id = String::new();
+            while let Some(message) = next(&mut messages).await.transpose() {
+                let response = async {
+                    let PutRequest { export_id: given, records } = message?;
+                    name(&mut export_id, given, "export_id")?;
+                    let session = sessions.export(&export_id)?;
+                    session.check_open()?;
+                    Ok(put(&sessions.caches, &session, &records).await?)
+                };
+                let response: Result<_, Status> = response.await;
+                let failed = response.is_err();
+                if responses.send(response).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    type CommitStream = ResponseStream<CommitResponse>;
+
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        let (client, request) = (client(&request), request.into_inner());
+        let session = self.0.export(&request.export_id)?;
+        let watching = commit::commit(&self.0, &session, request, client)?;
+        let (responses, outgoing) = mpsc::channel(16);
+        tokio::spawn(watching.pass_on(responses));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let RenewRequest { id, ttl } = request.into_inner();
+        let expires = self.0.renew(&id, request::ttl(ttl)?)?;
+        Ok(Response::new(RenewResponse { expire_time: Some(timestamp(expires)) }))
+    }
+
+    async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<AbortResponse>, Status> {
+        let session = self.0.export(&request.into_inner().export_id)?;
+        let (sessions, aborted) = (self.0.clone(), session.clone());
+        let done = tokio::spawn(async move { sessions.close(&aborted, ExportState::Aborted).await }).await;
+        done.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(AbortResponse { export: Some(session.message()) }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let session = self.0.export(&request.into_inner().export_id)?;
+        Ok(Response::new(GetResponse { export: Some(session.message()) }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        Ok(Response::new(admin::list(&self.0.caches, &request.into_inner()).await?))
+    }
+
+    async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectResponse>, Status> {
+        Ok(Response::new(admin::inspect(&self.0.caches, &request.into_inner()).await?))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let client = client(&request);
+        Ok(Response::new(admin::delete(&self.0.caches, &request.into_inner(), &client).await?))
+    }
+
+    type PruneStream = ResponseStream<PruneResponse>;
+
+    async fn prune(&self, request: Request<PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        let client = client(&request);
+        let pruned = admin::prune(&self.0.caches, request.into_inner(), &client).await?;
+        Ok(Response::new(Box::pin(stream::iter(pruned.into_iter().map(Ok)))))
+    }
+
+    async fn usage(&self, _: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
+        Ok(Response::new(admin::usage(&self.0.caches).await?))
+    }
+}
+
+/// Notes what a stream is about, which its first message says.
+fn name(known: &mut String, given: String, field: &str) -> Result<(), ApiError> {
+    if known.is_empty() {
+        *known = given;
+    } else if !given.is_empty() && given != *known {
+        return Err(ApiError::field(field, format!("`{given}` in a stream about `{known}`")));
+    }
+    Ok(())
+}
+
+/// The next message. A client that is silent for too long does not keep the stream.
+async fn next<T>(messages: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    match timeout(IDLE, messages.message()).await {
+        Ok(message) => message,
+        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
+    }
+}

@@ -1,0 +1,186 @@
+//! One export: its scope, its state and its end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tonic::Code;
+
+use super::commit_task::CommitTask;
+use super::lifetime::Lifetime;
+use super::messages::number;
+use super::put::PutRecords;
+use crate::cache_v1::proto::{self, CommitTarget, OpenRequest, TargetResult};
+use crate::content_server::{Contents, Export};
+use crate::engine::images::Images;
+use crate::engine::{Lease, Origin};
+use crate::export::{Listed, LiveExports};
+use crate::export_v1::ApiError;
+use crate::export_v1::convert::timestamp;
+use crate::export_v1::limits::RESULT_RETENTION;
+use crate::export_v1::proto::{ExportState, Reason};
+use crate::net::Principal;
+
+/// One export that was opened.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) request: OpenRequest,
+    /// Who opened it, as far as that outlives a connection.
+    pub(super) principal: Principal,
+    /// Its blobs.
+    pub(super) contents: Contents,
+    /// What was put.
+    records: Mutex<PutRecords>,
+    stage: Mutex<Stage>,
+}
+
+/// Where it stands.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) state: ExportState,
+    lifetime: Lifetime,
+    /// What each target got, and what came of it, if it came to an end: by the target's id.
+    pub(super) results: HashMap<String, (CommitTarget, TargetResult)>,
+    /// The Commit that runs.
+    pub(super) running: Option<Arc<CommitTask>>,
+    pub(super) ended: Option<Instant>,
+    /// Until it ends.
+    listed: Option<Listed>,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: String,
+        (request, client): (OpenRequest, &Principal),
+        (lease, images): (Arc<dyn Lease>, Arc<dyn Images>),
+        ttl: Option<Duration>,
+    ) -> Self {
+        let stage = Stage {
+            state: ExportState::Open,
+            lifetime: Lifetime::new(ttl),
+            results: HashMap::new(),
+            running: None,
+            ended: None,
+            listed: None,
+        };
+        Self {
+            request,
+            principal: client.beyond_its_connection(),
+            contents: Contents::new(id, lease, images),
+            records: Mutex::default(),
+            stage: Mutex::new(stage),
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.contents.id
+    }
+
+    /// Who exports: `client`.
+    pub(super) fn origin(id: &str, request: &OpenRequest, client: &Principal) -> Origin {
+        let builder = request.builder.clone();
+        Origin { export: id.to_owned(), door: "cache", builder, principal: client.clone() }
+    }
+
+    /// Makes it one of `exports` until it ends.
+    pub(super) fn list(&self, exports: &LiveExports, origin: &Origin) {
+        let refs = self.request.targets.iter().map(|target| target.r#ref.clone()).collect();
+        self.stage().listed = Some(exports.add(origin, refs));
+    }
+
+    pub(super) fn records(&self) -> MutexGuard<'_, PutRecords> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what changes what a Commit stores.
+    pub(super) fn check_open(&self) -> Result<(), ApiError> {
+        self.check_alive()?;
+        self.check_delete()
+    }
+
+    /// When it ends now.
+    pub(super) fn renew(&self, ttl: Option<Duration>) -> Result<SystemTime, ApiError> {
+        self.check_alive()?;
+        let mut stage = self.stage();
+        stage.lifetime.renew(ttl);
+        Ok(stage.lifetime.expires)
+    }
+
+    /// Whether it was not renewed in time. An export that is being committed does not expire.
+    pub(super) fn is_overdue(&self, now: SystemTime) -> bool {
+        let stage = self.stage();
+        stage.state == ExportState::Open && stage.lifetime.is_over(now)
+    }
+
+    /// Whether it ended so long ago that it can be forgotten.
+    pub(super) fn is_forgettable(&self, now: Instant) -> bool {
+        self.ended().is_some_and(|ended| now.saturating_duration_since(ended) >= RESULT_RETENTION)
+    }
+
+    /// When it ended.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        self.stage().ended
+    }
+
+    /// Enters a final state; `false` if it is in one already.
+    pub(super) fn end(&self, state: ExportState) -> bool {
+        let mut stage = self.stage();
+        if stage.ended.is_some() {
+            return false;
+        }
+        stage.state = state;
+        stage.ended = Some(Instant::now());
+        stage.listed = None;
+        true
+    }
+
+    pub(super) fn message(&self) -> proto::Export {
+        let (blobs, bytes) = {
+            let scope = self.contents.scope();
+            (scope.len(), scope.bytes())
+        };
+        let stage = self.stage();
+        let results = self.request.targets.iter().filter_map(|target| stage.results.get(&target.id));
+        proto::Export {
+            id: self.id().to_owned(),
+            state: stage.state.into(),
+            targets: self.request.targets.clone(),
+            create_time: Some(timestamp(stage.lifetime.opened)),
+            expire_time: Some(timestamp(stage.lifetime.expires)),
+            latest_expire_time: Some(timestamp(stage.lifetime.latest())),
+            results: results.map(|(_, result)| result.clone()).collect(),
+            blobs: number(blobs),
+            bytes: number(bytes),
+        }
+    }
+}
+
+impl Export for Session {
+    fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    fn check_alive(&self) -> Result<(), ApiError> {
+        let (reason, how) = match self.stage().state {
+            ExportState::Committed => (Reason::ExportCommitted, "is committed"),
+            ExportState::Aborted => (Reason::ExportAborted, "was aborted"),
+            ExportState::Expired => (Reason::ExportExpired, "has expired"),
+            ExportState::Unspecified | ExportState::Open | ExportState::Committing => return Ok(()),
+        };
+        let message = format!("the export `{}` {how}; open another one", self.id());
+        Err(ApiError::new(Code::FailedPrecondition, reason, message).with("export", self.id()))
+    }
+
+    fn check_delete(&self) -> Result<(), ApiError> {
+        if self.stage().state != ExportState::Committing {
+            return Ok(());
+        }
+        let message =
+            "a Commit runs, which needs what the export holds as it is; wait for its end, or abort the export";
+        Err(ApiError::new(Code::FailedPrecondition, Reason::CommitRunning, message))
+    }
+}

@@ -1,0 +1,163 @@
+//! All exports and holds of this server: opened, found, expired and forgotten.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::errors::no_export;
+use super::holds::{self, Holds};
+use super::request;
+use super::session::Session;
+use crate::cache_v1::limits::{ENDED_EXPORTS, OPEN_EXPORTS};
+use crate::cache_v1::proto::OpenRequest;
+use crate::caches::Caches;
+use crate::content_server::{Named, Scopes};
+use crate::engine::Lifetime;
+use crate::export::{Exports, unique_id};
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::{ExportState, Reason};
+use crate::net::Principal;
+
+/// How often it is looked what has expired.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How the ids of exports begin.
+const PREFIX: &str = "export-";
+
+/// The exports and holds.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    pub(super) caches: Arc<Caches>,
+    pub(super) exports: Arc<Exports>,
+    pub(super) holds: Holds,
+    sessions: Mutex<BTreeMap<String, Arc<Session>>>,
+    /// Held while an export is opened, so that of two Opens with one key the second finds the first one's export.
+    opening: tokio::sync::Mutex<()>,
+    /// Held while a version is stored, so that what a part has stays what was expected.
+    pub(super) storing: tokio::sync::Mutex<()>,
+}
+
+impl Sessions {
+    pub(super) fn new(caches: Arc<Caches>, exports: Arc<Exports>) -> Arc<Self> {
+        let (holds, sessions, opening, storing) = Default::default();
+        Arc::new(Self { caches, exports, holds, sessions, opening, storing })
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The export `id`, be it ended.
+    pub(super) fn export(&self, id: &str) -> Result<Arc<Session>, ApiError> {
+        self.sessions().get(id).cloned().ok_or_else(|| no_export(id))
+    }
+
+    /// When the export or hold `id` ends, after it was renewed.
+    pub(super) fn renew(&self, id: &str, ttl: Option<Duration>) -> Result<SystemTime, ApiError> {
+        if id.starts_with(holds::PREFIX) { self.holds.renew(id, ttl) } else { self.export(id)?.renew(ttl) }
+    }
+
+    /// Opens an export for `client`; whether it was there.
+    pub(super) async fn open(
+        &self,
+        request: OpenRequest,
+        client: &Principal,
+    ) -> Result<(Arc<Session>, bool), ApiError> {
+        request::open(&request, &self.caches, client)?;
+        let ttl = request::ttl(request.ttl)?;
+        let _opening = self.opening.lock().await;
+        if let Some(found) = self.known(&request, client)? {
+            return Ok((found, true));
+        }
+        let live = self.sessions().values().filter(|session| session.ended().is_none()).count();
+        if live >= OPEN_EXPORTS {
+            let message = format!("{live} exports are open; commit or abort one of them");
+            return Err(ApiError::limit(Code::ResourceExhausted, "open_exports", OPEN_EXPORTS, message));
+        }
+        let (id, engine) = (format!("{PREFIX}{}", unique_id()), self.exports.engine());
+        let (origin, images) = (Session::origin(&id, &request, client), engine.images()?);
+        let lease = engine.lease(&origin, Lifetime::Process).await?;
+        lease.ingests()?;
+        let session = Arc::new(Session::new(id.clone(), (request, client), (lease, images), ttl));
+        session.list(self.exports.live(), &origin);
+        self.sessions().insert(id, session.clone());
+        Ok((session, false))
+    }
+
+    /// The export that was opened by the same request, if there is one.
+    fn known(&self, request: &OpenRequest, client: &Principal) -> Result<Option<Arc<Session>>, ApiError> {
+        if request.idempotency_key.is_empty() {
+            return Ok(None);
+        }
+        let sessions = self.sessions();
+        let Some(found) = sessions.values().find(|it| it.request.idempotency_key == request.idempotency_key) else {
+            return Ok(None);
+        };
+        let is_same = (&found.request.targets, &found.request.builder) == (&request.targets, &request.builder);
+        if is_same && found.principal == client.beyond_its_connection() {
+            return Ok(Some(found.clone()));
+        }
+        let id = found.id();
+        let message =
+            format!("idempotency_key belongs to the export `{id}`, which was opened by another request or client");
+        Err(ApiError::new(Code::AlreadyExists, Reason::ExportConflict, message).with("export", id))
+    }
+
+    /// Ends what has expired and forgets what ended long ago, until `end`.
+    pub(super) async fn sweep(self: Arc<Self>, end: CancellationToken) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+            let (now, instant) = (SystemTime::now(), Instant::now());
+            self.holds.sweep(now);
+            let overdue: Vec<_> = self.sessions().values().filter(|it| it.is_overdue(now)).cloned().collect();
+            for session in overdue {
+                // Each by itself: an engine may be long in answering for one of them.
+                let sessions = self.clone();
+                tokio::spawn(async move {
+                    tracing::info!(export = session.id(), "expired");
+                    sessions.close(&session, ExportState::Expired).await;
+                });
+            }
+            self.forget(instant);
+        }
+    }
+
+    fn forget(&self, now: Instant) {
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| !session.is_forgettable(now));
+        let mut ended: Vec<_> =
+            sessions.iter().filter_map(|(id, session)| Some((session.ended()?, id.clone()))).collect();
+        ended.sort();
+        for (_, id) in ended.iter().take(ended.len().saturating_sub(ENDED_EXPORTS)) {
+            sessions.remove(id);
+        }
+    }
+
+    /// Ends an export; fine if it has ended.
+    pub(super) async fn close(&self, session: &Session, state: ExportState) {
+        if !session.end(state) {
+            return;
+        }
+        session.contents.stop().await;
+        let running = session.stage().running.clone();
+        if let Some(running) = running {
+            running.finished().await;
+        }
+        self.exports.release(session.contents.lease.clone());
+    }
+}
+
+impl Scopes for Sessions {
+    fn key(&self) -> &'static str {
+        "linkspan-cache"
+    }
+
+    fn find(&self, id: &str) -> Result<Named, ApiError> {
+        if id.starts_with(holds::PREFIX) {
+            return Ok(Named::Blobs(self.holds.find(id)?));
+        }
+        Ok(Named::Export(self.export(id)?))
+    }
+}

@@ -1,0 +1,168 @@
+//! What a cache config says: which records there are, how they follow from each other, and their results.
+
+use serde::Deserialize;
+
+use super::{CacheConfig, CacheDocumentError};
+use crate::image::{Descriptor, Digest};
+
+/// The content of a cache config, checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheRecords {
+    /// Its layers, each with the position of its parent if it has one.
+    pub layers: Vec<(Digest, Option<usize>)>,
+    /// Its records.
+    pub records: Vec<CacheRecord>,
+}
+
+/// One record: a cache key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheRecord {
+    /// The digest of the step's definition and output, as BuildKit writes it.
+    pub digest: String,
+    /// For each input the records that can stand for it, each with the selector.
+    pub inputs: Vec<Vec<(String, usize)>>,
+    /// Its results.
+    pub results: Vec<CacheResult>,
+}
+
+/// A result of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheResult {
+    /// What it is made up of.
+    pub layers: ResultLayers,
+    /// When it was made, as written.
+    pub created: Option<String>,
+}
+
+/// The layers of a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResultLayers {
+    /// A layer with all its parents.
+    WithParents(usize),
+    /// These and no others, the lowest first.
+    Chain(Vec<usize>),
+}
+
+/// As BuildKit writes it (buildkit `cache/remotecache/v1/types`); Go writes empty lists as `null`.
+#[derive(Deserialize)]
+struct Fields {
+    layers: Option<Vec<Layer>>,
+    records: Option<Vec<Record>>,
+}
+
+#[derive(Deserialize)]
+struct Layer {
+    blob: Digest,
+    parent: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Record {
+    #[serde(default)]
+    digest: String,
+    inputs: Option<Vec<Option<Vec<Input>>>>,
+    layers: Option<Vec<LayerResult>>,
+    chains: Option<Vec<ChainResult>>,
+}
+
+#[derive(Deserialize)]
+struct Input {
+    #[serde(default)]
+    selector: String,
+    #[serde(default)]
+    link: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LayerResult {
+    layer: usize,
+    created_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChainResult {
+    layers: Option<Vec<usize>>,
+    created_at: Option<String>,
+}
+
+impl CacheRecords {
+    /// Checks `bytes` against `descriptor` and reads them.
+    ///
+    /// # Errors
+    /// As [`CacheConfig::parse`].
+    pub fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Self, CacheDocumentError> {
+        // Within limits, all positions exist, and nothing is its own parent or input.
+        CacheConfig::parse(descriptor, bytes)?;
+        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| CacheDocumentError::Config {
+            digest: descriptor.digest.clone(),
+            reason: error.to_string(),
+        })?;
+        let layers = fields.layers.unwrap_or_default().into_iter();
+        let layers: Vec<_> =
+            layers.map(|it| (it.blob, it.parent.and_then(|parent| usize::try_from(parent).ok()))).collect();
+        let records = fields.records.unwrap_or_default().into_iter().map(Record::read).collect();
+        Ok(Self { layers, records })
+    }
+
+    /// The digests of a result's layers, the lowest first.
+    pub fn chain(&self, result: &CacheResult) -> Vec<&Digest> {
+        let layer = |at: usize| self.layers.get(at);
+        match &result.layers {
+            ResultLayers::Chain(chain) => chain.iter().filter_map(|at| layer(*at)).map(|(digest, _)| digest).collect(),
+            ResultLayers::WithParents(top) => {
+                let parents = |(_, parent): &&(Digest, Option<usize>)| parent.and_then(layer);
+                let mut chain: Vec<_> = std::iter::successors(layer(*top), parents).map(|(digest, _)| digest).collect();
+                chain.reverse();
+                chain
+            }
+        }
+    }
+}
+
+impl Record {
+    fn read(self) -> CacheRecord {
+        let alternatives = |inputs: Option<Vec<Input>>| {
+            inputs.unwrap_or_default().into_iter().map(|input| (input.selector, input.link)).collect()
+        };
+        let inputs = self.inputs.unwrap_or_default().into_iter().map(alternatives).collect();
+        let whole = self.layers.unwrap_or_default().into_iter();
+        let whole = whole.map(|it| CacheResult { layers: ResultLayers::WithParents(it.layer), created: it.created_at });
+        let chains = self.chains.unwrap_or_default().into_iter().map(|chain| CacheResult {
+            layers: ResultLayers::Chain(chain.layers.unwrap_or_default()),
+            created: chain.created_at,
+        });
+        CacheRecord { digest: self.digest, inputs, results: whole.chain(chains).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_comes_with_its_parents_and_a_chain_as_it_is() {
+        let digest = |text: &str| Digest::sha256(text.as_bytes());
+        let text = serde_json::json!({
+            "layers": [{"blob": digest("b"), "parent": 1}, {"blob": digest("a"), "parent": -1}],
+            "records": [
+                {"digest": "sha256:1", "layers": [{"layer": 0, "createdAt": "2026-01-02T03:04:05Z"}]},
+                {"digest": "sha256:2", "inputs": [[{"selector": "s", "link": 0}]], "chains": [{"layers": [0]}]},
+                {"digest": "sha256:3", "inputs": [null], "layers": null},
+            ],
+        });
+        let bytes = text.to_string().into_bytes();
+        let descriptor = Descriptor::new("", Digest::sha256(&bytes), bytes.len() as u64);
+        let read = CacheRecords::parse(&descriptor, &bytes).unwrap();
+        assert_eq!(read.layers, [(digest("b"), Some(1)), (digest("a"), None)]);
+        let chains: Vec<Vec<_>> = read
+            .records
+            .iter()
+            .map(|record| record.results.iter().map(|result| read.chain(result)).collect())
+            .collect();
+        assert_eq!(chains, [vec![vec![&digest("a"), &digest("b")]], vec![vec![&digest("b")]], vec![]]);
+        assert_eq!(read.records[0].results[0].created.as_deref(), Some("2026-01-02T03:04:05Z"));
+        assert_eq!(read.records[1].inputs, [[("s".to_owned(), 0)]]);
+    }
+}

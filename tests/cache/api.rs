@@ -1,0 +1,263 @@
+//! `linkspan.cache.v1`: exports, holds and administration.
+
+use linkspan::cache_v1::proto::*;
+use linkspan::export_v1::proto::{ExportState, Reason};
+use linkspan::image::{Descriptor, Digest};
+use tonic::Code;
+
+use crate::client::{Client, Server, about, of, reason, target};
+use crate::common::until;
+use crate::fixture::{INDEX, MANIFEST, documents};
+
+async fn resolve(client: &Client, refs: &[&str]) -> ResolveResponse {
+    let request = ResolveRequest { refs: refs.iter().map(|&it| it.to_owned()).collect(), ..Default::default() };
+    client.caches.clone().resolve(request).await.unwrap().into_inner()
+}
+
+async fn listed(client: &Client, prefix: &str) -> Vec<String> {
+    let request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
+    let versions = client.caches.clone().list(request).await.unwrap().into_inner().versions;
+    versions.into_iter().map(|version| version.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_was_exported_can_be_read_until_its_hold_ends() {
+    for (engine, server) in Server::each("api-read") {
+        let mut client = server.client().await;
+        let nothing = resolve(&client, &["team/app"]).await;
+        assert_eq!((nothing.hold_id.as_str(), nothing.unknown_refs), ("", vec!["team/app".to_owned()]), "{engine}");
+
+        let targets = vec![target("a", "team/app", "linux/amd64"), target("b", "team/other", "linux/amd64")];
+        let ids = client.export(targets, &["one", "two"]).await;
+        let found = resolve(&client, &["team/app", "no/such", "team/other"]).await;
+        assert_eq!(found.unknown_refs, ["no/such"]);
+        let versions: Vec<_> = found.parts.iter().map(|part| part.version.clone().unwrap()).collect();
+        assert_eq!(versions.iter().map(|it| it.id.clone()).collect::<Vec<_>>(), ids, "{engine}");
+        assert_eq!((versions[0].title.as_str(), versions[0].layers), ("linux/amd64", 2));
+
+        let (config, root) = documents(&["one", "two"], INDEX);
+        assert_eq!(found.parts[0].root, Some(of(&root)));
+        let hold = &found.hold_id;
+        assert_eq!(client.size(hold, &config.descriptor.digest).await.unwrap(), config.descriptor.size as i64);
+        assert_eq!(client.read(hold, &root.descriptor).await.unwrap(), root.bytes);
+        let layer = Descriptor::new("", Digest::sha256(b"two"), 3);
+        assert_eq!(client.read(hold, &layer).await.unwrap(), "two");
+        // What is held stays, and is no longer offered to others.
+        let request = DeleteRequest { r#ref: "team/app".to_owned(), ..DeleteRequest::default() };
+        assert_eq!(client.caches.delete(request).await.unwrap().into_inner().versions.len(), 1);
+        assert_eq!(client.read(hold, &layer).await.unwrap(), "two");
+        assert_eq!(resolve(&client, &["team/app"]).await.parts, []);
+
+        // A hold is only read, and never longer than it lasts.
+        let refused = client.write(hold, b"three").await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        let renewed = RenewRequest { id: hold.clone(), ..RenewRequest::default() };
+        client.caches.renew(renewed.clone()).await.unwrap();
+        client.caches.release(ReleaseRequest { hold_id: hold.clone() }).await.unwrap();
+        client.caches.release(ReleaseRequest { hold_id: hold.clone() }).await.unwrap();
+        let ended = client.read(hold, &layer).await.unwrap_err();
+        assert_eq!((ended.code(), reason(&ended).as_str()), (Code::FailedPrecondition, "HOLD_ENDED"));
+        assert_eq!(reason(&client.caches.renew(renewed).await.unwrap_err()), "HOLD_ENDED");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_expires() {
+    let server = Server::layout();
+    let mut client = server.client().await;
+    client.export(vec![target("a", "app", "")], &["one"]).await;
+    let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    let request = ResolveRequest { refs: vec!["app".to_owned()], ttl };
+    let hold = client.caches.resolve(request).await.unwrap().into_inner().hold_id;
+    let (config, _) = documents(&["one"], INDEX);
+    let status = loop {
+        match client.size(&hold, &config.descriptor.digest).await {
+            Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), "HOLD_ENDED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_succeed_and_fail_one_by_one_and_can_be_committed_again() {
+    for (engine, server) in Server::each("api-commit") {
+        let mut client = server.client().await;
+        let first = client.export(vec![target("a", "app", "")], &["one"]).await.remove(0);
+        let (config, root) = documents(&["one", "two"], MANIFEST);
+        let moved = Target {
+            expect_current: Some(Expectation { version_id: "linkspan-cache-other".to_owned() }),
+            ..target("moved", "app", "")
+        };
+        let export = client.open(vec![moved, target("new", "app", "linux/arm64")]).await;
+        for bytes in [b"two", &config.bytes[..], &root.bytes] {
+            client.write(&export, bytes).await.unwrap();
+        }
+        let results = client.commit(&export, &[("moved", &root), ("new", &root)]).await.unwrap();
+        let errors: Vec<_> = results.results.iter().map(|result| result.error.clone().unwrap()).collect();
+        assert_eq!(errors.iter().map(|error| error.reason()).collect::<Vec<_>>(), [Reason::BlobsMissing; 2]);
+        assert_eq!(errors[0].violations[0].field, Digest::sha256(b"one").to_string());
+
+        // The engine has it: it need not be sent.
+        assert_eq!(client.write(&export, b"one").await.unwrap_err().code(), Code::AlreadyExists, "{engine}");
+        let results = client.commit(&export, &[("moved", &root), ("new", &root)]).await.unwrap();
+        let error = results.results[0].error.clone().unwrap();
+        assert_eq!((error.reason(), error.metadata["current"].as_str()), (Reason::CurrentChanged, first.as_str()));
+        let new = results.results[1].version.clone().unwrap();
+        assert_eq!((results.state(), results.results[1].r#type.as_str()), (ExportState::Open, "cache"));
+        // What has succeeded is remembered.
+        let again = client.commit(&export, &[("new", &root)]).await.unwrap();
+        assert_eq!(again.results[0].version, Some(new));
+
+        let aborted = client.caches.abort(AbortRequest { export_id: export.clone() }).await.unwrap().into_inner();
+        assert_eq!(aborted.export.unwrap().state(), ExportState::Aborted);
+        let ended = client.write(&export, b"more").await.unwrap_err();
+        assert_eq!((ended.code(), reason(&ended).as_str()), (Code::FailedPrecondition, "EXPORT_ABORTED"));
+        assert_eq!(reason(&client.commit(&export, &[("moved", &root)]).await.unwrap_err()), "EXPORT_ABORTED");
+        assert_eq!(listed(&client, "app").await.len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_leaves_one_lease_for_each_version() {
+    let server = Server::containerd("api-leases");
+    let client = server.client().await;
+    let ids = client.export(vec![target("a", "app", ""), target("b", "other", "")], &["one"]).await;
+    // The same again stores nothing.
+    assert_eq!(client.export(vec![target("a", "app", "")], &["one"]).await, ids[..1]);
+    let mut expected = ids.clone();
+    expected.sort();
+    until(
+        "the exports to be released",
+        || server.stack.leases("api-leases"),
+        |leases| {
+            let mut leases = leases.clone();
+            leases.sort();
+            leases == expected
+        },
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_can_be_repeated() {
+    let server = Server::layout();
+    let mut client = server.client().await;
+    let request = OpenRequest {
+        targets: vec![target("a", "app", "")],
+        idempotency_key: "build-7".to_owned(),
+        ..OpenRequest::default()
+    };
+    let opened = client.caches.open(request.clone()).await.unwrap().into_inner();
+    let again = client.caches.open(request.clone()).await.unwrap().into_inner();
+    assert_eq!((opened.found, again.found), (false, true));
+    let id = opened.export.unwrap().id;
+    assert_eq!(again.export.unwrap().id, id);
+    let other = OpenRequest { targets: vec![target("a", "other", "")], ..request.clone() };
+    assert_eq!(reason(&client.caches.open(other).await.unwrap_err()), "EXPORT_CONFLICT");
+
+    // The results of a Commit are answered again when all is done.
+    let (config, root) = documents(&["one"], INDEX);
+    for bytes in [b"one", &config.bytes[..], &root.bytes] {
+        client.write(&id, bytes).await.unwrap();
+    }
+    let results = client.commit(&id, &[("a", &root)]).await.unwrap();
+    assert_eq!(results.state(), ExportState::Committed);
+    assert_eq!(client.commit(&id, &[("a", &root)]).await.unwrap(), results);
+    let got = client.caches.get(GetRequest { export_id: id }).await.unwrap().into_inner().export.unwrap();
+    assert_eq!((got.state(), got.results), (ExportState::Committed, results.results));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_make_no_sense_are_refused_with_all_that_is_wrong() {
+    use tonic_types::StatusExt as _;
+    let server = Server::layout();
+    let mut client = server.client().await;
+    let wrong = Target { mode: "all".to_owned(), keep: -1, ..target("", "-app", "") };
+    let request = OpenRequest { targets: vec![wrong], ..OpenRequest::default() };
+    let refused = client.caches.open(request).await.unwrap_err();
+    let details = refused.get_error_details();
+    let fields = details.bad_request().unwrap().field_violations.iter().map(|it| it.field.as_str());
+    let expected = ["targets[0].id", "targets[0].mode", "targets[0].keep", "targets[0].ref"];
+    assert_eq!(fields.collect::<Vec<_>>(), expected);
+    let twice = OpenRequest { targets: vec![target("a", "app", ""), target("b", "app", "")], ..Default::default() };
+    assert_eq!(reason(&client.caches.open(twice).await.unwrap_err()), "INVALID_FIELD");
+    let refs = (0..17).map(|at| format!("app-{at}")).collect();
+    let refused = client.caches.resolve(ResolveRequest { refs, ttl: None }).await.unwrap_err();
+    assert_eq!(reason(&refused), "LIMIT_EXCEEDED");
+
+    // A document that is no cache's.
+    let export = client.open(vec![target("a", "app", "")]).await;
+    let (_, mut root) = documents(&["one"], INDEX);
+    root.bytes = r#"{"schemaVersion":2,"manifests":[]}"#.into();
+    root.descriptor = Descriptor::new(INDEX, Digest::sha256(&root.bytes), root.bytes.len() as u64);
+    client.write(&export, &root.bytes).await.unwrap();
+    let results = client.commit(&export, &[("a", &root)]).await.unwrap();
+    let error = results.results[0].error.clone().unwrap();
+    assert_eq!(error.reason(), Reason::DocumentInvalid, "{error:?}");
+    let info = containerd_client::services::v1::InfoRequest { digest: root.descriptor.digest.to_string() };
+    let unnamed = client.content.info(info.clone()).await.unwrap_err();
+    assert_eq!(reason(&unnamed), "EXPORT_REQUIRED");
+    let mut both = about(&export, info);
+    both.metadata_mut().insert("linkspan-export", "e".parse().unwrap());
+    assert_eq!(reason(&client.content.info(both).await.unwrap_err()), "EXPORT_REQUIRED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_sees_what_there_is_and_what_it_takes() {
+    let server = Server::layout();
+    let mut client = server.client().await;
+    for (reference, layers) in
+        [("b/two", ["common", "two"]), ("a/one", ["common", "one"]), ("b/three", ["common", "x"])]
+    {
+        client.export(vec![target("a", reference, "")], &layers).await;
+    }
+    // Two pages.
+    let first = ListRequest { page_size: 2, ..ListRequest::default() };
+    let page = client.caches.list(first.clone()).await.unwrap().into_inner();
+    let refs = |page: &ListResponse| page.versions.iter().map(|it| it.r#ref.clone()).collect::<Vec<_>>();
+    assert_eq!(refs(&page), ["a/one", "b/three"]);
+    let next = ListRequest { page_token: page.next_page_token, ..first };
+    let page = client.caches.list(next).await.unwrap().into_inner();
+    assert_eq!((refs(&page), page.next_page_token.as_str()), (vec!["b/two".to_owned()], ""));
+    assert_eq!(listed(&client, "b/").await.len(), 2);
+
+    let inspect = InspectRequest { r#ref: "a/one".to_owned() };
+    let inspected = client.caches.inspect(inspect).await.unwrap().into_inner().versions.remove(0);
+    let (config, root) = documents(&["common", "one"], INDEX);
+    let unique = config.descriptor.size + root.descriptor.size + 3;
+    assert_eq!((inspected.unique_bytes as u64, inspected.shared_bytes, inspected.missing_layers), (unique, 6, 0));
+    let usage = client.caches.usage(UsageRequest {}).await.unwrap().into_inner();
+    assert_eq!((usage.refs, usage.versions), (3, 3));
+
+    let prune = PruneRequest { refs: vec!["b/*".to_owned()], dry_run: true, ..PruneRequest::default() };
+    let mut pruned = client.caches.prune(prune.clone()).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(message) = pruned.message().await.unwrap() {
+        events.push(message.event.unwrap());
+    }
+    let Some(prune_response::Event::Total(total)) = events.pop() else { panic!("{events:?}") };
+    assert_eq!((events.len(), total.versions, total.denied), (2, 2, 0));
+    assert_eq!(listed(&client, "").await.len(), 3, "nothing was deleted");
+    client.caches.prune(PruneRequest { dry_run: false, ..prune }).await.unwrap();
+    let after = client.caches.usage(UsageRequest {}).await.unwrap().into_inner();
+    assert_eq!((after.versions, after.bytes), (1, usage.bytes - total.bytes));
+
+    let unknown = DeleteRequest { r#ref: "b/two".to_owned(), ..DeleteRequest::default() };
+    assert_eq!(reason(&client.caches.delete(unknown).await.unwrap_err()), "CACHE_UNKNOWN");
+    let unknown = InspectRequest { r#ref: "b/two".to_owned() };
+    assert_eq!(reason(&client.caches.inspect(unknown).await.unwrap_err()), "CACHE_UNKNOWN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refs_that_policy_does_not_allow_are_neither_written_nor_deleted() {
+    let server = Server::layout_with(&["--allow-cache", "team/*"]);
+    let mut client = server.client().await;
+    let capabilities = client.caches.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
+    assert_eq!(capabilities.allowed_refs, ["team/*"]);
+    client.export(vec![target("a", "team/app", "")], &["one"]).await;
+    let request = OpenRequest { targets: vec![target("a", "other/app", "")], ..OpenRequest::default() };
+    let denied = client.caches.open(request).await.unwrap_err();
+    assert_eq!((denied.code(), reason(&denied).as_str()), (Code::PermissionDenied, "NAME_DENIED"));
+    let request = DeleteRequest { r#ref: "other/app".to_owned(), ..DeleteRequest::default() };
+    assert_eq!(reason(&client.caches.delete(request).await.unwrap_err()), "NAME_DENIED");
+}
