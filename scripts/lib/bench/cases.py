@@ -1,6 +1,7 @@
 """All cases by name, in the order in which they run."""
 
 from builds import classic, cold, container, edit, layers100, memory, remote, warm
+from caching import export_first, export_warm, import_fresh, import_noop
 from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
 from proxying import proxy
@@ -18,6 +19,10 @@ CASES = {
     "load-cold": load_cold,
     "memory": memory,
     "load-memory": load_memory,
+    "cache-export-warm": export_warm,
+    "cache-export-first": export_first,
+    "cache-import-noop": import_noop,
+    "cache-import-fresh": import_fresh,
     "api-warm": api_warm,
     "api-stream": api_stream,
     "api-small": api_small,

@@ -24,6 +24,10 @@ cases:
   load-cold       `docker load` of an archive that the engine has never seen, each on a new engine and file system
   memory          an image of --memory-size GB streamed; Linkspan's peak resident memory
   load-memory     an archive of --memory-size GB loaded; Linkspan's peak resident memory
+  cache-export-warm   `--cache-to` of types linkspan, local and registry, mode=max, nothing changed
+  cache-export-first  the same to a cache that is new, layers that the engine does not have
+  cache-import-noop   `--cache-from` into a builder that has everything
+  cache-import-fresh  the same into a builder that has nothing, then `--load`; all steps cached
   api-warm        the exporter API, from Open to the end of Commit: 100 layers that are present, on layout and on docker
   api-stream      the exporter API: 3 GB in 8 layers to layout until they are on the disk, as a part of what SHA-256 on
                   one core and the disk allow, whichever is less

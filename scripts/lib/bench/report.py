@@ -8,6 +8,7 @@ def seconds(value):
 def print_table(results):
     print_builds([result for result in results if "linkspan_s" in result])
     print_proxy([result for result in results if "version_direct_s" in result])
+    print_caches([result for result in results if "cache_s" in result])
     print_targets([result for result in results if "target" in result])
 
 
@@ -29,6 +30,19 @@ def print_proxy(results):
         print(f"\n{r['case']}:")
         for what in ("version", "cp_out", "cp_in"):
             print(f"  {what}: direct {seconds(r[f'{what}_direct_s'])}, through the door {seconds(r[f'{what}_linkspan_s'])}")
+
+
+def print_caches(results):
+    if not results:
+        return
+    kinds = ("linkspan", "local", "registry", "floor")
+    print("\n| case | " + " | ".join(f"{kind}, own share" for kind in kinds[:3]) + " | floor | peak memory | target |")
+    print("|---|---|---|---|---|---|---|")
+    for r in results:
+        cells = [r["case"]]
+        cells += [f"{seconds(r['cache_s'][k])}, {seconds(r['share_s'][k])}" if k in r["cache_s"] else "-" for k in kinds[:3]]
+        cells += [seconds(r["cache_s"]["floor"]), f"{r['peak_rss_bytes'] / (1 << 20):.0f} MiB", r["cache_target"]]
+        print("| " + " | ".join(cells) + " |")
 
 
 UNITS = {"api-warm layout": ("ms", 1e3, "<="), "api-warm docker": ("ms", 1e3, "<="), "api-stream": ("of the machine", 1, ">="),
