@@ -25,6 +25,8 @@ pub struct CacheSettings {
     pub limits: CacheLimits,
     /// Which refs may be written.
     pub policy: CachePolicy,
+    /// Whether the engine's images are read as caches beside a registry's of the same name.
+    pub from_engine: bool,
 }
 
 /// The build caches of an engine.
@@ -69,6 +71,11 @@ impl Caches {
     /// [`CacheError::Denied`].
     pub fn check(&self, reference: &CacheRef, principal: &Principal) -> Result<(), CacheError> {
         self.settings.policy.check(reference, principal)
+    }
+
+    /// Whether the engine's images are read as caches beside a registry's of the same name.
+    pub fn reads_engine_images(&self) -> bool {
+        self.settings.from_engine
     }
 
     /// The blobs of the caches, to be read.

@@ -124,6 +124,13 @@ pub(super) struct Settings {
     /// LINKSPAN_ALLOW_CACHE (separated by commas)] [default: any]
     #[arg(long, value_name = "PATTERN", help_heading = "Build caches")]
     allow_cache: Vec<String>,
+    /// Read the inline cache of the engine's image, too, where a build imports one of the same name from a registry
+    /// (`--cache-from type=registry,ref=NAME`) [env: LINKSPAN_CACHE_FROM_ENGINE] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Build caches"
+    )]
+    cache_from_engine: Option<String>,
     /// Delete build caches that were not used for longest when all together have more bytes than this, as in `20GB`
     /// [env: LINKSPAN_CACHE_MAX_BYTES] [default: no limit]
     #[arg(long, value_name = "BYTES", help_heading = "Build caches")]
@@ -202,6 +209,7 @@ impl From<Settings> for Layer {
             (Setting::PlainIsLoad, flags.plain_is_load),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),
+            (Setting::CacheFromEngine, flags.cache_from_engine),
             (Setting::CacheMaxBytes, flags.cache_max_bytes),
             (Setting::CacheMaxAge, flags.cache_max_age),
             (Setting::Group, flags.group),

@@ -90,6 +90,7 @@ pub(super) fn check(
             policy: CachePolicy {
                 allowed: settings.all(Setting::AllowCache).iter().map(pattern).collect::<Result<_, _>>()?,
             },
+            from_engine: settings.one(Setting::CacheFromEngine).map(boolean).transpose()?.unwrap_or(false),
         },
         output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
         gid: match settings.one(Setting::Group) {

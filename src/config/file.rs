@@ -57,6 +57,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::DockerListen, document.docker_listen),
         (Setting::Layout, document.layout),
         (Setting::CacheDir, document.cache_dir),
+        (Setting::CacheFromEngine, document.cache_from_engine),
         (Setting::CacheMaxBytes, document.cache_max_bytes),
         (Setting::CacheMaxAge, document.cache_max_age),
         (Setting::PlainIsLoad, document.plain_is_load),
@@ -108,6 +109,7 @@ struct Document {
     docker_listen: Option<Scalar>,
     layout: Option<Scalar>,
     cache_dir: Option<Scalar>,
+    cache_from_engine: Option<Scalar>,
     cache_max_bytes: Option<Scalar>,
     cache_max_age: Option<Scalar>,
     #[serde(alias = "docker-is-load")]

@@ -33,6 +33,8 @@ pub enum Setting {
     DenyTagMove,
     /// A pattern of build caches that may be written; repeatable.
     AllowCache,
+    /// Whether the engine's images are read as caches beside a registry's.
+    CacheFromEngine,
     /// How many bytes all build caches may have.
     CacheMaxBytes,
     /// For how long a build cache is kept that is not used.
@@ -61,7 +63,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -77,6 +79,7 @@ impl Setting {
         Self::AllowName,
         Self::DenyTagMove,
         Self::AllowCache,
+        Self::CacheFromEngine,
         Self::CacheMaxBytes,
         Self::CacheMaxAge,
         Self::AllowOutputDir,
@@ -109,6 +112,7 @@ impl Setting {
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",
             Self::AllowCache => "allow-cache",
+            Self::CacheFromEngine => "cache-from-engine",
             Self::CacheMaxBytes => "cache-max-bytes",
             Self::CacheMaxAge => "cache-max-age",
             Self::AllowOutputDir => "allow-output-dir",

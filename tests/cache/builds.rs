@@ -216,3 +216,20 @@ fn a_builder_in_a_container_of_the_docker_door() {
     builder.buildx(["rm"]).ok();
     assert_eq!(uuid("container-cache:2"), first, "{output}");
 }
+
+#[test]
+fn the_cache_in_an_image_of_the_engine_is_imported_under_its_name() {
+    let stack: &'static Stack = Box::leak(Box::new(Stack::start(&PARTS)));
+    let engine = ["--engine", "docker", "--docker-host", stack.docker_host(), "--cache-from-engine"];
+    let rig = Rig { linkspan: Linkspan::start(stack, &engine, &[stack.buildkit_host()]), stack };
+    let (builder, context) = (rig.builder(), rig.context());
+    // The registry has no such image.
+    let name = format!("{}/inline:1", stack.registry());
+    builder.build(context.path(), ["--cache-to", "type=inline", "--load", "-t", &name]).ok();
+    let uuid = rig.uuid(&name);
+    for from in [format!("type=linkspan,ref={name}"), format!("type=registry,ref={name}")] {
+        builder.buildx(["prune", "--all", "--force"]).ok();
+        let output = builder.build(context.path(), ["--cache-from", &from, "--load", "-t", "again:1"]).ok();
+        assert_eq!((rig.uuid("again:1"), cached_steps(&output)), (uuid.clone(), 2), "{from}: {output}");
+    }
+}

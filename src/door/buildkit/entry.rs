@@ -8,7 +8,7 @@ const TYPE: u32 = 1;
 const ATTRS: u32 = 2;
 
 /// One entry.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Entry {
     /// The type, such as `oci`.
     pub(super) kind: String,

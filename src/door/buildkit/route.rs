@@ -128,7 +128,7 @@ impl Route {
     /// The request as it is without entries of ours for caches, and what they have become.
     async fn read_caches(&self, solve: Solve) -> Result<(Solve, Option<Cached>), Status> {
         let door = &*self.door;
-        let has_caches = !solve.cache.is_empty();
+        let has_caches = door.caching.is_wanted(&solve.cache).await;
         let is_split = door.sessions.decide(&solve.session, has_caches && door.caching.is_able());
         if !has_caches {
             return Ok((solve, None));

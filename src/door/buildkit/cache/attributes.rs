@@ -1,9 +1,10 @@
 //! `--cache-to type=linkspan` and `--cache-from type=linkspan`: their attributes.
 
+use std::collections::BTreeMap;
+
 use super::super::entry::Entry;
 use super::super::exporters::is_true;
 use super::KIND;
-use super::options::Import;
 use crate::caches::CacheRef;
 
 /// The attributes of an export that its exporter in the builder acts on (BuildKit `cache/remotecache/export.go`,
@@ -82,15 +83,15 @@ pub(super) fn ignores_errors(entry: &Entry) -> bool {
 ///
 /// # Errors
 /// What is wrong with it, for people.
-pub(super) fn imported(import: &Import) -> Result<Vec<CacheRef>, String> {
-    if let Some(key) = import.keys().find(|key| *key != "ref") {
+pub(super) fn imported(import: &Entry) -> Result<Vec<CacheRef>, String> {
+    if let Some(key) = import.attrs.keys().find(|key| *key != "ref") {
         return Err(format!("it does not know `{key}`; hint: use ref"));
     }
-    refs(import)
+    refs(&import.attrs)
 }
 
 /// `a;b`: BuildKit's `s3` cache has several names in this form.
-fn refs(attrs: &Import) -> Result<Vec<CacheRef>, String> {
+fn refs(attrs: &BTreeMap<String, String>) -> Result<Vec<CacheRef>, String> {
     let text = attrs.get("ref").map(String::as_str).unwrap_or_default();
     if text.is_empty() {
         return Err("it names no cache; hint: ref=NAME".to_owned());
@@ -102,7 +103,7 @@ fn refs(attrs: &Import) -> Result<Vec<CacheRef>, String> {
 }
 
 /// `type=linkspan,ref=NAME`, as a user wrote it, for messages.
-pub(super) fn shown(attrs: &Import) -> String {
-    let attrs: Vec<_> = attrs.iter().map(|(key, value)| format!(",{key}={value}")).collect();
+pub(super) fn shown(entry: &Entry) -> String {
+    let attrs: Vec<_> = entry.attrs.iter().map(|(key, value)| format!(",{key}={value}")).collect();
     format!("type={KIND}{}", attrs.concat())
 }

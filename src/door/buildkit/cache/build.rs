@@ -14,9 +14,9 @@ use super::attributes::{ExportEntry, ignores_errors, imported, shown};
 use super::builder_export::{BuilderExport, Target};
 use super::content::Store;
 use super::display;
-use super::options::{CacheOptions, Import, Replacements, edit_gateway, edit_solve};
+use super::options::{CacheOptions, Replacements, edit_gateway, edit_solve};
 use super::results::{self, CacheResult};
-use super::{Caching, STORE_PREFIX};
+use super::{Caching, KIND, STORE_PREFIX};
 use crate::caches::{CacheReader, Caches, Part};
 use crate::engine::Origin;
 use crate::export::unique_id;
@@ -81,7 +81,7 @@ impl Caching {
             match caches.clone().and_then(|caches| read_export(caches, entry, client)) {
                 Ok(export) => exports.push(export),
                 Err(reason) => {
-                    let text = format!("the cache export `{}`: {reason}", shown(&entry.attrs));
+                    let text = format!("the cache export `{}`: {reason}", shown(entry));
                     if !ignores_errors(entry) {
                         return Err(Status::unknown(format!("linkspan: {text}")));
                     }
@@ -109,7 +109,7 @@ impl Caching {
             (Err(reason), Some(import)) => {
                 remark(build, &format!("the cache import `{}` is left out: {reason}", shown(import)));
             }
-            _ => cached.look_up(&options.imports).await,
+            _ => cached.look_up(&options.wanted(cached.reads_images())).await,
         }
         let locals: Vec<_> =
             cached.exports.iter().enumerate().map(|(i, export)| export.local(cached.dest(i))).collect();
@@ -180,15 +180,16 @@ impl CacheBuild {
                 *part = options.part.clone();
             }
         }
-        if options.is_empty() {
+        if options.is_empty() && !self.reads_images() {
             return message;
         }
-        self.look_up(&options.imports).await;
+        self.look_up(&options.wanted(self.reads_images())).await;
         edit_gateway(&message, &*self.imports.lock().await).unwrap_or(message)
     }
 
-    /// Finds the parts of caches that are imported, each cache once for all calls of a build.
-    async fn look_up(&self, wanted: &[Import]) {
+    /// Finds the parts of caches that are imported, each cache once for all calls of a build; and the engine's images that come
+    /// before those of registries.
+    async fn look_up(&self, wanted: &[Entry]) {
         let Some(stored) = &self.stored else { return };
         let mut imports = self.imports.lock().await;
         for import in wanted {
@@ -205,8 +206,12 @@ impl CacheBuild {
 
     /// The entries that take the place of an import: none if there is neither such a cache nor an image of that name with an
     /// inline cache.
-    async fn import(&self, stored: &Stored, import: &Import) -> Result<Vec<Entry>, String> {
+    async fn import(&self, stored: &Stored, import: &Entry) -> Result<Vec<Entry>, String> {
         let mut roots = Vec::new();
+        if import.kind != KIND {
+            let name = import.attrs.get("ref").map(String::as_str).unwrap_or_default();
+            return Ok(self.inline(stored, name).await?.iter().map(|root| self.entry(root)).collect());
+        }
         for name in imported(import)? {
             let parts = stored.caches.resolve(&name).await.map_err(|error| error.to_string())?;
             if parts.is_empty() {
@@ -256,6 +261,10 @@ impl CacheBuild {
             display.events(),
         );
         Arc::new(ShownExport { export, display, engine: self.engine(), is_shown: OnceLock::new() })
+    }
+
+    fn reads_images(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.caches.reads_engine_images())
     }
 
     fn engine(&self) -> &'static str {

@@ -28,11 +28,8 @@ const CACHE_IMPORTS: u32 = 12;
 /// The frontend's attribute with the imports (BuildKit `frontend/dockerui/config.go`).
 const ATTRIBUTE: &str = "cache-imports";
 
-/// What takes the place of each import of ours: the parts of its cache, or nothing.
-pub(super) type Replacements = HashMap<Import, Vec<Entry>>;
-
-/// An import, as the key of what replaces it.
-pub(super) type Import = BTreeMap<String, String>;
+/// What takes the place of each import of ours, the parts of its cache or nothing; and what comes before one of a registry.
+pub(super) type Replacements = HashMap<Entry, Vec<Entry>>;
 
 /// What a request says of our caches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,11 +37,11 @@ pub(in super::super) struct CacheOptions {
     /// The exports, with their attributes.
     pub(super) exports: Vec<Entry>,
     /// The imports, each once.
-    pub(super) imports: Vec<Import>,
+    pub(super) imports: Vec<Entry>,
+    /// Imports from registries.
+    pub(super) registries: Vec<Entry>,
     /// The part of a cache that the frontend's attributes say.
     pub(super) part: Part,
-    /// How many exports of other types there are that count in the builder's numbering, in which `inline` does not.
-    pub(super) others: usize,
 }
 
 impl CacheOptions {
@@ -76,6 +73,11 @@ impl CacheOptions {
         Ok(options)
     }
 
+    /// What is looked up: our imports, and those of registries where the engine's images are read for them.
+    pub(super) fn wanted(&self, reads_images: bool) -> Vec<Entry> {
+        self.imports.iter().chain(self.registries.iter().filter(|_| reads_images)).cloned().collect()
+    }
+
     /// Whether there is anything of ours.
     pub(in super::super) fn is_empty(&self) -> bool {
         self.exports.is_empty() && self.imports.is_empty()
@@ -87,8 +89,7 @@ impl CacheOptions {
             match field.number {
                 EXPORTS => match Entry::read(field.bytes)? {
                     export if export.kind == KIND => self.exports.push(export),
-                    export if export.kind == "inline" => {}
-                    _ => self.others += 1,
+                    _ => {}
                 },
                 IMPORTS => self.import(Entry::read(field.bytes)?),
                 _ => {}
@@ -98,8 +99,13 @@ impl CacheOptions {
     }
 
     fn import(&mut self, entry: Entry) {
-        if entry.kind == KIND && !self.imports.contains(&entry.attrs) {
-            self.imports.push(entry.attrs);
+        let imports = match entry.kind.as_str() {
+            KIND => &mut self.imports,
+            "registry" => &mut self.registries,
+            _ => return,
+        };
+        if !imports.contains(&entry) {
+            imports.push(entry);
         }
     }
 
@@ -180,12 +186,11 @@ fn edit_import(
     imports: &Replacements,
 ) -> Result<(), WireError> {
     let given = Entry::read(bytes)?;
+    for import in imports.get(&given).into_iter().flatten() {
+        import.put(edited, number, None)?;
+    }
     if given.kind != KIND {
         edited.extend_from_slice(raw);
-        return Ok(());
-    }
-    for import in imports.get(&given.attrs).into_iter().flatten() {
-        import.put(edited, number, None)?;
     }
     Ok(())
 }
@@ -222,23 +227,22 @@ fn json_entry(value: &Value) -> Option<Entry> {
     Some(Entry { kind: value["Type"].as_str()?.to_owned(), attrs: attrs? })
 }
 
-/// The list with other imports in place of ours; `None` if there are none of ours in it.
+/// The list with other imports in place of ours, and before those of registries; `None` if nothing in it is to be edited.
 fn edit_json(text: &str, imports: &Replacements) -> Option<String> {
     let list: Vec<Value> = serde_json::from_str(text).ok()?;
-    let ours = |value: &Value| json_entry(value).filter(|entry| entry.kind == KIND);
-    if !list.iter().any(|value| ours(value).is_some()) {
+    let is_edited = |entry: &Entry| entry.kind == KIND || imports.contains_key(entry);
+    if !list.iter().filter_map(json_entry).any(|entry| is_edited(&entry)) {
         return None;
     }
-    let edited: Vec<_> = list
-        .into_iter()
-        .flat_map(|value| match ours(&value) {
-            None => vec![value],
-            Some(import) => {
-                let found = imports.get(&import.attrs).into_iter().flatten();
-                found.map(|entry| json!({"Type": entry.kind, "Attrs": entry.attrs})).collect()
-            }
-        })
-        .collect();
+    let mut edited = Vec::new();
+    for value in list {
+        let given = json_entry(&value);
+        let found = given.as_ref().and_then(|given| imports.get(given)).into_iter().flatten();
+        edited.extend(found.map(|entry| json!({"Type": entry.kind, "Attrs": entry.attrs})));
+        if given.is_none_or(|given| given.kind != KIND) {
+            edited.push(value);
+        }
+    }
     serde_json::to_string(&edited).ok()
 }
 

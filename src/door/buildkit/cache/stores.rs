@@ -15,6 +15,7 @@ use super::super::grpc::error_response;
 use super::super::session::SessionContent;
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
+use super::options::CacheOptions;
 use crate::caches::Caches;
 use crate::export::Exports;
 use crate::export_v1::proto::content_server::ContentServer;
@@ -47,6 +48,21 @@ impl Caching {
     /// Whether the engine stores caches.
     pub(in super::super) fn is_able(&self) -> bool {
         self.caches.is_some()
+    }
+
+    /// Whether a build has anything for us: entries of ours, or an import from a registry of which the engine has the image,
+    /// with an inline cache.
+    pub(in super::super) async fn is_wanted(&self, options: &CacheOptions) -> bool {
+        if !options.is_empty() {
+            return true;
+        }
+        let Some(caches) = self.caches.as_ref().filter(|caches| caches.reads_engine_images()) else { return false };
+        for name in options.registries.iter().filter_map(|entry| entry.attrs.get("ref")?.parse().ok()) {
+            if caches.inline(&name).await.is_ok_and(|found| !found.is_empty()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Makes the stores of `build` available for as long as somebody holds it.

@@ -16,8 +16,12 @@ fn local(src: &str) -> Entry {
     Entry { kind: "local".into(), attrs: [("src".to_owned(), src.to_owned())].into() }
 }
 
-fn ours() -> Import {
-    attrs([("ref", "a")]).into_iter().collect()
+fn entry(kind: &str, reference: &str) -> Entry {
+    Entry { kind: kind.into(), attrs: [("ref".to_owned(), reference.to_owned())].into() }
+}
+
+fn ours() -> Entry {
+    entry("linkspan", "a")
 }
 
 const LIST: &str = r#"[{"Type":"registry","Attrs":{"ref":"r"}},{"Type":"linkspan","Attrs":{"ref":"a"}}]"#;
@@ -46,7 +50,6 @@ fn what_is_ours_is_found_in_all_places() {
     assert_eq!(options.exports[0].attrs["mode"], "max");
     assert_eq!(options.imports, [ours()], "once, although it is said twice");
     assert_eq!((options.part.platform.as_str(), options.part.target.as_str()), ("linux/arm64", "t"));
-    assert_eq!(options.others, 1);
     let other = proto::SolveRequest { frontend_attrs: attrs([("cache-imports", "[{]")]), ..Default::default() };
     assert!(CacheOptions::of_solve(&other.encode_to_vec()).unwrap().is_empty());
 }
@@ -69,6 +72,18 @@ fn ours_are_replaced_in_all_places_and_the_rest_stays() {
         {"Type": "local", "Attrs": {"src": "x"}},
         {"Type": "local", "Attrs": {"src": "y"}},
     ]);
+    assert_eq!(list, expected);
+}
+
+#[test]
+fn an_image_of_the_engine_comes_before_the_registrys() {
+    let registry = entry("registry", "r");
+    assert_eq!(CacheOptions::of_solve(&request()).unwrap().registries, [registry.clone()]);
+    let imports = Replacements::from([(registry, vec![local("x")])]);
+    let edited = edit_solve(&request(), &[], &imports).unwrap();
+    let edited = proto::SolveRequest::decode(&*edited).unwrap();
+    let list: Value = serde_json::from_str(&edited.frontend_attrs["cache-imports"]).unwrap();
+    let expected = json!([{"Type": "local", "Attrs": {"src": "x"}}, {"Type": "registry", "Attrs": {"ref": "r"}}]);
     assert_eq!(list, expected);
 }
 
