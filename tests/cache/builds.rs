@@ -80,6 +80,7 @@ fn a_cache_comes_back_after_everything_was_pruned() {
     let images = rig.stack.images("moby");
     let (back, _) = build(&builder, &context, &[&from[..], &["--load", "-t", "a:2"]].concat());
     assert_eq!((rig.uuid("a:2"), cached_steps(&back)), (uuid, 2), "{back}");
+    assert!(back.stderr.contains("linkspan: importing cache app:main from docker: 1 version, 3 layers"), "{back}");
     assert_eq!(images, [], "a cache is no image");
 }
 
@@ -181,6 +182,7 @@ fn what_is_wrong_is_said_and_fails_only_what_was_asked_for() {
         ("type=linkspan,ref=a,size=1", "does not know `size`"),
         ("type=linkspan,ref=-a", "`-a` cannot be the ref of a cache"),
         ("type=linkspan,ref=a,keep=0", "keep=0"),
+        ("type=linkspan,ref=a,mode=mx", "mode=mx is neither `min` nor `max`"),
     ] {
         let output = build(to).fails();
         assert!(output.stderr.contains(expected) && output.stderr.contains("the cache export"), "{to}: {output}");

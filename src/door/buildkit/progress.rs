@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexStatus, VertexWarning};
+use bytes::Bytes;
 use prost::Message;
 
 use super::builds::Build;
@@ -113,13 +114,22 @@ impl Display {
     }
 }
 
-/// Shows one line of ours in the display of a build that is not ours.
+/// Shows one line of ours in the display of a build that is not ours, behind the builder's own.
 pub(super) fn remark(build: &Build, text: &str) {
+    build.show(remark_frame(build, text));
+}
+
+/// The same among the builder's own.
+pub(super) fn remark_now(build: &Build, text: &str) {
+    build.show_now(remark_frame(build, text));
+}
+
+fn remark_frame(build: &Build, text: &str) -> Bytes {
     let digest = Digest::sha256(format!("{}-linkspan-{text}", build.id).as_bytes()).to_string();
     let at = Some(now());
     let vertex = Vertex { digest, name: format!("linkspan: {text}"), started: at, completed: at, ..Vertex::default() };
     let response = StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() };
-    build.show(frame(&response.encode_to_vec()));
+    frame(&response.encode_to_vec())
 }
 
 impl Inner {

@@ -57,13 +57,7 @@ impl ExportEntry {
         let keep = attrs.get("keep").map_or(Ok(1), |keep| keep.parse());
         let keep = keep.ok().filter(|keep| (1..=MAX_KEEP).contains(keep));
         let keep = keep.ok_or_else(|| format!("keep={} is not a number from 1 to {MAX_KEEP}", attrs["keep"]))?;
-        Ok(Self {
-            refs: refs(attrs)?,
-            mode: if attrs.get("mode").is_some_and(|mode| mode == "max") { "max" } else { "min" },
-            keep,
-            ignores_errors: ignores_errors(entry),
-            passed,
-        })
+        Ok(Self { refs: refs(attrs)?, mode: mode(attrs)?, keep, ignores_errors: ignores_errors(entry), passed })
     }
 
     /// What the builder gets in its place.
@@ -71,6 +65,15 @@ impl ExportEntry {
         let mut local = self.passed.clone();
         local.attrs.insert("dest".into(), dest);
         local
+    }
+}
+
+/// BuildKit takes whatever is not `max` for `min`, and a misspelled `max` would then replace a whole cache by a small one.
+fn mode(attrs: &BTreeMap<String, String>) -> Result<&'static str, String> {
+    match attrs.get("mode").map(String::as_str) {
+        None | Some("min") => Ok("min"),
+        Some("max") => Ok("max"),
+        Some(other) => Err(format!("mode={other} is neither `min` nor `max`")),
     }
 }
 

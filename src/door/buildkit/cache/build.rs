@@ -8,10 +8,10 @@ use tonic::Status;
 
 use super::super::builds::Build;
 use super::super::entry::Entry;
-use super::super::progress::{Display, remark, size};
+use super::super::progress::{Display, remark, remark_now, size};
 use super::super::response::Keys;
 use super::attributes::{ExportEntry, ignores_errors, imported, shown};
-use super::builder_export::{BuilderExport, Target};
+use super::builder_export::{BuilderExport, Exported, Target};
 use super::content::Store;
 use super::display;
 use super::options::{CacheOptions, Replacements, edit_gateway, edit_solve};
@@ -19,7 +19,7 @@ use super::results::{self, CacheResult};
 use super::{Caching, KIND, STORE_PREFIX};
 use crate::caches::{CacheReader, Caches, Part};
 use crate::engine::Origin;
-use crate::export::unique_id;
+use crate::export::{Listed, unique_id};
 use crate::image::Digest;
 use crate::net::Principal;
 
@@ -136,6 +136,8 @@ pub(super) struct ShownExport {
     display: Display,
     engine: &'static str,
     is_shown: OnceLock<()>,
+    /// Among the live exports.
+    _listed: Listed,
 }
 
 impl ShownExport {
@@ -144,7 +146,20 @@ impl ShownExport {
         let (exported, moved) = self.export.result();
         if !exported.is_empty() {
             let text = display::summary(self.engine, moved, &size(moved.sent_bytes));
-            self.is_shown.get_or_init(|| self.display.note(&text));
+            self.is_shown.get_or_init(|| {
+                self.display.note(&text);
+                for Exported { version, is_unchanged } in &exported {
+                    tracing::info!(
+                        cache = version.reference,
+                        part = version.title,
+                        root = %version.root.digest,
+                        sent = moved.sent,
+                        sent_bytes = moved.sent_bytes,
+                        unchanged = is_unchanged,
+                        "a build cache is exported"
+                    );
+                }
+            });
         }
     }
 }
@@ -217,6 +232,9 @@ impl CacheBuild {
             if parts.is_empty() {
                 roots.extend(self.inline(stored, name.as_str()).await?);
             }
+            if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
+                remark_now(&self.build, &text);
+            }
             for part in parts {
                 roots.push(part.root.descriptor.digest.clone());
                 stored.reader.add(part);
@@ -252,15 +270,19 @@ impl CacheBuild {
         let target = Target { refs: entry.refs.clone(), part, mode: entry.mode, keep: entry.keep };
         let (builder, principal) = (self.caching.builder.clone(), self.client.clone());
         let display = Display::beside(self.build.clone(), self.engine(), display::vertex(&self.session, index));
+        let origin = Origin { export: unique_id(), door: "buildkit", builder, principal };
+        let names = entry.refs.iter().map(|name| format!("cache {name}")).collect();
+        let listed = self.caching.exports.live().add(&origin, names);
+        listed.enter("transferring");
         let export = BuilderExport::new(
             caches.clone(),
             self.caching.exports.clone(),
             self.caching.content.clone(),
             target,
-            Origin { export: unique_id(), door: "buildkit", builder, principal },
+            origin,
             display.events(),
         );
-        Arc::new(ShownExport { export, display, engine: self.engine(), is_shown: OnceLock::new() })
+        Arc::new(ShownExport { export, display, engine: self.engine(), is_shown: OnceLock::new(), _listed: listed })
     }
 
     fn reads_images(&self) -> bool {
@@ -289,6 +311,10 @@ impl Cached {
 
     /// Adds the results of the exports to what the client gets, and shows them.
     pub(in super::super) fn finish(&self, keys: &mut Keys) {
+        if let Some(totals) = self.build.stored.as_ref().map(|stored| stored.reader.totals()).filter(|it| it.bytes > 0)
+        {
+            tracing::info!(blobs = totals.blobs, bytes = totals.bytes, "a build has read from build caches");
+        }
         let mut results = Vec::new();
         for (id, export) in self.build.begun.iter().enumerate() {
             let Some(export) = export.get() else { continue };

@@ -5,6 +5,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::super::grpc::FRAME_HEADER;
 use super::super::wire::{WireError, fields, put_bytes};
 use super::builder_export::Moved;
+use crate::caches::ResolvedPart;
 use crate::image::Digest;
 
 /// `StatusResponse.vertexes`, and of a `Vertex` its digest and its name (BuildKit `api/services/control/control.proto`).
@@ -27,6 +28,19 @@ pub(super) fn summary(engine: &str, moved: Moved, size: &str) -> String {
     let Moved { present, sent, .. } = moved;
     let layers = if present == 1 { "1 layer".to_owned() } else { format!("{present} layers") };
     format!("{layers} already in {engine}, {sent} sent ({size})")
+}
+
+/// `importing cache app from docker: 3 versions, 14 layers`; `None` if there is none.
+pub(super) fn found(engine: &str, name: &str, parts: &[ResolvedPart]) -> Option<String> {
+    if parts.is_empty() {
+        return None;
+    }
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let listed: usize = parts.iter().map(|part| part.listed.layers.len()).sum();
+    let missing: usize = parts.iter().map(|part| part.missing).sum();
+    let layers = count(listed, "layer");
+    let lost = if missing == 0 { String::new() } else { format!(", of which {missing} are not there any more") };
+    Some(format!("importing cache {name} from {engine}: {}, {layers}{lost}", count(parts.len(), "version")))
 }
 
 /// A frame with a `StatusResponse` in which the vertexes that `name_of` knows have other names. What is no such frame stays.
