@@ -1,6 +1,6 @@
 //! The export of a cache by a builder: which of its layers are there, which are fetched from it, and which it has to send.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Origin};
 use crate::export::{ExportError, Exports};
-use crate::image::cache::{CACHE_CONFIG, CacheRoot};
+use crate::image::cache::{CACHE_CONFIG, CacheDocumentError, CacheRoot, MAX_CACHE_CONFIG};
 use crate::image::{Descriptor, Digest};
 use crate::progress::Events;
 use crate::source::{BlobLookup, read_document};
@@ -84,7 +84,8 @@ pub(super) struct BuilderExport {
 struct State {
     seen: HashSet<Digest>,
     moved: Moved,
-    documents: HashMap<Digest, Bytes>,
+    /// The last document that is no root.
+    config: Option<(Digest, Bytes)>,
     exported: Vec<Exported>,
 }
 
@@ -180,7 +181,8 @@ impl BuilderExport {
     pub(super) async fn document(self: &Arc<Self>, document: &Descriptor, bytes: Bytes) -> Result<(), CacheError> {
         self.fetched().await?;
         let Some(root) = CacheRoot::sniff(document, &bytes) else {
-            self.state().documents.insert(document.digest.clone(), bytes);
+            // One config belongs to a root: what was sent before is not needed any more.
+            self.state().config = Some((document.digest.clone(), bytes));
             return Ok(());
         };
         let listed = CacheRoot::parse(root.clone(), bytes.clone())?;
@@ -274,9 +276,13 @@ impl BuilderExport {
 
     /// The config that a root lists: it came before the root, or it is there.
     async fn config(&self, listed: &Descriptor) -> Result<CacheDocument, CacheError> {
-        let known = self.state().documents.get(&listed.digest).cloned();
+        let known = self.state().config.clone().filter(|(digest, _)| *digest == listed.digest);
         let bytes = match known {
-            Some(bytes) => bytes,
+            Some((_, bytes)) => bytes,
+            None if listed.size > MAX_CACHE_CONFIG => {
+                let reason = format!("it has {} bytes, more than {MAX_CACHE_CONFIG}", listed.size);
+                return Err(CacheDocumentError::Config { digest: listed.digest.clone(), reason }.into());
+            }
             None => read_document(&self.caches.blobs(), listed).await?,
         };
         let descriptor = Descriptor { media_type: CACHE_CONFIG.to_owned(), ..listed.clone() };
