@@ -40,6 +40,10 @@ impl Caches {
                 return Ok(None);
             }
         };
+        if !self.has_documents(&listed).await? {
+            tracing::warn!(id = version.id, "the current version of a cache has lost a document, and is replaced");
+            return Ok(None);
+        }
         let layers = self.present(&listed).await?;
         Ok(Some(CurrentVersion { config: listed.config.digest.clone(), version, layers, _guard: guard }))
     }

@@ -63,7 +63,7 @@ impl CacheExport {
     }
 
     /// Commits BuildKit's documents. `absent` are layers that stay out of the engine; all others of the root must be there.
-    /// The part's older versions are deleted after that. If the part has this very root already, nothing is stored.
+    /// The part's older versions are deleted after that. If the part has this very root already, and nothing of it is lost, nothing is stored.
     ///
     /// # Errors
     /// [`CacheError::Document`] if they are none of a cache, [`CacheError::TooLarge`] if no limit would let it stay; when the
@@ -79,7 +79,10 @@ impl CacheExport {
             return Err(CacheError::Config { reference: self.new.reference.clone() });
         }
         CacheConfig::parse(&config.descriptor, &config.bytes)?;
-        if let Some(current) = self.current().filter(|current| current.root.digest == root.descriptor.digest) {
+        let same = self.current().filter(|current| current.root.digest == root.descriptor.digest);
+        if let Some(current) = same
+            && self.caches.is_whole(&listed).await?
+        {
             self.abort().await?;
             self.caches.store.touch(current).await?;
             return Ok(current.clone());
@@ -117,10 +120,11 @@ impl Drop for CacheExport {
         // Without a runtime the process is ending, and a later one releases it.
         let Ok(runtime) = Handle::try_current() else { return };
         let pending = self.pending.clone();
-        runtime.spawn(async move {
+        let abort = async move {
             if let Err(error) = pending.abort().await {
                 tracing::warn!(%error, id = pending.id(), "an unfinished build cache stays until the next start");
             }
-        });
+        };
+        self.caches.aborting.spawn_on(abort, &runtime);
     }
 }

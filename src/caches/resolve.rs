@@ -91,4 +91,21 @@ impl Caches {
         let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
         Ok(found.into_iter().filter(|(is_there, _)| *is_there).map(|(_, it)| it).collect())
     }
+
+    /// Whether the engine has the root and the config.
+    pub(super) async fn has_documents(&self, listed: &CacheRoot) -> Result<bool, CacheError> {
+        let blobs = self.store.blobs();
+        for document in [&listed.descriptor, &listed.config] {
+            if blobs.size(&document.digest).await? != Some(document.size) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the engine has all that a root lists, and the root.
+    pub(super) async fn is_whole(&self, listed: &CacheRoot) -> Result<bool, CacheError> {
+        let layers: HashSet<_> = listed.layers.iter().map(|layer| &layer.digest).collect();
+        Ok(self.has_documents(listed).await? && self.present(listed).await?.len() == layers.len())
+    }
 }

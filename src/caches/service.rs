@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio_util::task::TaskTracker;
+
 use super::guards::Guards;
 use super::index::Indexes;
 use super::limits::superseded;
@@ -41,6 +43,8 @@ pub struct Caches {
     pub(super) changes: tokio::sync::Mutex<()>,
     roots: Mutex<HashMap<Digest, Arc<CacheRoot>>>,
     pub(super) indexes: Indexes,
+    /// Exports that were dropped, and are being released.
+    pub(super) aborting: TaskTracker,
 }
 
 impl Caches {
@@ -52,7 +56,22 @@ impl Caches {
         let store = engine.caches()?;
         let guards = Guards::new(store.clone());
         let (changes, roots, indexes) = Default::default();
-        Ok(Arc::new(Self { store, images: engine.images().ok(), settings, guards, changes, roots, indexes }))
+        Ok(Arc::new(Self {
+            store,
+            images: engine.images().ok(),
+            settings,
+            guards,
+            changes,
+            roots,
+            indexes,
+            aborting: TaskTracker::new(),
+        }))
+    }
+
+    /// Waits until nothing is left of exports that were dropped before they were complete. None may be begun afterwards.
+    pub async fn finish(&self) {
+        self.aborting.close();
+        self.aborting.wait().await;
     }
 
     /// The limits.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, text};
+use crate::common::{Builder, Context, Linkspan, Output, Part, Run, Stack, text, until};
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
@@ -234,4 +234,66 @@ fn the_cache_in_an_image_of_the_engine_is_imported_under_its_name() {
         let output = builder.build(context.path(), ["--cache-from", &from, "--load", "-t", "again:1"]).ok();
         assert_eq!((rig.uuid("again:1"), cached_steps(&output)), (uuid.clone(), 2), "{from}: {output}");
     }
+}
+
+#[test]
+fn what_others_delete_of_a_cache_is_written_again() {
+    let rig = Rig::new();
+    let (builder, context) = (rig.builder(), rig.context());
+    let to = ["--cache-to", "type=linkspan,ref=lost,mode=max", "-o", "type=cacheonly"];
+    let (_, results) = build(&builder, &context, &to);
+    let root = results[0]["digest"].as_str().unwrap();
+    let manifest: Value = serde_json::from_str(&rig.stack.ctr("moby", ["content", "get", root]).ok().stdout).unwrap();
+    let listed = |blob: &Value| blob["digest"].as_str().unwrap().to_owned();
+    for lost in [listed(&manifest["config"]), root.to_owned(), listed(&manifest["layers"][0])] {
+        rig.stack.ctr("moby", ["content", "rm", &lost]).ok();
+        let (output, again) = build(&builder, &context, &to);
+        assert_eq!(again[0]["digest"], root, "{lost}: {output}");
+        assert!(rig.stack.blobs("moby").contains(&lost), "{lost}: {output}");
+    }
+    // It is kept as it was before.
+    rig.stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
+    rig.stack.ctr("moby", ["leases", "delete", "--sync", "collect"]).ok();
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let from = ["--cache-from", "type=linkspan,ref=lost", "-o", "type=cacheonly"];
+    let output = builder.build(context.path(), from).ok();
+    assert_eq!(cached_steps(&output), 2, "{output}");
+}
+
+#[test]
+fn a_cache_that_is_removed_while_a_build_reads_it_stays_for_that_build() {
+    let rig = Rig::new();
+    let builder = rig.builder();
+    let base = rig.stack.base_image();
+    // The step that is not cached comes before the layers are read.
+    let dockerfile = format!(
+        "FROM {base} AS first\nCOPY noise /noise\n{ONCE}FROM {base} AS slow\nARG N\nRUN sleep 3 && echo $N > /n\n\
+         FROM first\nCOPY --from=slow /n /n\n"
+    );
+    let context = Context::new(&dockerfile).noise("noise", 2 << 20, 7);
+    build(&builder, &context, &["--cache-to", "type=linkspan,ref=read,mode=max", "-o", "type=cacheonly"]);
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let from = ["--cache-from", "type=linkspan,ref=read", "--build-arg", "N=1", "-o", "type=cacheonly"];
+    let running = builder.build(context.path(), from).spawn();
+    until("the slow step to run", || running.stderr(), |said| said.contains("RUN sleep 3"));
+    let engine = ["--engine", "docker", "--docker-host", rig.stack.docker_host()];
+    Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["cache", "rm", "read"]).args(engine).ok();
+    let output = running.wait();
+    assert!(output.status.success(), "{output}");
+    // The build's own lease goes with it.
+    until("no lease to be left", || rig.stack.leases("moby"), Vec::is_empty);
+}
+
+#[test]
+fn a_clients_own_folder_may_have_any_name() {
+    let rig = Rig::new();
+    let (builder, context) = (rig.builder(), rig.context());
+    let here = rig.stack.fresh_path("-own");
+    fs::create_dir(&here).unwrap();
+    let args = ["--cache-to", "type=local,dest=linkspan/own,mode=max", "--cache-to", "type=linkspan,ref=own"];
+    builder.build(context.path(), args).args(["-o", "type=cacheonly"]).dir(&here).ok();
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let args = ["--cache-from", "type=local,src=linkspan/own", "--cache-from", "type=linkspan,ref=none"];
+    let output = builder.build(context.path(), args).args(["-o", "type=cacheonly"]).dir(&here).ok();
+    assert_eq!(cached_steps(&output), 2, "{output}");
 }

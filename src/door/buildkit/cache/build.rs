@@ -17,9 +17,9 @@ use super::display;
 use super::options::{CacheOptions, Replacements, edit_gateway, edit_solve};
 use super::results::{self, CacheResult};
 use super::{Caching, KIND, STORE_PREFIX};
-use crate::caches::{CacheReader, Caches, Part};
-use crate::engine::Origin;
-use crate::export::{Listed, unique_id};
+use crate::caches::{CacheReader, Caches, Part, ResolvedPart};
+use crate::engine::{Lease, Lifetime, Origin, Pin};
+use crate::export::{Exports, Listed, unique_id};
 use crate::image::Digest;
 use crate::net::Principal;
 
@@ -45,6 +45,17 @@ pub(in super::super) struct CacheBuild {
 struct Stored {
     caches: Arc<Caches>,
     reader: Arc<CacheReader>,
+    exports: Arc<Exports>,
+    /// Keep what is read although another process deletes its version.
+    leases: Mutex<Vec<Arc<dyn Lease>>>,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        for lease in std::mem::take(self.leases.get_mut().unwrap_or_else(PoisonError::into_inner)) {
+            self.exports.release(lease);
+        }
+    }
 }
 
 /// The build and its request, as the builder gets it. Dropping it ends the exports.
@@ -95,10 +106,12 @@ impl Caching {
             client: client.clone(),
             build: build.clone(),
             session: session.to_owned(),
-            stored: caches
-                .as_ref()
-                .ok()
-                .map(|caches| Stored { caches: Arc::clone(caches), reader: CacheReader::new(caches.blobs()) }),
+            stored: caches.as_ref().ok().map(|caches| Stored {
+                caches: Arc::clone(caches),
+                reader: CacheReader::new(caches.blobs()),
+                exports: self.exports.clone(),
+                leases: Mutex::default(),
+            }),
             begun: exports.iter().map(|_| OnceLock::new()).collect(),
             exports,
             part: Mutex::new(options.part.clone()),
@@ -171,7 +184,7 @@ const TOO_LATE: &str = "the builder cannot reach Linkspan inside this client's s
 impl CacheBuild {
     /// The store `name` of the build: the empty one has what is imported, `e0` takes the first export.
     pub(super) fn store(self: &Arc<Self>, name: &str) -> Option<Store> {
-        let Stored { caches, reader } = self.stored.as_ref()?;
+        let Stored { caches, reader, .. } = self.stored.as_ref()?;
         if name.is_empty() {
             return Some(Store::Import(reader.clone()));
         }
@@ -186,7 +199,7 @@ impl CacheBuild {
     }
 
     /// A call of the gateway, with its imports replaced.
-    pub(in super::super) async fn gateway(&self, message: Bytes) -> Bytes {
+    pub(in super::super) async fn gateway(self: &Arc<Self>, message: Bytes) -> Bytes {
         let Ok(options) = CacheOptions::of_gateway(&message) else { return message };
         // The first call that has them is the build itself; others, such as those for its attestations, have none.
         if options.part != Part::default() {
@@ -204,7 +217,7 @@ impl CacheBuild {
 
     /// Finds the parts of caches that are imported, each cache once for all calls of a build; and the engine's images that come
     /// before those of registries.
-    async fn look_up(&self, wanted: &[Entry]) {
+    async fn look_up(self: &Arc<Self>, wanted: &[Entry]) {
         let Some(stored) = &self.stored else { return };
         let mut imports = self.imports.lock().await;
         for import in wanted {
@@ -221,7 +234,7 @@ impl CacheBuild {
 
     /// The entries that take the place of an import: none if there is neither such a cache nor an image of that name with an
     /// inline cache.
-    async fn import(&self, stored: &Stored, import: &Entry) -> Result<Vec<Entry>, String> {
+    async fn import(self: &Arc<Self>, stored: &Stored, import: &Entry) -> Result<Vec<Entry>, String> {
         let mut roots = Vec::new();
         if import.kind != KIND {
             let name = import.attrs.get("ref").map(String::as_str).unwrap_or_default();
@@ -235,6 +248,7 @@ impl CacheBuild {
             if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
                 remark_now(&self.build, &text);
             }
+            self.keep(&parts);
             for part in parts {
                 roots.push(part.root.descriptor.digest.clone());
                 stored.reader.add(part);
@@ -247,6 +261,41 @@ impl CacheBuild {
             }
         }
         Ok(entries)
+    }
+
+    /// Pins what `parts` list for as long as the build runs; beside it, so that it does not wait for synced writes of the engine.
+    fn keep(self: &Arc<Self>, parts: &[ResolvedPart]) {
+        let listed = parts.iter().flat_map(|part| part.listed.layers.iter().chain([&part.listed.config]));
+        let pins: Vec<Pin> = listed.map(Pin::from).collect();
+        if pins.is_empty() {
+            return;
+        }
+        let (exports, origin, build) = (self.caching.exports.clone(), self.origin(), Arc::downgrade(self));
+        self.caching.exports.clean_up(async move {
+            let pinned = async {
+                let lease = exports.engine().lease(&origin, Lifetime::Process).await?;
+                match lease.pin(&pins).await {
+                    Ok(_) => Ok(lease),
+                    Err(error) => {
+                        exports.release(lease);
+                        Err(error)
+                    }
+                }
+            };
+            match pinned.await {
+                Ok(lease) => match build.upgrade().as_ref().and_then(|build| build.stored.as_ref()) {
+                    Some(stored) => stored.leases.lock().unwrap_or_else(PoisonError::into_inner).push(lease),
+                    None => exports.release(lease),
+                },
+                // The version's own lease is there all the same.
+                Err(error) => tracing::debug!(%error, "what a build reads of caches has no lease of its own"),
+            }
+        });
+    }
+
+    fn origin(&self) -> Origin {
+        let (builder, principal) = (self.caching.builder.clone(), self.client.clone());
+        Origin { export: unique_id(), door: "buildkit", builder, principal }
     }
 
     /// The manifests of the engine's image `name` that have inline caches.
@@ -268,9 +317,8 @@ impl CacheBuild {
         let entry = &self.exports[index];
         let part = self.part.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let target = Target { refs: entry.refs.clone(), part, mode: entry.mode, keep: entry.keep };
-        let (builder, principal) = (self.caching.builder.clone(), self.client.clone());
+        let origin = self.origin();
         let display = Display::beside(self.build.clone(), self.engine(), display::vertex(&self.session, index));
-        let origin = Origin { export: unique_id(), door: "buildkit", builder, principal };
         let names = entry.refs.iter().map(|name| format!("cache {name}")).collect();
         let listed = self.caching.exports.live().add(&origin, names);
         listed.enter("transferring");

@@ -72,7 +72,7 @@ impl Caching {
         builds.insert(build.nonce.clone(), Arc::downgrade(build));
     }
 
-    /// The build of the store `id` (`local:linkspan/NONCE`, `local:linkspan/NONCE/e0`), and which of its stores that is.
+    /// The build of the store `id` (`local:linkspan:NONCE`, `local:linkspan:NONCE/e0`), and which of its stores that is.
     fn find<'a>(&self, id: &'a str) -> Option<(Arc<CacheBuild>, &'a str)> {
         let path = id.strip_prefix("local:")?.strip_prefix(STORE_PREFIX)?;
         let (nonce, store) = path.split_once('/').unwrap_or((path, ""));

@@ -33,7 +33,7 @@ pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 /// What responds to the calls of a builder that are ours inside a session.
 pub(super) trait SessionContent: Debug + Send + Sync {
     /// Responds to a call of containerd's `Content` service. `store` is the store that is called, such as
-    /// `local:linkspan/<nonce>/e0`.
+    /// `local:linkspan:<nonce>/e0`.
     fn call(&self, store: &str, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>>;
 }
 

@@ -23,7 +23,7 @@ const CONTENT: &str = "/containerd.services.content.v1.Content/";
 const STORE: &str = "buildkit-attachable-store-id";
 
 /// What the names of our stores begin with.
-const OURS: &str = "local:linkspan/";
+const OURS: &str = "local:linkspan:";
 
 /// One side of a session.
 #[derive(Debug)]

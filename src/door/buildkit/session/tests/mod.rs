@@ -238,14 +238,14 @@ async fn large_streams_pass_both_ways_while_others_stall() {
 #[tokio::test(start_paused = true)]
 async fn calls_that_are_ours_are_told_by_the_first_store_that_they_name() {
     let stores: [(&str, &[&str], bool); 8] = [
-        (WRITE, &["local:linkspan/n/e0"], true),
-        (WRITE, &["local:linkspan/n/e0", "local:/cache"], true),
-        (WRITE, &["local:/cache", "local:linkspan/n/e0"], false),
+        (WRITE, &["local:linkspan:n/e0"], true),
+        (WRITE, &["local:linkspan:n/e0", "local:/cache"], true),
+        (WRITE, &["local:/cache", "local:linkspan:n/e0"], false),
         (WRITE, &["export"], false),
         (WRITE, &["LOCAL:linkspan/n/e0"], false),
         (WRITE, &["local:linkspan"], false),
         (WRITE, &[], false),
-        (AUTH, &["local:linkspan/n/e0"], false),
+        (AUTH, &["local:linkspan:n/e0"], false),
     ];
     for how in ALL {
         let open = session(how).await;
@@ -258,7 +258,7 @@ async fn calls_that_are_ours_are_told_by_the_first_store_that_they_name() {
             let expected = is_ours && how.is_split();
             assert_eq!(said.starts_with("ours: "), expected, "{how:?} {path} {stores:?}: {said}");
             if expected {
-                assert_eq!(said, "ours: local:linkspan/n/e0 3");
+                assert_eq!(said, "ours: local:linkspan:n/e0 3");
             }
         }
     }
