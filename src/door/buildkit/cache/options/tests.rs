@@ -78,7 +78,7 @@ fn ours_are_replaced_in_all_places_and_the_rest_stays() {
 #[test]
 fn an_image_of_the_engine_comes_before_the_registrys() {
     let registry = entry("registry", "r");
-    assert_eq!(CacheOptions::of_solve(&request()).unwrap().registries, [registry.clone()]);
+    assert_eq!(CacheOptions::of_solve(&request()).unwrap().registries, std::slice::from_ref(&registry));
     let imports = Replacements::from([(registry, vec![local("x")])]);
     let edited = edit_solve(&request(), &[], &imports).unwrap();
     let edited = proto::SolveRequest::decode(&*edited).unwrap();
