@@ -58,6 +58,41 @@ async fn a_cache_goes_from_buildkits_folder_through_an_engine_into_a_folder_that
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn buildkit_reads_every_part_of_a_cache_in_a_folder_by_a_tag_of_its_own() {
+    // Its builder is emptied.
+    let stack = Stack::start(&[
+        crate::common::Part::Containerd,
+        crate::common::Part::Dockerd,
+        crate::common::Part::Buildkitd,
+        crate::common::Part::Registry,
+    ]);
+    let builder = stack.builder(stack.buildkit_host());
+    let ours = stack.fresh_path("-parts");
+    let written = folder(&ours).await;
+    let parts = [("1", "linux/amd64", "app-linux-amd64"), ("2", "linux/amd64 target=app", "app")];
+    let contexts = parts.map(|(number, ..)| {
+        let dockerfile = format!("FROM {}\nRUN echo {number} > /n\nRUN cat /n > /m\n", stack.base_image());
+        Context::new(&dockerfile)
+    });
+    for ((number, title, _), context) in parts.iter().zip(&contexts) {
+        let theirs = stack.fresh_path("-part");
+        builder
+            .build(context.path(), ["--cache-to", &format!("type=local,dest={},tag=app,mode=max", theirs.display())])
+            .ok();
+        let read = folder(&theirs).await;
+        let mut found = read.resolve(&name("app")).await.unwrap();
+        (found[0].version.part, found[0].version.title) = (number.repeat(32), (*title).to_owned());
+        written.copy(&read, &found[0], &name("app"), &origin()).await.unwrap();
+    }
+    for ((.., tag), context) in parts.iter().zip(&contexts) {
+        builder.buildx(["prune", "-af"]).ok();
+        let from = format!("type=local,src={},tag={tag}", ours.display());
+        let log = builder.build(context.path(), ["--cache-from", &from]).ok().stderr;
+        assert_eq!(cached(&log), 2, "{tag}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn images_and_caches_share_a_folder() {
     let stack = Stack::shared();
     let path = stack.fresh_path("-shared");

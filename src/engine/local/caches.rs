@@ -1,9 +1,11 @@
 //! Build caches in an index: an entry for each version, with what is known of it in annotations.
 //!
 //! BuildKit's own `type=local,src=DIR,tag=REF` looks for an entry of which `org.opencontainers.image.ref.name` is the tag
-//! (buildkit `client/ociindex`), and takes the first. So the newest version of a ref has that annotation, and no other.
+//! (buildkit `client/ociindex`), and takes the first: one tag is one document, and documents of several parts cannot be one,
+//! because an import has one cache config. So the newest version of a ref has the ref as its tag, and each other version has a
+//! tag of its own, the ref and what the version is of (`app-linux-arm64`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::SystemTime;
 
 use super::index::{Entry, LayoutIndex, entry};
@@ -90,7 +92,7 @@ impl LayoutIndex {
     /// Adds a version.
     pub(crate) fn insert_cache(&mut self, version: &CacheVersion) -> Result<(), serde_json::Error> {
         self.entries.push(entry(target(version))?);
-        self.name_newest()
+        self.name_versions()
     }
 
     /// Removes versions. Returns their roots.
@@ -101,7 +103,7 @@ impl LayoutIndex {
         };
         let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries).into_iter().partition(is_meant);
         self.entries = kept;
-        self.name_newest()?;
+        self.name_versions()?;
         Ok(gone.into_iter().map(|entry| entry.target).collect())
     }
 
@@ -115,16 +117,22 @@ impl LayoutIndex {
         Ok(())
     }
 
-    /// Gives the newest version of each ref the annotation that BuildKit looks for.
-    fn name_newest(&mut self) -> Result<(), serde_json::Error> {
-        let mut newest = HashMap::new();
-        for version in self.caches() {
-            newest.entry(version.reference).or_insert(version.id);
+    /// Gives each version the tag by which BuildKit finds it. No two have the same.
+    fn name_versions(&mut self) -> Result<(), serde_json::Error> {
+        let versions = self.caches();
+        let theirs = self.entries.iter().filter_map(Entry::foreign_cache).map(str::to_owned);
+        let mut taken: HashSet<String> = theirs.chain(versions.iter().map(|it| it.reference.clone())).collect();
+        let (mut tags, mut refs) = (HashMap::new(), HashSet::new());
+        for version in versions {
+            let tag = match refs.insert(version.reference.clone()) {
+                true => version.reference,
+                false => free_tag(&version, &mut taken),
+            };
+            tags.insert(version.id, tag);
         }
         for at in 0..self.entries.len() {
             if let Some(version) = self.entries[at].version() {
-                let is_newest = newest.get(&version.reference) == Some(&version.id);
-                self.annotate(at, REF_NAME, is_newest.then_some(version.reference))?;
+                self.annotate(at, REF_NAME, tags.get(&version.id).cloned())?;
             }
         }
         Ok(())
@@ -143,6 +151,27 @@ impl LayoutIndex {
         self.entries[at] = entry(target)?;
         Ok(())
     }
+}
+
+/// A tag for a version that is not the newest of its ref.
+fn free_tag(version: &CacheVersion, taken: &mut HashSet<String>) -> String {
+    let words = version.title.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let slug = std::iter::once(version.reference.as_str()).chain(words).collect::<Vec<_>>().join("-");
+    let numbered = (2u64..).map(|number| format!("{slug}-{number}"));
+    let mut tags = (slug != version.reference).then(|| slug.clone()).into_iter().chain(numbered);
+    let tag = tags.find(|tag| !taken.contains(tag)).unwrap_or_default();
+    taken.insert(tag.clone());
+    tag
+}
+
+/// What the versions of a cache in a folder are of, with the tags by which BuildKit finds them; the newest first.
+pub(crate) fn cache_tags(index: &[u8], reference: &str) -> Result<Vec<(String, String)>, String> {
+    let index = LayoutIndex::parse(index)?;
+    let own =
+        index.entries.iter().filter_map(|entry| Some((entry.version()?, entry.target.annotations.get(REF_NAME)?)));
+    let mut own: Vec<_> = own.filter(|(version, _)| version.reference == reference).collect();
+    own.sort_by(|(one, _), (other, _)| (other.created, &other.id).cmp(&(one.created, &one.id)));
+    Ok(own.into_iter().map(|(version, tag)| (version.title, tag.clone())).collect())
 }
 
 #[cfg(test)]
@@ -187,7 +216,23 @@ mod tests {
         index.insert_cache(&old).unwrap();
         let read = LayoutIndex::parse(&index.to_bytes().unwrap()).unwrap();
         assert_eq!(read.caches(), [new, old]);
-        assert_eq!(tags(&read), [Some("a"), None], "BuildKit takes the first that it finds");
+        assert_eq!(tags(&read), [Some("a"), Some("a-linux-amd64")], "BuildKit takes the first that it finds");
+    }
+
+    #[test]
+    fn every_version_has_a_tag_of_its_own() {
+        let mut index = index();
+        for version in [version("a", 1), version("a", 2), version("a", 3), version("a-linux-amd64", 1)] {
+            index.insert_cache(&version).unwrap();
+        }
+        let untitled = CacheVersion { title: String::new(), ..version("a", 0) };
+        index.insert_cache(&untitled).unwrap();
+        let expected = ["a-linux-amd64-3", "a-linux-amd64-2", "a", "a-linux-amd64", "a-2"];
+        assert_eq!(tags(&index), expected.map(Some));
+        let shown = cache_tags(&index.to_bytes().unwrap(), "a").unwrap();
+        let shown: Vec<_> = shown.iter().map(|(title, tag)| (title.as_str(), tag.as_str())).collect();
+        let of = "linux/amd64";
+        assert_eq!(shown, [(of, "a"), (of, "a-linux-amd64-2"), (of, "a-linux-amd64-3"), ("", "a-2")]);
     }
 
     #[test]

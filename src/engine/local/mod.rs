@@ -47,6 +47,7 @@ use std::sync::Arc;
 
 pub(super) use blob_sink::BlobSink;
 pub(super) use blob_store::{BlobStore, KnownParts};
+pub(crate) use caches::cache_tags;
 pub(super) use gc::{Collected, GRACE, collect};
 pub(super) use hashed_file::HashedFile;
 pub(super) use index::{Entry, LayoutIndex};
