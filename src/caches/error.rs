@@ -30,6 +30,12 @@ pub enum CacheError {
         /// The ref.
         reference: String,
     },
+    /// Several versions have ids that begin so.
+    #[error("the ids of several versions of caches begin with `{id}`")]
+    Ambiguous {
+        /// The beginning.
+        id: String,
+    },
     /// The documents are not those of a cache.
     #[error(transparent)]
     Document(#[from] CacheDocumentError),
@@ -66,6 +72,7 @@ impl CacheError {
         match self {
             Self::Denied { .. } => Some("choose such a ref, or allow this one with `--allow-cache`".to_owned()),
             Self::Unknown { .. } => Some("`linkspan cache ls` shows those that there are".to_owned()),
+            Self::Ambiguous { .. } => Some("give more of the id, as `linkspan cache ls -q` prints it".to_owned()),
             Self::TooLarge { .. } => Some("raise `--cache-max-bytes`, or export with `mode=min`".to_owned()),
             Self::Engine(error) => error.hint(),
             _ => None,

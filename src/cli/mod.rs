@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::caches::CacheError;
 use crate::config::ConfigError;
 use crate::daemon::{DaemonError, Signals};
 use crate::engine::EngineError;
@@ -158,11 +159,9 @@ enum CommandError {
     #[error("interrupted; {left}")]
     Interrupted { signal: &'static str, left: Remains },
     #[error(transparent)]
-    Cache(#[from] crate::caches::CacheError),
-    #[error("the build caches in {path} cannot be read or written: {error}")]
-    CacheFile { path: String, error: std::io::Error },
-    #[error("{folder} has {} build caches, and none was named", tags.len())]
-    CacheTags { folder: String, tags: Vec<String> },
+    Cache(#[from] CacheError),
+    #[error(transparent)]
+    CachePlace(#[from] cache::PlaceError),
     #[error("cannot write the report: {0}")]
     Report(#[from] serde_json::Error),
 }
@@ -197,13 +196,14 @@ impl CommandError {
             Self::Config(_)
             | Self::Name(_)
             | Self::Address(_)
-            | Self::Cache(crate::caches::CacheError::Name { .. })
+            | Self::Cache(CacheError::Name { .. })
             | Self::Elsewhere(_)
             | Self::IntoArchive
             | Self::DigestAsName { .. } => true,
             Self::Daemon(DaemonError::Config(_) | DaemonError::Engine(EngineError::Address { .. })) => true,
             Self::Engine(EngineError::Address { .. }) => true,
             Self::Save(error) => matches!(error, save::SaveError::Mixed),
+            Self::CachePlace(error) => error.is_wrong_value(),
             _ => false,
         };
         if is_wrong_value { 2 } else { 1 }
@@ -230,11 +230,9 @@ impl CommandError {
             Self::NoLayout { .. } => {
                 Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))
             }
+            Self::Cache(CacheError::Unknown { .. }) => Some(format!("`linkspan cache ls{flags}` lists the caches")),
             Self::Cache(error) => error.hint(),
-            Self::CacheTags { tags, .. } if tags.is_empty() => {
-                Some("expected a folder as `--cache-to type=local,dest=DIR` writes it".to_owned())
-            }
-            Self::CacheTags { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
+            Self::CachePlace(error) => error.hint(),
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),
             Self::TagOfMany { .. } => Some("leave -t out: the images then keep their names in the archive".to_owned()),
             Self::NotNamed { .. } => {

@@ -135,7 +135,8 @@ pub(super) struct Settings {
     /// [env: LINKSPAN_CACHE_MAX_BYTES] [default: no limit]
     #[arg(long, value_name = "BYTES", help_heading = "Build caches")]
     cache_max_bytes: Option<String>,
-    /// Delete build caches that were not used for this long, as in `30d` [env: LINKSPAN_CACHE_MAX_AGE] [default: no limit]
+    /// Delete build caches that were not used for this long, as in `30d`; at least `2h`, because the last use is noted to
+    /// the hour [env: LINKSPAN_CACHE_MAX_AGE] [default: no limit]
     #[arg(long, value_name = "TIME", help_heading = "Build caches")]
     cache_max_age: Option<String>,
     /// Let clients of the export door write archives and files below this folder (their attribute `dest`); can be

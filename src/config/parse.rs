@@ -26,8 +26,19 @@ pub(super) fn bytes(given: &Given) -> Result<u64, ConfigError> {
 
 /// A time, such as `36h` or `30d`.
 pub(super) fn age(given: &Given) -> Result<Duration, ConfigError> {
-    duration_of(&given.text).ok_or_else(|| invalid(given, "is no time; expected one such as `90m`, `24h` or `30d`"))
+    let age = duration_of(&given.text);
+    let age = age.ok_or_else(|| invalid(given, "is no time; expected one such as `12h`, `7d` or `30d`"))?;
+    if age < SHORTEST_AGE {
+        return Err(invalid(
+            given,
+            "is too short: the last use of a cache is noted to the hour; expected `2h` or more",
+        ));
+    }
+    Ok(age)
 }
+
+/// The shortest age: the last use of a cache is noted to the hour, so anything below would delete caches that are in use.
+const SHORTEST_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A whole number and its unit, which begins at the first letter.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
@@ -54,18 +65,28 @@ pub(crate) fn bytes_of(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// Reads a time in whole seconds, minutes, hours, days or weeks; at most a hundred years.
+/// Reads a time in whole seconds, minutes, hours, days or weeks, of which several are added up (`1h30m`); at most a hundred
+/// years.
 pub(crate) fn duration_of(text: &str) -> Option<Duration> {
-    let (number, unit) = number_and_unit(text)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        "w" => 7 * 24 * 60 * 60,
-        _ => return None,
-    };
-    number.checked_mul(seconds).filter(|seconds| *seconds <= 100 * 366 * 24 * 60 * 60).map(Duration::from_secs)
+    let (mut left, mut sum) = (text, 0u64);
+    loop {
+        let (number, rest) = number_and_unit(left)?;
+        let mut letters = rest.chars();
+        let seconds = match letters.next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 60 * 60,
+            'd' => 24 * 60 * 60,
+            'w' => 7 * 24 * 60 * 60,
+            _ => return None,
+        };
+        sum = sum.checked_add(number.checked_mul(seconds)?)?;
+        left = letters.as_str();
+        if left.is_empty() {
+            break;
+        }
+    }
+    Some(sum).filter(|seconds| *seconds <= 100 * 366 * 24 * 60 * 60).map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -96,6 +117,8 @@ mod tests {
             ("90s", Some(90)),
             ("24h", Some(86_400)),
             ("2w", Some(1_209_600)),
+            ("1h30m", Some(5400)),
+            ("1h30", None),
             ("24", None),
             ("1y", None),
             ("5000w", Some(3_024_000_000)),
@@ -104,5 +127,15 @@ mod tests {
         ] {
             assert_eq!(duration_of(text), expected.map(Duration::from_secs), "{text}");
         }
+    }
+
+    #[test]
+    fn an_age_below_what_the_last_use_is_noted_to_is_refused() {
+        let age_of = |text: &str| {
+            let origin = super::super::Origin::Variable("LINKSPAN_CACHE_MAX_AGE".to_owned());
+            age(&Given { text: text.to_owned(), origin })
+        };
+        assert_eq!(age_of("2h").unwrap(), Duration::from_secs(7200));
+        assert!(age_of("1h59m").unwrap_err().to_string().contains("`2h` or more"));
     }
 }

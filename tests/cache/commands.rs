@@ -1,5 +1,6 @@
 //! `linkspan cache`, on every engine.
 
+use std::fs;
 use std::path::Path;
 
 use linkspan::engine::EngineKind;
@@ -47,7 +48,11 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         let run = |args: &[&str]| linkspan(args, flags);
         let table = run(&["cache", "ls"]).ok().stdout;
         assert!(table.starts_with("REF") && table.contains("team/app") && table.contains("linux/amd64"), "{table}");
+        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
         assert_eq!(run(&["cache", "ls", "-q", "team/app"]).ok().stdout.trim(), app.id);
+        let begin = &app.id[..app.id.len() - 4];
+        assert_eq!(run(&["cache", "ls", "-q", begin, "unknown"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", &other.id, "team/app"]).ok().lines().len(), 2);
         let listed: Vec<_> = run(&["cache", "ls", "--json"]).ok().lines().iter().map(|line| json(line)).collect();
         assert_eq!(listed.len(), 2);
         assert_eq!((&listed[0]["id"], &listed[0]["mode"]), (&other.id.as_str().into(), &"max".into()));
@@ -60,16 +65,26 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
 
         let shown = json(&run(&["cache", "inspect", "team/app"]).ok().stdout);
         assert_eq!((&shown[0]["missingLayers"], shown[0]["layers"].as_array().unwrap().len()), (&0.into(), 2));
+        let both = json(&run(&["cache", "inspect", begin, "other", &app.id]).ok().stdout);
+        assert_eq!((&both[0]["id"], both.as_array().unwrap().len()), (&app.id.as_str().into(), 2), "each once");
         let unknown = run(&["cache", "inspect", "unknown"]).fails();
-        assert!(unknown.stderr.contains("no cache `unknown`") && unknown.stderr.contains("cache ls"), "{unknown}");
+        let hint = format!("`linkspan cache ls --engine {}", flags[1]);
+        assert!(unknown.stderr.contains("no cache `unknown`") && unknown.stderr.contains(&hint), "{unknown}");
+        let ambiguous = run(&["cache", "inspect", "linkspan-cache-"]).fails();
+        assert!(ambiguous.stderr.contains("no cache"), "too short: {ambiguous}");
 
         let dry = run(&["cache", "prune", "--filter", "ref=team/*", "--dry-run"]).ok().stdout;
         assert!(dry.contains("Would delete: team/app (linux/amd64)"), "{dry}");
         assert_eq!(run(&["cache", "prune", "--filter", "until=1h"]).ok().stdout, "Total reclaimed space: 0B\n");
         assert_eq!(run(&["cache", "prune"]).fails().status.code(), Some(2), "nothing says what");
         assert_eq!(run(&["cache", "ls", "-q"]).ok().lines().len(), 2);
-        run(&["cache", "rm", "other", "unknown"]).fails();
-        run(&["cache", "rm", "other"]).ok();
+        let commas = run(&["cache", "prune", "--filter", "ref=a,b"]).fails();
+        assert!(commas.stderr.contains("repeat --filter"), "{commas}");
+        let removed = run(&["cache", "rm", "unknown", &other.id[..other.id.len() - 3], "other"]).fails();
+        assert_eq!(removed.status.code(), Some(1));
+        assert!(removed.stdout.starts_with("Deleted: other (linux/amd64)\n"), "{removed}");
+        assert_eq!(removed.stdout.contains("for an hour"), flags[1] == "layout", "{removed}");
+        assert!(removed.stderr.contains("no cache `unknown`"), "{removed}");
         assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id);
         run(&["cache", "prune", "--keep-storage", "10kB"]).ok();
         assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id, "it is shorter than that");
@@ -89,6 +104,9 @@ async fn a_cache_is_exported_and_imported() {
     let run = |args: &[&str]| linkspan(args, &flags);
     let said = run(&["cache", "export", "app:main", text(&folder)]).ok().stdout;
     assert!(said.contains("app:main (linux/arm64): 2 layers, 5B copied"), "{said}");
+    let from = |tag: &str| format!("--cache-from type=local,src={},tag={tag}", text(&folder));
+    let (newest, other) = (from("app:main   # linux/arm64"), from("app:main-linux-amd64   # linux/amd64"));
+    assert!(said.contains(&newest) && said.contains(&other), "{said}");
     let archive = stack.fresh_path("-exported.tar");
     run(&["cache", "export", "app:main", text(&archive)]).ok();
     run(&["cache", "rm", "app:main"]).ok();
@@ -100,7 +118,51 @@ async fn a_cache_is_exported_and_imported() {
     let shown: Vec<_> = versions.iter().map(|it| (it.reference.as_str(), it.title.as_str(), it.layers)).collect();
     assert_eq!(shown, [("again", "linux/arm64", 2), ("again", "linux/amd64", 2)]);
     let missing = run(&["cache", "import", text(Path::new("/nowhere/at/all")), "x"]).fails();
-    assert!(missing.stderr.contains("/nowhere/at/all"), "{missing}");
+    assert!(missing.stderr.contains("/nowhere/at/all: no such folder or file"), "{missing}");
+    let none = run(&["cache", "import", "--tag", "zzz", text(&folder), "x"]).fails();
+    assert!(none.stderr.contains("no build cache `zzz`") && none.stderr.contains("it has app:main"), "{none}");
+    // Only one part, by its id.
+    let (one, alone) = (&versions[1].id, stack.fresh_path("-alone"));
+    let said = run(&["cache", "export", &one[..one.len() - 2], text(&alone)]).ok().stdout;
+    assert!(said.contains("tag=again   # linux/amd64") && !said.contains("arm64"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_or_an_archive_that_no_cache_can_have_is_refused() {
+    let stack = Stack::shared();
+    let path = stack.fresh_path("-refused");
+    store(&caches(&*select(&Selection::layout(&path)).await.unwrap().engine), "app", "", &["one"], INDEX).await;
+    let run = |args: &[&str]| linkspan(args, &["--layout", text(&path)]);
+    for name in ["-", "c.tar.gz", "c.tgz"] {
+        let refused = run(&["cache", "export", "app", name]).fails();
+        assert_eq!(refused.status.code(), Some(2), "{refused}");
+        assert!(refused.stderr.contains("ends in `.tar`"), "{refused}");
+    }
+    let archive = stack.fresh_path("-whole.tar");
+    run(&["cache", "export", "app", text(&archive)]).ok();
+    let bytes = fs::read(&archive).unwrap();
+    for (content, expected) in [
+        (&bytes[..520], "may be truncated: export the cache again"),
+        (&bytes[..bytes.len() - 1200], "may be truncated: export the cache again"),
+        (&b"\x1f\x8b\x08\0\0"[..], "is compressed; decompress it first"),
+        (b"text", "linkspan cache export"),
+    ] {
+        fs::write(&archive, content).unwrap();
+        let refused = run(&["cache", "import", text(&archive), "app"]).fails();
+        assert!(refused.stderr.contains(expected) && !refused.stderr.contains("image"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_on_the_engine_whatever_daemon_the_environment_names() {
+    let stack = Stack::shared();
+    let path = stack.fresh_path("-environment");
+    let (version, _) =
+        store(&caches(&*select(&Selection::layout(&path)).await.unwrap().engine), "app", "", &["one"], INDEX).await;
+    let run = linkspan(&["cache", "ls", "-q"], &[]).env("LINKSPAN_TO", "unix:///nowhere/at.sock");
+    assert_eq!(run.env("LINKSPAN_LAYOUT", text(&path)).env("LINKSPAN_ENGINE", "layout").ok().stdout.trim(), version.id);
+    let refused = linkspan(&["cache", "ls", "--to", "unix:///nowhere/at.sock"], &[]).fails();
+    assert_eq!(refused.status.code(), Some(2), "no flag of caches: {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,20 @@
 //! Archives of the folders that caches are exported into and imported from.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 use tokio::task::spawn_blocking;
 
 use super::super::CommandError;
+use super::PlaceError;
 use crate::image::layout::{INDEX_FILE, MARKER_FILE};
 use crate::source::archive::unpack;
 use crate::tar::{END, member, padding};
+
+/// How the names of compressed archives end.
+const COMPRESSED: [&str; 7] = [".tgz", ".tar.gz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar.bz2"];
 
 /// A folder, or an archive with a folder that stands in for it meanwhile.
 #[derive(Debug)]
@@ -22,6 +26,14 @@ pub(super) struct Place {
 impl Place {
     /// A place to export into: an archive if its name ends in `.tar`.
     pub(super) fn to_write(path: &Path) -> Result<Self, CommandError> {
+        refuse_stream(path)?;
+        let name = path.to_string_lossy();
+        if path.is_dir() {
+            return Ok(Self { folder: path.to_owned(), archive: None });
+        }
+        if COMPRESSED.iter().any(|end| name.ends_with(end)) {
+            return Err(named(path, "archives are written without compression"));
+        }
         if path.extension().is_none_or(|extension| extension != "tar") {
             return Ok(Self { folder: path.to_owned(), archive: None });
         }
@@ -31,15 +43,22 @@ impl Place {
 
     /// A place to import from: a folder, or an archive, which is unpacked.
     pub(super) async fn to_read(path: &Path) -> Result<Self, CommandError> {
-        let found = fs::metadata(path).map_err(|error| failed(path, error))?;
+        refuse_stream(path)?;
+        let found = fs::metadata(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => PlaceError::Absent { path: path.display().to_string() }.into(),
+            _ => failed(path, error),
+        })?;
         if found.is_dir() {
             return Ok(Self { folder: path.to_owned(), archive: None });
+        }
+        if is_compressed(path).map_err(|error| failed(path, error))? {
+            return Err(PlaceError::Compressed { path: path.display().to_string() }.into());
         }
         // Where the archive lies there may be no right to write.
         let beside = beside(path).or_else(|_| TempDir::new()).map_err(|error| failed(path, error))?;
         let (from, to) = (path.to_owned(), beside.path().to_owned());
         let unpacked = spawn_blocking(move || unpack(&from, &to)).await;
-        unpacked.map_err(|error| failed(path, io::Error::other(error)))??;
+        unpacked.map_err(|error| failed(path, io::Error::other(error)))?.map_err(PlaceError::from)?;
         Ok(Self { folder: beside.path().to_owned(), archive: Some((path.to_owned(), beside)) })
     }
 
@@ -64,7 +83,27 @@ fn beside(path: &Path) -> io::Result<TempDir> {
 }
 
 fn failed(path: &Path, error: io::Error) -> CommandError {
-    CommandError::CacheFile { path: path.display().to_string(), error }
+    PlaceError::File { path: path.display().to_string(), error }.into()
+}
+
+fn named(path: &Path, reason: &'static str) -> CommandError {
+    PlaceError::Name { path: path.display().to_string(), reason }.into()
+}
+
+/// Refuses `-`, which other programs take for a stream.
+fn refuse_stream(path: &Path) -> Result<(), CommandError> {
+    if path.as_os_str() == "-" {
+        return Err(named(path, "caches are not copied through standard input and output"));
+    }
+    Ok(())
+}
+
+/// Whether a file begins as gzip, zstd, xz or bzip2 do.
+fn is_compressed(path: &Path) -> io::Result<bool> {
+    let mut begin = Vec::new();
+    File::open(path)?.take(6).read_to_end(&mut begin)?;
+    let magics: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh"];
+    Ok(magics.iter().any(|magic| begin.starts_with(magic)))
 }
 
 /// Writes the layout in `folder` into the archive `path`, which is replaced in one step.

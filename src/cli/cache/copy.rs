@@ -1,24 +1,42 @@
 //! `linkspan cache export` and `import`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 
-use super::super::settings::TargetSettings;
+use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, interruptible, output, show};
 use super::archive::Place;
-use super::{caches, title};
-use crate::caches::{CacheError, CacheRef, CacheSettings, Caches};
+use super::{PlaceError, caches, find, named};
+use crate::caches::{CacheError, CacheRef, CacheSettings, Caches, ResolvedPart};
+use crate::engine::cache_tags;
 use crate::engine::select::{Selection, select};
+use crate::image::layout::INDEX_FILE;
+
+const EXPORT_EXAMPLES: &str = "\
+BuildKit reads one part by a tag. The part that was written last has REF as its
+tag, and each other one REF and its platform; the command prints all of them.
+
+Examples:
+  linkspan cache export app ./cache
+  linkspan cache export app cache.tar
+  docker buildx build --cache-from type=local,src=./cache,tag=app .";
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  linkspan cache import ./cache app           what `export` wrote, with all parts
+  linkspan cache import cache.tar app
+  linkspan cache import --tag latest ./cache app";
 
 /// Copies a build cache into a folder, or an archive of one, that BuildKit reads (`--cache-from type=local,src=DIR,tag=REF`)
 #[derive(Debug, Args)]
+#[command(after_long_help = EXPORT_EXAMPLES)]
 pub(super) struct Export {
-    /// The cache
-    #[arg(value_name = "REF")]
+    /// The cache, of which the newest version of each part is copied; or the id of one version, or the beginning of it
+    #[arg(value_name = "REF|ID")]
     reference: CacheRef,
 
     /// The folder, in which other caches stay; or an archive, if the name ends in `.tar`
@@ -26,11 +44,12 @@ pub(super) struct Export {
     folder: PathBuf,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
 /// Copies a build cache from a folder, or an archive of one, that BuildKit wrote (`--cache-to type=local,dest=DIR`), or `export`, into the engine
 #[derive(Debug, Args)]
+#[command(after_long_help = IMPORT_EXAMPLES)]
 pub(super) struct Import {
     /// The folder, or a tar archive of it that is not compressed
     #[arg(value_name = "DIR|FILE.tar")]
@@ -40,38 +59,47 @@ pub(super) struct Import {
     #[arg(value_name = "REF")]
     reference: CacheRef,
 
-    /// The tag (or ref) that it has in the folder [default: the only one]
+    /// The tag that BuildKit gave it, or the ref that `export` was given [default: the only one]
     #[arg(long, value_name = "TAG")]
     tag: Option<CacheRef>,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
 impl Export {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (config, target) = engine::target(self.target)?;
+        let config = engine::configure(self.target)?;
         block_on(interruptible(async {
-            let from = caches(&config, &target).await?;
+            let from = caches(&config).await?;
             let place = Place::to_write(&self.folder)?;
-            let done = copy(&from, &self.reference, &folder(place.folder()).await?, &self.reference).await?;
+            let versions = find::required(&from.versions(None).await?, &self.reference)?;
+            let reference: CacheRef = match versions.first() {
+                Some(version) => version.reference.parse()?,
+                None => self.reference.clone(),
+            };
+            let ids: HashSet<_> = versions.into_iter().map(|version| version.id).collect();
+            let mut parts = from.resolve(&reference).await?;
+            parts.retain(|part| ids.contains(&part.version.id));
+            copy(&from, parts, &reference, &folder(place.folder()).await?, &reference).await?;
+            let tags = tags(place.folder(), &reference)?;
             place.finish().await?;
-            Ok(done)
+            tell(&self.folder, &tags)?;
+            Ok(ExitCode::SUCCESS)
         }))?
     }
 }
 
 impl Import {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (config, target) = engine::target(self.target)?;
+        let config = engine::configure(self.target)?;
         block_on(interruptible(async {
             let place = Place::to_read(&self.folder).await?;
             let from = folder(place.folder()).await?;
-            let tag = match self.tag {
-                Some(tag) => tag,
-                None => only(&from, &self.folder).await?,
-            };
-            copy(&from, &tag, &caches(&config, &target).await?, &self.reference).await
+            let tag = chosen(&from, &self.folder, self.tag).await?;
+            let parts = from.resolve(&tag).await?;
+            copy(&from, parts, &tag, &caches(&config).await?, &self.reference).await?;
+            Ok(ExitCode::SUCCESS)
         }))?
     }
 }
@@ -82,31 +110,63 @@ async fn folder(path: &Path) -> Result<Arc<Caches>, CommandError> {
     Ok(Caches::new(&*engine, CacheSettings::default())?)
 }
 
-/// The only ref in a folder.
-async fn only(caches: &Caches, path: &Path) -> Result<CacheRef, CommandError> {
+/// The ref in a folder that was named, or its only one.
+async fn chosen(caches: &Caches, path: &Path, tag: Option<CacheRef>) -> Result<CacheRef, CommandError> {
     let refs: BTreeSet<_> = caches.versions(None).await?.into_iter().map(|version| version.reference).collect();
-    match refs.first() {
-        Some(only) if refs.len() == 1 => Ok(only.parse()?),
-        _ => Err(CommandError::CacheTags { folder: path.display().to_string(), tags: refs.into_iter().collect() }),
+    let folder = path.display().to_string();
+    match (tag, refs.first()) {
+        (Some(tag), _) if refs.contains(tag.as_str()) => Ok(tag),
+        (Some(tag), _) => {
+            Err(PlaceError::Tag { folder, tag: tag.to_string(), tags: refs.into_iter().collect() }.into())
+        }
+        (None, Some(only)) if refs.len() == 1 => Ok(only.parse()?),
+        _ => Err(PlaceError::Unnamed { folder, tags: refs.into_iter().collect() }.into()),
     }
 }
 
+/// Copies the newest version of each part.
 async fn copy(
     from: &Arc<Caches>,
+    mut parts: Vec<ResolvedPart>,
     tag: &CacheRef,
     to: &Arc<Caches>,
     reference: &CacheRef,
-) -> Result<ExitCode, CommandError> {
-    let parts = from.resolve(tag).await?;
+) -> Result<(), CommandError> {
     if parts.is_empty() {
         return Err(CacheError::Unknown { reference: tag.to_string() }.into());
     }
+    let mut seen = HashSet::new();
+    parts.retain(|part| seen.insert(part.version.part.clone()));
     // The newest comes last, and is the newest again.
     for part in parts.iter().rev() {
         let copied = to.copy(from, part, reference, &engine::origin("cache")).await?;
         let (layers, written) = (show::count(part.listed.layers.len(), "layer"), show::size(copied.written));
         let missing = if part.missing == 0 { String::new() } else { format!(", {} missing", part.missing) };
-        output::print(&format!("{reference} ({}): {layers}{missing}, {written} copied", title(&part.version.title)))?;
+        let name = named(reference.as_str(), &part.version.title);
+        output::print(&format!("{name}: {layers}{missing}, {written} copied"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// What the versions of a cache in a folder are of, and the tags by which BuildKit finds them.
+fn tags(folder: &Path, reference: &CacheRef) -> Result<Vec<(String, String)>, CommandError> {
+    let path = folder.join(INDEX_FILE);
+    let failed = |error| PlaceError::File { path: path.display().to_string(), error };
+    let index = fs::read(&path).map_err(failed)?;
+    Ok(cache_tags(&index, reference.as_str()).map_err(|error| failed(std::io::Error::other(error)))?)
+}
+
+/// Says how BuildKit reads what was exported.
+fn tell(path: &Path, tags: &[(String, String)]) -> Result<(), CommandError> {
+    let is_archive = !path.is_dir();
+    output::print(match is_archive {
+        true => "BuildKit reads it once it is unpacked into a folder DIR:",
+        false => "BuildKit reads it:",
+    })?;
+    let place = if is_archive { "DIR".to_owned() } else { path.display().to_string() };
+    for (title, tag) in tags {
+        let of = if title.is_empty() { String::new() } else { format!("   # {title}") };
+        output::print(&format!("  --cache-from type=local,src={place},tag={tag}{of}"))?;
+    }
+    Ok(())
 }

@@ -8,20 +8,43 @@ use clap::Args;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::settings::TargetSettings;
+use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, output, show};
-use super::{ago, caches, title};
+use super::{ago, caches, find};
 use crate::caches::{CacheError, CacheRef, ResolvedPart, VersionUsage};
 use crate::engine::caches::CacheVersion;
 use crate::image::cache::CacheConfig;
 use crate::source::read_document;
 
+const LIST_EXAMPLES: &str = "\
+A line is the newest version of a part, or an older one that `keep=N` keeps. OF
+is the platform, target and Dockerfile. SIZE counts layers that other caches and
+images have as well; --json has the times of creation and the layers.
+
+Examples:
+  linkspan cache ls
+  linkspan cache ls app team/app:main
+  linkspan cache ls -q app                        ids, for inspect, export and rm
+  linkspan cache ls --json | jq -r .ref";
+const USAGE_EXAMPLES: &str = "\
+UNIQUE are the bytes that no other cache has: they become free when this one is
+removed, unless an image has them. SHARED are those that other caches have, too.
+
+Examples:
+  linkspan cache du
+  linkspan cache du --json | jq .total";
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  linkspan cache inspect app
+  linkspan cache inspect app | jq '.[].layers[].digest'";
+
 /// Lists the build caches of the engine
 #[derive(Debug, Args)]
+#[command(after_long_help = LIST_EXAMPLES)]
 pub(super) struct List {
-    /// Only this cache
-    #[arg(value_name = "REF")]
-    reference: Option<CacheRef>,
+    /// Only these: refs, ids or beginnings of ids
+    #[arg(value_name = "REF|ID")]
+    references: Vec<CacheRef>,
 
     /// Print ids only
     #[arg(short, long)]
@@ -32,51 +55,56 @@ pub(super) struct List {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
 /// Shows how many bytes the build caches of the engine take
 #[derive(Debug, Args)]
+#[command(after_long_help = USAGE_EXAMPLES)]
 pub(super) struct DiskUsage {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
-/// Prints what is known of a build cache, as JSON
+/// Prints what is known of build caches, as JSON
 #[derive(Debug, Args)]
+#[command(after_long_help = INSPECT_EXAMPLES)]
 pub(super) struct Inspect {
-    /// The cache
-    #[arg(value_name = "REF")]
-    reference: CacheRef,
+    /// The caches: refs, ids or beginnings of ids
+    #[arg(value_name = "REF|ID", required = true)]
+    references: Vec<CacheRef>,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
 impl List {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (config, target) = engine::target(self.target)?;
+        let config = engine::configure(self.target)?;
         let versions = block_on(async {
-            let caches = caches(&config, &target).await?;
-            Ok::<_, CommandError>(caches.versions(self.reference.as_ref()).await?)
+            let caches = caches(&config).await?;
+            let mut versions = caches.versions(None).await?;
+            if !self.references.is_empty() {
+                let wanted = self.references.iter().flat_map(|given| find::matching(&versions, given));
+                let wanted: HashSet<_> = wanted.map(|version| version.id).collect();
+                versions.retain(|version| wanted.contains(&version.id));
+            }
+            Ok::<_, CommandError>(versions)
         })??;
-        let mut rows =
-            vec![["REF", "OF", "MODE", "LAYERS", "SIZE", "CREATED", "LAST USED"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["REF", "OF", "MODE", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
         for version in &versions {
             match (self.quiet, self.json) {
                 (true, _) => output::print(&version.id)?,
                 (_, true) => output::print(&json_of(version).to_string())?,
                 _ => rows.push(vec![
                     version.reference.clone(),
-                    title(&version.title),
-                    title(&version.mode),
-                    version.layers.to_string(),
+                    version.title.clone(),
+                    version.mode.clone(),
                     show::size_in_table(version.bytes),
-                    ago(version.created),
                     ago(version.used),
                 ]),
             }
@@ -90,9 +118,9 @@ impl List {
 
 impl DiskUsage {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (config, target) = engine::target(self.target)?;
+        let config = engine::configure(self.target)?;
         let (usage, over) = block_on(async {
-            let caches = caches(&config, &target).await?;
+            let caches = caches(&config).await?;
             Ok::<_, CommandError>((caches.usage().await?, caches.exceeding().await?))
         })??;
         if self.json {
@@ -104,12 +132,11 @@ impl DiskUsage {
             output::print(&serde_json::to_string_pretty(&document)?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut rows = vec![["REF", "OF", "SIZE", "UNIQUE", "SHARED", "LAST USED"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["REF", "OF", "UNIQUE", "SHARED", "LAST USED"].map(str::to_owned).to_vec()];
         for VersionUsage { version, unique, shared, .. } in &usage.versions {
             rows.push(vec![
                 version.reference.clone(),
-                title(&version.title),
-                show::size_in_table(unique.saturating_add(*shared)),
+                version.title.clone(),
                 show::size_in_table(*unique),
                 show::size_in_table(*shared),
                 ago(version.used),
@@ -127,18 +154,23 @@ impl DiskUsage {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (config, target) = engine::target(self.target)?;
+        let config = engine::configure(self.target)?;
         let document = block_on(async {
-            let caches = caches(&config, &target).await?;
-            let parts = caches.resolve(&self.reference).await?;
-            if parts.is_empty() {
-                return Err(CacheError::Unknown { reference: self.reference.to_string() }.into());
-            }
-            let mut documents = Vec::new();
-            for part in &parts {
-                let bytes = read_document(&caches.blobs(), &part.listed.config).await.map_err(CacheError::from)?;
-                let config = CacheConfig::parse(&part.listed.config, &bytes).map_err(CacheError::from)?;
-                documents.push(part_json(part, &config));
+            let caches = caches(&config).await?;
+            let (all, mut documents, mut shown) = (caches.versions(None).await?, Vec::new(), HashSet::new());
+            for given in &self.references {
+                let versions = find::required(&all, given)?;
+                let Some(first) = versions.first() else { continue };
+                let mut parts = caches.resolve(&first.reference.parse()?).await?;
+                parts.retain(|part| versions.iter().any(|version| version.id == part.version.id));
+                if parts.is_empty() {
+                    return Err(CacheError::Unknown { reference: given.to_string() }.into());
+                }
+                for part in parts.iter().filter(|part| shown.insert(part.version.id.clone())) {
+                    let bytes = read_document(&caches.blobs(), &part.listed.config).await.map_err(CacheError::from)?;
+                    let config = CacheConfig::parse(&part.listed.config, &bytes).map_err(CacheError::from)?;
+                    documents.push(part_json(part, &config));
+                }
             }
             Ok::<_, CommandError>(Value::Array(documents))
         })??;

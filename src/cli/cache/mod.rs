@@ -2,6 +2,8 @@
 
 mod archive;
 mod copy;
+mod error;
+mod find;
 mod list;
 mod remove;
 
@@ -11,11 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 
-use super::engine::Target;
-use super::settings::TargetSettings;
-use super::{CommandError, engine, show};
+pub(super) use self::error::PlaceError;
+use super::settings::EngineSettings;
+use super::{CommandError, show};
 use crate::caches::Caches;
 use crate::config::Config;
+use crate::engine::EngineKind;
+use crate::engine::select::select;
 
 /// Lists, removes and copies the build caches that are stored in the engine.
 #[derive(Debug, Args)]
@@ -40,16 +44,19 @@ enum CacheCommand {
 }
 
 const EXAMPLES: &str = "\
-A cache has a part for each platform and target that builds wrote into it. UNIQUE is what no other cache has, and becomes free
-with it unless an image has it as well.
+A build through `linkspan serve` writes a cache, and another one reads it:
+  docker buildx build --cache-to type=linkspan,ref=app,mode=max \\
+    --cache-from type=linkspan,ref=app --load -t app .
+A cache has a part for each platform, target and Dockerfile that was built.
+These commands work on the engine itself, not through a daemon (LINKSPAN_TO).
 
 Examples:
   linkspan cache ls
   linkspan cache du
-  linkspan cache rm team/app:main
+  linkspan cache rm app
   linkspan cache prune --filter until=168h --keep-storage 20GB
-  linkspan cache export team/app:main ./cache      BuildKit reads it: --cache-from type=local,src=./cache,tag=team/app:main
-  linkspan cache import ./cache team/app:main";
+  linkspan cache export app ./cache
+  linkspan cache import ./cache app";
 
 impl Cache {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
@@ -66,7 +73,7 @@ impl Cache {
 
     /// The flags that choose the engine.
     pub(super) fn repeated(&self) -> String {
-        let target: &TargetSettings = match &self.command {
+        let target: &EngineSettings = match &self.command {
             CacheCommand::List(command) => &command.target,
             CacheCommand::Usage(command) => &command.target,
             CacheCommand::Inspect(command) => &command.target,
@@ -79,17 +86,30 @@ impl Cache {
     }
 }
 
-/// The caches of the engine of `target`.
-async fn caches(config: &Config, target: &Target) -> Result<Arc<Caches>, CommandError> {
-    Ok(Caches::new(&*engine::connect(target).await?, config.caches.clone())?)
+/// The caches of the engine.
+async fn caches(config: &Config) -> Result<Arc<Caches>, CommandError> {
+    Ok(placed(config).await?.0)
 }
 
-/// How long ago a time was, as docker writes it.
+/// The caches of the engine, and whether they are in a folder.
+async fn placed(config: &Config) -> Result<(Arc<Caches>, bool), CommandError> {
+    let engine = select(&config.engine).await?.engine;
+    let is_folder = matches!(engine.identity().kind, EngineKind::Layout | EngineKind::DockerClassic);
+    Ok((Caches::new(&*engine, config.caches.clone())?, is_folder))
+}
+
+/// How long ago a time was, in few characters: the last use is noted to the hour.
 fn ago(time: SystemTime) -> String {
-    show::ago(SystemTime::now().duration_since(time).unwrap_or(Duration::ZERO))
+    let age = SystemTime::now().duration_since(time).unwrap_or(Duration::ZERO);
+    match age.as_secs() {
+        0..60 => "just now".to_owned(),
+        60..120 => "1 minute ago".to_owned(),
+        3570..5400 => "1 hour ago".to_owned(),
+        _ => show::ago(age),
+    }
 }
 
-/// What a part is of; `-` if nothing is known.
-fn title(title: &str) -> String {
-    if title.is_empty() { "-".to_owned() } else { title.to_owned() }
+/// A cache and what the part is of, if that is known.
+fn named(reference: &str, title: &str) -> String {
+    if title.is_empty() { reference.to_owned() } else { format!("{reference} ({title})") }
 }

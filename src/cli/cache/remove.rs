@@ -1,43 +1,60 @@
 //! `linkspan cache rm` and `prune`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
-use super::super::settings::TargetSettings;
+use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, output, show};
-use super::{caches, title};
-use crate::caches::{CacheError, CacheRef, Pruned, Selection};
+use super::{find, named, placed};
+use crate::caches::{CacheRef, Pruned, Selection};
 use crate::config::{bytes_of, duration_of};
-use crate::engine::caches::VERSION_PREFIX;
+
+/// A folder keeps what just became garbage for a while.
+const FREED_LATER: &str = "The folder keeps these bytes for an hour; a change of it after that frees them.";
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  linkspan cache rm app team/app:main
+  linkspan cache rm $(linkspan cache ls -q app)";
+const PRUNE_EXAMPLES: &str = "\
+When a cache was used is noted to the hour.
+
+Examples:
+  linkspan cache prune --filter until=168h --dry-run
+  linkspan cache prune --filter 'ref=ci/*' --keep-storage 20GB
+  linkspan cache prune --all";
 
 /// Removes build caches, with all their parts
 #[derive(Debug, Args)]
+#[command(after_long_help = REMOVE_EXAMPLES)]
 pub(super) struct Remove {
-    /// The caches: their refs, or ids of single versions
-    #[arg(value_name = "REF", required = true)]
+    /// The caches: their refs; or ids of single versions, or beginnings of ids
+    #[arg(value_name = "REF|ID", required = true)]
     references: Vec<CacheRef>,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
 /// Removes build caches that match
 #[derive(Debug, Args)]
+#[command(after_long_help = PRUNE_EXAMPLES)]
 #[command(group(ArgGroup::new("what").required(true).multiple(true).args(["all", "filter", "keep_storage"])))]
 pub(super) struct Prune {
-    /// All of them, whatever does not filter them
+    /// Every cache that no --filter leaves out
     #[arg(short, long)]
     all: bool,
 
-    /// Only those that match: `until=TIME`, which were not used for this long (`24h`, `30d`), or `ref=PATTERN`, in which `*`
-    /// matches any characters; can be repeated, several refs match if one does
+    /// Only those that match: `until=TIME`, which were not used for this long (`24h`, `1h30m`, `30d`; the last use is noted
+    /// to the hour), or `ref=PATTERN`, in which `*` matches any characters; can be repeated, and one of several refs has
+    /// to match
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<Filter>,
 
-    /// Only so many of them that all that stay have at most these bytes; those that were not used for longest go first
+    /// Remove until all caches together have at most these bytes, beginning with those that were not used for longest
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     keep_storage: Option<u64>,
 
@@ -54,7 +71,7 @@ pub(super) struct Prune {
     json: bool,
 
     #[command(flatten)]
-    pub(super) target: TargetSettings,
+    pub(super) target: EngineSettings,
 }
 
 /// A condition of a prune.
@@ -71,7 +88,10 @@ impl FromStr for Filter {
         match text.split_once('=') {
             Some(("until", time)) => {
                 let wanted = duration_of(time).map(Self::Until);
-                wanted.ok_or_else(|| "expected a time such as `24h` or `30d`".to_owned())
+                wanted.ok_or_else(|| "expected a time such as `24h`, `1h30m` or `30d`".to_owned())
+            }
+            Some(("ref", pattern)) if pattern.contains(',') => {
+                Err("expected one pattern; repeat --filter for several".to_owned())
             }
             Some(("ref", pattern)) if !pattern.is_empty() => Ok(Self::Reference(pattern.to_owned())),
             _ => Err("expected `until=TIME` or `ref=PATTERN`".to_owned()),
@@ -85,25 +105,31 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 impl Remove {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (config, target) = engine::target(self.target)?;
+        let flags = self.target.repeated();
+        let config = engine::configure(self.target)?;
         block_on(async {
-            let caches = caches(&config, &target).await?;
+            let (caches, is_folder) = placed(&config).await?;
             let all = caches.versions(None).await?;
-            // Everything is looked up before anything is removed.
-            let mut ids = Vec::new();
-            for reference in &self.references {
-                let is_id = reference.as_str().starts_with(VERSION_PREFIX);
-                let found = all.iter().filter(|version| {
-                    version.reference == reference.as_str() || is_id && version.id == reference.as_str()
-                });
-                let found: Vec<_> = found.map(|version| version.id.clone()).collect();
-                if found.is_empty() {
-                    return Err(CacheError::Unknown { reference: reference.to_string() }.into());
+            let (mut gone, mut seen, mut code) = (Vec::new(), HashSet::new(), ExitCode::SUCCESS);
+            for given in &self.references {
+                match find::required(&all, given) {
+                    Ok(found) => gone.extend(found.into_iter().filter(|version| seen.insert(version.id.clone()))),
+                    // The others go nevertheless.
+                    Err(error) => {
+                        let error = CommandError::from(error);
+                        output::complain(&error, error.hint(&flags));
+                        code = ExitCode::FAILURE;
+                    }
                 }
-                ids.extend(found);
             }
-            caches.delete(ids).await?;
-            Ok(ExitCode::SUCCESS)
+            caches.delete(gone.iter().map(|version| version.id.clone()).collect()).await?;
+            for version in &gone {
+                output::print(&format!("Deleted: {}", named(&version.reference, &version.title)))?;
+            }
+            if !gone.is_empty() && is_folder {
+                output::print(FREED_LATER)?;
+            }
+            Ok(code)
         })?
     }
 }
@@ -120,24 +146,24 @@ impl Prune {
                 Filter::Reference(pattern) => selection.references.push(pattern),
             }
         }
-        let (config, target) = engine::target(self.target)?;
+        let config = engine::configure(self.target)?;
         let (is_dry, is_json) = (self.dry_run, self.json);
-        let pruned = block_on(async {
-            let caches = caches(&config, &target).await?;
-            Ok::<_, CommandError>(caches.prune(&selection, is_dry).await?)
+        let (pruned, is_folder) = block_on(async {
+            let (caches, is_folder) = placed(&config).await?;
+            Ok::<_, CommandError>((caches.prune(&selection, is_dry).await?, is_folder))
         })??;
         if is_json {
             let ids: Vec<_> = pruned.versions.iter().map(|usage| &usage.version.id).collect();
             let document = serde_json::json!({"versions": ids, "bytes": pruned.bytes, "dryRun": is_dry});
             output::print(&document.to_string())?;
         } else {
-            report(&pruned, is_dry)?;
+            report(&pruned, is_dry, is_folder)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn report(pruned: &Pruned, is_dry: bool) -> Result<(), CommandError> {
+fn report(pruned: &Pruned, is_dry: bool, is_folder: bool) -> Result<(), CommandError> {
     let (verb, total) = match is_dry {
         true => ("Would delete", "Would reclaim"),
         false => ("Deleted", "Total reclaimed space"),
@@ -145,7 +171,8 @@ fn report(pruned: &Pruned, is_dry: bool) -> Result<(), CommandError> {
     for usage in &pruned.versions {
         let version = &usage.version;
         let size = show::size(usage.unique);
-        output::print(&format!("{verb}: {} ({}), {size} of its own", version.reference, title(&version.title)))?;
+        output::print(&format!("{verb}: {}, {size} of its own", named(&version.reference, &version.title)))?;
     }
-    output::print(&format!("{total}: {}", show::size(pruned.bytes)))
+    output::print(&format!("{total}: {}", show::size(pruned.bytes)))?;
+    if pruned.bytes > 0 && is_folder && !is_dry { output::print(FREED_LATER) } else { Ok(()) }
 }

@@ -10,6 +10,7 @@ use super::files::read_at;
 use super::members::{BlobLocation, Members};
 use crate::image::Digest;
 use crate::image::layout::{INDEX_FILE, MARKER_FILE, MAX_INDEX, MAX_MARKER, blob_path};
+use crate::tar::BLOCK;
 
 /// How many bytes are copied at once.
 const CHUNK: usize = 1 << 20;
@@ -23,7 +24,18 @@ pub(crate) fn unpack(path: &Path, folder: &Path) -> Result<(), ArchiveError> {
     let archive = path.display().to_string();
     let failed = |what: &str, error| ArchiveError::Io { archive: archive.clone(), what: what.to_owned(), error };
     let file = Arc::new(File::open(path).map_err(|error| failed("opening it", error))?);
-    let members = Members::of(&file).map_err(|reason| ArchiveError::Tar { archive: archive.clone(), reason })?;
+    let size = file.metadata().map_err(|error| failed("reading it", error))?.len();
+    let (mut begin, mut end) = (Vec::new(), Vec::new());
+    for (block, at) in [(&mut begin, 0), (&mut end, size.saturating_sub(BLOCK as u64))] {
+        let whole = BlobLocation::File { file: file.clone(), offset: at, size: (size - at).min(BLOCK as u64) };
+        block.resize(BLOCK, 0);
+        let read = read_at(&whole, 0, block).map_err(|error| failed("reading it", error))?;
+        block.truncate(read);
+    }
+    let members = Members::of(&file).map_err(|reason| ArchiveError::tar(&archive, &begin, reason))?;
+    if end.iter().any(|byte| *byte != 0) {
+        return Err(ArchiveError::tar(&archive, &begin, "its end is missing".to_owned()));
+    }
     for (name, location) in members.files() {
         let Some((target, limit)) = target(name) else { continue };
         if location.size() > limit {

@@ -1,0 +1,51 @@
+//! What can go wrong with the folders and archives that caches are copied into and from.
+
+use std::io;
+
+use crate::source::archive::ArchiveError;
+
+/// Why a folder or an archive of caches cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum PlaceError {
+    #[error("the build caches in {path} cannot be read or written: {error}")]
+    File { path: String, error: io::Error },
+    #[error("{path}: no such folder or file")]
+    Absent { path: String },
+    #[error("{path}: {reason}")]
+    Name { path: String, reason: &'static str },
+    #[error("{path} is compressed; decompress it first")]
+    Compressed { path: String },
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error("{folder} has {} build caches, and none was named", tags.len())]
+    Unnamed { folder: String, tags: Vec<String> },
+    #[error("{folder} has no build cache `{tag}`")]
+    Tag { folder: String, tag: String, tags: Vec<String> },
+}
+
+impl PlaceError {
+    /// Whether the command line is wrong.
+    pub(in crate::cli) fn is_wrong_value(&self) -> bool {
+        matches!(self, Self::Name { .. })
+    }
+
+    /// What a user can do about it.
+    pub(in crate::cli) fn hint(&self) -> Option<String> {
+        let expected =
+            "expected what `linkspan cache export` writes, or a folder that `--cache-to type=local,dest=DIR` wrote";
+        match self {
+            Self::Name { .. } => Some("name a folder, or a file that ends in `.tar`".to_owned()),
+            Self::Archive(ArchiveError::Tar { .. }) => {
+                Some("the file may be truncated: export the cache again".to_owned())
+            }
+            Self::Archive(ArchiveError::NotArchive { .. } | ArchiveError::Unrecognised { .. }) => {
+                Some(expected.to_owned())
+            }
+            Self::Archive(error) => error.hint(),
+            Self::Unnamed { tags, .. } | Self::Tag { tags, .. } if tags.is_empty() => Some(expected.to_owned()),
+            Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
+            Self::Tag { tags, .. } => Some(format!("it has {}", tags.join(", "))),
+            Self::File { .. } | Self::Absent { .. } | Self::Compressed { .. } => None,
+        }
+    }
+}
