@@ -184,3 +184,21 @@ async fn with_the_classic_store_caches_are_in_a_folder() {
     linkspan(&["cache", "rm", "app"], &flags).ok();
     assert!(caches.versions(None).await.unwrap().is_empty());
 }
+
+#[test]
+fn an_import_that_fails_leaves_nothing() {
+    let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
+    let folder = stack.fresh_path("-broken");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let layout = select(&Selection::layout(&folder)).await.unwrap().engine;
+        store(&caches(&*layout), "app", "", &["one", "two"], MANIFEST).await;
+    });
+    // The last layer to be read is not what its name says.
+    let blob = folder.join("blobs/sha256").join(linkspan::image::Digest::sha256(b"two").hex());
+    std::fs::remove_file(&blob).unwrap();
+    std::fs::write(&blob, "owt").unwrap();
+    let flags = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let output = linkspan(&["cache", "import", text(&folder), "app"], &flags).fails();
+    assert_eq!((stack.leases("moby"), stack.ingests("moby")), (Vec::new(), Vec::new()), "{output}");
+}

@@ -93,14 +93,20 @@ impl Export {
 impl Import {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let config = engine::configure(self.target)?;
-        block_on(interruptible(async {
-            let place = Place::to_read(&self.folder).await?;
-            let from = folder(place.folder()).await?;
-            let tag = chosen(&from, &self.folder, self.tag).await?;
-            let parts = from.resolve(&tag).await?;
-            copy(&from, parts, &tag, &caches(&config).await?, &self.reference).await?;
-            Ok(ExitCode::SUCCESS)
-        }))?
+        block_on(async {
+            let to = caches(&config).await?;
+            let copied = interruptible(async {
+                let place = Place::to_read(&self.folder).await?;
+                let from = folder(place.folder()).await?;
+                let tag = chosen(&from, &self.folder, self.tag).await?;
+                let parts = from.resolve(&tag).await?;
+                copy(&from, parts, &tag, &to, &self.reference).await
+            });
+            let copied = copied.await;
+            // What was copied of a version that is not complete is released, before it is said that nothing is left.
+            to.finish().await;
+            copied.map(|()| ExitCode::SUCCESS)
+        })?
     }
 }
 
