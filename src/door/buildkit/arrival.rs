@@ -1,8 +1,8 @@
 //! Connecting to a builder that may not be up yet.
 //!
-//! The client's connection is served at once, and the connection to the builder is tried beside it until it succeeds: a
-//! builder that comes back serves the clients that are connected. Calls wait for it for a few seconds and then fail with
-//! the reason.
+//! The client's connection is served at once, while a task retries the connection to the builder until it succeeds: a
+//! builder that comes back serves the clients that are connected. Calls wait for it for a few seconds and then fail
+//! with the reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,21 +22,21 @@ use super::route::Route;
 use crate::http2::{Body, PooledConnection, ProxyError};
 use crate::net::Principal;
 
-/// How long after a client came its calls wait for a builder.
+/// How long calls wait for a builder, counted from when the client connected.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long is waited between two tries.
+/// The delay between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The call by which buildx and buildctl wait for a builder.
 const INFO: &str = "/moby.buildkit.v1.Control/Info";
 
-/// One client's way to its builder.
+/// One client's connection to its builder, which may still be pending.
 #[derive(Debug)]
 pub(super) struct Arrival {
     route: watch::Receiver<Result<Arc<Route>, String>>,
     deadline: Instant,
-    /// Connects, then asks what the builder can do, so that no build need wait for that.
+    /// Connects, then asks for the builder's capabilities, so that no build has to wait for them.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -67,7 +67,7 @@ impl Arrival {
         })
     }
 
-    /// The way over a connection that is there already.
+    /// Uses a connection that is already open.
     pub(super) fn over(door: Arc<Door>, client: Principal, upstream: PooledConnection) -> Self {
         Self::new(door, |door, found| async move {
             let route = Arc::new(Route::new(door, client, upstream));
@@ -86,17 +86,17 @@ impl Arrival {
         Self { route, deadline: Instant::now() + PATIENCE, _task }
     }
 
-    /// Answers one call.
+    /// Handles one call.
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
         let mut route = self.route.clone();
-        // The deadline, or the end of the task, which holds the sender as long as it tries.
+        // Until the deadline or the end of the task, which owns the sender while it retries.
         let _ = timeout_at(self.deadline, route.wait_for(Result::is_ok)).await;
         let found = route.borrow().clone();
         match found {
             Ok(route) => route.handle(request).await,
             Err(reason) => {
-                // Clients take `Unavailable` for a reason to ask again, and after 20 s say only that the time is over
-                // (BuildKit `client/client.go`, `Wait`). With any other code they give the reason at once.
+                // Clients retry on `Unavailable`, and after 20 s report only a timeout (BuildKit `client/client.go`,
+                // `Wait`). With any other code they report the reason at once.
                 let code = if request.uri().path() == INFO { Code::Unknown } else { Code::Unavailable };
                 Ok(error_response(&Status::new(code, format!("linkspan: {reason}"))))
             }
@@ -104,7 +104,7 @@ impl Arrival {
     }
 }
 
-/// Whether the builder can export directly is asked now; the answer is kept with the route.
+/// Asks now whether the builder can export directly; the route keeps the response.
 async fn ask(route: &Route) {
     if let Err(status) = route.exports_directly().await {
         tracing::warn!(%status, "no direct export: the builder does not say what it is");

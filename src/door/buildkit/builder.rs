@@ -15,7 +15,7 @@ use super::said::Said;
 use crate::http2::{Calls, ConnectionPool};
 use crate::source::BuildkitContent;
 
-/// How long the builder may take to answer a small question.
+/// The deadline for the builder's response to a small request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A builder's control socket, as we use it ourselves.
@@ -33,11 +33,12 @@ pub(super) struct Builder {
 /// What the builder's history holds of a build.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// The root that each image exporter gave, by its place in the request. The builder's answer merges them.
+    /// The root descriptor of each image exporter, by the exporter's index in the request. The builder's response
+    /// merges them.
     pub(super) roots: Vec<(usize, HistoryDescriptor)>,
-    /// What the frontend said.
+    /// The frontend's metadata.
     pub(super) said: Said,
-    /// Whether the build itself came to its end, whatever its exporters did: the history then has its provenance.
+    /// Whether the build itself completed, whatever its exporters did: the history then has its provenance.
     pub(super) is_built: bool,
 }
 
@@ -55,7 +56,7 @@ impl Builder {
         self.content.clone()
     }
 
-    /// Whether its content store can be read: since v0.11, like `Control.Info`. Where not, that is said once.
+    /// Whether its content store can be read: since v0.11, like `Control.Info`. If not, that is logged once.
     pub(super) async fn exports_directly(&self) -> Result<bool, Status> {
         let mut request = tonic::Request::new(InfoRequest {});
         request.set_timeout(TIMEOUT);
@@ -75,7 +76,7 @@ impl Builder {
         }
     }
 
-    /// What the history holds of a build that has ended. A build that is not in it is an empty record.
+    /// The history's record of a build that has ended; empty if there is none.
     pub(super) async fn record(&self, build: &str) -> Result<Record, Status> {
         let mut request = tonic::Request::new(BuildHistoryRequest {
             r#ref: build.to_owned(),
@@ -116,7 +117,7 @@ impl Builder {
     }
 }
 
-/// The outcome of `call`, or that it did not come in time. The builder is told the same limit, but it may be stuck.
+/// The outcome of `call`, or a timeout. The builder gets the same deadline, but it may be stuck.
 async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let late = |_| Err(Status::deadline_exceeded(format!("no answer within {} s", TIMEOUT.as_secs())));
     tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(late)

@@ -1,4 +1,4 @@
-//! The builds under way whose image we export: the state that their calls share.
+//! The running builds whose image we export: the state that their calls share.
 //!
 //! `Solve`, `Status` and the gateway calls of one build arrive independently, perhaps on different
 //! connections; only the build's id ties them together.
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::cache::CacheBuild;
 use super::solve::NO_CACHE;
 
-/// What is recorded of one build's gateway calls, at most. Frontend requests are a few KiB.
+/// The limit of what is recorded of one build's gateway calls. Frontend requests are a few KiB.
 const MAX_RECORDING_BYTES: usize = 32 << 20;
 
 /// The builds of one builder.
@@ -28,36 +28,36 @@ pub(super) struct Build {
     pub(super) id: String,
     progress: watch::Sender<Progress>,
     recording: Mutex<Recording>,
-    /// The caches that it reads and writes, as long as it runs.
+    /// The caches that it reads and writes, while it runs.
     cache: Mutex<Weak<CacheBuild>>,
 }
 
-/// What the client will be shown, in order.
+/// The progress frames for the client, in order.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Whether the build's image is exported by us, so that its status stream is kept open for that.
+    /// Whether we export the build's image, so that its status stream is kept open for that.
     ours: bool,
     finished: bool,
     /// `StatusResponse` frames, which follow the builder's own.
     frames: Vec<Bytes>,
-    /// Those that come among the builder's own.
+    /// Frames to be sent among the builder's own.
     live: Vec<Bytes>,
 }
 
-/// The gateway calls that made the build's result, so that it can be made again.
+/// The gateway calls that made the build's result, so that the build can be repeated.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recording {
-    /// `LLBBridge.Solve`: requests and answers, in order.
+    /// `LLBBridge.Solve`: requests and responses, in order.
     pub(super) solves: Vec<(Bytes, Bytes)>,
     /// `LLBBridge.Return`.
     pub(super) result: Option<Bytes>,
-    /// Whether something was too large to keep.
+    /// Whether a message was too large to record.
     pub(super) incomplete: bool,
     bytes: usize,
 }
 
 impl Recording {
-    /// Whether a repetition would run steps again that have been run, because the client wants nothing from a cache.
+    /// Whether a repetition would run steps again, because the client disabled the cache for them.
     pub(super) fn is_uncached(&self) -> bool {
         let requests = self.solves.iter().filter_map(|(request, _)| SolveRequest::decode(&**request).ok());
         requests.into_iter().any(|request| request.frontend_opt.contains_key(NO_CACHE))
@@ -65,7 +65,7 @@ impl Recording {
 }
 
 impl Builds {
-    /// The build called `id`, which is kept as long as someone holds it.
+    /// The build called `id`, which is kept while a reference to it exists.
     pub(super) fn get(&self, id: &str) -> Arc<Build> {
         let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(build) = builds.get(id).and_then(Weak::upgrade) {
@@ -106,7 +106,7 @@ impl Build {
         self.progress.send_modify(|progress| progress.live.push(frame));
     }
 
-    /// Follows what is shown.
+    /// Subscribes to the frames.
     pub(super) fn watch(&self) -> Watch {
         Watch { progress: self.progress.subscribe(), seen: 0, seen_live: 0 }
     }
@@ -116,12 +116,12 @@ impl Build {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
-    /// Says which caches the build has.
+    /// Sets the caches of the build.
     pub(super) fn set_cache(&self, cache: &Arc<CacheBuild>) {
         *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(cache);
     }
 
-    /// Keeps a gateway call for a repetition.
+    /// Records a gateway call for a repetition.
     pub(super) fn record(&self, size: usize, keep: impl FnOnce(&mut Recording)) {
         let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         recording.bytes += size;
@@ -157,21 +157,21 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// The next frames that come among the builder's own; never ends without any.
+    /// The next frames to be sent among the builder's own; pends forever if there are none.
     pub(super) async fn live(&mut self) -> Vec<Bytes> {
         let seen = self.seen_live;
         let progress = self.progress.wait_for(|progress| progress.live.len() > seen).await;
         let frames = progress.map(|progress| progress.live[seen..].to_vec());
-        // The build is gone, and with it all that could be shown.
+        // The build was dropped: no frames can follow.
         let Ok(frames) = frames else { return std::future::pending().await };
         self.seen_live += frames.len();
         frames
     }
 
-    /// The next frames of either kind; `None` when there will be no more, which for a build that is not ours is at once.
+    /// The next frames of either kind; `None` when no more can follow, which for a build that is not ours is at once.
     pub(super) async fn next(&mut self) -> Option<Vec<Bytes>> {
         let (seen, seen_live) = (self.seen, self.seen_live);
-        // An error means that the build is gone, and with it all that could be shown.
+        // An error means that the build was dropped: no frames can follow.
         let progress = self.progress.wait_for(|progress| {
             progress.live.len() > seen_live || progress.frames.len() > seen || progress.finished || !progress.ours
         });

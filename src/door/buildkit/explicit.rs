@@ -1,7 +1,7 @@
 //! The exporter `type=linkspan`: its attributes, and the errors where it is not available.
 //!
-//! No program but Linkspan knows this type: clients forward its attributes as they were typed, so that nothing else would
-//! notice a misspelled one, and a builder that gets the type only says that it does not know it.
+//! Only Linkspan knows this type: clients forward its attributes as they were typed, so no other program would report a
+//! misspelled one, and a builder that gets the type reports only that it does not know it.
 
 use http::Response;
 use tonic::Status;
@@ -10,7 +10,7 @@ use super::exporters::{DANGLING_ONLY, DANGLING_PREFIX, EXPLICIT_TYPE, Exporter, 
 use super::grpc::error_response;
 use crate::http2::Body;
 
-/// What it knows, as it is told to people; annotations come beside these.
+/// The attributes that it knows, as error messages list them; annotations come beside these.
 const KNOWN: [&str; 10] = [
     "attestation-inline",
     "compression",
@@ -24,13 +24,13 @@ const KNOWN: [&str; 10] = [
     "source-date-epoch",
 ];
 
-/// What programs may say beside that: words that stand above the frontend's (BuildKit `exptypes/types.go`), what older
-/// builders knew, and what buildx adds to a load.
+/// Attributes that are accepted but not listed: those that override the frontend's metadata (BuildKit
+/// `exptypes/types.go`), those of older builders, and those that buildx adds to a load.
 const TAKEN: [&str; 6] =
     ["buildinfo", "buildinfo-attrs", "image.name", "prefer-image-digest", "refs.platforms", "source.date.epoch"];
 const TAKEN_BEGINNING: &str = "containerimage.";
 
-/// What belongs to other outputs, with the value that asks for nothing, and what to do instead.
+/// Attributes of other exporters, each with the value that has no effect and the hint to show.
 const FOREIGN: [(&[&str], Option<bool>, &str); 4] = [
     (
         &["push", "push-by-digest", "registry.insecure", "name-canonical"],
@@ -54,7 +54,7 @@ const FOREIGN: [(&[&str], Option<bool>, &str); 4] = [
     ),
 ];
 
-/// What is wrong with an explicit export among `exporters`, before anything is built.
+/// The error for an invalid explicit export among `exporters`, before anything is built.
 pub(super) fn refusal(exporters: &[Exporter]) -> Option<Status> {
     let mut wrong = Vec::new();
     let mut unknown = Vec::new();
@@ -81,8 +81,7 @@ pub(super) fn refusal(exporters: &[Exporter]) -> Option<Status> {
         .then(|| Status::unknown(format!("linkspan: the output `type={EXPLICIT_TYPE}`: {}", wrong.join("; "))))
 }
 
-/// `annotation.KEY`, `annotation-index.KEY`, `annotation-manifest[linux/amd64].KEY`; which of them there are, the
-/// builder says.
+/// `annotation.KEY`, `annotation-index.KEY`, `annotation-manifest[linux/amd64].KEY`; the builder reports unknown ones.
 fn is_annotation(key: &str) -> bool {
     let rest = key.strip_prefix("annotation").filter(|rest| rest.starts_with(['.', '-', '[']));
     rest.is_some_and(|rest| rest.split_once('.').is_some_and(|(_, name)| !name.is_empty()))
@@ -92,10 +91,11 @@ fn is_false(value: &str) -> bool {
     ["0", "f", "F", "FALSE", "false", "False"].contains(&value)
 }
 
-/// The builder's answer to a request that passed as it was: that it does not know our exporter becomes `why`.
+/// The builder's response to a request that was forwarded unchanged: its error that it does not know our exporter
+/// becomes `why`.
 pub(super) fn explained(response: Response<Body>, why: &str) -> Response<Body> {
     let unknown = format!("exporter \"{EXPLICIT_TYPE}\" could not be found");
-    // A call that fails before its first message is answered with headers alone.
+    // The response to a call that fails before its first message has headers alone.
     match Status::from_header_map(response.headers()) {
         Some(status) if status.message().contains(&unknown) => {
             error_response(&Status::unknown(format!("linkspan: {unknown} by the builder itself: {why}")))

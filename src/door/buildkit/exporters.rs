@@ -1,4 +1,4 @@
-//! Which exporters mean "into the local engine", and what the builder is asked to do instead.
+//! Which exporters mean "into the local engine", and the exporters that replace them in the builder's request.
 
 pub(super) use super::entry::Entry as Exporter;
 
@@ -7,7 +7,7 @@ pub(super) const EXPLICIT_TYPE: &str = "linkspan";
 
 /// Makes the `image` exporter name the image by its digest.
 pub(super) const DANGLING_PREFIX: &str = "dangling-name-prefix";
-/// Makes it do so only where there is no other name. The builder spells it so.
+/// Makes it do so only if the image has no other name. The builder spells it so.
 pub(super) const DANGLING_ONLY: &str = "danging-name-empty-only";
 
 /// Attributes that the builder's `image` exporter would act on and the `oci` and `docker` exporters ignore
@@ -40,7 +40,7 @@ impl Exporter {
         }
     }
 
-    /// Whether this may be a load or an archive for a file of the client's: on the wire both are the same.
+    /// Whether this may be a load or an archive for the client's file: on the wire both are the same.
     pub(super) fn is_plain(&self) -> bool {
         let is_marked =
             self.kind == "oci" && self.attrs.get("prefer-image-digest").is_some_and(|value| value == "true");
@@ -53,13 +53,13 @@ impl Exporter {
         self.attrs.contains_key("tar") || has("dest") || has("context")
     }
 
-    /// What the builder is asked for in place of a load: the same image, left in its own content store. The names go
-    /// with it: the builder makes the subjects of attestations of them. Without `store` and `push` it names nothing.
+    /// The exporter that replaces a load: the same image, left in the builder's own content store. The names are kept,
+    /// because the builder makes them the subjects of attestations. Without `store` and `push` it tags nothing.
     pub(super) fn rewritten(&self) -> Self {
         let mut attrs = self.attrs.clone();
         attrs.retain(|key, _| !DROPPED.contains(&key.as_str()));
         attrs.insert("store".into(), "false".into());
-        // What the `oci` exporter defaults to and `image` does not: otherwise the digest would differ.
+        // The default of the `oci` exporter, but not of `image`: otherwise the digest would differ.
         attrs.entry("attestation-inline".into()).or_insert_with(|| "false".into());
         if self.kind != "docker" {
             attrs.entry("oci-mediatypes".into()).or_insert_with(|| "true".into());
@@ -67,8 +67,8 @@ impl Exporter {
         Self { kind: "image".into(), attrs }
     }
 
-    /// What makes the builder fetch every layer that it knows only by name: the `oci` exporter does so before it
-    /// looks for a receiver (BuildKit `exporter/oci/export.go`).
+    /// The exporter that makes the builder fetch every lazy layer: the `oci` exporter does so before it looks for a
+    /// receiver (BuildKit `exporter/oci/export.go`).
     pub(super) fn unlazying(&self) -> Self {
         let mut attrs = self.rewritten().attrs;
         attrs.remove("store");
@@ -76,7 +76,7 @@ impl Exporter {
     }
 }
 
-/// Whether the builder takes an attribute's value for true (Go's `strconv.ParseBool`).
+/// Whether the builder parses an attribute's value as true (Go's `strconv.ParseBool`).
 pub(super) fn is_true(value: &str) -> bool {
     ["1", "t", "T", "TRUE", "true", "True"].contains(&value)
 }

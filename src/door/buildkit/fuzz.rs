@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::solve::{History, Solve};
 use super::wire::{entry, fields, put_map};
 
-/// The fields of a message, one after another, are the message; an edited request is read as it was edited.
+/// The concatenated fields of a message are the message, and an edited request reads back as edited.
 pub fn solve(bytes: &[u8]) {
     let copied: Result<Vec<_>, _> = fields(bytes).map(|field| field.map(|field| field.raw.to_vec())).collect();
     if let Ok(copied) = copied {
@@ -33,9 +33,9 @@ pub fn solve(bytes: &[u8]) {
     }
 }
 
-/// A request that BuildKit's clients write stays one that is understood when it is edited.
+/// A valid request of a BuildKit client stays valid when it is edited.
 fn valid(bytes: &[u8]) {
-    // Written anew: prost takes a number for a map's length, which BuildKit refuses.
+    // Encoded anew, because prost accepts a map field of the varint wire type, which BuildKit refuses.
     let Ok(request) = SolveRequest::decode(bytes) else { return };
     let Ok(solve) = Solve::read(request.encode_to_vec().into()) else { return };
     let Some(exporters) = solve.asked(true) else { return };

@@ -21,7 +21,7 @@ pub(super) struct Unary {
 }
 
 impl Unary {
-    /// Reads a body to its end; at most one gRPC message's worth.
+    /// Reads a body to its end; at most one gRPC message.
     pub(super) async fn read<B>(body: B) -> Result<Self, BodyError>
     where
         B: http_body::Body<Data = Bytes>,
@@ -39,7 +39,7 @@ impl Unary {
         (header[0] == 0 && self.body.len() == FRAME_HEADER + length).then(|| self.body.slice(FRAME_HEADER..))
     }
 
-    /// The body again.
+    /// Converts back into a body.
     pub(super) fn into_body(self) -> Body {
         with_trailers(self.body, self.trailers)
     }
@@ -60,7 +60,7 @@ pub(super) fn status(headers: &HeaderMap, trailers: Option<&HeaderMap>) -> Optio
     trailers.and_then(Status::from_header_map).or_else(|| Status::from_header_map(headers))
 }
 
-/// An answer that is only a status.
+/// A response that is only a status.
 pub(super) fn error_response(status: &Status) -> Response<Body> {
     status.clone().into_http::<http_body_util::Empty<Bytes>>().map(|_| full(Bytes::new()))
 }

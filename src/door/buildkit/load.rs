@@ -1,4 +1,4 @@
-//! The exports of a build, between the builder's response and the one that the client gets, and each exporter's result.
+//! The exports of a build, between the builder's response and the client's, and each exporter's result.
 
 use std::sync::Arc;
 
@@ -23,11 +23,11 @@ use crate::image::{Descriptor, Document, Kind, Limits, View};
 use crate::net::Principal;
 use crate::source::{SourceError, read_document};
 
-/// How often a build is repeated. Once makes lazy layers present; a builder that prunes all the time can win a
-/// race or two.
+/// How often a build is repeated. One repetition fetches lazy layers; the others allow for a builder that prunes
+/// meanwhile.
 const REPETITIONS: usize = 3;
 
-/// What is said of an explicit export without a name. buildx gives its tags only to outputs that it knows.
+/// The warning for an explicit export without a name. buildx adds its tags only to outputs that it knows.
 const NAMELESS: &str = "linkspan: the image gets no name, for `-t` does not reach `type=linkspan`; hint: \
                         `-o type=linkspan,name=NAME`, or `--load -t NAME`";
 
@@ -38,7 +38,7 @@ pub(super) struct Load<'a> {
     pub(super) client: &'a Principal,
     pub(super) build: Arc<Build>,
     pub(super) solve: Solve,
-    /// What the builder was asked for in place of the client's exporters.
+    /// The exporters that replaced the client's in the builder's request.
     pub(super) asked: Vec<Exporter>,
 }
 
@@ -51,7 +51,7 @@ struct BuiltImage {
 }
 
 impl Load<'_> {
-    /// Refuses names that policy does not allow, as far as they are known before the build.
+    /// Refuses names that policy does not allow, if they are known before the build.
     pub(super) fn check(&self) -> Result<(), Status> {
         let loads = self.solve.exporters.iter().zip(self.loads()).filter_map(|(given, load)| load.map(|_| given));
         for load in loads {
@@ -60,7 +60,7 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Exports what the builder made and completes its answer.
+    /// Exports what the builder made and completes the builder's response.
     pub(super) async fn finish(&self, answer: BuildResponse) -> Result<BuildResponse, Status> {
         self.export(&self.solve.build, answer, &self.displays(|_| true), &self.asked).await
     }
@@ -72,7 +72,7 @@ impl Load<'_> {
         }
     }
 
-    /// What the builder is asked for in place of each load.
+    /// The exporter that replaces each load in the builder's request.
     pub(super) fn loads(&self) -> impl Iterator<Item = Option<&Exporter>> {
         self.solve.exporters.iter().zip(&self.asked).map(|(given, asked)| (given != asked).then_some(asked))
     }
@@ -81,7 +81,7 @@ impl Load<'_> {
         self.loads().flatten().next().unwrap_or(&self.asked[0])
     }
 
-    /// Starts to show each load that is wanted.
+    /// Starts the progress display of each load that is wanted.
     pub(super) fn displays(&self, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
         let engine = self.exports.engine().identity().kind.name();
         self.loads()
@@ -99,7 +99,8 @@ impl Load<'_> {
             .collect()
     }
 
-    /// Exports what is displayed of `build`, and shows how that ended. `again` is what a repetition asks for.
+    /// Exports the loads of `build` that have a display, and shows the outcome. A repetition uses the exporters
+    /// `again`.
     pub(super) async fn export(
         &self,
         build: &str,
@@ -114,7 +115,7 @@ impl Load<'_> {
         result
     }
 
-    /// Exports, and again from a repeated build if the builder does not hold its own image.
+    /// Exports, and repeats the build and the export if the builder lacks blobs of its own image.
     async fn persist(
         &self,
         build: &str,
@@ -139,7 +140,7 @@ impl Load<'_> {
         attempt.map_err(|error| failure(&error))
     }
 
-    /// The outer error is final; the inner one says that the builder does not hold its own image.
+    /// The outer error is final; the inner one says that the builder lacks blobs of its own image.
     async fn attempt(
         &self,
         build: &str,
@@ -149,7 +150,7 @@ impl Load<'_> {
         let Record { roots, mut said, .. } = self.record(build, &answer).await?;
         let made = match answer.root().filter(|_| self.asked.len() == 1) {
             Some(root) => {
-                // An exporter that is alone has told what the wildcard came to.
+                // The response of a single exporter has the name that replaced the wildcard.
                 said.name = Some(answer.keys.get(NAME).cloned().unwrap_or_default());
                 vec![Some(BuiltImage { root, config: config_digest(&answer.keys) })]
             }
@@ -166,7 +167,7 @@ impl Load<'_> {
         for (id, (keys, exporter)) in join_all(attempts).await.into_iter().zip(&self.solve.exporters).enumerate() {
             match keys {
                 Ok(response) => results.push(ExporterResult { id, kind: exporter.kind.clone(), response }),
-                // What the builder can still be made to hold comes before what is lost.
+                // Blobs that the builder can still fetch take precedence over final errors.
                 Err(Failure::Export(error)) if error.absent().is_some() => return Ok(Err(error)),
                 Err(Failure::Export(error)) => failed = failed.or_else(|| Some(failure(&error))),
                 Err(Failure::Final(status)) => failed = failed.or(Some(status)),
@@ -179,7 +180,7 @@ impl Load<'_> {
         Ok(Ok(answer))
     }
 
-    /// The result of one exporter; those with a display are ours.
+    /// The result of one exporter; we export those that have a display.
     async fn one(
         &self,
         exporter: &Exporter,
@@ -209,19 +210,19 @@ impl Load<'_> {
         }
         let (builder, principal) = (self.builder.name.clone(), self.client.clone());
         let origin = Origin { export: unique_id(), door: "buildkit", builder, principal };
-        // With its time, as the builder's own exporter writes it into the `index.json` of a layout.
+        // With the time of the export, which the builder's own exporter writes into the `index.json` of a layout.
         let root = dated(&made.root, self.source_time(exporter, said));
         let request = Request::new(root.clone(), names.clone(), origin);
         let outcome = self.exports.run(request, self.builder.content(), display.events()).await?;
         display.succeed(&outcome);
-        // It has its time already.
+        // The root already has its time.
         Ok(archive_keys(&root, made.config.clone(), &names, None))
     }
 
-    /// What an exporter that is not ours answered, as far as the merged map hides it.
+    /// The response of an exporter that is not ours, as far as the merged map hides it.
     fn archive_or_push(&self, exporter: &Exporter, made: &BuiltImage, said: &Said) -> Keys {
         match exporter.kind.as_str() {
-            // These give names in full, like a load; one that they refused has failed the build already.
+            // These return full names, like a load; a name that they refuse has already failed the build.
             "oci" | "docker" => {
                 let names = names::in_full(exporter, said).unwrap_or_default();
                 archive_keys(&made.root, made.config.clone(), &names, self.source_time(exporter, said))
@@ -237,8 +238,8 @@ impl Load<'_> {
         source_time(exporter, self.solve.epoch.as_deref(), said)
     }
 
-    /// What is to be known of a build beside its answer. The history tells what several exporters made, and what a
-    /// frontend said that the builder ran.
+    /// The facts about a build that its response lacks. The history has the results of several exporters, and the
+    /// metadata of a frontend that the builder ran.
     async fn record(&self, build: &str, answer: &BuildResponse) -> Result<Record, Status> {
         let recording = self.build.recording();
         let said = recording.result.as_deref().map(Said::with_the_result);
@@ -256,7 +257,7 @@ impl Load<'_> {
         Ok(Record { said: said.unwrap_or(record.said), ..record })
     }
 
-    /// What each of several exporters made, by its place. `merged` is the root in the builder's answer.
+    /// The image of each of several exporters, by index. `merged` is the root in the builder's response.
     async fn made(
         &self,
         roots: Vec<(usize, HistoryDescriptor)>,
@@ -267,7 +268,7 @@ impl Load<'_> {
             let digest = recorded.digest.parse();
             let digest = digest.map_err(|error| Status::internal(format!("the builder's history: {error}")))?;
             let root = match &merged {
-                // The answer's own is more complete: it has the platform.
+                // The response's own descriptor is more complete: it has the platform.
                 Some(root) if root.digest == digest => root.clone(),
                 _ => Descriptor {
                     media_type: recorded.media_type,
@@ -322,7 +323,7 @@ impl From<Status> for Failure {
     }
 }
 
-/// What the client is told. `Unknown` is the code of BuildKit's own export errors; buildx prints just the text.
+/// The client's error. `Unknown` is the code of BuildKit's own export errors; buildx prints only the text.
 fn failure(error: &ExportError) -> Status {
     match (error, hint(error)) {
         (ExportError::Cancelled, _) => Status::cancelled(error.to_string()),
@@ -331,7 +332,7 @@ fn failure(error: &ExportError) -> Status {
     }
 }
 
-/// What a person can do about it, who knows that the bytes come from a builder.
+/// A hint for the user, which takes into account that the bytes come from a builder.
 fn hint(error: &ExportError) -> Option<String> {
     match error {
         ExportError::Engine(EngineError::Corrupt { .. }) => {

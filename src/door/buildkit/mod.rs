@@ -1,10 +1,10 @@
 //! A proxy in front of a builder's control socket that turns `--load` into a direct export.
 //!
-//! Everything passes untouched except three calls. `Solve`: an exporter that means "into the local
-//! engine" becomes `image,store=false`, and the builder's response is held back until the blobs that the engine lacks are
-//! read from the builder's own content store and the image is committed. `Status`: kept open meanwhile, to show that work.
-//! `LLBBridge.Solve` and `Return` of such a build are remembered, so that it can be repeated when the
-//! builder turns out to lack layers of its own image.
+//! Everything passes untouched except three calls. `Solve`: an exporter that means "into the local engine" becomes
+//! `image,store=false`, and the builder's response is held back until the blobs that the engine lacks are read from the
+//! builder's own content store and the image is committed. `Status`: kept open meanwhile, to show that work.
+//! `LLBBridge.Solve` and `Return` of such a build are recorded, so that the build can be repeated if the builder lacks
+//! layers of its own image.
 
 mod arrival;
 mod builder;
@@ -61,10 +61,10 @@ pub struct Settings {
     pub plain_is_load: bool,
 }
 
-/// The call whose answer goes on until the client ends it.
+/// The call whose response stream lasts until the client ends it.
 const LISTEN_HISTORY: &str = "/moby.buildkit.v1.Control/ListenBuildHistory";
 
-/// The door to one builder.
+/// The server side of one builder's endpoint.
 #[derive(Debug)]
 pub struct Door {
     builder: Builder,
@@ -93,7 +93,7 @@ impl Door {
         }
     }
 
-    /// The same, with `caches` behind cache exports and imports of type `linkspan`; without any, these are refused.
+    /// Adds `caches` for cache exports and imports of type `linkspan`; without any, these are refused.
     #[must_use]
     pub fn with_caches(mut self, caches: Option<Arc<Caches>>) -> Self {
         let (name, content) = (self.builder.name.clone(), self.builder.content());
@@ -103,14 +103,14 @@ impl Door {
         self
     }
 
-    /// The same, saying what it belongs to when it is asked.
+    /// Adds the report that `StatusReport` requests get.
     #[must_use]
     pub fn telling(mut self, status: Option<StatusReport>) -> Self {
         self.status = status;
         self
     }
 
-    /// Looks once whether the builder can be reached, and says so where it cannot.
+    /// Checks once whether the builder can be reached, and logs a warning if not.
     pub async fn look(&self) {
         if let Err(error) = self.builder.connections.probe().await {
             let (builder, reason) = (&self.builder.name, error.reason());
@@ -118,8 +118,8 @@ impl Door {
         }
     }
 
-    /// Serves one client connection until either side ends it. When `drain` is cancelled, requests
-    /// under way are finished and no new ones are taken.
+    /// Serves one client connection until either side ends it. When `drain` is cancelled, running requests are finished
+    /// and no new ones are accepted.
     pub async fn serve<T>(self: Arc<Self>, connection: Connection<T>, drain: impl Into<Drain>)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
@@ -137,7 +137,7 @@ impl Door {
         // A client without calls may never close its connection; calls are waited for.
         let _tunnel = drain.tunnel();
         let served = http2::serve(CloseWith::new(connection, cut.clone()), (*drain).clone(), |request| {
-            // What is asked of us alone does not wait for the builder.
+            // A request for our own status does not wait for the builder.
             let told = self
                 .status
                 .as_ref()
@@ -157,7 +157,7 @@ impl Door {
             }
         });
         tokio::select! {
-            // Words on standard error that came with the end go out first.
+            // Text on standard error that arrived with the end is sent first.
             biased;
             ended = served => if let Err(error) = ended {
                 tracing::debug!(%error, "client connection ended");

@@ -6,10 +6,10 @@ use super::exporters::{DANGLING_ONLY, DANGLING_PREFIX, EXPLICIT_TYPE, Exporter, 
 use super::said::Said;
 use crate::image::{Digest, Reference};
 
-/// Asks for the name that the frontend chose.
+/// Requests the name that the frontend chose.
 const WILDCARD: &str = "*";
 
-/// The names of `exporter` as it was asked for them, separated by commas; perhaps none.
+/// The names of `exporter` as they were requested, separated by commas; may be empty.
 pub(super) fn asked(exporter: &Exporter, said: &Said) -> String {
     match exporter.attrs.get("name").map(String::as_str) {
         Some(WILDCARD) => said.to(exporter).name.unwrap_or_else(|| WILDCARD.to_owned()),
@@ -17,8 +17,8 @@ pub(super) fn asked(exporter: &Exporter, said: &Said) -> String {
     }
 }
 
-/// The same in full. Refused as late as the builder's own `oci` exporter would: a failing build shall fail for its own
-/// reason.
+/// The same as full references. Refused as late as by the builder's own `oci` exporter, so that a failing build fails
+/// for its own reason.
 pub(super) fn in_full(exporter: &Exporter, said: &Said) -> Result<Vec<Reference>, Status> {
     let asked = asked(exporter, said);
     if asked == WILDCARD {
@@ -37,7 +37,7 @@ pub(super) fn in_full(exporter: &Exporter, said: &Said) -> Result<Vec<Reference>
         .collect()
 }
 
-/// What the builder's `image` exporter answers for its names: as they were asked for, with the one that it gives by
+/// The names in the response of the builder's `image` exporter: as they were requested, with the one that it makes from
 /// the digest (`dangling-name-prefix`).
 pub(super) fn of_image(exporter: &Exporter, said: &Said, digest: &Digest) -> String {
     let mut names = asked(exporter, said);
@@ -51,7 +51,7 @@ pub(super) fn of_image(exporter: &Exporter, said: &Said, digest: &Digest) -> Str
     names
 }
 
-/// The names that are known before the build, as far as they are names at all.
+/// The valid names that are known before the build.
 pub(super) fn known(exporter: &Exporter) -> Vec<Reference> {
     asked(exporter, &Said::default()).split(',').filter_map(|name| name.parse().ok()).collect()
 }

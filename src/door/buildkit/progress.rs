@@ -28,7 +28,7 @@ struct Inner {
     build: Arc<Build>,
     engine: &'static str,
     vertex: Vertex,
-    /// Whether it is shown among the builder's own progress, and not behind it.
+    /// Whether it is shown among the builder's own progress, not after it.
     is_live: bool,
     blobs: Mutex<HashMap<String, Blob>>,
     warned: AtomicBool,
@@ -61,7 +61,7 @@ impl Display {
         display
     }
 
-    /// Shows an export in a vertex that is the builder's own, while that runs.
+    /// Shows an export in a vertex of the builder's own, while that runs.
     pub(super) fn beside(build: Arc<Build>, engine: &'static str, digest: String) -> Self {
         Self(Arc::new(Inner {
             build,
@@ -80,12 +80,12 @@ impl Display {
         Events::new(move |event| inner.event(event))
     }
 
-    /// A line of its own.
+    /// Shows a separate line.
     pub(super) fn note(&self, text: &str) {
         self.0.line(text);
     }
 
-    /// Warns, in the words that clients show again when a build has ended.
+    /// Shows a warning, which clients repeat when a build has ended.
     pub(super) fn warn(&self, text: &str) {
         if !self.0.warned.swap(true, Ordering::Relaxed) {
             let vertex = self.0.vertex.digest.clone();
@@ -95,7 +95,7 @@ impl Display {
         }
     }
 
-    /// Ends the vertex with what was done. What has ended stays as it did.
+    /// Ends the vertex with the outcome. A vertex that has ended is not changed.
     pub(super) fn succeed(&self, outcome: &Outcome) {
         if self.0.ended.swap(true, Ordering::Relaxed) {
             return;
@@ -114,7 +114,7 @@ impl Display {
     }
 }
 
-/// Shows one line of ours in the display of a build that is not ours, behind the builder's own.
+/// Shows one line of ours in the display of a build that is not ours, after the builder's own.
 pub(super) fn remark(build: &Build, text: &str) {
     build.show(remark_frame(build, text));
 }
@@ -149,7 +149,7 @@ impl Inner {
         let started = {
             let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
             match blobs.get_mut(&id) {
-                // A blob that turned out not to be needed is stored without having been sent.
+                // A blob that was not needed after all is stored without having been sent.
                 None if done => return,
                 Some(blob) if !done && blob.shown.elapsed() < INTERVAL => return,
                 Some(blob) => {

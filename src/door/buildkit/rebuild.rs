@@ -1,13 +1,13 @@
 //! Runs a build a second time on the client's session, when the builder lacks layers of its own image.
 //!
-//! Layers of a base image that no step needed are *lazy*: the builder knows their digests but never
-//! pulled them; and a builder may prune between its response and our read. The builder's `oci` exporter
-//! fetches every layer before it looks for a receiver, so the build is repeated with that exporter under a
-//! place that the client has no receiver for: it pulls, then fails. A second repetition exports the image
-//! again. Everything but the missing layers is cached. We act as the gateway client: its calls were
-//! recorded and are made again under the new build's id.
+//! Layers of a base image that no step needed are *lazy*: the builder knows their digests but never pulled them; and a
+//! builder may prune between its response and our read. The builder's `oci` exporter fetches every layer before it
+//! looks for a receiver, so the build is repeated with that exporter under an index that the client has no receiver
+//! for: it pulls, then fails. A second repetition exports the image again. Everything but the missing layers is cached.
+//! We act as the gateway client: its calls were recorded and are sent again under the new build's id.
 //!
-//! A build is also run again when one of its other exporters failed, for then the builder keeps the results of none.
+//! A build is also repeated when one of its other exporters failed, because then the builder keeps no exporter's
+//! result.
 
 use std::collections::BTreeMap;
 
@@ -31,16 +31,16 @@ pub(super) const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
 pub(super) const GATEWAY_SOLVE: &str = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
 pub(super) const GATEWAY_RETURN: &str = "/moby.buildkit.v1.frontend.LLBBridge/Return";
 
-/// A build that was run again. Its record in the builder's history holds its documents until [`Builder::forget`];
-/// its layers are held by the builder's cache, as after any build.
+/// A repeated build. Its record in the builder's history retains its documents until [`Builder::forget`]; the builder's
+/// cache retains its layers, as after any build.
 #[derive(Debug)]
 pub(super) struct Rebuilt {
     pub(super) build: String,
     pub(super) answer: BuildResponse,
 }
 
-/// Makes the builder hold every blob of the image, and exports it again with `exporters`; `load` is one of them that
-/// leaves the image with the builder.
+/// Makes the builder fetch every blob of the image, and exports it again with `exporters`; `load` is one of them that
+/// leaves the image in the builder's content store.
 pub(super) async fn rebuild(
     builder: &Builder,
     solve: &Solve,
@@ -49,12 +49,12 @@ pub(super) async fn rebuild(
     recording: &Recording,
 ) -> Result<Rebuilt, Status> {
     let connection = connect(builder, recording).await?;
-    // Every place that the client might have a receiver for is taken by an image that goes nowhere.
+    // Every index that the client might have a receiver for gets an exporter that leaves its image with the builder.
     let mut unlazying = vec![load.clone(); exporters.len()];
     unlazying.push(load.unlazying());
     let build = unique_id();
     let request = solve.again(&build, &unlazying, History::Skip).map_err(internal)?;
-    // It is meant to fail at its end. If it failed earlier, the second repetition says why.
+    // This repetition is meant to fail at its end. If it failed earlier, the second one reports why.
     if let Err(status) = run(&connection, &build, &request, recording).await {
         tracing::debug!(%build, %status, "the builder was made to fetch lazy layers");
     }
@@ -62,7 +62,7 @@ pub(super) async fn rebuild(
     solve_again(&connection, solve, exporters, recording).await
 }
 
-/// Runs the build once more, with `exporters` in place of those that it had.
+/// Runs the build once more, with `exporters` in place of its own.
 pub(super) async fn once(
     builder: &Builder,
     solve: &Solve,
@@ -104,7 +104,7 @@ async fn run(
     recording: &Recording,
 ) -> Result<Bytes, Status> {
     let gateway = async {
-        // Without a result the build did not go through the gateway: its definition is in the request.
+        // Without a result the build did not use the gateway: its definition is in the request.
         let Some(result) = &recording.result else { return Ok(()) };
         let mut refs = BTreeMap::new();
         for (request, first_answer) in &recording.solves {
@@ -116,7 +116,7 @@ async fn run(
     try_join(call(connection, SOLVE, None, request), gateway).await.map(|(answer, ())| answer)
 }
 
-/// The ids of the references in a gateway answer, in an order that only depends on its shape.
+/// The ids of the references in a gateway response, in an order that depends only on its shape.
 fn ids(answer: &[u8]) -> Result<Vec<String>, Status> {
     let answer = SolveResponse::decode(answer).map_err(|error| Status::internal(error.to_string()))?;
     let GatewayResult { result, attestations, .. } = answer.result.unwrap_or_default();

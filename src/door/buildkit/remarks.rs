@@ -1,22 +1,22 @@
-//! Messages of ours in a client's own progress display.
+//! Our messages in a client's own progress display.
 
 use http::{HeaderMap, header};
 
 use super::exporters::Exporter;
 
-/// Where a plain exporter was taken for a load.
+/// Shown when a plain exporter is treated as a load.
 pub(super) const TAKEN: &str = "taken for a load, as --plain-is-load says; a file that dest= names is not written";
 
 /// The newest gRPC of Go (minor version of 1) in a buildx that does not mark its loads: buildx 0.23 and 0.24 both have it
 /// (their `go.mod`). A client with a later one marks them, so that its plain `oci` is meant for a file.
 const LAST_UNMARKED: u32 = 69;
 
-/// Why a load passes as it is.
+/// The message for a load that is forwarded unchanged.
 pub(super) fn passed(why: &str) -> String {
     format!("no direct export, the image goes as an archive: {why}")
 }
 
-/// What is said of a plain exporter that passes as it is, to a client that could not say more.
+/// The message for a plain exporter that is forwarded unchanged, if the client cannot mark its loads.
 pub(super) fn plain(exporters: &[Exporter], headers: &HeaderMap) -> Option<String> {
     let is_in_doubt = |exporter: &Exporter| exporter.is_plain() && (exporter.kind == "docker" || cannot_mark(headers));
     exporters.iter().any(is_in_doubt).then(|| {
@@ -30,7 +30,7 @@ pub(super) fn plain(exporters: &[Exporter], headers: &HeaderMap) -> Option<Strin
 fn cannot_mark(headers: &HeaderMap) -> bool {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     let version = agent.split_once("grpc-go/1.").map(|(_, version)| version.split(['.', '-', ' ']).next());
-    // Not Go, or unheard of: it cannot be told.
+    // Not Go, or an unknown version: the client may be unable to.
     version.flatten().and_then(|minor| minor.parse().ok()).is_none_or(|minor: u32| minor <= LAST_UNMARKED)
 }
 

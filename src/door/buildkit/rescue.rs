@@ -1,4 +1,4 @@
-//! Loads of a build that failed because another of its outputs did: they are built and exported again.
+//! Loads of a build that failed because another of its outputs failed: they are built and exported again.
 
 use tonic::{Code, Status};
 
@@ -9,10 +9,10 @@ use super::rebuild::once;
 use super::response::BuildResponse;
 
 impl Load<'_> {
-    /// Exports what the builder made although it failed, and said so with `code`: it pushes, and writes caches, when all its
-    /// exporters are done, and by then a load of its own would have reached the engine. Where another exporter failed, it
-    /// keeps what none of them made (BuildKit `solver/llbsolver/export.go`, `runExporters`), so it makes the image again.
-    /// The client is told of the builder's failure alone.
+    /// Exports the images of a build that failed with `code`. The builder pushes and writes caches after all its
+    /// exporters are done, when a load of its own would have reached the engine. If another exporter failed, the
+    /// builder keeps no exporter's result (BuildKit `solver/llbsolver/export.go`, `runExporters`), so the image is
+    /// built again. The client gets only the builder's error.
     pub(super) async fn rescue(&self, code: Code) {
         let record = match self.builder.record(&self.solve.build).await {
             Ok(record) => record,
@@ -20,7 +20,7 @@ impl Load<'_> {
                 return tracing::debug!(build = %self.build.id, %status, "nothing is known of a failed build");
             }
         };
-        // What is not a load has failed, or is done.
+        // Outputs that are not loads have failed or are done.
         let again: Vec<_> = self.loads().map(|load| load.unwrap_or_else(|| self.any_load()).clone()).collect();
         let displays = self.displays(|index| record.roots.iter().any(|(made, _)| *made == index));
         let rescued = if displays.iter().flatten().next().is_some() {
@@ -37,14 +37,14 @@ impl Load<'_> {
         }
     }
 
-    /// Whether a repetition helps, which a load that failed itself does not need, and costs little, which is not so
-    /// where the steps of a build come from no cache.
+    /// Whether a repetition helps, which it does not if a load itself failed, and is cheap, which it is not if the
+    /// build does not use the cache.
     fn can_be_made_again(&self) -> bool {
         let recording = self.build.recording();
         self.loads().any(|load| load.is_none()) && !(self.solve.is_uncached || recording.is_uncached())
     }
 
-    /// Runs the build again for its loads alone, and exports what they make.
+    /// Repeats the build for its loads alone, and exports their images.
     async fn make_again(&self, displays: &[Option<Display>], again: &[Exporter]) -> Result<(), Status> {
         for display in displays.iter().flatten() {
             display.note("waiting for the builder to make the image again, because another output failed");

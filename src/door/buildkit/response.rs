@@ -1,4 +1,4 @@
-//! The response to a build: each exporter's result, and the one map that today's clients read.
+//! The response to a build: each exporter's result, and the merged map that today's clients read.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -37,17 +37,17 @@ pub(super) struct BuildResponse {
 /// One exporter's own result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct ExporterResult {
-    /// Its place in the request, which is its id.
+    /// Its index in the request, which is its id.
     pub(super) id: usize,
     /// Its type, as the client named it.
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// Its answer.
+    /// Its response.
     pub(super) response: Keys,
 }
 
 impl BuildResponse {
-    /// Reads an answer.
+    /// Reads a response.
     pub(super) fn read(message: &[u8]) -> Result<Self, WireError> {
         let (mut keys, mut rest) = (Keys::new(), Vec::new());
         for field in fields(message) {
@@ -60,20 +60,20 @@ impl BuildResponse {
         Ok(Self { keys, rest })
     }
 
-    /// The answer's bytes.
+    /// The response's bytes.
     pub(super) fn write(&self) -> Bytes {
         let mut message = self.rest.clone();
         put_map(&mut message, EXPORTER_RESPONSE, &self.keys);
         message.into()
     }
 
-    /// The root of the only image in the answer; with several exporters, of the last one's.
+    /// The root of the only image in the response; with several exporters, of the last one's.
     pub(super) fn root(&self) -> Option<Descriptor> {
         let json = BASE64.decode(self.keys.get(DESCRIPTOR)?).ok()?;
         serde_json::from_slice(&json).ok()
     }
 
-    /// Puts the exporters' own results in place of what the builder merged: in the order of the request, the last
+    /// Replaces the keys that the builder merged by the exporters' own results: in the order of the request, the last
     /// writer of a key wins, as without us. With several exporters the results are also listed one by one.
     pub(super) fn merge(&mut self, results: &[ExporterResult]) {
         for key in [DESCRIPTOR, DIGEST, CONFIG_DIGEST, NAME] {
@@ -90,8 +90,8 @@ impl BuildResponse {
     }
 }
 
-/// What the `oci` and `docker` exporters answer for `root`: with the names in full and the time of the export, which
-/// `image` does not say (BuildKit `exporter/oci/export.go`).
+/// The response of the `oci` and `docker` exporters for `root`: with full names and the time of the export, which
+/// `image` omits (BuildKit `exporter/oci/export.go`).
 pub(super) fn archive_keys(
     root: &Descriptor,
     config: Option<String>,
@@ -114,9 +114,9 @@ pub(super) fn dated(root: &Descriptor, created: Option<i64>) -> Descriptor {
     root
 }
 
-/// The time of an export in seconds, where it is not the moment itself: what the exporter's attribute says, else the
-/// build argument (`control/control.go`), else the frontend (`exporter/util/epoch`). Empty stands for the moment; what
-/// is no number the builder has refused, or, in the build argument, left to the frontend.
+/// The timestamp of an export in seconds, unless it is the current time: the exporter's attribute, else the build
+/// argument (`control/control.go`), else the frontend's (`exporter/util/epoch`). An empty value means the current time;
+/// the builder has refused an invalid number or, in the build argument, left it to the frontend.
 pub(super) fn source_time(exporter: &Exporter, build_arg: Option<&str>, said: &Said) -> Option<i64> {
     let build_arg = build_arg.filter(|value| value.is_empty() || value.parse::<i64>().is_ok());
     match exporter.attrs.get("source-date-epoch").map(String::as_str).or(build_arg) {
@@ -125,7 +125,7 @@ pub(super) fn source_time(exporter: &Exporter, build_arg: Option<&str>, said: &S
     }
 }
 
-/// The config's digest in an answer with a single image.
+/// The config's digest in a response with a single image.
 pub(super) fn config_digest(keys: &Keys) -> Option<String> {
     keys.get(CONFIG_DIGEST).cloned()
 }

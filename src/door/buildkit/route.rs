@@ -31,17 +31,17 @@ use crate::net::Principal;
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 
-/// How long a build waits at most until it is known what the builder can do. A builder gives its client's call for progress
-/// up when no build has come after some seconds (BuildKit `solver/jobs.go`), so longer would fail the build.
+/// How long a build waits for the builder's capabilities. A builder ends a client's progress call if no build has
+/// started after some seconds (BuildKit `solver/jobs.go`), so a longer wait would fail the build.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What becomes of a request for a build.
+/// How a request for a build is handled.
 enum Edit<'a> {
-    /// It is edited, and its image is ours to export.
+    /// Edited; we export its image.
     Load(Box<Load<'a>>, Bytes),
-    /// It passes as it is. What was said of the build is shown as long as it is held.
+    /// Forwarded unchanged. Messages about the build are shown as long as `said` is kept.
     Pass { said: Option<Arc<Build>> },
-    /// It is not worth a build.
+    /// Refused before the build starts.
     Refuse(Status),
 }
 
@@ -84,7 +84,7 @@ impl Route {
                 },
                 Err(status) => (Edit::Refuse(status), None),
             },
-            // Nothing we understand: the builder shall say what is wrong with it.
+            // Not a request that we understand: the builder reports what is wrong with it.
             Some(Err(_)) | None => (Edit::Pass { said: None }, None),
         };
         let (load, message, _claim) = match (edit, &cached) {
@@ -111,7 +111,7 @@ impl Route {
         };
         let code = status(&parts.headers, answer.trailers.as_ref()).map(|status| status.code());
         if code != Some(tonic::Code::Ok) {
-            // The answer of a builder that went away has no status; then there is nobody to ask.
+            // The response of a builder that disconnected has no status; then there is no builder to ask.
             if let (Some(code), Some(load)) = (code, &load) {
                 load.rescue(code).await;
             }
@@ -125,7 +125,7 @@ impl Route {
         Ok(if load.is_none() { explained(response, self.why_not()) } else { response })
     }
 
-    /// The request as it is without entries of ours for caches, and what they have become.
+    /// The request without our own cache entries, and the caches that replace them.
     async fn read_caches(&self, solve: Solve) -> Result<(Solve, Option<Cached>), Status> {
         let door = &*self.door;
         let has_caches = door.caching.is_wanted(&solve.cache).await;
@@ -139,7 +139,7 @@ impl Route {
         Ok((Solve::read(cached.message.clone()).map_err(unread)?, Some(cached)))
     }
 
-    /// The edited request, if anything in it means a load and the builder can export directly.
+    /// The edited request, if it contains a load and the builder can export directly.
     async fn edit(&self, solve: Solve, headers: &HeaderMap) -> Edit<'_> {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
@@ -157,7 +157,7 @@ impl Route {
         let why = match timeout(LOOK, self.exports_directly()).await {
             Ok(Ok(true)) => None,
             Ok(Ok(false)) => return pass(None),
-            // A builder that does not answer will hardly build; if it does, the client's own way still works.
+            // A builder that does not respond will hardly build; if it does, the client's own export still works.
             Ok(Err(status)) => Some(format!("the builder does not say what it is ({})", status.message())),
             Err(_) => Some(format!("the builder has not said within {} s what it is", LOOK.as_secs())),
         };
@@ -173,7 +173,7 @@ impl Route {
         }
     }
 
-    /// Why a request for a direct export reached the builder as it was.
+    /// Why a request for a direct export was forwarded unchanged.
     fn why_not(&self) -> &'static str {
         match self.exports_directly.get() {
             Some(false) => {
@@ -188,7 +188,7 @@ impl Route {
         }
     }
 
-    /// Asked once for each client connection: the builder may be another one by the next.
+    /// Requested once for each client connection: the builder may be another one by the next.
     pub(super) async fn exports_directly(&self) -> Result<bool, Status> {
         self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await.copied()
     }
@@ -207,7 +207,7 @@ impl Route {
         Ok(hold_open(response, build))
     }
 
-    /// Remembers a gateway call of a build of ours; others pass as they are.
+    /// Records a gateway call of a build of ours; others are forwarded unchanged.
     async fn gateway(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
         let Some(build) = build_id(request.headers()).and_then(|id| self.door.builds.tracked(id)) else {
             return self.upstream.forward(request).await;
@@ -225,7 +225,7 @@ impl Route {
             (_, message) => (request, message),
         };
         if let Some(result) = asked.as_ref().filter(|_| parts.uri.path() == GATEWAY_RETURN) {
-            // Before it is sent: the build may end before its answer is here.
+            // Recorded before it is sent: the build may end before the response arrives.
             build.record(result.len(), |recording| recording.result = Some(result.clone()));
             return Ok(self.upstream.send(Request::from_parts(parts, request.into_body())).await?.map(passed_on));
         }
@@ -243,7 +243,7 @@ impl Route {
     }
 }
 
-/// The response, with what has become of the build's loads and caches.
+/// The response, completed with the results of the build's loads and caches.
 async fn completed(message: &[u8], load: Option<&Load<'_>>, cached: Option<&Cached>) -> Result<BuildResponse, Status> {
     let answer =
         BuildResponse::read(message).map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
@@ -257,8 +257,8 @@ async fn completed(message: &[u8], load: Option<&Load<'_>>, cached: Option<&Cach
     Ok(answer)
 }
 
-/// The body, with which `said` is dropped: what was said of a build is shown after the builder's own progress, as long as
-/// somebody holds the build.
+/// The body, with which `said` is dropped: messages about a build are shown after the builder's own progress, as long
+/// as a reference to the build exists.
 fn held_with(said: Option<Arc<Build>>, body: Incoming) -> Body {
     let body = body.map_frame(move |frame| {
         let _held = &said;
@@ -267,14 +267,14 @@ fn held_with(said: Option<Arc<Build>>, body: Incoming) -> Body {
     body.map_err(BodyError::from).boxed_unsync()
 }
 
-/// There is no builder behind this connection any more.
+/// The response when the builder behind this connection is gone.
 fn unreachable(error: &ProxyError) -> Response<Body> {
     let reason = error.reason();
     tracing::warn!(%reason, "the builder cannot be reached");
     error_response(&Status::unavailable(format!("linkspan: {reason}")))
 }
 
-/// A request that we edited cannot be read.
+/// The error for a request that we edited and that cannot be read.
 fn unread(error: WireError) -> Status {
     Status::internal(format!("linkspan: the edited request is {error}"))
 }

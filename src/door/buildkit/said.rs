@@ -1,7 +1,7 @@
 //! A frontend's metadata beside its image: the name and the timestamp that it chose.
 //!
-//! The builder's exporters use them (BuildKit `exporter/containerimage/export.go`), and so do we where the response to the
-//! build does not have them.
+//! The builder's exporters use them (BuildKit `exporter/containerimage/export.go`), and so do we if the build's
+//! response lacks them.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,17 @@ const NAME: &str = "image.name";
 /// The time of its sources, in seconds (`exporter/exptypes/keys.go`).
 const EPOCH: &str = "source.date.epoch";
 
-/// A frontend's words.
+/// A frontend's metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Said {
-    /// What `name=*` stands for.
+    /// The name that replaces `name=*`.
     pub(super) name: Option<String>,
-    /// The time of the sources, where neither the user nor a build argument says one.
+    /// The time of the sources, if neither the user nor a build argument sets one.
     pub(super) epoch: Option<String>,
 }
 
 impl Said {
-    /// From `LLBBridge.Return`, with which a client that runs the frontend gives its result.
+    /// From `LLBBridge.Return`, by which a client that runs the frontend sends its result.
     pub(super) fn with_the_result(request: &[u8]) -> Self {
         let metadata = ReturnRequest::decode(request).ok().and_then(|request| request.result);
         let metadata = metadata.map(|result| result.metadata).unwrap_or_default();
@@ -38,7 +38,7 @@ impl Said {
         Self { name: metadata.get(NAME).cloned(), epoch: metadata.get(EPOCH).cloned() }
     }
 
-    /// The same for one exporter: an attribute that it does not know stands above what the frontend said.
+    /// The same for one exporter: its attribute with the same key overrides the frontend's metadata.
     pub(super) fn to(&self, exporter: &Exporter) -> Self {
         let said = |key, own: &Option<String>| exporter.attrs.get(key).or(own.as_ref()).cloned();
         Self { name: said(NAME, &self.name), epoch: said(EPOCH, &self.epoch) }

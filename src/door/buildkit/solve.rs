@@ -1,4 +1,4 @@
-//! The request that starts a build: read, and edited in its bytes.
+//! The request that starts a build: parsed, and edited as bytes.
 //!
 //! Field numbers are those of BuildKit's `api/services/control/control.proto`.
 
@@ -39,14 +39,14 @@ pub(super) struct Solve {
     pub(super) has_frontend: bool,
     /// The build argument `SOURCE_DATE_EPOCH`.
     pub(super) epoch: Option<String>,
-    /// Whether the frontend that the builder runs is to take steps from no cache.
+    /// Whether the frontend that the builder runs must not take some or all steps from the cache.
     pub(super) is_uncached: bool,
-    /// The caches of ours that it reads and writes.
+    /// The Linkspan caches that it reads and writes.
     pub(super) cache: CacheOptions,
 }
 
-/// The request that a builder gets in place of `message`, a `SolveRequest`; `None` where nothing in it means a
-/// load, or where it is not a message that we understand: then it passes as it is.
+/// The request that replaces `message`, a `SolveRequest`; `None` if it contains no load or is not a message that we
+/// understand: then it is forwarded unchanged.
 pub fn rewrite(message: Bytes, plain_is_load: bool) -> Option<Bytes> {
     let solve = Solve::read(message).ok()?;
     solve.with_exporters(&solve.asked(plain_is_load)?).ok()
@@ -85,14 +85,14 @@ impl Solve {
                 _ => {}
             }
         }
-        // The builder, too, looks at the deprecated fields only when there are no others (control/control.go).
+        // The builder, too, reads the deprecated fields only if there are no others (control/control.go).
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
         Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached, session, cache })
     }
 
-    /// What the builder is asked for in place of the client's exporters; `None` if no load is among them.
+    /// The exporters that replace the client's; `None` if no load is among them.
     pub(super) fn asked(&self, plain_is_load: bool) -> Option<Vec<Exporter>> {
         let ask = |exporter: &Exporter| {
             if exporter.is_load(plain_is_load) { exporter.rewritten() } else { exporter.clone() }
@@ -103,8 +103,8 @@ impl Solve {
             .then(|| self.exporters.iter().map(ask).collect())
     }
 
-    /// The same request with other exporters (as many, in the same order). Each entry and each field that is not
-    /// changed keeps its bytes.
+    /// The same request with other exporters (as many, in the same order). Each unchanged entry and field keeps its
+    /// bytes.
     pub(super) fn with_exporters(&self, exporters: &[Exporter]) -> Result<Bytes, WireError> {
         let mut message = copy_without(&self.message, &[EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED])?;
         let mut index = 0;
@@ -135,7 +135,7 @@ impl Solve {
         Ok(message.into())
     }
 
-    /// The same build again under another id, with `exporters` and without exporting its cache a second time.
+    /// The same build under another id, with `exporters` and without exporting its cache a second time.
     pub(super) fn again(&self, build: &str, exporters: &[Exporter], history: History) -> Result<Bytes, WireError> {
         let mut message = copy_without(
             &self.message,
@@ -155,8 +155,8 @@ impl Solve {
     }
 }
 
-/// `CacheOptions` without what is exported: fields 1, 3 (deprecated) and 4; the imports stay. An inline
-/// cache stays too: it is part of the image.
+/// `CacheOptions` without cache exports: fields 1, 3 (deprecated) and 4; the imports stay. An inline cache stays too:
+/// it is part of the image.
 fn without_cache_exports(options: &[u8]) -> Result<Vec<u8>, WireError> {
     const EXPORTS: u32 = 4;
     let mut copy = copy_without(options, &[1, 3, EXPORTS])?;

@@ -1,4 +1,4 @@
-//! The progress stream of a build: passed on, and kept open until our export is done.
+//! The progress stream of a build: forwarded, and kept open until our export is done.
 
 use std::sync::Arc;
 
@@ -15,26 +15,26 @@ use super::cache::renamed;
 use super::grpc::FRAME_HEADER;
 use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
 
-/// The builder ends this stream just before it answers `Solve`. Our work begins with that answer, so its
-/// frames come between the builder's last one and the trailers.
+/// Keeps the stream open. The builder ends it just before its response to `Solve`, with which our export begins, so our
+/// frames are sent between the builder's last one and the trailers.
 pub(super) fn hold_open(response: Response<Incoming>, build: Arc<Build>) -> Response<Body> {
     if response.body().is_end_stream() {
-        // Only a status, in the headers: there is nothing to hold open, and it must stay a single frame.
+        // Only a status, in the headers: there is no stream to keep open, and it must stay a single frame.
         return response.map(|body| body.map_err(BodyError::from).boxed_unsync());
     }
     let (parts, body) = response.into_parts();
-    // One frame at a time: the client's pace is the builder's.
+    // One frame at a time: the client's backpressure reaches the builder.
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(pass_on(body, build, sender));
     Response::from_parts(parts, StreamBody::new(ReceiverStream::new(receiver)).boxed_unsync())
 }
 
-/// Ends early when the client has gone, which drops the builder's stream too.
+/// Ends early when the client disconnects, which drops the builder's stream too.
 async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>) {
     let (mut trailers, mut watch, mut messages) = (None, build.watch(), Messages::default());
     loop {
         let frames = tokio::select! {
-            // What the builder has said comes first.
+            // The builder's own frames come first.
             biased;
             frame = body.frame() => match frame {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -45,7 +45,7 @@ async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Res
                     }
                 },
                 Some(Err(error)) => {
-                    // The reset code in it reaches the client; if that has gone, nobody needs it.
+                    // The error's reset code reaches the client, unless that has disconnected.
                     let _ = sender.send(Err(error.into())).await;
                     return;
                 }
@@ -78,7 +78,7 @@ async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Res
     }
 }
 
-/// Whether the client still reads.
+/// Sends frames; returns whether the client still reads.
 async fn send(sender: &mpsc::Sender<Result<Frame<Bytes>, BodyError>>, frames: Vec<Bytes>) -> bool {
     for frame in frames {
         if sender.send(Ok(Frame::data(frame))).await.is_err() {
@@ -88,7 +88,7 @@ async fn send(sender: &mpsc::Sender<Result<Frame<Bytes>, BodyError>>, frames: Ve
     true
 }
 
-/// A message of the builder, as the client of `build` gets it.
+/// A message of the builder, as it is sent to the client of `build`.
 fn shown(build: &Build, message: Bytes) -> Bytes {
     match build.cache() {
         Some(cache) => renamed(message, |vertex| cache.vertex_name(vertex)),
@@ -96,7 +96,7 @@ fn shown(build: &Build, message: Bytes) -> Bytes {
     }
 }
 
-/// Puts the messages of a stream together, whose ends are not those of HTTP/2's frames.
+/// Reassembles the messages of a stream, whose boundaries are not those of HTTP/2 frames.
 #[derive(Debug, Default)]
 struct Messages(BytesMut);
 
@@ -106,9 +106,9 @@ impl Messages {
         self.0.is_empty()
     }
 
-    /// The messages that are complete with `data`, each with its gRPC header. What is too long to be one passes as it is.
+    /// The messages that `data` completes, each with its gRPC header. Data too long for a message passes unchanged.
     fn split(&mut self, mut data: Bytes) -> Vec<Bytes> {
-        // Copied only where a message goes on in the next frame.
+        // Copied only if a message continues in the next frame.
         if !self.0.is_empty() {
             self.0.extend_from_slice(&data);
             data = self.0.split().freeze();
@@ -128,7 +128,7 @@ impl Messages {
         whole
     }
 
-    /// What has come of the last message.
+    /// The bytes of the last, incomplete message.
     fn rest(&mut self) -> Vec<Bytes> {
         let rest = self.0.split().freeze();
         if rest.is_empty() { Vec::new() } else { vec![rest] }

@@ -1,4 +1,4 @@
-//! A unary call with raw bytes, on a connection of its own making.
+//! A unary call with raw bytes, on a connection of its own.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, header};

@@ -15,7 +15,7 @@ pub(super) struct WireError(&'static str);
 pub(super) struct Field<'a> {
     /// Its number.
     pub(super) number: u32,
-    /// The whole of it, tag included.
+    /// Its bytes, tag included.
     pub(super) raw: &'a [u8],
     /// Its payload, if it has a length; empty otherwise.
     pub(super) bytes: &'a [u8],
