@@ -8,7 +8,7 @@ use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 use crate::image::Digest;
 
-/// How many bytes are written before a sync is begun. So the disk works while bytes come, and the last sync is short.
+/// Bytes written before a sync is started, so that the disk works while bytes arrive, and the last sync is short.
 const SYNC_EVERY: u64 = 32 << 20;
 
 const WRITING: &str = "writing a blob";
@@ -24,12 +24,12 @@ pub(crate) struct BlobSink {
     syncing: Syncing,
 }
 
-/// A sync in the background, awaited only at the end: several sinks that fill at the same rate would otherwise all wait for
-/// the disk at one time, and leave it idle at another.
+/// A sync in the background, awaited only at the end: otherwise several sinks that fill at the same rate would all wait
+/// for the disk at one time, and leave it idle at another.
 #[derive(Debug)]
 struct Syncing {
     task: Option<JoinHandle<std::io::Result<()>>>,
-    /// The length of the file when it began.
+    /// The length of the file when the sync began.
     until: u64,
 }
 
@@ -114,7 +114,7 @@ impl BlobSink {
     /// A sync failed.
     async fn break_off(&mut self, hashed: HashedFile, error: &std::io::Error) -> EngineError {
         let cause = std::io::Error::from(error.kind());
-        // Nothing more can be done where this fails, too.
+        // An error of the cleanup is ignored: the sync's error is returned.
         let _ = spawn_blocking(move || hashed.make_room(&cause)).await;
         self.fail(error)
     }
@@ -125,7 +125,7 @@ impl BlobSink {
         error
     }
 
-    /// Waits for the thread. Until the state is set again, the sink is broken.
+    /// Waits for the thread that writes. Until the state is set again, the sink is broken.
     async fn hashed(&mut self) -> Result<HashedFile, EngineError> {
         let broken = || EngineError::Protocol { operation: WRITING.to_owned(), reason: "it broke off".to_owned() };
         match std::mem::replace(&mut self.state, SinkState::Failed(broken())) {
@@ -171,7 +171,7 @@ impl BlobSink {
         Ok(digest)
     }
 
-    /// Ends the sink. Returns the file and the last batch, which is everything if the file was never needed.
+    /// Ends the sink. Returns the file and the last batch, which is the whole blob if no file was created.
     pub(crate) async fn finish(mut self) -> Result<(HashedFile, Vec<Bytes>), EngineError> {
         let hashed = self.hashed().await?;
         if let Err(error) = self.syncing.end().await {

@@ -22,7 +22,7 @@ impl BlobStore {
     }
 }
 
-/// Opens `blob` where an earlier export of this boot left it. `None` if it turns out to be complete. Blocks.
+/// Resumes `blob` where an earlier export of this boot stopped; `None` if it turns out to be complete. Blocks.
 fn begin(blobs: &Arc<BlobStore>, lease: &str, blob: &Descriptor) -> Result<Option<Writer>, EngineError> {
     if blobs.pin(&blob.digest, Some(blob.size), lease).is_some() {
         return Ok(None);
@@ -57,7 +57,7 @@ fn open(blobs: &Arc<BlobStore>, blob: &Descriptor) -> Result<HashedFile, EngineE
         Err(TryLockError::WouldBlock) => return own(),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // The writer that had it locked may have completed and renamed it.
+    // The writer that held the lock may have completed and renamed it.
     use std::os::unix::fs::MetadataExt as _;
     let (mine, named) = (file.file().metadata().map_err(failed)?, path.metadata());
     if !named.is_ok_and(|named| named.ino() == mine.ino()) {
@@ -114,7 +114,7 @@ impl BlobWriter for Writer {
                 return work.complete(&blob.digest, hashed, &rest, &lease);
             }
             if hashed.file.is_some() {
-                // A writer that resumes it would fail, too.
+                // A writer that resumes this file would fail, too.
                 if let Err(error) = work.disk.remove(&hashed.path) {
                     tracing::debug!(%error, path = %hashed.path.display(), "a corrupt part stays for the collector");
                 }

@@ -1,9 +1,9 @@
-//! Build caches in an index: an entry for each version, with what is known of it in annotations.
+//! Build caches in an index: an entry for each version, with its metadata in annotations.
 //!
-//! BuildKit's own `type=local,src=DIR,tag=REF` looks for an entry of which `org.opencontainers.image.ref.name` is the tag
-//! (buildkit `client/ociindex`), and takes the first: one tag is one document, and documents of several parts cannot be one,
-//! because an import has one cache config. So the newest version of a ref has the ref as its tag, and each other version has a
-//! tag of its own, the ref and what the version is of (`app-linux-arm64`).
+//! BuildKit's own `type=local,src=DIR,tag=REF` looks for an entry of which `org.opencontainers.image.ref.name` is the
+//! tag (buildkit `client/ociindex`), and takes the first: one tag is one document, and several parts cannot share a
+//! document, because an import has one cache config. So the newest version of a ref has the ref as its tag, and each
+//! other version has its own tag, made of the ref and the version's title (`app-linux-arm64`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::SystemTime;
@@ -31,13 +31,14 @@ impl Entry {
         self.target.annotations.contains_key(REFERENCE)
     }
 
-    /// The tag by which BuildKit finds a cache that it wrote itself, if this may be one: its document has to tell.
+    /// The tag by which BuildKit finds a cache that it wrote itself, if this may be one: only its document can confirm
+    /// that.
     pub(crate) fn foreign_cache(&self) -> Option<&str> {
         let tag = self.target.annotations.get(REF_NAME).filter(|tag| !tag.is_empty())?;
         (!self.is_cache() && CacheRoot::may_be(&self.target)).then_some(tag)
     }
 
-    /// The id of the version that [`Self::foreign_cache`] is.
+    /// The id of the version that [`Self::foreign_cache`] returns.
     pub(crate) fn foreign_id(&self) -> Option<String> {
         Some(format!("{}{}", id_prefix(self.foreign_cache()?), self.target.digest.short()))
     }
@@ -107,7 +108,7 @@ impl LayoutIndex {
         Ok(gone.into_iter().map(|entry| entry.target).collect())
     }
 
-    /// Notes that a version is used.
+    /// Records the time when a version was used.
     pub(crate) fn touch_cache(&mut self, id: &str, used: SystemTime) -> Result<(), serde_json::Error> {
         for at in 0..self.entries.len() {
             if self.entries[at].is_cache() && self.entries[at].target.annotations.get(ID).is_some_and(|own| own == id) {
@@ -117,7 +118,7 @@ impl LayoutIndex {
         Ok(())
     }
 
-    /// Gives each version the tag by which BuildKit finds it. No two have the same.
+    /// Gives each version a unique tag by which BuildKit finds it.
     fn name_versions(&mut self) -> Result<(), serde_json::Error> {
         let versions = self.caches();
         let theirs = self.entries.iter().filter_map(Entry::foreign_cache).map(str::to_owned);
@@ -138,7 +139,7 @@ impl LayoutIndex {
         Ok(())
     }
 
-    /// Sets an annotation of an entry of ours.
+    /// Sets an annotation of an entry that we wrote.
     fn annotate(&mut self, at: usize, key: &str, value: Option<String>) -> Result<(), serde_json::Error> {
         let mut target = self.entries[at].target.clone();
         if target.annotations.get(key) == value.as_ref() {
@@ -164,7 +165,7 @@ fn free_tag(version: &CacheVersion, taken: &mut HashSet<String>) -> String {
     tag
 }
 
-/// What the versions of a cache in a folder are of, with the tags by which BuildKit finds them; the newest first.
+/// The versions of a cache in a folder, the newest first: the title of each, and the tag by which BuildKit finds it.
 pub(crate) fn cache_tags(index: &[u8], reference: &str) -> Result<Vec<(String, String)>, String> {
     let index = LayoutIndex::parse(index)?;
     let own =

@@ -1,11 +1,11 @@
-//! How old files are.
+//! The age of files.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The time by which grace is given. Tests put it forward.
+/// The clock of the grace periods. Tests advance it.
 #[derive(Debug, Default)]
 pub(crate) struct Clock(#[cfg(test)] std::sync::Mutex<Duration>);
 
@@ -17,12 +17,12 @@ impl Clock {
         SystemTime::now()
     }
 
-    /// How long ago a file was changed; no time if that is not known.
+    /// How long ago a file was changed; zero if that is not known.
     pub(super) fn age(&self, path: &Path) -> Duration {
         fs::symlink_metadata(path).map(|found| self.age_of(&found)).unwrap_or_default()
     }
 
-    /// The same of a file that was looked at.
+    /// The same, from metadata that was already read.
     pub(super) fn age_of(&self, found: &Metadata) -> Duration {
         self.now().duration_since(changed(found)).unwrap_or_default()
     }
@@ -33,8 +33,8 @@ impl Clock {
     }
 }
 
-/// When a file was changed last. `cp -a`, `rsync -a` and `tar -x` keep the time of the content's change; the time at which
-/// the file itself came here nobody can set.
+/// When a file was last changed: its mtime or its ctime, whichever is later. `cp -a`, `rsync -a` and `tar -x` preserve
+/// the mtime, but the ctime cannot be set.
 pub(super) fn changed(found: &Metadata) -> SystemTime {
     let since = |seconds: i64, nanos: i64| {
         let since = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));

@@ -1,5 +1,5 @@
-//! The operations that change a disk, in one place, so that a test can fail each of them and say what a power loss
-//! after it would leave.
+//! The operations that change a disk, behind one trait, so that a test can make each of them fail and compute what a
+//! power loss after it would leave.
 
 mod direct;
 
@@ -10,21 +10,21 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-/// What changes a layout. Reading goes past it.
+/// The changes to a layout. Reads bypass this trait.
 pub(crate) trait Disk: Debug + Send + Sync {
-    /// Makes one folder; fine if it is there.
+    /// Creates one folder; succeeds if it exists.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
 
-    /// Opens a file for writing at its end, and for reading; makes it if it is not there.
+    /// Opens a file for reading, and for writing at its end; creates it if needed.
     fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Gives a file another name, in place of what may have had it.
+    /// Renames a file, replacing a file that has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a file; fine if it is not there.
+    /// Removes a file; succeeds if it does not exist.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Removes an empty folder; fine if it is not there.
+    /// Removes an empty folder; succeeds if it does not exist.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
     /// Returns when a file's content is on the disk.
@@ -42,11 +42,11 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     /// Writes all of `bytes` at the end.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Writes many bytes at the end, which is at `at`, and returns how many they were. They are not kept in memory where
-    /// that can be avoided, and go to the disk at once, best in pieces that end at multiples of 4 KiB.
+    /// Writes many bytes at the end, which is at offset `at`, and returns how many. They bypass the page cache if
+    /// possible and are written to the disk at once, best in pieces that end at multiples of 4 KiB.
     fn extend(&mut self, at: u64, chunks: &mut dyn Iterator<Item = Bytes>) -> io::Result<u64>;
 
-    /// Forgets all content.
+    /// Truncates the file to nothing.
     fn clear(&mut self) -> io::Result<()>;
 
     /// Returns when the content is on the disk.
@@ -102,7 +102,7 @@ impl Disk for System {
 #[derive(Debug)]
 struct SystemFile {
     file: File,
-    /// Whether its file system writes past the page cache, as far as is known.
+    /// Whether its file system supports writes past the page cache, as far as is known.
     is_direct: bool,
 }
 

@@ -1,15 +1,15 @@
-//! Reading files of which nothing is known.
+//! Reading files without trusting their type or length.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Whether there is no room for more.
+/// Whether the disk is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Opens a file to be read. What is no file, such as a pipe without a writer, could be waited for without end.
+/// Opens a regular file for reading. Anything else, such as a pipe without a writer, could block forever.
 pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -17,7 +17,7 @@ pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
     fs::File::open(path)
 }
 
-/// The beginning of a file of lines, up to the end of a line; at most `limit` bytes. Nothing if there is no such file.
+/// The beginning of a file of lines, up to the end of a line; at most `limit` bytes. Empty if there is no such file.
 pub(super) fn read_lines(path: &Path, limit: u64) -> io::Result<String> {
     use io::Read as _;
     let mut bytes = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_file_at_most(open_file(path)?, limit)
 }
 
-/// The same of one that is open.
+/// The same for an open file.
 pub(super) fn read_file_at_most(file: fs::File, limit: u64) -> io::Result<Vec<u8>> {
     use io::Read as _;
     let mut bytes = Vec::new();

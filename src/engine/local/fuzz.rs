@@ -1,9 +1,9 @@
-//! What the fuzz target `layout_index` holds to be true of any bytes.
+//! The properties that the fuzz target `layout_index` checks for any bytes.
 
 use super::index::LayoutIndex;
 use crate::image::{Descriptor, Digest, Reference};
 
-/// An index that is accepted is written as what it is read from again, and takes a name in.
+/// An index that is accepted reads back as it was written, and a name can be added to it.
 pub fn index(bytes: &[u8]) {
     let Ok(mut index) = LayoutIndex::parse(bytes) else { return };
     let count = index.entries().len();

@@ -5,8 +5,8 @@
 //! So an unreachable blob is removed only when it is an hour old and has been unreachable for an hour
 //! ([`super::unreached`]).
 //!
-//! A file that cannot be read might refer to any blob: then no blob is removed, but temporary files still are. A file that
-//! cannot be removed makes nothing else fail.
+//! A file that cannot be read might refer to any blob: then no blob is removed, but temporary files still are. A file
+//! that cannot be removed does not stop the collection.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -27,13 +27,13 @@ use super::verified;
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest};
 
-/// How long an unreachable blob stays: another tool may just be using it.
+/// How long an unreachable blob is kept: another tool may be using it.
 pub(crate) const GRACE: Duration = Duration::from_secs(3600);
 /// How long the part of a blob is kept for an export that resumes it.
 const PARTS: Duration = Duration::from_secs(24 * 3600);
 /// How many reasons are logged at most.
 const REASONS: usize = 5;
-/// The files that are replaced as a whole; drafts of them have these names and a dot in front.
+/// The files that are replaced as a whole; their drafts have these names, followed by a dot and more.
 const DRAFTS: [&str; 5] = ["index.json", "oci-layout", "lease", "unreached", "verified"];
 
 /// What was removed.
@@ -43,13 +43,13 @@ pub(crate) struct Collected {
     pub(crate) blobs: usize,
     /// Their bytes.
     pub(crate) bytes: u64,
-    /// Exports of processes that are gone.
+    /// Abandoned exports.
     pub(crate) exports: usize,
-    /// Whether there are unreachable blobs that are not due yet.
+    /// Whether there are unreachable blobs that are not old enough yet.
     pub(crate) is_more: bool,
 }
 
-/// Collects. A blob that became unreachable only now stays for an hour. Blocks.
+/// Runs the collector. A blob that became unreachable only now stays for an hour. Blocks.
 ///
 /// # Errors
 /// When the layout is locked or cannot be read at all. Errors of single files are logged.
@@ -96,7 +96,7 @@ fn listed(folder: &Path) -> Vec<DirEntry> {
     })
 }
 
-/// Removes the ingests and the lease of an export that was left behind.
+/// Removes the ingests and the lease of an abandoned export.
 fn is_released(blobs: &BlobStore, export: &str) -> bool {
     tracing::info!(export, "releasing an export that a former process left behind");
     let (paths, disk) = (&blobs.paths, &blobs.disk);
@@ -108,17 +108,17 @@ fn is_released(blobs: &BlobStore, export: &str) -> bool {
     tidied(disk.remove(&paths.lease(export)), &paths.lease(export))
 }
 
-/// Removes the blobs that nobody needs, once they are due. `index` is the one that says who needs which.
+/// Removes unreachable blobs that are old enough. `index` is the seal of the index from which `keep` was computed.
 fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut Collected) {
     let (paths, now) = (&blobs.paths, blobs.clock.now());
     let noted = Unreached::read(paths);
-    // Somebody else changed the index since then: what is needed by nothing may have been needed a moment ago.
+    // Another tool changed the index since then: a blob that is unreachable now may have been reachable a moment ago.
     let begun_anew = Unreached::default();
     let former = if noted.is_of(&index) { &noted } else { &begun_anew };
     let mut unreached = Unreached::of(index);
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         for entry in listed(&paths.blobs_of(algorithm)) {
-            // What has no digest for a name is not ours to judge.
+            // A file that is not named by a digest is not ours.
             let name = format!("{}:{}", algorithm.name(), entry.file_name().to_string_lossy());
             let Ok(digest) = name.parse::<Digest>() else { continue };
             let Ok(found) = entry.metadata() else { continue };
@@ -145,8 +145,8 @@ fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut C
     }
 }
 
-/// Removes files of processes that are gone, but for complete blobs that an export still holds, and parts that nobody
-/// went on with. `pinned` is none if it is not known of all exports.
+/// Removes files of dead processes, except complete blobs that a lease pins, and parts that no export resumed in time.
+/// `pinned` is `None` if some leases cannot be read.
 fn sweep_own(blobs: &BlobStore, pinned: Option<&HashSet<Digest>>) {
     let (paths, clock) = (&blobs.paths, &blobs.clock);
     let remove = |path: &Path| tidied(blobs.disk.remove(path), path);
@@ -172,7 +172,7 @@ fn sweep_own(blobs: &BlobStore, pinned: Option<&HashSet<Digest>>) {
             remove(&entry.path());
         }
     }
-    // A draft of a file that was to be put in place.
+    // A draft that was never renamed.
     for entry in listed(&paths.own()).iter().filter(|entry| !is_folder(entry)) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_draft = |of: &&str| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('.'));

@@ -19,7 +19,7 @@ pub(crate) const BATCH: usize = if cfg!(test) { 64 << 10 } else { 1 << 20 };
 pub(crate) struct HashedFile {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) hasher: Hasher,
-    /// `None` as long as one batch holds everything.
+    /// `None` while one batch holds all bytes.
     pub(super) file: Option<Box<dyn DiskFile>>,
     /// The path of the file, even before it is created.
     pub(super) path: PathBuf,
@@ -39,7 +39,7 @@ impl HashedFile {
         Self { disk, hasher: Hasher::new(algorithm), file: None, path, length: 0 }
     }
 
-    /// Resumes an open file: hashes its content. Blocks.
+    /// Resumes an open file by hashing its content. Blocks.
     pub(super) fn resume(
         disk: Arc<dyn Disk>,
         algorithm: Algorithm,
@@ -90,7 +90,7 @@ impl HashedFile {
         Ok(())
     }
 
-    /// Removes the file if the disk is full: nothing could resume it, and it would keep others from writing. Blocks.
+    /// Removes the file if the disk is full: no export could resume it, and it would keep others from writing. Blocks.
     pub(super) fn make_room(&self, error: &io::Error) {
         if is_full(error)
             && self.file.is_some()

@@ -1,4 +1,4 @@
-//! `index.json`: read as carefully as any document, and changed without touching what is not ours.
+//! `index.json`: parsed as strictly as any document, and changed without touching entries and fields that are not ours.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::image::{Algorithm, Descriptor, Digest, IMAGE_NAME, Kind, REF_NAME, Reference, index_of, layout};
 
 const MANIFESTS: &str = "manifests";
-/// Our mark on an entry that is no image and refers to nothing.
+/// Our annotation of an entry that is no image and refers to nothing.
 const LEAF: &str = "dev.linkspan.leaf";
 
 /// The index of a layout.
@@ -19,7 +19,7 @@ pub(crate) struct LayoutIndex {
     /// Every key with its value, as they were read and in their order.
     fields: Fields,
     pub(super) entries: Vec<Entry>,
-    /// Entries that we cannot read, each with the place that it had among the others: they are kept, and nothing else.
+    /// Entries that we cannot read, each with its index among the others: they are kept as they are.
     foreign: Vec<(usize, Box<RawValue>)>,
 }
 
@@ -27,13 +27,13 @@ pub(crate) struct LayoutIndex {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) target: Descriptor,
-    /// As it was read: fields that we do not know are kept.
+    /// The entry as it was read: fields that we do not know are kept.
     raw: Box<RawValue>,
 }
 
 impl Entry {
-    /// What the image is called, as it is written: a whole name from containerd, BuildKit and Docker, which put the tag
-    /// beside it; a whole name or just a tag from others (`oci:DIR:NAME` of skopeo). A build cache has none.
+    /// The image's name, as it is written: a full name from containerd, BuildKit and Docker, which put the tag beside
+    /// it; a full name or just a tag from others (`oci:DIR:NAME` of skopeo). A build cache has none.
     pub(crate) fn name(&self) -> Option<&str> {
         if self.is_cache() {
             return None;
@@ -43,13 +43,13 @@ impl Entry {
         Some(name.as_str()).filter(|name| !name.is_empty())
     }
 
-    /// Whether this is the image that `name` names.
+    /// Whether `name` is this image's name.
     pub(crate) fn is(&self, name: &Reference) -> bool {
         self.name().and_then(|own| own.parse::<Reference>().ok()).as_ref() == Some(name)
     }
 
-    /// Whether an image that is given `name` takes this one's place. One that has only a tag is of a repository that
-    /// nobody knows, and stays.
+    /// Whether an image that gets `name` replaces this one. An image that has only a tag is of an unknown repository,
+    /// and stays.
     fn gives_way_to(&self, name: &Reference) -> bool {
         let is_whole = |own: &str| own.contains(['/', ':', '@']);
         self.is(name) && self.name().is_some_and(is_whole)
@@ -57,10 +57,10 @@ impl Entry {
 }
 
 impl LayoutIndex {
-    /// Reads the bytes of an `index.json`.
+    /// Parses the bytes of an `index.json`.
     ///
     /// # Errors
-    /// In words, when it is none, or can be read in two ways.
+    /// A text, if it is not an index or can be read in two ways.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let fields: Fields = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let list = fields.0.iter().find(|(key, _)| key == MANIFESTS).map_or("[]", |(_, value)| value.get());
@@ -70,7 +70,7 @@ impl LayoutIndex {
             if is_foreign(&raw) { foreign.push((known.len(), raw)) } else { known.push(raw) }
         }
         let mut this = Self { fields, entries: Vec::new(), foreign };
-        // What we read must be read by everybody as we do.
+        // Every reader must read the entries as we do.
         let own = if this.foreign.is_empty() { None } else { Some(this.without_foreign(&known)) };
         let own = own.transpose().map_err(|error| error.to_string())?;
         let index = index_of(own.as_deref().unwrap_or(bytes)).map_err(|error| error.to_string())?;
@@ -78,12 +78,12 @@ impl LayoutIndex {
         Ok(this)
     }
 
-    /// The bytes of the file with nothing but `known` entries.
+    /// The bytes of the file with only the `known` entries.
     fn without_foreign(&self, known: &[Box<RawValue>]) -> Result<Vec<u8>, serde_json::Error> {
         self.write(&known.iter().map(|raw| &**raw).collect::<Vec<_>>())
     }
 
-    /// What is not known of the index: what its entries that we cannot read refer to.
+    /// Why the index may reach more blobs: entries that we cannot read.
     pub(crate) fn doubts(&self) -> impl Iterator<Item = String> {
         let shown = |(_, raw): &(usize, Box<RawValue>)| raw.get().chars().take(200).collect::<String>();
         let doubt = move |foreign| {
@@ -98,7 +98,7 @@ impl LayoutIndex {
         &self.entries
     }
 
-    /// The root that `name` stands for.
+    /// The root that `name` resolves to.
     pub(crate) fn resolve(&self, name: &Reference) -> Option<&Descriptor> {
         let exact = self.entries.iter().rev().find(|entry| entry.is(name) && name.admits(&entry.target.digest));
         let same_repository = |entry: &&Entry| {
@@ -108,12 +108,12 @@ impl LayoutIndex {
         exact.or_else(|| self.entries.iter().find(same_repository)).map(|entry| &entry.target)
     }
 
-    /// The entry with this root, the first of several.
+    /// The first entry with this root.
     pub(crate) fn root(&self, digest: &Digest) -> Option<&Descriptor> {
         self.entries.iter().map(|entry| &entry.target).find(|target| target.digest == *digest)
     }
 
-    /// Whether every name stands for `root`, and nothing else is called so; with no names, whether it is listed.
+    /// Whether every name resolves to `root` and to no other root; with no names, whether it is listed.
     pub(crate) fn resolves_to(&self, root: &Descriptor, names: &[Reference]) -> bool {
         if names.is_empty() {
             return self.entries.iter().any(|entry| !entry.is_cache() && entry.target.digest == root.digest);
@@ -124,7 +124,7 @@ impl LayoutIndex {
         })
     }
 
-    /// Gives `names` to `root`; with none it is listed without a name, unless it is listed at all. Returns the roots
+    /// Gives `names` to `root`; with none it is listed without a name, unless it is already listed. Returns the roots
     /// that lost a name.
     pub(crate) fn insert(
         &mut self,
@@ -150,7 +150,7 @@ impl LayoutIndex {
         Ok(gone.into_iter().map(|entry| entry.target).filter(|target| target.digest != root.digest).collect())
     }
 
-    /// Takes `name`, as it is written, away from `root`, or the entry that has none. Returns the roots that lost it.
+    /// Removes `name`, as it is written, from `root`, or the entry without a name. Returns the roots that lost it.
     pub(crate) fn remove(&mut self, name: Option<&str>, root: &Digest) -> Vec<Descriptor> {
         let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
@@ -162,7 +162,7 @@ impl LayoutIndex {
     /// The bytes of the file.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut raws: Vec<&RawValue> = self.entries.iter().map(|entry| &*entry.raw).collect();
-        // From the end, so that the places of those before are as they were.
+        // From the end, so that the indices of earlier entries stay valid.
         for (place, raw) in self.foreign.iter().rev() {
             raws.insert((*place).min(raws.len()), raw);
         }
@@ -190,8 +190,8 @@ impl LayoutIndex {
     }
 }
 
-/// Whether an entry is one that others may understand and we cannot: its digest is of an algorithm that we do not know
-/// (image-spec `descriptor.md`, "Digests"). What is no digest at all is an error.
+/// Whether an entry is one that others may understand and we cannot: its digest's algorithm is unknown to us
+/// (image-spec `descriptor.md`, "Digests"). An invalid digest is an error.
 fn is_foreign(raw: &RawValue) -> bool {
     #[derive(Deserialize)]
     struct Named {
@@ -208,7 +208,7 @@ fn is_foreign(raw: &RawValue) -> bool {
         && [Algorithm::Sha256, Algorithm::Sha512].iter().all(|known| known.name() != algorithm)
 }
 
-/// Whether this root is no image and refers to nothing: it was given to us as one blob.
+/// Whether this root is no image and refers to nothing: it was exported as one blob.
 pub(super) fn is_leaf(root: &Descriptor) -> bool {
     root.annotations.contains_key(LEAF)
 }

@@ -1,4 +1,4 @@
-//! The files of a lease's ingests: the bytes that came, and a note beside them.
+//! The files of a lease's ingests: the bytes received, and a note for each.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ use crate::image::{Algorithm, Digest};
 /// The longest note of an ingest.
 const MAX_NOTE: u64 = 16 << 10;
 
-/// What is written beside an ingest.
+/// The note, a JSON file beside an ingest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Note {
     pub(crate) name: String,
@@ -52,7 +52,7 @@ impl IngestFiles {
     }
 
     fn data(&self, name: &str) -> PathBuf {
-        // Names are the client's, and may hold anything.
+        // Names are the client's, and may contain any bytes.
         self.folder().join(Digest::sha256(name.as_bytes()).hex())
     }
 
@@ -64,7 +64,7 @@ impl IngestFiles {
         self.blobs.refused(&self.export, "writing an ingest", error)
     }
 
-    /// Opens the file of an ingest where an earlier writer left it.
+    /// Opens the file of an ingest, to resume it at its length.
     pub(crate) fn open(&self, name: &str, algorithm: Algorithm) -> Result<HashedFile, EngineError> {
         let (disk, path) = (&self.blobs.disk, self.data(name));
         if !path.exists() {
@@ -79,10 +79,10 @@ impl IngestFiles {
         self.blobs.disk.create_folder(&self.folder()).map_err(|error| self.failed(&error))
     }
 
-    /// Reads the note of an ingest; `None` if there is none that can be read.
+    /// Reads the note of an ingest; `None` if there is no readable one.
     pub(crate) fn read_note(&self, name: &str) -> Result<Option<Note>, EngineError> {
         match read_at_most(&self.note_path(name), MAX_NOTE) {
-            // One that a crash cut off is as good as none.
+            // A note that a crash cut off counts as absent.
             Ok(note) => Ok(serde_json::from_slice(&note).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed(&error)),
@@ -94,7 +94,7 @@ impl IngestFiles {
         self.note_path(name).exists()
     }
 
-    /// Writes a note, unless there is one: by it the ingest is known after a restart.
+    /// Writes a note, unless there is one: it makes the ingest known after a restart.
     pub(crate) fn write_note(&self, note: &Note) -> Result<(), EngineError> {
         let (disk, path) = (&self.blobs.disk, self.note_path(&note.name));
         if path.exists() {
@@ -107,7 +107,7 @@ impl IngestFiles {
         written.map_err(|error| self.failed(&error))
     }
 
-    /// Writes all of an ingest, even if that is nothing.
+    /// Writes all bytes of an ingest, even if there are none.
     pub(crate) fn write(&self, hashed: &mut HashedFile, rest: Vec<Bytes>) -> Result<(), EngineError> {
         hashed.create().and_then(|()| hashed.take(rest)).map_err(|error| {
             hashed.make_room(&error);
@@ -115,7 +115,7 @@ impl IngestFiles {
         })
     }
 
-    /// Takes a complete file out of the ingests. With the name of a part it is found again if this process is killed.
+    /// Moves a complete file out of the ingests. The name of a part lets it be found again if this process is killed.
     pub(crate) fn take_out(&self, mut hashed: HashedFile, digest: &Digest) -> Result<HashedFile, EngineError> {
         let Some(file) = &hashed.file else { return Ok(hashed) };
         let part = self.blobs.paths.partial(&self.blobs.boot, digest);
@@ -126,7 +126,7 @@ impl IngestFiles {
         Ok(hashed)
     }
 
-    /// Removes an ingest; fine if there is none.
+    /// Removes an ingest; succeeds if there is none.
     pub(crate) fn remove(&self, name: &str) -> Result<(), EngineError> {
         let disk = &self.blobs.disk;
         let removed = disk.remove(&self.data(name)).and_then(|()| disk.remove(&self.note_path(name)));
@@ -143,7 +143,7 @@ impl IngestFiles {
         cleared.map_err(|error| self.blobs.failed("releasing an export", &error))
     }
 
-    /// All notes, with the length of the bytes that came and the time of the last ones.
+    /// All notes, with the number of bytes received and the time of the last write.
     pub(crate) fn list(&self) -> Result<Vec<(Note, u64, Option<SystemTime>)>, EngineError> {
         self.read_all().map_err(|error| self.failed(&error))
     }

@@ -1,4 +1,4 @@
-//! Whether a folder is a layout, and making it one.
+//! Checking whether a folder is a layout, and making it one.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::engine::EngineError;
 use crate::image::Algorithm;
 use crate::image::layout::{EMPTY_INDEX, MARKER, MAX_MARKER, VERSION};
 
-/// What a folder is.
+/// The state of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Nothing, or an empty folder, or a layout that was never completed.
@@ -23,7 +23,7 @@ pub(crate) enum Found {
 }
 
 impl LayoutPaths {
-    /// Looks at the folder without changing anything.
+    /// Checks the folder without changing it.
     pub(crate) fn look(&self) -> Result<Found, EngineError> {
         match fs::metadata(self.root()) {
             Ok(found) if !found.is_dir() => return Err(self.invalid("it is not a folder")),
@@ -46,10 +46,10 @@ impl LayoutPaths {
         Ok(Found::Layout)
     }
 
-    /// A folder without `oci-layout`: somebody else's, unless it is empty or was begun by us.
+    /// A folder without `oci-layout`: not ours, unless it is empty or contains our own folder.
     fn look_unmarked(&self) -> Result<Found, EngineError> {
         let mut entries = fs::read_dir(self.root()).map_err(|error| self.failed("looking at the layout", &error))?;
-        // In this order: whoever begins one at this moment makes our folder first.
+        // In this order: a process that creates a layout at this moment creates our own folder first.
         if entries.next().is_none() || self.own().is_dir() {
             return Ok(Found::Nothing);
         }
@@ -58,7 +58,7 @@ impl LayoutPaths {
         ))
     }
 
-    /// Completes the folder to a layout. Our own folder comes first: by it a layout that was begun is known.
+    /// Makes the folder a layout. Our own folder is created first: it marks a layout that is not complete yet.
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), EngineError> {
         let found = self.look()?;
         let making = |error: io::Error| self.failed("making the layout", &error);
@@ -82,7 +82,7 @@ impl LayoutPaths {
         if found == Found::Nothing { self.complete(disk) } else { Ok(()) }
     }
 
-    /// Makes the files that make a folder a layout. Another process may have done so meanwhile, and put an image there.
+    /// Writes the files that make a folder a layout. Another process may have done so meanwhile, and added an image.
     fn complete(&self, disk: &dyn Disk) -> Result<(), EngineError> {
         let _lock = lock::exclusive(self)?;
         if self.look()? == Found::Layout {

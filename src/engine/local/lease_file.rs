@@ -1,8 +1,8 @@
 //! Lease files: a lease lists the blobs that an export pins, so that no process collects them.
 //!
-//! The first line is the process that owns the lease, or `durable` with its record; each further line is a pinned digest,
-//! or with a `-` one that was unpinned. A lease is abandoned when its process no longer locks its own file. Leases need not
-//! survive a power loss, which no export survives either: an export with a durable lease pins its blobs again.
+//! The first line is the process that owns the lease, or `durable` with its record; each further line is a pinned
+//! digest, or `-` and an unpinned one. A lease is abandoned when its process no longer locks its own file. Leases need
+//! not survive a power loss, since no export does: an export with a durable lease pins its blobs again.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead as _, Read as _};
@@ -25,7 +25,7 @@ pub(super) const DURABLE: &str = "durable ";
 const MAX_BYTES: u64 = 32 << 20;
 /// The longest first line: the record of a durable lease, in which JSON may take six bytes for one.
 const MAX_OWNER: u64 = 512 << 10;
-/// How many blobs a lease may pin: more than an export may have, and fewer than are read.
+/// How many blobs a lease may pin: more than an export may have, and fewer than fit in `MAX_BYTES`.
 const MAX_PINNED: usize = 250_000;
 /// How many stale lines are left in a lease.
 const STALE: usize = 1024;
@@ -33,9 +33,9 @@ const STALE: usize = 1024;
 /// What ends a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// The end of this process.
+    /// A lease that ends with this process.
     Process(String),
-    /// Its expiry: a durable lease, with this record.
+    /// A durable lease that ends by expiry, with this record.
     Expiry(String),
 }
 
@@ -71,12 +71,12 @@ struct Inner {
     pinned: HashSet<Digest>,
     /// How many lines the file has.
     lines: usize,
-    /// Whether the last one may be cut off, because a write failed.
+    /// Whether the last line may be cut off, because a write failed.
     is_torn: bool,
 }
 
 impl Inner {
-    /// Adds `lines`, of which there are `count`.
+    /// Appends `lines`, which are `count` lines.
     fn add(&mut self, lines: &str, count: usize) -> io::Result<()> {
         let begun = std::mem::replace(&mut self.is_torn, true);
         let separator = if begun { "\n" } else { "" };
@@ -88,7 +88,7 @@ impl Inner {
 }
 
 impl LeaseFile {
-    /// Creates the lease of `export`, or opens a durable one again.
+    /// Creates the lease of `export`, or reopens a durable one.
     pub(crate) fn open(paths: &LayoutPaths, disk: &Arc<dyn Disk>, export: &str, owner: &Owner) -> io::Result<Self> {
         let path = paths.lease(export);
         let found = match owner {
@@ -96,7 +96,7 @@ impl LeaseFile {
             _ => None,
         };
         let mut file = disk.append(&path)?;
-        // A crash may have cut off the last line of one that is taken up.
+        // A crash may have cut off the last line of a lease that is reopened.
         let is_torn = found.is_some();
         let (owner, pinned, lines) = match found {
             Some(Found { owner, digests, lines }) => (owner, digests, lines),
@@ -119,7 +119,7 @@ impl LeaseFile {
         Ok(Self { paths: paths.clone(), disk: disk.clone(), path, owner, inner })
     }
 
-    /// Pins blobs. Those found after that stay: a collector has seen the pins, or is done. Blocks.
+    /// Pins blobs. Those that are present after that stay: a collector has seen the pins, or has finished. Blocks.
     pub(crate) fn pin<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<(), EngineError> {
         let paths = &self.paths;
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +150,7 @@ impl LeaseFile {
         Ok(())
     }
 
-    /// Rewrites a lease in which most lines are stale: a client may pin and unpin as often as it likes. The lock must be
+    /// Rewrites a lease in which most lines are stale: a client may pin and unpin any number of times. The lock must be
     /// held.
     fn tidy(&self, inner: &mut Inner) {
         if inner.lines <= 2 * inner.pinned.len() + STALE {
@@ -182,7 +182,7 @@ impl LeaseFile {
     }
 }
 
-/// A lease as it is found on the disk.
+/// A lease as it was read from the disk.
 #[derive(Debug)]
 pub(super) struct Found {
     owner: String,
@@ -191,7 +191,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whose it is. Says so of leases, too, that are too long to be read as a whole.
+    /// The owner of a lease. Also works for leases that are too long to be read as a whole.
     pub(super) fn owner(path: &Path) -> io::Result<String> {
         let mut owner = Vec::new();
         io::BufReader::new(open_file(path)?.take(MAX_OWNER)).read_until(b'\n', &mut owner)?;
@@ -206,7 +206,7 @@ impl Found {
         let (owner, mut found) = (lines.next().unwrap_or_default().to_owned(), (HashSet::new(), 0));
         for line in lines {
             found.1 += 1;
-            // A line that was cut off by a crash pinned a blob of a process that is gone.
+            // A line that a crash cut off pinned a blob of a process that is gone.
             match (line.strip_prefix('-'), line.strip_prefix('-').unwrap_or(line).parse::<Digest>()) {
                 (Some(_), Ok(digest)) => drop(found.0.remove(&digest)),
                 (None, Ok(digest)) => drop(found.0.insert(digest)),

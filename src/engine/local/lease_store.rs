@@ -15,7 +15,7 @@ use super::process_file::{ProcessFile, lives};
 use crate::engine::{DurableLease, EngineError};
 use crate::image::Digest;
 
-/// How long a durable lease lasts after it was created, as long as a containerd's.
+/// How long a durable lease lasts after it was created, the same as in the containerd engine.
 const LIFETIME: Duration = Duration::from_secs(8 * 3600);
 
 /// A survey of all leases.
@@ -47,8 +47,8 @@ impl LeaseStore {
         self.paths.leases().is_dir() && self.paths.processes().is_dir()
     }
 
-    /// Creates the lease of `export`, which ends with this process, or with a `record` is durable. Opens a durable one
-    /// again.
+    /// Creates the lease of `export`, which ends with this process, or is durable if there is a `record`. Reopens a
+    /// durable one.
     pub(crate) fn open(&self, export: &str, record: Option<String>) -> Result<LeaseFile, EngineError> {
         let owner = match record {
             Some(record) => Owner::Expiry(record),
@@ -92,19 +92,19 @@ impl LeaseStore {
     pub(super) fn survey(&self) -> io::Result<Survey> {
         let mut survey = Survey::default();
         for entry in entries(&self.paths.leases())? {
-            // A lease is called by its export's id; whatever else is there is not ours.
+            // A lease's file is named by its export's id; other files are not ours.
             let Ok(export) = entry.file_name().into_string() else { continue };
             if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 continue;
             }
             let path = entry.path();
             let lives = match Found::owner(&path) {
-                // One that a later version wrote, or that is damaged, is as old as its file.
+                // A lease that a later version wrote, or that is damaged, is as old as its file.
                 Ok(durable) if durable.starts_with(DURABLE) => {
                     kept(&durable).map_or_else(|| Clock::default().age(&path), |kept| kept.age()) < LIFETIME
                 }
                 Ok(process) => lives(&self.paths, &process),
-                // Released at this moment.
+                // Released meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(_) => true,
             };

@@ -1,7 +1,7 @@
 //! Locks between processes, and between tasks of one process.
 //!
-//! They are flock(2) locks: the kernel releases a lock with the process that holds it, however that ends and in whichever
-//! pid namespace it lives, so that no lock is ever stale and no pid is compared.
+//! They are flock(2) locks: the kernel releases a lock when its process ends, in any way and in any pid namespace, so
+//! no lock is ever stale and no pids are compared.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 
-/// How long a lock is waited for. It is held for milliseconds; by a collector of a large layout for seconds.
+/// How long to wait for a lock. It is held for milliseconds; by a collector of a large layout for seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is tried.
+/// The delay between two attempts.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// A lock, released when it is dropped.
@@ -32,21 +32,21 @@ pub(super) struct IndexLock {
     paths: LayoutPaths,
 }
 
-/// For pinning blobs: any number at once, but not while blobs are collected.
+/// For pinning blobs: shared among pinners, but not while the collector runs.
 pub(super) fn shared(paths: &LayoutPaths) -> Result<Lock, EngineError> {
     let file = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
     wait(paths, || file.try_lock_shared())?;
     Ok(Lock { _file: file })
 }
 
-/// For changes that others must not see half done.
+/// For changes that other processes must not see half done.
 pub(super) fn exclusive(paths: &LayoutPaths) -> Result<IndexLock, EngineError> {
     let own = open(&paths.lock()).map_err(|error| paths.failed("locking", &error))?;
     wait(paths, || own.try_lock())?;
     Ok(IndexLock { _own: Lock { _file: own }, buildkit: buildkit(paths)?, paths: paths.clone() })
 }
 
-/// Takes BuildKit's lock of the index as well. BuildKit removes the file when it is done, so that the locked file may no
+/// Takes BuildKit's lock of the index as well. BuildKit removes the file when it is done, so the locked file may no
 /// longer be the one at that path.
 fn buildkit(paths: &LayoutPaths) -> Result<File, EngineError> {
     let path = paths.buildkit_lock();
@@ -65,7 +65,7 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).open(path)
 }
 
-/// Locks the file by which other processes know that this one lives. One that checks takes the lock for a moment.
+/// Locks the file that shows other processes that this one lives. A process that checks holds the lock for a moment.
 pub(crate) fn claim(paths: &LayoutPaths, file: &File) -> Result<(), EngineError> {
     wait(paths, || file.try_lock())
 }
@@ -88,7 +88,7 @@ fn wait(paths: &LayoutPaths, attempt: impl Fn() -> Result<(), TryLockError>) -> 
 
 impl Drop for IndexLock {
     fn drop(&mut self) {
-        // As BuildKit does, while the lock is still held. It stays if it cannot be removed, which does no harm.
+        // As BuildKit does, while the lock is still held. A file that cannot be removed does no harm.
         let _ = std::fs::remove_file(self.paths.buildkit_lock());
         let _ = self.buildkit.unlock();
     }

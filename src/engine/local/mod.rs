@@ -66,7 +66,7 @@ pub(super) fn open(root: &Path) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
     on(root, Arc::new(System), boot())
 }
 
-/// The stores on this disk, in this boot.
+/// The stores on the given disk, in the given boot.
 pub(super) fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> (Arc<BlobStore>, NameIndex, LeaseStore) {
     let paths = LayoutPaths::new(root);
     let process = Arc::new(ProcessFile::new(paths.clone()));
@@ -75,7 +75,7 @@ pub(super) fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> (Arc<BlobSto
     (BlobStore::new(paths, disk, boot, process), names, leases)
 }
 
-/// What tests of the repository look into.
+/// Items that tests of the repository use.
 #[cfg(test)]
 pub(super) mod testing {
     pub(crate) use super::disk::{Disk, DiskFile, System};

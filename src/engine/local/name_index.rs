@@ -27,7 +27,7 @@ impl NameIndex {
         Self { paths, disk }
     }
 
-    /// Whether there is a layout. Refuses a folder that can become none.
+    /// Whether there is a layout. Refuses a folder that cannot become one.
     pub(crate) fn exists(&self) -> Result<bool, EngineError> {
         Ok(self.paths.look()? != Found::Nothing)
     }
@@ -70,7 +70,7 @@ impl NameIndex {
         if !self.exists()? {
             return Ok(false);
         }
-        // Another tool may have made the layout, without our folder.
+        // Another tool may have created the layout, without our own folder.
         self.create()?;
         let _lock = self.lock()?;
         let Some((index, seal)) = self.read_sealed()? else { return Ok(false) };
@@ -92,7 +92,7 @@ impl NameIndex {
         self.replace(index, seal.as_ref(), |index| index.insert(root, names))
     }
 
-    /// Adds to the index, which may not be there yet, by `change`.
+    /// Adds to the index by `change`; creates the index if there is none.
     pub(crate) fn add(
         &self,
         change: impl FnOnce(&mut LayoutIndex) -> Result<(), serde_json::Error>,
@@ -102,7 +102,7 @@ impl NameIndex {
         self.replace(index, seal.as_ref(), |index| change(index).map(|()| Vec::new())).map(drop)
     }
 
-    /// Reads the index with its seal; an empty one without if there is none.
+    /// Reads the index with its seal; without an index, an empty one and no seal.
     fn read_or_new(&self) -> Result<(LayoutIndex, Option<Seal>), EngineError> {
         match self.read_sealed()? {
             Some((index, seal)) => Ok((index, Some(seal))),
@@ -119,7 +119,7 @@ impl NameIndex {
     pub(super) fn read_sealed(&self) -> Result<Option<(LayoutIndex, Seal)>, EngineError> {
         let read = || {
             let file = open_file(&self.paths.index())?;
-            // Before the content: a write during the read makes it another file.
+            // Before the content: a write during the read changes the seal.
             let seal = Seal::of(&file.metadata()?);
             Ok::<_, io::Error>((read_file_at_most(file, MAX_INDEX)?, seal))
         };
@@ -133,7 +133,7 @@ impl NameIndex {
         LayoutIndex::parse(&bytes).map(|index| Some((index, seal))).map_err(refused)
     }
 
-    /// Writes `index` with `change` applied in place of the file that had the seal `before`. The lock must be held.
+    /// Writes `index` with `change` applied, replacing the file that had the seal `before`. The lock must be held.
     fn replace(
         &self,
         mut index: LayoutIndex,

@@ -35,7 +35,7 @@ impl LayoutPaths {
         self.root.join(INDEX_FILE)
     }
 
-    /// What BuildKit locks while it writes or reads the index (buildkit `client/ociindex/ociindex.go`).
+    /// The file that BuildKit locks while it writes or reads the index (buildkit `client/ociindex/ociindex.go`).
     pub(crate) fn buildkit_lock(&self) -> PathBuf {
         self.root.join("index.json.lock")
     }
@@ -64,17 +64,17 @@ impl LayoutPaths {
         self.own().join("lock")
     }
 
-    /// Which blobs are known to be what they are called ([`super::verified`]).
+    /// The records of verified blobs ([`super::verified`]).
     pub(crate) fn verified(&self) -> PathBuf {
         self.own().join("verified")
     }
 
-    /// Since when blobs are needed by nothing ([`super::unreached`]).
+    /// Since when blobs have been unreachable ([`super::unreached`]).
     pub(crate) fn unreached(&self) -> PathBuf {
         self.own().join("unreached")
     }
 
-    /// A name for a file that will be put in the place of `name`.
+    /// A unique name for a file that will be renamed to `name`.
     pub(crate) fn draft(&self, name: &str) -> PathBuf {
         self.own().join(format!("{name}.{}", unique()))
     }
@@ -95,36 +95,36 @@ impl LayoutPaths {
         self.uploads().join(export)
     }
 
-    /// Files of processes: one that lives has its own locked.
+    /// Files of processes: a process that lives has its own locked.
     pub(crate) fn processes(&self) -> PathBuf {
         self.own().join("processes")
     }
 
-    /// Blobs that are not complete, or complete and not yet on the disk for sure.
+    /// Blobs that are incomplete, or complete and not synced.
     pub(crate) fn ingest(&self) -> PathBuf {
         self.own().join("ingest")
     }
 
-    /// A blob that `process` is writing and nobody else goes on with.
+    /// A blob that `process` is writing and no other process resumes.
     pub(crate) fn temp_path(&self, process: &str) -> PathBuf {
         self.ingest().join(format!("{process}.{}", unique()))
     }
 
-    /// The part of a blob that a later writer goes on with. What was written before the machine restarted is not
-    /// trusted: a power loss may have left holes in it.
+    /// The part of a blob that a later writer resumes. One written before the machine restarted is not trusted: a power
+    /// loss may have left holes in it.
     pub(crate) fn partial(&self, boot: &str, digest: &Digest) -> PathBuf {
         self.ingest().join(format!("{}-{}.{boot}", digest.algorithm().name(), digest.hex()))
     }
 
-    /// A complete blob that `process` has not synced yet. Whoever finds it after that process was killed knows what it
-    /// is; what was written before the machine restarted is not trusted here either.
+    /// A complete blob that `process` has not synced yet. Its name identifies it if that process is killed; one written
+    /// before the machine restarted is not trusted either.
     pub(crate) fn unsynced(&self, boot: &str, digest: &Digest, process: &str) -> PathBuf {
         let (algorithm, hex) = (digest.algorithm().name(), digest.hex());
         self.ingest().join(format!("{algorithm}-{hex}.{boot}.{process}.{}", unique()))
     }
 
-    /// Makes `path` hold `content`, which is there as a whole or not at all whatever happens. Gives the seal of the file
-    /// as it was before it got its name, which counts as a change.
+    /// Replaces the content of `path` by `content`, atomically even on a power loss. Returns the file's seal before the
+    /// rename, which changes its ctime.
     pub(crate) fn put(&self, disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<Seal> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let draft = self.draft(&name);
@@ -134,15 +134,15 @@ impl LayoutPaths {
             disk.rename(&draft, path).map(|()| seal)
         });
         if written.is_err() {
-            // What went wrong first is what matters.
+            // The first error is the one to report.
             let _ = disk.remove(&draft);
         }
         let seal = written?;
         disk.sync_folder(&self.root).map(|()| seal)
     }
 
-    /// Makes a file of ours hold `content`, or leaves it as it is. Past the disk's syncs, like every lock: for what may be
-    /// lost.
+    /// Replaces the content of a file of ours by `content`, or leaves it as it is. Not synced: for files whose loss
+    /// does no harm, such as locks.
     pub(crate) fn jot(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let draft = self.draft(&path.file_name().unwrap_or_default().to_string_lossy());
         let written = fs::write(&draft, content).and_then(|()| fs::rename(&draft, path));
@@ -152,12 +152,12 @@ impl LayoutPaths {
         written
     }
 
-    /// The layout cannot be used.
+    /// The error for a layout that cannot be used.
     pub(crate) fn invalid(&self, reason: impl Into<String>) -> EngineError {
         EngineError::Layout { path: self.root.display().to_string(), reason: reason.into() }
     }
 
-    /// The file system refused.
+    /// The error for a file operation that failed.
     pub(crate) fn failed(&self, operation: &str, error: &io::Error) -> EngineError {
         match error.kind() {
             _ if is_full(error) => EngineError::NoSpace {
@@ -172,10 +172,10 @@ impl LayoutPaths {
     }
 }
 
-/// A name that no other file of any process has.
+/// A name that is unique among the files of all processes.
 pub(super) fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    // The time tells processes of the same pid apart, in other namespaces and on other machines.
+    // The time distinguishes processes with the same pid in other namespaces and on other machines.
     format!("{}-{now:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

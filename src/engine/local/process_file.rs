@@ -1,4 +1,4 @@
-//! The file of a process, which it keeps locked as long as it lives.
+//! The file of a process, which it keeps locked while it lives.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -32,7 +32,7 @@ impl ProcessFile {
         let failed = |error: io::Error| self.paths.failed("making a lock", &error);
         let name = unique();
         let path = self.paths.processes().join(&name);
-        // Past the disk, like every lock: it is worth nothing after a crash.
+        // Not synced, like every lock: it is of no use after a crash.
         let file = OpenOptions::new().append(true).create_new(true).open(path).map_err(failed)?;
         lock::claim(&self.paths, &file)?;
         *created = Some((name.clone(), file));
@@ -48,8 +48,8 @@ impl Drop for ProcessFile {
     }
 }
 
-/// Whether a process lives: then its file is locked. An empty name is that of a process that has created a lease and not
-/// written its name yet.
+/// Whether a process lives: then its file is locked. The name is empty if a process has created a lease and not written
+/// its name yet.
 pub(super) fn lives(paths: &LayoutPaths, process: &str) -> bool {
     if process.is_empty() {
         return Clock::default().age(&paths.leases()) < Duration::from_secs(60);

@@ -9,26 +9,26 @@ use super::paths::LayoutPaths;
 use crate::image::cache::CACHE_CONFIG;
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 
-/// How many blobs are followed at most.
+/// How many blobs are followed.
 const MAX_BLOBS: usize = 4_000_000;
-/// The largest document that is read, in bytes. Larger than what we export: others may allow more.
+/// The largest document that is read, in bytes. Larger than those that we export: others may allow more.
 const DOCUMENT_BYTES: u64 = 32 << 20;
 /// How many doubts are kept.
 const MAX_DOUBTS: usize = 100;
 
-/// Blobs that were found on the way from roots.
+/// Blobs that are reachable from roots.
 #[derive(Debug, Default)]
 pub(super) struct Reachable {
     pub(super) all: HashSet<Digest>,
-    /// Documents whose children were looked at.
+    /// Documents whose children were followed.
     followed: HashSet<Digest>,
-    /// Why there may be more that are not found.
+    /// Why there may be more reachable blobs.
     pub(super) doubts: Vec<String>,
 }
 
 impl Reachable {
-    /// Follows all that `root` reaches. A document that is not there reaches nothing: layouts may hold a part of an
-    /// image. One that is there and not understood may reach anything.
+    /// Follows all blobs that `root` reaches. A missing document reaches nothing: layouts may contain a part of an
+    /// image. A document that cannot be parsed may reach any blob.
     pub(super) fn follow(&mut self, paths: &LayoutPaths, root: &Descriptor) {
         let mut next = vec![(root.clone(), !is_leaf(root))];
         while let Some((blob, may_be_manifest)) = next.pop() {
@@ -70,7 +70,7 @@ impl Reachable {
     }
 }
 
-/// A document; none if it is not there.
+/// Reads a document; `None` if it is missing.
 fn read(paths: &LayoutPaths, blob: &Descriptor) -> Result<Option<Document>, String> {
     let wide = usize::try_from(DOCUMENT_BYTES).unwrap_or(usize::MAX);
     let limits = Limits { document_bytes: DOCUMENT_BYTES, children: wide, ..Limits::default() };
@@ -79,7 +79,7 @@ fn read(paths: &LayoutPaths, blob: &Descriptor) -> Result<Option<Document>, Stri
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    // Identified by its digest, whatever length the descriptor has.
+    // Identified by its digest, whatever size the descriptor gives.
     let blob = Descriptor { size: bytes.len() as u64, ..blob.clone() };
     Document::parse_within(blob, bytes.into(), &limits).map(Some).map_err(|error| error.to_string())
 }

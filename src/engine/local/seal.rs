@@ -1,11 +1,11 @@
-//! What tells that a file is still the same one, and that nobody has changed it.
+//! The seal of a file: the metadata that shows whether it is still the same file, unchanged.
 
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// A file as it was at one time.
+/// A file's metadata at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub(crate) inode: u64,
@@ -24,17 +24,17 @@ impl Seal {
         }
     }
 
-    /// Of the file that is there, if one is.
+    /// The seal of the file at `path`, if there is one.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|found| Self::of(&found))
     }
 
-    /// Whether it may be the same file after it got another name, which counts as a change.
+    /// Whether it may be the same file after a rename, which changes its ctime.
     pub(crate) fn is_renamed(&self, before: &Self) -> bool {
         Self { changed: before.changed, ..*self } == *before
     }
 
-    /// From what [`Display`](fmt::Display) made of one.
+    /// Parses what [`Display`](fmt::Display) wrote.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let (inode, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);

@@ -1,12 +1,13 @@
 //! Since when blobs are unreachable: a file of the collector, kept between its runs.
 //!
-//! An image that has just lost its name may be in use: by a tool that read the index before, and will write its own copy
-//! of it; by a reader; by an export that shares its layers. So a blob is removed only when an hour has gone by since it was
-//! found to be unreachable. If the file is lost, or an earlier version that does not know it has run, the hour begins anew.
+//! An image that has just lost its name may be in use: by a tool that read the index before, and will write its own
+//! copy of it; by a reader; by an export that shares its layers. So a blob is removed only when an hour has passed
+//! since it was found to be unreachable. If the file is lost, or an earlier version that does not know it has run, the
+//! hour starts again.
 //!
-//! The file belongs to one state of the index. Another tool may change the index, so that a blob was reachable meanwhile:
-//! all hours begin anew with an index that we did not write. When we write it we know which roots lost a name, and the
-//! hours of all other blobs continue ([`index_written`]).
+//! The file belongs to one state of the index. Another tool may change the index, so that a blob was reachable
+//! meanwhile: all hours start again with an index that we did not write. When we write it we know which roots lost a
+//! name, and the hours of all other blobs continue ([`index_written`]).
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -18,15 +19,15 @@ use super::reachable::Reachable;
 use super::seal::Seal;
 use crate::image::{Descriptor, Digest};
 
-/// The most that is read of the file, in bytes: 700,000 blobs. The hour of further ones begins anew.
+/// The limit of what is read of the file, in bytes: 700,000 blobs. The hour of further ones starts again.
 const MAX_BYTES: u64 = 64 << 20;
-/// How the line begins that tells which index the file belongs to.
+/// The prefix of the line with the seal of the index that the file belongs to.
 const INDEX: &str = "index ";
 
 /// When each blob was first found to be unreachable.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Unreached {
-    /// The index that was read then; without it the times mean nothing.
+    /// The index that was read then; without it the times are invalid.
     index: Option<Seal>,
     since: HashMap<Digest, u64>,
 }
@@ -36,7 +37,7 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 impl Unreached {
-    /// The notes of `place`; none if there are none that can be read.
+    /// Reads the file; empty if it is missing or cannot be parsed.
     pub(super) fn read(paths: &LayoutPaths) -> Self {
         let text = read_lines(&paths.unreached(), MAX_BYTES).unwrap_or_else(|error| {
             tracing::warn!(%error, "since when blobs are needed by nothing cannot be read; each has its hour again");
@@ -50,17 +51,17 @@ impl Unreached {
         Self { index, since: text.lines().filter_map(pair).collect() }
     }
 
-    /// None yet, of this index.
+    /// An empty record for this index.
     pub(super) fn of(index: Seal) -> Self {
         Self { index: Some(index), since: HashMap::new() }
     }
 
-    /// Whether they were made of this index.
+    /// Whether the record belongs to this index.
     pub(super) fn is_of(&self, index: &Seal) -> bool {
         self.index.as_ref() == Some(index)
     }
 
-    /// Keeps the notes. Past the disk's syncs: nothing is lost with them but time.
+    /// Writes the file. Not synced: its loss only makes the hours start again.
     pub(super) fn write(&self, paths: &LayoutPaths) -> std::io::Result<()> {
         let mut text = String::new();
         if let Some(index) = &self.index {
@@ -76,7 +77,7 @@ impl Unreached {
         self.since.is_empty()
     }
 
-    /// How long a blob has been unreachable. A time in the future is of a clock that went wrong.
+    /// How long a blob has been unreachable; zero for a time in the future, which a wrong clock wrote.
     pub(super) fn age(&self, digest: &Digest, now: SystemTime) -> Duration {
         let since = self.since.get(digest).copied().unwrap_or(u64::MAX);
         Duration::from_secs(seconds(now).saturating_sub(since))
@@ -89,8 +90,8 @@ impl Unreached {
     }
 }
 
-/// Moves the file from the index as it was `before` to the one that was `written` in its place. Blobs that `replaced`, the
-/// roots that lost a name by that, reach were reachable until now. The lock must be held.
+/// Moves the file from the index `before` to the index `written` that replaced it. Blobs that the roots in `replaced`,
+/// which lost a name, reach were reachable until now. The lock must be held.
 pub(crate) fn index_written(paths: &LayoutPaths, before: &Seal, written: &Seal, replaced: &[Descriptor]) {
     let mut notes = Unreached::read(paths);
     if !notes.is_of(before) {

@@ -1,7 +1,7 @@
 //! Unsynced blobs: complete, but not yet synced when their process was killed.
 //!
-//! Their content is in the kernel's memory, and as good as on the disk as long as the machine does not restart. An export
-//! that outlives its process finds them again by the digests in its lease.
+//! Their content is in the page cache, and as safe as on the disk until the machine restarts. An export that outlives
+//! its process finds them by the digests in its lease.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) struct UnsyncedBlob {
 }
 
 impl UnsyncedBlob {
-    /// What a file is by its name; `None` if it is something else.
+    /// Parses the name of a file; `None` if it is not an unsynced blob.
     pub(super) fn parse(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let mut parts = name.split('.');
@@ -31,21 +31,21 @@ impl UnsyncedBlob {
         Some(Self { digest, boot, process })
     }
 
-    /// Whether the process lives that will give it its name.
+    /// Whether the process that will publish it lives.
     pub(super) fn has_owner(&self, paths: &LayoutPaths) -> bool {
         lives(paths, &self.process)
     }
 
-    /// Whether it is of this boot.
+    /// Whether it was written in this boot.
     pub(super) fn is_of(&self, boot: &str) -> bool {
         !boot.is_empty() && self.boot == boot
     }
 }
 
-/// All that can be taken over.
+/// All unsynced blobs that this process can take over.
 pub(super) fn find(paths: &LayoutPaths, boot: &str) -> io::Result<HashMap<Digest, PathBuf>> {
     let mut found = HashMap::new();
-    // There may be thousands of one process.
+    // One process may have thousands.
     let mut owners: HashMap<String, bool> = HashMap::new();
     for entry in entries(&paths.ingest())? {
         let Some(blob) = UnsyncedBlob::parse(&entry.path()).filter(|blob| blob.is_of(boot)) else { continue };

@@ -1,9 +1,9 @@
 //! Which blobs are verified: files below `blobs` whose content is known to match their name.
 //!
-//! Other tools do not always sync what they write: after a power loss a blob may have its name and its length, and other
-//! bytes. So a blob that another tool wrote is read once before an export relies on it; ours need not be, for they had
-//! their content before their name. The verified files are recorded beside them; a record is valid as long as the file is
-//! unchanged. Records that are lost cost reading the blobs again.
+//! Other tools do not always sync what they write: after a power loss a blob may have its name and its length, and
+//! other bytes. So a blob that another tool wrote is read once before an export relies on it; ours need not be, because
+//! their content was synced before they got their names. The verified files are recorded beside them; a record is valid
+//! as long as the file is unchanged. Records that are lost cost reading the blobs again.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -21,26 +21,26 @@ use super::paths::LayoutPaths;
 use super::seal::Seal;
 use crate::image::Digest;
 
-/// The longest file of notes that is read, in bytes: some 1,000,000 blobs.
+/// The longest file of records that is read, in bytes: some 1,000,000 blobs.
 const MAX_BYTES: u64 = 128 << 20;
 /// How many outdated records are left in the file.
 const STALE: usize = 1024;
 
-/// How often a file that is replaced while it is read is looked at again. One that is still being written never stays
-/// the same, and nobody can rely on it.
+/// How often a file that is replaced while it is read is checked again. A file that is still being written never stays
+/// the same, and cannot be relied on.
 const TRIES: usize = 16;
 
-/// What a look at a file found.
+/// The outcome of checking a file.
 enum Look {
     /// Its content matches its name, and it has this size.
     Good(u64),
-    /// There is none that matches.
+    /// No file has matching content.
     Absent,
     /// It changed while it was read.
     Changed,
 }
 
-/// A line of the notes.
+/// A line of the records.
 fn line(digest: &Digest, seal: &Seal) -> String {
     format!("{digest} {seal}")
 }
@@ -61,13 +61,13 @@ impl Verified {
         known
     }
 
-    /// The size of a blob whose content matches its name. Reads all of it where that is not recorded. Blocks.
+    /// The size of a blob whose content matches its name. Reads all of it unless that is recorded. Blocks.
     pub(super) fn check(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> Option<u64> {
         for _ in 0..TRIES {
             match self.look(paths, digest, size) {
                 Look::Good(size) => return Some(size),
                 Look::Absent => return None,
-                // Another process has put its copy in the place of this file, which may be as good: look at that.
+                // Another process has replaced this file by its copy, which may match: check that.
                 Look::Changed => {}
             }
         }
@@ -90,9 +90,9 @@ impl Verified {
         // Not under the lock: reading may take long. Two threads may read the same blob.
         let outcome = File::open(&path).and_then(|file| {
             let (hasher, length) = hash(&file, digest.algorithm())?;
-            // What is in the kernel's memory now must be what is on the disk later.
+            // Synced, so that the content that was verified in the page cache is what a power loss leaves.
             file.sync_data()?;
-            // A file that loses its name changes, too: its link count does.
+            // A file that loses its name changes, too: its link count and ctime do.
             let is_same = Seal::of(&file.metadata()?) == seal;
             Ok((is_same && length == seal.size, hasher.finish() == *digest))
         });
@@ -129,7 +129,7 @@ impl Verified {
                 known.insert(digest, (seal, is_good));
             }
         }
-        // One write, so that those of several processes do not mix. Only time is lost with it.
+        // One write, so that records of several processes do not mix. An error only costs time.
         let noted = || open(&paths.verified())?.write_all(lines.as_bytes());
         if !lines.is_empty()
             && paths.own().is_dir()
@@ -140,13 +140,13 @@ impl Verified {
     }
 }
 
-/// Opens the notes to add some. A pipe in their place has no reader, and is not waited for.
+/// Opens the records for appending. A pipe in their place has no reader, and must not block.
 fn open(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)
 }
 
-/// The notes, and how many lines they take. What is beyond the limit is verified again.
+/// The records, and how many lines they take. Blobs beyond the limit are verified again.
 fn read(paths: &LayoutPaths) -> (HashMap<Digest, Seal>, usize) {
     let text = read_lines(&paths.verified(), MAX_BYTES).unwrap_or_else(|error| {
         tracing::debug!(%error, "which blobs are verified cannot be read; they are read again");
@@ -155,7 +155,7 @@ fn read(paths: &LayoutPaths) -> (HashMap<Digest, Seal>, usize) {
     (text.lines().filter_map(parse).collect(), text.lines().count())
 }
 
-/// Removes the records of blobs that are gone, when these are many. For the collector.
+/// Removes the records of blobs that are gone, if there are many. For the collector.
 pub(super) fn tidy(paths: &LayoutPaths) -> io::Result<()> {
     let Ok(found) = std::fs::metadata(paths.verified()) else { return Ok(()) };
     let (mut known, lines) = read(paths);

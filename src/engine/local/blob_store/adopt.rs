@@ -1,4 +1,4 @@
-//! Blobs of earlier processes of this boot, found again by their digests.
+//! Blobs that earlier processes of this boot wrote, found by their digests.
 
 use std::collections::HashMap;
 use std::fs::{self, TryLockError};
@@ -11,10 +11,10 @@ use super::BlobStore;
 use crate::engine::{EngineError, Pin};
 use crate::image::Digest;
 
-/// How many parts are remembered.
+/// How many parts are recorded.
 const MAX_PARTS: usize = 10_000;
 
-/// Parts of blobs that were read and are incomplete, with their lengths then: they need not be read again.
+/// Incomplete parts of blobs that were read, with their lengths at that time: they need not be read again.
 #[derive(Debug, Default)]
 pub(crate) struct KnownParts(Mutex<HashMap<Digest, u64>>);
 
@@ -25,7 +25,7 @@ impl BlobStore {
         self.present(digest, *size).is_some() || part.exists() || self.is_unsynced(digest)
     }
 
-    /// The size of a blob that `lease` has pinned, if it is there. Blocks.
+    /// The size of a blob that `lease` has pinned, if it is present. Blocks.
     pub(crate) fn find(&self, blob: &Pin, lease: &str, parts: &KnownParts) -> Result<Option<u64>, EngineError> {
         if let Some(size) = self.pin(&blob.digest, blob.size, lease) {
             return Ok(Some(size));
@@ -49,7 +49,7 @@ impl BlobStore {
         Ok(Some(size))
     }
 
-    /// Opens an unsynced blob of a killed process, under a name of this one.
+    /// Opens an unsynced blob of a killed process, renamed to a path of this process.
     fn open_unsynced(&self, path: &Path, own: PathBuf, digest: &Digest) -> io::Result<Option<HashedFile>> {
         match self.disk.rename(path, &own) {
             // Another process took it, or a collector found that no lease pins it.
@@ -61,13 +61,13 @@ impl BlobStore {
         if hashed.digest(digest.algorithm(), &[])? == *digest {
             return Ok(Some(hashed));
         }
-        // The process was killed while it wrote the file.
+        // The process was killed while it wrote the file: it is incomplete.
         self.disk.remove(&hashed.path)?;
         Ok(None)
     }
 
-    /// Opens a complete blob that still has the name of a part. Most parts are incomplete: a part is not read if its length
-    /// is not that of the blob, nor twice if it does not grow.
+    /// Opens a complete blob whose file still has the name of a part. Most parts are incomplete: a part is read only if
+    /// its length is the blob's, and not again until it grows.
     fn open_part(&self, Pin { digest, size }: &Pin, parts: &KnownParts) -> io::Result<Option<HashedFile>> {
         let path = self.paths.partial(&self.boot, digest);
         if self.boot.is_empty() {

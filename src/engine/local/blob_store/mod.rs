@@ -43,7 +43,7 @@ const MAX_OPEN: usize = 128;
 pub(crate) struct BlobStore {
     pub(super) paths: LayoutPaths,
     pub(super) disk: Arc<dyn Disk>,
-    /// Which boot this is; empty where the machine does not say.
+    /// The id of this boot; empty if the machine has none.
     pub(super) boot: String,
     pub(super) process: Arc<ProcessFile>,
     pending: Mutex<HashMap<Digest, PendingBlob>>,
@@ -120,7 +120,7 @@ impl BlobStore {
         pending.or_else(named)
     }
 
-    /// Whether a stored document has these bytes, so that its file need not be trusted.
+    /// Whether a stored document has these bytes, so that it need not be verified.
     pub(crate) fn is_same(&self, digest: &Digest, bytes: &[u8]) -> bool {
         let is_pending = self.pending().contains_key(digest);
         is_pending || read_at_most(&self.paths.blob(digest), bytes.len() as u64).is_ok_and(|found| found == bytes)
@@ -146,7 +146,7 @@ impl BlobStore {
         Ok(BlobReader::new(file))
     }
 
-    /// The error of a file operation of the export `lease`; a full disk is remembered.
+    /// The error of a file operation of the export `lease`; a full disk is recorded.
     pub(crate) fn refused(&self, lease: &str, operation: &str, error: &io::Error) -> EngineError {
         if is_full(error) {
             self.starve(lease);
@@ -154,7 +154,7 @@ impl BlobStore {
         self.paths.failed(operation, error)
     }
 
-    /// Remembers that the disk was full, if that is the error.
+    /// Records that the disk was full, if that is the error.
     pub(crate) fn note_space(&self, lease: &str, error: &EngineError) {
         if matches!(error, EngineError::NoSpace { .. }) {
             self.starve(lease);
@@ -230,7 +230,7 @@ impl BlobStore {
         self.marks().entry(lease.to_owned()).or_default().has_written = true;
         let mut pending = self.pending();
         match pending.get_mut(digest) {
-            // Two exports sent the same blob.
+            // Two exports wrote the same blob.
             Some(there) if there.path != path => {
                 there.leases.insert(lease.to_owned());
                 drop(pending);
@@ -259,7 +259,7 @@ impl BlobStore {
         flushed.unwrap_or_else(|_| Err(self.paths.invalid("syncing it broke off")))
     }
 
-    /// Spawns a flush, unless one has been spawned. An error comes again from the flush that is awaited.
+    /// Spawns a flush, unless one is already spawned. The flush that is awaited reports the error again.
     pub(crate) fn flush_soon(self: &Arc<Self>) {
         if self.is_due.swap(true, Ordering::AcqRel) {
             return;
@@ -295,7 +295,7 @@ impl BlobStore {
         BlobSink::new(self.paths.clone(), hashed)
     }
 
-    /// Runs blocking work off the reactor; `what` names it should it panic.
+    /// Runs blocking work off the reactor; `what` names it in the error of a panic.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         what: &str,

@@ -10,7 +10,7 @@ use super::{BlobStore, PendingBlob, unneeded};
 use crate::engine::EngineError;
 use crate::image::{Algorithm, Digest};
 
-/// From how many files on the whole file system is synced instead of each of them.
+/// At least this many files are synced by syncing the whole file system instead of each file.
 const MANY: usize = 32;
 
 impl BlobStore {
@@ -39,7 +39,7 @@ impl BlobStore {
 
     /// Syncs the blobs of `batch` and gives them their names.
     fn name(&self, batch: &[(Digest, PathBuf)]) -> io::Result<()> {
-        // An earlier attempt that failed may have named some.
+        // An earlier attempt that failed may have named some of them.
         let unnamed: Vec<_> = batch.iter().filter(|(_, path)| path.exists()).collect();
         if unnamed.len() > MANY {
             self.disk.sync_all(&self.paths.ingest())?;
@@ -56,7 +56,7 @@ impl BlobStore {
         for (digest, path) in unnamed {
             let blob = self.paths.blob(digest);
             match self.disk.rename(path, &blob) {
-                // Only an empty folder is removed: what is in one may be needed.
+                // Only an empty folder is removed: files in it may be needed.
                 Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
                     fs::remove_dir(&blob).map_err(|_| {
                         let what = format!("{} is a folder with something in it; remove it", blob.display());

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-/// A blob that is open: it can be read to its end whoever removes it meanwhile.
+/// An open blob: it can be read to its end even if it is removed meanwhile.
 #[derive(Debug)]
 pub(crate) struct BlobReader(File);
 
@@ -16,7 +16,7 @@ impl BlobReader {
         Self(file)
     }
 
-    /// When it was written, as far as the store knows. Blocks.
+    /// When it was written, if the store knows. Blocks.
     pub(crate) fn written(&self) -> Option<SystemTime> {
         self.0.metadata().ok()?.modified().ok()
     }

@@ -1,4 +1,4 @@
-//! Files of blobs that nothing needs any more.
+//! Removing the files of blobs that are no longer needed.
 
 use std::collections::HashMap;
 use std::fs::TryLockError;
@@ -11,7 +11,7 @@ use super::super::files::open_file;
 use super::{BlobStore, PendingBlob};
 use crate::image::Digest;
 
-/// How long the last writes of an export may take that was given up for want of room.
+/// How long the last writes of an export may take that was cancelled because the disk was full.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 
 impl BlobStore {
@@ -45,8 +45,8 @@ impl BlobStore {
 /// A file to remove, with its lock if it has one: it stays locked until it is removed.
 pub(super) type Unneeded = (PathBuf, Option<Box<dyn DiskFile>>);
 
-/// Takes out the blobs that no lease pins and that are not being published. Returns the files to remove: parts only if
-/// the disk `is_full`.
+/// Removes the entries of blobs that no lease pins and that are not being published. Returns the files to remove: parts
+/// only if the disk `is_full`.
 pub(super) fn take(pending: &mut HashMap<Digest, PendingBlob>, is_full: bool) -> Vec<Unneeded> {
     let mut unneeded = Vec::new();
     pending.retain(|_, blob| {

@@ -1,5 +1,5 @@
-//! Writing past the page cache (open(2), `O_DIRECT`): of a blob that streams in, the kernel's copy would cost as much as
-//! hashing it, and push out of memory what others read.
+//! Writes past the page cache (open(2), `O_DIRECT`): for a blob that streams in, the kernel's copy would cost as much
+//! as hashing it, and evict pages that others read.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -8,16 +8,16 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// How memory, offsets and lengths are aligned: a page, which is no less than any disk's block.
+/// The alignment of memory, offsets and lengths: a page, which is at least any disk's block.
 const ALIGNMENT: usize = 4096;
-/// How much is written at once.
+/// The size of one write.
 const WRITE: usize = 512 << 10;
 /// Buffers that are kept for the next file. More are in use only while more files are written.
 const SPARE: usize = 8;
 
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// Aligned memory: what counts of it begins at `start`. It never grows, because it would be another place then.
+/// Aligned memory: the usable part begins at `start`. It never grows, because that would move it.
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
@@ -36,7 +36,7 @@ impl Buffer {
         &self.bytes[self.start..]
     }
 
-    /// Takes in what it has room for, and returns the rest.
+    /// Copies as many bytes as fit, and returns the rest.
     fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (taken, rest) = bytes.split_at(bytes.len().min(WRITE - self.filled().len()));
         self.bytes.extend_from_slice(taken);
@@ -59,9 +59,9 @@ impl Drop for Buffer {
     }
 }
 
-/// Writes `chunks` at the end of `file`, which is at `at`, and returns how many bytes these were. Each chunk is let go as
-/// soon as it was copied. `is_able` is told when the file system turns out to be unable to do this; the bytes
-/// are written in any case.
+/// Writes `chunks` at the end of `file`, which is at offset `at`, and returns how many bytes were written. Each chunk
+/// is released as soon as it was copied. Clears `is_able` if the file system does not support O_DIRECT; the bytes are
+/// written in any case.
 pub(super) fn append(
     file: &mut File,
     at: u64,
@@ -69,7 +69,7 @@ pub(super) fn append(
     is_able: &mut bool,
 ) -> io::Result<u64> {
     let (mut length, mut buffer) = (0, Buffer::new());
-    // Behind an end that is not aligned nothing can be: the caller's next piece will.
+    // O_DIRECT needs an aligned offset; use buffered writes until the end is aligned again.
     let mut write_out = |buffer: &mut Buffer, at: u64| {
         if *is_able && at.is_multiple_of(ALIGNMENT as u64) {
             let aligned = buffer.filled().len() / ALIGNMENT * ALIGNMENT;
@@ -96,8 +96,8 @@ pub(super) fn append(
     Ok(length + last)
 }
 
-/// Writes what it can of `bytes`, and returns how much that was. The file is as before afterwards: reading from it asks
-/// for no alignment.
+/// Writes as many of `bytes` as it can, and returns how many. Afterwards the file has its former flags: reads need no
+/// alignment.
 fn past_the_cache(file: &mut File, bytes: &[u8], is_able: &mut bool) -> io::Result<usize> {
     if bytes.is_empty() {
         return Ok(0);
@@ -112,13 +112,13 @@ fn past_the_cache(file: &mut File, bytes: &[u8], is_able: &mut bool) -> io::Resu
         match file.write(&bytes[written..]) {
             Ok(count) => {
                 written += count;
-                // A disk that is full takes a part; the error comes with the next try, which must be aligned again.
+                // A full disk causes a short write; the next attempt, which must be aligned again, returns the error.
                 if written == bytes.len() || count == 0 || !written.is_multiple_of(ALIGNMENT) {
                     break Ok(written);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Some file systems and loop devices refuse only now, or want a larger alignment.
+            // Some file systems and loop devices fail only here, or require a larger alignment.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 *is_able = false;
                 break Ok(written);
@@ -138,8 +138,8 @@ mod tests {
 
     use super::*;
 
-    /// Appends pieces of `chunk` bytes to a file in `folder` that ends at `before`, which is said to be `at`, and compares.
-    /// Returns whether the file system is still taken to be able.
+    /// Appends pieces of `chunk` bytes to a file in `folder` that ends at `before`, passing `at` as its end, and
+    /// compares. Returns whether the file system is still considered able.
     fn check(folder: &Path, (before, at): (usize, u64), lengths: &[usize], chunk: usize) -> bool {
         let place = tempfile::Builder::new().tempdir_in(folder).unwrap();
         let path = place.path().join("file");
@@ -159,7 +159,7 @@ mod tests {
         is_able
     }
 
-    /// Whether the file system of `folder` takes one aligned block at `offset` past the cache.
+    /// Whether the file system of `folder` accepts one aligned O_DIRECT block at `offset`.
     fn takes(folder: &Path, offset: u64) -> bool {
         let mut file = tempfile::tempfile_in(folder).unwrap();
         file.set_len(offset).unwrap();
@@ -178,7 +178,7 @@ mod tests {
             for lengths in lengths {
                 for chunk in [1000, 256 << 10, 3 << 20] {
                     let is_left_able = check(&std::env::temp_dir(), (before, before as u64), lengths, chunk);
-                    // A file system is only found to be unable by trying.
+                    // Only an attempt shows that a file system is unable.
                     let is_tried = before.is_multiple_of(ALIGNMENT) && lengths[0] >= ALIGNMENT;
                     assert_eq!(is_left_able, is_able || !is_tried, "{before}, {lengths:?}, {chunk}");
                 }
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_the_file_system_refuses_is_written_as_ever() {
-        // It refuses every end but an aligned one, unless it keeps its files in memory.
+        // It refuses every unaligned end, unless it keeps its files in memory.
         let is_able = takes(&std::env::temp_dir(), 100);
         assert_eq!(check(&std::env::temp_dir(), (100, 0), &[WRITE, WRITE, 3], 70_000), is_able);
         check(&std::env::temp_dir(), (100, 0), &[ALIGNMENT, 1], 70_000);
