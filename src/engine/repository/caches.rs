@@ -18,7 +18,7 @@ use crate::engine::{EngineError, Lease, Origin};
 use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest, Limits};
 
-/// How many entries of other tools are looked into.
+/// How many entries of other tools are examined.
 const FOREIGN: usize = 1000;
 
 /// The caches of a repository.
@@ -34,7 +34,7 @@ impl RepositoryCaches {
     }
 }
 
-/// The version that another tool's entry is, if its document is that of a cache. Blocks.
+/// The cache version in another tool's entry, if its document is that of a cache. Blocks.
 fn foreign(stores: &Stores, entry: &Entry) -> Option<CacheVersion> {
     let (reference, id) = (entry.foreign_cache()?, entry.foreign_id()?);
     let file = stores.blobs.open(&entry.target.digest).ok()?;
@@ -93,7 +93,7 @@ impl CacheStore for RepositoryCaches {
             bytes: 0,
             id,
         };
-        // Of letters, digits and dashes, and short enough for the name of a file.
+        // Letters, digits and dashes, and short enough for a file name.
         let export = version.id.strip_prefix("linkspan-").unwrap_or(&version.id).to_owned();
         let lease = self.stores.run(move |stores| {
             stores.names.create()?;
@@ -112,7 +112,7 @@ impl CacheStore for RepositoryCaches {
             if !stores.names.change(|index: &mut LayoutIndex| index.remove_caches(&ids))? {
                 return Ok(false);
             }
-            // They are deleted, even if nothing can be collected.
+            // The versions are deleted, even if the collector fails.
             stores.collect().map(|collected| collected.is_more).or_else(|error| {
                 tracing::warn!(%error, "nothing was collected");
                 Ok(true)
@@ -133,7 +133,7 @@ impl CacheStore for RepositoryCaches {
             .run(move |stores| {
                 let index = stores.names.read()?;
                 let is_ours = |index: &LayoutIndex| index.caches().iter().any(|version| version.id == id);
-                // A folder that only other tools wrote is not written to in order to be read.
+                // A folder that only other tools wrote is never written to by a read.
                 if !index.as_ref().is_some_and(is_ours) {
                     return Ok(());
                 }
@@ -142,7 +142,7 @@ impl CacheStore for RepositoryCaches {
             .await
     }
 
-    /// What a process that is gone left is released by the collector.
+    /// The collector releases the leases of dead processes.
     async fn recover(&self) -> Result<usize, EngineError> {
         self.stores
             .run(|stores| if stores.names.is_ours() { stores.collect().map(|it| it.exports) } else { Ok(0) })
@@ -154,14 +154,14 @@ impl CacheStore for RepositoryCaches {
     }
 }
 
-/// A version that is being stored.
+/// A version that is being stored under a lease.
 #[derive(Debug)]
 struct PendingRepositoryCache {
     version: CacheVersion,
     lease: Arc<RepositoryLease>,
 }
 
-/// Stores a document, unless it is there. Blocks.
+/// Stores a document, unless it is present. Blocks.
 fn store(lease: &RepositoryLease, document: &CacheDocument) -> Result<(), EngineError> {
     let (descriptor, blobs) = (&document.descriptor, &lease.stores.blobs);
     lease.pins.add([&descriptor.digest])?;

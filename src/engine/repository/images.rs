@@ -14,7 +14,7 @@ use crate::engine::images::{Images, Page, Query, Record, describe};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::source::{Chunks, Source, SourceError};
 
-/// How many bytes are read at once.
+/// The size of one read.
 const CHUNK: usize = 1 << 20;
 
 /// The images of a repository.

@@ -1,4 +1,4 @@
-//! What the engine hands out: the manager of a lease's ingests, and their writers.
+//! The manager of a lease's ingests, and their writers, behind the engine's traits.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use crate::image::Digest;
 
 #[async_trait]
 impl IngestManager for RepositoryIngests {
-    /// A layout shares its blobs with nothing.
+    /// A layout shares blobs with no other store.
     async fn mountable(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError> {
         Ok(vec![None; digests.len()])
     }
@@ -41,7 +41,7 @@ impl IngestManager for RepositoryIngests {
     }
 }
 
-/// Empty once it is closed.
+/// `None` after it was closed.
 #[derive(Debug)]
 struct RepositoryIngestWriter(Option<(WriterGuard, BlobSink)>);
 
@@ -100,7 +100,7 @@ impl IngestWriter for RepositoryIngestWriter {
         let inner = guard.ingests.clone();
         let work = inner.clone();
         let done = inner.blobs.run("an ingest", move || work.commit(guard, hashed, rest, &expected)).await?;
-        // If this process is killed, the client need not send again what is published by then.
+        // If this process is killed, the client need not resend blobs that were published before.
         inner.blobs.flush_soon();
         Ok(done)
     }

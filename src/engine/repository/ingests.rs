@@ -30,7 +30,7 @@ pub(super) struct Inner {
     suspended: Mutex<HashMap<String, HashedFile>>,
 }
 
-/// An ingest that is open.
+/// An open ingest.
 #[derive(Debug)]
 pub(super) struct OpenIngest {
     note: Note,
@@ -66,7 +66,7 @@ impl RepositoryIngests {
         Self(Arc::new(Inner { blobs, files, pins, export: export.to_owned(), open, suspended }))
     }
 
-    /// Removes all that is not committed. Blocks.
+    /// Removes all ingests that are not committed. Blocks.
     pub(super) fn clear(&self) -> Result<(), EngineError> {
         lock_of(&self.0.suspended).clear();
         self.0.files.clear()
@@ -121,7 +121,7 @@ impl Inner {
         Ok(Some((guard, sink)))
     }
 
-    /// Writes what is left and keeps the ingest. Blocks.
+    /// Writes the last batch and keeps the ingest. Blocks.
     pub(super) fn suspend(
         &self,
         guard: WriterGuard,
@@ -135,13 +135,13 @@ impl Inner {
         if suspended.len() < MAX_SUSPENDED {
             suspended.insert(name, hashed);
         }
-        // Only now may another writer open it.
+        // Only now may another writer open the ingest.
         drop(suspended);
         drop(guard);
         Ok(())
     }
 
-    /// Makes a blob of the ingest. Blocks.
+    /// Commits the ingest as a blob. Blocks.
     pub(super) fn commit(
         &self,
         guard: WriterGuard,
@@ -166,7 +166,7 @@ impl Inner {
             }
             return Err(EngineError::Corrupt { digest: wanted.unwrap_or(digest), reason });
         }
-        // Pinned before it is looked for, so that no collector removes it in between.
+        // Pinned before the lookup, so that no collector removes it in between.
         self.pins.add([&digest])?;
         let is_there = self.pins.find(&Pin { digest: digest.clone(), size: Some(size) })?.is_some();
         let was_created = hashed.is_created();

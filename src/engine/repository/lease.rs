@@ -8,7 +8,7 @@ use super::stores::Stores;
 use crate::engine::EngineError;
 use crate::image::Descriptor;
 
-/// A lease. Clones are one.
+/// A lease. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct RepositoryLease {
     pub(super) stores: Arc<Stores>,
@@ -18,16 +18,16 @@ pub(super) struct RepositoryLease {
     done: Arc<Mutex<Done>>,
 }
 
-/// The outcome of its transactions.
+/// The outcome of the lease's transactions.
 #[derive(Debug, Default)]
 struct Done {
-    /// Whether one took a name from another image.
+    /// Whether a transaction took a name from another image.
     has_replaced: bool,
     is_committed: bool,
 }
 
 impl RepositoryLease {
-    /// Creates the lease of `export`, which ends with this process, or with a `record` is durable. Blocks.
+    /// Creates the lease of `export`, which ends with this process, or is durable if there is a `record`. Blocks.
     pub(super) fn open(stores: &Arc<Stores>, export: &str, record: Option<String>) -> Result<Self, EngineError> {
         let pins = Pins::new(stores.blobs.clone(), stores.leases.open(export, record)?, export.to_owned());
         let pins = Arc::new(pins);
@@ -39,7 +39,7 @@ impl RepositoryLease {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A transaction was committed; `has_replaced` tells whether it took a name from another image.
+    /// Records a committed transaction; `has_replaced` tells whether it took a name from another image.
     pub(super) fn committed(&self, has_replaced: bool) {
         let mut done = self.done();
         done.has_replaced |= has_replaced;
@@ -69,7 +69,7 @@ impl RepositoryLease {
             let mut done = self.done();
             (std::mem::take(&mut done.has_replaced), std::mem::replace(&mut done.is_committed, true))
         };
-        // Garbage is what a failed export stored, and images that lost their names.
+        // Garbage comes from failed exports and from images that lost their names.
         if !has_replaced && (is_committed || !marks.has_written) {
             return Ok(false);
         }

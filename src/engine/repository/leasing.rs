@@ -1,4 +1,4 @@
-//! What the engine hands out as a lease of a repository.
+//! The lease of a repository, behind the engine's trait.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Lease for RepositoryLease {
 
     async fn pinned(&self) -> Result<Vec<Digest>, EngineError> {
         self.work(|this| {
-            // A lease may also have blobs that were never there.
+            // A lease may also pin blobs that were never stored.
             let mut found = Vec::new();
             for digest in this.pins.all() {
                 if this.pins.find(&Pin::from(&digest))?.is_some() {
@@ -62,8 +62,8 @@ impl Lease for RepositoryLease {
         Ok(Box::new(begun))
     }
 
-    /// Complete blobs get their names, where the next export finds them and the collector leaves them for an hour;
-    /// the part of a large one stays as it is.
+    /// Complete blobs are published, so that the next export finds them and the collector keeps them for an hour; the
+    /// part of a large one stays as it is.
     async fn suspend(&self, _: &Digest) -> Result<(), EngineError> {
         if let Err(error) = self.stores.blobs.flush().await {
             tracing::debug!(%error, "small blobs of the export are sent again");

@@ -1,13 +1,12 @@
-//! The engine over a repository's stores: a [`BlobStore`], a
-//! [`NameIndex`] and a [`LeaseStore`]. Where these keep their content
-//! is no concern of this module; [`super::local`] keeps it in an OCI image layout directory, which needs neither root nor a
-//! daemon, and which any tool that knows layouts can read.
+//! The engine over a repository's stores: a [`BlobStore`], a [`NameIndex`] and a [`LeaseStore`]. This module does not
+//! depend on where these keep their content; [`super::local`] keeps it in an OCI image layout directory, which needs
+//! neither root nor a daemon, and which any tool that knows layouts can read.
 //!
-//! * Any number of tasks and processes may work on a repository at once. The name index is changed under a lock, and what
-//!   a lease pins is not collected.
-//! * The interrupted transfer of a large blob is resumed by the next export of the same blob, of whichever process, until
-//!   the machine restarts. An export that outlives its process finds its complete blobs again as well, however small,
-//!   although they were not synced when the process was killed.
+//! * Any number of tasks and processes may use a repository at once. The name index is changed under a lock, and blobs
+//!   that a lease pins are not collected.
+//! * An interrupted transfer of a large blob is resumed by the next export of the same blob, of any process, until the
+//!   machine restarts. An export that outlives its process also finds its complete blobs again, however small, although
+//!   they were not synced when the process was killed.
 
 mod caches;
 mod images;
@@ -48,14 +47,14 @@ pub(crate) struct RepositoryEngine {
 }
 
 impl RepositoryEngine {
-    /// The layout at `root`, which may be a folder that is empty or not there: the first export makes a layout of it.
+    /// Connects to the layout at `root`, a folder that may be empty or missing: the first export makes it a layout.
     pub(crate) async fn connect(root: &Path) -> Result<Self, EngineError> {
         let absolute = std::path::absolute(root);
         let root = absolute.as_deref().unwrap_or(root);
         Self::over(root, local::open(root)).await
     }
 
-    /// Over the stores at `root`.
+    /// Makes an engine over the stores at `root`.
     async fn over(root: &Path, stores: (Arc<BlobStore>, NameIndex, LeaseStore)) -> Result<Self, EngineError> {
         let identity = Identity {
             kind: EngineKind::Layout,
@@ -79,13 +78,14 @@ impl RepositoryEngine {
         RepositoryImages::new(self.stores.clone(), &self.identity.address)
     }
 
-    /// Changes the index by `change`, which returns the roots that lose a name, and collects if there are any.
+    /// Changes the index by `change`, which returns the roots that lose a name, and runs the collector if there are
+    /// any.
     async fn change(
         &self,
         change: impl FnOnce(&mut LayoutIndex) -> Result<Vec<Descriptor>, serde_json::Error> + Send + 'static,
     ) -> Result<(), EngineError> {
         self.work(move |stores| {
-            // The names are changed, even if nothing can be collected.
+            // The names are changed, even if the collector fails.
             if stores.names.change(change)?
                 && let Err(error) = stores.collect()
             {
@@ -97,14 +97,14 @@ impl RepositoryEngine {
     }
 }
 
-/// The build caches in the folder `root`, which is made when one is stored.
+/// The build caches in the folder `root`, which is created when the first is stored.
 pub(crate) fn caches_at(root: &Path) -> Arc<dyn CacheStore> {
     let absolute = std::path::absolute(root);
     let root = absolute.as_deref().unwrap_or(root);
     Arc::new(RepositoryCaches::new(Stores::new(local::open(root)), &root.display().to_string()))
 }
 
-/// An export's id becomes a file's name.
+/// Checks the id of an export, which becomes a file name.
 fn check_id(export: &str) -> Result<(), EngineError> {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if (1..=64).contains(&export.len()) && export.bytes().all(is_plain) {
@@ -120,7 +120,7 @@ impl Engine for RepositoryEngine {
         &self.identity
     }
 
-    /// Whether `names` resolve to `root` and everything is there; how many blobs it has.
+    /// The number of blobs of `root`, if `names` resolve to it and all its blobs are present.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError> {
         if names.is_empty() {
             return Ok(None);
@@ -133,13 +133,13 @@ impl Engine for RepositoryEngine {
         let images = self.repository_images();
         let graph = match read_graph(&images, root.clone(), Limits::default(), OnMissing::Stop).await {
             Ok(graph) => graph,
-            // A transaction mends documents that are missing or damaged, and finds a root that is no image.
+            // A transaction restores missing or damaged documents, and handles a root that is no image.
             Err(ReadGraphError::Missing { .. } | ReadGraphError::Source(_)) => return Ok(None),
             Err(ReadGraphError::Graph(GraphError::Document(_) | GraphError::Root { .. })) => return Ok(None),
             Err(ReadGraphError::Graph(error)) => return Err(error.into()),
         };
         self.work(move |stores| {
-            // A pending blob has no name yet, so there is something to do.
+            // A pending blob has no name yet, so the export must publish it.
             let is_there = |blob: &Descriptor| stores.blobs.named(&blob.digest, blob.size);
             Ok(graph.descriptors().all(is_there).then(|| graph.blobs()))
         })
@@ -176,8 +176,8 @@ impl Engine for RepositoryEngine {
         Ok(Arc::new(RepositoryCaches::new(self.stores.clone(), &self.identity.address)))
     }
 
-    /// A layout in which we never wrote is not written to in order to be read. The first collection in it gives garbage an
-    /// hour.
+    /// `None` for a layout in which we never wrote: a read never writes to it, and its first collection keeps garbage
+    /// for an hour.
     async fn read_lease(&self, origin: &Origin, graph: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
         let (export, graph) = (origin.export.clone(), graph.clone());
         let lease = self.work(move |stores| {
@@ -193,7 +193,7 @@ impl Engine for RepositoryEngine {
     }
 
     async fn recover(&self) -> Result<usize, EngineError> {
-        // Nothing of ours was ever there.
+        // We never wrote here, so there is nothing to recover.
         let collect =
             |stores: &Arc<Stores>| if stores.names.is_ours() { stores.collect() } else { Ok(Collected::default()) };
         let collected = self.work(collect);
@@ -217,7 +217,7 @@ impl Engine for RepositoryEngine {
         self.change(move |index| Ok(index.remove(record.name.as_deref(), &record.target.digest))).await
     }
 
-    /// Nobody loads archives into a layout but Linkspan itself.
+    /// Only Linkspan itself loads archives into a layout.
     async fn load_store(&self) -> Result<Option<Arc<dyn StoredBlobs>>, EngineError> {
         Ok(None)
     }
@@ -233,7 +233,7 @@ impl PersistentLeases for RepositoryEngine {
         self.work(|stores| Ok(Abandoned { leases: stores.leases.abandoned()?, ..Abandoned::default() })).await
     }
 
-    /// The collector releases all that are abandoned by then.
+    /// The collector releases all leases that are abandoned by then.
     async fn release_abandoned(&self, _: &[String]) -> Result<(), EngineError> {
         self.recover().await.map(|_| ())
     }

@@ -20,7 +20,7 @@ impl Pins {
         Self { blobs, file, export, parts: KnownParts::default() }
     }
 
-    /// Pins blobs, whether they are present or not. Those found after that stay.
+    /// Pins blobs, whether they are present or not. Those that are present after that stay.
     pub(super) fn add<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<(), EngineError> {
         self.file.pin(digests)
     }
@@ -30,18 +30,18 @@ impl Pins {
         self.file.unpin(digest)
     }
 
-    /// All pins, also of blobs that are not present.
+    /// All pins, including those of blobs that are not present.
     pub(super) fn all(&self) -> Vec<Digest> {
         self.file.pinned()
     }
 
-    /// Pins the blobs that are present, and returns their sizes. Others get no line in the lease: clients may ask for
-    /// anything.
+    /// Pins the blobs that are present, and returns their sizes. Others get no line in the lease: clients may request
+    /// any digest.
     pub(super) fn pin(&self, blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         let may_find: Vec<bool> = blobs.iter().map(|blob| self.blobs.may_find(blob)).collect();
         let candidates = || blobs.iter().zip(&may_find);
         self.add(candidates().filter(|(_, may)| **may).map(|(blob, _)| &blob.digest))?;
-        // Looked for once more: a collector may have removed some before they were pinned.
+        // Looked up once more: a collector may have removed some before they were pinned.
         candidates().map(|(blob, may)| if *may { self.find(blob) } else { Ok(None) }).collect()
     }
 

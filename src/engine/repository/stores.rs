@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::super::local::{BlobStore, Collected, GRACE, LeaseStore, NameIndex, collect};
 use crate::engine::EngineError;
 
-/// How long after the grace of blobs the next collection is, so that everything is due then.
+/// How long after the grace period of blobs the next collection runs, so that all of them are old enough then.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// The stores of one repository.
@@ -36,12 +36,12 @@ impl Stores {
         self.blobs.run("working on it", move || work(&this)).await
     }
 
-    /// Collects garbage. Blocks.
+    /// Runs the collector. Blocks.
     pub(super) fn collect(&self) -> Result<Collected, EngineError> {
         collect(&self.blobs, &self.names, &self.leases)
     }
 
-    /// Schedules a collection for when the grace of what is garbage now has ended, as long as the repository is open.
+    /// Schedules a collection for when the grace period of current garbage has ended, while the repository is open.
     pub(super) fn collect_later(self: &Arc<Self>) {
         if self.is_to_collect.swap(true, Ordering::AcqRel) {
             return;
@@ -51,7 +51,7 @@ impl Stores {
             loop {
                 tokio::time::sleep(GRACE + MARGIN).await;
                 let Some(stores) = weak.upgrade() else { return };
-                // What becomes garbage from now on waits for another collection.
+                // Later garbage needs another collection.
                 stores.is_to_collect.store(false, Ordering::Release);
                 match spawn_blocking(move || stores.collect()).await {
                     Ok(Ok(Collected { is_more: false, .. })) | Err(_) => return,

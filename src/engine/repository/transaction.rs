@@ -16,7 +16,7 @@ pub(super) struct RepositoryTransaction {
     plan: Arc<Plan>,
 }
 
-/// Pins `graph`, stores its documents and looks for its leaves. Blocks.
+/// Pins `graph`, stores its documents and finds its missing leaves. Blocks.
 pub(super) fn plan(lease: &RepositoryLease, graph: &Graph) -> Result<Plan, EngineError> {
     lease.pins.add(graph.descriptors().map(|blob| &blob.digest))?;
     let is_there = |blob: &Descriptor| lease.is_there(blob);
@@ -26,7 +26,7 @@ pub(super) fn plan(lease: &RepositoryLease, graph: &Graph) -> Result<Plan, Engin
         if is_there(&document.descriptor) && lease.stores.blobs.is_same(&document.descriptor.digest, &document.bytes) {
             plan.present.push(document.descriptor.clone());
         } else {
-            // Whoever read the graph has verified it.
+            // The reader of the graph has verified the bytes.
             let bytes = std::slice::from_ref(&document.bytes);
             lease.stores.blobs.store(&document.descriptor.digest, bytes, &lease.export)?;
             plan.stored.push(document.descriptor.clone());
@@ -95,7 +95,7 @@ impl ImageTransaction for RepositoryTransaction {
         Ok(self)
     }
 
-    /// Nothing is under way but what its caller has dropped.
+    /// Nothing to cancel: the caller has dropped all writers.
     async fn cancel(&self) {}
 }
 

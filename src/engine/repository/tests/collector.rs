@@ -1,4 +1,4 @@
-//! What is collected, and what is not.
+//! Which blobs are collected, and which are kept.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ pub(super) fn is_there(root: &Path, blob: &Descriptor) -> bool {
     blobs(root).contains(&blob.digest.hex().to_owned())
 }
 
-/// A minute more than an hour goes by.
+/// Advances the clock by a minute more than an hour.
 pub(super) fn wait(engine: &RepositoryEngine) {
     engine.stores.blobs.clock().advance(Duration::from_secs(3660));
 }
@@ -30,14 +30,14 @@ async fn what_lost_its_name_is_removed_after_an_hour_and_what_others_need_stays(
     let several = Image::index(&[&old, &other]);
     export(&engine, &old, &names(&["demo:1"])).await.unwrap();
     export(&engine, &several, &names(&["several:1"])).await.unwrap();
-    // However old the blobs are, the hour begins when the name is lost.
+    // However old the blobs are, the hour starts when the name is lost.
     wait(&engine);
     export(&engine, &new, &names(&["demo:1"])).await.unwrap();
     assert!(is_there(folder.path(), &old.layers[1]), "the index still has it");
     export(&engine, &new, &names(&["several:1"])).await.unwrap();
     engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 11, "somebody may have read the index before that");
-    // The next process knows as well as this one how long it has been.
+    // The hour continues in the next process.
     let engine = super::engine(folder.path()).await;
     engine.stores.blobs.clock().advance(Duration::from_secs(3600));
     wait(&engine);
@@ -89,7 +89,7 @@ async fn an_index_that_was_read_before_a_name_moved_may_be_written_after_it() {
     export(&engine, &new, &names(&["demo:1"])).await.unwrap();
     fs::write(folder.path().join("index.json"), read).unwrap();
     assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
-    // What was lost by that has its hour, too, from when it is noticed.
+    // Blobs that became unreachable by that have their hour, too, from when it is noticed.
     wait(&engine);
     engine.recover().await.unwrap();
     assert!(is_there(folder.path(), &new.root));
@@ -107,7 +107,7 @@ async fn a_name_that_is_lost_again_gives_another_hour() {
     export(&engine, &one, &names(&["demo:1"])).await.unwrap();
     export(&engine, &other, &names(&["demo:1"])).await.unwrap();
     engine.stores.blobs.clock().advance(Duration::from_secs(1800));
-    // Nothing is collected when a name is given that nobody had.
+    // No collection runs when an unused name is set.
     export(&engine, &one, &names(&["again:1"])).await.unwrap();
     engine.stores.blobs.clock().advance(Duration::from_secs(1860));
     export(&engine, &other, &names(&["again:1"])).await.unwrap();
@@ -160,7 +160,7 @@ async fn a_copy_that_keeps_times_is_as_young_as_it_is_here() {
     let foreign = Digest::sha256(b"foreign");
     let path = engine.stores.blobs.paths().blob(&foreign);
     fs::write(&path, "foreign").unwrap();
-    // As `cp -a`, `rsync -a` and `tar -x` leave it, in a layout that was copied with our notes.
+    // As `cp -a`, `rsync -a` and `tar -x` leave it, in a layout that was copied with our own files.
     make_old(&path);
     fs::write(engine.stores.blobs.paths().unreached(), format!("1000 {foreign}\n")).unwrap();
     engine.recover().await.unwrap();
@@ -187,7 +187,7 @@ async fn notes_that_make_no_sense_cost_an_hour() {
     assert!(!engine.stores.blobs.paths().blob(&foreign).exists());
 }
 
-/// Damages a layout with an image in it, in one way. Says whether blobs may be collected all the same.
+/// Damages a layout with an image in one way. Returns whether blobs may still be collected.
 type Damage = Box<dyn Fn(&RepositoryEngine, &Image) -> bool>;
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn a_start_collects_what_is_certain_and_never_fails() {
         }
         assert_eq!(engine.stores.blobs.paths().blob(&garbage).exists(), !is_certain, "{what}");
         assert!(is_there(folder.path(), &image.layers[0]), "{what}");
-        // And it serves.
+        // And the layout can be used.
         let next = RepositoryEngine::on(folder.path(), Arc::new(System), "this-boot".to_owned()).await;
         let next = next.unwrap_or_else(|error| panic!("{what}: {error}"));
         let listed = next.images().unwrap().list(&Default::default()).await.unwrap().records;

@@ -1,4 +1,4 @@
-//! Names that are set only if they stand for what is expected.
+//! Names that are set only if they resolve to the expected root.
 
 use super::*;
 
@@ -22,7 +22,7 @@ async fn ready(engine: &RepositoryEngine, image: &Image, export: &str, expected:
 
 #[tokio::test]
 async fn of_two_processes_that_set_a_name_one_is_told_of_the_other() {
-    // Two engines know as little of each other as two processes.
+    // Two engines share no state, like two processes.
     let root = folder();
     let (here, there) = (engine(root.path()).await, engine(root.path()).await);
     let [first, left, right] = [b"1", b"2", b"3"].map(|layer| Image::new(&[layer]));
@@ -41,7 +41,7 @@ async fn of_two_processes_that_set_a_name_one_is_told_of_the_other() {
     let other = ready(&there, &right, "d", &[Some(&first)]).await;
     other.commit(&shared).await.unwrap();
     refused(one.commit(&shared).await.unwrap_err(), &right);
-    // What it stands for already may be said again.
+    // The name may be set again to the root that it already resolves to.
     let same = ready(&here, &right, "e", &[None, Some(&right)]).await;
     same.commit(&shared).await.unwrap();
     let expected = [("docker.io/library/shared:latest".to_owned(), right.root.digest.clone())];

@@ -1,10 +1,10 @@
-//! A disk that refuses, at every single operation of an export.
+//! A disk that fails at each operation of an export in turn.
 
 use super::recorder::{Recorder, copy};
 use super::*;
 
-/// Exports to a copy of `before` while operation `at` and those after it, `count` in all, fail. Gives whether it failed
-/// at all.
+/// Exports to a copy of `before` while `count` operations, from operation `at` on, fail. Returns whether any operation
+/// failed.
 async fn refused(before: &Path, at: usize, count: usize, image: &Image) -> bool {
     let place = folder();
     let root = place.path().join("layout");
@@ -20,7 +20,7 @@ async fn refused(before: &Path, at: usize, count: usize, image: &Image) -> bool 
         Err(error) => assert!(matches!(error, EngineError::NoSpace { .. }), "{when}: {error}"),
         Ok(_) => assert_eq!(found["docker.io/library/demo:1"], image.root.digest, "{when}"),
     }
-    // Space was made.
+    // The disk has space again.
     if recorder.attempts() >= at + count {
         export(&engine, image, &names(&["demo:1"])).await.unwrap_or_else(|error| panic!("{when}: {error}"));
         assert_eq!(read_as_a_stranger(&root)["docker.io/library/demo:1"], image.root.digest, "{when}");

@@ -1,4 +1,4 @@
-//! What leases keep, and for how long.
+//! Which blobs leases keep, and for how long.
 
 use super::collector::wait;
 use super::*;
@@ -13,7 +13,7 @@ async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
     let transaction = begin(&lease, image.graph()).await.unwrap();
     let plan = transaction.plan();
     assert_eq!(plan.present.len(), 4);
-    // The only name moves away, and the blobs look abandoned in every way.
+    // The only name moves to another image, and the blobs look abandoned in every way.
     export(&other, &Image::new(&[b"new"]), &names(&["moving:1"])).await.unwrap();
     for _ in 0..2 {
         assert_eq!(other.recover().await.unwrap(), 0);

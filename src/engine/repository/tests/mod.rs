@@ -68,7 +68,7 @@ impl Image {
         Self { root, blobs, layers: images[0].layers.clone() }
     }
 
-    /// A root of some type of its own, which is one blob.
+    /// A root of a type of its own, which is one blob.
     fn blob(bytes: &[u8]) -> Self {
         let root = Descriptor::new("application/vnd.example.blob", Digest::sha256(bytes), bytes.len() as u64);
         let blobs = [(root.digest.clone(), Bytes::copy_from_slice(bytes))].into();
@@ -87,13 +87,13 @@ impl Image {
     }
 }
 
-/// A folder in memory, where there is one: the tests sync a lot.
+/// A folder in memory, if there is such a file system: the tests sync a lot.
 fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 impl RepositoryEngine {
-    /// Over the stores on this disk, in this boot.
+    /// Makes an engine over the stores on this disk, in this boot.
     async fn on(root: &Path, disk: Arc<dyn Disk>, boot: String) -> Result<Self, EngineError> {
         Self::over(root, testing::on(root, disk, boot)).await
     }
@@ -112,7 +112,7 @@ fn names(names: &[&str]) -> Vec<Reference> {
     names.iter().map(|name| name.parse().unwrap()).collect()
 }
 
-/// Begins a transaction that unpacks and tells nobody.
+/// Begins a transaction that unpacks, without event receivers.
 async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
     lease.clone().begin(graph, TransactionOptions { unpack: true, events: Events::none() }).await
 }
@@ -136,7 +136,7 @@ async fn transfer(lease: &Arc<dyn Lease>, image: &Image, names: &[Reference]) ->
     Ok(transaction.plan().clone())
 }
 
-/// All but the commit.
+/// Runs an export up to, but without, the commit.
 async fn arrive(lease: &Arc<dyn Lease>, image: &Image) -> Result<Box<dyn ImageTransaction>, EngineError> {
     let transaction = begin(lease, image.graph()).await?;
     for blob in &transaction.plan().missing {
@@ -153,8 +153,8 @@ async fn export(engine: &RepositoryEngine, image: &Image, names: &[Reference]) -
     outcome
 }
 
-/// Reads a layout as a stranger would: every entry of the index must be complete, and every blob be what it is called.
-/// Gives what the names resolve to.
+/// Reads a layout as another tool would: every entry of the index must be complete, and every blob match its name.
+/// Returns what the names resolve to.
 fn read_as_a_stranger(root: &Path) -> HashMap<String, Digest> {
     for file in blobs(root) {
         let bytes = fs::read(root.join("blobs/sha256").join(&file)).unwrap();
@@ -182,7 +182,7 @@ fn complete(root: &Path, blob: &Descriptor) {
     }
 }
 
-/// The names of the blobs.
+/// The file names of the blobs.
 fn blobs(root: &Path) -> Vec<String> {
     files(&root.join("blobs/sha256"))
 }
@@ -232,7 +232,7 @@ async fn an_image_without_a_name_is_listed_once() {
 #[tokio::test]
 async fn exports_at_the_same_time_do_not_lose_each_others_names() {
     let folder = folder();
-    // Two processes, as far as they can tell.
+    // Two engines share no state, like two processes.
     let engines = [Arc::new(engine(folder.path()).await), Arc::new(engine(folder.path()).await)];
     let tasks: Vec<_> = (0..16)
         .map(|number| {

@@ -1,4 +1,4 @@
-//! Hours of blobs that other tools needed between two looks of the collector.
+//! The hours of blobs that other tools needed between two runs of the collector.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ fn whoever_asks_whether_a_process_lives_does_not_keep_it_from_saying_so() {
     let asking = fs::File::open(&path).unwrap();
     asking.try_lock_shared().unwrap();
     let saying = std::thread::spawn(move || claim(&paths, &file).map(|()| file));
-    // One that does not wait has ended by then.
+    // A thread that does not wait has ended by then.
     std::thread::sleep(Duration::from_millis(50));
     assert!(!saying.is_finished());
     drop(asking);
@@ -100,7 +100,7 @@ fn whoever_asks_whether_a_process_lives_does_not_keep_it_from_saying_so() {
     drop(file);
 }
 
-/// An index that others put there just after ours is not taken for ours.
+/// An index that another tool wrote just after ours is not treated as ours.
 #[tokio::test]
 async fn notes_go_on_only_with_the_index_that_we_wrote() {
     let folder = folder();
@@ -119,7 +119,7 @@ async fn notes_go_on_only_with_the_index_that_we_wrote() {
     minutes(&engine, 61);
     engine.recover().await.unwrap();
     assert!(is_there(folder.path(), &old.root), "who knows what was needed meanwhile");
-    // The same with ours.
+    // The same with our own index.
     fs::write(paths.unreached(), &noted).unwrap();
     let before = Seal::at(&paths.index()).unwrap();
     let written = paths.put(&System, &paths.index(), &bytes).unwrap();

@@ -16,7 +16,7 @@ const LOSSES: [Loss; 10] = [
     Loss::Some(6),
 ];
 
-/// A blob in the files of a layout is what it is called, whatever happened.
+/// Every blob in the files of a layout matches its name.
 fn every_blob_is_what_it_is_called(root: &Path, when: &str) {
     for file in blobs(root) {
         let bytes = fs::read(root.join("blobs/sha256").join(&file)).unwrap();
@@ -24,8 +24,8 @@ fn every_blob_is_what_it_is_called(root: &Path, when: &str) {
     }
 }
 
-/// Exports `image` to a layout that is as `before`, which names stand for these images there, loses power after each
-/// operation in each way, and looks at what is left. Gives how many operations there were.
+/// Exports `image` to a copy of the layout `before`, simulates each kind of power loss after each operation, and checks
+/// that the name resolves to one of `allowed`. Returns the number of operations.
 async fn survives(before: Option<&Path>, image: &Image, allowed: &[Option<&Digest>]) -> usize {
     let place = folder();
     let root = place.path().join("layout");
@@ -90,7 +90,7 @@ async fn many_blobs_are_synced_at_once_and_as_safely() {
     let engine = RepositoryEngine::on(&root, Arc::new(recorder.clone()), "first".to_owned()).await.unwrap();
     export(&engine, &image, &names(&["demo:1"])).await.unwrap();
     drop(engine);
-    // 40 layers: three operations are about many blobs at once, the rest is about one each.
+    // 40 layers: three operations concern many blobs at once, the others one blob each.
     for count in (0..=recorder.len()).step_by(7).chain(recorder.len() - 20..=recorder.len()) {
         for loss in [Loss::All, Loss::Content, Loss::Some(7), Loss::Some(8)] {
             let left = folder();
@@ -102,7 +102,7 @@ async fn many_blobs_are_synced_at_once_and_as_safely() {
 
 #[tokio::test]
 async fn the_model_would_notice_a_missing_sync() {
-    // What an export does, without its first sync.
+    // The operations of an export, without its first sync.
     let place = folder();
     let root = place.path().join("layout");
     let recorder = Recorder::default();

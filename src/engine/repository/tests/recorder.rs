@@ -1,8 +1,9 @@
-//! A disk that notes every operation, can fail one of them, and knows what a power loss after any of them could leave.
+//! A disk that records every operation, can make one of them fail, and computes what a power loss after any of them
+//! could leave.
 //!
-//! The model is the weakest that POSIX promises: content is safe when its file was synced, a name when its folder was.
-//! Anything else may be there after a power loss or not, each for itself and in any order; a file may have its length
-//! and not its content.
+//! The model is the weakest that POSIX promises: content is safe once its file was synced, a name once its folder was.
+//! Anything else may or may not survive a power loss, independently and in any order; a file may have its length and
+//! not its content.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 
 use crate::engine::local::testing::{Disk, DiskFile, System};
 
-/// Marks what has a name: a folder, or a file by its number.
+/// An inode: a folder, or a file by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Node {
     Folder,
@@ -33,7 +34,7 @@ enum Operation {
     AllSynced,
 }
 
-/// What is lost of all that is not safe.
+/// What a power loss destroys of everything that is not safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
     /// Names and content.
@@ -44,39 +45,39 @@ pub(super) enum Loss {
     Names,
     /// Nothing: the process was merely killed.
     Nothing,
-    /// Each name and each content for itself, by a seed.
+    /// Each name and each content independently, by a seed.
     Some(u64),
 }
 
 #[derive(Debug, Default)]
 struct Log {
     operations: Vec<Operation>,
-    /// The file that has a name now.
+    /// The file that each path names now.
     names: HashMap<PathBuf, usize>,
     files: usize,
 }
 
-/// The disk of this machine, watched.
+/// The disk of this machine, with a log of its operations.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recorder {
     log: Arc<Mutex<Log>>,
-    /// Which operation fails, if any, counted from 0; and how many fail from there on.
+    /// The first operation that fails, if any, counted from 0, and how many fail from there on.
     fails: Option<(usize, usize)>,
     attempts: Arc<Mutex<usize>>,
 }
 
 impl Recorder {
-    /// One of which operation `at` and those after it, `count` in all, fail for want of space.
+    /// A disk of which `count` operations, from operation `at` on, fail with ENOSPC.
     pub(super) fn failing(at: usize, count: usize) -> Self {
         Self { fails: Some((at, count)), ..Self::default() }
     }
 
-    /// How many operations there were.
+    /// The number of operations in the log.
     pub(super) fn len(&self) -> usize {
         self.log.lock().unwrap().operations.len()
     }
 
-    /// How many operations were tried.
+    /// The number of operations that were attempted.
     pub(super) fn attempts(&self) -> usize {
         *self.attempts.lock().unwrap()
     }
@@ -96,8 +97,8 @@ impl Recorder {
         self.log.lock().unwrap().operations.push(operation);
     }
 
-    /// Makes in `to` what a power loss after the first `count` operations leaves of `root`, which before them was as
-    /// `before` is now.
+    /// Writes to `to` what a power loss after the first `count` operations leaves of `root`, which was a copy of
+    /// `before`.
     pub(super) fn lose_power(&self, count: usize, loss: Loss, before: Option<&Path>, root: &Path, to: &Path) {
         let log = self.log.lock().unwrap();
         let operations = &log.operations[..count];
@@ -128,7 +129,7 @@ impl Recorder {
                 }
                 Operation::Removed { path } => {
                     tree.remove(path);
-                    // What was there before the log began.
+                    // A file from before the log began.
                     let _ = fs::remove_file(to.join(path.strip_prefix(root).unwrap()));
                 }
                 _ => {}
@@ -150,7 +151,7 @@ impl Recorder {
     }
 }
 
-/// Whether the name that `operation` gave or took is safe after `later`.
+/// Whether the name that `operation` set or removed is safe after `later`.
 fn is_safe(operation: &Operation, later: &[Operation]) -> bool {
     let path = match operation {
         Operation::Named { path, .. } | Operation::Removed { path } | Operation::Renamed { to: path, .. } => path,
@@ -163,7 +164,7 @@ fn is_safe(operation: &Operation, later: &[Operation]) -> bool {
     })
 }
 
-/// What `path` named after `operations`, whether that was safe or not.
+/// The inode of `path` after `operations`, whether that was safe or not.
 fn node_at(operations: &[Operation], path: &Path) -> Option<Node> {
     operations.iter().rev().find_map(|operation| match operation {
         Operation::Named { path: named, node } if named == path => Some(*node),
@@ -171,7 +172,7 @@ fn node_at(operations: &[Operation], path: &Path) -> Option<Node> {
     })
 }
 
-/// What a file holds after a power loss.
+/// A file's content after a power loss.
 fn content(file: usize, operations: &[Operation], loss: Loss, coin: &mut Coin) -> Vec<u8> {
     let is_sync = |operation: &Operation| match operation {
         Operation::FileSynced { file: synced } => *synced == file,
@@ -347,7 +348,7 @@ impl DiskFile for Recorded {
     }
 }
 
-/// Copies a folder with all that is in it.
+/// Copies a folder recursively.
 pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let mut seen = HashSet::new();

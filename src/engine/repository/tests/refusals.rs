@@ -45,7 +45,7 @@ async fn an_index_that_cannot_be_read_is_never_replaced() {
         let folder = layout(index);
         refused(folder.path(), "index.json").await;
 
-        // The same when it comes to be so after the start.
+        // The same if the folder changes after the start.
         let path = folder.path().join("index.json");
         fs::write(&path, r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
         let engine = engine(folder.path()).await;
@@ -78,7 +78,7 @@ async fn a_blob_of_the_wrong_size_is_replaced_and_a_link_followed() {
 
 #[tokio::test]
 async fn a_place_that_cannot_be_written_is_named() {
-    // Nobody, root included, can make a folder there.
+    // No user, not even root, can create a folder there.
     let root = Path::new("/proc/self/layout");
     let engine = engine(root).await;
     assert_eq!(engine.recover().await.unwrap(), 0);

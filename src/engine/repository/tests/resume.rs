@@ -1,8 +1,8 @@
-//! Transfers that were cut off, and blobs that wait to be synced.
+//! Interrupted transfers, and blobs that are not synced yet.
 
 use super::*;
 
-/// Writes the first `length` bytes of the first layer, and lets the writer go.
+/// Writes the first `length` bytes of the first layer, and drops the writer.
 async fn write_part(transaction: &dyn ImageTransaction, image: &Image, length: usize) {
     let layer = &image.layers[0];
     let Opened::Writer(mut writer) = transaction.writer(layer).await.unwrap() else { panic!("it is not there yet") };
@@ -13,7 +13,7 @@ async fn write_part(transaction: &dyn ImageTransaction, image: &Image, length: u
     }
 }
 
-/// Waits until nobody writes the part of the first layer any more, and gives its length.
+/// Waits until the part of the first layer has no writer any more, and returns its length.
 async fn part(engine: &RepositoryEngine, image: &Image) -> u64 {
     let path = engine.stores.blobs.paths().partial("this-boot", &image.layers[0].digest);
     loop {
@@ -105,7 +105,7 @@ async fn what_another_export_completed_need_not_be_synced_to_be_there() {
     assert_eq!(blobs(folder.path()), [""; 0], "nothing is called a blob that is not synced");
     let transaction = begin(&second, image.graph()).await.unwrap();
     assert_eq!(transaction.plan().missing, []);
-    // The first gives up; what the second relies on stays.
+    // The first lease is released; blobs that the second pins stay.
     first.release().await.unwrap();
     transaction.prepare().await.unwrap().commit(&names(&["second:1"]), &[]).await.unwrap();
     second.release().await.unwrap();
@@ -123,13 +123,13 @@ async fn what_was_not_synced_when_its_process_was_killed_is_found_again() {
         send(&*transaction, layer, &image.blobs[&layer.digest]).await.unwrap();
     }
     assert_eq!(blobs(folder.path()), [""; 0], "nothing is synced yet");
-    // One was cut off.
+    // One blob is truncated.
     let waiting = folder.path().join(".linkspan/ingest");
     let other = files(&waiting).into_iter().find(|name| name.contains(image.layers[2].digest.hex())).unwrap();
     fs::write(waiting.join(other), b"oth").unwrap();
     drop((transaction, lease, killed));
 
-    // Another export in the same place leaves it alone, and so does the collector.
+    // Another export to the same layout keeps the files, and so does the collector.
     let next = engine(folder.path()).await;
     export(&next, &Image::new(&[b"of somebody else"]), &names(&["else:1"])).await.unwrap();
     assert_eq!(next.recover().await.unwrap(), 0);
@@ -179,7 +179,7 @@ async fn what_was_given_up_is_forgotten_but_for_large_parts() {
     assert_eq!(blobs(folder.path()), [""; 0]);
     let left = files(&folder.path().join(".linkspan/ingest"));
     assert_eq!(left, [format!("sha256-{}.this-boot", image.layers[1].digest.hex())]);
-    // All of it was there: the next export only has to look.
+    // All blobs are present: the next export only has to find them.
     let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     let transaction = begin(&lease, image.graph()).await.unwrap();
     assert!(matches!(transaction.writer(&image.layers[1]).await.unwrap(), Opened::Present));

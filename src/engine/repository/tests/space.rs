@@ -1,4 +1,4 @@
-//! A disk that is full, and one that takes its time.
+//! A disk that is full, and one that is slow.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::ingest::{Expected, OpenedIngest};
 use crate::engine::local::testing::{DiskFile, LeaseFile, Owner};
 
-/// The disk of this machine, with room for so many bytes in `.linkspan/ingest` and `.linkspan/uploads`.
+/// The disk of this machine, with a byte limit for `.linkspan/ingest` and `.linkspan/uploads`.
 #[derive(Debug)]
 struct Small {
     root: std::path::PathBuf,
@@ -33,7 +33,7 @@ impl Small {
     }
 }
 
-/// A file of it.
+/// A file on that disk.
 struct SmallFile(Box<dyn DiskFile>, Arc<Small>);
 
 impl fmt::Debug for SmallFile {
@@ -73,7 +73,7 @@ impl DiskFile for SmallFile {
     }
 }
 
-/// What passes everything on but for the files that it opens and, maybe, what it syncs.
+/// Forwards all operations except `append` and `sync_file`.
 macro_rules! passed_on {
     () => {
         fn create_folder(&self, path: &Path) -> io::Result<()> {
@@ -127,7 +127,7 @@ async fn what_does_not_fit_does_not_keep_the_disk_full() {
     let image = Image::new(&[&other, &large]);
     let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
     let transaction = begin(&lease, image.graph()).await.unwrap();
-    // One is complete, a part of the other is there.
+    // One layer is complete, a part of the other is present.
     send(&*transaction, &image.layers[0], &image.blobs[&image.layers[0].digest]).await.unwrap();
     let error = send(&*transaction, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap_err();
     assert!(matches!(error, EngineError::NoSpace { .. }), "{error}");
@@ -186,7 +186,7 @@ async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
     let given = engine.lease(&origin, Lifetime::Process).await.unwrap();
     let path = engine.stores.blobs.paths().lease(&origin.export);
     let disk = Arc::new(SmallDisk(Arc::new(Small { root: folder.path().to_owned(), room: 0 })));
-    // As a write that was cut off leaves it.
+    // The state that an interrupted write leaves.
     let (paths, owner) = (engine.stores.blobs.paths(), Owner::Process("x".to_owned()));
     let lease = LeaseFile::open(paths, &(disk as Arc<dyn Disk>), &origin.export, &owner);
     assert!(lease.is_err(), "nothing fits");
@@ -198,7 +198,7 @@ async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
     given.release().await.unwrap();
 }
 
-/// A disk that syncs files only when it may.
+/// A disk that delays syncs until they are allowed.
 #[derive(Debug, Default)]
 struct Slow {
     state: Mutex<(usize, bool)>,
@@ -255,7 +255,7 @@ async fn an_export_that_is_given_up_does_not_make_another_one_fail() {
     while slow.state.lock().unwrap().0 == 0 {
         tokio::task::yield_now().await;
     }
-    // Everything that waits is being synced now.
+    // All pending blobs are being synced now.
     other.release().await.unwrap();
     slow.let_go();
     settling.await.unwrap().unwrap();

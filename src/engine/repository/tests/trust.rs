@@ -1,9 +1,9 @@
-//! What is taken for a blob, and what is not.
+//! Which files are accepted as blobs, and which are not.
 
 use super::*;
 use crate::engine::ingest::{Expected, OpenedIngest};
 
-/// Other bytes of the same length in place of a blob.
+/// Replaces a blob's content by other bytes of the same length.
 fn damage(engine: &RepositoryEngine, blob: &Descriptor) {
     fs::write(engine.stores.blobs.paths().blob(&blob.digest), vec![0; blob.size as usize]).unwrap();
 }
@@ -120,7 +120,7 @@ async fn what_was_read_once_or_written_by_us_is_not_read_again() {
     assert_eq!(engine.stores.blobs.present(&foreign, None), Some(7));
     let notes = fs::read_to_string(engine.stores.blobs.paths().verified()).unwrap();
     assert_eq!(notes.lines().count(), 4, "{notes}");
-    // The next process believes the notes, as long as the file is the same.
+    // The next process uses the records, as long as the file is the same.
     let next = super::engine(folder.path()).await;
     for blob in image.blobs.keys().chain([&foreign]) {
         assert!(next.stores.blobs.present(blob, None).is_some());
@@ -177,7 +177,7 @@ async fn a_lease_does_not_grow_by_what_is_asked_for() {
     lease.pin(&[Pin::from(&held)]).await.unwrap();
     let length = fs::metadata(&file).unwrap().len();
     assert!(length < before + 200_000, "{length}");
-    // It says the same, and goes on.
+    // The lease has the same content, and can be appended to.
     lease.pin(&[Pin::from(&image.root.digest)]).await.unwrap();
     drop((lease, engine));
     let next = super::engine(folder.path()).await;
@@ -198,7 +198,7 @@ async fn a_part_is_read_only_if_it_may_be_all() {
     fs::write(&part, vec![4; 200_000]).unwrap();
     assert_eq!(lease.pin(&[Pin::from(&blob)]).await.unwrap(), [None]);
     assert_eq!(lease.pin(&[Pin::from(&blob.digest)]).await.unwrap(), [None]);
-    // Of this length it was read once.
+    // A part of this length was read once.
     fs::write(&part, vec![9; 200_000]).unwrap();
     assert_eq!(lease.pin(&[Pin::from(&blob.digest)]).await.unwrap(), [None]);
     fs::write(&part, vec![4; 300_000]).unwrap();
