@@ -1,7 +1,7 @@
 //! Responses that do not end by themselves, such as `docker events`: a drain does not wait for them.
 
-/// Whether the answer to `method` on `path` (without a version, in its parts) goes on until somebody ends it: until the
-/// client goes, or a container ends that nobody can tell when.
+/// Whether the response to `method` on `path` (split, without a version) lasts until the client disconnects, or until a
+/// container ends, which may be never.
 pub(super) fn is_endless(method: &str, path: &[&str], query: &str) -> bool {
     match (method, path) {
         ("GET", ["", "events"]) => true,

@@ -1,7 +1,7 @@
 //! A proxy in front of dockerd's own socket, to which `DOCKER_HOST` points.
 //!
-//! Every request and response passes as the bytes it came in, streams of every kind included. `route` picks the requests
-//! that are handled here. Connections that speak HTTP/2 pass as they are, unless names are restricted.
+//! Every request and response is forwarded as the bytes that were received, including streams of every kind. `route`
+//! picks the requests that are handled here. HTTP/2 connections are forwarded unchanged, unless names are restricted.
 
 mod builders;
 mod endless;
@@ -32,9 +32,9 @@ pub use builders::Settings as BuilderSettings;
 pub struct Settings {
     /// The engine's own socket.
     pub upstream: Upstream,
-    /// The exports into that engine: through them it is known what the engine holds.
+    /// The exports into that engine, which find the blobs that it has.
     pub exports: Arc<Exports>,
-    /// How builders in its containers are served; without, they are reached as any other container.
+    /// How builders in its containers are served; if `None`, they are reached like any other container.
     pub builders: Option<BuilderSettings>,
 }
 
@@ -45,7 +45,7 @@ pub struct Door {
     builders: Option<Builders>,
     loads: Loads,
     status: Option<StatusReport>,
-    /// Whether it was said that the engine cannot be reached: once, and not for every client that tries.
+    /// Whether it was already logged that the engine cannot be reached: once, not for every client.
     is_away: AtomicBool,
 }
 
@@ -58,15 +58,15 @@ impl Door {
         Self { upstream, builders, loads: Loads::new(exports), status: None, is_away }
     }
 
-    /// The same, saying what it belongs to when it is asked.
+    /// Adds the report that status requests get.
     #[must_use]
     pub fn telling(mut self, status: Option<StatusReport>) -> Self {
         self.status = status;
         self
     }
 
-    /// Serves one client connection until either side ends it. When `drain` is cancelled, an exchange under way is
-    /// finished and none is begun; byte streams go on until this future is dropped.
+    /// Serves one client connection until either side ends it. When `drain` is cancelled, a running exchange is
+    /// finished and no new one is started; byte streams continue until this future is dropped.
     pub async fn serve<T>(self: Arc<Self>, connection: net::Connection<T>, drain: impl Into<Drain>)
     where
         T: Stream + 'static,
@@ -83,7 +83,7 @@ impl Door {
         }
     }
 
-    /// Closes what waits for clients to come. To be called when the last one has gone.
+    /// Closes idle connections. To be called after the last client has disconnected.
     pub async fn close(&self) {
         if let Some(builders) = &self.builders {
             builders.close().await;

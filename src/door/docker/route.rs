@@ -1,4 +1,4 @@
-//! Picks the requests that are handled here: by method and path, with or without an API version in front.
+//! Picks the requests that are handled here: by method and path, with or without an API version prefix.
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -12,12 +12,12 @@ use crate::http2::{self, Body, full, until_end_of};
 use crate::net::{Drain, Principal, Stream};
 use crate::status::StatusReport;
 
-/// What an archive is told that comes over HTTP/2 where names are restricted.
+/// The error for an archive over HTTP/2 while names are restricted.
 const OVER_HTTP2: &str = "names are restricted here, and archives are looked into over HTTP/1.1 only; hint: load it without \
                           HTTP/2, as docker's own client does";
 
 impl Door {
-    /// Does with a request what is to be done with it. Returns the connection if another request can follow.
+    /// Handles or forwards a request. Returns the connection if another request can follow.
     pub(super) async fn route<T>(
         &self,
         exchange: Exchange<T>,
@@ -28,7 +28,7 @@ impl Door {
         T: Stream + 'static,
     {
         let head = exchange.head();
-        // A copy: what is done with the exchange takes its head along.
+        // A copy, because handling the exchange consumes its head.
         let (method, target) = (head.method().to_owned(), Target::of(head.target()));
         tracing::debug!(method, path = target.path(), "request");
         if let Some(answer) = self.status.as_ref().filter(|_| StatusReport::is_asked(head.method(), head.target())) {
@@ -55,9 +55,9 @@ impl Door {
         }
     }
 
-    /// Serves a client that speaks HTTP/2 where names are restricted. dockerd serves its whole API over it (moby
-    /// `daemon/command/daemon.go`, `SetUnencryptedHTTP2`), so every request is looked at; an archive is refused, and
-    /// everything else passes.
+    /// Serves a client that speaks HTTP/2 while names are restricted. dockerd serves its whole API over it (moby
+    /// `daemon/command/daemon.go`, `SetUnencryptedHTTP2`), so every request is checked; an archive is refused, and
+    /// everything else is forwarded.
     pub(super) async fn call_by_call<T>(&self, client: PrefixedIo<T>, drain: &Drain)
     where
         T: Stream + 'static,
@@ -88,7 +88,7 @@ impl Door {
     }
 }
 
-/// The answer to an archive over HTTP/2.
+/// The response to an archive over HTTP/2.
 fn refused() -> Response<Body> {
     tracing::info!(door = "docker", error = OVER_HTTP2, "not loaded");
     let text = serde_json::json!({ "message": format!("linkspan: {OVER_HTTP2}") }).to_string() + "\n";

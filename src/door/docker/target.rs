@@ -1,12 +1,12 @@
-//! The path of a request, decoded as dockerd does it.
+//! The path of a request, decoded as dockerd decodes it.
 
 use std::borrow::Cow;
 
 /// The path of a request and its query.
 ///
 /// dockerd's router (gorilla/mux, with its defaults) matches the path that Go's `net/url` has decoded, so that
-/// `/images/%6coad` and `/v1.47%2fimages/load` are `/images/load`. A path that is not clean (`//`, `/./`, `/../`) it
-/// matches with nothing: it answers with a redirection to the clean one, which is another request.
+/// `/images/%6coad` and `/v1.47%2fimages/load` are `/images/load`. A path that is not clean (`//`, `/./`, `/../`)
+/// matches no route: the response is a redirection to the clean one, which is another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     version: Option<String>,
@@ -15,7 +15,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Reads path and query as they are on the wire.
+    /// Parses path and query as they are on the wire.
     pub(super) fn of(target: &str) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = decoded(path);
@@ -23,17 +23,17 @@ impl Target {
         Self { version: version.map(str::to_owned), path: path.to_owned(), query: query.to_owned() }
     }
 
-    /// The version of the API that its path begins with, such as `1.47`.
+    /// The API version at the start of its path, such as `1.47`.
     pub(super) fn version(&self) -> Option<&str> {
         self.version.as_deref()
     }
 
-    /// Its path, without the version in front, in its parts. The first is empty.
+    /// The segments of its path, without the version. The first is empty.
     pub(super) fn parts(&self) -> Vec<&str> {
         self.path.split('/').collect()
     }
 
-    /// The same as a whole.
+    /// Its path as one string.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -44,8 +44,8 @@ impl Target {
     }
 }
 
-/// `path` as Go's `url.PathUnescape` has it. One that it refuses, as dockerd then does, stays as it is; so do bytes that
-/// are no text, for no route has any.
+/// Decodes `path` as Go's `url.PathUnescape` does. A path that it refuses, as dockerd then does, stays as it is; so do
+/// bytes that are not UTF-8, because no route contains any.
 fn decoded(path: &str) -> Cow<'_, str> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();

@@ -1,4 +1,4 @@
-//! The creation of an exec: forwarded, and remembered if the exec leads to a builder.
+//! The creation of an exec: forwarded, and recorded if the exec runs `buildctl dial-stdio`.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl Builders {
         }
         let created = seen.response_body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
         let Some(Created { id }) = created.filter(|Created { id }| is_id(id)) else { return };
-        // Asked while the client turns to its next request. A name can be another container's by then, an id cannot.
+        // Requested concurrently with the client's next request. A name can move to another container, an id cannot.
         let (docker, exec) = (Arc::clone(&self.docker), id.clone());
         let container_id = AbortOnDropHandle::new(tokio::spawn(async move { container_of(&docker, &exec).await }));
         let head = start_head(&seen.response);
@@ -62,7 +62,7 @@ impl Builders {
     }
 }
 
-/// What runs, if it is a way to a builder: `buildctl dial-stdio`, whatever flags are around it.
+/// The process of an exec that connects to a builder: `buildctl dial-stdio`, with any flags around it.
 fn tunnel(body: &[u8]) -> Option<Process> {
     let Create { process, tty, attach_stdin, attach_stdout } = serde_json::from_slice(body).ok()?;
     let (program, arguments) = process.cmd.split_first()?;
@@ -71,14 +71,14 @@ fn tunnel(body: &[u8]) -> Option<Process> {
     (is_tunnel && attach_stdin && attach_stdout && !tty).then_some(process)
 }
 
-/// The headers that dockerd puts into every answer (moby `daemon/server/middleware/version.go`), in the order in which it
-/// writes them behind those of an upgrade.
+/// The headers that dockerd adds to every response (moby `daemon/server/middleware/version.go`), in the order in which
+/// it writes them after those of an upgrade.
 fn start_head(response: &ResponseHead) -> Vec<(&'static str, Vec<u8>)> {
     const EVERYWHERE: [&str; 4] = ["Api-Version", "Docker-Experimental", "Ostype", "Server"];
     EVERYWHERE.into_iter().filter_map(|name| Some((name, response.headers().get(name)?.to_vec()))).collect()
 }
 
-/// dockerd's ids are 64 hexadecimal digits; one that is something else would not do in a path.
+/// dockerd's ids are 64 hexadecimal digits; anything else is not safe in a path.
 fn is_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -1,7 +1,7 @@
 //! Execs that were served without being started.
 //!
-//! dockerd keeps an exec that never starts until its container stops, and `docker inspect` lists it. So they are started
-//! later, detached: their standard input is empty then, and `buildctl dial-stdio` ends at once.
+//! dockerd keeps an exec that never starts until its container stops, and `docker inspect` lists it. So these execs are
+//! started later, detached: their standard input is empty then, and `buildctl dial-stdio` ends at once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::sync::Mutex as Turn;
 
 use crate::docker_api::Api;
 
-/// They are started when so many wait, and when their builder is no longer used. Each costs a process, so not while
-/// somebody waits for a build, if it can be helped.
+/// Deferred execs are started when there are this many, or when their builder is no longer used. Each costs a process,
+/// so if possible none is started while a client waits for a build.
 const MANY: usize = 16;
 
 /// How long dockerd may take to start a process.
@@ -30,7 +30,7 @@ impl DeferredExecs {
         Self { docker, ids: Mutex::default(), turn: Turn::default() }
     }
 
-    /// Keeps `id` for later.
+    /// Adds `id`, to be started later.
     pub(super) fn add(self: &Arc<Self>, id: String) {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.push(id);
@@ -40,7 +40,7 @@ impl DeferredExecs {
         }
     }
 
-    /// Starts them, one after another.
+    /// Starts the deferred execs, one after another.
     pub(super) async fn start(&self) {
         let _turn = self.turn.lock().await;
         let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
@@ -48,7 +48,7 @@ impl DeferredExecs {
             let path = format!("/exec/{id}/start");
             match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), PATIENCE).await {
                 Ok(answer) if answer.status.is_success() => {}
-                // Most likely its container has stopped, and dockerd has forgotten the exec with it.
+                // Most likely its container has stopped, and dockerd has removed the exec with it.
                 Ok(answer) => {
                     tracing::debug!(id, status = %answer.status, reason = answer.message(), "exec not started")
                 }

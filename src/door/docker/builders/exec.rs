@@ -18,15 +18,15 @@ pub(super) struct Process {
     privileged: bool,
 }
 
-/// An exec that leads to a builder.
+/// An exec that connects to a builder.
 #[derive(Debug)]
 pub(super) struct Exec {
-    /// What the client calls its container.
+    /// The container, as the client names it.
     pub(super) container: String,
-    /// The container's id, unless dockerd did not tell.
+    /// The container's id, unless dockerd did not return it.
     pub(super) container_id: AbortOnDropHandle<Option<String>>,
-    /// What runs.
+    /// The process that runs.
     pub(super) process: Process,
-    /// Headers that dockerd puts into every answer.
+    /// Headers that dockerd adds to every response.
     pub(super) head: Vec<(&'static str, Vec<u8>)>,
 }

@@ -1,11 +1,11 @@
 //! Builders in containers of this engine, which clients reach with `docker exec buildctl dial-stdio`.
 //!
-//! The creation of the exec is forwarded and remembered. When the exec is started, the buildkit door is served inside its
-//! streams; towards the builder one HTTP/2 connection over a real exec serves all clients of the same builder, and stays
-//! open for a while for the next one ([`pool`]). A client that finds such a connection costs no process; the exec that it
-//! created is started later and ends at once ([`deferred_execs`]).
+//! The creation of the exec is forwarded and recorded. When the exec is started, the buildkit door is served inside its
+//! streams; towards the builder one HTTP/2 connection over a real exec serves all clients of the same builder, and
+//! stays open for a while after its last use ([`pool`]). A client that reuses such a connection costs no process; the
+//! exec that it created is started later and ends at once ([`deferred_execs`]).
 //!
-//! An exec whose ends do not both speak HTTP/2 is joined byte for byte ([`start`]).
+//! If the client or the process of an exec does not speak HTTP/2, the two are joined byte for byte ([`start`]).
 
 mod create;
 mod deferred_execs;
@@ -24,14 +24,14 @@ use crate::net::{Address, Upstream};
 use pending_execs::PendingExecs;
 use pool::Pool;
 
-/// Makes what serves the clients of a builder: from its name, for messages, and the connections to it.
+/// Creates the service for a builder's clients, from the builder's name, for messages, and the connections to it.
 type Services = Box<dyn Fn(String, Arc<ConnectionPool>) -> Arc<dyn BuilderService> + Send + Sync>;
 
 /// How builders in containers are served.
 pub struct Settings {
-    /// What serves their clients.
+    /// The service for their clients.
     pub services: Services,
-    /// How long a connection to a builder waits for its next use.
+    /// How long an unused connection to a builder is kept.
     pub keep: Duration,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Builders {
 }
 
 impl Builders {
-    /// Those of the engine behind `engine`; `None` where that is no socket of this machine.
+    /// The builders of the engine behind `engine`; `None` if that is no socket of this machine.
     pub(super) fn new(settings: Settings, engine: &Upstream) -> Option<Self> {
         let Address::Unix(socket) = engine.address() else { return None };
         let docker = Arc::new(Api::new(socket));
@@ -58,7 +58,7 @@ impl Builders {
         Some(Self { docker, pending: PendingExecs::default(), pool })
     }
 
-    /// Closes every connection that waits, and leaves nothing deferred.
+    /// Closes every idle connection, and starts all deferred execs.
     pub(super) async fn close(&self) {
         self.pool.close().await;
     }

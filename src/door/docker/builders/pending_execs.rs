@@ -1,4 +1,4 @@
-//! Execs that were created and not started yet.
+//! Execs that were created and not yet started.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use super::exec::Exec;
 /// Clients start what they create within milliseconds.
 const EXPIRES_AFTER: Duration = Duration::from_secs(600);
 
-/// What is above that is forgotten, oldest first, and then passes as any other exec.
+/// Execs above this limit are dropped, oldest first, and are then forwarded like any other exec.
 const MAX_EXECS: usize = 1024;
 
 /// Execs by their ids.
@@ -21,12 +21,12 @@ pub(super) struct PendingExecs(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     execs: HashMap<String, Exec>,
-    /// When each was created, oldest first; some may have been started since.
+    /// When each exec was created, oldest first; some may have been started since.
     order: VecDeque<(Instant, String)>,
 }
 
 impl PendingExecs {
-    /// Remembers an exec.
+    /// Records an exec.
     pub(super) fn add(&self, id: String, exec: Exec) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -42,7 +42,7 @@ impl PendingExecs {
         inner.execs.insert(id, exec);
     }
 
-    /// The exec called `id`, once.
+    /// Removes and returns the exec called `id`.
     pub(super) fn take(&self, id: &str) -> Option<Exec> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).execs.remove(id)
     }

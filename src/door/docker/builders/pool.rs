@@ -1,4 +1,4 @@
-//! Connections to builders in containers, one for each container and way into it.
+//! Connections to builders in containers, one for each container and process.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,17 +15,17 @@ use crate::docker_api::Api;
 use crate::http2::{BuilderService, ConnectionPool, PooledConnection, ProxyError, Sharing};
 use crate::net::{Dial, DialError, Stream};
 
-/// Each costs a process in its container while it waits. Builders above that are reached as without us.
+/// Each costs a process in its container while it is kept. Further builders are served as without us.
 const MAX_ENTRIES: usize = 64;
 
-/// The way to a builder: the container's id and what runs in it.
+/// The pool's key: the container's id and the process that runs in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) container: String,
     pub(super) process: Process,
 }
 
-/// The builders that somebody uses, or has used a moment ago.
+/// The builders that are in use, or were a moment ago.
 pub(super) struct Pool {
     services: Services,
     keep: Duration,
@@ -41,7 +41,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// One builder. What serves it remembers builds under way, so that it is the same for all clients.
+/// One builder. Its service keeps state of running builds, so all clients share it.
 #[derive(Debug)]
 pub(super) struct Entry {
     connections: Arc<ConnectionPool>,
@@ -54,13 +54,13 @@ impl Pool {
         Self { services, keep, docker, entries: Arc::default() }
     }
 
-    /// The builder behind `key`, which clients call `name`; `None` if there are too many.
+    /// The builder of `key`, which clients call `name`; `None` if there are too many.
     pub(super) fn entry(&self, key: &Key, name: &str) -> Option<Arc<Entry>> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(key) {
             return Some(Arc::clone(entry));
         }
-        // Those that never got a connection have nothing to be forgotten by.
+        // Entries that never got a connection have no event that would remove them.
         entries.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.connections.is_open());
         if entries.len() >= MAX_ENTRIES {
             tracing::warn!(
@@ -77,7 +77,7 @@ impl Pool {
         Some(entry)
     }
 
-    /// Makes `entry`'s clients share a connection over `stream`, until it ends or nobody uses it.
+    /// Makes `entry`'s clients share a connection over `stream`, until it ends or is no longer used.
     pub(super) async fn adopt(
         &self,
         key: Key,
@@ -94,7 +94,7 @@ impl Pool {
         Ok(held)
     }
 
-    /// Closes every connection once its calls have ended, and starts what is deferred.
+    /// Closes every connection once its calls have ended, and starts the deferred execs.
     pub(super) async fn close(&self) {
         let entries = std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
         join_all(entries.into_values().map(|entry| async move {
@@ -106,12 +106,12 @@ impl Pool {
 }
 
 impl Entry {
-    /// The connection that is there, if it leads to a builder that answers.
+    /// The open connection, if its builder responds.
     pub(super) async fn present(&self) -> Option<PooledConnection> {
         self.connections.present().await
     }
 
-    /// Leaves the pool, unless there is another connection by now.
+    /// Removes the entry from the pool, unless it has another connection by now.
     fn forget(self: &Arc<Self>, key: &Key, entries: &Weak<Entries>) {
         let Some(entries) = entries.upgrade() else { return };
         let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,7 +121,7 @@ impl Entry {
     }
 }
 
-/// What is left of a builder whose exec has ended: the next comes with the next client.
+/// Dials for a builder whose exec has ended: always fails, because only a client's next exec opens a connection.
 #[derive(Debug)]
 struct NoDial(String);
 

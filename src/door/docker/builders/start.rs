@@ -1,4 +1,4 @@
-//! The start of an exec that leads to a builder.
+//! The start of an exec that connects to a builder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,11 @@ use crate::net::{self, Drain, Principal, Stream};
 use crate::tunnel::sniff::{self, Speaks};
 use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
 
-/// A client that speaks HTTP/2 does so at once.
+/// How long to wait for the client's first bytes: one that speaks HTTP/2 sends them at once.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A builder answers as soon as runc has made the process, which is a tenth of a second on an idle machine.
+/// How long to wait for the builder's first bytes: it sends them as soon as runc has made the process, which takes a
+/// tenth of a second on an idle machine.
 const PROCESS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The first API version with a media type of its own for streams in frames (moby
@@ -42,7 +43,7 @@ struct Start {
 }
 
 impl Builders {
-    /// Starts exec `id`: as any other, or with the buildkit door in between.
+    /// Starts exec `id`: forwarded unchanged, or with the buildkit door in between.
     pub(in super::super) async fn start<T>(
         &self,
         mut exchange: Exchange<T>,
@@ -87,7 +88,7 @@ impl Builders {
         }
     }
 
-    /// Serves a client whose exec dockerd does not start: `held` is there already.
+    /// Serves a client over the open connection `held`, without starting its exec.
     async fn serve_pooled<T>(
         &self,
         id: &str,
@@ -108,7 +109,7 @@ impl Builders {
             return Arc::clone(&entry.service).serve(held, client, drain).await;
         }
         drop(held);
-        // The client has its answer already, so that of dockerd is dropped; what would have followed is not.
+        // The client already has its response, so dockerd's is dropped; the stream after it is forwarded.
         let failure = match self.docker.upgrade(&format!("/exec/{id}/start"), "tcp", body).await {
             Ok(Ok(upstream)) => {
                 let _tunnel = drain.tunnel();
@@ -118,13 +119,13 @@ impl Builders {
             Err(error) => error.to_string(),
         };
         tracing::debug!(id, failure, "the exec cannot be started");
-        // This is how dockerd tells what goes wrong behind the answer (moby `daemon/server/router/container/exec.go`).
+        // dockerd reports errors after the response in the same way (moby `daemon/server/router/container/exec.go`).
         let (_, errors) = mpsc::channel(1);
         let told = Client::new(client, errors).write_all(format!("{failure}\r\n").as_bytes()).await;
         told.unwrap_or_else(|error| tracing::debug!(id, %error, "the client has gone"));
     }
 
-    /// Stands between a client and the exec that dockerd has started for it, if both speak HTTP/2.
+    /// Serves a client over the exec that dockerd has started for it, if both speak HTTP/2.
     async fn serve_over_exec<T>(
         &self,
         key: Key,
@@ -167,8 +168,8 @@ fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
     Box::new(stream)
 }
 
-/// What dockerd answers when an exec starts that is attached (moby `daemon/server/router/container/exec.go`): its own
-/// headers, and then, sorted, those that are in every answer.
+/// dockerd's response to the start of an attached exec (moby `daemon/server/router/container/exec.go`): its own
+/// headers, and then, sorted, those that are in every response.
 fn switching(request: &RequestHead, every: &[(&'static str, Vec<u8>)]) -> Vec<u8> {
     let newest = every.iter().find(|(name, _)| *name == "Api-Version").map(|(_, value)| String::from_utf8_lossy(value));
     let asked = Target::of(request.target());
@@ -189,31 +190,31 @@ fn switching(request: &RequestHead, every: &[(&'static str, Vec<u8>)]) -> Vec<u8
     head
 }
 
-/// `1.42`, as numbers.
+/// Parses a version such as `1.42`.
 fn version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Reads until it is clear what a client speaks. Nothing is lost: the stream that comes back begins with what was read.
+/// Reads until the client's protocol is known. The returned stream begins with the bytes that were read.
 async fn client_speaks<S: AsyncRead + Unpin>(mut client: S) -> (PrefixedIo<S>, Speaks) {
     let mut read = BytesMut::new();
     let judge = async {
         loop {
             let speaks = sniff::client(&read);
-            // An error or an end is met again by whoever reads on.
+            // The next reader gets the error or the end again.
             if speaks != Speaks::Unclear || !matches!(client.read_buf(&mut read).await, Ok(1..)) {
                 return speaks;
             }
         }
     };
-    // Silence is none of our business.
+    // A silent client does not speak HTTP/2.
     let speaks = timeout(CLIENT_PATIENCE, judge).await.unwrap_or(Speaks::Other);
     (PrefixedIo::new(read.freeze(), client), speaks)
 }
 
-/// Reads until it is clear what a process speaks. What it says first on standard error goes to the client at once; of all
-/// else nothing is lost.
+/// Reads until the process's protocol is known. Its first standard error is forwarded to the client at once; the
+/// returned stream begins with all other bytes.
 async fn process_speaks<C, S>(mut client: C, mut process: S) -> std::io::Result<(C, PrefixedIo<S>, Speaks)>
 where
     C: AsyncWrite + Unpin,

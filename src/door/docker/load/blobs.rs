@@ -1,4 +1,4 @@
-//! The engine's blobs, as a load needs them: found, pinned when they are omitted, and released at its end.
+//! The engine's blobs, as a load uses them: looked up, pinned when they are omitted, and released at the load's end.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ pub(super) trait EngineBlobs: Debug + Send + Sync {
     /// The blob's bytes, if the engine has it. Writes nothing.
     async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError>;
 
-    /// Pins `digests` and returns those that were gone by then. Costs a synced write or two for any number of blobs.
+    /// Pins `digests` and returns those that were gone by then. Costs one or two synced writes for any number of blobs.
     async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError>;
 
-    /// Releases all pins. Waits for a pinning under way; later ones fail.
+    /// Releases all pins. Waits for a running pin call; later ones fail.
     async fn release(&self) -> Result<(), EngineError>;
 }
 
-/// The blobs of an engine, under a lease that is created when the first is pinned: many loads omit nothing.
+/// The blobs of an engine, under a lease that is created with the first pin: many loads omit nothing.
 #[derive(Debug)]
 pub(super) struct LeasedBlobs {
     engine: Arc<dyn Engine>,
@@ -39,7 +39,7 @@ enum LeaseState {
 }
 
 impl LeasedBlobs {
-    /// Those in `store`, which is `engine`'s, for the load `origin`.
+    /// The blobs in `store`, which is `engine`'s, for the load `origin`.
     pub(super) fn new(engine: Arc<dyn Engine>, store: Arc<dyn StoredBlobs>, origin: Origin) -> Self {
         Self { engine, store, origin, lease: Mutex::new(LeaseState::Unopened) }
     }
@@ -79,7 +79,7 @@ impl EngineBlobs for LeasedBlobs {
     }
 }
 
-/// An engine that has no store to look into: nothing is found, and nothing omitted.
+/// The blobs of an engine without a store that we can read: none is found, and none omitted.
 #[derive(Debug)]
 pub(super) struct NoBlobs;
 

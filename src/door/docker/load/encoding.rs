@@ -13,19 +13,19 @@ use super::pipe::Chunks;
 use super::zstd;
 use crate::compression::{Compression, with_slow_end};
 
-/// How much is looked at: enough for what [`Encoding::of`] looks for.
+/// How many bytes are peeked at: enough for [`Encoding::of`].
 const PEEK_BYTES: usize = 64;
-/// How much is decompressed at once.
+/// The size of one decompressed piece.
 const DECOMPRESSED_BYTES: usize = 256 << 10;
-/// The most that a decompressor may have to remember of what it wrote, as a power of two: 16 MiB. A plain `zstd` or `xz`
-/// asks for 8 MiB at most, their highest levels for up to 128.
+/// The largest window of a decompressor, as a power of two: 16 MiB. A plain `zstd` or `xz` needs 8 MiB at most, their
+/// highest levels up to 128.
 const WINDOW_LOG: u32 = 24;
 
 /// How an archive can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Supported(Compression),
-    /// dockerd may be able to read it, in memory that we do not want to spend.
+    /// dockerd may be able to read it, but only with more memory than we allow.
     PassThrough,
 }
 
@@ -34,14 +34,14 @@ impl Encoding {
         let compression = Compression::of(bytes);
         let fits = match compression {
             Compression::Xz => xz_window(bytes),
-            // In front of a frame there may be one to be skipped, with whatever behind it.
+            // A skippable frame may precede a frame, with any content.
             Compression::Zstd => bytes.starts_with(&zstd::FRAME) && zstd_window(bytes),
             Compression::None | Compression::Gzip | Compression::Bzip2 => true,
         };
         if fits { Self::Supported(compression) } else { Self::PassThrough }
     }
 
-    /// What is decompressed of it, if anything.
+    /// The compression to remove, if any.
     pub(super) fn compression(self) -> Option<Compression> {
         match self {
             Self::Supported(Compression::None) | Self::PassThrough => None,
@@ -85,7 +85,7 @@ fn xz_window(bytes: &[u8]) -> bool {
     if flags & 0x3f != 0 {
         return false;
     }
-    // The sizes of the block, in seven bits each.
+    // The sizes of the block, in seven bits per byte.
     let mut rest = rest;
     for _ in 0..flags.count_ones() {
         let Some(end) = rest.iter().position(|byte| byte & 0x80 == 0) else { return false };
@@ -101,7 +101,7 @@ fn xz_window(bytes: &[u8]) -> bool {
     }
 }
 
-/// An archive as the client sends it, which can still be read when its decompressor has failed.
+/// An archive as the client sends it, which can still be read after its decompressor has failed.
 #[derive(Clone)]
 pub(super) struct Raw(Arc<Mutex<Chunks>>);
 
@@ -110,7 +110,7 @@ impl Raw {
         Self(Arc::new(Mutex::new(Box::pin(chunks))))
     }
 
-    /// Reads what is left, so that the client gets to read its response.
+    /// Reads the rest of the archive, so that the client reads its response.
     pub(super) async fn drain(&mut self) {
         while let Some(Ok(_)) = self.next().await {}
     }
@@ -124,7 +124,7 @@ impl Stream for Raw {
     }
 }
 
-/// What an archive is compressed with, and the archive without that.
+/// Returns an archive's compression, and the archive without it.
 pub(super) async fn open(
     mut chunks: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
 ) -> io::Result<(Encoding, Chunks)> {
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    /// What comes of `chunks` before it fails, if it does.
+    /// The bytes that `chunks` yields before it fails, if it does.
     async fn before_the_end(mut chunks: Chunks) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Some(Ok(chunk)) = chunks.next().await {
@@ -231,7 +231,7 @@ mod tests {
                 cases.push((format!("{behind:?} behind it"), [&whole[..], behind].concat()));
             }
             for missing in 1..=trailer {
-                // dockerd's zstd wants the checksum to be there.
+                // dockerd's zstd needs the checksum to be there.
                 if compression != Compression::Zstd {
                     cases.push((format!("{missing} bytes missing"), whole[..whole.len() - missing].to_vec()));
                 }
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    /// What a program makes of one megabyte.
+    /// The output of a program for one megabyte.
     fn made_by(program: &str, args: &[&str]) -> Vec<u8> {
         made_of(&vec![7; 1 << 20], program, args)
     }

@@ -1,7 +1,7 @@
-//! A connection to dockerd of which only the way there ends.
+//! A connection to dockerd of which only the write side is closed.
 //!
-//! An archive that breaks off has to be told from a whole one, and still gets a response: dockerd may have all that it
-//! reads of it. A request that fails in hyper takes the response along.
+//! dockerd must be able to tell a truncated archive from a whole one, and its response must still arrive: dockerd may
+//! already have all that it reads. If the request fails in hyper, the response is lost too.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Says that nothing follows what was sent so far.
+/// Signals that no bytes follow those sent so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct UploadEnd(Arc<AtomicBool>);
 
@@ -25,7 +25,7 @@ impl UploadEnd {
     }
 }
 
-/// A stream whose one direction ends behind what is flushed once [`UploadEnd::now`] was called.
+/// A stream whose write side is closed after the next flush once [`UploadEnd::now`] was called.
 #[derive(Debug)]
 pub(super) struct Ending<S> {
     stream: S,
@@ -62,7 +62,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes whenever it has asked the body for more, and has then written what it got.
+    /// hyper flushes after each poll of the body, when it has written what the body yielded.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if self.end.is_due() && !self.ended {

@@ -1,9 +1,8 @@
 //! The filter: an archive without the blobs that the engine holds.
 //!
-//! A name in an archive is only a claim, so a member is left out only when all its bytes are equal to the engine's own
-//! copy of the blob that it is named after. Then dockerd would store nothing new, whatever the archive goes on to make of
-//! it. And the moment they turn out to differ, dockerd is sent all of them: those that were read past already are
-//! the first bytes of the engine's copy.
+//! A name in an archive is only a claim, so a member is omitted only when all its bytes are equal to the engine's own
+//! copy of the blob that it is named after. Then dockerd would store nothing new, however the archive continues. And as
+//! soon as they differ, the whole member is sent: the bytes that were already skipped are read from the engine's copy.
 
 mod omitting;
 mod pass;
@@ -26,15 +25,15 @@ use crate::engine::{EngineError, StoredBlob};
 use crate::image::Digest;
 use crate::tar;
 
-/// How much is compared at once.
+/// The size of one comparison.
 const PIECE: u64 = 1 << 20;
-/// The largest `oci-layout` that is looked into; a usual one has 30 bytes.
+/// The largest `oci-layout` that is parsed; a usual one has 30 bytes.
 const LAYOUT_BYTES: u64 = 4 << 10;
-/// All headers of one member. tar-core's and our own limits keep well below.
+/// The limit for all headers of one member. tar-core's and our own limits stay well below.
 const HEAD_BYTES: usize = 4 << 20;
 
-/// Copies an archive from `chunks` to `output`, and omits what `blobs` keeps. `savings` is set before dockerd can know
-/// that the archive is complete.
+/// Copies an archive from `chunks` to `output`, and omits blobs that `blobs` has. `savings` is set before dockerd can
+/// know that the archive is complete.
 pub(super) async fn run(
     blobs: Arc<dyn EngineBlobs>,
     watch: Watch,
@@ -55,20 +54,20 @@ pub(super) async fn run(
         buffer: Vec::new(),
     };
     let rest = filter.archive().await?;
-    // The end of the archive comes after this, and dockerd's names with that.
+    // The end of the archive, after which dockerd sets names, is sent only after this check.
     if let Some(guard) = &filter.guard
         && let Err(denied) = guard.check_moves(by_index && filter.is_layout).await
     {
         filter.output.is_not_over();
         return Err(denied.into());
     }
-    // Set once, here.
+    // Set only here.
     let _ = savings.set(filter.omitted.savings());
     let Filter { mut input, output, .. } = filter;
     if let Some(bytes) = rest {
         output.send(bytes).await?;
         match rest_of(&mut input, output).await {
-            // dockerd has read all that it reads: what is wrong behind the end is wrong for nobody.
+            // dockerd has read all that it reads: errors after the archive's end do not matter.
             Err(FilterError::Input(error)) if output.stands_behind_the_end() => {
                 debug!(%error, "an archive is broken behind its end");
             }
@@ -78,7 +77,7 @@ pub(super) async fn run(
     output.end().await
 }
 
-/// Copies what comes from `chunks`, whatever it is.
+/// Copies all of `chunks` without parsing it.
 pub(super) async fn pass(chunks: Chunks, output: &mut Output) -> Result<(), FilterError> {
     output.is_lost();
     rest_of(&mut Input::new(chunks), output).await?;
@@ -97,30 +96,30 @@ struct Filter<'o> {
     output: &'o mut Output,
     blobs: Arc<dyn EngineBlobs>,
     guard: Option<Guard>,
-    /// Whether the engine answers as it should. What was left out before that ended stays pinned.
+    /// Whether the engine still responds as expected. Members that were omitted before that ended stay pinned.
     trusted: bool,
     omitted: OmittedBlobs,
     pins: Pins,
-    /// Whether dockerd is certain to take the archive for an OCI layout, which it reads by digests and not by names.
+    /// Whether dockerd will certainly read the archive as an OCI layout, by digests and not by names.
     is_layout: bool,
-    /// The engine's copy of the piece that is compared.
+    /// The engine's copy of the piece that is being compared.
     buffer: Vec<u8>,
 }
 
-/// Where the archive is after some of its bytes.
+/// The position in the archive after a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// Still going on.
+    /// Before its end.
     Here,
-    /// At its end, short of bytes that a header promised.
+    /// At its end, which came before bytes that a header promised.
     Cut,
-    /// At its end, with so many bytes missing that are only padding. Go's reader takes that for a usual end.
+    /// At its end, with this many bytes of padding missing. Go's reader accepts that as a usual end.
     Unpadded(usize),
 }
 
 impl Filter<'_> {
-    /// Copies the archive up to its end, or to where the rest of it passes as it is. What was read of that already is
-    /// the result; `None` if there is no more.
+    /// Copies the archive up to its end, or up to where the rest passes unchanged. Returns the bytes of that rest that
+    /// were already read; `None` if there is no rest.
     async fn archive(&mut self) -> Result<Option<Bytes>, FilterError> {
         loop {
             self.await_pins(false).await?;
@@ -144,7 +143,7 @@ impl Filter<'_> {
                 Read::Strange(reason) => {
                     debug!(reason, "the rest of an archive passes as it is");
                     self.await_pins(true).await?;
-                    // What dockerd makes of the archive from here on we cannot tell.
+                    // How dockerd reads the archive from here on is not known.
                     self.restore().await?;
                     self.output.is_lost();
                     return Ok(Some(head));
@@ -169,17 +168,17 @@ impl Filter<'_> {
         }
     }
 
-    /// The archive ended where a header may be, or within it.
+    /// Handles an archive that ended at or within a header.
     async fn end_without_blocks(&mut self, head: Bytes) -> Result<Option<Bytes>, FilterError> {
         self.await_pins(true).await?;
-        // Half a header is an error, and then nothing else counts.
+        // Half a header is an error, so nothing else matters.
         if head.is_empty() && !self.is_layout {
             self.restore().await?;
         }
         Ok(Some(head))
     }
 
-    /// The archive's end is announced by one block of zeros, and there if it is followed by another or by nothing.
+    /// The archive's end is one block of zeros, followed by another or by no bytes.
     async fn end(&mut self, first: Bytes) -> Result<Option<Bytes>, FilterError> {
         let mut blocks = BytesMut::from(first);
         let is_whole = self.input.fill(&mut blocks, 2 * tar::BLOCK, self.output).await?;
@@ -221,8 +220,8 @@ impl Filter<'_> {
         self.pass(member.size, member.padding()).await
     }
 
-    /// A member with the name of `digest` is about to be sent: it takes the place of one that was left out. Should that one
-    /// have to be sent after all, it must be sent before.
+    /// Prepares to send a member with the name of `digest`, which replaces an omitted one. If the omitted one has to be
+    /// sent after all, that must happen before.
     async fn replace(&mut self, digest: &Digest) -> Result<(), FilterError> {
         if self.omitted.remove(digest) && !self.omitted.is_pinned(digest) {
             self.await_pins(true).await?;
@@ -230,7 +229,7 @@ impl Filter<'_> {
         Ok(())
     }
 
-    /// The engine's copy of a blob, if it can be left out.
+    /// The engine's copy of a blob, if it can be omitted.
     async fn find(&mut self, digest: &Digest, size: u64) -> Option<Arc<dyn StoredBlob>> {
         if !self.trusted || self.omitted.is_full() {
             return None;
@@ -284,8 +283,8 @@ impl Filter<'_> {
         if !is_pinned {
             self.pins.add(pinning::Member { digest, head, blob });
         }
-        // What the padding is made of matters to nobody, and that it is missing only at the end of the archive, where
-        // nothing is missing without this member.
+        // The padding's content does not matter, and it can be missing only at the end of the archive, where without
+        // this member nothing is missing.
         let mut padding = member.padding() as u64;
         while padding > 0 {
             match self.input.next(padding, self.output).await? {
@@ -296,8 +295,8 @@ impl Filter<'_> {
         Ok(At::Here)
     }
 
-    /// Receives `length` bytes, unless the archive ends, and says whether all of them are there and equal to the
-    /// engine's from `offset` on.
+    /// Receives `length` bytes, unless the archive ends, and returns whether all of them arrived and equal the engine's
+    /// from `offset` on.
     async fn compare(
         &mut self,
         blob: &Arc<dyn StoredBlob>,
@@ -322,7 +321,7 @@ impl Filter<'_> {
     }
 }
 
-/// Receives `length` bytes, or what there is.
+/// Receives `length` bytes, or fewer at the end.
 async fn receive(input: &mut Input, output: &mut Output, length: u64) -> Result<Vec<Bytes>, FilterError> {
     let (mut chunks, mut missing) = (Vec::new(), length);
     while missing > 0 {

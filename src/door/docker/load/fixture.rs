@@ -1,4 +1,4 @@
-//! Archives for tests, and what dockerd makes of them.
+//! Archives for tests, and how dockerd imports them.
 
 #![allow(clippy::unwrap_used, reason = "only tests and fuzz targets have it")]
 
@@ -38,7 +38,7 @@ impl Tar {
         self.content(content)
     }
 
-    /// A file behind an extended header.
+    /// A file with an extended header.
     pub(super) fn pax(mut self, records: &[(&str, &str)], name: &str, content: &[u8]) -> Self {
         let mut extended = PaxBuilder::new();
         for (key, value) in records {
@@ -82,23 +82,23 @@ pub(super) fn seal(block: &mut [u8; BLOCK]) {
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-/// What containerd's importer knows after an archive.
+/// The state of containerd's importer after an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Import {
     /// Files by name, the last of each.
     pub(super) files: BTreeMap<String, Vec<u8>>,
     /// Everything that was stored.
     pub(super) stored: BTreeSet<Vec<u8>>,
-    /// Whether the archive came to its end.
+    /// Whether the archive was read to its end.
     pub(super) complete: bool,
 }
 
-/// Reads an archive that consists of nothing strange.
+/// Reads an archive without unusual members.
 pub(super) fn import(archive: &[u8]) -> Import {
     try_import(archive).unwrap_or_else(|reason| panic!("{reason}"))
 }
 
-/// The same; the error is what is strange.
+/// The same; the error names the unusual member.
 pub(super) fn try_import(mut archive: &[u8]) -> Result<Import, &'static str> {
     let mut import = Import::default();
     loop {
@@ -130,11 +130,11 @@ pub(super) fn try_import(mut archive: &[u8]) -> Result<Import, &'static str> {
     }
 }
 
-/// An engine that holds some blobs in memory.
+/// An engine with some blobs in memory.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) blobs: HashMap<Digest, Bytes>,
-    /// Gone when they are looked for after pinning.
+    /// Blobs that are gone after they were pinned.
     pub(super) fleeting: HashSet<Digest>,
     pub(super) broken_pins: bool,
     pub(super) pinned: Mutex<Vec<Vec<Digest>>>,

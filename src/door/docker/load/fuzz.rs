@@ -11,11 +11,11 @@ use super::fixture::{Import, Memory, try_import};
 use super::guard::Watch;
 use super::pipe::{Output, Piece};
 
-/// What the engine holds: the seeds have blobs of these contents.
+/// The engine's blobs: the seeds contain blobs with these contents.
 const HELD: [&[u8]; 2] = [b"the first blob", &[7; 1500]];
 
-/// Runs an archive through the filter, in chunks whose length its first byte says. What arrives is what containerd's importer
-/// would know after the archive itself, but for blobs that the engine holds.
+/// Runs an archive through the filter, in chunks whose length is given by its first byte. containerd's importer must
+/// have the same state after the output as after the archive itself, except for blobs that the engine has.
 pub fn filter(bytes: &[u8]) {
     let Some((chunk, archive)) = bytes.split_first() else { return };
     let chunk = usize::from(*chunk) * 16 + 1;
@@ -43,7 +43,7 @@ pub fn filter(bytes: &[u8]) {
         assert_eq!(is_ok, ended);
         (bytes, ended)
     });
-    // What another reader may read otherwise is passed on as it is, from where that begins.
+    // An archive that readers may read in different ways passes unchanged from that point on.
     let (Ok(mut direct), Ok(mut through)) = (try_import(archive), try_import(&sent)) else { return };
     if !is_complete || !direct.complete {
         return;

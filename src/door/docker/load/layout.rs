@@ -10,9 +10,9 @@ struct Layout {
     version: String,
 }
 
-/// Whether dockerd is certain to take an archive with this `oci-layout` for an OCI layout: it does so for any version
-/// that is not empty (containerd `core/images/archive/importer.go`). Go reads keys in any case and takes the last of
-/// several, so that anything unusual is no certainty.
+/// Whether dockerd will certainly read an archive with this `oci-layout` as an OCI layout: it does so for any version
+/// that is not empty (containerd `core/images/archive/importer.go`). Go matches keys in any case and takes the last of
+/// several, so any unusual document returns false.
 pub(super) fn is_layout(text: &[u8]) -> bool {
     serde_json::from_slice::<Layout>(text).is_ok_and(|layout| !layout.version.is_empty())
 }

@@ -1,7 +1,7 @@
 //! dockerd's response, line by line.
 //!
-//! dockerd answers every archive with 200 and a sequence of JSON objects, one a line, each flushed; what went wrong is
-//! one of them. What is not changed passes as the bytes it came in.
+//! dockerd's response to every archive is 200 and a sequence of JSON objects, one a line, each flushed; an error is one
+//! of them. Lines that are not changed keep their bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,29 +24,29 @@ use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::image::Reference;
 
-/// A line of dockerd's has a few hundred bytes. What is longer passes unread.
+/// A line of dockerd's has a few hundred bytes. A longer one passes unread.
 const LINE_BYTES: usize = 64 << 10;
-/// How many names of one response are looked for.
+/// How many names of one response are looked up.
 const MOST_LOOKED_FOR: usize = 100;
-/// How long all of that may take: the client waits for it, and has its image already.
+/// How long all lookups may take: the client waits for them, and already has its image.
 const LOOK: Duration = Duration::from_secs(2);
-/// What the system says where there is no room (errno(3), `ENOSPC` and `EDQUOT`).
+/// The system's messages for a full disk (errno(3), `ENOSPC` and `EDQUOT`).
 const NO_ROOM: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
-/// What becomes of the lines.
+/// The changes to the lines.
 #[derive(Debug, Default)]
 pub(super) struct Edit {
-    /// Comes first.
+    /// Sent first.
     front: Option<Bytes>,
-    /// Takes the place of dockerd's own error, which is about an archive that was cut off by us.
+    /// Replaces dockerd's own error, which is about an archive that we truncated.
     instead: Option<String>,
-    /// Images that are there, and whose layers found no room.
+    /// Images that exist, but whose layers did not fit on the disk.
     without_room: Vec<String>,
     report: Option<Report>,
     lookup: Option<Lookup>,
 }
 
-/// Looks for the names that dockerd says it has loaded: it takes those of an archive as they are written, and one that is
+/// Looks up the names that dockerd reports as loaded: it takes those of an archive as they are written, and one that is
 /// not written in full (`my-app:latest`) becomes a record that none of its commands finds.
 #[derive(Debug)]
 struct Lookup {
@@ -61,7 +61,7 @@ impl Lookup {
         self.names.extend(name.filter(|_| self.names.len() < MOST_LOOKED_FOR));
     }
 
-    /// What is said of the names that are not found. Where nothing can be found out, nothing is said.
+    /// The message about names that are not found. If a lookup fails, those not looked up are not reported.
     async fn end(self) -> Option<Bytes> {
         let Self { images, names } = self;
         let mut lost = Vec::new();
@@ -103,22 +103,22 @@ struct Line {
 }
 
 impl Edit {
-    /// `front` comes first, and `instead` takes the place of an error of dockerd's.
+    /// Sends `front` first, and replaces dockerd's error by `instead`.
     pub(super) fn new(front: Option<Bytes>, instead: Option<String>) -> Self {
         Self { front, instead, ..Self::default() }
     }
 
-    /// The same, and names that `images` does not find are said to be lost.
+    /// Adds a message about loaded names that `images` does not find.
     pub(super) fn looking(self, images: Option<Arc<dyn Images>>) -> Self {
         Self { lookup: images.map(|images| Lookup { images, names: Vec::new() }), ..self }
     }
 
-    /// The same, and `report` is told what the lines say.
+    /// Adds a report that records the lines.
     pub(super) fn reporting(self, report: Report) -> Self {
         Self { report: Some(report), ..self }
     }
 
-    /// What goes on in the place of `line`; `None` if it goes on as it is.
+    /// The replacement of `line`; `None` if it is forwarded unchanged.
     fn line(&mut self, line: &[u8]) -> Option<Bytes> {
         let line: Line = serde_json::from_slice(line).ok()?;
         if let Some(lookup) = &mut self.lookup {
@@ -136,7 +136,7 @@ impl Edit {
         if let (Some(report), Some(name)) = (&mut self.report, loaded) {
             report.name(name.trim_end());
         }
-        // moby `daemon/containerd/image_exporter.go`, `LoadImage`, which takes that for a success.
+        // moby `daemon/containerd/image_exporter.go`, `LoadImage`, which treats that as a success.
         let (name, reason) = stream.as_deref()?.strip_prefix("Error unpacking image ")?.split_once(": ")?;
         if NO_ROOM.iter().any(|said| reason.contains(said)) {
             self.without_room.push(name.to_owned());
@@ -144,7 +144,7 @@ impl Edit {
         None
     }
 
-    /// What comes last. Clients stop reading at an error, which is why it does not come sooner.
+    /// The last lines. Clients stop reading at an error, so it is not sent sooner.
     fn end(&mut self) -> Option<Bytes> {
         let images = std::mem::take(&mut self.without_room);
         let mut named = images.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -158,7 +158,7 @@ impl Edit {
         if !images.is_empty() {
             self.fail(&message);
         }
-        // Logged here, and not when the client has read all of the response.
+        // Logged here, not when the client has read all of the response.
         if let Some(mut report) = self.report.take() {
             report.done();
         }
@@ -172,7 +172,7 @@ impl Edit {
     }
 }
 
-/// `answer`, edited.
+/// Applies `edit` to a response.
 pub(super) fn edited(response: Response<Incoming>, edit: Edit) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     head.headers.remove(CONTENT_LENGTH);
@@ -240,7 +240,7 @@ mod tests {
     use crate::image::{Descriptor, Digest};
     use crate::source::{Chunks, Source, SourceError};
 
-    /// An engine that finds a name, does not, fails, or says nothing.
+    /// An engine that finds a name, does not, fails, or never responds.
     #[derive(Debug)]
     struct Found;
 

@@ -1,9 +1,9 @@
-//! One member of a tar archive: where it ends, and whether it may be left out.
+//! One member of a tar archive: where it ends, and whether it may be omitted.
 //!
-//! dockerd reads the archive after us with Go's `archive/tar`. If the two of us ever disagreed about where a member
-//! ends or what it is called, something else would be left out than what we meant. So `tar-core` reads every header, this
-//! module reads it once more by Go's rules (`archive/tar/reader.go`, `strconv.go`), and only forms on which all readers
-//! of tar agree are gone along with. At the first other one the rest of the archive passes as it is.
+//! dockerd reads the archive after us with Go's `archive/tar`. If the two of us disagreed about a member's end or name,
+//! the wrong bytes would be omitted. So `tar-core` reads every header, this module reads it once more by Go's rules
+//! (`archive/tar/reader.go`, `strconv.go`), and only forms on which all readers of tar agree are accepted. From the
+//! first other one on, the rest of the archive passes unchanged.
 
 use tar_core::parse::{Limits, ParseEvent, Parser};
 
@@ -11,19 +11,19 @@ use crate::tar::{BLOCK, clean, padding};
 
 /// The longest extended header that Go reads (`archive/tar/common.go`, `maxSpecialFileSize`).
 const EXTENSION_BYTES: u64 = 1 << 20;
-/// PAX records that say nothing about a file's content. Any other may mean what we do not know.
+/// PAX records that do not affect a file's content. Others may have effects that we do not know.
 const HARMLESS: &[&str] = &["mtime", "atime", "ctime", "uid", "gid", "uname", "gname"];
 
-/// What the bytes at the border between two members are.
+/// How the bytes after the last member are read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Read {
-    /// Too few to tell: this many are needed, counted from the border.
+    /// Too few to tell: this many are needed, counted from the last member's end.
     More(usize),
     /// The next member.
     Member(Member),
     /// A block of zeros: the end, if there is another.
     Zeros,
-    /// Something that another reader may understand in another way than we do, and why.
+    /// A form that another reader may read differently, and why.
     Strange(&'static str),
 }
 
@@ -36,9 +36,9 @@ pub(super) struct Member {
     pub(super) size: u64,
     /// Its name as containerd's importer knows it, if it is a regular file.
     pub(super) file: Option<Vec<u8>>,
-    /// Its name, if it is a link: unpacking the archive gives another file there.
+    /// Its name, if it is a link: unpacking the archive puts another file there.
     pub(super) link: Option<Vec<u8>>,
-    /// Whether every reader of tar is certain to read it alike.
+    /// Whether all readers of tar read it alike.
     pub(super) plain: bool,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     };
     let (member, path) = member;
     let mut parser = Parser::new(Limits { max_metadata_size: EXTENSION_BYTES as u32, ..Limits::default() });
-    // The name ends a header; what follows it is not looked at.
+    // The name ends a header; the bytes after it are not read.
     match parser.parse(&bytes[..member.head]) {
         Ok(ParseEvent::Entry { consumed, entry })
             if consumed == member.head && entry.size == member.size && *entry.path == *path =>
@@ -72,7 +72,7 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     }
 }
 
-/// The member and its name as it stands, which is empty for a global header.
+/// The member and its name as written, which is empty for a global header.
 fn walk(bytes: &[u8]) -> Result<(Member, Vec<u8>), Read> {
     let (mut at, mut records, mut long_name, mut long_link) = (0, None, None, false);
     let mut plain = true;
@@ -133,7 +133,7 @@ fn resolve(
         if seen.contains(&key) {
             return Err(Read::Strange("an extended header that says something twice"));
         }
-        // Against an archive that would have us search a long list for each of its records.
+        // Limited, because each record searches the list of those before it.
         if seen.len() == 64 {
             return Err(Read::Strange("an extended header of many records"));
         }
@@ -161,7 +161,7 @@ fn member(head: usize, kind: u8, name: &[u8], size: u64, plain: bool) -> Result<
     let folder = kind == 0 && name.ends_with(b"/");
     match kind {
         b'S' => Err(Read::Strange("a sparse file")),
-        // Go takes these to have no content, whatever their size says.
+        // Go reads these as having no content, whatever their size.
         _ if (folder || matches!(kind, b'1'..=b'6')) && size != 0 => Err(Read::Strange("content where there is none")),
         b'0' | 0 if !folder => Ok(Member { head, size, file: Some(clean(name)), link: None, plain }),
         b'1' | b'2' => Ok(Member { head, size, file: None, link: Some(clean(name)), plain: false }),
@@ -186,7 +186,7 @@ impl<'a> Header<'a> {
         &self.0[257..265] == b"ustar  \0"
     }
 
-    /// `None` if the second half of the name may be something else (times, in GNU tar's own format).
+    /// `None` if the second half of the name may have another meaning (times, in GNU tar's own format).
     fn name(&self) -> Option<Vec<u8>> {
         let (prefix, name) = (text(&self.0[345..500]), text(&self.0[..100]));
         if self.is_ustar() && !prefix.is_empty() {
@@ -201,7 +201,7 @@ impl<'a> Header<'a> {
         match field.strip_prefix(&[0x80, 0, 0, 0]) {
             Some(number) => {
                 let number = u64::from_be_bytes(number.try_into().ok()?);
-                // Go counts in signed numbers. Nothing is that large, and the end of the member must not overflow.
+                // Go uses signed numbers. No file is that large, and the end of the member must not overflow.
                 (number <= i64::MAX as u64 - BLOCK as u64).then_some(number)
             }
             None => octal(field),
@@ -235,7 +235,7 @@ fn octal(field: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
-/// A number of decimal digits, small enough for everybody.
+/// A number of decimal digits, small enough for all readers.
 fn decimal(text: &[u8]) -> Option<u64> {
     let is_number = !text.is_empty() && text.len() <= 18 && text.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(text).ok().filter(|_| is_number)?.parse().ok()
@@ -283,7 +283,7 @@ impl<'a> Records<'a> {
         let equals = record.iter().position(|&byte| byte == b'=')?;
         let key = std::str::from_utf8(&record[..equals]).ok()?;
         let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b':' | b'/');
-        // A reader that splits records at their ends would take a longer value for several records.
+        // A reader that splits records at newlines would read a longer value as several records.
         let value = &record[equals + 1..];
         let is_sound = !key.is_empty() && key.bytes().all(is_usual) && !value.contains(&b'\n');
         is_sound.then_some((key, value))

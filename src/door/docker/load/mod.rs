@@ -1,7 +1,7 @@
-//! `POST /images/load`: archives pass, without the blobs that the engine holds.
+//! `POST /images/load`: archives are forwarded, without the blobs that the engine has.
 //!
-//! dockerd still reads every archive and answers itself, so that names, events, unpacking and errors are its own; it is
-//! only spared what it would store a second time. See [`filter`] for why that changes nothing.
+//! dockerd still reads every archive and sends the response, so names, events, unpacking and errors are its own; only
+//! blobs that it would store a second time are omitted. See [`filter`] for why that changes nothing.
 
 mod blobs;
 mod encoding;
@@ -55,16 +55,16 @@ use crate::export::{Exports, unique_id};
 use crate::http1::linger_on;
 use crate::net::{Principal, Upstream};
 
-/// How long dockerd may take to import what it has when the client has gone: its disk may be slow.
+/// How long dockerd may take to import what it has after the client has disconnected: its disk may be slow.
 const FAREWELL: Duration = Duration::from_secs(60);
 
-/// What loads need.
+/// The loads into an engine.
 #[derive(Debug)]
 pub(super) struct Loads {
     exports: Arc<Exports>,
 }
 
-/// A load that is going to be filtered.
+/// A load whose archive will be filtered.
 #[derive(Debug)]
 pub(super) struct Load {
     pinned: Pinned,
@@ -91,18 +91,18 @@ impl Drop for Pinned {
 }
 
 impl Loads {
-    /// Loads into the engine of `exports`, which also sees to it that nothing is left of them.
+    /// Loads into the engine of `exports`, which also releases their pins.
     pub(super) fn new(exports: Arc<Exports>) -> Self {
         Self { exports }
     }
 
-    /// Whether every archive has to be looked into, because names are restricted.
+    /// Whether every archive has to be parsed, because names are restricted.
     pub(super) fn are_watched(&self, client: &Principal) -> bool {
         self.exports.policy(client).is_restrictive()
     }
 
-    /// Gets ready for a load. `None` if its archive has to pass as it is: this engine has no store that we could look into, or
-    /// it does not let us. Where names are restricted, every archive is looked into.
+    /// Prepares a load. `None` if its archive has to pass unchanged, because we cannot read this engine's store. If
+    /// names are restricted, every archive is parsed.
     pub(super) async fn begin(&self, client: &Principal) -> Option<Load> {
         let (builder, principal) = ("docker load".to_owned(), client.clone());
         let origin = Origin { export: unique_id(), door: "docker", builder, principal };
@@ -138,11 +138,11 @@ impl Load {
         });
         let mut connection = hyper::server::conn::http1::Builder::new()
             .keep_alive(false)
-            // Clients know header names in the case that dockerd writes them in.
+            // Clients expect header names in the case that dockerd writes.
             .preserve_header_case(true)
             .serve_connection(TokioIo::new(client), service);
         match poll_fn(|context| connection.poll_without_shutdown(context)).await {
-            // dockerd may have answered before the archive ended: its client is to read that.
+            // dockerd may have sent its response before the archive ended: let the client read it.
             Ok(()) => linger_on(connection.into_parts().io.into_inner()).await,
             Err(error) => {
                 debug!(%error, "a load ended early");
@@ -222,13 +222,12 @@ impl Load {
     }
 }
 
-/// What lasts as long as the response: the upload may be still under way, and the blobs are needed to its end.
+/// Kept as long as the response: the upload may still be running, and needs the blobs to its end.
 type Lasting = (Pinned, Upload, AbortOnDropHandle<()>);
 
-/// Sends `request` and waits for the response, which goes on when the client goes meanwhile: dockerd is to come to the end of
-/// its import by itself. Were its connection to end in the middle of that, the request would be cancelled, and what it
-/// has stored so far would stay for a day: the release of its lease is cancelled along with it (containerd
-/// `client/lease.go`).
+/// Sends `request` and waits for the response, even if the client disconnects meanwhile, so that dockerd ends its
+/// import itself. If its connection closed during the import, the request would be cancelled, and what it has stored so
+/// far would stay for a day: the release of its lease is cancelled along with it (containerd `client/lease.go`).
 fn send(
     mut sender: Sender,
     request: Request<Archive>,
@@ -246,7 +245,8 @@ fn send(
                 () = too_long => return,
             }
         };
-        // What nobody takes is dropped, and with it the connection: what follows the import is given up, as it is directly.
+        // Without a receiver the response is dropped, and with it the connection: what follows the import is cancelled,
+        // as without us.
         let _ = tell.send((answered, lasting));
     });
     told

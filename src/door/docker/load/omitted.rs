@@ -1,14 +1,14 @@
-//! Blobs that were omitted from an archive so far.
+//! The blobs of an archive that were omitted so far.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::image::Digest;
 
-/// How many blobs are omitted from one archive at most. An image has a few hundred; what is beyond this passes, so that an
-/// archive of countless members takes no countless memory.
+/// How many blobs are omitted from one archive. An image has a few hundred; further ones are forwarded, which bounds
+/// the memory for an archive with any number of members.
 pub(super) const MOST: usize = 100_000;
 
-/// Blobs that were omitted, in their order. A blob's digest is also its name in the archive.
+/// Omitted blobs, in their order. A blob's digest is also its name in the archive.
 #[derive(Debug, Default)]
 pub(super) struct OmittedBlobs {
     left: BTreeMap<usize, (Digest, u64)>,
@@ -17,7 +17,7 @@ pub(super) struct OmittedBlobs {
     pinned: HashSet<Digest>,
 }
 
-/// What a load did not have to send.
+/// What a load saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Savings {
     /// Blobs that were not sent.
@@ -31,7 +31,7 @@ impl OmittedBlobs {
         self.count >= MOST
     }
 
-    /// A member with the name of `digest` was omitted.
+    /// Records an omitted member with the name of `digest`.
     pub(super) fn add(&mut self, digest: &Digest, size: u64) {
         self.remove(digest);
         self.left.insert(self.count, (digest.clone(), size));
@@ -39,12 +39,12 @@ impl OmittedBlobs {
         self.count += 1;
     }
 
-    /// A member with the name of `digest` is sent, and replaces one that was omitted before; whether there was one.
+    /// Records that a member with the name of `digest` is sent; returns whether it replaces an omitted one.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
         self.places.remove(digest).is_some_and(|place| self.left.remove(&place).is_some())
     }
 
-    /// Whether `digest` is pinned for certain.
+    /// Whether `digest` is certainly pinned.
     pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
         self.pinned.contains(digest)
     }

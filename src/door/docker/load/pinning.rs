@@ -1,4 +1,4 @@
-//! Making sure that what was left out stays, while the archive goes on.
+//! Pinning omitted blobs while the archive continues.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use super::blobs::EngineBlobs;
 use crate::engine::{EngineError, StoredBlob};
 use crate::image::Digest;
 
-/// How many members may be waiting for their pins. Each keeps a file open, from which it is sent if the engine loses the
-/// blob before it is pinned.
+/// How many members may wait for their pins. Each keeps a file open, from which it is sent if the engine loses the blob
+/// before it is pinned.
 const WAITING: usize = 64;
 
-/// A member that was left out, but may have to be sent after all.
+/// A member that was omitted, but may have to be sent after all.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) digest: Digest,
@@ -22,12 +22,12 @@ pub(super) struct Member {
     pub(super) blob: Arc<dyn StoredBlob>,
 }
 
-/// Blobs that are being pinned: while one call is under way the next ones gather, and go together.
+/// Blobs that are being pinned: during one call further ones are collected for the next.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    /// Not asked for yet.
+    /// Not part of a call yet.
     wanted: Vec<Digest>,
-    /// Asked for, in whatever state, and not yet answered for.
+    /// Wanted or part of the running call.
     known: HashSet<Digest>,
     running: Option<JoinHandle<Pinning>>,
     members: Vec<Member>,
@@ -39,19 +39,19 @@ struct Pinning {
     gone: Result<Vec<Digest>, EngineError>,
 }
 
-/// What came of some pins.
+/// The outcome of one call.
 #[derive(Debug, Default)]
 pub(super) struct PinOutcome {
-    /// These stay.
+    /// Pinned blobs.
     pub(super) pinned: Vec<Digest>,
-    /// These must be sent after all.
+    /// Members that must be sent after all.
     pub(super) lost: Vec<Member>,
-    /// Why the engine cannot be relied on any more.
+    /// Why the engine is no longer trusted.
     pub(super) error: Option<EngineError>,
 }
 
 impl Pins {
-    /// Begins to pin `digest`, if that is not under way.
+    /// Requests a pin of `digest`, unless one is already requested.
     pub(super) fn want(&mut self, blobs: &Arc<dyn EngineBlobs>, digest: &Digest) {
         if self.known.insert(digest.clone()) {
             self.wanted.push(digest.clone());
@@ -59,12 +59,12 @@ impl Pins {
         self.start(blobs);
     }
 
-    /// A member that relies on a pin under way.
+    /// Adds a member that depends on a requested pin.
     pub(super) fn add(&mut self, member: Member) {
         self.members.push(member);
     }
 
-    /// Whether there is an outcome to be had without waiting, or waiting is due.
+    /// Whether an outcome is available without waiting, or too many members wait.
     pub(super) fn is_due(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.is_finished() || self.members.len() >= WAITING)
     }
@@ -73,14 +73,14 @@ impl Pins {
         self.running.is_none()
     }
 
-    /// Waits for the call under way.
+    /// Waits for the running call.
     pub(super) async fn await_pins(&mut self, blobs: &Arc<dyn EngineBlobs>) -> PinOutcome {
         let Some(running) = &mut self.running else { return PinOutcome::default() };
         let outcome = running.await;
         self.running = None;
         let (asked, gone) = match outcome {
             Ok(Pinning { asked, gone }) => (asked, gone),
-            // Only if the runtime ends. Nothing is certain then.
+            // Only if the runtime shuts down. No pin is certain then.
             Err(error) => {
                 let reason = error.to_string();
                 (Vec::new(), Err(EngineError::Protocol { operation: "pinning blobs".to_owned(), reason }))
@@ -118,7 +118,7 @@ impl Pins {
             return;
         }
         let (blobs, asked) = (blobs.clone(), std::mem::take(&mut self.wanted));
-        // A task, so that it goes on between two looks at it, and to its end when the load is gone.
+        // A task, so that it runs independently, and to its end even if the load is dropped.
         self.running = Some(tokio::spawn(async move {
             let gone = blobs.pin(&asked).await;
             Pinning { asked, gone }

@@ -1,4 +1,4 @@
-//! Bytes in and bytes out.
+//! The input and output of the filter.
 
 use std::io;
 use std::pin::Pin;
@@ -10,37 +10,37 @@ use tokio::sync::mpsc;
 use super::error::FilterError;
 use crate::tar::{BLOCK, padding};
 
-/// The archive as it comes, in chunks of any size.
+/// The archive as it is received, in chunks of any size.
 pub(super) type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// Pieces shorter than this are sent together. Each piece costs a chunk header and a share of a system call.
+/// Pieces shorter than this are merged. Each piece costs a chunk header and a share of a system call.
 const SMALL: usize = 4 << 10;
-/// How much is sent together at most.
+/// The size from which merged pieces are sent.
 const TOGETHER: usize = 64 << 10;
-/// An archive that ends so is cut off for every reader.
+/// An archive that ends with these bytes is truncated for every reader.
 const HALF_A_HEADER: &[u8] = b"linkspan: the archive broke off here";
 
-/// What goes on to dockerd.
+/// A piece of dockerd's request body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     /// The next bytes.
     Bytes(Bytes),
-    /// The archive is complete. Without it, it was cut off.
+    /// The archive is complete. Without it, it is truncated.
     End,
 }
 
-/// Where the archive stands, as dockerd reads it.
+/// The position in the archive, as dockerd reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stands {
-    /// In a member of which so many bytes are to come; between two members both are 0.
+    /// In a member with so many bytes left; between two members both are 0.
     In { content: u64, padding: u64 },
-    /// Behind its end: dockerd reads no further.
+    /// After its end: dockerd reads no further.
     Behind,
-    /// Not certain, because another reader may understand it in another way.
+    /// Not known, because another reader may read the archive differently.
     Anywhere,
 }
 
-/// The archive on its way out.
+/// The archive that is sent.
 #[derive(Debug)]
 pub(super) struct Output {
     pieces: mpsc::Sender<Piece>,
@@ -53,7 +53,7 @@ impl Output {
         Self { pieces, small: BytesMut::new(), stands: Stands::In { content: 0, padding: 0 } }
     }
 
-    /// Sends the headers of a member with `size` bytes of content, which are to be sent next.
+    /// Sends the headers of a member; its `size` bytes of content must follow.
     pub(super) async fn head(&mut self, head: Bytes, size: u64) -> Result<(), FilterError> {
         self.send(head).await?;
         self.stands = Stands::In { content: size, padding: padding(size) as u64 };
@@ -75,7 +75,7 @@ impl Output {
         self.hand_on(Piece::Bytes(bytes)).await
     }
 
-    /// Sends what was kept back to be sent together.
+    /// Sends the pieces that were merged.
     pub(super) async fn flush(&mut self) -> Result<(), FilterError> {
         if self.small.is_empty() {
             return Ok(());
@@ -89,19 +89,19 @@ impl Output {
         self.hand_on(Piece::End).await
     }
 
-    /// What follows is nothing that dockerd reads.
+    /// Marks that dockerd reads none of the bytes that follow.
     pub(super) fn is_over(&mut self) {
         self.stands = Stands::Behind;
     }
 
-    /// The end of the archive is not going to be sent, though all members are.
+    /// Marks that the end of the archive will not be sent, although all members were.
     pub(super) fn is_not_over(&mut self) {
         if self.stands == Stands::Behind {
             self.stands = Stands::In { content: 0, padding: 0 };
         }
     }
 
-    /// What dockerd makes of what follows is not known.
+    /// Marks that the position is no longer known.
     pub(super) fn is_lost(&mut self) {
         self.stands = Stands::Anywhere;
     }
@@ -110,12 +110,12 @@ impl Output {
         self.stands == Stands::Behind
     }
 
-    /// Ends an archive that lacks its rest, so that dockerd fails with it, in its own time, and cleans up after itself. (When
-    /// its connection breaks off, its lease of a day and what that keeps stay: the request is then cancelled, and with it
-    /// the release.)
+    /// Ends an incomplete archive so that dockerd fails with it, in its own time, and cleans up. (If its connection
+    /// closed, its lease of a day and the content under it would stay: the request is then cancelled, and with it the
+    /// release.)
     ///
-    /// Where the archive stands at a place that dockerd would take for its end, half a header makes it none. Where it
-    /// stands anywhere it is broken off.
+    /// Between two members, which dockerd might take for the archive's end, half a header is sent. If the position is
+    /// not known, the connection's write side is closed instead.
     pub(super) async fn spoil(&mut self) -> Result<(), FilterError> {
         match self.stands {
             Stands::Anywhere => return Ok(()),
@@ -134,7 +134,7 @@ impl Output {
     }
 }
 
-/// The archive on its way in.
+/// The archive that is received.
 pub(super) struct Input {
     chunks: Chunks,
     rest: Bytes,
@@ -145,8 +145,8 @@ impl Input {
         Self { chunks, rest: Bytes::new() }
     }
 
-    /// The next bytes, at most `limit` of them; `None` at the end. Before it waits, it sends on what `output` keeps: nobody
-    /// shall wait for bytes that are here.
+    /// The next bytes, at most `limit` of them; `None` at the end. Before it waits, it flushes `output`, so that bytes
+    /// already received are not delayed.
     pub(super) async fn next(&mut self, limit: u64, output: &mut Output) -> Result<Option<Bytes>, FilterError> {
         while self.rest.is_empty() {
             let next = match self.chunks.next().now_or_never() {
@@ -165,7 +165,7 @@ impl Input {
         Ok(Some(self.rest.split_to(length)))
     }
 
-    /// Lengthens `bytes` to `length`; `false` if the archive ends before that.
+    /// Extends `bytes` to `length`; `false` if the archive ends before that.
     pub(super) async fn fill(
         &mut self,
         bytes: &mut BytesMut,
@@ -182,7 +182,7 @@ impl Input {
     }
 }
 
-/// Less than a block of them.
+/// Zeros, less than a block of them.
 pub(super) fn zeros(length: usize) -> Bytes {
     Bytes::from_static(&[0; BLOCK]).slice(..length.min(BLOCK))
 }

@@ -1,4 +1,4 @@
-//! What is logged of a load: one line, whatever its end, in the words of [exports](crate::export), of which it is one.
+//! The log line of a load: one line, however it ends, in the same terms as those of other [exports](crate::export).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,21 +9,21 @@ use super::upload::Known;
 use crate::engine::Origin;
 use crate::export::{Listed, LiveExports};
 
-/// How many images one line names.
+/// How many images one line lists.
 pub(super) const MOST_NAMED: usize = 5;
 
-/// What is said of a load of which the end is not known: dockerd may have made an image of what it had by then.
+/// The line of a load whose outcome is not known: dockerd may have made an image of what it had by then.
 const LEFT: &str = "the client left before docker's answer had ended";
 
-/// The line of one load, which is written when this is dropped.
+/// The log line of one load, written on drop.
 #[derive(Debug)]
 pub(super) struct Report {
     begun: Instant,
     principal: String,
     _listed: Listed,
-    /// What is known of the archive: what was left out of it, and why it was not sent.
+    /// The facts about the archive: what was omitted, and why it was not sent.
     known: Arc<Known>,
-    /// What dockerd says that it loaded, up to [`MOST_NAMED`].
+    /// The names that dockerd loaded, up to [`MOST_NAMED`].
     names: Vec<String>,
     end: End,
 }
@@ -36,35 +36,35 @@ enum End {
 }
 
 impl Report {
-    /// Of the load of `origin`, which begins now and is one of `exports` until its end.
+    /// Begins the report of the load `origin`, which is listed in `exports` until its end.
     pub(super) fn begin(exports: &LiveExports, origin: &Origin, known: Arc<Known>) -> Self {
         let (principal, listed) = (origin.principal.to_string(), exports.add(origin, Vec::new()));
         listed.enter("loading");
         Self { begun: Instant::now(), principal, _listed: listed, known, names: Vec::new(), end: End::Unknown }
     }
 
-    /// dockerd says that it loaded `name`.
+    /// Records that dockerd loaded `name`.
     pub(super) fn name(&mut self, name: &str) {
         if self.names.len() < MOST_NAMED {
             self.names.push(name.to_owned());
         }
     }
 
-    /// It failed; the first reason is the one.
+    /// Records a failure; only the first reason is kept.
     pub(super) fn fail(&mut self, reason: impl Into<String>) {
         if !matches!(self.end, End::Failed(_)) {
             self.end = End::Failed(reason.into());
         }
     }
 
-    /// dockerd's response has ended; unless something has failed, the archive is loaded.
+    /// Records the end of dockerd's response; unless there was a failure, the archive is loaded.
     pub(super) fn done(&mut self) {
         if self.end == End::Unknown {
             self.end = End::Loaded;
         }
     }
 
-    /// Why it is not loaded, if it is not.
+    /// Why the load failed, if it did.
     pub(super) fn failure(&self) -> Option<&str> {
         match &self.end {
             End::Loaded => None,

@@ -1,4 +1,4 @@
-//! dockerd's response, with a line of ours where something was left out, and answers of our own.
+//! dockerd's response, with a line of ours if blobs were omitted, and our own responses.
 
 use std::convert::Infallible;
 
@@ -11,11 +11,11 @@ use serde_json::json;
 
 use super::omitted::Savings;
 
-/// What a client is answered with.
+/// The body of a response to the client.
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// The line about what was omitted, which comes before dockerd's. `stream` is what clients print as it is; those that look
-/// for the name of what was loaded look for lines that begin with `Loaded image` (docker-py `models/images.py`, buildx
+/// The line about what was omitted, which comes before dockerd's. Clients print `stream` unchanged; those that need the
+/// name of what was loaded look for lines that begin with `Loaded image` (docker-py `models/images.py`, buildx
 /// `util/dockerutil/progress.go`).
 pub(super) fn announcement(savings: Savings) -> Bytes {
     (json!({ "stream": format!("{}\n", describe(savings)) }).to_string() + "\r\n").into()
@@ -43,7 +43,7 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// Whether the client wants to see more than the outcome. dockerd's default is that it does not (moby
+/// Whether the client requests only the outcome. dockerd's default is that it does (moby
 /// `daemon/server/router/image/image_routes.go`, `postImagesLoad`, and `httputils/form.go`, `BoolValueOrDefault`).
 pub(super) fn is_quiet(query: Option<&str>) -> bool {
     let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -51,19 +51,19 @@ pub(super) fn is_quiet(query: Option<&str>) -> bool {
     value.is_none_or(|value| !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"))
 }
 
-/// The response to an archive that cannot be loaded, in the form in which dockerd says so: a success with an error in it
-/// (moby `image_routes.go`, `postImagesLoad`).
+/// The response to an archive that cannot be loaded, in dockerd's form: a success with an error in its body (moby
+/// `image_routes.go`, `postImagesLoad`).
 pub(super) fn failure(message: &str) -> Response<Body> {
     complete(StatusCode::OK, error_line(message))
 }
 
-/// The line that makes a response that of a failure.
+/// The line that marks a response as a failure.
 pub(super) fn error_line(message: &str) -> String {
     let message = format!("linkspan: {message}");
     json!({ "errorDetail": { "message": message }, "error": message }).to_string() + "\r\n"
 }
 
-/// An error in Docker's form, where nothing could be loaded.
+/// An error response in Docker's form, if nothing could be loaded.
 pub(super) fn refusal(status: StatusCode, message: &str) -> Response<Body> {
     complete(status, json!({ "message": format!("linkspan: {message}") }).to_string() + "\n")
 }

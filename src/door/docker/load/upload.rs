@@ -1,4 +1,4 @@
-//! An archive on its way from the client to dockerd.
+//! The upload of an archive from the client to dockerd.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,25 +23,25 @@ use super::guard::{Denied, Watch};
 use super::omitted::Savings;
 use super::pipe::{Output, Piece};
 
-/// How many pieces may be on their way. The largest is what a connection reads at once, less than half a megabyte.
+/// How many pieces may be in flight. The largest is one read of a connection, less than half a megabyte.
 const PIECES: usize = 4;
 
-/// What is known of an archive before dockerd can have answered.
+/// Facts about an archive, which are set before dockerd can have responded.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// What was left out, once that is certain.
+    /// The savings, once they are certain.
     pub(super) savings: OnceLock<Savings>,
-    /// Why dockerd did not get all of it, where it is not the client that went away.
+    /// Why dockerd did not get all of it, unless the client disconnected.
     pub(super) trouble: OnceLock<String>,
 }
 
-/// An archive that is being filtered, until this is dropped.
+/// An upload that runs until this is dropped.
 #[derive(Debug)]
 pub(super) struct Upload(#[expect(dead_code, reason = "held for what its end does")] AbortOnDropHandle<()>);
 
 impl Upload {
-    /// Begins to filter `body`, once it is `asked` for if the client waits for that. `end` is for an archive of which
-    /// nothing else can tell dockerd that it lacks its rest.
+    /// Starts to filter `body`, after `asked` if the client waits for a `100 Continue`. `end` closes the connection's
+    /// write side if the archive is truncated and there is no other way to tell dockerd.
     pub(super) fn start(
         blobs: Arc<dyn EngineBlobs>,
         watch: Watch,
@@ -51,7 +51,7 @@ impl Upload {
         end: UploadEnd,
     ) -> (Self, Archive) {
         let (sender, pieces) = mpsc::channel(PIECES);
-        // A task of its own: reading, comparing and decompressing go on beside what the two connections do.
+        // A separate task: reading, comparing and decompressing run concurrently with the two connections.
         let running = tokio::spawn(async move {
             if let Some(asked) = asked {
                 asked.notified().await;
@@ -78,7 +78,7 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
     let Err(error) = outcome else { return raw.drain().await };
     debug!(%error, "an archive was not sent to its end");
     let trouble = match error {
-        // dockerd has what it wants, and answers.
+        // dockerd needs no more bytes, and sends its response.
         FilterError::Output => return,
         FilterError::Input(error) if is_clients(&error) => None,
         FilterError::Input(error) => Some(match compression {
@@ -88,25 +88,25 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
         FilterError::Denied(denied) => Some(denied.to_string()),
         error @ FilterError::Lost(_) => Some(format!("{error}; load the archive again")),
     };
-    // Before dockerd answers.
+    // Set before dockerd's response.
     if let Some(trouble) = trouble {
-        // Set once, here.
+        // Set only here.
         let _ = known.trouble.set(trouble);
     }
     if let Err(error) = output.spoil().await {
         debug!(%error, "dockerd did not wait for the end of an archive");
     }
-    // The sender goes with `output`: whatever is not ended by now breaks off.
+    // Drops the sender: an archive that has not ended by now is truncated.
     drop(output);
     raw.drain().await;
 }
 
-/// Whether an archive broke off because the client did.
+/// Whether an archive was truncated because the client's body failed.
 fn is_clients(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<hyper::Error>())
 }
 
-/// The archive as dockerd gets it.
+/// The request body for dockerd.
 #[derive(Debug)]
 pub(super) struct Archive {
     pieces: mpsc::Receiver<Piece>,
@@ -132,7 +132,7 @@ impl hyper::body::Body for Archive {
                 Poll::Ready(None)
             }
             None => {
-                // Nothing follows, neither bytes nor an end: the connection's way there ends, and the response may come.
+                // Neither bytes nor an end follow: close the connection's write side, and wait for the response.
                 self.end.now();
                 Poll::Pending
             }

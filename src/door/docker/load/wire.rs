@@ -1,7 +1,7 @@
-//! What a message says about the one connection that it is on, and nothing about what it is for.
+//! Hop-by-hop facts of a message: those that concern only the connection that it is on.
 //!
-//! There are two connections here, and each has its own version, lengths and ends. What one side says about its own is
-//! not passed on: hyper says what is true of the other.
+//! There are two connections here, each with its own version, lengths and ends. Hop-by-hop headers of one side are not
+//! forwarded: hyper writes those of the other.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::{Version, request, response};
 
-/// Headers about a connection, beside those that `Connection` names (RFC 9110, section 7.6.1).
+/// Hop-by-hop headers, besides those that `Connection` names (RFC 9110, section 7.6.1).
 const OF_THE_CONNECTION: [HeaderName; 7] = [
     CONNECTION,
     TE,
@@ -19,19 +19,19 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
-/// Go's servers require a host in HTTP/1.1; dockerd does not look at it.
+/// Go's servers require a `Host` in HTTP/1.1; dockerd ignores its value.
 const DOCKER: HeaderValue = HeaderValue::from_static("docker");
 
-/// Makes a client's request one of ours: its body goes on in chunks. Whether the client waits to be asked for the body.
+/// Converts a client's request into ours, with a chunked body. Returns whether the client waits for a `100 Continue`.
 ///
-/// Whether it is asked is for dockerd to say, which may refuse the request without having seen the archive.
+/// dockerd decides whether to send it, and may refuse the request without having read the archive.
 pub(super) fn to_dockerd(head: &mut request::Parts) -> bool {
     forget_connection(&mut head.headers);
     head.headers.remove(CONTENT_LENGTH);
     let expects = head.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if head.version < Version::HTTP_11 {
         if expects {
-            // It means nothing there (RFC 9110, section 10.1.1).
+            // It has no meaning in HTTP/1.0 (RFC 9110, section 10.1.1).
             head.headers.remove(EXPECT);
         }
         head.headers.entry(HOST).or_insert(DOCKER);
@@ -41,10 +41,10 @@ pub(super) fn to_dockerd(head: &mut request::Parts) -> bool {
     expects
 }
 
-/// Makes dockerd's response one of ours. Its length stays as long as its body does.
+/// Converts dockerd's response into ours. Its length stays valid unless the body is changed.
 pub(super) fn to_client(head: &mut response::Parts) {
     forget_connection(&mut head.headers);
-    // The client's connection has its own version, which hyper knows.
+    // The client's connection has its own version, which hyper sets.
     head.version = Version::HTTP_11;
 }
 
@@ -55,7 +55,7 @@ fn forget_connection(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // What decides how a body is read is not for the other side to take away.
+        // `Connection` must not remove headers that decide how a body is read.
         .filter(|name| name != HOST && name != CONTENT_LENGTH)
         .collect();
     for name in OF_THE_CONNECTION.iter().chain(&named) {

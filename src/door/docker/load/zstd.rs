@@ -5,26 +5,26 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 
-/// What a frame begins with.
+/// The magic number of a frame.
 pub(super) const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// Where in the frames something compressed is.
+/// A position in the compressed stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// In front of a frame, or of one to be skipped.
+    /// Before a frame or a skippable frame.
     Frame,
-    /// In front of a block of a frame with or without a checksum.
+    /// Before a block of a frame with or without a checksum.
     Block { checksum: bool },
-    /// In something that passes as it comes, and then there.
+    /// Within `left` bytes that pass unchanged, and what follows them.
     Passing { left: u64, checksum: Option<bool> },
-    /// In something that is not zstd, which is for the decompressor to say.
+    /// Within bytes that are not zstd, which the decompressor reports.
     Strange,
 }
 
-/// `chunks` of frames, where a frame's last block waits for the checksum behind it.
+/// Delays the last block of each frame in `chunks` until its checksum has arrived.
 ///
-/// dockerd's decompressor (klauspost/compress `zstd`) yields nothing of such a block when the checksum is missing; libzstd
-/// yields it all. Whether an archive that was cut off there is whole hangs on that.
+/// dockerd's decompressor (klauspost/compress `zstd`) yields nothing of such a block if the checksum is missing;
+/// libzstd yields it all. For an archive that was cut off there, that decides whether it is complete.
 pub(super) fn with_checksums(
     chunks: impl Stream<Item = io::Result<Bytes>> + Unpin,
 ) -> impl Stream<Item = io::Result<Bytes>> {
@@ -44,7 +44,7 @@ pub(super) fn with_checksums(
                     Some(Err(error)) => return Some((Err(error), (chunks, held, at, ended))),
                     None => {
                         ended = true;
-                        // A block without its checksum is no block.
+                        // Without its checksum the block is dropped.
                         if at == (At::Block { checksum: true }) && held.first().is_some_and(|&byte| byte & 1 == 1) {
                             return None;
                         }
@@ -56,7 +56,7 @@ pub(super) fn with_checksums(
     )
 }
 
-/// How many of the bytes at hand may pass.
+/// How many of the buffered bytes may pass.
 fn advance(at: &mut At, bytes: &[u8]) -> usize {
     let length = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     match *at {
@@ -83,7 +83,7 @@ fn advance(at: &mut At, bytes: &[u8]) -> usize {
         At::Block { checksum } => {
             let Some(&[one, two, three]) = bytes.first_chunk() else { return 0 };
             let size = u64::from(one >> 3) | u64::from(two) << 5 | u64::from(three) << 13;
-            // A byte that repeats is there once.
+            // A repeated byte is stored once.
             let content = if one >> 1 & 3 == 1 { 1 } else { size };
             if one & 1 == 0 {
                 *at = At::Passing { left: 3 + content, checksum: Some(checksum) };
@@ -99,8 +99,8 @@ fn advance(at: &mut At, bytes: &[u8]) -> usize {
     }
 }
 
-/// How long what `bytes` begin with is up to its first block, and whether that is followed by a checksum (`None`: there are
-/// no blocks). Without a length it is no frame; nothing at all when there are too few bytes to tell.
+/// The length of the frame at the start of `bytes` up to its first block, and whether it has a checksum (`None`: it has
+/// no blocks). Without a length it is no frame; `None` if there are too few bytes to tell.
 fn frame(bytes: &[u8]) -> Option<(Option<u64>, Option<bool>)> {
     let magic = bytes.first_chunk::<4>()?;
     if let [0x50..=0x5f, 0x2a, 0x4d, 0x18] = magic {

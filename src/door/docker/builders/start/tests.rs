@@ -44,7 +44,7 @@ async fn clients_are_judged_and_lose_nothing() {
     for (said, expected) in [
         (&[sniff::PREFACE, b"and more"].concat()[..], Speaks::Http2),
         (b"GET / HTTP/1.1\r\n", Speaks::Other),
-        // Silent, and gone before there was enough.
+        // Closed before there were enough bytes to tell.
         (b"", Speaks::Other),
         (b"PRI * HTTP/2", Speaks::Other),
     ] {

@@ -16,7 +16,7 @@ impl Filter<'_> {
         let mut offset = 0;
         while offset < length {
             let piece = PIECE.min(length - offset);
-            // Its own buffer, because it is handed on.
+            // A separate buffer, because the output takes ownership of it.
             let bytes = blob.clone().read_at(offset, vec![0; piece as usize]).await?;
             self.output.send(bytes.into()).await?;
             offset += piece;
@@ -24,7 +24,7 @@ impl Filter<'_> {
         Ok(())
     }
 
-    /// Sends everything that was left out: dockerd finds files by their names where there is no OCI layout (containerd
+    /// Sends everything that was omitted: without an OCI layout dockerd finds files by their names (containerd
     /// `core/images/archive/importer.go`, `ImportIndex`).
     pub(super) async fn restore(&mut self) -> Result<(), FilterError> {
         for (digest, size) in self.omitted.take() {
@@ -38,8 +38,7 @@ impl Filter<'_> {
         Ok(())
     }
 
-    /// Sends what turned out not to be pinned, between two members. With `all` it waits until that is known of every
-    /// member that was left out.
+    /// Sends members that could not be pinned, between two members. With `all` it waits until every pin has an outcome.
     pub(super) async fn await_pins(&mut self, all: bool) -> Result<(), FilterError> {
         while self.pins.is_due() || (all && !self.pins.is_idle()) {
             let PinOutcome { pinned, lost, error } = self.pins.await_pins(&self.blobs).await;

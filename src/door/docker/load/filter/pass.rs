@@ -1,4 +1,4 @@
-//! Members that pass as they are.
+//! Members that pass unchanged.
 
 use bytes::{Bytes, BytesMut};
 
@@ -32,7 +32,7 @@ impl Filter<'_> {
         Ok(At::Here)
     }
 
-    /// Passes a file that names images, when it has been looked at.
+    /// Passes a file that names images, after the guard has checked it.
     pub(super) async fn pass_names(&mut self, name: &[u8], member: &Member, head: Bytes) -> Result<At, FilterError> {
         if member.size > Guard::limit() {
             return Err(unclear(name, format!("it has more than {} bytes", Guard::limit())).into());
@@ -48,7 +48,7 @@ impl Filter<'_> {
         if is_whole { self.pass(0, member.padding()).await } else { Ok(At::Cut) }
     }
 
-    /// Passes a file named `oci-layout`, the last of which decides.
+    /// Passes a file named `oci-layout`; the last one in an archive decides.
     pub(super) async fn pass_layout(&mut self, member: &Member) -> Result<At, FilterError> {
         self.is_layout = false;
         if member.size > LAYOUT_BYTES {

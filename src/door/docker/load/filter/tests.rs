@@ -19,7 +19,7 @@ const LIE: &[u8] = b"the other blob";
 struct Filtered {
     bytes: Vec<u8>,
     outcome: Result<Savings, FilterError>,
-    /// Whether dockerd was told that the archive is complete.
+    /// Whether dockerd got the end of the archive.
     ended: bool,
 }
 
@@ -36,7 +36,7 @@ async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
         let mut output = Output::new(sender);
         let outcome = run(hold, Watch { guard: None, by_index: true }, chunks, &mut output, &savings).await;
         if outcome.is_err() {
-            // Nobody may be there to hear of it.
+            // The receiver may already be gone.
             let _ = output.spoil().await;
         }
         outcome.map(|()| *savings.get().unwrap())
@@ -223,8 +223,8 @@ async fn what_is_not_understood_passes_and_so_does_the_rest() {
             let sent_again = [start.clone().blob(A).0, rest.clone()].concat();
             let left_out = [start.0, rest].concat();
             let filtered = filter(Memory::of([A, B]), &archive).await;
-            // What dockerd makes of it is anybody's guess, so that it gets everything. Zeros with something after them are
-            // an error for Go, whatever else there is.
+            // How dockerd reads it is not known, so it gets everything. For Go, zeros with other bytes after them are
+            // an error in any case.
             let is_error = odd.0.starts_with(&[0; BLOCK]);
             let expected = if is_error { &left_out } else { &sent_again };
             assert_eq!(without_attributes(&filtered.bytes), without_attributes(expected), "{:?}", &odd.0[..8]);
@@ -265,7 +265,7 @@ async fn a_cut_is_a_cut_at_the_same_place() {
 
 #[tokio::test]
 async fn an_archive_that_breaks_off_is_no_archive() {
-    // Whatever was sent so far, dockerd is to fail with it, and to be through with it.
+    // Whatever was sent so far, dockerd must fail with it and finish.
     let archive = Tar::default().blob(A).layout().file("small", b"x").blob(b"new").end();
     for length in 0..archive.len() {
         let chunks = [Ok(Bytes::copy_from_slice(&archive[..length])), Err(io::Error::other("gone"))];
@@ -274,7 +274,7 @@ async fn an_archive_that_breaks_off_is_no_archive() {
         assert!(matches!(filtered.outcome, Err(FilterError::Input(_))), "broken off at {length}");
         assert!(!import(&filtered.bytes).complete, "broken off at {length}");
     }
-    // Where it stands is not known behind what can be read in two ways.
+    // After a member that can be read in two ways the position is not known.
     let strange = Tar::default().member(b'S', "sparse", b"").end();
     let chunks = [Ok(Bytes::from(strange)), Err(io::Error::other("gone"))];
     let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(stream::iter(chunks))).await;
@@ -337,7 +337,7 @@ async fn countless_members_take_bounded_memory() {
     let chunks = stream::iter((0..MEMBERS).map(move |_| Ok(Bytes::from(member.clone()))));
     const MEMBERS: usize = 120_000;
     let filtered = filter_chunks(Arc::new(Memory::of([A])), Box::pin(chunks)).await;
-    // Those beyond the limit, and one for all of those below it.
+    // The members beyond the limit, and one for all members below it.
     let expected = MEMBERS - super::super::omitted::MOST;
     assert_eq!(filtered.bytes.len(), expected * 2 * BLOCK);
 }

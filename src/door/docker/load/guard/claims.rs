@@ -1,7 +1,7 @@
-//! The names that the documents of an archive ask for, as dockerd reads them.
+//! The names in the documents of an archive, as dockerd reads them.
 //!
-//! Go takes keys of a struct in any case, and of several it takes the last or puts them together. A document in which it
-//! matters how such a thing is read is not gone along with.
+//! Go matches keys of a struct in any case, and of repeated keys it takes the last or merges them. A document whose
+//! names depend on that is refused.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::image::Digest;
 
-/// What containerd names an image by (containerd `client/import.go`, `imageName`).
+/// The annotation by which containerd names an image (containerd `client/import.go`, `imageName`).
 const FULL_NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// A name, and what it is asked to point to, where a document says that.
+/// A name, and the root that it is to resolve to, if the document gives one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) name: String,
@@ -31,7 +31,7 @@ pub(super) enum Unclear {
     Shape(&'static str),
 }
 
-/// What `index.json` of an OCI layout names: by containerd's annotation, else by the specification's.
+/// The names in `index.json` of an OCI layout: by containerd's annotation, else by the specification's.
 pub(super) fn of_index(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
     let index = parse(text)?;
     let Some(manifests) = index.get("manifests")? else { return Ok(Vec::new()) };
@@ -50,7 +50,7 @@ pub(super) fn of_index(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
     Ok(claims)
 }
 
-/// What `manifest.json` of `docker save` names.
+/// The names in `manifest.json` of `docker save`.
 pub(super) fn of_manifest(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
     let mut claims = Vec::new();
     for image in parse(text)?.list("manifest.json")? {
@@ -63,7 +63,7 @@ pub(super) fn of_manifest(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
     Ok(claims)
 }
 
-/// What `repositories` of archives before Docker 1.10 names: repositories, and in each of them tags.
+/// The names in `repositories` of archives before Docker 1.10: repositories, and in each of them tags.
 pub(super) fn of_repositories(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
     let mut claims = Vec::new();
     let Json::Map(repositories) = parse(text)? else { return Err(Unclear::Shape("repositories")) };
@@ -78,7 +78,7 @@ fn parse(text: &[u8]) -> Result<Json, Unclear> {
     serde_json::from_slice(text).map_err(|error| Unclear::Syntax(error.to_string()))
 }
 
-/// A document with every key as often as it is there.
+/// A JSON document that keeps repeated keys.
 #[derive(Debug)]
 enum Json {
     Map(Vec<(String, Json)>),
@@ -101,7 +101,7 @@ impl Json {
         if found.next().is_some() { Err(Unclear::Twice(key)) } else { Ok(value) }
     }
 
-    /// A text in a map, where keys are as they are.
+    /// A string in a map, whose keys are matched exactly.
     fn exactly(&self, key: &'static str) -> Result<Option<&str>, Unclear> {
         let Self::Map(fields) = self else { return Err(Unclear::Shape("annotations")) };
         let mut found = fields.iter().filter(|(name, _)| name == key);
@@ -128,7 +128,7 @@ impl Json {
     }
 }
 
-/// A character as Go compares keys: two letters beyond ASCII are a case of one within.
+/// Folds a character as Go does to compare keys: two letters beyond ASCII fold to ASCII letters.
 fn fold(letter: char) -> char {
     match letter {
         '\u{17f}' => 's',

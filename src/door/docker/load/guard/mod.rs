@@ -1,7 +1,7 @@
-//! Policy for archives: the names that one asks for are looked at before dockerd has the end of it.
+//! Policy for archives: the names in an archive are checked before dockerd gets its end.
 //!
-//! dockerd names images when it has read all of an archive, so one that is denied has only to break off before that. What
-//! cannot be read with certainty is denied as well.
+//! dockerd names images after it has read all of an archive, so it is enough to truncate one that is denied. An archive
+//! whose names are not certain is denied as well.
 
 mod claims;
 
@@ -13,38 +13,38 @@ use crate::export::{ExportError, Exports};
 use crate::image::{Digest, Limits, Reference};
 use crate::net::Principal;
 
-/// How many names one archive may ask for.
+/// How many names one archive may contain.
 const NAMES: usize = 10_000;
 
 /// Why an archive is denied.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Denied {
-    /// A name is not to be set.
+    /// A name must not be set.
     #[error(transparent)]
     Name(#[from] ExportError),
-    /// It is not certain which names are asked for.
+    /// The names are not certain.
     #[error("names are restricted here, and those in the archive's `{file}` cannot be told for certain: {reason}")]
     Unclear {
         /// The document.
         file: String,
-        /// What is wrong with it.
+        /// The error in it.
         reason: String,
     },
-    /// It is not certain what is in the archive.
+    /// The archive's content is not certain.
     #[error("names are restricted here, and the archive cannot be looked into: {0}")]
     Unreadable(&'static str),
 }
 
-/// What is watched of one archive.
+/// The checks of one archive.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Looks at its names, if there is a policy for them.
+    /// Checks its names, if there is a policy for them.
     pub(super) guard: Option<Guard>,
-    /// Whether this engine goes by the index of an OCI layout.
+    /// Whether this engine reads the index of an OCI layout.
     pub(super) by_index: bool,
 }
 
-/// Watches one archive for `exports`' policy.
+/// Checks one archive against `exports`' policy.
 #[derive(Debug)]
 pub(super) struct Guard {
     exports: Arc<Exports>,
@@ -53,23 +53,23 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// A guard, if there is anything to watch.
+    /// A guard, if there is a policy to enforce.
     pub(super) fn new(exports: &Arc<Exports>, client: &Principal) -> Option<Self> {
         let guard = || Self { exports: exports.clone(), client: client.clone(), claims: Vec::new() };
         exports.policy(client).is_restrictive().then(guard)
     }
 
-    /// Whether a file may name images. Where it lies does not count: links can make any place another.
+    /// Whether a file may name images. Its folder does not matter: links can make any path another.
     pub(super) fn concerns(name: &[u8]) -> bool {
         [&b"index.json"[..], b"manifest.json", b"repositories"].contains(&last(name))
     }
 
-    /// The most that such a file may have.
+    /// The largest such file.
     pub(super) fn limit() -> u64 {
         Limits::default().document_bytes
     }
 
-    /// Looks at a file that [concerns](Self::concerns) it.
+    /// Checks a file that [concerns](Self::concerns) it.
     pub(super) fn look(&mut self, name: &[u8], text: &[u8]) -> Result<(), Denied> {
         let claims = match last(name) {
             b"index.json" => of_index(text),
@@ -86,8 +86,8 @@ impl Guard {
         if self.claims.len() > NAMES { Err(unclear(name, "there are too many".to_owned())) } else { Ok(()) }
     }
 
-    /// Looks at what the names point to, when all of them are known. `by_index` says that dockerd is certain to go by
-    /// the index: what another document would make of a name is known only when it is made.
+    /// Checks the roots that the names are to resolve to, once all are known. `by_index` means that dockerd will
+    /// certainly read the index: a root that another document gives is known only after the import.
     pub(super) async fn check_moves(&self, by_index: bool) -> Result<(), Denied> {
         if self.exports.policy(&self.client).allow_tag_move {
             return Ok(());
@@ -95,7 +95,7 @@ impl Guard {
         let indexed: HashSet<_> =
             self.claims.iter().filter(|(_, root)| by_index && root.is_some()).map(|(name, _)| name).collect();
         for (name, root) in &self.claims {
-            // A name that the index has is the index's.
+            // If the index has a name, the index decides its root.
             match root.as_ref().filter(|_| by_index) {
                 None if indexed.contains(name) => {}
                 root => self.exports.check_move(&self.client, name, root).await?,

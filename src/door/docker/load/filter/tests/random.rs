@@ -1,10 +1,10 @@
-//! Random archives: docker makes the same of what it gets.
+//! Random archives: dockerd imports the same with the filter as without.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What a random archive is made of.
+/// The parts of a random archive.
 #[derive(Debug, Clone)]
 enum Part {
     Blob(usize),
@@ -33,7 +33,7 @@ fn parts() -> impl Strategy<Value = Part> {
     ]
 }
 
-/// Some of the same length.
+/// Some contents have the same length.
 fn content(number: usize) -> Vec<u8> {
     vec![number as u8; [0, 10, 10, 512, 512, 5000][number]]
 }
@@ -74,7 +74,7 @@ proptest! {
         let (mut direct, mut through) = (import(&archive), import(&filtered.bytes));
         prop_assert!(filtered.outcome.is_ok() && filtered.ended && through.complete);
         if !is_an_oci_layout(&direct) {
-            // Files count by their names.
+            // Files are compared by their names.
             prop_assert!(direct.files == through.files, "{:?}", parts);
         }
         prop_assert_eq!(is_an_oci_layout(&direct), is_an_oci_layout(&through));
