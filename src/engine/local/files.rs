@@ -9,7 +9,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Opens a regular file for reading. Anything else, such as a pipe without a writer, could block forever.
+/// Opens a regular file for reading; refuses others, because a pipe without a writer would block forever.
 pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));

@@ -145,8 +145,8 @@ fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut C
     }
 }
 
-/// Removes files of dead processes, except complete blobs that a lease pins, and parts that no export resumed in time.
-/// `pinned` is `None` if some leases cannot be read.
+/// Removes files of dead processes, except complete blobs that a lease pins; also removes parts that no export resumed
+/// in time. `pinned` is `None` if some leases cannot be read.
 fn sweep_own(blobs: &BlobStore, pinned: Option<&HashSet<Digest>>) {
     let (paths, clock) = (&blobs.paths, &blobs.clock);
     let remove = |path: &Path| tidied(blobs.disk.remove(path), path);

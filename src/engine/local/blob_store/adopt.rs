@@ -66,8 +66,8 @@ impl BlobStore {
         Ok(None)
     }
 
-    /// Opens a complete blob whose file still has the name of a part. Most parts are incomplete: a part is read only if
-    /// its length is the blob's, and not again until it grows.
+    /// Opens a complete blob whose file still has the name of a part. Most parts are incomplete: a part is skipped
+    /// if its length is not the blob's, or if it has not grown since it was read.
     fn open_part(&self, Pin { digest, size }: &Pin, parts: &KnownParts) -> io::Result<Option<HashedFile>> {
         let path = self.paths.partial(&self.boot, digest);
         if self.boot.is_empty() {

@@ -11,7 +11,7 @@ use super::super::files::open_file;
 use super::{BlobStore, PendingBlob};
 use crate::image::Digest;
 
-/// How long the last writes of an export may take that was cancelled because the disk was full.
+/// The time for the last writes of an export that was cancelled because the disk was full.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 
 impl BlobStore {
