@@ -1,4 +1,4 @@
-//! Where a message's body ends (RFC 9112, section 6), found while its bytes pass.
+//! Finds the end of a message's body (RFC 9112, section 6) while the body is forwarded.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ const TRAILER_BYTES: usize = 64 << 10;
 /// How the end of a body is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes follow; 0 when there is no body.
+    /// The body has this many bytes; 0 when there is no body.
     Length(u64),
     /// Chunks and trailers.
     Chunked,
@@ -25,13 +25,13 @@ impl Framing {
     }
 }
 
-/// A body's chunks are not what RFC 9112 says. Nothing is guessed: two parties that disagree about where a
-/// message ends would take part of it for another message.
+/// A body's chunks violate RFC 9112. Nothing is guessed: if two parties disagree about where a message ends, one of
+/// them takes part of it for another message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body's chunked coding is broken: {0}")]
 pub struct BrokenChunk(&'static str);
 
-/// A body that passes. It looks at all of its bytes, once and in order, and may keep a copy of the content.
+/// A body that is being forwarded: examines each byte once, in order, and may keep a copy of the content.
 #[derive(Debug)]
 pub(super) struct Body {
     state: BodyState,
@@ -42,7 +42,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 struct Copy {
     limit: usize,
-    /// `None` once there was too much.
+    /// `None` once the limit was exceeded.
     content: Option<Vec<u8>>,
 }
 
@@ -50,12 +50,12 @@ struct Copy {
 enum BodyState {
     Length(u64),
     UntilEnd,
-    /// In a chunk's size; how many digits there were.
+    /// In a chunk's size, with the number of digits so far.
     Size {
         size: u64,
         digits: u8,
     },
-    /// Behind the size, in extensions that end with the line; how long it is.
+    /// After the size, in extensions that end with the line, with the length so far.
     Extension {
         size: u64,
         length: usize,
@@ -64,7 +64,7 @@ enum BodyState {
     Data(u64),
     DataCr,
     DataLf,
-    /// At the beginning of a trailer, or of the empty line at the end; how long the section is.
+    /// At the beginning of a trailer, or of the empty line at the end, with the length of the section so far.
     LineStart(usize),
     Line(usize),
     LineLf(usize),
@@ -87,7 +87,7 @@ impl Body {
         self
     }
 
-    /// Whether its last byte has passed.
+    /// Whether its last byte was seen.
     pub(super) fn is_done(&self) -> bool {
         self.state == BodyState::Length(0)
     }
@@ -98,7 +98,7 @@ impl Body {
         copy.content.as_deref().map(Bytes::copy_from_slice)
     }
 
-    /// How many of the next `bytes` are the body's.
+    /// Returns how many of the next `bytes` belong to the body.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Result<usize, BrokenChunk> {
         let mut at = 0;
         while at < bytes.len() && !self.is_done() {
@@ -140,8 +140,8 @@ impl Body {
 }
 
 impl BodyState {
-    /// The state behind one `byte` of the chunked coding (RFC 9112, section 7.1). Line ends are CR LF and nothing
-    /// else: servers differ in what they make of a single LF.
+    /// The state after one `byte` of the chunked coding (RFC 9112, section 7.1). Only CR LF ends a line: servers differ
+    /// in how they interpret a single LF.
     fn step(self, byte: u8) -> Result<Self, &'static str> {
         Ok(match (self, byte) {
             (Self::Size { digits: 0, .. }, byte) if !byte.is_ascii_hexdigit() => return Err("a chunk has no size"),
@@ -171,13 +171,13 @@ impl BodyState {
             }
             (Self::LineStart(length) | Self::Line(length), _) => Self::Line(length + 1),
             (Self::SizeLf(_) | Self::LineLf(_) | Self::LastLf, _) => return Err("a CR stands without LF"),
-            // Content is not looked at byte by byte.
+            // Content is not examined byte by byte.
             (Self::Length(_) | Self::Data(_) | Self::UntilEnd, _) => self,
         })
     }
 }
 
-/// How many of `bytes` there are, at most `limit`.
+/// The number of `bytes`, at most `limit`.
 fn within(bytes: &[u8], limit: u64) -> usize {
     usize::try_from(limit).map_or(bytes.len(), |limit| limit.min(bytes.len()))
 }

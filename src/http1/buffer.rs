@@ -1,4 +1,4 @@
-//! Bytes that were read and not yet passed on.
+//! A buffer for bytes that were read and not yet forwarded.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -9,20 +9,20 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
-/// How much is read at once. Large, because the work of a relay is system calls: all that an ordinary unix socket holds
-/// (208 KiB, `net.core.wmem_default`).
+/// How much is read at once. System calls are most of a relay's work, so this is more than a unix socket holds by
+/// default (208 KiB, `net.core.wmem_default`).
 pub(super) const READ_BYTES: usize = 256 << 10;
 
-/// Spare buffers that a thread keeps: more are in use only by connections whose other side does not read.
+/// How many spare buffers a thread keeps: more are in use only when peers do not read.
 const SPARE: usize = 4;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer that has memory only while it holds bytes: thousands of idle connections cost next to nothing.
+/// A buffer that has memory only while it holds bytes, so that thousands of idle connections need almost none.
 ///
-/// Every method can be cancelled: bytes are in here or on their way, never both or neither.
+/// Every method is cancel-safe: no byte is lost or written twice.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -31,7 +31,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// What it holds.
+    /// The unread bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -44,7 +44,7 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// Forgets the first `count` bytes.
+    /// Removes the first `count` bytes.
     pub(super) fn consume(&mut self, count: usize) {
         self.start += count.min(self.len());
         if self.is_empty() {
@@ -53,13 +53,13 @@ impl Buffer {
         }
     }
 
-    /// Waits for more from `reader`, behind what is here already, and returns how much came: 0 at the end.
+    /// Appends bytes from `reader` and returns their number: 0 at the end.
     pub(super) async fn fill(&mut self, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         poll_fn(|context| {
             self.make_room();
             let outcome = poll_read_buf(Pin::new(&mut *reader), context, &mut self.bytes);
             if self.is_empty() {
-                // Nothing came (yet): somebody else can have the memory meanwhile.
+                // Nothing was read: return the memory to the pool.
                 self.consume(0);
             }
             outcome
@@ -67,8 +67,8 @@ impl Buffer {
         .await
     }
 
-    /// Writes the first `count` bytes, or what of them has not been written by a call that was cancelled:
-    /// `count` goes down with every byte.
+    /// Writes the first `count` bytes. `count` is reduced by each byte written, so that a call after a cancelled one
+    /// writes the rest.
     pub(super) async fn write(&mut self, count: &mut usize, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         poll_fn(|context| {
             while *count > 0 {
@@ -81,7 +81,7 @@ impl Buffer {
                     }
                 }
             }
-            // Nothing on sockets; TLS keeps bytes back.
+            // A no-op on sockets; TLS buffers bytes.
             Pin::new(&mut *writer).poll_flush(context)
         })
         .await
@@ -102,7 +102,7 @@ impl Buffer {
                 self.bytes.drain(..self.start);
                 self.start = 0;
             } else {
-                // A head that is longer than a buffer; whoever reads heads has a limit for them.
+                // A head that is longer than a buffer; callers limit its length.
                 self.bytes.reserve(self.bytes.len());
             }
         }

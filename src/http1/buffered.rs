@@ -1,4 +1,4 @@
-//! One side of a relay: a stream, and the bytes that were read from it too early.
+//! One side of a relay: a stream, and the bytes that were read from it and not forwarded yet.
 
 use std::future::pending;
 use std::io;
@@ -10,20 +10,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 
 use super::buffer::Buffer;
 
-/// A stream whose two directions are used at the same time.
+/// A stream whose two directions are used concurrently.
 #[derive(Debug)]
 pub(super) struct BufferedIo<S> {
     pub(super) source: Source<S>,
     pub(super) writer: WriteHalf<S>,
 }
 
-/// The direction in which bytes come.
+/// The read direction.
 #[derive(Debug)]
 pub(super) struct Source<S> {
     pub(super) reader: ReadHalf<S>,
-    /// What was read and not passed on yet.
+    /// Bytes that were read and not forwarded yet.
     pub(super) unread: Buffer,
-    /// Nothing more will come.
+    /// Whether the end was read.
     pub(super) ended: bool,
 }
 
@@ -33,7 +33,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BufferedIo<S> {
         Self { source: Source { reader, unread: Buffer::default(), ended: false }, writer }
     }
 
-    /// The stream as a whole, with what was read too early in front.
+    /// The whole stream, with the unread bytes put back in front.
     pub(super) fn into_stream(self) -> PrefixedIo<S> {
         let Source { reader, unread, .. } = self.source;
         PrefixedIo { front: Bytes::copy_from_slice(unread.bytes()), stream: reader.unsplit(self.writer) }
@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BufferedIo<S> {
 }
 
 impl<S: AsyncRead> Source<S> {
-    /// Reads more into `unread`; `false` at the end. An error is an end, too: what came before it counts.
+    /// Reads more into `unread`; `false` at the end. A read error counts as the end; the bytes before it are used.
     pub(super) async fn fill(&mut self) -> bool {
         if !self.ended {
             self.ended = !matches!(self.unread.fill(&mut self.reader).await, Ok(1..));
@@ -49,7 +49,7 @@ impl<S: AsyncRead> Source<S> {
         !self.ended
     }
 
-    /// Reads and drops, for ever.
+    /// Reads and drops bytes, and never returns.
     pub(super) async fn discard(&mut self) {
         loop {
             self.unread.consume(self.unread.len());
@@ -60,7 +60,7 @@ impl<S: AsyncRead> Source<S> {
     }
 }
 
-/// A stream with bytes put back in front of what it will yield.
+/// A stream with bytes put back in front.
 #[derive(Debug)]
 pub struct PrefixedIo<S> {
     front: Bytes,
@@ -68,7 +68,7 @@ pub struct PrefixedIo<S> {
 }
 
 impl<S> PrefixedIo<S> {
-    /// `stream`, with `front` to be read first.
+    /// A stream that reads `front` first, then `stream`.
     pub fn new(front: Bytes, stream: S) -> Self {
         Self { front, stream }
     }

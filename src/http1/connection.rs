@@ -1,4 +1,4 @@
-//! A client's connection between two requests.
+//! A client connection between two requests.
 
 use std::fmt::Display;
 use std::future::pending;
@@ -16,29 +16,29 @@ use super::splice::splice;
 use super::{RelayError, reply};
 use crate::net::{Drain, Stream, Upstream, UpstreamError};
 
-/// How long a head may take from its first byte to its last: what dockerd grants
-/// (moby `daemon/command/daemon.go`, `ReadHeaderTimeout`).
+/// How long a head may take from its first byte to its last; dockerd's limit (moby `daemon/command/daemon.go`,
+/// `ReadHeaderTimeout`).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a connection on which nothing was asked yet has for its first request once the drain has begun: its client
-/// has just come, and what it asks is on its way.
+/// How long a drain waits for the first request of a connection: a client that has just connected is probably sending
+/// it.
 pub(super) const FIRST: Duration = Duration::from_millis(250);
 
-/// What a connection comes with next.
+/// What a connection yields next.
 #[derive(Debug)]
 pub enum Incoming<C> {
     /// A request.
     Request(Exchange<C>),
-    /// HTTP/2 from its first byte on: nothing of it has been read. [`ClientConnection::pass`] passes it on as it is.
+    /// HTTP/2 from its first byte on, with nothing consumed. [`ClientConnection::pass`] forwards it unchanged.
     Http2(ClientConnection<C>),
-    /// Nothing: either side has ended it, or the drain has.
+    /// No more requests: the client, the upstream or the drain has ended the connection.
     Nothing,
 }
 
-/// A client's connection and, from its first request on, the one connection to the upstream that belongs to it.
+/// A client connection and, from its first request on, its one upstream connection.
 ///
-/// It is handed on by value: [`ClientConnection::next`] makes it an [`Exchange`], and what is done with that gives it back when
-/// the exchange is complete and another one may follow. Dropping it ends both connections.
+/// It is passed by value: [`ClientConnection::next`] turns it into an [`Exchange`], whose methods return it when the
+/// exchange is complete and another one may follow. Dropping it closes both connections.
 #[derive(Debug)]
 pub struct ClientConnection<C> {
     pub(super) client: BufferedIo<C>,
@@ -48,18 +48,19 @@ pub struct ClientConnection<C> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
-    /// The connection of `client`, whose requests go to `upstream`. Once `drain` is cancelled it takes no more of them.
+    /// The connection of `client`, which relays requests to `upstream`, and no more of them once `drain` is cancelled.
     pub fn new(client: C, upstream: Upstream, drain: impl Into<Drain>) -> Self {
         Self { client: BufferedIo::new(client), upstream: None, address: upstream, drain: drain.into() }
     }
 
-    /// Waits for the next request. `None`: there will be none, because either side has ended the connection, or
-    /// because of the drain, which leaves a moment for the first one.
+    /// Waits for the next request. `None` if the client, the upstream or the drain has ended the connection; a drain
+    /// waits briefly for the first request.
     ///
-    /// A connection that begins as HTTP/2 is passed on as a whole; then this returns `None` when it has ended.
+    /// A connection that begins with HTTP/2's preface is forwarded as a whole; this returns `None` when it has ended.
     ///
     /// # Errors
-    /// When what comes is not a request; the client has been told.
+    /// When the client sends something other than a request, for which it has got an error response, or when the
+    /// upstream sends bytes without a request.
     pub async fn next(self) -> Result<Option<Exchange<C>>, RelayError> {
         match self.incoming().await? {
             Incoming::Request(exchange) => Ok(Some(exchange)),
@@ -68,7 +69,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
         }
     }
 
-    /// The same for whoever has other plans for HTTP/2.
+    /// Like [`ClientConnection::next`], for callers that handle HTTP/2 themselves.
     ///
     /// # Errors
     /// As [`ClientConnection::next`].
@@ -123,7 +124,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
         }
     }
 
-    /// Both sides; the upstream is connected to if it is not yet.
+    /// Returns both sides; connects to the upstream if that is not done yet.
     pub(super) async fn dial(
         &mut self,
     ) -> Result<(&mut BufferedIo<C>, &mut BufferedIo<Box<dyn Stream>>), UpstreamError> {
@@ -137,7 +138,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
         Ok((&mut self.client, upstream))
     }
 
-    /// Passes on everything to the ends of both ways, whatever it is.
+    /// Forwards all bytes until both directions have ended, without parsing them.
     ///
     /// # Errors
     /// When the upstream cannot be reached.
@@ -148,12 +149,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
         Ok(())
     }
 
-    /// Gives the client's stream back as if nothing had been read from it, for a server of one's own.
+    /// Returns the client's stream, with the bytes that were read put back, for another server.
     pub fn take(self) -> PrefixedIo<C> {
         self.client.into_stream()
     }
 
-    /// Tells the client why its request is not taken, and ends the connection.
+    /// Sends an error response that says why the request is rejected, and closes the connection.
     pub(super) async fn reject<E: Into<RelayError> + Display>(&mut self, status: StatusCode, error: E) -> RelayError {
         let answer = reply::error(status, &error.to_string(), false);
         reply::last(&mut self.client, &answer).await;
@@ -161,7 +162,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
     }
 }
 
-/// Waits until an idle upstream says something (`true`) or ends.
+/// Waits until an idle upstream sends bytes (`true`) or ends.
 async fn listen(upstream: &mut Option<BufferedIo<Box<dyn Stream>>>) -> bool {
     match upstream {
         Some(BufferedIo { source, .. }) => !source.unread.is_empty() || source.fill().await,

@@ -1,4 +1,4 @@
-//! A request whose handler has yet to decide: relay, upgrade, take over or reject.
+//! A request that its handler can relay, upgrade, take over or reject.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -13,40 +13,41 @@ use super::splice::splice;
 use super::{RelayError, reply};
 use crate::net::{Drain, Stream};
 
-/// Around a body of one chunk there is little; a client that sends every byte by itself is not worth more.
+/// The most bytes that are read for a body of `limit` bytes: `limit` times this factor, and [`CODING_BYTES`]. Only a
+/// client that sends tiny chunks exceeds this.
 const CODING_FACTOR: usize = 2;
 const CODING_BYTES: usize = 4096;
 
-/// A request whose head was read, and the connection it came on. Nothing of it has been passed on yet.
+/// A request whose head was read, and its connection. Nothing of it has been forwarded yet.
 ///
-/// Exactly one of the methods that take it decides what becomes of it.
+/// The handler calls exactly one of the methods that consume it.
 #[derive(Debug)]
 pub struct Exchange<C> {
     connection: ClientConnection<C>,
     head: RequestHead,
 }
 
-/// A whole exchange, as [`Exchange::watch`] shows it.
+/// A complete exchange, as [`Exchange::watch`] reports it.
 #[derive(Debug, Clone)]
 pub struct TappedExchange {
-    /// The head of the answer.
+    /// The head of the response.
     pub response: ResponseHead,
-    /// The content of the request, without transfer coding; `None` if it was longer than the limit, or not sent in full.
+    /// The content of the request, without transfer coding; `None` if it was longer than the limit, or incomplete.
     pub request_body: Option<Bytes>,
-    /// The content of the answer, likewise.
+    /// The content of the response, likewise.
     pub response_body: Option<Bytes>,
 }
 
-/// What became of an [`Exchange::upgrade`].
+/// The outcome of an [`Exchange::upgrade`].
 #[derive(Debug)]
 pub enum Upgrade<C> {
-    /// The upstream has switched: what follows are bytes.
+    /// The upstream has switched to a byte stream.
     Switched(Box<Switched<C>>),
-    /// It answered something else, which was passed on; as with [`Exchange::pass`].
+    /// It sent another response, which was forwarded as by [`Exchange::pass`].
     Declined(Option<ClientConnection<C>>),
 }
 
-/// A connection that has become a pair of byte streams, with the answer that says so not yet passed on.
+/// A connection that has become a pair of byte streams; the head of the response is not yet forwarded.
 #[derive(Debug)]
 pub struct Switched<C> {
     head: ResponseHead,
@@ -65,18 +66,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         &self.head
     }
 
-    /// Relays the exchange as it is. Returns the connection if another request can follow on it; connections that
-    /// become byte streams, by an upgrade or because the answer has no other end, are relayed to their ends.
+    /// Relays the exchange unchanged. Returns the connection if another request can follow on it. A connection that
+    /// becomes a byte stream, by an upgrade or because only its end ends the response, is relayed to its end.
     ///
     /// # Errors
-    /// When the connection cannot go on, see [`RelayError`].
+    /// When the connection cannot continue, see [`RelayError`].
     pub async fn pass(self) -> Result<Option<ClientConnection<C>>, RelayError> {
         self.relay(None, drop).await
     }
 
-    /// Relays the exchange as it is, and shows it to `seen` before the answer's last byte is passed on: whatever the
-    /// client does because of the answer, it does later. Bodies are shown up to `limit` bytes. An exchange that does
-    /// not come to its end, or becomes a byte stream, is not shown.
+    /// Relays the exchange unchanged, and calls `seen` with it before the response's last bytes are forwarded, so
+    /// before the client can act on the response. Bodies longer than `limit` bytes are left out. `seen` is not called
+    /// for an exchange that is incomplete or becomes a byte stream.
     ///
     /// # Errors
     /// As [`Exchange::pass`].
@@ -88,8 +89,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         self.relay(Some(limit), seen).await
     }
 
-    /// Relays the request and, should the upstream switch to a byte stream, hands that over: with a 101, or with an
-    /// answer that only the connection's end ends, which is how Docker streams where no upgrade was asked for.
+    /// Relays the request and returns the byte streams if the upstream switches to them: with a 101, or with a response
+    /// that only the connection's end ends, which is how Docker streams without an upgrade.
     ///
     /// # Errors
     /// As [`Exchange::pass`].
@@ -112,17 +113,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         }
     }
 
-    /// Gives the client's stream back as if nothing had been read from it, for a server of one's own.
+    /// Returns the client's stream, with the bytes that were read put back, for another server.
     pub fn take(self) -> PrefixedIo<C> {
         self.connection.client.into_stream()
     }
 
-    /// Reads the content of the request, which stays where it is: it is relayed (or given back) in full afterwards.
-    /// `None` if it is longer than `limit` bytes, if the client ends first, or if the client waits to be asked for it
-    /// (`Expect: 100-continue`).
+    /// Peeks at the content of the request, which is still relayed (or returned to the caller) in full afterwards.
+    /// `None` if it is longer than `limit` bytes, if the client ends first, or if the client sends it only after a
+    /// `100 Continue` (`Expect: 100-continue`).
     ///
     /// # Errors
-    /// When its transfer coding is broken; the client has been told.
+    /// When its transfer coding is broken; the client has got a 400 response.
     pub async fn body(&mut self, limit: usize) -> Result<Option<Bytes>, RelayError> {
         if self.head.headers().get("expect").is_some() || self.head.framing().is_longer_than(limit) {
             return Ok(None);
@@ -144,11 +145,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         }
     }
 
-    /// Answers in the upstream's place with the bytes of `answer`, and gives the client's stream, from behind the
-    /// request on. The content of the request is dropped.
+    /// Sends the bytes of `answer` as the response, without the upstream, and returns the client's stream after the
+    /// request. The content of the request is dropped.
     ///
     /// # Errors
-    /// When the request is broken or the client goes.
+    /// When the request is broken or the client disconnects.
     pub async fn answer(mut self, answer: &[u8]) -> Result<PrefixedIo<C>, RelayError> {
         let BufferedIo { source, writer } = &mut self.connection.client;
         source.unread.consume(self.head.raw().len());
@@ -166,13 +167,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         Ok(self.connection.client.into_stream())
     }
 
-    /// Answers with an error in Docker's form that begins with our name, and ends the connection.
+    /// Sends an error response in Docker's form, whose message begins with our name, and closes the connection.
     pub async fn reject(mut self, status: StatusCode, message: &str) {
         let answer = reply::error(status, message, self.head.method() == "HEAD");
         reply::last(&mut self.connection.client, &answer).await;
     }
 
-    /// Answers with a document in the upstream's place, and ends the connection.
+    /// Sends a document as the response, without the upstream, and closes the connection.
     pub async fn finish(mut self, content_type: &str, document: &[u8]) {
         reply::last(&mut self.connection.client, &reply::document(content_type, document)).await;
     }
@@ -218,18 +219,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Switched<C> {
-    /// The answer that switched.
+    /// The head of the response that switched.
     pub fn head(&self) -> &ResponseHead {
         &self.head
     }
 
-    /// Both streams, the client's and the upstream's, from behind the answer's head on. The client has not got that head.
+    /// The client's stream and the upstream's, after the response's head, which has not been sent to the client.
     pub fn into_streams(mut self) -> (PrefixedIo<C>, PrefixedIo<Box<dyn Stream>>) {
         self.upstream.source.unread.consume(self.head.raw().len());
         (self.client.into_stream(), self.upstream.into_stream())
     }
 
-    /// Passes the answer on and joins the streams until both ways have ended.
+    /// Forwards the response and joins the streams until both directions have ended.
     pub async fn splice(mut self) {
         let _tunnel = self.drain.tunnel();
         splice(&mut self.client, &mut self.upstream).await;

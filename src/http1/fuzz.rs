@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::body::{Body, Framing};
 use super::head::{RequestHead, ResponseHead, Scanner};
 
-/// A head ends at the same byte however it arrives, and parsing it ends.
+/// A head ends at the same byte however its bytes are split, and parsing it terminates.
 pub fn head(bytes: &[u8]) {
     let whole = Scanner::default().end(bytes);
     let mut scanner = Scanner::default();
@@ -24,7 +24,7 @@ pub fn head(bytes: &[u8]) {
     }
 }
 
-/// A body ends at the same byte, with the same copy, however it arrives. The first byte chooses the framing.
+/// A body ends at the same byte, with the same copy, however its bytes are split. The first byte chooses the framing.
 pub fn body(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
     let framing = match kind % 3 {

@@ -1,8 +1,7 @@
-//! Heads of requests and responses: where they end, what they say, and how their bodies end.
+//! Heads of requests and responses: finds their ends, parses their headers, and derives the framing of their bodies.
 //!
-//! The rules are those of RFC 9112, section 6.3, read strictly: a request whose end two readers could see at different
-//! places is refused, because one of them might take the rest for another request. All other errors are left to
-//! the upstream.
+//! The rules are those of RFC 9112, section 6.3, applied strictly: a request whose end is ambiguous is rejected,
+//! because another reader might take the rest for another request. All other errors are left to the upstream.
 
 use std::fmt;
 
@@ -11,28 +10,28 @@ use http::StatusCode;
 
 use super::body::Framing;
 
-/// The longest head: what Go's servers accept (`net/http` `DefaultMaxHeaderBytes`, and 4096 of "slop").
+/// The longest head; the limit of Go's servers (`net/http` `DefaultMaxHeaderBytes`, and 4096 of "slop").
 pub const HEAD_BYTES: usize = (1 << 20) + 4096;
 
-/// Headers that most heads have at most; there is room for more.
+/// The number of headers that the parser has room for at first; it retries with more.
 const USUAL_HEADERS: usize = 64;
-/// More cannot be in [`HEAD_BYTES`]: a header takes at least `a:` and a line end.
+/// The most headers that fit in [`HEAD_BYTES`]: each takes at least `a:` and a line end.
 const MAX_HEADERS: usize = HEAD_BYTES / 3;
 
-/// How HTTP/2 begins without TLS and without asking (RFC 9113, section 3.4), up to its first empty line.
+/// The preface of HTTP/2 with prior knowledge (RFC 9113, section 3.4), up to its first empty line.
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// Why a request's head is refused.
+/// Why a request's head is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadHead {
-    /// No end in sight.
+    /// It is longer than [`HEAD_BYTES`].
     #[error("the request's head is longer than {HEAD_BYTES} bytes")]
     TooLong,
     /// It is not HTTP/1.
     #[error("the request is malformed: {0}")]
     Syntax(&'static str),
-    /// Neither 1.0 nor 1.1.
+    /// Its version is neither 1.0 nor 1.1.
     #[error("the request's HTTP version is not supported: expected 1.0 or 1.1")]
     Version,
     /// Its end is ambiguous.
@@ -44,7 +43,7 @@ pub enum BadHead {
 }
 
 impl BadHead {
-    /// The status that goes with it, as Go's server has it where that refuses the same (`net/http/server.go`).
+    /// The status of the response; that of Go's server where it rejects the same (`net/http/server.go`).
     pub fn status(self) -> StatusCode {
         match self {
             Self::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -55,19 +54,19 @@ impl BadHead {
     }
 }
 
-/// Finds the end of a head that arrives in pieces, looking at each byte once.
+/// Finds the end of a head that arrives in pieces, examining each byte once.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
-    /// Bytes that were looked at.
+    /// How many bytes were examined.
     seen: usize,
-    /// Whether there was anything but line ends, which may stand before a head (RFC 9112, section 2.2).
+    /// Whether the head has begun: empty lines before it are skipped (RFC 9112, section 2.2).
     begun: bool,
-    /// The line has been empty up to here.
+    /// Whether the current line is empty so far.
     empty_line: bool,
 }
 
 impl Scanner {
-    /// The length of the head at the beginning of `bytes`, which are those of the last call and perhaps more.
+    /// The length of the head at the beginning of `bytes`, which begin with the bytes of the last call.
     pub(super) fn end(&mut self, bytes: &[u8]) -> Option<usize> {
         while let Some(&byte) = bytes.get(self.seen) {
             self.seen += 1;
@@ -96,7 +95,7 @@ pub struct RequestHead {
     framing: Framing,
 }
 
-/// The headers of a head, in order and as they were written.
+/// The headers of a head, in order and in their original spelling.
 #[derive(Clone)]
 pub struct Headers(Vec<(Bytes, Bytes)>);
 
@@ -108,7 +107,7 @@ impl fmt::Debug for Headers {
 }
 
 impl RequestHead {
-    /// Reads `raw`, which ends where a [`Scanner`] says.
+    /// Parses `raw`, whose end a [`Scanner`] found.
     pub(super) fn parse(raw: Bytes) -> Result<Self, BadHead> {
         let mut room = vec![httparse::EMPTY_HEADER; USUAL_HEADERS];
         let request = loop {
@@ -142,8 +141,8 @@ impl RequestHead {
         text(&self.method)
     }
 
-    /// What is asked for: path and query. The scheme and host of the absolute form, which mean nothing to a server on a
-    /// unix socket, are left out; other forms (`*`, `host:port`) are as they are.
+    /// The request target: path and query. The scheme and host of the absolute form, which mean nothing to a server on
+    /// a unix socket, are left out; other forms (`*`, `host:port`) are unchanged.
     pub fn target(&self) -> &str {
         origin_form(text(&self.target))
     }
@@ -164,17 +163,17 @@ impl Headers {
         Self(headers.iter().map(pair).collect())
     }
 
-    /// The values of header `name`, whatever the case of its letters.
+    /// The values of header `name`, which is case-insensitive.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.0.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value.as_ref())
     }
 
-    /// The first of them.
+    /// The first value of header `name`.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value.as_ref())
     }
 
-    /// What the headers of a message of HTTP/1.`minor` say about its end; `None` if they say nothing.
+    /// The framing that the headers of an HTTP/1.`minor` message define; `None` if they define none.
     fn framing(&self, minor: u8) -> Result<Option<Framing>, BadHead> {
         let mut codings = self.all("transfer-encoding");
         let mut lengths = self.all("content-length");
@@ -195,7 +194,7 @@ impl Headers {
     }
 }
 
-/// Digits, and no more than a signed number can hold: that is what Go's servers read them into.
+/// Digits up to the largest signed 64-bit number, the type that Go's servers use.
 fn length(value: &[u8]) -> Result<u64, BadHead> {
     let bad = BadHead::Length("its Content-Length is not a number of bytes");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -214,8 +213,8 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Reads `raw`, which ends where a [`Scanner`] says; it answers a request with `method`. `None` if it is not
-    /// HTTP/1 or has no clear end: then only the end of the connection is one.
+    /// Parses `raw`, whose end a [`Scanner`] found, as the response to a request with `method`. `None` if it is not
+    /// HTTP/1 or its framing is invalid: then only the connection's end ends it.
     pub(super) fn parse(raw: Bytes, method: &str) -> Option<Self> {
         let mut room = vec![httparse::EMPTY_HEADER; USUAL_HEADERS];
         let response = loop {
@@ -230,7 +229,7 @@ impl ResponseHead {
         let (status, minor) = (response.code?, response.version?);
         let headers = Headers::of(&raw, response.headers);
         let framing = match status {
-            // What follows is another protocol, or bytes for whoever CONNECTed.
+            // Another protocol follows, or the bytes of a CONNECT tunnel.
             101 => Framing::UntilEnd,
             200..=299 if method == "CONNECT" => Framing::UntilEnd,
             _ if method == "HEAD" => Framing::Length(0),
@@ -259,14 +258,14 @@ impl ResponseHead {
         self.framing
     }
 
-    /// Whether another head follows that is the answer proper.
+    /// Whether it is an interim response, which another head follows.
     pub(super) fn is_interim(&self) -> bool {
         matches!(self.status, 100..=199) && self.status != 101
     }
 }
 
-/// A target without scheme and host, which are what Go's servers take for them (`net/url`, `parse`): `http:/path` has a
-/// scheme and no host, `http:path` is of no form that has a path.
+/// A target without scheme and host, as Go's servers recognise them (`net/url`, `parse`): `http:/path` has a scheme and
+/// no host, and `http:path` has no path and is left unchanged.
 fn origin_form(target: &str) -> &str {
     let Some((scheme, rest)) = target.split_once(':') else { return target };
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -281,7 +280,7 @@ fn origin_form(target: &str) -> &str {
     }
 }
 
-/// Methods, targets and numbers are ASCII or UTF-8 as far as httparse lets them through.
+/// Methods, targets and numbers as text: httparse accepts them only as ASCII or UTF-8.
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }

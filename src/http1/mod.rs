@@ -1,9 +1,9 @@
-//! HTTP/1 relayed as the bytes it came in.
+//! An HTTP/1 relay that forwards messages byte for byte.
 //!
-//! An HTTP library on both sides would understand every message and write it anew: other letters in header names, other
-//! chunks, `100 Continue` at another time, no half-close, and nothing for connections that become byte streams without
-//! an upgrade. This relay parses only what it must to find where messages end, and forwards their bytes unchanged and at
-//! once.
+//! An HTTP library on both sides would parse and re-encode every message: other case in header names, other chunks,
+//! `100 Continue` at another time, no half-close, and no support for connections that become byte streams without an
+//! upgrade. This relay parses only what it needs to find the ends of messages, and forwards their bytes unchanged and
+//! at once.
 //!
 //! ```text
 //! ClientConnection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(ClientConnection): next(), … or None
@@ -12,16 +12,18 @@
 //!                     └► incoming(): HTTP/2   └─ reject(), finish()
 //! ```
 //!
-//! * Each client's connection has one upstream connection, made at its first request. Requests go one after another.
-//!   Bytes that a client sends ahead wait, 64 KiB of them at most; once that is full the socket has the rest.
-//! * What is ambiguous about where a request ends is refused (RFC 9112, section 11.2, "request smuggling"): 400, 431,
-//!   501 or 505, with `{"message":"linkspan: …"}` as Docker's errors have it. All other errors are left to the upstream.
-//! * An upstream that cannot be reached is a 503 in the same form. One that ends its connection ends the client's.
-//! * A client that closes its side during a response closes that side towards the upstream, too, and nothing else.
-//! * After a 101, or when a response ends only with the connection, both ways are bytes: early ones are delivered, and
-//!   each way ends by itself.
-//! * A connection that begins with HTTP/2's preface is forwarded as a whole, or given to the caller (`incoming()`).
-//! * A drain ends a connection before its next request; what is under way goes on, and one that has just come is served once.
+//! * Each client connection has one upstream connection, opened at its first request. Requests are relayed one at a
+//!   time. Bytes that a client sends ahead are buffered; from 128 KiB on, the rest stays in the socket.
+//! * A request whose end is ambiguous is rejected (RFC 9112, section 11.2, "request smuggling"): 400, 431, 501 or 505,
+//!   with `{"message":"linkspan: …"}`, the form of Docker's errors. All other errors are left to the upstream.
+//! * If the upstream cannot be reached, the client gets a 503 in the same form. If the upstream closes its connection,
+//!   the client's is closed.
+//! * A client's half-close during a response is forwarded to the upstream as a half-close.
+//! * After a 101, or when only the end of the connection ends a response, the connection is two byte streams: bytes
+//!   sent early are delivered, and each direction ends independently.
+//! * A connection that begins with HTTP/2's preface is forwarded as a whole, or returned to the caller (`incoming()`).
+//! * A drain closes a connection before its next request; an exchange under way continues, and a connection without a
+//!   request so far may still send its first.
 
 mod body;
 mod buffer;

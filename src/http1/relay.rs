@@ -1,6 +1,6 @@
-//! One exchange: the request is sent up while its response comes down.
+//! One exchange: forwards the request and its response at the same time.
 //!
-//! Both directions keep their own state, so that their futures can be dropped and made again at any time.
+//! Each direction keeps its own state, so that its future can be dropped and recreated at any time.
 
 use std::future::pending;
 
@@ -14,26 +14,26 @@ use super::buffered::{BufferedIo, Source};
 use super::head::{HEAD_BYTES, RequestHead, ResponseHead, Scanner};
 use super::{RelayError, TappedExchange, reply};
 
-/// What a client may send ahead while its request is being answered: the next request, or the first bytes of whatever
-/// the connection is about to become. More stays in its socket.
+/// How many bytes a client may send ahead before its response is complete: the next request, or the first bytes of an
+/// upgraded stream. More stays in its socket.
 const AHEAD_BYTES: usize = READ_BYTES / 2;
 
-/// How an exchange went.
+/// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RelayOutcome {
     /// It is complete; another one may follow.
     Complete,
-    /// From here on, beginning with the answer's head (which has not been passed on), both ways are just bytes.
+    /// Both directions are byte streams from the response's head on, which has not been forwarded.
     Raw,
     /// The connection has ended.
     Over,
 }
 
-/// A request on its way. Its head is the first thing in the client's source.
+/// A request that is being forwarded. The client's source begins with its head.
 #[derive(Debug)]
 pub(super) struct Request {
     body: Body,
-    /// How many of the bytes at hand belong to it.
+    /// How many of the buffered bytes belong to it and are to be forwarded.
     passing: usize,
     state: RequestState,
 }
@@ -44,7 +44,7 @@ enum RequestState {
     Sent,
     /// The client ended before its request did.
     CutOff,
-    /// The upstream takes no more; it may have answered.
+    /// The upstream accepts no more bytes; it may have sent a response.
     Refused,
 }
 
@@ -55,8 +55,8 @@ impl Request {
         Self { body, passing: head.raw().len(), state: RequestState::Sending }
     }
 
-    /// Sends until it is sent or cannot be. Once the request is sent, reads ahead, and tells the upstream when the client
-    /// ends: Go's servers then cancel what they are doing for it.
+    /// Forwards the request until it is complete or cannot be. After a complete request, reads ahead, and forwards the
+    /// client's end to the upstream: Go's servers then cancel the request's context.
     async fn progress<C: AsyncRead>(
         &mut self,
         client: &mut Source<C>,
@@ -67,13 +67,13 @@ impl Request {
             RequestState::Sent => {
                 while client.unread.len() < AHEAD_BYTES && client.fill().await {}
                 if client.ended && client.unread.is_empty() {
-                    // An upstream that has gone is noticed by whoever reads from it.
+                    // If the upstream is gone, the read from it fails.
                     let _ = writer.shutdown().await;
                 }
                 return pending().await;
             }
             RequestState::CutOff => return pending().await,
-            // A client that is busy sending could not read the answer.
+            // A client that is blocked in a write cannot read the response.
             RequestState::Refused => client.discard().await,
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Request {
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<RequestState, BrokenChunk> {
         loop {
-            // The first time this is behind the head, and later there is nothing at hand when more was waited for.
+            // Skips bytes that are counted already: the head, or what a cancelled write has left.
             self.passing += self.body.advance(&client.unread.bytes()[self.passing..])?;
             if client.unread.write(&mut self.passing, writer).await.is_err() {
                 return Ok(RequestState::Refused);
@@ -101,22 +101,22 @@ impl Request {
     }
 }
 
-/// An answer on its way.
+/// A response that is being forwarded.
 #[derive(Debug)]
 pub(super) struct Response {
     method: String,
     scanner: Scanner,
-    /// The head, and the body behind it.
+    /// The head, and the body after it.
     found: Option<(ResponseHead, Body)>,
-    /// How many of the bytes at hand belong to it.
+    /// How many of the buffered bytes belong to it and are to be forwarded.
     passing: usize,
-    /// Who watches wants this much of the body at most, before its last byte is passed on.
+    /// With a tap: the most content to copy, which is reported before the body's last bytes are forwarded.
     limit: Option<usize>,
 }
 
-/// What [`Response::progress`] stopped for.
+/// Why [`Response::progress`] returned.
 enum Received {
-    /// Its last bytes are at hand, and somebody wants to know that before they are passed on.
+    /// Its last bytes are buffered and not forwarded yet, so that the tap can be called first.
     Last,
     Outcome(RelayOutcome),
 }
@@ -127,12 +127,12 @@ impl Response {
         Self { method, scanner: Scanner::default(), found: None, passing: 0, limit }
     }
 
-    /// The head, once it is there.
+    /// The head, if it has been read.
     pub(super) fn into_head(self) -> Option<ResponseHead> {
         self.found.map(|(head, _)| head)
     }
 
-    /// Passes the answer on, interim ones before it included.
+    /// Forwards the response, and interim responses before it.
     async fn progress<U: AsyncRead>(
         &mut self,
         upstream: &mut Source<U>,
@@ -153,7 +153,7 @@ impl Response {
                     Look::Raw => return Ok(Received::Outcome(RelayOutcome::Raw)),
                     Look::More => {
                         if !upstream.fill().await {
-                            // Half a head is what the client would have seen, too.
+                            // Without a relay, the client would also get this incomplete head.
                             upstream.unread.write_all(writer).await.map_err(RelayError::Client)?;
                             return Ok(Received::Outcome(RelayOutcome::Over));
                         }
@@ -167,8 +167,8 @@ impl Response {
         }
     }
 
-    /// Looks for a head at the beginning of `bytes`. It is passed on together with what is there of the body: a small
-    /// answer is one packet, as it was.
+    /// Looks for a head at the beginning of `bytes`. It is forwarded together with the buffered part of the body, so
+    /// that a small response stays one packet.
     fn look(&mut self, bytes: &[u8]) -> Result<Look, RelayError> {
         let Some(end) = self.scanner.end(bytes) else {
             return Ok(if bytes.len() < HEAD_BYTES { Look::More } else { Look::Raw });
@@ -194,15 +194,15 @@ impl Response {
 
 /// What [`Response::look`] found.
 enum Look {
-    /// Something to pass on.
+    /// A head to forward.
     Some,
-    /// Something that ends with the connection only.
+    /// A byte stream: only the end of the connection ends it.
     Raw,
-    /// Not enough.
+    /// More bytes are needed.
     More,
 }
 
-/// Relays a `request` and its `answer`. `seen` is told of both just before the answer's last byte is passed on.
+/// Relays a `request` and its response. `seen` is called with both just before the response's last bytes are forwarded.
 pub(super) async fn exchange<C, U>(
     client: &mut BufferedIo<C>,
     upstream: &mut BufferedIo<U>,
@@ -235,7 +235,7 @@ where
     if outcome != RelayOutcome::Complete {
         return Ok(outcome);
     }
-    // An answer can be complete before its request: then the rest is still taken, unless the upstream ends.
+    // A response can be complete before its request: the rest is still forwarded, unless the upstream ends.
     while request.state == RequestState::Sending {
         tokio::select! {
             sent = request.progress(&mut client.source, &mut upstream.writer) => sent.map_err(RelayError::Body)?,

@@ -8,12 +8,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::buffered::BufferedIo;
 
-/// A client that is still sending has this long to read the answer before its connection is closed, and is listened to for
-/// this much of that: closing a socket with unread bytes resets it (Go's servers do the same, `net/http/server.go`
-/// `maxPostHandlerReadBytes` and `rstAvoidanceDelay`).
+/// How long, and for how many bytes, a connection is still read before it is closed, so that a client that is still
+/// sending can read the response: closing a socket with unread bytes resets it. Go's servers do the same
+/// (`net/http/server.go`, `maxPostHandlerReadBytes` and `rstAvoidanceDelay`).
 const LINGER: (Duration, usize) = (Duration::from_millis(500), 256 << 10);
 
-/// An answer with Docker's JSON for errors; the connection ends with it. The body is left out in answers to `HEAD`.
+/// A response with Docker's JSON for errors, which closes the connection. Responses to `HEAD` have no body.
 pub(super) fn error(status: StatusCode, message: &str, is_head: bool) -> Vec<u8> {
     let body = serde_json::json!({ "message": format!("linkspan: {message}") }).to_string();
     let reason = status.canonical_reason().unwrap_or("Error");
@@ -29,7 +29,7 @@ pub(super) fn error(status: StatusCode, message: &str, is_head: bool) -> Vec<u8>
     answer.into_bytes()
 }
 
-/// An answer with a document; the connection ends with it.
+/// A response with a document, which closes the connection.
 pub(super) fn document(content_type: &str, document: &[u8]) -> Vec<u8> {
     let length = document.len();
     let head = format!(
@@ -38,7 +38,7 @@ pub(super) fn document(content_type: &str, document: &[u8]) -> Vec<u8> {
     [head.as_bytes(), document].concat()
 }
 
-/// Sends `answer` as the client's last one. Whether it arrives is the client's business.
+/// Sends `answer` as the connection's last response. Errors are ignored: the connection ends anyway.
 pub(super) async fn last<C>(client: &mut BufferedIo<C>, answer: &[u8])
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -48,7 +48,7 @@ where
     }
 }
 
-/// Ends what the client hears, and lets it finish what it is saying, within limits.
+/// Shuts down writing, then reads and drops what the client still sends, within [`LINGER`].
 pub(super) async fn linger<C>(client: &mut BufferedIo<C>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -59,13 +59,13 @@ where
     hear_out(&mut source.reader, writer, unread).await;
 }
 
-/// The same for a connection that somebody else has read from.
+/// Like [`linger`], for a connection that other code has read from.
 pub(crate) async fn linger_on(client: impl AsyncRead + AsyncWrite + Unpin) {
     let (mut reader, mut writer) = tokio::io::split(client);
     hear_out(&mut reader, &mut writer, 0).await;
 }
 
-/// `heard` is how much was read already of what the limits allow.
+/// `heard` is the number of bytes read before, which count towards the limit.
 async fn hear_out(reader: &mut (impl AsyncRead + Unpin), writer: &mut (impl AsyncWrite + Unpin), mut heard: usize) {
     let (time, most) = LINGER;
     let mut bytes = vec![0; 16 << 10];
@@ -79,9 +79,9 @@ async fn hear_out(reader: &mut (impl AsyncRead + Unpin), writer: &mut (impl Asyn
                 Ok(0) | Err(_) => return,
             }
         }
-        // Its next write blocks, or fails when the time is up; until then it can read.
+        // The client's next write blocks, or fails when the time is up; until then it can read.
         pending().await
     };
-    // Running out of time is one of the limits.
+    // The time limit is no error.
     let _ = tokio::time::timeout(time, listening).await;
 }

@@ -1,4 +1,4 @@
-//! Two streams made one.
+//! Joins two byte streams.
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
@@ -6,23 +6,23 @@ use super::buffered::{BufferedIo, Source};
 
 /// How one direction ended.
 enum End {
-    /// Its reader did, and its writer was told.
+    /// The reader reached its end, and the writer was shut down.
     Read,
-    /// Its writer takes no more.
+    /// The writer failed.
     Refused,
 }
 
-/// Passes bytes both ways until both ways have ended.
+/// Copies bytes in both directions until both have ended.
 ///
-/// The end of one way is passed on as the end of that way alone (a half-close). A side that takes no more bytes may
-/// have said its last ones already, and what the other side said before it learns of that was meant to arrive: so the
-/// other way is still followed to its end, and what can no longer be delivered is dropped, so that nobody waits.
+/// The end of one direction is forwarded as a half-close. A peer that accepts no more bytes may already have sent its
+/// last ones, so the opposite direction is still copied to its end; bytes that can no longer be delivered are read and
+/// dropped, so that their sender does not block.
 pub(super) async fn splice<C, U>(client: &mut BufferedIo<C>, upstream: &mut BufferedIo<U>)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    // `pass` can be dropped and begun again: where it is, is in the sides.
+    // `pass` is cancel-safe: its state is in the two `BufferedIo`s.
     let (is_up, end) = tokio::select! {
         end = pass(&mut client.source, &mut upstream.writer) => (true, end),
         end = pass(&mut upstream.source, &mut client.writer) => (false, end),
@@ -45,7 +45,7 @@ where
     }
 }
 
-/// Joins two streams until both ways have ended, as [`ClientConnection`](super::ClientConnection) joins its own.
+/// Joins two streams until both directions have ended, as [`ClientConnection`](super::ClientConnection) joins its own.
 pub async fn join<C, U>(client: C, upstream: U)
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -54,14 +54,14 @@ where
     splice(&mut BufferedIo::new(client), &mut BufferedIo::new(upstream)).await;
 }
 
-/// Passes bytes one way until its end.
+/// Copies bytes in one direction until its end.
 async fn pass<S: AsyncRead>(source: &mut Source<S>, writer: &mut (impl AsyncWrite + Unpin)) -> End {
     loop {
         if source.unread.write_all(writer).await.is_err() {
             return End::Refused;
         }
         if !source.fill().await {
-            // Whoever has gone altogether need not be told.
+            // Fails only if the peer is gone, and then it needs no half-close.
             let _ = writer.shutdown().await;
             return End::Read;
         }
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// A splice between two far ends with pipes of `room` bytes.
+    /// A splice between two pipes of `room` bytes each; returns their far ends.
     fn spliced(room: usize) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<()>) {
         let ((client, near), (upstream, far)) = (duplex(room), duplex(room));
         let task = tokio::spawn(async move {
@@ -108,7 +108,7 @@ mod tests {
             let (mut leaving, mut staying) = if client_leaves { (client, upstream) } else { (upstream, client) };
             leaving.write_all(&[1; 1000]).await.unwrap();
             drop(leaving);
-            // Cannot be delivered, and does not keep anybody waiting.
+            // These bytes cannot be delivered, and must not block their sender.
             let (mut reader, mut writer) = tokio::io::split(&mut staying);
             let mut heard = Vec::new();
             let (_, read) = tokio::join!(writer.write_all(&[2; 100_000]), reader.read_to_end(&mut heard));

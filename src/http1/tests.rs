@@ -1,4 +1,4 @@
-//! The relay between a client and an upstream that are both ours, byte by byte.
+//! The relay, byte by byte, between a client and an upstream that the test controls.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::net::{Address, Upstream};
 mod faults;
 mod hooks;
 
-/// A client's and an upstream's end of a relay.
+/// A relay and the far ends of its client and upstream.
 struct Rig {
     client: DuplexStream,
     upstream: DuplexStream,
@@ -25,7 +25,7 @@ fn nowhere() -> Upstream {
     Upstream::new(Address::Unix(Path::new("/nonexistent/engine.sock").into()), None).unwrap()
 }
 
-/// A connection whose upstream is connected to already, and its two far ends; each pipe holds `room` bytes.
+/// A connection whose upstream is already connected, and its two far ends; each pipe holds `room` bytes.
 fn connection(room: usize, drain: &CancellationToken) -> (ClientConnection<DuplexStream>, DuplexStream, DuplexStream) {
     let ((client, near), (upstream, far)) = (duplex(room), duplex(room));
     let mut connection = ClientConnection::new(near, nowhere(), drain.clone());
@@ -34,7 +34,7 @@ fn connection(room: usize, drain: &CancellationToken) -> (ClientConnection<Duple
 }
 
 impl Rig {
-    /// Relays every request as it is.
+    /// Relays every request unchanged.
     fn new() -> Self {
         Self::with_room(1 << 20)
     }
@@ -52,7 +52,7 @@ impl Rig {
         Self { client, upstream, drain, relay }
     }
 
-    /// Waits until the relay has done everything that it can do.
+    /// Waits until the relay can make no more progress.
     async fn run_until_idle(&self) {
         for _ in 0..20 {
             tokio::task::yield_now().await;
@@ -60,7 +60,7 @@ impl Rig {
     }
 }
 
-/// Reads exactly what is expected.
+/// Reads as many bytes as `bytes` has, and compares them.
 async fn expect(stream: &mut DuplexStream, bytes: impl AsRef<[u8]>) {
     let bytes = bytes.as_ref();
     let mut read = vec![0; bytes.len()];
@@ -119,7 +119,7 @@ async fn a_body_is_passed_on_while_it_comes_and_so_is_the_answer() {
     let head = "POST /build HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
     rig.client.write_all(head.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, head).await;
-    // The answer begins before the request has ended, and both go on piece by piece.
+    // The response begins before the request has ended, and both are forwarded piece by piece.
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     rig.upstream.write_all(answer.as_bytes()).await.unwrap();
     expect(&mut rig.client, answer).await;
@@ -131,7 +131,7 @@ async fn a_body_is_passed_on_while_it_comes_and_so_is_the_answer() {
     }
     rig.upstream.write_all(b"0\r\n\r\n").await.unwrap();
     expect(&mut rig.client, "0\r\n\r\n").await;
-    // The answer is complete before the request; what is left of that is still wanted, and then there is another.
+    // The response is complete before the request, whose rest is still forwarded, and the next request after it.
     rig.client.write_all(format!("0\r\n\r\n{GET}").as_bytes()).await.unwrap();
     expect(&mut rig.upstream, format!("0\r\n\r\n{GET}")).await;
 }
@@ -148,7 +148,7 @@ async fn a_client_that_asks_first_is_answered_first() {
     expect(&mut rig.upstream, "body").await;
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
     expect(&mut rig.client, OK).await;
-    // The other answer: no body is sent, and the upstream ends the connection.
+    // The upstream rejects the head: no body is sent, and the upstream closes the connection.
     rig.client.write_all(head.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, head).await;
     let no = "HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
@@ -169,14 +169,14 @@ async fn requests_sent_ahead_wait_for_their_turn() {
     assert!(futures_util::poll!(Box::pin(rig.upstream.read(&mut nothing))).is_pending(), "one at a time");
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, GET).await;
-    // Now, and not before, it is known that the client has ended.
+    // The client's end is forwarded only after its last request.
     assert_eq!(rest(&mut rig.upstream).await, "");
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
     assert_eq!(rest(&mut rig.client).await, format!("{OK}{OK}"));
     rig.relay.await.unwrap().unwrap();
 }
 
-/// Streams in all three ways that they begin, with early bytes and each way ending by itself.
+/// Byte streams, begun in each of the three ways, with early bytes and directions that end independently.
 #[tokio::test]
 async fn streams_keep_early_bytes_and_half_closes() {
     let upgrade = |protocol: &str| {
@@ -191,7 +191,7 @@ async fn streams_keep_early_bytes_and_half_closes() {
     );
     for (request, response) in [upgrade("tcp"), upgrade("h2c"), hijack] {
         let mut rig = Rig::new();
-        // Early bytes in one packet with the request, in the next, and with them the end of this way.
+        // Early bytes in one packet with the request, and in the next, followed by the client's half-close.
         rig.client.write_all(format!("{request}PRI").as_bytes()).await.unwrap();
         rig.client.write_all(b" * early").await.unwrap();
         rig.client.shutdown().await.unwrap();
@@ -248,7 +248,7 @@ async fn http2_passes_as_a_whole() {
     drop(client);
     drop(far);
     assert!(!relay.await.unwrap().unwrap());
-    // Only at the beginning of a connection: later it is a request like any other, and a wrong one.
+    // The preface counts only at the beginning of a connection; later it is a malformed request.
     rig.client.write_all(format!("{GET}PRI * HTTP/2.0\r\n\r\n").as_bytes()).await.unwrap();
     expect(&mut rig.upstream, GET).await;
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
@@ -256,7 +256,7 @@ async fn http2_passes_as_a_whole() {
     assert!(rest(&mut rig.client).await.starts_with("HTTP/1.1 505 HTTP Version Not Supported\r\n"));
 }
 
-/// A request and its response, and how long each is on the wire.
+/// Any request and its response, as the bytes on the wire.
 fn any_exchange() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let content = || prop::collection::vec(prop::collection::vec(any::<u8>(), 1..200), 0..6);
     let message = |first: String, chunks: Vec<Vec<u8>>, chunked: bool| {
@@ -290,7 +290,7 @@ fn any_exchange() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever comes in comes out, however it is cut, ahead of time or not, and through pipes of any width.
+    /// All bytes arrive unchanged, however they are split, sent ahead or not, and through pipes of any size.
     #[test]
     fn what_comes_in_comes_out(
         exchanges in prop::collection::vec(any_exchange(), 1..5),

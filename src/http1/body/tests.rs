@@ -1,10 +1,11 @@
-//! Ends of bodies, for every way the bytes can be cut.
+//! Ends of bodies, for every way of splitting the bytes.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Feeds `bytes` in pieces of `sizes` (the last one again and again) and returns how long the body was, and its copy.
+/// Feeds `bytes` in pieces of `sizes` (repeating the last size); returns the body's length, whether it is done, and
+/// its copy.
 fn feed(framing: Framing, bytes: &[u8], sizes: &[usize]) -> Result<(usize, bool, Option<Bytes>), BrokenChunk> {
     let mut body = Body::new(framing).copied(1 << 20);
     let (mut at, mut piece) = (0, 0);

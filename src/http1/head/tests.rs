@@ -1,4 +1,4 @@
-//! Heads: their ends, and the ends they announce.
+//! Heads: where they end, and the body framing that they announce.
 
 use super::*;
 

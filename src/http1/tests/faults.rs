@@ -1,8 +1,8 @@
-//! What goes wrong: requests that are refused, sides that go, upstreams that are not there.
+//! Faults: rejected requests, peers that disconnect, upstreams that cannot be reached.
 
 use super::*;
 
-/// The answer to a client that says `bytes` and then nothing more; the upstream must not hear anything.
+/// The response to a client that sends `bytes` and nothing more; the upstream must receive nothing.
 async fn refused(bytes: &[u8]) -> String {
     let mut rig = Rig::with_room(4 << 20);
     rig.client.write_all(bytes).await.unwrap();
@@ -61,11 +61,11 @@ async fn broken_chunks_end_both_sides() {
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     assert!(answer.ends_with("linkspan: the body's chunked coding is broken: a chunk has no size\"}\n"), "{answer}");
     drop(rig.client);
-    // What came with the broken chunk was not passed on, and certainly nothing behind it.
+    // Neither the broken chunk nor the bytes that came with it were forwarded.
     assert!(head.starts_with(&rest(&mut rig.upstream).await));
     assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Body(_)));
 
-    // Once the answer has begun there is nobody to tell.
+    // Once the response has begun, no error response can be sent.
     let mut rig = Rig::new();
     rig.client.write_all(head.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, head).await;
@@ -104,7 +104,7 @@ async fn a_client_that_goes_ends_what_is_done_for_it() {
         ("POST /b HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", ""),
         ("POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal", "HTTP/1.1 100 Continue\r\n\r\n"),
     ] {
-        // Gone altogether, and only its own way ended: the upstream hears the same.
+        // After a disconnect and after a half-close alike, the upstream sees the end of the request.
         for leaves in [true, false] {
             let mut rig = Rig::new();
             rig.client.write_all(request.as_bytes()).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_client_that_goes_ends_what_is_done_for_it() {
             } else {
                 rig.client.shutdown().await.unwrap();
                 assert_eq!(rest(&mut rig.upstream).await, "", "{request}");
-                // It can still hear the end of the answer.
+                // It still receives the end of the response.
                 let last = if response.contains("chunked") { "0\r\n\r\n" } else { OK };
                 rig.upstream.write_all(last.as_bytes()).await.unwrap();
                 assert_eq!(rest(&mut rig.client).await, last);
@@ -141,7 +141,7 @@ async fn a_client_that_takes_no_more_ends_the_upstream() {
 
 #[tokio::test]
 async fn an_upstream_that_goes_ends_the_client() {
-    // Before it answers, within the head, within the body, and between two exchanges: the client gets what there was.
+    // The upstream closes before the head, within it, within the body, or after the response: all bytes are forwarded.
     for response in ["", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", OK] {
         let mut rig = Rig::new();
         rig.client.write_all(GET.as_bytes()).await.unwrap();

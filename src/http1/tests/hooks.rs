@@ -1,4 +1,4 @@
-//! What can be done with a request besides passing it on.
+//! Handlers that do something other than relay a request.
 
 use std::sync::{Arc, Mutex};
 
@@ -66,7 +66,7 @@ async fn a_switched_pair_is_handed_over_with_what_came_early() {
         assert_eq!(&early, b"early");
         up.read_exact(&mut early).await.unwrap();
         assert_eq!(&early, b"first");
-        // The client has not been answered.
+        // The client has not got a response.
         down.write_all(b"own answer").await.unwrap();
         expect(&mut client, "own answer").await;
         up.write_all(b"own request").await.unwrap();
