@@ -1,4 +1,4 @@
-//! Accepting connections, and draining them at the end.
+//! Accepts connections, and drains them at shutdown.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,10 +16,10 @@ use super::DaemonError;
 use super::listen::{Listener, Stream};
 use crate::net::{Connection, Drain, Metered};
 
-/// The pause after an accept that failed for want of resources: the first, and the longest.
+/// The pause after an accept that failed for lack of resources: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often a drain checks whether a connection is left that it has to wait for.
+/// How often a drain checks whether it still has to wait for a connection.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A client's connection, as doors get it.
@@ -31,15 +31,15 @@ pub(super) struct Listeners {
     doors: TaskTracker,
     connections: TaskTracker,
     open: OpenConnections,
-    /// One for each connection that may be open.
+    /// One permit for each connection that may be open.
     permits: Arc<Semaphore>,
     /// Cancelled at the beginning of a drain: no new connections, no new requests.
     drain: CancellationToken,
-    /// Cancelled at its end: every connection is dropped.
+    /// Cancelled at the end of a drain: every connection is dropped.
     cut: CancellationToken,
 }
 
-/// The open connections: whether a drain has to wait for each of them, by its number.
+/// The open connections, by number; each [`Drain`] says whether a drain has to wait for its connection.
 #[derive(Debug, Clone, Default)]
 struct OpenConnections(Arc<Mutex<(u64, HashMap<u64, Drain>)>>);
 
@@ -79,7 +79,7 @@ impl Drop for OpenConnection {
 }
 
 impl Listeners {
-    /// No doors yet. At most `connections` are served at once; more wait in the sockets' queues.
+    /// No doors yet. At most `connections` are served at once; others wait in the sockets' queues.
     pub(super) fn new(connections: usize) -> Self {
         Self {
             doors: TaskTracker::new(),
@@ -91,7 +91,7 @@ impl Listeners {
         }
     }
 
-    /// Opens `door`: `serve` gets every connection that `listener` accepts, and the drain.
+    /// Opens `door`: calls `serve` with each connection that `listener` accepts, and with its part in the drain.
     pub(super) fn open<S, F>(&self, door: &'static str, listener: Listener, serve: S)
     where
         S: Fn(Client, Drain) -> F + Send + Sync + 'static,
@@ -109,7 +109,7 @@ impl Listeners {
         self.doors.spawn(accept.run(listener));
     }
 
-    /// Cancelled when no new calls are to be taken.
+    /// The token that is cancelled when no new calls may begin.
     pub(super) fn drain(&self) -> CancellationToken {
         self.drain.clone()
     }
@@ -119,8 +119,8 @@ impl Listeners {
         self.connections.len()
     }
 
-    /// Drains: stops listening at once, then waits for every connection that has to be waited for ([`Drain::holds`]).
-    /// After `timeout`, or when `force` resolves (to the reason), the connections that are left are dropped.
+    /// Drains: stops listening at once, then waits for the connections for which [`Drain::holds`]. After `timeout`, or
+    /// when `force` resolves (to the reason), the remaining connections are dropped.
     pub(super) async fn close(self, timeout: Duration, force: impl Future<Output = String>) -> Result<(), DaemonError> {
         self.drain.cancel();
         self.doors.close();
@@ -143,7 +143,7 @@ impl Listeners {
         };
         let connections = self.connections();
         self.cut.cancel();
-        // Dropping them waits for nothing.
+        // Short: the tasks only drop their connections.
         self.connections.wait().await;
         Err(DaemonError::Cut { connections, reason })
     }
@@ -165,8 +165,8 @@ where
     S: Fn(Client, Drain) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until the drain begins, then closes the socket and removes its file. Connections that wait in its queue by
-    /// then are served, as far as there is room: a drain waits for the first request of each.
+    /// Accepts until the drain begins, then closes the socket and removes its file. Connections in its queue are still
+    /// served while permits are left: a drain waits for the first request of each.
     async fn run(self, listener: Listener) {
         tokio::select! {
             () = self.drain.cancelled() => {}
@@ -193,8 +193,8 @@ where
                 }
                 Err(error) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
                 Err(error) => {
-                    // Most likely descriptors have run out (EMFILE). The connection stays in the queue, so that trying
-                    // again at once would spin.
+                    // Probably EMFILE (no descriptors left). The connection stays in the queue, so an immediate retry
+                    // would spin.
                     warn!(%error, ?pause, "connections cannot be accepted");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSES.1);
@@ -203,7 +203,7 @@ where
         }
     }
 
-    /// Waits until there is room for one more. `None` only if the semaphore were closed, which it never is.
+    /// Waits for a permit. `None` only if the semaphore were closed, which it never is.
     async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);

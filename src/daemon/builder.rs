@@ -1,4 +1,4 @@
-//! What leads to a configured builder.
+//! Connections to a configured builder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use crate::http2::{ConnectionPool, Sharing};
 use crate::net::{Dial, Upstream, UpstreamError};
 use crate::tunnel::ExecDial;
 
-/// How long the connection to a builder in a container waits for its next use. Commands of one sitting follow each other
-/// within that time, and each would otherwise begin with a process of a tenth of a second.
+/// How long an idle connection to a builder in a container is kept. A new one starts a process, which takes a tenth of
+/// a second; a user's next command usually follows within this time.
 pub(super) const KEEP_EXEC: Duration = Duration::from_secs(120);
 
-/// Reads and checks TLS files, and connects to nothing yet.
+/// Reads and checks TLS files, but does not connect.
 pub(crate) fn dial(builder: &Builder) -> Result<Box<dyn Dial>, UpstreamError> {
     Ok(match &builder.endpoint {
         BuilderEndpoint::Socket(address) => Box::new(Upstream::new(address.clone(), builder.tls.as_ref())?),
@@ -20,7 +20,7 @@ pub(crate) fn dial(builder: &Builder) -> Result<Box<dyn Dial>, UpstreamError> {
     })
 }
 
-/// The connections to it.
+/// The connection pool for `builder`.
 pub(super) fn connections(builder: &Builder) -> Result<Arc<ConnectionPool>, UpstreamError> {
     let sharing = match builder.endpoint {
         BuilderEndpoint::Socket(_) => Sharing::PerClient,

@@ -1,4 +1,4 @@
-//! The docker door, and the buildkit doors behind it: one for each builder in a container that is met there.
+//! The docker door, and the buildkit doors behind it: one for each builder in a container that its clients use.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::door::{buildkit, docker};
 use crate::export::Exports;
 use crate::net::Upstream;
 
-/// A door to the engine behind `upstream`. What its builders export shares `exports` with the doors of other builders.
+/// A door to the engine behind `upstream`. Its builders share `exports` with the doors of other builders.
 pub(super) fn door(
     upstream: Upstream,
     exports: &Arc<Exports>,

@@ -1,4 +1,4 @@
-//! Waiting for an engine that starts when we do, as when a machine does.
+//! Waits for an engine that starts at the same time, as when the machine boots.
 
 use std::time::Duration;
 
@@ -10,26 +10,27 @@ use crate::telemetry::say;
 
 use super::notify;
 
-/// The pause between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How long a containerd is waited for that is not dockerd's own.
+/// How long to wait while the containerd that was found is not proven to be dockerd's own.
 const UNPROVEN: Duration = Duration::from_secs(5);
 
-/// How much longer than the engine is waited for a start may take: the first look may end late, and all the rest follows.
+/// How much longer than the wait for the engine a start may take: the first attempt may end late, and the other steps
+/// of the start follow.
 const REST: Duration = Duration::from_secs(60);
 
-/// The engine that `selection` asks for; one that is not up is waited for, for `timeout` at most. What is wrong otherwise
-/// does not become right by waiting.
+/// Selects the engine, and waits up to `timeout` if it is not up. Other errors are returned at once: waiting does not
+/// resolve them.
 pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Selected, EngineError> {
     let (begun, end) = (Instant::now(), Instant::now() + timeout);
-    // However long was asked for: the service manager's own limit (TimeoutStartSec=) is only for those who do not say.
+    // Extends the service manager's own limit (TimeoutStartSec=), so that any `timeout` works.
     notify::state(&format!("EXTEND_TIMEOUT_USEC={}", timeout.saturating_add(REST).as_micros()));
     let (mut last, mut said) = (None, false);
     loop {
         let look = select(selection);
         let outcome = match last.take() {
-            // It takes the time that it needs: who does not want to wait wants to know.
+            // The first attempt has no deadline: even with a timeout of 0 it reports the actual error.
             None => look.await,
             Some(error) => match timeout_at(end, look).await {
                 Ok(outcome) => outcome,
@@ -50,12 +51,12 @@ pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Sel
     }
 }
 
-/// Until when the engine may still come.
+/// Until when to retry after `error`.
 fn patience(error: &EngineError, begun: Instant, timeout: Duration) -> Instant {
     match error {
-        // Where systemd holds dockerd's socket, one that is starting accepts, and does not answer.
+        // With dockerd's socket in systemd, connections succeed while dockerd starts, but get no response.
         EngineError::Unreachable { .. } | EngineError::Stopped { .. } | EngineError::Timeout { .. } => begun + timeout,
-        // dockerd can be up a moment before its containerd answers. Otherwise another containerd was named.
+        // dockerd can be up shortly before its containerd responds. Later, the one that was found is not dockerd's.
         EngineError::NotProven { .. } => begun + timeout.min(UNPROVEN),
         _ => begun,
     }
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
     use crate::engine::EngineKind;
 
-    /// A dockerd that gives each of `answers` to who asks; `None` is silence.
+    /// A dockerd that sends one of `answers` on each connection; `None` is no response.
     fn dockerd(socket: UnixListener, answers: Vec<Option<&'static str>>) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             let mut silent = Vec::new();
@@ -100,7 +101,7 @@ mod tests {
         let docker_host = Some(format!("unix://{}", path.display()));
         let selection = Selection { kind: Some(EngineKind::Docker), docker_host, ..Selection::default() };
         let error = wait(&selection, Duration::from_secs(120)).await.unwrap_err();
-        // What is no sign of a start is not waited for.
+        // An error that does not indicate a starting dockerd is returned at once.
         assert!(matches!(error, EngineError::Protocol { .. }), "{error}");
         asked.await.unwrap();
     }

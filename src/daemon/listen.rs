@@ -1,17 +1,17 @@
-//! Places to listen on, taken safely.
+//! Listening sockets, created safely.
 //!
-//! A unix socket is made in this order, each step for a reason:
+//! A unix socket is created in this order, each step for a reason:
 //! 1. *lock*: `PATH.lock` is locked for as long as the door is open, so that of two daemons that start at once only one
-//!    gets to judge what lies at `PATH`;
-//! 2. *look*: nothing, or a socket that refuses connections (its owner died), may be replaced; a socket that somebody
-//!    serves, or anything that is no socket, is an error;
+//!    examines and replaces the file at `PATH`;
+//! 2. *look*: a socket that refuses connections (its owner died) is replaced; a socket that another process serves, or
+//!    a file that is no socket, is an error;
 //! 3. *bind, own, mode, listen*: between bind(2) and listen(2) every connection is refused, so that the group and the
-//!    mode 0660 are in place before anybody can get in. No umask (which is the whole process's) is touched.
+//!    mode 0660 are set before a client can connect. The umask, which is the whole process's, is not changed.
 //!
-//! When the door is closed the socket is removed, if it is still the one that was bound, and the lock is given up. That
-//! is at the beginning of a drain: a successor can open its doors while the last connections of this process finish.
-//! Connections that the kernel has made by then, and that nobody has accepted, would be reset when the socket is closed.
-//! They are this process's still, unless the socket is a service manager's: then they wait for its next one.
+//! When a drain begins, the socket is removed, if it is still the one that was bound, and the lock is released: a
+//! successor can open its doors while the last connections of this process finish. Connections in the socket's queue
+//! would be reset when it is closed, so this process still serves them. If the socket is a service manager's, they stay
+//! in the queue for the next process.
 
 mod claim;
 mod inherited;
@@ -36,7 +36,7 @@ pub(super) use stream::Stream;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// Another daemon has or is about to have the same socket.
+    /// Another daemon has locked the same socket.
     #[error(
         "cannot listen on unix://{path}: another linkspan has it{owner}; stop that one, or choose another address to \
          listen on", path = path.display()
@@ -47,7 +47,7 @@ pub enum ListenError {
         /// ` (process N)` if it is known.
         owner: String,
     },
-    /// Somebody serves connections there.
+    /// Another process accepts connections there.
     #[error(
         "cannot listen on unix://{path}: another program is listening there; stop it, or choose another address to \
          listen on", path = path.display()
@@ -56,7 +56,7 @@ pub enum ListenError {
         /// The socket.
         path: PathBuf,
     },
-    /// There is something else than a socket.
+    /// The file at the path is no socket.
     #[error(
         "cannot listen on unix://{path}: there is {what}, not a socket; remove it, or choose another address to \
          listen on", path = path.display()
@@ -64,20 +64,20 @@ pub enum ListenError {
     NotASocket {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// The kind of the file.
         what: &'static str,
     },
-    /// A TCP address leads out of this machine.
+    /// A TCP address can be reached from other machines.
     #[error(
         "cannot listen on {address}: it stands for {found}, which is no loopback address; expected one such as 127.0.0.1"
     )]
     NotLoopback {
         /// As configured.
         address: Address,
-        /// What its name stands for.
+        /// What it resolves to.
         found: SocketAddr,
     },
-    /// A socket that a service manager handed over cannot be used.
+    /// A socket that a service manager passed cannot be used.
     #[error("the socket {socket}, which was handed over, cannot be used: {reason}")]
     HandedOver {
         /// Which one.
@@ -85,20 +85,20 @@ pub enum ListenError {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
-    /// The system refuses.
+    /// A system call failed.
     #[error("cannot listen on {address}: {action}: {source}")]
     System {
         /// As configured.
         address: Address,
-        /// What was being done.
+        /// The action that failed.
         action: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl ListenError {
-    /// What a person can do about it, where the message does not say it.
+    /// What the user can do about it, if the message does not say so.
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             Self::NotASocket { path, what: "a folder" } if is_empty(path) => Some(format!(
@@ -116,14 +116,14 @@ fn is_empty(folder: &Path) -> bool {
     folder.read_dir().is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// A listening socket, and what is to be undone at its end.
+/// A listening socket, and the claim that is released when it closes.
 #[derive(Debug)]
 pub(super) struct Listener {
-    // Dropped before the socket: while that is open its inode, by which the claim knows its file, cannot be another's.
+    // Dropped before the socket: while that is open, the inode by which the claim identifies its file is not reused.
     claim: Option<Claim>,
     socket: Socket,
     address: Address,
-    /// Whether it ends with this, and with it whatever waits there.
+    /// Whether this process created it; then closing it also resets the connections in its queue.
     is_own: bool,
 }
 
@@ -135,7 +135,7 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens on `address`: with the socket that was handed over for it, else with one of its own.
+    /// Listens on `address`, on the socket that was passed for it, or else on a new one.
     pub(super) async fn open(address: &Address, gid: u32, inherited: &mut Inherited) -> Result<Self, ListenError> {
         match inherited.for_door(address)? {
             Some(listener) => Ok(listener),
@@ -143,7 +143,7 @@ impl Listener {
         }
     }
 
-    /// Starts to listen on `address`; a unix socket will belong to group `gid`.
+    /// Listens on `address` with a new socket; a unix socket belongs to group `gid`.
     pub(super) async fn bind(address: &Address, gid: u32) -> Result<Self, ListenError> {
         match address {
             Address::Unix(path) => {
@@ -159,7 +159,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens: as configured, with the port that the system chose in place of 0.
+    /// The address it listens on: as configured, with the port that the system chose in place of 0.
     pub(super) fn address(&self) -> &Address {
         &self.address
     }
@@ -172,22 +172,22 @@ impl Listener {
         }
     }
 
-    /// Gives the name up, lets nobody else come, and hands over those that have come already.
+    /// Removes the name, so that no client can connect any more, and returns the connections in the queue.
     pub(super) fn close(self) -> Waiting {
-        // The claim goes first: what has no name gets no new connections.
+        // The claim is dropped first: a socket without a name gets no new connections.
         drop(self.claim);
         Waiting(self.is_own.then_some(self.socket))
     }
 }
 
-/// The connections that nobody has accepted, of a socket that is being closed.
+/// The connections in the queue of a socket that is being closed.
 #[derive(Debug)]
 pub(super) struct Waiting(Option<Socket>);
 
 impl Iterator for Waiting {
     type Item = io::Result<Connection<Stream>>;
 
-    /// Without waiting. Not by way of the runtime, which may not have heard yet that there are any.
+    /// Accepts without waiting, and not through the runtime, which may not know yet that the socket is readable.
     fn next(&mut self) -> Option<Self::Item> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let accepted = match self.0.as_ref()? {
@@ -206,7 +206,7 @@ impl Iterator for Waiting {
     }
 }
 
-/// A name such as `localhost` is resolved here and not trusted: everything it stands for must be this machine.
+/// Binds a TCP socket. A name such as `localhost` is not trusted: every address it resolves to must be loopback.
 async fn tcp(address: &Address, host: &str, port: u16) -> Result<(TcpListener, u16), ListenError> {
     let fail = |action: &str| {
         let (address, action) = (address.clone(), action.to_owned());

@@ -1,7 +1,7 @@
-//! The composition root: configuration, engine, doors, listeners, and their end.
+//! The composition root: configuration, engine, doors, listeners, and their shutdown.
 //!
-//! Everything that can be wrong (TLS files, the engine, sockets) is met before the first client is let in, and the doors
-//! are open together or not at all.
+//! Everything that can fail (TLS files, the engine, sockets) is checked before the first client is accepted: either all
+//! doors open, or none.
 
 mod accept;
 pub(crate) mod builder;
@@ -41,30 +41,30 @@ pub(crate) use listen::Inherited;
 pub use listen::ListenError;
 pub(crate) use signals::Signals;
 
-/// Connections that are served at once, over all doors. A build holds two or three; the rest of a burst waits in the
+/// The most connections that are served at once, over all doors. A build has two or three; more connections wait in the
 /// sockets' queues.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// File descriptors that a connection takes: its own, and the one to the builder behind it.
+/// File descriptors of one client connection: its own, and that of the connection to the upstream.
 const CONNECTION_DESCRIPTORS: usize = 2;
 
-/// File descriptors that are kept for everything else: the engine's connections, listeners, the runtime.
+/// File descriptors that are reserved for everything else: the engine's connections, listeners, the runtime.
 const OWN_DESCRIPTORS: usize = 64;
 
-/// How long exports that lost their clients may take to be aborted, and connections that nobody uses to be closed.
+/// How long it may take to abort the exports that lost their clients, and to close unused connections.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What else the end of this process may take.
+/// How long the rest of the shutdown may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the first clients wait for what an earlier process left to be tidied up; it goes on beside them.
+/// How long the doors stay closed for [`tidy`], which then continues in the background.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the daemon did not start, or did not end as it should.
+/// Why the daemon did not start, or did not shut down cleanly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DaemonError {
-    /// The configuration does not do for a daemon.
+    /// The configuration is not valid for a daemon.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// There is no engine to export to.
@@ -73,7 +73,7 @@ pub enum DaemonError {
     /// A builder's TLS settings are wrong.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// A docker door was asked for, and the engine that was found is another one.
+    /// A docker door is configured, but the engine is not Docker.
     #[error(
         "there is no docker behind the docker door at {listen}: the engine is {engine}; start dockerd, or name its socket \
          with --docker-host, or leave --docker-listen out"
@@ -90,7 +90,7 @@ pub enum DaemonError {
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
-    /// The drain did not come to its end.
+    /// Connections were dropped before the drain was complete.
     #[error("{connections} of the open connections did not finish {reason} and were ended")]
     Cut {
         /// How many.
@@ -101,7 +101,7 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
-    /// What a person can do about it, where there is something to say.
+    /// What the user can do about it, if there is a hint.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
@@ -111,15 +111,15 @@ impl DaemonError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT; `inherited` are the sockets that it was given.
+/// Runs until SIGTERM or SIGINT; `inherited` are the sockets that a service manager passed.
 ///
 /// # Errors
-/// When it cannot start, or when connections had to be ended at the deadline of the drain.
+/// When the daemon cannot start, or when connections were dropped at the deadline of the drain.
 pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let Opened { listeners, docker_door, exports, tidying: _tidying } = tokio::select! {
         opened = open(&config, inherited) => opened?,
-        // Nobody was let in yet, and sockets that are bound already go with the future.
+        // No client was accepted yet, and dropping the future closes the sockets that are already bound.
         signal = signals.next() => {
             info!(signal, "ended before it was ready");
             return Ok(());
@@ -127,7 +127,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     };
     notify::state("READY=1");
     let signal = signals.next().await;
-    // However long was asked for: the service manager's own limit (TimeoutStopSec=) is only for those who do not say.
+    // Extends the service manager's own limit (TimeoutStopSec=), so that any drain timeout works.
     let rest = ABORT_TIMEOUT * 2 + CLOSE_TIMEOUT;
     notify::state(&format!(
         "STOPPING=1\nEXTEND_TIMEOUT_USEC={}",
@@ -152,11 +152,11 @@ struct Opened {
     listeners: Listeners,
     docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
-    /// Ends with the daemon: what is left then is for the next start.
+    /// Aborted when the daemon ends; the next start does the rest.
     tidying: AbortOnDropHandle<()>,
 }
 
-/// Opens everything that `config` asks for, or nothing.
+/// Opens all doors of `config`, or none.
 async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, DaemonError> {
     if config.builders.is_empty() && config.docker_door.is_none() && config.export_listen.is_none() {
         return Err(ConfigError::NoBuilder.into());
@@ -166,7 +166,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let mut doors = Vec::new();
     let docker = match &config.docker_door {
         Some(door) => match docker_upstream(engine.identity(), &door.listen) {
-            // Nobody asked for it.
+            // A default door is optional.
             Err(DaemonError::NoDocker { .. }) if door.is_default => None,
             upstream => {
                 doors.push(&door.listen);
@@ -205,7 +205,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let listeners = Listeners::new(capacity());
     if let Some(listener) = unneeded {
-        // Whoever comes would wait for ever otherwise: the service manager keeps the socket.
+        // Clients would wait forever otherwise, because the service manager keeps the socket open.
         listeners.open("docker", listener, |stream, _drain| async move { drop(stream) });
     }
     let status = status::compose(
@@ -219,7 +219,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     );
     if let (Some(listener), Some(address)) = (export_listener, &config.export_listen) {
         let folders = Folders::new(config.output_dirs.clone());
-        // As it was configured: that is what a restart has in common with the process before.
+        // The configured address: it stays the same across restarts.
         let name = address.to_string();
         let drain = listeners.drain();
         let mut parts = vec![export_api::open(Arc::clone(&exports), folders, &name, drain.clone()).await];
@@ -229,7 +229,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         listeners.open("export", listener, move |stream, drain| {
             let server = server.clone();
             async move {
-                // Who came with the drain: the server takes nobody any more, and would let it wait.
+                // During a drain the server accepts no connections, and this one would hang.
                 if !drain.is_cancelled() {
                     server.serve(stream).await;
                 }
@@ -243,7 +243,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
         let door = Arc::new(door.telling(status.of(listener.address())));
         let looking = Arc::clone(&door);
-        // Beside everything else: a builder may come later than we do.
+        // In the background, because a builder may start after this daemon.
         tokio::spawn(async move { looking.look().await });
         listeners.open("buildkit", listener, move |stream, drain| {
             let door = Arc::clone(&door);
@@ -263,16 +263,16 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     Ok(Opened { listeners, docker_door, exports, tidying })
 }
 
-/// Begins to [`tidy`], which is usually done at once; an engine that is slow, or a lock that somebody holds, does not keep
-/// the doors closed.
+/// Starts [`tidy`], which usually ends at once. A slow engine, or a lock that another process holds, does not keep the
+/// doors closed.
 async fn begin_to_tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) -> AbortOnDropHandle<()> {
     let mut tidying = AbortOnDropHandle::new(tokio::spawn(tidy(engine, caches)));
     let _ = tokio::time::timeout(TIDY_TIMEOUT, &mut tidying).await;
     tidying
 }
 
-/// Releases what an earlier process left. That is no condition of serving: it is tried again at the next start, and leases
-/// expire.
+/// Releases the leases and removes the unfinished caches of an earlier process. Failures do not stop the daemon: the
+/// next start retries, and leases expire.
 async fn tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) {
     match engine.recover().await {
         Ok(0) => {}
@@ -286,8 +286,7 @@ async fn tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) {
     }
 }
 
-/// The usual docker socket, if it was handed over and `engine` is no Docker: linkspan.socket listens there whatever the
-/// engine is.
+/// The default docker socket, if it was passed but `engine` is not Docker: linkspan.socket has it for any engine.
 fn unneeded(engine: &Identity, inherited: &mut Inherited) -> Result<Option<Listener>, ListenError> {
     let Ok(usual) = DEFAULT_DOCKER_LISTEN.parse() else { return Ok(None) };
     let listener = if engine.kind.is_docker() { None } else { inherited.for_door(&usual)? };
@@ -298,8 +297,8 @@ fn unneeded(engine: &Identity, inherited: &mut Inherited) -> Result<Option<Liste
     Ok(listener)
 }
 
-/// How many connections can be served at once. Asks for all the file descriptors that we may have: the limit that most
-/// systems start with (1024) is kept low for the sake of programs that use select(2), which we do not.
+/// Returns how many connections can be served at once. Raises the limit of file descriptors to its maximum: the usual
+/// default (1024) is low only because of programs that use select(2), which this one does not.
 fn capacity() -> usize {
     let Rlimit { mut current, maximum } = getrlimit(Resource::Nofile);
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {

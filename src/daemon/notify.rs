@@ -1,4 +1,4 @@
-//! Telling systemd how far we are (sd_notify(3)).
+//! Reports this process's state to systemd (sd_notify(3)).
 
 use std::env;
 use std::ffi::OsStr;

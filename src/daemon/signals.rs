@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 const TERM: &str = "SIGTERM";
 
-/// SIGTERM and SIGINT, received rather than deadly.
+/// Receives SIGTERM and SIGINT.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
@@ -14,21 +14,21 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on they no longer kill the process.
+    /// Installs the handlers: from now on the signals no longer kill the process.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next one and names it. One that comes while nobody waits is kept.
+    /// Waits for the next signal and returns its name. A signal that arrives between two calls is kept.
     pub(crate) async fn next(&mut self) -> &'static str {
-        // `None` would mean that the runtime ends, and then so do we.
+        // `None` would mean that the runtime shuts down, and this process with it.
         tokio::select! {
             _ = self.terminate.recv() => TERM,
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
 
-    /// What shells say of a program that `signal` ended: 128 and its number.
+    /// The exit code after `signal`, as shells report it: 128 plus the signal's number.
     pub(crate) fn code(signal: &str) -> u8 {
         if signal == TERM { 143 } else { 130 }
     }

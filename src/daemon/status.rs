@@ -1,4 +1,4 @@
-//! What this process says of itself to who asks at a door.
+//! The status document of this process, which every door serves.
 
 use crate::config::Config;
 use crate::engine::{Identity, Storage};
@@ -6,16 +6,16 @@ use crate::export::{Exports, LiveExports, unique_id};
 use crate::net::Address;
 use crate::status::{Builder, Door, Engine, Kind, Policy, Status, StatusReport};
 
-/// Where the doors listen: with the ports that the system chose.
+/// The addresses that the doors listen on, with the ports that the system chose.
 #[derive(Debug)]
 pub(super) struct Listening<'a> {
     pub(super) docker: Option<&'a Address>,
     pub(super) export: Option<&'a Address>,
-    /// As many as there are builders, in their order.
+    /// One for each builder, in order.
     pub(super) builders: Vec<&'a Address>,
 }
 
-/// What all doors of a process say.
+/// The status that all doors of a process share.
 #[derive(Debug)]
 pub(super) struct Composed {
     status: Option<Status>,
@@ -23,7 +23,7 @@ pub(super) struct Composed {
 }
 
 impl Composed {
-    /// What the door at `address` answers.
+    /// The report of the door at `address`.
     pub(super) fn of(&self, address: &Address) -> Option<StatusReport> {
         let (status, address) = (self.status.as_ref()?, address.to_string());
         let door = status.doors.iter().find(|door| door.address == address)?;
@@ -31,7 +31,7 @@ impl Composed {
     }
 }
 
-/// The document of a process with `config`, whose doors listen as `listening` says and let `exports` in.
+/// Composes the status of a process with `config`, whose doors listen on `listening` and accept `exports`.
 pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<'_>) -> Composed {
     let door = |kind| move |address: &&Address| Door { kind, address: address.to_string() };
     let doors: Vec<_> = (listening.docker.iter().map(door(Kind::Docker)))
@@ -50,7 +50,7 @@ pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<
     };
     let status = doors.first().cloned().map(|door| Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        // Not a secret: it is only to be told from others.
+        // Not a secret: it only distinguishes instances.
         instance: unique_id(),
         pid: std::process::id(),
         door,

@@ -1,4 +1,4 @@
-//! Starting beside what an earlier process left, and without docker.
+//! Starting with leases of an earlier process left, and without Docker.
 
 use std::os::unix::net::UnixListener;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::engine::{EngineKind, Lease, Lifetime, Origin, PersistentLeases, Storage, StoredBlobs};
 use crate::image::{Descriptor, Reference};
 
-/// An engine that cannot be tidied up: another process holds its lock.
+/// An engine whose recovery does not end: another process holds its lock.
 #[derive(Debug)]
 struct Locked;
 

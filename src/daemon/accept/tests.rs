@@ -1,4 +1,4 @@
-//! Connections at the beginning, in the middle and at the end of a drain.
+//! Connections before, during and at the end of a drain.
 
 use std::path::{Path, PathBuf};
 use std::{fs, future};
@@ -17,7 +17,7 @@ async fn listener(folder: &TempDir) -> (Listener, PathBuf) {
     (Listener::bind(&Address::Unix(path.clone()), gid).await.unwrap(), path)
 }
 
-/// Serves a connection by sending back one byte for each byte, until its client ends it.
+/// Sends each received byte back, until the client closes the connection.
 async fn echo(client: Client) {
     let mut stream = client.io;
     let mut byte = [0];
@@ -93,7 +93,7 @@ async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
     let listeners = Listeners::new(8);
-    // What a client is, it says with its first byte: an endless stream, a tunnel, or an exchange.
+    // A client's first byte selects its kind: an endless stream, a tunnel, or an exchange.
     listeners.open("test", listener, |mut stream, drain| async move {
         let mut kind = [0];
         stream.io.read_exact(&mut kind).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
     let (mut endless, mut tunnel, exchange) = (come(b"e").await, come(b"t").await, come(b"x").await);
     let closing = tokio::spawn(listeners.close(Duration::from_secs(3600), future::pending()));
     tokio::time::sleep(10 * crate::net::IDLE).await;
-    // As long as an exchange is under way, nobody is ended.
+    // While an exchange is under way, no connection is closed.
     talk(&mut endless).await;
     talk(&mut tunnel).await;
     drop(exchange);
@@ -135,7 +135,7 @@ async fn who_has_come_when_a_drain_begins_is_served() {
     let (listener, path) = listener(&folder).await;
     let listeners = Listeners::new(8);
     listeners.open("test", listener, |stream, _| echo(stream));
-    // The door has had no turn yet, so that nobody has accepted it.
+    // The accept loop has not run yet, so the connection is still in the queue.
     let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
     client.set_nonblocking(true).unwrap();
     let mut client = UnixStream::from_std(client).unwrap();
@@ -156,7 +156,7 @@ async fn connections_above_the_limit_wait_for_room() {
     let (first, _second) = (greeted(&path).await, greeted(&path).await);
     let mut third = UnixStream::connect(&path).await.unwrap();
     third.write_all(b"x").await.unwrap();
-    // The third one is in the queue while the others are served, however often we look.
+    // The third connection stays in the queue while the other two are served.
     for _ in 0..100 {
         tokio::task::yield_now().await;
         assert_eq!(listeners.connections(), 2);

@@ -1,4 +1,4 @@
-//! The right to a path: a lock beside it, and the socket that was bound under it.
+//! The exclusive claim to a socket's path: a lock file beside it, and the socket that was bound under the lock.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,20 +11,20 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 use tracing::warn;
 
-/// More than any process id, and the end of its line.
+/// The longest content of a lock file: a process id and a line end are shorter.
 const OWNER_BYTES: u64 = 16;
 
-/// A path that is ours while this lives; dropping it removes what is still ours.
+/// An exclusive claim to a path; dropping it removes the lock, and the socket if it is still ours.
 #[derive(Debug)]
 pub(super) struct Claim {
     path: PathBuf,
     lock_path: PathBuf,
-    /// Locked until it is closed.
+    /// The lock is held until this file is closed.
     _lock: File,
     bound: Option<FileId>,
 }
 
-/// Which file it is, whatever its name.
+/// The identity of a file, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -36,7 +36,7 @@ impl FileId {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Of what is at `path` itself: a symbolic link is not followed.
+    /// The identity of the file at `path`; a symbolic link is not followed.
     fn at(path: &Path) -> io::Result<Self> {
         Ok(Self::of(&fs::symlink_metadata(path)?))
     }
@@ -47,7 +47,7 @@ impl FileId {
 pub(super) enum Refused {
     /// Another process has the lock; its id, if it wrote one.
     Locked(Option<u32>),
-    /// The system does not let us make the lock.
+    /// The lock file cannot be created or locked.
     System(io::Error),
 }
 
@@ -58,13 +58,13 @@ impl From<io::Error> for Refused {
 }
 
 impl Claim {
-    /// Locks `path`. The lock goes with the process: one that is killed leaves a file, but no lock.
+    /// Locks `path`. The kernel releases the lock when the process ends: a killed process leaves only the file.
     pub(super) fn take(path: &Path) -> Result<Self, Refused> {
         let mut lock_path = path.as_os_str().to_owned();
         lock_path.push(".lock");
         let lock_path = PathBuf::from(lock_path);
         loop {
-            // Not truncated: what it says is its owner's until it is locked.
+            // Not truncated: until we hold the lock, the content belongs to its owner.
             let mut options = OpenOptions::new();
             let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let mut lock = options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()).open(&lock_path)?;
@@ -77,7 +77,7 @@ impl Claim {
                 Err(Errno::WOULDBLOCK) => return Err(Refused::Locked(owner(&mut lock))),
                 Err(error) => return Err(Refused::System(error.into())),
             }
-            // Its last owner may have removed the file between our open and our lock; then somebody else can hold a
+            // The last owner may have removed the file between our open and our lock; then another process can hold a
             // lock on a new file of the same name.
             match FileId::at(&lock_path) {
                 Ok(id) if id == FileId::of(&lock.metadata()?) => {}
@@ -91,8 +91,8 @@ impl Claim {
         }
     }
 
-    /// Remembers the socket at the path as the one to remove, and gives it its group and its mode: whatever somebody who
-    /// may write in the folder puts at the path meanwhile, it is this file that gets them, and a link is none.
+    /// Records the socket at the path as the one to remove, and sets its group and mode through a descriptor: if
+    /// another user who may write in the folder replaces the file, the replacement is not changed. Links are rejected.
     pub(super) fn bound(&mut self, gid: u32, mode: u32) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let socket = File::from(openat(CWD, &self.path, flags, Mode::empty())?);
@@ -105,7 +105,7 @@ impl Claim {
             chownat(&socket, "", None, Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
         }
         if found.mode() & 0o7777 != mode {
-            // A file that is open for nothing but to be named has no other way to a mode (open(2), O_PATH).
+            // fchmod(2) does not work on an O_PATH descriptor (open(2)).
             let itself = format!("/proc/self/fd/{}", socket.as_raw_fd());
             fs::set_permissions(itself, fs::Permissions::from_mode(mode))?;
         }
@@ -127,15 +127,15 @@ impl Drop for Claim {
         if let Err(error) = self.remove_socket() {
             warn!(path = %self.path.display(), %error, "the socket could not be removed");
         }
-        // Removed while it is locked: `take` knows what to do with a file that it locked too late.
+        // Removed while it is locked: `take` detects that it has locked a removed file, and retries.
         if let Err(error) = fs::remove_file(&self.lock_path) {
             warn!(path = %self.lock_path.display(), %error, "the lock could not be removed");
         }
     }
 }
 
-/// Whether a file can be a lock that a process left. In a folder that others may write in, it could as well be another
-/// name of somebody's file, which must keep its contents.
+/// Whether a file can be a lock file. In a folder that other users may write in, it could also be a hard link to one of
+/// their files, whose contents must not be changed.
 fn is_a_lock(metadata: &fs::Metadata) -> bool {
     metadata.is_file() && metadata.nlink() <= 1 && metadata.len() <= OWNER_BYTES
 }

@@ -1,9 +1,9 @@
-//! Sockets that a service manager listens on and hands over (sd_listen_fds(3)).
+//! Listening sockets that a service manager passes to this process (sd_listen_fds(3)).
 //!
-//! Their names outlive the process: a client that comes while it restarts waits in the queue, and what mounted the
-//! socket into a container keeps the one that is served. So nothing is done to them: they are neither made nor
-//! removed, and owner and mode are the socket unit's. Which door one belongs to is told by its address; where no door
-//! has that address, by its name (`FileDescriptorName=`), or because it is the usual address of one.
+//! Such a socket outlives the process: clients that connect during a restart wait in its queue, and a container that
+//! mounts the socket keeps the one that is served. So this process neither creates nor removes it, and its owner and
+//! mode are the socket unit's. It belongs to the door with its address; if there is none, its name
+//! (`FileDescriptorName=`) or a door's default address selects the door.
 
 use std::env;
 use std::net::{IpAddr, TcpListener};
@@ -19,19 +19,19 @@ use super::{ListenError, Listener, Socket};
 use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Origin, Setting};
 use crate::net::Address;
 
-/// More than any service has; a variable that says more is somebody's mistake.
+/// The most sockets; no service has as many, so a larger number is a mistake.
 const MAX_SOCKETS: usize = 256;
 const COUNT: &str = "LISTEN_FDS";
 const PROCESS: &str = "LISTEN_PID";
 const NAMES: &str = "LISTEN_FDNAMES";
-/// What tells a door by its socket's name.
+/// The doors by the names of their sockets.
 const DOORS: [(&str, Setting); 3] =
     [("docker", Setting::DockerListen), ("export", Setting::ExportListen), ("buildkit", Setting::BuildkitListen)];
-/// Where doors are usually; whoever listens there for us means that door.
+/// The doors by their default addresses.
 const USUAL: [(&str, Setting); 2] =
     [(DEFAULT_DOCKER_LISTEN, Setting::DockerListen), (DEFAULT_EXPORT_LISTEN, Setting::ExportListen)];
 
-/// What was handed over, and is not used yet.
+/// The sockets that were passed and are not used yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited(Vec<Handed>);
 
@@ -49,8 +49,8 @@ enum Given {
 }
 
 impl Inherited {
-    /// What this process was given. To be called once, while no other thread runs: the number of sockets and whose they
-    /// are is taken away, so that no process of ours takes them for its own.
+    /// Takes the sockets that were passed to this process. Call it once, while no other thread runs: it removes the
+    /// variables, so that no child process takes the sockets for its own.
     pub(crate) fn take() -> Result<Self, ListenError> {
         let is_ours = env::var(PROCESS).is_ok_and(|id| id.parse() == Ok(std::process::id()));
         let Some(count) = env::var(COUNT).ok().filter(|_| is_ours) else { return Ok(Self::default()) };
@@ -71,8 +71,8 @@ impl Inherited {
         handed.collect::<Result<_, _>>().map(Self)
     }
 
-    /// What the sockets' names say of doors, and their addresses, as settings; weaker than all others. A door of which
-    /// only the address says so is left out where it cannot be.
+    /// The doors that the sockets' names or addresses select, as settings that all other sources override. A door that
+    /// only its address selects counts as a default: the docker door is then left out if the engine is not Docker.
     pub(crate) fn settings(&self) -> Layer {
         let mut layer = Layer::default();
         for Handed { name, address, .. } in &self.0 {
@@ -89,7 +89,7 @@ impl Inherited {
         layer
     }
 
-    /// The socket for the door at `address`, if it was handed over.
+    /// The socket for the door at `address`, if it was passed.
     pub(in crate::daemon) fn for_door(&mut self, address: &Address) -> Result<Option<Listener>, ListenError> {
         let Some(index) = self.0.iter().position(|handed| is_same(&handed.address, address)) else { return Ok(None) };
         let Handed { socket, name, .. } = self.0.swap_remove(index);
@@ -108,7 +108,7 @@ impl Inherited {
         Ok(Some(Listener { claim: None, socket, address: address.clone(), is_own: false }))
     }
 
-    /// An error if a socket is left: its clients would wait for ever.
+    /// Fails if a socket is unused: its clients would wait forever.
     pub(crate) fn all_used(&self, doors: &[&Address]) -> Result<(), ListenError> {
         let Some(Handed { address, .. }) = self.0.first() else { return Ok(()) };
         let doors = doors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -158,7 +158,7 @@ fn accepts(socket: &impl AsFd) -> Result<(), String> {
     }
 }
 
-/// Whether both are the same place. `/var/run` is a link to `/run` almost everywhere.
+/// Whether both addresses are the same socket. `/var/run` is a link to `/run` on almost every system.
 fn is_same(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (Address::Unix(one), Address::Unix(other)) => {
@@ -171,19 +171,19 @@ fn is_same(one: &Address, other: &Address) -> bool {
     }
 }
 
-/// Whether `localhost` is meant by a loopback address.
+/// Whether `name` is `localhost` and `address` a loopback address.
 fn is_this(name: &str, address: &str) -> bool {
     name == "localhost" && address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// `path` with the links in its folder followed: it is the socket that is meant, and not where a link leads.
+/// `path` with symbolic links resolved in its folder only: if the socket itself is a link, that is not followed.
 fn real(path: &Path) -> Option<PathBuf> {
     Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }
 
 #[cfg(test)]
 impl Inherited {
-    /// `socket`, as if it were at `address`.
+    /// A passed `socket`, as if it were at `address`.
     pub(crate) fn of(socket: UnixListener, name: &str, address: &str) -> Self {
         let address = address.parse().unwrap();
         Self(vec![Handed { socket: Given::Unix(socket), name: name.to_owned(), address }])

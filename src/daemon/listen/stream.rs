@@ -1,4 +1,4 @@
-//! An accepted connection, whatever it came through.
+//! The byte stream of an accepted connection, over a unix socket or TCP.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::net::{Connection, enlarge};
 
-/// An accepted connection.
+/// The byte stream of an accepted connection.
 #[derive(Debug)]
 pub(in super::super) enum Stream {
     Unix(UnixStream),
@@ -29,7 +29,7 @@ pub(super) fn tcp(stream: TcpStream) -> io::Result<Connection<Stream>> {
     Ok(Connection { io: Stream::Tcp(stream), peer })
 }
 
-/// Calls a method of whichever it is.
+/// Calls a method of the inner stream.
 macro_rules! either {
     ($stream:expr, $method:ident($($argument:expr),*)) => {
         match $stream {

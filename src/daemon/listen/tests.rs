@@ -1,4 +1,4 @@
-//! What becomes of a path, in every state it can be found in.
+//! Binding a unix socket, for every state of its path.
 
 use std::fs;
 use std::io::Write as _;
@@ -31,7 +31,7 @@ fn this_process() -> Principal {
     Principal::Unix { uid, gid: own_group(), pid: Some(pid) }
 }
 
-/// A socket whose process is gone.
+/// Creates a socket that no process listens on.
 fn stale(path: &Path) {
     drop(std::os::unix::net::UnixListener::bind(path).unwrap());
     assert!(fs::symlink_metadata(path).unwrap().file_type().is_socket());
@@ -91,7 +91,7 @@ async fn a_live_socket_with_a_full_queue_is_left_alone() {
     let socket = tokio::net::UnixSocket::new_stream().unwrap();
     socket.bind(&path).unwrap();
     let _other = socket.listen(1).unwrap();
-    // Nobody accepts: at some point the next client would have to wait.
+    // The connections are not accepted, so that the queue fills.
     let mut clients = Vec::new();
     while let Ok(client) = UnixStream::connect(&path).await {
         clients.push(client);
@@ -186,7 +186,7 @@ async fn every_folder_that_is_made_can_be_entered() {
 async fn a_socket_that_is_no_longer_ours_stays() {
     let (_folder, path) = folder();
     let listener = bind(&path).await.unwrap();
-    // The inode number of a removed file is free for the next one; this file keeps ours from being it.
+    // The inode number of a removed file can be reused; a second link to ours prevents that.
     let kept = path.with_extension("kept");
     fs::hard_link(&path, &kept).unwrap();
     fs::remove_file(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Binding a unix socket; the module above says in which order, and why.
+//! Binds a unix socket; the parent module explains the order of the steps.
 
 use std::fs;
 use std::io;
@@ -15,10 +15,10 @@ use super::ListenError;
 use super::claim::{Claim, Refused};
 use crate::net::Address;
 
-/// Owner and group may connect; nobody else.
+/// Only owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
-/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+/// The most connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 1024;
 
 pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim), ListenError> {
@@ -44,7 +44,7 @@ pub(super) async fn bind(path: &Path, gid: u32) -> Result<(UnixListener, Claim),
     Ok((listener, claim))
 }
 
-/// Creates what is missing of `folder`. The mode of what is there is its owner's business.
+/// Creates `folder` and its parents. The modes of existing folders are not changed.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() || folder == Path::new("") {
         return Ok(());
@@ -53,12 +53,12 @@ fn make_folder(folder: &Path) -> io::Result<()> {
         make_folder(above)?;
     }
     match mkdirat(CWD, folder, FOLDER_MODE) {
-        // Somebody else was quicker.
+        // Another process has created it meanwhile.
         Err(Errno::EXIST) if folder.is_dir() => return Ok(()),
         made => made?,
     }
-    // A service's umask (often 0077) must not keep the group out. What was made is opened first: another folder that was
-    // put in its place keeps its mode.
+    // A service's umask (often 0077) must not keep the group out. The mode is set through a descriptor, and only on our
+    // own folder: another one that has replaced it keeps its mode.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = openat(CWD, folder, flags, Mode::empty())?;
     if fstat(&made)?.st_uid == geteuid().as_raw() {
@@ -67,7 +67,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes sure that nothing is at `path`, removing the socket of a process that is gone.
+/// Removes a stale socket at `path`; fails if anything else exists there.
 async fn clear(path: &Path) -> Result<(), ListenError> {
     let fail = |action: &str| {
         let (address, action) = (Address::Unix(path.to_owned()), action.to_owned());
@@ -88,7 +88,7 @@ async fn clear(path: &Path) -> Result<(), ListenError> {
         return Err(ListenError::NotASocket { path: path.to_owned(), what });
     }
     match UnixStream::connect(path).await {
-        // EAGAIN: somebody listens, and its queue is full.
+        // EAGAIN: another process listens, and its queue is full.
         Ok(_) => Err(ListenError::Live { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(ListenError::Live { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
