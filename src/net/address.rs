@@ -1,11 +1,11 @@
-//! Socket addresses as docker and buildkit spell them.
+//! Socket addresses in the syntax of Docker and BuildKit.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A place to listen on or to connect to.
+/// An address to listen on or to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// `unix:///absolute/path`, or the path alone.
@@ -61,7 +61,7 @@ impl FromStr for Address {
             return socket(path.into()).ok_or_else(|| error(TOO_LONG));
         }
         let Some(rest) = text.strip_prefix("tcp://") else {
-            // A path alone is the socket there. What holds a colon may be meant as a host and a port.
+            // A path alone is a unix socket. Text with a colon could be meant as a host and a port.
             let is_path = text.starts_with(['/', '.']) || !text.is_empty() && !text.contains(':');
             if !is_path {
                 return Err(error("expected `unix:///path`, a path or `tcp://host:port`"));

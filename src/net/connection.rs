@@ -2,7 +2,7 @@
 
 use super::Principal;
 
-/// A client's connection: its byte stream, and who is at the other end of it.
+/// A client connection: its byte stream, and the client's identity.
 #[derive(Debug)]
 pub struct Connection<S> {
     /// The byte stream.
@@ -12,7 +12,7 @@ pub struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// The same client, on a stream made of this one.
+    /// The connection with its stream replaced by `with(io)`, and the same client.
     pub fn map<T>(self, with: impl FnOnce(S) -> T) -> Connection<T> {
         Connection { io: with(self.io), peer: self.peer }
     }

@@ -1,4 +1,4 @@
-//! Opening a stream to an upstream: the seam between HTTP/2 and the streams that it runs on.
+//! Opens streams to an upstream: the interface between HTTP/2 and the streams that it runs on.
 
 use std::fmt::Debug;
 
@@ -6,19 +6,19 @@ use async_trait::async_trait;
 
 use super::upstream::{Stream, Upstream};
 
-/// Why an upstream cannot be connected to; names it.
+/// Why an upstream cannot be reached; names the upstream.
 pub type DialError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Opens streams to one upstream: a socket ([`Upstream`]), or a process in a container.
 #[async_trait]
 pub trait Dial: Debug + Send + Sync {
-    /// What it is, for messages: `unix:///run/buildkit/buildkitd.sock`.
+    /// The upstream's name for messages, such as `unix:///run/buildkit/buildkitd.sock`.
     fn name(&self) -> String;
 
     /// Opens a stream. Bounded in time by the implementation.
     ///
     /// # Errors
-    /// Names the place and what kept it from being reached.
+    /// The error names the upstream and the reason.
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError>;
 }
 

@@ -1,4 +1,4 @@
-//! Draining: what tells a connection that the daemon is stopping, and tells the daemon whether to wait for it.
+//! Draining: signals to a connection that the daemon is stopping, and to the daemon whether to wait for the connection.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ pub const IDLE: Duration = Duration::from_secs(10);
 
 /// One connection's part in a drain. Dereferences to the token that is cancelled when no new work may begin.
 ///
-/// The daemon waits for every connection except those marked otherwise: an endless stream is not waited for, and a tunnel
-/// (bytes whose meaning is not known) only while bytes or counted calls pass.
+/// The daemon waits for every connection except an endless stream. It waits for a tunnel (bytes of an unknown protocol)
+/// only while bytes are transferred or counted calls are under way.
 #[derive(Debug, Clone)]
 pub struct Drain {
     begun: CancellationToken,
@@ -31,7 +31,7 @@ struct Standing {
     /// Calls under way on a connection that carries several.
     calls: AtomicUsize,
     since: Instant,
-    /// When the last byte passed, in milliseconds after `since`.
+    /// When the last byte was transferred, in milliseconds after `since`.
     seen: AtomicU64,
 }
 
@@ -76,7 +76,7 @@ impl Drain {
         self.mark(ENDLESS)
     }
 
-    /// The connection relays bytes whose meaning is not known, or calls that are counted with [`Drain::call`].
+    /// The connection relays bytes of an unknown protocol, or calls that are counted with [`Drain::call`].
     pub fn tunnel(&self) -> Mark {
         self.mark(TUNNEL)
     }
@@ -104,7 +104,7 @@ impl Drain {
     }
 
     fn mark(&self, kind: u8) -> Mark {
-        // The bytes of what does not end are a tunnel's that does not end.
+        // A tunnel on an endless connection is endless, too.
         let before = self.standing.kind.fetch_max(kind, Ordering::Relaxed);
         Mark { standing: Arc::clone(&self.standing), before }
     }
@@ -132,7 +132,7 @@ impl Drop for Call {
     }
 }
 
-/// A stream that records when the last byte passed.
+/// A stream that records when the last byte was transferred.
 #[derive(Debug)]
 pub struct Metered<S> {
     stream: S,

@@ -1,8 +1,8 @@
 //! Closes one stream when another one ends.
 //!
-//! When an upstream's stream ends, HTTP/2 gives every call under way a reset or a status. A client that had the stream to
-//! itself would have seen only its end. So [`EofSignal`] signals the end where it is read, before HTTP/2 learns of it, and
-//! from then on a [`CloseWith`] stream writes nothing.
+//! When an upstream's stream ends, HTTP/2 ends every call under way with a reset or a status. A client that is
+//! connected to the upstream directly would see only the end of the stream. So [`EofSignal`] signals the end when it
+//! is read, before HTTP/2 processes it, and from then on a [`CloseWith`] stream writes nothing.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A stream that signals its end: the peer's, an error, or being dropped.
+/// A stream that signals its end: the peer's end of stream, an error, or its own drop.
 #[derive(Debug)]
 pub(crate) struct EofSignal<S> {
     stream: S,

@@ -1,6 +1,6 @@
-//! Streams between this process and others: how an upstream is reached, and who a client is.
+//! Streams between this process and others: how an upstream is reached, and the identity of a client.
 //!
-//! Knows nothing of what passes.
+//! Independent of the protocols on the streams.
 //!
 //! ```
 //! use linkspan::net::Address;

@@ -1,4 +1,4 @@
-//! Who a client is.
+//! The identity of a client.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::UCred;
 
-/// Who exports: what name policy is asked with, and what logs and `linkspan ps` show.
+/// The identity of an export's client, for the name policy, logs and `linkspan ps`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -24,7 +24,7 @@ pub enum Principal {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<i32>,
     },
-    /// Whoever reached a TCP listener, which any program of this machine can: nothing is proven.
+    /// A client of a TCP listener, which any program of this machine can reach: its identity is not verified.
     Anonymous {
         /// The client's end of the connection.
         address: SocketAddr,
@@ -32,7 +32,7 @@ pub enum Principal {
 }
 
 impl Principal {
-    /// What is still true of it when the connection has ended: the process id and the port may be another client's by then.
+    /// The part that stays valid after the connection has ended: another client may reuse the process id and the port.
     pub fn beyond_its_connection(&self) -> Self {
         match self {
             Self::Unix { uid, gid, .. } => Self::Unix { uid: *uid, gid: *gid, pid: None },

@@ -1,8 +1,8 @@
 //! Reads the TLS alert behind a failed write.
 //!
-//! In TLS 1.3 a client has finished its handshake before the server looks at its certificate (RFC 8446, section 2).
-//! A server that refuses it sends an alert and closes. A client that is writing then gets a broken pipe, and the alert, which
-//! has the reason, stays unread.
+//! In TLS 1.3 a client finishes its handshake before the server verifies the client certificate (RFC 8446, section 2).
+//! A server that rejects the certificate sends an alert and closes. A client that is writing then gets a broken pipe,
+//! and the alert, which has the reason, stays unread.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -24,7 +24,7 @@ impl<S: AsyncRead + Unpin> TlsAlertStream<S> {
         }
         let mut bytes = [0; 1];
         match Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut bytes)) {
-            // The kind under which rustls reports alerts and other breaches of the protocol.
+            // rustls reports alerts and other protocol errors with this kind.
             Poll::Ready(Err(said)) if said.kind() == ErrorKind::InvalidData => said,
             _ => error,
         }

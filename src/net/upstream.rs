@@ -17,27 +17,27 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::Address;
 use super::tls_alert::TlsAlertStream;
 
-/// How long a connection may take to be made, TLS included.
+/// The time limit for connecting, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a unix socket may hold of what its other end has not read yet. The usual 208 KiB fill in a tenth of a millisecond,
-/// so that a relay would be woken for every few reads. The kernel gives less where it is told to (`net.core.wmem_max`).
+/// The size of a unix socket's send buffer. The default of 208 KiB fills in a tenth of a millisecond, so that a relay
+/// would be woken for every few reads. The kernel limits it to `net.core.wmem_max`.
 const SEND_BYTES: usize = 1 << 20;
 
-/// Lets a unix socket hold more of what is sent.
+/// Enlarges the send buffer of a unix socket.
 pub(crate) fn enlarge(stream: &UnixStream) -> io::Result<()> {
     Ok(sockopt::set_socket_send_buffer_size(stream, SEND_BYTES)?)
 }
 
-/// When the kernel asks the other end of a silent TCP connection for a sign of life: after how long, how often, and how
-/// many times without an answer. NATs and load balancers forget connections that are silent for minutes.
+/// TCP keepalive: the idle time before the first probe, the interval, and the number of unanswered probes. NATs and
+/// load balancers drop connections that are silent for minutes.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
-/// How long sent bytes may wait for their acknowledgement, in milliseconds; then the connection counts as lost. Without
-/// it the kernel repeats them for a quarter of an hour (tcp(7), `tcp_retries2`).
+/// How long sent bytes may stay unacknowledged, in milliseconds; then the connection counts as lost. Without this limit
+/// the kernel retransmits for a quarter of an hour (tcp(7), `tcp_retries2`).
 const UNACKNOWLEDGED: u32 = 60_000;
 
-/// Lets a connection end that leads nowhere any more.
+/// Makes the kernel detect a dead connection, and close it.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let (idle, interval, count) = PROBES;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -52,15 +52,15 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 pub struct Tls {
     /// The certificate authority that signed the server's certificate; required.
     pub ca: Option<PathBuf>,
-    /// Our own certificate, if the server asks for one; goes with `key`.
+    /// The client certificate, if the server asks for one; requires `key`.
     pub cert: Option<PathBuf>,
     /// The key of `cert`.
     pub key: Option<PathBuf>,
-    /// The name in the server's certificate, where it is not the host of the address.
+    /// The name in the server's certificate, if it differs from the address's host.
     pub server_name: Option<String>,
 }
 
-/// An upstream that can be connected to.
+/// An upstream at a socket.
 #[derive(Clone)]
 pub struct Upstream {
     address: Address,
@@ -87,7 +87,7 @@ pub enum UpstreamError {
         /// What is wrong.
         reason: String,
     },
-    /// The TLS settings do not go together.
+    /// The TLS settings are incomplete or contradict each other.
     #[error("TLS for {address}: {reason}")]
     Settings {
         /// The upstream.
@@ -95,12 +95,12 @@ pub enum UpstreamError {
         /// What is wrong and what was expected.
         reason: String,
     },
-    /// It does not answer.
+    /// It cannot be connected to.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// The upstream.
         address: Address,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -127,7 +127,7 @@ impl Upstream {
     /// Connects; at most ten seconds.
     ///
     /// # Errors
-    /// With the system's reason when nobody answers or TLS fails.
+    /// When the upstream does not accept the connection or TLS fails, with the system's reason.
     pub async fn connect(&self) -> Result<Box<dyn Stream>, UpstreamError> {
         let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 seconds");
         tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
