@@ -1,4 +1,4 @@
-//! The stream to the client of an exec, for whom Linkspan takes the place of the process.
+//! The stream to the client of an exec, to which Linkspan responds instead of the process.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,13 +21,13 @@ pub struct Client<S> {
     errors: mpsc::Receiver<Bytes>,
     /// Bytes to send first: a header, or a frame of standard error.
     first: BytesMut,
-    /// The rest of the current frame of standard output. After a short write the writer continues with the remaining bytes, so
-    /// these are the next ones.
+    /// The number of bytes left in the current frame of standard output. After a short write the writer continues with
+    /// the remaining bytes, so these are the next ones.
     left: usize,
 }
 
 impl<S: AsyncWrite + Unpin> Client<S> {
-    /// Frames for `stream`.
+    /// A client on `stream`, with standard error from `errors`.
     pub fn new(stream: S, errors: mpsc::Receiver<Bytes>) -> Self {
         Self { stream, errors, first: BytesMut::new(), left: 0 }
     }

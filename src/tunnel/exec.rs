@@ -29,7 +29,7 @@ const BUILDX: (&str, &str) = ("buildx_buildkit_", "0");
 /// The time limit for the first bytes of the process. runc needs a tenth of a second, on a loaded machine much more.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How much of a process's output an error quotes.
+/// The most bytes of a process's output that an error quotes.
 const MAX_WORDS: usize = 4 << 10;
 
 /// A container, by its name or id.
@@ -115,7 +115,7 @@ pub struct ExecDial {
 }
 
 impl ExecDial {
-    /// For `container` of the dockerd behind `socket`.
+    /// Connects to `container` of the dockerd at `socket`.
     pub fn new(socket: &Path, container: Container) -> Self {
         Self { docker: Api::new(socket), container }
     }
@@ -127,10 +127,10 @@ impl ExecDial {
         let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", PATIENCE.as_secs())));
         match tokio::time::timeout(PATIENCE, first_words(&mut output)).await.unwrap_or_else(late)? {
             (first, Speaks::Http2) => Ok(Box::new(PrefixedIo::new(first, output))),
-            // Anything else than HTTP/2 is a message, such as runc's that the program does not exist.
+            // Anything other than HTTP/2 is an error message, such as runc's that the program does not exist.
             (first, _) => {
                 let mut words = first.to_vec();
-                // If the process has ended, the rest of its output comes at once; otherwise it is not waited for.
+                // Does not wait: if the process has ended, the rest of its output is available at once.
                 while let Ok(bytes) = heard.try_recv() {
                     words.extend_from_slice(&bytes);
                 }
@@ -193,7 +193,7 @@ impl Dial for ExecDial {
     }
 }
 
-/// Reads until the protocol is clear. If it is not HTTP/2, reads to the end or until the message is long enough.
+/// Reads until the protocol is known. If it is not HTTP/2, reads the message to its end, or up to [`MAX_WORDS`] bytes.
 async fn first_words<S: Stream>(output: &mut Output<S>) -> Result<(Bytes, Speaks), ContainerError> {
     let mut words = BytesMut::new();
     loop {

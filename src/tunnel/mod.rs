@@ -1,5 +1,5 @@
-//! A byte stream over a process in a container: `docker exec` of a program that speaks HTTP/2 on standard input and output.
-//! Knows nothing of images.
+//! A byte stream to a process in a container: `docker exec` of a program that speaks HTTP/2 on standard input and
+//! output. Independent of images.
 //!
 //! Input is raw; output comes in frames that separate standard output from standard error ([`stdcopy`]). [`Output`]
 //! demultiplexes them and [`Client`] multiplexes them again, so that a proxy can run between the two; [`sniff`] detects

@@ -10,17 +10,18 @@ use tokio::sync::mpsc;
 
 use super::stdcopy::{HEADER, Header, Stream};
 
-/// The read buffer. dockerd sends up to 32 KiB in a frame; reading header and payload in one system call is worth a copy.
+/// The size of the read buffer. dockerd sends up to 32 KiB in a frame; reading header and payload in one system call is
+/// worth a copy.
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// How much of dockerd's message about a failure is kept.
 const MAX_SYSTEM_BYTES: usize = 4 << 10;
 
-/// Standard error is passed on in chunks of at most 64 KiB, and dropped while this many are queued: a client that does not
+/// The most chunks of standard error that are queued, each of at most 64 KiB; more are dropped. A client that does not
 /// read must not block a stream that others share.
 pub const MAX_ERRORS_WAITING: usize = 16;
 
-/// The receiver of standard error.
+/// The channel that standard error is sent to.
 pub type Errors = mpsc::Sender<Bytes>;
 
 /// The demultiplexed streams of a process.

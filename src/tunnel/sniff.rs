@@ -8,7 +8,7 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The length of an HTTP/2 frame's header.
 const FRAME_HEADER: usize = 9;
 
-/// The most bytes that are looked at: the header of a server's first frame comes long before.
+/// The most bytes that are examined; the header of a server's first frame comes long before.
 const MAX_UNDECIDED_BYTES: usize = 64 << 10;
 
 /// The detected protocol.
@@ -41,10 +41,10 @@ pub fn server(bytes: &[u8]) -> Speaks {
     }
 }
 
-/// Detects the protocol of a process by its output, which is in stdcopy frames. A server's first frame is SETTINGS (RFC 9113,
-/// section 3.4), and Go's servers send it without waiting for the client.
+/// Detects the protocol of a process by its output, which is in stdcopy frames. A server's first frame is SETTINGS (RFC
+/// 9113, section 3.4), and Go's servers send it without waiting for the client.
 ///
-/// Also returns the length of the complete frames of standard error at the beginning, which can be passed to the client.
+/// Also returns the length of the complete frames of standard error at the beginning, which can be sent to the client.
 pub fn output(bytes: &[u8]) -> (usize, Speaks) {
     let (mut errors, mut at) = (0, 0);
     let mut start: Vec<u8> = Vec::with_capacity(FRAME_HEADER);

@@ -1,5 +1,5 @@
-//! The frames of a container's output without a terminal (moby `api/pkg/stdcopy`): one byte for the stream, three zero bytes,
-//! the payload's length as a big-endian 32-bit number, the payload.
+//! The frames of a container's output without a terminal (moby `api/pkg/stdcopy`): one byte for the stream, three zero
+//! bytes, the payload's length as a big-endian 32-bit number, the payload.
 
 /// The length of a frame's header.
 pub const HEADER: usize = 8;
