@@ -1,4 +1,4 @@
-//! Turns texts into a [`Config`].
+//! Checks the texts of all settings and makes a [`Config`] of them.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -128,8 +128,8 @@ fn pattern(given: &Given) -> Result<String, ConfigError> {
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     let mut kind = settings.one(Setting::Engine).map(self::kind).transpose()?.flatten();
     let is_flag = |setting| settings.one(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
-    // A --layout flag chooses the layout engine over variables and the file; an --engine flag for another engine overrides a
-    // layout in these.
+    // A --layout flag chooses the layout engine over variables and the file; an --engine flag for another engine
+    // overrides a layout in these.
     let (named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Engine));
     let others = [Setting::DockerHost, Setting::ContainerdAddress, Setting::Namespace, Setting::DockerListen];
     if named && !chosen && !others.into_iter().any(is_flag) {
@@ -207,8 +207,8 @@ fn output_dir(given: &Given) -> Result<PathBuf, ConfigError> {
     Ok(path.into())
 }
 
-/// containerd's rule for identifiers (`pkg/identifiers/validate.go`): letters and digits, in groups that are separated by
-/// single dots, dashes or underscores.
+/// containerd's rule for identifiers (`pkg/identifiers/validate.go`): letters and digits, in groups that are separated
+/// by single dots, dashes or underscores.
 fn namespace(given: &Given) -> Result<String, ConfigError> {
     let text = &given.text;
     let group = |group: &str| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_alphanumeric());

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use super::{ConfigError, DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, Layer, Origin, Setting};
 
-/// The folder of a user's own sockets (XDG Base Directory Specification).
+/// The variable for the folder of a user's own sockets (XDG Base Directory Specification).
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
 
-/// Adds the docker door and the exporter API's, in the runtime folder of root or of the user, if `settings` name no door. The
-/// docker door is left out if the engine is no Docker.
+/// Adds the docker door and the exporter API's door, in the runtime folder of root or of the user, if `settings` name
+/// no door. The docker door is left out if another engine is configured.
 pub(super) fn add(
     settings: &mut Layer,
     is_root: bool,

@@ -1,4 +1,4 @@
-//! Checks the docker door: where it listens, and that it does not lead to itself.
+//! Checks the docker door: where it listens, and that its engine is not the door itself.
 
 use super::builder::listen;
 use super::parse::{boolean, invalid};
@@ -14,12 +14,12 @@ pub struct DockerDoor {
     pub listen: Address,
     /// Whether plain exporters count as a load for builders behind it.
     pub plain_is_load: bool,
-    /// Whether it is the default: then it is left out if the engine is no Docker.
+    /// Whether it is the default; a default door is left out if the engine is not Docker.
     pub is_default: bool,
 }
 
-/// Checks the docker door in `settings`, if there is one. If `DOCKER_HOST` points to our own docker door (without one, to the
-/// default one), it was set for clients, and is ignored when the engine is chosen: it is removed from `engine`.
+/// Checks the docker door in `settings`, if there is one. A `DOCKER_HOST` variable that points to this docker door
+/// (without one, to the default docker door) was set for clients: it is removed from `engine`.
 pub(super) fn check(
     settings: &Layer,
     engine: &mut Selection,

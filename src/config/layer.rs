@@ -61,7 +61,7 @@ impl Layer {
         }
     }
 
-    /// This layer, with the settings that only the `weaker` one has.
+    /// This layer, completed with the settings that are only in `weaker`.
     #[must_use]
     pub fn over(mut self, weaker: Self) -> Self {
         for (setting, values) in weaker.0 {

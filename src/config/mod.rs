@@ -1,7 +1,7 @@
 //! Configuration: defaults, a file, the environment and flags, checked before anything is opened.
 //!
-//! Each source gives a [`Layer`] of texts with their origins, so that an error can name the flag, the variable or the key to
-//! change. From weakest to strongest:
+//! Each source gives a [`Layer`] of texts with their origins, so that an error can name the flag, the variable or the
+//! key to change. From weakest to strongest:
 //!
 //! 1. built-in defaults;
 //! 2. variables of other programs: `DOCKER_HOST`, `CONTAINERD_ADDRESS`, `CONTAINERD_NAMESPACE`, `BUILDKIT_HOST`;
@@ -61,7 +61,7 @@ pub struct Config {
     pub engine: Selection,
     /// The builders to open doors for; may be empty.
     pub builders: Vec<Builder>,
-    /// Where the door of the standard exporter API listens; `None` if it is not to be opened.
+    /// Where the door of the standard exporter API listens; `None` if there is no such door.
     pub export_listen: Option<Address>,
     /// The name policy.
     pub names: Names,
@@ -69,7 +69,7 @@ pub struct Config {
     pub caches: CacheSettings,
     /// The folders below which clients of the export door may write outputs; absolute paths.
     pub output_dirs: Vec<PathBuf>,
-    /// The docker door, if it is to be opened.
+    /// The docker door, if there is one.
     pub docker_door: Option<DockerDoor>,
     /// The group that our unix sockets belong to.
     pub gid: u32,
@@ -93,8 +93,8 @@ impl Config {
         Self::resolve(flags, environment, &SystemFiles::default(), None)
     }
 
-    /// The same for a daemon: `handed` has the addresses of sockets that a service manager passed to it. If no source names a
-    /// door, the default ones are opened.
+    /// Like [`Config::load`], for a daemon: `handed` has the addresses of sockets that a service manager passed to it.
+    /// If no source names a door, the default doors are opened.
     ///
     /// # Errors
     /// As [`Config::load`], and when there is no folder for the default doors.
@@ -158,7 +158,7 @@ impl Config {
     }
 }
 
-/// The files of the machine; tests bring their own.
+/// The files of the machine; tests use their own.
 struct SystemFiles {
     file: PathBuf,
     groups: PathBuf,

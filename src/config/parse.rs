@@ -24,7 +24,7 @@ pub(super) fn bytes(given: &Given) -> Result<u64, ConfigError> {
         .ok_or_else(|| invalid(given, "is no number of bytes; expected one such as `10GB` or `512MiB`"))
 }
 
-/// A time, such as `36h` or `30d`.
+/// A duration, such as `36h` or `30d`.
 pub(super) fn age(given: &Given) -> Result<Duration, ConfigError> {
     let age = duration_of(&given.text);
     let age = age.ok_or_else(|| invalid(given, "is no time; expected one such as `12h`, `7d` or `30d`"))?;
@@ -37,7 +37,7 @@ pub(super) fn age(given: &Given) -> Result<Duration, ConfigError> {
     Ok(age)
 }
 
-/// The shortest age: the last use of a cache is noted to the hour, so anything below would delete caches that are in use.
+/// The shortest age: the last use of a cache is recorded to the hour, so a shorter age would delete caches in use.
 const SHORTEST_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// A whole number and its unit, which begins at the first letter.
@@ -46,8 +46,8 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
-/// Reads a number of bytes: `kB` is 1000 and `KiB` 1024, and so on; `k` and `kb` are what docker takes for 1024, and are
-/// refused.
+/// Parses a number of bytes: `kB` is 1000 and `KiB` 1024, and so on. `k` and `kb` are rejected, because Docker takes
+/// them for 1024.
 pub(crate) fn bytes_of(text: &str) -> Option<u64> {
     let (number, unit) = number_and_unit(text)?;
     let factor = match unit {
@@ -65,7 +65,7 @@ pub(crate) fn bytes_of(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// Reads a time in whole seconds, minutes, hours, days or weeks, of which several are added up (`1h30m`); at most a hundred
+/// Parses a duration in whole seconds, minutes, hours, days or weeks, or a sum of these (`1h30m`); at most a hundred
 /// years.
 pub(crate) fn duration_of(text: &str) -> Option<Duration> {
     let (mut left, mut sum) = (text, 0u64);

@@ -27,17 +27,17 @@ pub enum Setting {
     PlainIsLoad,
     /// Where the door of the standard exporter API listens.
     ExportListen,
-    /// A pattern of names that may be set; repeatable.
+    /// A pattern of names that clients may set; repeatable.
     AllowName,
     /// Whether a name must not move to another image.
     DenyTagMove,
-    /// A pattern of build caches that may be written; repeatable.
+    /// A pattern of build caches that clients may write; repeatable.
     AllowCache,
     /// Whether the engine's images are read as caches beside a registry's.
     CacheFromEngine,
-    /// How many bytes all build caches may have.
+    /// The most bytes that all build caches together may have.
     CacheMaxBytes,
-    /// For how long a build cache is kept that is not used.
+    /// How long an unused build cache is kept.
     CacheMaxAge,
     /// A folder that clients may write outputs into; repeatable.
     AllowOutputDir,
@@ -51,9 +51,9 @@ pub enum Setting {
     TlsServerName,
     /// The group of our unix sockets.
     Group,
-    /// In seconds.
+    /// How long to wait for the engine at the start, in seconds.
     EngineTimeout,
-    /// Seconds.
+    /// How long connections may take to finish after a signal, in seconds.
     DrainTimeout,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     LogLevel,

@@ -62,7 +62,7 @@ fn a_builder_in_a_container_is_one_of_the_docker_that_is_named() {
     };
     let expected = |socket: &str| ("docker-container://b0".to_owned(), PathBuf::from(socket));
     assert_eq!(docker(config(Sources::new())), expected("/var/run/docker.sock"));
-    // Whatever the engine is.
+    // With any engine.
     let containerd = Sources::new().flag(Setting::Engine, "containerd").flag(Setting::DockerHost, "unix:///d.sock");
     assert_eq!(docker(config(containerd)), expected("/d.sock"));
     let refusal = |sources: Sources| sources.flag(Setting::Builder, "docker-container://b0").refusal();

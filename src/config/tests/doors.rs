@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The addresses of the docker door and of the exporter API's.
+/// The addresses of the docker door and of the exporter API's door.
 fn doors(config: Result<Config, ConfigError>) -> (Option<String>, Option<String>) {
     let config = config.unwrap();
     let docker = config.docker_door.map(|door| door.listen.to_string());
@@ -25,7 +25,7 @@ fn a_daemon_that_is_told_of_no_door_opens_the_default_ones() {
         let error = Sources::new().variable("XDG_RUNTIME_DIR", folder).serving(false, Layer::default()).unwrap_err();
         assert!(matches!(error, ConfigError::NoRuntimeFolder), "{error}");
     }
-    // Who asks for any door gets that one.
+    // If any door is configured, no default door is added.
     let one = Sources::new().flag(Setting::ExportListen, "unix:///e.sock");
     assert_eq!(serving(one, true), (None, some("unix:///e.sock")));
     for sources in [
@@ -36,7 +36,7 @@ fn a_daemon_that_is_told_of_no_door_opens_the_default_ones() {
         let config = sources.serving(true, Layer::default()).unwrap();
         assert_eq!((config.builders.len(), config.docker_door, config.export_listen), (1, None, None));
     }
-    // What is no daemon opens none.
+    // Commands other than the daemon have no default doors.
     assert_eq!(doors(Sources::new().load()), (None, None));
 }
 
@@ -62,7 +62,7 @@ fn names_of_sockets_that_are_handed_over_ask_for_doors_and_give_way_to_everythin
         layer
     };
     let some = |text: &str| Some(text.to_owned());
-    // linkspan.socket listens at the usual addresses, whatever the engine is to be.
+    // linkspan.socket listens at the default addresses for any engine.
     let usual = || {
         let mut layer = Layer::default();
         layer.add(Setting::DockerListen, DEFAULT_DOCKER_LISTEN.to_owned(), Origin::Default(Setting::DockerListen));

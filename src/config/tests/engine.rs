@@ -51,7 +51,7 @@ fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
         (Some(EngineKind::Layout), Some(std::path::Path::new("/images")))
     );
     assert_eq!(selection.docker_host, None);
-    // Alone, whatever the environment and the file say of engines.
+    // A --layout flag alone overrides the engine of the environment and of the file.
     let told = || Sources::new().variable("LINKSPAN_ENGINE", "docker").file("engine = 'containerd'");
     assert_eq!(
         (layout(Sources::new()).kind, layout(told()).kind),

@@ -1,4 +1,4 @@
-//! What each error says.
+//! The message of each error.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Which source wins, and what each refusal says.
+//! The precedence of sources, and the messages of errors.
 
 mod builders;
 mod doors;
@@ -17,7 +17,7 @@ use super::*;
 use crate::engine::EngineKind;
 use crate::net::Address;
 
-/// Sources of a test: nothing of the machine.
+/// The sources of a test, which include nothing of the machine.
 struct Sources {
     folder: TempDir,
     flags: Layer,
@@ -50,7 +50,7 @@ impl Sources {
         self.resolve(true, None)
     }
 
-    /// As a daemon does that is or is not root's, and was handed sockets that say `handed`.
+    /// Loads the configuration as a daemon, run by root or not, with sockets that were passed to it (`handed`).
     fn serving(self, is_root: bool, handed: Layer) -> Result<Config, ConfigError> {
         self.resolve(is_root, Some(handed))
     }
@@ -65,7 +65,7 @@ impl Sources {
         self.load().unwrap()
     }
 
-    /// The refusal, with the test's folder left out.
+    /// The error message, without the test's folder.
     fn refusal(self) -> String {
         let folder = format!("{}/", self.folder.path().display());
         self.load().unwrap_err().to_string().replace(&folder, "")

@@ -1,4 +1,4 @@
-//! Which source wins.
+//! The precedence of sources.
 
 use super::*;
 use crate::caches::{CacheLimits, CachePolicy};
