@@ -67,7 +67,7 @@ impl Builder {
                     tracing::warn!(
                         builder = %self.name,
                         "the builder is older than BuildKit 0.11: it cannot export directly; \
-                         everything else works, `--load` sends a tarball. Update the builder to mend it"
+                         everything else works, `--load` sends a tarball; hint: update the builder"
                     );
                 }
                 Ok(false)
