@@ -32,7 +32,9 @@ fn take_over_live(root: &Path, at: &str, script: &str) -> Run {
                   printf '#!/bin/sh\n' >/usr/local/bin/linkspan; chmod 755 /usr/local/bin/linkspan\n\
                   PATH=$0/bin:$PATH; export PATH; exec \"$@\"";
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/take-over");
-    Run::new("unshare").args(["-m", "sh", "-c", mounts]).arg(root).arg(script)
+    // A shell cannot trap a signal that was ignored when it began, as it is where tests run in the background of a script.
+    let env = ["--default-signal=INT,QUIT", "unshare", "-m", "sh", "-c", mounts];
+    Run::new("env").args(env).arg(root).arg(script)
 }
 
 /// What `systemctl` was told, without questions.
