@@ -50,18 +50,6 @@ impl CacheExport {
         self.current.as_ref()
     }
 
-    /// The digests of the current version's layers; none if there is no current version, or it cannot be read.
-    pub async fn current_layers(&self) -> HashSet<Digest> {
-        let Some(current) = self.current() else { return HashSet::new() };
-        match self.caches.root(&current.root).await {
-            Ok(root) => root.layers.iter().map(|layer| layer.digest.clone()).collect(),
-            Err(error) => {
-                tracing::warn!(%error, id = current.id, "the current version of a cache cannot be read");
-                HashSet::new()
-            }
-        }
-    }
-
     /// Commits BuildKit's documents. `absent` are layers that stay out of the engine; all others of the root must be there.
     /// The part's older versions are deleted after that. If the part has this very root already, and nothing of it is lost, nothing is stored.
     ///
