@@ -125,7 +125,7 @@ fn start(
     // Python's client and older ones of others ask the first version only.
     let (reflection, older) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let (reporter, health) = tonic_health::server::health_reporter();
-    let blobs = ContentService::new(parts.iter().map(|part| part.scopes.clone()).collect());
+    let blobs = ContentService::Scopes(parts.iter().map(|part| part.scopes.clone()).collect());
     let blobs =
         ContentServer::new(blobs).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
     let mut routes = RoutesBuilder::default();

@@ -14,7 +14,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::filter::Filters;
 use super::scope::{Blob, not_found};
-use super::{Contents, Export, Named, Scopes, write};
+use super::scoped::Scoped;
+use super::{Contents, Export, Ingester, Named, Scopes, write};
 use crate::engine::ingest::IngestStatus;
 use crate::export_v1::convert::{digest, timestamp};
 use crate::export_v1::proto::content_server::Content;
@@ -27,30 +28,34 @@ const LISTED: usize = 100;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub(crate) struct ContentService(Vec<Arc<dyn Scopes>>);
+pub(crate) enum ContentService {
+    /// Serves what these find.
+    Scopes(Vec<Arc<dyn Scopes>>),
+    /// Serves this, whatever calls name.
+    Only(Named),
+}
 
 impl ContentService {
-    /// Serves what `scopes` find; whoever names nothing is told the key of the first.
-    pub(crate) fn new(scopes: Vec<Arc<dyn Scopes>>) -> Self {
-        Self(scopes)
-    }
-
     /// What a call is about. Never NOT_FOUND, which means a missing blob here.
     fn named<T>(&self, request: &Request<T>) -> Result<Named, Status> {
-        let mut given = self.0.iter().filter_map(|scopes| {
+        let scopes = match self {
+            Self::Scopes(scopes) => scopes,
+            Self::Only(named) => return Ok(named.clone()),
+        };
+        let mut given = scopes.iter().filter_map(|scopes| {
             let id = request.metadata().get(scopes.key())?.to_str().unwrap_or_default();
             (!id.is_empty()).then_some((scopes, id))
         });
-        let Some((scopes, id)) = given.next() else {
-            let keys: Vec<_> = self.0.iter().map(|scopes| format!("`{}`", scopes.key())).collect();
+        let Some((found, id)) = given.next() else {
+            let keys: Vec<_> = scopes.iter().map(|scopes| format!("`{}`", scopes.key())).collect();
             let message = format!("the call names no export; say which in the metadata {}", keys.join(" or "));
             return Err(ApiError::new(Code::FailedPrecondition, Reason::ExportRequired, message).into());
         };
         if let Some((other, _)) = given.next() {
-            let message = format!("the call names something by `{}` and by `{}`; give one", scopes.key(), other.key());
+            let message = format!("the call names something by `{}` and by `{}`; give one", found.key(), other.key());
             return Err(ApiError::new(Code::FailedPrecondition, Reason::ExportRequired, message).into());
         }
-        Ok(scopes.find(id).map_err(|refusal| ApiError { code: Code::FailedPrecondition, ..refusal })?)
+        Ok(found.find(id).map_err(|refusal| ApiError { code: Code::FailedPrecondition, ..refusal })?)
     }
 
     /// The export that a call is about, which has not ended.
@@ -61,6 +66,7 @@ impl ContentService {
                 Ok(export)
             }
             Named::Blobs(_) => Err(Status::permission_denied("what the call names is only read, by Info and Read")),
+            Named::Ingester(_) => Err(Status::permission_denied("what the call names is only written")),
         }
     }
 }
@@ -106,6 +112,7 @@ impl Content for ContentService {
                 let size = i64::try_from(size).unwrap_or(i64::MAX);
                 Info { digest: digest.to_string(), size, ..Info::default() }
             }
+            Named::Ingester(_) => return Err(not_found(&digest)),
         };
         Ok(Response::new(InfoResponse { info: Some(info) }))
     }
@@ -171,6 +178,7 @@ impl Content for ContentService {
                 export.contents().scope().get(&digest).map(|blob| blob.size)
             }
             Named::Blobs(blobs) => blobs.size(&digest),
+            Named::Ingester(_) => None,
         };
         let total = total.ok_or_else(|| not_found(&digest))?;
         // As containerd's server does: what is before the start counts as the start, what is past the end as all.
@@ -189,6 +197,7 @@ impl Content for ContentService {
                 chunks.map(|chunk| chunk.map_err(ApiError::from)).boxed()
             }
             Named::Blobs(blobs) => blobs.read(&digest, offset, size).await?,
+            Named::Ingester(_) => return Err(not_found(&digest)),
         };
         let parts = chunks.scan((offset, size), |(at, left), chunk| {
             let next = match chunk {
@@ -236,8 +245,11 @@ impl Content for ContentService {
         &self,
         request: Request<Streaming<WriteContentRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
-        let export = self.export(&request)?;
-        Ok(Response::new(write::start(export, request.into_inner())))
+        let ingester: Arc<dyn Ingester> = match self.named(&request)? {
+            Named::Ingester(ingester) => ingester,
+            _ => Arc::new(Scoped(self.export(&request)?)),
+        };
+        Ok(Response::new(write::start(ingester, request.into_inner())))
     }
 
     async fn abort(&self, request: Request<AbortRequest>) -> Result<Response<()>, Status> {

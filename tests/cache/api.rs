@@ -1,8 +1,11 @@
 //! `linkspan.cache.v1`: exports, holds and administration.
 
+use std::time::Duration;
+
 use linkspan::cache_v1::proto::*;
 use linkspan::export_v1::proto::{ExportState, Reason};
 use linkspan::image::{Descriptor, Digest};
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use crate::client::{Client, Server, about, of, reason, target};
@@ -70,12 +73,15 @@ async fn a_hold_expires() {
     let request = ResolveRequest { refs: vec!["app".to_owned()], ttl };
     let hold = client.caches.resolve(request).await.unwrap().into_inner().hold_id;
     let (config, _) = documents(&["one"], INDEX);
-    let status = loop {
-        match client.size(&hold, &config.descriptor.digest).await {
-            Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            Err(status) => break status,
+    let ended = async {
+        loop {
+            match client.size(&hold, &config.descriptor.digest).await {
+                Ok(_) => sleep(Duration::from_millis(100)).await,
+                Err(status) => break status,
+            }
         }
     };
+    let status = timeout(Duration::from_secs(60), ended).await.expect("the hold ends");
     assert_eq!(reason(&status), "HOLD_ENDED");
 }
 

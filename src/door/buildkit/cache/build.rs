@@ -7,55 +7,43 @@ use tokio::sync::Mutex as AsyncMutex;
 use tonic::Status;
 
 use super::super::builds::Build;
-use super::super::entry::Entry;
-use super::super::progress::{Display, remark, remark_now, size};
+use super::super::progress::remark;
 use super::super::response::Keys;
-use super::attributes::{ExportEntry, ignores_errors, imported, shown};
-use super::builder_export::{BuilderExport, Exported, Target};
-use super::content::Store;
-use super::display;
+use super::Caching;
+use super::attributes::{ExportEntry, ignores_errors, shown};
+use super::exports::{ShownExport, read_export};
+use super::leases::ReadLeases;
 use super::options::{CacheOptions, Replacements, edit_gateway, edit_solve};
 use super::results::{self, CacheResult};
-use super::{Caching, KIND, STORE_PREFIX};
-use crate::caches::{CacheReader, Caches, Part, ResolvedPart};
-use crate::engine::{Lease, Lifetime, Origin, Pin};
-use crate::export::{Exports, Listed, unique_id};
-use crate::image::Digest;
+use super::stores::Imports;
+use crate::caches::{CacheReader, Caches, Part};
+use crate::content_server::Named;
+use crate::export::unique_id;
 use crate::net::Principal;
 
 /// One build, as its calls share it.
 #[derive(Debug)]
 pub(in super::super) struct CacheBuild {
     pub(super) nonce: String,
-    caching: Arc<Caching>,
-    client: Principal,
-    build: Arc<Build>,
-    session: String,
+    pub(super) caching: Arc<Caching>,
+    pub(super) client: Principal,
+    pub(super) build: Arc<Build>,
+    pub(super) session: String,
     /// `None` where the builder cannot reach our stores, or the engine has none: then nothing is exported or imported.
-    stored: Option<Stored>,
-    exports: Vec<ExportEntry>,
+    pub(super) stored: Option<Stored>,
+    pub(super) exports: Vec<ExportEntry>,
     begun: Vec<OnceLock<Arc<ShownExport>>>,
-    part: Mutex<Part>,
+    pub(super) part: Mutex<Part>,
     /// What has taken the place of the imports so far. Held while more are looked up.
-    imports: AsyncMutex<Replacements>,
+    pub(super) imports: AsyncMutex<Replacements>,
 }
 
 /// The caches, and what the build reads of them.
 #[derive(Debug)]
-struct Stored {
-    caches: Arc<Caches>,
-    reader: Arc<CacheReader>,
-    exports: Arc<Exports>,
-    /// Keep what is read although another process deletes its version.
-    leases: Mutex<Vec<Arc<dyn Lease>>>,
-}
-
-impl Drop for Stored {
-    fn drop(&mut self) {
-        for lease in std::mem::take(self.leases.get_mut().unwrap_or_else(PoisonError::into_inner)) {
-            self.exports.release(lease);
-        }
-    }
+pub(super) struct Stored {
+    pub(super) caches: Arc<Caches>,
+    pub(super) reader: Arc<CacheReader>,
+    pub(super) leases: ReadLeases,
 }
 
 /// The build and its request, as the builder gets it. Dropping it ends the exports.
@@ -109,8 +97,7 @@ impl Caching {
             stored: caches.as_ref().ok().map(|caches| Stored {
                 caches: Arc::clone(caches),
                 reader: CacheReader::new(caches.blobs()),
-                exports: self.exports.clone(),
-                leases: Mutex::default(),
+                leases: ReadLeases::new(&self.exports),
             }),
             begun: exports.iter().map(|_| OnceLock::new()).collect(),
             exports,
@@ -133,69 +120,19 @@ impl Caching {
     }
 }
 
-/// Reads an export of `client`, and refuses names that policy does not allow.
-fn read_export(caches: &Arc<Caches>, entry: &Entry, client: &Principal) -> Result<ExportEntry, String> {
-    let export = ExportEntry::read(entry)?;
-    for name in &export.refs {
-        caches.check(name, client).map_err(|error| error.to_string())?;
-    }
-    Ok(export)
-}
-
-/// An export, and where it is shown.
-#[derive(Debug)]
-pub(super) struct ShownExport {
-    pub(super) export: Arc<BuilderExport>,
-    display: Display,
-    engine: &'static str,
-    is_shown: OnceLock<()>,
-    /// Among the live exports.
-    _listed: Listed,
-}
-
-impl ShownExport {
-    /// Shows what an export has moved, once it is complete.
-    pub(super) fn show(&self) {
-        let (exported, moved) = self.export.result();
-        if !exported.is_empty() {
-            let text = display::summary(self.engine, moved, &size(moved.sent_bytes));
-            self.is_shown.get_or_init(|| {
-                self.display.note(&text);
-                for Exported { version, is_unchanged } in &exported {
-                    tracing::info!(
-                        cache = version.reference,
-                        part = version.title,
-                        root = %version.root.digest,
-                        sent = moved.sent,
-                        sent_bytes = moved.sent_bytes,
-                        unchanged = is_unchanged,
-                        "a build cache is exported"
-                    );
-                }
-            });
-        }
-    }
-}
-
 /// Why nothing can be read or written inside a client's session.
 const TOO_LATE: &str = "the builder cannot reach Linkspan inside this client's session, which another build uses as it is; \
                         hint: build again, and by itself";
 
 impl CacheBuild {
     /// The store `name` of the build: the empty one has what is imported, `e0` takes the first export.
-    pub(super) fn store(self: &Arc<Self>, name: &str) -> Option<Store> {
+    pub(super) fn store(self: &Arc<Self>, name: &str) -> Option<Named> {
         let Stored { caches, reader, .. } = self.stored.as_ref()?;
         if name.is_empty() {
-            return Some(Store::Import(reader.clone()));
+            return Some(Named::Blobs(Arc::new(Imports(reader.clone()))));
         }
         let index: usize = name.strip_prefix('e')?.parse().ok()?;
-        Some(Store::Export(self.begun.get(index)?.get_or_init(|| self.begin(caches, index)).clone()))
-    }
-
-    /// The name that the vertex `digest` gets, if it is that of an export of ours.
-    pub(in super::super) fn vertex_name(&self, digest: &str) -> Option<String> {
-        let index = (0..self.exports.len()).find(|index| display::vertex(&self.session, *index) == digest)?;
-        Some(display::name(self.engine(), &self.refs(index)))
+        Some(Named::Ingester(self.begun.get(index)?.get_or_init(|| self.begin(caches, index)).clone()))
     }
 
     /// A call of the gateway, with its imports replaced.
@@ -215,139 +152,12 @@ impl CacheBuild {
         edit_gateway(&message, &*self.imports.lock().await).unwrap_or(message)
     }
 
-    /// Finds the parts of caches that are imported, each cache once for all calls of a build; and the engine's images that come
-    /// before those of registries.
-    async fn look_up(self: &Arc<Self>, wanted: &[Entry]) {
-        let Some(stored) = &self.stored else { return };
-        let mut imports = self.imports.lock().await;
-        for import in wanted {
-            if imports.contains_key(import) {
-                continue;
-            }
-            let entries = self.import(stored, import).await.unwrap_or_else(|reason| {
-                remark(&self.build, &format!("the cache import `{}` is left out: {reason}", shown(import)));
-                Vec::new()
-            });
-            imports.insert(import.clone(), entries);
-        }
-    }
-
-    /// The entries that take the place of an import: none if there is neither such a cache nor an image of that name with an
-    /// inline cache.
-    async fn import(self: &Arc<Self>, stored: &Stored, import: &Entry) -> Result<Vec<Entry>, String> {
-        let mut roots = Vec::new();
-        if import.kind != KIND {
-            let name = import.attrs.get("ref").map(String::as_str).unwrap_or_default();
-            return Ok(self.inline(stored, name).await?.iter().map(|root| self.entry(root)).collect());
-        }
-        for name in imported(import)? {
-            let parts = stored.caches.resolve(&name).await.map_err(|error| error.to_string())?;
-            if parts.is_empty() {
-                roots.extend(self.inline(stored, name.as_str()).await?);
-            }
-            if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
-                remark_now(&self.build, &text);
-            }
-            self.keep(&parts);
-            for part in parts {
-                roots.push(part.root.descriptor.digest.clone());
-                stored.reader.add(part);
-            }
-        }
-        let mut entries = Vec::new();
-        for entry in roots.iter().map(|root| self.entry(root)) {
-            if !entries.contains(&entry) {
-                entries.push(entry);
-            }
-        }
-        Ok(entries)
-    }
-
-    /// Pins what `parts` list for as long as the build runs; beside it, so that it does not wait for synced writes of the engine.
-    fn keep(self: &Arc<Self>, parts: &[ResolvedPart]) {
-        let listed = parts.iter().flat_map(|part| part.listed.layers.iter().chain([&part.listed.config]));
-        let pins: Vec<Pin> = listed.map(Pin::from).collect();
-        if pins.is_empty() {
-            return;
-        }
-        let (exports, origin, build) = (self.caching.exports.clone(), self.origin(), Arc::downgrade(self));
-        self.caching.exports.clean_up(async move {
-            let pinned = async {
-                let lease = exports.engine().lease(&origin, Lifetime::Process).await?;
-                match lease.pin(&pins).await {
-                    Ok(_) => Ok(lease),
-                    Err(error) => {
-                        exports.release(lease);
-                        Err(error)
-                    }
-                }
-            };
-            match pinned.await {
-                Ok(lease) => match build.upgrade().as_ref().and_then(|build| build.stored.as_ref()) {
-                    Some(stored) => stored.leases.lock().unwrap_or_else(PoisonError::into_inner).push(lease),
-                    None => exports.release(lease),
-                },
-                // The version's own lease is there all the same.
-                Err(error) => tracing::debug!(%error, "what a build reads of caches has no lease of its own"),
-            }
-        });
-    }
-
-    fn origin(&self) -> Origin {
-        let (builder, principal) = (self.caching.builder.clone(), self.client.clone());
-        Origin { export: unique_id(), door: "buildkit", builder, principal }
-    }
-
-    /// The manifests of the engine's image `name` that have inline caches.
-    async fn inline(&self, stored: &Stored, name: &str) -> Result<Vec<Digest>, String> {
-        let Ok(name) = name.parse() else { return Ok(Vec::new()) };
-        let caches = stored.caches.inline(&name).await.map_err(|error| error.to_string())?;
-        caches.iter().for_each(|cache| stored.reader.add_inline(cache));
-        Ok(caches.into_iter().map(|cache| cache.manifest.digest).collect())
-    }
-
-    /// The import of one document of ours, as the builder gets it.
-    fn entry(&self, root: &Digest) -> Entry {
-        let src = format!("{STORE_PREFIX}{}", self.nonce);
-        let attrs = [("digest".to_owned(), root.to_string()), ("src".to_owned(), src)];
-        Entry { kind: "local".into(), attrs: attrs.into() }
-    }
-
-    fn begin(&self, caches: &Arc<Caches>, index: usize) -> Arc<ShownExport> {
-        let entry = &self.exports[index];
-        let part = self.part.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let target = Target { refs: entry.refs.clone(), part, mode: entry.mode, keep: entry.keep };
-        let origin = self.origin();
-        let display = Display::beside(self.build.clone(), self.engine(), display::vertex(&self.session, index));
-        let names = entry.refs.iter().map(|name| format!("cache {name}")).collect();
-        let listed = self.caching.exports.live().add(&origin, names);
-        listed.enter("transferring");
-        let export = BuilderExport::new(
-            caches.clone(),
-            self.caching.exports.clone(),
-            self.caching.content.clone(),
-            target,
-            origin,
-            display.events(),
-        );
-        Arc::new(ShownExport { export, display, engine: self.engine(), is_shown: OnceLock::new(), _listed: listed })
-    }
-
     fn reads_images(&self) -> bool {
         self.stored.as_ref().is_some_and(|stored| stored.caches.reads_engine_images())
     }
 
-    fn engine(&self) -> &'static str {
+    pub(super) fn engine(&self) -> &'static str {
         self.caching.exports.engine().identity().kind.name()
-    }
-
-    fn refs(&self, index: usize) -> String {
-        let refs: Vec<_> = self.exports[index].refs.iter().map(ToString::to_string).collect();
-        refs.join(", ")
-    }
-
-    fn dest(&self, index: usize) -> String {
-        format!("{STORE_PREFIX}{}/e{index}", self.nonce)
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::caches::{CacheError, CacheExport, CacheRef, Caches, CurrentVersion, Part};
 use crate::engine::caches::{CacheDocument, CacheVersion};
@@ -77,6 +79,9 @@ pub(super) struct BuilderExport {
     pending: AsyncMutex<Option<Arc<CacheExport>>>,
     fetching: AsyncMutex<JoinSet<Result<(), CacheError>>>,
     permits: Semaphore,
+    /// Cancelled when the build ends.
+    end: CancellationToken,
+    writers: TaskTracker,
     state: Mutex<State>,
 }
 
@@ -110,6 +115,8 @@ impl BuilderExport {
             pending: AsyncMutex::default(),
             fetching: AsyncMutex::default(),
             permits: Semaphore::new(PARALLEL),
+            end: CancellationToken::new(),
+            writers: TaskTracker::new(),
             state: Mutex::default(),
         })
     }
@@ -201,8 +208,21 @@ impl BuilderExport {
         (state.exported.clone(), state.moved)
     }
 
+    /// Cancelled when nothing more is taken.
+    pub(super) fn end(&self) -> &CancellationToken {
+        &self.end
+    }
+
+    /// The writes of the builder that are under way.
+    pub(super) fn writers(&self) -> &TaskTracker {
+        &self.writers
+    }
+
     /// Ends an export that may be incomplete: stops what is under way. Layers of it are released with its last holder.
     pub(super) async fn close(&self) {
+        self.end.cancel();
+        self.writers.close();
+        self.writers.wait().await;
         self.fetching.lock().await.shutdown().await;
         self.pending.lock().await.take();
     }

@@ -8,8 +8,10 @@
 mod attributes;
 mod build;
 mod builder_export;
-mod content;
 mod display;
+mod exports;
+mod imports;
+mod leases;
 mod options;
 mod results;
 mod stores;

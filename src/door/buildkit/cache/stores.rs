@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tonic::Status;
+use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
@@ -16,10 +19,14 @@ use super::super::session::SessionContent;
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
 use super::options::CacheOptions;
-use crate::caches::Caches;
+use crate::caches::{CacheError, CacheReader, Caches};
+use crate::content_server::{Blobs, ContentService};
 use crate::export::Exports;
+use crate::export_v1::ApiError;
+use crate::export_v1::proto::Reason;
 use crate::export_v1::proto::content_server::ContentServer;
 use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
+use crate::image::Digest;
 use crate::source::BuildkitContent;
 
 /// The caches that one builder's builds read and write.
@@ -87,7 +94,7 @@ impl SessionContent for Caching {
         let missing = Status::not_found(format!("linkspan: the build of the store {store} has ended"));
         Box::pin(async move {
             let Some(store) = found else { return error_response(&missing) };
-            let server = ContentServer::new(store)
+            let server = ContentServer::new(ContentService::Only(store))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
             let response: Result<_, Infallible> = server.oneshot(request).await;
@@ -97,4 +104,35 @@ impl SessionContent for Caching {
             }
         })
     }
+}
+
+/// What a build imports, as the blobs of a store. An importer only asks for `Info` and reads (BuildKit `cache/remotecache`).
+#[derive(Debug)]
+pub(super) struct Imports(pub(super) Arc<CacheReader>);
+
+#[async_trait::async_trait]
+impl Blobs for Imports {
+    fn size(&self, digest: &Digest) -> Option<u64> {
+        self.0.size(digest)
+    }
+
+    async fn read(
+        &self,
+        digest: &Digest,
+        offset: u64,
+        size: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError> {
+        let chunks = self.0.read(digest, offset, size).await.map_err(failure)?;
+        Ok(chunks.map(|chunk| chunk.map_err(failure)).boxed())
+    }
+}
+
+/// What the builder is told, and shows to its client. Never UNAVAILABLE, which its writer repeats for ever (containerd
+/// `core/content/helpers.go`, `OpenWriter`).
+pub(super) fn failure(error: CacheError) -> ApiError {
+    let message = match error.hint() {
+        Some(hint) => format!("linkspan: {error}; hint: {hint}"),
+        None => format!("linkspan: {error}"),
+    };
+    ApiError::new(Code::Unknown, Reason::EngineUnavailable, message)
 }

@@ -1,126 +1,95 @@
-//! `Content.Write` of a cache export: containerd's protocol, as far as a builder's exporter speaks it.
+//! What a builder's exporter writes into a store of ours.
 //!
-//! The exporter writes each layer with the ref `layer-<digest>` and then the documents, whose refs are their bare digests
-//! (BuildKit `cache/remotecache/export.go`, containerd `core/remotes/handlers.go`). Each message is responded to before the next
-//! one comes (containerd `core/content/proxy/content_writer.go`).
+//! It writes each layer with the ref `layer-<digest>` and then the documents, whose refs are their bare digests (BuildKit
+//! `cache/remotecache/export.go`, containerd `core/remotes/handlers.go`). Each message is responded to before the next one comes
+//! (containerd `core/content/proxy/content_writer.go`).
 
-use std::sync::Arc;
+use std::time::SystemTime;
 
-use bytes::BytesMut;
-use containerd_client::services::v1::{WriteAction, WriteContentResponse};
-use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use bytes::{Bytes, BytesMut};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
 
-use super::build::ShownExport;
 use super::builder_export::Layer;
-use super::content::{digest, failure};
+use super::exports::ShownExport;
+use super::stores::failure;
+use crate::caches::CacheError;
+use crate::content_server::{Ingester, Labels, Times, Writer, exists};
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestWriter};
-use crate::export_v1::proto::WriteContentRequest;
 use crate::image::cache::MAX_CACHE_CONFIG;
 use crate::image::{Descriptor, Digest};
 
-pub(super) type Responses = ReceiverStream<Result<WriteContentResponse, Status>>;
-
-/// Reads `messages` in a task, which ends with the builder's call.
-pub(super) fn start(export: Arc<ShownExport>, messages: Streaming<WriteContentRequest>) -> Responses {
-    // The next message comes only when this one has its response.
-    let (responses, outgoing) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let end = responses.clone();
-        let served = tokio::select! {
-            served = serve(&export, messages, &responses) => served,
-            () = end.closed() => return,
-        };
-        if let Err(status) = served {
-            // The builder may have gone.
-            let _ = end.send(Err(status)).await;
-        }
-    });
-    ReceiverStream::new(outgoing)
+impl ShownExport {
+    /// Does `work`, unless the build ends before it is done.
+    async fn until_end<T>(&self, work: impl Future<Output = Result<T, CacheError>>) -> Result<T, Status> {
+        let done = self.end().run_until_cancelled(work).await;
+        Ok(done.ok_or_else(|| self.ended())?.map_err(failure)?)
+    }
 }
 
-async fn serve(
-    export: &Arc<ShownExport>,
-    mut messages: Streaming<WriteContentRequest>,
-    responses: &mpsc::Sender<Result<WriteContentResponse, Status>>,
-) -> Result<(), Status> {
-    let Some(first) = messages.message().await? else { return Ok(()) };
-    let mut write = Write::open(export, &first).await?;
-    let mut message = first;
-    loop {
-        let is_commit = message.action() == WriteAction::Commit;
-        let response = write.respond(message).await?;
-        if responses.send(Ok(response)).await.is_err() || is_commit {
-            return Ok(());
-        }
-        match messages.next().await {
-            Some(next) => message = next?,
-            // What the engine has of a layer ends with the export.
-            None => return Ok(()),
-        }
+#[async_trait::async_trait]
+impl Ingester for ShownExport {
+    fn end(&self) -> &CancellationToken {
+        self.export.end()
+    }
+
+    fn ended(&self) -> Status {
+        Status::aborted("linkspan: the build has ended")
+    }
+
+    fn writers(&self) -> &TaskTracker {
+        self.export.writers()
+    }
+
+    async fn writer<'a>(&'a self, name: &'a str, expected: &Expected) -> Result<Box<dyn Writer + 'a>, Status> {
+        let Expected { digest: Some(digest), size: Some(size) } = expected else {
+            return Err(Status::invalid_argument("the first message of a write has no digest or no total"));
+        };
+        let blob = Descriptor::new("", digest.clone(), *size);
+        // Documents have their bare digest for a ref.
+        let sink = if name == digest.as_str() {
+            if *size > MAX_CACHE_CONFIG {
+                let message = format!("the document {digest} has {size} bytes; at most {MAX_CACHE_CONFIG} are taken");
+                return Err(Status::resource_exhausted(format!("linkspan: {message}")));
+            }
+            if self.until_end(self.export.has_document(digest)).await? {
+                self.show();
+                return Err(exists(digest));
+            }
+            Sink::Document(BytesMut::new())
+        } else {
+            match self.until_end(self.export.layer(&blob)).await? {
+                Layer::Present => return Err(exists(digest)),
+                Layer::Wanted(writer) => Sink::Engine(writer),
+            }
+        };
+        Ok(Box::new(BlobWriter { export: self, blob, sink, opened: SystemTime::now() }))
     }
 }
 
 /// One blob on its way.
-struct Write<'a> {
-    export: &'a Arc<ShownExport>,
+struct BlobWriter<'a> {
+    export: &'a ShownExport,
     blob: Descriptor,
     sink: Sink,
+    opened: SystemTime,
 }
 
 enum Sink {
     Engine(Box<dyn IngestWriter>),
+    /// Documents are collected, and verified here.
     Document(BytesMut),
     Done,
 }
 
-impl<'a> Write<'a> {
-    async fn open(export: &'a Arc<ShownExport>, first: &WriteContentRequest) -> Result<Self, Status> {
-        let size = u64::try_from(first.total).ok().filter(|size| *size > 0);
-        let size = size.ok_or_else(|| Status::invalid_argument("the first message of a write has no total"))?;
-        let blob = Descriptor::new("", digest(&first.expected)?, size);
-        // Documents have their bare digest for a ref.
-        let sink = if first.r#ref == first.expected {
-            if size > MAX_CACHE_CONFIG {
-                let message =
-                    format!("the document {} has {size} bytes; at most {MAX_CACHE_CONFIG} are taken", blob.digest);
-                return Err(Status::resource_exhausted(format!("linkspan: {message}")));
-            }
-            if export.export.has_document(&blob.digest).await.map_err(failure)? {
-                export.show();
-                return Err(exists(&blob.digest));
-            }
-            Sink::Document(BytesMut::new())
-        } else {
-            match export.export.layer(&blob).await.map_err(failure)? {
-                Layer::Present => return Err(exists(&blob.digest)),
-                Layer::Wanted(writer) => Sink::Engine(writer),
-            }
-        };
-        Ok(Self { export, blob, sink })
-    }
+fn committed() -> Status {
+    Status::failed_precondition("the write has been committed")
+}
 
-    async fn respond(&mut self, message: WriteContentRequest) -> Result<WriteContentResponse, Status> {
-        let action = message.action();
-        if action != WriteAction::Stat {
-            self.take(&message).await?;
-        }
-        let mut response = WriteContentResponse {
-            action: action.into(),
-            offset: i64::try_from(self.offset()).unwrap_or(i64::MAX),
-            total: i64::try_from(self.blob.size).unwrap_or(i64::MAX),
-            ..WriteContentResponse::default()
-        };
-        if action == WriteAction::Commit {
-            self.commit().await?;
-            response.digest = self.blob.digest.to_string();
-        }
-        Ok(response)
-    }
-
+#[async_trait::async_trait]
+impl Writer for BlobWriter<'_> {
     fn offset(&self) -> u64 {
         match &self.sink {
             Sink::Engine(writer) => writer.offset(),
@@ -129,65 +98,76 @@ impl<'a> Write<'a> {
         }
     }
 
-    async fn take(&mut self, message: &WriteContentRequest) -> Result<(), Status> {
-        let (offset, data) = (self.offset(), message.data.clone());
-        if message.offset > 0 && u64::try_from(message.offset) != Ok(offset) {
-            return Err(Status::out_of_range(format!(
-                "write @{} must occur at current offset {offset}",
-                message.offset
-            )));
+    fn times(&self) -> Times {
+        Times { started: self.opened, updated: self.opened }
+    }
+
+    async fn digest(&mut self) -> Result<Digest, Status> {
+        match &mut self.sink {
+            Sink::Engine(writer) => Ok(writer.digest().await.map_err(|error| failure(error.into()))?),
+            Sink::Document(bytes) => Ok(Digest::sha256(bytes)),
+            Sink::Done => Ok(self.blob.digest.clone()),
         }
-        let begin = u64::try_from(message.offset).unwrap_or(0);
-        if begin.saturating_add(data.len() as u64) > self.blob.size {
-            return Err(Status::out_of_range(format!(
-                "{} has more than its {} bytes",
-                self.blob.digest, self.blob.size
-            )));
+    }
+
+    async fn expect(&mut self, digest: &Digest) -> Result<(), Status> {
+        if *digest == self.blob.digest {
+            return Ok(());
+        }
+        Err(Status::invalid_argument(format!("{digest} in a write of {}", self.blob.digest)))
+    }
+
+    async fn restart(&mut self) -> Result<(), Status> {
+        match &mut self.sink {
+            Sink::Engine(writer) => Ok(writer.restart().await.map_err(|error| failure(error.into()))?),
+            Sink::Document(bytes) => {
+                bytes.clear();
+                Ok(())
+            }
+            Sink::Done => Err(committed()),
+        }
+    }
+
+    async fn write(&mut self, data: Bytes) -> Result<(), Status> {
+        if self.offset().saturating_add(data.len() as u64) > self.blob.size {
+            let Descriptor { digest, size, .. } = &self.blob;
+            return Err(Status::out_of_range(format!("{digest} has more than its {size} bytes")));
         }
         match &mut self.sink {
-            Sink::Engine(writer) if !data.is_empty() => {
-                // Whoever writes from the beginning does not want what is there.
-                if message.offset == 0 && offset > 0 {
-                    writer.restart().await.map_err(|error| failure(error.into()))?;
-                }
-                writer.write(data).await.map_err(|error| failure(error.into()))
-            }
-            Sink::Document(bytes) if !data.is_empty() => {
-                bytes.truncate(usize::try_from(begin).unwrap_or(usize::MAX));
+            Sink::Engine(writer) => Ok(writer.write(data).await.map_err(|error| failure(error.into()))?),
+            Sink::Document(bytes) => {
                 bytes.extend_from_slice(&data);
                 Ok(())
             }
-            Sink::Engine(_) | Sink::Document(_) | Sink::Done => Ok(()),
+            Sink::Done => Err(committed()),
         }
     }
 
-    async fn commit(&mut self) -> Result<(), Status> {
+    async fn commit(&mut self, _: Expected, _: Labels) -> Result<Digest, Status> {
+        let (export, blob) = (self.export, &self.blob);
         match std::mem::replace(&mut self.sink, Sink::Done) {
             Sink::Engine(writer) => {
-                let expected = Expected { digest: Some(self.blob.digest.clone()), size: Some(self.blob.size) };
+                let expected = Expected { digest: Some(blob.digest.clone()), size: Some(blob.size) };
                 match writer.commit(expected).await {
-                    Ok(_) => self.export.export.stored(&self.blob),
+                    Ok(_) => export.export.stored(blob),
                     Err(EngineError::Present { .. }) => {}
-                    Err(error) => return Err(failure(error.into())),
+                    Err(error) => return Err(failure(error.into()).into()),
                 }
-                Ok(())
             }
             Sink::Document(bytes) => {
                 let bytes = bytes.freeze();
-                // Small enough to be verified here.
-                if bytes.len() as u64 != self.blob.size || !self.blob.digest.verify(&bytes) {
-                    let message = format!("the document {} is not what its digest says", self.blob.digest);
+                if bytes.len() as u64 != blob.size || !blob.digest.verify(&bytes) {
+                    let message = format!("the document {} is not what its digest says", blob.digest);
                     return Err(Status::failed_precondition(format!("linkspan: {message}")));
                 }
-                self.export.export.document(&self.blob, bytes).await.map_err(failure)?;
-                self.export.show();
-                Ok(())
+                export.until_end(export.export.document(blob, bytes)).await?;
+                export.show();
             }
-            Sink::Done => Err(Status::failed_precondition("the write has been committed")),
+            Sink::Done => return Err(committed()),
         }
+        Ok(blob.digest.clone())
     }
-}
 
-fn exists(digest: &Digest) -> Status {
-    Status::already_exists(format!("content {digest}: already exists"))
+    /// What the engine has of a layer ends with the export.
+    async fn suspend(self: Box<Self>) {}
 }

@@ -1,0 +1,75 @@
+//! The cache imports of a build.
+
+use std::sync::Arc;
+
+use super::super::entry::Entry;
+use super::super::progress::{remark, remark_now};
+use super::attributes::{imported, shown};
+use super::build::{CacheBuild, Stored};
+use super::{KIND, STORE_PREFIX, display};
+use crate::image::Digest;
+
+impl CacheBuild {
+    /// Finds the parts of caches that are imported, each cache once for all calls of a build; and the engine's images that come
+    /// before those of registries.
+    pub(super) async fn look_up(self: &Arc<Self>, wanted: &[Entry]) {
+        let Some(stored) = &self.stored else { return };
+        let mut imports = self.imports.lock().await;
+        for import in wanted {
+            if imports.contains_key(import) {
+                continue;
+            }
+            let entries = self.import(stored, import).await.unwrap_or_else(|reason| {
+                remark(&self.build, &format!("the cache import `{}` is left out: {reason}", shown(import)));
+                Vec::new()
+            });
+            imports.insert(import.clone(), entries);
+        }
+    }
+
+    /// The entries that take the place of an import: none if there is neither such a cache nor an image of that name with an
+    /// inline cache.
+    async fn import(self: &Arc<Self>, stored: &Stored, import: &Entry) -> Result<Vec<Entry>, String> {
+        let mut roots = Vec::new();
+        if import.kind != KIND {
+            let name = import.attrs.get("ref").map(String::as_str).unwrap_or_default();
+            return Ok(self.inline(stored, name).await?.iter().map(|root| self.entry(root)).collect());
+        }
+        for name in imported(import)? {
+            let parts = stored.caches.resolve(&name).await.map_err(|error| error.to_string())?;
+            if parts.is_empty() {
+                roots.extend(self.inline(stored, name.as_str()).await?);
+            }
+            if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
+                remark_now(&self.build, &text);
+            }
+            self.keep(&parts);
+            for part in parts {
+                roots.push(part.root.descriptor.digest.clone());
+                stored.reader.add(part);
+            }
+        }
+        let mut entries = Vec::new();
+        for entry in roots.iter().map(|root| self.entry(root)) {
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The manifests of the engine's image `name` that have inline caches.
+    async fn inline(&self, stored: &Stored, name: &str) -> Result<Vec<Digest>, String> {
+        let Ok(name) = name.parse() else { return Ok(Vec::new()) };
+        let caches = stored.caches.inline(&name).await.map_err(|error| error.to_string())?;
+        caches.iter().for_each(|cache| stored.reader.add_inline(cache));
+        Ok(caches.into_iter().map(|cache| cache.manifest.digest).collect())
+    }
+
+    /// The import of one document of ours, as the builder gets it.
+    fn entry(&self, root: &Digest) -> Entry {
+        let src = format!("{STORE_PREFIX}{}", self.nonce);
+        let attrs = [("digest".to_owned(), root.to_string()), ("src".to_owned(), src)];
+        Entry { kind: "local".into(), attrs: attrs.into() }
+    }
+}
