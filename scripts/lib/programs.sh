@@ -4,7 +4,7 @@
 # built from its own released Go module, inside the module cache, with exactly
 # the dependency versions that upstream released with. The results are kept in
 # $LINKSPAN_CACHE/bin (default: ~/.cache/linkspan/bin), outside any clone.
-# shellcheck shell=bash disable=SC2154  # cache and system_path are set by common.sh
+# shellcheck shell=bash disable=SC2154  # cache and system_path are set by common.sh, old by scripts/stack
 
 # name | module@version | packages | cgo | tags | extra ldflags | oldest accepted on PATH
 programs() {
@@ -17,6 +17,12 @@ docker-buildx|github.com/docker/buildx@v0.36.1|./cmd/buildx|0||-X github.com/doc
 docker|github.com/docker/cli@v29.7.2+incompatible|./cmd/docker|0||-X github.com/docker/cli/cli/version.Version=29.7.2|25
 dockerd|github.com/moby/moby/v2@v2.0.0-beta.21|./cmd/dockerd|0||-X github.com/moby/moby/v2/dockerversion.Version=29.7.2|29
 registry|github.com/distribution/distribution/v3@v3.1.1|./cmd/registry|0|||3
+buildkitd-0.11.6|github.com/moby/buildkit@v0.11.6|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.11.6|
+TABLE
+    # Builders between the oldest one that Linkspan supports and the one above: only where somebody asks for them.
+    [ "$old" = 0 ] || cat <<'TABLE'
+buildkitd-0.21.1|github.com/moby/buildkit@v0.21.1|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.21.1|
+buildkitd-0.26.3|github.com/moby/buildkit@v0.26.3|./cmd/buildkitd|0||-X github.com/moby/buildkit/version.Version=v0.26.3|
 TABLE
 }
 
@@ -89,7 +95,8 @@ install_programs() {
         [ "$(cat "$stamp" 2>/dev/null)" = "$recipe" ] && continue
         rm -rf "$cache/bin.new" && mkdir -p "$cache/bin.new"
         build_program "$names" "$module" "$targets" "$cgo" "$tags" "$ldflags"
-        [ -e "$cache/bin.new/buildx" ] && mv "$cache/bin.new/buildx" "$cache/bin.new/docker-buildx"
+        # Go names a program after its folder, which is not always the name that it has here.
+        [[ $names == *" "* ]] || [ -e "$cache/bin.new/$names" ] || mv "$cache"/bin.new/* "$cache/bin.new/$names"
         mv -f "$cache"/bin.new/* "$cache/bin/" && rmdir "$cache/bin.new" && echo "$recipe" >"$stamp"
     done < <(programs)
     rm -rf "$cache/module"
