@@ -28,12 +28,9 @@ struct Fields {
 #[derive(Deserialize)]
 struct Layer {
     blob: Digest,
-    #[serde(default = "no_parent")]
+    /// Left out where it is 0; -1 is none (buildkit `cache/remotecache/v1/types`, `omitempty`).
+    #[serde(default)]
     parent: i64,
-}
-
-fn no_parent() -> i64 {
-    -1
 }
 
 #[derive(Deserialize)]

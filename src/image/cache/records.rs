@@ -53,7 +53,9 @@ struct Fields {
 #[derive(Deserialize)]
 struct Layer {
     blob: Digest,
-    parent: Option<i64>,
+    /// Left out where it is 0; -1 is none.
+    #[serde(default)]
+    parent: i64,
 }
 
 #[derive(Deserialize)]
@@ -100,8 +102,7 @@ impl CacheRecords {
             reason: error.to_string(),
         })?;
         let layers = fields.layers.unwrap_or_default().into_iter();
-        let layers: Vec<_> =
-            layers.map(|it| (it.blob, it.parent.and_then(|parent| usize::try_from(parent).ok()))).collect();
+        let layers: Vec<_> = layers.map(|it| (it.blob, usize::try_from(it.parent).ok())).collect();
         let records = fields.records.unwrap_or_default().into_iter().map(Record::read).collect();
         Ok(Self { layers, records })
     }
@@ -145,17 +146,18 @@ mod tests {
     fn a_layer_comes_with_its_parents_and_a_chain_as_it_is() {
         let digest = |text: &str| Digest::sha256(text.as_bytes());
         let text = serde_json::json!({
-            "layers": [{"blob": digest("b"), "parent": 1}, {"blob": digest("a"), "parent": -1}],
+            // As Go writes it, a parent that is the first layer is left out.
+            "layers": [{"blob": digest("a"), "parent": -1}, {"blob": digest("b")}],
             "records": [
-                {"digest": "sha256:1", "layers": [{"layer": 0, "createdAt": "2026-01-02T03:04:05Z"}]},
-                {"digest": "sha256:2", "inputs": [[{"selector": "s", "link": 0}]], "chains": [{"layers": [0]}]},
+                {"digest": "sha256:1", "layers": [{"layer": 1, "createdAt": "2026-01-02T03:04:05Z"}]},
+                {"digest": "sha256:2", "inputs": [[{"selector": "s", "link": 0}]], "chains": [{"layers": [1]}]},
                 {"digest": "sha256:3", "inputs": [null], "layers": null},
             ],
         });
         let bytes = text.to_string().into_bytes();
         let descriptor = Descriptor::new("", Digest::sha256(&bytes), bytes.len() as u64);
         let read = CacheRecords::parse(&descriptor, &bytes).unwrap();
-        assert_eq!(read.layers, [(digest("b"), Some(1)), (digest("a"), None)]);
+        assert_eq!(read.layers, [(digest("a"), None), (digest("b"), Some(0))]);
         let chains: Vec<Vec<_>> = read
             .records
             .iter()
