@@ -4,7 +4,7 @@ pub use crate::door::buildkit::fuzz::solve;
 pub use crate::door::docker::load_fuzz::filter as archive_filter;
 pub use crate::engine::layout_fuzz::index as layout_index;
 pub use crate::http1::fuzz::{body as http1_body, head as http1_head};
-pub use crate::image::fuzz::{document, reference};
+pub use crate::image::fuzz::{cache_document, document, reference};
 pub use crate::source::archive::fuzz::members as tar_members;
 pub use crate::tunnel::fuzz::frames as stdcopy;
 
@@ -20,8 +20,9 @@ mod tests {
     /// Inputs that were found, and those that the search begins with.
     #[test]
     fn the_corpus_holds() {
-        let targets: [Target; 9] = [
+        let targets: [Target; 10] = [
             ("archive_filter", archive_filter),
+            ("cache_document", cache_document),
             ("document", document),
             ("http1_body", http1_body),
             ("http1_head", http1_head),

@@ -34,17 +34,16 @@ impl CacheRoot {
     pub fn parse(descriptor: Descriptor, bytes: Bytes) -> Result<Self, CacheDocumentError> {
         let document = Document::parse(descriptor, bytes)?;
         let digest = document.descriptor.digest.clone();
-        let (configs, layers, is_index): (Vec<_>, Vec<_>, _) = match document.view {
-            View::Index(index) => {
-                let (configs, layers) = index.manifests.into_iter().partition(|entry| entry.media_type == CACHE_CONFIG);
-                (configs, layers, true)
-            }
+        let (listed, is_index) = match document.view {
+            View::Index(index) => (index.manifests, true),
             View::Manifest(manifest) => {
-                let configs = vec![manifest.config].into_iter().filter(|config| config.media_type == CACHE_CONFIG);
-                (configs.collect(), manifest.layers, false)
+                let own = Some(manifest.config).filter(|config| config.media_type == CACHE_CONFIG);
+                (manifest.layers.into_iter().chain(own).collect(), false)
             }
-            View::Config(_) => (Vec::new(), Vec::new(), false),
+            View::Config(_) => (Vec::new(), false),
         };
+        // None of a manifest's layers is one either: an index made of them would have two.
+        let (configs, layers): (Vec<_>, Vec<_>) = listed.into_iter().partition(|it| it.media_type == CACHE_CONFIG);
         let found = configs.len();
         let Ok([config]) = <[Descriptor; 1]>::try_from(configs) else {
             return Err(CacheDocumentError::NoConfig { digest, found });

@@ -49,6 +49,7 @@ fn what_is_no_cache_is_refused() {
         root(MANIFEST, &manifest(&image, std::slice::from_ref(&layer))),
         root(INDEX, &index(std::slice::from_ref(&layer))),
         root(INDEX, &index(&[settings.clone(), settings.clone()])),
+        root(MANIFEST, &manifest(&settings, std::slice::from_ref(&settings))),
         root(MANIFEST, &index(std::slice::from_ref(&settings))),
         root(INDEX, &manifest(&settings, &[])),
         root(INDEX, &json!({"schemaVersion": 2, "manifests": [settings], "config": settings})),
