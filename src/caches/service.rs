@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::guards::Guards;
@@ -45,6 +46,8 @@ pub struct Caches {
     pub(super) indexes: Indexes,
     /// Exports that were dropped, and are being released.
     pub(super) aborting: TaskTracker,
+    /// Cancelled when an engine that went away is no longer waited for.
+    pub(super) closing: CancellationToken,
 }
 
 impl Caches {
@@ -65,12 +68,15 @@ impl Caches {
             roots,
             indexes,
             aborting: TaskTracker::new(),
+            closing: CancellationToken::new(),
         }))
     }
 
-    /// Waits until nothing is left of exports that were dropped before they were complete. None may be begun afterwards.
+    /// Waits until nothing is left of exports that were dropped before they were complete; an engine that went away is not
+    /// waited for. None may be begun afterwards.
     pub async fn finish(&self) {
         self.aborting.close();
+        self.closing.cancel();
         self.aborting.wait().await;
     }
 
