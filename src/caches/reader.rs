@@ -2,18 +2,26 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::time::Instant;
 
 use super::{CacheError, InlineCache, ResolvedPart};
 use crate::engine::EngineError;
 use crate::engine::images::Images;
 use crate::image::{Descriptor, Digest};
-use crate::source::Chunks;
+use crate::source::{Chunks, SourceError};
 
 /// How many streams of the engine are kept open for reads that continue one.
 const STREAMS: usize = 8;
+
+/// How long an engine that is away is waited for, and how long it is between two attempts.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(250);
+/// How often one piece of a blob is read anew.
+const REOPENED: usize = 8;
 
 /// What was read of a build's imports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,6 +46,8 @@ struct State {
     blobs: HashMap<Digest, u64>,
     streams: HashMap<Digest, Open>,
     totals: ReadTotals,
+    /// Until when an engine that is away is waited for, since it was first.
+    patience: Option<Instant>,
     /// Keep the versions from being deleted.
     parts: Vec<ResolvedPart>,
 }
@@ -111,8 +121,8 @@ impl CacheReader {
         let open = match self.take(digest, offset) {
             Some(open) => open,
             None => {
-                let blob = Descriptor::new("", digest.clone(), total);
-                Open { at: offset, rest: Bytes::new(), chunks: self.blobs.open(&blob, offset).await? }
+                let chunks = self.open(digest, total, offset).await?;
+                Open { at: offset, rest: Bytes::new(), chunks }
             }
         };
         let (reader, digest) = (self.clone(), digest.clone());
@@ -125,10 +135,10 @@ impl CacheReader {
                     return None;
                 }
                 if open.rest.is_empty() {
-                    match open.chunks.next().await {
-                        Some(Ok(chunk)) => open.rest = chunk,
-                        Some(Err(error)) => return Some((Err(error.into()), None)),
-                        None => return Some((Err(lost(&digest)), None)),
+                    match reader.next(&digest, total, &mut open).await {
+                        Ok(Some(chunk)) => open.rest = chunk,
+                        Ok(None) => return Some((Err(lost(&digest)), None)),
+                        Err(error) => return Some((Err(error.into()), None)),
                     }
                 }
                 let length = usize::try_from(left).unwrap_or(usize::MAX).min(open.rest.len());
@@ -139,6 +149,40 @@ impl CacheReader {
             }
         });
         Ok(pieces.boxed())
+    }
+
+    /// The next bytes of a stream. Where the engine went away in the middle of it, from another stream when it is back.
+    async fn next(&self, digest: &Digest, total: u64, open: &mut Open) -> Result<Option<Bytes>, SourceError> {
+        for _ in 0..REOPENED {
+            match open.chunks.next().await.transpose() {
+                Err(error) if is_away(&error) => open.chunks = self.open(digest, total, open.at).await?,
+                next => return next,
+            }
+        }
+        open.chunks.next().await.transpose()
+    }
+
+    /// Opens a blob. An engine that is away is waited for: of a layer that it was offered and cannot load, BuildKit may take
+    /// the remains for a result of another step, and fail the build (`cache/manager.go`, `GetByBlob`).
+    async fn open(&self, digest: &Digest, total: u64, offset: u64) -> Result<Chunks, SourceError> {
+        let blob = Descriptor::new("", digest.clone(), total);
+        loop {
+            match self.blobs.open(&blob, offset).await {
+                Err(error) if is_away(&error) && self.is_waited_for() => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error),
+                Ok(chunks) => {
+                    // It is waited for as long the next time.
+                    self.state().patience = None;
+                    return Ok(chunks);
+                }
+            }
+        }
+    }
+
+    /// Whether an engine that is away is still waited for, by all reads together.
+    fn is_waited_for(&self) -> bool {
+        let now = Instant::now();
+        now < *self.state().patience.get_or_insert(now + PATIENCE)
     }
 
     fn take(&self, digest: &Digest, offset: u64) -> Option<Open> {
@@ -165,6 +209,11 @@ impl CacheReader {
 
 fn sized(blob: &Descriptor) -> (Digest, u64) {
     (blob.digest.clone(), blob.size)
+}
+
+/// Whether the engine may have the blob, and cannot be asked.
+fn is_away(error: &SourceError) -> bool {
+    matches!(error, SourceError::Read { .. })
 }
 
 /// A blob that is not, or no longer, to be read here.
