@@ -1,6 +1,7 @@
 //! What can go wrong with a build cache.
 
 use crate::engine::EngineError;
+use crate::engine::caches::CacheVersion;
 use crate::image::cache::CacheDocumentError;
 use crate::source::SourceError;
 
@@ -29,6 +30,16 @@ pub enum CacheError {
     Unknown {
         /// The ref.
         reference: String,
+    },
+    /// A version is there, and what it has is none of a cache, or is lost.
+    #[error("the version {id} of the cache `{reference}` cannot be used: {error}")]
+    Unusable {
+        /// The ref.
+        reference: String,
+        /// The version's id.
+        id: String,
+        /// Why.
+        error: Box<CacheError>,
     },
     /// Several versions have ids that begin so.
     #[error("the ids of several versions of caches begin with `{id}`")]
@@ -67,12 +78,19 @@ pub enum CacheError {
 }
 
 impl CacheError {
+    /// That `version` cannot be used because of `error`.
+    pub(super) fn unusable(version: &CacheVersion, error: Self) -> Self {
+        let (reference, id) = (version.reference.clone(), version.id.clone());
+        Self::Unusable { reference, id, error: Box::new(error) }
+    }
+
     /// What a person can do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Denied { .. } => Some("choose such a ref, or allow this one with `--allow-cache`".to_owned()),
             Self::Unknown { .. } => Some("`linkspan cache ls` shows those that there are".to_owned()),
             Self::Ambiguous { .. } => Some("give more of the id, as `linkspan cache ls -q` prints it".to_owned()),
+            Self::Unusable { id, .. } => Some(format!("export it again, or delete it: `linkspan cache rm {id}`")),
             Self::TooLarge { .. } => Some("raise `--cache-max-bytes`, or export with `mode=min`".to_owned()),
             Self::Engine(error) => error.hint(),
             _ => None,

@@ -1,6 +1,7 @@
 //! One cache, looked into.
 
-use super::{CacheError, CacheRef, Caches, VersionUsage};
+use super::copy::check_config;
+use super::{CacheError, CacheRef, Caches, ResolvedPart, VersionUsage};
 use crate::image::Descriptor;
 use crate::image::cache::CacheConfig;
 use crate::source::read_document;
@@ -48,11 +49,23 @@ impl Caches {
         Ok(inspected)
     }
 
+    /// The config of a version.
+    ///
+    /// # Errors
+    /// [`CacheError::Unusable`] says why it cannot be used.
+    pub async fn config(&self, part: &ResolvedPart) -> Result<CacheConfig, CacheError> {
+        self.read_config(&part.listed.config).await.map_err(|error| CacheError::unusable(&part.version, error))
+    }
+
+    async fn read_config(&self, config: &Descriptor) -> Result<CacheConfig, CacheError> {
+        check_config(config)?;
+        let bytes = read_document(&self.store.blobs(), config).await?;
+        Ok(CacheConfig::parse(config, &bytes)?)
+    }
+
     async fn details(&self, usage: &VersionUsage) -> Result<Details, CacheError> {
         let listed = self.root(&usage.version.root).await?;
-        super::copy::check_config(&listed.config)?;
-        let bytes = read_document(&self.store.blobs(), &listed.config).await?;
-        let config = CacheConfig::parse(&listed.config, &bytes)?;
+        let config = self.read_config(&listed.config).await?;
         let present = self.present(&listed).await?;
         let layers: std::collections::HashSet<_> = listed.layers.iter().map(|layer| &layer.digest).collect();
         let missing = layers.len() - present.len();

@@ -1,6 +1,6 @@
 //! What a build that reads a cache is offered.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,23 +41,53 @@ impl Caches {
     /// # Errors
     /// When the engine cannot be asked.
     pub async fn resolve(self: &Arc<Self>, reference: &CacheRef) -> Result<Vec<ResolvedPart>, CacheError> {
+        let (parts, _) = self.resolve_all(reference).await?;
+        Ok(parts)
+    }
+
+    /// The same, and why each of the versions that are left out cannot be used.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn resolve_all(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+    ) -> Result<(Vec<ResolvedPart>, Vec<CacheError>), CacheError> {
         let guarded: Vec<_> = {
             let _changes = self.changes.lock().await;
             let versions = self.versions(Some(reference)).await?.into_iter().take(MAX_OFFERED);
             versions.map(|version| (self.guards.guard(&version.id), version)).collect()
         };
-        let mut parts = Vec::new();
+        let (mut parts, mut unusable) = (Vec::new(), Vec::new());
         for (guard, version) in guarded {
-            let id = version.id.clone();
             match self.part(guard, version).await {
                 Ok(part) => parts.push(part),
-                Err(error) => tracing::warn!(%error, id, "a version of a build cache cannot be used"),
+                Err(error) => {
+                    tracing::warn!(%error, "a build cache is left out");
+                    unusable.push(error);
+                }
             }
         }
-        Ok(parts)
+        Ok((parts, unusable))
+    }
+
+    /// One version as a build imports it.
+    ///
+    /// # Errors
+    /// [`CacheError::Unusable`] says why it cannot be used.
+    pub async fn open(&self, version: CacheVersion) -> Result<ResolvedPart, CacheError> {
+        let guard = {
+            let _changes = self.changes.lock().await;
+            self.guards.guard(&version.id)
+        };
+        self.part(guard, version).await
     }
 
     async fn part(&self, guard: VersionGuard, version: CacheVersion) -> Result<ResolvedPart, CacheError> {
+        self.read_part(guard, &version).await.map_err(|error| CacheError::unusable(&version, error))
+    }
+
+    async fn read_part(&self, guard: VersionGuard, version: &CacheVersion) -> Result<ResolvedPart, CacheError> {
         let (blobs, listed) = (self.store.blobs(), self.root(&version.root).await?);
         // Without its config it is nothing.
         if blobs.size(&listed.config.digest).await? != Some(listed.config.size) {
@@ -76,18 +106,26 @@ impl Caches {
             let (descriptor, bytes): (_, Bytes) = listed.import(&present).map_err(unwritable)?;
             CacheDocument { descriptor, bytes }
         };
-        if let Err(error) = self.store.touch(&version).await {
+        if let Err(error) = self.store.touch(version).await {
             tracing::warn!(%error, id = version.id, "the last use of a build cache could not be noted");
         }
+        let version = version.clone();
         Ok(ResolvedPart { version, missing: total - present.len(), present, listed, root, _guard: guard })
     }
 
-    /// The digests of the layers of a root that the engine has.
+    /// The digests of the layers of a root that the engine has, with the sizes that the root lists. A builder that reads
+    /// another number of bytes may fail its build.
     pub(super) async fn present(&self, listed: &CacheRoot) -> Result<HashSet<Digest>, CacheError> {
         let blobs = self.store.blobs();
-        let layers: HashSet<_> = listed.layers.iter().map(|layer| layer.digest.clone()).collect();
-        let look = async |digest: Digest| Ok::<_, CacheError>((blobs.size(&digest).await?.is_some(), digest));
-        let lookups: Vec<_> = layers.into_iter().map(look).collect();
+        let mut sizes: HashMap<&Digest, HashSet<u64>> = HashMap::new();
+        for layer in &listed.layers {
+            sizes.entry(&layer.digest).or_default().insert(layer.size);
+        }
+        let look = async |(digest, sizes): (&Digest, HashSet<u64>)| {
+            let is_there = blobs.size(digest).await?.is_some_and(|size| sizes == HashSet::from([size]));
+            Ok::<_, CacheError>((is_there, digest.clone()))
+        };
+        let lookups: Vec<_> = sizes.into_iter().map(look).collect();
         let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
         Ok(found.into_iter().filter(|(is_there, _)| *is_there).map(|(_, it)| it).collect())
     }

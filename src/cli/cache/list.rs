@@ -11,10 +11,9 @@ use serde_json::{Value, json};
 use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, output, show};
 use super::{ago, caches, find};
-use crate::caches::{CacheError, CacheRef, ResolvedPart, VersionUsage};
+use crate::caches::{CacheRef, ResolvedPart, VersionUsage};
 use crate::engine::caches::CacheVersion;
 use crate::image::cache::CacheConfig;
-use crate::source::read_document;
 
 const LIST_EXAMPLES: &str = "\
 A line is the newest version of a part, or an older one that `keep=N` keeps. OF
@@ -159,17 +158,11 @@ impl Inspect {
             let caches = caches(&config).await?;
             let (all, mut documents, mut shown) = (caches.versions(None).await?, Vec::new(), HashSet::new());
             for given in &self.references {
-                let versions = find::required(&all, given)?;
-                let Some(first) = versions.first() else { continue };
-                let mut parts = caches.resolve(&first.reference.parse()?).await?;
-                parts.retain(|part| versions.iter().any(|version| version.id == part.version.id));
-                if parts.is_empty() {
-                    return Err(CacheError::Unknown { reference: given.to_string() }.into());
-                }
-                for part in parts.iter().filter(|part| shown.insert(part.version.id.clone())) {
-                    let bytes = read_document(&caches.blobs(), &part.listed.config).await.map_err(CacheError::from)?;
-                    let config = CacheConfig::parse(&part.listed.config, &bytes).map_err(CacheError::from)?;
-                    documents.push(part_json(part, &config));
+                for version in find::required(&all, given)? {
+                    if shown.insert(version.id.clone()) {
+                        let part = caches.open(version).await?;
+                        documents.push(part_json(&part, &caches.config(&part).await?));
+                    }
                 }
             }
             Ok::<_, CommandError>(Value::Array(documents))
