@@ -36,7 +36,11 @@ impl CacheBuild {
             return Ok(self.inline(stored, name).await?.iter().map(|root| self.entry(root)).collect());
         }
         for name in imported(import)? {
-            let parts = stored.caches.resolve(&name).await.map_err(|error| error.to_string())?;
+            let (parts, unusable) = stored.caches.resolve_all(&name).await.map_err(|error| error.to_string())?;
+            for error in unusable {
+                let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+                remark(&self.build, &format!("{error}{hint}"));
+            }
             if parts.is_empty() {
                 roots.extend(self.inline(stored, name.as_str()).await?);
             }
