@@ -52,7 +52,7 @@ pub(crate) fn origin() -> Origin {
     Origin::internal("cache-test", "test", "by hand")
 }
 
-fn document(media_type: &str, bytes: Vec<u8>) -> CacheDocument {
+pub(crate) fn document(media_type: &str, bytes: Vec<u8>) -> CacheDocument {
     let descriptor = Descriptor::new(media_type, Digest::sha256(&bytes), bytes.len() as u64);
     CacheDocument { descriptor, bytes: Bytes::from(bytes) }
 }

@@ -16,6 +16,7 @@
 )]
 
 pub(crate) mod both_ways;
+mod buildkitd;
 mod context;
 mod disk;
 mod linkspan;
@@ -24,6 +25,7 @@ mod stack;
 mod tar;
 mod wait;
 
+pub(crate) use buildkitd::Buildkitd;
 pub(crate) use context::{Context, file_of, text};
 pub(crate) use disk::Disk;
 pub(crate) use linkspan::Linkspan;

@@ -277,9 +277,19 @@ impl Stack {
     }
 
     /// Where a program lies that this stack uses.
-    fn program(&self, name: &str) -> PathBuf {
-        let found = std::env::split_paths(self.variable("PATH")).map(|dir| dir.join(name)).find(|path| path.is_file());
-        found.unwrap_or_else(|| panic!("{name} is not on PATH; hint: scripts/stack install"))
+    #[track_caller]
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.find_program(name).unwrap_or_else(|| panic!("{name} is not on PATH; hint: scripts/stack install"))
+    }
+
+    /// The same for a program that need not be there.
+    pub(crate) fn find_program(&self, name: &str) -> Option<PathBuf> {
+        std::env::split_paths(self.path()).map(|dir| dir.join(name)).find(|path| path.is_file())
+    }
+
+    /// The folders of the programs that this stack uses.
+    pub(crate) fn path(&self) -> &str {
+        self.variable("PATH")
     }
 
     /// The process of a part. Its pid file says which it is.
@@ -292,8 +302,14 @@ impl Stack {
 
     /// Kills a part with SIGKILL and waits until it is gone; [`Stack::up`] starts it again.
     pub(crate) fn kill(&self, part: Part) {
+        self.end(part, Signal::KILL, || {});
+    }
+
+    /// Sends a part a signal that ends it, does what it may wait for, and waits until it is gone.
+    pub(crate) fn end(&self, part: Part, signal: Signal, meanwhile: impl FnOnce()) {
         let pid = self.pid(part);
-        kill_process(pid, Signal::KILL).unwrap();
+        kill_process(pid, signal).unwrap();
+        meanwhile();
         until(part.name(), || alive(pid), |alive| !alive);
     }
 
