@@ -55,8 +55,11 @@ fn kill_containerd(engine: &Engine<'_>) {
 }
 
 /// Starts it again, and waits until dockerd has noticed: it does not try to connect all the time.
-fn start_containerd(engine: &Engine<'_>) {
+pub(crate) fn start_containerd(engine: &Engine<'_>) {
     engine.stack.up();
+    if engine.kind != "docker" {
+        return;
+    }
     let images = || engine.stack.docker(["images", "-q"]).output();
     until("dockerd to find containerd again", images, |output| output.status.success());
 }

@@ -26,11 +26,11 @@ const MOVING: &str = "moving:1";
 const NEW: &str = "new:1";
 
 /// A message to be killed at: the n-th of its kind, from 1.
-type Point = (String, Way, usize);
+pub(crate) type Point = (String, Way, usize);
 
 /// Numbers the messages that belong to changes.
 #[derive(Default)]
-struct Counter {
+pub(crate) struct Counter {
     seen: BTreeMap<(String, Way), usize>,
     /// Calls that were answered. containerd answers to some messages twice, and the second one may not be waited for.
     answered: BTreeSet<usize>,
@@ -38,7 +38,7 @@ struct Counter {
 
 impl Counter {
     /// Which point a message is, if it is one.
-    fn point(&mut self, message: &Message<'_>) -> Option<Point> {
+    pub(crate) fn point(&mut self, message: &Message<'_>) -> Option<Point> {
         const CHANGES: [&str; 9] = [
             "Leases/Create",
             "Leases/Delete",

@@ -16,6 +16,7 @@
 mod common;
 
 mod blobs;
+mod caches;
 mod cancel;
 mod collect;
 mod daemons;

@@ -49,7 +49,12 @@ impl<'a> Proxied<'a> {
 
     /// `docker buildx build --load -t TAG`.
     pub(crate) fn build(&self, context: &Context, tag: &str) -> Run {
-        self.client.build(context.path(), ["--load", "-t", tag])
+        self.run(context, ["--load", "-t", tag])
+    }
+
+    /// `docker buildx build ARGS`.
+    pub(crate) fn run<'s>(&self, context: &Context, args: impl IntoIterator<Item = &'s str>) -> Run {
+        self.client.build(context.path(), args)
     }
 
     /// Starts a build and returns when its big layer is half way through.
