@@ -5,5 +5,5 @@ mod number;
 mod write;
 
 pub(crate) use name::clean;
-pub(crate) use number::{binary_time, check_numbers};
+pub(crate) use number::{binary as binary_number, binary_time, check_numbers};
 pub(crate) use write::{BLOCK, END, folder, member, padding};

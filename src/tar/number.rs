@@ -11,7 +11,7 @@ const KIND: usize = 156;
 
 /// A binary number (GNU's format, with the first bit set) as Go reads it (`archive/tar`, `parseNumeric`): signed, of at most
 /// 63 bits. `None` if the field is not binary.
-fn binary(field: &[u8]) -> Option<Result<i64, ()>> {
+pub(crate) fn binary(field: &[u8]) -> Option<Result<i64, ()>> {
     let first = *field.first().filter(|first| **first & 0x80 != 0)?;
     // The first bit marks a binary number, the second one is the sign.
     let sign = if first & 0x40 != 0 { -1i64 } else { 0 };

@@ -1,6 +1,7 @@
 //! What is done in the name of a lease.
 
 use super::client::Client;
+use super::discover::Server;
 use super::leases;
 use super::unpack::Snapshots;
 use crate::engine::EngineError;
@@ -19,9 +20,9 @@ pub(super) struct Leased {
 
 impl Leased {
     /// `client` must act in the name of the lease `id`.
-    pub(super) fn new(client: Client, id: String, snapshotter: &str, parallel: bool) -> Self {
-        let snapshots = Snapshots::new(client.clone(), snapshotter.to_owned());
-        Self { client, id, snapshots, parallel }
+    pub(super) fn new(client: Client, id: String, server: &Server) -> Self {
+        let snapshots = Snapshots::new(client.clone(), server);
+        Self { client, id, snapshots, parallel: server.parallel_unpack }
     }
 
     /// Makes a blob, and what it refers to, resources of the lease.

@@ -128,7 +128,7 @@ impl ContainerdEngine {
         let client = self.client.leased(&id)?;
         let shared = self.server.shares().then_some(&*self.namespace);
         let ingests = ContainerdIngests::new(client.clone(), id.clone(), is_new, shared);
-        let leased = Leased::new(client, id, &self.server.snapshotter, self.server.parallel_unpack);
+        let leased = Leased::new(client, id, &self.server);
         Ok(ContainerdLease::new(leased, is_new, ingests, committer))
     }
 

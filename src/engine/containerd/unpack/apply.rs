@@ -10,7 +10,10 @@ use super::super::client::{Client, SILENCE};
 use super::super::labels::Labels;
 use super::super::{content, labels};
 use super::Layer;
+use super::own::Own;
+use super::snapshots::Snapshots;
 use crate::engine::EngineError;
+use crate::image::Descriptor;
 
 /// The slowest unpacking of a blob that is still taken for progress, in bytes per second.
 const SLOWEST: u64 = 1 << 20;
@@ -20,33 +23,57 @@ const SLOWEST: u64 = 1 << 20;
 pub(super) enum LayerApplier {
     /// containerd's diff service.
     ContainerdDiff(ContainerdDiff),
+    /// This process, where containerd's files are within reach. What it does not understand containerd's diff service does.
+    Own(Own, ContainerdDiff),
 }
 
 impl LayerApplier {
+    /// What fills `snapshots`.
+    pub(super) async fn of(snapshots: &Snapshots) -> Result<Self, EngineError> {
+        let diff = ContainerdDiff { client: snapshots.client().clone() };
+        Ok(match Own::of(snapshots).await? {
+            Some(own) => Self::Own(own, diff),
+            None => Self::ContainerdDiff(diff),
+        })
+    }
+
+    pub(super) fn own(&self) -> Option<&Own> {
+        match self {
+            Self::ContainerdDiff(_) => None,
+            Self::Own(own, _) => Some(own),
+        }
+    }
+
+    /// The same without this process.
+    pub(super) fn only_diff(&self) -> Self {
+        Self::ContainerdDiff(self.diff().clone())
+    }
+
+    pub(super) fn diff(&self) -> &ContainerdDiff {
+        match self {
+            Self::ContainerdDiff(diff) | Self::Own(_, diff) => diff,
+        }
+    }
+}
+
+/// How long it may take to apply a blob.
+pub(super) fn patience(blob: &Descriptor) -> Duration {
+    SILENCE + Duration::from_secs(blob.size / SLOWEST)
+}
+
+/// containerd's diff service, by a client that acts in the name of a lease.
+#[derive(Debug, Clone)]
+pub(super) struct ContainerdDiff {
+    client: Client,
+}
+
+impl ContainerdDiff {
     /// Unpacks `layer`, which must be in the content store, into `mounts`. With `sync` its files are on the disk when this
     /// returns.
     ///
     /// # Errors
     /// [`EngineError::Corrupt`] when the layer's diff id is not what the config says.
     pub(super) async fn apply(&self, layer: &Layer, mounts: Vec<Mount>, sync: bool) -> Result<(), EngineError> {
-        match self {
-            Self::ContainerdDiff(diff) => diff.apply(layer, mounts, sync).await,
-        }
-    }
-}
-
-/// containerd's diff service, by a client that acts in the name of a lease.
-#[derive(Debug)]
-pub(super) struct ContainerdDiff {
-    client: Client,
-}
-
-impl ContainerdDiff {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client }
-    }
-
-    async fn apply(&self, layer: &Layer, mounts: Vec<Mount>, sync: bool) -> Result<(), EngineError> {
         let request = ApplyRequest {
             diff: Some(WireDescriptor {
                 media_type: layer.blob.media_type.clone(),
@@ -61,14 +88,10 @@ impl ContainerdDiff {
         let mut stub = self.client.diff();
         let call = stub.apply(self.client.request(request));
         // containerd says nothing before it is done, so what can be asked for is a least speed.
-        let limit = SILENCE + Duration::from_secs(layer.blob.size / SLOWEST);
-        let outcome = self.client.within(limit, format!("unpacking {}", layer.blob.digest), call).await;
+        let outcome = self.client.within(patience(&layer.blob), format!("unpacking {}", layer.blob.digest), call).await;
         let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
         let is_true = applied.as_deref() == Some(layer.diff_id.as_str());
-        // Only a help for other images: what becomes of it says nothing about this one.
-        if let Err(error) = self.label(layer, is_true).await {
-            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer stays as it is");
-        }
+        self.label(layer, is_true).await;
         if is_true {
             return Ok(());
         }
@@ -76,11 +99,18 @@ impl ContainerdDiff {
         Err(EngineError::Corrupt { digest: layer.blob.digest.clone(), reason })
     }
 
-    /// Labels a layer with its diff id, which unpacking it has shown to be true or not. Importers take a blob with this
-    /// label for any layer with that digest (containerd `core/images/archive/importer.go`), so that nobody's word is enough
-    /// for it (containerd `core/unpack/unpacker.go` compares as well). A label that says something else than what was shown
-    /// to be false is not ours to judge.
-    async fn label(&self, layer: &Layer, is_true: bool) -> Result<(), EngineError> {
+    /// Labels a layer with its diff id, which unpacking it has shown to be true or not. This is only a help for other images:
+    /// what becomes of it says nothing about this one.
+    pub(super) async fn label(&self, layer: &Layer, is_true: bool) {
+        if let Err(error) = self.try_label(layer, is_true).await {
+            tracing::debug!(%error, layer = %layer.blob.digest, "the label of a layer stays as it is");
+        }
+    }
+
+    /// Importers take a blob with this label for any layer with that digest (containerd `core/images/archive/importer.go`), so
+    /// that nobody's word is enough for it (containerd `core/unpack/unpacker.go` compares as well). A label that says something
+    /// else than what was shown to be false is not ours to judge.
+    async fn try_label(&self, layer: &Layer, is_true: bool) -> Result<(), EngineError> {
         let Some(info) = content::info(&self.client, &layer.blob.digest).await? else { return Ok(()) };
         let diff_id = layer.diff_id.as_str();
         let says_so = info.labels.get(labels::UNCOMPRESSED).is_some_and(|said| said == diff_id);

@@ -14,10 +14,12 @@ use crate::source::Source;
 
 /// How many bytes of names are kept at most; a layer with more of them is unpacked after those below it.
 const NAME_BYTES: usize = 64 << 20;
+/// How many of them are kept at most while other layers are unpacked; beyond that the layer is read again.
+const UNDESCRIBED_BYTES: usize = 1 << 20;
 /// How many links are followed for one name, as by containerd (continuity `fs/path.go`).
 const LINKS: usize = 255;
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How a folder came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,8 @@ enum Node {
 pub(super) struct Described {
     nodes: BTreeMap<Vec<u8>, Node>,
     name_bytes: usize,
+    /// Whether folders that are not here are known to be described.
+    rest_described: bool,
 }
 
 /// Reads the headers of a layer. What cannot be read as containerd did it is an error.
@@ -78,6 +82,9 @@ impl Described {
     pub(super) fn folder(&self, path: &[u8]) -> Option<Folder> {
         match self.nodes.get(path) {
             Some(Node::Folder(folder)) => Some(*folder),
+            None if self.rest_described => {
+                Some(Folder { origin: Origin::Described, filled: false, below_implied: false })
+            }
             _ => None,
         }
     }
@@ -87,16 +94,21 @@ impl Described {
         let mut parts = clean(name);
         // The root has no entry.
         let Some(base) = parts.pop() else { return Ok(()) };
-        let parent = self.resolve(parts)?;
+        let parent = self.resolve(parts, LINKS)?;
         self.imply(&parent)?;
+        self.record(&parent, base, body)
+    }
+
+    /// Records the entry `base` of the folder `parent`.
+    pub(super) fn record(&mut self, parent: &[u8], base: &[u8], body: &Body) -> Result<(), &'static str> {
         if base == OPAQUE {
             return Ok(());
         }
         if base.starts_with(WHITEOUT) {
-            self.fill(&parent);
+            self.fill(parent);
             return Ok(());
         }
-        let path = join(&parent, base);
+        let path = join(parent, base);
         if let (Body::Folder, Some(Node::Folder(folder))) = (body, self.nodes.get_mut(&path)) {
             if folder.origin == Origin::Implied {
                 folder.origin = Origin::DescribedLater;
@@ -104,7 +116,7 @@ impl Described {
             return Ok(());
         }
         self.remove(&path);
-        self.fill(&parent);
+        self.fill(parent);
         match body {
             Body::Folder => {
                 let folder = Folder { origin: Origin::Described, filled: false, below_implied: false };
@@ -114,7 +126,7 @@ impl Described {
             Body::Link { target } => {
                 let mut parts = clean(target);
                 let Some(base) = parts.pop() else { return Ok(()) };
-                let target = join(&self.resolve(parts)?, base);
+                let target = join(&self.resolve(parts, LINKS)?, base);
                 // Another name of a link is a link.
                 match self.nodes.get(&target) {
                     Some(Node::Link(target)) => {
@@ -128,8 +140,8 @@ impl Described {
         }
     }
 
-    /// The path that `parts` lead to, by the links that there are.
-    fn resolve(&self, parts: Vec<&[u8]>) -> Result<Vec<u8>, &'static str> {
+    /// The path that `parts` lead to, by at most `limit` of the links that there are.
+    pub(super) fn resolve(&self, parts: Vec<&[u8]>, limit: usize) -> Result<Vec<u8>, &'static str> {
         let mut left: Vec<Vec<u8>> = parts.into_iter().rev().map(<[u8]>::to_vec).collect();
         let (mut path, mut links) = (Vec::new(), 0);
         while let Some(part) = left.pop() {
@@ -147,7 +159,7 @@ impl Described {
                 continue;
             };
             links += 1;
-            if links > LINKS {
+            if links > limit {
                 return Err("it has too many links on one way");
             }
             if target.starts_with(b"/") {
@@ -159,14 +171,8 @@ impl Described {
     }
 
     /// Makes the folders on the way to `path`, and that itself, as far as there are none.
-    fn imply(&mut self, path: &[u8]) -> Result<(), &'static str> {
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let ends: Vec<_> = ends.chain((!path.is_empty()).then_some(path.len())).collect();
-        for end in ends {
-            let path = &path[..end];
-            if self.nodes.contains_key(path) {
-                continue;
-            }
+    pub(super) fn imply(&mut self, path: &[u8]) -> Result<(), &'static str> {
+        for path in self.missing(path) {
             let around = self.folder(parent(path));
             let below_implied = around.is_some_and(|around| around.origin == Origin::Implied);
             self.fill(parent(path));
@@ -174,6 +180,32 @@ impl Described {
             self.insert(path.to_vec(), Node::Folder(folder))?;
         }
         Ok(())
+    }
+
+    /// Those folders on the way to `path`, and that itself, that there are not yet.
+    pub(super) fn missing<'a>(&self, path: &'a [u8]) -> Vec<&'a [u8]> {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let ends = ends.chain((!path.is_empty()).then_some(path.len()));
+        ends.map(|end| &path[..end]).filter(|path| !self.nodes.contains_key(*path)).collect()
+    }
+
+    /// Whether there are neither folders nor links.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Whether there is a symbolic link.
+    pub(super) fn is_link(&self, path: &[u8]) -> bool {
+        matches!(self.nodes.get(path), Some(Node::Link(_)))
+    }
+
+    /// Forgets everything but the folders that were not described, because nothing else is asked for any more. Every other
+    /// folder counts as described from now on. `None` if there is still much to keep.
+    pub(super) fn undescribed(mut self) -> Option<Self> {
+        self.nodes.retain(|_, node| matches!(node, Node::Folder(folder) if folder.origin != Origin::Described));
+        self.rest_described = true;
+        let bytes: usize = self.nodes.keys().map(Vec::len).sum();
+        (bytes <= UNDESCRIBED_BYTES).then_some(self)
     }
 
     fn fill(&mut self, path: &[u8]) {
@@ -219,11 +251,11 @@ fn clean(name: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-fn join(parent: &[u8], base: &[u8]) -> Vec<u8> {
+pub(super) fn join(parent: &[u8], base: &[u8]) -> Vec<u8> {
     if parent.is_empty() { base.to_vec() } else { [parent, b"/", base].concat() }
 }
 
-fn parent(path: &[u8]) -> &[u8] {
+pub(super) fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|&byte| byte == b'/').map_or(&[], |at| &path[..at])
 }
 
@@ -285,7 +317,7 @@ mod tests {
         for path in ["usr", "usr/lib", "usr/lib/a", "usr/lib/b", "var", "run", "run/lock", "x", "x/c"] {
             assert_eq!(origin(&found, path), Some(Origin::Implied), "{path}");
         }
-        assert!(described(&[("a", link("b")), ("b", link("a"))]).resolve(vec![b"a"]).is_err());
+        assert!(described(&[("a", link("b")), ("b", link("a"))]).resolve(vec![b"a"], LINKS).is_err());
     }
 
     #[test]

@@ -17,7 +17,10 @@ use crate::engine::EngineError;
 
 /// The root folder of containerd's mount namespace.
 #[derive(Debug)]
-pub(crate) struct Host(File);
+pub(crate) struct Host {
+    root: File,
+    pid: u64,
+}
 
 impl Host {
     /// `None` if containerd's files cannot be reached from here: it runs in a pid namespace that we do not see into, or
@@ -34,7 +37,7 @@ impl Host {
         let path = format!("/proc/{}/root", server.pid);
         let flags = (OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed();
         match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
-            Ok(root) => Ok(Some(Self(root))),
+            Ok(root) => Ok(Some(Self { root, pid: server.pid })),
             Err(error) => {
                 tracing::debug!(%error, path, "containerd's files cannot be reached");
                 Ok(None)
@@ -42,16 +45,21 @@ impl Host {
         }
     }
 
+    /// containerd's process.
+    pub(super) fn pid(&self) -> u64 {
+        self.pid
+    }
+
     /// Opens a file for reading, by the path that containerd knows it by.
     pub(crate) fn file(&self, path: &Path) -> rustix::io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        openat2(&self.0, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+        openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
             .map(File::from)
     }
 
     /// Opens a folder by the path that containerd knows it by.
     pub(super) fn folder(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        open_within(&self.0, path)
+        open_within(&self.root, path)
     }
 }
 

@@ -85,7 +85,8 @@ pub(super) fn candidates(upper: &OwnedFd, lower: &[OwnedFd]) -> Result<Vec<Candi
 }
 
 /// The nearest of the layers `around` that has the folder `path`, and all of them that have it. A layer that has something
-/// else there has replaced the folder, and what lies below that does not count.
+/// else there has replaced the folder, and what lies below that does not count. containerd refuses some such images when it
+/// unpacks layers in turn, and takes them when it unpacks them in parallel, where it does not look.
 #[expect(clippy::type_complexity, reason = "both are found in one go")]
 fn below(lower: &[OwnedFd], around: &[usize], path: &Path) -> Result<(Option<(usize, OwnedFd)>, Rc<[usize]>)> {
     let (mut nearest, mut there) = (None, Vec::new());

@@ -2,8 +2,11 @@
 
 mod apply;
 mod described;
+mod fill;
+mod finish;
 mod host;
 mod implicit_dirs;
+mod own;
 mod parallel;
 mod priority_semaphore;
 mod serial;
@@ -16,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::apply::LayerApplier;
 pub(crate) use self::host::Host;
 pub(crate) use self::snapshots::{Snapshots, exists};
 use super::labels;
@@ -114,16 +118,24 @@ async fn unpack(
     events: &Events,
 ) -> Result<(), EngineError> {
     let mut parallel = parallel;
+    let mut applier = None;
     for _ in 0..TRIES {
         let depth = snapshots.depth(&job.layers).await?;
+        if depth == job.layers.len() {
+            return Ok(());
+        }
+        let applier = match &applier {
+            Some(applier) => applier,
+            None => applier.insert(LayerApplier::of(snapshots).await?),
+        };
         if parallel && job.layers.len() - depth > 1 {
-            match parallel::unpack(snapshots, job, depth, committed, events).await? {
+            match parallel::unpack(snapshots, applier, job, depth, committed, events).await? {
                 Attempt::Done => return Ok(()),
                 Attempt::Moved => continue,
                 Attempt::Impossible => parallel = false,
             }
         }
-        if serial::unpack(snapshots, job, depth, committed, events).await? == Attempt::Done {
+        if serial::unpack(snapshots, applier, job, depth, committed, events).await? == Attempt::Done {
             return Ok(());
         }
     }

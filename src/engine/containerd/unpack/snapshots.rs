@@ -1,6 +1,7 @@
 //! The calls of which an unpack consists.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,10 +13,12 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use super::super::client::{Client, Expect as _, SILENCE};
+use super::super::discover::Server;
 use super::super::read::ContainerdImages;
 use super::Layer;
-use super::apply::{ContainerdDiff, LayerApplier, unpacking};
+use super::apply::unpacking;
 use super::host::Host;
+use super::own::Running;
 use crate::engine::EngineError;
 use crate::image::Digest;
 
@@ -58,13 +61,30 @@ pub(crate) enum Prepared {
 pub(crate) struct Snapshots {
     client: Client,
     snapshotter: String,
+    /// The folder of the content store, as containerd sees it.
+    content: Option<PathBuf>,
+    /// What writes into unfinished snapshots.
+    running: Running,
     /// Keys of snapshots that were prepared and not yet committed.
     active: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(client: Client, snapshotter: String) -> Self {
-        Self { client, snapshotter, active: Arc::default() }
+    pub(crate) fn new(client: Client, server: &Server) -> Self {
+        let (snapshotter, content) = (server.snapshotter.clone(), server.content.clone());
+        Self { client, snapshotter, content, running: Running::default(), active: Arc::default() }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn content_root(&self) -> Option<&Path> {
+        self.content.as_deref()
+    }
+
+    pub(super) fn running(&self) -> &Running {
+        &self.running
     }
 
     pub(crate) fn snapshotter(&self) -> &str {
@@ -74,11 +94,6 @@ impl Snapshots {
     /// containerd's files, where they can be reached.
     pub(super) async fn host(&self) -> Result<Option<Host>, EngineError> {
         Host::of(&self.client).await
-    }
-
-    /// What fills snapshots with layers.
-    pub(super) fn applier(&self) -> LayerApplier {
-        LayerApplier::ContainerdDiff(ContainerdDiff::new(self.client.clone()))
     }
 
     /// The content store, to be read.
@@ -206,6 +221,8 @@ impl Snapshots {
 
     /// Removes what was prepared and not committed. What cannot be removed now goes with the lease.
     pub(crate) async fn remove_active(&self) {
+        // containerd could not remove a folder into which something is still being written.
+        self.running.stopped().await;
         let keys: Vec<_> = self.active().iter().cloned().collect();
         for key in keys {
             if let Err(error) = self.remove(&key).await {
