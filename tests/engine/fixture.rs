@@ -70,14 +70,19 @@ impl Layer {
 
     /// A tar of `members` only: folders above them get no entry.
     pub(crate) fn tar_of(&self, members: &[&str]) -> Bytes {
-        tar(self.folder.path(), members)
+        tar(self.folder.path(), &[], members)
+    }
+
+    /// The whole, with options for tar.
+    pub(crate) fn tar_with(&self, options: &[&str]) -> Bytes {
+        tar(self.folder.path(), options, &["."])
     }
 }
 
-fn tar(folder: &Path, members: &[&str]) -> Bytes {
+fn tar(folder: &Path, options: &[&str], members: &[&str]) -> Bytes {
     let file = tempfile::NamedTempFile::new().unwrap();
     let arguments = ["--sort=name", "--mtime=@1000000", "--owner=0", "--group=0", "--numeric-owner"];
-    Run::new("tar").args(arguments).arg("-C").arg(folder).arg("-cf").arg(file.path()).args(members).ok();
+    Run::new("tar").args(arguments).args(options).arg("-C").arg(folder).arg("-cf").arg(file.path()).args(members).ok();
     fs::read(file.path()).unwrap().into()
 }
 

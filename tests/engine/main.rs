@@ -8,12 +8,15 @@ mod current;
 mod failures;
 mod fixture;
 mod ingests;
+mod log;
 mod moved;
 mod names;
+mod own;
 mod pins;
 mod read;
 mod serial;
 mod store;
+mod trees;
 mod unpack;
 mod writes;
 

@@ -1,0 +1,7 @@
+//! Our own applier, held against containerd's.
+
+mod corpus;
+mod interrupted;
+
+mod property;
+mod reach;
