@@ -21,6 +21,7 @@ mod both_ways;
 mod caches;
 mod explicit;
 mod failures;
+mod finalize;
 mod images;
 mod inputs;
 mod interrupts;

@@ -106,7 +106,7 @@ impl Arrival {
 
 /// Asks now whether the builder can export directly; the route keeps the response.
 async fn ask(route: &Route) {
-    if let Err(status) = route.exports_directly().await {
+    if let Err(status) = route.capabilities().await {
         tracing::warn!(%status, "no direct export: the builder does not say what it is");
     }
 }

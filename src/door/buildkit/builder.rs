@@ -30,6 +30,15 @@ pub(super) struct Builder {
     told_too_old: AtomicBool,
 }
 
+/// What a builder can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Capabilities {
+    /// Its content store can be read: since v0.11, like `Control.Info`.
+    pub(super) exports_directly: bool,
+    /// It calls its client's session when all exporters are done (`finalize`).
+    pub(super) finalizes: bool,
+}
+
 /// What the builder's history holds of a build.
 #[derive(Debug, Default)]
 pub(super) struct Record {
@@ -56,12 +65,15 @@ impl Builder {
         self.content.clone()
     }
 
-    /// Whether its content store can be read: since v0.11, like `Control.Info`. If not, that is logged once.
-    pub(super) async fn exports_directly(&self) -> Result<bool, Status> {
+    /// What it can do. If it cannot export directly, that is logged once.
+    pub(super) async fn capabilities(&self) -> Result<Capabilities, Status> {
         let mut request = tonic::Request::new(InfoRequest {});
         request.set_timeout(TIMEOUT);
         match within(self.control.clone().info(request)).await {
-            Ok(_) => Ok(true),
+            Ok(response) => {
+                let version = response.into_inner().buildkit_version.unwrap_or_default().version;
+                Ok(Capabilities { exports_directly: true, finalizes: finalizes(&version) })
+            }
             Err(status) if status.code() == Code::Unimplemented => {
                 if !self.told_too_old.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
@@ -70,7 +82,7 @@ impl Builder {
                          everything else works, `--load` sends a tarball; hint: update the builder"
                     );
                 }
-                Ok(false)
+                Ok(Capabilities::default())
             }
             Err(status) => Err(status),
         }
@@ -117,8 +129,29 @@ impl Builder {
     }
 }
 
+/// Whether a builder of this version calls `FinalizeExport`: since v0.32. One that does not say its version is taken for older.
+fn finalizes(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split('.').map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(0), Some(32))
+}
+
 /// The outcome of `call`, or a timeout. The builder gets the same deadline, but it may be stuck.
 async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let late = |_| Err(Status::deadline_exceeded(format!("no answer within {} s", TIMEOUT.as_secs())));
     tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_finalizes_is_known_by_its_version() {
+        for version in ["v0.32.0", "v0.32.2", "v0.33.0-rc1", "0.40.0", "v1.0.0", "v0.32.0-5-gabc.m"] {
+            assert!(finalizes(version), "{version}");
+        }
+        for version in ["v0.31.9", "v0.11.6", "0.0.0+unknown", "v0", "", "master", "8d19a9b"] {
+            assert!(!finalizes(version), "{version}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! gRPC messages inside HTTP bodies: one length-prefixed frame each way for a unary call.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Limited};
 use tonic::Status;
 
@@ -58,6 +58,14 @@ pub(super) fn frame(message: &[u8]) -> Bytes {
 /// The status of a finished call: in the trailers, or in the headers when there is no body.
 pub(super) fn status(headers: &HeaderMap, trailers: Option<&HeaderMap>) -> Option<Status> {
     trailers.and_then(Status::from_header_map).or_else(|| Status::from_header_map(headers))
+}
+
+/// A successful response with `frame` as its message.
+pub(super) fn grpc_response(frame: Bytes) -> Response<Body> {
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let mut response = Response::new(with_trailers(frame, Some(trailers)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 /// A response that is only a status.

@@ -10,7 +10,7 @@ use super::builder::{Builder, Record};
 use super::builds::Build;
 use super::exporters::{EXPLICIT_TYPE, Exporter};
 use super::names;
-use super::progress::Display;
+use super::progress::{Display, Shown};
 use super::rebuild::rebuild;
 use super::remarks;
 use super::response::{BuildResponse, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
@@ -32,10 +32,11 @@ const NAMELESS: &str = "linkspan: the image gets no name, for `-t` does not reac
                         `-o type=linkspan,name=NAME`, or `--load -t NAME`";
 
 /// One build whose image goes to the engine.
-pub(super) struct Load<'a> {
-    pub(super) builder: &'a Builder,
-    pub(super) exports: &'a Exports,
-    pub(super) client: &'a Principal,
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) builder: Arc<Builder>,
+    pub(super) exports: Arc<Exports>,
+    pub(super) client: Principal,
     pub(super) build: Arc<Build>,
     pub(super) solve: Solve,
     /// The exporters that replaced the client's in the builder's request.
@@ -50,19 +51,32 @@ struct BuiltImage {
     config: Option<String>,
 }
 
-impl Load<'_> {
+/// When a load is exported.
+#[derive(Debug)]
+pub(super) enum Moment {
+    /// While the builder waits for it, with what it has told of the frontend's metadata.
+    InBuild(Option<Said>),
+    /// After the builder's response.
+    Afterwards,
+}
+
+impl Load {
     /// Refuses names that policy does not allow, if they are known before the build.
     pub(super) fn check(&self) -> Result<(), Status> {
         let loads = self.solve.exporters.iter().zip(self.loads()).filter_map(|(given, load)| load.map(|_| given));
         for load in loads {
-            self.exports.policy(self.client).check(&names::known(load)).map_err(|error| failure(&error))?;
+            self.exports.policy(&self.client).check(&names::known(load)).map_err(|error| failure(&error))?;
         }
         Ok(())
     }
 
     /// Exports what the builder made and completes the builder's response.
-    pub(super) async fn finish(&self, answer: BuildResponse) -> Result<BuildResponse, Status> {
-        self.export(&self.solve.build, answer, &self.displays(|_| true), &self.asked).await
+    pub(super) async fn finish(&self, answer: BuildResponse, moment: Moment) -> Result<BuildResponse, Status> {
+        let (shown, said) = match moment {
+            Moment::InBuild(said) => (Shown::Among, said),
+            Moment::Afterwards => (Shown::After, None),
+        };
+        self.export(&self.solve.build, answer, &self.displays(shown, |_| true), &self.asked, said).await
     }
 
     /// Removes a repetition from the builder's history.
@@ -82,12 +96,13 @@ impl Load<'_> {
     }
 
     /// Starts the progress display of each load that is wanted.
-    pub(super) fn displays(&self, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
+    pub(super) fn displays(&self, shown: Shown, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
         let engine = self.exports.engine().identity().kind.name();
         self.loads()
             .enumerate()
             .map(|(index, load)| {
-                let display = load.filter(|_| wanted(index)).map(|_| Display::start(self.build.clone(), engine, index));
+                let display =
+                    load.filter(|_| wanted(index)).map(|_| Display::start(self.build.clone(), engine, index, shown));
                 (self.solve.exporters[index].is_plain(), display)
             })
             .inspect(|(plain, display)| {
@@ -100,15 +115,16 @@ impl Load<'_> {
     }
 
     /// Exports the loads of `build` that have a display, and shows the outcome. A repetition uses the exporters
-    /// `again`.
+    /// `again`. `said` is the frontend's metadata, if the builder has told it.
     pub(super) async fn export(
         &self,
         build: &str,
         answer: BuildResponse,
         displays: &[Option<Display>],
         again: &[Exporter],
+        said: Option<Said>,
     ) -> Result<BuildResponse, Status> {
-        let result = self.persist(build, answer, displays, again).await;
+        let result = self.persist(build, answer, displays, again, said).await;
         if let Err(status) = &result {
             displays.iter().flatten().for_each(|display| display.fail(status.message()));
         }
@@ -122,8 +138,9 @@ impl Load<'_> {
         answer: BuildResponse,
         displays: &[Option<Display>],
         again: &[Exporter],
+        said: Option<Said>,
     ) -> Result<BuildResponse, Status> {
-        let mut attempt = self.attempt(build, answer, displays).await?;
+        let mut attempt = self.attempt(build, answer, displays, said.clone()).await?;
         for _ in 0..REPETITIONS {
             let Err(error) = attempt else { break };
             tracing::info!(build = %self.build.id, %error, "the builder is asked to fetch what it lacks");
@@ -131,9 +148,9 @@ impl Load<'_> {
                 display.note("waiting for the builder to fetch layers that it does not hold");
             }
             let recording = self.build.recording();
-            let repeated = rebuild(self.builder, &self.solve, again, self.any_load(), &recording).await;
+            let repeated = rebuild(&self.builder, &self.solve, again, self.any_load(), &recording).await;
             let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
-            let result = self.attempt(&repeated.build, repeated.answer, displays).await;
+            let result = self.attempt(&repeated.build, repeated.answer, displays, said.clone()).await;
             self.forget(&repeated.build).await;
             attempt = result?;
         }
@@ -146,8 +163,9 @@ impl Load<'_> {
         build: &str,
         mut answer: BuildResponse,
         displays: &[Option<Display>],
+        said: Option<Said>,
     ) -> Result<Result<BuildResponse, ExportError>, Status> {
-        let Record { roots, mut said, .. } = self.record(build, &answer).await?;
+        let Record { roots, mut said, .. } = self.record(build, &answer, said).await?;
         let made = match answer.root().filter(|_| self.asked.len() == 1) {
             Some(root) => {
                 // The response of a single exporter has the name that replaced the wildcard.
@@ -240,9 +258,9 @@ impl Load<'_> {
 
     /// The facts about a build that its response lacks. The history has the results of several exporters, and the
     /// metadata of a frontend that the builder ran.
-    async fn record(&self, build: &str, answer: &BuildResponse) -> Result<Record, Status> {
+    async fn record(&self, build: &str, answer: &BuildResponse, said: Option<Said>) -> Result<Record, Status> {
         let recording = self.build.recording();
-        let said = recording.result.as_deref().map(Said::with_the_result);
+        let said = said.or_else(|| recording.result.as_deref().map(Said::with_the_result));
         let alone = self.asked.len() == 1 && answer.root().is_some();
         if alone && (said.is_some() || !(self.solve.has_frontend || recording.incomplete)) {
             return Ok(Record { said: said.unwrap_or_default(), ..Record::default() });

@@ -13,6 +13,7 @@ mod cache;
 mod entry;
 mod explicit;
 mod exporters;
+mod finalize;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod grpc;
@@ -46,6 +47,7 @@ use arrival::Arrival;
 use builder::Builder;
 use builds::Builds;
 use cache::Caching;
+use finalize::Finalizers;
 use session::Sessions;
 
 pub use solve::rewrite;
@@ -67,10 +69,11 @@ const LISTEN_HISTORY: &str = "/moby.buildkit.v1.Control/ListenBuildHistory";
 /// The server side of one builder's endpoint.
 #[derive(Debug)]
 pub struct Door {
-    builder: Builder,
+    builder: Arc<Builder>,
     plain_is_load: bool,
     builds: Builds,
     sessions: Sessions,
+    finalizers: Arc<Finalizers>,
     exports: Arc<Exports>,
     caching: Arc<Caching>,
     status: Option<StatusReport>,
@@ -80,13 +83,15 @@ impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
         let Settings { builder, connections, plain_is_load } = settings;
-        let builder = Builder::new(builder, connections);
+        let builder = Arc::new(Builder::new(builder, connections));
         let caching = Caching::new(None, exports.clone(), builder.name.clone(), builder.content());
+        let finalizers = Arc::<Finalizers>::default();
         Self {
             builder,
             plain_is_load,
             builds: Builds::default(),
-            sessions: Sessions::new(None),
+            sessions: Sessions::new([finalizers.clone() as _]),
+            finalizers,
             exports,
             caching,
             status: None,
@@ -98,8 +103,7 @@ impl Door {
     pub fn with_caches(mut self, caches: Option<Arc<Caches>>) -> Self {
         let (name, content) = (self.builder.name.clone(), self.builder.content());
         self.caching = Caching::new(caches, self.exports.clone(), name, content);
-        let is_able = self.caching.is_able();
-        self.sessions = Sessions::new(is_able.then(|| self.caching.clone() as _));
+        self.sessions = Sessions::new([self.finalizers.clone() as _, self.caching.clone() as _]);
         self
     }
 

@@ -28,11 +28,19 @@ struct Inner {
     build: Arc<Build>,
     engine: &'static str,
     vertex: Vertex,
-    /// Whether it is shown among the builder's own progress, not after it.
-    is_live: bool,
+    shown: Shown,
     blobs: Mutex<HashMap<String, Blob>>,
     warned: AtomicBool,
     ended: AtomicBool,
+}
+
+/// Where an export is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Among the builder's own progress.
+    Among,
+    /// After it.
+    After,
 }
 
 /// What was last shown of a blob.
@@ -44,7 +52,7 @@ struct Blob {
 
 impl Display {
     /// Starts the vertex of the export with the given index.
-    pub(super) fn start(build: Arc<Build>, engine: &'static str, index: usize) -> Self {
+    pub(super) fn start(build: Arc<Build>, engine: &'static str, index: usize, shown: Shown) -> Self {
         let digest = Digest::sha256(format!("{}-linkspan-{index}", build.id).as_bytes()).to_string();
         let name = format!("importing to {engine}");
         let vertex = Vertex { digest, name, started: Some(now()), ..Vertex::default() };
@@ -52,7 +60,7 @@ impl Display {
             build,
             engine,
             vertex,
-            is_live: false,
+            shown,
             blobs: Mutex::default(),
             warned: AtomicBool::default(),
             ended: AtomicBool::default(),
@@ -67,7 +75,7 @@ impl Display {
             build,
             engine,
             vertex: Vertex { digest, ..Vertex::default() },
-            is_live: true,
+            shown: Shown::Among,
             blobs: Mutex::default(),
             warned: AtomicBool::default(),
             ended: AtomicBool::default(),
@@ -91,7 +99,7 @@ impl Display {
             let vertex = self.0.vertex.digest.clone();
             let warning = VertexWarning { vertex, level: 1, short: text.into(), ..VertexWarning::default() };
             let response = StatusResponse { warnings: vec![warning], ..StatusResponse::default() };
-            self.0.build.show(frame(&response.encode_to_vec()));
+            self.0.send(&response);
         }
     }
 
@@ -180,8 +188,15 @@ impl Inner {
 
     fn show(&self, vertexes: Vec<Vertex>, statuses: Vec<VertexStatus>) {
         let response = StatusResponse { vertexes, statuses, ..StatusResponse::default() };
+        self.send(&response);
+    }
+
+    fn send(&self, response: &StatusResponse) {
         let frame = frame(&response.encode_to_vec());
-        if self.is_live { self.build.show_now(frame) } else { self.build.show(frame) }
+        match self.shown {
+            Shown::Among => self.build.show_now(frame),
+            Shown::After => self.build.show(frame),
+        }
     }
 }
 

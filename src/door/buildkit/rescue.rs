@@ -4,11 +4,11 @@ use tonic::{Code, Status};
 
 use super::exporters::Exporter;
 use super::load::Load;
-use super::progress::Display;
+use super::progress::{Display, Shown};
 use super::rebuild::once;
 use super::response::BuildResponse;
 
-impl Load<'_> {
+impl Load {
     /// Exports the images of a build that failed with `code`. The builder pushes and writes caches after all its
     /// exporters are done, when a load of its own would have reached the engine. If another exporter failed, the
     /// builder keeps no exporter's result (BuildKit `solver/llbsolver/export.go`, `runExporters`), so the image is
@@ -22,13 +22,13 @@ impl Load<'_> {
         };
         // Outputs that are not loads have failed or are done.
         let again: Vec<_> = self.loads().map(|load| load.unwrap_or_else(|| self.any_load()).clone()).collect();
-        let displays = self.displays(|index| record.roots.iter().any(|(made, _)| *made == index));
+        let displays = self.displays(Shown::After, |index| record.roots.iter().any(|(made, _)| *made == index));
         let rescued = if displays.iter().flatten().next().is_some() {
             tracing::info!(build = %self.build.id, "the build failed when its image was made; that is exported");
-            self.export(&self.solve.build, BuildResponse::default(), &displays, &again).await.map(drop)
+            self.export(&self.solve.build, BuildResponse::default(), &displays, &again, None).await.map(drop)
         } else if record.is_built && code != Code::Cancelled && self.can_be_made_again() {
             tracing::info!(build = %self.build.id, "another output failed before the image was made; that is made again");
-            self.make_again(&self.displays(|_| true), &again).await
+            self.make_again(&self.displays(Shown::After, |_| true), &again).await
         } else {
             return;
         };
@@ -49,10 +49,11 @@ impl Load<'_> {
         for display in displays.iter().flatten() {
             display.note("waiting for the builder to make the image again, because another output failed");
         }
-        let repeated = once(self.builder, &self.solve, again, &self.build.recording()).await.inspect_err(|status| {
-            displays.iter().flatten().for_each(|display| display.fail(status.message()));
-        })?;
-        let exported = self.export(&repeated.build, repeated.answer, displays, again).await;
+        let repeated =
+            once(&self.builder, &self.solve, again, &self.build.recording()).await.inspect_err(|status| {
+                displays.iter().flatten().for_each(|display| display.fail(status.message()));
+            })?;
+        let exported = self.export(&repeated.build, repeated.answer, displays, again, None).await;
         self.forget(&repeated.build).await;
         exported.map(drop)
     }

@@ -73,6 +73,14 @@ impl BuildResponse {
         serde_json::from_slice(&json).ok()
     }
 
+    /// Replaces what it says of the image by what `other` says.
+    pub(super) fn take_image_of(&mut self, other: &Self) {
+        for key in [DESCRIPTOR, DIGEST, CONFIG_DIGEST, NAME, RESULTS] {
+            self.keys.remove(key);
+            self.keys.extend(other.keys.get_key_value(key).map(|(key, value)| (key.clone(), value.clone())));
+        }
+    }
+
     /// Replaces the keys that the builder merged by the exporters' own results: in the order of the request, the last
     /// writer of a key wins, as without us. With several exporters the results are also listed one by one.
     pub(super) fn merge(&mut self, results: &[ExporterResult]) {

@@ -13,11 +13,14 @@ use tonic::Status;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
+use super::builder::Capabilities;
 use super::builds::Build;
 use super::cache::Cached;
 use super::explicit::{explained, refusal};
+use super::exporters::Exporter;
+use super::finalize::Finalizer;
 use super::grpc::{Unary, error_response, frame, status};
-use super::load::Load;
+use super::load::{Load, Moment};
 use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
 use super::response::BuildResponse;
 use super::session::SESSION;
@@ -36,13 +39,23 @@ const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 const LOOK: Duration = Duration::from_secs(2);
 
 /// How a request for a build is handled.
-enum Edit<'a> {
-    /// Edited; we export its image.
-    Load(Box<Load<'a>>, Bytes),
+enum Edit {
+    /// Edited; we export its image, inside the build if there is a finalizer.
+    Load(Arc<Load>, Bytes, Option<Arc<Finalizer>>),
     /// Forwarded unchanged. Messages about the build are shown as long as `said` is kept.
     Pass { said: Option<Arc<Build>> },
     /// Refused before the build starts.
     Refuse(Status),
+}
+
+/// What a request has for the engine's images.
+enum Wish {
+    /// No load.
+    Nothing,
+    /// A load that we cannot export, perhaps with what the client is told of that.
+    Pass(Option<String>),
+    /// A load: the exporters that replace the client's, and whether the builder can wait for it.
+    Load { asked: Vec<Exporter>, finalizes: bool },
 }
 
 /// One client connection and its counterpart towards the builder.
@@ -51,12 +64,12 @@ pub(super) struct Route {
     door: Arc<Door>,
     client: Principal,
     upstream: PooledConnection,
-    exports_directly: OnceCell<bool>,
+    capabilities: OnceCell<Capabilities>,
 }
 
 impl Route {
     pub(super) fn new(door: Arc<Door>, client: Principal, upstream: PooledConnection) -> Self {
-        Self { door, client, upstream, exports_directly: OnceCell::new() }
+        Self { door, client, upstream, capabilities: OnceCell::new() }
     }
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
@@ -77,17 +90,14 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         let (edit, cached) = match request.message().map(Solve::read) {
-            Some(Ok(solve)) => match self.read_caches(solve).await {
-                Ok((solve, cached)) => match refusal(&solve.exporters) {
-                    Some(status) => (Edit::Refuse(status), cached),
-                    None => (self.edit(solve, &parts.headers).await, cached),
-                },
-                Err(status) => (Edit::Refuse(status), None),
+            Some(Ok(solve)) => match refusal(&solve.exporters) {
+                Some(status) => (Edit::Refuse(status), None),
+                None => self.edit_all(solve, &parts.headers).await,
             },
             // Not a request that we understand: the builder reports what is wrong with it.
             Some(Err(_)) | None => (Edit::Pass { said: None }, None),
         };
-        let (load, message, _claim) = match (edit, &cached) {
+        let (load, finalizer, message, _claim) = match (edit, &cached) {
             (Edit::Refuse(status), _) => return Ok(error_response(&status)),
             (Edit::Pass { said }, None) => {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
@@ -96,11 +106,11 @@ impl Route {
             // The status stream stays open until the claim is dropped, however the call ends.
             (Edit::Pass { said }, Some(cached)) => {
                 let build = said.unwrap_or_else(|| cached.shown());
-                (None, cached.message.clone(), build.track())
+                (None, None, cached.message.clone(), build.track())
             }
-            (Edit::Load(load, message), _) => {
+            (Edit::Load(load, message, finalizer), _) => {
                 let claim = load.build.track();
-                (Some(load), message, claim)
+                (Some(load), finalizer, message, claim)
             }
         };
         let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
@@ -110,13 +120,19 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         let code = status(&parts.headers, answer.trailers.as_ref()).map(|status| status.code());
+        let result = finalizer.as_ref().and_then(|finalizer| finalizer.result());
         if code != Some(tonic::Code::Ok) {
-            // The response of a builder that disconnected has no status; then there is no builder to ask.
-            if let (Some(code), Some(load)) = (code, &load) {
-                load.rescue(code).await;
+            match (code, &load, result) {
+                // The builder repeats what we have told it.
+                (_, _, Some(Err(status))) => return Ok(error_response(status)),
+                // The image is there already.
+                (_, _, Some(Ok(_))) => {}
+                (Some(code), Some(load), None) => load.rescue(code).await,
+                // The response of a builder that disconnected has no status; then there is no builder to ask.
+                _ => {}
             }
         } else if let Some(message) = answer.message() {
-            match completed(&message, load.as_deref(), cached.as_ref()).await {
+            match completed(&message, load.as_deref(), result, cached.as_ref()).await {
                 Ok(completed) => answer.body = frame(&completed.write()),
                 Err(status) => return Ok(error_response(&status)),
             }
@@ -125,22 +141,53 @@ impl Route {
         Ok(if load.is_none() { explained(response, self.why_not()) } else { response })
     }
 
-    /// The request without our own cache entries, and the caches that replace them.
-    async fn read_caches(&self, solve: Solve) -> Result<(Solve, Option<Cached>), Status> {
+    /// The edited request, and the caches that replace its cache entries of ours.
+    async fn edit_all(&self, solve: Solve, headers: &HeaderMap) -> (Edit, Option<Cached>) {
         let door = &*self.door;
+        let wish = self.wish(&solve).await;
         let has_caches = door.caching.is_wanted(&solve.cache).await;
-        let is_split = door.sessions.decide(&solve.session, has_caches && door.caching.is_able());
-        if !has_caches {
-            return Ok((solve, None));
-        }
-        let build = door.builds.get(&solve.build);
-        let Solve { message, cache, session, .. } = &solve;
-        let cached = door.caching.solve(message, cache, session, is_split, &self.client, &build).await?;
-        Ok((Solve::read(cached.message.clone()).map_err(unread)?, Some(cached)))
+        let is_finalized = matches!(wish, Wish::Load { finalizes: true, .. });
+        let is_split = door.sessions.decide(&solve.session, is_finalized || has_caches && door.caching.is_able());
+        let (solve, cached) = match has_caches {
+            false => (solve, None),
+            true => match self.read_caches(&solve, is_split).await {
+                Ok((solve, cached)) => (solve, Some(cached)),
+                Err(status) => return (Edit::Refuse(status), None),
+            },
+        };
+        (self.edit(solve, wish, is_split, headers), cached)
     }
 
-    /// The edited request, if it contains a load and the builder can export directly.
-    async fn edit(&self, solve: Solve, headers: &HeaderMap) -> Edit<'_> {
+    /// What the request has for the engine's images, and whether the builder can do that.
+    async fn wish(&self, solve: &Solve) -> Wish {
+        let door = &*self.door;
+        let Some(asked) = solve.asked(door.plain_is_load) else { return Wish::Nothing };
+        let why = match timeout(LOOK, self.capabilities()).await {
+            Ok(Ok(able)) if able.exports_directly => {
+                // Of several exporters the builder tells the results only after the build, in its history.
+                let finalizes = able.finalizes && asked.len() == 1 && !solve.has_session_exporter;
+                return Wish::Load { asked, finalizes };
+            }
+            Ok(Ok(_)) => return Wish::Pass(None),
+            // A builder that does not respond will hardly build; if it does, the client's own export still works.
+            Ok(Err(status)) => format!("the builder does not say what it is ({})", status.message()),
+            Err(_) => format!("the builder has not said within {} s what it is", LOOK.as_secs()),
+        };
+        tracing::warn!(builder = %door.builder.name, build = %solve.build, %why, "no direct export");
+        Wish::Pass(Some(remarks::passed(&why)))
+    }
+
+    /// The request without our own cache entries, and the caches that replace them.
+    async fn read_caches(&self, solve: &Solve, is_split: bool) -> Result<(Solve, Cached), Status> {
+        let door = &*self.door;
+        let build = door.builds.get(&solve.build);
+        let Solve { message, cache, session, .. } = solve;
+        let cached = door.caching.solve(message, cache, session, is_split, &self.client, &build).await?;
+        Ok((Solve::read(cached.message.clone()).map_err(unread)?, cached))
+    }
+
+    /// The edited request, if it has a load. `is_split` says whether we can answer calls in the client's session.
+    fn edit(&self, solve: Solve, wish: Wish, is_split: bool, headers: &HeaderMap) -> Edit {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
         Span::current().record("build", &build.id);
@@ -150,37 +197,34 @@ impl Route {
             }
             Edit::Pass { said: remark.map(|_| build.clone()) }
         };
-        let Some(asked) = solve.asked(door.plain_is_load) else {
-            let is_able = self.exports_directly.get() == Some(&true);
-            return pass(remarks::plain(&solve.exporters, headers).filter(|_| is_able));
+        let (asked, finalizes) = match wish {
+            Wish::Nothing => {
+                let is_able = self.capabilities.get().is_some_and(|able| able.exports_directly);
+                return pass(remarks::plain(&solve.exporters, headers).filter(|_| is_able));
+            }
+            Wish::Pass(remark) => return pass(remark),
+            Wish::Load { asked, finalizes } => (asked, finalizes && is_split),
         };
-        let why = match timeout(LOOK, self.exports_directly()).await {
-            Ok(Ok(true)) => None,
-            Ok(Ok(false)) => return pass(None),
-            // A builder that does not respond will hardly build; if it does, the client's own export still works.
-            Ok(Err(status)) => Some(format!("the builder does not say what it is ({})", status.message())),
-            Err(_) => Some(format!("the builder has not said within {} s what it is", LOOK.as_secs())),
-        };
-        if let Some(why) = why {
-            tracing::warn!(builder = %door.builder.name, build = %build.id, %why, "no direct export");
-            return pass(Some(remarks::passed(&why)));
-        }
         let Ok(message) = solve.with_exporters(&asked) else { return pass(None) };
-        let load = Load { builder: &door.builder, exports: &door.exports, client: &self.client, build, solve, asked };
-        match load.check() {
-            Ok(()) => Edit::Load(Box::new(load), message),
-            Err(status) => Edit::Refuse(status),
+        let (builder, exports, client) = (door.builder.clone(), door.exports.clone(), self.client.clone());
+        let load = Arc::new(Load { builder, exports, client, build, solve, asked });
+        if let Err(status) = load.check() {
+            return Edit::Refuse(status);
+        }
+        match finalizes.then(|| door.finalizers.add(&load)).flatten() {
+            Some(finalizer) => Edit::Load(load, Solve::with_session_exporter(&message), Some(finalizer)),
+            None => Edit::Load(load, message, None),
         }
     }
 
     /// Why a request for a direct export was forwarded unchanged.
     fn why_not(&self) -> &'static str {
-        match self.exports_directly.get() {
-            Some(false) => {
+        match self.capabilities.get() {
+            Some(able) if !able.exports_directly => {
                 "it is older than BuildKit 0.11 and cannot export directly; hint: update the builder, or use \
                  `--load`, which sends a tarball"
             }
-            Some(true) => "the request has a form that Linkspan does not know; hint: use `--load`",
+            Some(_) => "the request has a form that Linkspan does not know; hint: use `--load`",
             None => {
                 "it did not say what it can do when it was asked; hint: build again, or use `--load`; Linkspan's \
                  log has the reason"
@@ -189,8 +233,8 @@ impl Route {
     }
 
     /// Requested once for each client connection: the builder may be another one by the next.
-    pub(super) async fn exports_directly(&self) -> Result<bool, Status> {
-        self.exports_directly.get_or_try_init(|| self.door.builder.exports_directly()).await.copied()
+    pub(super) async fn capabilities(&self) -> Result<Capabilities, Status> {
+        self.capabilities.get_or_try_init(|| self.door.builder.capabilities()).await.copied()
     }
 
     async fn status(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
@@ -243,14 +287,24 @@ impl Route {
     }
 }
 
-/// The response, completed with the results of the build's loads and caches.
-async fn completed(message: &[u8], load: Option<&Load<'_>>, cached: Option<&Cached>) -> Result<BuildResponse, Status> {
-    let answer =
+/// The response, completed with the results of the build's loads and caches. `result` is that of a load which was exported
+/// inside the build.
+async fn completed(
+    message: &[u8],
+    load: Option<&Load>,
+    result: Option<&Result<BuildResponse, Status>>,
+    cached: Option<&Cached>,
+) -> Result<BuildResponse, Status> {
+    let mut answer =
         BuildResponse::read(message).map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
-    let mut answer = match load {
-        Some(load) => load.finish(answer).await?,
-        None => answer,
-    };
+    match (result, load) {
+        (Some(result), _) => answer.take_image_of(result.as_ref().map_err(Status::clone)?),
+        (None, Some(load)) => {
+            let loaded = load.finish(answer.clone(), Moment::Afterwards).await?;
+            answer.take_image_of(&loaded);
+        }
+        (None, None) => {}
+    }
     if let Some(cached) = cached {
         cached.finish(&mut answer.keys);
     }

@@ -9,6 +9,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::frontend::ReturnRequest;
 use prost::Message;
 
 use super::exporters::Exporter;
+use super::wire::{entry, fields};
 
 /// The names of the image, separated by commas (`exptypes/types.go`).
 const NAME: &str = "image.name";
@@ -33,6 +34,13 @@ impl Said {
         Self { name: text(NAME), epoch: text(EPOCH) }
     }
 
+    /// From `FindExporters`, with which a builder sends the result's metadata before it exports.
+    pub(super) fn before_exports(request: &[u8]) -> Self {
+        // FindExportersRequest.metadata (BuildKit `session/exporter/exporter.proto`). Other values of it are no text.
+        let metadata = fields(request).filter_map(Result::ok).filter(|field| field.number == 1);
+        Self::on_record(&metadata.filter_map(|field| entry(field.bytes).ok()).collect())
+    }
+
     /// From the builder's record of a build.
     pub(super) fn on_record(metadata: &HashMap<String, String>) -> Self {
         Self { name: metadata.get(NAME).cloned(), epoch: metadata.get(EPOCH).cloned() }
@@ -48,6 +56,7 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::door::buildkit::wire::put_bytes;
     use bollard_buildkit_proto::moby::buildkit::v1::frontend::Result as GatewayResult;
 
     #[test]
@@ -60,5 +69,16 @@ mod tests {
         let to = said.to(&exporter);
         assert_eq!((to.name.as_deref(), to.epoch.as_deref()), (Some("mine"), Some("7")));
         assert_eq!(Said::with_the_result(b"\xff"), Said::default());
+
+        let mut request = Vec::new();
+        for (key, value) in [(NAME, &b"n1,n2"[..]), ("containerimage.config", b"\xff"), (EPOCH, b"7")] {
+            let mut entry = Vec::new();
+            put_bytes(&mut entry, 1, key.as_bytes());
+            put_bytes(&mut entry, 2, value);
+            put_bytes(&mut request, 1, &entry);
+        }
+        put_bytes(&mut request, 2, b"a reference");
+        assert_eq!(Said::before_exports(&request), said);
+        assert_eq!(Said::before_exports(b"\xff"), Said::default());
     }
 }

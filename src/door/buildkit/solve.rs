@@ -17,6 +17,7 @@ const FRONTEND_ATTRS: u32 = 7;
 const CACHE: u32 = 8;
 const INTERNAL: u32 = 11;
 const EXPORTERS: u32 = 13;
+const ENABLE_SESSION_EXPORTER: u32 = 14;
 
 /// The frontend's attribute that buildx makes of its environment variable of that name.
 const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
@@ -41,6 +42,8 @@ pub(super) struct Solve {
     pub(super) epoch: Option<String>,
     /// Whether the frontend that the builder runs must not take some or all steps from the cache.
     pub(super) is_uncached: bool,
+    /// Whether the client answers the builder's calls about exporters itself.
+    pub(super) has_session_exporter: bool,
     /// The Linkspan caches that it reads and writes.
     pub(super) cache: CacheOptions,
 }
@@ -63,7 +66,7 @@ impl Solve {
     /// Reads a request.
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
         let (mut build, mut session) = (String::new(), String::new());
-        let (mut has_frontend, mut epoch, mut is_uncached) = (false, None, false);
+        let (mut has_frontend, mut epoch, mut is_uncached, mut has_session_exporter) = (false, None, false, false);
         let cache = CacheOptions::of_solve(&message)?;
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
@@ -80,6 +83,7 @@ impl Solve {
                     }
                 }
                 EXPORTERS => exporters.push(Exporter::read(field.bytes)?),
+                ENABLE_SESSION_EXPORTER => has_session_exporter = field.varint != 0,
                 EXPORTER_DEPRECATED => field.text()?.clone_into(&mut deprecated.kind),
                 EXPORTER_ATTRS_DEPRECATED => deprecated.attrs.extend([entry(field.bytes)?]),
                 _ => {}
@@ -89,7 +93,7 @@ impl Solve {
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
-        Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached, session, cache })
+        Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached, session, has_session_exporter, cache })
     }
 
     /// The exporters that replace the client's; `None` if no load is among them.
@@ -133,6 +137,13 @@ impl Solve {
             put_map(&mut message, EXPORTER_ATTRS_DEPRECATED, &first.attrs);
         }
         Ok(message.into())
+    }
+
+    /// `message`, with which the builder calls the client's session about its exporters.
+    pub(super) fn with_session_exporter(message: &[u8]) -> Bytes {
+        let mut message = message.to_vec();
+        put_varint(&mut message, ENABLE_SESSION_EXPORTER, 1);
+        message.into()
     }
 
     /// The same build under another id, with `exporters` and without exporting its cache a second time.

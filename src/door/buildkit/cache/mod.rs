@@ -21,6 +21,8 @@ pub(super) use build::{CacheBuild, Cached};
 pub(super) use display::renamed;
 pub(super) use options::CacheOptions;
 pub(super) use stores::Caching;
+#[cfg(test)]
+pub(super) use stores::store_of_ours;
 
 /// The type of the entries that are ours.
 const KIND: &str = "linkspan";

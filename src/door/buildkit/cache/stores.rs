@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use http::{Request, Response};
+use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
-use super::super::session::SessionContent;
+use super::super::session::{SessionCalls, Taken};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
 use super::options::CacheOptions;
@@ -25,9 +24,19 @@ use crate::export::Exports;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::Reason;
 use crate::export_v1::proto::content_server::ContentServer;
-use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
+use crate::http2::{BodyError, MAX_MESSAGE_BYTES};
 use crate::image::Digest;
 use crate::source::BuildkitContent;
+
+/// The service that a builder calls for contents (containerd `api/services/content/v1`).
+const CONTENT: &str = "/containerd.services.content.v1.Content/";
+
+/// The metadata that names the store which is called. A caller that passes a call on puts its own in front, and servers
+/// look at the first one only (BuildKit `session/content/attachable.go`).
+const STORE: &str = "buildkit-attachable-store-id";
+
+/// What stands before our own ids in a session's calls (BuildKit `cache/remotecache/local`).
+const LOCAL: &str = "local:";
 
 /// The caches that one builder's builds read and write.
 #[derive(Debug)]
@@ -81,29 +90,37 @@ impl Caching {
 
     /// The build of the store `id` (`local:linkspan:NONCE`, `local:linkspan:NONCE/e0`), and which of its stores that is.
     fn find<'a>(&self, id: &'a str) -> Option<(Arc<CacheBuild>, &'a str)> {
-        let path = id.strip_prefix("local:")?.strip_prefix(STORE_PREFIX)?;
+        let path = id.strip_prefix(LOCAL)?.strip_prefix(STORE_PREFIX)?;
         let (nonce, store) = path.split_once('/').unwrap_or((path, ""));
         let builds = self.builds.lock().unwrap_or_else(PoisonError::into_inner);
         Some((builds.get(nonce)?.upgrade()?, store))
     }
 }
 
-impl SessionContent for Caching {
-    fn call(&self, store: &str, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
-        let found = self.find(store).and_then(|(build, store)| build.store(store));
-        let missing = Status::not_found(format!("linkspan: the build of the store {store} has ended"));
-        Box::pin(async move {
+impl SessionCalls for Caching {
+    fn take(&self, _: &str, call: Request<Incoming>) -> Taken {
+        let Some(id) = store_of_ours(&call) else { return Err(call) };
+        let found = self.find(id).and_then(|(build, store)| build.store(store));
+        let missing = Status::not_found(format!("linkspan: the build of the store {id} has ended"));
+        Ok(Box::pin(async move {
             let Some(store) = found else { return error_response(&missing) };
             let server = ContentServer::new(ContentService::Only(store))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            let response: Result<_, Infallible> = server.oneshot(request).await;
+            let response: Result<_, Infallible> = server.oneshot(call).await;
             match response {
                 Ok(response) => response.map(|body| body.map_err(BodyError::from).boxed_unsync()),
                 Err(never) => match never {},
             }
-        })
+        }))
     }
+}
+
+/// The store of ours that a call is for.
+pub(in super::super) fn store_of_ours<B>(call: &Request<B>) -> Option<&str> {
+    let store = call.headers().get(STORE)?.to_str().ok()?;
+    let is_ours = store.strip_prefix(LOCAL).is_some_and(|id| id.starts_with(STORE_PREFIX));
+    (is_ours && call.uri().path().starts_with(CONTENT)).then_some(store)
 }
 
 /// What a build imports, as the blobs of a store. An importer only asks for `Info` and reads (BuildKit `cache/remotecache`).

@@ -1,7 +1,7 @@
 //! The client's session: the calls that a builder makes of its client, inside the call `Control.Session`.
 //!
-//! Most sessions pass as the bytes that they are. One that has a build with caches of ours is split (`split`): its HTTP/2
-//! ends here on both sides, so that a call for contents of ours is answered here, and all others are passed on. Which of
+//! Most sessions pass as the bytes that they are. One in which we have calls to answer is split (`split`): its HTTP/2 ends
+//! here on both sides, so that these calls are answered here ([`SessionCalls`]), and all others are passed on. Which of
 //! the two it is shows only when the build comes (`registry`); until then the little that both sides say is held (`held`).
 
 mod held;
@@ -30,11 +30,13 @@ use split::{Side, split};
 /// The call that carries a session.
 pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 
-/// What responds to the calls of a builder that are ours inside a session.
-pub(super) trait SessionContent: Debug + Send + Sync {
-    /// Responds to a call of containerd's `Content` service. `store` is the store that is called, such as
-    /// `local:linkspan:<nonce>/e0`.
-    fn call(&self, store: &str, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>>;
+/// The response to a call of a builder inside a session, or the call itself if it is the client's to answer.
+pub(super) type Taken = Result<BoxFuture<'static, Response<Body>>, Request<Incoming>>;
+
+/// Answers calls of a builder inside a session in the client's place.
+pub(super) trait SessionCalls: Debug + Send + Sync {
+    /// Takes a call in the session called `session`, if it is ours to answer.
+    fn take(&self, session: &str, call: Request<Incoming>) -> Taken;
 }
 
 /// What names a session (BuildKit `session/session.go`).
@@ -47,14 +49,14 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 /// The sessions of one builder's clients.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    content: Option<Arc<dyn SessionContent>>,
+    calls: Arc<[Arc<dyn SessionCalls>]>,
     registry: Registry,
 }
 
 impl Sessions {
-    /// Sessions in which `content` responds to the calls that are ours; without it, every session passes as bytes.
-    pub(super) fn new(content: Option<Arc<dyn SessionContent>>) -> Self {
-        Self { content, registry: Registry::default() }
+    /// Sessions in which each of `calls` answers those that are its own; without any, every session passes as bytes.
+    pub(super) fn new(calls: impl IntoIterator<Item = Arc<dyn SessionCalls>>) -> Self {
+        Self { calls: calls.into_iter().collect(), registry: Registry::default() }
     }
 
     /// Serves the call that carries a session.
@@ -64,11 +66,11 @@ impl Sessions {
         upstream: &PooledConnection,
     ) -> Result<Response<Body>, ProxyError> {
         let id = request.headers().get(ID).and_then(|id| id.to_str().ok());
-        let (Some(content), Some(id)) = (&self.content, id) else { return upstream.forward(request).await };
+        let Some(id) = id.filter(|_| !self.calls.is_empty()) else { return upstream.forward(request).await };
         let way = gives_files_only(request.headers()).then_some(Way::Bytes);
         let session = self.registry.enter(id, way);
         let ((from_client, client), (from_builder, builder)) = (side(), side());
-        tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(content)));
+        tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(&self.calls)));
         // What the one says is exchanged for what the other hears.
         let (client, builder) =
             (Split { give: client.give, take: builder.take }, Split { give: builder.give, take: client.take });
@@ -82,7 +84,7 @@ impl Sessions {
     /// Must be called before the builder gets the build. The call that carries the session may come later.
     pub(super) fn decide(&self, session: &str, split: bool) -> bool {
         let way = if split { Way::Split } else { Way::Bytes };
-        self.content.is_some() && !session.is_empty() && self.registry.expect(session, way) == Way::Split
+        !self.calls.is_empty() && !session.is_empty() && self.registry.expect(session, way) == Way::Split
     }
 }
 

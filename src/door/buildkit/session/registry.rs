@@ -33,6 +33,7 @@ pub(super) enum Way {
 /// One session.
 #[derive(Debug)]
 pub(super) struct Session {
+    pub(super) id: String,
     way: watch::Sender<Option<Way>>,
     deadline: Instant,
 }
@@ -84,8 +85,8 @@ impl Registry {
         let expected = expected.reduce(|one, other| if one == Way::Split { one } else { other });
         known.expected.retain(|expected| expected.session != id);
         known.sessions.retain(|_, session| session.strong_count() > 0);
-        let session =
-            Arc::new(Session { way: watch::Sender::new(expected.or(way)), deadline: Instant::now() + PATIENCE });
+        let (way, deadline) = (watch::Sender::new(expected.or(way)), Instant::now() + PATIENCE);
+        let session = Arc::new(Session { id: id.to_owned(), way, deadline });
         // A builder, too, takes the newer of two with one id.
         known.sessions.insert(id.to_owned(), Arc::downgrade(&session));
         session

@@ -5,25 +5,14 @@
 
 use std::sync::Arc;
 
-use http::Request;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::pipe::{End, Pipe};
 use super::source::Source;
 use super::tunnel::{Tunnel, poll_source};
-use super::{SessionContent, registry::Session};
+use super::{SessionCalls, registry::Session};
 use crate::http2::{UpstreamConnection, serve};
-
-/// The service that a builder calls for contents (containerd `api/services/content/v1`).
-const CONTENT: &str = "/containerd.services.content.v1.Content/";
-
-/// The metadata that names the store which is called. A caller that passes a call on puts its own in front, and servers
-/// look at the first one only (BuildKit `session/content/attachable.go`).
-const STORE: &str = "buildkit-attachable-store-id";
-
-/// What the names of our stores begin with.
-const OURS: &str = "local:linkspan:";
 
 /// One side of a session.
 #[derive(Debug)]
@@ -35,22 +24,26 @@ pub(super) struct Side {
 }
 
 /// Splits a session, if it comes to that, until both sides have ended.
-pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, content: Arc<dyn SessionContent>) {
+pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, calls: Arc<[Arc<dyn SessionCalls>]>) {
     let (Ok(from_client), Ok(from_builder)) = (client.said.await, builder.said.await) else { return };
-    let _session = session;
     // However this ends, nobody waits for more.
     let _broken = [Broken(client.heard.clone()), Broken(builder.heard.clone())];
     let (to_client, client_rest) = Tunnel::new(from_client, client.heard.clone(), builder.heard.clone());
     let (to_builder, builder_rest) = Tunnel::new(from_builder, builder.heard.clone(), client.heard.clone());
     let Ok(connection) = UpstreamConnection::inside(to_client).await else { return };
     let served = {
-        let (connection, content) = (connection.clone(), content);
+        let (connection, session) = (connection.clone(), session);
         serve(to_builder, CancellationToken::new(), move |request| {
-            let (connection, content) = (connection.clone(), Arc::clone(&content));
+            let connection = connection.clone();
+            // The first that takes the call ends the search.
+            let left = calls.iter().try_fold(request, |request, calls| match calls.take(&session.id, request) {
+                Ok(response) => Err(response),
+                Err(request) => Ok(request),
+            });
             async move {
-                match store_of_ours(&request).map(str::to_owned) {
-                    Some(store) => Ok(content.call(&store, request).await),
-                    None => connection.forward(request).await,
+                match left {
+                    Ok(request) => connection.forward(request).await,
+                    Err(response) => Ok(response.await),
                 }
             }
         })
@@ -65,12 +58,6 @@ pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, co
         tokio::join!(rest(client_rest, &builder.heard), rest(builder_rest, &client.heard));
     }
     // Else one of the two speaks no HTTP/2.
-}
-
-/// The store of ours that a call is for.
-fn store_of_ours<B>(request: &Request<B>) -> Option<&str> {
-    let store = request.headers().get(STORE)?.to_str().ok()?;
-    (request.uri().path().starts_with(CONTENT) && store.starts_with(OURS)).then_some(store)
 }
 
 /// Waits for the end of what a side says, and passes that on.

@@ -7,6 +7,7 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::super::super::cache::store_of_ours;
 use super::super::pipe::{End, Pipe, PipeBody};
 use super::super::source::Source;
 use super::super::split::rest;
@@ -15,18 +16,19 @@ use super::super::*;
 use crate::http2::{ConnectionPool, Sharing, UpstreamConnection, full, serve};
 use crate::net::{Dial, DialError, Stream};
 
-/// Answers with the name of the store.
+/// Answers calls to stores of ours with the name of the store.
 #[derive(Debug)]
 struct Ours;
 
-impl SessionContent for Ours {
-    fn call(&self, store: &str, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+impl SessionCalls for Ours {
+    fn take(&self, _: &str, call: Request<Incoming>) -> Taken {
+        let Some(store) = store_of_ours(&call) else { return Err(call) };
         let text = format!("ours: {store}");
-        async move {
-            let seen = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
+        let answer = async move {
+            let seen = call.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
             Response::new(full(format!("{text} {seen}").into()))
-        }
-        .boxed()
+        };
+        Ok(answer.boxed())
     }
 }
 
@@ -117,7 +119,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) async fn new(has_content: bool) -> Self {
-        let content = has_content.then(|| Arc::new(Ours) as Arc<dyn SessionContent>);
+        let content = has_content.then(|| Arc::new(Ours) as Arc<dyn SessionCalls>);
         let sessions = Arc::new(Sessions::new(content));
         let (arrived, builders) = mpsc::unbounded_channel();
         let kill = CancellationToken::new();

@@ -1,0 +1,111 @@
+//! Loads that are exported inside their build.
+//!
+//! From v0.32 on, a builder calls its client's session when all exporters are done, and the build fails if that call does
+//! (BuildKit `session/exporter`, `solver/llbsolver/export.go`). We answer this call in the client's place, so that a failed
+//! load is a failed build in the builder's history, too, and the builder's lease keeps the image's blobs meanwhile. Older
+//! builders never call; then the load begins with the response to `Solve`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::OnceCell;
+use tonic::{Code, Status};
+use tracing::{Instrument as _, Span};
+
+use super::grpc::{Unary, error_response, frame, grpc_response};
+use super::load::{Load, Moment};
+use super::response::BuildResponse;
+use super::said::Said;
+use super::session::{SessionCalls, Taken};
+use crate::http2::Body;
+
+/// Before the exporters run: a client may name more of them. We name none.
+const FIND: &str = "/moby.exporter.v1.Exporter/FindExporters";
+/// After the exporters, pushes and cache exports.
+const FINALIZE: &str = "/moby.exporter.v1.Exporter/FinalizeExport";
+
+/// The loads of one builder that are exported inside their build, by the client's session, which is all that the builder's
+/// calls name.
+#[derive(Debug, Default)]
+pub(super) struct Finalizers(Mutex<HashMap<String, Weak<Finalizer>>>);
+
+/// One such load.
+#[derive(Debug)]
+pub(super) struct Finalizer {
+    load: Arc<Load>,
+    /// The span of the build.
+    span: Span,
+    said: Mutex<Option<Said>>,
+    result: OnceCell<Result<BuildResponse, Status>>,
+}
+
+impl Finalizers {
+    /// Answers the calls of the load's build until the finalizer is dropped; `None` if another build of the same session
+    /// runs, from which the builder's calls cannot be told.
+    pub(super) fn add(&self, load: &Arc<Load>) -> Option<Arc<Finalizer>> {
+        let mut finalizers = self.finalizers();
+        finalizers.retain(|_, finalizer| finalizer.strong_count() > 0);
+        if finalizers.contains_key(&load.solve.session) {
+            return None;
+        }
+        let (said, result) = (Mutex::default(), OnceCell::new());
+        let finalizer = Arc::new(Finalizer { load: load.clone(), span: Span::current(), said, result });
+        finalizers.insert(load.solve.session.clone(), Arc::downgrade(&finalizer));
+        Some(finalizer)
+    }
+
+    fn finalizers(&self) -> MutexGuard<'_, HashMap<String, Weak<Finalizer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SessionCalls for Finalizers {
+    fn take(&self, session: &str, call: Request<Incoming>) -> Taken {
+        let is_find = call.uri().path() == FIND;
+        if !is_find && call.uri().path() != FINALIZE {
+            return Err(call);
+        }
+        let Some(finalizer) = self.finalizers().get(session).and_then(Weak::upgrade) else { return Err(call) };
+        Ok(Box::pin(async move {
+            let message = Unary::read(call.into_body()).await.ok().and_then(|call| call.message());
+            let Some(message) = message else {
+                return error_response(&Status::invalid_argument("linkspan: the call is not a gRPC message"));
+            };
+            if is_find { finalizer.find(&message) } else { finalizer.finalize(&message).await }
+        }))
+    }
+}
+
+impl Finalizer {
+    /// The load's result, if the builder has asked for it.
+    pub(super) fn result(&self) -> Option<&Result<BuildResponse, Status>> {
+        self.result.get()
+    }
+
+    fn find(&self, message: &[u8]) -> Response<Body> {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(Said::before_exports(message));
+        empty()
+    }
+
+    async fn finalize(&self, message: &[u8]) -> Response<Body> {
+        let answer = match BuildResponse::read(message) {
+            Ok(answer) => answer,
+            Err(error) => return error_response(&Status::invalid_argument(format!("linkspan: the call is {error}"))),
+        };
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let load = || self.load.finish(answer, Moment::InBuild(said)).instrument(self.span.clone());
+        match self.result.get_or_init(load).await {
+            Ok(_) => empty(),
+            // The builder takes UNAVAILABLE and UNIMPLEMENTED for clients that do not know the call.
+            Err(status) if status.code() == Code::Cancelled => error_response(status),
+            Err(status) => error_response(&Status::unknown(status.message())),
+        }
+    }
+}
+
+/// The response without anything in it.
+fn empty() -> Response<Body> {
+    grpc_response(frame(&[]))
+}
