@@ -93,6 +93,13 @@ impl CacheReader {
         document.or_else(|| state.blobs.get(digest).copied())
     }
 
+    /// The media type of a document, if it is the root of a part.
+    pub fn root_type(&self, digest: &Digest) -> Option<String> {
+        let state = self.state();
+        let root = state.parts.iter().map(|part| &part.root.descriptor).find(|root| root.digest == *digest)?;
+        Some(root.media_type.clone())
+    }
+
     /// What has been read.
     pub fn totals(&self) -> ReadTotals {
         self.state().totals

@@ -30,6 +30,8 @@ pub struct CacheSettings {
     pub policy: CachePolicy,
     /// Whether the engine's images are read as caches beside a registry's of the same name.
     pub from_engine: bool,
+    /// Whether builders on this host import lazily, from a registry on their own loopback.
+    pub lazy_import: bool,
 }
 
 /// The build caches of an engine.
@@ -101,6 +103,11 @@ impl Caches {
     /// Whether the engine's images are read as caches beside a registry's of the same name.
     pub fn reads_engine_images(&self) -> bool {
         self.settings.from_engine
+    }
+
+    /// Whether builders on this host import lazily.
+    pub fn imports_lazily(&self) -> bool {
+        self.settings.lazy_import
     }
 
     /// The blobs of the caches, to be read.

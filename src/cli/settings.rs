@@ -131,6 +131,13 @@ pub(super) struct Settings {
         help_heading = "Build caches"
     )]
     cache_from_engine: Option<String>,
+    /// Let builders on this host read a layer of a cache only when a step needs it: from a registry that Linkspan opens on
+    /// the builder's own loopback. Needs root [env: LINKSPAN_CACHE_LAZY_IMPORT] [default: false]
+    #[arg(
+        long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        help_heading = "Build caches"
+    )]
+    cache_lazy_import: Option<String>,
     /// Delete build caches that were not used for longest when all together have more bytes than this, as in `20GB`
     /// [env: LINKSPAN_CACHE_MAX_BYTES] [default: no limit]
     #[arg(long, value_name = "BYTES", help_heading = "Build caches")]
@@ -211,6 +218,7 @@ impl From<Settings> for Layer {
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::CacheFromEngine, flags.cache_from_engine),
+            (Setting::CacheLazyImport, flags.cache_lazy_import),
             (Setting::CacheMaxBytes, flags.cache_max_bytes),
             (Setting::CacheMaxAge, flags.cache_max_age),
             (Setting::Group, flags.group),

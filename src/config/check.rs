@@ -91,6 +91,7 @@ pub(super) fn check(
                 allowed: settings.all(Setting::AllowCache).iter().map(pattern).collect::<Result<_, _>>()?,
             },
             from_engine: settings.one(Setting::CacheFromEngine).map(boolean).transpose()?.unwrap_or(false),
+            lazy_import: settings.one(Setting::CacheLazyImport).map(boolean).transpose()?.unwrap_or(false),
         },
         output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
         gid: match settings.one(Setting::Group) {

@@ -58,6 +58,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::Layout, document.layout),
         (Setting::CacheDir, document.cache_dir),
         (Setting::CacheFromEngine, document.cache_from_engine),
+        (Setting::CacheLazyImport, document.cache_lazy_import),
         (Setting::CacheMaxBytes, document.cache_max_bytes),
         (Setting::CacheMaxAge, document.cache_max_age),
         (Setting::PlainIsLoad, document.plain_is_load),
@@ -110,6 +111,7 @@ struct Document {
     layout: Option<Scalar>,
     cache_dir: Option<Scalar>,
     cache_from_engine: Option<Scalar>,
+    cache_lazy_import: Option<Scalar>,
     cache_max_bytes: Option<Scalar>,
     cache_max_age: Option<Scalar>,
     #[serde(alias = "docker-is-load")]

@@ -35,6 +35,8 @@ pub enum Setting {
     AllowCache,
     /// Whether the engine's images are read as caches beside a registry's.
     CacheFromEngine,
+    /// Whether a builder on this host reads the layers of a cache only when it needs them.
+    CacheLazyImport,
     /// The most bytes that all build caches together may have.
     CacheMaxBytes,
     /// How long an unused build cache is kept.
@@ -63,7 +65,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -80,6 +82,7 @@ impl Setting {
         Self::DenyTagMove,
         Self::AllowCache,
         Self::CacheFromEngine,
+        Self::CacheLazyImport,
         Self::CacheMaxBytes,
         Self::CacheMaxAge,
         Self::AllowOutputDir,
@@ -113,6 +116,7 @@ impl Setting {
             Self::DenyTagMove => "deny-tag-move",
             Self::AllowCache => "allow-cache",
             Self::CacheFromEngine => "cache-from-engine",
+            Self::CacheLazyImport => "cache-lazy-import",
             Self::CacheMaxBytes => "cache-max-bytes",
             Self::CacheMaxAge => "cache-max-age",
             Self::AllowOutputDir => "allow-output-dir",

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -81,6 +82,22 @@ impl Api {
     pub(crate) async fn get(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
+    }
+
+    /// The first process of a container, as dockerd's host numbers it; `None` if the container does not run.
+    pub(crate) async fn process_of(&self, container: &str) -> Option<Pid> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Container {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct State {
+            pid: i32,
+        }
+        let response = self.get(&format!("/containers/{container}/json")).await.ok()?;
+        Pid::from_raw(serde_json::from_slice::<Container>(&response.body).ok()?.state.pid)
     }
 
     /// POSTs without a body.

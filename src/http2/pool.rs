@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use rustix::process::Pid;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -100,6 +101,11 @@ impl ConnectionPool {
             }
             Sharing::Shared { .. } => self.usable().await,
         }
+    }
+
+    /// The upstream's process, as [`Dial::process`].
+    pub async fn process(&self) -> Option<Pid> {
+        self.dial.process().await
     }
 
     /// Checks that the upstream can be connected to; opens nothing that stays open.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
+use rustix::process::Pid;
 
 use super::upstream::{Stream, Upstream};
 
@@ -20,6 +21,9 @@ pub trait Dial: Debug + Send + Sync {
     /// # Errors
     /// The error names the upstream and the reason.
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError>;
+
+    /// The upstream's process; `None` if it does not run on this host, or if that cannot be proven.
+    async fn process(&self) -> Option<Pid>;
 }
 
 #[async_trait]
@@ -30,5 +34,9 @@ impl Dial for Upstream {
 
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
         Ok(self.connect().await?)
+    }
+
+    async fn process(&self) -> Option<Pid> {
+        Upstream::process(self).await
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use rustix::process::Pid;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -134,6 +135,14 @@ impl Upstream {
             .await
             .unwrap_or_else(|_| Err(timeout()))
             .map_err(|source| UpstreamError::Connect { address: self.address.clone(), source })
+    }
+
+    /// The process that listens at a unix socket, as the kernel knows it (unix(7), `SO_PEERCRED`); `None` if this process
+    /// cannot see it, and for an upstream over TCP.
+    pub async fn process(&self) -> Option<Pid> {
+        let Address::Unix(path) = &self.address else { return None };
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await.ok()?.ok()?;
+        Pid::from_raw(stream.peer_cred().ok()?.pid()?)
     }
 
     async fn dial(&self) -> io::Result<Box<dyn Stream>> {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
+use rustix::process::Pid;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -190,6 +191,10 @@ impl Dial for ExecDial {
 
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
         Ok(self.start().await?)
+    }
+
+    async fn process(&self) -> Option<Pid> {
+        self.docker.process_of(&self.container.0).await
     }
 }
 

@@ -91,6 +91,7 @@ fn every_setting_can_be_given_by_variable() {
                 },
                 policy: CachePolicy { allowed: vec!["ci/*".to_owned(), "main".to_owned()] },
                 from_engine: false,
+                lazy_import: false,
             },
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
             docker_door: Some(DockerDoor {

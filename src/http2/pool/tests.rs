@@ -29,6 +29,10 @@ impl Dial for Counted {
         let sent = self.far.send(far);
         sent.map(|()| Box::new(near) as Box<dyn Stream>).map_err(Into::into)
     }
+
+    async fn process(&self) -> Option<Pid> {
+        None
+    }
 }
 
 struct Rig {

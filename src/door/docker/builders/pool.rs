@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use rustix::process::Pid;
 
 use super::Services;
 use super::deferred_execs::DeferredExecs;
@@ -69,7 +70,8 @@ impl Pool {
             );
             return None;
         }
-        let connections = ConnectionPool::new(Box::new(NoDial(name.to_owned())), Sharing::Shared { idle: self.keep });
+        let dial = NoDial { name: name.to_owned(), container: key.container.clone(), docker: Arc::clone(&self.docker) };
+        let connections = ConnectionPool::new(Box::new(dial), Sharing::Shared { idle: self.keep });
         let service = (self.services)(name.to_owned(), Arc::clone(&connections));
         let entry =
             Arc::new(Entry { connections, service, deferred: Arc::new(DeferredExecs::new(Arc::clone(&self.docker))) });
@@ -123,15 +125,23 @@ impl Entry {
 
 /// Dials for a builder whose exec has ended: always fails, because only a client's next exec opens a connection.
 #[derive(Debug)]
-struct NoDial(String);
+struct NoDial {
+    name: String,
+    container: String,
+    docker: Arc<Api>,
+}
 
 #[async_trait]
 impl Dial for NoDial {
     fn name(&self) -> String {
-        self.0.clone()
+        self.name.clone()
     }
 
     async fn dial(&self) -> Result<Box<dyn Stream>, DialError> {
-        Err(format!("{}: the connection has ended", self.0).into())
+        Err(format!("{}: the connection has ended", self.name).into())
+    }
+
+    async fn process(&self) -> Option<Pid> {
+        self.docker.process_of(&self.container).await
     }
 }

@@ -46,6 +46,10 @@ impl Dial for To {
         self.0.send(far)?;
         Ok(Box::new(near))
     }
+
+    async fn process(&self) -> Option<rustix::process::Pid> {
+        None
+    }
 }
 
 /// Serves every stream that [`To`] opens.

@@ -1,0 +1,144 @@
+//! Lazy imports: a registry of a few routes on the builder's own loopback.
+//!
+//! A builder that imports with `type=local` reads and extracts the layers of a hit at once, and locks its whole cache
+//! meanwhile (BuildKit `cache/manager.go`, `unlazy`). With `type=registry` it reads a layer only when something needs it. So a
+//! builder on this host gets its imports from an address that only its own network namespace has. Each path begins with a
+//! secret, because steps of a build may run in the same namespace.
+
+mod namespace;
+mod serve;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::build::{CacheBuild, Stored};
+use crate::caches::{CacheRef, ResolvedPart};
+use crate::http2::ConnectionPool;
+use crate::image::Digest;
+use namespace::Namespace;
+
+/// How long what a build has imported can be read after the build's end: another build may have taken over a step of it.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// How often it is checked which builds have ended.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The largest document that a builder imports from a registry (BuildKit `cache/remotecache/import.go`, `readBlob`).
+const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
+
+/// The registry of one builder.
+#[derive(Debug)]
+pub(in super::super) struct Loopback {
+    connections: Arc<ConnectionPool>,
+    secret: String,
+    offers: Offers,
+    listener: tokio::sync::Mutex<Option<Listener>>,
+}
+
+/// What can be read.
+type Offers = Arc<Mutex<Vec<Offer>>>;
+
+/// What one build imports of one cache.
+#[derive(Debug)]
+struct Offer {
+    repository: String,
+    stored: Arc<Stored>,
+    build: Weak<CacheBuild>,
+    ended: Option<Instant>,
+}
+
+/// The socket in a builder's network namespace, and what serves it.
+#[derive(Debug)]
+struct Listener {
+    namespace: Namespace,
+    port: u16,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Loopback {
+    /// A registry for the builder behind `connections`. It listens from the first import on.
+    ///
+    /// # Errors
+    /// When the system has no random bytes for the secret.
+    pub(in super::super) fn new(connections: Arc<ConnectionPool>) -> io::Result<Self> {
+        let mut secret = [0; 16];
+        getrandom(&mut secret, GetRandomFlags::empty())?;
+        let (offers, listener) = Default::default();
+        Ok(Self { connections, secret: hex::encode(secret), offers, listener })
+    }
+
+    /// Lets the builder read `parts` of the cache `name` from `stored`, while `build` runs and a while longer. Returns the
+    /// repository, as in `localhost:40001/<secret>/<cache>`; `None` if the builder cannot import them from a registry.
+    pub(super) async fn offer(
+        &self,
+        name: &CacheRef,
+        parts: &[ResolvedPart],
+        stored: &Arc<Stored>,
+        build: &Arc<CacheBuild>,
+    ) -> Option<String> {
+        let is_small = |part: &ResolvedPart| {
+            part.listed.config.size.max(part.root.descriptor.size) <= MAX_DOCUMENT_BYTES
+        };
+        if parts.is_empty() || !parts.iter().all(is_small) {
+            return None;
+        }
+        let port = self.port().await?;
+        // The same for every build, because a builder notes with each blob the repositories that have it. The name of a cache
+        // may have characters that a repository's has not.
+        let repository = format!("{}/{}", self.secret, Digest::sha256(name.as_str().as_bytes()).short());
+        let address = format!("localhost:{port}/{repository}");
+        lock(&self.offers).push(Offer { repository, stored: stored.clone(), build: Arc::downgrade(build), ended: None });
+        Some(address)
+    }
+
+    /// The port on the builder's loopback; `None` if the builder is not on this host or its network cannot be entered.
+    async fn port(&self) -> Option<u16> {
+        let process = self.connections.process().await?;
+        let mut listener = self.listener.lock().await;
+        let opened = async {
+            let namespace = Namespace::of(process)?;
+            match &*listener {
+                // A builder that was restarted may have another one.
+                Some(open) if open.namespace == namespace => Ok(open.port),
+                _ => Ok(listener.insert(self.listen(namespace).await?).port),
+            }
+        };
+        let refused = |error: &io::Error| {
+            let process = process.as_raw_nonzero();
+            tracing::warn!(%error, process, "cache imports are not lazy: the builder's network cannot be entered");
+        };
+        opened.await.inspect_err(refused).ok()
+    }
+
+    async fn listen(&self, namespace: Namespace) -> io::Result<Listener> {
+        let socket = namespace.listen().await?;
+        let port = socket.local_addr()?.port();
+        tracing::info!(port, "lazy cache imports: listening on the builder's loopback");
+        let serve = tokio::spawn(serve::serve(socket, self.offers.clone()));
+        let sweep = tokio::spawn(sweep(self.offers.clone()));
+        Ok(Listener { namespace, port, _tasks: [serve, sweep].map(AbortOnDropHandle::new) })
+    }
+}
+
+fn lock(offers: &Offers) -> MutexGuard<'_, Vec<Offer>> {
+    offers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Drops what was imported by builds that ended a while ago.
+async fn sweep(offers: Offers) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let now = Instant::now();
+        lock(&offers).retain_mut(|offer| {
+            if offer.build.strong_count() > 0 {
+                return true;
+            }
+            now - *offer.ended.get_or_insert(now) < GRACE
+        });
+    }
+}

@@ -1,0 +1,204 @@
+//! The routes: what a builder reads of a registry when it imports a cache by its digest (OCI distribution specification, "Pull").
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::{Offers, lock};
+use crate::caches::CacheReader;
+use crate::http2::{Body, BodyError, full};
+use crate::image::Digest;
+
+/// How many connections are served at once; more wait.
+const MAX_CONNECTIONS: usize = 128;
+
+/// How long a client may take for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after a connection could not be accepted, as when there are no descriptors left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves what is offered, for ever.
+pub(super) async fn serve(socket: TcpListener, offers: Offers) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // It is never closed.
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let offers = offers.clone();
+                tokio::spawn(async move {
+                    connection(stream, offers).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "lazy cache imports: a connection could not be accepted");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, offers: Offers) {
+    let service = service_fn(move |request| {
+        let offers = offers.clone();
+        async move { Ok::<_, Infallible>(answer(&request, &offers).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "lazy cache imports: a connection broke off");
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Manifest,
+    Blob,
+}
+
+async fn answer(request: &Request<Incoming>, offers: &Offers) -> Response<Body> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return empty(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let Some((repository, kind, digest)) = route(request.uri().path()) else { return empty(StatusCode::NOT_FOUND) };
+    let readers: Vec<_> = {
+        let offers = lock(offers);
+        let of_repository = offers.iter().filter(|offer| offer.repository == repository);
+        of_repository.map(|offer| offer.stored.reader.clone()).collect()
+    };
+    let Some((reader, size)) = readers.into_iter().find_map(|it| it.size(&digest).map(|size| (it, size))) else {
+        return empty(StatusCode::NOT_FOUND);
+    };
+    let media_type = match (kind, reader.root_type(&digest)) {
+        (Kind::Manifest, None) => return empty(StatusCode::NOT_FOUND),
+        (Kind::Manifest, Some(media_type)) => media_type,
+        (Kind::Blob, _) => "application/octet-stream".to_owned(),
+    };
+    let Ok(media_type) = HeaderValue::try_from(media_type) else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
+    let (status, range) = match range(request.headers(), size) {
+        None => (StatusCode::OK, 0..size),
+        Some(Some(range)) => (StatusCode::PARTIAL_CONTENT, range),
+        Some(None) => {
+            let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
+            put(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{size}"));
+            return response;
+        }
+    };
+    let mut response = match request.method() {
+        &Method::HEAD => empty(status),
+        _ => match body(&reader, &digest, &range).await {
+            Some(body) => Response::new(body),
+            // The engine has lost it: the builder runs the step instead.
+            None => return empty(StatusCode::NOT_FOUND),
+        },
+    };
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, media_type);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    put(headers, CONTENT_LENGTH, &(range.end - range.start).to_string());
+    if status == StatusCode::PARTIAL_CONTENT {
+        put(headers, CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1)));
+    }
+    put(headers, http::HeaderName::from_static("docker-content-digest"), digest.as_str());
+    response
+}
+
+/// `/v2/<repository>/manifests/<digest>` or `/v2/<repository>/blobs/<digest>`.
+fn route(path: &str) -> Option<(&str, Kind, Digest)> {
+    let (rest, digest) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
+    let (repository, kind) = rest.rsplit_once('/')?;
+    let kind = match kind {
+        "manifests" => Kind::Manifest,
+        "blobs" => Kind::Blob,
+        _ => return None,
+    };
+    Some((repository, kind, digest.parse().ok()?))
+}
+
+/// The range of bytes that is asked for (RFC 9110, section 14.1.2): `None` for all, `Some(None)` if there are no such bytes. A
+/// header that is not one range counts as none, as the RFC allows.
+fn range(headers: &HeaderMap, size: u64) -> Option<Option<Range<u64>>> {
+    let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let (start, end) = match (number(first), number(last)) {
+        (Some(start), None) if last.is_empty() => (start, size),
+        (Some(start), Some(last)) if start <= last => (start, last.saturating_add(1).min(size)),
+        (None, Some(suffix)) if first.is_empty() => (size.saturating_sub(suffix), size),
+        _ => return None,
+    };
+    Some((start < end).then_some(start..end))
+}
+
+async fn body(reader: &Arc<CacheReader>, digest: &Digest, range: &Range<u64>) -> Option<Body> {
+    let chunks = reader.read(digest, range.start, range.end - range.start).await;
+    let chunks = chunks.inspect_err(|error| tracing::warn!(%error, %digest, "a lazy cache import cannot be read")).ok()?;
+    Some(StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data).map_err(BodyError::from))).boxed_unsync())
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(full(bytes::Bytes::new()));
+    *response.status_mut() = status;
+    response
+}
+
+/// Adds a header of digits and other plain characters.
+fn put(headers: &mut HeaderMap, name: http::HeaderName, value: &str) {
+    headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_in_the_path() {
+        let digest = Digest::sha256(b"x");
+        let found = |path: String| route(&path).map(|(repository, kind, digest)| (repository.to_owned(), kind, digest));
+        for (path, kind) in [("manifests", Kind::Manifest), ("blobs", Kind::Blob)] {
+            assert_eq!(found(format!("/v2/s/c/{path}/{digest}")), Some(("s/c".to_owned(), kind, digest.clone())));
+        }
+        for path in ["/v2/", "/v2/s/c/manifests/latest", "/v2/s/c/tags/list", "/s/c/blobs/x", "/v2/blobs/sha256:00"] {
+            assert_eq!(found(path.to_owned()), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_those_of_http() {
+        for (header, expected) in [
+            ("bytes=0-", Some(Some(0..10))),
+            ("bytes=4-", Some(Some(4..10))),
+            ("bytes=4-5", Some(Some(4..6))),
+            ("bytes=4-99", Some(Some(4..10))),
+            ("bytes=-3", Some(Some(7..10))),
+            ("bytes=-99", Some(Some(0..10))),
+            ("bytes=10-", Some(None)),
+            ("bytes=-0", Some(None)),
+            ("bytes=5-4", None),
+            ("bytes=+1-", None),
+            ("bytes=0-1,3-4", None),
+            ("bytes=-", None),
+            ("lines=0-", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(header))]);
+            assert_eq!(range(&headers, 10), expected, "{header}");
+        }
+        assert_eq!(range(&HeaderMap::new(), 10), None);
+    }
+}
