@@ -13,6 +13,7 @@ mod go;
 mod hostile;
 mod inline;
 mod killed;
+mod lazy;
 mod long;
 mod parallel;
 mod put;

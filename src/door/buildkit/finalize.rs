@@ -18,7 +18,7 @@ use super::grpc::{Unary, error_response, frame, grpc_response};
 use super::load::{Load, Moment};
 use super::response::BuildResponse;
 use super::said::Said;
-use super::session::{SessionCalls, Taken};
+use super::session::{Answer, Answered, SessionCalls};
 use crate::http2::Body;
 
 /// Before the exporters run: a client may name more of them. We name none.
@@ -62,18 +62,21 @@ impl Finalizers {
 }
 
 impl SessionCalls for Finalizers {
-    fn take(&self, session: &str, call: Request<Incoming>) -> Taken {
+    fn answer(&self, session: &str, call: &Request<Incoming>) -> Option<Answer> {
         let is_find = call.uri().path() == FIND;
         if !is_find && call.uri().path() != FINALIZE {
-            return Err(call);
+            return None;
         }
-        let Some(finalizer) = self.finalizers().get(session).and_then(Weak::upgrade) else { return Err(call) };
-        Ok(Box::pin(async move {
-            let message = Unary::read(call.into_body()).await.ok().and_then(|call| call.message());
-            let Some(message) = message else {
-                return error_response(&Status::invalid_argument("linkspan: the call is not a gRPC message"));
-            };
-            if is_find { finalizer.find(&message) } else { finalizer.finalize(&message).await }
+        let finalizer = self.finalizers().get(session).and_then(Weak::upgrade)?;
+        Some(Box::new(move |call| {
+            Box::pin(async move {
+                let message = Unary::read(call.into_body()).await.ok().and_then(|call| call.message());
+                Answered::Response(match message {
+                    Some(message) if is_find => finalizer.find(&message),
+                    Some(message) => finalizer.finalize(&message).await,
+                    None => error_response(&Status::invalid_argument("linkspan: the call is not a gRPC message")),
+                })
+            })
         }))
     }
 }

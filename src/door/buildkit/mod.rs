@@ -84,7 +84,8 @@ impl Door {
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
         let Settings { builder, connections, plain_is_load } = settings;
         let builder = Arc::new(Builder::new(builder, connections));
-        let caching = Caching::new(None, exports.clone(), builder.name.clone(), builder.content());
+        let caching =
+            Caching::new(None, exports.clone(), builder.name.clone(), builder.content(), &builder.connections);
         let finalizers = Arc::<Finalizers>::default();
         Self {
             builder,
@@ -102,7 +103,7 @@ impl Door {
     #[must_use]
     pub fn with_caches(mut self, caches: Option<Arc<Caches>>) -> Self {
         let (name, content) = (self.builder.name.clone(), self.builder.content());
-        self.caching = Caching::new(caches, self.exports.clone(), name, content);
+        self.caching = Caching::new(caches, self.exports.clone(), name, content, &self.builder.connections);
         self.sessions = Sessions::new([self.finalizers.clone() as _, self.caching.clone() as _]);
         self
     }

@@ -30,7 +30,7 @@ pub(in super::super) struct CacheBuild {
     pub(super) build: Arc<Build>,
     pub(super) session: String,
     /// `None` where the builder cannot reach our stores, or the engine has none: then nothing is exported or imported.
-    pub(super) stored: Option<Stored>,
+    pub(super) stored: Option<Arc<Stored>>,
     pub(super) exports: Vec<ExportEntry>,
     begun: Vec<OnceLock<Arc<ShownExport>>>,
     pub(super) part: Mutex<Part>,
@@ -94,10 +94,9 @@ impl Caching {
             client: client.clone(),
             build: build.clone(),
             session: session.to_owned(),
-            stored: caches.as_ref().ok().map(|caches| Stored {
-                caches: Arc::clone(caches),
-                reader: CacheReader::new(caches.blobs()),
-                leases: ReadLeases::new(&self.exports),
+            stored: caches.as_ref().ok().map(|caches| {
+                let (reader, leases) = (CacheReader::new(caches.blobs()), ReadLeases::new(&self.exports));
+                Arc::new(Stored { caches: Arc::clone(caches), reader, leases })
             }),
             begun: exports.iter().map(|_| OnceLock::new()).collect(),
             exports,
@@ -127,7 +126,7 @@ const TOO_LATE: &str = "the builder cannot reach Linkspan inside this client's s
 impl CacheBuild {
     /// The store `name` of the build: the empty one has what is imported, `e0` takes the first export.
     pub(super) fn store(self: &Arc<Self>, name: &str) -> Option<Named> {
-        let Stored { caches, reader, .. } = self.stored.as_ref()?;
+        let Stored { caches, reader, .. } = &**self.stored.as_ref()?;
         if name.is_empty() {
             return Some(Named::Blobs(Arc::new(Imports(reader.clone()))));
         }

@@ -1,5 +1,6 @@
 //! The cache imports of a build.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::entry::Entry;
@@ -29,11 +30,11 @@ impl CacheBuild {
 
     /// The entries that take the place of an import: none if there is neither such a cache nor an image of that name with an
     /// inline cache.
-    async fn import(self: &Arc<Self>, stored: &Stored, import: &Entry) -> Result<Vec<Entry>, String> {
-        let mut roots = Vec::new();
+    async fn import(self: &Arc<Self>, stored: &Arc<Stored>, import: &Entry) -> Result<Vec<Entry>, String> {
+        let mut entries = Vec::new();
         if import.kind != KIND {
             let name = import.attrs.get("ref").map(String::as_str).unwrap_or_default();
-            return Ok(self.inline(stored, name).await?.iter().map(|root| self.entry(root)).collect());
+            return Ok(self.inline(stored, name).await?.iter().map(|root| self.local(root)).collect());
         }
         for name in imported(import)? {
             let (parts, unusable) = stored.caches.resolve_all(&name).await.map_err(|error| error.to_string())?;
@@ -42,23 +43,28 @@ impl CacheBuild {
                 remark(&self.build, &format!("{error}{hint}"));
             }
             if parts.is_empty() {
-                roots.extend(self.inline(stored, name.as_str()).await?);
+                entries.extend(self.inline(stored, name.as_str()).await?.iter().map(|root| self.local(root)));
             }
             if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
                 remark_now(&self.build, &text);
             }
             self.keep(&parts);
+            let repository = match &self.caching.loopback {
+                Some(loopback) => loopback.offer(&name, &parts, stored, self).await,
+                None => None,
+            };
             for part in parts {
-                roots.push(part.root.descriptor.digest.clone());
+                let root = &part.root.descriptor.digest;
+                entries.push(match &repository {
+                    Some(repository) => lazy(repository, root),
+                    None => self.local(root),
+                });
                 stored.reader.add(part);
             }
         }
-        let mut entries = Vec::new();
-        for entry in roots.iter().map(|root| self.entry(root)) {
-            if !entries.contains(&entry) {
-                entries.push(entry);
-            }
-        }
+        // Two caches may have the same part.
+        let mut known = HashSet::new();
+        entries.retain(|entry| known.insert(entry.clone()));
         Ok(entries)
     }
 
@@ -70,10 +76,15 @@ impl CacheBuild {
         Ok(caches.into_iter().map(|cache| cache.manifest.digest).collect())
     }
 
-    /// The import of one document of ours, as the builder gets it.
-    fn entry(&self, root: &Digest) -> Entry {
+    /// The import of one document of ours from the client's session.
+    fn local(&self, root: &Digest) -> Entry {
         let src = format!("{STORE_PREFIX}{}", self.nonce);
         let attrs = [("digest".to_owned(), root.to_string()), ("src".to_owned(), src)];
         Entry { kind: "local".into(), attrs: attrs.into() }
     }
+}
+
+/// The import of one document from a registry on the builder's loopback.
+fn lazy(repository: &str, root: &Digest) -> Entry {
+    Entry { kind: "registry".into(), attrs: [("ref".to_owned(), format!("{repository}@{root}"))].into() }
 }

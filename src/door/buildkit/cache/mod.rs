@@ -12,6 +12,7 @@ mod display;
 mod exports;
 mod imports;
 mod leases;
+mod loopback;
 mod options;
 mod results;
 mod stores;

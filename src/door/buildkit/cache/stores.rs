@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _};
 use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -14,9 +14,10 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
-use super::super::session::{SessionCalls, Taken};
+use super::super::session::{Answer, Answered, SessionCalls};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
+use super::loopback::{CREDENTIALS, Loopback};
 use super::options::CacheOptions;
 use crate::caches::{CacheError, CacheReader, Caches};
 use crate::content_server::{Blobs, ContentService};
@@ -24,7 +25,7 @@ use crate::export::Exports;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::Reason;
 use crate::export_v1::proto::content_server::ContentServer;
-use crate::http2::{BodyError, MAX_MESSAGE_BYTES};
+use crate::http2::{BodyError, ConnectionPool, MAX_MESSAGE_BYTES};
 use crate::image::Digest;
 use crate::source::BuildkitContent;
 
@@ -47,6 +48,8 @@ pub(in super::super) struct Caching {
     pub(super) content: Arc<BuildkitContent>,
     /// The builder's name.
     pub(super) builder: String,
+    /// Where imports are lazy.
+    pub(super) loopback: Option<Loopback>,
     builds: Mutex<HashMap<String, Weak<CacheBuild>>>,
 }
 
@@ -57,8 +60,11 @@ impl Caching {
         exports: Arc<Exports>,
         builder: String,
         content: Arc<BuildkitContent>,
+        connections: &Arc<ConnectionPool>,
     ) -> Arc<Self> {
-        Arc::new(Self { caches, exports, content, builder, builds: Mutex::default() })
+        let is_lazy = caches.as_ref().is_some_and(|caches| caches.imports_lazily());
+        let loopback = is_lazy.then(|| Loopback::new(connections.clone()));
+        Arc::new(Self { caches, exports, content, builder, loopback, builds: Mutex::default() })
     }
 
     /// Whether the engine stores caches.
@@ -97,12 +103,13 @@ impl Caching {
     }
 }
 
-impl SessionCalls for Caching {
-    fn take(&self, _: &str, call: Request<Incoming>) -> Taken {
-        let Some(id) = store_of_ours(&call) else { return Err(call) };
+impl Caching {
+    /// What answers a call to one of our stores.
+    fn content(&self, call: &Request<Incoming>) -> Option<Answer> {
+        let id = store_of_ours(call)?;
         let found = self.find(id).and_then(|(build, store)| build.store(store));
         let missing = Status::not_found(format!("linkspan: the build of the store {id} has ended"));
-        Ok(Box::pin(async move {
+        let answer = async move |call| {
             let Some(store) = found else { return error_response(&missing) };
             let server = ContentServer::new(ContentService::Only(store))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -112,7 +119,17 @@ impl SessionCalls for Caching {
                 Ok(response) => response.map(|body| body.map_err(BodyError::from).boxed_unsync()),
                 Err(never) => match never {},
             }
-        }))
+        };
+        Some(Box::new(move |call| answer(call).map(Answered::Response).boxed()))
+    }
+}
+
+impl SessionCalls for Caching {
+    fn answer(&self, _: &str, call: &Request<Incoming>) -> Option<Answer> {
+        match &self.loopback {
+            Some(loopback) if call.uri().path() == CREDENTIALS => Some(loopback.credentials()),
+            _ => self.content(call),
+        }
     }
 }
 

@@ -30,13 +30,22 @@ use split::{Side, split};
 /// The call that carries a session.
 pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 
-/// The response to a call of a builder inside a session, or the call itself if it is the client's to answer.
-pub(super) type Taken = Result<BoxFuture<'static, Response<Body>>, Request<Incoming>>;
+/// Answers one call.
+pub(super) type Answer = Box<dyn FnOnce(Request<Incoming>) -> BoxFuture<'static, Answered> + Send>;
+
+/// What became of a call.
+#[derive(Debug)]
+pub(super) enum Answered {
+    /// Its response.
+    Response(Response<Body>),
+    /// It is for the client after all.
+    Pass(Request<Body>),
+}
 
 /// Answers calls of a builder inside a session in the client's place.
 pub(super) trait SessionCalls: Debug + Send + Sync {
-    /// Takes a call in the session called `session`, if it is ours to answer.
-    fn take(&self, session: &str, call: Request<Incoming>) -> Taken;
+    /// What answers a call in the session called `session`; `None` if that is for the client.
+    fn answer(&self, session: &str, call: &Request<Incoming>) -> Option<Answer>;
 }
 
 /// What names a session (BuildKit `session/session.go`).

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
+use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::pipe::{End, Pipe};
 use super::source::Source;
 use super::tunnel::{Tunnel, poll_source};
-use super::{SessionCalls, registry::Session};
-use crate::http2::{UpstreamConnection, serve};
+use super::{Answered, SessionCalls, registry::Session};
+use crate::http2::{BodyError, UpstreamConnection, serve};
 
 /// One side of a session.
 #[derive(Debug)]
@@ -35,15 +36,16 @@ pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, ca
         let (connection, session) = (connection.clone(), session);
         serve(to_builder, CancellationToken::new(), move |request| {
             let connection = connection.clone();
-            // The first that takes the call ends the search.
-            let left = calls.iter().try_fold(request, |request, calls| match calls.take(&session.id, request) {
-                Ok(response) => Err(response),
-                Err(request) => Ok(request),
-            });
+            let answer = calls.iter().find_map(|calls| calls.answer(&session.id, &request));
             async move {
-                match left {
-                    Ok(request) => connection.forward(request).await,
-                    Err(response) => Ok(response.await),
+                match answer {
+                    Some(answer) => match answer(request).await {
+                        Answered::Response(response) => Ok(response),
+                        Answered::Pass(request) => {
+                            Ok(connection.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))
+                        }
+                    },
+                    None => connection.forward(request).await,
                 }
             }
         })

@@ -2,9 +2,10 @@
 //!
 //! A builder that imports with `type=local` reads and extracts the layers of a hit at once, and locks its whole cache
 //! meanwhile (BuildKit `cache/manager.go`, `unlazy`). With `type=registry` it reads a layer only when something needs it. So a
-//! builder on this host gets its imports from an address that only its own network namespace has. Each path begins with a
-//! secret, because steps of a build may run in the same namespace.
+//! builder on this host gets its imports from an address that only its own network namespace has. Steps of a build may run in
+//! the same namespace; so the registry asks for a password, which the builder asks of its client's session, where we answer.
 
+mod credentials;
 mod namespace;
 mod serve;
 
@@ -12,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,6 +21,8 @@ use super::build::{CacheBuild, Stored};
 use crate::caches::{CacheRef, ResolvedPart};
 use crate::http2::ConnectionPool;
 use crate::image::Digest;
+pub(super) use credentials::CREDENTIALS;
+use credentials::Password;
 use namespace::Namespace;
 
 /// How long what a build has imported can be read after the build's end: another build may have taken over a step of it.
@@ -33,11 +36,10 @@ const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
 
 /// The registry of one builder.
 #[derive(Debug)]
-pub(in super::super) struct Loopback {
+pub(super) struct Loopback {
     connections: Arc<ConnectionPool>,
-    secret: String,
     offers: Offers,
-    listener: tokio::sync::Mutex<Option<Listener>>,
+    listener: Arc<AsyncMutex<Option<Listener>>>,
 }
 
 /// What can be read.
@@ -57,23 +59,19 @@ struct Offer {
 struct Listener {
     namespace: Namespace,
     port: u16,
+    password: Arc<Password>,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 impl Loopback {
     /// A registry for the builder behind `connections`. It listens from the first import on.
-    ///
-    /// # Errors
-    /// When the system has no random bytes for the secret.
-    pub(in super::super) fn new(connections: Arc<ConnectionPool>) -> io::Result<Self> {
-        let mut secret = [0; 16];
-        getrandom(&mut secret, GetRandomFlags::empty())?;
+    pub(super) fn new(connections: Arc<ConnectionPool>) -> Self {
         let (offers, listener) = Default::default();
-        Ok(Self { connections, secret: hex::encode(secret), offers, listener })
+        Self { connections, offers, listener }
     }
 
     /// Lets the builder read `parts` of the cache `name` from `stored`, while `build` runs and a while longer. Returns the
-    /// repository, as in `localhost:40001/<secret>/<cache>`; `None` if the builder cannot import them from a registry.
+    /// repository, as in `localhost:40001/<cache>`; `None` if the builder cannot import them from a registry.
     pub(super) async fn offer(
         &self,
         name: &CacheRef,
@@ -81,18 +79,22 @@ impl Loopback {
         stored: &Arc<Stored>,
         build: &Arc<CacheBuild>,
     ) -> Option<String> {
-        let is_small = |part: &ResolvedPart| {
-            part.listed.config.size.max(part.root.descriptor.size) <= MAX_DOCUMENT_BYTES
-        };
+        let is_small =
+            |part: &ResolvedPart| part.listed.config.size.max(part.root.descriptor.size) <= MAX_DOCUMENT_BYTES;
         if parts.is_empty() || !parts.iter().all(is_small) {
             return None;
         }
         let port = self.port().await?;
         // The same for every build, because a builder notes with each blob the repositories that have it. The name of a cache
         // may have characters that a repository's has not.
-        let repository = format!("{}/{}", self.secret, Digest::sha256(name.as_str().as_bytes()).short());
+        let repository = Digest::sha256(name.as_str().as_bytes()).short().to_owned();
         let address = format!("localhost:{port}/{repository}");
-        lock(&self.offers).push(Offer { repository, stored: stored.clone(), build: Arc::downgrade(build), ended: None });
+        lock(&self.offers).push(Offer {
+            repository,
+            stored: stored.clone(),
+            build: Arc::downgrade(build),
+            ended: None,
+        });
         Some(address)
     }
 
@@ -101,7 +103,7 @@ impl Loopback {
         let process = self.connections.process().await?;
         let mut listener = self.listener.lock().await;
         let opened = async {
-            let namespace = Namespace::of(process)?;
+            let namespace = Namespace::of_builder(process)?;
             match &*listener {
                 // A builder that was restarted may have another one.
                 Some(open) if open.namespace == namespace => Ok(open.port),
@@ -116,12 +118,13 @@ impl Loopback {
     }
 
     async fn listen(&self, namespace: Namespace) -> io::Result<Listener> {
+        let password = Arc::new(Password::new()?);
         let socket = namespace.listen().await?;
         let port = socket.local_addr()?.port();
         tracing::info!(port, "lazy cache imports: listening on the builder's loopback");
-        let serve = tokio::spawn(serve::serve(socket, self.offers.clone()));
+        let serve = tokio::spawn(serve::serve(socket, password.clone(), self.offers.clone()));
         let sweep = tokio::spawn(sweep(self.offers.clone()));
-        Ok(Listener { namespace, port, _tasks: [serve, sweep].map(AbortOnDropHandle::new) })
+        Ok(Listener { namespace, port, password, _tasks: [serve, sweep].map(AbortOnDropHandle::new) })
     }
 }
 

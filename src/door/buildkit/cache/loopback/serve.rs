@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+use super::credentials::Password;
 use super::{Offers, lock};
 use crate::caches::CacheReader;
 use crate::http2::{Body, BodyError, full};
@@ -33,15 +34,15 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves what is offered, for ever.
-pub(super) async fn serve(socket: TcpListener, offers: Offers) {
+pub(super) async fn serve(socket: TcpListener, password: Arc<Password>, offers: Offers) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // It is never closed.
     while let Ok(place) = places.clone().acquire_owned().await {
         match socket.accept().await {
             Ok((stream, _)) => {
-                let offers = offers.clone();
+                let (password, offers) = (password.clone(), offers.clone());
                 tokio::spawn(async move {
-                    connection(stream, offers).await;
+                    connection(stream, password, offers).await;
                     drop(place);
                 });
             }
@@ -53,10 +54,16 @@ pub(super) async fn serve(socket: TcpListener, offers: Offers) {
     }
 }
 
-async fn connection(stream: TcpStream, offers: Offers) {
+async fn connection(stream: TcpStream, password: Arc<Password>, offers: Offers) {
     let service = service_fn(move |request| {
-        let offers = offers.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &offers).await) }
+        let (password, offers) = (password.clone(), offers.clone());
+        async move {
+            let response = match password.is_in(request.headers()) {
+                true => answer(&request, &offers).await,
+                false => unauthorized(),
+            };
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -148,8 +155,15 @@ fn range(headers: &HeaderMap, size: u64) -> Option<Option<Range<u64>>> {
 
 async fn body(reader: &Arc<CacheReader>, digest: &Digest, range: &Range<u64>) -> Option<Body> {
     let chunks = reader.read(digest, range.start, range.end - range.start).await;
-    let chunks = chunks.inspect_err(|error| tracing::warn!(%error, %digest, "a lazy cache import cannot be read")).ok()?;
+    let chunks =
+        chunks.inspect_err(|error| tracing::warn!(%error, %digest, "a lazy cache import cannot be read")).ok()?;
     Some(StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data).map_err(BodyError::from))).boxed_unsync())
+}
+
+fn unauthorized() -> Response<Body> {
+    let mut response = empty(StatusCode::UNAUTHORIZED);
+    put(response.headers_mut(), WWW_AUTHENTICATE, "Basic realm=\"linkspan\"");
+    response
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

@@ -21,14 +21,15 @@ use crate::net::{Dial, DialError, Stream};
 struct Ours;
 
 impl SessionCalls for Ours {
-    fn take(&self, _: &str, call: Request<Incoming>) -> Taken {
-        let Some(store) = store_of_ours(&call) else { return Err(call) };
-        let text = format!("ours: {store}");
-        let answer = async move {
-            let seen = call.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
-            Response::new(full(format!("{text} {seen}").into()))
-        };
-        Ok(answer.boxed())
+    fn answer(&self, _: &str, call: &Request<Incoming>) -> Option<Answer> {
+        let text = format!("ours: {}", store_of_ours(call)?);
+        Some(Box::new(|call| {
+            let answer = async move {
+                let seen = call.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
+                Answered::Response(Response::new(full(format!("{text} {seen}").into())))
+            };
+            answer.boxed()
+        }))
     }
 }
 
