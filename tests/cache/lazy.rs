@@ -55,7 +55,7 @@ fn an_image_that_is_all_cached_is_loaded_without_a_layer_moved() {
     assert!(only_documents > 0 && only_documents < NOISE / 4, "{only_documents}: {}", linkspan.log());
 
     // A step that is new needs them, and gets them.
-    let new = builder.build(context.path(), FROM).args(["--build-arg", "LAST=new", "--load", "-t", "lazy:3"]).ok();
+    builder.build(context.path(), FROM).args(["--build-arg", "LAST=new", "--load", "-t", "lazy:3"]).ok();
     let run = ["run", "--rm", "--network", "host", "lazy:3", "sh", "-c", "cat /uuid /last; wc -c </noise"];
     let shown = stack.docker(run).ok().stdout;
     let uuid = stack.docker(["run", "--rm", "--network", "host", "lazy:1", "cat", "/uuid"]).ok().stdout;

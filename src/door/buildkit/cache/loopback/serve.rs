@@ -86,7 +86,8 @@ async fn answer(request: &Request<Incoming>, offers: &Offers) -> Response<Body> 
     let Some((repository, kind, digest)) = route(request.uri().path()) else { return empty(StatusCode::NOT_FOUND) };
     let readers: Vec<_> = {
         let offers = lock(offers);
-        let of_repository = offers.iter().filter(|offer| offer.repository == repository);
+        // The last build's come first, for its log says what was read.
+        let of_repository = offers.iter().rev().filter(|offer| offer.repository == repository);
         of_repository.map(|offer| offer.stored.reader.clone()).collect()
     };
     let Some((reader, size)) = readers.into_iter().find_map(|it| it.size(&digest).map(|size| (it, size))) else {
