@@ -34,7 +34,9 @@ impl Fault {
 impl From<Errno> for Fault {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::NOSPC | Errno::DQUOT => Self::NoSpace(error.to_string()),
+            // In containerd's words.
+            Errno::NOSPC => Self::NoSpace("no space left on device".to_owned()),
+            Errno::DQUOT => Self::NoSpace("disk quota exceeded".to_owned()),
             _ => Self::Unsupported(error.to_string()),
         }
     }

@@ -68,6 +68,8 @@ pub(super) struct Prepared {
     blob: File,
     compression: Compression,
     folder: OwnedFd,
+    /// The folder as containerd knows it.
+    path: PathBuf,
     whiteouts: Whiteouts,
 }
 
@@ -133,7 +135,7 @@ impl Own {
             let compression = compression(&media_type, &blob)?;
             let folder = host.folder(&upper).map_err(|error| format!("its folder cannot be opened: {error}"))?;
             check_folder(&folder)?;
-            Ok(Prepared { blob, compression, folder, whiteouts })
+            Ok(Prepared { blob, compression, folder, path: upper, whiteouts })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())?
     }
@@ -141,7 +143,7 @@ impl Own {
     /// Applies a layer, and verifies its diff id. Returns which folders it described.
     pub(super) async fn apply(&self, layer: &Layer, prepared: Prepared) -> Result<Described, NotApplied> {
         let cancelled = CancelOnDrop(Arc::default());
-        let (flag, umask) = (cancelled.0.clone(), self.umask);
+        let (flag, umask, path) = (cancelled.0.clone(), self.umask, prepared.path.clone());
         let running = self.running.0.spawn_blocking(move || run(prepared, umask, &flag));
         let (limit, operation) = (patience(&layer.blob), format!("unpacking {}", layer.blob.digest));
         let Ok(ended) = timeout(limit, running).await else {
@@ -151,14 +153,17 @@ impl Own {
             Ok((described, digest)) if digest == layer.diff_id => Ok(described),
             Ok((_, digest)) => Err(NotApplied::Unsupported(format!("it unpacks to {digest}"))),
             Err(Fault::Unsupported(reason)) => Err(NotApplied::Unsupported(reason)),
-            Err(Fault::NoSpace(message)) => Err(NotApplied::Failed(EngineError::NoSpace { operation, message })),
+            Err(Fault::NoSpace(reason)) => {
+                let message = format!("writing to {}: {reason}", path.display());
+                Err(NotApplied::Failed(EngineError::NoSpace { operation, message }))
+            }
             Err(Fault::Cancelled) => Err(NotApplied::Unsupported("it was cancelled".to_owned())),
         }
     }
 }
 
 fn run(prepared: Prepared, umask: u32, cancelled: &AtomicBool) -> Result<(Described, Digest), Fault> {
-    let Prepared { blob, compression, folder, whiteouts } = prepared;
+    let Prepared { blob, compression, folder, whiteouts, .. } = prepared;
     pieces::run(blob, compression, cancelled, |pieces| {
         let mut writer = Writer::new(&folder, whiteouts, umask);
         while let Some(entry) = entry::next(pieces)? {
