@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
@@ -144,12 +145,37 @@ async fn a_name_or_an_archive_that_no_cache_can_have_is_refused() {
     for (content, expected) in [
         (&bytes[..520], "may be truncated: export the cache again"),
         (&bytes[..bytes.len() - 1200], "may be truncated: export the cache again"),
-        (&b"\x1f\x8b\x08\0\0"[..], "is compressed; decompress it first"),
         (b"text", "linkspan cache export"),
     ] {
         fs::write(&archive, content).unwrap();
         let refused = run(&["cache", "import", text(&archive), "app"]).fails();
         assert!(refused.stderr.contains(expected) && !refused.stderr.contains("image"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_archive_is_imported_whole_or_not_at_all() {
+    let stack = Stack::shared();
+    let path = stack.fresh_path("-packed");
+    let open = async || select(&Selection::layout(&path)).await;
+    let (version, _) = store(&caches(&*open().await.unwrap().engine), "app", "", &["one", "two"], INDEX).await;
+    let run = |args: &[&str]| linkspan(args, &["--layout", text(&path)]);
+    let archive = stack.fresh_path("-packed.tar");
+    run(&["cache", "export", "app", text(&archive)]).ok();
+    for (program, end) in [("gzip", "gz"), ("zstd", "zst"), ("xz", "xz"), ("bzip2", "bz2")] {
+        let packed = format!("{}.{end}", text(&archive));
+        let bytes = Command::new(program).args(["-c", text(&archive)]).output().unwrap();
+        assert!(bytes.status.success(), "{program}: {bytes:?}");
+        fs::write(&packed, &bytes.stdout).unwrap();
+        run(&["cache", "import", &packed, program]).ok();
+        let caches = caches(&*open().await.unwrap().engine);
+        let found = caches.versions(Some(&program.parse().unwrap())).await.unwrap();
+        assert_eq!(found.iter().map(|it| &it.root).collect::<Vec<_>>(), [&version.root], "{program}");
+
+        fs::write(&packed, &bytes.stdout[..bytes.stdout.len() / 2]).unwrap();
+        let refused = run(&["cache", "import", &packed, "half"]).fails();
+        assert!(refused.stderr.contains(&packed), "{refused}");
+        assert!(caches.versions(Some(&"half".parse().unwrap())).await.unwrap().is_empty(), "{program}");
     }
 }
 

@@ -1,13 +1,13 @@
 //! Archives of the folders that caches are exported into and imported from.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempDir};
 use tokio::task::spawn_blocking;
 
-use super::super::CommandError;
+use super::super::{CommandError, output};
 use super::PlaceError;
 use crate::image::layout::{INDEX_FILE, MARKER_FILE};
 use crate::source::archive::unpack;
@@ -51,14 +51,11 @@ impl Place {
         if found.is_dir() {
             return Ok(Self { folder: path.to_owned(), archive: None });
         }
-        if is_compressed(path).map_err(|error| failed(path, error))? {
-            return Err(PlaceError::Compressed { path: path.display().to_string() }.into());
-        }
         // Where the archive lies there may be no right to write.
         let beside = beside(path).or_else(|_| TempDir::new()).map_err(|error| failed(path, error))?;
-        let (from, to) = (path.to_owned(), beside.path().to_owned());
-        let unpacked = spawn_blocking(move || unpack(&from, &to)).await;
-        unpacked.map_err(|error| failed(path, io::Error::other(error)))?.map_err(PlaceError::from)?;
+        if let Some(remark) = unpack(path, beside.path()).await.map_err(PlaceError::from)? {
+            output::note(&remark);
+        }
         Ok(Self { folder: beside.path().to_owned(), archive: Some((path.to_owned(), beside)) })
     }
 
@@ -96,14 +93,6 @@ fn refuse_stream(path: &Path) -> Result<(), CommandError> {
         return Err(named(path, "caches are not copied through standard input and output"));
     }
     Ok(())
-}
-
-/// Whether a file begins as gzip, zstd, xz or bzip2 do.
-fn is_compressed(path: &Path) -> io::Result<bool> {
-    let mut begin = Vec::new();
-    File::open(path)?.take(6).read_to_end(&mut begin)?;
-    let magics: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh"];
-    Ok(magics.iter().any(|magic| begin.starts_with(magic)))
 }
 
 /// Writes the layout in `folder` into the archive `path`, which is replaced in one step.

@@ -29,6 +29,7 @@ const IMPORT_EXAMPLES: &str = "\
 Examples:
   linkspan cache import ./cache app           what `export` wrote, with all parts
   linkspan cache import cache.tar app
+  linkspan cache import cache.tar.zst app
   linkspan cache import --tag latest ./cache app";
 
 /// Copies a build cache into a folder, or an archive of one, that BuildKit reads (`--cache-from type=local,src=DIR,tag=REF`)
@@ -51,7 +52,7 @@ pub(super) struct Export {
 #[derive(Debug, Args)]
 #[command(after_long_help = IMPORT_EXAMPLES)]
 pub(super) struct Import {
-    /// The folder, or a tar archive of it that is not compressed
+    /// The folder, or a tar archive of it, which may be compressed (gzip, zstd, xz, bzip2)
     #[arg(value_name = "DIR|FILE.tar")]
     folder: PathBuf,
 

@@ -13,8 +13,6 @@ pub(in crate::cli) enum PlaceError {
     Absent { path: String },
     #[error("{path}: {reason}")]
     Name { path: String, reason: &'static str },
-    #[error("{path} is compressed; decompress it first")]
-    Compressed { path: String },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("{folder} has {} build caches, and none was named", tags.len())]
@@ -45,7 +43,7 @@ impl PlaceError {
             Self::Unnamed { tags, .. } | Self::Tag { tags, .. } if tags.is_empty() => Some(expected.to_owned()),
             Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
             Self::Tag { tags, .. } => Some(format!("it has {}", tags.join(", "))),
-            Self::File { .. } | Self::Absent { .. } | Self::Compressed { .. } => None,
+            Self::File { .. } | Self::Absent { .. } => None,
         }
     }
 }

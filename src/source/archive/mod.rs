@@ -129,9 +129,7 @@ impl Archive {
         let plain = decompress_archive(reader).await.map_err(failed)?;
         let (members, behind) = spool::spool(name, plain, engine.as_deref()).await?;
         let mut archive = Self::of(Files::tar(name.to_owned(), members), format, engine).await?;
-        archive.remark = behind.map(|error| {
-            format!("{name} is complete, but its checksum, or what follows the end of the archive, is wrong: {error}")
-        });
+        archive.remark = behind.map(|error| remark(name, &error));
         Ok(archive)
     }
 
@@ -207,6 +205,11 @@ impl Archive {
     pub fn images(&self) -> &[SavedImage] {
         &self.images
     }
+}
+
+/// What is said of an archive behind whose end something is wrong.
+fn remark(archive: &str, error: &std::io::Error) -> String {
+    format!("{archive} is complete, but its checksum, or what follows the end of the archive, is wrong: {error}")
 }
 
 /// Runs blocking `work`.
