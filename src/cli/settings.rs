@@ -146,6 +146,10 @@ pub(super) struct Settings {
     /// the hour [env: LINKSPAN_CACHE_MAX_AGE] [default: no limit]
     #[arg(long, value_name = "TIME", help_heading = "Build caches")]
     cache_max_age: Option<String>,
+    /// Delete build caches that were not used for longest when there are more versions of parts than this, all caches
+    /// together [env: LINKSPAN_CACHE_MAX_COUNT] [default: no limit]
+    #[arg(long, value_name = "COUNT", help_heading = "Build caches")]
+    cache_max_count: Option<String>,
     /// Let clients of the export door write archives and files below this folder (their attribute `dest`); can be
     /// repeated [env: LINKSPAN_ALLOW_OUTPUT_DIR (separated by commas)] [default: nowhere]
     #[arg(long, value_name = "DIR", help_heading = "Doors")]
@@ -221,6 +225,7 @@ impl From<Settings> for Layer {
             (Setting::CacheLazyImport, flags.cache_lazy_import),
             (Setting::CacheMaxBytes, flags.cache_max_bytes),
             (Setting::CacheMaxAge, flags.cache_max_age),
+            (Setting::CacheMaxCount, flags.cache_max_count),
             (Setting::Group, flags.group),
             (Setting::TlsCa, flags.tls_ca),
             (Setting::TlsCert, flags.tls_cert),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::builder::{self, Draft};
-use super::parse::{age, boolean, bytes, invalid};
+use super::parse::{age, boolean, bytes, count, invalid};
 use super::{
     BuilderEndpoint, Config, ConfigError, DEFAULT_DRAIN, DEFAULT_ENGINE_TIMEOUT, Given, Layer, Origin, Setting, docker,
     group,
@@ -85,7 +85,7 @@ pub(super) fn check(
             limits: CacheLimits {
                 max_bytes: settings.one(Setting::CacheMaxBytes).map(bytes).transpose()?,
                 max_age: settings.one(Setting::CacheMaxAge).map(age).transpose()?,
-                max_count: None,
+                max_count: settings.one(Setting::CacheMaxCount).map(count).transpose()?,
             },
             policy: CachePolicy {
                 allowed: settings.all(Setting::AllowCache).iter().map(pattern).collect::<Result<_, _>>()?,

@@ -61,6 +61,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::CacheLazyImport, document.cache_lazy_import),
         (Setting::CacheMaxBytes, document.cache_max_bytes),
         (Setting::CacheMaxAge, document.cache_max_age),
+        (Setting::CacheMaxCount, document.cache_max_count),
         (Setting::PlainIsLoad, document.plain_is_load),
         (Setting::ExportListen, document.export_listen),
         (Setting::DenyTagMove, document.deny_tag_move),
@@ -114,6 +115,7 @@ struct Document {
     cache_lazy_import: Option<Scalar>,
     cache_max_bytes: Option<Scalar>,
     cache_max_age: Option<Scalar>,
+    cache_max_count: Option<Scalar>,
     #[serde(alias = "docker-is-load")]
     plain_is_load: Option<Scalar>,
     export_listen: Option<Scalar>,

@@ -24,6 +24,12 @@ pub(super) fn bytes(given: &Given) -> Result<u64, ConfigError> {
         .ok_or_else(|| invalid(given, "is no number of bytes; expected one such as `10GB` or `512MiB`"))
 }
 
+/// A number of things, at least one.
+pub(super) fn count(given: &Given) -> Result<usize, ConfigError> {
+    let count = given.text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| invalid(given, "is no number of versions; expected a whole number from 1 on, such as `50`"))
+}
+
 /// A duration, such as `36h` or `30d`.
 pub(super) fn age(given: &Given) -> Result<Duration, ConfigError> {
     let age = duration_of(&given.text);
@@ -126,6 +132,18 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(duration_of(text), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_count_begins_at_one() {
+        let count_of = |text: &str| {
+            let origin = super::super::Origin::Variable("LINKSPAN_CACHE_MAX_COUNT".to_owned());
+            count(&Given { text: text.to_owned(), origin })
+        };
+        assert_eq!(count_of("50").unwrap(), 50);
+        for bad in ["0", "-1", "1.5", "50 versions", ""] {
+            assert!(count_of(bad).unwrap_err().to_string().contains("from 1 on"), "{bad}");
         }
     }
 

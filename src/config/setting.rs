@@ -41,6 +41,8 @@ pub enum Setting {
     CacheMaxBytes,
     /// How long an unused build cache is kept.
     CacheMaxAge,
+    /// How many versions all build caches together may have.
+    CacheMaxCount,
     /// A folder that clients may write outputs into; repeatable.
     AllowOutputDir,
     /// The certificate authority of the only builder.
@@ -65,7 +67,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -85,6 +87,7 @@ impl Setting {
         Self::CacheLazyImport,
         Self::CacheMaxBytes,
         Self::CacheMaxAge,
+        Self::CacheMaxCount,
         Self::AllowOutputDir,
         Self::TlsCa,
         Self::TlsCert,
@@ -119,6 +122,7 @@ impl Setting {
             Self::CacheLazyImport => "cache-lazy-import",
             Self::CacheMaxBytes => "cache-max-bytes",
             Self::CacheMaxAge => "cache-max-age",
+            Self::CacheMaxCount => "cache-max-count",
             Self::AllowOutputDir => "allow-output-dir",
             Self::TlsCa => "tls-ca",
             Self::TlsCert => "tls-cert",

@@ -55,6 +55,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_CACHE_DIR", "/srv/cache")
         .variable("LINKSPAN_CACHE_MAX_BYTES", "20GB")
         .variable("LINKSPAN_CACHE_MAX_AGE", "30d")
+        .variable("LINKSPAN_CACHE_MAX_COUNT", "50")
         .variable("LINKSPAN_ALLOW_CACHE", "ci/*,main")
         .config();
     let tls = crate::net::Tls {
@@ -87,7 +88,7 @@ fn every_setting_can_be_given_by_variable() {
                 limits: CacheLimits {
                     max_bytes: Some(20_000_000_000),
                     max_age: Some(Duration::from_secs(30 * 86_400)),
-                    max_count: None,
+                    max_count: Some(50),
                 },
                 policy: CachePolicy { allowed: vec!["ci/*".to_owned(), "main".to_owned()] },
                 from_engine: false,
@@ -119,6 +120,7 @@ fn a_file_says_the_same_and_more() {
             drain-timeout = 0
             log-level = "warn"
             plain-is-load = true
+            cache-max-count = 7
             allow-output-dir = ["/srv/exports"]
             [[builder]]
             address = "unix:///b.sock"
@@ -137,6 +139,7 @@ fn a_file_says_the_same_and_more() {
     assert_eq!(config.engine.docker_host, None, "of no interest with containerd");
     assert_eq!((config.gid, config.drain_timeout, config.log.level), (7, Duration::ZERO, Level::WARN));
     assert_eq!(config.output_dirs, [PathBuf::from("/srv/exports")]);
+    assert_eq!(config.caches.limits.max_count, Some(7));
     let [first, second] = config.builders.as_slice() else { panic!("{:?}", config.builders) };
     assert_eq!((first.listen.to_string(), first.plain_is_load), ("unix:///l.sock".to_owned(), true));
     assert_eq!((first.tls.is_none(), second.plain_is_load), (true, false));
