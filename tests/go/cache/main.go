@@ -1,5 +1,5 @@
 // Command cache exports a build cache with BuildKit's own exporter and imports it again with BuildKit's own importer, both
-// unchanged: what a cache backend of type `linkspan` needs inside BuildKit, and no more.
+// unchanged. What a cache backend of type `linkspan` needs inside BuildKit is in backend.go; here is what a builder has.
 //
 //	cache unix:///run/linkspan/export.sock REF
 package main
@@ -7,7 +7,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,21 +15,17 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/content/proxy"
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/remotecache"
 	"github.com/moby/buildkit/solver"
-	"github.com/moby/buildkit/util/compression"
 	"github.com/moby/buildkit/util/contentutil"
 	"github.com/moby/buildkit/worker"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 
 	cachev1 "linkspan.test/go/cachev1"
-	exportv1 "linkspan.test/go/exportv1"
 )
 
 func main() {
@@ -41,11 +36,19 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	caches, store, ctx := cachev1.NewCachesClient(conn), proxy.NewContentStore(conn), context.Background()
-	if err := export(ctx, caches, store, os.Args[2]); err != nil {
+	ctx, ref := context.Background(), os.Args[2]
+	target := &cachev1.Target{Id: "cache", Ref: ref, Mode: "max"}
+	result, err := exportCache(ctx, conn, target, "cache in Go", func(exporter remotecache.Exporter) error {
+		return add(ctx, exporter)
+	})
+	if err != nil {
 		log.Fatal("export: ", err)
 	}
-	if err := load(ctx, caches, store, os.Args[2]); err != nil {
+	if failure := result.GetError(); failure != nil {
+		log.Fatalf("export: %s: %s", failure.GetReason(), failure.GetMessage())
+	}
+	fmt.Printf("exported %s, unchanged %t\n", result.GetVersion().GetRoot().GetDigest(), result.GetUnchanged())
+	if err := importCache(ctx, conn, ref, reader{}, load); err != nil {
 		log.Fatal("import: ", err)
 	}
 }
@@ -53,72 +56,20 @@ func main() {
 // step is what a builder would find out of a build step.
 var step = digest.FromString("RUN make")
 
-func export(ctx context.Context, caches cachev1.CachesClient, store content.Store, ref string) error {
-	opened, err := caches.Open(ctx, &cachev1.OpenRequest{
-		Targets: []*cachev1.Target{{Id: "cache", Ref: ref, Mode: "max"}},
-		Builder: "cache in Go",
-	})
+// load looks the step up and loads its results, as BuildKit's solver does.
+func load(ctx context.Context, manager solver.CacheManager) error {
+	keys, err := manager.Query(nil, 0, step, 0)
 	if err != nil {
 		return err
 	}
-	id := opened.GetExport().GetId()
-	exporter := remotecache.NewExporter(store, "", true, true, compression.New(compression.Default))
-	if err := add(ctx, exporter); err != nil {
-		return err
-	}
-	response, err := exporter.Finalize(metadata.AppendToOutgoingContext(ctx, "linkspan-cache", id))
-	if err != nil {
-		return err
-	}
-	var root ocispec.Descriptor
-	if err := json.Unmarshal([]byte(response[remotecache.ExporterResponseManifestDesc]), &root); err != nil {
-		return err
-	}
-	target := &cachev1.CommitTarget{TargetId: "cache", Root: &exportv1.Descriptor{
-		MediaType: root.MediaType, Digest: root.Digest.String(), Size: root.Size,
-	}}
-	commit, err := caches.Commit(ctx, &cachev1.CommitRequest{ExportId: id, Targets: []*cachev1.CommitTarget{target}})
-	for err == nil {
-		var message *cachev1.CommitResponse
-		if message, err = commit.Recv(); message.GetResults() == nil {
-			continue
-		}
-		result := message.GetResults().GetResults()[0]
-		if failure := result.GetError(); failure != nil {
-			return fmt.Errorf("%s: %s", failure.GetReason(), failure.GetMessage())
-		}
-		fmt.Printf("exported %s, unchanged %t\n", root.Digest, result.GetUnchanged())
-		return nil
-	}
-	return err
-}
-
-func load(ctx context.Context, caches cachev1.CachesClient, store content.Store, ref string) error {
-	resolved, err := caches.Resolve(ctx, &cachev1.ResolveRequest{Refs: []string{ref}})
-	if err != nil {
-		return err
-	}
-	defer caches.Release(ctx, &cachev1.ReleaseRequest{HoldId: resolved.GetHoldId()})
-	ctx = metadata.AppendToOutgoingContext(ctx, "linkspan-cache", resolved.GetHoldId())
-	for _, part := range resolved.GetParts() {
-		root := ocispec.Descriptor{Digest: digest.Digest(part.GetRoot().GetDigest()), Size: part.GetRoot().GetSize()}
-		manager, err := remotecache.NewImporter(store).Resolve(ctx, root, ref, reader{})
+	for _, key := range keys {
+		records, err := manager.Records(ctx, key)
 		if err != nil {
 			return err
 		}
-		keys, err := manager.Query(nil, 0, step, 0)
-		if err != nil {
-			return err
-		}
-		for _, key := range keys {
-			records, err := manager.Records(ctx, key)
-			if err != nil {
+		for _, record := range records {
+			if _, err := manager.Load(ctx, record); err != nil {
 				return err
-			}
-			for _, record := range records {
-				if _, err := manager.Load(ctx, record); err != nil {
-					return err
-				}
 			}
 		}
 	}
