@@ -89,6 +89,7 @@ impl CacheExport {
             return Err(CacheError::TooLarge { reference, bytes: content.bytes(), limit });
         }
         let version = self.pending.commit(&content).await?;
+        self.caches.events.committed(&version);
         self.has_ended.store(true, Ordering::Relaxed);
         self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The cache is stored, whatever becomes of those before it.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use crate::engine::EngineError;
 use crate::engine::caches::CacheStore;
@@ -13,6 +14,8 @@ use crate::engine::caches::CacheStore;
 pub(super) struct Guards {
     store: Arc<dyn CacheStore>,
     state: Mutex<State>,
+    /// Versions that are being deleted, as their last reader has ended.
+    deleting: TaskTracker,
 }
 
 #[derive(Debug, Default)]
@@ -24,7 +27,7 @@ struct State {
 
 impl Guards {
     pub(super) fn new(store: Arc<dyn CacheStore>) -> Arc<Self> {
-        Arc::new(Self { store, state: Mutex::default() })
+        Arc::new(Self { store, state: Mutex::default(), deleting: TaskTracker::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -49,6 +52,12 @@ impl Guards {
             tracing::debug!(?later, "versions of caches are deleted when the builds that read them have ended");
         }
         if now.is_empty() { Ok(()) } else { self.store.delete(&now).await }
+    }
+
+    /// Waits until the versions are deleted that nobody reads any more.
+    pub(super) async fn finish(&self) {
+        self.deleting.close();
+        self.deleting.wait().await;
     }
 
     /// Whether a version is only waiting for its readers.
@@ -81,12 +90,14 @@ impl Drop for VersionGuard {
         let (guards, id) = (self.guards.clone(), std::mem::take(&mut self.id));
         // Without a runtime the process is ending: the version is deleted when its part is exported next.
         let Some(runtime) = Handle::try_current().ok().filter(|_| is_due) else { return };
-        runtime.spawn(async move {
+        let deleting = guards.deleting.clone();
+        let delete = async move {
             if let Err(error) = guards.store.delete(std::slice::from_ref(&id)).await {
                 tracing::warn!(%error, id, "a superseded version of a cache stays until its part is exported next");
             }
             // Until now it was not to be listed.
             guards.state().retired.remove(&id);
-        });
+        };
+        deleting.spawn_on(delete, &runtime);
     }
 }

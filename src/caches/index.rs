@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::copy::check_config;
-use super::{CacheError, Caches};
+use super::{CacheError, Caches, InlineCache};
 use crate::image::cache::CacheRecords;
 use crate::image::{Descriptor, Digest};
 use crate::source::read_document;
@@ -145,6 +145,21 @@ impl Caches {
         let bytes = read_document(&self.store.blobs(), config).await?;
         let index = Arc::new(CacheIndex::new(CacheRecords::parse(config, &bytes)?));
         self.indexes.put(config, &index);
+        Ok(index)
+    }
+
+    /// What the inline cache of an image has, to be looked up.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn inline_index(&self, cache: &InlineCache) -> Result<Arc<CacheIndex>, CacheError> {
+        if let Some(index) = self.indexes.get(&cache.config) {
+            return Ok(index);
+        }
+        // It was within the limit of an image config when it was found.
+        let bytes = read_document(&self.store.blobs(), &cache.config).await?;
+        let index = Arc::new(CacheIndex::new(CacheRecords::inline(&cache.config, &bytes, &cache.layers)?));
+        self.indexes.put(&cache.config, &index);
         Ok(index)
     }
 }

@@ -8,19 +8,32 @@ use std::collections::HashMap;
 use super::{CacheError, Caches};
 use crate::engine::images::Images;
 use crate::image::cache::{CacheDocumentError, INLINE_CACHE};
-use crate::image::{Descriptor, Document, DocumentError, Kind, Limits, Manifest, Reference, View};
+use crate::image::{Descriptor, Document, DocumentError, Kind, Limits, Manifest, Platform, Reference, View};
 use crate::source::read_document;
 
 /// How many entries of an index are looked into.
 const MAX_PLATFORMS: usize = 64;
+/// The annotation of a layer that says what it is when it is decompressed (containerd `core/images/labels`).
+const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 /// The inline cache of an image of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InlineCache {
     /// The image's manifest, which a build imports.
     pub manifest: Descriptor,
+    /// The image's config, which has the records.
+    pub config: Descriptor,
+    /// The image's layers, the lowest first, each with the digest of its uncompressed form as BuildKit's own caches have it.
+    pub layers: Vec<Descriptor>,
+    /// The image's platform.
+    pub platform: Platform,
+}
+
+impl InlineCache {
     /// The manifest, the config and the layers.
-    pub blobs: Vec<Descriptor>,
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        [&self.manifest, &self.config].into_iter().chain(&self.layers)
+    }
 }
 
 impl Caches {
@@ -58,7 +71,9 @@ impl Caches {
             return Ok(None);
         };
         let Some(document) = self.document(images, &config).await? else { return Ok(None) };
-        if !names_inline(&document.bytes) {
+        let View::Config(described) = &document.view else { return Ok(None) };
+        let diff_ids = &described.rootfs.diff_ids;
+        if !names_inline(&document.bytes) || diff_ids.len() != layers.len() {
             return Ok(None);
         }
         for layer in &layers {
@@ -67,8 +82,12 @@ impl Caches {
             }
         }
         let manifest = Descriptor::new(&*manifest.media_type, manifest.digest.clone(), manifest.size);
-        let blobs = [manifest.clone(), config].into_iter().chain(layers).collect();
-        Ok(Some(InlineCache { manifest, blobs }))
+        let layers = layers.into_iter().zip(diff_ids).map(|(mut layer, diff_id)| {
+            layer.annotations.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
+            layer
+        });
+        let (layers, platform) = (layers.collect(), described.platform.normalised());
+        Ok(Some(InlineCache { manifest, config, layers, platform }))
     }
 
     /// A document of an image; `None` if it is not there.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use super::Part;
 use super::usage::VersionUsage;
-use crate::engine::caches::CacheVersion;
+use crate::engine::caches::{CacheVersion, NewVersion};
 use crate::image::Digest;
 
 /// How many parts a ref has at most; beyond that, those that were not used for longest go.
@@ -64,12 +65,20 @@ fn last_use(version: &CacheVersion) -> (SystemTime, SystemTime, &str) {
     (version.used, version.created, &version.id)
 }
 
-/// Which of a ref's `versions`, the newest first, are superseded: all but `keep` of `part`, and parts beyond [`MAX_PARTS`].
-pub(super) fn superseded(versions: &[CacheVersion], part: &str, keep: usize) -> Vec<String> {
+/// Which of a ref's `versions`, the newest first, are superseded by `new`: all but `keep` of its part, those of parts that it
+/// covers, and parts beyond [`MAX_PARTS`].
+pub(super) fn superseded(versions: &[CacheVersion], new: &NewVersion, keep: usize) -> Vec<String> {
+    let part = new.part.as_str();
     let own = versions.iter().filter(|version| version.part == part).skip(keep.max(1));
-    let mut gone: Vec<_> = own.map(|version| version.id.clone()).collect();
+    let covering = Part::read(part, &new.title);
+    let is_covered = |version: &&CacheVersion| {
+        let other = || Part::read(&version.part, &version.title);
+        version.part != part && covering.as_ref().is_some_and(|it| other().is_some_and(|other| it.covers(&other)))
+    };
+    let mut gone: Vec<_> = own.chain(versions.iter().filter(is_covered)).map(|version| version.id.clone()).collect();
+    let left = || versions.iter().filter(|version| !is_covered(version));
     let mut parts: HashMap<&str, SystemTime> = HashMap::new();
-    for version in versions {
+    for version in left() {
         let used = parts.entry(&version.part).or_insert(version.used);
         *used = (*used).max(version.used);
     }
@@ -77,7 +86,7 @@ pub(super) fn superseded(versions: &[CacheVersion], part: &str, keep: usize) -> 
     // The part that was just written is the one that was used last, whatever clocks say.
     parts.sort_by_key(|(name, used)| (std::cmp::Reverse(*name == part), std::cmp::Reverse(*used)));
     for (name, _) in parts.into_iter().skip(MAX_PARTS) {
-        gone.extend(versions.iter().filter(|version| version.part == name).map(|version| version.id.clone()));
+        gone.extend(left().filter(|version| version.part == name).map(|version| version.id.clone()));
     }
     gone
 }

@@ -9,6 +9,7 @@
 mod copy;
 mod current;
 mod error;
+mod events;
 mod export;
 mod guards;
 mod index;
@@ -28,6 +29,7 @@ mod usage;
 pub use copy::Copied;
 pub use current::CurrentVersion;
 pub use error::CacheError;
+pub use events::{CacheEvent, Change};
 pub use export::CacheExport;
 pub use guards::VersionGuard;
 pub use index::{CacheIndex, Following};

@@ -1,9 +1,12 @@
-//! Parts: what builds of different platforms and targets write under one ref, so that none replaces another's.
+//! Parts: what builds of different platforms and targets write under one ref, so that none replaces what it does not have.
 
-use crate::image::Digest;
+use crate::image::{Digest, Platform};
 
 /// The Dockerfile that is built when none is named; buildx says it all the same.
 const DEFAULT_FILE: &str = "Dockerfile";
+
+/// The longest title.
+const TITLE: usize = 100;
 
 /// What a cache export is of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,6 +33,37 @@ impl Part {
         let words = named.map(|(name, value)| format!("{name}{value}"));
         let words = std::iter::once(self.platform.clone()).filter(|it| !it.is_empty()).chain(words);
         let title: String = words.collect::<Vec<_>>().join(" ");
-        title.chars().filter(|it| !it.is_control()).take(100).collect()
+        title.chars().filter(|it| !it.is_control()).take(TITLE).collect()
+    }
+
+    /// The part of which `key` is the key and `title` the title. `None` if that cannot be told from the title, which is for
+    /// people: it may be cut, and words of it may have spaces.
+    pub(super) fn read(key: &str, title: &str) -> Option<Self> {
+        let mut part = Self::default();
+        for word in title.split(' ').filter(|word| !word.is_empty()) {
+            match word.split_once('=') {
+                Some(("target", target)) => part.target = target.to_owned(),
+                Some(("file", filename)) => part.filename = filename.to_owned(),
+                _ => part.platform = word.to_owned(),
+            }
+        }
+        let default = Self { filename: DEFAULT_FILE.to_owned(), ..part.clone() };
+        [part, default].into_iter().find(|part| part.key() == key)
+    }
+
+    /// The platforms; `None` if there are none, or they cannot be read.
+    pub(super) fn platforms(&self) -> Option<Vec<Platform>> {
+        let platforms = self.platform.split(',').map(|text| Some(text.parse::<Platform>().ok()?.normalised()));
+        platforms.collect()
+    }
+
+    /// Whether what is stored of `other` is stored of this part as well: it has the same target and file, and no platform
+    /// that this one has not.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let is_default = |filename: &str| ["", DEFAULT_FILE].contains(&filename);
+        let is_same_file =
+            self.filename == other.filename || (is_default(&self.filename) && is_default(&other.filename));
+        let (Some(own), Some(others)) = (self.platforms(), other.platforms()) else { return false };
+        self.target == other.target && is_same_file && others.iter().all(|platform| own.contains(platform))
     }
 }

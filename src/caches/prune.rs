@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::limits::CacheLimits;
 use super::usage::{Usage, VersionUsage};
-use super::{CacheError, Caches};
+use super::{CacheError, Caches, Change};
 use crate::pattern;
 
 /// Which versions are meant.
@@ -69,7 +69,7 @@ impl Caches {
     pub async fn prune(&self, selection: &Selection, is_dry: bool) -> Result<Pruned, CacheError> {
         let pruned = selection.of(&self.usage().await?, SystemTime::now());
         if !is_dry {
-            self.delete(pruned.versions.iter().map(|usage| usage.version.id.clone()).collect()).await?;
+            self.remove(pruned.versions.iter().map(|usage| usage.version.id.clone()).collect(), Change::Pruned).await?;
         }
         Ok(pruned)
     }

@@ -83,7 +83,7 @@ impl CacheReader {
 
     /// Makes the inline cache of an image readable. Nothing keeps it: a build goes on without what is deleted meanwhile.
     pub fn add_inline(&self, cache: &InlineCache) {
-        self.state().blobs.extend(cache.blobs.iter().map(sized));
+        self.state().blobs.extend(cache.blobs().map(sized));
     }
 
     /// The size of a blob, if it can be read here.

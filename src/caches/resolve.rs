@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::guards::VersionGuard;
-use super::{CacheError, CacheRef, Caches};
+use super::{CacheError, CacheRef, Caches, Part};
 use crate::engine::caches::{CacheDocument, CacheVersion};
-use crate::image::Digest;
 use crate::image::cache::CacheRoot;
+use crate::image::{Digest, Platform};
 use crate::source::read_document;
 
 /// How many look-ups are under way at once.
@@ -32,6 +32,15 @@ pub struct ResolvedPart {
     /// How many of its layers are not in the engine.
     pub missing: usize,
     _guard: VersionGuard,
+}
+
+impl ResolvedPart {
+    /// Whether it may be of one of `platforms`: it is, or does not say. None means all.
+    pub fn may_be_of(&self, platforms: &[Platform]) -> bool {
+        let part = Part::read(&self.version.part, &self.version.title);
+        let own = part.and_then(|part| part.platforms());
+        platforms.is_empty() || own.is_none_or(|own| own.iter().any(|it| platforms.contains(it)))
+    }
 }
 
 impl Caches {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::events::{Change, Events};
 use super::guards::Guards;
 use super::index::Indexes;
 use super::limits::superseded;
@@ -42,6 +43,7 @@ pub struct Caches {
     pub(super) images: Option<Arc<dyn Images>>,
     settings: CacheSettings,
     pub(super) guards: Arc<Guards>,
+    pub(super) events: Events,
     /// Held while versions are listed to be read or to be deleted.
     pub(super) changes: tokio::sync::Mutex<()>,
     roots: Mutex<HashMap<Digest, Arc<CacheRoot>>>,
@@ -66,6 +68,7 @@ impl Caches {
             images: engine.images().ok(),
             settings,
             guards,
+            events: Events::default(),
             changes,
             roots,
             indexes,
@@ -74,12 +77,14 @@ impl Caches {
         }))
     }
 
-    /// Waits until nothing is left of exports that were dropped before they were complete; an engine that went away is not
-    /// waited for. None may be begun afterwards.
+    /// Waits until nothing is left of exports that were dropped before they were complete, nor of versions that were deleted
+    /// while they were read and are not read any more; an engine that went away is not waited for. None may be begun
+    /// afterwards.
     pub async fn finish(&self) {
         self.aborting.close();
         self.closing.cancel();
         self.aborting.wait().await;
+        self.guards.finish().await;
     }
 
     /// The limits.
@@ -180,8 +185,23 @@ impl Caches {
     /// # Errors
     /// When the engine refuses.
     pub async fn delete(&self, ids: Vec<String>) -> Result<(), CacheError> {
+        self.remove(ids, Change::Deleted).await
+    }
+
+    /// The same for the reason `change`, which is told to those who watch.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn remove(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
         let _changes = self.changes.lock().await;
-        Ok(self.guards.retire(ids).await?)
+        self.retire(ids, change).await
+    }
+
+    /// The same while `changes` is held.
+    async fn retire(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
+        self.guards.retire(ids.clone()).await?;
+        self.events.gone(&ids, change);
+        Ok(())
     }
 
     /// The root of a version.
@@ -215,7 +235,7 @@ impl Caches {
             let _changes = self.changes.lock().await;
             let mut versions = self.store.versions(Some(&new.reference)).await?;
             versions.retain(|version| !self.guards.is_retired(&version.id));
-            self.guards.retire(superseded(&versions, &new.part, keep)).await?;
+            self.retire(superseded(&versions, new, keep), Change::Replaced).await?;
         }
         self.apply_limits().await
     }
@@ -234,6 +254,6 @@ impl Caches {
                 "a build cache exceeds the limits, and goes"
             );
         }
-        self.delete(exceeding.versions.into_iter().map(|usage| usage.version.id).collect()).await
+        self.remove(exceeding.versions.into_iter().map(|usage| usage.version.id).collect(), Change::Pruned).await
     }
 }

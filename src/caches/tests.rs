@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::limits::{MAX_PARTS, superseded};
 use super::*;
-use crate::engine::caches::{CacheDocument, CacheVersion};
+use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion};
 use crate::engine::ingest::{Expected, OpenedIngest};
 use crate::engine::stuck::layout;
 use crate::engine::{Engine, Lease, Origin};
@@ -109,7 +109,7 @@ fn a_policy_names_what_it_allows() {
     assert!(error.to_string().contains("ci/*") && error.hint().unwrap().contains("--allow-cache"), "{error}");
 }
 
-fn version(id: &str, part: &str, at: u64) -> CacheVersion {
+pub(super) fn version(id: &str, part: &str, at: u64) -> CacheVersion {
     let time = UNIX_EPOCH + Duration::from_secs(at);
     CacheVersion {
         id: id.to_owned(),
@@ -129,12 +129,41 @@ fn version(id: &str, part: &str, at: u64) -> CacheVersion {
 #[test]
 fn a_part_keeps_what_was_asked_for_and_a_ref_sixteen_parts() {
     let versions = [version("new", "p", 9), version("middle", "p", 8), version("old", "p", 7), version("q", "q", 1)];
+    let superseded = |versions: &[CacheVersion], part: &str, keep| {
+        superseded(versions, &NewVersion { part: part.to_owned(), ..NewVersion::default() }, keep)
+    };
     assert_eq!(superseded(&versions, "p", 1), ["middle", "old"]);
     assert_eq!(superseded(&versions, "p", 2), ["old"]);
     assert_eq!(superseded(&versions, "p", 0), ["middle", "old"], "one version always stays");
     let many: Vec<_> = (0..=MAX_PARTS as u64).rev().map(|at| version(&at.to_string(), &at.to_string(), at)).collect();
     assert_eq!(superseded(&many, "16", 1), ["0"]);
     assert_eq!(superseded(&many, "0", 1), ["1"], "the part that was just written stays");
+}
+
+#[test]
+fn a_part_replaces_those_whose_platforms_it_has() {
+    let part = |platform: &str, target: &str| Part {
+        platform: platform.to_owned(),
+        target: target.to_owned(),
+        filename: "Dockerfile".to_owned(),
+    };
+    let of = |part: &Part, at| CacheVersion { title: part.title(), ..version(&part.title(), &part.key(), at) };
+    let (both, amd) = (part("linux/arm64,linux/amd64", ""), part("linux/x86_64", ""));
+    let others = [
+        part("linux/arm64/v8", ""),
+        part("linux/amd64", "app"),
+        part("linux/s390x,linux/amd64", ""),
+        part("", ""),
+        Part { filename: "other".to_owned(), ..part("linux/amd64", "") },
+    ];
+    let mut versions = vec![of(&both, 9), of(&amd, 8)];
+    versions.extend(others.iter().map(|part| of(part, 7)));
+    // Nothing is known of it but its key.
+    versions.push(CacheVersion { title: "linux/amd64".to_owned(), ..version("unknown", &"0".repeat(32), 6) });
+    let new = |part: &Part| NewVersion { part: part.key(), title: part.title(), ..NewVersion::default() };
+    assert_eq!(superseded(&versions, &new(&both), 1), ["linux/x86_64", "linux/arm64/v8"]);
+    assert_eq!(superseded(&versions, &new(&amd), 1), Vec::<String>::new());
+    assert_eq!(superseded(&versions, &new(&part("", "")), 1), Vec::<String>::new());
 }
 
 fn usage(versions: &[(&str, u64, &[&str])]) -> Usage {

@@ -1,8 +1,11 @@
 //! What a cache config says: which records there are, how they follow from each other, and their results.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::{CacheConfig, CacheDocumentError};
+use super::{CACHE_CONFIG, CacheConfig, CacheDocumentError};
 use crate::image::{Descriptor, Digest};
 
 /// The content of a cache config, checked.
@@ -89,6 +92,13 @@ struct ChainResult {
     created_at: Option<String>,
 }
 
+/// The field [`INLINE_CACHE`](super::INLINE_CACHE) of an image config.
+#[derive(Deserialize)]
+struct Inline {
+    #[serde(rename = "moby.buildkit.cache.v0")]
+    records: String,
+}
+
 impl CacheRecords {
     /// Checks `bytes` against `descriptor` and reads them.
     ///
@@ -105,6 +115,23 @@ impl CacheRecords {
         let layers: Vec<_> = layers.map(|it| (it.blob, usize::try_from(it.parent).ok())).collect();
         let records = fields.records.unwrap_or_default().into_iter().map(Record::read).collect();
         Ok(Self { layers, records })
+    }
+
+    /// Reads the inline cache in the image config `bytes`, of an image with these `layers`. It has records only, whose layers
+    /// are the image's, each with all below it (buildkit `cache/remotecache/inline/inline.go`, `cache/remotecache/import.go`).
+    ///
+    /// # Errors
+    /// When there is none, and as [`CacheConfig::parse`].
+    pub fn inline(config: &Descriptor, bytes: &[u8], layers: &[Descriptor]) -> Result<Self, CacheDocumentError> {
+        let refused = |reason: String| CacheDocumentError::Config { digest: config.digest.clone(), reason };
+        let Inline { records } = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
+        let records = BASE64.decode(records).map_err(|error| refused(error.to_string()))?;
+        let records = String::from_utf8(records).map_err(|error| refused(error.to_string()))?;
+        let layer = |(layer, parent): (&Descriptor, i64)| json!({"blob": layer.digest, "parent": parent});
+        let listed = layers.iter().zip(-1i64..).map(layer);
+        let whole = format!("{{\"layers\":{},\"records\":{records}}}", Value::Array(listed.collect())).into_bytes();
+        let descriptor = Descriptor::new(CACHE_CONFIG, Digest::sha256(&whole), whole.len() as u64);
+        Self::parse(&descriptor, &whole).map_err(|error| refused(error.to_string()))
     }
 
     /// The digests of a result's layers, the lowest first.
@@ -166,5 +193,23 @@ mod tests {
         assert_eq!(chains, [vec![vec![&digest("a"), &digest("b")]], vec![vec![&digest("b")]], vec![]]);
         assert_eq!(read.records[0].results[0].created.as_deref(), Some("2026-01-02T03:04:05Z"));
         assert_eq!(read.records[1].inputs, [[("s".to_owned(), 0)]]);
+    }
+
+    #[test]
+    fn an_inline_cache_has_the_layers_of_its_image() {
+        let layers = ["a", "b"].map(|text| Descriptor::new("", Digest::sha256(text.as_bytes()), 1));
+        let read = |records: &str| {
+            let config = json!({"os": "linux", "moby.buildkit.cache.v0": BASE64.encode(records)}).to_string();
+            let descriptor = Descriptor::new("", Digest::sha256(config.as_bytes()), config.len() as u64);
+            CacheRecords::inline(&descriptor, config.as_bytes(), &layers)
+        };
+        let found =
+            read(r#"[{"digest":"sha256:1","layers":[{"layer":1}]},{"digest":"sha256:2","chains":[{"layers":[1]}]}]"#);
+        let found = found.unwrap();
+        let chains: Vec<_> = found.records.iter().map(|record| found.chain(&record.results[0])).collect();
+        assert_eq!(chains, [vec![&layers[0].digest, &layers[1].digest], vec![&layers[1].digest]]);
+        for bad in ["", "[", r#"[{"layers":[{"layer":2}]}]"#, r#"[],"layers":[]"#, "[]}{"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 }

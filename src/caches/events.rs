@@ -1,0 +1,235 @@
+//! What happens to the versions of caches, told to whoever watches.
+//!
+//! What this process does is told as it is done. Other processes, such as `linkspan cache rm`, change the same store: while
+//! anybody watches, it is listed every few seconds, and what has changed is told as well.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::broadcast;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{CacheError, Caches};
+use crate::engine::caches::CacheVersion;
+
+/// How many events wait for a watcher that is slow.
+const BACKLOG: usize = 256;
+/// How often the store is listed while somebody watches.
+const LOOK: Duration = Duration::from_secs(2);
+/// How many versions that are gone are remembered. Ids are never used again: a listing that began before such a version went
+/// must not bring it back.
+const GONE: usize = 4096;
+
+/// What has happened to a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is complete, and offered from now on.
+    Committed,
+    /// A newer one has taken its place.
+    Replaced,
+    /// Somebody deleted it, or another process did whatever removed it.
+    Deleted,
+    /// A prune or a limit took it.
+    Pruned,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheEvent {
+    /// What has happened.
+    pub change: Change,
+    /// To which version.
+    pub version: CacheVersion,
+    /// When it was noticed.
+    pub at: SystemTime,
+}
+
+/// The events of a store.
+#[derive(Debug)]
+pub(super) struct Events {
+    sender: broadcast::Sender<CacheEvent>,
+    /// `None` while nobody watches.
+    known: Mutex<Option<Known>>,
+    /// Held while watching begins.
+    beginning: tokio::sync::Mutex<()>,
+}
+
+/// What watchers have been told, or have found when they began.
+#[derive(Debug, Default)]
+struct Known {
+    versions: HashMap<String, CacheVersion>,
+    gone: HashSet<String>,
+    /// The same, the oldest first.
+    order: VecDeque<String>,
+}
+
+impl Known {
+    fn forget(&mut self, id: &str) -> Option<CacheVersion> {
+        if self.gone.insert(id.to_owned()) {
+            self.order.push_back(id.to_owned());
+        }
+        while self.order.len() > GONE {
+            let oldest = self.order.pop_front().unwrap_or_default();
+            self.gone.remove(&oldest);
+        }
+        self.versions.remove(id)
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        let (known, beginning) = Default::default();
+        Self { sender: broadcast::channel(BACKLOG).0, known, beginning }
+    }
+}
+
+impl Events {
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: Change, version: CacheVersion) {
+        // The last watcher may have gone.
+        let _ = self.sender.send(CacheEvent { change, version, at: SystemTime::now() });
+    }
+
+    /// A version is complete.
+    pub(super) fn committed(&self, version: &CacheVersion) {
+        let mut known = self.known();
+        let Some(known) = known.as_mut() else { return };
+        if !known.gone.contains(&version.id) && known.versions.insert(version.id.clone(), version.clone()).is_none() {
+            self.tell(Change::Committed, version.clone());
+        }
+    }
+
+    /// Versions are not offered any more.
+    pub(super) fn gone(&self, ids: &[String], change: Change) {
+        let mut known = self.known();
+        let Some(known) = known.as_mut() else { return };
+        for version in ids.iter().filter_map(|id| known.forget(id)) {
+            self.tell(change, version);
+        }
+    }
+
+    /// The versions that there are, as a listing has them.
+    fn listed(&self, versions: Vec<CacheVersion>) {
+        let is_there: HashSet<_> = versions.iter().map(|version| version.id.clone()).collect();
+        let lost: Vec<_> = match self.known().as_ref() {
+            Some(known) => known.versions.keys().filter(|id| !is_there.contains(*id)).cloned().collect(),
+            None => return,
+        };
+        self.gone(&lost, Change::Deleted);
+        // The oldest first, as they came.
+        versions.iter().rev().for_each(|version| self.committed(version));
+    }
+
+    /// Whether nobody watches any more, so that nothing need be known.
+    fn is_over(&self) -> bool {
+        let mut known = self.known();
+        if self.sender.receiver_count() > 0 {
+            return false;
+        }
+        *known = None;
+        true
+    }
+}
+
+impl Caches {
+    /// What happens to versions from now on. A watcher that reads slowly misses the oldest events, and is told how many.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub async fn watch(self: &Arc<Self>) -> Result<broadcast::Receiver<CacheEvent>, CacheError> {
+        let _beginning = self.events.beginning.lock().await;
+        {
+            let known = self.events.known();
+            if known.is_some() {
+                return Ok(self.events.sender.subscribe());
+            }
+        }
+        let _changes = self.changes.lock().await;
+        let versions = self.versions(None).await?;
+        let receiver = self.events.sender.subscribe();
+        let versions = versions.into_iter().map(|version| (version.id.clone(), version)).collect();
+        *self.events.known() = Some(Known { versions, ..Known::default() });
+        tokio::spawn(look(Arc::downgrade(self)));
+        Ok(receiver)
+    }
+}
+
+/// Lists the store until nobody watches.
+async fn look(caches: Weak<Caches>) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let Some(caches) = caches.upgrade() else { return };
+        if caches.events.is_over() {
+            return;
+        }
+        // Nothing is deleted by this process meanwhile.
+        let _changes = caches.changes.lock().await;
+        match caches.versions(None).await {
+            Ok(versions) => caches.events.listed(versions),
+            Err(error) => tracing::debug!(%error, "what other processes do to build caches is not seen for now"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caches::tests::version;
+
+    fn watched(ids: &[&str]) -> (Events, broadcast::Receiver<CacheEvent>) {
+        let events = Events::default();
+        let receiver = events.sender.subscribe();
+        let versions = ids.iter().map(|id| ((*id).to_owned(), version(id, "p", 1))).collect();
+        *events.known() = Some(Known { versions, ..Known::default() });
+        (events, receiver)
+    }
+
+    fn told(receiver: &mut broadcast::Receiver<CacheEvent>) -> Vec<(Change, String)> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).map(|event| (event.change, event.version.id)).collect()
+    }
+
+    #[test]
+    fn what_others_did_is_told_once() {
+        let (events, mut receiver) = watched(&["old", "held"]);
+        events.committed(&version("ours", "p", 2));
+        events.gone(&["old".to_owned(), "never seen".to_owned()], Change::Pruned);
+        // A listing that began before: it has what is gone.
+        events.listed(vec![version("ours", "p", 2), version("theirs", "p", 2), version("old", "p", 1)]);
+        events.listed(vec![version("ours", "p", 2), version("theirs", "p", 2)]);
+        let expected = [
+            (Change::Committed, "ours"),
+            (Change::Pruned, "old"),
+            (Change::Deleted, "held"),
+            (Change::Committed, "theirs"),
+        ];
+        assert_eq!(told(&mut receiver), expected.map(|(change, id)| (change, id.to_owned())));
+    }
+
+    #[test]
+    fn nothing_is_known_once_nobody_watches() {
+        let (events, receiver) = watched(&["old"]);
+        assert!(!events.is_over());
+        drop(receiver);
+        assert!(events.is_over() && events.known().is_none());
+        // Nobody is there to be told.
+        events.committed(&version("new", "p", 2));
+        assert!(events.known().is_none());
+    }
+
+    #[test]
+    fn a_slow_watcher_is_told_how_much_it_missed() {
+        let (events, mut receiver) = watched(&[]);
+        for at in 0..BACKLOG + 3 {
+            events.committed(&version(&at.to_string(), "p", 1));
+        }
+        assert_eq!(receiver.try_recv(), Err(broadcast::error::TryRecvError::Lagged(3)));
+        assert_eq!(told(&mut receiver).len(), BACKLOG);
+    }
+}
