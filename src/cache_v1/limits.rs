@@ -2,6 +2,10 @@
 
 /// Refs in a message of Resolve.
 pub(crate) const RESOLVE_REFS: usize = 16;
+/// Platforms in a message of Resolve.
+pub(crate) const RESOLVE_PLATFORMS: usize = 64;
+/// Watches at once.
+pub(crate) const WATCHES: usize = 64;
 /// Holds at once.
 pub(crate) const HOLDS: usize = 1024;
 /// Exports that have not ended.

@@ -117,7 +117,7 @@ impl DaemonError {
 /// When the daemon cannot start, or when connections were dropped at the deadline of the drain.
 pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { listeners, docker_door, exports, tidying: _tidying } = tokio::select! {
+    let Opened { listeners, docker_door, exports, caches, tidying: _tidying } = tokio::select! {
         opened = open(&config, inherited) => opened?,
         // No client was accepted yet, and dropping the future closes the sockets that are already bound.
         signal = signals.next() => {
@@ -128,7 +128,7 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     notify::state("READY=1");
     let signal = signals.next().await;
     // Extends the service manager's own limit (TimeoutStopSec=), so that any drain timeout works.
-    let rest = ABORT_TIMEOUT * 2 + CLOSE_TIMEOUT;
+    let rest = ABORT_TIMEOUT * 3 + CLOSE_TIMEOUT;
     notify::state(&format!(
         "STOPPING=1\nEXTEND_TIMEOUT_USEC={}",
         config.drain_timeout.saturating_add(rest).as_micros()
@@ -144,6 +144,11 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
     if tokio::time::timeout(ABORT_TIMEOUT, exports.finish()).await.is_err() {
         warn!("exports were still being aborted; their leases are released at the next start");
     }
+    if let Some(caches) = caches
+        && tokio::time::timeout(ABORT_TIMEOUT, caches.finish()).await.is_err()
+    {
+        warn!("build caches were still being deleted or aborted; unfinished ones are released at the next start");
+    }
     outcome
 }
 
@@ -152,6 +157,7 @@ struct Opened {
     listeners: Listeners,
     docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
+    caches: Option<Arc<Caches>>,
     /// Aborted when the daemon ends; the next start does the rest.
     tidying: AbortOnDropHandle<()>,
 }
@@ -223,7 +229,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         let name = address.to_string();
         let drain = listeners.drain();
         let mut parts = vec![export_api::open(Arc::clone(&exports), folders, &name, drain.clone()).await];
-        parts.extend(caches.clone().map(|caches| cache_api::open(caches, Arc::clone(&exports), drain.clone())));
+        if let Some(caches) = caches.clone() {
+            parts.push(cache_api::open(caches, Arc::clone(&exports), &name, drain.clone()).await);
+        }
         let server = ApiServer::start(parts, status.of(listener.address()), drain)?;
         say(&format!("export door listening on {}", listener.address()));
         listeners.open("export", listener, move |stream, drain| {
@@ -253,14 +261,15 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     let mut docker_door = None;
     if let Some((upstream, listener, is_load)) = docker {
         say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
-        let door = Arc::new(docker::door(upstream, &exports, caches, is_load).telling(status.of(listener.address())));
+        let door = docker::door(upstream, &exports, caches.clone(), is_load);
+        let door = Arc::new(door.telling(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
         listeners.open("docker", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }
         });
     }
-    Ok(Opened { listeners, docker_door, exports, tidying })
+    Ok(Opened { listeners, docker_door, exports, caches, tidying })
 }
 
 /// Starts [`tidy`], which usually ends at once. A slow engine, or a lock that another process holds, does not keep the

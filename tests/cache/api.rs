@@ -70,7 +70,7 @@ async fn a_hold_expires() {
     let mut client = server.client().await;
     client.export(vec![target("a", "app", "")], &["one"]).await;
     let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-    let request = ResolveRequest { refs: vec!["app".to_owned()], ttl };
+    let request = ResolveRequest { refs: vec!["app".to_owned()], ttl, ..ResolveRequest::default() };
     let hold = client.caches.resolve(request).await.unwrap().into_inner().hold_id;
     let (config, _) = documents(&["one"], INDEX);
     let ended = async {
@@ -188,7 +188,7 @@ async fn requests_that_make_no_sense_are_refused_with_all_that_is_wrong() {
     let twice = OpenRequest { targets: vec![target("a", "app", ""), target("b", "app", "")], ..Default::default() };
     assert_eq!(reason(&client.caches.open(twice).await.unwrap_err()), "INVALID_FIELD");
     let refs = (0..17).map(|at| format!("app-{at}")).collect();
-    let refused = client.caches.resolve(ResolveRequest { refs, ttl: None }).await.unwrap_err();
+    let refused = client.caches.resolve(ResolveRequest { refs, ..ResolveRequest::default() }).await.unwrap_err();
     assert_eq!(reason(&refused), "LIMIT_EXCEEDED");
 
     // A document that is no cache's.

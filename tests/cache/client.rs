@@ -16,19 +16,25 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Linkspan, Stack};
+use crate::common::{Linkspan, Run, Stack};
 use crate::fixture::{INDEX, documents};
 
 pub(crate) struct Server {
     pub(crate) stack: &'static Stack,
     pub(crate) linkspan: Linkspan,
     door: PathBuf,
+    /// The flags that it was started with.
+    args: Vec<String>,
 }
 
 impl Server {
     /// One in front of a layout, and one in front of `namespace` of containerd.
     pub(crate) fn each(namespace: &str) -> [(&'static str, Self); 2] {
-        [("layout", Self::layout()), ("containerd", Self::containerd(namespace))]
+        Self::each_with(namespace, &[])
+    }
+
+    pub(crate) fn each_with(namespace: &str, args: &[&str]) -> [(&'static str, Self); 2] {
+        [("layout", Self::layout_with(args)), ("containerd", Self::containerd_with(namespace, args))]
     }
 
     pub(crate) fn layout() -> Self {
@@ -41,26 +47,58 @@ impl Server {
     }
 
     pub(crate) fn containerd(namespace: &str) -> Self {
+        Self::containerd_with(namespace, &[])
+    }
+
+    fn containerd_with(namespace: &str, args: &[&str]) -> Self {
         let address = Stack::shared().containerd_address();
-        Self::start(&["--engine", "containerd", "--containerd-address", address, "--namespace", namespace], &[])
+        Self::start(&["--engine", "containerd", "--containerd-address", address, "--namespace", namespace], args)
     }
 
     fn start(engine: &[&str], args: &[&str]) -> Self {
         let stack = Stack::shared();
         let door = stack.fresh_path("-export.sock");
-        Self { stack, linkspan: Linkspan::export(stack, engine, args, door.clone()), door }
+        let args: Vec<_> = engine.iter().chain(args).map(|&arg| arg.to_owned()).collect();
+        Self { stack, linkspan: serve(&args, door.clone()), door, args }
+    }
+
+    /// Starts it again after it ended.
+    pub(crate) fn restart(&mut self) {
+        self.linkspan = serve(&self.args, self.door.clone());
+    }
+
+    /// `linkspan ARGS` on the same engine, in a process of its own.
+    pub(crate) fn command(&self, args: &[&str]) -> Run {
+        let run = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args.iter().copied());
+        let run = run.args(self.args.iter().map(String::as_str));
+        ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE"]
+            .iter()
+            .fold(run, |run, name| run.without_env(name))
     }
 
     pub(crate) async fn client(&self) -> Client {
+        self.connect(Endpoint::from_static("http://localhost")).await
+    }
+
+    /// One that takes so many bytes of a stream before it reads them.
+    pub(crate) async fn client_with_window(&self, bytes: u32) -> Client {
+        self.connect(Endpoint::from_static("http://localhost").initial_stream_window_size(bytes)).await
+    }
+
+    async fn connect(&self, endpoint: Endpoint) -> Client {
         let door = self.door.clone();
         let connect = move |_: Uri| {
             let door = door.clone();
             async move { tokio::net::UnixStream::connect(door).await.map(hyper_util::rt::TokioIo::new) }
         };
-        let endpoint = Endpoint::from_static("http://localhost");
         let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await.unwrap();
         Client { caches: CachesClient::new(channel.clone()), content: ContentClient::new(channel) }
     }
+}
+
+fn serve(args: &[String], door: PathBuf) -> Linkspan {
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    Linkspan::export(Stack::shared(), &args, &[], door)
 }
 
 #[derive(Clone)]

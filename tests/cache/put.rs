@@ -17,7 +17,7 @@ fn layer(text: &str) -> Descriptor {
     }
 }
 
-fn record(number: u32, step: &str, inputs: &[u32], layers: &[&str]) -> NewRecord {
+pub(crate) fn record(number: u32, step: &str, inputs: &[u32], layers: &[&str]) -> NewRecord {
     let alternative = |record: &u32| Alternative { record: *record, selector: String::new() };
     let input = |record: &u32| Input { alternatives: vec![alternative(record)] };
     let result = NewResult { chain: layers.iter().map(|text| layer(text)).collect(), create_time: None };
@@ -29,7 +29,11 @@ fn record(number: u32, step: &str, inputs: &[u32], layers: &[&str]) -> NewRecord
     }
 }
 
-async fn put(client: &Client, export: &str, records: Vec<NewRecord>) -> Result<Vec<Standing>, tonic::Status> {
+pub(crate) async fn put(
+    client: &Client,
+    export: &str,
+    records: Vec<NewRecord>,
+) -> Result<Vec<Standing>, tonic::Status> {
     let message = PutRequest { export_id: export.to_owned(), records };
     let mut answers = client.caches.clone().put(stream::iter([message])).await?.into_inner();
     let layers = answers.message().await?.unwrap().layers;
@@ -37,7 +41,7 @@ async fn put(client: &Client, export: &str, records: Vec<NewRecord>) -> Result<V
 }
 
 /// Commits the only target with the records that were put.
-async fn commit(client: &Client, export: &str) -> TargetResult {
+pub(crate) async fn commit(client: &Client, export: &str) -> TargetResult {
     let targets = vec![CommitTarget { target_id: "a".to_owned(), root: None }];
     let request = CommitRequest { export_id: export.to_owned(), targets };
     let mut answers = client.caches.clone().commit(request).await.unwrap().into_inner();
@@ -71,7 +75,7 @@ async fn a_cache_is_made_of_records_and_the_layers_that_were_sent() {
         let request = InspectRequest { r#ref: "app".to_owned() };
         let inspected = client.caches.inspect(request).await.unwrap().into_inner().versions.remove(0);
         assert_eq!((inspected.records, inspected.results, inspected.missing_layers), (4, 2, 0));
-        let request = ResolveRequest { refs: vec!["app".to_owned()], ttl: None };
+        let request = ResolveRequest { refs: vec!["app".to_owned()], ..ResolveRequest::default() };
         let hold_id = client.caches.resolve(request).await.unwrap().into_inner().hold_id;
         let what = Some(What::Root(RootKey { digest: "base".to_owned(), output: 0 }));
         let request = QueryRequest { hold_id, lookups: vec![Lookup { tag: 1, what }], ahead: 10 };

@@ -34,7 +34,7 @@ async fn export(client: &Client) {
 }
 
 async fn hold(client: &Client) -> String {
-    let request = ResolveRequest { refs: vec!["app".to_owned()], ttl: None };
+    let request = ResolveRequest { refs: vec!["app".to_owned()], ..ResolveRequest::default() };
     client.caches.clone().resolve(request).await.unwrap().into_inner().hold_id
 }
 

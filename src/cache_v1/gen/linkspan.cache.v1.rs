@@ -87,6 +87,12 @@ pub struct Limits {
     /// Alternatives for inputs and layers of results of these, all together.
     #[prost(int64, tag = "21")]
     pub put_positions: i64,
+    /// Platforms in a message of Resolve.
+    #[prost(int64, tag = "22")]
+    pub resolve_platforms: i64,
+    /// Watches at once.
+    #[prost(int64, tag = "23")]
+    pub watches: i64,
 }
 /// One version of a part of a cache: what one export stored. Versions never change.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -139,7 +145,7 @@ pub struct PartName {
     pub filename: ::prost::alloc::string::String,
 }
 /// Asks for Resolve.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResolveRequest {
     /// The refs, of which each is looked up. At least one.
     #[prost(string, repeated, tag = "1")]
@@ -147,6 +153,9 @@ pub struct ResolveRequest {
     /// For how long the hold lasts unless it is renewed; the default if it is not set.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
+    /// Only what was made for one of these, and what does not say for which it was made. None: everything.
+    #[prost(message, repeated, tag = "3")]
+    pub platforms: ::prost::alloc::vec::Vec<crate::export_v1::proto::Platform>,
 }
 /// What Resolve found.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -160,21 +169,22 @@ pub struct ResolveResponse {
     /// What can be imported: for each ref in the order of the request its versions, the newest first.
     #[prost(message, repeated, tag = "3")]
     pub parts: ::prost::alloc::vec::Vec<ResolvedPart>,
-    /// The refs without a cache that can be read.
+    /// The refs without a cache that can be read, for these platforms.
     #[prost(string, repeated, tag = "4")]
     pub unknown_refs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// A version that can be imported.
+/// A version that can be imported, or the inline cache of an image.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResolvedPart {
-    /// The version.
+    /// The version. That of an inline cache has no id and no times; its part is `image`, its title the image's platform, and its
+    /// root the image's manifest. It is in no List, and can be neither written nor deleted here.
     #[prost(message, optional, tag = "1")]
     pub version: ::core::option::Option<Version>,
     /// What to give to an importer: the version's own root, or an index that lists only the layers that are there. Such an index
     /// states at most 1 MiB as the config's size, which is the most that BuildKit imports; Info has the true one.
     #[prost(message, optional, tag = "2")]
     pub root: ::core::option::Option<crate::export_v1::proto::Descriptor>,
-    /// The cache config, with its true size.
+    /// The cache config, with its true size; of an inline cache the image config.
     #[prost(message, optional, tag = "3")]
     pub config: ::core::option::Option<crate::export_v1::proto::Descriptor>,
     /// How many layers of the version the engine has lost.
@@ -821,6 +831,59 @@ pub struct UsageResponse {
     #[prost(int64, tag = "6")]
     pub max_versions: i64,
 }
+/// Asks for Watch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// How the refs begin; empty for all.
+    #[prost(string, tag = "1")]
+    pub prefix: ::prost::alloc::string::String,
+}
+/// What a Watch tells.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchResponse {
+    /// One of the three.
+    #[prost(oneof = "watch_response::Event", tags = "1, 2, 3")]
+    pub event: ::core::option::Option<watch_response::Event>,
+}
+/// Nested message and enum types in `WatchResponse`.
+pub mod watch_response {
+    /// One of the three.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// The first message: what happens from now on is told. A List after it misses nothing.
+        #[prost(message, tag = "1")]
+        Started(super::WatchStarted),
+        /// Something has happened.
+        #[prost(message, tag = "2")]
+        Version(super::VersionEvent),
+        /// The client reads too slowly, and events are left out. A List says what there is.
+        #[prost(message, tag = "3")]
+        Missed(super::WatchMissed),
+    }
+}
+/// A Watch has begun.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchStarted {}
+/// Something has happened to a version.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VersionEvent {
+    /// What.
+    #[prost(enumeration = "VersionChange", tag = "1")]
+    pub change: i32,
+    /// The version.
+    #[prost(message, optional, tag = "2")]
+    pub version: ::core::option::Option<Version>,
+    /// When the server noticed it.
+    #[prost(message, optional, tag = "3")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Events that are left out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchMissed {
+    /// How many, of any ref.
+    #[prost(int64, tag = "1")]
+    pub events: i64,
+}
 /// How it stands with a layer. A result is stored if the export has all its layers at the Commit; sending the others is
 /// the client's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -900,6 +963,47 @@ impl ProgressKind {
             "PROGRESS_KIND_STORING" => Some(Self::Storing),
             "PROGRESS_KIND_STORED" => Some(Self::Stored),
             "PROGRESS_KIND_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+/// What has happened to a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum VersionChange {
+    /// Never sent.
+    Unspecified = 0,
+    /// It is complete, and offered from now on.
+    Committed = 1,
+    /// A newer one has taken its place, and it is not offered any more.
+    Replaced = 2,
+    /// Somebody deleted it; or it is gone, and only another server or program knows why.
+    Deleted = 3,
+    /// A Prune or a limit took it.
+    Pruned = 4,
+}
+impl VersionChange {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "VERSION_CHANGE_UNSPECIFIED",
+            Self::Committed => "VERSION_CHANGE_COMMITTED",
+            Self::Replaced => "VERSION_CHANGE_REPLACED",
+            Self::Deleted => "VERSION_CHANGE_DELETED",
+            Self::Pruned => "VERSION_CHANGE_PRUNED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "VERSION_CHANGE_UNSPECIFIED" => Some(Self::Unspecified),
+            "VERSION_CHANGE_COMMITTED" => Some(Self::Committed),
+            "VERSION_CHANGE_REPLACED" => Some(Self::Replaced),
+            "VERSION_CHANGE_DELETED" => Some(Self::Deleted),
+            "VERSION_CHANGE_PRUNED" => Some(Self::Pruned),
             _ => None,
         }
     }
@@ -1269,6 +1373,24 @@ pub mod caches_client {
                 .insert(GrpcMethod::new("linkspan.cache.v1.Caches", "Usage"));
             self.inner.unary(req, path, codec).await
         }
+        /// Tells what happens to versions from now on, whoever does it. Ends with the server.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner.ready().await.map_err(|e| {
+                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
+            })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/linkspan.cache.v1.Caches/Watch");
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("linkspan.cache.v1.Caches", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1392,6 +1514,16 @@ pub mod caches_server {
             &self,
             request: tonic::Request<super::UsageRequest>,
         ) -> std::result::Result<tonic::Response<super::UsageResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// Tells what happens to versions from now on, whoever does it. Ends with the server.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     /// Stores caches for builders, and gives them back. Blobs go through `containerd.services.content.v1.Content` on the same
     /// connection, with the metadata `linkspan-cache: <export id or hold id>`: Info and Read in holds, Write and all else in
@@ -2103,6 +2235,45 @@ pub mod caches_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/linkspan.cache.v1.Caches/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Caches>(pub Arc<T>);
+                    impl<T: Caches> tonic::server::ServerStreamingService<super::WatchRequest> for WatchSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future =
+                            BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Caches>::watch(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -13,7 +13,7 @@ use crate::cache_v1::proto::{
     DeleteRequest, DeleteResponse, InspectRequest, InspectResponse, InspectedVersion, ListRequest, ListResponse,
     PruneRequest, PruneResponse, PruneTotal, UsageResponse,
 };
-use crate::caches::{Caches, Selection};
+use crate::caches::{Caches, Change, Selection};
 use crate::engine::caches::CacheVersion;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::{descriptor_message, duration_message};
@@ -114,7 +114,7 @@ pub(super) async fn prune(
         bytes = versions.iter().fold(0, |sum, usage| sum.saturating_add(usage.unique));
     }
     if !request.dry_run {
-        caches.delete(versions.iter().map(|usage| usage.version.id.clone()).collect()).await?;
+        caches.remove(versions.iter().map(|usage| usage.version.id.clone()).collect(), Change::Pruned).await?;
     }
     let denied = number(count - versions.len());
     let total = PruneTotal { versions: number(versions.len()), bytes: number(bytes), denied };

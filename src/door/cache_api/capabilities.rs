@@ -44,5 +44,7 @@ fn numbers() -> Limits {
         found: number(limits::FOUND),
         put_records: number(limits::PUT_RECORDS),
         put_positions: number(limits::PUT_POSITIONS),
+        resolve_platforms: number(limits::RESOLVE_PLATFORMS),
+        watches: number(limits::WATCHES),
     }
 }

@@ -84,10 +84,13 @@ fn check(session: &Session, request: &CommitRequest) -> Result<Vec<Checked>, Api
         if request.targets[..at].iter().any(|other| other.target_id == *id) {
             wrong.push((field("target_id"), "it is given twice".to_owned()));
         }
-        let target = session.request.targets.iter().find(|target| target.id == *id);
+        let target = session.targets.iter().find(|target| target.id == *id);
         if target.is_none() {
             let shown: String = id.chars().take(64).collect();
             wrong.push((field("target_id"), format!("`{shown}` is no target of the export")));
+        }
+        if given.root.is_none() {
+            session.check_records()?;
         }
         let root = match &given.root {
             None if session.records().is_empty() => {
@@ -154,7 +157,7 @@ async fn finish(sessions: &Sessions, session: &Session, task: &CommitTask, resul
         }
         stage.running = None;
         let succeeded = |target: &Target| stage.results.get(&target.id).is_some_and(|(_, it)| it.error.is_none());
-        stage.state == ExportState::Open && session.request.targets.iter().all(succeeded)
+        stage.state == ExportState::Open && session.targets.iter().all(succeeded)
     };
     let is_ended = is_complete && session.end(ExportState::Committed);
     let results = if results.is_empty() {
@@ -199,7 +202,7 @@ async fn store(
         Some(root) => documents(session, root).await?,
         None => made(session)?,
     };
-    let origin = Session::origin(session.id(), &session.request, client);
+    let origin = Session::origin(session.id(), &session.record, client);
     let (reference, part) = (request::reference(&target.r#ref)?, part(target.part.as_ref()));
     let keep = usize::try_from(target.keep).unwrap_or(1).max(1);
     let _storing = sessions.storing.lock().await;

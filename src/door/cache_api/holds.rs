@@ -1,6 +1,6 @@
 //! What clients read: versions that stay until their hold ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -11,16 +11,18 @@ use tonic::Code;
 
 use super::errors::no_hold;
 use super::lifetime::Lifetime;
-use super::messages::resolved;
+use super::messages::{inline, resolved};
 use super::query::HeldPart;
 use crate::cache_v1::limits::HOLDS;
 use crate::cache_v1::proto::ResolveResponse;
-use crate::caches::{CacheReader, CacheRef, Caches};
+use crate::caches::{CacheReader, CacheRef, Caches, InlineCache};
 use crate::content_server::Blobs;
-use crate::export::unique_id;
+use crate::engine::{self, EngineError, Lease, Origin, Pin};
+use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
-use crate::image::Digest;
+use crate::image::{Digest, Platform, Reference};
+use crate::net::Principal;
 
 /// How the ids of holds begin.
 pub(super) const PREFIX: &str = "hold-";
@@ -32,7 +34,32 @@ pub(super) struct Hold {
     pub(super) parts: Vec<HeldPart>,
     /// Their blobs. The versions stay as long as this, or a Read of it.
     reader: Arc<CacheReader>,
+    /// Keeps the images that have inline caches.
+    _lease: Option<HoldLease>,
     lifetime: Mutex<Lifetime>,
+}
+
+/// A lease that is released when it is dropped.
+#[derive(Debug)]
+struct HoldLease {
+    exports: Arc<Exports>,
+    lease: Arc<dyn Lease>,
+}
+
+impl Drop for HoldLease {
+    fn drop(&mut self) {
+        self.exports.release(self.lease.clone());
+    }
+}
+
+/// What a Resolve looks for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) refs: Vec<CacheRef>,
+    pub(super) platforms: Vec<Platform>,
+    pub(super) ttl: Option<Duration>,
+    /// Who asks.
+    pub(super) client: Principal,
 }
 
 /// All holds.
@@ -44,35 +71,48 @@ impl Holds {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds what `refs` have and holds it.
+    /// Finds what is wanted and holds it.
     pub(super) async fn resolve(
         &self,
         caches: &Arc<Caches>,
-        refs: &[CacheRef],
-        ttl: Option<Duration>,
+        exports: &Arc<Exports>,
+        wanted: &Wanted,
     ) -> Result<ResolveResponse, ApiError> {
         if self.holds().len() >= HOLDS {
             let message = format!("{HOLDS} holds are not released; release one of them, or wait until one expires");
             return Err(ApiError::limit(Code::ResourceExhausted, "holds", HOLDS, message));
         }
-        let (mut versions, mut response) = (Vec::new(), ResolveResponse::default());
-        for reference in refs {
-            let parts = caches.resolve(reference).await?;
-            if parts.is_empty() {
+        let reader = CacheReader::new(caches.blobs());
+        let (mut held, mut lease, mut response) = (Vec::new(), None, ResolveResponse::default());
+        for reference in &wanted.refs {
+            let mut parts = caches.resolve(reference).await?;
+            // Images have names of their own: a cache comes first.
+            let images = match parts.is_empty() {
+                true => images(caches, exports, &mut lease, reference, wanted).await?,
+                false => Vec::new(),
+            };
+            parts.retain(|part| part.may_be_of(&wanted.platforms));
+            if parts.is_empty() && images.is_empty() {
                 response.unknown_refs.push(reference.to_string());
             }
-            versions.extend(parts);
+            for part in parts {
+                response.parts.push(resolved(&part));
+                held.push(HeldPart::new(&part));
+                reader.add(part);
+            }
+            for cache in images {
+                response.parts.push(inline(reference.as_str(), &cache));
+                reader.add_inline(&cache);
+                held.push(HeldPart::of_image(cache));
+            }
         }
-        response.parts = versions.iter().map(resolved).collect();
         if response.parts.is_empty() {
             return Ok(response);
         }
-        let lifetime = Lifetime::new(ttl);
+        let lifetime = Lifetime::new(wanted.ttl);
         response.hold_id = format!("{PREFIX}{}", unique_id());
         response.expire_time = Some(timestamp(lifetime.expires));
-        let (parts, reader) = (versions.iter().map(HeldPart::new).collect(), CacheReader::new(caches.blobs()));
-        versions.into_iter().for_each(|part| reader.add(part));
-        let hold = Hold { parts, reader, lifetime: Mutex::new(lifetime) };
+        let hold = Hold { parts: held, reader, _lease: lease, lifetime: Mutex::new(lifetime) };
         self.holds().insert(response.hold_id.clone(), Arc::new(hold));
         Ok(response)
     }
@@ -94,6 +134,12 @@ impl Holds {
         Ok(lifetime.expires)
     }
 
+    /// Ends all of them.
+    pub(super) fn clear(&self) {
+        let all = std::mem::take(&mut *self.holds());
+        drop(all);
+    }
+
     /// Ends what is over.
     pub(super) fn sweep(&self, now: SystemTime) {
         let is_over = |hold: &Arc<Hold>| hold.lifetime.lock().unwrap_or_else(PoisonError::into_inner).is_over(now);
@@ -104,6 +150,55 @@ impl Holds {
         };
         drop(over);
     }
+}
+
+/// The inline caches of the engine's image `reference`, pinned by `lease`, which is created if need be. Those that cannot be
+/// kept are not offered.
+async fn images(
+    caches: &Caches,
+    exports: &Arc<Exports>,
+    lease: &mut Option<HoldLease>,
+    reference: &CacheRef,
+    wanted: &Wanted,
+) -> Result<Vec<InlineCache>, ApiError> {
+    let Ok(name) = reference.as_str().parse::<Reference>() else { return Ok(Vec::new()) };
+    let mut found = caches.inline(&name).await?;
+    found.retain(|cache| wanted.platforms.is_empty() || wanted.platforms.contains(&cache.platform));
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let pins: Vec<_> = found.iter().flat_map(InlineCache::blobs).map(Pin::from).collect();
+    match pin(exports, lease, &pins, &wanted.client).await {
+        Ok(sizes) => {
+            let lost = pins.iter().zip(sizes).filter(|(_, size)| size.is_none());
+            let lost: HashSet<_> = lost.map(|(pin, _)| &pin.digest).collect();
+            found.retain(|cache| !cache.blobs().any(|blob| lost.contains(&blob.digest)));
+            Ok(found)
+        }
+        Err(error) => {
+            tracing::warn!(%error, %name, "the inline cache of an image cannot be kept, and is not offered");
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Pins blobs by the lease of a hold.
+async fn pin(
+    exports: &Arc<Exports>,
+    lease: &mut Option<HoldLease>,
+    pins: &[Pin],
+    client: &Principal,
+) -> Result<Vec<Option<u64>>, EngineError> {
+    let lease = match lease {
+        Some(lease) => lease,
+        None => {
+            let principal = client.clone();
+            let origin = Origin { export: unique_id(), door: "cache", builder: String::new(), principal };
+            let created = exports.engine().lease(&origin, engine::Lifetime::Process).await?;
+            lease.insert(HoldLease { exports: exports.clone(), lease: created })
+        }
+    };
+    lease.lease.pin(pins).await
 }
 
 #[async_trait::async_trait]

@@ -19,6 +19,13 @@ impl Lifetime {
         lifetime
     }
 
+    /// That of what was opened at `opened` by an earlier process: as if it were renewed now.
+    pub(super) fn since(opened: SystemTime) -> Self {
+        let mut lifetime = Self { opened, expires: opened };
+        lifetime.renew(None);
+        lifetime
+    }
+
     /// The latest time that it can be renewed to.
     pub(super) fn latest(&self) -> SystemTime {
         self.opened + MAX_LIFETIME

@@ -2,7 +2,7 @@
 //!
 //! A client that reads resolves refs and gets a hold (`holds`); a client that writes opens an export (`sessions`). Blobs go
 //! through containerd's Content service, scoped to either (`crate::content_server`). `Commit` stores versions (`commit`), and
-//! the rest is administration (`admin`).
+//! the rest is administration (`admin`, `watch`). What survives a restart is kept with the engine's lease (`record`).
 
 mod admin;
 mod capabilities;
@@ -14,10 +14,13 @@ mod lifetime;
 mod messages;
 mod put;
 mod query;
+mod record;
+mod recover;
 mod request;
 mod service;
 mod session;
 mod sessions;
+mod watch;
 
 use std::sync::Arc;
 
@@ -33,12 +36,21 @@ use crate::export_v1::limits::MESSAGE_BYTES;
 use service::CacheService;
 use sessions::Sessions;
 
-/// The caching API in front of `caches`, which are those of the engine that `exports` go to. Nothing expires after `drain`.
-pub fn open(caches: Arc<Caches>, exports: Arc<Exports>, drain: CancellationToken) -> Part {
-    let sessions = Sessions::new(caches, exports);
-    tokio::spawn(sessions.clone().sweep(drain));
+/// The service.
+const SERVICE: &str = "linkspan.cache.v1.Caches";
+
+/// The caching API in front of `caches`, which are those of the engine that `exports` go to. Exports of an earlier process are
+/// found again if that had the same `name`; those of others that serve the same engine are theirs. No export expires after
+/// `drain`, when all holds and watches end.
+pub async fn open(caches: Arc<Caches>, exports: Arc<Exports>, name: &str, drain: CancellationToken) -> Part {
+    let sessions = Sessions::new(caches, exports, name, drain);
+    match sessions.recover().await {
+        0 => {}
+        found => tracing::info!(found, "took up the cache exports of an earlier process"),
+    }
+    tokio::spawn(sessions.clone().sweep());
     Part {
-        services: vec!["linkspan.cache.v1.Caches"],
+        services: vec![SERVICE],
         descriptors: DESCRIPTORS,
         scopes: sessions.clone(),
         add: Box::new(move |routes| {

@@ -12,7 +12,7 @@ use crate::cache_v1::proto::lookup::What;
 use crate::cache_v1::proto::{
     self, Following, Found, LoadResponse, Lookup, QueryResponse, RecordKey, RecordResults, RecordsResponse,
 };
-use crate::caches::{CacheIndex, Caches, ResolvedPart};
+use crate::caches::{CacheError, CacheIndex, Caches, InlineCache, ResolvedPart};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor_message;
 use crate::image::{Descriptor, Digest};
@@ -20,16 +20,31 @@ use crate::image::{Descriptor, Digest};
 /// A version of a hold, to be looked into.
 #[derive(Debug)]
 pub(super) struct HeldPart {
+    /// The cache config, or that of the image.
     config: Descriptor,
+    /// The image that has the records.
+    image: Option<InlineCache>,
     /// The layers that its root lists and the engine has.
     layers: HashMap<Digest, Descriptor>,
 }
 
 impl HeldPart {
+    pub(super) fn of_image(image: InlineCache) -> Self {
+        let layers = image.layers.iter().map(|layer| (layer.digest.clone(), layer.clone())).collect();
+        Self { config: image.config.clone(), image: Some(image), layers }
+    }
+
+    async fn index(&self, caches: &Caches) -> Result<Arc<CacheIndex>, CacheError> {
+        match &self.image {
+            Some(image) => caches.inline_index(image).await,
+            None => caches.index(&self.config).await,
+        }
+    }
+
     pub(super) fn new(part: &ResolvedPart) -> Self {
         let present = part.listed.layers.iter().filter(|layer| part.present.contains(&layer.digest));
         let layers = present.map(|layer| (layer.digest.clone(), layer.clone())).collect();
-        Self { config: part.listed.config.clone(), layers }
+        Self { config: part.listed.config.clone(), image: None, layers }
     }
 }
 
@@ -55,7 +70,7 @@ impl<'a> Held<'a> {
     pub(super) async fn open(caches: &Caches, parts: &'a [HeldPart]) -> Self {
         let mut held = Vec::new();
         for part in parts.iter().take(QUERIED_PARTS) {
-            let index = caches.index(&part.config).await.unwrap_or_else(|error| {
+            let index = part.index(caches).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, config = %part.config.digest, "a build cache cannot be looked into");
                 Arc::default()
             });

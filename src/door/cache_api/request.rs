@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use crate::cache_v1::limits::{BUILDER_BYTES, KEEP, PART_BYTES, RESOLVE_REFS, TARGETS};
+use crate::cache_v1::limits::{BUILDER_BYTES, KEEP, PART_BYTES, RESOLVE_PLATFORMS, RESOLVE_REFS, TARGETS};
 use crate::cache_v1::proto::{OpenRequest, PartName, Target};
 use crate::caches::{CacheRef, Caches, Part};
 use crate::export_v1::ApiError;
-use crate::export_v1::convert::duration;
+use crate::export_v1::convert::{duration, platform};
 use crate::export_v1::limits::KEY_BYTES;
+use crate::export_v1::proto as export;
+use crate::image::Platform;
 use crate::net::Principal;
 
 /// A time to live.
@@ -35,6 +37,23 @@ pub(super) fn refs(given: &[String]) -> Result<Vec<CacheRef>, ApiError> {
         }
     }
     if wrong.is_empty() { Ok(refs) } else { Err(ApiError::fields(wrong)) }
+}
+
+/// The platforms of a Resolve.
+pub(super) fn platforms(given: &[export::Platform]) -> Result<Vec<Platform>, ApiError> {
+    if given.len() > RESOLVE_PLATFORMS {
+        let message = format!("{} platforms; a message has at most {RESOLVE_PLATFORMS}", given.len());
+        return Err(ApiError::limit(Code::InvalidArgument, "resolve_platforms", RESOLVE_PLATFORMS, message));
+    }
+    let is_empty = |it: &export::Platform| it.os.is_empty() || it.architecture.is_empty();
+    let wrong = given.iter().enumerate().filter(|(_, it)| is_empty(it));
+    let what = "expected an operating system and an architecture".to_owned();
+    let wrong: Vec<_> = wrong.map(|(at, _)| (format!("platforms[{at}]"), what.clone())).collect();
+    if wrong.is_empty() {
+        Ok(given.iter().map(|it| platform(it).normalised()).collect())
+    } else {
+        Err(ApiError::fields(wrong))
+    }
 }
 
 /// One ref.

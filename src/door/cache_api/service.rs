@@ -8,9 +8,11 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::holds::Wanted;
 use super::put::put;
 use super::query::Held;
 use super::sessions::Sessions;
+use super::watch::watch;
 use super::{admin, capabilities, commit, request};
 use crate::api_server::client;
 use crate::cache_v1::proto::caches_server::Caches as Service;
@@ -19,7 +21,7 @@ use crate::cache_v1::proto::{
     DeleteRequest, DeleteResponse, GetRequest, GetResponse, InspectRequest, InspectResponse, ListRequest, ListResponse,
     LoadRequest, LoadResponse, OpenRequest, OpenResponse, PruneRequest, PruneResponse, PutRequest, PutResponse,
     QueryRequest, QueryResponse, RecordsRequest, RecordsResponse, ReleaseRequest, ReleaseResponse, RenewRequest,
-    RenewResponse, ResolveRequest, ResolveResponse, UsageRequest, UsageResponse,
+    RenewResponse, ResolveRequest, ResolveResponse, UsageRequest, UsageResponse, WatchRequest, WatchResponse,
 };
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::IDLE;
@@ -38,9 +40,15 @@ impl Service for CacheService {
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        let ResolveRequest { refs, ttl } = request.into_inner();
-        let (refs, ttl) = (request::refs(&refs)?, request::ttl(ttl)?);
-        Ok(Response::new(self.0.holds.resolve(&self.0.caches, &refs, ttl).await?))
+        let (client, ResolveRequest { refs, ttl, platforms }) = (client(&request), request.into_inner());
+        let (refs, platforms) = (request::refs(&refs)?, request::platforms(&platforms)?);
+        let wanted = Wanted { refs, platforms, ttl: request::ttl(ttl)?, client };
+        let sessions = self.0.clone();
+        // To its end even if the client goes away: a lease that was created must come into our hands.
+        let resolving =
+            tokio::spawn(async move { sessions.holds.resolve(&sessions.caches, &sessions.exports, &wanted).await });
+        let resolved = resolving.await.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(resolved?))
     }
 
     type QueryStream = ResponseStream<QueryResponse>;
@@ -106,6 +114,7 @@ impl Service for CacheService {
                     name(&mut export_id, given, "export_id")?;
                     let session = sessions.export(&export_id)?;
                     session.check_open()?;
+                    session.check_records()?;
                     Ok(put(&sessions.caches, &session, &records).await?)
                 };
                 let response: Result<_, Status> = response.await;
@@ -171,6 +180,12 @@ impl Service for CacheService {
 
     async fn usage(&self, _: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
         Ok(Response::new(admin::usage(&self.0.caches).await?))
+    }
+
+    type WatchStream = ResponseStream<WatchResponse>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(watch(&self.0, request.into_inner().prefix).await?))
     }
 }
 

@@ -10,7 +10,8 @@ use super::commit_task::CommitTask;
 use super::lifetime::Lifetime;
 use super::messages::number;
 use super::put::PutRecords;
-use crate::cache_v1::proto::{self, CommitTarget, OpenRequest, TargetResult};
+use super::record::Record;
+use crate::cache_v1::proto::{self, CommitTarget, Target, TargetResult};
 use crate::content_server::{Contents, Export};
 use crate::engine::images::Images;
 use crate::engine::{Lease, Origin};
@@ -24,11 +25,13 @@ use crate::net::Principal;
 /// One export that was opened.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) request: OpenRequest,
-    /// Who opened it, as far as that outlives a connection.
-    pub(super) principal: Principal,
+    pub(super) record: Record,
+    /// Its targets, as they were given.
+    pub(super) targets: Vec<Target>,
     /// Its blobs.
     pub(super) contents: Contents,
+    /// Whether an earlier process opened it. What was put into it then is lost.
+    is_restored: bool,
     /// What was put.
     records: Mutex<PutRecords>,
     stage: Mutex<Stage>,
@@ -51,25 +54,36 @@ pub(super) struct Stage {
 impl Session {
     pub(super) fn new(
         id: String,
-        (request, client): (OpenRequest, &Principal),
+        record: Record,
         (lease, images): (Arc<dyn Lease>, Arc<dyn Images>),
-        ttl: Option<Duration>,
+        lifetime: Lifetime,
     ) -> Self {
         let stage = Stage {
             state: ExportState::Open,
-            lifetime: Lifetime::new(ttl),
+            lifetime,
             results: HashMap::new(),
             running: None,
             ended: None,
             listed: None,
         };
         Self {
-            request,
-            principal: client.beyond_its_connection(),
+            targets: record.targets(),
+            record,
             contents: Contents::new(id, lease, images),
+            is_restored: false,
             records: Mutex::default(),
             stage: Mutex::new(stage),
         }
+    }
+
+    /// One that an earlier process opened.
+    pub(super) fn restored(
+        id: String,
+        record: Record,
+        stores: (Arc<dyn Lease>, Arc<dyn Images>),
+        lifetime: Lifetime,
+    ) -> Self {
+        Self { is_restored: true, ..Self::new(id, record, stores, lifetime) }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -77,14 +91,14 @@ impl Session {
     }
 
     /// Who exports: `client`.
-    pub(super) fn origin(id: &str, request: &OpenRequest, client: &Principal) -> Origin {
-        let builder = request.builder.clone();
+    pub(super) fn origin(id: &str, record: &Record, client: &Principal) -> Origin {
+        let builder = record.builder.clone();
         Origin { export: id.to_owned(), door: "cache", builder, principal: client.clone() }
     }
 
     /// Makes it one of `exports` until it ends.
     pub(super) fn list(&self, exports: &LiveExports, origin: &Origin) {
-        let refs = self.request.targets.iter().map(|target| target.r#ref.clone()).collect();
+        let refs = self.targets.iter().map(|target| target.r#ref.clone()).collect();
         self.stage().listed = Some(exports.add(origin, refs));
     }
 
@@ -94,6 +108,20 @@ impl Session {
 
     pub(super) fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses records where others were put before and are lost: what is left would look like all of them.
+    pub(super) fn check_records(&self) -> Result<(), ApiError> {
+        if !self.is_restored {
+            return Ok(());
+        }
+        let id = self.id();
+        let message =
+            format!("the server was restarted after the export `{id}` was opened, and records that were put are lost");
+        let hint =
+            "open another export and put them again; layers that were sent need not be sent again before this one ends";
+        let error = ApiError::new(Code::FailedPrecondition, Reason::RecordsLost, message);
+        Err(error.with("export", id).with_hint(Some(hint)))
     }
 
     /// Refuses what changes what a Commit stores.
@@ -144,11 +172,11 @@ impl Session {
             (scope.len(), scope.bytes())
         };
         let stage = self.stage();
-        let results = self.request.targets.iter().filter_map(|target| stage.results.get(&target.id));
+        let results = self.targets.iter().filter_map(|target| stage.results.get(&target.id));
         proto::Export {
             id: self.id().to_owned(),
             state: stage.state.into(),
-            targets: self.request.targets.clone(),
+            targets: self.targets.clone(),
             create_time: Some(timestamp(stage.lifetime.opened)),
             expire_time: Some(timestamp(stage.lifetime.expires)),
             latest_expire_time: Some(timestamp(stage.lifetime.latest())),

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::errors::no_export;
 use super::holds::{self, Holds};
+use super::lifetime::Lifetime;
+use super::record::Record;
 use super::request;
 use super::session::Session;
-use crate::cache_v1::limits::{ENDED_EXPORTS, OPEN_EXPORTS};
+use crate::cache_v1::limits::{ENDED_EXPORTS, OPEN_EXPORTS, WATCHES};
 use crate::cache_v1::proto::OpenRequest;
 use crate::caches::Caches;
 use crate::content_server::{Named, Scopes};
-use crate::engine::Lifetime;
+use crate::engine;
 use crate::export::{Exports, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::{ExportState, Reason};
@@ -32,6 +35,12 @@ pub(super) struct Sessions {
     pub(super) caches: Arc<Caches>,
     pub(super) exports: Arc<Exports>,
     pub(super) holds: Holds,
+    /// What this server is called.
+    pub(super) name: String,
+    /// Cancelled when the server ends.
+    pub(super) drain: CancellationToken,
+    /// The watches that can begin.
+    pub(super) watches: Arc<Semaphore>,
     sessions: Mutex<BTreeMap<String, Arc<Session>>>,
     /// Held while an export is opened, so that of two Opens with one key the second finds the first one's export.
     opening: tokio::sync::Mutex<()>,
@@ -40,9 +49,15 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(caches: Arc<Caches>, exports: Arc<Exports>) -> Arc<Self> {
+    pub(super) fn new(caches: Arc<Caches>, exports: Arc<Exports>, name: &str, drain: CancellationToken) -> Arc<Self> {
+        let (name, watches) = (name.to_owned(), Arc::new(Semaphore::new(WATCHES)));
         let (holds, sessions, opening, storing) = Default::default();
-        Arc::new(Self { caches, exports, holds, sessions, opening, storing })
+        Arc::new(Self { caches, exports, holds, name, drain, watches, sessions, opening, storing })
+    }
+
+    /// Makes an export one of these.
+    pub(super) fn insert(&self, session: Arc<Session>) {
+        self.sessions().insert(session.id().to_owned(), session);
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
@@ -66,9 +81,10 @@ impl Sessions {
         client: &Principal,
     ) -> Result<(Arc<Session>, bool), ApiError> {
         request::open(&request, &self.caches, client)?;
-        let ttl = request::ttl(request.ttl)?;
+        let (ttl, record) = (request::ttl(request.ttl)?, Record::new(&request, &self.name, client));
+        let text = record.write()?;
         let _opening = self.opening.lock().await;
-        if let Some(found) = self.known(&request, client)? {
+        if let Some(found) = self.known(&record)? {
             return Ok((found, true));
         }
         let live = self.sessions().values().filter(|session| session.ended().is_none()).count();
@@ -77,26 +93,25 @@ impl Sessions {
             return Err(ApiError::limit(Code::ResourceExhausted, "open_exports", OPEN_EXPORTS, message));
         }
         let (id, engine) = (format!("{PREFIX}{}", unique_id()), self.exports.engine());
-        let (origin, images) = (Session::origin(&id, &request, client), engine.images()?);
-        let lease = engine.lease(&origin, Lifetime::Process).await?;
+        let (origin, images) = (Session::origin(&id, &record, client), engine.images()?);
+        let lease = engine.lease(&origin, engine::Lifetime::Durable { record: &text }).await?;
         lease.ingests()?;
-        let session = Arc::new(Session::new(id.clone(), (request, client), (lease, images), ttl));
+        let session = Arc::new(Session::new(id, record, (lease, images), Lifetime::new(ttl)));
         session.list(self.exports.live(), &origin);
-        self.sessions().insert(id, session.clone());
+        self.insert(session.clone());
         Ok((session, false))
     }
 
     /// The export that was opened by the same request, if there is one.
-    fn known(&self, request: &OpenRequest, client: &Principal) -> Result<Option<Arc<Session>>, ApiError> {
-        if request.idempotency_key.is_empty() {
+    fn known(&self, record: &Record) -> Result<Option<Arc<Session>>, ApiError> {
+        if record.key.is_empty() {
             return Ok(None);
         }
         let sessions = self.sessions();
-        let Some(found) = sessions.values().find(|it| it.request.idempotency_key == request.idempotency_key) else {
+        let Some(found) = sessions.values().find(|it| it.record.key == record.key) else {
             return Ok(None);
         };
-        let is_same = (&found.request.targets, &found.request.builder) == (&request.targets, &request.builder);
-        if is_same && found.principal == client.beyond_its_connection() {
+        if found.record == *record {
             return Ok(Some(found.clone()));
         }
         let id = found.id();
@@ -105,10 +120,11 @@ impl Sessions {
         Err(ApiError::new(Code::AlreadyExists, Reason::ExportConflict, message).with("export", id))
     }
 
-    /// Ends what has expired and forgets what ended long ago, until `end`.
-    pub(super) async fn sweep(self: Arc<Self>, end: CancellationToken) {
+    /// Ends what has expired and forgets what ended long ago, until the server ends. Then all holds end, but for Reads that are
+    /// under way: no call can name one any more.
+    pub(super) async fn sweep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(SWEEP);
-        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+        while self.drain.run_until_cancelled(ticks.tick()).await.is_some() {
             let (now, instant) = (SystemTime::now(), Instant::now());
             self.holds.sweep(now);
             let overdue: Vec<_> = self.sessions().values().filter(|it| it.is_overdue(now)).cloned().collect();
@@ -122,6 +138,7 @@ impl Sessions {
             }
             self.forget(instant);
         }
+        self.holds.clear();
     }
 
     fn forget(&self, now: Instant) {

@@ -82,6 +82,16 @@ impl Record {
         Ok(text)
     }
 
+    /// Whether it is the record of another API, which says so: leases of all of them are of the same kind.
+    pub(super) fn is_of_another_service(text: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Service {
+            #[serde(rename = "service")]
+            _service: String,
+        }
+        serde_json::from_str::<Service>(text).is_ok()
+    }
+
     /// `None` if this version cannot read it.
     pub(super) fn read(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok().filter(|record: &Self| record.version == VERSION)
@@ -136,6 +146,13 @@ mod tests {
         // A record of a version that kept none.
         let text = record(Principal::Internal).write().unwrap().replace("\"principal\":\"internal\",", "");
         assert!(!text.contains("principal") && Record::read(&text).unwrap().is_same(&record(client(1))), "{text}");
+    }
+
+    #[test]
+    fn others_say_whose_they_are() {
+        let text = Record::new(&request(), "unix:///export.sock", &client(1)).write().unwrap();
+        assert!(!Record::is_of_another_service(&text));
+        assert!(Record::is_of_another_service(&text.replacen('{', "{\"service\":\"other\",", 1)));
     }
 
     #[test]

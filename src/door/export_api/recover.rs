@@ -44,6 +44,9 @@ impl Sessions {
     /// Restores one export; `false` if it is none of this server's, or has ended.
     async fn restore(&self, DurableLease { export, record, created }: DurableLease) -> Result<bool, EngineError> {
         let engine = self.exports.engine();
+        if Record::is_of_another_service(&record) {
+            return Ok(false);
+        }
         let Some(record) = Record::read(&record) else {
             tracing::warn!(export, "an export of another version of linkspan is left alone until it expires");
             return Ok(false);

@@ -249,6 +249,8 @@ pub enum Reason {
     HoldEnded = 26,
     /// Of `linkspan.cache.v1`: the cache alone has more bytes than all caches together may have.
     Quota = 27,
+    /// Of `linkspan.cache.v1`: the server was restarted, and what was put into the export before is lost.
+    RecordsLost = 28,
 }
 impl Reason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -285,6 +287,7 @@ impl Reason {
             Self::CurrentChanged => "REASON_CURRENT_CHANGED",
             Self::HoldEnded => "REASON_HOLD_ENDED",
             Self::Quota => "REASON_QUOTA",
+            Self::RecordsLost => "REASON_RECORDS_LOST",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -318,6 +321,7 @@ impl Reason {
             "REASON_CURRENT_CHANGED" => Some(Self::CurrentChanged),
             "REASON_HOLD_ENDED" => Some(Self::HoldEnded),
             "REASON_QUOTA" => Some(Self::Quota),
+            "REASON_RECORDS_LOST" => Some(Self::RecordsLost),
             _ => None,
         }
     }

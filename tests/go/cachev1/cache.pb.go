@@ -152,6 +152,67 @@ func (ProgressKind) EnumDescriptor() ([]byte, []int) {
 	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{1}
 }
 
+// What has happened to a version.
+type VersionChange int32
+
+const (
+	// Never sent.
+	VersionChange_VERSION_CHANGE_UNSPECIFIED VersionChange = 0
+	// It is complete, and offered from now on.
+	VersionChange_VERSION_CHANGE_COMMITTED VersionChange = 1
+	// A newer one has taken its place, and it is not offered any more.
+	VersionChange_VERSION_CHANGE_REPLACED VersionChange = 2
+	// Somebody deleted it; or it is gone, and only another server or program knows why.
+	VersionChange_VERSION_CHANGE_DELETED VersionChange = 3
+	// A Prune or a limit took it.
+	VersionChange_VERSION_CHANGE_PRUNED VersionChange = 4
+)
+
+// Enum value maps for VersionChange.
+var (
+	VersionChange_name = map[int32]string{
+		0: "VERSION_CHANGE_UNSPECIFIED",
+		1: "VERSION_CHANGE_COMMITTED",
+		2: "VERSION_CHANGE_REPLACED",
+		3: "VERSION_CHANGE_DELETED",
+		4: "VERSION_CHANGE_PRUNED",
+	}
+	VersionChange_value = map[string]int32{
+		"VERSION_CHANGE_UNSPECIFIED": 0,
+		"VERSION_CHANGE_COMMITTED":   1,
+		"VERSION_CHANGE_REPLACED":    2,
+		"VERSION_CHANGE_DELETED":     3,
+		"VERSION_CHANGE_PRUNED":      4,
+	}
+)
+
+func (x VersionChange) Enum() *VersionChange {
+	p := new(VersionChange)
+	*p = x
+	return p
+}
+
+func (x VersionChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VersionChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_linkspan_cache_v1_cache_proto_enumTypes[2].Descriptor()
+}
+
+func (VersionChange) Type() protoreflect.EnumType {
+	return &file_linkspan_cache_v1_cache_proto_enumTypes[2]
+}
+
+func (x VersionChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VersionChange.Descriptor instead.
+func (VersionChange) EnumDescriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{2}
+}
+
 // Asks for Capabilities.
 type CapabilitiesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -315,7 +376,11 @@ type Limits struct {
 	// Records of an export that were put.
 	PutRecords int64 `protobuf:"varint,20,opt,name=put_records,json=putRecords,proto3" json:"put_records,omitempty"`
 	// Alternatives for inputs and layers of results of these, all together.
-	PutPositions  int64 `protobuf:"varint,21,opt,name=put_positions,json=putPositions,proto3" json:"put_positions,omitempty"`
+	PutPositions int64 `protobuf:"varint,21,opt,name=put_positions,json=putPositions,proto3" json:"put_positions,omitempty"`
+	// Platforms in a message of Resolve.
+	ResolvePlatforms int64 `protobuf:"varint,22,opt,name=resolve_platforms,json=resolvePlatforms,proto3" json:"resolve_platforms,omitempty"`
+	// Watches at once.
+	Watches       int64 `protobuf:"varint,23,opt,name=watches,proto3" json:"watches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +558,20 @@ func (x *Limits) GetPutRecords() int64 {
 func (x *Limits) GetPutPositions() int64 {
 	if x != nil {
 		return x.PutPositions
+	}
+	return 0
+}
+
+func (x *Limits) GetResolvePlatforms() int64 {
+	if x != nil {
+		return x.ResolvePlatforms
+	}
+	return 0
+}
+
+func (x *Limits) GetWatches() int64 {
+	if x != nil {
+		return x.Watches
 	}
 	return 0
 }
@@ -703,7 +782,9 @@ type ResolveRequest struct {
 	// The refs, of which each is looked up. At least one.
 	Refs []string `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
 	// For how long the hold lasts unless it is renewed; the default if it is not set.
-	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Only what was made for one of these, and what does not say for which it was made. None: everything.
+	Platforms     []*exportv1.Platform `protobuf:"bytes,3,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -752,6 +833,13 @@ func (x *ResolveRequest) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *ResolveRequest) GetPlatforms() []*exportv1.Platform {
+	if x != nil {
+		return x.Platforms
+	}
+	return nil
+}
+
 // What Resolve found.
 type ResolveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -761,7 +849,7 @@ type ResolveResponse struct {
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// What can be imported: for each ref in the order of the request its versions, the newest first.
 	Parts []*ResolvedPart `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
-	// The refs without a cache that can be read.
+	// The refs without a cache that can be read, for these platforms.
 	UnknownRefs   []string `protobuf:"bytes,4,rep,name=unknown_refs,json=unknownRefs,proto3" json:"unknown_refs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -825,15 +913,16 @@ func (x *ResolveResponse) GetUnknownRefs() []string {
 	return nil
 }
 
-// A version that can be imported.
+// A version that can be imported, or the inline cache of an image.
 type ResolvedPart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The version.
+	// The version. That of an inline cache has no id and no times; its part is `image`, its title the image's platform, and its
+	// root the image's manifest. It is in no List, and can be neither written nor deleted here.
 	Version *Version `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// What to give to an importer: the version's own root, or an index that lists only the layers that are there. Such an index
 	// states at most 1 MiB as the config's size, which is the most that BuildKit imports; Info has the true one.
 	Root *exportv1.Descriptor `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
-	// The cache config, with its true size.
+	// The cache config, with its true size; of an inline cache the image config.
 	Config *exportv1.Descriptor `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"`
 	// How many layers of the version the engine has lost.
 	MissingLayers int64 `protobuf:"varint,4,opt,name=missing_layers,json=missingLayers,proto3" json:"missing_layers,omitempty"`
@@ -4148,6 +4237,303 @@ func (x *UsageResponse) GetMaxVersions() int64 {
 	return 0
 }
 
+// Asks for Watch.
+type WatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the refs begin; empty for all.
+	Prefix        string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *WatchRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+// What a Watch tells.
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of the three.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*WatchResponse_Started
+	//	*WatchResponse_Version
+	//	*WatchResponse_Missed
+	Event         isWatchResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *WatchResponse) GetEvent() isWatchResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetStarted() *WatchStarted {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Started); ok {
+			return x.Started
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetVersion() *VersionEvent {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Version); ok {
+			return x.Version
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetMissed() *WatchMissed {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Missed); ok {
+			return x.Missed
+		}
+	}
+	return nil
+}
+
+type isWatchResponse_Event interface {
+	isWatchResponse_Event()
+}
+
+type WatchResponse_Started struct {
+	// The first message: what happens from now on is told. A List after it misses nothing.
+	Started *WatchStarted `protobuf:"bytes,1,opt,name=started,proto3,oneof"`
+}
+
+type WatchResponse_Version struct {
+	// Something has happened.
+	Version *VersionEvent `protobuf:"bytes,2,opt,name=version,proto3,oneof"`
+}
+
+type WatchResponse_Missed struct {
+	// The client reads too slowly, and events are left out. A List says what there is.
+	Missed *WatchMissed `protobuf:"bytes,3,opt,name=missed,proto3,oneof"`
+}
+
+func (*WatchResponse_Started) isWatchResponse_Event() {}
+
+func (*WatchResponse_Version) isWatchResponse_Event() {}
+
+func (*WatchResponse_Missed) isWatchResponse_Event() {}
+
+// A Watch has begun.
+type WatchStarted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchStarted) Reset() {
+	*x = WatchStarted{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchStarted) ProtoMessage() {}
+
+func (x *WatchStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchStarted.ProtoReflect.Descriptor instead.
+func (*WatchStarted) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{63}
+}
+
+// Something has happened to a version.
+type VersionEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What.
+	Change VersionChange `protobuf:"varint,1,opt,name=change,proto3,enum=linkspan.cache.v1.VersionChange" json:"change,omitempty"`
+	// The version.
+	Version *Version `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// When the server noticed it.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionEvent) Reset() {
+	*x = VersionEvent{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionEvent) ProtoMessage() {}
+
+func (x *VersionEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionEvent.ProtoReflect.Descriptor instead.
+func (*VersionEvent) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *VersionEvent) GetChange() VersionChange {
+	if x != nil {
+		return x.Change
+	}
+	return VersionChange_VERSION_CHANGE_UNSPECIFIED
+}
+
+func (x *VersionEvent) GetVersion() *Version {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+func (x *VersionEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// Events that are left out.
+type WatchMissed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many, of any ref.
+	Events        int64 `protobuf:"varint,1,opt,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMissed) Reset() {
+	*x = WatchMissed{}
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMissed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMissed) ProtoMessage() {}
+
+func (x *WatchMissed) ProtoReflect() protoreflect.Message {
+	mi := &file_linkspan_cache_v1_cache_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMissed.ProtoReflect.Descriptor instead.
+func (*WatchMissed) Descriptor() ([]byte, []int) {
+	return file_linkspan_cache_v1_cache_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *WatchMissed) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
 var File_linkspan_cache_v1_cache_proto protoreflect.FileDescriptor
 
 const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
@@ -4159,7 +4545,7 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x06engine\x18\x02 \x01(\v2\x1a.linkspan.export.v1.EngineR\x06engine\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12!\n" +
 	"\fallowed_refs\x18\x04 \x03(\tR\vallowedRefs\x12\x1a\n" +
-	"\bfeatures\x18\x05 \x03(\tR\bfeatures\"\xec\x05\n" +
+	"\bfeatures\x18\x05 \x03(\tR\bfeatures\"\xb3\x06\n" +
 	"\x06Limits\x12#\n" +
 	"\rmessage_bytes\x18\x01 \x01(\x03R\fmessageBytes\x12!\n" +
 	"\fresolve_refs\x18\x02 \x01(\x03R\vresolveRefs\x12\x14\n" +
@@ -4184,7 +4570,9 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x05found\x18\x13 \x01(\x03R\x05found\x12\x1f\n" +
 	"\vput_records\x18\x14 \x01(\x03R\n" +
 	"putRecords\x12#\n" +
-	"\rput_positions\x18\x15 \x01(\x03R\fputPositions\"\xd9\x02\n" +
+	"\rput_positions\x18\x15 \x01(\x03R\fputPositions\x12+\n" +
+	"\x11resolve_platforms\x18\x16 \x01(\x03R\x10resolvePlatforms\x12\x18\n" +
+	"\awatches\x18\x17 \x01(\x03R\awatches\"\xd9\x02\n" +
 	"\aVersion\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x12\n" +
@@ -4202,10 +4590,11 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\bPartName\x12\x1a\n" +
 	"\bplatform\x18\x01 \x01(\tR\bplatform\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1a\n" +
-	"\bfilename\x18\x03 \x01(\tR\bfilename\"Q\n" +
+	"\bfilename\x18\x03 \x01(\tR\bfilename\"\x8d\x01\n" +
 	"\x0eResolveRequest\x12\x12\n" +
 	"\x04refs\x18\x01 \x03(\tR\x04refs\x12+\n" +
-	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\xc1\x01\n" +
+	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12:\n" +
+	"\tplatforms\x18\x03 \x03(\v2\x1c.linkspan.export.v1.PlatformR\tplatforms\"\xc1\x01\n" +
 	"\x0fResolveResponse\x12\x17\n" +
 	"\ahold_id\x18\x01 \x01(\tR\x06holdId\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -4419,7 +4808,21 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x03R\bmaxBytes\x122\n" +
 	"\amax_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12!\n" +
-	"\fmax_versions\x18\x06 \x01(\x03R\vmaxVersions*~\n" +
+	"\fmax_versions\x18\x06 \x01(\x03R\vmaxVersions\"&\n" +
+	"\fWatchRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"\xcc\x01\n" +
+	"\rWatchResponse\x12;\n" +
+	"\astarted\x18\x01 \x01(\v2\x1f.linkspan.cache.v1.WatchStartedH\x00R\astarted\x12;\n" +
+	"\aversion\x18\x02 \x01(\v2\x1f.linkspan.cache.v1.VersionEventH\x00R\aversion\x128\n" +
+	"\x06missed\x18\x03 \x01(\v2\x1e.linkspan.cache.v1.WatchMissedH\x00R\x06missedB\a\n" +
+	"\x05event\"\x0e\n" +
+	"\fWatchStarted\"\xae\x01\n" +
+	"\fVersionEvent\x128\n" +
+	"\x06change\x18\x01 \x01(\x0e2 .linkspan.cache.v1.VersionChangeR\x06change\x124\n" +
+	"\aversion\x18\x02 \x01(\v2\x1a.linkspan.cache.v1.VersionR\aversion\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"%\n" +
+	"\vWatchMissed\x12\x16\n" +
+	"\x06events\x18\x01 \x01(\x03R\x06events*~\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTANDING_WANTED\x10\x01\x12\x14\n" +
@@ -4431,8 +4834,13 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\x16PROGRESS_KIND_CHECKING\x10\x01\x12\x19\n" +
 	"\x15PROGRESS_KIND_STORING\x10\x02\x12\x18\n" +
 	"\x14PROGRESS_KIND_STORED\x10\x03\x12\x18\n" +
-	"\x14PROGRESS_KIND_FAILED\x10\x042\xbe\n" +
-	"\n" +
+	"\x14PROGRESS_KIND_FAILED\x10\x04*\xa1\x01\n" +
+	"\rVersionChange\x12\x1e\n" +
+	"\x1aVERSION_CHANGE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18VERSION_CHANGE_COMMITTED\x10\x01\x12\x1b\n" +
+	"\x17VERSION_CHANGE_REPLACED\x10\x02\x12\x1a\n" +
+	"\x16VERSION_CHANGE_DELETED\x10\x03\x12\x19\n" +
+	"\x15VERSION_CHANGE_PRUNED\x10\x042\x8c\v\n" +
 	"\x06Caches\x12_\n" +
 	"\fCapabilities\x12&.linkspan.cache.v1.CapabilitiesRequest\x1a'.linkspan.cache.v1.CapabilitiesResponse\x12P\n" +
 	"\aResolve\x12!.linkspan.cache.v1.ResolveRequest\x1a\".linkspan.cache.v1.ResolveResponse\x12N\n" +
@@ -4450,7 +4858,8 @@ const file_linkspan_cache_v1_cache_proto_rawDesc = "" +
 	"\aInspect\x12!.linkspan.cache.v1.InspectRequest\x1a\".linkspan.cache.v1.InspectResponse\x12M\n" +
 	"\x06Delete\x12 .linkspan.cache.v1.DeleteRequest\x1a!.linkspan.cache.v1.DeleteResponse\x12L\n" +
 	"\x05Prune\x12\x1f.linkspan.cache.v1.PruneRequest\x1a .linkspan.cache.v1.PruneResponse0\x01\x12J\n" +
-	"\x05Usage\x12\x1f.linkspan.cache.v1.UsageRequest\x1a .linkspan.cache.v1.UsageResponseb\x06proto3"
+	"\x05Usage\x12\x1f.linkspan.cache.v1.UsageRequest\x1a .linkspan.cache.v1.UsageResponse\x12L\n" +
+	"\x05Watch\x12\x1f.linkspan.cache.v1.WatchRequest\x1a .linkspan.cache.v1.WatchResponse0\x01b\x06proto3"
 
 var (
 	file_linkspan_cache_v1_cache_proto_rawDescOnce sync.Once
@@ -4464,187 +4873,203 @@ func file_linkspan_cache_v1_cache_proto_rawDescGZIP() []byte {
 	return file_linkspan_cache_v1_cache_proto_rawDescData
 }
 
-var file_linkspan_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_linkspan_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_linkspan_cache_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_linkspan_cache_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_linkspan_cache_v1_cache_proto_goTypes = []any{
 	(Standing)(0),                 // 0: linkspan.cache.v1.Standing
 	(ProgressKind)(0),             // 1: linkspan.cache.v1.ProgressKind
-	(*CapabilitiesRequest)(nil),   // 2: linkspan.cache.v1.CapabilitiesRequest
-	(*CapabilitiesResponse)(nil),  // 3: linkspan.cache.v1.CapabilitiesResponse
-	(*Limits)(nil),                // 4: linkspan.cache.v1.Limits
-	(*Version)(nil),               // 5: linkspan.cache.v1.Version
-	(*PartName)(nil),              // 6: linkspan.cache.v1.PartName
-	(*ResolveRequest)(nil),        // 7: linkspan.cache.v1.ResolveRequest
-	(*ResolveResponse)(nil),       // 8: linkspan.cache.v1.ResolveResponse
-	(*ResolvedPart)(nil),          // 9: linkspan.cache.v1.ResolvedPart
-	(*QueryRequest)(nil),          // 10: linkspan.cache.v1.QueryRequest
-	(*Lookup)(nil),                // 11: linkspan.cache.v1.Lookup
-	(*RootKey)(nil),               // 12: linkspan.cache.v1.RootKey
-	(*Link)(nil),                  // 13: linkspan.cache.v1.Link
-	(*QueryResponse)(nil),         // 14: linkspan.cache.v1.QueryResponse
-	(*Found)(nil),                 // 15: linkspan.cache.v1.Found
-	(*RecordKey)(nil),             // 16: linkspan.cache.v1.RecordKey
-	(*Following)(nil),             // 17: linkspan.cache.v1.Following
-	(*RecordsRequest)(nil),        // 18: linkspan.cache.v1.RecordsRequest
-	(*RecordsResponse)(nil),       // 19: linkspan.cache.v1.RecordsResponse
-	(*RecordResults)(nil),         // 20: linkspan.cache.v1.RecordResults
-	(*StoredResult)(nil),          // 21: linkspan.cache.v1.StoredResult
-	(*LoadRequest)(nil),           // 22: linkspan.cache.v1.LoadRequest
-	(*LoadResponse)(nil),          // 23: linkspan.cache.v1.LoadResponse
-	(*ReleaseRequest)(nil),        // 24: linkspan.cache.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 25: linkspan.cache.v1.ReleaseResponse
-	(*Target)(nil),                // 26: linkspan.cache.v1.Target
-	(*Expectation)(nil),           // 27: linkspan.cache.v1.Expectation
-	(*OpenRequest)(nil),           // 28: linkspan.cache.v1.OpenRequest
-	(*OpenResponse)(nil),          // 29: linkspan.cache.v1.OpenResponse
-	(*Export)(nil),                // 30: linkspan.cache.v1.Export
-	(*TargetResult)(nil),          // 31: linkspan.cache.v1.TargetResult
-	(*PutRequest)(nil),            // 32: linkspan.cache.v1.PutRequest
-	(*NewRecord)(nil),             // 33: linkspan.cache.v1.NewRecord
-	(*Input)(nil),                 // 34: linkspan.cache.v1.Input
-	(*Alternative)(nil),           // 35: linkspan.cache.v1.Alternative
-	(*NewResult)(nil),             // 36: linkspan.cache.v1.NewResult
-	(*PutResponse)(nil),           // 37: linkspan.cache.v1.PutResponse
-	(*PutLayer)(nil),              // 38: linkspan.cache.v1.PutLayer
-	(*CommitRequest)(nil),         // 39: linkspan.cache.v1.CommitRequest
-	(*CommitTarget)(nil),          // 40: linkspan.cache.v1.CommitTarget
-	(*CommitResponse)(nil),        // 41: linkspan.cache.v1.CommitResponse
-	(*Progress)(nil),              // 42: linkspan.cache.v1.Progress
-	(*CommitResults)(nil),         // 43: linkspan.cache.v1.CommitResults
-	(*RenewRequest)(nil),          // 44: linkspan.cache.v1.RenewRequest
-	(*RenewResponse)(nil),         // 45: linkspan.cache.v1.RenewResponse
-	(*AbortRequest)(nil),          // 46: linkspan.cache.v1.AbortRequest
-	(*AbortResponse)(nil),         // 47: linkspan.cache.v1.AbortResponse
-	(*GetRequest)(nil),            // 48: linkspan.cache.v1.GetRequest
-	(*GetResponse)(nil),           // 49: linkspan.cache.v1.GetResponse
-	(*ListRequest)(nil),           // 50: linkspan.cache.v1.ListRequest
-	(*ListResponse)(nil),          // 51: linkspan.cache.v1.ListResponse
-	(*InspectRequest)(nil),        // 52: linkspan.cache.v1.InspectRequest
-	(*InspectResponse)(nil),       // 53: linkspan.cache.v1.InspectResponse
-	(*InspectedVersion)(nil),      // 54: linkspan.cache.v1.InspectedVersion
-	(*DeleteRequest)(nil),         // 55: linkspan.cache.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 56: linkspan.cache.v1.DeleteResponse
-	(*PruneRequest)(nil),          // 57: linkspan.cache.v1.PruneRequest
-	(*PruneResponse)(nil),         // 58: linkspan.cache.v1.PruneResponse
-	(*PrunedVersion)(nil),         // 59: linkspan.cache.v1.PrunedVersion
-	(*PruneTotal)(nil),            // 60: linkspan.cache.v1.PruneTotal
-	(*UsageRequest)(nil),          // 61: linkspan.cache.v1.UsageRequest
-	(*UsageResponse)(nil),         // 62: linkspan.cache.v1.UsageResponse
-	(*exportv1.Engine)(nil),       // 63: linkspan.export.v1.Engine
-	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
-	(*exportv1.Descriptor)(nil),   // 66: linkspan.export.v1.Descriptor
-	(exportv1.ExportState)(0),     // 67: linkspan.export.v1.ExportState
-	(*exportv1.Error)(nil),        // 68: linkspan.export.v1.Error
+	(VersionChange)(0),            // 2: linkspan.cache.v1.VersionChange
+	(*CapabilitiesRequest)(nil),   // 3: linkspan.cache.v1.CapabilitiesRequest
+	(*CapabilitiesResponse)(nil),  // 4: linkspan.cache.v1.CapabilitiesResponse
+	(*Limits)(nil),                // 5: linkspan.cache.v1.Limits
+	(*Version)(nil),               // 6: linkspan.cache.v1.Version
+	(*PartName)(nil),              // 7: linkspan.cache.v1.PartName
+	(*ResolveRequest)(nil),        // 8: linkspan.cache.v1.ResolveRequest
+	(*ResolveResponse)(nil),       // 9: linkspan.cache.v1.ResolveResponse
+	(*ResolvedPart)(nil),          // 10: linkspan.cache.v1.ResolvedPart
+	(*QueryRequest)(nil),          // 11: linkspan.cache.v1.QueryRequest
+	(*Lookup)(nil),                // 12: linkspan.cache.v1.Lookup
+	(*RootKey)(nil),               // 13: linkspan.cache.v1.RootKey
+	(*Link)(nil),                  // 14: linkspan.cache.v1.Link
+	(*QueryResponse)(nil),         // 15: linkspan.cache.v1.QueryResponse
+	(*Found)(nil),                 // 16: linkspan.cache.v1.Found
+	(*RecordKey)(nil),             // 17: linkspan.cache.v1.RecordKey
+	(*Following)(nil),             // 18: linkspan.cache.v1.Following
+	(*RecordsRequest)(nil),        // 19: linkspan.cache.v1.RecordsRequest
+	(*RecordsResponse)(nil),       // 20: linkspan.cache.v1.RecordsResponse
+	(*RecordResults)(nil),         // 21: linkspan.cache.v1.RecordResults
+	(*StoredResult)(nil),          // 22: linkspan.cache.v1.StoredResult
+	(*LoadRequest)(nil),           // 23: linkspan.cache.v1.LoadRequest
+	(*LoadResponse)(nil),          // 24: linkspan.cache.v1.LoadResponse
+	(*ReleaseRequest)(nil),        // 25: linkspan.cache.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),       // 26: linkspan.cache.v1.ReleaseResponse
+	(*Target)(nil),                // 27: linkspan.cache.v1.Target
+	(*Expectation)(nil),           // 28: linkspan.cache.v1.Expectation
+	(*OpenRequest)(nil),           // 29: linkspan.cache.v1.OpenRequest
+	(*OpenResponse)(nil),          // 30: linkspan.cache.v1.OpenResponse
+	(*Export)(nil),                // 31: linkspan.cache.v1.Export
+	(*TargetResult)(nil),          // 32: linkspan.cache.v1.TargetResult
+	(*PutRequest)(nil),            // 33: linkspan.cache.v1.PutRequest
+	(*NewRecord)(nil),             // 34: linkspan.cache.v1.NewRecord
+	(*Input)(nil),                 // 35: linkspan.cache.v1.Input
+	(*Alternative)(nil),           // 36: linkspan.cache.v1.Alternative
+	(*NewResult)(nil),             // 37: linkspan.cache.v1.NewResult
+	(*PutResponse)(nil),           // 38: linkspan.cache.v1.PutResponse
+	(*PutLayer)(nil),              // 39: linkspan.cache.v1.PutLayer
+	(*CommitRequest)(nil),         // 40: linkspan.cache.v1.CommitRequest
+	(*CommitTarget)(nil),          // 41: linkspan.cache.v1.CommitTarget
+	(*CommitResponse)(nil),        // 42: linkspan.cache.v1.CommitResponse
+	(*Progress)(nil),              // 43: linkspan.cache.v1.Progress
+	(*CommitResults)(nil),         // 44: linkspan.cache.v1.CommitResults
+	(*RenewRequest)(nil),          // 45: linkspan.cache.v1.RenewRequest
+	(*RenewResponse)(nil),         // 46: linkspan.cache.v1.RenewResponse
+	(*AbortRequest)(nil),          // 47: linkspan.cache.v1.AbortRequest
+	(*AbortResponse)(nil),         // 48: linkspan.cache.v1.AbortResponse
+	(*GetRequest)(nil),            // 49: linkspan.cache.v1.GetRequest
+	(*GetResponse)(nil),           // 50: linkspan.cache.v1.GetResponse
+	(*ListRequest)(nil),           // 51: linkspan.cache.v1.ListRequest
+	(*ListResponse)(nil),          // 52: linkspan.cache.v1.ListResponse
+	(*InspectRequest)(nil),        // 53: linkspan.cache.v1.InspectRequest
+	(*InspectResponse)(nil),       // 54: linkspan.cache.v1.InspectResponse
+	(*InspectedVersion)(nil),      // 55: linkspan.cache.v1.InspectedVersion
+	(*DeleteRequest)(nil),         // 56: linkspan.cache.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 57: linkspan.cache.v1.DeleteResponse
+	(*PruneRequest)(nil),          // 58: linkspan.cache.v1.PruneRequest
+	(*PruneResponse)(nil),         // 59: linkspan.cache.v1.PruneResponse
+	(*PrunedVersion)(nil),         // 60: linkspan.cache.v1.PrunedVersion
+	(*PruneTotal)(nil),            // 61: linkspan.cache.v1.PruneTotal
+	(*UsageRequest)(nil),          // 62: linkspan.cache.v1.UsageRequest
+	(*UsageResponse)(nil),         // 63: linkspan.cache.v1.UsageResponse
+	(*WatchRequest)(nil),          // 64: linkspan.cache.v1.WatchRequest
+	(*WatchResponse)(nil),         // 65: linkspan.cache.v1.WatchResponse
+	(*WatchStarted)(nil),          // 66: linkspan.cache.v1.WatchStarted
+	(*VersionEvent)(nil),          // 67: linkspan.cache.v1.VersionEvent
+	(*WatchMissed)(nil),           // 68: linkspan.cache.v1.WatchMissed
+	(*exportv1.Engine)(nil),       // 69: linkspan.export.v1.Engine
+	(*durationpb.Duration)(nil),   // 70: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 71: google.protobuf.Timestamp
+	(*exportv1.Descriptor)(nil),   // 72: linkspan.export.v1.Descriptor
+	(*exportv1.Platform)(nil),     // 73: linkspan.export.v1.Platform
+	(exportv1.ExportState)(0),     // 74: linkspan.export.v1.ExportState
+	(*exportv1.Error)(nil),        // 75: linkspan.export.v1.Error
 }
 var file_linkspan_cache_v1_cache_proto_depIdxs = []int32{
-	4,  // 0: linkspan.cache.v1.CapabilitiesResponse.limits:type_name -> linkspan.cache.v1.Limits
-	63, // 1: linkspan.cache.v1.CapabilitiesResponse.engine:type_name -> linkspan.export.v1.Engine
-	64, // 2: linkspan.cache.v1.Limits.default_ttl:type_name -> google.protobuf.Duration
-	64, // 3: linkspan.cache.v1.Limits.max_lifetime:type_name -> google.protobuf.Duration
-	64, // 4: linkspan.cache.v1.Limits.result_retention:type_name -> google.protobuf.Duration
-	64, // 5: linkspan.cache.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	65, // 6: linkspan.cache.v1.Version.create_time:type_name -> google.protobuf.Timestamp
-	65, // 7: linkspan.cache.v1.Version.use_time:type_name -> google.protobuf.Timestamp
-	66, // 8: linkspan.cache.v1.Version.root:type_name -> linkspan.export.v1.Descriptor
-	64, // 9: linkspan.cache.v1.ResolveRequest.ttl:type_name -> google.protobuf.Duration
-	65, // 10: linkspan.cache.v1.ResolveResponse.expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 11: linkspan.cache.v1.ResolveResponse.parts:type_name -> linkspan.cache.v1.ResolvedPart
-	5,  // 12: linkspan.cache.v1.ResolvedPart.version:type_name -> linkspan.cache.v1.Version
-	66, // 13: linkspan.cache.v1.ResolvedPart.root:type_name -> linkspan.export.v1.Descriptor
-	66, // 14: linkspan.cache.v1.ResolvedPart.config:type_name -> linkspan.export.v1.Descriptor
-	11, // 15: linkspan.cache.v1.QueryRequest.lookups:type_name -> linkspan.cache.v1.Lookup
-	12, // 16: linkspan.cache.v1.Lookup.root:type_name -> linkspan.cache.v1.RootKey
-	13, // 17: linkspan.cache.v1.Lookup.link:type_name -> linkspan.cache.v1.Link
-	15, // 18: linkspan.cache.v1.QueryResponse.found:type_name -> linkspan.cache.v1.Found
-	16, // 19: linkspan.cache.v1.Found.keys:type_name -> linkspan.cache.v1.RecordKey
-	17, // 20: linkspan.cache.v1.Found.ahead:type_name -> linkspan.cache.v1.Following
-	16, // 21: linkspan.cache.v1.Following.key:type_name -> linkspan.cache.v1.RecordKey
-	20, // 22: linkspan.cache.v1.RecordsResponse.records:type_name -> linkspan.cache.v1.RecordResults
-	21, // 23: linkspan.cache.v1.RecordResults.results:type_name -> linkspan.cache.v1.StoredResult
-	65, // 24: linkspan.cache.v1.StoredResult.create_time:type_name -> google.protobuf.Timestamp
-	66, // 25: linkspan.cache.v1.LoadResponse.chain:type_name -> linkspan.export.v1.Descriptor
-	6,  // 26: linkspan.cache.v1.Target.part:type_name -> linkspan.cache.v1.PartName
-	27, // 27: linkspan.cache.v1.Target.expect_current:type_name -> linkspan.cache.v1.Expectation
-	26, // 28: linkspan.cache.v1.OpenRequest.targets:type_name -> linkspan.cache.v1.Target
-	64, // 29: linkspan.cache.v1.OpenRequest.ttl:type_name -> google.protobuf.Duration
-	30, // 30: linkspan.cache.v1.OpenResponse.export:type_name -> linkspan.cache.v1.Export
-	67, // 31: linkspan.cache.v1.Export.state:type_name -> linkspan.export.v1.ExportState
-	26, // 32: linkspan.cache.v1.Export.targets:type_name -> linkspan.cache.v1.Target
-	65, // 33: linkspan.cache.v1.Export.create_time:type_name -> google.protobuf.Timestamp
-	65, // 34: linkspan.cache.v1.Export.expire_time:type_name -> google.protobuf.Timestamp
-	65, // 35: linkspan.cache.v1.Export.latest_expire_time:type_name -> google.protobuf.Timestamp
-	31, // 36: linkspan.cache.v1.Export.results:type_name -> linkspan.cache.v1.TargetResult
-	5,  // 37: linkspan.cache.v1.TargetResult.version:type_name -> linkspan.cache.v1.Version
-	68, // 38: linkspan.cache.v1.TargetResult.error:type_name -> linkspan.export.v1.Error
-	33, // 39: linkspan.cache.v1.PutRequest.records:type_name -> linkspan.cache.v1.NewRecord
-	34, // 40: linkspan.cache.v1.NewRecord.inputs:type_name -> linkspan.cache.v1.Input
-	36, // 41: linkspan.cache.v1.NewRecord.results:type_name -> linkspan.cache.v1.NewResult
-	35, // 42: linkspan.cache.v1.Input.alternatives:type_name -> linkspan.cache.v1.Alternative
-	66, // 43: linkspan.cache.v1.NewResult.chain:type_name -> linkspan.export.v1.Descriptor
-	65, // 44: linkspan.cache.v1.NewResult.create_time:type_name -> google.protobuf.Timestamp
-	38, // 45: linkspan.cache.v1.PutResponse.layers:type_name -> linkspan.cache.v1.PutLayer
-	0,  // 46: linkspan.cache.v1.PutLayer.standing:type_name -> linkspan.cache.v1.Standing
-	40, // 47: linkspan.cache.v1.CommitRequest.targets:type_name -> linkspan.cache.v1.CommitTarget
-	66, // 48: linkspan.cache.v1.CommitTarget.root:type_name -> linkspan.export.v1.Descriptor
-	42, // 49: linkspan.cache.v1.CommitResponse.progress:type_name -> linkspan.cache.v1.Progress
-	43, // 50: linkspan.cache.v1.CommitResponse.results:type_name -> linkspan.cache.v1.CommitResults
-	1,  // 51: linkspan.cache.v1.Progress.kind:type_name -> linkspan.cache.v1.ProgressKind
-	31, // 52: linkspan.cache.v1.CommitResults.results:type_name -> linkspan.cache.v1.TargetResult
-	67, // 53: linkspan.cache.v1.CommitResults.state:type_name -> linkspan.export.v1.ExportState
-	64, // 54: linkspan.cache.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
-	65, // 55: linkspan.cache.v1.RenewResponse.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 56: linkspan.cache.v1.AbortResponse.export:type_name -> linkspan.cache.v1.Export
-	30, // 57: linkspan.cache.v1.GetResponse.export:type_name -> linkspan.cache.v1.Export
-	5,  // 58: linkspan.cache.v1.ListResponse.versions:type_name -> linkspan.cache.v1.Version
-	54, // 59: linkspan.cache.v1.InspectResponse.versions:type_name -> linkspan.cache.v1.InspectedVersion
-	5,  // 60: linkspan.cache.v1.InspectedVersion.version:type_name -> linkspan.cache.v1.Version
-	66, // 61: linkspan.cache.v1.InspectedVersion.config:type_name -> linkspan.export.v1.Descriptor
-	5,  // 62: linkspan.cache.v1.DeleteResponse.versions:type_name -> linkspan.cache.v1.Version
-	64, // 63: linkspan.cache.v1.PruneRequest.older_than:type_name -> google.protobuf.Duration
-	59, // 64: linkspan.cache.v1.PruneResponse.version:type_name -> linkspan.cache.v1.PrunedVersion
-	60, // 65: linkspan.cache.v1.PruneResponse.total:type_name -> linkspan.cache.v1.PruneTotal
-	5,  // 66: linkspan.cache.v1.PrunedVersion.version:type_name -> linkspan.cache.v1.Version
-	64, // 67: linkspan.cache.v1.UsageResponse.max_age:type_name -> google.protobuf.Duration
-	2,  // 68: linkspan.cache.v1.Caches.Capabilities:input_type -> linkspan.cache.v1.CapabilitiesRequest
-	7,  // 69: linkspan.cache.v1.Caches.Resolve:input_type -> linkspan.cache.v1.ResolveRequest
-	10, // 70: linkspan.cache.v1.Caches.Query:input_type -> linkspan.cache.v1.QueryRequest
-	18, // 71: linkspan.cache.v1.Caches.Records:input_type -> linkspan.cache.v1.RecordsRequest
-	22, // 72: linkspan.cache.v1.Caches.Load:input_type -> linkspan.cache.v1.LoadRequest
-	24, // 73: linkspan.cache.v1.Caches.Release:input_type -> linkspan.cache.v1.ReleaseRequest
-	28, // 74: linkspan.cache.v1.Caches.Open:input_type -> linkspan.cache.v1.OpenRequest
-	32, // 75: linkspan.cache.v1.Caches.Put:input_type -> linkspan.cache.v1.PutRequest
-	39, // 76: linkspan.cache.v1.Caches.Commit:input_type -> linkspan.cache.v1.CommitRequest
-	44, // 77: linkspan.cache.v1.Caches.Renew:input_type -> linkspan.cache.v1.RenewRequest
-	46, // 78: linkspan.cache.v1.Caches.Abort:input_type -> linkspan.cache.v1.AbortRequest
-	48, // 79: linkspan.cache.v1.Caches.Get:input_type -> linkspan.cache.v1.GetRequest
-	50, // 80: linkspan.cache.v1.Caches.List:input_type -> linkspan.cache.v1.ListRequest
-	52, // 81: linkspan.cache.v1.Caches.Inspect:input_type -> linkspan.cache.v1.InspectRequest
-	55, // 82: linkspan.cache.v1.Caches.Delete:input_type -> linkspan.cache.v1.DeleteRequest
-	57, // 83: linkspan.cache.v1.Caches.Prune:input_type -> linkspan.cache.v1.PruneRequest
-	61, // 84: linkspan.cache.v1.Caches.Usage:input_type -> linkspan.cache.v1.UsageRequest
-	3,  // 85: linkspan.cache.v1.Caches.Capabilities:output_type -> linkspan.cache.v1.CapabilitiesResponse
-	8,  // 86: linkspan.cache.v1.Caches.Resolve:output_type -> linkspan.cache.v1.ResolveResponse
-	14, // 87: linkspan.cache.v1.Caches.Query:output_type -> linkspan.cache.v1.QueryResponse
-	19, // 88: linkspan.cache.v1.Caches.Records:output_type -> linkspan.cache.v1.RecordsResponse
-	23, // 89: linkspan.cache.v1.Caches.Load:output_type -> linkspan.cache.v1.LoadResponse
-	25, // 90: linkspan.cache.v1.Caches.Release:output_type -> linkspan.cache.v1.ReleaseResponse
-	29, // 91: linkspan.cache.v1.Caches.Open:output_type -> linkspan.cache.v1.OpenResponse
-	37, // 92: linkspan.cache.v1.Caches.Put:output_type -> linkspan.cache.v1.PutResponse
-	41, // 93: linkspan.cache.v1.Caches.Commit:output_type -> linkspan.cache.v1.CommitResponse
-	45, // 94: linkspan.cache.v1.Caches.Renew:output_type -> linkspan.cache.v1.RenewResponse
-	47, // 95: linkspan.cache.v1.Caches.Abort:output_type -> linkspan.cache.v1.AbortResponse
-	49, // 96: linkspan.cache.v1.Caches.Get:output_type -> linkspan.cache.v1.GetResponse
-	51, // 97: linkspan.cache.v1.Caches.List:output_type -> linkspan.cache.v1.ListResponse
-	53, // 98: linkspan.cache.v1.Caches.Inspect:output_type -> linkspan.cache.v1.InspectResponse
-	56, // 99: linkspan.cache.v1.Caches.Delete:output_type -> linkspan.cache.v1.DeleteResponse
-	58, // 100: linkspan.cache.v1.Caches.Prune:output_type -> linkspan.cache.v1.PruneResponse
-	62, // 101: linkspan.cache.v1.Caches.Usage:output_type -> linkspan.cache.v1.UsageResponse
-	85, // [85:102] is the sub-list for method output_type
-	68, // [68:85] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	5,  // 0: linkspan.cache.v1.CapabilitiesResponse.limits:type_name -> linkspan.cache.v1.Limits
+	69, // 1: linkspan.cache.v1.CapabilitiesResponse.engine:type_name -> linkspan.export.v1.Engine
+	70, // 2: linkspan.cache.v1.Limits.default_ttl:type_name -> google.protobuf.Duration
+	70, // 3: linkspan.cache.v1.Limits.max_lifetime:type_name -> google.protobuf.Duration
+	70, // 4: linkspan.cache.v1.Limits.result_retention:type_name -> google.protobuf.Duration
+	70, // 5: linkspan.cache.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	71, // 6: linkspan.cache.v1.Version.create_time:type_name -> google.protobuf.Timestamp
+	71, // 7: linkspan.cache.v1.Version.use_time:type_name -> google.protobuf.Timestamp
+	72, // 8: linkspan.cache.v1.Version.root:type_name -> linkspan.export.v1.Descriptor
+	70, // 9: linkspan.cache.v1.ResolveRequest.ttl:type_name -> google.protobuf.Duration
+	73, // 10: linkspan.cache.v1.ResolveRequest.platforms:type_name -> linkspan.export.v1.Platform
+	71, // 11: linkspan.cache.v1.ResolveResponse.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 12: linkspan.cache.v1.ResolveResponse.parts:type_name -> linkspan.cache.v1.ResolvedPart
+	6,  // 13: linkspan.cache.v1.ResolvedPart.version:type_name -> linkspan.cache.v1.Version
+	72, // 14: linkspan.cache.v1.ResolvedPart.root:type_name -> linkspan.export.v1.Descriptor
+	72, // 15: linkspan.cache.v1.ResolvedPart.config:type_name -> linkspan.export.v1.Descriptor
+	12, // 16: linkspan.cache.v1.QueryRequest.lookups:type_name -> linkspan.cache.v1.Lookup
+	13, // 17: linkspan.cache.v1.Lookup.root:type_name -> linkspan.cache.v1.RootKey
+	14, // 18: linkspan.cache.v1.Lookup.link:type_name -> linkspan.cache.v1.Link
+	16, // 19: linkspan.cache.v1.QueryResponse.found:type_name -> linkspan.cache.v1.Found
+	17, // 20: linkspan.cache.v1.Found.keys:type_name -> linkspan.cache.v1.RecordKey
+	18, // 21: linkspan.cache.v1.Found.ahead:type_name -> linkspan.cache.v1.Following
+	17, // 22: linkspan.cache.v1.Following.key:type_name -> linkspan.cache.v1.RecordKey
+	21, // 23: linkspan.cache.v1.RecordsResponse.records:type_name -> linkspan.cache.v1.RecordResults
+	22, // 24: linkspan.cache.v1.RecordResults.results:type_name -> linkspan.cache.v1.StoredResult
+	71, // 25: linkspan.cache.v1.StoredResult.create_time:type_name -> google.protobuf.Timestamp
+	72, // 26: linkspan.cache.v1.LoadResponse.chain:type_name -> linkspan.export.v1.Descriptor
+	7,  // 27: linkspan.cache.v1.Target.part:type_name -> linkspan.cache.v1.PartName
+	28, // 28: linkspan.cache.v1.Target.expect_current:type_name -> linkspan.cache.v1.Expectation
+	27, // 29: linkspan.cache.v1.OpenRequest.targets:type_name -> linkspan.cache.v1.Target
+	70, // 30: linkspan.cache.v1.OpenRequest.ttl:type_name -> google.protobuf.Duration
+	31, // 31: linkspan.cache.v1.OpenResponse.export:type_name -> linkspan.cache.v1.Export
+	74, // 32: linkspan.cache.v1.Export.state:type_name -> linkspan.export.v1.ExportState
+	27, // 33: linkspan.cache.v1.Export.targets:type_name -> linkspan.cache.v1.Target
+	71, // 34: linkspan.cache.v1.Export.create_time:type_name -> google.protobuf.Timestamp
+	71, // 35: linkspan.cache.v1.Export.expire_time:type_name -> google.protobuf.Timestamp
+	71, // 36: linkspan.cache.v1.Export.latest_expire_time:type_name -> google.protobuf.Timestamp
+	32, // 37: linkspan.cache.v1.Export.results:type_name -> linkspan.cache.v1.TargetResult
+	6,  // 38: linkspan.cache.v1.TargetResult.version:type_name -> linkspan.cache.v1.Version
+	75, // 39: linkspan.cache.v1.TargetResult.error:type_name -> linkspan.export.v1.Error
+	34, // 40: linkspan.cache.v1.PutRequest.records:type_name -> linkspan.cache.v1.NewRecord
+	35, // 41: linkspan.cache.v1.NewRecord.inputs:type_name -> linkspan.cache.v1.Input
+	37, // 42: linkspan.cache.v1.NewRecord.results:type_name -> linkspan.cache.v1.NewResult
+	36, // 43: linkspan.cache.v1.Input.alternatives:type_name -> linkspan.cache.v1.Alternative
+	72, // 44: linkspan.cache.v1.NewResult.chain:type_name -> linkspan.export.v1.Descriptor
+	71, // 45: linkspan.cache.v1.NewResult.create_time:type_name -> google.protobuf.Timestamp
+	39, // 46: linkspan.cache.v1.PutResponse.layers:type_name -> linkspan.cache.v1.PutLayer
+	0,  // 47: linkspan.cache.v1.PutLayer.standing:type_name -> linkspan.cache.v1.Standing
+	41, // 48: linkspan.cache.v1.CommitRequest.targets:type_name -> linkspan.cache.v1.CommitTarget
+	72, // 49: linkspan.cache.v1.CommitTarget.root:type_name -> linkspan.export.v1.Descriptor
+	43, // 50: linkspan.cache.v1.CommitResponse.progress:type_name -> linkspan.cache.v1.Progress
+	44, // 51: linkspan.cache.v1.CommitResponse.results:type_name -> linkspan.cache.v1.CommitResults
+	1,  // 52: linkspan.cache.v1.Progress.kind:type_name -> linkspan.cache.v1.ProgressKind
+	32, // 53: linkspan.cache.v1.CommitResults.results:type_name -> linkspan.cache.v1.TargetResult
+	74, // 54: linkspan.cache.v1.CommitResults.state:type_name -> linkspan.export.v1.ExportState
+	70, // 55: linkspan.cache.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
+	71, // 56: linkspan.cache.v1.RenewResponse.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 57: linkspan.cache.v1.AbortResponse.export:type_name -> linkspan.cache.v1.Export
+	31, // 58: linkspan.cache.v1.GetResponse.export:type_name -> linkspan.cache.v1.Export
+	6,  // 59: linkspan.cache.v1.ListResponse.versions:type_name -> linkspan.cache.v1.Version
+	55, // 60: linkspan.cache.v1.InspectResponse.versions:type_name -> linkspan.cache.v1.InspectedVersion
+	6,  // 61: linkspan.cache.v1.InspectedVersion.version:type_name -> linkspan.cache.v1.Version
+	72, // 62: linkspan.cache.v1.InspectedVersion.config:type_name -> linkspan.export.v1.Descriptor
+	6,  // 63: linkspan.cache.v1.DeleteResponse.versions:type_name -> linkspan.cache.v1.Version
+	70, // 64: linkspan.cache.v1.PruneRequest.older_than:type_name -> google.protobuf.Duration
+	60, // 65: linkspan.cache.v1.PruneResponse.version:type_name -> linkspan.cache.v1.PrunedVersion
+	61, // 66: linkspan.cache.v1.PruneResponse.total:type_name -> linkspan.cache.v1.PruneTotal
+	6,  // 67: linkspan.cache.v1.PrunedVersion.version:type_name -> linkspan.cache.v1.Version
+	70, // 68: linkspan.cache.v1.UsageResponse.max_age:type_name -> google.protobuf.Duration
+	66, // 69: linkspan.cache.v1.WatchResponse.started:type_name -> linkspan.cache.v1.WatchStarted
+	67, // 70: linkspan.cache.v1.WatchResponse.version:type_name -> linkspan.cache.v1.VersionEvent
+	68, // 71: linkspan.cache.v1.WatchResponse.missed:type_name -> linkspan.cache.v1.WatchMissed
+	2,  // 72: linkspan.cache.v1.VersionEvent.change:type_name -> linkspan.cache.v1.VersionChange
+	6,  // 73: linkspan.cache.v1.VersionEvent.version:type_name -> linkspan.cache.v1.Version
+	71, // 74: linkspan.cache.v1.VersionEvent.time:type_name -> google.protobuf.Timestamp
+	3,  // 75: linkspan.cache.v1.Caches.Capabilities:input_type -> linkspan.cache.v1.CapabilitiesRequest
+	8,  // 76: linkspan.cache.v1.Caches.Resolve:input_type -> linkspan.cache.v1.ResolveRequest
+	11, // 77: linkspan.cache.v1.Caches.Query:input_type -> linkspan.cache.v1.QueryRequest
+	19, // 78: linkspan.cache.v1.Caches.Records:input_type -> linkspan.cache.v1.RecordsRequest
+	23, // 79: linkspan.cache.v1.Caches.Load:input_type -> linkspan.cache.v1.LoadRequest
+	25, // 80: linkspan.cache.v1.Caches.Release:input_type -> linkspan.cache.v1.ReleaseRequest
+	29, // 81: linkspan.cache.v1.Caches.Open:input_type -> linkspan.cache.v1.OpenRequest
+	33, // 82: linkspan.cache.v1.Caches.Put:input_type -> linkspan.cache.v1.PutRequest
+	40, // 83: linkspan.cache.v1.Caches.Commit:input_type -> linkspan.cache.v1.CommitRequest
+	45, // 84: linkspan.cache.v1.Caches.Renew:input_type -> linkspan.cache.v1.RenewRequest
+	47, // 85: linkspan.cache.v1.Caches.Abort:input_type -> linkspan.cache.v1.AbortRequest
+	49, // 86: linkspan.cache.v1.Caches.Get:input_type -> linkspan.cache.v1.GetRequest
+	51, // 87: linkspan.cache.v1.Caches.List:input_type -> linkspan.cache.v1.ListRequest
+	53, // 88: linkspan.cache.v1.Caches.Inspect:input_type -> linkspan.cache.v1.InspectRequest
+	56, // 89: linkspan.cache.v1.Caches.Delete:input_type -> linkspan.cache.v1.DeleteRequest
+	58, // 90: linkspan.cache.v1.Caches.Prune:input_type -> linkspan.cache.v1.PruneRequest
+	62, // 91: linkspan.cache.v1.Caches.Usage:input_type -> linkspan.cache.v1.UsageRequest
+	64, // 92: linkspan.cache.v1.Caches.Watch:input_type -> linkspan.cache.v1.WatchRequest
+	4,  // 93: linkspan.cache.v1.Caches.Capabilities:output_type -> linkspan.cache.v1.CapabilitiesResponse
+	9,  // 94: linkspan.cache.v1.Caches.Resolve:output_type -> linkspan.cache.v1.ResolveResponse
+	15, // 95: linkspan.cache.v1.Caches.Query:output_type -> linkspan.cache.v1.QueryResponse
+	20, // 96: linkspan.cache.v1.Caches.Records:output_type -> linkspan.cache.v1.RecordsResponse
+	24, // 97: linkspan.cache.v1.Caches.Load:output_type -> linkspan.cache.v1.LoadResponse
+	26, // 98: linkspan.cache.v1.Caches.Release:output_type -> linkspan.cache.v1.ReleaseResponse
+	30, // 99: linkspan.cache.v1.Caches.Open:output_type -> linkspan.cache.v1.OpenResponse
+	38, // 100: linkspan.cache.v1.Caches.Put:output_type -> linkspan.cache.v1.PutResponse
+	42, // 101: linkspan.cache.v1.Caches.Commit:output_type -> linkspan.cache.v1.CommitResponse
+	46, // 102: linkspan.cache.v1.Caches.Renew:output_type -> linkspan.cache.v1.RenewResponse
+	48, // 103: linkspan.cache.v1.Caches.Abort:output_type -> linkspan.cache.v1.AbortResponse
+	50, // 104: linkspan.cache.v1.Caches.Get:output_type -> linkspan.cache.v1.GetResponse
+	52, // 105: linkspan.cache.v1.Caches.List:output_type -> linkspan.cache.v1.ListResponse
+	54, // 106: linkspan.cache.v1.Caches.Inspect:output_type -> linkspan.cache.v1.InspectResponse
+	57, // 107: linkspan.cache.v1.Caches.Delete:output_type -> linkspan.cache.v1.DeleteResponse
+	59, // 108: linkspan.cache.v1.Caches.Prune:output_type -> linkspan.cache.v1.PruneResponse
+	63, // 109: linkspan.cache.v1.Caches.Usage:output_type -> linkspan.cache.v1.UsageResponse
+	65, // 110: linkspan.cache.v1.Caches.Watch:output_type -> linkspan.cache.v1.WatchResponse
+	93, // [93:111] is the sub-list for method output_type
+	75, // [75:93] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_linkspan_cache_v1_cache_proto_init() }
@@ -4665,13 +5090,18 @@ func file_linkspan_cache_v1_cache_proto_init() {
 		(*PruneResponse_Version)(nil),
 		(*PruneResponse_Total)(nil),
 	}
+	file_linkspan_cache_v1_cache_proto_msgTypes[62].OneofWrappers = []any{
+		(*WatchResponse_Started)(nil),
+		(*WatchResponse_Version)(nil),
+		(*WatchResponse_Missed)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_linkspan_cache_v1_cache_proto_rawDesc), len(file_linkspan_cache_v1_cache_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   61,
+			NumEnums:      3,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

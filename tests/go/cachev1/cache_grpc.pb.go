@@ -41,6 +41,7 @@ const (
 	Caches_Delete_FullMethodName       = "/linkspan.cache.v1.Caches/Delete"
 	Caches_Prune_FullMethodName        = "/linkspan.cache.v1.Caches/Prune"
 	Caches_Usage_FullMethodName        = "/linkspan.cache.v1.Caches/Usage"
+	Caches_Watch_FullMethodName        = "/linkspan.cache.v1.Caches/Watch"
 )
 
 // CachesClient is the client API for Caches service.
@@ -88,6 +89,8 @@ type CachesClient interface {
 	Prune(ctx context.Context, in *PruneRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PruneResponse], error)
 	// What all caches take.
 	Usage(ctx context.Context, in *UsageRequest, opts ...grpc.CallOption) (*UsageResponse, error)
+	// Tells what happens to versions from now on, whoever does it. Ends with the server.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
 
 type cachesClient struct {
@@ -292,6 +295,25 @@ func (c *cachesClient) Usage(ctx context.Context, in *UsageRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *cachesClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Caches_ServiceDesc.Streams[4], Caches_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Caches_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
 // CachesServer is the server API for Caches service.
 // All implementations must embed UnimplementedCachesServer
 // for forward compatibility.
@@ -337,6 +359,8 @@ type CachesServer interface {
 	Prune(*PruneRequest, grpc.ServerStreamingServer[PruneResponse]) error
 	// What all caches take.
 	Usage(context.Context, *UsageRequest) (*UsageResponse, error)
+	// Tells what happens to versions from now on, whoever does it. Ends with the server.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedCachesServer()
 }
 
@@ -397,6 +421,9 @@ func (UnimplementedCachesServer) Prune(*PruneRequest, grpc.ServerStreamingServer
 }
 func (UnimplementedCachesServer) Usage(context.Context, *UsageRequest) (*UsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Usage not implemented")
+}
+func (UnimplementedCachesServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedCachesServer) mustEmbedUnimplementedCachesServer() {}
 func (UnimplementedCachesServer) testEmbeddedByValue()                {}
@@ -689,6 +716,17 @@ func _Caches_Usage_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Caches_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(CachesServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Caches_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
 // Caches_ServiceDesc is the grpc.ServiceDesc for Caches service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -770,6 +808,11 @@ var Caches_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Prune",
 			Handler:       _Caches_Prune_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _Caches_Watch_Handler,
 			ServerStreams: true,
 		},
 	},

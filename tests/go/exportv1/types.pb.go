@@ -150,6 +150,8 @@ const (
 	Reason_REASON_HOLD_ENDED Reason = 26
 	// Of `linkspan.cache.v1`: the cache alone has more bytes than all caches together may have.
 	Reason_REASON_QUOTA Reason = 27
+	// Of `linkspan.cache.v1`: the server was restarted, and what was put into the export before is lost.
+	Reason_REASON_RECORDS_LOST Reason = 28
 )
 
 // Enum value maps for Reason.
@@ -183,6 +185,7 @@ var (
 		25: "REASON_CURRENT_CHANGED",
 		26: "REASON_HOLD_ENDED",
 		27: "REASON_QUOTA",
+		28: "REASON_RECORDS_LOST",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -213,6 +216,7 @@ var (
 		"REASON_CURRENT_CHANGED":       25,
 		"REASON_HOLD_ENDED":            26,
 		"REASON_QUOTA":                 27,
+		"REASON_RECORDS_LOST":          28,
 	}
 )
 
@@ -916,7 +920,7 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x17EXPORT_STATE_COMMITTING\x10\x02\x12\x1a\n" +
 	"\x16EXPORT_STATE_COMMITTED\x10\x03\x12\x18\n" +
 	"\x14EXPORT_STATE_ABORTED\x10\x04\x12\x18\n" +
-	"\x14EXPORT_STATE_EXPIRED\x10\x05*\xeb\x05\n" +
+	"\x14EXPORT_STATE_EXPIRED\x10\x05*\x84\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_INVALID_FIELD\x10\x01\x12 \n" +
@@ -946,7 +950,8 @@ const file_linkspan_export_v1_types_proto_rawDesc = "" +
 	"\x14REASON_CACHE_UNKNOWN\x10\x18\x12\x1a\n" +
 	"\x16REASON_CURRENT_CHANGED\x10\x19\x12\x15\n" +
 	"\x11REASON_HOLD_ENDED\x10\x1a\x12\x10\n" +
-	"\fREASON_QUOTA\x10\x1bb\x06proto3"
+	"\fREASON_QUOTA\x10\x1b\x12\x17\n" +
+	"\x13REASON_RECORDS_LOST\x10\x1cb\x06proto3"
 
 var (
 	file_linkspan_export_v1_types_proto_rawDescOnce sync.Once
