@@ -4,6 +4,7 @@ All contenders build the same image with the same builder, through Linkspan's do
 build without a cache.
 """
 
+import copy
 import os
 import shutil
 from statistics import median
@@ -20,6 +21,7 @@ class Cache:
     def __init__(self, bench, contender, kind):
         self.bench, self.contender, self.kind, self.number = bench, contender, kind, 0
         self.folder = os.path.join(bench.folder("caches"), "local")
+        self.builder = "linkspan"
 
     def to(self):
         return {
@@ -52,7 +54,7 @@ class Cache:
     def build(self, *arguments):
         """Seconds of the whole command."""
         started = time.monotonic()
-        run("docker", "buildx", "build", "--builder", "linkspan", "-q", "--network", "host", *arguments,
+        run("docker", "buildx", "build", "--builder", self.builder, "-q", "--network", "host", *arguments,
             self.contender.context, env=self.bench.stack.env)
         return time.monotonic() - started
 
@@ -111,13 +113,18 @@ def empty_engine(bench):
 def import_fresh(bench, name):
     """Into a builder that has nothing, all steps cached, then `--load`."""
     found, size, linkspan = caches(bench, ("linkspan", "local", "registry"))
+    # The same cache through another Linkspan, whose imports are lazy.
+    settings = ["--cache-lazy-import"]
+    bench.builder("lazy", bench.start_linkspan(bench.stack, bench.folder("lazy"), settings=settings).socket)
+    found["lazy"] = copy.copy(found["linkspan"])
+    found["lazy"].builder = "lazy"
 
     def build(cache, _):
         run("docker", "buildx", "prune", "--builder", "linkspan", "--all", "--force", env=bench.stack.env)
         return cache.build(*LOAD, *cache.from_())
 
     times = take_turns(min(bench.options.runs, 3), found, build)
-    return result(name, size, {**times, "floor": [0.0]}, linkspan, "type=local takes >= 1.3 times, type=registry >= 0.9 times as long")
+    return result(name, size, {**times, "floor": [0.0]}, linkspan, "type=local takes >= 1.3 times, type=registry >= 0.9 times as long; type=local >= 2 times as long as lazy imports")
 
 
 def import_noop(bench, name):

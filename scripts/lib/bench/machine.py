@@ -127,12 +127,12 @@ class Program:
 class Linkspan(Program):
     """Between builders and clients on one side and a stack's engine on the other."""
 
-    def __init__(self, binary, engine, builder, folder, kind="docker"):
+    def __init__(self, binary, engine, builder, folder, kind="docker", settings=()):
         self.socket = f"unix://{folder}/linkspan.sock"
         self.docker = f"unix://{folder}/docker.sock"
         host = engine.env["DOCKER_HOST" if kind == "docker" else "LINKSPAN_DOCKER_CLASSIC_HOST"]
         arguments = ["serve", "--engine", kind, "--docker-host", host, "--docker-listen", self.docker,
-                     "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket]
+                     "--builder", builder.env["BUILDKIT_HOST"], "--buildkit-listen", self.socket, *settings]
         super().__init__(binary, arguments, engine.env, folder, [self.socket, self.docker])
 
 
@@ -163,8 +163,8 @@ class Bench:
         os.makedirs(path, exist_ok=True)
         return path
 
-    def start_linkspan(self, engine, folder, kind="docker"):
-        linkspan = Linkspan(self.binary, engine, self.stack, folder, kind)
+    def start_linkspan(self, engine, folder, kind="docker", settings=()):
+        linkspan = Linkspan(self.binary, engine, self.stack, folder, kind, settings)
         self.closing.append(linkspan.stop)
         return linkspan
 

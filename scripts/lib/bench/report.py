@@ -35,9 +35,9 @@ def print_proxy(results):
 def print_caches(results):
     if not results:
         return
-    kinds = ("linkspan", "local", "registry", "floor")
-    print("\n| case | " + " | ".join(f"{kind}, own share" for kind in kinds[:3]) + " | floor | peak memory | target |")
-    print("|---|---|---|---|---|---|---|")
+    kinds = ("linkspan", "lazy", "local", "registry")
+    print("\n| case | " + " | ".join(f"{kind}, own share" for kind in kinds) + " | floor | peak memory | target |")
+    print("|---|---|---|---|---|---|---|---|")
     for r in results:
         cells = [r["case"]]
         cells += [f"{seconds(r['cache_s'][k])}, {seconds(r['share_s'][k])}" if k in r["cache_s"] else "-" for k in kinds[:3]]
