@@ -84,11 +84,13 @@ impl Api {
         self.whole(path, request, ANSWER, ANSWER_BYTES).await
     }
 
-    /// The first process of a container, as dockerd's host numbers it; `None` if the container does not run.
+    /// The first process of a container; `None` if the container does not run, or if dockerd's host numbers processes
+    /// otherwise than this process sees them, as in a virtual machine: then the control group has another name.
     pub(crate) async fn process_of(&self, container: &str) -> Option<Pid> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Container {
+            id: String,
             state: State,
         }
         #[derive(Deserialize)]
@@ -97,7 +99,9 @@ impl Api {
             pid: i32,
         }
         let response = self.get(&format!("/containers/{container}/json")).await.ok()?;
-        Pid::from_raw(serde_json::from_slice::<Container>(&response.body).ok()?.state.pid)
+        let Container { id, state } = serde_json::from_slice(&response.body).ok()?;
+        let groups = tokio::fs::read_to_string(format!("/proc/{}/cgroup", state.pid)).await.ok()?;
+        Pid::from_raw(state.pid).filter(|_| !id.is_empty() && groups.contains(&id))
     }
 
     /// POSTs without a body.

@@ -103,6 +103,11 @@ impl ConnectionPool {
         }
     }
 
+    /// The upstream's name, as [`Dial::name`].
+    pub fn name(&self) -> String {
+        self.dial.name()
+    }
+
     /// The upstream's process, as [`Dial::process`].
     pub async fn process(&self) -> Option<Pid> {
         self.dial.process().await

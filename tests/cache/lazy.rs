@@ -70,7 +70,7 @@ fn what_is_offered_is_read_with_the_password_only() {
     let builder = stack.builder(&linkspan.address());
     let context = Context::new("FROM scratch\nCOPY noise /noise\n").noise("noise", 1000, 7);
     export(&builder, &context);
-    let back = builder.build(context.path(), FROM).args(["-o", "type=cacheonly"]).ok();
+    builder.build(context.path(), FROM).args(["-o", "type=cacheonly"]).ok();
     let log = linkspan.log();
     let opened = log.lines().find(|line| line.contains("listening on the builder's loopback")).expect(&log);
     let port: u16 = opened.split("port=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
@@ -82,6 +82,12 @@ fn what_is_offered_is_read_with_the_password_only() {
         stream.read_to_string(&mut said).unwrap();
         said.lines().next().unwrap().to_owned()
     };
+    // Those who only hold connections open do not keep the builder out.
+    let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    builder.buildx(["prune", "--all", "--force"]).ok();
+    let back = builder.build(context.path(), FROM).args(["-o", "type=cacheonly"]).ok();
+    assert_eq!(cached_steps(&back), 1, "{back}");
+    drop(idle);
     let repository = imported(&back, port);
     for path in ["/v2/", "/v2/_catalog", &format!("/v2/{}", repository.replace('@', "/manifests/"))] {
         // `linkspan:` and a password that is not the one.
@@ -94,7 +100,7 @@ fn what_is_offered_is_read_with_the_password_only() {
 /// The repository and the digest that the builder says it imports.
 #[track_caller]
 fn imported(output: &Output, port: u16) -> String {
-    let (_, said) = output.stderr.split_once(&format!("importing cache manifest from localhost:{port}/")).unwrap();
+    let (_, said) = output.stderr.split_once(&format!("importing cache manifest from 127.0.0.1:{port}/")).unwrap();
     said.lines().next().unwrap().to_owned()
 }
 

@@ -5,7 +5,7 @@
 //! load is a failed build in the builder's history, too, and the builder's lease keeps the image's blobs meanwhile. Older
 //! builders never call; then the load begins with the response to `Solve`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use http::{Request, Response};
@@ -15,10 +15,10 @@ use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
 
 use super::grpc::{Unary, error_response, frame, grpc_response};
-use super::load::{Load, Moment};
+use super::load::{ExportPhase, Load};
 use super::response::BuildResponse;
 use super::said::Said;
-use super::session::{Answer, Answered, SessionCalls};
+use super::session::{CallHandler, Handled, SessionCalls};
 use crate::http2::Body;
 
 /// Before the exporters run: a client may name more of them. We name none.
@@ -29,7 +29,17 @@ const FINALIZE: &str = "/moby.exporter.v1.Exporter/FinalizeExport";
 /// The loads of one builder that are exported inside their build, by the client's session, which is all that the builder's
 /// calls name.
 #[derive(Debug, Default)]
-pub(super) struct Finalizers(Mutex<HashMap<String, Weak<Finalizer>>>);
+pub(super) struct Finalizers(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    finalizers: HashMap<String, Weak<Finalizer>>,
+    /// Sessions whose client answers these calls itself, the oldest first.
+    of_clients: VecDeque<String>,
+}
+
+/// How many sessions are remembered in which the client answers.
+const MAX_OF_CLIENTS: usize = 256;
 
 /// One such load.
 #[derive(Debug)]
@@ -45,36 +55,53 @@ impl Finalizers {
     /// Answers the calls of the load's build until the finalizer is dropped; `None` if another build of the same session
     /// runs, from which the builder's calls cannot be told.
     pub(super) fn add(&self, load: &Arc<Load>) -> Option<Arc<Finalizer>> {
-        let mut finalizers = self.finalizers();
-        finalizers.retain(|_, finalizer| finalizer.strong_count() > 0);
-        if finalizers.contains_key(&load.solve.session) {
+        let mut known = self.known();
+        let session = &load.solve.session;
+        known.finalizers.retain(|_, finalizer| finalizer.strong_count() > 0);
+        if known.finalizers.contains_key(session) || known.of_clients.contains(session) {
             return None;
         }
         let (said, result) = (Mutex::default(), OnceCell::new());
         let finalizer = Arc::new(Finalizer { load: load.clone(), span: Span::current(), said, result });
-        finalizers.insert(load.solve.session.clone(), Arc::downgrade(&finalizer));
+        known.finalizers.insert(session.clone(), Arc::downgrade(&finalizer));
         Some(finalizer)
     }
 
-    fn finalizers(&self) -> MutexGuard<'_, HashMap<String, Weak<Finalizer>>> {
+    /// Answers no more calls in a session: a build of it comes whose client answers them itself. A load that waits for its
+    /// call begins after its build.
+    pub(super) fn leave_to_client(&self, session: &str) {
+        let mut known = self.known();
+        known.finalizers.remove(session);
+        if known.of_clients.len() == MAX_OF_CLIENTS {
+            known.of_clients.pop_front();
+        }
+        known.of_clients.push_back(session.to_owned());
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl SessionCalls for Finalizers {
-    fn answer(&self, session: &str, call: &Request<Incoming>) -> Option<Answer> {
+    fn handler_for(&self, session: &str, call: &Request<Incoming>) -> Option<CallHandler> {
         let is_find = call.uri().path() == FIND;
         if !is_find && call.uri().path() != FINALIZE {
             return None;
         }
-        let finalizer = self.finalizers().get(session).and_then(Weak::upgrade)?;
+        let finalizer = self.known().finalizers.get(session).and_then(Weak::upgrade)?;
         Some(Box::new(move |call| {
             Box::pin(async move {
-                let message = Unary::read(call.into_body()).await.ok().and_then(|call| call.message());
-                Answered::Response(match message {
-                    Some(message) if is_find => finalizer.find(&message),
-                    Some(message) => finalizer.finalize(&message).await,
-                    None => error_response(&Status::invalid_argument("linkspan: the call is not a gRPC message")),
+                let message = match Unary::read(call.into_body()).await {
+                    Ok(call) => call.message().ok_or_else(|| "it is no plain message".into()),
+                    Err(error) => Err(error),
+                };
+                Handled::Response(match message {
+                    Ok(message) if is_find => finalizer.find(&message),
+                    Ok(message) => finalizer.finalize(&message).await,
+                    Err(error) => {
+                        error_response(&Status::unknown(format!("linkspan: reading the builder's call: {error}")))
+                    }
                 })
             })
         }))
@@ -98,7 +125,7 @@ impl Finalizer {
             Err(error) => return error_response(&Status::invalid_argument(format!("linkspan: the call is {error}"))),
         };
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let load = || self.load.finish(answer, Moment::InBuild(said)).instrument(self.span.clone());
+        let load = || self.load.finish(answer, ExportPhase::InBuild(said)).instrument(self.span.clone());
         match self.result.get_or_init(load).await {
             Ok(_) => empty(),
             // The builder takes UNAVAILABLE and UNIMPLEMENTED for clients that do not know the call.

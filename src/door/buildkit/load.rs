@@ -1,4 +1,4 @@
-//! The exports of a build, between the builder's response and the client's, and each exporter's result.
+//! The exports of a build, inside it or between the builder's response and the client's, and each exporter's result.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::builder::{Builder, Record};
 use super::builds::Build;
 use super::exporters::{EXPLICIT_TYPE, Exporter};
 use super::names;
-use super::progress::{Display, Shown};
+use super::progress::{Display, Placement};
 use super::rebuild::rebuild;
 use super::remarks;
 use super::response::{BuildResponse, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
@@ -53,11 +53,11 @@ struct BuiltImage {
 
 /// When a load is exported.
 #[derive(Debug)]
-pub(super) enum Moment {
+pub(super) enum ExportPhase {
     /// While the builder waits for it, with what it has told of the frontend's metadata.
     InBuild(Option<Said>),
     /// After the builder's response.
-    Afterwards,
+    AfterBuild,
 }
 
 impl Load {
@@ -71,12 +71,12 @@ impl Load {
     }
 
     /// Exports what the builder made and completes the builder's response.
-    pub(super) async fn finish(&self, answer: BuildResponse, moment: Moment) -> Result<BuildResponse, Status> {
-        let (shown, said) = match moment {
-            Moment::InBuild(said) => (Shown::Among, said),
-            Moment::Afterwards => (Shown::After, None),
+    pub(super) async fn finish(&self, answer: BuildResponse, phase: ExportPhase) -> Result<BuildResponse, Status> {
+        let (placement, said) = match phase {
+            ExportPhase::InBuild(said) => (Placement::Inline, said),
+            ExportPhase::AfterBuild => (Placement::AfterBuild, None),
         };
-        self.export(&self.solve.build, answer, &self.displays(shown, |_| true), &self.asked, said).await
+        self.export(&self.solve.build, answer, &self.displays(placement, |_| true), &self.asked, said).await
     }
 
     /// Removes a repetition from the builder's history.
@@ -96,13 +96,14 @@ impl Load {
     }
 
     /// Starts the progress display of each load that is wanted.
-    pub(super) fn displays(&self, shown: Shown, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
+    pub(super) fn displays(&self, placement: Placement, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
         let engine = self.exports.engine().identity().kind.name();
         self.loads()
             .enumerate()
             .map(|(index, load)| {
-                let display =
-                    load.filter(|_| wanted(index)).map(|_| Display::start(self.build.clone(), engine, index, shown));
+                let display = load
+                    .filter(|_| wanted(index))
+                    .map(|_| Display::start(self.build.clone(), engine, index, placement));
                 (self.solve.exporters[index].is_plain(), display)
             })
             .inspect(|(plain, display)| {

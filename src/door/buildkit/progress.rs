@@ -28,7 +28,7 @@ struct Inner {
     build: Arc<Build>,
     engine: &'static str,
     vertex: Vertex,
-    shown: Shown,
+    placement: Placement,
     blobs: Mutex<HashMap<String, Blob>>,
     warned: AtomicBool,
     ended: AtomicBool,
@@ -36,11 +36,11 @@ struct Inner {
 
 /// Where an export is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum Placement {
     /// Among the builder's own progress.
-    Among,
+    Inline,
     /// After it.
-    After,
+    AfterBuild,
 }
 
 /// What was last shown of a blob.
@@ -52,34 +52,23 @@ struct Blob {
 
 impl Display {
     /// Starts the vertex of the export with the given index.
-    pub(super) fn start(build: Arc<Build>, engine: &'static str, index: usize, shown: Shown) -> Self {
+    pub(super) fn start(build: Arc<Build>, engine: &'static str, index: usize, placement: Placement) -> Self {
         let digest = Digest::sha256(format!("{}-linkspan-{index}", build.id).as_bytes()).to_string();
         let name = format!("importing to {engine}");
         let vertex = Vertex { digest, name, started: Some(now()), ..Vertex::default() };
-        let display = Self(Arc::new(Inner {
-            build,
-            engine,
-            vertex,
-            shown,
-            blobs: Mutex::default(),
-            warned: AtomicBool::default(),
-            ended: AtomicBool::default(),
-        }));
+        let display = Self::new(build, engine, vertex, placement);
         display.0.show(vec![display.0.vertex.clone()], Vec::new());
         display
     }
 
     /// Shows an export in a vertex of the builder's own, while that runs.
     pub(super) fn beside(build: Arc<Build>, engine: &'static str, digest: String) -> Self {
-        Self(Arc::new(Inner {
-            build,
-            engine,
-            vertex: Vertex { digest, ..Vertex::default() },
-            shown: Shown::Among,
-            blobs: Mutex::default(),
-            warned: AtomicBool::default(),
-            ended: AtomicBool::default(),
-        }))
+        Self::new(build, engine, Vertex { digest, ..Vertex::default() }, Placement::Inline)
+    }
+
+    fn new(build: Arc<Build>, engine: &'static str, vertex: Vertex, placement: Placement) -> Self {
+        let (blobs, warned, ended) = Default::default();
+        Self(Arc::new(Inner { build, engine, vertex, placement, blobs, warned, ended }))
     }
 
     /// The receiver of the export's events.
@@ -193,9 +182,9 @@ impl Inner {
 
     fn send(&self, response: &StatusResponse) {
         let frame = frame(&response.encode_to_vec());
-        match self.shown {
-            Shown::Among => self.build.show_now(frame),
-            Shown::After => self.build.show(frame),
+        match self.placement {
+            Placement::Inline => self.build.show_now(frame),
+            Placement::AfterBuild => self.build.show(frame),
         }
     }
 }

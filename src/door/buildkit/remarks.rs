@@ -4,7 +4,7 @@ use http::{HeaderMap, header};
 
 use super::exporters::Exporter;
 
-/// Shown when a plain exporter is treated as a load.
+/// Placement when a plain exporter is treated as a load.
 pub(super) const TAKEN: &str = "taken for a load, as --plain-is-load says; a file that dest= names is not written";
 
 /// The newest gRPC of Go (minor version of 1) in a buildx that does not mark its loads: buildx 0.23 and 0.24 both have it

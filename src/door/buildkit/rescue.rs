@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use super::exporters::Exporter;
 use super::load::Load;
-use super::progress::{Display, Shown};
+use super::progress::{Display, Placement};
 use super::rebuild::once;
 use super::response::BuildResponse;
 
@@ -22,13 +22,14 @@ impl Load {
         };
         // Outputs that are not loads have failed or are done.
         let again: Vec<_> = self.loads().map(|load| load.unwrap_or_else(|| self.any_load()).clone()).collect();
-        let displays = self.displays(Shown::After, |index| record.roots.iter().any(|(made, _)| *made == index));
+        let displays =
+            self.displays(Placement::AfterBuild, |index| record.roots.iter().any(|(made, _)| *made == index));
         let rescued = if displays.iter().flatten().next().is_some() {
             tracing::info!(build = %self.build.id, "the build failed when its image was made; that is exported");
             self.export(&self.solve.build, BuildResponse::default(), &displays, &again, None).await.map(drop)
         } else if record.is_built && code != Code::Cancelled && self.can_be_made_again() {
             tracing::info!(build = %self.build.id, "another output failed before the image was made; that is made again");
-            self.make_again(&self.displays(Shown::After, |_| true), &again).await
+            self.make_again(&self.displays(Placement::AfterBuild, |_| true), &again).await
         } else {
             return;
         };

@@ -20,7 +20,7 @@ use super::explicit::{explained, refusal};
 use super::exporters::Exporter;
 use super::finalize::Finalizer;
 use super::grpc::{Unary, error_response, frame, status};
-use super::load::{Load, Moment};
+use super::load::{ExportPhase, Load};
 use super::rebuild::{GATEWAY_RETURN, GATEWAY_SOLVE, SOLVE};
 use super::response::BuildResponse;
 use super::session::SESSION;
@@ -48,8 +48,8 @@ enum Edit {
     Refuse(Status),
 }
 
-/// What a request has for the engine's images.
-enum Wish {
+/// What becomes of a request's loads.
+enum LoadPlan {
     /// No load.
     Nothing,
     /// A load that we cannot export, perhaps with what the client is told of that.
@@ -144,9 +144,12 @@ impl Route {
     /// The edited request, and the caches that replace its cache entries of ours.
     async fn edit_all(&self, solve: Solve, headers: &HeaderMap) -> (Edit, Option<Cached>) {
         let door = &*self.door;
-        let wish = self.wish(&solve).await;
+        if solve.has_session_exporter {
+            door.finalizers.leave_to_client(&solve.session);
+        }
+        let plan = self.plan(&solve).await;
         let has_caches = door.caching.is_wanted(&solve.cache).await;
-        let is_finalized = matches!(wish, Wish::Load { finalizes: true, .. });
+        let is_finalized = matches!(plan, LoadPlan::Load { finalizes: true, .. });
         let is_split = door.sessions.decide(&solve.session, is_finalized || has_caches && door.caching.is_able());
         let (solve, cached) = match has_caches {
             false => (solve, None),
@@ -155,26 +158,26 @@ impl Route {
                 Err(status) => return (Edit::Refuse(status), None),
             },
         };
-        (self.edit(solve, wish, is_split, headers), cached)
+        (self.edit(solve, plan, is_split, headers), cached)
     }
 
-    /// What the request has for the engine's images, and whether the builder can do that.
-    async fn wish(&self, solve: &Solve) -> Wish {
+    /// What becomes of the request's loads. Asks the builder what it can do.
+    async fn plan(&self, solve: &Solve) -> LoadPlan {
         let door = &*self.door;
-        let Some(asked) = solve.asked(door.plain_is_load) else { return Wish::Nothing };
+        let Some(asked) = solve.asked(door.plain_is_load) else { return LoadPlan::Nothing };
         let why = match timeout(LOOK, self.capabilities()).await {
             Ok(Ok(able)) if able.exports_directly => {
                 // Of several exporters the builder tells the results only after the build, in its history.
                 let finalizes = able.finalizes && asked.len() == 1 && !solve.has_session_exporter;
-                return Wish::Load { asked, finalizes };
+                return LoadPlan::Load { asked, finalizes };
             }
-            Ok(Ok(_)) => return Wish::Pass(None),
+            Ok(Ok(_)) => return LoadPlan::Pass(None),
             // A builder that does not respond will hardly build; if it does, the client's own export still works.
             Ok(Err(status)) => format!("the builder does not say what it is ({})", status.message()),
             Err(_) => format!("the builder has not said within {} s what it is", LOOK.as_secs()),
         };
         tracing::warn!(builder = %door.builder.name, build = %solve.build, %why, "no direct export");
-        Wish::Pass(Some(remarks::passed(&why)))
+        LoadPlan::Pass(Some(remarks::passed(&why)))
     }
 
     /// The request without our own cache entries, and the caches that replace them.
@@ -187,7 +190,7 @@ impl Route {
     }
 
     /// The edited request, if it has a load. `is_split` says whether we can answer calls in the client's session.
-    fn edit(&self, solve: Solve, wish: Wish, is_split: bool, headers: &HeaderMap) -> Edit {
+    fn edit(&self, solve: Solve, plan: LoadPlan, is_split: bool, headers: &HeaderMap) -> Edit {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
         Span::current().record("build", &build.id);
@@ -197,13 +200,13 @@ impl Route {
             }
             Edit::Pass { said: remark.map(|_| build.clone()) }
         };
-        let (asked, finalizes) = match wish {
-            Wish::Nothing => {
+        let (asked, finalizes) = match plan {
+            LoadPlan::Nothing => {
                 let is_able = self.capabilities.get().is_some_and(|able| able.exports_directly);
                 return pass(remarks::plain(&solve.exporters, headers).filter(|_| is_able));
             }
-            Wish::Pass(remark) => return pass(remark),
-            Wish::Load { asked, finalizes } => (asked, finalizes && is_split),
+            LoadPlan::Pass(remark) => return pass(remark),
+            LoadPlan::Load { asked, finalizes } => (asked, finalizes && is_split),
         };
         let Ok(message) = solve.with_exporters(&asked) else { return pass(None) };
         let (builder, exports, client) = (door.builder.clone(), door.exports.clone(), self.client.clone());
@@ -300,7 +303,7 @@ async fn completed(
     match (result, load) {
         (Some(result), _) => answer.take_image_of(result.as_ref().map_err(Status::clone)?),
         (None, Some(load)) => {
-            let loaded = load.finish(answer.clone(), Moment::Afterwards).await?;
+            let loaded = load.finish(answer.clone(), ExportPhase::AfterBuild).await?;
             answer.take_image_of(&loaded);
         }
         (None, None) => {}

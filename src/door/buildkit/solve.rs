@@ -150,7 +150,7 @@ impl Solve {
     pub(super) fn again(&self, build: &str, exporters: &[Exporter], history: History) -> Result<Bytes, WireError> {
         let mut message = copy_without(
             &self.message,
-            &[REF, INTERNAL, CACHE, EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED],
+            &[REF, INTERNAL, CACHE, EXPORTERS, EXPORTER_DEPRECATED, EXPORTER_ATTRS_DEPRECATED, ENABLE_SESSION_EXPORTER],
         )?;
         put_bytes(&mut message, REF, build.as_bytes());
         if history == History::Skip {

@@ -15,8 +15,8 @@ use super::cache::renamed;
 use super::grpc::FRAME_HEADER;
 use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
 
-/// Keeps the stream open. The builder ends it just before its response to `Solve`, with which our export begins, so our
-/// frames are sent between the builder's last one and the trailers.
+/// Keeps the stream open. The builder ends it just before its response to `Solve`; the frames of an export that begins with that
+/// response are sent between the builder's last one and the trailers, those of one inside the build among the builder's.
 pub(super) fn hold_open(response: Response<Incoming>, build: Arc<Build>) -> Response<Body> {
     if response.body().is_end_stream() {
         // Only a status, in the headers: there is no stream to keep open, and it must stay a single frame.

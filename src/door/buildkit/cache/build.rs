@@ -120,8 +120,8 @@ impl Caching {
 }
 
 /// Why nothing can be read or written inside a client's session.
-const TOO_LATE: &str = "the builder cannot reach Linkspan inside this client's session, which another build uses as it is; \
-                        hint: build again, and by itself";
+const TOO_LATE: &str = "another build already uses this client's session unsplit, so the builder cannot call Linkspan in it; \
+                        hint: run this build alone";
 
 impl CacheBuild {
     /// The store `name` of the build: the empty one has what is imported, `e0` takes the first export.

@@ -40,7 +40,8 @@ impl CacheBuild {
         if pins.is_empty() {
             return;
         }
-        let (exports, origin, build) = (self.caching.exports.clone(), self.origin(), Arc::downgrade(self));
+        let Some(stored) = self.stored.as_ref().map(Arc::downgrade) else { return };
+        let (exports, origin) = (self.caching.exports.clone(), self.origin());
         self.caching.exports.clean_up(async move {
             let pinned = async {
                 let lease = exports.engine().lease(&origin, Lifetime::Process).await?;
@@ -53,7 +54,8 @@ impl CacheBuild {
                 }
             };
             match pinned.await {
-                Ok(lease) => match build.upgrade().as_ref().and_then(|build| build.stored.as_ref()) {
+                // Lazy imports may be read after the build.
+                Ok(lease) => match stored.upgrade() {
                     Some(stored) => stored.leases.add(lease),
                     None => exports.release(lease),
                 },

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
-use super::super::session::{Answer, Answered, SessionCalls};
+use super::super::session::{CallHandler, Handled, SessionCalls};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
 use super::loopback::{CREDENTIALS, Loopback};
@@ -36,7 +36,7 @@ const CONTENT: &str = "/containerd.services.content.v1.Content/";
 /// look at the first one only (BuildKit `session/content/attachable.go`).
 const STORE: &str = "buildkit-attachable-store-id";
 
-/// What stands before our own ids in a session's calls (BuildKit `cache/remotecache/local`).
+/// The prefix that BuildKit puts before the id of a local store (`cache/remotecache/local`).
 const LOCAL: &str = "local:";
 
 /// The caches that one builder's builds read and write.
@@ -105,7 +105,7 @@ impl Caching {
 
 impl Caching {
     /// What answers a call to one of our stores.
-    fn content(&self, call: &Request<Incoming>) -> Option<Answer> {
+    fn content(&self, call: &Request<Incoming>) -> Option<CallHandler> {
         let id = store_of_ours(call)?;
         let found = self.find(id).and_then(|(build, store)| build.store(store));
         let missing = Status::not_found(format!("linkspan: the build of the store {id} has ended"));
@@ -120,14 +120,14 @@ impl Caching {
                 Err(never) => match never {},
             }
         };
-        Some(Box::new(move |call| answer(call).map(Answered::Response).boxed()))
+        Some(Box::new(move |call| answer(call).map(Handled::Response).boxed()))
     }
 }
 
 impl SessionCalls for Caching {
-    fn answer(&self, _: &str, call: &Request<Incoming>) -> Option<Answer> {
+    fn handler_for(&self, session: &str, call: &Request<Incoming>) -> Option<CallHandler> {
         match &self.loopback {
-            Some(loopback) if call.uri().path() == CREDENTIALS => Some(loopback.credentials()),
+            Some(loopback) if call.uri().path() == CREDENTIALS => loopback.credentials(session),
             _ => self.content(call),
         }
     }

@@ -31,21 +31,21 @@ use split::{Side, split};
 pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 
 /// Answers one call.
-pub(super) type Answer = Box<dyn FnOnce(Request<Incoming>) -> BoxFuture<'static, Answered> + Send>;
+pub(super) type CallHandler = Box<dyn FnOnce(Request<Incoming>) -> BoxFuture<'static, Handled> + Send>;
 
 /// What became of a call.
 #[derive(Debug)]
-pub(super) enum Answered {
+pub(super) enum Handled {
     /// Its response.
     Response(Response<Body>),
     /// It is for the client after all.
-    Pass(Request<Body>),
+    Forward(Request<Body>),
 }
 
 /// Answers calls of a builder inside a session in the client's place.
 pub(super) trait SessionCalls: Debug + Send + Sync {
     /// What answers a call in the session called `session`; `None` if that is for the client.
-    fn answer(&self, session: &str, call: &Request<Incoming>) -> Option<Answer>;
+    fn handler_for(&self, session: &str, call: &Request<Incoming>) -> Option<CallHandler>;
 }
 
 /// What names a session (BuildKit `session/session.go`).

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::pipe::{End, Pipe};
 use super::source::Source;
 use super::tunnel::{Tunnel, poll_source};
-use super::{Answered, SessionCalls, registry::Session};
+use super::{Handled, SessionCalls, registry::Session};
 use crate::http2::{BodyError, UpstreamConnection, serve};
 
 /// One side of a session.
@@ -36,12 +36,12 @@ pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, ca
         let (connection, session) = (connection.clone(), session);
         serve(to_builder, CancellationToken::new(), move |request| {
             let connection = connection.clone();
-            let answer = calls.iter().find_map(|calls| calls.answer(&session.id, &request));
+            let answer = calls.iter().find_map(|calls| calls.handler_for(&session.id, &request));
             async move {
                 match answer {
                     Some(answer) => match answer(request).await {
-                        Answered::Response(response) => Ok(response),
-                        Answered::Pass(request) => {
+                        Handled::Response(response) => Ok(response),
+                        Handled::Forward(request) => {
                             Ok(connection.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))
                         }
                     },

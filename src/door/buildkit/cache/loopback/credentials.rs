@@ -14,9 +14,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use tonic::Status;
 
 use super::super::super::grpc::{Unary, error_response, frame, grpc_response};
-use super::super::super::session::{Answer, Answered};
+use super::super::super::session::{CallHandler, Handled};
 use super::super::super::wire::{fields, put_bytes};
-use super::{Listener, Loopback};
+use super::{LOOPBACK, Listener, Loopback, lock};
 use crate::image::Digest;
 
 /// The call by which a builder asks for a registry's password (BuildKit `session/auth/auth.proto`).
@@ -29,10 +29,10 @@ const SECRET: u32 = 2;
 
 const USER: &str = "linkspan";
 
-/// A password that nobody chose.
+/// A random password, one per listener.
 pub(super) struct Password {
     text: String,
-    /// The digest of the header that has it. Digests are compared, so that the time of it tells nothing.
+    /// The digest of the header that has it: digests are compared, so timing reveals nothing about it.
     header: Digest,
 }
 
@@ -59,28 +59,30 @@ impl Password {
 }
 
 impl Loopback {
-    /// Answers the question for a password, if it is for this registry.
-    pub(in super::super) fn credentials(&self) -> Answer {
+    /// Answers the question for a password in the session called `session`, if it is for this registry; `None` if the session
+    /// has no build that imports from it.
+    pub(in super::super) fn credentials(&self, session: &str) -> Option<CallHandler> {
         let listener = self.listener.clone();
-        Box::new(move |call| respond(listener, call).boxed())
+        let is_of_import = lock(&self.offers).iter().any(|offer| offer.session == session);
+        is_of_import.then(|| Box::new(move |call| respond(listener, call).boxed()) as _)
     }
 }
 
-async fn respond(listener: Arc<AsyncMutex<Option<Listener>>>, call: Request<Incoming>) -> Answered {
+async fn respond(listener: Arc<AsyncMutex<Option<Listener>>>, call: Request<Incoming>) -> Handled {
     let (parts, body) = call.into_parts();
     let call = match Unary::read(body).await {
         Ok(call) => call,
-        Err(error) => return Answered::Response(error_response(&Status::unavailable(format!("linkspan: {error}")))),
+        Err(error) => return Handled::Response(error_response(&Status::unavailable(format!("linkspan: {error}")))),
     };
     let host = call.message().and_then(|message| host(&message));
     match &*listener.lock().await {
-        Some(open) if host == Some(format!("localhost:{}", open.port)) => {
+        Some(open) if host == Some(format!("{LOOPBACK}:{}", open.port)) => {
             let mut message = Vec::new();
             put_bytes(&mut message, USERNAME, USER.as_bytes());
             put_bytes(&mut message, SECRET, open.password.text.as_bytes());
-            Answered::Response(grpc_response(frame(&message)))
+            Handled::Response(grpc_response(frame(&message)))
         }
-        _ => Answered::Pass(Request::from_parts(parts, call.into_body())),
+        _ => Handled::Forward(Request::from_parts(parts, call.into_body())),
     }
 }
 

@@ -25,19 +25,28 @@ pub(super) use credentials::CREDENTIALS;
 use credentials::Password;
 use namespace::Namespace;
 
-/// How long what a build has imported can be read after the build's end: another build may have taken over a step of it.
+/// How long imports stay readable after their build: a concurrent build may share its steps.
 const GRACE: Duration = Duration::from_secs(600);
 
-/// How often it is checked which builds have ended.
+/// The interval at which imports of builds that have ended are dropped.
 const SWEEP: Duration = Duration::from_secs(30);
 
 /// The largest document that a builder imports from a registry (BuildKit `cache/remotecache/import.go`, `readBlob`).
 const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
 
+/// How many imports can be read. Beyond that the oldest goes whose build has ended; none of a build that runs.
+const MAX_OFFERS: usize = 256;
+
+/// The address, as builders name it. They speak HTTP without TLS to it, and use no proxy (containerd
+/// `core/remotes/docker`, `MatchLocalhost`).
+const LOOPBACK: &str = "127.0.0.1";
+
 /// The registry of one builder.
 #[derive(Debug)]
 pub(super) struct Loopback {
     connections: Arc<ConnectionPool>,
+    /// Why the last import was not lazy: a reason is logged once.
+    refusal: Mutex<Option<String>>,
     offers: Offers,
     listener: Arc<AsyncMutex<Option<Listener>>>,
 }
@@ -49,6 +58,8 @@ type Offers = Arc<Mutex<Vec<Offer>>>;
 #[derive(Debug)]
 struct Offer {
     repository: String,
+    /// The session of the build's client, in which the builder may ask for the password.
+    session: String,
     stored: Arc<Stored>,
     build: Weak<CacheBuild>,
     ended: Option<Instant>,
@@ -66,12 +77,12 @@ struct Listener {
 impl Loopback {
     /// A registry for the builder behind `connections`. It listens from the first import on.
     pub(super) fn new(connections: Arc<ConnectionPool>) -> Self {
-        let (offers, listener) = Default::default();
-        Self { connections, offers, listener }
+        let (refusal, offers, listener) = Default::default();
+        Self { connections, refusal, offers, listener }
     }
 
     /// Lets the builder read `parts` of the cache `name` from `stored`, while `build` runs and a while longer. Returns the
-    /// repository, as in `localhost:40001/<cache>`; `None` if the builder cannot import them from a registry.
+    /// repository, as in `127.0.0.1:40001/<cache>`; `None` if the builder cannot import them from a registry.
     pub(super) async fn offer(
         &self,
         name: &CacheRef,
@@ -88,21 +99,25 @@ impl Loopback {
         // The same for every build, because a builder notes with each blob the repositories that have it. The name of a cache
         // may have characters that a repository's has not.
         let repository = Digest::sha256(name.as_str().as_bytes()).short().to_owned();
-        let address = format!("localhost:{port}/{repository}");
-        lock(&self.offers).push(Offer {
-            repository,
-            stored: stored.clone(),
-            build: Arc::downgrade(build),
-            ended: None,
-        });
+        // By its number: another process could listen on the same port of `::1`, which `localhost` may be as well.
+        let address = format!("{LOOPBACK}:{port}/{repository}");
+        let (session, build) = (build.session.clone(), Arc::downgrade(build));
+        let mut offers = lock(&self.offers);
+        if offers.len() >= MAX_OFFERS
+            && let Some(oldest) = offers.iter().position(|offer| offer.build.strong_count() == 0)
+        {
+            offers.remove(oldest);
+        }
+        offers.push(Offer { repository, session, stored: stored.clone(), build, ended: None });
         Some(address)
     }
 
     /// The port on the builder's loopback; `None` if the builder is not on this host or its network cannot be entered.
     async fn port(&self) -> Option<u16> {
-        let process = self.connections.process().await?;
+        let process = self.connections.process().await;
         let mut listener = self.listener.lock().await;
         let opened = async {
+            let process = process.ok_or_else(|| io::Error::other("it is not known to run on this host"))?;
             let namespace = Namespace::of_builder(process)?;
             match &*listener {
                 // A builder that was restarted may have another one.
@@ -111,8 +126,12 @@ impl Loopback {
             }
         };
         let refused = |error: &io::Error| {
-            let process = process.as_raw_nonzero();
-            tracing::warn!(%error, process, "cache imports are not lazy: the builder's network cannot be entered");
+            let reason = Some(error.to_string());
+            let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+            if *refusal != reason {
+                tracing::warn!(%error, builder = self.connections.name(), "cache imports are not lazy for this builder");
+                *refusal = reason;
+            }
         };
         opened.await.inspect_err(refused).ok()
     }

@@ -1,8 +1,10 @@
 //! The routes: what a builder reads of a registry when it imports a cache by its digest (OCI distribution specification, "Pull").
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -15,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::credentials::Password;
@@ -24,8 +26,9 @@ use crate::caches::CacheReader;
 use crate::http2::{Body, BodyError, full};
 use crate::image::Digest;
 
-/// How many connections are served at once; more wait.
-const MAX_CONNECTIONS: usize = 128;
+/// How many connections may be open on which nobody has given the password yet. Beyond that the oldest is closed, so that the
+/// builder's is always served.
+const MAX_STRANGERS: usize = 64;
 
 /// How long a client may take for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,16 +38,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves what is offered, for ever.
 pub(super) async fn serve(socket: TcpListener, password: Arc<Password>, offers: Offers) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    // It is never closed.
-    while let Ok(place) = places.clone().acquire_owned().await {
+    let mut connections = JoinSet::new();
+    let mut strangers: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
+    loop {
         match socket.accept().await {
             Ok((stream, _)) => {
-                let (password, offers) = (password.clone(), offers.clone());
-                tokio::spawn(async move {
-                    connection(stream, password, offers).await;
-                    drop(place);
-                });
+                while connections.try_join_next().is_some() {}
+                strangers.retain(|(task, is_known)| !task.is_finished() && !is_known.load(Ordering::Relaxed));
+                if strangers.len() >= MAX_STRANGERS
+                    && let Some((oldest, _)) = strangers.pop_front()
+                {
+                    oldest.abort();
+                }
+                let is_known = Arc::new(AtomicBool::new(false));
+                let task = connections.spawn(connection(stream, password.clone(), offers.clone(), is_known.clone()));
+                strangers.push_back((task, is_known));
             }
             Err(error) => {
                 tracing::warn!(%error, "lazy cache imports: a connection could not be accepted");
@@ -54,13 +62,16 @@ pub(super) async fn serve(socket: TcpListener, password: Arc<Password>, offers: 
     }
 }
 
-async fn connection(stream: TcpStream, password: Arc<Password>, offers: Offers) {
+/// Serves one connection. `is_known` is set with the first request that has the password.
+async fn connection(stream: TcpStream, password: Arc<Password>, offers: Offers, is_known: Arc<AtomicBool>) {
     let service = service_fn(move |request| {
-        let (password, offers) = (password.clone(), offers.clone());
+        let (password, offers, is_known) = (password.clone(), offers.clone(), is_known.clone());
         async move {
-            let response = match password.is_in(request.headers()) {
-                true => answer(&request, &offers).await,
-                false => unauthorized(),
+            let response = if password.is_in(request.headers()) {
+                is_known.store(true, Ordering::Relaxed);
+                answer(&request, &offers).await
+            } else {
+                unauthorized()
             };
             Ok::<_, Infallible>(response)
         }
@@ -100,9 +111,9 @@ async fn answer(request: &Request<Incoming>, offers: &Offers) -> Response<Body> 
     };
     let Ok(media_type) = HeaderValue::try_from(media_type) else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
     let (status, range) = match range(request.headers(), size) {
-        None => (StatusCode::OK, 0..size),
-        Some(Some(range)) => (StatusCode::PARTIAL_CONTENT, range),
-        Some(None) => {
+        ByteRange::All => (StatusCode::OK, 0..size),
+        ByteRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        ByteRange::Unsatisfiable => {
             let mut response = empty(StatusCode::RANGE_NOT_SATISFIABLE);
             put(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{size}"));
             return response;
@@ -112,7 +123,7 @@ async fn answer(request: &Request<Incoming>, offers: &Offers) -> Response<Body> 
         &Method::HEAD => empty(status),
         _ => match body(&reader, &digest, &range).await {
             Some(body) => Response::new(body),
-            // The engine has lost it: the builder runs the step instead.
+            // The engine has lost it, and a build that needs it fails.
             None => return empty(StatusCode::NOT_FOUND),
         },
     };
@@ -140,18 +151,32 @@ fn route(path: &str) -> Option<(&str, Kind, Digest)> {
     Some((repository, kind, digest.parse().ok()?))
 }
 
-/// The range of bytes that is asked for (RFC 9110, section 14.1.2): `None` for all, `Some(None)` if there are no such bytes. A
-/// header that is not one range counts as none, as the RFC allows.
-fn range(headers: &HeaderMap, size: u64) -> Option<Option<Range<u64>>> {
+/// Which bytes are asked for (RFC 9110, section 14.1.2).
+#[derive(Debug, PartialEq, Eq)]
+enum ByteRange {
+    All,
+    Part(Range<u64>),
+    Unsatisfiable,
+}
+
+/// The range in a request for `size` bytes. A header that is not one range counts as none, as the RFC allows.
+fn range(headers: &HeaderMap, size: u64) -> ByteRange {
+    match bounds(headers, size) {
+        None => ByteRange::All,
+        Some((start, end)) if start < end => ByteRange::Part(start..end),
+        Some(_) => ByteRange::Unsatisfiable,
+    }
+}
+
+fn bounds(headers: &HeaderMap, size: u64) -> Option<(u64, u64)> {
     let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
     let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let (start, end) = match (number(first), number(last)) {
-        (Some(start), None) if last.is_empty() => (start, size),
-        (Some(start), Some(last)) if start <= last => (start, last.saturating_add(1).min(size)),
-        (None, Some(suffix)) if first.is_empty() => (size.saturating_sub(suffix), size),
-        _ => return None,
-    };
-    Some((start < end).then_some(start..end))
+    match (number(first), number(last)) {
+        (Some(start), None) if last.is_empty() => Some((start, size)),
+        (Some(start), Some(last)) if start <= last => Some((start, last.saturating_add(1).min(size))),
+        (None, Some(suffix)) if first.is_empty() => Some((size.saturating_sub(suffix), size)),
+        _ => None,
+    }
 }
 
 async fn body(reader: &Arc<CacheReader>, digest: &Digest, range: &Range<u64>) -> Option<Body> {
@@ -197,23 +222,23 @@ mod tests {
     #[test]
     fn ranges_are_those_of_http() {
         for (header, expected) in [
-            ("bytes=0-", Some(Some(0..10))),
-            ("bytes=4-", Some(Some(4..10))),
-            ("bytes=4-5", Some(Some(4..6))),
-            ("bytes=4-99", Some(Some(4..10))),
-            ("bytes=-3", Some(Some(7..10))),
-            ("bytes=-99", Some(Some(0..10))),
-            ("bytes=10-", Some(None)),
-            ("bytes=-0", Some(None)),
-            ("bytes=5-4", None),
-            ("bytes=+1-", None),
-            ("bytes=0-1,3-4", None),
-            ("bytes=-", None),
-            ("lines=0-", None),
+            ("bytes=0-", ByteRange::Part(0..10)),
+            ("bytes=4-", ByteRange::Part(4..10)),
+            ("bytes=4-5", ByteRange::Part(4..6)),
+            ("bytes=4-99", ByteRange::Part(4..10)),
+            ("bytes=-3", ByteRange::Part(7..10)),
+            ("bytes=-99", ByteRange::Part(0..10)),
+            ("bytes=10-", ByteRange::Unsatisfiable),
+            ("bytes=-0", ByteRange::Unsatisfiable),
+            ("bytes=5-4", ByteRange::All),
+            ("bytes=+1-", ByteRange::All),
+            ("bytes=0-1,3-4", ByteRange::All),
+            ("bytes=-", ByteRange::All),
+            ("lines=0-", ByteRange::All),
         ] {
             let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(header))]);
             assert_eq!(range(&headers, 10), expected, "{header}");
         }
-        assert_eq!(range(&HeaderMap::new(), 10), None);
+        assert_eq!(range(&HeaderMap::new(), 10), ByteRange::All);
     }
 }

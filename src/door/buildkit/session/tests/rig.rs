@@ -21,12 +21,12 @@ use crate::net::{Dial, DialError, Stream};
 struct Ours;
 
 impl SessionCalls for Ours {
-    fn answer(&self, _: &str, call: &Request<Incoming>) -> Option<Answer> {
+    fn handler_for(&self, _: &str, call: &Request<Incoming>) -> Option<CallHandler> {
         let text = format!("ours: {}", store_of_ours(call)?);
         Some(Box::new(|call| {
             let answer = async move {
                 let seen = call.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
-                Answered::Response(Response::new(full(format!("{text} {seen}").into())))
+                Handled::Response(Response::new(full(format!("{text} {seen}").into())))
             };
             answer.boxed()
         }))
