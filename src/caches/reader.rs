@@ -42,6 +42,8 @@ pub struct CacheReader {
 #[derive(Debug, Default)]
 struct State {
     documents: HashMap<Digest, Bytes>,
+    /// The media types of those that are roots of parts.
+    roots: HashMap<Digest, String>,
     /// Of the engine, with their sizes.
     blobs: HashMap<Digest, u64>,
     streams: HashMap<Digest, Open>,
@@ -78,6 +80,8 @@ impl CacheReader {
         let mut state = self.state();
         state.documents.insert(part.root.descriptor.digest.clone(), part.root.bytes.clone());
         state.blobs.extend([&part.listed.config].into_iter().chain(&part.listed.layers).map(sized));
+        let root = &part.root.descriptor;
+        state.roots.insert(root.digest.clone(), root.media_type.clone());
         state.parts.push(part);
     }
 
@@ -95,9 +99,13 @@ impl CacheReader {
 
     /// The media type of a document, if it is the root of a part.
     pub fn root_type(&self, digest: &Digest) -> Option<String> {
-        let state = self.state();
-        let root = state.parts.iter().map(|part| &part.root.descriptor).find(|root| root.digest == *digest)?;
-        Some(root.media_type.clone())
+        self.state().roots.get(digest).cloned()
+    }
+
+    /// Lets go of the versions, which may be deleted from now on. What the engine still has of them can be read.
+    pub fn release_versions(&self) {
+        let parts = std::mem::take(&mut self.state().parts);
+        drop(parts);
     }
 
     /// What has been read.

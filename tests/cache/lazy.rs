@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use rustix::process::Signal;
 
-use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, text, until};
+use crate::common::{Builder, Context, Linkspan, Output, Part, Run, Stack, text, until};
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
@@ -61,6 +61,22 @@ fn an_image_that_is_all_cached_is_loaded_without_a_layer_moved() {
     let uuid = stack.docker(["run", "--rm", "--network", "host", "lazy:1", "cat", "/uuid"]).ok().stdout;
     assert_eq!(shown, format!("{uuid}new\n{NOISE}\n"));
     assert!(read(&linkspan) > NOISE, "{}", linkspan.log());
+}
+
+#[test]
+fn a_version_that_was_replaced_goes_with_the_build_that_read_it() {
+    let stack = Stack::start(&PARTS);
+    let linkspan = Linkspan::start(&stack, &lazy(&stack), &[stack.buildkit_host()]);
+    let builder = stack.builder(&linkspan.address());
+    for seed in 1..4 {
+        let context = Context::new("FROM scratch\nCOPY noise /noise\n").noise("noise", 100_000, seed);
+        let to = ["--cache-to", "type=linkspan,ref=lazy,mode=max", "-o", "type=cacheonly"];
+        builder.build(context.path(), FROM).args(to).ok();
+    }
+    // One version, and what pins those that were read: they stay readable for a while.
+    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let listed = || Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["cache", "ls", "--quiet"]).args(engine).ok().lines();
+    until("the versions that were replaced to go", listed, |listed| listed.len() == 1);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::super::response::Keys;
 use super::Caching;
 use super::attributes::{ExportEntry, ignores_errors, shown};
 use super::exports::{ShownExport, read_export};
-use super::leases::ReadLeases;
+use super::leases::{KeptVersions, ReadLeases};
 use super::options::{CacheOptions, Replacements, edit_gateway, edit_solve};
 use super::results::{self, CacheResult};
 use super::stores::Imports;
@@ -31,6 +31,7 @@ pub(in super::super) struct CacheBuild {
     pub(super) session: String,
     /// `None` where the builder cannot reach our stores, or the engine has none: then nothing is exported or imported.
     pub(super) stored: Option<Arc<Stored>>,
+    pub(super) kept: Option<Arc<KeptVersions>>,
     pub(super) exports: Vec<ExportEntry>,
     begun: Vec<OnceLock<Arc<ShownExport>>>,
     pub(super) part: Mutex<Part>,
@@ -88,16 +89,18 @@ impl Caching {
                 }
             }
         }
+        let stored = caches.as_ref().ok().map(|caches| {
+            let (reader, leases) = (CacheReader::new(caches.blobs()), ReadLeases::new(&self.exports));
+            Arc::new(Stored { caches: Arc::clone(caches), reader, leases })
+        });
         let cached = Arc::new(CacheBuild {
             nonce: unique_id(),
             caching: self.clone(),
             client: client.clone(),
             build: build.clone(),
             session: session.to_owned(),
-            stored: caches.as_ref().ok().map(|caches| {
-                let (reader, leases) = (CacheReader::new(caches.blobs()), ReadLeases::new(&self.exports));
-                Arc::new(Stored { caches: Arc::clone(caches), reader, leases })
-            }),
+            kept: stored.as_ref().map(|stored| Arc::new(KeptVersions(stored.reader.clone()))),
+            stored,
             begun: exports.iter().map(|_| OnceLock::new()).collect(),
             exports,
             part: Mutex::new(options.part.clone()),

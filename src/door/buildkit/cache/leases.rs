@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::build::CacheBuild;
-use crate::caches::ResolvedPart;
+use crate::caches::{CacheReader, ResolvedPart};
 use crate::engine::{Lease, Lifetime, Origin, Pin};
 use crate::export::{Exports, unique_id};
 
@@ -32,6 +32,16 @@ impl Drop for ReadLeases {
     }
 }
 
+/// Keeps the versions that a build reads until it has ended and they are pinned, or cannot be.
+#[derive(Debug)]
+pub(super) struct KeptVersions(pub(super) Arc<CacheReader>);
+
+impl Drop for KeptVersions {
+    fn drop(&mut self) {
+        self.0.release_versions();
+    }
+}
+
 impl CacheBuild {
     /// Pins what `parts` list for as long as the build runs; beside it, so that it does not wait for synced writes of the engine.
     pub(super) fn keep(self: &Arc<Self>, parts: &[ResolvedPart]) {
@@ -41,8 +51,9 @@ impl CacheBuild {
             return;
         }
         let Some(stored) = self.stored.as_ref().map(Arc::downgrade) else { return };
-        let (exports, origin) = (self.caching.exports.clone(), self.origin());
+        let (exports, origin, kept) = (self.caching.exports.clone(), self.origin(), self.kept.clone());
         self.caching.exports.clean_up(async move {
+            let _kept = kept;
             let pinned = async {
                 let lease = exports.engine().lease(&origin, Lifetime::Process).await?;
                 match lease.pin(&pins).await {
