@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::{
     both_ways::BothWays,
     common::{Builder, Context, Linkspan, Part, Stack, until},
@@ -55,4 +57,26 @@ fn an_engine_that_is_gone_fails_the_build_in_its_history_too() {
     stack.up();
     builder.build(context.path(), args).ok();
     assert_eq!(history(&builder, context.path()), ["Completed", "Error", "Completed"], "{}", linkspan.log());
+}
+
+#[test]
+fn a_load_that_is_interrupted_is_no_completed_build() {
+    let stack = Stack::start(&[Part::Containerd, Part::Buildkitd]);
+    let linkspan = Linkspan::containerd(&stack, "interrupted");
+    let builder = stack.builder(&linkspan.address());
+    for seed in 1..6 {
+        let context = Context::new("FROM scratch\nCOPY noise /noise\n").noise("noise", 60 << 20, seed);
+        let running =
+            builder.build(context.path(), ["--progress", "plain", "-o", "type=linkspan,name=interrupted:1"]).spawn();
+        until("the load to begin", || running.stderr(), |said| said.contains("importing to containerd"));
+        running.signal(Signal::INT);
+        let output = running.wait();
+        let is_there = stack.image_of("interrupted", "docker.io/library/interrupted:1").is_some();
+        // The whole image may have been quicker than the signal.
+        let expected = if is_there { "Completed" } else { "Error" };
+        assert_eq!(history(&builder, context.path()), [expected], "{output}\n{}", linkspan.log());
+        if is_there {
+            stack.ctr("interrupted", ["images", "delete", "--sync", "docker.io/library/interrupted:1"]).ok();
+        }
+    }
 }

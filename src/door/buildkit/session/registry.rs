@@ -36,6 +36,18 @@ pub(super) struct Session {
     pub(super) id: String,
     way: watch::Sender<Option<Way>>,
     deadline: Instant,
+    /// How many calls are being answered here.
+    answering: watch::Sender<usize>,
+}
+
+/// A call that is being answered here, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Answering(Arc<Session>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.send_modify(|calls| *calls -= 1);
+    }
 }
 
 /// The sessions of one builder.
@@ -67,6 +79,18 @@ impl Session {
         settled
     }
 
+    /// Counts a call that is answered here.
+    pub(super) fn answering(self: &Arc<Self>) -> Answering {
+        self.answering.send_modify(|calls| *calls += 1);
+        Answering(self.clone())
+    }
+
+    /// Waits until no call is being answered here.
+    pub(super) async fn idle(self: Arc<Self>) {
+        // The sender lives as long as the session.
+        let _ = self.answering.subscribe().wait_for(|calls| *calls == 0).await;
+    }
+
     /// What becomes of it.
     pub(super) async fn way(self: Arc<Self>) -> Way {
         let mut way = self.way.subscribe();
@@ -86,7 +110,8 @@ impl Registry {
         known.expected.retain(|expected| expected.session != id);
         known.sessions.retain(|_, session| session.strong_count() > 0);
         let (way, deadline) = (watch::Sender::new(expected.or(way)), Instant::now() + PATIENCE);
-        let session = Arc::new(Session { id: id.to_owned(), way, deadline });
+        let answering = watch::Sender::new(0);
+        let session = Arc::new(Session { id: id.to_owned(), way, deadline, answering });
         // A builder, too, takes the newer of two with one id.
         known.sessions.insert(id.to_owned(), Arc::downgrade(&session));
         session

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -29,17 +30,22 @@ pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, ca
     let (Ok(from_client), Ok(from_builder)) = (client.said.await, builder.said.await) else { return };
     // However this ends, nobody waits for more.
     let _broken = [Broken(client.heard.clone()), Broken(builder.heard.clone())];
-    let (to_client, client_rest) = Tunnel::new(from_client, client.heard.clone(), builder.heard.clone());
-    let (to_builder, builder_rest) = Tunnel::new(from_builder, builder.heard.clone(), client.heard.clone());
+    // If a session ends during a call, the builder takes the client for one that does not implement it, and goes on (BuildKit
+    // `solver/llbsolver/export.go`, `finalizeSessionExport`). So it learns of the client's end when the calls that are answered
+    // here have ended.
+    let (idle, at_once) = (session.clone().idle().boxed(), std::future::ready(()).boxed());
+    let (to_client, client_rest) = Tunnel::new(from_client, client.heard.clone(), builder.heard.clone(), idle);
+    let (to_builder, builder_rest) = Tunnel::new(from_builder, builder.heard.clone(), client.heard.clone(), at_once);
     let Ok(connection) = UpstreamConnection::inside(to_client).await else { return };
     let served = {
         let (connection, session) = (connection.clone(), session);
         serve(to_builder, CancellationToken::new(), move |request| {
             let connection = connection.clone();
-            let answer = calls.iter().find_map(|calls| calls.handler_for(&session.id, &request));
+            let handler = calls.iter().find_map(|calls| calls.handler_for(&session.id, &request));
+            let handler = handler.map(|handler| (handler, session.answering()));
             async move {
-                match answer {
-                    Some(answer) => match answer(request).await {
+                match handler {
+                    Some((handler, _answering)) => match handler(request).await {
                         Handled::Response(response) => Ok(response),
                         Handled::Forward(request) => {
                             Ok(connection.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
@@ -17,7 +19,6 @@ use super::source::Source;
 /// The end of what that side says is the end of what the other side hears, and of nothing else: whatever becomes of the two
 /// HTTP/2 connections, the calls that carry the session end as they would without us. So the other side's [`Pipe`] is ended
 /// here, before HTTP/2 learns that there is nothing more to read, and resets calls.
-#[derive(Debug)]
 pub(super) struct Tunnel {
     /// What this side says; none behind its end.
     source: Option<Source>,
@@ -27,17 +28,33 @@ pub(super) struct Tunnel {
     near: Pipe,
     /// What the other side hears.
     far: Pipe,
+    /// The end of what this side says, which the other side has not heard yet.
+    ending: Option<End>,
+    /// Ready when it may hear it.
+    may_end: BoxFuture<'static, ()>,
     /// Where the source goes when HTTP/2 is done with it.
     back: Option<oneshot::Sender<Source>>,
 }
 
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
 impl Tunnel {
-    /// A stream of what `source` says, over which `near` is told. With the source, `far` ends. The receiver gets the source
-    /// when nobody reads the stream any more.
-    pub(super) fn new(source: Source, near: Pipe, far: Pipe) -> (Self, oneshot::Receiver<Source>) {
+    /// A stream of what `source` says, over which `near` is told. With the source `far` ends, as soon as `may_end` is ready. The
+    /// receiver gets the source when nobody reads the stream any more.
+    pub(super) fn new(
+        source: Source,
+        near: Pipe,
+        far: Pipe,
+        may_end: BoxFuture<'static, ()>,
+    ) -> (Self, oneshot::Receiver<Source>) {
         let (back, returned) = oneshot::channel();
         let (messages, piece) = Default::default();
-        (Self { source: Some(source), messages, piece, near, far, back: Some(back) }, returned)
+        let (source, back, ending) = (Some(source), Some(back), None);
+        (Self { source, messages, piece, near, far, ending, may_end, back }, returned)
     }
 }
 
@@ -67,13 +84,18 @@ impl AsyncRead for Tunnel {
                 continue;
             }
             let has_some = into.filled().len() > before;
-            let Some(source) = &mut this.source else { return Poll::Ready(Ok(())) };
+            let Some(source) = &mut this.source else {
+                if this.ending.is_some() && !has_some {
+                    ready!(this.may_end.poll_unpin(context));
+                    this.ending.take().into_iter().for_each(|end| this.far.end(end));
+                }
+                return Poll::Ready(Ok(()));
+            };
             match poll_source(source, context) {
                 Poll::Ready(Ok(data)) => this.messages.feed(data),
                 Poll::Ready(Err(end)) => {
                     this.source = None;
-                    this.far.end(end);
-                    return Poll::Ready(Ok(()));
+                    this.ending = Some(end);
                 }
                 Poll::Pending if has_some => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
@@ -112,6 +134,9 @@ impl AsyncWrite for Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
+        if let Some(end) = self.ending.take() {
+            self.far.end(end);
+        }
         if let (Some(source), Some(back)) = (self.source.take(), self.back.take()) {
             // Nobody takes it back when the session is over.
             let _ = back.send(source);

@@ -87,7 +87,7 @@ impl Peer {
     /// The byte stream of it, on which HTTP/2 can be spoken. `heard` tells how what it hears ended.
     pub(super) fn stream(self) -> (Tunnel, Heard) {
         let (far, end) = pipe();
-        let (tunnel, returned) = Tunnel::new(self.hears, self.says, far.clone());
+        let (tunnel, returned) = Tunnel::new(self.hears, self.says, far.clone(), std::future::ready(()).boxed());
         tokio::spawn(async move { rest(returned, &far).await });
         (tunnel, Heard(end))
     }
