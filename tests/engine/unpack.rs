@@ -61,6 +61,44 @@ async fn other_snapshotters_are_found_by_the_namespace_and_unpack_in_turn() {
     assert!(checked.stdout.trim_end().ends_with("true"), "{checked}");
 }
 
+/// The native snapshotter's snapshots are copies of their parents, so that whiteouts in them remove files.
+#[tokio::test(flavor = "multi_thread")]
+async fn whiteouts_remove_files_where_snapshots_are_copies() {
+    let (stack, namespace) = (Stack::shared(), "copies");
+    stack.ctr(namespace, ["namespaces", "create", namespace, "containerd.io/defaults/snapshotter=native"]).ok();
+    let engine = containerd(stack, namespace).await;
+    let base = Layer::new().file("gone", "x").file("emptied/hidden", "x").file("kept/below", "x");
+    let upper = Layer::new()
+        .file(".wh.gone", "")
+        .file(".wh.nothing", "")
+        .file("emptied/.wh..wh..opq", "")
+        .file("emptied/new", "x")
+        .file("kept/.wh.nothing", "");
+    let image = Image::new(&[base.tar(), upper.tar()]);
+    export(&*engine, &image, &names(&["copies:1"])).await.unwrap();
+    let listed = stack.ctr(namespace, ["snapshots", "--snapshotter", "native", "ls"]).ok().lines();
+    // The key, its parent and its kind: only the upper one has a parent.
+    let top = listed[1..].iter().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| words.len() > 2);
+    let top = top.unwrap_or_else(|| panic!("{listed:?}"))[0].to_owned();
+    let view = ["snapshots", "--snapshotter", "native", "view", "--target", "/x", "look", &top];
+    let mount = stack.ctr(namespace, view).ok().stdout;
+    let root = mount.split_whitespace().find(|word| word.contains("snapshotter.v1.native/")).unwrap();
+    let (mut found, mut left) = (Vec::new(), vec![std::path::PathBuf::from(root)]);
+    while let Some(folder) = left.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                left.push(entry.path());
+            }
+            let shown = if kind.is_dir() || kind.is_file() { "" } else { " is special" };
+            found.push(format!("{}{shown}", entry.path().strip_prefix(root).unwrap().display()));
+        }
+    }
+    stack.ctr(namespace, ["snapshots", "--snapshotter", "native", "rm", "look"]).output();
+    found.sort();
+    assert_eq!(found, ["emptied", "emptied/new", "kept", "kept/below"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_of_one_image_at_the_same_time_do_not_hurt_each_other() {
     let stack = Stack::shared();

@@ -9,7 +9,7 @@ use super::client::{Client, Expect as _};
 use crate::engine::EngineError;
 
 /// The snapshotter that containerd's clients use on Linux (containerd `defaults.DefaultSnapshotter`).
-const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
+pub(crate) const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 /// The namespace label that names another one (containerd `defaults.DefaultSnapshotterNSLabel`).
 const SNAPSHOTTER_LABEL: &str = "containerd.io/defaults/snapshotter";
 /// A snapshotter with this capability lets a snapshot get its parent when it is committed (containerd 2.2).

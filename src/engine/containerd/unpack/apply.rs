@@ -23,7 +23,7 @@ const SLOWEST: u64 = 1 << 20;
 pub(super) enum LayerApplier {
     /// containerd's diff service.
     ContainerdDiff(ContainerdDiff),
-    /// This process, where containerd's files are within reach. What it does not understand containerd's diff service does.
+    /// This process. Layers that it refuses go to containerd's diff service.
     Own(Own, ContainerdDiff),
 }
 

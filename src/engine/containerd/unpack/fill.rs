@@ -15,12 +15,22 @@ use crate::image::Digest;
 use crate::progress::{Event, Events};
 
 /// An active snapshot that is empty.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Empty<'a> {
     pub(super) key: String,
     pub(super) mounts: Vec<Mount>,
     /// The chain that it was prepared on.
     pub(super) parent: Option<&'a Digest>,
+}
+
+impl Empty<'_> {
+    /// The mounts for an applier, if the layer is going to lie on `below`.
+    ///
+    /// Whiteouts in a snapshot that was prepared without its parent must become overlayfs's own. In one that has its parent, even as
+    /// a bind mount of a copy (containerd's `native`), they remove files; and the bottom of a chain has nothing below.
+    fn into_mounts(self, below: Option<&Digest>) -> Vec<Mount> {
+        if below.is_some() && self.parent.is_none() { as_overlay(self.mounts) } else { self.mounts }
+    }
 }
 
 /// A layer that was unpacked into an active snapshot.
@@ -35,9 +45,10 @@ pub(super) struct Filled {
 /// Who unpacked a layer.
 #[derive(Debug, Clone)]
 pub(super) enum Applied {
-    /// containerd: folders without an entry took after the layers below, if there were any.
+    /// containerd, which copied the attributes of implicit folders from the layers below, if there were any.
     Containerd,
-    /// This process: they still have to. They are known, unless there are too many.
+    /// This process. Implicit folders still have root's defaults; `finish` copies the attributes. They are known, unless there are
+    /// too many.
     Own(Option<Arc<Described>>),
 }
 
@@ -48,12 +59,11 @@ pub(super) async fn fill(
     applier: &LayerApplier,
     layer: &Layer,
     below: Option<&Digest>,
-    empty: Empty<'_>,
+    mut empty: Empty<'_>,
     sync: bool,
     events: &Events,
 ) -> Result<Option<Filled>, EngineError> {
     events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
-    let mut empty = empty;
     if let Some(own) = applier.own() {
         match try_own(own, layer, below, &empty).await {
             Ok(described) => {
@@ -63,7 +73,7 @@ pub(super) async fn fill(
                 return Ok(Some(Filled { dirs: OverlayDirs::of(&empty.mounts), key: empty.key, applied }));
             }
             Err((NotApplied::Failed(error), _)) => {
-                // By another's hand than containerd's, so the lease would not know.
+                // containerd did not see this error, so it is recorded for the lease here.
                 snapshots.client().note(&error);
                 return Err(error);
             }
@@ -78,10 +88,10 @@ pub(super) async fn fill(
             }
         }
     }
-    let dirs = OverlayDirs::of(&empty.mounts);
-    applier.diff().apply(layer, as_applied(empty.mounts, below), sync).await?;
+    let (key, dirs) = (empty.key.clone(), OverlayDirs::of(&empty.mounts));
+    applier.diff().apply(layer, empty.into_mounts(below), sync).await?;
     events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
-    Ok(Some(Filled { key: empty.key, dirs, applied: Applied::Containerd }))
+    Ok(Some(Filled { key, dirs, applied: Applied::Containerd }))
 }
 
 /// Unpacks `layer` in this process. An error comes with whether anything was written.
@@ -91,7 +101,8 @@ async fn try_own(
     below: Option<&Digest>,
     empty: &Empty<'_>,
 ) -> Result<Described, (NotApplied, bool)> {
-    let prepared = own.prepare(layer, &as_applied(empty.mounts.clone(), below)).await;
+    let is_bottom = empty.parent.is_none();
+    let prepared = own.prepare(layer, &empty.clone().into_mounts(below), is_bottom).await;
     let prepared = prepared.map_err(|reason| (NotApplied::Unsupported(reason), false))?;
     own.apply(layer, prepared).await.map_err(|error| (error, true))
 }
@@ -110,9 +121,4 @@ pub(super) async fn again<'a>(
         Prepared::Mounts(mounts) => Some(Empty { key, mounts, parent }),
         Prepared::Exists | Prepared::NoParent => None,
     })
-}
-
-/// The mounts for an applier. The bottom of a chain has nothing below that a whiteout could hide.
-fn as_applied(mounts: Vec<Mount>, below: Option<&Digest>) -> Vec<Mount> {
-    if below.is_some() { as_overlay(mounts) } else { mounts }
 }

@@ -13,7 +13,7 @@ use super::implicit_dirs::{Candidate, candidates, restore_parents};
 use super::snapshots::Snapshots;
 use crate::engine::EngineError;
 
-/// Folders without an entry take after the layers below, from the bottom up, and all is synced. `false` if a layer's archive
+/// Copies the attributes of implicit folders from the layers below, bottom up, then syncs. `false` if a layer's archive
 /// does not say what was made of it: then containerd has to unpack the layers one after the other.
 pub(super) async fn finish(
     snapshots: &Snapshots,

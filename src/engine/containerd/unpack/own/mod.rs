@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use self::fault::Fault;
 use self::write::{Whiteouts, Writer};
+use super::super::discover::DEFAULT_SNAPSHOTTER;
 use super::Layer;
 use super::apply::patience;
 use super::described::Described;
@@ -95,6 +96,10 @@ impl Running {
 impl Own {
     /// The applier for the containerd of `snapshots`; `None` if its files are not within reach.
     pub(super) async fn of(snapshots: &Snapshots) -> Result<Option<Self>, EngineError> {
+        // Others may mount the same way and mean something else by it.
+        if snapshots.snapshotter() != DEFAULT_SNAPSHOTTER {
+            return Ok(None);
+        }
         let Some(content) = snapshots.content_root() else { return Ok(None) };
         let Some(host) = snapshots.host().await? else { return Ok(None) };
         match reach::check(snapshots.client(), &host).await {
@@ -114,15 +119,15 @@ impl Own {
         &self.host
     }
 
-    /// Looks whether `layer` can be applied to `mounts`. Nothing is written yet.
+    /// Looks whether `layer` can be applied to `mounts`, of a snapshot without a parent if `is_bottom`. Nothing is written yet.
     ///
     /// # Errors
     /// The reason why not.
-    pub(super) async fn prepare(&self, layer: &Layer, mounts: &[Mount]) -> Result<Prepared, String> {
+    pub(super) async fn prepare(&self, layer: &Layer, mounts: &[Mount], is_bottom: bool) -> Result<Prepared, String> {
         if layer.diff_id.algorithm() != Algorithm::Sha256 {
             return Err(format!("its diff id is {}", layer.diff_id));
         }
-        let whiteouts = whiteouts(mounts)?;
+        let whiteouts = whiteouts(mounts, is_bottom)?;
         let upper = OverlayDirs::of(mounts).ok_or("its snapshot is not an overlay")?.upper;
         let digest = &layer.blob.digest;
         let blob = self.content.join("blobs").join(digest.algorithm().name()).join(digest.hex());
@@ -174,7 +179,7 @@ fn run(prepared: Prepared, umask: u32, cancelled: &AtomicBool) -> Result<(Descri
 }
 
 /// What containerd makes of whiteouts in `mounts` (`core/diff/apply/apply_linux.go`, `apply`).
-fn whiteouts(mounts: &[Mount]) -> Result<Whiteouts, String> {
+fn whiteouts(mounts: &[Mount], is_bottom: bool) -> Result<Whiteouts, String> {
     let [mount] = mounts else { return Err("its snapshot has several mounts".to_owned()) };
     let known = |option: &&String| {
         let value = ["index=", "workdir=", "upperdir=", "lowerdir="].iter().any(|known| option.starts_with(known));
@@ -186,7 +191,8 @@ fn whiteouts(mounts: &[Mount]) -> Result<Whiteouts, String> {
     }
     match mount.r#type.as_str() {
         "overlay" => Ok(Whiteouts::Overlay),
-        "bind" => Ok(Whiteouts::Remove),
+        "bind" if is_bottom => Ok(Whiteouts::Remove),
+        "bind" => Err("its snapshot has a parent and is no overlay".to_owned()),
         other => Err(format!("its snapshot is a mount of the type `{other}`")),
     }
 }
@@ -239,10 +245,12 @@ mod tests {
 
     #[test]
     fn only_plain_mounts_are_filled() {
-        let found = |kind: &str, options: &[&str]| {
+        let of = |kind: &str, options: &[&str], is_bottom| {
             let options = options.iter().map(ToString::to_string).collect();
-            whiteouts(&[Mount { r#type: kind.to_owned(), options, ..Mount::default() }])
+            whiteouts(&[Mount { r#type: kind.to_owned(), options, ..Mount::default() }], is_bottom)
         };
+        let found = |kind: &str, options: &[&str]| of(kind, options, true);
+        assert!(of("bind", &["rw", "rbind"], false).is_err());
         assert_eq!(found("bind", &["rw", "rbind"]), Ok(Whiteouts::Remove));
         assert_eq!(found("overlay", &["rw", "upperdir=/s/1/fs"]), Ok(Whiteouts::Overlay));
         assert_eq!(
@@ -257,7 +265,7 @@ mod tests {
         ] {
             assert!(found(kind, &options).is_err(), "{kind} {options:?}");
         }
-        assert!(whiteouts(&[]).is_err());
+        assert!(whiteouts(&[], true).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::super::host::Host;
 /// How long the connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(5);
 /// What creating arbitrary files takes: chown, reading and writing everywhere, chmod of others' files, set-group-id for any
-/// group, `trusted` attributes, devices, file capabilities (`linux/capability.h`). Without the fourth, chmod(2) leaves bits out
+/// group, `trusted` attributes, devices, file capabilities (`linux/capability.h`). Without `CAP_FSETID`, chmod(2) leaves bits out
 /// and does not fail.
 const CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 21 | 1 << 27 | 1 << 31;
 /// The user namespace in which every id is itself (user_namespaces(7)).
