@@ -12,8 +12,10 @@ use crate::output::member::Body;
 use crate::output::rootfs::{Layer, RootfsError};
 use crate::source::Source;
 
-/// How many bytes of names are kept at most; a layer with more of them is unpacked after those below it.
-const NAME_BYTES: usize = 64 << 20;
+/// How many bytes are kept at most; a layer with more of them is unpacked after those below it.
+const KEPT_BYTES: usize = 64 << 20;
+/// What a folder or link takes beside its names.
+const NODE_BYTES: usize = 128;
 /// How many of them are kept at most while other layers are unpacked; beyond that the layer is read again.
 const UNDESCRIBED_BYTES: usize = 1 << 20;
 /// How many links are followed for one name, as by containerd (continuity `fs/path.go`).
@@ -52,7 +54,8 @@ enum Node {
 #[derive(Debug, Default)]
 pub(super) struct Described {
     nodes: BTreeMap<Vec<u8>, Node>,
-    name_bytes: usize,
+    /// Also of what was removed since.
+    kept_bytes: usize,
     /// Whether folders that are not here are known to be described.
     rest_described: bool,
 }
@@ -204,7 +207,7 @@ impl Described {
     pub(super) fn undescribed(mut self) -> Option<Self> {
         self.nodes.retain(|_, node| matches!(node, Node::Folder(folder) if folder.origin != Origin::Described));
         self.rest_described = true;
-        let bytes: usize = self.nodes.keys().map(Vec::len).sum();
+        let bytes: usize = self.nodes.keys().map(|path| path.len() + NODE_BYTES).sum();
         (bytes <= UNDESCRIBED_BYTES).then_some(self)
     }
 
@@ -214,12 +217,15 @@ impl Described {
         }
     }
 
+    /// Counts what is kept under names of so many bytes. Fails if it is too much.
+    pub(super) fn charge(&mut self, names: usize) -> Result<(), &'static str> {
+        self.kept_bytes += names + NODE_BYTES;
+        if self.kept_bytes > KEPT_BYTES { Err("it has more folders and links than are kept") } else { Ok(()) }
+    }
+
     fn insert(&mut self, path: Vec<u8>, node: Node) -> Result<(), &'static str> {
         let link = if let Node::Link(target) = &node { target.len() } else { 0 };
-        self.name_bytes += path.len() + link;
-        if self.name_bytes > NAME_BYTES {
-            return Err("it has more folders and links than are kept");
-        }
+        self.charge(path.len() + link)?;
         self.nodes.insert(path, node);
         Ok(())
     }
@@ -335,6 +341,20 @@ mod tests {
         assert_eq!(origin(&found, "a-b"), Some(Origin::Implied));
         assert_eq!((origin(&found, "c"), origin(&found, "c/d")), (None, None));
         assert_eq!(origin(&found, "e/f"), Some(Origin::Implied));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let (mut found, name) = (Described::default(), vec![b'b'; 4000]);
+        // What comes again is kept once.
+        for _ in 0..1000 {
+            found.apply(b"a", &Body::Folder).unwrap();
+        }
+        let mut kept = 0;
+        while found.apply(&name, &Body::Folder).and_then(|()| found.apply(&name, &FILE)).is_ok() {
+            kept += 1;
+        }
+        assert_eq!(kept, KEPT_BYTES / (NODE_BYTES + name.len()));
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub(super) type Nanos = i128;
 pub(super) const SECONDS: i64 = 1 << 55;
 /// The largest extended header or long name (Go's `archive/tar`, `maxSpecialFileSize`).
 const SPECIAL_BYTES: i64 = 1 << 20;
-/// The longest path (`PATH_MAX` without the final NUL).
-const PATH_BYTES: usize = 4095;
+/// The longest path within the layer. containerd's has the snapshot's folder in front, and both may have `PATH_MAX` bytes only.
+pub(super) const PATH_BYTES: usize = 3500;
 
 /// An entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl Header<'_> {
         let name = special.name.filter(|name| !name.is_empty());
         let name = match name {
             Some(name) => name,
-            None => records.text("path")?.unwrap_or_else(|| self.name()),
+            None => records.text("path").unwrap_or_else(|| self.name()),
         };
         let unsupported = |what: String| Fault::unsupported(format!("`{}` {what}", shown(&name)));
         if name.len() > PATH_BYTES {
@@ -163,7 +163,7 @@ impl Header<'_> {
         let target = special.target.filter(|target| !target.is_empty());
         let target = match target {
             Some(target) => target,
-            None => records.text("linkpath")?.unwrap_or_else(|| string(&self.0[157..257])),
+            None => records.text("linkpath").unwrap_or_else(|| string(&self.0[157..257])),
         };
         let size = self.number(124, 136)?;
         let size = records.number("size")?.unwrap_or(size);

@@ -6,6 +6,8 @@ use super::entry::{Nanos, SECONDS};
 use super::fault::Fault;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
+/// The records that must not contain NUL, read or not (Go's `archive/tar`, `validPAXRecord`).
+const TEXTS: [&[u8]; 4] = [b"path", b"linkpath", b"uname", b"gname"];
 
 /// The name and value of an extended attribute.
 pub(super) type Xattr = (Vec<u8>, Vec<u8>);
@@ -27,6 +29,10 @@ impl Records {
                 let key = String::from_utf8_lossy(key);
                 return Err(Fault::unsupported(format!("an extended header has the record `{key}`")));
             }
+            if TEXTS.contains(&key) && value.contains(&0) {
+                let key = String::from_utf8_lossy(key);
+                return Err(Fault::unsupported(format!("the record `{key}` contains NUL")));
+            }
             records.insert(key.to_vec(), value.to_vec());
             bytes = rest;
         }
@@ -38,12 +44,9 @@ impl Records {
         self.0.get(key.as_bytes()).map(|value| &value[..]).filter(|value| !value.is_empty())
     }
 
-    /// A name.
-    pub(super) fn text(&self, key: &str) -> Result<Option<Vec<u8>>, Fault> {
-        match self.get(key) {
-            Some(value) if value.contains(&0) => Err(Fault::unsupported(format!("the record `{key}` contains NUL"))),
-            value => Ok(value.map(<[u8]>::to_vec)),
-        }
+    /// A name, without NUL.
+    pub(super) fn text(&self, key: &str) -> Option<Vec<u8>> {
+        self.get(key).map(<[u8]>::to_vec)
     }
 
     /// A number without a sign.
@@ -117,12 +120,21 @@ mod tests {
     #[test]
     fn records_are_as_in_go() {
         let records = Records::parse(b"9 a=b=\nc\n10 a=bcde\n8 path=\n23 SCHILY.xattr.u.x=\0\n\n").unwrap();
-        assert_eq!(records.text("a").unwrap(), Some(b"bcde".to_vec()));
-        assert_eq!(records.text("path").unwrap(), None);
+        assert_eq!(records.text("a"), Some(b"bcde".to_vec()));
+        assert_eq!(records.text("path"), None);
         assert_eq!(records.xattrs().unwrap(), [(b"u.x".to_vec(), b"\0\n".to_vec())]);
         for bad in ["5 a=b\n", "6 a=b", "6 a=bc\n", "7 =abc\n", "6 abc\n", "x a=b\n", "-6 a=b\n", "99 a=b\n", "0 \n"] {
             assert!(Records::parse(bad.as_bytes()).is_err(), "{bad}");
         }
+        for bad in ["11 path=\0a\n", "15 linkpath=\0a\n", "12 uname=\0a\n", "12 gname=\0a\n"] {
+            let fault = Records::parse(bad.as_bytes()).unwrap_err();
+            assert!(
+                matches!(&fault, Fault::Unsupported(reason) if reason.ends_with("contains NUL")),
+                "{bad:?}: {fault:?}"
+            );
+        }
+        assert!(Records::parse(b"7 a=\0b\n").is_ok());
+        assert!(Records::parse(b"7 a\0=b\n").is_err());
         assert!(Records::parse(b"22 GNU.sparse.major=1\n").is_err());
     }
 

@@ -3,6 +3,7 @@
 //! The folder is empty at first and nobody else writes into it, so [`Described`] says which folders and symbolic links there
 //! are, and no call asks for them. Whatever would depend on more than that is [`Fault::Unsupported`].
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -13,7 +14,7 @@ use rustix::fs::{
 use rustix::io::{Errno, write};
 
 use super::super::described::{Described, OPAQUE, WHITEOUT, join, parent};
-use super::entry::{Entry, padding};
+use super::entry::{Entry, PATH_BYTES, padding};
 use super::fault::{Fault, shown};
 use super::folders::{Folder, Folders};
 use super::pieces::Pieces;
@@ -43,8 +44,8 @@ pub(super) struct Writer<'a> {
     folders: Folders<'a>,
     whiteouts: Whiteouts,
     described: Described,
-    /// The times of folders, which are set when nothing changes them any more: in this order.
-    times: Vec<(Vec<u8>, Timestamps)>,
+    /// The times of folders, which are set when nothing changes them any more. The last of each counts.
+    times: BTreeMap<Vec<u8>, Timestamps>,
     parent: Option<Parent>,
     umask: u32,
 }
@@ -52,7 +53,7 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Writes into `root`, which is empty. `umask` is that of this process.
     pub(super) fn new(root: &'a OwnedFd, whiteouts: Whiteouts, umask: u32) -> Self {
-        let (described, times) = (Described::default(), Vec::new());
+        let (described, times) = (Described::default(), BTreeMap::new());
         Self { folders: Folders::new(root), whiteouts, described, times, parent: None, umask }
     }
 
@@ -91,10 +92,16 @@ impl<'a> Writer<'a> {
             self.whiteout(entry, &folder, base).map_err(|fault| fault.at(&entry.name))?;
         } else {
             let path = join(&around, base);
+            if path.len() > PATH_BYTES {
+                return Err(unsupported("lies too deep"));
+            }
             is_read = self.make(entry, &folder, &path, base, pieces).map_err(|fault| fault.at(&entry.name))?;
             if matches!(entry.body, Body::Folder) {
                 let (atime, mtime) = (timespec(entry.atime), timespec(entry.mtime));
-                self.times.push((path, Timestamps { last_access: atime, last_modification: mtime }));
+                if !self.times.contains_key(&path) {
+                    self.described.charge(path.len()).map_err(unsupported)?;
+                }
+                self.times.insert(path, Timestamps { last_access: atime, last_modification: mtime });
             }
         }
         self.described.record(&around, base, &entry.body).map_err(unsupported)?;
@@ -260,6 +267,9 @@ impl<'a> Writer<'a> {
             return Err(Fault::unsupported("it is a link to no file"));
         }
         let around = self.described.resolve(parts(parent(target))?, 1).map_err(Fault::unsupported)?;
+        if around.len() + name.len() >= PATH_BYTES {
+            return Err(Fault::unsupported("it is a link to a file that lies too deep"));
+        }
         Ok((self.folders.open(&around)?, name))
     }
 
