@@ -1,8 +1,6 @@
 //! All layers at once: for snapshotters that can give a snapshot its parent when it is committed.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 
 use futures_util::future::try_join_all;
 
@@ -10,16 +8,12 @@ use super::apply::LayerApplier;
 use super::fill::{Empty, Filled, fill};
 use super::finish::finish;
 use super::host::OverlayDirs;
-use super::priority_semaphore::PrioritySemaphore;
+use super::priority_semaphore::unpack_permit;
 use super::snapshots::{Prepared, Snapshots, key};
 use super::{Attempt, CommittedBlobs, Job, Layer};
 use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::progress::Events;
-
-/// How many layers are unpacked at once at most. Inflating keeps one core busy per layer, and the file system's
-/// journal does not let many writers in anyway.
-const AT_ONCE: usize = 4;
 
 /// Unpacks `layers`, all that are missing of a chain, onto `parent`.
 ///
@@ -57,14 +51,12 @@ pub(super) async fn unpack(
         return Ok(Attempt::Impossible);
     }
     let mut prepared = Some(Empty { key: lowest_key, mounts, parent });
-    let permits = PrioritySemaphore::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE));
     let fill = layers.iter().enumerate().map(|(at, layer)| {
         let prepared = prepared.take();
-        let permits = &permits;
         let below = below(at);
         async move {
             committed.wait(&layer.blob.digest).await;
-            let _permit = permits.acquire(layer.blob.size).await;
+            let _permit = unpack_permit(layer.blob.size).await;
             prepare_and_fill(snapshots, applier, layer, below, prepared, events).await
         }
     });

@@ -5,9 +5,24 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 
 use tokio::sync::oneshot;
+
+/// How many layers are unpacked at once at most, of all images together. Inflating keeps one core busy per layer, and the file
+/// system's journal does not let many writers in anyway.
+const AT_ONCE: usize = 4;
+
+/// The permits of this process.
+static UNPACKING: LazyLock<PrioritySemaphore> =
+    LazyLock::new(|| PrioritySemaphore::new(available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE)));
+
+/// Waits until a layer of `size` bytes may be unpacked. Whoever holds a permit must not wait for another layer.
+pub(super) async fn unpack_permit(size: u64) -> Permit {
+    UNPACKING.acquire(size).await
+}
 
 /// A semaphore of which the permits go to the largest waiter. Clones are one.
 #[derive(Debug, Clone)]

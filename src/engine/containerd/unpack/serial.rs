@@ -3,6 +3,7 @@
 use super::apply::LayerApplier;
 use super::fill::{Applied, Empty, Filled, again, fill};
 use super::finish::finish;
+use super::priority_semaphore::unpack_permit;
 use super::snapshots::{Prepared, Snapshots, key};
 use super::{Attempt, CommittedBlobs, Job, Layer};
 use crate::engine::EngineError;
@@ -49,6 +50,7 @@ async fn fill_and_finish(
     events: &Events,
 ) -> Result<Option<Filled>, EngineError> {
     let parent: Option<&Digest> = empty.parent;
+    let _permit = unpack_permit(layer.blob.size).await;
     let Some(filled) = fill(snapshots, applier, layer, parent, empty, true, events).await? else { return Ok(None) };
     let (Some(own), Applied::Own(_)) = (applier.own(), &filled.applied) else { return Ok(Some(filled)) };
     let layer = std::slice::from_ref(layer);
