@@ -2,6 +2,7 @@
 
 pub use crate::door::buildkit::fuzz::solve;
 pub use crate::door::docker::load_fuzz::filter as archive_filter;
+pub use crate::engine::layer_fuzz::entries as layer_entries;
 pub use crate::engine::layout_fuzz::index as layout_index;
 pub use crate::http1::fuzz::{body as http1_body, head as http1_head};
 pub use crate::image::fuzz::{cache_document, document, reference};
@@ -20,12 +21,13 @@ mod tests {
     /// Inputs that were found, and those that the search begins with.
     #[test]
     fn the_corpus_holds() {
-        let targets: [Target; 10] = [
+        let targets: [Target; 11] = [
             ("archive_filter", archive_filter),
             ("cache_document", cache_document),
             ("document", document),
             ("http1_body", http1_body),
             ("http1_head", http1_head),
+            ("layer_entries", layer_entries),
             ("layout_index", layout_index),
             ("reference", reference),
             ("solve", solve),

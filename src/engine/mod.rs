@@ -54,6 +54,8 @@ use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::net::Principal;
 
 use caches::CacheStore;
+#[cfg(any(test, fuzzing))]
+pub(crate) use containerd::layer_fuzz;
 pub use error::EngineError;
 pub(crate) use identity_message::identity_message;
 use images::{Images, Record};

@@ -41,6 +41,8 @@ pub(crate) use self::read::ContainerdImages;
 pub(crate) use self::release::release_all;
 pub(crate) use self::stored::ContainerdBlobs;
 pub(crate) use self::transaction::{Committer, ContainerdTransaction};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::unpack::fuzz as layer_fuzz;
 use super::caches::CacheStore;
 use super::images::{Images, Record};
 use super::{

@@ -21,6 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::apply::LayerApplier;
 pub(crate) use self::host::Host;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::own::fuzz;
 pub(crate) use self::snapshots::{Snapshots, exists};
 use super::labels;
 use crate::engine::EngineError;

@@ -7,6 +7,8 @@
 mod entry;
 mod fault;
 mod folders;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod pax;
 mod pieces;
 mod reach;

@@ -132,6 +132,20 @@ fn hash(inflated: Receiver<Piece>, hashed: SyncSender<Piece>) -> Digest {
     hasher.finish()
 }
 
+#[cfg(any(test, fuzzing))]
+impl<'a> Pieces<'a> {
+    /// An archive that is there already.
+    pub(super) fn of(bytes: &[u8], cancelled: &'a AtomicBool) -> Self {
+        let (free, _) = sync_channel(1);
+        let (inflated, filled) = sync_channel(bytes.len() / PIECE_BYTES + 1);
+        for bytes in bytes.chunks(PIECE_BYTES) {
+            // There is room for all.
+            let _ = inflated.try_send(Piece { bytes: bytes.to_vec(), length: bytes.len() });
+        }
+        Self { filled, free, current: Piece::default(), at: 0, cancelled }
+    }
+}
+
 impl Pieces<'_> {
     /// The next block; `None` at the end.
     pub(super) fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Fault> {
