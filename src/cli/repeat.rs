@@ -28,6 +28,7 @@ impl EngineSettings {
             ("namespace", self.namespace.as_deref()),
             ("layout", self.layout.as_deref()),
             ("cache-dir", self.cache_dir.as_deref()),
+            ("layer-applier", self.layer_applier.as_deref()),
         ])
     }
 }

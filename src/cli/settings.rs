@@ -44,6 +44,11 @@ pub(super) struct EngineSettings {
     /// [default: /var/lib/linkspan/cache]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(super) cache_dir: Option<String>,
+
+    /// Who unpacks layers into containerd's snapshots: `containerd`, or with `auto` Linkspan itself where it is root beside
+    /// containerd and the snapshotter is overlayfs, and containerd everywhere else [env: LINKSPAN_LAYER_APPLIER] [default: auto]
+    #[arg(long, value_name = "WHO", help_heading = "Engine")]
+    pub(super) layer_applier: Option<String>,
 }
 
 impl EngineSettings {
@@ -206,6 +211,7 @@ impl From<EngineSettings> for Layer {
             (Setting::Namespace, flags.namespace),
             (Setting::Layout, flags.layout),
             (Setting::CacheDir, flags.cache_dir),
+            (Setting::LayerApplier, flags.layer_applier),
         ] {
             layer.add_flag(setting, value);
         }

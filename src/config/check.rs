@@ -13,7 +13,7 @@ use super::{
 };
 use crate::caches::{CacheLimits, CachePolicy, CacheSettings};
 use crate::engine::EngineKind;
-use crate::engine::select::Selection;
+use crate::engine::select::{ApplierChoice, Selection};
 use crate::net::Address;
 
 /// The longest time limit: longer than any build, and than any engine takes to start.
@@ -156,7 +156,16 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
         namespace: settings.one(Setting::Namespace).map(namespace).transpose()?,
         layout,
         cache_dir: settings.one(Setting::CacheDir).map(folder).transpose()?,
+        layer_applier: settings.one(Setting::LayerApplier).map(layer_applier).transpose()?.unwrap_or_default(),
     })
+}
+
+fn layer_applier(given: &Given) -> Result<ApplierChoice, ConfigError> {
+    match given.text.as_str() {
+        "auto" => Ok(ApplierChoice::Auto),
+        "containerd" => Ok(ApplierChoice::Containerd),
+        _ => Err(invalid(given, "does not say who unpacks layers; expected `auto` or `containerd`")),
+    }
 }
 
 fn kind(given: &Given) -> Result<Option<EngineKind>, ConfigError> {

@@ -17,6 +17,8 @@ pub enum Setting {
     Layout,
     /// The directory of build caches, for an engine that cannot store them.
     CacheDir,
+    /// Who unpacks layers beside containerd: `auto` or `containerd`.
+    LayerApplier,
     /// A builder's address; repeatable. In the file: a `[[builder]]` table.
     Builder,
     /// Where the door to the builder at the same position listens; repeatable. In the file: `listen` of a table.
@@ -67,7 +69,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -75,6 +77,7 @@ impl Setting {
         Self::Namespace,
         Self::Layout,
         Self::CacheDir,
+        Self::LayerApplier,
         Self::Builder,
         Self::BuildkitListen,
         Self::DockerListen,
@@ -110,6 +113,7 @@ impl Setting {
             Self::Namespace => "namespace",
             Self::Layout => "layout",
             Self::CacheDir => "cache-dir",
+            Self::LayerApplier => "layer-applier",
             Self::Builder => "builder",
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerListen => "docker-listen",

@@ -5,7 +5,7 @@ use super::facts::{Chained, Told};
 use super::heard;
 use crate::config::{BuilderEndpoint, Config};
 use crate::engine::EngineKind;
-use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
+use crate::engine::select::{ApplierChoice, DEFAULT_DOCKER_HOST, Selection};
 use crate::net::Address;
 use crate::running::Socket;
 use crate::status::{Kind, Status};
@@ -27,8 +27,9 @@ pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Optio
     let status = doors.iter().find_map(Door::status)?.clone();
     let selection = &config.engine;
     // containerd's address alone does not choose an engine: it is a hint.
-    let says_nothing =
-        Selection { containerd_address: None, cache_dir: None, ..selection.clone() } == Selection::default();
+    let layer_applier = ApplierChoice::default();
+    let says_nothing = Selection { containerd_address: None, cache_dir: None, layer_applier, ..selection.clone() }
+        == Selection::default();
     let is_basis = says_nothing || is_the_same(selection, &status);
     Some(Told { status, is_basis })
 }
@@ -48,7 +49,8 @@ pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selectio
     let address = engine.address.clone();
     let kind = Some(engine.kind);
     let (containerd_address, cache_dir) = (configured.containerd_address.clone(), configured.cache_dir.clone());
-    let base = Selection { kind, containerd_address, cache_dir, ..Selection::default() };
+    let layer_applier = configured.layer_applier;
+    let base = Selection { kind, containerd_address, cache_dir, layer_applier, ..Selection::default() };
     match engine.kind {
         EngineKind::Docker | EngineKind::DockerClassic => Selection { docker_host: Some(address), ..base },
         EngineKind::Containerd => Selection {

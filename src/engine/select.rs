@@ -24,6 +24,16 @@ pub const DEFAULT_CACHE_DIR: &str = "/var/lib/linkspan/cache";
 /// Why it was chosen that was not asked for by name.
 const FOUND: &str = "found by itself";
 
+/// Who unpacks layers into containerd's snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApplierChoice {
+    /// This process where it can do it as containerd would, else containerd.
+    #[default]
+    Auto,
+    /// containerd.
+    Containerd,
+}
+
 /// The settings that choose an engine. `None` is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
@@ -42,6 +52,8 @@ pub struct Selection {
     pub layout: Option<PathBuf>,
     /// The directory of build caches with Docker's classic store, which cannot hold them; [`DEFAULT_CACHE_DIR`] if not given.
     pub cache_dir: Option<PathBuf>,
+    /// Who unpacks layers into containerd's snapshots.
+    pub layer_applier: ApplierChoice,
 }
 
 impl Selection {
@@ -123,7 +135,8 @@ pub(super) fn is_there(socket: &Path) -> bool {
 
 async fn docker(selection: &Selection, socket: &Path, why: &str) -> Result<(Chosen, String), EngineError> {
     let (hint, namespace) = (selection.containerd_address.as_deref(), selection.namespace.as_deref());
-    let engine = DockerEngine::connect(socket, hint, namespace).await?;
+    let mut engine = DockerEngine::connect(socket, hint, namespace).await?;
+    engine.set_layer_applier(selection.layer_applier);
     let reason = format!("{why}, proven to use the containerd at {}", engine.containerd().client().address());
     Ok((Chosen::Docker(Box::new(engine)), reason))
 }
@@ -143,7 +156,9 @@ async fn docker_classic(selection: &Selection, socket: &Path, why: &str) -> Resu
 
 async fn containerd(selection: &Selection, why: &str) -> Result<(Chosen, String), EngineError> {
     let socket = selection.containerd_address.as_deref().unwrap_or(Path::new(DEFAULT_CONTAINERD_ADDRESS));
-    let engine = ContainerdEngine::connect(socket, selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)).await?;
+    let namespace = selection.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let mut engine = ContainerdEngine::connect(socket, namespace).await?;
+    engine.set_layer_applier(selection.layer_applier);
     Ok((Chosen::Containerd(Box::new(engine)), why.to_owned()))
 }
 

@@ -33,7 +33,8 @@ impl<S: Subscriber> Layer<S> for Record {
             LEFT.get().unwrap().lock().unwrap().insert(layer, reason);
         }
         if message == "containerd's diff service unpacks all layers" {
-            LEFT.get().unwrap().lock().unwrap().insert(String::new(), fields.0.remove("reason").unwrap());
+            let mut left = LEFT.get().unwrap().lock().unwrap();
+            *left.entry(String::new()).or_default() += &format!("{}\n", fields.0.remove("reason").unwrap());
         }
     }
 }
@@ -51,7 +52,7 @@ pub(crate) fn left(layer: &Digest) -> Option<String> {
     LEFT.get().unwrap().lock().unwrap().get(layer.as_str()).cloned()
 }
 
-/// Why some containerd unpacks everything, if one does.
+/// Why containerds unpack everything, if any do; a line for each time.
 pub(crate) fn all_left() -> Option<String> {
     LEFT.get().unwrap().lock().unwrap().get("").cloned()
 }

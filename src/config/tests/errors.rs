@@ -19,6 +19,10 @@ fn wrong_values_are_named_with_their_place() {
             "`engine` in config.toml: `5` is no engine; expected `auto`, `docker`, `docker-classic`, `containerd` or `layout`",
         ),
         (
+            sources().file("layer-applier = 'none'"),
+            "`layer-applier` in config.toml: `none` does not say who unpacks layers; expected `auto` or `containerd`",
+        ),
+        (
             sources().variable("DOCKER_HOST", "tcp://nowhere"),
             "DOCKER_HOST: `tcp://nowhere` is no address: expected a port, as in `tcp://127.0.0.1:1234`",
         ),

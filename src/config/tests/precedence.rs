@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::caches::{CacheLimits, CachePolicy};
+use crate::engine::select::ApplierChoice;
 
 #[test]
 fn defaults() {
@@ -53,6 +54,7 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_ALLOW_OUTPUT_DIR", "/srv/a,/srv/b/")
         .variable("LINKSPAN_LOG_FORMAT", "json")
         .variable("LINKSPAN_CACHE_DIR", "/srv/cache")
+        .variable("LINKSPAN_LAYER_APPLIER", "containerd")
         .variable("LINKSPAN_CACHE_MAX_BYTES", "20GB")
         .variable("LINKSPAN_CACHE_MAX_AGE", "30d")
         .variable("LINKSPAN_CACHE_MAX_COUNT", "50")
@@ -80,6 +82,7 @@ fn every_setting_can_be_given_by_variable() {
                 namespace: Some("moby".to_owned()),
                 layout: None,
                 cache_dir: Some("/srv/cache".into()),
+                layer_applier: ApplierChoice::Containerd,
             },
             builders: vec![builder],
             export_listen: Some("unix:///e.sock".parse().unwrap()),

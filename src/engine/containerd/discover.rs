@@ -7,6 +7,7 @@ use tonic::Code;
 
 use super::client::{Client, Expect as _};
 use crate::engine::EngineError;
+use crate::engine::select::ApplierChoice;
 
 /// The snapshotter that containerd's clients use on Linux (containerd `defaults.DefaultSnapshotter`).
 pub(crate) const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
@@ -31,6 +32,8 @@ pub(crate) struct Server {
     pub(crate) sharing: Option<String>,
     /// The folder of the content store, as containerd sees it (export `root` of the content plugin).
     pub(crate) content: Option<PathBuf>,
+    /// Who unpacks layers: a setting of ours.
+    pub(crate) layer_applier: ApplierChoice,
 }
 
 /// The server's UUID: made once and kept in containerd's root folder, so it survives restarts.
@@ -78,6 +81,7 @@ pub(crate) async fn discover(
             && found.capabilities.iter().any(|capability| capability == REBASE),
         sharing: metadata.and_then(|plugin| plugin.exports.get("policy").cloned()),
         content: content.and_then(|plugin| plugin.exports.get("root").map(PathBuf::from)),
+        layer_applier: ApplierChoice::default(),
         snapshotter,
     })
 }

@@ -45,6 +45,7 @@ pub(crate) use self::transaction::{Committer, ContainerdTransaction};
 pub(crate) use self::unpack::fuzz as layer_fuzz;
 use super::caches::CacheStore;
 use super::images::{Images, Record};
+use super::select::ApplierChoice;
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
     Sharing, Storage, StoredBlobs,
@@ -81,6 +82,11 @@ impl ContainerdEngine {
             },
         };
         Self { client, namespace: namespace.to_owned(), identity, server }
+    }
+
+    /// Chooses who unpacks layers.
+    pub(super) fn set_layer_applier(&mut self, choice: ApplierChoice) {
+        self.server.layer_applier = choice;
     }
 
     pub(crate) fn client(&self) -> &Client {

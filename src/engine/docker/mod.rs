@@ -29,6 +29,7 @@ use self::verify_store::VerifiedStore;
 use super::caches::CacheStore;
 use super::containerd::{ContainerdBlobs, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
+use super::select::ApplierChoice;
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
     Sharing, Storage, StoredBlobs,
@@ -88,6 +89,11 @@ impl DockerEngine {
         };
         let containerd = ContainerdEngine::new(store.client().clone(), store.namespace(), server);
         Ok(Self { docker, store: Arc::new(store), containerd, identity })
+    }
+
+    /// Chooses who unpacks layers.
+    pub(super) fn set_layer_applier(&mut self, choice: ApplierChoice) {
+        self.containerd.set_layer_applier(choice);
     }
 
     /// The containerd that dockerd uses.

@@ -1,4 +1,4 @@
-//! Where containerd's files are not within reach for certain, containerd unpacks.
+//! Where containerd's files are not within reach for certain, or it was chosen, containerd unpacks.
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
@@ -6,7 +6,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::common::Stack;
 use crate::fixture::{Image, Layer, containerd_selection, export, names};
 use crate::log;
-use linkspan::engine::select::{Selection, select};
+use linkspan::engine::select::{ApplierChoice, Selection, select};
 
 /// As `ssh -L` forwards it, perhaps from another host: what is at containerd's paths here is none of its files then.
 #[tokio::test(flavor = "multi_thread")]
@@ -31,4 +31,17 @@ async fn behind_a_forwarded_socket_containerd_unpacks() {
     let reason = log::all_left().unwrap();
     assert!(reason.contains(&format!("belongs to the process {}", std::process::id())), "{reason}");
     forwarding.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_containerd_was_chosen_it_unpacks() {
+    log::listen();
+    let stack = Stack::shared();
+    let selection = Selection { layer_applier: ApplierChoice::Containerd, ..containerd_selection(stack, "chosen") };
+    let engine = select(&selection).await.unwrap().engine;
+    let image = Image::new(&[Layer::new().file("one", "1").tar(), Layer::new().file("two", "2").tar()]);
+    export(&*engine, &image, &names(&["chosen:1"])).await.unwrap();
+    assert_eq!(stack.snapshots("chosen").len(), 2);
+    let reasons = log::all_left().unwrap();
+    assert!(reasons.lines().any(|reason| reason == "as configured"), "{reasons}");
 }

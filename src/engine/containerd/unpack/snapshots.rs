@@ -20,6 +20,7 @@ use super::apply::unpacking;
 use super::host::Host;
 use super::own::Running;
 use crate::engine::EngineError;
+use crate::engine::select::ApplierChoice;
 use crate::image::Digest;
 
 /// The snapshot label by which a snapshotter recognises a layer that it has already
@@ -63,6 +64,7 @@ pub(crate) struct Snapshots {
     snapshotter: String,
     /// The folder of the content store, as containerd sees it.
     content: Option<PathBuf>,
+    layer_applier: ApplierChoice,
     /// What writes into unfinished snapshots.
     running: Running,
     /// Keys of snapshots that were prepared and not yet committed.
@@ -72,11 +74,16 @@ pub(crate) struct Snapshots {
 impl Snapshots {
     pub(crate) fn new(client: Client, server: &Server) -> Self {
         let (snapshotter, content) = (server.snapshotter.clone(), server.content.clone());
-        Self { client, snapshotter, content, running: Running::default(), active: Arc::default() }
+        let layer_applier = server.layer_applier;
+        Self { client, snapshotter, content, layer_applier, running: Running::default(), active: Arc::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(super) fn layer_applier(&self) -> ApplierChoice {
+        self.layer_applier
     }
 
     pub(super) fn content_root(&self) -> Option<&Path> {

@@ -38,6 +38,7 @@ use super::host::{Host, OverlayDirs};
 use super::snapshots::Snapshots;
 use crate::compression::Compression;
 use crate::engine::EngineError;
+use crate::engine::select::ApplierChoice;
 use crate::image::{Algorithm, Digest};
 
 /// How long threads that are told to stop may take. They only wait for the disk.
@@ -96,23 +97,32 @@ impl Running {
 }
 
 impl Own {
-    /// The applier for the containerd of `snapshots`; `None` if its files are not within reach.
+    /// The applier for the containerd of `snapshots`; `None` if its files are not within reach, or containerd was
+    /// chosen.
     pub(super) async fn of(snapshots: &Snapshots) -> Result<Option<Self>, EngineError> {
+        let left = |reason: String| {
+            tracing::info!(reason, "containerd's diff service unpacks all layers");
+            Ok(None)
+        };
+        if snapshots.layer_applier() == ApplierChoice::Containerd {
+            return left("as configured".to_owned());
+        }
         // Others may mount the same way and mean something else by it.
         if snapshots.snapshotter() != DEFAULT_SNAPSHOTTER {
-            return Ok(None);
+            return left(format!("the snapshotter is `{}`", snapshots.snapshotter()));
         }
-        let Some(content) = snapshots.content_root() else { return Ok(None) };
-        let Some(host) = snapshots.host().await? else { return Ok(None) };
+        let Some(content) = snapshots.content_root() else {
+            return left("containerd does not say where its content is".to_owned());
+        };
+        let Some(host) = snapshots.host().await? else {
+            return left("containerd's files cannot be reached".to_owned());
+        };
         match reach::check(snapshots.client(), &host).await {
             Ok(umask) => {
                 let (host, running) = (Arc::new(host), snapshots.running().clone());
                 Ok(Some(Self { host, content: content.to_owned(), umask, running }))
             }
-            Err(reason) => {
-                tracing::info!(reason, "containerd's diff service unpacks all layers");
-                Ok(None)
-            }
+            Err(reason) => left(reason),
         }
     }
 
