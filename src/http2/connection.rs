@@ -72,18 +72,18 @@ pub enum ProxyError {
     },
 }
 
+/// Whether `error` is the reset of a stream by the other side; everything else means that there is no other side.
+pub(crate) fn is_reset(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut errors = causes.filter_map(|error| error.downcast_ref::<h2::Error>());
+    errors.next().is_some_and(|error| error.is_reset() && error.is_remote())
+}
+
 impl ProxyError {
     /// Whether the upstream ended just this call, which the client is to see as it is; everything else means that
     /// there is no upstream.
     pub fn is_reset(&self) -> bool {
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            if let Some(error) = error.downcast_ref::<h2::Error>() {
-                return error.is_reset() && error.is_remote();
-            }
-            source = error.source();
-        }
-        false
+        is_reset(self)
     }
 
     /// The error with all its causes: hyper's own texts are short, and what happened is in the sources.

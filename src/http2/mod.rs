@@ -13,6 +13,7 @@ mod service;
 
 pub use authority::Lenient;
 pub use body::{Body, BodyError, full, until_end_of, with_trailers};
+pub(crate) use connection::is_reset;
 pub use connection::{MAX_MESSAGE_BYTES, ProxyError, UpstreamConnection, serve};
 pub use pool::{Calls, ConnectionPool, PooledConnection, Sharing};
 pub use service::BuilderService;

@@ -147,3 +147,14 @@ pub(crate) fn flipped(message: &Message<'_>) -> Verdict {
 pub(crate) fn doubled(message: &Message<'_>) -> Verdict {
     Verdict::Instead(vec![message.bytes.clone(), message.bytes.clone()])
 }
+
+/// Has the builder say that it is one of those which do not wait for a load, so that the image is read after the build.
+pub(crate) fn older(message: &Message<'_>) -> Option<Verdict> {
+    const VERSION: &[u8] = b"v0.32.";
+    let at = message.bytes.windows(VERSION.len()).position(|bytes| bytes == VERSION);
+    let is_info = message.path == "/moby.buildkit.v1.Control/Info" && message.way == Way::Response;
+    let at = at.filter(|_| is_info)?;
+    let mut bytes = message.bytes.to_vec();
+    bytes[at..at + VERSION.len()].copy_from_slice(b"v0.31.");
+    Some(Verdict::Instead(vec![bytes.into()]))
+}

@@ -1,11 +1,11 @@
-//! A builder that prunes between its answer and our read of what it answered.
+//! A builder that prunes between its answer and our read of what it answered, as older ones can, which do not wait for a load.
 
 use std::fs;
 
 use crate::{
     common::{Part, Stack, until},
     engine::Engine,
-    proxied::{Application, Proxied},
+    proxied::{Application, Proxied, older},
     proxy::{Verdict, Way},
 };
 
@@ -22,7 +22,11 @@ fn a_builder_prunes_before_its_image_is_read() {
             let names_an_image = String::from_utf8_lossy(message.bytes).contains("containerimage.digest");
             let meets = !met && message.path == SOLVE && message.way == Way::Response && names_an_image;
             met |= meets;
-            if meets { Verdict::Hold } else { Verdict::Pass }
+            match older(message) {
+                Some(verdict) => verdict,
+                None if meets => Verdict::Hold,
+                None => Verdict::Pass,
+            }
         });
         let running = proxied.build(&application.context, "pruned:1").spawn();
         proxied.builder.stopped();

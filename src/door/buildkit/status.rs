@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 use super::builds::Build;
 use super::cache::renamed;
 use super::grpc::FRAME_HEADER;
-use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
+use crate::http2::{Body, BodyError, MAX_MESSAGE_BYTES, is_reset};
 
 /// Keeps the stream open. The builder ends it just before its response to `Solve`; the frames of an export that begins with that
 /// response are sent between the builder's last one and the trailers, those of one inside the build among the builder's.
@@ -46,7 +47,8 @@ async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Res
                 },
                 Some(Err(error)) => {
                     // The error's reset code reaches the client, unless that has disconnected.
-                    let _ = sender.send(Err(error.into())).await;
+                    let end = if is_reset(&error) { Err(error.into()) } else { Ok(Frame::trailers(lost())) };
+                    let _ = sender.send(end).await;
                     return;
                 }
                 None => break,
@@ -76,6 +78,14 @@ async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Res
     if let Some(trailers) = trailers {
         let _ = sender.send(Ok(trailers)).await;
     }
+}
+
+/// The trailers of a call whose builder is gone: what a client says whose own connection to the builder has ended (grpc-go).
+fn lost() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // It can only fail for details, of which there are none.
+    let _ = Status::unavailable("error reading from server: EOF").add_header(&mut trailers);
+    trailers
 }
 
 /// Sends frames; returns whether the client still reads.
