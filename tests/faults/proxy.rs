@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use linkspan::http2::{Body, ProxyError, UpstreamConnection, serve};
-use linkspan::net::{Address, Upstream};
+use linkspan::net::{Address, CloseWith, Upstream};
 use tokio::{
     net::{UnixListener, UnixStream},
     runtime::{Builder, Runtime},
@@ -225,8 +225,12 @@ async fn connection(state: Arc<State>, stream: UnixStream, cut: CancellationToke
     let Ok(upstream) = UpstreamConnection::open(&state.upstream).await else { return };
     // How it ends does not matter: clients are killed here.
     let forward = |request| forward(state.clone(), upstream.clone(), cut.clone(), request);
+    // As a proxy that copies bytes does, it passes on the end of the connection, never a reset of its own for each call.
+    let ended = upstream.ended().clone();
+    let stream = CloseWith::new(stream, ended.clone());
     tokio::select! {
         _ = serve(stream, CancellationToken::new(), forward) => {}
+        () = ended.cancelled() => {}
         () = death(state.upstream.address()) => {}
     }
 }
