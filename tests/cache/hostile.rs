@@ -126,14 +126,6 @@ impl Rig {
         fs::remove_file(&file).unwrap();
         fs::write(&file, new).unwrap();
     }
-
-    /// The most memory that Linkspan has had, in bytes (proc(5), `VmHWM`).
-    fn peak(&self) -> u64 {
-        let pid = self.linkspan.pid().as_raw_nonzero();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
 }
 
 /// A cache that is stored, how many of the two steps come from it, and what is said about it: to the user of the build, and by
@@ -266,8 +258,8 @@ async fn documents_that_contradict_themselves_or_never_end_cost_a_build_its_cach
         assert_eq!(shown.status.code(), Some(i32::from(!inspect.is_empty())), "{name}: {shown}");
         assert!(shown.stderr.contains(inspect), "{name}: {shown}");
     }
-    // One that is as it should be among them; and all of them together, where BuildKit chooses whose record it takes: the build
-    // succeeds.
+    // One that is as it should be among them; and all of them together. Of keys with one id BuildKit asks only the cache that named
+    // it first (`solver/combinedcache.go`, `Query`), which may be one that has no results: how many steps are cached is left open.
     assert_eq!(cached_steps(&rig.import(&rig.original)), 2);
     rig.import(&[std::slice::from_ref(&rig.original), &names[..]].concat().join(";"));
     let listed = rig.cache(&["ls"]);
@@ -276,7 +268,8 @@ async fn documents_that_contradict_themselves_or_never_end_cost_a_build_its_cach
     assert!(names.iter().all(|name| usage.stdout.contains(name)) && usage.status.success(), "{usage}");
     let removed = rig.cache(&[&["rm"], &names.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
     assert!(removed.status.success(), "{removed}");
-    assert!(rig.peak() <= 64 << 20, "{} bytes at most were resident", rig.peak());
+    let peak = rig.linkspan.peak_bytes();
+    assert!(peak <= 64 << 20, "{peak} bytes at most were resident");
 }
 
 #[tokio::test(flavor = "multi_thread")]

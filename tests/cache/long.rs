@@ -1,20 +1,19 @@
 //! A cache with a config that BuildKit does not import by itself.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use linkspan::image::Digest;
 use serde_json::{Value, json};
 
 use crate::builds::{ONCE, build, cached_steps};
-use crate::common::{Buildkitd, Context, Linkspan, Run, Stack, text};
+use crate::common::{Builder, Buildkitd, Context, Linkspan, Output, Run, Stack, text};
 
 /// BuildKit reads no longer config, by what the descriptor says.
 const LIMIT: usize = 1 << 20;
-const LENGTH: usize = 1_600_000;
 
-/// Puts records in front of those that are there until the config is long: what counts is behind the limit.
-fn lengthen(folder: &Path) -> usize {
+/// Puts records in front of those that are there until the config has `least` bytes: what counts is behind the limit.
+fn lengthen(folder: &Path, least: usize) -> usize {
     let blob = |digest: &Value| {
         let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
         serde_json::from_slice::<Value>(&fs::read(folder.join("blobs/sha256").join(hex)).unwrap()).unwrap()
@@ -29,7 +28,7 @@ fn lengthen(folder: &Path) -> usize {
     let mut config = blob(&descriptor["digest"]);
 
     let record = |at: usize| json!({"digest": Digest::sha256(at.to_string().as_bytes()), "layers": [{"layer": 0, "createdAt": "2026-01-02T03:04:05Z"}]});
-    let count = LENGTH / record(0).to_string().len() + 1;
+    let count = least / record(0).to_string().len() + 1;
     let mut records: Vec<_> = (0..count).map(record).collect();
     for mut old in config["records"].as_array().unwrap().clone() {
         for input in old["inputs"].as_array_mut().into_iter().flatten() {
@@ -59,37 +58,75 @@ fn lengthen(folder: &Path) -> usize {
     length
 }
 
+/// A builder of its own, which is emptied, behind a Linkspan; and a build whose cache is exported to a folder.
+struct Rig {
+    builder: Builder<'static>,
+    linkspan: Linkspan,
+    context: Context,
+    folder: PathBuf,
+    _buildkitd: Buildkitd,
+}
+
+impl Rig {
+    fn new(seed: u64) -> Self {
+        let stack = Stack::shared();
+        let buildkitd = Buildkitd::start(stack, "buildkitd");
+        let linkspan = Linkspan::start(stack, &engine(), &[&buildkitd.address()]);
+        let builder = stack.builder(&linkspan.address());
+        let context = Context::new(&format!("FROM {}\nCOPY noise /noise\n{ONCE}", stack.base_image()));
+        let context = context.noise("noise", 1 << 20, seed);
+        let short = format!("long/short-{seed}");
+        let to = format!("type=linkspan,ref={short},mode=max");
+        build(&builder, &context, &["--cache-to", &to, "-o", "type=cacheonly"]);
+        let folder = stack.fresh_path("-long");
+        cache(&["export", &short, text(&folder)]);
+        cache(&["rm", &short]);
+        Self { builder, linkspan, context, folder, _buildkitd: buildkitd }
+    }
+
+    /// The folder's cache in the engine, with a config of at least `least` bytes.
+    fn import(&self, name: &str, least: usize) -> usize {
+        let length = lengthen(&self.folder, least);
+        cache(&["import", text(&self.folder), name]);
+        let shown: Value = serde_json::from_str(&cache(&["inspect", name])).unwrap();
+        assert_eq!(shown[0]["config"]["size"], length);
+        length
+    }
+
+    /// What a builder without a cache of its own makes of it.
+    fn build(&self, from: &str) -> Output {
+        self.builder.buildx(["prune", "--all", "--force"]).ok();
+        self.builder.build(self.context.path(), ["--cache-from", from, "-o", "type=cacheonly"]).ok()
+    }
+}
+
+fn engine() -> [&'static str; 4] {
+    ["--engine", "docker", "--docker-host", Stack::shared().docker_host()]
+}
+
+fn cache(args: &[&str]) -> String {
+    Run::new(env!("CARGO_BIN_EXE_linkspan")).arg("cache").args(args.iter().copied()).args(engine()).ok().stdout
+}
+
 #[test]
 fn a_config_that_buildkit_refuses_is_imported_whole_through_the_door() {
-    let stack = Stack::shared();
-    let buildkitd = Buildkitd::start(stack, "buildkitd");
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
-    let linkspan = Linkspan::start(stack, &engine, &[&buildkitd.address()]);
-    let builder = stack.builder(&linkspan.address());
-    let cache = |args: &[&str]| {
-        Run::new(env!("CARGO_BIN_EXE_linkspan")).arg("cache").args(args.iter().copied()).args(engine).ok().stdout
-    };
-    let context = Context::new(&format!("FROM {}\nCOPY noise /noise\n{ONCE}", stack.base_image()));
-    let context = context.noise("noise", 1 << 20, 41);
-    let to = ["--cache-to", "type=linkspan,ref=long/short,mode=max", "-o", "type=cacheonly"];
-    build(&builder, &context, &to);
-    let folder = stack.fresh_path("-long");
-    cache(&["export", "long/short", text(&folder)]);
-    let length = lengthen(&folder);
-    assert!(length > LENGTH, "{length}");
-    cache(&["rm", "long/short"]);
-
-    let back = |from: &str| {
-        builder.buildx(["prune", "--all", "--force"]).ok();
-        builder.build(context.path(), ["--cache-from", from, "-o", "type=cacheonly"]).ok()
-    };
-    let output = back(&format!("type=local,src={},tag=long/short", text(&folder)));
+    let rig = Rig::new(41);
+    let length = rig.import("long/long", 1_600_000);
+    let output = rig.build(&format!("type=local,src={},tag=long/short-41", text(&rig.folder)));
     let refused = format!("is too large ({length} > {LIMIT})");
     assert!(output.stderr.contains(&refused) && cached_steps(&output) == 0, "{output}");
 
-    cache(&["import", text(&folder), "long/long"]);
-    let shown: Value = serde_json::from_str(&cache(&["inspect", "long/long"])).unwrap();
-    assert_eq!(shown[0]["config"]["size"], length);
-    let output = back("type=linkspan,ref=long/long");
+    let output = rig.build("type=linkspan,ref=long/long");
     assert_eq!(cached_steps(&output), 2, "{output}");
+}
+
+#[test]
+fn a_config_of_16_mib_costs_no_more_than_96_mib_of_memory() {
+    let rig = Rig::new(42);
+    let length = rig.import("long/longest", 16 << 20);
+    let output = rig.build("type=linkspan,ref=long/longest");
+    assert_eq!(cached_steps(&output), 2, "{output}");
+    let peak = rig.linkspan.peak_bytes();
+    eprintln!("a config of {length} bytes: {peak} bytes at most were resident");
+    assert!(peak <= 96 << 20, "{peak} bytes at most were resident");
 }

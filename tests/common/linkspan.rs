@@ -121,6 +121,14 @@ impl Linkspan {
         Pid::from_child(&self.child)
     }
 
+    /// The most memory that it has had (proc(5), `VmHWM`).
+    #[track_caller]
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let status = file_of(Path::new(&format!("/proc/{}/status", self.pid().as_raw_nonzero())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     pub(crate) fn log(&self) -> String {
         file_of(&self.log)
     }

@@ -218,15 +218,8 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     fs::remove_file(zeros).unwrap();
     bench.engines.compare("zeros", &bomb, &[]);
     assert_eq!(bench.engines.load(&repeated(2_000), &[], true).code, Some(0));
-    let peak = peak(&bench.engines);
+    let peak = bench.engines.linkspan.peak_bytes();
     assert!(peak <= 64 << 20, "{peak} bytes at most were resident");
-}
-
-/// The most memory that linkspan has had, in bytes (proc(5), `VmHWM`).
-pub(super) fn peak(engines: &TwoEngines) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", engines.linkspan.pid().as_raw_nonzero())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 /// dockerd answers before it was sent all of it, and its client is in the middle of sending.

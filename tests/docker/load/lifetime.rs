@@ -10,7 +10,6 @@ use containerd_client::services::v1::leases_client::LeasesClient;
 use tonic::Request;
 
 use super::archive::Image;
-use super::hostile::peak;
 use super::two_engines::{LEFT_OUT, TwoEngines, collect};
 use crate::common::{Linkspan, Part, Tar, until};
 
@@ -245,7 +244,7 @@ fn memory_does_not_grow_with_the_archive() {
     upload.send(&image.oci("large:2").end().0);
     let answer = upload.finish();
     assert!(answer.contains(r#"Loaded image: large:2\n"#), "{answer}");
-    let peak = peak(&engines);
+    let peak = engines.linkspan.peak_bytes();
     assert!(peak <= 64 << 20, "{peak} bytes at most were resident while 1.2 GB passed");
     assert!(fs::metadata(engines.door()).is_ok());
 }
