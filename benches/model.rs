@@ -71,8 +71,8 @@ fn graphs(criterion: &mut Criterion) {
     criterion.bench_function("graph/index of 3 platforms", |bencher| {
         bencher.iter(|| {
             let mut walk = Walk::new(black_box(root.clone()), Limits::default()).expect("an index");
-            while let Some(wanted) = walk.wanted().first() {
-                let digest = wanted.digest.clone();
+            while let Some(pending) = walk.pending().first() {
+                let digest = pending.digest.clone();
                 walk.supply(&digest, store.0[&digest].clone()).expect("a document");
             }
             let graph = walk.finish().expect("a graph");

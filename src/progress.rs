@@ -91,7 +91,7 @@ pub enum Event {
         /// The layer's blob.
         digest: Digest,
     },
-    /// A remark for people, such as a line of the engine's answer.
+    /// A remark for people, such as a line of the engine's response.
     Note(String),
 }
 

@@ -1,4 +1,4 @@
-//! What a running Linkspan says of itself: the answer of each of its doors to `GET /_linkspan/status`.
+//! The status of a running Linkspan: the response of each of its doors to `GET /_linkspan/status`.
 //!
 //! Over HTTP/1.1 on the docker door, over HTTP/2 (a plain GET, not gRPC) on the others. Whoever can use one door can set any
 //! name in the engine, so the document of each lists the exports of all. Keys may be added; a reader takes those that it
@@ -114,7 +114,7 @@ pub struct Status {
     /// The process, as it is called where it runs.
     #[serde(default)]
     pub pid: u32,
-    /// The door that answers.
+    /// The door that responds.
     pub door: Door,
     /// All doors.
     #[serde(default)]
@@ -134,12 +134,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// What the door `door` answers, with what is in `exports` whenever it is asked.
-    pub fn answer(&self, door: &Door, exports: LiveExports) -> StatusReport {
+    /// The report of the door `door`, with what is in `exports` at the time of each request.
+    pub fn report(&self, door: &Door, exports: LiveExports) -> StatusReport {
         StatusReport { status: Self { door: door.clone(), ..self.clone() }, exports }
     }
 
-    /// The builder whose door answers, if it is that of one.
+    /// The builder whose door responds, if it is that of one.
     pub fn builder(&self) -> Option<&Builder> {
         if self.door.kind != Kind::Buildkit {
             return None;
@@ -147,13 +147,13 @@ impl Status {
         self.builders.iter().find(|builder| builder.door == self.door.address)
     }
 
-    /// Whether a plain exporter counts as a load at the door that answers.
+    /// Whether a plain exporter counts as a load at the door that responds.
     pub fn plain_is_load(&self) -> bool {
         self.builder().map_or(self.policy.plain_is_load, |builder| builder.plain_is_load)
     }
 }
 
-/// What one door answers.
+/// One door's report.
 #[derive(Debug, Clone)]
 pub struct StatusReport {
     status: Status,
@@ -162,14 +162,14 @@ pub struct StatusReport {
 
 impl StatusReport {
     /// Whether a request is for it.
-    pub fn is_asked(method: &str, target: &str) -> bool {
+    pub fn is_request(method: &str, target: &str) -> bool {
         method == Method::GET.as_str() && target == PATH
     }
 
     /// The same for a request over HTTP/2.
-    pub fn is_asked_by<B>(request: &Request<B>) -> bool {
+    pub fn is_requested_by<B>(request: &Request<B>) -> bool {
         let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-        Self::is_asked(request.method().as_str(), target)
+        Self::is_request(request.method().as_str(), target)
     }
 
     /// The type of its content.
@@ -184,7 +184,7 @@ impl StatusReport {
         text.into()
     }
 
-    /// As an answer over HTTP/2.
+    /// As a response over HTTP/2.
     pub fn response<B>(&self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
         let bytes = self.bytes();
         let length = bytes.len();
@@ -235,9 +235,9 @@ mod tests {
         let exports = LiveExports::default();
         let (builder, principal) = ("b".to_owned(), Principal::Unix { uid: 1, gid: 2, pid: None });
         let origin = Origin { export: "e".to_owned(), door: "docker", builder, principal };
-        let answer = status.answer(&status.doors[1], exports.clone());
+        let report = status.report(&status.doors[1], exports.clone());
         let _listed = exports.add(&origin, vec!["demo:1".to_owned()]);
-        let mut document: Value = serde_json::from_slice(&answer.bytes()).unwrap();
+        let mut document: Value = serde_json::from_slice(&report.bytes()).unwrap();
         document["exports"][0]["created"].take().as_u64().unwrap();
         assert_eq!(
             document,
@@ -277,8 +277,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_request_is_answered() {
-        assert!(StatusReport::is_asked("GET", PATH));
+    fn only_the_exact_request_gets_a_response() {
+        assert!(StatusReport::is_request("GET", PATH));
         for (method, target) in [
             ("POST", PATH),
             ("HEAD", PATH),
@@ -287,7 +287,7 @@ mod tests {
             ("GET", "/v1.55/_linkspan/status"),
             ("GET", "/_ping"),
         ] {
-            assert!(!StatusReport::is_asked(method, target), "{method} {target}");
+            assert!(!StatusReport::is_request(method, target), "{method} {target}");
         }
     }
 }

@@ -20,12 +20,12 @@ use crate::config::{Log, LogFormat};
 /// What announcements and errors are logged as where lines are JSON: shown at every level.
 const ANNOUNCEMENTS: &str = "announcement";
 
-/// The form of what is said, once logging has started.
+/// The form of announcements, once logging has started.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// A line on stderr that scripts wait for; unlike a log line it has one form and is always there. Where log lines are JSON,
 /// it is one of them, so that whoever reads them need not tell two kinds apart. If stderr is closed, nobody waits.
-pub fn say(line: &str) {
+pub fn announce(line: &str) {
     if is_json() {
         tracing::info!(target: ANNOUNCEMENTS, "{line}");
     } else {
@@ -33,7 +33,7 @@ pub fn say(line: &str) {
     }
 }
 
-/// Says why the process ends, and what can be done about it, if lines are JSON; `false` if they are not.
+/// Reports why the process ends, and what can be done about it, if lines are JSON; `false` if they are not.
 pub fn complain(error: &str, hint: Option<&str>) -> bool {
     if is_json() {
         tracing::error!(target: ANNOUNCEMENTS, hint, "{error}");

@@ -147,8 +147,8 @@ impl Registry {
     fn walk(&self, picks: &[Index]) -> Graph {
         let mut walk = Walk::new(self.root(), Limits::default()).expect("a right root");
         let mut picks = picks.iter().cycle();
-        while !walk.wanted().is_empty() {
-            let digest = picks.next().expect("some picks").get(walk.wanted()).digest.clone();
+        while !walk.pending().is_empty() {
+            let digest = picks.next().expect("some picks").get(walk.pending()).digest.clone();
             walk.supply(&digest, self.blobs[&digest].clone().into()).expect("a right document");
         }
         walk.finish().expect("a whole graph")

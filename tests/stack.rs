@@ -12,8 +12,8 @@ fn a_plain_load_works_from_end_to_end() {
     let builder = stack.builder(stack.buildkit_host());
     let context = Context::new(&format!("FROM {}\nRUN echo hi > /hello\n", stack.base_image()));
     builder.build(context.path(), ["--load", "-t", "plain"]).ok();
-    let said = stack.docker(["run", "--rm", "--network", "host", "plain", "cat", "/hello"]).ok();
-    assert_eq!(said.stdout, "hi\n");
+    let output = stack.docker(["run", "--rm", "--network", "host", "plain", "cat", "/hello"]).ok();
+    assert_eq!(output.stdout, "hi\n");
     assert!(stack.image("docker.io/library/plain:latest").is_some());
     until("dockerd to release its leases", || stack.leases("moby"), Vec::is_empty);
     assert_eq!(stack.ingests("moby"), Vec::<String>::new());
@@ -67,7 +67,7 @@ fn two_stacks_do_not_meet_and_leave_nothing() {
 }
 
 #[test]
-fn mistakes_are_answered_with_the_remedy() {
+fn mistakes_are_reported_with_the_remedy() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
     let long = format!("/tmp/{}", "x".repeat(90));
     let cases: [(&[&str], &str); 5] = [

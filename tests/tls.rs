@@ -73,12 +73,12 @@ impl SecureBuilder {
         command.arg("--config").arg(config).env("PATH", path);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let builder = Self { child, address };
-        let answers = || builder.ask(stack, certificates).output().status.success();
-        until("the builder to answer", answers, |answers| *answers);
+        let is_ready = || builder.probe(stack, certificates).output().status.success();
+        until("the builder to answer", is_ready, |is_ready| *is_ready);
         builder
     }
 
-    fn ask(&self, stack: &Stack, certificates: &Certificates) -> Run {
+    fn probe(&self, stack: &Stack, certificates: &Certificates) -> Run {
         let files = [("--tlscacert", "ca.pem"), ("--tlscert", "client.test.pem"), ("--tlskey", "client.test.key")];
         let run = stack.buildctl(["--addr", &self.address, "--tlsservername", NAME]);
         files
@@ -134,9 +134,9 @@ fn a_door_to_a_builder_behind_tls() {
         stack.buildctl(["--addr", &linkspan.address(), "debug", "workers"]).fails();
         let output = doctor(tls).fails();
         // It is wrapped.
-        let said = output.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(said.contains(&format!("no answer from the builder at {}: ", secure.address)), "{output}");
-        assert!(said.contains(words), "{words}: {output}");
+        let message = output.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(message.contains(&format!("no answer from the builder at {}: ", secure.address)), "{output}");
+        assert!(message.contains(words), "{words}: {output}");
     }
 }
 

@@ -26,7 +26,7 @@ use crate::status::StatusReport;
 
 pub(crate) use client::client;
 
-use status::Asked;
+use status::StatusService;
 
 /// What may be in flight on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -35,7 +35,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const FRAME: u32 = 256 << 10;
 /// Streams of one connection at once.
 const STREAMS: u32 = 1024;
-/// How often a client that says nothing is asked whether it is there, and how long it may take to answer.
+/// How often a silent client is sent a ping, and how long its response may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// Connections that wait for the server to turn to them.
 const BACKLOG: usize = 64;
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Part {
     }
 }
 
-/// A client's connection; dropping it says that it has ended.
+/// A client's connection; dropping it marks it as ended.
 struct ApiStream {
     stream: Box<dyn Bytes>,
     peer: Principal,
@@ -79,7 +79,7 @@ struct ApiStream {
 pub struct ApiServer(mpsc::Sender<io::Result<ApiStream>>);
 
 impl ApiServer {
-    /// Starts a server of `parts`, of which there is at least one. `status` is what it answers who asks what it belongs to. It
+    /// Starts a server of `parts`, of which there is at least one. `status` is the response to requests for what it belongs to. It
     /// is closed by cancelling `drain`: calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ fn start(
             .fold(described, |described, part| described.register_encoded_file_descriptor_set(part.descriptors));
         services.iter().chain(&OWN).fold(described, |reflection, name| reflection.with_service_name(*name))
     };
-    // Python's client and older ones of others ask the first version only.
+    // Python's client and older ones of others request the first version only.
     let (reflection, older) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let (reporter, health) = tonic_health::server::health_reporter();
     let blobs = ContentService::Scopes(parts.iter().map(|part| part.scopes.clone()).collect());
@@ -131,7 +131,7 @@ fn start(
     let mut routes = RoutesBuilder::default();
     routes.add_service(health).add_service(reflection).add_service(older).add_service(blobs);
     if let Some(status) = status {
-        routes.add_service(Asked(status));
+        routes.add_service(StatusService(status));
     }
     for part in parts {
         (part.add)(&mut routes);

@@ -12,15 +12,15 @@ use tower::Service;
 
 use crate::status::{ROOT, StatusReport};
 
-/// Answers what is asked below [`ROOT`], which the server takes for the name of a service.
+/// Responds to requests below [`ROOT`], which the server takes for the name of a service.
 #[derive(Debug, Clone)]
-pub(super) struct Asked(pub(super) StatusReport);
+pub(super) struct StatusService(pub(super) StatusReport);
 
-impl NamedService for Asked {
+impl NamedService for StatusService {
     const NAME: &'static str = ROOT;
 }
 
-impl Service<Request<Body>> for Asked {
+impl Service<Request<Body>> for StatusService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Ready<Result<Self::Response, Infallible>>;
@@ -30,7 +30,7 @@ impl Service<Request<Body>> for Asked {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        ready(Ok(if StatusReport::is_asked_by(&request) {
+        ready(Ok(if StatusReport::is_requested_by(&request) {
             self.0.response(|document| Body::new(Full::new(document).map_err(|never| match never {})))
         } else {
             let mut response = Response::new(Body::empty());

@@ -56,14 +56,14 @@ impl Version {
 /// Runs this user's buildx; `None` if there is none.
 pub async fn version() -> Option<Version> {
     for (program, arguments) in WAYS {
-        if let Some(version) = ask(program, arguments).await {
+        if let Some(version) = run(program, arguments).await {
             return Some(version);
         }
     }
     None
 }
 
-async fn ask(program: &str, arguments: &[&str]) -> Option<Version> {
+async fn run(program: &str, arguments: &[&str]) -> Option<Version> {
     let command =
         Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = command.ok()?;
@@ -106,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_is_not_there_has_no_version() {
-        assert_eq!(ask("/nonexistent/docker", &["buildx", "version"]).await, None);
-        assert_eq!(ask("true", &[]).await, None);
+        assert_eq!(run("/nonexistent/docker", &["buildx", "version"]).await, None);
+        assert_eq!(run("true", &[]).await, None);
     }
 }

@@ -25,11 +25,11 @@ pub(crate) const PATTERNS: usize = 64;
 pub(crate) const PAGE: usize = 1000;
 /// Lookups in a message of Query, keys in one of Records.
 pub(crate) const LOOKUPS: usize = 1000;
-/// Keys in an answer of Query, results in one of Records.
+/// Keys in a response of Query, results in one of Records.
 pub(crate) const FOUND: usize = 10_000;
 /// Versions of a hold that Query looks into.
 pub(crate) const QUERIED_PARTS: usize = 32;
-/// Layers of all results in an answer of Records.
+/// Layers of all results in a response of Records.
 pub(crate) const QUERIED_LAYERS: usize = 1_000_000;
 /// Records of an export that were put.
 pub(crate) const PUT_RECORDS: usize = 50_000;

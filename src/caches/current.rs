@@ -24,7 +24,7 @@ impl Caches {
     /// there is none that can be read.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn current(&self, reference: &CacheRef, part: &Part) -> Result<Option<CurrentVersion>, CacheError> {
         let key = part.key();
         let (guard, version) = {

@@ -1,7 +1,7 @@
-//! What happens to the versions of caches, told to whoever watches.
+//! What happens to the versions of caches, reported to whoever watches.
 //!
-//! What this process does is told as it is done. Other processes, such as `linkspan cache rm`, change the same store: while
-//! anybody watches, it is listed every few seconds, and what has changed is told as well.
+//! What this process does is reported as it is done. Other processes, such as `linkspan cache rm`, change the same store: while
+//! anybody watches, it is listed every few seconds, and what has changed is reported as well.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -55,7 +55,7 @@ pub(super) struct Events {
     beginning: tokio::sync::Mutex<()>,
 }
 
-/// What watchers have been told, or have found when they began.
+/// What was reported to watchers, or what they have found when they began.
 #[derive(Debug, Default)]
 struct Known {
     versions: HashMap<String, CacheVersion>,
@@ -89,7 +89,7 @@ impl Events {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, change: Change, version: CacheVersion) {
+    fn send(&self, change: Change, version: CacheVersion) {
         // The last watcher may have gone.
         let _ = self.sender.send(CacheEvent { change, version, at: SystemTime::now() });
     }
@@ -99,7 +99,7 @@ impl Events {
         let mut known = self.known();
         let Some(known) = known.as_mut() else { return };
         if !known.gone.contains(&version.id) && known.versions.insert(version.id.clone(), version.clone()).is_none() {
-            self.tell(Change::Committed, version.clone());
+            self.send(Change::Committed, version.clone());
         }
     }
 
@@ -108,7 +108,7 @@ impl Events {
         let mut known = self.known();
         let Some(known) = known.as_mut() else { return };
         for version in ids.iter().filter_map(|id| known.forget(id)) {
-            self.tell(change, version);
+            self.send(change, version);
         }
     }
 
@@ -136,10 +136,10 @@ impl Events {
 }
 
 impl Caches {
-    /// What happens to versions from now on. A watcher that reads slowly misses the oldest events, and is told how many.
+    /// What happens to versions from now on. A watcher that reads slowly misses the oldest events, and gets their number.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn watch(self: &Arc<Self>) -> Result<broadcast::Receiver<CacheEvent>, CacheError> {
         let _beginning = self.events.beginning.lock().await;
         {
@@ -191,12 +191,12 @@ mod tests {
         (events, receiver)
     }
 
-    fn told(receiver: &mut broadcast::Receiver<CacheEvent>) -> Vec<(Change, String)> {
+    fn received(receiver: &mut broadcast::Receiver<CacheEvent>) -> Vec<(Change, String)> {
         std::iter::from_fn(|| receiver.try_recv().ok()).map(|event| (event.change, event.version.id)).collect()
     }
 
     #[test]
-    fn what_others_did_is_told_once() {
+    fn what_others_did_is_reported_once() {
         let (events, mut receiver) = watched(&["old", "held"]);
         events.committed(&version("ours", "p", 2));
         events.gone(&["old".to_owned(), "never seen".to_owned()], Change::Pruned);
@@ -209,7 +209,7 @@ mod tests {
             (Change::Deleted, "held"),
             (Change::Committed, "theirs"),
         ];
-        assert_eq!(told(&mut receiver), expected.map(|(change, id)| (change, id.to_owned())));
+        assert_eq!(received(&mut receiver), expected.map(|(change, id)| (change, id.to_owned())));
     }
 
     #[test]
@@ -218,18 +218,18 @@ mod tests {
         assert!(!events.is_over());
         drop(receiver);
         assert!(events.is_over() && events.known().is_none());
-        // Nobody is there to be told.
+        // Nobody watches.
         events.committed(&version("new", "p", 2));
         assert!(events.known().is_none());
     }
 
     #[test]
-    fn a_slow_watcher_is_told_how_much_it_missed() {
+    fn a_slow_watcher_gets_the_number_of_missed_events() {
         let (events, mut receiver) = watched(&[]);
         for at in 0..BACKLOG + 3 {
             events.committed(&version(&at.to_string(), "p", 1));
         }
         assert_eq!(receiver.try_recv(), Err(broadcast::error::TryRecvError::Lagged(3)));
-        assert_eq!(told(&mut receiver).len(), BACKLOG);
+        assert_eq!(received(&mut receiver).len(), BACKLOG);
     }
 }

@@ -15,10 +15,10 @@ use crate::engine::caches::{CacheContent, CacheDocument, CacheVersion, NewVersio
 use crate::image::Digest;
 use crate::image::cache::{CacheConfig, CacheRoot};
 
-/// How long to wait before an engine that went away is asked again to release an unfinished version: the first time, and at
+/// How long to wait before the release of an unfinished version is tried again in an engine that went away: the first time, and at
 /// most.
 const ABORT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// How often it is asked: for more than six hours.
+/// How often it is tried: for more than six hours.
 const ABORT_TRIES: usize = 800;
 
 /// The export of a cache's part. Layers are pinned and written under its [lease](Self::lease); dropping it without a commit
@@ -102,7 +102,7 @@ impl CacheExport {
     /// Ends it without a version.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn abort(&self) -> Result<(), CacheError> {
         self.has_ended.store(true, Ordering::Relaxed);
         Ok(self.pending.abort().await?)

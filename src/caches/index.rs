@@ -1,4 +1,4 @@
-//! What is in caches, to be looked up: an index in memory for each cache config that was asked for, as long as there is room.
+//! What is in caches, to be looked up: an index in memory for each cache config that was requested, as long as there is room.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

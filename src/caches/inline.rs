@@ -42,7 +42,7 @@ impl Caches {
     /// children. None if there is no such image.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn inline(&self, name: &Reference) -> Result<Vec<InlineCache>, CacheError> {
         let Some(images) = &self.images else { return Ok(Vec::new()) };
         let Some(root) = images.resolve(name).await? else { return Ok(Vec::new()) };

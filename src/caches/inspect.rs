@@ -32,7 +32,7 @@ impl Caches {
     /// The versions of a cache, the newest first; none if there is no such cache.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn inspect(&self, reference: &CacheRef) -> Result<Vec<Inspected>, CacheError> {
         let mut inspected = Vec::new();
         let usage = self.usage().await?;

@@ -1,4 +1,4 @@
-//! Removing caches by what was asked for.
+//! Removing caches by a selection.
 
 use std::time::{Duration, SystemTime};
 
@@ -77,7 +77,7 @@ impl Caches {
     /// What the limits would remove.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn exceeding(&self) -> Result<Pruned, CacheError> {
         let (usage, now) = (self.usage().await?, SystemTime::now());
         let over = self.limits().exceeding(&usage.versions, now);

@@ -58,7 +58,7 @@ struct State {
 /// `core/content/proxy/content_reader.go`).
 struct Open {
     at: u64,
-    /// What came with the last piece and was not asked for.
+    /// What came with the last piece and was not requested.
     rest: Bytes,
     chunks: Chunks,
 }
@@ -226,7 +226,7 @@ fn sized(blob: &Descriptor) -> (Digest, u64) {
     (blob.digest.clone(), blob.size)
 }
 
-/// Whether the engine may have the blob, and cannot be asked.
+/// Whether the engine may have the blob, and cannot be queried.
 fn is_away(error: &SourceError) -> bool {
     matches!(error, SourceError::Read { .. })
 }

@@ -48,7 +48,7 @@ impl Caches {
     /// version that cannot be read is left out: a cache never fails a build.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn resolve(self: &Arc<Self>, reference: &CacheRef) -> Result<Vec<ResolvedPart>, CacheError> {
         let (parts, _) = self.resolve_all(reference).await?;
         Ok(parts)
@@ -57,7 +57,7 @@ impl Caches {
     /// The same, and why each of the versions that are left out cannot be used.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn resolve_all(
         self: &Arc<Self>,
         reference: &CacheRef,

@@ -123,7 +123,7 @@ impl Caches {
     /// Releases what earlier processes left unfinished, and applies the limits. To be called once at the start.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn start(&self) -> Result<(), CacheError> {
         let left = self.store.recover().await?;
         if left > 0 {
@@ -135,7 +135,7 @@ impl Caches {
     /// The complete versions, of one cache or of all, the newest first.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn versions(&self, reference: Option<&CacheRef>) -> Result<Vec<CacheVersion>, CacheError> {
         let mut versions = self.store.versions(reference.map(CacheRef::as_str)).await?;
         versions.retain(|version| !self.guards.is_retired(&version.id));
@@ -188,7 +188,7 @@ impl Caches {
         self.remove(ids, Change::Deleted).await
     }
 
-    /// The same for the reason `change`, which is told to those who watch.
+    /// The same for the reason `change`, which is reported to those who watch.
     ///
     /// # Errors
     /// When the engine refuses.

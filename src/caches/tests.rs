@@ -127,7 +127,7 @@ pub(super) fn version(id: &str, part: &str, at: u64) -> CacheVersion {
 }
 
 #[test]
-fn a_part_keeps_what_was_asked_for_and_a_ref_sixteen_parts() {
+fn a_part_keeps_what_was_requested_and_a_ref_sixteen_parts() {
     let versions = [version("new", "p", 9), version("middle", "p", 8), version("old", "p", 7), version("q", "q", 1)];
     let superseded = |versions: &[CacheVersion], part: &str, keep| {
         superseded(versions, &NewVersion { part: part.to_owned(), ..NewVersion::default() }, keep)
@@ -296,7 +296,7 @@ async fn a_limit_holds_after_each_commit() {
 }
 
 #[tokio::test]
-async fn a_prune_takes_what_it_says() {
+async fn a_prune_removes_what_it_reports() {
     let folder = tempfile::tempdir().unwrap();
     let caches = caches(&folder, CacheSettings::default()).await;
     let app = store(&caches, "team/app", "", &["one"]).await;

@@ -44,8 +44,8 @@ impl Usage {
         let count = |(version, blobs): (CacheVersion, Vec<(Digest, u64)>)| {
             let is_unique = |digest: &Digest| counts.get(digest).is_some_and(|(_, count)| *count == 1);
             let sum = |unique: bool| {
-                let wanted = blobs.iter().filter(|(digest, _)| is_unique(digest) == unique);
-                wanted.fold(0u64, |sum, (_, size)| sum.saturating_add(*size))
+                let matching = blobs.iter().filter(|(digest, _)| is_unique(digest) == unique);
+                matching.fold(0u64, |sum, (_, size)| sum.saturating_add(*size))
             };
             let (unique, shared) = (sum(true), sum(false));
             VersionUsage { version, blobs, unique, shared }
@@ -58,7 +58,7 @@ impl Caches {
     /// What the caches take. A version whose root cannot be read counts with the bytes that it had when it was stored.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     pub async fn usage(&self) -> Result<Usage, CacheError> {
         let versions = self.versions(None).await?;
         let blobs = |version: CacheVersion| async move {

@@ -43,7 +43,7 @@ pub(super) enum Target {
 pub(super) fn target(settings: TargetSettings) -> Result<(Config, Target), CommandError> {
     let TargetSettings { to, engine } = settings;
     let to = match to {
-        None if !engine.is_said() => daemon()?,
+        None if !engine.is_given() => daemon()?,
         to => to,
     };
     if let Some(address) = to.as_ref().filter(|address| !address.is_local()) {

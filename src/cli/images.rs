@@ -12,7 +12,7 @@ use prost_types::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::filter::{Ages, Filter, Wanted};
+use self::filter::{Ages, Filter, NameFilter};
 use self::format::ListFormat;
 use super::settings::TargetSettings;
 use super::{CommandError, block_on, engine, output};
@@ -27,7 +27,7 @@ use crate::source::tree::{Image, Tree};
 pub(super) struct List {
     /// Only images of this repository, or with this name; may be a pattern with `*`, `?` and `[a-z]`
     #[arg(value_name = "REPOSITORY[:TAG]")]
-    name: Option<Wanted>,
+    name: Option<NameFilter>,
 
     /// Accepted for compatibility with docker; all images are always shown
     #[arg(short, long)]
@@ -79,18 +79,19 @@ impl List {
         let Self { name, all: _, filter, format, no_trunc, digests, quiet, json, target } = self;
         let filters: Vec<_> = filter.into_iter().chain(name.map(Filter::Reference)).collect();
         let (_, target) = engine::target(target)?;
-        let asks = filters.iter().any(|filter| !matches!(filter, Filter::Reference(_) | Filter::Dangling(_)));
+        let needs_facts = filters.iter().any(|filter| !matches!(filter, Filter::Reference(_) | Filter::Dangling(_)));
         block_on(engine::reading(&target, async |engine, images| {
             let ages = ages(&*engine, &*images, &filters).await?;
             let (mut rows, mut shown) = (Vec::new(), std::collections::HashSet::new());
             for record in engine::all(&*images).await? {
-                let is_wanted = |facts: &Facts| filter::is_wanted(&filters, &record, facts, &ages);
+                let is_match = |facts: &Facts| filter::is_match(&filters, &record, facts, &ages);
                 // Facts that no filter and no column needs are not read.
-                if !asks && !is_wanted(&Facts::default()) {
+                if !needs_facts && !is_match(&Facts::default()) {
                     continue;
                 }
-                let facts = if quiet && !asks { Facts::default() } else { Facts::of(&*images, &record.target).await };
-                if asks && !is_wanted(&facts) {
+                let facts =
+                    if quiet && !needs_facts { Facts::default() } else { Facts::of(&*images, &record.target).await };
+                if needs_facts && !is_match(&facts) {
                     continue;
                 }
                 match (quiet, json) {

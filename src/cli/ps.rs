@@ -13,7 +13,7 @@ use crate::engine::remote::DaemonConnection;
 use crate::export::LiveExport;
 use crate::export_v1::proto::{Export, ExportState, Exporter, ListRequest};
 use crate::net::Address;
-use crate::running::{First, Probe, ask};
+use crate::running::{First, Probe, probe};
 use crate::status::Kind;
 
 /// Lists the exports of a daemon that are under way, whichever of its doors they came through.
@@ -76,7 +76,7 @@ impl Ps {
 
 /// The exports of the daemon behind the door at `address`, ordered by id.
 async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
-    let (live, is_api) = match ask(address, First::Http2).await {
+    let (live, is_api) = match probe(address, First::Http2).await {
         Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
         // Another server of the API, or no listener, which the call reports.
         Probe::Stranger | Probe::Closed | Probe::Denied => (Vec::new(), true),

@@ -92,14 +92,14 @@ fn choose<'a>(
         return there(&root.digest);
     }
     let host = Platform::host();
-    let wanted = platform.unwrap_or(&host);
-    let image = match tree.image_for(wanted) {
+    let requested = platform.unwrap_or(&host);
+    let image = match tree.image_for(requested) {
         Some(image) => Some(image),
         // A single image is taken whatever its platform is.
         None if platform.is_none() && is_single => tree.images().into_iter().next(),
         None => None,
     };
-    let image = image.ok_or_else(|| absent(format!("it has no image for {wanted}")))?;
+    let image = image.ok_or_else(|| absent(format!("it has no image for {requested}")))?;
     let manifest = there(&image.entry.digest)?;
     match (what, &manifest.view) {
         (What::Config, View::Manifest(view)) => there(&view.config.digest),

@@ -55,12 +55,12 @@ mod tests {
         let stuck = Stuck::default();
         let held = ReadLeases(Mutex::new(vec![Arc::new(stuck.clone()), Arc::new(stuck.clone())]));
         let released = stuck.released.clone();
-        let all_asked = async {
+        let all_requested = async {
             while released.load(Ordering::Relaxed) < 2 {
                 tokio::task::yield_now().await;
             }
         };
-        held.end_before(all_asked).await;
+        held.end_before(all_requested).await;
         assert_eq!(stuck.released.load(Ordering::Relaxed), 2);
     }
 }

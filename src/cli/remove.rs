@@ -69,11 +69,11 @@ impl Remove {
         let (references, force) = (self.references, self.force);
         block_on(engine::reading(&target, async |engine, images| {
             // Everything is looked up before anything is removed.
-            let mut wanted = Vec::new();
+            let mut found = Vec::new();
             for given in &references {
-                wanted.push(records(&*engine, &*images, given, force).await?);
+                found.push(records(&*engine, &*images, given, force).await?);
             }
-            for record in wanted.into_iter().flatten() {
+            for record in found.into_iter().flatten() {
                 remove(&*engine, &*images, &record, force).await?;
             }
             Ok(ExitCode::SUCCESS)

@@ -47,8 +47,8 @@ mod tests {
 
     #[test]
     fn flags_are_repeated_as_a_shell_takes_them() {
-        let said = flags([("engine", Some("layout")), ("namespace", None), ("layout", Some("/a b/it's"))]);
-        assert_eq!(said, r" --engine layout --layout '/a b/it'\''s'");
+        let text = flags([("engine", Some("layout")), ("namespace", None), ("layout", Some("/a b/it's"))]);
+        assert_eq!(text, r" --engine layout --layout '/a b/it'\''s'");
         assert_eq!(flags([("to", None)]), "");
         assert_eq!(word(""), "''");
     }

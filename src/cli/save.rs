@@ -78,7 +78,7 @@ enum FormatFlag {
 }
 
 /// An image that goes into the archive.
-struct Wanted {
+struct SelectedImage {
     graph: Arc<Graph>,
     names: Vec<Reference>,
 }
@@ -100,14 +100,14 @@ impl Save {
             // Opened first: a terminal is refused before the engine is asked.
             let sink = Sink::open(&output)?;
             let save = async |engine: Arc<dyn Engine>, images: Arc<dyn Images>| {
-                let wanted = find(&*engine, &images, &references, &extent, mode, &held).await?;
-                let absent = absent(&*images, wanted.iter().map(|image| &*image.graph)).await?;
+                let selected = find(&*engine, &images, &references, &extent, mode, &held).await?;
+                let absent = absent(&*images, selected.iter().map(|image| &*image.graph)).await?;
                 let saved: Vec<_> =
-                    wanted.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
+                    selected.iter().map(|image| Saved { graph: &image.graph, names: &image.names }).collect();
                 let archive = Archive::of(&saved, format, &absent).map_err(SaveError::Archive)?;
                 let bytes = archive.size();
                 write(Arc::new(archive), images, sink, mode).await?;
-                report(&wanted, bytes, &output, json, mode)
+                report(&selected, bytes, &output, json, mode)
             };
             engine::reading(&target, save).await
         });
@@ -133,8 +133,8 @@ async fn find(
     extent: &Extent,
     mode: ProgressMode,
     held: &ReadLeases,
-) -> Result<Vec<Wanted>, CommandError> {
-    let mut wanted = Vec::<Wanted>::new();
+) -> Result<Vec<SelectedImage>, CommandError> {
+    let mut selected = Vec::<SelectedImage>::new();
     for given in references {
         let root = engine::resolve(engine, &**images, given).await?;
         let Taken { root, graph, note } = extent.take(images, &root).await?;
@@ -143,7 +143,7 @@ async fn find(
             output::note(&format!("{kind} holds only a part of `{given}`; {part} saved, and named by the whole index"));
         }
         let name = engine::name(&**images, given).await?;
-        match wanted.iter_mut().find(|image| image.graph.root().digest == root.digest) {
+        match selected.iter_mut().find(|image| image.graph.root().digest == root.digest) {
             Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
             None => {
                 let graph = Arc::new(match graph {
@@ -151,11 +151,11 @@ async fn find(
                     None => engine::graph(&**images, root).await?,
                 });
                 held.add(engine, &graph, "save").await;
-                wanted.push(Wanted { graph, names: name.into_iter().collect() });
+                selected.push(SelectedImage { graph, names: name.into_iter().collect() });
             }
         }
     }
-    Ok(wanted)
+    Ok(selected)
 }
 
 /// The foreign layers that the source lacks.
@@ -196,8 +196,14 @@ pub(super) async fn write(
     Ok(())
 }
 
-fn report(wanted: &[Wanted], bytes: u64, to: &Path, json: bool, mode: ProgressMode) -> Result<(), CommandError> {
-    for Wanted { graph, names } in wanted {
+fn report(
+    selected: &[SelectedImage],
+    bytes: u64,
+    to: &Path,
+    json: bool,
+    mode: ProgressMode,
+) -> Result<(), CommandError> {
+    for SelectedImage { graph, names } in selected {
         let root = graph.root();
         let texts: Vec<_> = names.iter().map(ToString::to_string).collect();
         if json {

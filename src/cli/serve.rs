@@ -53,7 +53,7 @@ Exit code: 0 after a clean end, 1 after an error or an unclean end, 2 for a wron
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let flags = Layer::from(self.settings);
-        let asks_for_json = Config::asks_for_json(&flags, &ProcessEnvironment);
+        let requests_json = Config::requests_json(&flags, &ProcessEnvironment);
         // Must happen before other threads start.
         let prepared = Inherited::take().map_err(DaemonError::from).map_err(CommandError::from).and_then(|inherited| {
             let config = Config::load_serving(flags, &ProcessEnvironment, inherited.settings())?;
@@ -62,7 +62,7 @@ impl Serve {
         // An error in the configuration is logged in the requested format, too.
         let log = match &prepared {
             Ok((config, _)) => Some(config.log),
-            Err(_) => asks_for_json.then_some(Log { level: Level::INFO, format: LogFormat::Json }),
+            Err(_) => requests_json.then_some(Log { level: Level::INFO, format: LogFormat::Json }),
         };
         if let Some(log) = log {
             telemetry::start(log)?;

@@ -53,7 +53,7 @@ pub(super) struct EngineSettings {
 
 impl EngineSettings {
     /// Whether a flag chooses the engine.
-    pub(super) fn is_said(&self) -> bool {
+    pub(super) fn is_given(&self) -> bool {
         let flags = [&self.engine, &self.docker_host, &self.containerd_address, &self.namespace, &self.layout];
         flags.into_iter().any(Option::is_some)
     }

@@ -79,7 +79,7 @@ impl Buildx {
         flags.add_flag(Setting::DockerHost, self.docker_host.clone());
         let config = Config::load(flags, &ProcessEnvironment)?;
         let store = Store::find(|name| std::env::var_os(name)).ok_or(SetupError::Homeless)?;
-        let doors = block_on(Doors::ask(
+        let doors = block_on(Doors::probe(
             &config,
             &Config::default_docker_listen(&ProcessEnvironment),
             &SearchFolders::new(|name| std::env::var_os(name)),

@@ -29,9 +29,11 @@ pub(super) fn check(
     let given = settings.one(Setting::DockerListen);
     let parsed = |text: &str| text.parse::<Address>().ok();
     let ours = parsed(given.map_or(usual, |given| &given.text));
-    let told = settings.one(Setting::DockerHost);
+    let docker_host = settings.one(Setting::DockerHost);
     let is_ours = |text: &str| ours.is_some() && parsed(text) == ours;
-    if told.is_some_and(|told| is_ours(&told.text) && told.origin == Origin::Variable("DOCKER_HOST".to_owned())) {
+    if docker_host.is_some_and(|docker_host| {
+        is_ours(&docker_host.text) && docker_host.origin == Origin::Variable("DOCKER_HOST".to_owned())
+    }) {
         engine.docker_host = None;
     }
     let Some(given) = given else { return Ok(None) };

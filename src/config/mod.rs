@@ -103,10 +103,10 @@ impl Config {
     }
 
     /// Whether flags or variables ask for JSON logs, for errors before the configuration is checked.
-    pub fn asks_for_json(flags: &Layer, environment: &dyn Environment) -> bool {
-        let said = flags.one(Setting::LogFormat).map(|given| given.text.clone());
+    pub fn requests_json(flags: &Layer, environment: &dyn Environment) -> bool {
+        let flag = flags.one(Setting::LogFormat).map(|given| given.text.clone());
         let variable = || environment.get(&Setting::LogFormat.variable())?.into_string().ok();
-        said.or_else(variable).as_deref() == Some("json")
+        flag.or_else(variable).as_deref() == Some("json")
     }
 
     /// The default docker door of this user's own daemon, if its socket exists; else that of the machine's daemon.
@@ -128,19 +128,19 @@ impl Config {
             None => file::read_if_there(&files.file)?,
         };
         let mut ambient = environment::neighbours(environment)?;
-        let mut said = explicit.over(file.layer);
+        let mut configured = explicit.over(file.layer);
         if let Some(mut handed) = serving.clone() {
             if file.builders.iter().any(|builder| builder.listen.is_some()) {
                 handed.remove(Setting::BuildkitListen);
             }
-            said = said.over(handed);
+            configured = configured.over(handed);
         }
         // If only other doors are configured, BUILDKIT_HOST does not ask for a builder's door.
-        let is_said = |setting| said.one(setting).is_some();
-        let other_door =
-            (is_said(Setting::DockerListen) || is_said(Setting::ExportListen)) && !is_said(Setting::BuildkitListen);
+        let is_configured = |setting| configured.one(setting).is_some();
+        let other_door = (is_configured(Setting::DockerListen) || is_configured(Setting::ExportListen))
+            && !is_configured(Setting::BuildkitListen);
         // A BUILDKIT_HOST that points to one of our own doors was set for clients: it names no builder.
-        let listens = said.all(Setting::BuildkitListen);
+        let listens = configured.all(Setting::BuildkitListen);
         let is_ours = |builder: &Given| match listens {
             [] => builder.text == DEFAULT_LISTEN,
             listens => listens.iter().any(|listen| listen.text == builder.text),
@@ -149,7 +149,7 @@ impl Config {
         if !file.builders.is_empty() || other_door || is_ours {
             ambient.remove(Setting::Builder);
         }
-        let mut settings = said.over(ambient);
+        let mut settings = configured.over(ambient);
         if serving.is_some() && file.builders.is_empty() {
             defaults::add(&mut settings, files.is_root, |name| environment.get(name))?;
         }

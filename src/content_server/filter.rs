@@ -41,7 +41,7 @@ impl Filters {
     pub(crate) fn hold(&self, field: impl Fn(&str) -> Option<String>) -> bool {
         let holds = |test: &Test| match (&test.condition, field(&test.field)) {
             (Condition::Present, value) => value.is_some(),
-            (Condition::Equal(wanted), value) => value.as_ref() == Some(wanted),
+            (Condition::Equal(expected), value) => value.as_ref() == Some(expected),
             (Condition::Unequal(unwanted), value) => value.as_ref() != Some(unwanted),
         };
         self.0.is_empty() || self.0.iter().any(|tests| tests.iter().all(holds))
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn unknown_filters_are_refused() {
         for (filter, why) in
             [("", "a field"), ("a~=b", "not offered"), ("\"a", "not closed"), ("a==\"b\"c", "expected `,`")]
         {

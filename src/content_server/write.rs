@@ -23,7 +23,7 @@ use crate::export_v1::{ApiError, ResponseStream};
 use crate::image::Digest;
 
 /// How many responses wait for a client that sends ahead and reads late.
-const ANSWERS: usize = 16;
+const QUEUED_RESPONSES: usize = 16;
 /// How much longer than its export a step of a write may take. An engine that answers takes moments; one that has
 /// stopped must not keep the export.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(super) fn start(
     ingester: Arc<dyn Ingester>,
     messages: Streaming<WriteContentRequest>,
 ) -> ResponseStream<WriteContentResponse> {
-    let (responses, outgoing) = mpsc::channel(ANSWERS);
+    let (responses, outgoing) = mpsc::channel(QUEUED_RESPONSES);
     // A task of its own, so that what was written is kept properly when the client goes away. The end of the export
     // waits for it.
     let writers = ingester.writers().clone();
@@ -67,8 +67,8 @@ async fn serve(
         match response.unwrap_or_else(|| Err(ingester.ended())) {
             Ok(response) => {
                 // A client that is gone gets no response; what it wrote is kept.
-                let told = ingester.end().run_until_cancelled(responses.send(Ok(response))).await;
-                let is_gone = !matches!(told, Some(Ok(())));
+                let sent = ingester.end().run_until_cancelled(responses.send(Ok(response))).await;
+                let is_gone = !matches!(sent, Some(Ok(())));
                 if is_commit {
                     return Ok(());
                 }
@@ -235,7 +235,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let export = Stopping::new(folder.path(), Stuck::default()).await;
         let contents = export.contents();
-        let (responses, _outgoing) = mpsc::channel(ANSWERS);
+        let (responses, _outgoing) = mpsc::channel(QUEUED_RESPONSES);
         let writing = export.clone();
         let written = contents.writers.spawn(async move {
             let messages = stream::once(std::future::ready(Ok(bytes("a")))).chain(stream::pending());
@@ -259,7 +259,7 @@ mod tests {
         for at in 0..REFS {
             export.contents().scope().set_times(&at.to_string(), times);
         }
-        let (responses, _outgoing) = mpsc::channel(ANSWERS);
+        let (responses, _outgoing) = mpsc::channel(QUEUED_RESPONSES);
         let messages = stream::once(std::future::ready(Ok(bytes("one more"))));
         let status = serve(&Scoped(export), messages, &responses).await.unwrap_err();
         let error = ApiError::from_status(&status).unwrap();

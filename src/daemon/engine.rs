@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::EngineError;
 use crate::engine::select::{Selected, Selection, select};
-use crate::telemetry::say;
+use crate::telemetry::announce;
 
 use super::notify;
 
@@ -26,7 +26,7 @@ pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Sel
     let (begun, end) = (Instant::now(), Instant::now() + timeout);
     // Extends the service manager's own limit (TimeoutStartSec=), so that any `timeout` works.
     notify::state(&format!("EXTEND_TIMEOUT_USEC={}", timeout.saturating_add(REST).as_micros()));
-    let (mut last, mut said) = (None, false);
+    let (mut last, mut announced) = (None, false);
     loop {
         let look = select(selection);
         let outcome = match last.take() {
@@ -39,9 +39,9 @@ pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Sel
         };
         match outcome {
             Err(error) if Instant::now() < patience(&error, begun, timeout) => {
-                if !said {
-                    say(&format!("waiting for the engine, {} s at most: {error}", timeout.as_secs()));
-                    said = true;
+                if !announced {
+                    announce(&format!("waiting for the engine, {} s at most: {error}", timeout.as_secs()));
+                    announced = true;
                 }
                 sleep(PAUSE.min(end.saturating_duration_since(Instant::now()))).await;
                 last = Some(error);
@@ -70,13 +70,13 @@ mod tests {
     use super::*;
     use crate::engine::EngineKind;
 
-    /// A dockerd that sends one of `answers` on each connection; `None` is no response.
-    fn dockerd(socket: UnixListener, answers: Vec<Option<&'static str>>) -> tokio::task::JoinHandle<()> {
+    /// A dockerd that sends one of `responses` on each connection; `None` is no response.
+    fn dockerd(socket: UnixListener, responses: Vec<Option<&'static str>>) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             let mut silent = Vec::new();
-            for answer in answers {
+            for response in responses {
                 let (mut stream, _) = socket.accept().await.unwrap();
-                let Some(answer) = answer else {
+                let Some(response) = response else {
                     silent.push(stream);
                     continue;
                 };
@@ -84,30 +84,30 @@ mod tests {
                 while !request.ends_with(b"\r\n\r\n") {
                     request.push(stream.read_u8().await.unwrap());
                 }
-                let head = format!("HTTP/1.1 {answer}\r\nContent-Length: 2\r\n\r\n{{}}");
+                let head = format!("HTTP/1.1 {response}\r\nContent-Length: 2\r\n\r\n{{}}");
                 stream.write_all(head.as_bytes()).await.unwrap();
             }
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_docker_that_accepts_and_does_not_answer_yet_is_waited_for() {
+    async fn a_docker_that_accepts_and_does_not_respond_yet_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("docker.sock");
         let socket = UnixListener::bind(&path).unwrap();
-        let answers =
+        let responses =
             vec![None, Some("503 Service Unavailable"), Some("500 Internal Server Error"), Some("404 Not Found")];
-        let asked = dockerd(socket, answers);
+        let server = dockerd(socket, responses);
         let docker_host = Some(format!("unix://{}", path.display()));
         let selection = Selection { kind: Some(EngineKind::Docker), docker_host, ..Selection::default() };
         let error = wait(&selection, Duration::from_secs(120)).await.unwrap_err();
         // An error that does not indicate a starting dockerd is returned at once.
         assert!(matches!(error, EngineError::Protocol { .. }), "{error}");
-        asked.await.unwrap();
+        server.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_docker_that_never_answers_is_waited_for_as_long_as_was_said() {
+    async fn a_docker_that_never_responds_is_waited_for_until_the_timeout() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("docker.sock");
         let _socket = UnixListener::bind(&path).unwrap();

@@ -30,7 +30,7 @@ use crate::export::{Exports, NamePolicy};
 use crate::http2::ConnectionPool;
 use crate::net::{Address, Upstream, UpstreamError};
 use crate::output::folder::Folders;
-use crate::telemetry::say;
+use crate::telemetry::announce;
 
 use accept::Listeners;
 use listen::Listener;
@@ -206,7 +206,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     };
     let tidying = begin_to_tidy(Arc::clone(&engine), caches.clone()).await;
 
-    say(&format!("engine {}: {reason}", engine.identity()));
+    announce(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
     let exports = Arc::new(Exports::with_policy(engine, policy));
     let listeners = Listeners::new(capacity());
@@ -233,7 +233,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
             parts.push(cache_api::open(caches, Arc::clone(&exports), &name, drain.clone()).await);
         }
         let server = ApiServer::start(parts, status.of(listener.address()), drain)?;
-        say(&format!("export door listening on {}", listener.address()));
+        announce(&format!("export door listening on {}", listener.address()));
         listeners.open("export", listener, move |stream, drain| {
             let server = server.clone();
             async move {
@@ -245,11 +245,11 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         });
     }
     for ((builder, connections), listener) in config.builders.iter().zip(pools).zip(builder_listeners) {
-        say(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
+        announce(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
         let (builder, plain_is_load) = (builder.endpoint.to_string(), builder.plain_is_load);
         let settings = buildkit::Settings { builder, connections, plain_is_load };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
-        let door = Arc::new(door.telling(status.of(listener.address())));
+        let door = Arc::new(door.with_status(status.of(listener.address())));
         let looking = Arc::clone(&door);
         // In the background, because a builder may start after this daemon.
         tokio::spawn(async move { looking.look().await });
@@ -260,9 +260,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     }
     let mut docker_door = None;
     if let Some((upstream, listener, is_load)) = docker {
-        say(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
+        announce(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
         let door = docker::door(upstream, &exports, caches.clone(), is_load);
-        let door = Arc::new(door.telling(status.of(listener.address())));
+        let door = Arc::new(door.with_status(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
         listeners.open("docker", listener, move |stream, drain| {
             let door = Arc::clone(&door);
@@ -300,8 +300,8 @@ fn unneeded(engine: &Identity, inherited: &mut Inherited) -> Result<Option<Liste
     let Ok(usual) = DEFAULT_DOCKER_LISTEN.parse() else { return Ok(None) };
     let listener = if engine.kind.is_docker() { None } else { inherited.for_door(&usual)? };
     if listener.is_some() {
-        say(&format!("no docker door at {usual}: the engine is {engine}, and connections there are closed"));
-        say("hint: after docker was installed, restart linkspan");
+        announce(&format!("no docker door at {usual}: the engine is {engine}, and connections there are closed"));
+        announce("hint: after docker was installed, restart linkspan");
     }
     Ok(listener)
 }

@@ -27,7 +27,7 @@ impl Composed {
     pub(super) fn of(&self, address: &Address) -> Option<StatusReport> {
         let (status, address) = (self.status.as_ref()?, address.to_string());
         let door = status.doors.iter().find(|door| door.address == address)?;
-        Some(status.answer(door, self.exports.clone()))
+        Some(status.report(door, self.exports.clone()))
     }
 }
 

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_said_before_the_end_is_heard_after_a_write_that_failed() {
+    async fn what_was_sent_before_the_end_is_received_after_a_write_that_failed() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let mut near = EarlyResponseStream::new(near);
         near.write_all(b"never read").await.unwrap();
@@ -69,12 +69,12 @@ mod tests {
         let mut writing = Box::pin(near.write(b"more"));
         assert!(futures_util::poll!(writing.as_mut()).is_pending());
         drop(writing);
-        let mut said = [0; 2];
-        near.read_exact(&mut said).await.unwrap();
-        assert_eq!(&said, b"no");
+        let mut received = [0; 2];
+        near.read_exact(&mut received).await.unwrap();
+        assert_eq!(&received, b"no");
         assert!(futures_util::poll!(Box::pin(near.write(b"more"))).is_pending());
         // The kernel reports the unread bytes (ECONNRESET) to the first call.
-        match near.read(&mut said).await {
+        match near.read(&mut received).await {
             Ok(count) => assert_eq!(count, 0),
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }

@@ -29,9 +29,9 @@ pub(crate) use error::ApiError;
 /// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The time limit for a small request.
-const ANSWER: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest response that is read into memory.
-const ANSWER_BYTES: usize = 4 << 20;
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
 /// dockerd's API. Paths carry no version: dockerd then speaks its newest, in every release
 /// (moby `daemon/server/middleware/version.go`).
@@ -81,7 +81,7 @@ impl Api {
 
     pub(crate) async fn get(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
-        self.whole(path, request, ANSWER, ANSWER_BYTES).await
+        self.whole(path, request, RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES).await
     }
 
     /// The first process of a container; `None` if the container does not run, or if dockerd's host numbers processes
@@ -107,19 +107,19 @@ impl Api {
     /// POSTs without a body.
     pub(crate) async fn post(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::POST).uri(path).body(Full::default());
-        self.whole(path, request, ANSWER, ANSWER_BYTES).await
+        self.whole(path, request, RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES).await
     }
 
     /// DELETEs.
     pub(crate) async fn delete(&self, path: &str) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::DELETE).uri(path).body(Full::default());
-        self.whole(path, request, ANSWER, ANSWER_BYTES).await
+        self.whole(path, request, RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES).await
     }
 
     /// GETs a response of up to `bytes`.
     pub(crate) async fn get_within(&self, path: &str, bytes: usize) -> Result<ApiResponse, ApiError> {
         let request = Request::builder().method(Method::GET).uri(path).body(Full::default());
-        self.whole(path, request, ANSWER, bytes).await
+        self.whole(path, request, RESPONSE_TIMEOUT, bytes).await
     }
 
     /// POSTs a streamed body, and returns as soon as the response begins. Dropping [`Streaming`] closes the connection, so that
@@ -157,7 +157,7 @@ impl Api {
     ) -> Result<ApiResponse, ApiError> {
         let request =
             Request::builder().method(Method::POST).uri(path).header(CONTENT_TYPE, content_type).body(Full::new(body));
-        self.whole(path, request, limit, ANSWER_BYTES).await
+        self.whole(path, request, limit, MAX_RESPONSE_BYTES).await
     }
 
     /// POSTs `body` (JSON) and takes over the connection, which is upgraded to `protocol`. Any other response is in the inner
@@ -181,15 +181,17 @@ impl Api {
             let (response, _connection) = self.exchange(self.connect().await?, request).await?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let (head, body) = response.into_parts();
-                let body =
-                    Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| broken(error.to_string()))?;
+                let body = Limited::new(body, MAX_RESPONSE_BYTES)
+                    .collect()
+                    .await
+                    .map_err(|error| broken(error.to_string()))?;
                 return Ok(Err(ApiResponse { status: head.status, body: body.to_bytes() }));
             }
             hyper::upgrade::on(response).await.map(Ok).map_err(|error| broken(error.to_string()))
         };
-        match timeout(ANSWER, exchange).await {
+        match timeout(RESPONSE_TIMEOUT, exchange).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ApiError::Timeout { operation, after: ANSWER }),
+            Err(_) => Err(ApiError::Timeout { operation, after: RESPONSE_TIMEOUT }),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Asks a builder for its version.
+//! Requests the version of a builder.
 
 use std::error::Error;
 use std::pin::pin;
@@ -31,26 +31,26 @@ pub(super) enum BuilderProbe {
     Silent(String),
 }
 
-/// How often to ask when the connection breaks without a reason: a TLS alert after the handshake races with our first bytes,
+/// How often to try when the connection breaks without a reason: a TLS alert after the handshake races with our first bytes,
 /// and the system may drop it together with the connection.
 const ATTEMPTS: usize = 5;
 /// The ends of reasons that explain nothing: h2's, our own, and the system's.
 const ENDINGS: [&str; 4] =
     ["broken pipe", "was closed", "Broken pipe (os error 32)", "Connection reset by peer (os error 104)"];
 
-/// Asks the builder behind `dial`.
-pub(super) async fn ask(dial: &dyn Dial) -> BuilderProbe {
-    let mut answer = ask_once(dial).await;
+/// Probes the builder behind `dial`.
+pub(super) async fn probe(dial: &dyn Dial) -> BuilderProbe {
+    let mut outcome = probe_once(dial).await;
     for _ in 1..ATTEMPTS {
-        match &answer {
-            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => answer = ask_once(dial).await,
+        match &outcome {
+            Err(reason) if ENDINGS.iter().any(|ending| reason.ends_with(ending)) => outcome = probe_once(dial).await,
             _ => break,
         }
     }
-    answer.unwrap_or_else(BuilderProbe::Silent)
+    outcome.unwrap_or_else(BuilderProbe::Silent)
 }
 
-async fn ask_once(dial: &dyn Dial) -> Result<BuilderProbe, String> {
+async fn probe_once(dial: &dyn Dial) -> Result<BuilderProbe, String> {
     let late = |what: &str| format!("{} did not {what} within {} s", dial.name(), PATIENCE.as_secs());
     let stream = tokio::time::timeout(PATIENCE, dial.dial()).await.map_err(|_| late("connect"))?;
     let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
@@ -77,18 +77,20 @@ where
                 Err(status) if is_unknown(&status) => Ok(BuilderProbe::NoBuilder),
                 Err(status) => Err(status),
             },
-            Ok(answer) => Ok(BuilderProbe::Version(version(answer.into_inner().buildkit_version.map(|it| it.version)))),
+            Ok(response) => {
+                Ok(BuilderProbe::Version(version(response.into_inner().buildkit_version.map(|it| it.version))))
+            }
             Err(status) => Err(status),
         }
     };
-    let answer = tokio::select! {
+    let response = tokio::select! {
         end = &mut connection => {
             return Err(end.map_or_else(|error| broken(&error), |()| "the connection was closed".to_owned()));
         }
-        answer = calls => answer,
+        response = calls => response,
     };
-    match answer {
-        Ok(answer) => Ok(answer),
+    match response {
+        Ok(response) => Ok(response),
         Err(status) if status.source().is_some() => {
             // The connection ends without its sender; if it broke before, the error is returned.
             drop(client);
@@ -106,8 +108,8 @@ fn is_unknown(status: &Status) -> bool {
 }
 
 /// The version of a build without one is `0.0.0+unknown` (BuildKit's `version/version.go`).
-fn version(said: Option<String>) -> Option<String> {
-    said.filter(|version| !version.is_empty() && !version.starts_with("0.0.0"))
+fn version(reported: Option<String>) -> Option<String> {
+    reported.filter(|version| !version.is_empty() && !version.starts_with("0.0.0"))
 }
 
 /// The innermost error, which is the cause.

@@ -81,7 +81,7 @@ fn one(builder: &UsersOwn, ways: &Ways<'_>) -> (Check, UsersBuilder) {
 fn words(builder: &UsersOwn, way: &Way, endpoints: &str, ways: &Ways<'_>) -> (Mark, String, Option<Remedy>) {
     let UsersOwn { name, driver, nodes } = builder;
     let who = format!("builder {name} ({driver})");
-    let said = |words: String| Some(Remedy::Words(words));
+    let advice = |words: String| Some(Remedy::Words(words));
     match way {
         Way::Direct(kind) => {
             (Mark::Ok, format!("{who} goes through the {} door: its loads are direct exports", kind.name()), None)
@@ -90,15 +90,15 @@ fn words(builder: &UsersOwn, way: &Way, endpoints: &str, ways: &Ways<'_>) -> (Ma
         Way::InVain(kind, why, remedy) => {
             let found =
                 format!("{who} goes through the {} door, but its loads are no direct exports: {why}", kind.name());
-            (Mark::Slow, found, said(remedy.clone()))
+            (Mark::Slow, found, advice(remedy.clone()))
         }
         Way::NoDoor(kind, what) => {
             let found = format!("{who} goes to {endpoints}, where {what}, and no {} door is open", kind.name());
-            (Mark::Note, found, said("`linkspan serve` with that address opens it".to_owned()))
+            (Mark::Note, found, advice("`linkspan serve` with that address opens it".to_owned()))
         }
         Way::Wrong(kind) => {
             let found = format!("{who} goes to {endpoints}, which is a Linkspan's {} door and no builder", kind.name());
-            (Mark::Note, found, said("`docker buildx rm` it, and create one at a door for builders".to_owned()))
+            (Mark::Note, found, advice("`docker buildx rm` it, and create one at a door for builders".to_owned()))
         }
         Way::PastDocker(door) => {
             let open = door.as_deref().unwrap_or(&ways.docker_listen);
@@ -126,7 +126,7 @@ fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
     if let Some(status) = node.status() {
         return match (driver, status.door.kind) {
             ("docker-container", Kind::Docker) | ("remote", Kind::Buildkit) => {
-                through(status, node.answer.as_ref(), ways.users.version.as_ref())
+                through(status, node.builder_probe.as_ref(), ways.users.version.as_ref())
             }
             (_, kind) => Way::Wrong(kind),
         };
@@ -138,7 +138,7 @@ fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
     if let Some(kind) = ways.kind_at(&is) {
         return Way::NoDoor(
             kind,
-            match node.heard {
+            match node.door_probe {
                 Some(running::Probe::Stranger) => "another program listens",
                 Some(running::Probe::Denied) => "this user may not connect",
                 _ => "nobody listens",
@@ -162,10 +162,10 @@ fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
 
 /// Whether a builder's loads through this door are direct exports. buildx marks a load only for an engine with the containerd
 /// image store (`build/opt.go`); any other load looks like a file on the wire.
-fn through(status: &Status, answer: Option<&BuilderProbe>, buildx: Option<&Version>) -> Way {
+fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Version>) -> Way {
     let kind = status.door.kind;
     let in_vain = |why: String, remedy: &str| Way::InVain(kind, why, remedy.to_owned());
-    match answer {
+    match builder {
         Some(BuilderProbe::TooOld) => {
             return in_vain("its BuildKit is older than 0.11".to_owned(), "update BuildKit to 0.11 or later");
         }
@@ -193,7 +193,7 @@ fn through(status: &Status, answer: Option<&BuilderProbe>, buildx: Option<&Versi
         }
         _ => {}
     }
-    let unknown = match answer {
+    let unknown = match builder {
         Some(BuilderProbe::Version(_)) => None,
         Some(BuilderProbe::Silent(reason)) => Some(format!(" (it does not answer now: {reason})")),
         _ => Some(String::new()),

@@ -48,7 +48,7 @@ pub(super) enum DoorState {
     Denied,
 }
 
-/// A builder that was asked.
+/// A builder that was probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Probed {
     /// Its address.
@@ -56,5 +56,5 @@ pub(super) struct Probed {
     /// Its configured endpoint; `None` if only a running Linkspan names it.
     pub(super) endpoint: Option<BuilderEndpoint>,
     /// Its response.
-    pub(super) answer: BuilderProbe,
+    pub(super) probe: BuilderProbe,
 }

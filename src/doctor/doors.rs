@@ -2,8 +2,8 @@
 
 use super::door::{Door, DoorState};
 use super::engine::door_of;
-use super::heard;
 use super::report::{Check, Mark, Remedy};
+use super::socket_at;
 use crate::buildx::is_same_address;
 use crate::config::{Config, Setting};
 use crate::net::Address;
@@ -53,8 +53,8 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
 /// What was found where a door of `kind` listens.
 fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
     // Port 0 is any free port: nothing can listen there yet.
-    let Some(socket) = heard(sockets, &listen.to_string()) else { return DoorState::Closed };
-    match &socket.answer {
+    let Some(socket) = socket_at(sockets, &listen.to_string()) else { return DoorState::Closed };
+    match &socket.probe {
         Probe::Linkspan(status) if status.door.kind == kind => DoorState::Open(status.clone()),
         Probe::Linkspan(status) => DoorState::Other(status.door.kind),
         Probe::Stranger => DoorState::Taken,

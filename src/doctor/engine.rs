@@ -1,8 +1,8 @@
 //! Chooses the engine to examine: the one that a running Linkspan exports to, if one runs.
 
 use super::door::Door;
-use super::facts::{Chained, Told};
-use super::heard;
+use super::facts::{Chained, RunningLinkspan};
+use super::socket_at;
 use crate::config::{BuilderEndpoint, Config};
 use crate::engine::EngineKind;
 use crate::engine::select::{ApplierChoice, DEFAULT_DOCKER_HOST, Selection};
@@ -10,7 +10,7 @@ use crate::net::Address;
 use crate::running::Socket;
 use crate::status::{Kind, Status};
 
-/// The socket at which dockerd is expected. Addresses of other kinds are on another machine, and are not asked.
+/// The socket at which dockerd is expected. Addresses of other kinds are on another machine, and are not probed.
 pub(super) fn docker_host(selection: &Selection) -> Address {
     let host = selection.docker_host.as_deref().unwrap_or(DEFAULT_DOCKER_HOST);
     host.parse().unwrap_or_else(|_| Address::Tcp { host: "elsewhere.invalid".to_owned(), port: 0 })
@@ -18,20 +18,20 @@ pub(super) fn docker_host(selection: &Selection) -> Address {
 
 /// The running Linkspan that the report is about: the one whose door is where dockerd is expected (after a take-over, or if
 /// `DOCKER_HOST` points to the door), else one with a configured door, else any.
-pub(super) fn told(config: &Config, doors: &[Door], sockets: &[Socket]) -> Option<Told> {
-    let wants_docker = config.engine.kind.is_none_or(EngineKind::is_docker);
-    let at_docker = heard(sockets, &docker_host(&config.engine).to_string()).and_then(Socket::status);
-    if let Some(status) = at_docker.filter(|status| wants_docker && status.door.kind == Kind::Docker) {
-        return Some(Told { status: status.clone(), is_basis: true });
+pub(super) fn subject(config: &Config, doors: &[Door], sockets: &[Socket]) -> Option<RunningLinkspan> {
+    let may_be_docker = config.engine.kind.is_none_or(EngineKind::is_docker);
+    let at_docker = socket_at(sockets, &docker_host(&config.engine).to_string()).and_then(Socket::status);
+    if let Some(status) = at_docker.filter(|status| may_be_docker && status.door.kind == Kind::Docker) {
+        return Some(RunningLinkspan { status: status.clone(), is_basis: true });
     }
     let status = doors.iter().find_map(Door::status)?.clone();
     let selection = &config.engine;
     // containerd's address alone does not choose an engine: it is a hint.
     let layer_applier = ApplierChoice::default();
-    let says_nothing = Selection { containerd_address: None, cache_dir: None, layer_applier, ..selection.clone() }
+    let is_default = Selection { containerd_address: None, cache_dir: None, layer_applier, ..selection.clone() }
         == Selection::default();
-    let is_basis = says_nothing || is_the_same(selection, &status);
-    Some(Told { status, is_basis })
+    let is_basis = is_default || is_the_same(selection, &status);
+    Some(RunningLinkspan { status, is_basis })
 }
 
 /// Whether `selection` names the engine in `status`.
@@ -43,8 +43,10 @@ fn is_the_same(selection: &Selection, status: &Status) -> bool {
 }
 
 /// The engine to examine.
-pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selection {
-    let Some(Told { status, .. }) = told.filter(|told| told.is_basis) else { return configured.clone() };
+pub(super) fn selection(configured: &Selection, subject: Option<&RunningLinkspan>) -> Selection {
+    let Some(RunningLinkspan { status, .. }) = subject.filter(|subject| subject.is_basis) else {
+        return configured.clone();
+    };
     let engine = &status.engine;
     let address = engine.address.clone();
     let kind = Some(engine.kind);
@@ -67,7 +69,7 @@ pub(super) fn selection(configured: &Selection, told: Option<&Told>) -> Selectio
 pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
     let mut found = Vec::new();
     if let Some(host) = &config.engine.docker_host
-        && let Some(status) = heard(sockets, host).and_then(Socket::status)
+        && let Some(status) = socket_at(sockets, host).and_then(Socket::status)
     {
         let (address, leads) = (host.clone(), status.engine.address.clone());
         found.push(Chained { about: "engine", address, kind: status.door.kind, leads });
@@ -89,7 +91,7 @@ pub(super) fn chained(config: &Config, sockets: &[Socket]) -> Vec<Chained> {
 /// The status of the door at a builder's address, if that is a door.
 pub(super) fn door_of<'a>(endpoint: &BuilderEndpoint, sockets: &'a [Socket]) -> Option<&'a Status> {
     match endpoint {
-        BuilderEndpoint::Socket(address) => heard(sockets, &address.to_string())?.status(),
+        BuilderEndpoint::Socket(address) => socket_at(sockets, &address.to_string())?.status(),
         BuilderEndpoint::Container { .. } => None,
     }
 }
@@ -121,7 +123,7 @@ mod tests {
     }
 
     fn at(address: &str, status: Status) -> Socket {
-        Socket { address: address.parse().unwrap(), answer: Probe::Linkspan(Box::new(status)) }
+        Socket { address: address.parse().unwrap(), probe: Probe::Linkspan(Box::new(status)) }
     }
 
     fn config(flags: &[(crate::config::Setting, &str)]) -> Config {
@@ -137,15 +139,15 @@ mod tests {
         let taken = status(Kind::Docker, EngineKind::Docker, "unix:///run/docker-engine.sock");
         let sockets = [at("unix:///nowhere/docker.sock", taken)];
         let config = config(&[(crate::config::Setting::DockerHost, "unix:///nowhere/docker.sock")]);
-        let told = told(&config, &[], &sockets).unwrap();
-        assert!(told.is_basis);
-        let selection = selection(&config.engine, Some(&told));
+        let subject = subject(&config, &[], &sockets).unwrap();
+        assert!(subject.is_basis);
+        let selection = selection(&config.engine, Some(&subject));
         assert_eq!(selection.docker_host.as_deref(), Some("unix:///run/docker-engine.sock"));
         assert_eq!(chained(&config, &sockets)[0].leads, "unix:///run/docker-engine.sock");
     }
 
     #[test]
-    fn what_is_asked_for_is_looked_at_whatever_runs() {
+    fn a_configured_engine_is_examined_whatever_runs() {
         let running = status(Kind::Export, EngineKind::Containerd, "unix:///c.sock");
         let door = Door {
             kind: Kind::Export,
@@ -156,14 +158,14 @@ mod tests {
             is_configured: false,
         };
         let doors = [door];
-        let asked = config(&[(crate::config::Setting::Engine, "layout"), (crate::config::Setting::Layout, "/images")]);
-        let told_asked = told(&asked, &doors, &[]).unwrap();
-        assert!(!told_asked.is_basis);
-        assert_eq!(selection(&asked.engine, Some(&told_asked)), asked.engine);
+        let chosen = config(&[(crate::config::Setting::Engine, "layout"), (crate::config::Setting::Layout, "/images")]);
+        let beside_chosen = subject(&chosen, &doors, &[]).unwrap();
+        assert!(!beside_chosen.is_basis);
+        assert_eq!(selection(&chosen.engine, Some(&beside_chosen)), chosen.engine);
 
         let nothing = config(&[]);
-        let told_nothing = told(&nothing, &doors, &[]).unwrap();
-        let selection = selection(&nothing.engine, Some(&told_nothing));
+        let beside_default = subject(&nothing, &doors, &[]).unwrap();
+        let selection = selection(&nothing.engine, Some(&beside_default));
         assert_eq!((selection.kind, selection.namespace.as_deref()), (Some(EngineKind::Containerd), Some("mine")));
         assert_eq!(selection.containerd_address.as_deref(), Some(std::path::Path::new("/c.sock")));
     }

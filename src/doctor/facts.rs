@@ -14,7 +14,7 @@ use crate::status::{Kind, Status};
 pub(super) struct Found {
     pub(super) engine: Findings,
     /// The running Linkspan that the report is about.
-    pub(super) told: Option<Told>,
+    pub(super) subject: Option<RunningLinkspan>,
     /// The configured address of containerd.
     pub(super) containerd_address: Option<PathBuf>,
     pub(super) inflate: Option<Inflate>,
@@ -29,7 +29,7 @@ pub(super) struct Found {
 
 /// The running Linkspan that the report is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct RunningLinkspan {
     pub(super) status: Status,
     /// Whether its engine is the one that was examined.
     pub(super) is_basis: bool,

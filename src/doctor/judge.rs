@@ -21,13 +21,13 @@ use crate::engine::{EngineError, EngineKind};
 use crate::status::{Kind, Status};
 
 pub(super) fn judge(found: &Found) -> Report {
-    let Found { engine: engines, told, inflate, doors, users, .. } = found;
+    let Found { engine: engines, subject, inflate, doors, users, .. } = found;
     let running = running(doors);
     let mut checks: Vec<_> = running.iter().map(|status| running_check(status)).collect();
-    checks.push(engine_check(&engines.selected, told.as_ref()));
+    checks.push(engine_check(&engines.selected, subject.as_ref()));
     checks.extend(found.chained.iter().map(chained_check));
     if let Some(containerd) = &engines.containerd {
-        checks.extend(containerd_checks(containerd, told.as_ref()));
+        checks.extend(containerd_checks(containerd, subject.as_ref()));
         checks.extend(misplaced_check(found, containerd));
         checks.extend(inflate.as_ref().map(inflate_check));
     }
@@ -38,7 +38,7 @@ pub(super) fn judge(found: &Found) -> Report {
         checks.extend(door.builder.as_ref().map(builder_check));
         checks.push(doors::check(door));
     }
-    let engine = engine::engine(&engines.selected, told.as_ref());
+    let engine = engine::engine(&engines.selected, subject.as_ref());
     checks.extend(version_check(found, engine.as_ref()));
     let docker = doors.iter().find(|door| door.kind == Kind::Docker);
     let ways = Ways {

@@ -2,7 +2,7 @@
 //!
 //! Facts are gathered first ([`crate::running`] for running Linkspans, [`crate::engine::doctor`] for engines, `builder` for
 //! builders, `inflate` for containerd's decompressor, `users` for the user's builders) and judged afterwards by functions
-//! without I/O. Nothing is changed, and a part that cannot be asked does not stop the others.
+//! without I/O. Nothing is changed, and a part that cannot be queried does not stop the others.
 //!
 //! If a Linkspan runs, the report is about its engine, its builders and its policy, because builds meet these.
 
@@ -52,9 +52,9 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let sockets = running::find(addresses).await;
 
     let mut doors = doors::gather(config, &sockets);
-    let told = engine::told(config, &doors, &sockets);
-    let selection = engine::selection(&config.engine, told.as_ref());
-    users.hear(&sockets);
+    let subject = engine::subject(config, &doors, &sockets);
+    let selection = engine::selection(&config.engine, subject.as_ref());
+    users.set_door_probes(&sockets);
     let builders = join_all(doors.iter().map(|door| probe(config, door)));
     let (engine, builders, (), version) = join4(engines::examine(&selection), builders, users.probe(), version()).await;
     users.version = version;
@@ -69,7 +69,7 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let caches = caches::look(&engine, &config.caches).await;
     let chained = engine::chained(config, &sockets);
     let containerd_address = config.engine.containerd_address.clone();
-    judge::judge(&Found { engine, told, containerd_address, inflate, doors, chained, users, caches })
+    judge::judge(&Found { engine, subject, containerd_address, inflate, doors, chained, users, caches })
 }
 
 /// Every address in `config`.
@@ -87,17 +87,17 @@ fn configured(config: &Config) -> Vec<(Address, First)> {
 }
 
 /// What was found at `address`; a link to the same socket counts.
-fn heard<'a>(sockets: &'a [Socket], address: &str) -> Option<&'a Socket> {
+fn socket_at<'a>(sockets: &'a [Socket], address: &str) -> Option<&'a Socket> {
     sockets.iter().find(|socket| is_same_address(&socket.address.to_string(), address))
 }
 
-/// Asks the builder of a buildkit door: at its configured address, else through the door.
+/// Probes the builder of a buildkit door: at its configured address, else through the door.
 async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     if door.kind != Kind::Buildkit {
         return None;
     }
     let through = async || match Upstream::new(door.listen.clone(), None) {
-        Ok(upstream) => builder::ask(&upstream as &dyn Dial).await,
+        Ok(upstream) => builder::probe(&upstream as &dyn Dial).await,
         Err(error) => BuilderProbe::Silent(error.to_string()),
     };
     let is_open = matches!(door.state, DoorState::Open(_));
@@ -107,11 +107,11 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
             DoorState::Open(status) => status.builder()?.address.clone(),
             _ => return None,
         };
-        return Some(Probed { address, endpoint: None, answer: through().await });
+        return Some(Probed { address, endpoint: None, probe: through().await });
     };
     let direct = async {
         match dial(own) {
-            Ok(dial) => builder::ask(&*dial).await,
+            Ok(dial) => builder::probe(&*dial).await,
             Err(error) => BuilderProbe::Silent(error.to_string()),
         }
     };
@@ -120,14 +120,14 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
         DoorState::Open(status) => status.builder().is_some_and(|builder| builder.address == address),
         _ => false,
     };
-    let answer = if is_open && leads_there {
+    let probe = if is_open && leads_there {
         // A user of the door may lack access to the builder's socket, or to its certificates.
         match join(direct, through()).await {
-            (BuilderProbe::Silent(_), answer) => answer,
-            (answer, _) => answer,
+            (BuilderProbe::Silent(_), probe) => probe,
+            (probe, _) => probe,
         }
     } else {
         direct.await
     };
-    Some(Probed { address, endpoint, answer })
+    Some(Probed { address, endpoint, probe })
 }

@@ -165,7 +165,7 @@ pub struct Report {
     pub works: bool,
     /// The engine, if there is a usable one.
     pub engine: Option<Engine>,
-    /// Its containerd, if it could be asked.
+    /// Its containerd, if it could be queried.
     pub containerd: Option<Containerd>,
     /// The build caches in the engine, if it can hold any and was asked in time.
     pub caches: Option<BuildCaches>,

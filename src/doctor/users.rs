@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::builder::{self, BuilderProbe};
 use super::door::Door;
-use super::heard;
+use super::socket_at;
 use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::Address;
@@ -43,16 +43,16 @@ pub(super) struct UsersNode {
     pub(super) name: String,
     /// Its endpoint.
     pub(super) address: String,
-    /// What was found at the endpoint; `None` if it is on another machine, where nothing is asked.
-    pub(super) heard: Option<running::Probe>,
+    /// What was found at the endpoint; `None` if it is on another machine, where nothing is probed.
+    pub(super) door_probe: Option<running::Probe>,
     /// The response of the BuildKit behind it, if it goes through a door.
-    pub(super) answer: Option<BuilderProbe>,
+    pub(super) builder_probe: Option<BuilderProbe>,
 }
 
 impl UsersNode {
     /// The status of the Linkspan at the endpoint, if it is one.
     pub(super) fn status(&self) -> Option<&Status> {
-        match &self.heard {
+        match &self.door_probe {
             Some(running::Probe::Linkspan(status)) => Some(status),
             _ => None,
         }
@@ -63,7 +63,7 @@ impl UsersNode {
 pub(super) fn look(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsString>) -> Users {
     let node = |store: &Store, node: crate::buildx::Node| {
         let address = store.address(&node.endpoint);
-        UsersNode { name: node.name, address, heard: None, answer: None }
+        UsersNode { name: node.name, address, door_probe: None, builder_probe: None }
     };
     let own = |store: &Store, Instance { name, driver, nodes }: Instance| UsersOwn {
         name,
@@ -105,13 +105,13 @@ impl Users {
     }
 
     /// Adds what was found at these sockets.
-    pub(super) fn hear(&mut self, sockets: &[Socket]) {
+    pub(super) fn set_door_probes(&mut self, sockets: &[Socket]) {
         for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
-            node.heard = heard(sockets, &node.address).map(|socket| socket.answer.clone());
+            node.door_probe = socket_at(sockets, &node.address).map(|socket| socket.probe.clone());
         }
     }
 
-    /// Asks the running BuildKits in containers behind docker doors for their versions.
+    /// Requests the versions of the running BuildKits in containers behind docker doors.
     pub(super) async fn probe(&mut self) {
         let containers = self.builders.iter_mut().flatten().filter(|builder| builder.driver == "docker-container");
         let nodes = containers.flat_map(|builder| &mut builder.nodes);
@@ -123,7 +123,7 @@ impl Users {
             let engine =
                 status.engine.address.strip_prefix("unix://").map(PathBuf::from).filter(|path| is_usable(path));
             let Some(socket) = engine.or(door) else { return };
-            node.answer = Some(builder::ask(&ExecDial::new(&socket, container)).await);
+            node.builder_probe = Some(builder::probe(&ExecDial::new(&socket, container)).await);
         }))
         .await;
     }
@@ -133,7 +133,7 @@ impl Users {
         for node in self.builders.iter_mut().flatten().flat_map(|builder| &mut builder.nodes) {
             let door = doors.iter().find(|door| is_same_address(&door.listen.to_string(), &node.address));
             if let Some(probed) = door.and_then(|door| door.builder.as_ref()) {
-                node.answer = Some(probed.answer.clone());
+                node.builder_probe = Some(probed.probe.clone());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! An engine's errors as errors of the API, and back: a daemon answers with the first, its client understands the second.
+//! An engine's errors as errors of the API, and back: a daemon responds with the first, its client understands the second.
 
 use tonic::Code;
 

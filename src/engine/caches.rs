@@ -93,8 +93,9 @@ impl CacheContent {
     /// The layers that must be in the engine, each once.
     pub fn present(&self) -> Vec<Descriptor> {
         let mut seen = HashSet::new();
-        let is_wanted = |layer: &&Descriptor| !self.absent.contains(&layer.digest) && seen.insert(layer.digest.clone());
-        self.layers.iter().filter(is_wanted).cloned().collect()
+        let is_included =
+            |layer: &&Descriptor| !self.absent.contains(&layer.digest) && seen.insert(layer.digest.clone());
+        self.layers.iter().filter(is_included).cloned().collect()
     }
 
     /// The bytes of documents and layers that are in the engine.
@@ -111,7 +112,7 @@ pub trait CacheStore: Debug + Send + Sync {
     /// The complete versions, of one cache or of all, the newest first.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn versions(&self, reference: Option<&str>) -> Result<Vec<CacheVersion>, EngineError>;
 
     /// Begins a version: creates a lease for it, which does not expire and belongs to this process until the version is
@@ -136,7 +137,7 @@ pub trait CacheStore: Debug + Send + Sync {
     /// Releases the unfinished versions of processes that are gone, and counts them.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn recover(&self) -> Result<usize, EngineError>;
 
     /// The blobs of the store, to be read.
@@ -162,7 +163,7 @@ pub trait PendingVersion: Debug + Send + Sync {
     /// Ends it without a version; fine if it has ended.
     ///
     /// # Errors
-    /// When the engine cannot be asked: [`CacheStore::recover`] of a later process releases it.
+    /// When the engine cannot be queried: [`CacheStore::recover`] of a later process releases it.
     async fn abort(&self) -> Result<(), EngineError>;
 }
 
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_tell_caches_apart_and_are_unique() {
+    fn ids_distinguish_caches_and_are_unique() {
         let now = SystemTime::now();
         let (one, other) = (new_id("a", now), new_id("a", now));
         assert_ne!(one, other);

@@ -22,7 +22,7 @@ pub struct Findings {
     pub containerd: Option<Result<Containerd, EngineError>>,
 }
 
-/// What dockerd says of itself.
+/// What dockerd reports of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Docker {
     /// Its socket.
@@ -35,7 +35,7 @@ pub struct Docker {
     pub driver: String,
 }
 
-/// What containerd says of itself.
+/// What containerd reports of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Containerd {
     /// Its socket.

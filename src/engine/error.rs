@@ -19,7 +19,7 @@ pub enum EngineError {
         engine: &'static str,
         /// Where it was expected.
         address: String,
-        /// What the connection attempt said.
+        /// The error of the connection attempt.
         reason: String,
     },
     /// The engine's socket is there, but this process may not use it.
@@ -73,9 +73,9 @@ pub enum EngineError {
     NotProven {
         /// The Docker socket.
         docker: String,
-        /// What dockerd says of its containerd.
+        /// What dockerd reports of its containerd.
         expected: String,
-        /// What answered at each address that was tried.
+        /// What was found at each address that was tried.
         found: String,
     },
     /// The namespace cannot be used.
@@ -93,9 +93,9 @@ pub enum EngineError {
         engine: &'static str,
         /// Its socket.
         address: String,
-        /// The snapshotter that was asked for.
+        /// The requested snapshotter.
         snapshotter: String,
-        /// What introspection said.
+        /// The response of the introspection.
         reason: String,
     },
     /// The engine's disk is full.
@@ -103,7 +103,7 @@ pub enum EngineError {
     NoSpace {
         /// What was being done.
         operation: String,
-        /// What the engine said.
+        /// The message of the engine.
         message: String,
     },
     /// The bytes are not what their descriptor says.
@@ -111,7 +111,7 @@ pub enum EngineError {
     Corrupt {
         /// The digest that was expected.
         digest: Digest,
-        /// What the store said.
+        /// The message of the store.
         reason: String,
     },
     /// What the store holds under the image is not an image within the limits.
@@ -122,7 +122,7 @@ pub enum EngineError {
     Unpack {
         /// The layer's blob.
         layer: Digest,
-        /// What the engine said.
+        /// The message of the engine.
         reason: String,
     },
     /// The engine refused to make the image visible.
@@ -143,7 +143,7 @@ pub enum EngineError {
     /// takes notice of that.
     #[error("the engine lacks {}, which it had when the export began", list(digests))]
     Vanished {
-        /// Which blobs, as far as the engine said.
+        /// Which blobs, as far as the engine named them.
         digests: Vec<Digest>,
     },
     /// The lease that protects the export is gone.
@@ -185,7 +185,7 @@ pub enum EngineError {
     NotOffered {
         /// The engine's kind.
         engine: &'static str,
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
     },
     /// Another client writes the same thing at this moment.
@@ -224,10 +224,10 @@ pub enum EngineError {
         /// Whether it went away: an export that was open is still there when it comes back.
         is_lost: bool,
     },
-    /// The engine did not answer in time.
+    /// The engine did not respond in time.
     #[error("{operation}: no answer within {} s", after.as_secs())]
     Timeout {
-        /// What was asked.
+        /// The operation.
         operation: String,
         /// How long it was waited for.
         after: Duration,
@@ -235,17 +235,17 @@ pub enum EngineError {
     /// Any other refusal.
     #[error("{operation} failed: {message} ({code:?})")]
     Rpc {
-        /// What was asked.
+        /// The operation.
         operation: String,
         /// The gRPC status.
         code: tonic::Code,
-        /// What the engine said.
+        /// The message of the engine.
         message: String,
     },
-    /// The engine answered with something that its protocol does not allow.
+    /// The engine responded with something that its protocol does not allow.
     #[error("{operation}: unexpected answer: {reason}")]
     Protocol {
-        /// What was asked.
+        /// The operation.
         operation: String,
         /// What was wrong with the response.
         reason: String,
@@ -373,8 +373,8 @@ mod tests {
     #[test]
     fn long_lists_are_cut() {
         let digests: Vec<_> = (0..7u8).map(|n| Digest::sha256(&[n])).collect();
-        let said = EngineError::Missing { digests: digests.clone() }.to_string();
-        assert!(said.contains(digests[4].as_str()) && !said.contains(digests[5].as_str()), "{said}");
-        assert!(said.ends_with(" and 2 more"), "{said}");
+        let message = EngineError::Missing { digests: digests.clone() }.to_string();
+        assert!(message.contains(digests[4].as_str()) && !message.contains(digests[5].as_str()), "{message}");
+        assert!(message.ends_with(" and 2 more"), "{message}");
     }
 }

@@ -10,7 +10,7 @@ use super::EngineError;
 use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
 use crate::source::{BlobLookup, Chunks, SameLayers, Source, SourceError, read_document, read_range};
 
-/// How many records a page has at most, whatever was asked for.
+/// How many records a page has at most, whatever was requested.
 pub const MAX_PAGE: usize = 1000;
 /// How much of a blob is read to see whether it may be a document.
 const SNIFF: u64 = 512;
@@ -28,33 +28,33 @@ pub trait Images: Source {
     /// A name with a digest also finds an image of the same repository that has this digest under another tag.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn resolve(&self, name: &Reference) -> Result<Option<Descriptor>, EngineError>;
 
     /// The descriptor of a blob that the engine holds, be it a root, a document below one or a leaf. The media type
     /// is what a record says, else what the document says of itself, else `application/octet-stream`.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn identify(&self, digest: &Digest) -> Result<Option<Descriptor>, EngineError>;
 
     /// A page of the image records.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn list(&self, query: &Query) -> Result<Page, EngineError>;
 
     /// The size of a blob in bytes, if the engine has all of it. Its content is verified by its reader.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, EngineError>;
 
     /// The size of a blob that need not be sent again: an export into the engine relies on what is there. Where others may
     /// have damaged it this is known only when all of it has been read, which an export would do as well.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn reliable(&self, digest: &Digest) -> Result<Option<u64>, EngineError> {
         self.size(digest).await
     }
@@ -63,7 +63,7 @@ pub trait Images: Source {
     /// an image without a manifest. Engines that do no such thing know none.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn same_layers(&self, _digests: &[Digest]) -> Result<SameLayers, EngineError> {
         Ok(SameLayers::new())
     }
@@ -80,7 +80,7 @@ impl Source for Arc<dyn Images> {
     }
 }
 
-/// [`Images`] as a source that can be asked which blobs it has.
+/// [`Images`] as a source that can be queried for which blobs it has.
 #[async_trait]
 impl BlobLookup for Arc<dyn Images> {
     async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
@@ -135,7 +135,7 @@ fn unread(images: &Arc<dyn Images>, digest: &Digest, error: &EngineError) -> Sou
     SourceError::Read { name: images.name().to_owned(), digest: digest.clone(), reason: error.to_string() }
 }
 
-/// Which records are wanted.
+/// Which records are requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// How their full names begin (`docker.io/library/`). Unnamed images are only in the list of the empty prefix.
@@ -180,13 +180,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// The page of `records` that `query` asks for.
+    /// The page of `records` that `query` selects.
     pub(super) fn of(records: impl IntoIterator<Item = Record>, query: &Query) -> Self {
-        let wanted = |record: &Record| match &record.name {
+        let is_match = |record: &Record| match &record.name {
             Some(name) => name.starts_with(&query.prefix),
             None => query.prefix.is_empty(),
         };
-        let mut found: Vec<_> = records.into_iter().filter(wanted).map(|record| (record.key(), record)).collect();
+        let mut found: Vec<_> = records.into_iter().filter(is_match).map(|record| (record.key(), record)).collect();
         if let Some(after) = &query.after {
             found.retain(|(key, _)| key > after);
         }

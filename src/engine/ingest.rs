@@ -33,7 +33,7 @@ pub trait IngestManager: Debug + Send + Sync {
     /// at 0.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn mountable(&self, digests: &[Digest]) -> Result<Vec<Option<u64>>, EngineError>;
 
     /// Opens the ingest `reference` for writing, where it was left if there is one. An ingest has one writer at a time.
@@ -45,13 +45,13 @@ pub trait IngestManager: Debug + Send + Sync {
     /// The status of the ingest `reference`; `None` if there is none.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn status(&self, reference: &str) -> Result<Option<IngestStatus>, EngineError>;
 
     /// All ingests that are not committed, sorted by ref.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn statuses(&self) -> Result<Vec<IngestStatus>, EngineError>;
 
     /// Removes the ingest `reference` and what was written; fine if there is none.

@@ -24,7 +24,7 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
-    /// The kinds that can be asked for.
+    /// The kinds that can be configured.
     pub const ALL: [Self; 4] = [Self::Docker, Self::DockerClassic, Self::Containerd, Self::Layout];
 
     /// Its name.

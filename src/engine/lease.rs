@@ -64,7 +64,7 @@ impl From<&Descriptor> for Pin {
 pub struct TransactionOptions {
     /// Whether the image is unpacked before it is committed, where the engine leaves the choice.
     pub unpack: bool,
-    /// Is told what is unpacked, and what the engine has to say.
+    /// Gets what is unpacked, and the notes of the engine.
     pub events: Events,
 }
 
@@ -81,7 +81,7 @@ pub trait Lease: Debug + Send + Sync {
     /// was deleted before it was pinned. Costs a synced write or two for any number of blobs: pin many at once.
     ///
     /// # Errors
-    /// When the engine cannot be asked, or the lease is gone; nothing counts as pinned then.
+    /// When the engine cannot be queried, or the lease is gone; nothing counts as pinned then.
     /// [`EngineError::NotOffered`] where only whole images can be sent.
     async fn pin(&self, _blobs: &[Pin]) -> Result<Vec<Option<u64>>, EngineError> {
         Err(whole_images_only(self.engine()))
@@ -123,7 +123,7 @@ pub trait Lease: Debug + Send + Sync {
     /// after the other.
     ///
     /// # Errors
-    /// When the store refuses a document or cannot be asked.
+    /// When the store refuses a document or cannot be queried.
     async fn begin(
         self: Arc<Self>,
         graph: Arc<Graph>,
@@ -142,7 +142,7 @@ pub trait Lease: Debug + Send + Sync {
     /// ended. Can be called more than once.
     ///
     /// # Errors
-    /// When the engine cannot be asked; the lease then expires by itself.
+    /// When the engine cannot be queried; the lease then expires by itself.
     async fn release(&self) -> Result<(), EngineError>;
 }
 
@@ -152,20 +152,20 @@ pub trait PersistentLeases: Debug + Send + Sync {
     /// The durable leases that were created, in this process or before it, and have not ended.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn durable(&self) -> Result<Vec<DurableLease>, EngineError>;
 
     /// The leases that [`Engine::recover`](super::Engine::recover) would release, for a process that ends too soon for that:
     /// it looks when it begins, and releases them when what it exports no longer relies on them.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn abandoned(&self) -> Result<Abandoned, EngineError>;
 
     /// Releases leases that [`PersistentLeases::abandoned`] found. One that is gone meanwhile is no error.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn release_abandoned(&self, leases: &[String]) -> Result<(), EngineError>;
 }
 

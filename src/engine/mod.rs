@@ -161,7 +161,7 @@ pub trait Engine: Debug + Send + Sync {
     /// its events and authorization plugins take part. Writes nothing into containerd.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError>;
 
     /// Creates a lease, or opens a durable one again: whether its blobs are still pinned is then for [`Lease::pin`] to say,
@@ -194,7 +194,7 @@ pub trait Engine: Debug + Send + Sync {
     /// What `name` resolves to, exactly so, in the digests that [`Engine::knows_as`] gives: by default the root of its image.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn resolve(&self, name: &Reference) -> Result<Option<Digest>, EngineError> {
         Ok(self.images()?.resolve(name).await?.map(|root| root.digest))
     }
@@ -216,7 +216,7 @@ pub trait Engine: Debug + Send + Sync {
     /// itself.
     ///
     /// # Errors
-    /// When the engine cannot be asked, or refuses. What it has can be read all the same.
+    /// When the engine cannot be queried, or refuses. What it has can be read all the same.
     async fn read_lease(&self, origin: &Origin, graph: &Arc<Graph>) -> Result<Option<Arc<dyn Lease>>, EngineError> {
         let lease = self.lease(origin, Lifetime::Process).await?;
         match lease.pin_graph(graph).await {
@@ -235,7 +235,7 @@ pub trait Engine: Debug + Send + Sync {
     /// Returns how many there are.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn recover(&self) -> Result<usize, EngineError>;
 
     /// Sets `name` to the image `root`, of which the engine has a record.

@@ -21,7 +21,7 @@ pub const DEFAULT_LAYOUT: &str = "/var/lib/linkspan/layout";
 /// The directory of build caches where nothing else is configured.
 pub const DEFAULT_CACHE_DIR: &str = "/var/lib/linkspan/cache";
 
-/// Why it was chosen that was not asked for by name.
+/// Why it was chosen although none was configured.
 const FOUND: &str = "found by itself";
 
 /// Who unpacks layers into containerd's snapshots.
@@ -37,7 +37,7 @@ pub enum ApplierChoice {
 /// The settings that choose an engine. `None` is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
-    /// The engine that was asked for. By default Docker where there is one, with whichever store it has, else containerd;
+    /// The configured engine. By default Docker where there is one, with whichever store it has, else containerd;
     /// an image layout where neither is installed.
     pub kind: Option<EngineKind>,
     /// dockerd's address as in `DOCKER_HOST`; [`DEFAULT_DOCKER_HOST`] if not given.
@@ -72,7 +72,7 @@ pub struct Selected {
     pub reason: String,
 }
 
-/// Finds the engine that `selection` asks for.
+/// Finds the engine that `selection` names.
 ///
 /// A selection without a kind takes Docker when something is there at its socket; a Docker that cannot be exported to is an error
 /// rather than a reason to write into a containerd whose images docker does not show. containerd is chosen when it is named, or when it

@@ -16,7 +16,7 @@ pub trait StoredBlobs: Debug + Send + Sync {
     /// within reach, even after the engine has deleted the blob.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// When the engine cannot be queried.
     async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError>;
 }
 

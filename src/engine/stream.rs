@@ -1,4 +1,4 @@
-//! The stream that a blob is written through: messages are sent without waiting for their answers.
+//! The stream that a blob is written through: messages are sent without waiting for their responses.
 //!
 //! It speaks containerd's Content service, which two kinds of server offer: containerd, and a Linkspan daemon within an
 //! export ([`Store`]).
@@ -47,7 +47,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 /// How a stream ended.
 #[derive(Debug)]
 pub(crate) struct End {
-    /// The digest of what the store had when it answered last, in its own words.
+    /// The digest of what the store had when it responded last, as it reported it.
     pub(crate) digest: String,
     /// The response to the commit; `None` if the stream was closed without one.
     pub(crate) outcome: Result<Option<WriteContentResponse>, EngineError>,
@@ -64,7 +64,7 @@ pub(crate) struct Stream {
     end: oneshot::Receiver<End>,
     /// Why it ended before it was told to: `end` says so only once.
     failure: Option<EngineError>,
-    /// Answers to the question how far the store is.
+    /// Responses about how far the store is.
     stats: mpsc::Receiver<WriteContentResponse>,
     _drain: AbortOnDropHandle<()>,
 }
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn why_the_store_refused_is_said_to_whoever_asks_and_however_often() {
+    async fn why_the_store_refused_is_returned_by_every_call() {
         let is_full = |error: EngineError| matches!(error, EngineError::NoSpace { .. });
         let bytes = || Bytes::from(vec![0; CHUNK]);
         let mut stream = refused();

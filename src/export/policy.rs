@@ -50,7 +50,7 @@ impl NamePolicy {
     /// [`Precondition`](crate::engine::Precondition), as far as the engine can compare and set.
     ///
     /// # Errors
-    /// [`ExportError::NameTaken`], or when the engine cannot be asked.
+    /// [`ExportError::NameTaken`], or when the engine cannot be queried.
     pub async fn check_moves(
         &self,
         engine: &dyn Engine,

@@ -39,7 +39,7 @@ impl Report {
         }
     }
 
-    /// Says how it ended; hands that on.
+    /// Records how it ended; hands that on.
     pub(super) fn end(self, result: Result<Outcome, ExportError>) -> Result<Outcome, ExportError> {
         let Self { door, builder, principal, export, root, names, begun, spared } = self;
         let seconds = begun.elapsed().as_millis() as f64 / 1e3;

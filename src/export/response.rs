@@ -1,4 +1,4 @@
-//! What an exporter of images answers, in the words that BuildKit's clients read.
+//! The response of an exporter of images, with the keys that BuildKit's clients read.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub const CONFIG_DIGEST: &str = "containerimage.config.digest";
 /// The names, separated by commas.
 pub const NAME: &str = "image.name";
 
-/// What an exporter of images answers for `root`.
+/// The response of an exporter of images for `root`.
 pub fn image_response(root: &Descriptor, config: Option<String>, names: Option<String>) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::from([(DIGEST.to_owned(), root.digest.to_string())]);
     keys.extend(config.map(|digest| (CONFIG_DIGEST.to_owned(), digest)));

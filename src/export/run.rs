@@ -51,12 +51,12 @@ impl Exports {
     }
 
     /// From now on an export that is cancelled leaves what it has sent to the next one of the same image, as far as the
-    /// engine can keep it: for a process that is told to end, and whose user may run it again.
+    /// engine can keep it: for a process that is to end, and whose user may run it again.
     pub fn keep_interrupted(&self) {
         self.shared.keeping.store(true, Ordering::Release);
     }
 
-    /// Whether [`Exports::keep_interrupted`] was said, and the engine can keep anything.
+    /// Whether [`Exports::keep_interrupted`] was called, and the engine can keep anything.
     pub fn is_keeping(&self) -> bool {
         self.shared.keeping.load(Ordering::Acquire) && self.shared.engine.identity().kind != EngineKind::DockerClassic
     }
@@ -85,7 +85,7 @@ impl Exports {
     /// than `root`, or any where that is not known.
     ///
     /// # Errors
-    /// [`ExportError::NameTaken`], or when the engine cannot be asked.
+    /// [`ExportError::NameTaken`], or when the engine cannot be queried.
     pub async fn check_move(
         &self,
         principal: &Principal,

@@ -15,9 +15,9 @@ use super::live::LiveExports;
 use super::policy::NamePolicy;
 use super::single_flight::SingleFlight;
 
-/// How long to wait before an engine that went away is asked again to release a lease: the first time, and at most.
+/// How long to wait before the release of a lease is tried again in an engine that went away: the first time, and at most.
 const RELEASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// How often it is asked. With the pauses this is most of a lease's life, which ends by itself after eight hours.
+/// How often it is tried. With the pauses this is most of a lease's life, which ends by itself after eight hours.
 const RELEASE_TRIES: usize = 800;
 
 /// What all exports into one engine share.

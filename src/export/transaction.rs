@@ -61,7 +61,7 @@ impl Transaction {
             if is_kept && lease.suspend(&self.request.root.digest).await.is_ok() {
                 return result;
             }
-            // A client that is told of the failure may rely on nothing being left, unless the engine went away.
+            // A client that gets the failure may rely on nothing being left, unless the engine went away.
             if let Err(error) = lease.release().await {
                 tracing::warn!(%error, "a lease could not be released; this is tried again");
                 self.shared.release(lease);
@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_commit_that_nobody_wants_any_more_is_waited_for_but_not_for_ever() {
+    async fn a_cancelled_commit_is_waited_for_but_not_for_ever() {
         let cancel = CancellationToken::new();
         cancel.cancel();
         assert_eq!(settled(&cancel, ready(1)).await.unwrap(), 1);

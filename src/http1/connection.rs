@@ -13,7 +13,7 @@ use super::buffered::{BufferedIo, PrefixedIo};
 use super::exchange::Exchange;
 use super::head::{BadHead, HEAD_BYTES, HTTP2_PREFACE, RequestHead, Scanner};
 use super::splice::splice;
-use super::{RelayError, reply};
+use super::{RelayError, own_response};
 use crate::net::{Drain, Stream, Upstream, UpstreamError};
 
 /// How long a head may take from its first byte to its last; dockerd's limit (moby `daemon/command/daemon.go`,
@@ -156,8 +156,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientConnection<C> {
 
     /// Sends an error response that says why the request is rejected, and closes the connection.
     pub(super) async fn reject<E: Into<RelayError> + Display>(&mut self, status: StatusCode, error: E) -> RelayError {
-        let answer = reply::error(status, &error.to_string(), false);
-        reply::last(&mut self.client, &answer).await;
+        let response = own_response::error(status, &error.to_string(), false);
+        own_response::last(&mut self.client, &response).await;
         error.into()
     }
 }

@@ -10,7 +10,7 @@ use super::connection::ClientConnection;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{RelayOutcome, Request, Response, exchange};
 use super::splice::splice;
-use super::{RelayError, reply};
+use super::{RelayError, own_response};
 use crate::net::{Drain, Stream};
 
 /// The most bytes that are read for a body of `limit` bytes: `limit` times this factor, and [`CODING_BYTES`]. Only a
@@ -95,14 +95,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
     /// # Errors
     /// As [`Exchange::pass`].
     pub async fn upgrade(mut self) -> Result<Upgrade<C>, RelayError> {
-        let (outcome, answer) = self.run(None, drop).await?;
+        let (outcome, response) = self.run(None, drop).await?;
         let ClientConnection { client, upstream, drain, .. } = match outcome {
             RelayOutcome::Raw => self.connection,
             RelayOutcome::Complete => return Ok(Upgrade::Declined(Some(self.connection))),
             RelayOutcome::Over => return Ok(Upgrade::Declined(None)),
         };
         let Some(mut upstream) = upstream else { return Ok(Upgrade::Declined(None)) };
-        match answer.into_head() {
+        match response.into_head() {
             Some(head) => Ok(Upgrade::Switched(Box::new(Switched { head, client, upstream, drain }))),
             None => {
                 let mut client = client;
@@ -145,12 +145,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         }
     }
 
-    /// Sends the bytes of `answer` as the response, without the upstream, and returns the client's stream after the
+    /// Sends the bytes of `response` as the response, without the upstream, and returns the client's stream after the
     /// request. The content of the request is dropped.
     ///
     /// # Errors
     /// When the request is broken or the client disconnects.
-    pub async fn answer(mut self, answer: &[u8]) -> Result<PrefixedIo<C>, RelayError> {
+    pub async fn respond(mut self, response: &[u8]) -> Result<PrefixedIo<C>, RelayError> {
         let BufferedIo { source, writer } = &mut self.connection.client;
         source.unread.consume(self.head.raw().len());
         let mut body = Body::new(self.head.framing());
@@ -163,19 +163,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
                 break;
             }
         }
-        writer.write_all(answer).await.map_err(RelayError::Client)?;
+        writer.write_all(response).await.map_err(RelayError::Client)?;
         Ok(self.connection.client.into_stream())
     }
 
     /// Sends an error response in Docker's form, whose message begins with our name, and closes the connection.
     pub async fn reject(mut self, status: StatusCode, message: &str) {
-        let answer = reply::error(status, message, self.head.method() == "HEAD");
-        reply::last(&mut self.connection.client, &answer).await;
+        let response = own_response::error(status, message, self.head.method() == "HEAD");
+        own_response::last(&mut self.connection.client, &response).await;
     }
 
     /// Sends a document as the response, without the upstream, and closes the connection.
     pub async fn finish(mut self, content_type: &str, document: &[u8]) {
-        reply::last(&mut self.connection.client, &reply::document(content_type, document)).await;
+        own_response::last(&mut self.connection.client, &own_response::document(content_type, document)).await;
     }
 
     async fn relay(
@@ -203,18 +203,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Exchange<C> {
         limit: Option<usize>,
         seen: impl FnOnce(TappedExchange),
     ) -> Result<(RelayOutcome, Response), RelayError> {
-        let (mut request, mut answer) = (Request::new(&self.head, limit), Response::new(&self.head, limit));
+        let (mut request, mut response) = (Request::new(&self.head, limit), Response::new(&self.head, limit));
         let (client, upstream) = match self.connection.dial().await {
             Ok(sides) => sides,
             Err(error) => {
                 let (status, is_head) = (StatusCode::SERVICE_UNAVAILABLE, self.head.method() == "HEAD");
-                let answer = reply::error(status, &error.to_string(), is_head);
-                reply::last(&mut self.connection.client, &answer).await;
+                let response = own_response::error(status, &error.to_string(), is_head);
+                own_response::last(&mut self.connection.client, &response).await;
                 return Err(error.into());
             }
         };
-        let outcome = exchange(client, upstream, &mut request, &mut answer, seen).await?;
-        Ok((outcome, answer))
+        let outcome = exchange(client, upstream, &mut request, &mut response, seen).await?;
+        Ok((outcome, response))
     }
 }
 

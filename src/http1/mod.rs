@@ -34,8 +34,8 @@ mod exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod head;
+mod own_response;
 mod relay;
-mod reply;
 
 mod splice;
 
@@ -45,7 +45,7 @@ pub use connection::{ClientConnection, Incoming};
 pub use error::RelayError;
 pub use exchange::{Exchange, Switched, TappedExchange, Upgrade};
 pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};
-pub(crate) use reply::linger_on;
+pub(crate) use own_response::linger_on;
 pub use splice::join;
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::body::{Body, BrokenChunk, Framing};
 use super::buffer::READ_BYTES;
 use super::buffered::{BufferedIo, Source};
 use super::head::{HEAD_BYTES, RequestHead, ResponseHead, Scanner};
-use super::{RelayError, TappedExchange, reply};
+use super::{RelayError, TappedExchange, own_response};
 
 /// How many bytes a client may send ahead before its response is complete: the next request, or the first bytes of an
 /// upgraded stream. More stays in its socket.
@@ -207,7 +207,7 @@ pub(super) async fn exchange<C, U>(
     client: &mut BufferedIo<C>,
     upstream: &mut BufferedIo<U>,
     request: &mut Request,
-    answer: &mut Response,
+    response: &mut Response,
     seen: impl FnOnce(TappedExchange),
 ) -> Result<RelayOutcome, RelayError>
 where
@@ -219,13 +219,13 @@ where
         tokio::select! {
             sent = request.progress(&mut client.source, &mut upstream.writer) => {
                 if let Err(broken) = sent {
-                    return Err(reject(client, broken, answer.found.is_some()).await);
+                    return Err(reject(client, broken, response.found.is_some()).await);
                 }
             }
-            received = answer.progress(&mut upstream.source, &mut client.writer) => match received? {
+            received = response.progress(&mut upstream.source, &mut client.writer) => match received? {
                 Received::Outcome(outcome) => break outcome,
                 Received::Last => {
-                    if let (Some(seen), Some((head, body))) = (seen.take(), &answer.found) {
+                    if let (Some(seen), Some((head, body))) = (seen.take(), &response.found) {
                         seen(TappedExchange { response: head.clone(), request_body: request.body.copy(), response_body: body.copy() });
                     }
                 }
@@ -250,16 +250,16 @@ where
     if request.state == RequestState::Sent {
         return Ok(RelayOutcome::Complete);
     }
-    reply::linger(client).await;
+    own_response::linger(client).await;
     Ok(RelayOutcome::Over)
 }
 
-async fn reject<C>(client: &mut BufferedIo<C>, broken: BrokenChunk, answered: bool) -> RelayError
+async fn reject<C>(client: &mut BufferedIo<C>, broken: BrokenChunk, is_responded: bool) -> RelayError
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    if !answered {
-        reply::last(client, &reply::error(StatusCode::BAD_REQUEST, &broken.to_string(), false)).await;
+    if !is_responded {
+        own_response::last(client, &own_response::error(StatusCode::BAD_REQUEST, &broken.to_string(), false)).await;
     }
     RelayError::Body(broken)
 }

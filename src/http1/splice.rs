@@ -89,20 +89,20 @@ mod tests {
         let (mut client, mut upstream, task) = spliced(64);
         client.write_all(b"last words").await.unwrap();
         client.shutdown().await.unwrap();
-        let mut heard = String::new();
-        upstream.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "last words");
+        let mut received = String::new();
+        upstream.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "last words");
         assert!(!task.is_finished());
         upstream.write_all(b"answer").await.unwrap();
         drop(upstream);
-        heard.clear();
-        client.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "answer");
+        received.clear();
+        client.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "answer");
         task.await.unwrap();
     }
 
     #[tokio::test]
-    async fn what_was_said_before_leaving_arrives() {
+    async fn what_was_sent_before_leaving_arrives() {
         for client_leaves in [true, false] {
             let (client, upstream, task) = spliced(1 << 10);
             let (mut leaving, mut staying) = if client_leaves { (client, upstream) } else { (upstream, client) };
@@ -110,10 +110,10 @@ mod tests {
             drop(leaving);
             // These bytes cannot be delivered, and must not block their sender.
             let (mut reader, mut writer) = tokio::io::split(&mut staying);
-            let mut heard = Vec::new();
-            let (_, read) = tokio::join!(writer.write_all(&[2; 100_000]), reader.read_to_end(&mut heard));
+            let mut received = Vec::new();
+            let (_, read) = tokio::join!(writer.write_all(&[2; 100_000]), reader.read_to_end(&mut received));
             read.unwrap();
-            assert_eq!(heard, [1; 1000]);
+            assert_eq!(received, [1; 1000]);
             drop(staying);
             task.await.unwrap();
         }
@@ -127,13 +127,13 @@ mod tests {
             let bytes = bytes.clone();
             async move {
                 let (mut reader, mut writer) = tokio::io::split(stream);
-                let mut heard = Vec::new();
+                let mut received = Vec::new();
                 let send = async {
                     writer.write_all(&bytes).await.unwrap();
                     writer.shutdown().await.unwrap();
                 };
-                tokio::join!(send, async { reader.read_to_end(&mut heard).await.unwrap() });
-                assert!(heard == bytes);
+                tokio::join!(send, async { reader.read_to_end(&mut received).await.unwrap() });
+                assert!(received == bytes);
             }
         };
         tokio::join!(side(client), side(upstream));

@@ -114,15 +114,15 @@ async fn exchanges_pass_as_they_are_at_every_cut() {
 }
 
 #[tokio::test]
-async fn a_body_is_passed_on_while_it_comes_and_so_is_the_answer() {
+async fn a_body_is_passed_on_while_it_comes_and_so_is_the_response() {
     let mut rig = Rig::new();
     let head = "POST /build HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
     rig.client.write_all(head.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, head).await;
     // The response begins before the request has ended, and both are forwarded piece by piece.
-    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    rig.upstream.write_all(answer.as_bytes()).await.unwrap();
-    expect(&mut rig.client, answer).await;
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    rig.upstream.write_all(response.as_bytes()).await.unwrap();
+    expect(&mut rig.client, response).await;
     for piece in ["5", "\r\nhe", "llo\r", "\n"] {
         rig.client.write_all(piece.as_bytes()).await.unwrap();
         expect(&mut rig.upstream, piece).await;
@@ -137,7 +137,7 @@ async fn a_body_is_passed_on_while_it_comes_and_so_is_the_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_answered_first() {
+async fn requests_get_their_responses_in_order() {
     let mut rig = Rig::new();
     let head = "POST /build HTTP/1.1\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
     rig.client.write_all(head.as_bytes()).await.unwrap();
@@ -222,9 +222,9 @@ async fn more_early_bytes_than_are_kept_wait_in_the_socket() {
     expect(&mut rig.upstream, request).await;
     rig.upstream.write_all(b"HTTP/1.1 101 UPGRADED\r\n\r\n").await.unwrap();
     expect(&mut rig.upstream, &early).await;
-    let mut answer = [0; 25];
-    reader.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 101 UPGRADED\r\n\r\n");
+    let mut response = [0; 25];
+    reader.read_exact(&mut response).await.unwrap();
+    assert_eq!(&response, b"HTTP/1.1 101 UPGRADED\r\n\r\n");
     sending.await.unwrap();
 }
 
@@ -314,7 +314,7 @@ proptest! {
                 }
                 writer.shutdown().await.unwrap();
             };
-            let answering = async {
+            let responding = async {
                 for (request, response) in &exchanges {
                     expect(&mut rig.upstream, request).await;
                     for piece in response.chunks(sizes[0]) {
@@ -329,7 +329,7 @@ proptest! {
                 let responses: Vec<u8> = exchanges.iter().flat_map(|(_, response)| response.clone()).collect();
                 assert!(read == responses);
             };
-            tokio::join!(sending, answering, reading);
+            tokio::join!(sending, responding, reading);
             rig.relay.await.unwrap().unwrap();
         });
     }

@@ -67,7 +67,7 @@ pub enum ProxyError {
     Http {
         /// The upstream's address.
         upstream: String,
-        /// What hyper says.
+        /// The error of hyper.
         source: hyper::Error,
     },
 }
@@ -121,7 +121,7 @@ pub struct UpstreamConnection {
     upstream: String,
     ended: CancellationToken,
     /// When the upstream last responded.
-    heard: Arc<Mutex<Instant>>,
+    last_response_at: Arc<Mutex<Instant>>,
 }
 
 impl UpstreamConnection {
@@ -175,12 +175,12 @@ impl UpstreamConnection {
                 tracing::debug!(upstream = %name, %error, "upstream connection ended");
             }
         });
-        Ok(Self { sender, upstream, ended, heard: Arc::new(Mutex::new(Instant::now())) })
+        Ok(Self { sender, upstream, ended, last_response_at: Arc::new(Mutex::new(Instant::now())) })
     }
 
     /// Whether the upstream responded a moment ago, so that no health check is needed.
     pub(super) fn is_fresh(&self) -> bool {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < FRESH
+        self.last_response_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < FRESH
     }
 
     /// Cancelled when the connection's stream has ended, before any call on it learns of that.
@@ -200,10 +200,10 @@ impl UpstreamConnection {
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ProxyError> {
         let mut sender = self.sender.clone();
         addressed(request.uri_mut());
-        let answer = sender.send_request(request).await;
-        let answer = answer.map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })?;
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        Ok(answer)
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|source| ProxyError::Http { upstream: self.upstream.clone(), source })?;
+        *self.last_response_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(response)
     }
 
     /// Passes a request on as it is.

@@ -19,18 +19,18 @@ const CHECK: &str = "http://localhost/grpc.health.v1.Health/Check";
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
 /// The longest response that is read.
-const MAX_ANSWER_BYTES: usize = 4 << 10;
+const MAX_RESPONSE_BYTES: usize = 4 << 10;
 
 /// Sends the health check; whether there was a response.
-pub(super) async fn answers(connection: &UpstreamConnection) -> bool {
+pub(super) async fn is_responsive(connection: &UpstreamConnection) -> bool {
     let request = Request::post(CHECK)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .body(full(Bytes::from_static(EMPTY_MESSAGE)));
     let Ok(request) = request else { return false };
     let exchange = async {
-        let answer = connection.send(request).await.ok()?;
-        Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.ok()
+        let response = connection.send(request).await.ok()?;
+        Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await.ok()
     };
     matches!(tokio::time::timeout(PATIENCE, exchange).await, Ok(Some(_)))
 }

@@ -34,7 +34,7 @@ pub enum Sharing {
     },
 }
 
-/// How soon a connection over a socket has to answer; otherwise a new one is made, which is quick.
+/// How soon a connection over a socket has to respond; otherwise a new one is made, which is quick.
 const PROMPT: Duration = Duration::from_millis(500);
 
 /// The connections to one upstream.
@@ -133,12 +133,12 @@ impl ConnectionPool {
         if held.is_fresh() {
             return Ok(held);
         }
-        let answers = match self.sharing {
-            // A new connection costs less than waiting for an answer that does not come.
-            Sharing::PerClient => tokio::time::timeout(PROMPT, health::answers(&held)).await.unwrap_or(false),
-            Sharing::Shared { .. } => health::answers(&held).await,
+        let is_responsive = match self.sharing {
+            // A new connection costs less than waiting for a response that does not come.
+            Sharing::PerClient => tokio::time::timeout(PROMPT, health::is_responsive(&held)).await.unwrap_or(false),
+            Sharing::Shared { .. } => health::is_responsive(&held).await,
         };
-        if answers { Ok(held) } else { self.shared(Some(held)).await }
+        if is_responsive { Ok(held) } else { self.shared(Some(held)).await }
     }
 
     /// The connection that is shared: the one that is there if it still lives and is not `stale`, else a new one.
@@ -154,10 +154,10 @@ impl ConnectionPool {
         Ok(self.keep(&mut shared, connection))
     }
 
-    /// The shared connection, if there is one and it answers.
+    /// The shared connection, if there is one and it responds.
     pub async fn present(self: &Arc<Self>) -> Option<PooledConnection> {
         let held = self.living().await?;
-        health::answers(&held).await.then_some(held)
+        health::is_responsive(&held).await.then_some(held)
     }
 
     /// The shared connection, if there is one that has not ended.

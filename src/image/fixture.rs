@@ -55,7 +55,7 @@ impl Store {
         self.0[digest].clone()
     }
 
-    /// Walks the whole graph; of several wanted documents `pick` chooses the next.
+    /// Walks the whole graph; of several pending documents `pick` chooses the next.
     pub(super) fn walk_by(
         &self,
         root: &Value,
@@ -63,8 +63,8 @@ impl Store {
         mut pick: impl FnMut(usize) -> usize,
     ) -> Result<Graph, GraphError> {
         let mut walk = Walk::new(descriptor(root), limits)?;
-        while !walk.wanted().is_empty() {
-            let digest = walk.wanted()[pick(walk.wanted().len())].digest.clone();
+        while !walk.pending().is_empty() {
+            let digest = walk.pending()[pick(walk.pending().len())].digest.clone();
             walk.supply(&digest, self.bytes(&digest))?;
         }
         walk.finish()

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_which_keys_are_there() {
+    fn reports_which_keys_are_there() {
         let keys = MANIFEST_OR_INDEX.check(br#"{"manifests":null,"other":[{"Layers":1}]}"#).unwrap();
         assert!(keys.has("manifests"));
         assert!(!keys.has("layers"));

@@ -5,7 +5,7 @@
 //! them, and what two programs could read in two ways is refused ([`DocumentError`]).
 //!
 //! The way through: a [`Reference`] says what an image is called. A [`Walk`] starts at the
-//! descriptor of its root, says which [`Document`]s it wants, is handed their bytes and ends
+//! descriptor of its root, lists which [`Document`]s are pending, is handed their bytes and ends
 //! in a [`Graph`], which lists every blob once and picks the image for a [`Platform`].
 //!
 //! ```
@@ -25,9 +25,9 @@
 //! );
 //!
 //! let mut walk = Walk::new(root, Limits::default())?;
-//! while let Some(wanted) = walk.wanted().first().cloned() {
-//!     let bytes = if wanted.digest == walk.root().digest { manifest.clone().into() } else { config.to_vec().into() };
-//!     walk.supply(&wanted.digest, bytes)?;
+//! while let Some(pending) = walk.pending().first().cloned() {
+//!     let bytes = if pending.digest == walk.root().digest { manifest.clone().into() } else { config.to_vec().into() };
+//!     walk.supply(&pending.digest, bytes)?;
 //! }
 //! assert_eq!(walk.finish()?.documents().len(), 2);
 //! # Ok::<(), linkspan::image::GraphError>(())

@@ -100,8 +100,8 @@ impl Platform {
             return None;
         }
         let runs = host.runs();
-        let wanted = (image.architecture, image.variant.unwrap_or_default());
-        let at = runs.iter().position(|runs| *runs == wanted)?;
+        let built = (image.architecture, image.variant.unwrap_or_default());
+        let at = runs.iter().position(|runs| *runs == built)?;
         // Never more than some 30 entries, nor (after the check above) more features than the host has.
         let features = image.os_features.len().min(255);
         u32::try_from(((runs.len() - at) << 8) | features).ok()

@@ -25,7 +25,7 @@ impl<S: AsyncRead + Unpin> TlsAlertStream<S> {
         let mut bytes = [0; 1];
         match Pin::new(&mut self.stream).poll_read(context, &mut ReadBuf::new(&mut bytes)) {
             // rustls reports alerts and other protocol errors with this kind.
-            Poll::Ready(Err(said)) if said.kind() == ErrorKind::InvalidData => said,
+            Poll::Ready(Err(alert)) if alert.kind() == ErrorKind::InvalidData => alert,
             _ => error,
         }
     }

@@ -30,7 +30,7 @@ pub(crate) fn enlarge(stream: &UnixStream) -> io::Result<()> {
     Ok(sockopt::set_socket_send_buffer_size(stream, SEND_BYTES)?)
 }
 
-/// TCP keepalive: the idle time before the first probe, the interval, and the number of unanswered probes. NATs and
+/// TCP keepalive: the idle time before the first probe, the interval, and the number of lost probes. NATs and
 /// load balancers drop connections that are silent for minutes.
 const PROBES: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 

@@ -18,7 +18,7 @@ pub enum RegistryError {
         /// The registry's message.
         reason: String,
         /// Whether it requires a login.
-        wants_login: bool,
+        needs_login: bool,
         /// Whether it lacks the object.
         is_absent: bool,
     },
@@ -51,7 +51,7 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn new(name: impl ToString, what: impl Into<String>, error: &OciDistributionError) -> Self {
-        let wants_login = match error {
+        let needs_login = match error {
             OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => true,
             OciDistributionError::ServerError { code, .. } => matches!(code, 401 | 403),
             OciDistributionError::RequestError(error) => {
@@ -64,13 +64,13 @@ impl RegistryError {
             _ => false,
         };
         let (name, what, reason) = (name.to_string(), what.into(), causes(error));
-        Self::Refused { name, what, reason, wants_login, is_absent: is_absent(error) }
+        Self::Refused { name, what, reason, needs_login, is_absent: is_absent(error) }
     }
 
     /// What a user can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Refused { wants_login: true, .. } => "`docker login` to the registry, then try again",
+            Self::Refused { needs_login: true, .. } => "`docker login` to the registry, then try again",
             Self::Refused { reason, .. } if reason.contains("InvalidContentType") => {
                 "the registry seems to speak plain HTTP: use --plain-http"
             }

@@ -50,41 +50,41 @@ impl Reader {
     ) -> Result<(Bytes, Digest), RegistryError> {
         let refused = |error: OciDistributionError| RegistryError::new(name, "reading the manifest", &error);
         let invalid = |what: String| RegistryError::Invalid { name: name.to_owned(), what };
-        let mut answer = self.ask(of).await.map_err(|error| refused(error.into()))?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            let wants_basic = wants_basic(&answer);
+        let mut response = self.send(of).await.map_err(|error| refused(error.into()))?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let needs_basic = needs_basic(&response);
             let token = tokens.auth(of, auth, RegistryOperation::Pull).await;
             let token = token.map_err(|error| RegistryError::new(name, "authenticating", &error))?;
-            let said = match (token, auth) {
+            let authorization = match (token, auth) {
                 (Some(token), _) => Some(format!("Bearer {token}")),
-                (None, RegistryAuth::Basic(user, password)) if wants_basic => Some(basic(user, password)),
+                (None, RegistryAuth::Basic(user, password)) if needs_basic => Some(basic(user, password)),
                 _ => None,
             };
-            let mut said = said.and_then(|said| HeaderValue::from_str(&said).ok());
-            if let Some(said) = &mut said {
-                said.set_sensitive(true);
+            let mut authorization = authorization.and_then(|authorization| HeaderValue::from_str(&authorization).ok());
+            if let Some(authorization) = &mut authorization {
+                authorization.set_sensitive(true);
             }
-            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = said;
-            answer = self.ask(of).await.map_err(|error| refused(error.into()))?;
+            *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = authorization;
+            response = self.send(of).await.map_err(|error| refused(error.into()))?;
         }
-        if answer.status() != StatusCode::OK {
-            return Err(refused(refusal(answer).await));
+        if response.status() != StatusCode::OK {
+            return Err(refused(refusal(response).await));
         }
-        let said = answer.headers().get(DIGEST).filter(|said| !said.is_empty()).cloned();
+        let reported = response.headers().get(DIGEST).filter(|reported| !reported.is_empty()).cloned();
         let limit = Limits::default().document_bytes;
-        let bytes = at_most(answer, limit).await.map_err(|error| refused(error.into()))?;
+        let bytes = at_most(response, limit).await.map_err(|error| refused(error.into()))?;
         let bytes = bytes.ok_or_else(|| invalid(format!("its manifest has more than {limit} bytes")))?;
         let parse = |digest: &str| digest.parse::<Digest>();
-        let said = said.map(|said| parse(said.to_str().unwrap_or_default()));
-        let said = said.transpose().map_err(|_| invalid("the registry gave no valid digest".to_owned()))?;
-        let asked = of.digest().map(parse).transpose().map_err(|_| invalid("it has no valid digest".to_owned()))?;
-        if let Some(wrong) = asked.iter().chain(&said).find(|digest| !digest.verify(&bytes)) {
+        let reported = reported.map(|reported| parse(reported.to_str().unwrap_or_default()));
+        let reported = reported.transpose().map_err(|_| invalid("the registry gave no valid digest".to_owned()))?;
+        let requested = of.digest().map(parse).transpose().map_err(|_| invalid("it has no valid digest".to_owned()))?;
+        if let Some(wrong) = requested.iter().chain(&reported).find(|digest| !digest.verify(&bytes)) {
             return Err(invalid(format!("its manifest does not match the digest {wrong}")));
         }
-        Ok((bytes.clone(), said.or(asked).unwrap_or_else(|| Digest::sha256(&bytes))))
+        Ok((bytes.clone(), reported.or(requested).unwrap_or_else(|| Digest::sha256(&bytes))))
     }
 
-    async fn ask(&self, of: &oci_client::Reference) -> Result<Response, reqwest::Error> {
+    async fn send(&self, of: &oci_client::Reference) -> Result<Response, reqwest::Error> {
         let (scheme, registry, repository) = (self.scheme, of.resolve_registry(), of.repository());
         let reference = of.digest().or(of.tag()).unwrap_or("latest");
         let url = format!("{scheme}://{registry}/v2/{repository}/manifests/{reference}");
@@ -98,9 +98,10 @@ impl Reader {
 }
 
 /// Whether the registry asks for basic authentication instead of a token.
-fn wants_basic(answer: &Response) -> bool {
-    let mut challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|said| said.to_str().ok());
-    challenges.any(|said| said.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic ")))
+fn needs_basic(response: &Response) -> bool {
+    let mut challenges =
+        response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|challenge| challenge.to_str().ok());
+    challenges.any(|challenge| challenge.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic ")))
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -109,12 +110,12 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 /// The body; `None` if it is longer than `limit`.
-async fn at_most(mut answer: Response, limit: u64) -> Result<Option<Bytes>, reqwest::Error> {
-    if answer.content_length().is_some_and(|length| length > limit) {
+async fn at_most(mut response: Response, limit: u64) -> Result<Option<Bytes>, reqwest::Error> {
+    if response.content_length().is_some_and(|length| length > limit) {
         return Ok(None);
     }
     let mut bytes = BytesMut::new();
-    while let Some(chunk) = answer.chunk().await? {
+    while let Some(chunk) = response.chunk().await? {
         if (bytes.len() + chunk.len()) as u64 > limit {
             return Ok(None);
         }
@@ -124,12 +125,12 @@ async fn at_most(mut answer: Response, limit: u64) -> Result<Option<Bytes>, reqw
 }
 
 /// The error of a response with an error status.
-async fn refusal(answer: Response) -> OciDistributionError {
-    let (status, url) = (answer.status(), answer.url().to_string());
+async fn refusal(response: Response) -> OciDistributionError {
+    let (status, url) = (response.status(), response.url().to_string());
     if status == StatusCode::UNAUTHORIZED {
         return OciDistributionError::UnauthorizedError { url };
     }
-    let body = match at_most(answer, REFUSAL_BYTES).await {
+    let body = match at_most(response, REFUSAL_BYTES).await {
         Ok(body) => body.unwrap_or_default(),
         Err(error) => return error.into(),
     };

@@ -96,7 +96,7 @@ impl Registry {
     /// The root that the name points to in the registry.
     ///
     /// # Errors
-    /// When the name does not exist, points to no image, or the registry cannot be asked.
+    /// When the name does not exist, points to no image, or the registry cannot be queried.
     pub async fn resolve(&self) -> Result<Descriptor, RegistryError> {
         let (bytes, digest) = self.manifest(&self.image).await?;
         let invalid = |what: &str| RegistryError::Invalid { name: self.name.clone(), what: what.to_owned() };

@@ -64,12 +64,12 @@ impl Registry {
     }
 
     async fn send(&self, blob: &Descriptor, source: &Arc<dyn Source>, events: &Events) -> Result<(), RegistryError> {
-        let (digest, total, told) = (blob.digest.clone(), blob.size, events.clone());
+        let (digest, total, listener) = (blob.digest.clone(), blob.size, events.clone());
         let mut current = 0;
         let chunks = source.open(blob, 0).await?.map(move |chunk| {
             let chunk = chunk.map_err(|error| OciDistributionError::IoError(std::io::Error::other(error)))?;
             current += chunk.len() as u64;
-            told.emit(Event::Sent { digest: digest.clone(), current, total });
+            listener.emit(Event::Sent { digest: digest.clone(), current, total });
             Ok(chunk)
         });
         let sent = self.client.push_blob_stream(&self.image, chunks, blob.digest.as_str(), Some(blob.size)).await;

@@ -41,8 +41,8 @@ impl Source for Registry {
             return Ok(stream::iter([Ok(rest)]).boxed());
         }
         // A range request even from the start: of a whole blob the client would compute the hash, which the engine does.
-        let answer = self.client.pull_blob_stream_partial(&self.image, digest.as_str(), offset, None).await;
-        let (skip, bytes) = match answer.map_err(|error| self.failed(digest, &error))? {
+        let response = self.client.pull_blob_stream_partial(&self.image, digest.as_str(), offset, None).await;
+        let (skip, bytes) = match response.map_err(|error| self.failed(digest, &error))? {
             BlobResponse::Partial(bytes) => (0, bytes),
             BlobResponse::Full(bytes) => (offset, bytes),
         };
@@ -54,7 +54,7 @@ impl Source for Registry {
 
 #[async_trait]
 impl BlobLookup for Registry {
-    /// Registries are not asked for sizes.
+    /// Registries are not queried for sizes.
     async fn blob_size(&self, _: &Digest) -> Result<Option<u64>, SourceError> {
         Ok(None)
     }

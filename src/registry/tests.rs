@@ -6,7 +6,7 @@ use super::*;
 use crate::source::{Source as _, SourceError};
 
 #[test]
-fn only_registries_of_this_host_are_spoken_to_without_tls() {
+fn only_registries_of_this_host_are_used_without_tls() {
     for (registry, expected) in [
         ("localhost", true),
         ("localhost:5000", true),
@@ -22,8 +22,8 @@ fn only_registries_of_this_host_are_spoken_to_without_tls() {
     }
 }
 
-/// A registry that gives `answer` to every request, and after that sends `more` until nobody listens.
-async fn registry(answer: &'static str, more: &'static [u8]) -> Registry {
+/// A registry that gives `response` to every request, and after that sends `more` until nobody listens.
+async fn registry(response: &'static str, more: &'static [u8]) -> Registry {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -33,7 +33,7 @@ async fn registry(answer: &'static str, more: &'static [u8]) -> Registry {
                 while !request.ends_with(b"\r\n\r\n") {
                     request.push(connection.read_u8().await?);
                 }
-                connection.write_all(answer.as_bytes()).await?;
+                connection.write_all(response.as_bytes()).await?;
                 while !more.is_empty() {
                     connection.write_all(more).await?;
                 }
@@ -50,12 +50,12 @@ fn manifest() -> Descriptor {
 
 #[tokio::test]
 async fn a_manifest_that_is_not_there_is_a_blob_that_is_not_there() {
-    for answer in [
+    for response in [
         "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
         "HTTP/1.1 404 Not Found\r\ncontent-length: 43\r\nconnection: close\r\n\r\n\
          {\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}   ",
     ] {
-        let registry = registry(answer, b"").await;
+        let registry = registry(response, b"").await;
         let Err(error) = registry.open(&manifest(), 0).await else { panic!("it is not there") };
         assert!(matches!(error, SourceError::NotFound { .. }), "{error}");
     }
@@ -68,14 +68,14 @@ async fn a_manifest_that_is_not_there_is_a_blob_that_is_not_there() {
 async fn no_manifest_is_read_past_the_limit() {
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let declared = "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n{";
-    for (answer, more) in [(chunked, &b"4\r\n    \r\n"[..]), (declared, b"")] {
-        let error = registry(answer, more).await.resolve().await.unwrap_err();
+    for (response, more) in [(chunked, &b"4\r\n    \r\n"[..]), (declared, b"")] {
+        let error = registry(response, more).await.resolve().await.unwrap_err();
         assert!(error.to_string().contains("its manifest has more than 4194304 bytes"), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_manifest_is_what_its_digest_says() {
+async fn a_manifest_matches_its_digest() {
     let good = registry("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}", b"").await;
     let chunks = good.open(&manifest(), 1).await.unwrap();
     assert_eq!(chunks.try_collect::<Vec<_>>().await.unwrap().concat(), b"}");

@@ -1,10 +1,10 @@
-//! Finds the Linkspans that run on this machine, by asking the sockets at which they may listen.
+//! Finds the Linkspans that run on this machine, by probing the sockets at which they may listen.
 //!
-//! A socket that accepts connections may belong to dockerd, a builder or another program. So each is asked for its status
+//! A socket that accepts connections may belong to dockerd, a builder or another program. So the status is requested from each
 //! ([`crate::status`]), which also names the other doors of the same process.
 
-mod ask;
 mod folders;
+mod probe;
 mod units;
 
 use futures_util::future::join_all;
@@ -12,10 +12,10 @@ use futures_util::future::join_all;
 use crate::net::Address;
 use crate::status::{Kind, Status};
 
-pub use ask::{First, Probe, ask};
 pub use folders::SearchFolders;
+pub use probe::{First, Probe, probe};
 
-/// The most sockets that are asked; no machine has this many.
+/// The most sockets that are probed; no machine has this many.
 const MAX_SOCKETS: usize = 256;
 
 /// A socket, and what was found there.
@@ -24,20 +24,20 @@ pub struct Socket {
     /// Its address.
     pub address: Address,
     /// What was found.
-    pub answer: Probe,
+    pub probe: Probe,
 }
 
 impl Socket {
     /// The status of the Linkspan behind it, if there is one.
     pub fn status(&self) -> Option<&Status> {
-        match &self.answer {
+        match &self.probe {
             Probe::Linkspan(status) => Some(status),
             _ => None,
         }
     }
 }
 
-/// Asks each of `addresses`, then the other doors that the responses name. Takes a few seconds at most.
+/// Probes each of `addresses`, then the other doors that the responses name. Takes a few seconds at most.
 pub async fn find(addresses: Vec<(Address, First)>) -> Vec<Socket> {
     let mut sockets = Vec::new();
     all(addresses, &mut sockets).await;
@@ -50,7 +50,7 @@ pub async fn find(addresses: Vec<(Address, First)>) -> Vec<Socket> {
     sockets
 }
 
-/// Asks the `addresses` that are not yet among `sockets`, and adds them.
+/// Probes the `addresses` that are not yet among `sockets`, and adds them.
 async fn all(addresses: Vec<(Address, First)>, sockets: &mut Vec<Socket>) {
     let mut new: Vec<(Address, First)> = Vec::new();
     for (address, first) in addresses {
@@ -60,9 +60,9 @@ async fn all(addresses: Vec<(Address, First)>, sockets: &mut Vec<Socket>) {
             new.push((address, first));
         }
     }
-    let asked = new.into_iter().map(async |(address, first)| {
-        let answer = ask(&address, first).await;
-        Socket { address, answer }
+    let probes = new.into_iter().map(async |(address, first)| {
+        let probe = probe(&address, first).await;
+        Socket { address, probe }
     });
-    sockets.extend(join_all(asked).await);
+    sockets.extend(join_all(probes).await);
 }

@@ -1,4 +1,4 @@
-//! Finds the docker door for a builder, and the engine behind it, by asking running Linkspans.
+//! Finds the docker door for a builder, and the engine behind it, by probing running Linkspans.
 
 use super::SetupError;
 use crate::buildx::{Instance, Store, is_same_address};
@@ -29,8 +29,8 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Asks the configured door; without one, the `usual` one and every socket of a Linkspan on this machine.
-    pub async fn ask(config: &Config, usual: &str, folders: &SearchFolders) -> Self {
+    /// Probes the configured door; without one, the `usual` one and every socket of a Linkspan on this machine.
+    pub async fn probe(config: &Config, usual: &str, folders: &SearchFolders) -> Self {
         let named = config.docker_door.as_ref().map(|door| door.listen.clone());
         let engine = config.engine.docker_host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
         let addresses = match &named {
@@ -76,7 +76,7 @@ impl Doors {
     fn named(&self, listen: &Address) -> Result<Door, SetupError> {
         let door = |engine: &String| Door { listen: listen.clone(), engine: engine.clone() };
         let wrong = |what: String| SetupError::NoDoor { address: listen.to_string(), what };
-        match self.sockets.iter().find(|socket| socket.address == *listen).map(|socket| &socket.answer) {
+        match self.sockets.iter().find(|socket| socket.address == *listen).map(|socket| &socket.probe) {
             Some(Probe::Linkspan(status)) if status.door.kind == Kind::Docker => Ok(door(&status.engine.address)),
             Some(Probe::Linkspan(status)) => Err(wrong(format!("is a Linkspan's {} door", status.door.kind.name()))),
             Some(Probe::Stranger) => Err(wrong("belongs to another program (or to an older Linkspan)".to_owned())),

@@ -49,9 +49,9 @@ impl BuildkitContent {
 }
 
 /// The next message of the builder, or an error after [`SILENCE`].
-async fn heard<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+async fn within_silence<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let silent = || Status::deadline_exceeded(format!("no answer within {} s", SILENCE.as_secs()));
-    tokio::time::timeout(SILENCE, answer).await.unwrap_or_else(|_| Err(silent()))
+    tokio::time::timeout(SILENCE, call).await.unwrap_or_else(|_| Err(silent()))
 }
 
 #[async_trait]
@@ -70,13 +70,13 @@ impl Source for BuildkitContent {
             let first = messages.message().await?;
             Ok((first, messages))
         };
-        let (first, messages) = heard(begun).await.map_err(|status| self.error(&blob.digest, &status))?;
+        let (first, messages) = within_silence(begun).await.map_err(|status| self.error(&blob.digest, &status))?;
         let (this, digest) = (self.clone(), blob.digest.clone());
         let rest = unfold(Some(messages), move |messages| {
             let (this, digest) = (this.clone(), digest.clone());
             async move {
                 let mut messages = messages?;
-                match heard(messages.message()).await {
+                match within_silence(messages.message()).await {
                     Ok(message) => Some((Ok(Bytes::from(message?.data)), Some(messages))),
                     Err(status) => Some((Err(this.error(&digest, &status)), None)),
                 }
@@ -91,7 +91,7 @@ impl Source for BuildkitContent {
 impl BlobLookup for BuildkitContent {
     async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
         let mut client = self.client.clone();
-        match heard(client.info(InfoRequest { digest: digest.to_string() })).await {
+        match within_silence(client.info(InfoRequest { digest: digest.to_string() })).await {
             Ok(response) => Ok(response.into_inner().info.and_then(|info| u64::try_from(info.size).ok())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(self.error(digest, &status)),

@@ -29,12 +29,12 @@ pub enum ChoiceError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The source holds no complete image for the platform.
-    #[error("{source_name} holds no image for {wanted}; it holds {}", if there.is_empty() { "none that is complete".to_owned() } else { there.join(", ") })]
+    #[error("{source_name} holds no image for {requested}; it holds {}", if there.is_empty() { "none that is complete".to_owned() } else { there.join(", ") })]
     Platform {
         /// The source.
         source_name: String,
         /// The platform.
-        wanted: String,
+        requested: String,
         /// The platforms of the complete images.
         there: Vec<String>,
     },
@@ -103,17 +103,17 @@ impl Chooser<'_> {
             }
         }
         let host = Platform::host();
-        let wanted = platform.unwrap_or(&host);
-        let best = there.iter().filter_map(|image| Some((image.1.fit(wanted)?, image)));
+        let requested = platform.unwrap_or(&host);
+        let best = there.iter().filter_map(|image| Some((image.1.fit(requested)?, image)));
         // Of several that fit equally well, the first.
         let best = best.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, image)| image);
         let chosen = match (best, &there[..]) {
             (Some(image), _) => image,
             (None, [image]) if platform.is_none() => image,
             _ => {
-                let (source_name, wanted) = (self.name(), wanted.to_string());
+                let (source_name, requested) = (self.name(), requested.to_string());
                 let there = there.iter().map(|(_, platform)| platform.to_string()).collect();
-                return Err(ChoiceError::Platform { source_name, wanted, there });
+                return Err(ChoiceError::Platform { source_name, requested, there });
             }
         };
         let only = (chosen.0.digest != root.digest).then(|| chosen.1.to_string());

@@ -71,16 +71,16 @@ pub async fn read_graph(
     let mut walk = Walk::new(root, limits)?;
     let mut missing = Vec::<Digest>::new();
     loop {
-        // Documents that are missing stay wanted.
+        // Documents that are missing stay pending.
         let is_new = |document: &&Descriptor| missing.binary_search(&document.digest).is_err();
-        let wanted: Vec<_> = walk.wanted().iter().filter(is_new).cloned().collect();
-        if wanted.is_empty() || (!missing.is_empty() && on_missing == OnMissing::Stop) {
+        let pending: Vec<_> = walk.pending().iter().filter(is_new).cloned().collect();
+        if pending.is_empty() || (!missing.is_empty() && on_missing == OnMissing::Stop) {
             break;
         }
         // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
-        let reading: Vec<_> = wanted.iter().map(|document| read_document(source, document)).collect();
+        let reading: Vec<_> = pending.iter().map(|document| read_document(source, document)).collect();
         let mut documents = stream::iter(reading).buffered(PARALLEL);
-        for Descriptor { digest, .. } in &wanted {
+        for Descriptor { digest, .. } in &pending {
             match documents.next().await {
                 Some(Ok(bytes)) => walk.supply(digest, bytes)?,
                 Some(Err(SourceError::NotFound { .. })) => missing.push(digest.clone()),

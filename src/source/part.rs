@@ -25,25 +25,25 @@ pub async fn part(from: &dyn BlobLookup, root: &Descriptor) -> Result<Option<Par
     let source_name = || from.name().to_owned();
     let refused = |error: GraphError| ChoiceError::Graph { source_name: source_name(), error };
     let mut walk = Walk::new(root.clone(), Limits::default()).map_err(refused)?;
-    while let Some(wanted) = walk.wanted().first().cloned() {
-        let is_left_out = wanted.kind() == Kind::Manifest && !chooser.is_whole(&wanted).await.unwrap_or(false);
+    while let Some(pending) = walk.pending().first().cloned() {
+        let is_left_out = pending.kind() == Kind::Manifest && !chooser.is_whole(&pending).await.unwrap_or(false);
         let bytes = match is_left_out {
             true => None,
-            false => match read_document(from, &wanted).await {
-                Err(SourceError::NotFound { .. }) if wanted.digest != root.digest => None,
+            false => match read_document(from, &pending).await {
+                Err(SourceError::NotFound { .. }) if pending.digest != root.digest => None,
                 read => Some(read?),
             },
         };
         match bytes {
-            Some(bytes) => walk.supply(&wanted.digest, bytes).map_err(refused)?,
-            None => walk.skip(&wanted.digest).map_err(refused)?,
+            Some(bytes) => walk.supply(&pending.digest, bytes).map_err(refused)?,
+            None => walk.skip(&pending.digest).map_err(refused)?,
         }
     }
     let graph = walk.finish().map_err(refused)?;
     let platforms: Vec<_> = graph.images().map(|image| image.platform().to_string()).collect();
     if platforms.is_empty() {
-        let wanted = Platform::host().to_string();
-        return Err(ChoiceError::Platform { source_name: source_name(), wanted, there: Vec::new() });
+        let requested = Platform::host().to_string();
+        return Err(ChoiceError::Platform { source_name: source_name(), requested, there: Vec::new() });
     }
     Ok(Some(Part { graph, platforms }))
 }

@@ -67,8 +67,8 @@ impl Tree {
         }
         let limits = Limits::default();
         let mut tree = Self { root: root.clone(), documents: HashMap::new(), parents: HashMap::new() };
-        let (mut wanted, mut seen, mut bytes) = (vec![(root.clone(), 1)], HashSet::new(), 0u64);
-        while let Some((descriptor, depth)) = wanted.pop() {
+        let (mut pending, mut seen, mut bytes) = (vec![(root.clone(), 1)], HashSet::new(), 0u64);
+        while let Some((descriptor, depth)) = pending.pop() {
             if !seen.insert(descriptor.digest.clone()) {
                 continue;
             }
@@ -81,7 +81,7 @@ impl Tree {
             for child in document.children().into_iter().filter(|child| child.kind().is_document()) {
                 let digest = || descriptor.digest.clone();
                 tree.parents.entry(child.digest.clone()).or_insert_with(digest);
-                wanted.push((child.clone(), depth + 1));
+                pending.push((child.clone(), depth + 1));
             }
             tree.documents.insert(descriptor.digest, document);
         }
@@ -123,10 +123,10 @@ impl Tree {
         self.entries().into_iter().filter(is_image).map(image).collect()
     }
 
-    /// The image that fits `wanted` best, whether the source has it or not; of several that fit equally well, the first.
-    pub(crate) fn image_for(&self, wanted: &Platform) -> Option<Image<'_>> {
+    /// The image that fits `requested` best, whether the source has it or not; of several that fit equally well, the first.
+    pub(crate) fn image_for(&self, requested: &Platform) -> Option<Image<'_>> {
         let images = self.images().into_iter();
-        let fits = images.filter_map(|image| Some((image.platform()?.fit(wanted)?, image)));
+        let fits = images.filter_map(|image| Some((image.platform()?.fit(requested)?, image)));
         fits.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, image)| image)
     }
 

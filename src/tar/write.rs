@@ -54,9 +54,9 @@ mod tests {
                     .unwrap();
                 // It lists the header before it misses the content.
                 tar.stdin.take().unwrap().write_all(&member(name, size)).unwrap();
-                let said = String::from_utf8(tar.wait_with_output().unwrap().stdout).unwrap();
-                let words: Vec<_> = said.split_whitespace().collect();
-                assert_eq!((words[2], *words.last().unwrap()), (size.to_string().as_str(), name), "{said}");
+                let listing = String::from_utf8(tar.wait_with_output().unwrap().stdout).unwrap();
+                let words: Vec<_> = listing.split_whitespace().collect();
+                assert_eq!((words[2], *words.last().unwrap()), (size.to_string().as_str(), name), "{listing}");
             }
         }
     }

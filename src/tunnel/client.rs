@@ -132,24 +132,24 @@ mod tests {
         let bytes: Vec<u8> = (0..200_000u32).flat_map(u32::to_be_bytes).collect();
         for capacity in [1, 7, 1 << 10, 1 << 20] {
             let (near, far) = duplex(capacity);
-            let (told, errors) = mpsc::channel(MAX_ERRORS_WAITING);
-            let (heard, mut hears) = mpsc::channel(MAX_ERRORS_WAITING);
+            let (error_sender, errors) = mpsc::channel(MAX_ERRORS_WAITING);
+            let (stderr_sender, mut stderr) = mpsc::channel(MAX_ERRORS_WAITING);
             let sent = bytes.clone();
             let bytes = if capacity < 100 { &bytes[..5000] } else { &bytes };
             let (length, mut client) = (bytes.len(), Client::new(near, errors));
             let writing = tokio::spawn(async move {
-                told.send(Bytes::from_static(b"before")).await.unwrap();
+                error_sender.send(Bytes::from_static(b"before")).await.unwrap();
                 client.write_all(&sent[..length / 2]).await.unwrap();
-                told.send(Bytes::from_static(b" between")).await.unwrap();
+                error_sender.send(Bytes::from_static(b" between")).await.unwrap();
                 client.write_all(&sent[length / 2..length]).await.unwrap();
                 client.shutdown().await.unwrap();
             });
             let mut read = Vec::new();
-            Output::new(far, Some(heard)).read_to_end(&mut read).await.unwrap();
+            Output::new(far, Some(stderr_sender)).read_to_end(&mut read).await.unwrap();
             writing.await.unwrap();
             assert!(read == bytes, "capacity {capacity}");
             let mut words = Vec::new();
-            while let Some(bytes) = hears.recv().await {
+            while let Some(bytes) = stderr.recv().await {
                 words.extend_from_slice(&bytes);
             }
             assert_eq!(words, b"before between");
@@ -159,10 +159,10 @@ mod tests {
     #[tokio::test]
     async fn words_on_standard_error_do_not_wait_for_output() {
         let (near, mut far) = duplex(64);
-        let (told, errors) = mpsc::channel(1);
+        let (error_sender, errors) = mpsc::channel(1);
         let mut client = Client::new(near, errors);
         let reading = tokio::spawn(async move { client.read(&mut [0; 9]).await.unwrap() });
-        told.send(Bytes::from_static(b"oops")).await.unwrap();
+        error_sender.send(Bytes::from_static(b"oops")).await.unwrap();
         let mut frame = [0; 12];
         far.read_exact(&mut frame).await.unwrap();
         assert_eq!(frame, *b"\x02\0\0\0\0\0\0\x04oops");

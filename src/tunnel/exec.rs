@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::output::{MAX_ERRORS_WAITING, Output};
-use super::sniff::{self, Speaks};
+use super::sniff::{self, Protocol};
 use crate::docker_api::{Api, ApiError, ApiResponse};
 use crate::http1::PrefixedIo;
 use crate::net::{Dial, DialError, Stream};
@@ -123,16 +123,16 @@ impl ExecDial {
 
     async fn start(&self) -> Result<Box<dyn Stream>, ContainerError> {
         let stream = TokioIo::new(self.exec().await?);
-        let (errors, mut heard) = mpsc::channel(MAX_ERRORS_WAITING);
+        let (errors, mut stderr) = mpsc::channel(MAX_ERRORS_WAITING);
         let mut output = Output::new(stream, Some(errors));
         let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", PATIENCE.as_secs())));
         match tokio::time::timeout(PATIENCE, first_words(&mut output)).await.unwrap_or_else(late)? {
-            (first, Speaks::Http2) => Ok(Box::new(PrefixedIo::new(first, output))),
+            (first, Protocol::Http2) => Ok(Box::new(PrefixedIo::new(first, output))),
             // Anything other than HTTP/2 is an error message, such as runc's that the program does not exist.
             (first, _) => {
                 let mut words = first.to_vec();
                 // Does not wait: if the process has ended, the rest of its output is available at once.
-                while let Ok(bytes) = heard.try_recv() {
+                while let Ok(bytes) = stderr.try_recv() {
                     words.extend_from_slice(&bytes);
                 }
                 Err(self.no_builder(&words, "it ended without output"))
@@ -166,18 +166,18 @@ impl ExecDial {
             _ => return Err(self.refused(&created)),
         };
         let started = self.docker.upgrade(&format!("/exec/{id}/start"), "tcp", START.into()).await?;
-        started.map_err(|answer| self.refused(&answer))
+        started.map_err(|response| self.refused(&response))
     }
 
-    fn refused(&self, answer: &ApiResponse) -> ContainerError {
-        ContainerError::Refused { name: self.container.0.clone(), reason: answer.message() }
+    fn refused(&self, response: &ApiResponse) -> ContainerError {
+        ContainerError::Refused { name: self.container.0.clone(), reason: response.message() }
     }
 
     /// A hint if the name is that of a buildx builder instead of its container.
     async fn likely(&self) -> String {
         let likely = format!("{}{}{}", BUILDX.0, self.container.0, BUILDX.1);
         match self.docker.get(&format!("/containers/{likely}/json")).await {
-            Ok(answer) if answer.status == StatusCode::OK => format!("; did you mean `{SCHEME}{likely}`?"),
+            Ok(response) if response.status == StatusCode::OK => format!("; did you mean `{SCHEME}{likely}`?"),
             _ => String::new(),
         }
     }
@@ -199,17 +199,17 @@ impl Dial for ExecDial {
 }
 
 /// Reads until the protocol is known. If it is not HTTP/2, reads the message to its end, or up to [`MAX_WORDS`] bytes.
-async fn first_words<S: Stream>(output: &mut Output<S>) -> Result<(Bytes, Speaks), ContainerError> {
+async fn first_words<S: Stream>(output: &mut Output<S>) -> Result<(Bytes, Protocol), ContainerError> {
     let mut words = BytesMut::new();
     loop {
-        let speaks = sniff::server(&words);
-        if speaks == Speaks::Http2 || words.len() > MAX_WORDS {
-            return Ok((words.freeze(), speaks));
+        let protocol = sniff::server(&words);
+        if protocol == Protocol::Http2 || words.len() > MAX_WORDS {
+            return Ok((words.freeze(), protocol));
         }
         match output.read_buf(&mut words).await {
             Ok(1..) => {}
-            Ok(0) => return Ok((words.freeze(), Speaks::Other)),
-            Err(error) => return Ok((error.to_string().into(), Speaks::Other)),
+            Ok(0) => return Ok((words.freeze(), Protocol::Other)),
+            Err(error) => return Ok((error.to_string().into(), Protocol::Other)),
         }
     }
 }

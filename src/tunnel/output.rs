@@ -126,14 +126,14 @@ mod tests {
     /// Reads frames that arrive in pieces of `piece` bytes.
     async fn read(frames: &[u8], piece: usize) -> (io::Result<String>, String) {
         let mut builder = pieces(frames, piece);
-        let (errors, mut heard) = mpsc::channel(MAX_ERRORS_WAITING);
+        let (errors, mut stderr) = mpsc::channel(MAX_ERRORS_WAITING);
         let mut text = String::new();
         let result = Output::new(&mut builder, Some(errors)).read_to_string(&mut text).await;
-        let mut said = Vec::new();
-        while let Some(bytes) = heard.recv().await {
-            said.extend_from_slice(&bytes);
+        let mut written = Vec::new();
+        while let Some(bytes) = stderr.recv().await {
+            written.extend_from_slice(&bytes);
         }
-        (result.map(|_| text), String::from_utf8(said).unwrap())
+        (result.map(|_| text), String::from_utf8(written).unwrap())
     }
 
     fn pieces(bytes: &[u8], piece: usize) -> impl AsyncRead + Unpin + use<> {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn streams_are_told_apart_however_they_arrive() {
+    async fn streams_are_distinguished_however_they_arrive() {
         let frames = [
             frame(Stream::Output, b"one "),
             frame(Stream::Error, b"oops"),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_dockerd_says_is_an_error() {
+    async fn what_dockerd_sends_is_an_error() {
         let frames = [frame(Stream::Output, b"x"), frame(Stream::System, b"log driver broke\n")].concat();
         assert_eq!(read(&frames, 100).await.0.unwrap_err().to_string(), "log driver broke");
         let error = read(b"HTTP/1.1 200 OK", 100).await.0.unwrap_err();

@@ -13,7 +13,7 @@ const MAX_UNDECIDED_BYTES: usize = 64 << 10;
 
 /// The detected protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Protocol {
     /// HTTP/2.
     Http2,
     /// Something else.
@@ -23,21 +23,21 @@ pub enum Speaks {
 }
 
 /// Detects the protocol of a client by its first bytes.
-pub fn client(bytes: &[u8]) -> Speaks {
+pub fn client(bytes: &[u8]) -> Protocol {
     let length = bytes.len().min(PREFACE.len());
     match bytes[..length] == PREFACE[..length] {
-        true if length == PREFACE.len() => Speaks::Http2,
-        true => Speaks::Unclear,
-        false => Speaks::Other,
+        true if length == PREFACE.len() => Protocol::Http2,
+        true => Protocol::Unclear,
+        false => Protocol::Other,
     }
 }
 
 /// Detects the protocol of a server by its first bytes.
-pub fn server(bytes: &[u8]) -> Speaks {
+pub fn server(bytes: &[u8]) -> Protocol {
     match bytes.first_chunk::<FRAME_HEADER>() {
-        Some(frame) if is_settings(frame) => Speaks::Http2,
-        Some(_) => Speaks::Other,
-        None => Speaks::Unclear,
+        Some(frame) if is_settings(frame) => Protocol::Http2,
+        Some(_) => Protocol::Other,
+        None => Protocol::Unclear,
     }
 }
 
@@ -45,21 +45,21 @@ pub fn server(bytes: &[u8]) -> Speaks {
 /// 9113, section 3.4), and Go's servers send it without waiting for the client.
 ///
 /// Also returns the length of the complete frames of standard error at the beginning, which can be sent to the client.
-pub fn output(bytes: &[u8]) -> (usize, Speaks) {
+pub fn output(bytes: &[u8]) -> (usize, Protocol) {
     let (mut errors, mut at) = (0, 0);
     let mut start: Vec<u8> = Vec::with_capacity(FRAME_HEADER);
     while let Some(header) = bytes[at..].first_chunk::<HEADER>() {
-        let Ok(Header { stream, length }) = Header::read(*header) else { return (errors, Speaks::Other) };
+        let Ok(Header { stream, length }) = Header::read(*header) else { return (errors, Protocol::Other) };
         let payload = &bytes[at + HEADER..];
         let there = payload.len().min(length as usize);
         match stream {
             Stream::Output => start.extend(payload[..there].iter().take(FRAME_HEADER - start.len())),
             Stream::Error if errors == at && there == length as usize => errors = at + HEADER + there,
             Stream::Error => {}
-            Stream::System => return (errors, Speaks::Other),
+            Stream::System => return (errors, Protocol::Other),
         }
         match server(&start) {
-            Speaks::Unclear => {}
+            Protocol::Unclear => {}
             decided => return (errors, decided),
         }
         if there < length as usize {
@@ -67,7 +67,7 @@ pub fn output(bytes: &[u8]) -> (usize, Speaks) {
         }
         at += HEADER + there;
     }
-    (errors, if bytes.len() - errors > MAX_UNDECIDED_BYTES { Speaks::Other } else { Speaks::Unclear })
+    (errors, if bytes.len() - errors > MAX_UNDECIDED_BYTES { Protocol::Other } else { Protocol::Unclear })
 }
 
 /// Length (three bytes, a multiple of six), type 4, no flags, stream 0 (RFC 9113, section 6.5).
@@ -89,11 +89,11 @@ mod tests {
     #[test]
     fn clients() {
         for length in 0..PREFACE.len() {
-            assert_eq!(client(&PREFACE[..length]), Speaks::Unclear);
+            assert_eq!(client(&PREFACE[..length]), Protocol::Unclear);
         }
-        assert_eq!(client(&[PREFACE, b"more"].concat()), Speaks::Http2);
-        assert_eq!(client(b"GET / HTTP/1.1"), Speaks::Other);
-        assert_eq!(client(b"PRI * HTTP/2.1\r\n"), Speaks::Other);
+        assert_eq!(client(&[PREFACE, b"more"].concat()), Protocol::Http2);
+        assert_eq!(client(b"GET / HTTP/1.1"), Protocol::Other);
+        assert_eq!(client(b"PRI * HTTP/2.1\r\n"), Protocol::Other);
     }
 
     #[test]
@@ -101,28 +101,29 @@ mod tests {
         let whole = frame(Stream::Output, SETTINGS);
         let split = [frame(Stream::Output, &SETTINGS[..4]), frame(Stream::Output, &SETTINGS[4..])].concat();
         for bytes in [whole, split] {
-            let decided = (0..=bytes.len()).map(|length| output(&bytes[..length]).1).find(|it| *it != Speaks::Unclear);
-            assert_eq!(decided, Some(Speaks::Http2));
+            let decided =
+                (0..=bytes.len()).map(|length| output(&bytes[..length]).1).find(|it| *it != Protocol::Unclear);
+            assert_eq!(decided, Some(Protocol::Http2));
         }
-        assert_eq!(output(&frame(Stream::Output, b"hello, world")).1, Speaks::Other);
-        assert_eq!(output(&frame(Stream::System, b"no")).1, Speaks::Other);
-        assert_eq!(output(SETTINGS).1, Speaks::Other);
+        assert_eq!(output(&frame(Stream::Output, b"hello, world")).1, Protocol::Other);
+        assert_eq!(output(&frame(Stream::System, b"no")).1, Protocol::Other);
+        assert_eq!(output(SETTINGS).1, Protocol::Other);
     }
 
     #[test]
     fn words_on_standard_error_that_come_first_are_found() {
         let (oops, settings) = (frame(Stream::Error, b"oops"), frame(Stream::Output, SETTINGS));
-        assert_eq!(output(&oops[..10]), (0, Speaks::Unclear));
-        assert_eq!(output(&oops), (oops.len(), Speaks::Unclear));
-        assert_eq!(output(&[&oops[..], &oops, &settings].concat()), (2 * oops.len(), Speaks::Http2));
+        assert_eq!(output(&oops[..10]), (0, Protocol::Unclear));
+        assert_eq!(output(&oops), (oops.len(), Protocol::Unclear));
+        assert_eq!(output(&[&oops[..], &oops, &settings].concat()), (2 * oops.len(), Protocol::Http2));
         // Frames of standard error after the first output do not count.
         let between = [frame(Stream::Output, &SETTINGS[..4]), oops, frame(Stream::Output, &SETTINGS[4..])].concat();
-        assert_eq!(output(&between), (0, Speaks::Http2));
+        assert_eq!(output(&between), (0, Protocol::Http2));
     }
 
     #[test]
     fn it_ends() {
         let endless = frame(Stream::Output, b"").repeat(MAX_UNDECIDED_BYTES / HEADER + 1);
-        assert_eq!(output(&endless).1, Speaks::Other);
+        assert_eq!(output(&endless).1, Protocol::Other);
     }
 }

@@ -77,8 +77,8 @@ fn statements_are_about_the_same_names() {
             args.extend(names.iter().flat_map(|name| ["-t", name]));
             args.extend(attests.iter().flat_map(|attest| ["--attest", attest]));
             side.check_way(&side.builder.build(context.path(), args).ok());
-            let answer = crate::both_ways::metadata(&file);
-            statements(answer["containerimage.digest"].as_str().unwrap(), |digest| side.document(digest))
+            let metadata = crate::both_ways::metadata(&file);
+            statements(metadata["containerimage.digest"].as_str().unwrap(), |digest| side.document(digest))
         });
         assert_eq!(found.len(), attests.len() * platforms.split(',').count(), "{names:?} {platforms} {attests:?}");
         for statement in &found {

@@ -30,10 +30,10 @@ fn three_targets_that_share_a_context() {
         let args = ["bake", "--progress", "plain", "--load", "--metadata-file", text(&json)];
         let output = side.builder.buildx(args).env("SIDE", side.name).dir(context.path()).ok();
         side.check_way(&output);
-        let mut answer = metadata(&json);
+        let mut metadata = metadata(&json);
         for target in ["one", "two", "three"] {
             let tag = side.tag(&format!("bake-{target}"));
-            assert_eq!(answer[target]["containerimage.digest"], side.digest(&tag));
+            assert_eq!(metadata[target]["containerimage.digest"], side.digest(&tag));
             let seen = side.run_image(&tag, &["cat", "/which"]);
             assert_eq!(
                 seen,
@@ -42,9 +42,10 @@ fn three_targets_that_share_a_context() {
                 side.name,
                 side.run_image(&tag, &["ls", "-l", "/which"])
             );
-            answer[target]["image.name"] = answer[target]["image.name"].as_str().unwrap().replace(side.name, "").into();
+            metadata[target]["image.name"] =
+                metadata[target]["image.name"].as_str().unwrap().replace(side.name, "").into();
         }
-        answer
+        metadata
     });
 }
 

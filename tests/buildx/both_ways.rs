@@ -87,7 +87,7 @@ impl Side<'_> {
 }
 
 /// Errors and warnings of a plain progress output: without the steps, the times and the internal references.
-pub(crate) fn said(output: &Output) -> Vec<String> {
+pub(crate) fn messages(output: &Output) -> Vec<String> {
     let word = |word: &str| match word {
         _ if word.contains("::") => "REFERENCE".to_owned(),
         _ if word.contains('.') && word.parse::<f64>().is_ok() => "TIME".to_owned(),

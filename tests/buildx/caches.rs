@@ -121,8 +121,8 @@ fn history() {
             .build(context.path(), ["--load", "--no-cache", "-t", &side.tag("history"), "--metadata-file", text(&json)])
             .ok();
         side.check_way(&output);
-        let answer: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
-        let reference = answer["buildx.build.ref"].as_str().unwrap().rsplit('/').next().unwrap();
+        let metadata: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+        let reference = metadata["buildx.build.ref"].as_str().unwrap().rsplit('/').next().unwrap();
         let listed = side.builder.buildx(["history", "ls", "--format", "{{.Ref}} {{.Status}}"]).ok().lines();
         let row =
             listed.iter().find(|row| row.contains(reference)).unwrap_or_else(|| panic!("{reference}: {listed:?}"));

@@ -41,7 +41,7 @@ fn what_the_image_exporter_knows_is_done() {
 }
 
 #[test]
-fn a_tag_that_does_not_arrive_is_said() {
+fn a_tag_that_does_not_arrive_is_reported() {
     let sides = BothWays::of(Stack::shared());
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "tagged in vain");
     let side = sides.through();

@@ -1,7 +1,7 @@
 //! Builds that fail: the same exit code and the same words, with the excerpt of the Dockerfile.
 
 use crate::{
-    both_ways::{BothWays, said},
+    both_ways::{BothWays, messages},
     common::{Context, Run, Stack},
 };
 
@@ -10,7 +10,7 @@ fn fails(context: &Context, args: &[&str]) -> String {
     let sides = BothWays::of(Stack::shared());
     let (code, words) = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["--load", "-t", "failing"]).args(args).fails();
-        (output.status.code(), said(&output))
+        (output.status.code(), messages(&output))
     });
     assert_eq!(code, Some(1));
     words.join("\n")
@@ -64,7 +64,7 @@ fn an_exporter_that_does_not_exist() {
     let sides = BothWays::of(Stack::shared());
     let words = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["-o", "type=nonesuch"]).fails();
-        (output.status.code(), said(&output))
+        (output.status.code(), messages(&output))
     });
     assert!(words.1.join("\n").contains("exporter \"nonesuch\" could not be found"), "{words:?}");
 }
@@ -79,7 +79,7 @@ fn warnings_and_checks() {
         // Warnings come in no order.
         let plain = |line: &str| line.replace("\u{1b}[33m", "").replace("\u{1b}[0m", "");
         let mut words: Vec<_> =
-            said(&built).iter().map(String::as_str).chain(checked.stdout.lines()).map(plain).collect();
+            messages(&built).iter().map(String::as_str).chain(checked.stdout.lines()).map(plain).collect();
         words.sort();
         (words.join("\n"), checked.status.code())
     });
@@ -107,6 +107,6 @@ fn a_client_that_is_not_buildx() {
     ];
     let build = |address: &str| -> Run { stack.buildctl(["--addr", address]).args(args) };
     let (through, direct) = (build(&sides.linkspan.address()).fails(), build(stack.buildkit_host()).fails());
-    assert_eq!((through.status.code(), said(&through)), (direct.status.code(), said(&direct)));
+    assert_eq!((through.status.code(), messages(&through)), (direct.status.code(), messages(&direct)));
     assert!(direct.stderr.contains(">>> COPY missing /a"), "{direct}");
 }

@@ -68,7 +68,7 @@ fn a_load_that_is_interrupted_is_no_completed_build() {
         let context = Context::new("FROM scratch\nCOPY noise /noise\n").noise("noise", 60 << 20, seed);
         let running =
             builder.build(context.path(), ["--progress", "plain", "-o", "type=linkspan,name=interrupted:1"]).spawn();
-        until("the load to begin", || running.stderr(), |said| said.contains("importing to containerd"));
+        until("the load to begin", || running.stderr(), |output| output.contains("importing to containerd"));
         running.signal(Signal::INT);
         let output = running.wait();
         let is_there = stack.image_of("interrupted", "docker.io/library/interrupted:1").is_some();

@@ -69,7 +69,7 @@ fn a_builder_that_prunes_while_its_image_is_read() {
         let context = Context::new(dockerfile).noise("a", 2 << 20, round).noise("b", 100, round);
         let tag = side.tag(&format!("pruned-{round}"));
         let running = side.builder.build(context.path(), ["--load", "-t", &tag]).spawn();
-        until("the image to be made", || running.stderr(), |said| said.contains("exporting manifest"));
+        until("the image to be made", || running.stderr(), |output| output.contains("exporting manifest"));
         stack.buildctl(["prune", "--all"]).ok();
         let output = running.wait();
         assert!(output.status.success(), "{output}");

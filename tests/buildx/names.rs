@@ -19,17 +19,17 @@ fn the_wildcard_stands_for_all_names_that_the_frontend_chose() {
             let file = stack.fresh_path(".json");
             let through = sides.through();
             through.builder.build(context.path(), ["-o", &output, "--metadata-file", text(&file)]).ok();
-            let answer = metadata(&file);
-            assert_eq!(answer["image.name"], expected.join(","), "{output}");
+            let written = metadata(&file);
+            assert_eq!(written["image.name"], expected.join(","), "{output}");
             for name in expected {
-                assert_eq!(stack.image(name).as_deref(), answer["containerimage.digest"].as_str(), "{name}");
+                assert_eq!(stack.image(name).as_deref(), written["containerimage.digest"].as_str(), "{name}");
                 stack.docker(["image", "rm", name]).ok();
             }
             if kind == "docker" {
                 let direct = stack.fresh_path(".json");
                 let args = ["-o", &output, "--metadata-file", text(&direct)];
                 sides.direct().builder.build(context.path(), args).ok();
-                assert_eq!(metadata(&direct)["image.name"], answer["image.name"]);
+                assert_eq!(metadata(&direct)["image.name"], written["image.name"]);
             }
         }
     }

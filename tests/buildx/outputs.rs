@@ -27,24 +27,24 @@ fn build(side: &Side<'_>, theme: &str, output: &str, load: bool) -> (Value, bool
         args.extend(["--load", "-t", &tag]);
     }
     side.builder.build(context.path(), args).ok();
-    let mut answer = metadata(&json);
+    let mut metadata = metadata(&json);
     let image = side.stack.image(&format!("docker.io/library/{tag}"));
     if let Some(image) = &image {
-        assert_eq!(answer["containerimage.digest"], **image);
+        assert_eq!(metadata["containerimage.digest"], **image);
         side.stack.docker(["image", "rm", &tag]).ok();
     }
-    let answer = answer.as_object_mut().unwrap();
-    answer.remove("image.name");
+    let metadata = metadata.as_object_mut().unwrap();
+    metadata.remove("image.name");
     // The one addition of a door: each exporter's own answer, beside the merged one.
-    let results = answer.remove("exporter.results");
+    let results = metadata.remove("exporter.results");
     if load && side.name == "through" && image.is_some() {
-        let results = results.unwrap_or_else(|| panic!("no results of each exporter in {answer:?}"));
+        let results = results.unwrap_or_else(|| panic!("no results of each exporter in {metadata:?}"));
         let ids: Vec<_> = results.as_array().unwrap().iter().map(|result| result["id"].clone()).collect();
         assert_eq!(ids, [0, 1]);
         let digest = &results[1]["response"]["containerimage.digest"];
         assert_eq!(*digest, image.clone().unwrap(), "{results}");
     }
-    (Value::Object(answer.clone()), image.is_some())
+    (Value::Object(metadata.clone()), image.is_some())
 }
 
 /// Compares what lands at `dest`, as `look` sees it, alone and beside a `--load`.
@@ -54,8 +54,8 @@ fn compare<T: PartialEq + Debug>(theme: &str, output: &str, loads: bool, look: i
     for load in [false, true] {
         let ((_, loaded), _) = sides.compare(|side| {
             let dest = side.stack.fresh_path("-out");
-            let answer = build(side, theme, &format!("{output},dest={}", dest.display()), load);
-            (answer, look(&dest))
+            let metadata = build(side, theme, &format!("{output},dest={}", dest.display()), load);
+            (metadata, look(&dest))
         });
         assert_eq!(loaded, load && loads);
     }
@@ -121,12 +121,12 @@ fn a_tar_on_standard_output() {
 fn an_image_pushed_to_a_registry() {
     let stack = Stack::shared();
     let sides = BothWays::of(stack);
-    let (answer, pushed) = sides.compare(|side| {
+    let (metadata, pushed) = sides.compare(|side| {
         let name = format!("{}/pushed-{}:1", stack.registry(), side.name);
-        let (answer, _) = build(side, "pushed", &format!("type=image,name={name},push=true"), false);
-        (answer, stack.run("crane").args(["digest", &name]).ok().stdout)
+        let (metadata, _) = build(side, "pushed", &format!("type=image,name={name},push=true"), false);
+        (metadata, stack.run("crane").args(["digest", &name]).ok().stdout)
     });
-    assert_eq!(answer["containerimage.digest"], pushed.trim_end());
+    assert_eq!(metadata["containerimage.digest"], pushed.trim_end());
 }
 
 #[test]
@@ -146,11 +146,11 @@ fn push_and_load_together() {
         let [image, attestation] = index["manifests"].as_array().unwrap().as_slice() else { panic!("{index}") };
         assert_eq!(image["digest"].as_str(), loaded.as_deref());
         assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
-        let answer = metadata(&json);
+        let metadata = metadata(&json);
         let pushed = stack.run("crane").args(["digest", &name]).ok().stdout;
         // Which of the two results the merged answer names is the builder's choice, and must stay so.
-        let named = if answer["containerimage.digest"] == pushed.trim_end() { "pushed" } else { "loaded" };
-        (loaded, named, answer["containerimage.descriptor"]["mediaType"].clone())
+        let named = if metadata["containerimage.digest"] == pushed.trim_end() { "pushed" } else { "loaded" };
+        (loaded, named, metadata["containerimage.descriptor"]["mediaType"].clone())
     });
 }
 
@@ -166,7 +166,7 @@ fn nothing_exported_at_all() {
 }
 
 #[test]
-fn a_direct_export_that_is_asked_for() {
+fn a_direct_export_that_is_requested() {
     let stack = Stack::shared();
     let sides = BothWays::of(stack);
     let context = context("explicit");
@@ -196,19 +196,19 @@ fn plain_exporters_are_loads_where_it_is_configured_so_and_then_write_no_file() 
             stack.builder(&linkspan.address()).build(context.path(), ["-o", &output]).ok().stderr
         };
         let (tag, file) = (format!("plain-{kind}:1"), stack.fresh_path(".tar"));
-        let said = build(&usual, &tag, &file);
-        assert!(file.exists(), "{said}");
+        let shown = build(&usual, &tag, &file);
+        assert!(file.exists(), "{shown}");
         assert_eq!(stack.image(&format!("docker.io/library/{tag}")), None);
         // A client whose loads are marked means a file by a plain `oci`; `docker` is never marked.
-        assert_eq!(said.contains("linkspan: this goes as an archive"), kind == "docker", "{said}");
+        assert_eq!(shown.contains("linkspan: this goes as an archive"), kind == "docker", "{shown}");
 
         let nothing = stack.fresh_path(".tar");
-        let said = build(&loads, &tag, &nothing);
+        let shown = build(&loads, &tag, &nothing);
         assert!(
-            said.contains("importing to docker") && said.contains("a file that dest= names is not written"),
-            "{said}"
+            shown.contains("importing to docker") && shown.contains("a file that dest= names is not written"),
+            "{shown}"
         );
-        assert!(!nothing.exists(), "{said}");
+        assert!(!nothing.exists(), "{shown}");
         let loaded = stack.image(&format!("docker.io/library/{tag}")).expect("the image");
         let archived = Run::new("tar").arg("-xOf").arg(&file).arg("index.json").ok().stdout;
         assert!(archived.contains(&*loaded), "the same image as in the file: {archived} {loaded:?}");

@@ -1,7 +1,7 @@
 //! Builds of which one output fails: what can be loaded is, and the build fails for its own reason.
 
 use crate::{
-    both_ways::{BothWays, said},
+    both_ways::{BothWays, messages},
     common::{Context, Part, Stack, text},
 };
 
@@ -20,7 +20,8 @@ fn build(theme: &str, name: &str, args: &[&str]) -> (bool, String) {
             side.stack.docker(["image", "rm", name]).ok();
         }
         // The request that a registry refused is for any of the blobs.
-        let words: Vec<_> = said(&output).iter().map(|line| line.split("sha256:").next().unwrap().to_owned()).collect();
+        let words: Vec<_> =
+            messages(&output).iter().map(|line| line.split("sha256:").next().unwrap().to_owned()).collect();
         (output.status.code(), loaded, words.join("\n"))
     });
     assert_eq!(code, Some(1));

@@ -31,13 +31,13 @@ fn one_tag_and_its_files() {
         let (json, iid) = (stack.fresh_path(".json"), stack.fresh_path(".iid"));
         let files = ["--metadata-file", json.to_str().unwrap(), "--iidfile", iid.to_str().unwrap()];
         let digest = side.load(&context, "one-tag", &files);
-        let mut answer = metadata(&json);
-        assert_eq!(answer["containerimage.digest"], digest);
+        let mut metadata = metadata(&json);
+        assert_eq!(metadata["containerimage.digest"], digest);
         assert_eq!(file_of(&iid), digest);
         // The name is as Docker writes it, whatever the user typed.
-        assert_eq!(answer["image.name"], format!("docker.io/library/{}", side.tag("one-tag")));
-        answer["image.name"].take();
-        answer
+        assert_eq!(metadata["image.name"], format!("docker.io/library/{}", side.tag("one-tag")));
+        metadata["image.name"].take();
+        metadata
     });
 }
 
@@ -51,12 +51,12 @@ fn several_tags() {
         let tags = ["several", "user/several:2", "localhost:5000/x/several:3", "docker.io/library/several:4"];
         let args = tags.iter().flat_map(|tag| ["-t", tag]).chain(["--load", "--metadata-file", json.to_str().unwrap()]);
         side.check_way(&side.builder.build(context.path(), args).ok());
-        let answer = metadata(&json);
+        let metadata = metadata(&json);
         let images = stack.images("moby");
-        let names = answer["image.name"].as_str().unwrap().to_owned();
+        let names = metadata["image.name"].as_str().unwrap().to_owned();
         for name in names.split(',') {
             assert!(
-                images.iter().any(|(found, digest)| found == name && answer["containerimage.digest"] == *digest),
+                images.iter().any(|(found, digest)| found == name && metadata["containerimage.digest"] == *digest),
                 "{name}: {images:?}"
             );
             stack.docker(["image", "rm", name]).ok();
@@ -126,8 +126,8 @@ fn an_annotation_is_no_name() {
         sides.through().check_way(&output);
         assert_eq!(stack.image(&name), None, "{kind}");
         // The answer is what the builder says.
-        let answer = metadata(&file);
-        assert_eq!(answer["containerimage.descriptor"]["annotations"]["io.containerd.image.name"], name);
-        stack.docker(["image", "inspect", answer["containerimage.digest"].as_str().unwrap()]).ok();
+        let metadata = metadata(&file);
+        assert_eq!(metadata["containerimage.descriptor"]["annotations"]["io.containerd.image.name"], name);
+        stack.docker(["image", "inspect", metadata["containerimage.digest"].as_str().unwrap()]).ok();
     }
 }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    both_ways::{said, tree},
+    both_ways::{messages, tree},
     common::{Builder, Context, Linkspan, Run, Stack, text, until},
     inputs::with_program,
 };
@@ -76,7 +76,7 @@ fn secrets_contexts_and_files_arrive_and_so_does_what_is_made_of_them() {
         let unpacked = way.stack.fresh_path("-unpacked");
         fs::create_dir(&unpacked).unwrap();
         Run::new("tar").args(["-xf", text(&tar), "-C", text(&unpacked)]).ok();
-        (tree(&local), tree(&unpacked), said(&output))
+        (tree(&local), tree(&unpacked), messages(&output))
     });
     assert_eq!(files.0["variable"], "the-variable\n");
     assert_eq!(files.0["secret"].trim(), "100000");
@@ -120,14 +120,14 @@ fn errors_are_the_same() {
     ];
     for (name, step, expected) in cases {
         let context = Context::new(&format!("FROM {base}\nARG SIDE\n{step}\n"));
-        let (code, said) = compare(stack, |way| {
+        let (code, messages) = compare(stack, |way| {
             // Without an output buildx warns at a moment of its own.
             let args = ["--progress", "plain", "-o", "type=cacheonly"];
             let output = way.build(context.path(), args).without_env("SSH_AUTH_SOCK").fails();
-            (output.status.code(), said(&output))
+            (output.status.code(), messages(&output))
         });
         assert_eq!(code, Some(1), "{name}");
-        assert!(said.iter().any(|line| line.contains(expected)), "{name}: {said:#?}");
+        assert!(messages.iter().any(|line| line.contains(expected)), "{name}: {messages:#?}");
     }
 }
 
@@ -138,7 +138,7 @@ fn an_interrupted_client_ends_as_it_does_otherwise() {
     let code = compare(stack, |way| {
         let running = way.build(context.path(), ["--progress", "plain"]).spawn();
         let begun = format!("begun-{}\n", way.is_split);
-        until("the step to run", || running.stderr(), |said| said.contains(&begun) && said.contains("sleep"));
+        until("the step to run", || running.stderr(), |output| output.contains(&begun) && output.contains("sleep"));
         running.signal(Signal::INT);
         running.wait().status.code()
     });

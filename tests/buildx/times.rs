@@ -22,9 +22,9 @@ fn created(side: &Side<'_>, context: &Context, args: &[&str], epoch: Option<&str
         None => run.without_env("SOURCE_DATE_EPOCH"),
     };
     run.ok();
-    let answer: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    let created = &answer["containerimage.descriptor"]["annotations"]["org.opencontainers.image.created"];
-    let created = created.as_str().unwrap_or_else(|| panic!("no time in {answer}"));
+    let metadata: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let created = &metadata["containerimage.descriptor"]["annotations"]["org.opencontainers.image.created"];
+    let created = created.as_str().unwrap_or_else(|| panic!("no time in {metadata}"));
     // No test runs in a year that one of these times is in.
     if ["19", "2001", "2009", "2033"].iter().any(|year| created.starts_with(year)) {
         created.to_owned()
@@ -61,13 +61,13 @@ fn a_time_that_is_none_is_the_builders_error() {
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "times");
     let words = sides.compare(|side| {
         let output = side.builder.build(context.path(), ["-o", "type=docker,source-date-epoch=soon"]).fails();
-        crate::both_ways::said(&output)
+        crate::both_ways::messages(&output)
     });
     assert!(words.join("\n").contains("invalid source-date-epoch"), "{words:?}");
 }
 
 #[test]
-fn a_builder_that_runs_the_frontend_itself_tells_the_time_as_well() {
+fn a_builder_that_runs_the_frontend_itself_reports_the_time_as_well() {
     let stack = Stack::shared();
     let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "times");
@@ -81,6 +81,6 @@ fn a_builder_that_runs_the_frontend_itself_tells_the_time_as_well() {
         .args(args)
         .args(["--output", output, "--metadata-file", text(&file)])
         .ok();
-    let answer = fs::read_to_string(&file).unwrap();
-    assert!(answer.contains("2001-09-09T01:46:40Z"), "{answer}");
+    let metadata = fs::read_to_string(&file).unwrap();
+    assert!(metadata.contains("2001-09-09T01:46:40Z"), "{metadata}");
 }

@@ -176,7 +176,7 @@ fn buildctl_with_and_without_a_frontend() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_fails_only_what_was_asked_for() {
+fn what_is_wrong_is_reported_and_fails_only_what_was_requested() {
     let rig = Rig::new();
     let (builder, context) = (rig.builder(), Context::new("FROM scratch\nCOPY a /a\n").file("a", "x"));
     let build = |to: &str| builder.build(context.path(), ["--cache-to", to, "-o", "type=cacheonly"]);
@@ -278,7 +278,7 @@ fn a_cache_that_is_removed_while_a_build_reads_it_stays_for_that_build() {
     builder.buildx(["prune", "--all", "--force"]).ok();
     let from = ["--cache-from", "type=linkspan,ref=read", "--build-arg", "N=1", "-o", "type=cacheonly"];
     let running = builder.build(context.path(), from).spawn();
-    until("the slow step to run", || running.stderr(), |said| said.contains("RUN sleep 3"));
+    until("the slow step to run", || running.stderr(), |output| output.contains("RUN sleep 3"));
     let engine = ["--engine", "docker", "--docker-host", rig.stack.docker_host()];
     Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["cache", "rm", "read"]).args(engine).ok();
     let output = running.wait();

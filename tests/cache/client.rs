@@ -145,8 +145,8 @@ impl Client {
             data: bytes.to_vec(),
             ..WriteContentRequest::default()
         };
-        let mut answers = self.content.clone().write(about(id, stream::iter([message]))).await?.into_inner();
-        answers.message().await?.unwrap();
+        let mut responses = self.content.clone().write(about(id, stream::iter([message]))).await?.into_inner();
+        responses.message().await?.unwrap();
         Ok(())
     }
 
@@ -159,9 +159,9 @@ impl Client {
             |(id, root): &(&str, &CacheDocument)| CommitTarget { target_id: (*id).to_owned(), root: Some(of(root)) };
         let targets = targets.iter().map(target).collect();
         let request = CommitRequest { export_id: export.to_owned(), targets };
-        let mut answers = self.caches.clone().commit(request).await?.into_inner();
+        let mut responses = self.caches.clone().commit(request).await?.into_inner();
         loop {
-            if let Event::Results(results) = answers.message().await?.unwrap().event.unwrap() {
+            if let Event::Results(results) = responses.message().await?.unwrap().event.unwrap() {
                 return Ok(results);
             }
         }
@@ -190,9 +190,9 @@ impl Client {
 
     pub(crate) async fn read(&self, id: &str, blob: &Descriptor) -> Result<Bytes, Status> {
         let request = ReadContentRequest { digest: blob.digest.to_string(), ..ReadContentRequest::default() };
-        let mut answers = self.content.clone().read(about(id, request)).await?.into_inner();
+        let mut responses = self.content.clone().read(about(id, request)).await?.into_inner();
         let mut bytes = Vec::new();
-        while let Some(part) = answers.message().await? {
+        while let Some(part) = responses.message().await? {
             bytes.extend(part.data);
         }
         Ok(bytes.into())

@@ -103,11 +103,11 @@ async fn a_cache_is_exported_and_imported() {
     store(&caches, "app:main", "linux/arm64", &["two", "three"], MANIFEST).await;
     let folder = stack.fresh_path("-exported");
     let run = |args: &[&str]| linkspan(args, &flags);
-    let said = run(&["cache", "export", "app:main", text(&folder)]).ok().stdout;
-    assert!(said.contains("app:main (linux/arm64): 2 layers, 5B copied"), "{said}");
+    let output = run(&["cache", "export", "app:main", text(&folder)]).ok().stdout;
+    assert!(output.contains("app:main (linux/arm64): 2 layers, 5B copied"), "{output}");
     let from = |tag: &str| format!("--cache-from type=local,src={},tag={tag}", text(&folder));
     let (newest, other) = (from("app:main   # linux/arm64"), from("app:main-linux-amd64   # linux/amd64"));
-    assert!(said.contains(&newest) && said.contains(&other), "{said}");
+    assert!(output.contains(&newest) && output.contains(&other), "{output}");
     let archive = stack.fresh_path("-exported.tar");
     run(&["cache", "export", "app:main", text(&archive)]).ok();
     run(&["cache", "rm", "app:main"]).ok();
@@ -124,8 +124,8 @@ async fn a_cache_is_exported_and_imported() {
     assert!(none.stderr.contains("no build cache `zzz`") && none.stderr.contains("it has app:main"), "{none}");
     // Only one part, by its id.
     let (one, alone) = (&versions[1].id, stack.fresh_path("-alone"));
-    let said = run(&["cache", "export", &one[..one.len() - 2], text(&alone)]).ok().stdout;
-    assert!(said.contains("tag=again   # linux/amd64") && !said.contains("arm64"), "{said}");
+    let output = run(&["cache", "export", &one[..one.len() - 2], text(&alone)]).ok().stdout;
+    assert!(output.contains("tag=again   # linux/amd64") && !output.contains("arm64"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

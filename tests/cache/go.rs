@@ -23,11 +23,11 @@ async fn buildkits_exporter_and_importer_need_no_change() {
         let address = server.linkspan.address();
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/go");
         let run = || Run::new("go").args(["-C", folder, "run", "./cache", &address, "from/go"]).ok().stdout;
-        let said = run();
+        let output = run();
         let version = versions(&server).await.remove(0);
         let digest = version.root.clone().unwrap().digest;
         let imported = "imported \"the layer of a build step\"\n";
-        assert_eq!(said, format!("exported {digest}, unchanged false\n{imported}"), "{engine}");
+        assert_eq!(output, format!("exported {digest}, unchanged false\n{imported}"), "{engine}");
         assert_eq!((version.mode.as_str(), version.layers, version.builder.as_str()), ("max", 1, "cache in Go"));
         assert_eq!(run(), format!("exported {digest}, unchanged true\n{imported}"), "{engine}");
         assert_eq!(versions(&server).await.len(), 1);

@@ -273,7 +273,7 @@ async fn documents_that_contradict_themselves_or_never_end_cost_a_build_its_cach
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn blobs_that_are_not_what_their_digests_say_are_made_anew() {
+async fn blobs_that_do_not_match_their_digests_are_made_anew() {
     let rig = Rig::new(52).await;
     let original = rig.original();
     // Blobs of the test's own, which no other cache or image has.

@@ -90,13 +90,13 @@ fn what_is_offered_is_read_with_the_password_only() {
     let log = linkspan.log();
     let opened = log.lines().find(|line| line.contains("listening on the builder's loopback")).expect(&log);
     let port: u16 = opened.split("port=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
-    let ask = |path: &str, password: &str| {
+    let request = |path: &str, password: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let authorization = format!("authorization: Basic {password}\r\n");
         write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{authorization}connection: close\r\n\r\n").unwrap();
-        let mut said = String::new();
-        stream.read_to_string(&mut said).unwrap();
-        said.lines().next().unwrap().to_owned()
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response.lines().next().unwrap().to_owned()
     };
     // Those who only hold connections open do not keep the builder out.
     let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
@@ -108,7 +108,7 @@ fn what_is_offered_is_read_with_the_password_only() {
     for path in ["/v2/", "/v2/_catalog", &format!("/v2/{}", repository.replace('@', "/manifests/"))] {
         // `linkspan:` and a password that is not the one.
         for password in ["", "bGlua3NwYW46MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA="] {
-            assert_eq!(ask(path, password), "HTTP/1.1 401 Unauthorized", "{path}");
+            assert_eq!(request(path, password), "HTTP/1.1 401 Unauthorized", "{path}");
         }
     }
 }
@@ -116,8 +116,8 @@ fn what_is_offered_is_read_with_the_password_only() {
 /// The repository and the digest that the builder says it imports.
 #[track_caller]
 fn imported(output: &Output, port: u16) -> String {
-    let (_, said) = output.stderr.split_once(&format!("importing cache manifest from 127.0.0.1:{port}/")).unwrap();
-    said.lines().next().unwrap().to_owned()
+    let (_, rest) = output.stderr.split_once(&format!("importing cache manifest from 127.0.0.1:{port}/")).unwrap();
+    rest.lines().next().unwrap().to_owned()
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_builder_with_a_network_of_its_own_is_reached_and_reached_again() {
         until(
             "the builder to answer",
             || stack.buildctl(["--addr", &address, "debug", "workers"]).output().status.success(),
-            |answers| *answers,
+            |is_ready| *is_ready,
         );
         (running, address)
     };

@@ -35,8 +35,8 @@ pub(crate) async fn put(
     records: Vec<NewRecord>,
 ) -> Result<Vec<Standing>, tonic::Status> {
     let message = PutRequest { export_id: export.to_owned(), records };
-    let mut answers = client.caches.clone().put(stream::iter([message])).await?.into_inner();
-    let layers = answers.message().await?.unwrap().layers;
+    let mut responses = client.caches.clone().put(stream::iter([message])).await?.into_inner();
+    let layers = responses.message().await?.unwrap().layers;
     Ok(layers.iter().map(PutLayer::standing).collect())
 }
 
@@ -44,9 +44,9 @@ pub(crate) async fn put(
 pub(crate) async fn commit(client: &Client, export: &str) -> TargetResult {
     let targets = vec![CommitTarget { target_id: "a".to_owned(), root: None }];
     let request = CommitRequest { export_id: export.to_owned(), targets };
-    let mut answers = client.caches.clone().commit(request).await.unwrap().into_inner();
+    let mut responses = client.caches.clone().commit(request).await.unwrap().into_inner();
     loop {
-        if let commit_response::Event::Results(results) = answers.message().await.unwrap().unwrap().event.unwrap() {
+        if let commit_response::Event::Results(results) = responses.message().await.unwrap().unwrap().event.unwrap() {
             return results.results.into_iter().next().unwrap();
         }
     }
@@ -79,8 +79,8 @@ async fn a_cache_is_made_of_records_and_the_layers_that_were_sent() {
         let hold_id = client.caches.resolve(request).await.unwrap().into_inner().hold_id;
         let what = Some(What::Root(RootKey { digest: "base".to_owned(), output: 0 }));
         let request = QueryRequest { hold_id, lookups: vec![Lookup { tag: 1, what }], ahead: 10 };
-        let mut answers = client.caches.query(stream::iter([request])).await.unwrap().into_inner();
-        assert_eq!(answers.message().await.unwrap().unwrap().found[0].ahead.len(), 3);
+        let mut responses = client.caches.query(stream::iter([request])).await.unwrap().into_inner();
+        assert_eq!(responses.message().await.unwrap().unwrap().found[0].ahead.len(), 3);
 
         // The same records make the same cache.
         let again = client.open(vec![target("a", "app", "")]).await;

@@ -42,8 +42,8 @@ async fn query(client: &Client, hold: &str, what: Vec<What>, ahead: i32) -> Vec<
     let numbered = what.into_iter().zip(7..);
     let lookups = numbered.map(|(what, tag)| Lookup { tag, what: Some(what) }).collect();
     let message = QueryRequest { hold_id: hold.to_owned(), lookups, ahead };
-    let mut answers = client.caches.clone().query(stream::iter([message])).await.unwrap().into_inner();
-    answers.message().await.unwrap().unwrap().found
+    let mut responses = client.caches.clone().query(stream::iter([message])).await.unwrap().into_inner();
+    responses.message().await.unwrap().unwrap().found
 }
 
 fn root(step: &str) -> What {
@@ -89,7 +89,7 @@ async fn a_build_is_followed_from_step_to_step_to_its_layers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_follows_comes_with_the_answer() {
+async fn what_follows_comes_with_the_response() {
     let server = Server::layout();
     let client = server.client().await;
     export(&client).await;

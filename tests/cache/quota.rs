@@ -32,8 +32,8 @@ async fn a_version_that_alone_exceeds_the_limit_is_refused_and_nothing_else_goes
             "{engine}: {error:?}"
         );
         let bytes = 3000 + config.descriptor.size + root.descriptor.size;
-        let said = (error.metadata["bytes"].clone(), error.metadata["limit"].clone());
-        assert_eq!(said, (bytes.to_string(), "2048".to_owned()));
+        let metadata = (error.metadata["bytes"].clone(), error.metadata["limit"].clone());
+        assert_eq!(metadata, (bytes.to_string(), "2048".to_owned()));
         assert!(error.metadata["hint"].contains("--cache-max-bytes"), "{error:?}");
         assert_eq!(
             (results.state(), versions(&client).await),

@@ -124,8 +124,8 @@ async fn an_image_with_an_inline_cache_is_a_part_that_is_only_read() {
 
         let what = Some(What::Root(RootKey { digest: "base".to_owned(), output: 0 }));
         let request = QueryRequest { hold_id: hold_id.clone(), lookups: vec![Lookup { tag: 1, what }], ahead: 0 };
-        let mut answers = client.caches.query(stream::iter([request])).await.unwrap().into_inner();
-        let key = answers.message().await.unwrap().unwrap().found[0].keys[0].clone();
+        let mut responses = client.caches.query(stream::iter([request])).await.unwrap().into_inner();
+        let key = responses.message().await.unwrap().unwrap().found[0].keys[0].clone();
         assert!(key.has_results, "{engine}");
         let request = RecordsRequest { hold_id: hold_id.clone(), keys: vec![key.key] };
         let records = client.caches.records(request).await.unwrap().into_inner().records;

@@ -32,8 +32,9 @@ async fn half(client: &Client, export: &str, bytes: &[u8]) {
         data: bytes[..bytes.len() / 2].to_vec(),
         ..WriteContentRequest::default()
     };
-    let mut answers = client.content.clone().write(about(export, stream::iter([message]))).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    let mut responses =
+        client.content.clone().write(about(export, stream::iter([message]))).await.unwrap().into_inner();
+    while responses.message().await.unwrap().is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,8 +73,8 @@ async fn an_export_survives_its_server_and_is_found_by_its_key() {
             data: second.as_bytes()[second.len() / 2..].to_vec(),
             ..WriteContentRequest::default()
         };
-        let answers = client.content.clone().write(about(&export.id, stream::iter([rest]))).await.unwrap();
-        assert!(answers.into_inner().message().await.unwrap().is_some());
+        let responses = client.content.clone().write(about(&export.id, stream::iter([rest]))).await.unwrap();
+        assert!(responses.into_inner().message().await.unwrap().is_some());
         let (config, root) = documents(&["restart: one", &second], INDEX);
         for bytes in [&config.bytes, &root.bytes] {
             client.write(&export.id, bytes).await.unwrap();

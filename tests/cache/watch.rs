@@ -1,4 +1,4 @@
-//! Watch: what happens to versions is told to whoever watches.
+//! Watch: what happens to versions is reported to whoever watches.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::client::{Client, Server, reason, target};
 type Watch = Streaming<WatchResponse>;
 
 async fn next(watch: &mut Watch) -> Option<Event> {
-    let told = timeout(Duration::from_secs(60), watch.message()).await.unwrap();
-    told.unwrap().map(|message| message.event.unwrap())
+    let received = timeout(Duration::from_secs(60), watch.message()).await.unwrap();
+    received.unwrap().map(|message| message.event.unwrap())
 }
 
 async fn watch(client: &Client, prefix: &str) -> Watch {
@@ -24,7 +24,7 @@ async fn watch(client: &Client, prefix: &str) -> Watch {
 }
 
 /// The next event: what has happened to which ref, and the id of the version.
-async fn told(watch: &mut Watch) -> (VersionChange, String, String) {
+async fn next_change(watch: &mut Watch) -> (VersionChange, String, String) {
     let Some(Event::Version(event)) = next(watch).await else { panic!("no version") };
     let version = event.version.clone().unwrap();
     assert!(event.time.is_some() && version.root.unwrap().digest.starts_with("sha256:"), "{event:?}");
@@ -37,7 +37,7 @@ async fn delete(client: &Client, reference: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_to_versions_is_told_whoever_does_it() {
+async fn what_happens_to_versions_is_reported_whoever_does_it() {
     use VersionChange::{Committed, Deleted, Pruned, Replaced};
     for (engine, mut server) in Server::each("api-watch") {
         let client = server.client().await;
@@ -64,21 +64,21 @@ async fn what_happens_to_versions_is_told_whoever_does_it() {
             (Pruned, "team/app", &second),
         ];
         for (change, reference, id) in expected {
-            assert_eq!(told(&mut team).await, (change, reference.to_owned(), id.clone()), "{engine}");
+            assert_eq!(next_change(&mut team).await, (change, reference.to_owned(), id.clone()), "{engine}");
         }
         for (change, id) in [(Committed, &first), (Replaced, &before), (Committed, &other)] {
-            let (told_change, _, told_id) = told(&mut all).await;
-            assert_eq!((told_change, &told_id), (change, id), "{engine}");
+            let (received_change, _, received_id) = next_change(&mut all).await;
+            assert_eq!((received_change, &received_id), (change, id), "{engine}");
         }
 
         // Other processes change the same store.
         let folder = server.stack.fresh_path("-watched");
         server.command(&["cache", "export", "other", folder.to_str().unwrap()]).ok();
         server.command(&["cache", "import", folder.to_str().unwrap(), "team/imported"]).ok();
-        let (change, reference, id) = told(&mut team).await;
+        let (change, reference, id) = next_change(&mut team).await;
         assert_eq!((change, reference.as_str()), (Committed, "team/imported"), "{engine}");
         server.command(&["cache", "rm", "team/imported"]).ok();
-        assert_eq!(told(&mut team).await, (Deleted, "team/imported".to_owned(), id), "{engine}");
+        assert_eq!(next_change(&mut team).await, (Deleted, "team/imported".to_owned(), id), "{engine}");
 
         // It ends with the server, which does not wait for it.
         assert!(server.linkspan.terminate().success(), "{engine}: {}", server.linkspan.log());
@@ -87,7 +87,7 @@ async fn what_happens_to_versions_is_told_whoever_does_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_reads_too_slowly_is_told_how_much_it_missed() {
+async fn a_client_that_reads_too_slowly_gets_the_number_of_missed_events() {
     let server = Server::layout();
     let client = server.client().await;
     // As little as a client may take before it reads, so that the rest waits in the server.

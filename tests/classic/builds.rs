@@ -64,8 +64,8 @@ fn an_engine_takes_notice_of_what_changes_nothing() {
     proxied.export(&context, "noticed:1").ok();
     let tagged = || {
         let format = ["--filter", "event=tag", "--format", "{{.Actor.Attributes.name}}"];
-        let said = proxied.docker(["events", "--since", "1h", "--until", "0s"]).args(format).ok().lines();
-        said.into_iter().filter(|name| name == "noticed:1").count()
+        let output = proxied.docker(["events", "--since", "1h", "--until", "0s"]).args(format).ok().lines();
+        output.into_iter().filter(|name| name == "noticed:1").count()
     };
     proxied.relay.take();
     proxied.export(&context, "noticed:1").ok();
@@ -75,7 +75,7 @@ fn an_engine_takes_notice_of_what_changes_nothing() {
 }
 
 #[test]
-fn without_the_folder_the_images_tell_what_is_there() {
+fn without_the_folder_the_images_list_what_is_there() {
     let stack = Stack::classic();
     let proxied = Proxied::new(stack);
     let id = proxied.docker(["info", "--format", "{{.ID}}"]).ok().stdout.trim().to_owned();
@@ -169,15 +169,15 @@ fn a_plain_docker_exporter_is_a_load_where_it_is_configured_so() {
 }
 
 #[test]
-fn the_answer_names_the_builds_own_digests() {
+fn the_metadata_has_the_builds_own_digests() {
     let stack = Stack::classic();
     let proxied = Proxied::new(stack);
     let context = application(stack, 6, "answer\n");
     let file = stack.fresh_path(".json");
     let path = file.to_str().unwrap();
     proxied.export(&context, "answer:1").args(["--metadata-file", path]).ok();
-    let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    assert_eq!(said["containerimage.config.digest"], proxied.id("answer:1"));
-    assert!(said["containerimage.digest"].as_str().unwrap().parse::<Digest>().is_ok(), "{said}");
-    assert_eq!(said["image.name"], "docker.io/library/answer:1");
+    let metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(metadata["containerimage.config.digest"], proxied.id("answer:1"));
+    assert!(metadata["containerimage.digest"].as_str().unwrap().parse::<Digest>().is_ok(), "{metadata}");
+    assert_eq!(metadata["image.name"], "docker.io/library/answer:1");
 }

@@ -202,7 +202,7 @@ fn docker_is_killed_while_it_is_loading() {
 /// As an authorization plugin has it (moby `daemon/server/middleware`): no byte of the archive is read, and the connection
 /// ends while it is being sent. The words are what counts, and not that the connection broke.
 #[test]
-fn a_refusal_that_does_not_wait_for_the_image_is_heard() {
+fn a_refusal_that_does_not_wait_for_the_image_is_received() {
     let stack = Stack::classic();
     let proxied = Proxied::new(stack);
     let words = "authorization denied by plugin opa: not on a Saturday";

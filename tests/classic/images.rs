@@ -61,8 +61,8 @@ fn names_are_many_or_none() {
     let nameless = application(stack, 111, "nameless\n");
     proxied.client.build(nameless.path(), ["-o", "type=linkspan"]).ok();
     let dangling = proxied.docker(["images", "--filter", "dangling=true", "--no-trunc", "--quiet"]).ok().lines();
-    let said: Vec<_> = dangling.iter().map(|id| proxied.run(id, &[])).collect();
-    assert!(said.contains(&"nameless\n".to_owned()), "{said:?}");
+    let outputs: Vec<_> = dangling.iter().map(|id| proxied.run(id, &[])).collect();
+    assert!(outputs.contains(&"nameless\n".to_owned()), "{outputs:?}");
 }
 
 #[test]

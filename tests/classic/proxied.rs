@@ -92,8 +92,8 @@ impl<'a> Proxied<'a> {
     /// What dockerd knows of an image, as far as the image itself says it.
     #[track_caller]
     pub(crate) fn inspect(&self, image: &str) -> Value {
-        let said = self.docker(["image", "inspect", image]).ok().stdout;
-        let images: Value = serde_json::from_str(&said).unwrap();
+        let output = self.docker(["image", "inspect", image]).ok().stdout;
+        let images: Value = serde_json::from_str(&output).unwrap();
         let mut found = images[0].clone();
         for key in ["RepoTags", "RepoDigests", "Metadata", "Identity", "GraphDriver"] {
             found.as_object_mut().unwrap().remove(key);

@@ -87,8 +87,8 @@ impl Relay {
     pub(crate) fn respond(&self, status: &str, message: &str) {
         let body = serde_json::json!({"message": message}).to_string();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
-        let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-        *self.state.refusal.lock().unwrap() = Some(answer);
+        let response = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        *self.state.refusal.lock().unwrap() = Some(response);
     }
 
     /// Passes loads on again.
@@ -120,22 +120,22 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     if is_load {
         state.loads.fetch_add(1, Ordering::SeqCst);
         (state.on_load.lock().unwrap())();
-        if let Some(answer) = &*state.refusal.lock().unwrap() {
-            return client.write_all(answer.as_bytes());
+        if let Some(response) = &*state.refusal.lock().unwrap() {
+            return client.write_all(response.as_bytes());
         }
     }
     docker.write_all(&first)?;
     let (mut from_docker, mut to_client) = (docker.try_clone()?, client.try_clone()?);
-    let answering = state.clone();
-    let answers = thread::spawn(move || {
-        pass(&mut from_docker, &mut to_client, |bytes| answering.bend(bytes));
+    let responding = state.clone();
+    let responses = thread::spawn(move || {
+        pass(&mut from_docker, &mut to_client, |bytes| responding.bend(bytes));
     });
     pass(&mut client, &mut docker, |bytes| {
         if is_load {
             state.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         }
     });
-    answers.join().unwrap();
+    responses.join().unwrap();
     Ok(())
 }
 

@@ -42,7 +42,7 @@ fn the_doctor_finds_a_working_stack() {
 }
 
 #[test]
-fn the_doctor_says_what_is_broken() {
+fn the_doctor_reports_what_is_broken() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
     let doctor = || {
         linkspan(["doctor", "--engine", "docker", "--docker-host", stack.docker_host()])

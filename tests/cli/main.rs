@@ -67,8 +67,8 @@ fn open(run: Run, door: &Path) -> Daemon {
 /// The same for any address. It can be connected to before it says that it is open.
 fn open_at(run: Run, address: &str) -> Daemon {
     let daemon = Daemon(Some(run.spawn()));
-    let said = format!("listening on {address}\n");
-    until("the door to open", || daemon.stderr(), |stderr| stderr.contains(&said));
+    let line = format!("listening on {address}\n");
+    until("the door to open", || daemon.stderr(), |stderr| stderr.contains(&line));
     daemon
 }
 

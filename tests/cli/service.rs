@@ -49,7 +49,7 @@ impl Activated {
     }
 
     /// Waits until it has said `words`.
-    fn says(&mut self, words: &str) {
+    fn await_log(&mut self, words: &str) {
         let look = || (self.child.try_wait().unwrap(), file_of(&self.log));
         let (gone, log) = until("words", look, |(gone, log)| gone.is_some() || log.contains(words));
         assert!(gone.is_none(), "{log}");
@@ -79,9 +79,9 @@ fn given(socket: &UnixListener) -> OwnedFd {
 /// Asks for the version of the docker behind `client`, which is connected already.
 fn version(mut client: UnixStream) -> String {
     client.write_all(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    response
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_socket_that_is_handed_over_outlives_the_process() {
         let mut daemon =
             Activated::start(stack, [given(&sockets[0]), given(&sockets[1])], "linkspan.socket:export", &args);
         for door in [&docker, &export] {
-            daemon.says(&format!("listening on {}\n", unix(door)));
+            daemon.await_log(&format!("listening on {}\n", unix(door)));
         }
         daemon
     };
@@ -135,7 +135,7 @@ fn a_builder_s_door_can_be_handed_over_by_its_name() {
     let args = ["--engine", "docker", "--docker-host", stack.docker_host(), "--builder", stack.buildkit_host()];
     let handed = [given(&sockets[0]), given(&sockets[1])];
     let mut daemon = Activated::start(stack, handed, "buildkit:export", &args);
-    daemon.says(&format!("listening on {}\n", unix(&buildkit)));
+    daemon.await_log(&format!("listening on {}\n", unix(&buildkit)));
     stack.buildctl(["--addr", &unix(&buildkit), "debug", "workers"]).ok();
     daemon.ends(Some(Signal::TERM));
 }
@@ -245,7 +245,7 @@ fn a_drain_does_not_wait_for_streams_that_never_end_nor_for_idle_tunnels() {
     for path in ["/events", "/logs", "/stats", "/wait", "/attach"] {
         until(path, log, |log| log.lines().any(|line| line.contains("request") && line.contains(path)));
     }
-    until("the log", || clients[1].stdout(), |said| said.contains("ready"));
+    until("the log", || clients[1].stdout(), |output| output.contains("ready"));
     // A client that never closes what it has hijacked.
     let mut hijacked = UnixStream::connect(&door).unwrap();
     let attach = "POST /containers/endless/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
@@ -261,23 +261,23 @@ fn a_drain_does_not_wait_for_streams_that_never_end_nor_for_idle_tunnels() {
 }
 
 #[test]
-fn a_drain_waits_for_what_is_being_said_and_for_builds_that_are_silent() {
+fn a_drain_waits_for_output_and_for_builds_that_are_silent() {
     let stack = Stack::shared();
     let door = stack.fresh_path(".sock");
     let daemon = open(docker_door(&door).args(["--drain-timeout", "3600", "--log-level", "debug"]), &door);
     let base = stack.base_image();
-    let talks = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo word $i; sleep 1; done";
-    let talking = through(&door, &["run", "--rm", "-i", "--network", "host", base, "sh", "-c", talks]);
-    until("its first word", || talking.stdout(), |said| said.contains("word 1\n"));
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo word $i; sleep 1; done";
+    let container = through(&door, &["run", "--rm", "-i", "--network", "host", base, "sh", "-c", script]);
+    until("its first word", || container.stdout(), |output| output.contains("word 1\n"));
     let silent = format!("FROM {base}\nRUN --network=host echo begun && sleep 25 && echo over\n");
     let context = Context::new(&silent);
     let build = ["build", "--network", "host", "--allow", "network.host", "--progress", "plain", "-t", "silent"];
     let build = stack.docker(["buildx"]).args(build).arg(context.path()).env("DOCKER_HOST", unix(&door)).spawn();
-    until("the build to run", || build.stderr(), |said| said.contains("begun\n"));
+    until("the build to run", || build.stderr(), |output| output.contains("begun\n"));
     let events = through(&door, &["events"]);
     until("/events", || daemon.stderr(), |log| log.contains("/events"));
     daemon.signal(Signal::TERM);
-    let output = talking.wait();
+    let output = container.wait();
     ended(&output, 0);
     assert!(output.stdout.ends_with("word 14\nword 15\n"), "{output}");
     let output = build.wait();
@@ -312,8 +312,8 @@ fn a_daemon_without_flags_opens_the_default_doors() {
     };
     let daemon = Daemon(Some(serve().env("XDG_RUNTIME_DIR", folder.path()).spawn()));
     let export = folder.path().join("linkspan/export.sock");
-    let said = format!("export door listening on {}\n", unix(&export));
-    until("the door", || daemon.stderr(), |stderr| stderr.contains(&said));
+    let line = format!("export door listening on {}\n", unix(&export));
+    until("the door", || daemon.stderr(), |stderr| stderr.contains(&line));
     assert!(!daemon.stderr().contains("docker door"), "{}", daemon.stderr());
     assert!(export.exists());
     ended(&terminated(daemon), 0);
@@ -366,8 +366,8 @@ fn where_lines_are_json_all_of_them_are() {
     };
     let door = stack.fresh_path(".sock");
     let daemon = Daemon(Some(docker_door(&door).args(["--log-format", "json", "--log-level", "error"]).spawn()));
-    let said = format!("listening on {}\"", unix(&door));
-    until("the door", || daemon.stderr(), |stderr| stderr.contains(&said));
+    let line = format!("listening on {}\"", unix(&door));
+    until("the door", || daemon.stderr(), |stderr| stderr.contains(&line));
     let output = terminated(daemon);
     ended(&output, 0);
     let announced = lines(&output);
@@ -383,8 +383,8 @@ fn where_lines_are_json_all_of_them_are() {
         let run = linkspan(["serve", "--log-format", "json", "--docker-listen", &unix(&door)]);
         let output = run.args(args).fails();
         ended(&output, if args.contains(&"absent") { 2 } else { 1 });
-        let said = lines(&output);
-        assert_eq!((said.len(), &said[0]["level"]), (1, &"ERROR".into()), "{output}");
-        assert!(args.contains(&"absent") || said[0]["fields"]["hint"].as_str().unwrap().contains("check that"));
+        let logged = lines(&output);
+        assert_eq!((logged.len(), &logged[0]["level"]), (1, &"ERROR".into()), "{output}");
+        assert!(args.contains(&"absent") || logged[0]["fields"]["hint"].as_str().unwrap().contains("check that"));
     }
 }

@@ -25,7 +25,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn what_cannot_be_understood_exits_2() {
+fn what_cannot_be_parsed_exits_2() {
     for args in [&[][..], &["sevre"], &["serve", "--bilder", "unix:///b"], &["serve", "extra"]] {
         let output = linkspan(args.iter().copied()).fails();
         ended(&output, 2);

@@ -57,8 +57,8 @@ fn images_are_copied_from_place_to_place() {
     copy(&oci, "containerd:copies/example.com/copied:2");
     assert_eq!(stack.images("copies"), [("example.com/copied:2".to_owned(), image.root.digest.to_string())]);
     copy(&format!("{oci}:copied:1"), "docker-daemon:");
-    let said = stack.docker(["run", "--rm", "--network", "host", "copied:1", "cat", "/etc/greeting"]).ok().stdout;
-    assert_eq!(said, "copied\n");
+    let output = stack.docker(["run", "--rm", "--network", "host", "copied:1", "cat", "/etc/greeting"]).ok().stdout;
+    assert_eq!(output, "copied\n");
     let back = copy("docker-daemon:copied:1", &format!("{oci}:copied:3"));
     assert!(back.stderr.contains("sent 0 blobs"), "{back}");
     let names: Vec<_> = crate::listed(&folder).into_iter().map(|(name, _)| name).collect();

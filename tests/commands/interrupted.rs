@@ -61,8 +61,8 @@ impl Target<'_> {
     }
 
     fn load(&self, file: &NamedTempFile) -> Value {
-        let said = linkspan(["load", "--json", "-i", text(file.path())]).args(&self.flags).ok();
-        serde_json::from_str(&said.stdout).unwrap()
+        let output = linkspan(["load", "--json", "-i", text(file.path())]).args(&self.flags).ok();
+        serde_json::from_str(&output.stdout).unwrap()
     }
 }
 

@@ -40,9 +40,9 @@ fn a_layout_is_loaded_as_folder_as_archive_and_from_a_pipe() {
 
     // What is there is neither kept nor sent.
     let again = on(&folder, &["load", "-t", "again:2", "--json"]).stdin(fs::read(file.path()).unwrap()).ok();
-    let said: Value = serde_json::from_str(&again.stdout).unwrap();
-    assert_eq!((&said["sentBlobs"], &said["presentBlobs"]), (&json!(0), &json!(4)), "{again}");
-    assert_eq!(said["names"], json!(["docker.io/library/again:2"]));
+    let report: Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!((&report["sentBlobs"], &report["presentBlobs"]), (&json!(0), &json!(4)), "{again}");
+    assert_eq!(report["names"], json!(["docker.io/library/again:2"]));
     assert_eq!(again.stderr, "");
     let quiet = on(&folder, &["load", "-q", "-i", text(file.path())]).ok();
     assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("Loaded image: saved:1\n", ""));
@@ -63,12 +63,12 @@ fn a_damaged_blob_of_a_layout_is_mended_by_what_comes_through_a_pipe() {
     for target in [&engine[..], &["--to", &address]] {
         fs::write(&blob, vec![0; usize::try_from(layer.size).unwrap()]).unwrap();
         let mended = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
-        let said: Value = serde_json::from_str(&mended.stdout).unwrap();
-        assert_eq!((&said["sentBlobs"], &said["presentBlobs"]), (&json!(1), &json!(2)), "{mended}");
+        let report: Value = serde_json::from_str(&mended.stdout).unwrap();
+        assert_eq!((&report["sentBlobs"], &report["presentBlobs"]), (&json!(1), &json!(2)), "{mended}");
         assert!(fs::read(&blob).unwrap() == image.blobs[&layer.digest], "{target:?}");
         let again = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
-        let said: Value = serde_json::from_str(&again.stdout).unwrap();
-        assert_eq!(said["sentBlobs"], 0, "{again}");
+        let report: Value = serde_json::from_str(&again.stdout).unwrap();
+        assert_eq!(report["sentBlobs"], 0, "{again}");
     }
 }
 

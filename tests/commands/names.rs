@@ -77,8 +77,8 @@ fn only_images_are_given_names() {
 fn an_unnamed_image_is_removed_by_its_digest() {
     let (image, folder) = (image("unnamed\n"), tempfile::tempdir().unwrap());
     layout(folder.path(), &[(&image, serde_json::json!({}))]);
-    let said = on(&folder, &["rm", &image.root.digest.hex()[..12]]).ok().stdout;
-    assert_eq!(said, format!("Deleted: {}\n", image.root.digest));
+    let output = on(&folder, &["rm", &image.root.digest.hex()[..12]]).ok().stdout;
+    assert_eq!(output, format!("Deleted: {}\n", image.root.digest));
     assert_eq!(listed(&folder), []);
 }
 
@@ -154,7 +154,7 @@ fn labels_and_ages_are_filters_too() {
 }
 
 #[test]
-fn the_classic_store_says_why_and_what_to_use() {
+fn the_classic_store_reports_why_and_what_to_use() {
     let host = Stack::classic().docker_classic_host();
     for args in [&["images"][..], &["save", "-o", "/dev/null", "a"], &["rm", "a"], &["tag", "a", "b"]] {
         let engine = ["--engine", "docker-classic", "--docker-host", host];

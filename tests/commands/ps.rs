@@ -34,15 +34,15 @@ async fn exports_under_way_are_listed() {
     let table = ps(&[]);
     assert!(table.contains(&id) && table.contains("open"), "{table}");
     assert_eq!(ps(&["-q"]).trim(), id);
-    let said: Value = serde_json::from_str(&ps(&["--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&ps(&["--json"])).unwrap();
     let this_process = format!(
         "uid {}, gid {}, pid {}",
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
         std::process::id()
     );
-    assert_eq!((&said["door"], &said["principal"]), (&"export".into(), &this_process.as_str().into()));
-    assert_eq!((&said["state"], &said["labels"]["build.ref"]), (&"open".into(), &"abc".into()));
+    assert_eq!((&listed["door"], &listed["principal"]), (&"export".into(), &this_process.as_str().into()));
+    assert_eq!((&listed["state"], &listed["labels"]["build.ref"]), (&"open".into(), &"abc".into()));
     client.abort(AbortRequest { export_id: id.clone() }).await.unwrap();
     assert_eq!(ps(&["-q"]), "");
 

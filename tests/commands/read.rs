@@ -67,13 +67,13 @@ fn an_image_is_inspected_at_every_level() {
     );
     let args = ["-o", &output, "--provenance", "mode=min", "--platform", "linux/amd64,linux/arm64"];
     builder.build(context.path(), args).ok();
-    let said = on(&folder, &["inspect", "levels:1"]).ok().stdout;
-    let said: Value = serde_json::from_str(&said).unwrap();
+    let inspected = on(&folder, &["inspect", "levels:1"]).ok().stdout;
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
     let of = format!("oci:{}", text(folder.path()));
     let index: Value = serde_json::from_str(&Run::new("skopeo").args(["inspect", "--raw", &of]).ok().stdout).unwrap();
-    assert_eq!(said["annotations"], index["annotations"]);
-    assert_eq!(said["annotations"]["high"], "index");
-    let images = said["images"].as_array().unwrap();
+    assert_eq!(inspected["annotations"], index["annotations"]);
+    assert_eq!(inspected["annotations"]["high"], "index");
+    let images = inspected["images"].as_array().unwrap();
     assert_eq!(images.len(), 2, "attestations are no images of their own");
     for (image, platform) in images.iter().zip(["linux/amd64", "linux/arm64"]) {
         assert_eq!(image["platformName"], platform);

@@ -50,7 +50,7 @@ impl Daemon {
 }
 
 #[test]
-fn every_command_says_the_same_as_on_the_engine_itself() {
+fn every_command_prints_the_same_as_on_the_engine_itself() {
     let daemon = Daemon::start(&[]);
     let many = Image::index(&[image("here\n"), Image::foreign(&[Layer::new().file("a", "elsewhere").tar()])]);
     let single = image("single\n");
@@ -100,9 +100,9 @@ fn images_are_copied_into_a_daemon_and_out_of_it() {
     let at = |daemon: &Daemon, name: &str| format!("{}:{name}", daemon.linkspan.address());
     let copy = |from: &str, to: &str| linkspan(["copy", from, to]).ok();
     copy(&format!("oci-archive:{}", text(file.path())), &at(&one, ""));
-    let said = copy(&at(&one, "copied:1"), &at(&other, "copied:2"));
-    assert_eq!(said.stdout, "Copied image: copied:2\n");
-    assert!(said.stderr.contains("sent 4 blobs"), "{said}");
+    let output = copy(&at(&one, "copied:1"), &at(&other, "copied:2"));
+    assert_eq!(output.stdout, "Copied image: copied:2\n");
+    assert!(output.stderr.contains("sent 4 blobs"), "{output}");
     let back = copy(&one.linkspan.address(), &format!("oci:{}:copied:3", text(other.folder.path())));
     assert!(back.stderr.contains("sent 0 blobs"), "{back}");
     let names: Vec<_> = listed(&other.folder).into_iter().map(|(name, _)| name).collect();
@@ -120,8 +120,8 @@ fn docker_runs_what_was_loaded_through_a_daemon() {
     let first = linkspan(["load", "-i", text(file.path()), "--to", &to]).ok();
     assert_eq!(first.stdout, "Loaded image: through:1\n");
     assert!(first.stderr.contains("unpacked"), "{first}");
-    let said = stack.docker(["run", "--rm", "--network", "host", "through:1", "cat", "/etc/greeting"]).ok().stdout;
-    assert_eq!(said, "through a daemon\n");
+    let output = stack.docker(["run", "--rm", "--network", "host", "through:1", "cat", "/etc/greeting"]).ok().stdout;
+    assert_eq!(output, "through a daemon\n");
     let again = linkspan(["load", "-i", text(file.path()), "--to", &to]).ok();
     assert!(again.stderr.contains("sent 0 blobs (0B); 4 were there"), "{again}");
     let images = linkspan(["images", "--json", "through", "--to", &to]).ok().stdout;

@@ -34,9 +34,9 @@ fn docker_containerd_skopeo_and_crane_read_it() {
     let out = tempfile::tempdir().unwrap();
     for format in ["docker", "oci"] {
         let file = out.path().join(format);
-        let said = on(&from, &["save", "-o", text(&file), "--format", format, "saved-by-us:1"]).ok();
-        assert_eq!(said.stdout, "");
-        assert!(said.stderr.contains("Saved image: saved-by-us:1"), "{said}");
+        let output = on(&from, &["save", "-o", text(&file), "--format", format, "saved-by-us:1"]).ok();
+        assert_eq!(output.stdout, "");
+        assert!(output.stderr.contains("Saved image: saved-by-us:1"), "{output}");
 
         stack.docker(["load", "-i", text(&file)]).ok();
         let run = ["run", "--rm", "--network", "host", "saved-by-us:1", "cat", "/etc/greeting"];
@@ -108,9 +108,9 @@ fn several_images_share_their_blobs() {
     let file = out.path().join("three.tar");
     let args = ["save", "--json", "-o", text(&file), "one:1", "two:1", "example.com/one:2", "one:1"];
     let lines = on(&from, &args).ok().lines();
-    let said: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(said[0]["names"], serde_json::json!([names[0], names[1]]));
-    assert_eq!(said[1]["digest"], two.root.digest.as_str());
+    let reports: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reports[0]["names"], serde_json::json!([names[0], names[1]]));
+    assert_eq!(reports[1]["digest"], two.root.digest.as_str());
     let members = Run::new("tar").args(["-tf", text(&file)]).ok().lines();
     // The folders are there, too, as BuildKit and containerd write them.
     assert_eq!(members.iter().filter(|member| member.ends_with('/')).collect::<Vec<_>>(), ["blobs/", "blobs/sha256/"]);
@@ -141,10 +141,10 @@ fn an_index_is_saved_whole_or_for_a_platform_and_partly_where_only_a_part_is_the
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("a.tar");
     let back = |args: &[&str]| {
-        let said = on(&from, &["save", "-o", text(&file), "many:1"]).args(args).ok();
+        let output = on(&from, &["save", "-o", text(&file), "many:1"]).args(args).ok();
         let to = tempfile::tempdir().unwrap();
         on(&to, &["load", "-i", text(&file)]).ok();
-        (listed(&to)[0].1.clone(), said.stderr)
+        (listed(&to)[0].1.clone(), output.stderr)
     };
     assert_eq!(back(&[]).0, index.root.digest.to_string());
     let manifest = Run::new("tar").args(["-xOf", text(&file), "manifest.json"]).ok().stdout;
@@ -157,14 +157,14 @@ fn an_index_is_saved_whole_or_for_a_platform_and_partly_where_only_a_part_is_the
     for digest in [&elsewhere.root.digest, &elsewhere.config.digest, &elsewhere.layers[0].digest] {
         fs::remove_file(from.path().join("blobs/sha256").join(digest.hex())).unwrap();
     }
-    let said = back(&[]).1;
-    assert!(said.contains("holds only a part of `many:1`; linux/amd64 is saved"), "{said}");
+    let notes = back(&[]).1;
+    assert!(notes.contains("holds only a part of `many:1`; linux/amd64 is saved"), "{notes}");
     let saved = Run::new("tar").args(["-xOf", text(&file), "index.json"]).ok().stdout;
     assert!(saved.contains(index.root.digest.as_str()), "the index keeps its digest: {saved}");
     let members = Run::new("tar").args(["-tf", text(&file)]).ok().stdout;
     assert!(members.contains(here.root.digest.hex()) && !members.contains(elsewhere.root.digest.hex()), "{members}");
-    let (digest, said) = back(&["--one-platform"]);
-    assert_eq!((digest, said.contains("only a part")), (here.root.digest.to_string(), false));
+    let (digest, notes) = back(&["--one-platform"]);
+    assert_eq!((digest, notes.contains("only a part")), (here.root.digest.to_string(), false));
     let to = tempfile::tempdir().unwrap();
     let place = format!("oci:{}", text(to.path()));
     let copied = on(&from, &["copy", "many:1", &place]).ok();
@@ -207,8 +207,8 @@ fn what_docker_pulled_for_one_platform_is_shown_and_saved() {
     let file = out.path().join("pulled.tar");
     let theirs = out.path().join("theirs.tar");
     stack.docker(["save", "-o", text(&theirs), &name]).ok();
-    let said = linkspan(["save", "-o", text(&file), &name]).args(docker).ok();
-    assert!(said.stderr.contains("docker holds only a part"), "{said}");
+    let saved = linkspan(["save", "-o", text(&file), &name]).args(docker).ok();
+    assert!(saved.stderr.contains("docker holds only a part"), "{saved}");
     let blobs = |file: &Path| {
         let members = Run::new("tar").args(["-tf", text(file)]).ok().lines();
         let mut blobs: Vec<_> = members.into_iter().filter(|name| name.starts_with("blobs/sha256/")).collect();
@@ -280,8 +280,8 @@ fn nothing_half_written_is_ever_seen() {
     saving.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_child(&saving), Signal::TERM).unwrap();
     let ended = saving.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(ended.status.code() == Some(143) && said.contains("is not complete"), "{said}");
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(143) && stderr.contains("is not complete"), "{stderr}");
 }
 
 #[test]

@@ -16,9 +16,9 @@ fn on_terminal(term: &str, args: &[&str]) -> Output {
 }
 
 /// The lines that are seen at the end. Knows what our programs say to a terminal, and nothing else.
-fn screen(said: &str) -> Vec<String> {
+fn screen(output: &str) -> Vec<String> {
     let (mut lines, mut row, mut column) = (vec![Vec::<char>::new()], 0_usize, 0_usize);
-    let mut letters = said.chars().peekable();
+    let mut letters = output.chars().peekable();
     while let Some(letter) = letters.next() {
         match letter {
             '\r' => column = 0,
@@ -26,7 +26,7 @@ fn screen(said: &str) -> Vec<String> {
             '\u{3}' => {}
             '\n' => row += 1,
             '\u{1b}' => {
-                assert_eq!(letters.next(), Some('['), "{said:?}");
+                assert_eq!(letters.next(), Some('['), "{output:?}");
                 let mut number = String::new();
                 while let Some(digit) = letters.next_if(|letter| letter.is_ascii_digit() || *letter == '?') {
                     number.push(digit);
@@ -38,7 +38,7 @@ fn screen(said: &str) -> Vec<String> {
                     Some('K') => lines[row].clear(),
                     // The cursor is hidden or shown.
                     Some('l' | 'h') => {}
-                    other => panic!("ESC [{number}{other:?} in {said:?}"),
+                    other => panic!("ESC [{number}{other:?} in {output:?}"),
                 }
             }
             letter => {
@@ -166,9 +166,9 @@ fn what_is_no_screen_gets_lines_or_nothing() {
         on_terminal(term, &[&["load", "-i", text(file.path())], &target(&folder)[..], more].concat()).stdout
     };
     for term in ["dumb", ""] {
-        let said = load(term, &[]);
-        assert!(!said.contains('\u{1b}') && said.contains("0 blobs are there, 4 to send"), "{term}: {said:?}");
-        assert_eq!(said.lines().filter(|line| line.contains(": ")).count(), 3, "a line for each blob: {said:?}");
+        let output = load(term, &[]);
+        assert!(!output.contains('\u{1b}') && output.contains("0 blobs are there, 4 to send"), "{term}: {output:?}");
+        assert_eq!(output.lines().filter(|line| line.contains(": ")).count(), 3, "a line for each blob: {output:?}");
     }
     assert_eq!(load("xterm", &["--quiet"]), "Loaded image: lines:1\r\n");
     let json = load("xterm", &["--json"]);

@@ -128,7 +128,7 @@ fn of_several_blobs_with_one_name_the_one_with_these_bytes_counts() {
 }
 
 #[test]
-fn what_is_wrong_behind_the_end_is_said_and_the_image_is_loaded() {
+fn what_is_wrong_behind_the_end_is_reported_and_the_image_is_loaded() {
     let one = image("behind the end\n");
     let plain = archive(&[(&one, named("docker.io/library/behind:1"))]);
     for program in ["gzip", "zstd", "xz", "bzip2"] {

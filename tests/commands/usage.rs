@@ -107,36 +107,36 @@ fn a_daemon_is_named_once_for_all_commands() {
     let daemon = crate::common::Linkspan::export(stack, &engine, &[], door.clone());
     let file = archive(&[(&image("by variable\n"), named("docker.io/library/by-variable:1"))]);
     // A path without a scheme, as in the flag.
-    let told = |args: &[&str]| linkspan(args.iter().copied()).env("LINKSPAN_TO", &door);
-    told(&["load", "-q", "-i", text(file.path())]).ok();
+    let remote = |args: &[&str]| linkspan(args.iter().copied()).env("LINKSPAN_TO", &door);
+    remote(&["load", "-q", "-i", text(file.path())]).ok();
     assert_eq!(listed(&folder).len(), 1);
-    assert_eq!(told(&["images", "-q"]).ok().stdout, on(&folder, &["images", "-q"]).ok().stdout);
-    told(&["ps"]).ok();
+    assert_eq!(remote(&["images", "-q"]).ok().stdout, on(&folder, &["images", "-q"]).ok().stdout);
+    remote(&["ps"]).ok();
     let other = tempfile::tempdir().unwrap();
-    told(&["copy", "by-variable:1", &format!("oci:{}", text(other.path()))]).ok();
+    remote(&["copy", "by-variable:1", &format!("oci:{}", text(other.path()))]).ok();
     assert_eq!(listed(&other), listed(&folder));
     // A flag that names an engine wins.
     let empty = tempfile::tempdir().unwrap();
-    assert_eq!(told(&["images", "-q", "--layout", text(empty.path())]).ok().stdout, "");
+    assert_eq!(remote(&["images", "-q", "--layout", text(empty.path())]).ok().stdout, "");
     drop(daemon);
 }
 
 #[test]
-fn the_program_says_which_commit_it_is() {
+fn the_program_reports_which_commit_it_is() {
     let text = linkspan(["version"]).ok().stdout;
     assert!(text.starts_with(concat!("linkspan ", env!("CARGO_PKG_VERSION"))), "{text}");
-    let said: Value = serde_json::from_str(&linkspan(["version", "--json"]).ok().stdout).unwrap();
-    assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
+    let version: Value = serde_json::from_str(&linkspan(["version", "--json"]).ok().stdout).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     let head = Run::new("git").args(["rev-parse", "HEAD"]).dir(env!("CARGO_MANIFEST_DIR")).output();
     if head.status.success() {
-        let commit = said["commit"].as_str().unwrap();
-        assert!(commit.len() == 40 && text.contains(&commit[..12]), "{text}{said}");
-        assert_eq!(said["date"].as_str().unwrap().len(), "2026-01-01".len(), "{said}");
+        let commit = version["commit"].as_str().unwrap();
+        assert!(commit.len() == 40 && text.contains(&commit[..12]), "{text}{version}");
+        assert_eq!(version["date"].as_str().unwrap().len(), "2026-01-01".len(), "{version}");
     }
 }
 
 #[test]
-fn shells_and_man_are_told_of_every_command() {
+fn completions_and_man_pages_list_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let script = linkspan(["completion", shell]).ok().stdout;
         for word in ["inspect", "namespace", "one-platform", "rm"] {

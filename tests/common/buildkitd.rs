@@ -38,10 +38,10 @@ impl Buildkitd {
         let mut buildkitd = Self { child: command.spawn().unwrap(), root };
         let address = buildkitd.address();
         let ready = || {
-            let answer = stack.buildctl(["--addr", &address, "debug", "workers"]).output();
-            (buildkitd.child.try_wait().unwrap(), answer.status.success())
+            let workers = stack.buildctl(["--addr", &address, "debug", "workers"]).output();
+            (buildkitd.child.try_wait().unwrap(), workers.status.success())
         };
-        let (ended, _) = until("a builder to answer", ready, |(ended, answers)| ended.is_some() || *answers);
+        let (ended, _) = until("a builder to answer", ready, |(ended, is_ready)| ended.is_some() || *is_ready);
         assert!(ended.is_none(), "{program} ended with {ended:?}:\n{}", buildkitd.log());
         buildkitd
     }

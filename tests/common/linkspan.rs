@@ -100,8 +100,8 @@ impl Linkspan {
     #[track_caller]
     fn wait(&mut self) {
         for door in &self.doors {
-            let said = format!("listening on {}\n", unix(door));
-            let ready = || (self.child.try_wait().unwrap(), file_of(&self.log).contains(&said));
+            let line = format!("listening on {}\n", unix(door));
+            let ready = || (self.child.try_wait().unwrap(), file_of(&self.log).contains(&line));
             let (ended, _) = until("linkspan to listen", ready, |(ended, open)| ended.is_some() || *open);
             assert!(ended.is_none(), "linkspan ended with {ended:?}:\n{}", self.log());
         }

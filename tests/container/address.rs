@@ -57,11 +57,11 @@ fn a_container_that_comes_and_goes() {
     assert!(refused.stderr.contains(&format!("container `{name}` cannot run `buildctl dial-stdio`")), "{refused}");
     assert!(refused.stderr.contains("is not running"), "{refused}");
     stack.docker(["start", &name]).ok();
-    until("the builder to answer again", || workers().output().status.success(), |answers| *answers);
+    until("the builder to answer again", || workers().output().status.success(), |is_ready| *is_ready);
 }
 
 #[test]
-fn what_is_no_builder_is_said() {
+fn what_is_no_builder_is_reported() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
     let (_direct, name) = container(&stack, "named");
     stack.docker(["run", "-d", "--name", "idle", "--entrypoint", "sleep", crate::common::BUILDER_IMAGE, "600"]).ok();
@@ -79,7 +79,7 @@ fn what_is_no_builder_is_said() {
         ("idle", "in container `idle` leads to no builder: error: dial unix /run/buildkit/buildkitd.sock".to_owned()),
     ] {
         let found = doctor(builder);
-        let said = found.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(!found.status.success() && said.contains(&words), "{found}");
+        let message = found.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!found.status.success() && message.contains(&words), "{found}");
     }
 }

@@ -31,21 +31,21 @@ fn words_on_standard_error_and_exit_codes() {
 }
 
 #[test]
-fn a_client_that_says_something_else() {
+fn a_client_of_another_protocol() {
     let sides = BothWays::of(Stack::shared(), "else");
     // buildkitd answers with an HTTP/2 complaint, whoever carries it.
-    let answer = |side: &Side<'_>| {
+    let outcome_on = |side: &Side<'_>| {
         let exec = side.docker(["exec", "-i", &side.container, "buildctl", "dial-stdio"]);
-        let (code, said, words) = outcome(&exec.stdin("GET / HTTP/1.1\r\nHost: x\r\n\r\n").output());
+        let (code, output, words) = outcome(&exec.stdin("GET / HTTP/1.1\r\nHost: x\r\n\r\n").output());
         // Both of buildctl's directions end at once: whether it complains of one or of both of them is left to chance.
-        (code, said, words.lines().last().map(str::to_owned))
+        (code, output, words.lines().last().map(str::to_owned))
     };
-    let complaint = sides.compare(answer);
+    let complaint = sides.compare(outcome_on);
     // And the same while a connection to the builder waits, so that no exec is started at first.
     let side = sides.through();
     side.builder.buildx(["du"]).ok();
     let before = side.started();
-    assert_eq!(answer(&side), complaint);
+    assert_eq!(outcome_on(&side), complaint);
     assert_eq!(side.started(), before + 1);
 }
 
@@ -62,11 +62,11 @@ fn something_else_under_the_name() {
     stack.docker(run).ok();
     stack.docker(["cp"]).arg(&copied).arg("fake:/buildctl").ok();
     for input in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nand more"[..], b"\0\xff something else", b""] {
-        let (code, said, _) = sides.compare(|side| {
+        let (code, output, _) = sides.compare(|side| {
             outcome(&side.docker(["exec", "-i", "fake", "/buildctl", "dial-stdio"]).stdin(input).output())
         });
         assert_eq!(code, Some(7));
-        assert_eq!(said, format!("begun\n{}", String::from_utf8_lossy(input)));
+        assert_eq!(output, format!("begun\n{}", String::from_utf8_lossy(input)));
     }
 }
 
@@ -103,13 +103,13 @@ const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Starts a way to the builder in `container`, and returns its streams and the head of what was answered.
 fn start(side: &Side<'_>, version: &str, container: &str) -> (UnixStream, String) {
     let create = r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#;
-    let (mut stream, head) = ask(side, &post(&format!("{version}/containers/{container}/exec"), create, ""));
+    let (mut stream, head) = exchange(side, &post(&format!("{version}/containers/{container}/exec"), create, ""));
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap().parse().unwrap();
     let mut body = vec![0; length];
     stream.read_exact(&mut body).unwrap();
     let created: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let start = format!("{version}/exec/{}/start", created["Id"].as_str().unwrap());
-    ask(side, &post(&start, r#"{"Detach":false,"Tty":false}"#, "Connection: Upgrade\r\nUpgrade: tcp\r\n"))
+    exchange(side, &post(&start, r#"{"Detach":false,"Tty":false}"#, "Connection: Upgrade\r\nUpgrade: tcp\r\n"))
 }
 
 /// The next frame: whose it is, and what is in it.
@@ -123,7 +123,7 @@ fn frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
 }
 
 /// Sends a request on a connection of its own, and returns the head of its answer and what follows.
-fn ask(side: &Side<'_>, request: &str) -> (UnixStream, String) {
+fn exchange(side: &Side<'_>, request: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(side.host.strip_prefix("unix://").unwrap()).unwrap();
     // Only used up by a failure: what should come comes at once.
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -145,7 +145,7 @@ fn post(path: &str, body: &str, more: &str) -> String {
 }
 
 #[test]
-fn the_answer_is_that_of_dockerd() {
+fn the_response_is_that_of_dockerd() {
     let sides = BothWays::of(Stack::shared(), "answer");
     for side in [sides.through(), sides.direct()] {
         side.builder.buildx(["du"]).ok();
@@ -172,7 +172,7 @@ fn a_container_that_is_killed() {
     let context = Context::new(&dockerfile);
     let (code, words) = sides.compare(|side| {
         let running = side.builder.build(context.path(), ["--load", "-t", &side.tag("killed")]).spawn();
-        until("the build to run", || running.stderr(), |said| said.contains(" begun"));
+        until("the build to run", || running.stderr(), |output| output.contains(" begun"));
         stack.docker(["kill", &side.container]).ok();
         let output = running.wait();
         assert_eq!(stack.image(&format!("docker.io/library/{}", side.tag("killed"))), None);

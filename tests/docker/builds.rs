@@ -30,7 +30,7 @@ fn buildx_with_the_docker_driver() {
             let run = side.docker(front.iter().copied()).args(args).args(["--secret", &secret, "-t", &tag]);
             run.args(["--iidfile", text(&iid)]).arg(context.path()).ok();
             assert!(fs::read_to_string(&iid).unwrap().starts_with("sha256:"));
-            side.said(&side.run(["--rm", &tag]).ok())
+            side.outcome(&side.run(["--rm", &tag]).ok())
         });
         assert_eq!(stdout, "whisper\n3\n");
     }
@@ -41,7 +41,7 @@ fn buildx_with_the_docker_driver() {
         run.arg(context.path()).ok();
         tree(&to)
     });
-    sides.compare(|side| side.said(&side.docker(["buildx", "du", "--filter", "type=none-such"]).output()));
+    sides.compare(|side| side.outcome(&side.docker(["buildx", "du", "--filter", "type=none-such"]).output()));
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn the_old_builder() {
     let (_, stdout, _) = sides.compare(|side| {
         let tag = side.named("old");
         side.docker(["build", "-t", &tag]).env("DOCKER_BUILDKIT", "0").arg(context.path()).ok();
-        side.said(&side.run(["--rm", &tag]).ok())
+        side.outcome(&side.run(["--rm", &tag]).ok())
     });
     assert_eq!(stdout, "by the old builder\n");
     // The context as the request's body, from standard input.
@@ -80,7 +80,7 @@ fn the_old_builder() {
     sides.compare(|side| {
         let tag = side.named("piped");
         side.docker(["build", "-t", &tag, "-"]).env("DOCKER_BUILDKIT", "0").stdin(dockerfile.as_str()).ok();
-        side.said(&side.run(["--rm", &tag]).ok())
+        side.outcome(&side.run(["--rm", &tag]).ok())
     });
 }
 
@@ -90,7 +90,7 @@ fn grpc_without_an_upgrade() {
     let sides = BothWays::of(Stack::shared());
     let (_, stdout, _) = sides.compare(|side| {
         let args = ["--addr", &side.host, "debug", "workers", "--format", "{{range .}}{{.ID}}{{end}}"];
-        side.said(&side.stack.buildctl(args).ok())
+        side.outcome(&side.stack.buildctl(args).ok())
     });
     assert!(!stdout.trim().is_empty());
     sides.compare(|side| {

@@ -8,13 +8,15 @@ use crate::{
 #[test]
 fn version_and_info() {
     let sides = BothWays::of(Stack::shared());
-    sides.compare(|side| side.said(&side.docker(["version"]).ok()));
-    sides.compare(|side| side.said(&side.docker(["info", "--format", "{{.ID}} {{.Driver}} {{.ServerVersion}}"]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["version"]).ok()));
+    sides.compare(|side| {
+        side.outcome(&side.docker(["info", "--format", "{{.ID}} {{.Driver}} {{.ServerVersion}}"]).ok())
+    });
     // The version in the path is the client's affair.
     for version in ["1.44", "1.50"] {
-        sides.compare(|side| side.said(&side.docker(["version"]).env("DOCKER_API_VERSION", version).ok()));
+        sides.compare(|side| side.outcome(&side.docker(["version"]).env("DOCKER_API_VERSION", version).ok()));
     }
-    let (code, ..) = sides.compare(|side| side.said(&side.docker(["ps"]).env("DOCKER_API_VERSION", "9.99").fails()));
+    let (code, ..) = sides.compare(|side| side.outcome(&side.docker(["ps"]).env("DOCKER_API_VERSION", "9.99").fails()));
     assert_eq!(code, Some(1));
 }
 
@@ -24,14 +26,15 @@ fn run_with_input_both_outputs_and_an_exit_code() {
     let image = base(sides.stack);
     let input = "line\n".repeat(100_000);
     let script = "cat; echo on stderr >&2; exit 7";
-    let (code, stdout, stderr) = sides
-        .compare(|side| side.said(&side.run(["--rm", "-i", image, "sh", "-c", script]).stdin(input.as_str()).fails()));
+    let (code, stdout, stderr) = sides.compare(|side| {
+        side.outcome(&side.run(["--rm", "-i", image, "sh", "-c", script]).stdin(input.as_str()).fails())
+    });
     assert_eq!((code, stdout == input, stderr.as_str()), (Some(7), true, "on stderr\n"));
     // Without -i, input that nobody reads is no reason to wait; with an end of it, `cat` ends.
-    sides.compare(|side| side.said(&side.run(["--rm", image, "cat"]).stdin("unread").ok()));
-    sides.compare(|side| side.said(&side.run(["--rm", "-i", image, "cat"]).ok()));
-    sides.compare(|side| side.said(&side.run(["--rm", image, "no-such-program"]).fails()));
-    sides.compare(|side| side.said(&side.run(["--rm", "no.such.host.invalid/image"]).fails()).0);
+    sides.compare(|side| side.outcome(&side.run(["--rm", image, "cat"]).stdin("unread").ok()));
+    sides.compare(|side| side.outcome(&side.run(["--rm", "-i", image, "cat"]).ok()));
+    sides.compare(|side| side.outcome(&side.run(["--rm", image, "no-such-program"]).fails()));
+    sides.compare(|side| side.outcome(&side.run(["--rm", "no.such.host.invalid/image"]).fails()).0);
 }
 
 #[test]
@@ -42,12 +45,12 @@ fn exec_with_input_and_an_exit_code() {
     sides.direct().run(["-d", "--name", name, image, "sleep", "1000"]).ok();
     let (code, stdout, stderr) = sides.compare(|side| {
         let run = side.docker(["exec", "-i", name, "sh", "-c", "cat; echo no >&2; exit 9"]);
-        side.said(&run.stdin("over to you\n").fails())
+        side.outcome(&run.stdin("over to you\n").fails())
     });
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(9), "over to you\n", "no\n"));
-    sides.compare(|side| side.said(&side.docker(["exec", "-d", name, "touch", "/tmp"]).ok()));
-    sides.compare(|side| side.said(&side.docker(["exec", name, "no-such-program"]).fails()));
-    sides.compare(|side| side.said(&side.docker(["exec", "no-such-container", "ls"]).fails()));
+    sides.compare(|side| side.outcome(&side.docker(["exec", "-d", name, "touch", "/tmp"]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["exec", name, "no-such-program"]).fails()));
+    sides.compare(|side| side.outcome(&side.docker(["exec", "no-such-container", "ls"]).fails()));
 }
 
 #[test]
@@ -60,14 +63,14 @@ fn attach_to_what_waits_for_input() {
         let script = "read x; echo got $x; exit 5";
         side.docker(["create", "-i", "--network", "host", "--name", &name, image, "sh", "-c", script]).ok();
         side.docker(["start", &name]).ok();
-        side.said(&side.docker(["attach", &name]).stdin("word\n").fails())
+        side.outcome(&side.docker(["attach", &name]).stdin("word\n").fails())
     });
     assert_eq!((code, stdout.as_str()), (Some(5), "got word\n"));
     let (code, stdout, _) = sides.compare(|side| {
         let name = side.named("start");
         let _container = Container(side.stack, name.clone());
         side.docker(["create", "-i", "--network", "host", "--name", &name, image, "cat"]).ok();
-        side.said(&side.docker(["start", "-ai", &name]).stdin("until the end").ok())
+        side.outcome(&side.docker(["start", "-ai", &name]).stdin("until the end").ok())
     });
     assert_eq!((code, stdout.as_str()), (Some(0), "until the end"));
 }
@@ -83,12 +86,12 @@ fn logs_that_are_followed() {
     sides.direct().docker(["attach", name]).stdin("go\n").spawn();
     for logs in &followed {
         // What is said is passed on although the answer has not ended.
-        until("the lines", || logs.stdout(), |said| said.contains("out 3\n"));
+        until("the lines", || logs.stdout(), |output| output.contains("out 3\n"));
     }
     sides.direct().docker(["attach", name]).stdin("end\n").ok();
     let [through, direct] = followed.map(|logs| logs.wait());
     assert_eq!((through.status, &through.stdout, &through.stderr), (direct.status, &direct.stdout, &direct.stderr));
-    sides.compare(|side| side.said(&side.docker(["logs", "--tail", "1", name]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["logs", "--tail", "1", name]).ok()));
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn wait_kill_and_the_like() {
             side.docker(["rm", &name]).ok(),
             side.docker(["rm", &name]).fails(),
         ];
-        outputs.map(|output| side.said(&output))
+        outputs.map(|output| side.outcome(&output))
     });
 }
 
@@ -182,7 +185,7 @@ fn compose() {
         let project = side.named("composed");
         let output = side.docker(["compose", "-p", &project, "-f", text(&file), "up"]).output();
         side.docker(["compose", "-p", &project, "-f", text(&file), "down"]).output();
-        side.said(&output)
+        side.outcome(&output)
     });
     assert_eq!((code == Some(0), stdout.contains("composed")), (known, known));
 }

@@ -31,7 +31,7 @@ fn folders_there_and_back() {
             (code, stdout, stderr.lines().filter(|line| !logged(line)).map(str::to_owned).collect::<Vec<_>>())
         };
         assert!(tree(&to) == tree(context.path()), "{}: the copy differs", side.name);
-        outputs.map(|output| error(side.said(&output)))
+        outputs.map(|output| error(side.outcome(&output)))
     });
     assert_eq!(back[2].0, Some(1));
 }
@@ -56,6 +56,6 @@ fn archives_on_standard_input_and_output() {
         fs::create_dir(&to).unwrap();
         Run::new("tar").arg("-C").arg(&to).arg("-xf").arg(&out).ok();
         assert!(tree(&to)["file"] == fs::read(context.path().join("file")).unwrap());
-        side.said(&side.docker(["cp", "-", &format!("{name}:/")]).stdin("no archive").fails())
+        side.outcome(&side.docker(["cp", "-", &format!("{name}:/")]).stdin("no archive").fails())
     });
 }

@@ -85,7 +85,7 @@ fn dockerd_is_killed_and_comes_back() {
             sides.direct().docker(["volume", "rm", "seen"]).ok();
             watching.iter().map(|events| events.stdout()).collect::<Vec<_>>()
         },
-        |said| said.iter().all(|said| said.contains("destroy\n")),
+        |outputs| outputs.iter().all(|outputs| outputs.contains("destroy\n")),
     );
     stack.kill(Part::Dockerd);
     let [through, direct] = watching.map(|events| events.wait());
@@ -99,15 +99,18 @@ fn dockerd_is_killed_and_comes_back() {
     );
     let mut ping = sides.through().connect();
     ping.write_all(b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    ping.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"), "{answer}");
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    ping.read_to_string(&mut response).unwrap();
+    assert!(
+        response.starts_with("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"),
+        "{response}"
+    );
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
     assert!(body["message"].as_str().unwrap().starts_with("linkspan: cannot connect to "), "{body}");
 
     stack.up();
-    sides.compare(|side| side.said(&side.docker(["version"]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["version"]).ok()));
 }
 
 #[test]
@@ -135,8 +138,8 @@ fn a_drain_ends_idle_clients_and_finishes_what_is_under_way() {
     rustix::process::kill_process(sides.linkspan.pid(), Signal::TERM).unwrap();
     idle.read_to_end(&mut Vec::new()).unwrap();
     copying.write_all(&[0; 512]).unwrap();
-    let answer = head(&mut copying);
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}{}", sides.linkspan.log());
+    let response = head(&mut copying);
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}{}", sides.linkspan.log());
     // Nothing else is waited for.
     waiting.read_to_end(&mut Vec::new()).unwrap();
     assert!(sides.linkspan.terminate().success(), "{}", sides.linkspan.log());

@@ -21,12 +21,12 @@ fn push_and_pull() {
         let pulled = side.docker(["pull", &name]).ok();
         let inspected = side.docker(["image", "inspect", "--format", "{{.Id}} {{.Size}}", &name]).ok();
         let last = |text: &str| text.lines().last().map(str::to_owned);
-        let (pushed, pulled, inspected) = (side.said(&pushed), side.said(&pulled), side.said(&inspected));
+        let (pushed, pulled, inspected) = (side.outcome(&pushed), side.outcome(&pulled), side.outcome(&inspected));
         (pushed.0, last(&pushed.1), pulled.0, last(&pulled.1), inspected)
     });
     let missing = format!("{}/not-there:1", sides.stack.registry());
-    sides.compare(|side| side.said(&side.docker(["pull", &missing]).fails()));
-    sides.compare(|side| side.said(&side.docker(["push", &missing]).fails()));
+    sides.compare(|side| side.outcome(&side.docker(["pull", &missing]).fails()));
+    sides.compare(|side| side.outcome(&side.docker(["push", &missing]).fails()));
 }
 
 /// `docker COMMAND > FILE`.
@@ -50,10 +50,10 @@ fn save_load_export_import() {
     });
     assert!(saved.contains_key("oci-layout"), "{:?}", saved.keys());
     let tar = to_file(&sides.direct(), &format!("save {image}"));
-    let (_, stdout, _) = sides.compare(|side| side.said(&side.docker(["load", "-i", text(&tar)]).ok()));
+    let (_, stdout, _) = sides.compare(|side| side.outcome(&side.docker(["load", "-i", text(&tar)]).ok()));
     assert!(stdout.contains("Loaded image"), "{stdout}");
-    sides.compare(|side| side.said(&side.docker(["load"]).stdin("no archive").fails()));
-    sides.compare(|side| side.said(&side.docker(["save", "not-there"]).fails()));
+    sides.compare(|side| side.outcome(&side.docker(["load"]).stdin("no archive").fails()));
+    sides.compare(|side| side.outcome(&side.docker(["save", "not-there"]).fails()));
 
     let (_, stdout, _) = sides.compare(|side| {
         let container = side.docker(["create", image, "sh"]).ok().stdout.trim().to_owned();
@@ -62,9 +62,9 @@ fn save_load_export_import() {
         let name = side.named("imported");
         let id = side.docker(["import", "-c", "CMD [\"/bin/echo\", \"imported\"]", "-", &name]);
         assert!(id.stdin(fs::read(&tar).unwrap()).ok().stdout.starts_with("sha256:"));
-        side.said(&side.run(["--rm", &name]).ok())
+        side.outcome(&side.run(["--rm", &name]).ok())
     });
     assert_eq!(stdout, "imported\n");
-    sides.compare(|side| side.said(&side.docker(["images", "--format", "{{.Repository}} {{.ID}}", image]).ok()));
-    sides.compare(|side| side.said(&side.docker(["image", "history", image]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["images", "--format", "{{.Repository}} {{.ID}}", image]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["image", "history", image]).ok()));
 }

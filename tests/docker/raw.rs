@@ -13,14 +13,14 @@ use crate::{
 
 /// All that is answered to `request`, until the server ends the connection; without the date.
 #[track_caller]
-fn answer(side: &Side<'_>, request: &[u8]) -> String {
+fn response(side: &Side<'_>, request: &[u8]) -> String {
     let mut stream = side.connect();
     // A server need not read all that is wrong, and a connection that it ends with bytes unread is reset.
     let _ = stream.write_all(request);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    answer.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response);
+    let response = String::from_utf8_lossy(&response).into_owned();
+    response.split_inclusive("\r\n").filter(|line| !line.starts_with("Date: ")).collect()
 }
 
 /// Reads a head.
@@ -75,8 +75,8 @@ fn dockerd_judges_whatever_has_a_clear_end() {
         ("GET /containers/%2e%2e/json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "301"),
     ];
     for (request, status) in cases {
-        let answer = sides.compare(|side| answer(side, request.as_bytes()));
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{request}\n{answer}");
+        let response = sides.compare(|side| response(side, request.as_bytes()));
+        assert_eq!(response.split(' ').nth(1), Some(status), "{request}\n{response}");
     }
 }
 
@@ -97,23 +97,23 @@ fn what_has_no_clear_end_is_refused_in_dockers_form() {
         (&long, "431"),
     ];
     for (request, status) in cases {
-        let answer = answer(&sides.through(), request.as_bytes());
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert_eq!(head.split(' ').nth(1), Some(status), "{answer}");
+        let response = response(&sides.through(), request.as_bytes());
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert_eq!(head.split(' ').nth(1), Some(status), "{response}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert!(body["message"].as_str().unwrap().starts_with("linkspan: "), "{body}");
     }
     // Where dockerd refuses the same, it does so with the same status.
     for (request, status) in cases.into_iter().filter(|(request, _)| !request.contains("Length: 4\r\nTransfer")) {
-        let answer = answer(&sides.direct(), request.as_bytes());
-        let words: Vec<_> = answer.split(' ').take(2).collect();
+        let response = response(&sides.direct(), request.as_bytes());
+        let words: Vec<_> = response.split(' ').take(2).collect();
         // dockerd takes the length for granted and finds a request in what is left; or finds no JSON in the chunk.
-        assert_eq!(words.get(1), Some(&status), "{}\n{answer}", &request[..60.min(request.len())]);
+        assert_eq!(words.get(1), Some(&status), "{}\n{response}", &request[..60.min(request.len())]);
     }
 }
 
 #[test]
-fn a_body_that_was_asked_for_is_sent_then() {
+fn a_body_is_sent_once_it_is_requested() {
     let sides = BothWays::of(Stack::shared());
     sides.compare(|side| {
         let mut stream = side.connect();
@@ -157,9 +157,9 @@ fn streams_with_and_without_an_upgrade() {
             stream.write_all(request.as_bytes()).unwrap();
             let head = head(&mut stream);
             stream.write_all(b"hello").unwrap();
-            let mut heard = [0; 13];
-            stream.read_exact(&mut heard).unwrap();
-            assert_eq!(heard.as_slice(), frame(b"hello"));
+            let mut received = [0; 13];
+            stream.read_exact(&mut received).unwrap();
+            assert_eq!(received.as_slice(), frame(b"hello"));
             stream.write_all(b"last").unwrap();
             // The end of the input, and not of the output: `cat` says the last and ends, then dockerd does.
             stream.shutdown(Shutdown::Write).unwrap();
@@ -178,9 +178,9 @@ fn streams_with_and_without_an_upgrade() {
         let mut stream = side.connect();
         stream.write_all(request.as_bytes()).unwrap();
         head(&mut stream);
-        let mut heard = [0; 13];
-        stream.read_exact(&mut heard).unwrap();
-        assert_eq!(heard.as_slice(), frame(b"early"));
+        let mut received = [0; 13];
+        stream.read_exact(&mut received).unwrap();
+        assert_eq!(received.as_slice(), frame(b"early"));
     }
 }
 

@@ -24,15 +24,15 @@ fn events_arrive_while_they_happen() {
             sides.direct().docker(["rm", "watched"]).ok();
             watching.iter().map(|events| events.stdout()).collect::<Vec<_>>()
         },
-        |said| said.iter().all(|said| said.contains("destroy\n")),
+        |output| output.iter().all(|output| output.contains("destroy\n")),
     );
     sides.direct().run(["--name", "watched", image, "echo"]).ok();
     for events in &watching {
-        until("the last event", || events.stdout(), |said| said.contains("die\n"));
+        until("the last event", || events.stdout(), |output| output.contains("die\n"));
         events.signal(Signal::INT);
     }
     let [through, direct] = watching.map(|events| events.wait());
-    let last = |said: &str| said.rsplit("destroy\n").next().unwrap().to_owned();
+    let last = |output: &str| output.rsplit("destroy\n").next().unwrap().to_owned();
     assert_eq!(last(&through.stdout), last(&direct.stdout));
     assert!(last(&through.stdout).starts_with("create\n"), "{through}");
     assert_eq!(through.status, direct.status);
@@ -47,10 +47,10 @@ fn past_events() {
     let past =
         |until: &str| ["events", "--since", "10m", "--until", until, "--filter", "container=past"].map(str::to_owned);
     let all = || sides.direct().docker(past("0s").iter().map(String::as_str)).ok().stdout;
-    until("the last event", all, |said| said.contains(" container die "));
+    until("the last event", all, |output| output.contains(" container die "));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().to_string();
     let (_, stdout, _) = sides.compare(|side| {
-        side.said(&side.docker(past(&now).iter().map(String::as_str)).args(["--format", "{{json .}}"]).ok())
+        side.outcome(&side.docker(past(&now).iter().map(String::as_str)).args(["--format", "{{json .}}"]).ok())
     });
     assert!(stdout.contains("\"start\""), "{stdout}");
 }
@@ -62,14 +62,14 @@ fn statistics() {
     let _container = Container(sides.stack, "measured".to_owned());
     sides.direct().run(["-d", "--name", "measured", image, "sleep", "1000"]).ok();
     let args = ["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "measured"];
-    let (_, stdout, _) = sides.compare(|side| side.said(&side.docker(args).ok()));
+    let (_, stdout, _) = sides.compare(|side| side.outcome(&side.docker(args).ok()));
     assert_eq!(stdout, "measured 1\n");
-    sides.compare(|side| side.said(&side.docker(["top", "measured", "-o", "pid,args"]).ok()));
-    sides.compare(|side| side.said(&side.docker(["stats", "--no-stream", "no-such-container"]).fails()));
+    sides.compare(|side| side.outcome(&side.docker(["top", "measured", "-o", "pid,args"]).ok()));
+    sides.compare(|side| side.outcome(&side.docker(["stats", "--no-stream", "no-such-container"]).fails()));
     // Streamed until the client goes.
     for side in [sides.through(), sides.direct()] {
         let stats = side.docker(["stats", "--format", "{{.Name}}", "measured"]).spawn();
-        until("two rounds", || stats.stdout(), |said| said.matches("measured").count() > 1);
+        until("two rounds", || stats.stdout(), |output| output.matches("measured").count() > 1);
         // It takes no notice of SIGINT where its output is no terminal.
         stats.signal(Signal::KILL);
         stats.wait();

@@ -47,7 +47,7 @@ fn without_flags_the_running_one_is_found_and_judged() {
 }
 
 #[test]
-fn users_builders_are_told_apart_by_what_their_sockets_say() {
+fn users_builders_are_distinguished_by_what_listens_at_their_sockets() {
     let (stack, user) = (Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]), User::new());
     let mut daemon = Linkspan::docker(&stack);
     let door = daemon.address();
@@ -79,7 +79,7 @@ fn users_builders_are_told_apart_by_what_their_sockets_say() {
 }
 
 #[test]
-fn a_builder_in_a_container_is_asked_for_its_version() {
+fn a_builder_in_a_container_is_probed_for_its_version() {
     let (stack, user) = (Stack::start(&[Part::Containerd, Part::Dockerd]), User::new());
     let daemon = Linkspan::docker_door(&stack);
     let builder = stack.container_builder(&daemon.address(), "inside");
@@ -123,7 +123,7 @@ fn after_a_take_over_nothing_goes_past_linkspan() {
 }
 
 #[test]
-fn setup_asks_the_running_one_where_its_door_is() {
+fn setup_requests_the_door_of_the_running_one() {
     let (stack, user) = (Stack::start(&[Part::Containerd, Part::Dockerd]), User::new());
     let builder = stack.container_builder(stack.docker_host(), "mine");
     let door = user.socket("docker.sock");
@@ -131,8 +131,8 @@ fn setup_asks_the_running_one_where_its_door_is() {
     let setup =
         |args: &[&str]| user.linkspan(["setup", "buildx", "mine"]).args(args).env("BUILDX_CONFIG", builder.config());
     let output = setup(&[]).ok();
-    let said = format!("goes to {} now, before to {}", unix(&door), stack.docker_host());
-    assert!(output.stdout.contains(&said), "{output}");
+    let message = format!("goes to {} now, before to {}", unix(&door), stack.docker_host());
+    assert!(output.stdout.contains(&message), "{output}");
     assert!(setup(&[]).ok().stdout.contains("goes through the docker door"), "once more changes nothing");
     setup(&["--undo"]).ok();
 

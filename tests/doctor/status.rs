@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use linkspan::running::{First, Probe, ask};
+use linkspan::running::{First, Probe, probe};
 use linkspan::status::{Kind, Status};
 use serde_json::Value;
 
@@ -12,31 +12,31 @@ use crate::common::{Linkspan, Part, Stack};
 use crate::{engine, json, unix};
 
 /// What is answered to `request`, up to the end of the connection.
-fn talk(path: &Path, request: &str) -> String {
+fn exchange(path: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 fn get(path: &Path, target: &str) -> (String, Value) {
-    let answer = talk(path, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let response = exchange(path, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_owned(), serde_json::from_str(body).unwrap_or_default())
 }
 
 /// What the door at `path` says over HTTP/2.
 fn over_http2(path: &Path) -> Status {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    match runtime.block_on(ask(&unix(path).parse().unwrap(), First::Http2)) {
+    match runtime.block_on(probe(&unix(path).parse().unwrap(), First::Http2)) {
         Probe::Linkspan(status) => *status,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn every_door_says_what_it_belongs_to() {
+fn every_door_reports_what_it_belongs_to() {
     let stack = Stack::shared();
     let (docker, export, secret) = (stack.fresh_path(".sock"), stack.fresh_path(".sock"), "a-name-that-is-allowed");
     let listen = (unix(&docker), unix(&export));
@@ -74,14 +74,16 @@ fn every_door_says_what_it_belongs_to() {
         assert_eq!(ours.1, theirs.1, "{target}");
         assert!(ours.0.starts_with("HTTP/1.1 404"), "{}", ours.0);
     }
-    let refused =
-        talk(&docker, "POST /_linkspan/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let refused = exchange(
+        &docker,
+        "POST /_linkspan/status HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    );
     assert!(refused.starts_with("HTTP/1.1 404"), "{refused}");
     stack.buildctl(["--addr", &unix(&buildkit), "debug", "workers"]).ok();
 }
 
 #[test]
-fn a_door_says_it_while_its_builder_is_gone() {
+fn a_door_reports_it_while_its_builder_is_gone() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
     let daemon = Linkspan::docker(&stack);
     stack.kill(Part::Buildkitd);
@@ -92,7 +94,7 @@ fn a_door_says_it_while_its_builder_is_gone() {
 }
 
 #[test]
-fn an_export_door_answers_nothing_else_beside_grpc() {
+fn an_export_door_serves_nothing_else_beside_grpc() {
     let stack = Stack::shared();
     let daemon = Linkspan::export(stack, &engine(stack), &[], stack.fresh_path(".sock"));
     assert_eq!(over_http2(&daemon.doors()[0]).door.kind, Kind::Export);

@@ -31,8 +31,8 @@ fn a_builder_that_is_a_door_needs_no_door() {
     let daemon = Linkspan::docker(stack);
     let run = user.linkspan(["doctor", "--json", "--builder", &daemon.address()]).args(engine(stack));
     let report = json(&user.has_buildx(run, "v0.36.1").ok().stdout);
-    let said = format!("the builder at {} is the buildkit door of a running Linkspan", daemon.address());
-    assert!(checks(&report, "builder")[0]["found"].as_str().unwrap().starts_with(&said), "{report:#}");
+    let message = format!("the builder at {} is the buildkit door of a running Linkspan", daemon.address());
+    assert!(checks(&report, "builder")[0]["found"].as_str().unwrap().starts_with(&message), "{report:#}");
     assert!(!report["commands"].to_string().contains("serve"), "{report:#}");
 }
 
@@ -53,19 +53,19 @@ fn somebody_elses_socket_is_no_open_door() {
 }
 
 #[test]
-fn a_containerd_that_dockerd_does_not_use_is_said() {
+fn a_containerd_that_dockerd_does_not_use_is_reported() {
     let (stack, user) = (Stack::shared(), User::new());
     let closed = unix(&stack.fresh_path(".sock"));
     let doctor = |containerd: &str| {
         let run = user.linkspan(["doctor", "--json", "--export-listen", &closed, "--containerd-address", containerd]);
         json(&user.has_buildx(run.args(engine(stack)), "v0.36.1").ok().stdout)
     };
-    let said = |report: &serde_json::Value| {
+    let is_noted = |report: &serde_json::Value| {
         let containerd = checks(report, "containerd");
         containerd.iter().any(|check| check["found"].as_str().unwrap().contains("was named"))
     };
-    assert!(!said(&doctor(stack.containerd_address())));
-    assert!(said(&doctor("/nonexistent/containerd.sock")));
+    assert!(!is_noted(&doctor(stack.containerd_address())));
+    assert!(is_noted(&doctor("/nonexistent/containerd.sock")));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::common::{Part, Stack};
 use crate::fixture::{Image, Layer, containerd_selection, docker_selection, export, names};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
+async fn docker_is_preferred_and_the_reason_names_what_was_proven() {
     let stack = Stack::shared();
     let selection = Selection { kind: None, ..docker_selection(stack) };
     let selected = select(&selection).await.unwrap();
@@ -22,7 +22,7 @@ async fn docker_is_preferred_and_the_reason_says_what_was_proven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containerd_is_taken_when_asked_for() {
+async fn containerd_is_taken_when_configured() {
     let stack = Stack::shared();
     let selected = select(&containerd_selection(stack, "k8s.io")).await.unwrap();
     let identity = selected.engine.identity();
@@ -62,8 +62,8 @@ async fn a_containerd_that_is_not_dockers_is_never_written_to() {
     std::fs::write(path.trim(), "6d0c6f5e-5b1e-4c1d-9d3e-0f0f0f0f0f0f").unwrap();
     let error = select(&docker_selection(&stack)).await.unwrap_err();
     assert!(matches!(error, EngineError::NotProven { .. }), "{error}");
-    let said = error.to_string();
-    assert!(said.contains("6d0c6f5e") && said.contains(stack.containerd_address()), "{said}");
+    let message = error.to_string();
+    assert!(message.contains("6d0c6f5e") && message.contains(stack.containerd_address()), "{message}");
     assert!(error.hint().unwrap().contains("--containerd-address"));
 }
 
@@ -123,7 +123,7 @@ async fn doctor_sees_both_halves_of_a_docker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_says_what_it_met_where_there_is_nothing() {
+async fn doctor_reports_what_it_met_where_there_is_nothing() {
     let stack = Stack::shared();
     let missing = stack.fresh_path("-missing.sock");
     let selection = Selection {

@@ -33,8 +33,8 @@ async fn docker_runs_what_was_exported() {
     // Other tests may have brought busybox.
     assert_eq!((plan.stored.len(), plan.present.len() + plan.missing.len()), (2, 2));
     for name in ["run:one", "run:two"] {
-        let said = stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
-        assert_eq!(said, "hello\n");
+        let output = stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
+        assert_eq!(output, "hello\n");
         assert_eq!(stack.image(&format!("docker.io/library/{name}")), Some(image.root.digest.to_string()));
     }
     let plan = export(&*engine, &image, &names(&["run:three"])).await.unwrap();

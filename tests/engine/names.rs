@@ -29,8 +29,8 @@ async fn the_engine_accepts_and_refuses_the_names_that_we_do() {
         match row[..] {
             // A tag cannot be made from a name with a digest; such names are only looked up.
             ["accepted", name, ..] if name.contains('@') => {
-                let said = stack.docker(["image", "inspect", "--", name]).fails().stderr;
-                assert!(said.to_lowercase().contains("no such image"), "{name}: {said}");
+                let stderr = stack.docker(["image", "inspect", "--", name]).fails().stderr;
+                assert!(stderr.to_lowercase().contains("no such image"), "{name}: {stderr}");
                 counts.0 += 1;
             }
             ["accepted", name, canonical, _] => {
@@ -39,8 +39,8 @@ async fn the_engine_accepts_and_refuses_the_names_that_we_do() {
                 counts.0 += 1;
             }
             ["refused", name, _] => {
-                let said = stack.docker(["tag", "--", "names:given", name]).fails().stderr;
-                assert!(!said.to_lowercase().contains("no such image"), "{name}: {said}");
+                let stderr = stack.docker(["tag", "--", "names:given", name]).fails().stderr;
+                assert!(!stderr.to_lowercase().contains("no such image"), "{name}: {stderr}");
                 counts.1 += 1;
             }
             _ => panic!("not a row: {row:?}"),

@@ -153,35 +153,35 @@ fn walk(folder: &Path, begun: i64, into: &mut Tree, links: &mut Links, name: &st
             false => format!("{seconds}.{nanos:09}"),
         };
         let name = format!("{name}/{}", path.file_name().unwrap().as_bytes().escape_ascii());
-        let mut said = describe(&path, &found);
-        said += &format!(" {}", time(found.mtime(), found.mtime_nsec()));
-        said += &xattrs(&path);
+        let mut description = describe(&path, &found);
+        description += &format!(" {}", time(found.mtime(), found.mtime_nsec()));
+        description += &xattrs(&path);
         if found.nlink() > 1 && !found.is_dir() {
-            said += &format!(" = {}", links.entry((found.dev(), found.ino())).or_insert_with(|| name.clone()));
+            description += &format!(" = {}", links.entry((found.dev(), found.ino())).or_insert_with(|| name.clone()));
         }
         match FileType::from_raw_mode(found.mode()) {
             FileType::Directory => {
-                into.insert(name.clone(), said);
+                into.insert(name.clone(), description);
                 walk(&path, begun, into, links, &name);
                 continue;
             }
             FileType::Symlink => {
                 // Whoever resolves a name reads the links in it, and so changes their times of access.
-                said += &format!(" -> {}", fs::read_link(&path).unwrap().display());
-                into.insert(name, said);
+                description += &format!(" -> {}", fs::read_link(&path).unwrap().display());
+                into.insert(name, description);
                 continue;
             }
             FileType::RegularFile => {
                 let content = Digest::sha256(&fs::read(&path).unwrap());
-                said += &format!(" {} {}", found.size(), content.short());
+                description += &format!(" {} {}", found.size(), content.short());
             }
             _ => {}
         }
         // Its content may have been read under another name.
         if found.nlink() == 1 {
-            said += &format!(" read {}", time(found.atime(), found.atime_nsec()));
+            description += &format!(" read {}", time(found.atime(), found.atime_nsec()));
         }
-        into.insert(name, said);
+        into.insert(name, description);
     }
 }
 
@@ -258,8 +258,8 @@ pub(crate) async fn compare_images(stack: &Stack, name: &str, image: &Image) -> 
     let [ours, theirs] = [&ours, &theirs].map(|namespace| tree(stack, namespace, begun));
     let different: Vec<_> = theirs
         .iter()
-        .filter(|(path, said)| ours.get(*path) != Some(said))
-        .map(|(path, said)| format!("{path}: {said}, but here {:?}", ours.get(path)))
+        .filter(|(path, description)| ours.get(*path) != Some(description))
+        .map(|(path, description)| format!("{path}: {description}, but here {:?}", ours.get(path)))
         .collect();
     let more: Vec<_> = ours.keys().filter(|path| !theirs.contains_key(*path)).collect();
     assert!(different.is_empty() && more.is_empty(), "{name}: {}\nonly here: {more:?}", different.join("\n"));

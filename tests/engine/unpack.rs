@@ -40,9 +40,9 @@ async fn layers_unpacked_at_once_look_like_layers_unpacked_in_turn() {
             export(&*engine, &Image::new(&layers[..2]), &names(&["parallel:base"])).await.unwrap();
         }
         export(&*engine, &Image::new(&layers), &names(&[name])).await.unwrap();
-        let said = stack.docker(["run", "--rm", "--network", "host", name, "sh", "-c", script]).output();
-        assert_eq!(said.stdout, expected, "{name}: {said}");
-        assert!(said.stderr.contains("/gone: No such file"), "{said}");
+        let output = stack.docker(["run", "--rm", "--network", "host", name, "sh", "-c", script]).output();
+        assert_eq!(output.stdout, expected, "{name}: {output}");
+        assert!(output.stderr.contains("/gone: No such file"), "{output}");
     }
 }
 
@@ -143,7 +143,7 @@ fn uncompressed(stack: &Stack, namespace: &str, blob: &Digest) -> Option<String>
 
 /// Importers believe the label, so that a config that lies would make them take the wrong blob for a layer.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_was_unpacked_is_said_to_be_a_layer() {
+async fn only_what_was_unpacked_is_labelled_as_a_layer() {
     let (stack, namespace) = (Stack::shared(), "verified");
     let engine = containerd(stack, namespace).await;
     let [one, other, third] = ["one", "other", "third"].map(|content| Layer::new().file("verified", content).tar());
@@ -164,8 +164,8 @@ async fn only_what_was_unpacked_is_said_to_be_a_layer() {
     assert_eq!(uncompressed(stack, namespace, layer), None);
     let (lie, word) = (Digest::sha256(b"a lie"), Digest::sha256(b"somebody's word"));
     let lying = Image::with_diff_ids(&[third], std::slice::from_ref(&lie));
-    for (said, left) in [(&word, Some(word.to_string())), (&lie, None)] {
-        let label = format!("containerd.io/uncompressed={said}");
+    for (value, left) in [(&word, Some(word.to_string())), (&lie, None)] {
+        let label = format!("containerd.io/uncompressed={value}");
         stack.ctr(namespace, ["content", "label", layer.as_str(), &label]).ok();
         let error = export(&*engine, &lying, &names(&["verified:4"])).await.unwrap_err();
         assert!(matches!(&error, EngineError::Corrupt { digest, .. } if digest == layer), "{error}");

@@ -33,14 +33,14 @@ async fn take(mut content: Content, blob: &Descriptor) -> Result<(), Status> {
         offset: blob.size,
         ..WriteContentRequest::default()
     };
-    let mut answers = content.write(stream::iter([message])).await?.into_inner();
-    let answer = answers.message().await?.unwrap();
-    assert_eq!((&answer.digest, answer.offset), (&blob.digest, blob.size));
+    let mut responses = content.write(stream::iter([message])).await?.into_inner();
+    let response = responses.message().await?.unwrap();
+    assert_eq!((&response.digest, response.offset), (&blob.digest, blob.size));
     Ok(())
 }
 
-fn standings(answers: &[Negotiated]) -> Vec<Standing> {
-    answers.iter().map(Negotiated::standing).collect()
+fn standings(negotiated: &[Negotiated]) -> Vec<Standing> {
+    negotiated.iter().map(Negotiated::standing).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,13 +50,13 @@ async fn a_blob_of_another_namespace_is_taken_without_its_bytes() {
     export(&there, &image, "adopted").await;
     let client = here.client().await;
     let (opened, blobs) = (client.open(&["a"]).await, descriptors(&image));
-    let mut asked = blobs.clone();
+    let mut requested = blobs.clone();
     // Nobody has a blob of this size.
-    asked[3].size += 1;
-    let answers = client.negotiate(&opened, asked).await.unwrap();
+    requested[3].size += 1;
+    let negotiated = client.negotiate(&opened, requested).await.unwrap();
     let adoptable = Standing::Adoptable;
-    assert_eq!(standings(&answers), [adoptable, adoptable, adoptable, Standing::Missing]);
-    assert!(answers.iter().all(|answer| answer.r#ref == answer.digest && answer.offset == 0));
+    assert_eq!(standings(&negotiated), [adoptable, adoptable, adoptable, Standing::Missing]);
+    assert!(negotiated.iter().all(|blob| blob.r#ref == blob.digest && blob.offset == 0));
     for blob in &blobs {
         take(client.content(&opened), blob).await.unwrap();
     }

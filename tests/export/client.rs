@@ -61,8 +61,8 @@ impl Client {
 
     pub(crate) async fn negotiate(&self, export: &str, blobs: Vec<Descriptor>) -> Result<Vec<Negotiated>, Status> {
         let message = NegotiateRequest { export_id: export.to_owned(), descriptors: blobs };
-        let mut answers = self.exports.clone().negotiate(stream::iter([message])).await?.into_inner();
-        Ok(answers.message().await?.unwrap().blobs)
+        let mut responses = self.exports.clone().negotiate(stream::iter([message])).await?.into_inner();
+        Ok(responses.message().await?.unwrap().blobs)
     }
 
     pub(crate) fn content(&self, export: &str) -> Content {
@@ -72,8 +72,8 @@ impl Client {
 
     /// Negotiates `image` and sends what is missing; how many blobs that were.
     pub(crate) async fn send(&self, export: &str, image: &Image) -> usize {
-        let answers = self.negotiate(export, descriptors(image)).await.unwrap();
-        let missing: Vec<_> = answers.iter().filter(|blob| blob.standing() != Standing::Present).collect();
+        let negotiated = self.negotiate(export, descriptors(image)).await.unwrap();
+        let missing: Vec<_> = negotiated.iter().filter(|blob| blob.standing() != Standing::Present).collect();
         for blob in &missing {
             let bytes = &image.blobs[&blob.digest.parse().unwrap()];
             write(self.content(export), &blob.digest, bytes).await.unwrap();
@@ -83,12 +83,12 @@ impl Client {
 
     pub(crate) async fn commit(&self, export: &str, targets: Vec<Target>) -> Result<CommitResults, Status> {
         let request = CommitRequest { export_id: export.to_owned(), targets };
-        let mut answers = self.exports.clone().commit(request).await?.into_inner();
+        let mut responses = self.exports.clone().commit(request).await?.into_inner();
         loop {
-            match answers.message().await?.unwrap().event.unwrap() {
+            match responses.message().await?.unwrap().event.unwrap() {
                 Event::Progress(_) => {}
                 Event::Results(results) => {
-                    assert!(answers.message().await?.is_none(), "nothing comes after the results");
+                    assert!(responses.message().await?.is_none(), "nothing comes after the results");
                     return Ok(results);
                 }
             }
@@ -110,8 +110,8 @@ pub(crate) async fn write(
         data: bytes.to_vec(),
         ..WriteContentRequest::default()
     };
-    let mut answers = content.write(stream::iter([message])).await?.into_inner();
-    Ok(answers.message().await?.unwrap())
+    let mut responses = content.write(stream::iter([message])).await?.into_inner();
+    Ok(responses.message().await?.unwrap())
 }
 
 pub(crate) fn exporter(id: &str) -> Exporter {

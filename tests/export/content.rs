@@ -19,26 +19,26 @@ fn image(content: &str) -> Image {
 }
 
 async fn info(content: &mut Content, digest: &Digest) -> Result<i64, Code> {
-    let answer = content.info(InfoRequest { digest: digest.to_string() }).await;
-    answer.map(|answer| answer.into_inner().info.unwrap().size).map_err(|status| status.code())
+    let response = content.info(InfoRequest { digest: digest.to_string() }).await;
+    response.map(|response| response.into_inner().info.unwrap().size).map_err(|status| status.code())
 }
 
 async fn digests(content: &mut Content, filters: &[&str]) -> Vec<String> {
     let filters = filters.iter().map(|&filter| filter.to_owned()).collect();
-    let mut answers = content.list(ListContentRequest { filters }).await.unwrap().into_inner();
+    let mut responses = content.list(ListContentRequest { filters }).await.unwrap().into_inner();
     let mut found = Vec::new();
-    while let Some(answer) = answers.message().await.unwrap() {
-        found.extend(answer.info.into_iter().map(|info| info.digest));
+    while let Some(response) = responses.message().await.unwrap() {
+        found.extend(response.info.into_iter().map(|info| info.digest));
     }
     found
 }
 
 async fn read(content: &mut Content, digest: &Digest, offset: i64, size: i64) -> Result<Vec<u8>, Code> {
     let request = ReadContentRequest { digest: digest.to_string(), offset, size };
-    let mut answers = content.read(request).await.map_err(|status| status.code())?.into_inner();
+    let mut responses = content.read(request).await.map_err(|status| status.code())?.into_inner();
     let mut bytes = Vec::new();
-    while let Some(answer) = answers.message().await.map_err(|status| status.code())? {
-        bytes.extend(answer.data);
+    while let Some(response) = responses.message().await.map_err(|status| status.code())? {
+        bytes.extend(response.data);
     }
     Ok(bytes)
 }
@@ -101,9 +101,9 @@ async fn begin(client: &Client, export: &str, name: &str, digest: &Digest, bytes
         data: bytes.to_vec(),
         ..WriteContentRequest::default()
     };
-    let mut answers = client.content(export).write(stream::iter([first])).await.unwrap().into_inner();
-    assert_eq!(answers.message().await.unwrap().unwrap().offset, bytes.len() as i64);
-    while answers.message().await.unwrap().is_some() {}
+    let mut responses = client.content(export).write(stream::iter([first])).await.unwrap().into_inner();
+    assert_eq!(responses.message().await.unwrap().unwrap().offset, bytes.len() as i64);
+    while responses.message().await.unwrap().is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,9 +120,9 @@ async fn a_blob_is_gone_on_with_where_it_was_left() {
     let status = content.status(StatusRequest { r#ref: layer.to_string() }).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound, "refs belong to their export");
 
-    let answers = client.negotiate(&export, vec![descriptor(&image.layers[0])]).await.unwrap();
-    assert_eq!((answers[0].standing(), answers[0].offset), (Standing::Partial, 4000));
-    assert_eq!(answers[0].r#ref, layer.to_string());
+    let negotiated = client.negotiate(&export, vec![descriptor(&image.layers[0])]).await.unwrap();
+    assert_eq!((negotiated[0].standing(), negotiated[0].offset), (Standing::Partial, 4000));
+    assert_eq!(negotiated[0].r#ref, layer.to_string());
     let mut content = client.content(&export);
     let status = content.status(StatusRequest { r#ref: layer.to_string() }).await.unwrap().into_inner().status.unwrap();
     assert_eq!((status.offset, status.r#ref.as_str()), (4000, layer.as_str()));
@@ -135,8 +135,8 @@ async fn a_blob_is_gone_on_with_where_it_was_left() {
         data: bytes[4000..].to_vec(),
         ..WriteContentRequest::default()
     };
-    let mut answers = content.write(stream::iter([rest])).await.unwrap().into_inner();
-    assert_eq!(answers.message().await.unwrap().unwrap().digest, layer.to_string());
+    let mut responses = content.write(stream::iter([rest])).await.unwrap().into_inner();
+    assert_eq!(responses.message().await.unwrap().unwrap().digest, layer.to_string());
     assert_eq!(info(&mut content, layer).await, Ok(bytes.len() as i64));
 
     begin(&client, &export, "another", &Digest::sha256(b"y"), b"half", 10).await;
@@ -178,8 +178,8 @@ async fn a_blob_of_another_namespace_needs_no_bytes() {
     };
     let commit = WriteContentRequest { action: WriteAction::Commit.into(), offset: size, ..first.clone() };
     let mut content = client.content(&export);
-    let mut answers = content.write(stream::iter([first, commit])).await.unwrap().into_inner();
-    assert_eq!(answers.message().await.unwrap().unwrap().offset, size);
-    assert_eq!(answers.message().await.unwrap().unwrap().digest, layer.to_string());
+    let mut responses = content.write(stream::iter([first, commit])).await.unwrap().into_inner();
+    assert_eq!(responses.message().await.unwrap().unwrap().offset, size);
+    assert_eq!(responses.message().await.unwrap().unwrap().digest, layer.to_string());
     assert_eq!(read(&mut content, layer, 0, 0).await.unwrap(), image.blobs[layer][..]);
 }

@@ -35,8 +35,8 @@ async fn an_export_outlives_a_crash_of_the_server() {
         data: image.blobs[second][..3000].to_vec(),
         ..WriteContentRequest::default()
     };
-    let mut answers = client.content(&opened.id).write(stream::iter([half])).await.unwrap().into_inner();
-    while answers.message().await.unwrap().is_some() {}
+    let mut responses = client.content(&opened.id).write(stream::iter([half])).await.unwrap().into_inner();
+    while responses.message().await.unwrap().is_some() {}
 
     server.linkspan.kill();
     server.restart();
@@ -50,10 +50,10 @@ async fn an_export_outlives_a_crash_of_the_server() {
     assert_eq!((&found.id, &found.labels, &found.exporters), (&opened.id, &opened.labels, &opened.exporters));
     assert!((found.create_time.unwrap().seconds - opened.create_time.unwrap().seconds).abs() <= 1);
     assert_eq!((found.state(), found.blobs), (ExportState::Open, 1));
-    let answers = client.negotiate(&found.id, descriptors(&image)).await.unwrap();
+    let negotiated = client.negotiate(&found.id, descriptors(&image)).await.unwrap();
     let standing = |digest: &linkspan::image::Digest| {
-        let answer = answers.iter().find(|answer| answer.digest == digest.to_string()).unwrap();
-        (answer.standing(), answer.offset)
+        let entry = negotiated.iter().find(|entry| entry.digest == digest.to_string()).unwrap();
+        (entry.standing(), entry.offset)
     };
     assert_eq!(standing(first), (Standing::Present, 0));
     assert_eq!(standing(second), (Standing::Partial, 3000));
@@ -95,8 +95,8 @@ async fn what_was_held_blob_by_blob_is_found_again() {
     // Without the documents that name them, in two calls, and one that is given up.
     let export = client.open(&["a"]).await;
     for layers in image.layers.chunks(25) {
-        let answers = client.negotiate(&export, layers.iter().map(descriptor).collect()).await.unwrap();
-        assert!(answers.iter().all(|answer| answer.standing() == Standing::Present));
+        let negotiated = client.negotiate(&export, layers.iter().map(descriptor).collect()).await.unwrap();
+        assert!(negotiated.iter().all(|blob| blob.standing() == Standing::Present));
     }
     let delete = |blob: &linkspan::image::Descriptor| DeleteContentRequest { digest: blob.digest.to_string() };
     client.content(&export).delete(delete(&image.layers[0])).await.unwrap();
@@ -234,8 +234,8 @@ async fn nothing_is_deleted_from_under_a_commit() {
         let last = messages.last_mut().unwrap();
         (last.action, last.expected, last.total) =
             (WriteAction::Commit.into(), blob.digest.to_string(), blob.size as i64);
-        let mut answers = client.content(&export).write(stream::iter(messages)).await.unwrap().into_inner();
-        while answers.message().await.unwrap().is_some() {}
+        let mut responses = client.content(&export).write(stream::iter(messages)).await.unwrap().into_inner();
+        while responses.message().await.unwrap().is_some() {}
     }
     let committing = tokio::spawn({
         let (client, export, target) = (client.clone(), export.clone(), target("a", &image, &[]));

@@ -35,10 +35,10 @@ fn content_tests(server: &Server) {
 fn a_program_in_go_exports_an_image() {
     let server = Server::containerd("go-export");
     let address = server.linkspan.address();
-    let said = go(&["run", "./export", &address, "from-go"]).ok().stdout;
+    let output = go(&["run", "./export", &address, "from-go"]).ok().stdout;
     let digest = server.stack.image_of("go-export", "docker.io/library/from-go:latest").unwrap();
-    assert_eq!(said, format!("docker.io/library/from-go:latest {digest}, 3 blobs sent\n"));
-    let said = go(&["run", "./export", &address, "from-go"]).ok().stdout;
-    assert_eq!(said, format!("docker.io/library/from-go:latest {digest}, 0 blobs sent\n"));
+    assert_eq!(output, format!("docker.io/library/from-go:latest {digest}, 3 blobs sent\n"));
+    let output = go(&["run", "./export", &address, "from-go"]).ok().stdout;
+    assert_eq!(output, format!("docker.io/library/from-go:latest {digest}, 0 blobs sent\n"));
     server.stack.ctr("go-export", ["images", "check"]).ok();
 }

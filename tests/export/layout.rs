@@ -67,9 +67,9 @@ async fn an_export_outlives_a_crash_of_the_server() {
     assert!(found.found);
     let found = found.export.unwrap();
     assert_eq!((&found.id, found.blobs, &found.exporters), (&opened.id, 1, &opened.exporters));
-    let answers = client.negotiate(&found.id, descriptors(&image)).await.unwrap();
+    let negotiated = client.negotiate(&found.id, descriptors(&image)).await.unwrap();
     let present: Vec<_> =
-        answers.iter().filter(|it| it.standing() == Standing::Present).map(|it| it.digest.as_str()).collect();
+        negotiated.iter().filter(|it| it.standing() == Standing::Present).map(|it| it.digest.as_str()).collect();
     assert_eq!(present, [first.as_str()]);
     client.send(&found.id, &image).await;
     success(&client.commit(&found.id, vec![target("a", &image, &["crash"])]).await.unwrap());

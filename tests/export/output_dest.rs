@@ -373,16 +373,16 @@ async fn an_ordinary_user_gets_what_that_user_can_make() {
     let export = open_with(&client, "local", &[("dest", "files")]).await;
     client.send(&export, &image).await;
     let request = CommitRequest { export_id: export, targets: vec![target("a", &image, &[])] };
-    let mut answers = client.exports.clone().commit(request).await.unwrap().into_inner();
+    let mut responses = client.exports.clone().commit(request).await.unwrap().into_inner();
     let mut notes = String::new();
-    while let Some(answer) = answers.message().await.unwrap() {
-        match answer.event.unwrap() {
+    while let Some(response) = responses.message().await.unwrap() {
+        match response.event.unwrap() {
             Event::Progress(progress) => notes += &progress.note,
             Event::Results(results) => _ = success(&results),
         }
     }
-    let said = "refused the extended attribute security.capability: left out of one file, such as `ping`";
-    assert!(notes.contains(said), "{notes}");
+    let note = "refused the extended attribute security.capability: left out of one file, such as `ping`";
+    assert!(notes.contains(note), "{notes}");
     let mode = |name: &str| fs::metadata(own.join("out/files").join(name)).unwrap().mode() & 0o7777;
     assert_eq!((mode("ping"), mode("plain")), (0o755, 0o4640));
     assert_eq!(fs::read_to_string(own.join("out/files/ping")).unwrap(), "opens raw sockets");

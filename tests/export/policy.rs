@@ -128,8 +128,8 @@ async fn what_an_image_calls_itself_is_no_name() {
         root.annotations.extend([own("org.opencontainers.image.ref.name"), own("kept")]);
         let results = client.commit(&export, vec![annotated]).await.unwrap();
         // The client is answered with the descriptor that it gave.
-        let answered = &success(&results).root.as_ref().unwrap().annotations;
-        assert_eq!((answered.len(), &answered["kept"][..]), (3, NAME), "{engine}");
+        let annotations = &success(&results).root.as_ref().unwrap().annotations;
+        assert_eq!((annotations.len(), &annotations["kept"][..]), (3, NAME), "{engine}");
         assert!(!is_there().await, "{engine}");
 
         let begin = PushBegin {

@@ -15,14 +15,14 @@ fn python(program: &str) -> Run {
 fn a_program_in_python_exports_an_image() {
     let server = Server::containerd("python-export");
     let address = server.linkspan.address();
-    let said = python("export.py").arg(&address).arg("from-python").ok().stdout;
+    let output = python("export.py").arg(&address).arg("from-python").ok().stdout;
     let digest = server.stack.image_of("python-export", "docker.io/library/from-python:latest").unwrap();
-    assert_eq!(said, format!("docker.io/library/from-python:latest {digest}, 3 blobs sent\n"));
+    assert_eq!(output, format!("docker.io/library/from-python:latest {digest}, 3 blobs sent\n"));
     server.stack.ctr("python-export", ["images", "check"]).ok();
     let long = "x".repeat(60_000);
     for authority in AUTHORITIES.into_iter().chain([&long[..]]) {
-        let said = python("export.py").args([&address, "from-python", authority]).ok().stdout;
-        assert_eq!(said, format!("docker.io/library/from-python:latest {digest}, 0 blobs sent\n"), "{authority}");
+        let output = python("export.py").args([&address, "from-python", authority]).ok().stdout;
+        assert_eq!(output, format!("docker.io/library/from-python:latest {digest}, 0 blobs sent\n"), "{authority}");
     }
 }
 
@@ -34,8 +34,8 @@ fn a_program_in_python_reaches_a_builder() {
     assert!(direct.contains("buildkit"), "{direct}");
     assert_eq!(python("version.py").arg(linkspan.address()).ok().stdout, direct);
     for authority in AUTHORITIES {
-        let said = python("version.py").arg(linkspan.address()).arg(authority).ok().stdout;
-        assert_eq!(said, direct, "{authority}");
+        let output = python("version.py").arg(linkspan.address()).arg(authority).ok().stdout;
+        assert_eq!(output, direct, "{authority}");
     }
 }
 
@@ -45,8 +45,8 @@ fn a_program_in_python_reaches_a_builder_in_a_container() {
     let linkspan = Linkspan::docker_door(stack);
     let builder = stack.container_builder(&linkspan.address(), "python");
     builder.buildx(["inspect", "--bootstrap"]).ok();
-    let said = |host: &str| python("version.py").args(["--exec", host, "buildx_buildkit_python0"]).ok().stdout;
-    let direct = said(stack.docker_host());
+    let version = |host: &str| python("version.py").args(["--exec", host, "buildx_buildkit_python0"]).ok().stdout;
+    let direct = version(stack.docker_host());
     assert!(direct.contains("buildkit"), "{direct}");
-    assert_eq!(said(&linkspan.address()), direct);
+    assert_eq!(version(&linkspan.address()), direct);
 }

@@ -110,8 +110,8 @@ async fn an_index_is_inspected_and_made_as_by_imagetools() {
     let resolved = references.resolve(&name, ResolveDepth::Root, "").await.unwrap();
     assert_eq!(resolved.name, name);
     assert_eq!(String::from_utf8(resolved.chain[0].document.clone()).unwrap(), raw(&name));
-    let said: Vec<_> = resolved.platforms.iter().map(|it| it.architecture.as_str()).collect();
-    assert_eq!(said, ["amd64", "arm64", "s390x"]);
+    let architectures: Vec<_> = resolved.platforms.iter().map(|it| it.architecture.as_str()).collect();
+    assert_eq!(architectures, ["amd64", "arm64", "s390x"]);
 
     // imagetools inspect
     let inspected = references.inspect(&name).await.unwrap();
@@ -176,8 +176,8 @@ async fn a_reference_is_resolved_down_to_a_config() {
             Image::foreign(&[Layer::new().file("x", "there").tar()]),
         ]);
         push_all(&references, "resolve:1", &index, None).await.unwrap();
-        let digests = |answer: &ResolveResponse| -> Vec<String> {
-            answer.chain.iter().map(|blob| blob.descriptor.clone().unwrap().digest).collect()
+        let digests = |response: &ResolveResponse| -> Vec<String> {
+            response.chain.iter().map(|blob| blob.descriptor.clone().unwrap().digest).collect()
         };
         let own = references.resolve("resolve:1", ResolveDepth::Config, "").await.unwrap();
         assert_eq!(digests(&own).first(), Some(&index.root.digest.to_string()));
@@ -338,8 +338,8 @@ async fn names_are_listed_by_pages_and_blobs_fetched_by_ranges() {
             (size, 0, &[]),
             (size - 1, 99, &bytes[bytes.len() - 1..]),
         ] {
-            let (said, got) = references.fetch(digest, offset, length).await.unwrap();
-            assert!(said == size && got == expected, "{offset} {length}");
+            let (total, got) = references.fetch(digest, offset, length).await.unwrap();
+            assert!(total == size && got == expected, "{offset} {length}");
         }
         let status = references.fetch(digest, size + 1, 0).await.unwrap_err();
         assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["offset".to_owned()]));

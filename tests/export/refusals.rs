@@ -155,8 +155,8 @@ async fn a_wrong_size_is_negotiated_as_missing_and_refused_at_last() {
     let export = client.open(&["a"]).await;
     let mut wrong = descriptor(&image.layers[0]);
     wrong.size += 1;
-    let answers = client.negotiate(&export, vec![wrong.clone(), descriptor(&image.config)]).await.unwrap();
-    let standing: Vec<_> = answers.iter().map(|answer| answer.standing()).collect();
+    let negotiated = client.negotiate(&export, vec![wrong.clone(), descriptor(&image.config)]).await.unwrap();
+    let standing: Vec<_> = negotiated.iter().map(|blob| blob.standing()).collect();
     assert_eq!(standing, [Standing::Missing, Standing::Present], "the others are answered as they stand");
     wrong.digest = "sha256:../../etc/passwd".to_owned();
     wrong.size = -1;
@@ -182,8 +182,8 @@ async fn one_damaged_blob_of_the_engine_is_missing_and_the_rest_is_there() {
     };
     let negotiated = async || {
         let export = client.open(&["a"]).await;
-        let answers = client.negotiate(&export, descriptors(&image)).await.unwrap();
-        answers.iter().map(|answer| answer.standing()).collect::<Vec<_>>()
+        let negotiated = client.negotiate(&export, descriptors(&image)).await.unwrap();
+        negotiated.iter().map(|blob| blob.standing()).collect::<Vec<_>>()
     };
     // Too short, as after a power loss.
     let layer = &image.layers[0].digest;

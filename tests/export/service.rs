@@ -19,7 +19,7 @@ use crate::containerd::Containerd;
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_health_can_be_asked_for() {
+async fn its_health_can_be_checked() {
     let server = Server::containerd("health");
     let mut health = HealthClient::new(server.client().await.channel);
     for service in [
@@ -30,8 +30,8 @@ async fn its_health_can_be_asked_for() {
         "linkspan.cache.v1.Caches",
     ] {
         let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = health.check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+        let response = health.check(request).await.unwrap().into_inner();
+        assert_eq!(response.status(), ServingStatus::Serving, "{service}");
     }
     let request = HealthCheckRequest { service: "linkspan.export.v1.Nothing".to_owned() };
     assert_eq!(health.check(request).await.unwrap_err().code(), Code::NotFound);
@@ -41,13 +41,13 @@ async fn its_health_can_be_asked_for() {
 async fn it_describes_itself() {
     let server = Server::containerd("reflection");
     let mut reflection = ServerReflectionClient::new(server.client().await.channel);
-    let mut ask = async |message: MessageRequest| -> ServerReflectionResponse {
+    let mut send = async |message: MessageRequest| -> ServerReflectionResponse {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
-        let answers = reflection.server_reflection_info(futures_util::stream::iter([request])).await.unwrap();
-        answers.into_inner().message().await.unwrap().unwrap()
+        let responses = reflection.server_reflection_info(futures_util::stream::iter([request])).await.unwrap();
+        responses.into_inner().message().await.unwrap().unwrap()
     };
     let Some(MessageResponse::ListServicesResponse(found)) =
-        ask(MessageRequest::ListServices(String::new())).await.message_response
+        send(MessageRequest::ListServices(String::new())).await.message_response
     else {
         panic!("no list of services");
     };
@@ -65,8 +65,8 @@ async fn it_describes_itself() {
         ]
     );
     for name in names {
-        let answer = ask(MessageRequest::FileContainingSymbol(name.clone())).await.message_response;
-        assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{name}: {answer:?}");
+        let response = send(MessageRequest::FileContainingSymbol(name.clone())).await.message_response;
+        assert!(matches!(response, Some(MessageResponse::FileDescriptorResponse(_))), "{name}: {response:?}");
     }
 }
 
@@ -74,14 +74,14 @@ async fn it_describes_itself() {
 async fn metadata_is_bounded() {
     let server = Server::containerd("metadata");
     let client = server.client().await;
-    let ask = async |length: usize| {
+    let send = async |length: usize| {
         let mut request = Request::new(CapabilitiesRequest {});
         request.metadata_mut().insert("x-long", "x".repeat(length).parse().unwrap());
         client.exports.clone().capabilities(request).await.map(|_| ()).map_err(|status| status.code())
     };
-    assert_eq!(ask(48 << 10).await, Ok(()));
-    assert!(ask(80 << 10).await.is_err());
-    assert_eq!(ask(1).await, Ok(()), "others are served on");
+    assert_eq!(send(48 << 10).await, Ok(()));
+    assert!(send(80 << 10).await.is_err());
+    assert_eq!(send(1).await, Ok(()), "others are served on");
 }
 
 /// Calls Open with a deadline that only the server can keep: any gRPC client would keep it, too. The answer's code.
@@ -153,7 +153,7 @@ async fn only_so_many_exports_are_open_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_ends_when_it_is_told_to_and_its_clients_learn_of_it() {
+async fn it_ends_at_a_signal_and_its_clients_get_an_error() {
     let mut server = Server::containerd("drain");
     let client = server.client().await;
     client.open(&["a"]).await;

@@ -31,8 +31,9 @@ async fn docker_runs_what_was_exported() {
     assert_eq!(result.response["image.name"], "docker.io/library/api:1,docker.io/library/api:2");
     assert_eq!(results.state(), ExportState::Committed);
     for name in ["api:1", "api:2"] {
-        let said = server.stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
-        assert_eq!(said, "through the API\n");
+        let output =
+            server.stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
+        assert_eq!(output, "through the API\n");
     }
 }
 
@@ -47,8 +48,8 @@ async fn what_the_engine_holds_is_not_sent_and_is_held_by_its_root() {
     until("the lease to go", || server.stack.leases("api-warm"), Vec::is_empty);
 
     let export = client.open(&["a"]).await;
-    let answers = client.negotiate(&export, descriptors(&image)).await.unwrap();
-    assert!(answers.iter().all(|blob| blob.standing() == Standing::Present), "{answers:?}");
+    let negotiated = client.negotiate(&export, descriptors(&image)).await.unwrap();
+    assert!(negotiated.iter().all(|blob| blob.standing() == Standing::Present), "{negotiated:?}");
     // Whatever happens to the image now, the export keeps it.
     server.stack.ctr("api-warm", ["images", "rm", "--sync", "docker.io/library/warm:1"]).ok();
     assert_eq!(server.stack.blobs("api-warm").len(), 4);
@@ -153,8 +154,8 @@ async fn an_abort_leaves_nothing() {
     client.send(&export, &image).await;
     for _ in 0..2 {
         let request = AbortRequest { export_id: export.clone() };
-        let answer = client.exports.clone().abort(request).await.unwrap().into_inner().export.unwrap();
-        assert_eq!(answer.state(), ExportState::Aborted);
+        let aborted = client.exports.clone().abort(request).await.unwrap().into_inner().export.unwrap();
+        assert_eq!(aborted.state(), ExportState::Aborted);
     }
     assert_eq!(server.stack.leases("api-abort"), [""; 0]);
     assert_eq!(server.stack.images("api-abort"), []);
@@ -225,7 +226,7 @@ async fn exports_are_listed_in_pages_and_by_label() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn capabilities_say_what_there_is() {
+async fn capabilities_list_what_there_is() {
     let server = Server::containerd("api-capabilities");
     let mut client = server.client().await.exports;
     let found = client.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
@@ -239,8 +240,8 @@ async fn capabilities_say_what_there_is() {
     );
     let engine = found.engine.unwrap();
     assert_eq!((engine.kind.as_str(), engine.namespace.as_str()), ("containerd", "api-capabilities"));
-    let said = server.stack.run("ctr").args(["info"]).ok().stdout;
-    assert!(said.contains(&engine.id), "{said}: {}", engine.id);
+    let info = server.stack.run("ctr").args(["info"]).ok().stdout;
+    assert!(info.contains(&engine.id), "{info}: {}", engine.id);
     assert_eq!(engine.sharing.unwrap().containerd_id, engine.id);
     assert_eq!(found.limits.unwrap().message_bytes, 16 << 20);
     assert!(found.names.unwrap().may_move);
@@ -248,7 +249,7 @@ async fn capabilities_say_what_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_clients_that_commit_at_once_hear_the_same() {
+async fn two_clients_that_commit_at_once_get_the_same_results() {
     let server = Server::containerd("api-joined");
     let client = server.client().await;
     let image = image("joined");

@@ -4,7 +4,7 @@ use tonic::Code;
 
 use crate::{
     common::{Part, Stack},
-    engine::{ENGINES, Engine, says},
+    engine::{ENGINES, Engine, assert_stderr_has},
     proxied::{Application, Proxied, doubled, flipped, is_document, is_first_of_layer, is_second_of_layer, older},
     proxy::{Message, Verdict},
 };
@@ -80,7 +80,7 @@ fn every_fault(engine: Engine<'_>) {
             _ => Verdict::Pass,
         });
         let output = proxied.build(&application.context, &tag).fails();
-        says(&output, fault.words);
+        assert_stderr_has(&output, fault.words);
         assert_eq!(engine.digest(&tag), None, "{output}");
         engine.nothing_is_left();
 
@@ -110,7 +110,7 @@ fn a_builder_is_killed_while_a_layer_is_read() {
         stack.kill(Part::Buildkitd);
         proxied.builder.release();
         let output = running.wait();
-        says(&output, &["Unavailable"]);
+        assert_stderr_has(&output, &["Unavailable"]);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
         engine.nothing_is_left();
 

@@ -77,13 +77,13 @@ fn while_docker_commits() {
     let load = Load::before(&stack);
     let args = engine.args_behind(&load.address(), stack.containerd_address());
     let proxied = Proxied::with(engine, Stack::shared(), args);
-    for stage in [Stage::Asked, Stage::Half, Stage::Done] {
+    for stage in [Stage::Requested, Stage::Half, Stage::Done] {
         let application = Application::new(&format!("cancelled commit {stage:?}"));
         load.stop_at(stage);
         let running = proxied.build(&application.context, "cancelled:1").spawn();
         load.stopped();
         match stage {
-            Stage::Asked => {
+            Stage::Requested => {
                 cancel(&proxied, running, Signal::INT);
                 load.mend();
             }

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::{
     common::Stack,
-    engine::{ENGINES, Engine, says},
+    engine::{ENGINES, Engine, assert_stderr_has},
     proxied::{Application, Proxied},
     proxy::{Message, Proxy, Verdict, Way},
 };
@@ -73,7 +73,7 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
     ] {
         let deletions = reject(&proxy, refusal, collection);
         let output = proxied.build(&application.context, "collected:1").fails();
-        says(&output, &[refusal]);
+        assert_stderr_has(&output, &[refusal]);
         assert_eq!(output.stderr.contains("the engine's disk is full"), refusal == FULL, "{output}");
         assert_eq!(take(&mut *deletions.lock().unwrap()), expected, "{refusal}, {collection:?}");
         engine.nothing_is_left();
@@ -83,10 +83,10 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
     let deletions = reject(&proxy, FULL, Collection::Stops);
     let first = proxied.build(&application.context, "collected:1").spawn();
     proxy.stopped();
-    says(&proxied.build(&application.context, "collected:2").fails(), &[FULL]);
+    assert_stderr_has(&proxied.build(&application.context, "collected:2").fails(), &[FULL]);
     assert_eq!(take(&mut *deletions.lock().unwrap()), [true, false]);
     proxy.release();
-    says(&first.wait(), &[FULL]);
+    assert_stderr_has(&first.wait(), &[FULL]);
     engine.nothing_is_left();
 
     proxy.mend();

@@ -2,7 +2,7 @@
 
 use crate::{
     common::{Part, Stack, until},
-    engine::{ENGINES, Engine, says},
+    engine::{ENGINES, Engine, assert_stderr_has},
     load::{Load, Stage},
     proxied::{Application, Proxied},
 };
@@ -17,7 +17,7 @@ fn containerd_is_killed_while_a_layer_is_written() {
         kill_containerd(&engine);
         proxied.builder.release();
         let output = running.wait();
-        says(&output, &["containerd does not answer at unix://"]);
+        assert_stderr_has(&output, &["containerd does not answer at unix://"]);
 
         start_containerd(&engine);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
@@ -39,7 +39,7 @@ fn containerd_is_restarted_while_a_layer_is_written() {
         start_containerd(&engine);
         proxied.builder.release();
         let output = running.wait();
-        says(&output, &["containerd does not answer at unix://"]);
+        assert_stderr_has(&output, &["containerd does not answer at unix://"]);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
         engine.nothing_is_left();
         proxied.succeeds(&application, "killed:1");
@@ -74,7 +74,7 @@ fn dockerd_is_killed_while_a_layer_is_written() {
     stack.kill(Part::Dockerd);
     proxied.builder.release();
     let output = running.wait();
-    says(&output, &["docker does not answer at unix://"]);
+    assert_stderr_has(&output, &["docker does not answer at unix://"]);
     engine.nothing_is_left();
 
     stack.up();
@@ -107,7 +107,7 @@ fn dockerd_is_killed_while_it_commits() {
     let load = Load::before(&stack);
     let proxied =
         Proxied::with(engine, Stack::shared(), engine.args_behind(&load.address(), stack.containerd_address()));
-    for stage in [Stage::Asked, Stage::Half, Stage::Done] {
+    for stage in [Stage::Requested, Stage::Half, Stage::Done] {
         let tag = format!("{stage:?}:1").to_lowercase();
         let application = Application::new(&tag);
         load.stop_at(stage);
@@ -116,7 +116,7 @@ fn dockerd_is_killed_while_it_commits() {
         stack.kill(Part::Dockerd);
         load.mend();
         let output = running.wait();
-        says(&output, &["docker does not answer at unix://"]);
+        assert_stderr_has(&output, &["docker does not answer at unix://"]);
 
         stack.up();
         // dockerd may have been done before it could say so: that is taken back.

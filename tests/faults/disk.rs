@@ -2,7 +2,7 @@
 
 use crate::{
     common::{Disk, Stack, until},
-    engine::{ENGINES, Engine, says},
+    engine::{ENGINES, Engine, assert_stderr_has},
     proxied::{Application, Proxied},
 };
 
@@ -18,7 +18,10 @@ fn an_image_does_not_fit() {
         for (free, place) in [(6 * MIB, "/ingest/"), (18 * MIB, "/snapshots/")] {
             disk.fill(free);
             let output = proxied.build(&application.context, "large:1").fails();
-            says(&output, &["the engine's disk is full", place, "no space left on device", "docker image prune"]);
+            assert_stderr_has(
+                &output,
+                &["the engine's disk is full", place, "no space left on device", "docker image prune"],
+            );
             assert_eq!(engine.digest("large:1"), None, "{output}");
             // containerd forgets first and deletes then.
             until("what was written to be deleted", || disk.available(), |available| *available > free - 2 * MIB);
@@ -27,7 +30,7 @@ fn an_image_does_not_fit() {
         // Nothing at all, so that not even leases can be trusted to come and go.
         disk.fill(0);
         let output = proxied.build(&application.context, "large:1").fails();
-        says(&output, &["no space left on device"]);
+        assert_stderr_has(&output, &["no space left on device"]);
         disk.clear();
         engine.is_sound();
         proxied.succeeds(&application, "large:1");

@@ -52,9 +52,9 @@ impl<'a> Engine<'a> {
     /// What a command in a container of the image says, which must be something: `ctr` loses the words of a container that
     /// ends before its pipes were opened (containerd `client/task.go`, `Delete` cancels their copying).
     #[track_caller]
-    pub(crate) fn says(&self, tag: &str, command: &[&str]) -> String {
-        let said = || self.container(tag, command).ok().stdout;
-        until("a container to be heard", said, |said| !said.is_empty())
+    pub(crate) fn stdout_of(&self, tag: &str, command: &[&str]) -> String {
+        let output = || self.container(tag, command).ok().stdout;
+        until("a container to be heard", output, |output| !output.is_empty())
     }
 
     fn container(&self, tag: &str, command: &[&str]) -> Run {
@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
     #[track_caller]
     pub(crate) fn images_are_sound(&self) {
         self.every_image_is_whole();
-        assert_eq!(self.says(EARLIER, &["echo", "still here"]), "still here\n");
+        assert_eq!(self.stdout_of(EARLIER, &["echo", "still here"]), "still here\n");
     }
 
     /// Neither lease nor ingest nor unfinished snapshot of ours is left.
@@ -188,7 +188,7 @@ pub(crate) const ENGINES: [Part; 2] = [Part::Containerd, Part::Dockerd];
 
 /// That `output` is a failure that says each of `words`.
 #[track_caller]
-pub(crate) fn says(output: &Output, words: &[&str]) {
+pub(crate) fn assert_stderr_has(output: &Output, words: &[&str]) {
     assert_eq!(output.status.code(), Some(1), "{output}");
     for word in words {
         assert!(output.stderr.contains(word), "not said: {word}\n{output}");

@@ -33,7 +33,7 @@ pub(crate) type Point = (String, Way, usize);
 pub(crate) struct Counter {
     seen: BTreeMap<(String, Way), usize>,
     /// Calls that were answered. containerd answers to some messages twice, and the second one may not be waited for.
-    answered: BTreeSet<usize>,
+    committed: BTreeSet<usize>,
 }
 
 impl Counter {
@@ -54,8 +54,8 @@ impl Counter {
         let is_done = match message.way {
             Way::Request => true,
             Way::Response if change == "Content/Write" => {
-                let answer = WriteContentResponse::decode(message.bytes.clone()).unwrap();
-                answer.action == i32::from(WriteAction::Commit) && self.answered.insert(message.call)
+                let response = WriteContentResponse::decode(message.bytes.clone()).unwrap();
+                response.action == i32::from(WriteAction::Commit) && self.committed.insert(message.call)
             }
             Way::Response => true,
         };
@@ -117,9 +117,9 @@ fn kill(proxied: &mut Proxied<'_>, point: impl Debug, stopped: impl FnOnce(), re
 
 /// The same, where `proxy` is in front of containerd.
 fn kill_at(proxied: &mut Proxied<'_>, proxy: &Proxy, point: Point) {
-    let (mut counter, wanted) = (Counter::default(), point.clone());
+    let (mut counter, target) = (Counter::default(), point.clone());
     proxy.rule(move |message| match counter.point(message) {
-        Some(point) if point == wanted => Verdict::Freeze,
+        Some(point) if point == target => Verdict::Freeze,
         _ => Verdict::Pass,
     });
     kill(proxied, point, || proxy.stopped(), || proxy.mend());
@@ -152,7 +152,7 @@ fn after_every_kind_of_change_to_docker_and_around_its_commit() {
     for point in points {
         kill_at(&mut proxied, &proxy, point);
     }
-    for stage in [Stage::Asked, Stage::Half, Stage::Done] {
+    for stage in [Stage::Requested, Stage::Half, Stage::Done] {
         load.stop_at(stage);
         kill(&mut proxied, stage, || load.stopped(), || load.mend());
     }

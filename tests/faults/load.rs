@@ -24,7 +24,7 @@ const LOAD: &[u8] = b"POST /images/load";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Before dockerd hears of it. It never will.
-    Asked,
+    Requested,
     /// When dockerd has all of the archive but its end.
     Half,
     /// When dockerd has done it. Nobody will ever hear of that.
@@ -99,15 +99,15 @@ async fn connection(state: &State, mut client: UnixStream) -> std::io::Result<()
     if let Some(stage) = stage.filter(|_| request == LOAD) {
         read_request(&mut client, &mut request).await?;
         let before = match stage {
-            Stage::Asked => 0,
+            Stage::Requested => 0,
             Stage::Half => request.len() - 600,
             Stage::Done => request.len(),
         };
         server.write_all(&request[..before]).await?;
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         // The status comes before the work, these words after it.
-        while stage == Stage::Done && !contains(&answer, b"Loaded image") {
-            if server.read_buf(&mut answer).await? == 0 {
+        while stage == Stage::Done && !contains(&response, b"Loaded image") {
+            if server.read_buf(&mut response).await? == 0 {
                 break;
             }
         }

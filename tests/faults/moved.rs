@@ -2,7 +2,7 @@
 
 use crate::{
     common::{Run, Stack},
-    engine::{ENGINES, Engine, says},
+    engine::{ENGINES, Engine, assert_stderr_has},
     proxied::{Application, Proxied},
     proxy::{Proxy, Verdict, Way},
 };
@@ -27,7 +27,7 @@ fn a_name_that_moves_while_it_is_removed_stays() {
     stack.ctr(engine.namespace, ["images", "tag", "--force", from, to]).ok();
     proxy.release();
     let current = engine.digest("moves:2").unwrap();
-    says(&removing.wait(), &["`moves:1` was not removed", &current]);
+    assert_stderr_has(&removing.wait(), &["`moves:1` was not removed", &current]);
     assert_eq!(engine.digest("moves:1"), Some(current));
     engine.is_sound();
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[test]
-fn that_the_containerd_is_another_is_said_even_if_it_refuses_everything() {
+fn that_the_containerd_is_another_is_reported_even_if_it_refuses_everything() {
     let stack = Stack::shared();
     let proxy = Proxy::new(stack, stack.containerd_address());
     let selection = Selection {

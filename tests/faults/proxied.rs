@@ -83,7 +83,7 @@ impl<'a> Proxied<'a> {
     /// That the image of `application` is there and runs.
     #[track_caller]
     pub(crate) fn runs(&self, application: &Application, tag: &str) {
-        assert_eq!(self.engine.says(tag, &["cat", "/who"]), application.who);
+        assert_eq!(self.engine.stdout_of(tag, &["cat", "/who"]), application.who);
     }
 }
 

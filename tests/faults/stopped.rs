@@ -26,21 +26,21 @@ fn a_builder_that_stops_holds_up_nobody_elses_export_of_the_same_blob() {
         stopped.stopped();
         let output = clients[1].build(application.context.path(), ["--load", "-t", "stopped:2"]).ok();
         assert!(output.stderr.contains("another export that sends sha256:"), "{output}");
-        assert_eq!(engine.says("stopped:2", &["cat", "/who"]), application.who);
+        assert_eq!(engine.stdout_of("stopped:2", &["cat", "/who"]), application.who);
         assert_eq!(engine.digest("stopped:1"), None);
         // What stopped may go on, and ends well, too.
         stopped.rule(|_| Verdict::Pass);
         stopped.release();
         let output = waiting.wait();
         assert!(output.status.success(), "{output}");
-        assert_eq!(engine.says("stopped:1", &["cat", "/who"]), application.who);
+        assert_eq!(engine.stdout_of("stopped:1", &["cat", "/who"]), application.who);
         engine.nothing_is_left();
         engine.is_sound();
     }
 }
 
 #[test]
-fn a_builder_that_does_not_say_what_it_is_builds_all_the_same() {
+fn a_builder_that_does_not_report_its_version_builds_all_the_same() {
     // The client loads the archive itself, into its own engine.
     let proxied = Proxied::new(Engine::docker(Stack::shared()));
     proxied.builder.rule(|message| {

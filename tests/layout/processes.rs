@@ -21,7 +21,7 @@ fn child(test: &str, root: &Path, part: &str) -> Child {
     command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-fn told(name: &str) -> String {
+fn variable(name: &str) -> String {
     std::env::var(name).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn run(work: impl Future<Output = ()>) {
 #[ignore = "a part of names_of_all_processes_are_kept"]
 fn export_some() {
     run(async {
-        let (engine, part) = (layout(told(LAYOUT).as_ref()).await, told(PART));
+        let (engine, part) = (layout(variable(LAYOUT).as_ref()).await, variable(PART));
         for number in 0..IMAGES {
             let own = format!("{part}-{number}");
             let image = Image::new(&[Layer::new().file("same", "same").tar(), Layer::new().file("own", &own).tar()]);
@@ -51,13 +51,13 @@ fn export_some() {
 #[ignore = "a part of a_killed_export_is_gone_on_with"]
 fn be_killed() {
     run(async {
-        let engine = layout(told(LAYOUT).as_ref()).await;
+        let engine = layout(variable(LAYOUT).as_ref()).await;
         let image = large();
         let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();
         let transaction = begin(&lease, image.graph()).await.unwrap();
         send(&*transaction, &image.layers[1], &image.blobs[&image.layers[1].digest]).await.unwrap();
         let bytes = &image.blobs[&image.layers[0].digest];
-        if told(PART) == "transfer" {
+        if variable(PART) == "transfer" {
             let Opened::Writer(mut writer) = transaction.writer(&image.layers[0]).await.unwrap() else {
                 panic!("missing")
             };
@@ -67,7 +67,7 @@ fn be_killed() {
         } else {
             send(&*transaction, &image.layers[0], bytes).await.unwrap();
         }
-        if told(PART) == "settled" {
+        if variable(PART) == "settled" {
             transaction.prepare().await.unwrap();
         }
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();

@@ -56,8 +56,8 @@ async fn what_we_write_is_read_by_everybody() {
         ["docker.io/library/written:one", "example.com/a/written:two"].map(|name| (name.to_owned(), digest.clone()));
     assert_eq!(stack.images("from-layout"), both, "names survive in full");
     stack.docker(["load", "--input", text(archive.path())]).ok();
-    let said = stack.docker(["run", "--rm", "--network", "host", "written:one", "cat", "/etc/greeting"]).ok().stdout;
-    assert_eq!(said, "written by us\n");
+    let output = stack.docker(["run", "--rm", "--network", "host", "written:one", "cat", "/etc/greeting"]).ok().stdout;
+    assert_eq!(output, "written by us\n");
 
     // crane pushes a layout with one image.
     let single = tempfile::tempdir().unwrap();

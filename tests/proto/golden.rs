@@ -39,9 +39,9 @@ fn render_service(service: &ServiceDescriptorProto, own: &str, text: &mut String
     writeln!(text, "  service {}", service.name()).unwrap();
     let stream = |streams: bool| if streams { "stream " } else { "" };
     for method in &service.method {
-        let (asks, answers) = (stream(method.client_streaming()), stream(method.server_streaming()));
+        let (request_stream, response_stream) = (stream(method.client_streaming()), stream(method.server_streaming()));
         let (input, output) = (short(method.input_type(), own), short(method.output_type(), own));
-        writeln!(text, "    {}({asks}{input}) -> {answers}{output}", method.name()).unwrap();
+        writeln!(text, "    {}({request_stream}{input}) -> {response_stream}{output}", method.name()).unwrap();
     }
 }
 

@@ -46,8 +46,8 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
     };
     assert_eq!(doctor()["remedy"], format!("linkspan setup buildx mine --docker-listen {}", door.address()));
     let output = setup(&[]).ok();
-    let said = format!("builder mine: node mine0 goes to {} now, before to {}\n", door.address(), stack.docker_host());
-    assert!(output.stdout.starts_with(&said) && output.stdout.contains("--undo"), "{output}");
+    let line = format!("builder mine: node mine0 goes to {} now, before to {}\n", door.address(), stack.docker_host());
+    assert!(output.stdout.starts_with(&line) && output.stdout.contains("--undo"), "{output}");
     assert_eq!(doctor()["through"], "docker");
     let shown = builder.buildx(["inspect", "mine"]).ok();
     assert!(shown.lines().iter().any(|line| line.split_whitespace().eq(["Endpoint:", &door.address()])), "{shown}");
@@ -67,7 +67,7 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
 }
 
 #[test]
-fn what_setup_cannot_do_is_said_and_nothing_is_changed() {
+fn what_setup_cannot_do_is_reported_and_nothing_is_changed() {
     let stack = Stack::shared();
     let builder = stack.container_builder(stack.docker_host(), "still");
     let file = builder.config().join("instances/still");

@@ -18,10 +18,10 @@ fn program(root: &Path, name: &str, script: &str) {
 /// A machine in a mount namespace of its own, whose `systemctl` writes down what it is told and does `script` when it is
 /// told `at`, once.
 fn take_over_live(root: &Path, at: &str, script: &str) -> Run {
-    let (told, done) = (root.join("told"), root.join("done"));
-    let (told, done) = (told.display(), done.display());
+    let (calls, done) = (root.join("told"), root.join("done"));
+    let (calls, done) = (calls.display(), done.display());
     let systemctl = format!(
-        "echo \"$*\" >>{told}\ncase \"$*\" in *is-*) exit 1;; esac\n\
+        "echo \"$*\" >>{calls}\ncase \"$*\" in *is-*) exit 1;; esac\n\
          [ \"$*\" != '{at}' ] || [ -e {done} ] || {{ : >{done}; {script}; }}"
     );
     program(root, "systemctl", &systemctl);
@@ -38,9 +38,9 @@ fn take_over_live(root: &Path, at: &str, script: &str) -> Run {
 }
 
 /// What `systemctl` was told, without questions.
-fn told(root: &Path) -> Vec<String> {
-    let told = fs::read_to_string(root.join("told")).unwrap_or_default();
-    told.lines().filter(|line| !line.contains("is-")).map(str::to_owned).collect()
+fn calls(root: &Path) -> Vec<String> {
+    let calls = fs::read_to_string(root.join("told")).unwrap_or_default();
+    calls.lines().filter(|line| !line.contains("is-")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -59,13 +59,13 @@ fn a_step_that_fails_undoes_those_before_it() {
         assert!(output.stderr.contains(words) && output.stderr.contains("hint: see `journalctl"), "{output}");
         assert_eq!(contents(&units), before, "{output}");
         assert_eq!(files(&root.path().join("var")), [""; 0].map(PathBuf::from), "{output}");
-        let told = told(root.path());
+        let calls = calls(root.path());
         if restarts {
             // Docker has its socket again.
-            assert_eq!(told.last().unwrap(), "start docker.socket docker.service", "{told:?}");
+            assert_eq!(calls.last().unwrap(), "start docker.socket docker.service", "{calls:?}");
         } else {
             // A container without a restart policy has not ended for nothing.
-            assert!(!told.iter().any(|line| line.contains("docker.service")), "{told:?}");
+            assert!(!calls.iter().any(|line| line.contains("docker.service")), "{calls:?}");
         }
     }
 }
@@ -78,7 +78,7 @@ fn what_fails_before_anything_changed_changes_nothing() {
     let output = take_over_live(root.path(), "", ":").fails();
     assert!(output.stderr.contains("remembering what was there failed"), "{output}");
     assert_eq!(contents(&root.path().join("etc")), before);
-    assert_eq!(told(root.path()), [""; 0]);
+    assert_eq!(calls(root.path()), [""; 0]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_torn_copy_of_a_unit_does_not_take_the_place_of_the_unit() {
     assert!(output.stderr.contains("/linkspan.service failed"), "{output}");
     assert_eq!(contents(&units), before, "{output}");
     assert_eq!(files(&root.path().join("var")), [""; 0].map(PathBuf::from), "{output}");
-    assert_eq!(told(root.path()), ["daemon-reload"], "Docker runs on");
+    assert_eq!(calls(root.path()), ["daemon-reload"], "Docker runs on");
     // Nothing of it is in the way.
     fs::remove_file(root.path().join("bin/cp")).unwrap();
     take_over_live(root.path(), "", ":").ok();
@@ -118,8 +118,8 @@ fn a_unit_that_cannot_be_put_back_is_still_kept() {
         assert!(output.stderr.contains("not all could be put back"), "{output}");
         let kept = root.path().join("var/lib/linkspan/take-over/linkspan.service");
         assert_eq!(fs::read_to_string(kept).unwrap(), OWN);
-        let told = told(root.path());
-        assert!(!told.iter().any(|line| line.contains("docker.service")), "what runs goes on: {told:?}");
+        let calls = calls(root.path());
+        assert!(!calls.iter().any(|line| line.contains("docker.service")), "what runs goes on: {calls:?}");
         fs::remove_file(root.path().join("bin").join(broken)).unwrap();
         take_over_live(root.path(), "", ":").arg("--undo").ok();
         assert_eq!(contents(&units), before);
@@ -139,13 +139,13 @@ fn an_interrupted_take_over_and_an_impatient_undo_leave_docker_running() {
         let output = take_over_live(root.path(), at, &again).fails();
         assert_eq!(output.status.code(), Some(1), "{output}");
         assert_eq!(contents(&units), before, "{output}");
-        assert_eq!(told(root.path()).last().unwrap(), "start docker.socket docker.service", "{output}");
+        assert_eq!(calls(root.path()).last().unwrap(), "start docker.socket docker.service", "{output}");
 
         fs::remove_file(root.path().join("told")).unwrap();
         take_over_live(root.path(), "", ":").ok();
         take_over_live(root.path(), at, &again).arg("--undo").ok();
         assert_eq!(contents(&units), before);
-        assert_eq!(told(root.path()).last().unwrap(), "start docker.socket docker.service");
+        assert_eq!(calls(root.path()).last().unwrap(), "start docker.socket docker.service");
     }
 }
 

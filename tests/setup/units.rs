@@ -35,13 +35,14 @@ fn a_take_over_is_two_units_and_three_drop_ins_and_leaves_nothing_when_it_is_und
     assert_eq!(engine, ["/run/docker-engine.sock"]);
     // What Linkspan is told is what dockerd and systemd are told.
     let (service, service_drop_in) = (read("linkspan.service"), read("linkspan.service.d/take-over.conf"));
-    let told = values(&[&service, &service_drop_in], "Environment");
-    let told =
-        |name: &str| told.iter().rfind(|value| value.starts_with(name)).unwrap().split_once("=unix://").unwrap().1;
-    assert_eq!(told("LINKSPAN_DOCKER_HOST"), engine[0]);
+    let environment = values(&[&service, &service_drop_in], "Environment");
+    let environment = |name: &str| {
+        environment.iter().rfind(|value| value.starts_with(name)).unwrap().split_once("=unix://").unwrap().1
+    };
+    assert_eq!(environment("LINKSPAN_DOCKER_HOST"), engine[0]);
     let (socket, socket_drop_in) = (read("linkspan.socket"), read("linkspan.socket.d/take-over.conf"));
     let listens = values(&[&socket, &socket_drop_in], "ListenStream");
-    assert_eq!(listens, [told("LINKSPAN_DOCKER_LISTEN"), told("LINKSPAN_EXPORT_LISTEN")]);
+    assert_eq!(listens, [environment("LINKSPAN_DOCKER_LISTEN"), environment("LINKSPAN_EXPORT_LISTEN")]);
     assert_eq!(listens[0], "/run/docker.sock");
     // Without the drop-ins they are at the usual addresses, which need not be told.
     assert_eq!(values(&[&socket], "ListenStream"), ["/run/linkspan/docker.sock", "/run/linkspan/export.sock"]);

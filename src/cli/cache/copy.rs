@@ -85,7 +85,7 @@ impl Export {
             copy(&from, parts, &reference, &folder(place.folder()).await?, &reference).await?;
             let tags = tags(place.folder(), &reference)?;
             place.finish().await?;
-            tell(&self.folder, &tags)?;
+            print_usage(&self.folder, &tags)?;
             Ok(ExitCode::SUCCESS)
         }))?
     }
@@ -164,7 +164,7 @@ fn tags(folder: &Path, reference: &CacheRef) -> Result<Vec<(String, String)>, Co
 }
 
 /// Says how BuildKit reads what was exported.
-fn tell(path: &Path, tags: &[(String, String)]) -> Result<(), CommandError> {
+fn print_usage(path: &Path, tags: &[(String, String)]) -> Result<(), CommandError> {
     let is_archive = !path.is_dir();
     output::print(match is_archive {
         true => "BuildKit reads it once it is unpacked into a folder DIR:",

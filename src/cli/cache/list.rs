@@ -88,9 +88,9 @@ impl List {
             let caches = caches(&config).await?;
             let mut versions = caches.versions(None).await?;
             if !self.references.is_empty() {
-                let wanted = self.references.iter().flat_map(|given| find::matching(&versions, given));
-                let wanted: HashSet<_> = wanted.map(|version| version.id).collect();
-                versions.retain(|version| wanted.contains(&version.id));
+                let selected = self.references.iter().flat_map(|given| find::matching(&versions, given));
+                let selected: HashSet<_> = selected.map(|version| version.id).collect();
+                versions.retain(|version| selected.contains(&version.id));
             }
             Ok::<_, CommandError>(versions)
         })??;

@@ -87,8 +87,8 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some(("until", time)) => {
-                let wanted = duration_of(time).map(Self::Until);
-                wanted.ok_or_else(|| "expected a time such as `24h`, `1h30m` or `30d`".to_owned())
+                let until = duration_of(time).map(Self::Until);
+                until.ok_or_else(|| "expected a time such as `24h`, `1h30m` or `30d`".to_owned())
             }
             Some(("ref", pattern)) if pattern.contains(',') => {
                 Err("expected one pattern; repeat --filter for several".to_owned())

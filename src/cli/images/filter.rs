@@ -15,7 +15,7 @@ pub(super) enum Filter {
     Dangling(bool),
     /// A label, or a label with its value.
     Label(String, Option<String>),
-    Reference(Wanted),
+    Reference(NameFilter),
     /// Created before this image, or after it.
     Before(String),
     Since(String),
@@ -42,8 +42,8 @@ impl FromStr for Filter {
             "before" => Ok(Self::Before(value.to_owned())),
             "since" | "after" => Ok(Self::Since(value.to_owned())),
             "until" => {
-                let wanted = age(value).or_else(|| duration(value));
-                wanted
+                let limit = age(value).or_else(|| duration(value));
+                limit
                     .map(Self::Until)
                     .ok_or_else(|| "expected a time (RFC 3339) or a duration such as `24h`".to_owned())
             }
@@ -80,9 +80,9 @@ pub(super) struct Ages {
 }
 
 /// Whether an image matches: one of the names, as with docker, and every other filter.
-pub(super) fn is_wanted(filters: &[Filter], record: &Record, facts: &Facts, ages: &Ages) -> bool {
+pub(super) fn is_match(filters: &[Filter], record: &Record, facts: &Facts, ages: &Ages) -> bool {
     let mut names = filters.iter().filter_map(|filter| match filter {
-        Filter::Reference(wanted) => Some(wanted.is(record)),
+        Filter::Reference(pattern) => Some(pattern.is(record)),
         _ => None,
     });
     let is_named = names.next().is_none_or(|first| first || names.any(|is| is));
@@ -102,13 +102,13 @@ pub(super) fn is_wanted(filters: &[Filter], record: &Record, facts: &Facts, ages
 
 /// A name, a repository, or a pattern.
 #[derive(Debug, Clone)]
-pub(super) enum Wanted {
+pub(super) enum NameFilter {
     Name(String),
     /// A pattern for familiar names; `*` does not match `/`, as with docker.
     Pattern(Box<Pattern>),
 }
 
-impl FromStr for Wanted {
+impl FromStr for NameFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -121,18 +121,18 @@ impl FromStr for Wanted {
     }
 }
 
-impl Wanted {
+impl NameFilter {
     /// Whether a record matches. A repository without a tag matches all of its images, as with docker.
     pub(super) fn is(&self, record: &Record) -> bool {
         let Some(name) = record.name.as_deref() else { return false };
         let own = name.parse::<Reference>();
         match (self, own) {
-            (Self::Name(wanted), Ok(own)) => {
-                let Ok(reference) = wanted.parse::<Reference>() else { return name == wanted };
-                let last = wanted.rsplit('/').next().unwrap_or_default();
+            (Self::Name(pattern), Ok(own)) => {
+                let Ok(reference) = pattern.parse::<Reference>() else { return name == pattern };
+                let last = pattern.rsplit('/').next().unwrap_or_default();
                 own.name() == reference.name() && (!last.contains([':', '@']) || own == reference)
             }
-            (Self::Name(wanted), Err(_)) => name == wanted,
+            (Self::Name(pattern), Err(_)) => name == pattern,
             (Self::Pattern(pattern), own) => {
                 let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
                 let familiar = own.as_ref().map_or_else(|_| name.to_owned(), |own| own.familiar());
@@ -167,7 +167,7 @@ mod tests {
             ("alpine", "docker.io/library/alpine:3", true),
             ("alpine:4", "docker.io/library/alpine:3", false),
         ] {
-            assert_eq!(pattern.parse::<Wanted>().unwrap().is(&record(name)), expected, "{pattern} {name}");
+            assert_eq!(pattern.parse::<NameFilter>().unwrap().is(&record(name)), expected, "{pattern} {name}");
         }
     }
 

@@ -74,7 +74,7 @@ impl Together {
         self.bar.set_position(self.bytes);
     }
 
-    fn say(&self) {
+    fn show_state(&self) {
         let message = match self.stored < self.count || self.unpacking.is_empty() {
             true => format!("{}/{}", self.stored, self.count),
             false => "unpacking".to_owned(),
@@ -99,7 +99,7 @@ impl Bars {
             Event::Stored { digest } => {
                 if let Some(together) = &mut self.together {
                     together.stored += 1;
-                    together.say();
+                    together.show_state();
                 } else if let Some(bar) = self.bars.get(digest) {
                     bar.set_position(bar.length().unwrap_or(0));
                     bar.set_message("sent");
@@ -108,16 +108,16 @@ impl Bars {
             Event::Unpacking { digest } => match &mut self.together {
                 Some(together) => {
                     together.unpacking.insert(digest.clone());
-                    together.say();
+                    together.show_state();
                 }
-                None => self.say(digest, "unpacking"),
+                None => self.set_message(digest, "unpacking"),
             },
             Event::Unpacked { digest } => match &mut self.together {
                 Some(together) => {
                     together.unpacking.remove(digest);
-                    together.say();
+                    together.show_state();
                 }
-                None => self.say(digest, "unpacked"),
+                None => self.set_message(digest, "unpacked"),
             },
             Event::Note(note) => {
                 let _ = self.all.println(note);
@@ -126,7 +126,7 @@ impl Bars {
         }
     }
 
-    fn say(&self, digest: &Digest, what: &'static str) {
+    fn set_message(&self, digest: &Digest, what: &'static str) {
         if let Some(bar) = self.bars.get(digest) {
             bar.set_message(what);
         }

@@ -45,7 +45,7 @@ fn another_door_does_not_bring_a_builders_door() {
 }
 
 #[test]
-fn the_shell_of_a_user_of_a_buildkit_door_says_nothing_of_a_builder() {
+fn the_shell_of_a_user_of_a_buildkit_door_names_no_builder() {
     let builders = |sources: Sources| sources.config().builders.len();
     assert_eq!(builders(Sources::new().variable("BUILDKIT_HOST", DEFAULT_LISTEN)), 0);
     let listens = || Sources::new().flag(Setting::Builder, "unix:///b").flag(Setting::BuildkitListen, "unix:///l");
@@ -66,10 +66,13 @@ fn a_builder_in_a_container_is_one_of_the_docker_that_is_named() {
     let containerd = Sources::new().flag(Setting::Engine, "containerd").flag(Setting::DockerHost, "unix:///d.sock");
     assert_eq!(docker(config(containerd)), expected("/d.sock"));
     let refusal = |sources: Sources| sources.flag(Setting::Builder, "docker-container://b0").refusal();
-    let said = refusal(Sources::new().variable("DOCKER_HOST", "tcp://d:1"));
-    assert!(said.contains("`tcp://d:1` is none of this machine; expected `unix:///path` for --docker-host"), "{said}");
-    let said = refusal(Sources::new().flag(Setting::TlsCa, "ca.pem"));
-    assert!(said.contains("this one is in a container"), "{said}");
-    let said = Sources::new().flag(Setting::Builder, "docker-container://a/b").refusal();
-    assert!(said.contains("expected a container's name or id"), "{said}");
+    let message = refusal(Sources::new().variable("DOCKER_HOST", "tcp://d:1"));
+    assert!(
+        message.contains("`tcp://d:1` is none of this machine; expected `unix:///path` for --docker-host"),
+        "{message}"
+    );
+    let message = refusal(Sources::new().flag(Setting::TlsCa, "ca.pem"));
+    assert!(message.contains("this one is in a container"), "{message}");
+    let message = Sources::new().flag(Setting::Builder, "docker-container://a/b").refusal();
+    assert!(message.contains("expected a container's name or id"), "{message}");
 }

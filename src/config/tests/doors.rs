@@ -10,7 +10,7 @@ fn doors(config: Result<Config, ConfigError>) -> (Option<String>, Option<String>
 }
 
 #[test]
-fn a_daemon_that_is_told_of_no_door_opens_the_default_ones() {
+fn a_daemon_without_configured_doors_opens_the_default_ones() {
     let serving = |sources: Sources, is_root| doors(sources.serving(is_root, Layer::default()));
     let some = |text: &str| Some(text.to_owned());
     let root = (some("unix:///run/linkspan/docker.sock"), some("unix:///run/linkspan/export.sock"));
@@ -53,7 +53,7 @@ fn a_default_docker_door_does_not_lead_to_itself() {
 }
 
 #[test]
-fn names_of_sockets_that_are_handed_over_ask_for_doors_and_give_way_to_everything() {
+fn names_of_sockets_that_are_handed_over_open_doors_and_give_way_to_everything() {
     let handed = |names: &[(Setting, &str)]| {
         let mut layer = Layer::default();
         for (setting, address) in names {

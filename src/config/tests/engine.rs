@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn every_engine_can_be_asked_for() {
+fn every_engine_can_be_configured() {
     for (text, kind) in [
         ("auto", None),
         ("docker", Some(EngineKind::Docker)),
@@ -16,7 +16,7 @@ fn every_engine_can_be_asked_for() {
 }
 
 #[test]
-fn the_shell_of_a_user_of_the_docker_door_says_nothing_of_the_engine() {
+fn the_shell_of_a_user_of_the_docker_door_names_no_engine() {
     let door = || Sources::new().flag(Setting::DockerListen, "unix:///a");
     let engine = |sources: Sources| sources.config().engine.docker_host;
     assert_eq!(engine(door().variable("DOCKER_HOST", "unix:///a")), None);
@@ -52,9 +52,9 @@ fn a_layout_goes_with_its_own_engine_or_with_none_that_is_named() {
     );
     assert_eq!(selection.docker_host, None);
     // A --layout flag alone overrides the engine of the environment and of the file.
-    let told = || Sources::new().variable("LINKSPAN_ENGINE", "docker").file("engine = 'containerd'");
+    let others = || Sources::new().variable("LINKSPAN_ENGINE", "docker").file("engine = 'containerd'");
     assert_eq!(
-        (layout(Sources::new()).kind, layout(told()).kind),
+        (layout(Sources::new()).kind, layout(others()).kind),
         (Some(EngineKind::Layout), Some(EngineKind::Layout))
     );
     assert_eq!(layout(Sources::new().flag(Setting::Engine, "auto")).kind, None);
@@ -93,6 +93,6 @@ fn an_address_without_a_scheme_is_a_path() {
     assert_eq!(config.export_listen.unwrap().to_string(), "unix:///e.sock");
     let config = Sources::new().flag(Setting::DockerListen, "/d.sock").variable("DOCKER_HOST", "unix:///d.sock");
     assert_eq!(config.config().engine.docker_host, None, "it is the same address");
-    let said = Sources::new().flag(Setting::DockerListen, "unix:///d.sock").flag(Setting::DockerHost, "/d.sock");
-    assert!(said.refusal().contains("the door would lead to itself"));
+    let sources = Sources::new().flag(Setting::DockerListen, "unix:///d.sock").flag(Setting::DockerHost, "/d.sock");
+    assert!(sources.refusal().contains("the door would lead to itself"));
 }

@@ -112,7 +112,7 @@ fn every_setting_can_be_given_by_variable() {
 }
 
 #[test]
-fn a_file_says_the_same_and_more() {
+fn a_file_configures_the_same_and_more() {
     let config = Sources::new()
         .file(
             r#"

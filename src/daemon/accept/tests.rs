@@ -26,14 +26,14 @@ async fn echo(client: Client) {
     }
 }
 
-async fn talk(client: &mut UnixStream) {
+async fn round_trip(client: &mut UnixStream) {
     client.write_all(b"x").await.unwrap();
     client.read_exact(&mut [0]).await.unwrap();
 }
 
 async fn greeted(path: &Path) -> UnixStream {
     let mut client = UnixStream::connect(path).await.unwrap();
-    talk(&mut client).await;
+    round_trip(&mut client).await;
     client
 }
 
@@ -42,13 +42,13 @@ async fn a_drain_ends_when_the_last_client_leaves() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
     let listeners = Listeners::new(8);
-    let (told, mut drains) = mpsc::unbounded_channel();
+    let (drained, mut drains) = mpsc::unbounded_channel();
     listeners.open("test", listener, move |stream, drain: Drain| {
-        let told = told.clone();
+        let drained = drained.clone();
         async move {
             tokio::join!(echo(stream), async {
                 drain.cancelled().await;
-                told.send(()).unwrap();
+                drained.send(()).unwrap();
             });
         }
     });
@@ -58,7 +58,7 @@ async fn a_drain_ends_when_the_last_client_leaves() {
     let closing = tokio::spawn(listeners.close(Duration::from_secs(3600), future::pending()));
     drains.recv().await.unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a successor can have the name");
-    talk(&mut client).await;
+    round_trip(&mut client).await;
     assert!(!closing.is_finished());
     drop(client);
     closing.await.unwrap().unwrap();
@@ -109,19 +109,19 @@ async fn a_drain_does_not_wait_for_what_is_not_to_be_waited_for() {
         let mut client = UnixStream::connect(&path).await.unwrap();
         client.write_all(kind).await.unwrap();
         client.read_exact(&mut [0]).await.unwrap();
-        talk(&mut client).await;
+        round_trip(&mut client).await;
         client
     };
     let (mut endless, mut tunnel, exchange) = (come(b"e").await, come(b"t").await, come(b"x").await);
     let closing = tokio::spawn(listeners.close(Duration::from_secs(3600), future::pending()));
     tokio::time::sleep(10 * crate::net::IDLE).await;
     // While an exchange is under way, no connection is closed.
-    talk(&mut endless).await;
-    talk(&mut tunnel).await;
+    round_trip(&mut endless).await;
+    round_trip(&mut tunnel).await;
     drop(exchange);
     tokio::time::sleep(crate::net::IDLE / 2).await;
     assert!(!closing.is_finished(), "something has passed through the tunnel just now");
-    talk(&mut tunnel).await;
+    round_trip(&mut tunnel).await;
     tokio::time::sleep(2 * crate::net::IDLE).await;
     closing.await.unwrap().unwrap();
     for client in [&mut endless, &mut tunnel] {
@@ -140,7 +140,7 @@ async fn who_has_come_when_a_drain_begins_is_served() {
     client.set_nonblocking(true).unwrap();
     let mut client = UnixStream::from_std(client).unwrap();
     let served = async {
-        talk(&mut client).await;
+        round_trip(&mut client).await;
         drop(client);
     };
     let ((), closed) = tokio::join!(served, listeners.close(Duration::from_secs(3600), future::pending()));

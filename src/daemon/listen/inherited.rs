@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_sockets_ask_for_their_doors_as_if_by_default() {
+    fn the_usual_sockets_open_their_doors_as_if_by_default() {
         let handed = |name: &str, address: &str| {
             let folder = tempfile::tempdir().unwrap();
             let socket = UnixListener::bind(folder.path().join("socket")).unwrap();

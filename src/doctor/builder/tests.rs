@@ -22,19 +22,19 @@ fn listen() -> (TempDir, UnixListener, Upstream) {
     (folder, listener, Upstream::new(Address::Unix(path), None).unwrap())
 }
 
-/// What is found of a builder that answers calls like this, each by its name.
-async fn found(answer: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> BuilderProbe {
+/// What is found of a builder that responds to calls like this, each by its name.
+async fn found(respond: impl Fn(&str) -> Response<Body> + Send + Sync + 'static) -> BuilderProbe {
     let (_folder, listener, builder) = listen();
     let server = async {
         let (stream, _) = listener.accept().await.unwrap();
-        let answer = &answer;
+        let respond = &respond;
         let handler = move |request: http::Request<_>| {
-            let answer = answer(request.uri().path().rsplit('/').next().unwrap());
-            async move { Ok(answer) }
+            let response = respond(request.uri().path().rsplit('/').next().unwrap());
+            async move { Ok(response) }
         };
         serve(stream, CancellationToken::new(), handler).await
     };
-    let (found, served) = tokio::join!(ask(&builder), server);
+    let (found, served) = tokio::join!(probe(&builder), server);
     served.unwrap();
     found
 }
@@ -43,7 +43,7 @@ fn grpc() -> http::response::Builder {
     Response::builder().header("content-type", "application/grpc")
 }
 
-fn says(version: &str) -> Response<Body> {
+fn version_response(version: &str) -> Response<Body> {
     let version = BuildkitVersion { version: version.to_owned(), ..BuildkitVersion::default() };
     let message = InfoResponse { buildkit_version: Some(version) }.encode_to_vec();
     let mut frame = BytesMut::new();
@@ -62,15 +62,15 @@ const UNKNOWN_CALL: &str = "unknown method Info for service moby.buildkit.v1.Con
 const UNKNOWN_SERVICE: &str = "unknown service moby.buildkit.v1.Control";
 
 #[tokio::test]
-async fn a_builder_that_says_its_version() {
-    assert_eq!(found(|_| says("v0.32.2")).await, BuilderProbe::Version(Some("v0.32.2".to_owned())));
-    assert_eq!(found(|_| says("0.0.0+unknown")).await, BuilderProbe::Version(None));
-    assert_eq!(found(|_| says("")).await, BuilderProbe::Version(None));
+async fn a_builder_that_reports_its_version() {
+    assert_eq!(found(|_| version_response("v0.32.2")).await, BuilderProbe::Version(Some("v0.32.2".to_owned())));
+    assert_eq!(found(|_| version_response("0.0.0+unknown")).await, BuilderProbe::Version(None));
+    assert_eq!(found(|_| version_response("")).await, BuilderProbe::Version(None));
 }
 
 #[tokio::test]
 async fn a_builder_without_the_call_is_too_old() {
-    let found = found(|call| if call == "Info" { refuses("12", UNKNOWN_CALL) } else { says("") }).await;
+    let found = found(|call| if call == "Info" { refuses("12", UNKNOWN_CALL) } else { version_response("") }).await;
     assert_eq!(found, BuilderProbe::TooOld);
 }
 
@@ -96,7 +96,7 @@ async fn a_refusal_is_passed_on() {
 async fn nobody_there() {
     let (_folder, listener, builder) = listen();
     drop(listener);
-    let BuilderProbe::Silent(reason) = ask(&builder).await else { panic!("nobody is there") };
+    let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("nobody is there") };
     assert!(reason.contains("Connection refused"), "{reason}");
 }
 
@@ -109,13 +109,13 @@ async fn something_else_there() {
         // Its end, when the client gives up, is what is waited for; how it comes does not matter.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     };
-    let (found, ()) = tokio::join!(ask(&builder), server);
+    let (found, ()) = tokio::join!(probe(&builder), server);
     assert!(matches!(found, BuilderProbe::Silent(_)), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_never_answers_is_given_up() {
+async fn one_that_never_responds_is_given_up() {
     let (_folder, _listener, builder) = listen();
-    let BuilderProbe::Silent(reason) = ask(&builder).await else { panic!("it said nothing") };
+    let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("it said nothing") };
     assert!(reason.ends_with("did not answer within 5 s"), "{reason}");
 }

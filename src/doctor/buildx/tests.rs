@@ -36,7 +36,7 @@ fn doors(state: impl Fn(Kind) -> DoorState) -> Vec<Door> {
         plain_is_load: false,
         is_configured: true,
     };
-    let probed = Probed { address: BUILDER.to_owned(), endpoint: None, answer: BuilderProbe::Version(None) };
+    let probed = Probed { address: BUILDER.to_owned(), endpoint: None, probe: BuilderProbe::Version(None) };
     vec![door(Kind::Docker, DOCKER_DOOR, None), door(Kind::Buildkit, BUILDKIT_DOOR, Some(probed))]
 }
 
@@ -44,8 +44,8 @@ fn open() -> Vec<Door> {
     doors(|kind| DoorState::Open(Box::new(status(kind, EngineKind::Docker, false))))
 }
 
-fn node(address: &str, heard: Option<running::Probe>, answer: Option<BuilderProbe>) -> UsersNode {
-    UsersNode { name: "b0".to_owned(), address: address.to_owned(), heard, answer }
+fn node(address: &str, door_probe: Option<running::Probe>, builder_probe: Option<BuilderProbe>) -> UsersNode {
+    UsersNode { name: "b0".to_owned(), address: address.to_owned(), door_probe, builder_probe }
 }
 
 fn judged(driver: &str, nodes: Vec<UsersNode>, doors: &[Door], buildx: &str) -> (Check, UsersBuilder) {
@@ -63,13 +63,13 @@ fn through(
     kind: Kind,
     engine: EngineKind,
     plain_is_load: bool,
-    answer: BuilderProbe,
+    builder_probe: BuilderProbe,
     buildx: &str,
 ) -> (Check, UsersBuilder) {
     let status = status(kind, engine, plain_is_load);
     let driver = if kind == Kind::Docker { "docker-container" } else { "remote" };
-    let (address, heard) = (status.door.address.clone(), running::Probe::Linkspan(Box::new(status)));
-    judged(driver, vec![node(&address, Some(heard), Some(answer))], &open(), buildx)
+    let (address, door_probe) = (status.door.address.clone(), running::Probe::Linkspan(Box::new(status)));
+    judged(driver, vec![node(&address, Some(door_probe), Some(builder_probe))], &open(), buildx)
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn loads_are_called_direct_exports_only_where_they_are() {
     let recent = || BuilderProbe::Version(Some("v0.32.2".to_owned()));
     let silent = || BuilderProbe::Silent("it is stopped".to_owned());
     for kind in [Kind::Docker, Kind::Buildkit] {
-        for (engine, plain_is_load, answer, buildx, mark) in [
+        for (engine, plain_is_load, builder_probe, buildx, mark) in [
             (EngineKind::Docker, false, recent(), "v0.36.1", Mark::Ok),
             (EngineKind::Docker, false, BuilderProbe::Version(None), "v0.24.0", Mark::Ok),
             (EngineKind::Docker, true, recent(), "0.13.1", Mark::Ok),
@@ -94,7 +94,7 @@ fn loads_are_called_direct_exports_only_where_they_are() {
             (EngineKind::Docker, false, recent(), "v0.0.0+unknown", Mark::Note),
             (EngineKind::Docker, false, silent(), "v0.0.0+unknown", Mark::Note),
         ] {
-            let (check, users) = through(kind, engine, plain_is_load, answer, buildx);
+            let (check, users) = through(kind, engine, plain_is_load, builder_probe, buildx);
             assert_eq!(check.mark, mark, "{engine} {plain_is_load} {buildx}: {check:?}");
             assert_eq!(users.through, Some(kind.name()));
             assert_eq!(users.direct, mark == Mark::Ok);
@@ -107,14 +107,18 @@ fn loads_are_called_direct_exports_only_where_they_are() {
 
 #[test]
 fn a_closed_door_and_somebody_elses_socket_are_no_open_doors() {
-    for (state, heard) in [
+    for (state, door_probe) in [
         (DoorState::Closed, running::Probe::Closed),
         (DoorState::Taken, running::Probe::Stranger),
         (DoorState::Denied, running::Probe::Denied),
     ] {
         for (driver, address) in [("docker-container", DOCKER_DOOR), ("remote", BUILDKIT_DOOR)] {
-            let (check, users) =
-                judged(driver, vec![node(address, Some(heard.clone()), None)], &doors(|_| state.clone()), "v0.36.1");
+            let (check, users) = judged(
+                driver,
+                vec![node(address, Some(door_probe.clone()), None)],
+                &doors(|_| state.clone()),
+                "v0.36.1",
+            );
             assert_eq!((check.mark, users.through, users.direct), (Mark::Note, None, false), "{check:?}");
         }
     }
@@ -145,8 +149,8 @@ fn a_way_past_a_door_has_the_command_that_mends_it() {
 
 #[test]
 fn the_slowest_node_decides() {
-    let heard = running::Probe::Linkspan(Box::new(status(Kind::Docker, EngineKind::Docker, false)));
-    let fast = node(DOCKER_DOOR, Some(heard), Some(BuilderProbe::Version(None)));
+    let door_probe = running::Probe::Linkspan(Box::new(status(Kind::Docker, EngineKind::Docker, false)));
+    let fast = node(DOCKER_DOOR, Some(door_probe), Some(BuilderProbe::Version(None)));
     let (check, users) = judged("docker-container", vec![fast, node(ENGINE, None, None)], &open(), "v0.36.1");
     assert_eq!((check.mark, users.through, users.direct), (Mark::Slow, None, false));
 }
@@ -155,14 +159,14 @@ fn the_slowest_node_decides() {
 fn no_door_is_proposed_before_a_door() {
     // One of another Linkspan, at an address that nobody here has configured.
     for (driver, kind) in [("remote", Kind::Buildkit), ("docker-container", Kind::Docker)] {
-        let heard = running::Probe::Linkspan(Box::new(status(kind, EngineKind::Docker, false)));
-        let node = node("unix:///nowhere/other.sock", Some(heard), Some(BuilderProbe::Version(None)));
+        let door_probe = running::Probe::Linkspan(Box::new(status(kind, EngineKind::Docker, false)));
+        let node = node("unix:///nowhere/other.sock", Some(door_probe), Some(BuilderProbe::Version(None)));
         let (check, users) = judged(driver, vec![node], &[], "v0.36.1");
         assert_eq!((check.mark, users.remedy), (Mark::Ok, None), "{:?}", check.found);
     }
     for (driver, kind) in [("remote", Kind::Docker), ("remote", Kind::Export), ("docker-container", Kind::Export)] {
-        let heard = running::Probe::Linkspan(Box::new(status(kind, EngineKind::Docker, false)));
-        let (check, users) = judged(driver, vec![node(DOCKER_DOOR, Some(heard), None)], &open(), "v0.36.1");
+        let door_probe = running::Probe::Linkspan(Box::new(status(kind, EngineKind::Docker, false)));
+        let (check, users) = judged(driver, vec![node(DOCKER_DOOR, Some(door_probe), None)], &open(), "v0.36.1");
         assert_eq!((check.mark, users.through), (Mark::Note, None), "{check:?}");
         assert!(!check.remedy.unwrap().to_string().contains("serve"));
     }

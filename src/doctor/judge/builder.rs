@@ -13,7 +13,7 @@ use crate::net::Address;
 
 pub(super) fn builder_check(found: &Probed) -> Check {
     let address = &found.address;
-    match &found.answer {
+    match &found.probe {
         BuilderProbe::Version(Some(version)) => {
             check("builder", Mark::Ok, format!("BuildKit {version} at {address}, can export directly"), None)
         }
@@ -62,8 +62,8 @@ pub(super) fn builders(found: &Found, engine: Option<&Engine>, ways: &Ways<'_>) 
     let with_builders: Vec<_> = found.doors.iter().filter_map(|door| Some((door, door.builder.as_ref()?))).collect();
     let is_one = with_builders.len() == 1;
     let each = (1..).zip(with_builders).map(|(number, (door, builder))| {
-        let wanted = if is_one { BUILDER.to_owned() } else { format!("{BUILDER}-{number}") };
-        self::builder(door, builder, &wanted, output(found, door, engine), ways)
+        let preferred = if is_one { BUILDER.to_owned() } else { format!("{BUILDER}-{number}") };
+        self::builder(door, builder, &preferred, output(found, door, engine), ways)
     });
     each.collect()
 }
@@ -80,25 +80,25 @@ fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
     }
 }
 
-/// The entry of a builder. A new builder of buildx is called `wanted`, if that name is free.
-fn builder(door: &Door, found: &Probed, wanted: &str, output: &str, ways: &Ways<'_>) -> Builder {
+/// The entry of a builder. A new builder of buildx is called `preferred`, if that name is free.
+fn builder(door: &Door, found: &Probed, preferred: &str, output: &str, ways: &Ways<'_>) -> Builder {
     let listen = door.listen.to_string();
     let (name, create) = match ways.through(&listen) {
         Some(name) => (name.to_owned(), None),
         None => {
-            let name = names::free(wanted, ways.users);
+            let name = names::free(preferred, ways.users);
             let create = format!("docker buildx create --name {name} --driver remote {listen}");
             (name, Some(create))
         }
     };
     Builder {
         address: found.address.clone(),
-        reachable: !matches!(found.answer, BuilderProbe::Silent(_)),
-        version: match &found.answer {
+        reachable: !matches!(found.probe, BuilderProbe::Silent(_)),
+        version: match &found.probe {
             BuilderProbe::Version(version) => version.clone(),
             _ => None,
         },
-        direct_export: matches!(found.answer, BuilderProbe::Version(_)),
+        direct_export: matches!(found.probe, BuilderProbe::Version(_)),
         door_open: door.is_open(),
         commands: Commands { create, build: format!("docker buildx build --builder {name} {output} .") },
         listen,

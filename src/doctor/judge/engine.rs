@@ -2,15 +2,15 @@
 
 use super::{check, failed};
 use crate::buildx::is_same_address;
-use crate::doctor::facts::{Found, Told};
+use crate::doctor::facts::{Found, RunningLinkspan};
 use crate::doctor::inflate::Inflate;
 use crate::doctor::report::{Check, Containerd, Engine, Mark};
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, Storage, doctor};
 use crate::status;
 
-pub(super) fn engine_check(selected: &Result<Selected, EngineError>, told: Option<&Told>) -> Check {
-    let basis = told.filter(|told| told.is_basis);
+pub(super) fn engine_check(selected: &Result<Selected, EngineError>, subject: Option<&RunningLinkspan>) -> Check {
+    let basis = subject.filter(|subject| subject.is_basis);
     match (selected, basis) {
         (Ok(Selected { engine, reason }), Some(_)) => {
             let reason = reason.strip_prefix("as configured").map_or(String::new(), str::to_owned);
@@ -19,7 +19,7 @@ pub(super) fn engine_check(selected: &Result<Selected, EngineError>, told: Optio
         (Ok(Selected { engine, reason }), None) => {
             check("engine", Mark::Ok, format!("{}: {reason}", engine.identity()), None)
         }
-        (Err(EngineError::Permission { address, .. }), Some(Told { status, .. })) => {
+        (Err(EngineError::Permission { address, .. }), Some(RunningLinkspan { status, .. })) => {
             let status::Engine { kind, version, address: at, .. } = &status.engine;
             let found =
                 format!("{kind} {version} ({at}): as the running Linkspan says; this user may not ask at {address}");
@@ -29,9 +29,9 @@ pub(super) fn engine_check(selected: &Result<Selected, EngineError>, told: Optio
     }
 }
 
-/// The examined engine, or, if this process may not ask it, the one that the running Linkspan names.
-pub(super) fn engine(selected: &Result<Selected, EngineError>, told: Option<&Told>) -> Option<Engine> {
-    match (selected, told.filter(|told| told.is_basis)) {
+/// The examined engine, or, if this process may not connect to it, the one that the running Linkspan names.
+pub(super) fn engine(selected: &Result<Selected, EngineError>, subject: Option<&RunningLinkspan>) -> Option<Engine> {
+    match (selected, subject.filter(|subject| subject.is_basis)) {
         (Ok(selected), _) => {
             let it = selected.engine.identity().clone();
             Some(Engine {
@@ -42,8 +42,8 @@ pub(super) fn engine(selected: &Result<Selected, EngineError>, told: Option<&Tol
                 storage: it.storage,
             })
         }
-        (Err(EngineError::Permission { .. }), Some(told)) => {
-            let it = told.status.engine.clone();
+        (Err(EngineError::Permission { .. }), Some(subject)) => {
+            let it = subject.status.engine.clone();
             let storage = match (it.namespace, it.snapshotter, it.storage_driver) {
                 (Some(namespace), Some(snapshotter), _) => Storage::Containerd {
                     namespace,
@@ -62,12 +62,12 @@ pub(super) fn engine(selected: &Result<Selected, EngineError>, told: Option<&Tol
 
 pub(super) fn containerd_checks(
     containerd: &Result<doctor::Containerd, EngineError>,
-    told: Option<&Told>,
+    subject: Option<&RunningLinkspan>,
 ) -> Vec<Check> {
     let it = match containerd {
         Ok(it) => it,
         // The running Linkspan has access.
-        Err(EngineError::Permission { .. }) if told.is_some_and(|told| told.is_basis) => return Vec::new(),
+        Err(EngineError::Permission { .. }) if subject.is_some_and(|subject| subject.is_basis) => return Vec::new(),
         Err(error) => return vec![failed("containerd", error)],
     };
     let found = format!(
@@ -114,9 +114,9 @@ pub(super) fn misplaced_check(found: &Found, containerd: &Result<doctor::Contain
     if is_same_address(&named, &used) {
         return None;
     }
-    let said = format!("{named} was named, and the engine uses the containerd at {used}");
+    let message = format!("{named} was named, and the engine uses the containerd at {used}");
     let path = used.strip_prefix("unix://").unwrap_or(&used);
-    Some(check("containerd", Mark::Note, said, Some(&format!("leave it out, or say --containerd-address {path}"))))
+    Some(check("containerd", Mark::Note, message, Some(&format!("leave it out, or say --containerd-address {path}"))))
 }
 
 pub(super) fn inflate_check(inflate: &Inflate) -> Check {

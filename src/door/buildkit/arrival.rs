@@ -36,7 +36,7 @@ const INFO: &str = "/moby.buildkit.v1.Control/Info";
 pub(super) struct Arrival {
     route: watch::Receiver<Result<Arc<Route>, String>>,
     deadline: Instant,
-    /// Connects, then asks for the builder's capabilities, so that no build has to wait for them.
+    /// Connects, then requests the builder's capabilities, so that no build has to wait for them.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -44,19 +44,19 @@ impl Arrival {
     /// Connects `client` to the builder of `door`. `cut` is cancelled when the client's connection must end with the builder's.
     pub(super) fn connect(door: Arc<Door>, client: Principal, cut: CancellationToken) -> Self {
         Self::new(door, |door, found| async move {
-            let mut is_told = false;
+            let mut is_reported = false;
             loop {
                 match door.builder.connections.connect().await {
                     Ok(upstream) => {
                         let ended = upstream.cut();
                         let route = Arc::new(Route::new(door, client, upstream));
                         let _ = found.send_replace(Ok(route.clone()));
-                        tokio::join!(ask(&route), ended.cancelled().map(|()| cut.cancel()));
+                        tokio::join!(request_capabilities(&route), ended.cancelled().map(|()| cut.cancel()));
                         return;
                     }
                     Err(error) => {
                         let reason = error.reason();
-                        if !std::mem::replace(&mut is_told, true) {
+                        if !std::mem::replace(&mut is_reported, true) {
                             tracing::warn!(builder = %door.builder.name, %reason, "the builder cannot be reached");
                         }
                         let _ = found.send_replace(Err(reason));
@@ -72,7 +72,7 @@ impl Arrival {
         Self::new(door, |door, found| async move {
             let route = Arc::new(Route::new(door, client, upstream));
             let _ = found.send_replace(Ok(route.clone()));
-            ask(&route).await;
+            request_capabilities(&route).await;
         })
     }
 
@@ -104,8 +104,8 @@ impl Arrival {
     }
 }
 
-/// Asks now whether the builder can export directly; the route keeps the response.
-async fn ask(route: &Route) {
+/// Requests the builder's capabilities now; the route keeps the response.
+async fn request_capabilities(route: &Route) {
     if let Err(status) = route.capabilities().await {
         tracing::warn!(%status, "no direct export: the builder does not say what it is");
     }

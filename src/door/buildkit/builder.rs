@@ -11,7 +11,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
 use http::Uri;
 use tonic::{Code, Status};
 
-use super::said::Said;
+use super::frontend_metadata::FrontendMetadata;
 use crate::http2::{Calls, ConnectionPool};
 use crate::source::BuildkitContent;
 
@@ -27,7 +27,7 @@ pub(super) struct Builder {
     pub(super) connections: Arc<ConnectionPool>,
     control: ControlClient<Calls>,
     content: Arc<BuildkitContent>,
-    told_too_old: AtomicBool,
+    reported_too_old: AtomicBool,
 }
 
 /// What a builder can do.
@@ -46,7 +46,7 @@ pub(super) struct Record {
     /// merges them.
     pub(super) roots: Vec<(usize, HistoryDescriptor)>,
     /// The frontend's metadata.
-    pub(super) said: Said,
+    pub(super) frontend: FrontendMetadata,
     /// Whether the build itself completed, whatever its exporters did: the history then has its provenance.
     pub(super) is_built: bool,
 }
@@ -57,7 +57,7 @@ impl Builder {
         let calls = Calls::new(Arc::clone(&connections));
         let content = Arc::new(BuildkitContent::new(&name, calls.clone()));
         let control = ControlClient::with_origin(calls, Uri::from_static("http://localhost"));
-        Self { name, connections, control, content, told_too_old: AtomicBool::new(false) }
+        Self { name, connections, control, content, reported_too_old: AtomicBool::new(false) }
     }
 
     /// The builder's content store.
@@ -75,7 +75,7 @@ impl Builder {
                 Ok(Capabilities { exports_directly: true, finalizes: finalizes(&version) })
             }
             Err(status) if status.code() == Code::Unimplemented => {
-                if !self.told_too_old.swap(true, Ordering::Relaxed) {
+                if !self.reported_too_old.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         builder = %self.name,
                         "the builder is older than BuildKit 0.11: it cannot export directly; \
@@ -109,7 +109,7 @@ impl Builder {
                         .into_iter()
                         .filter_map(|(index, root)| Some((usize::try_from(index).ok()?, root)))
                         .collect(),
-                    said: Said::on_record(&record.exporter_response),
+                    frontend: FrontendMetadata::from_record(&record.exporter_response),
                 });
             }
             Ok(Record::default())
@@ -129,7 +129,7 @@ impl Builder {
     }
 }
 
-/// Whether a builder of this version calls `FinalizeExport`: since v0.32. One that does not say its version is taken for older.
+/// Whether a builder of this version calls `FinalizeExport`: since v0.32. One that does not report its version is taken for older.
 fn finalizes(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split('.').map_while(|number| number.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(0), Some(32))

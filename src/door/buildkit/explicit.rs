@@ -129,13 +129,13 @@ mod tests {
 
     #[test]
     fn a_builder_that_does_not_know_it_is_explained() {
-        let answered = |words: &str| {
-            let answer = explained(error_response(&Status::unknown(words)), "it is too old");
-            Status::from_header_map(answer.headers()).unwrap().message().to_owned()
+        let message_of = |words: &str| {
+            let response = explained(error_response(&Status::unknown(words)), "it is too old");
+            Status::from_header_map(response.headers()).unwrap().message().to_owned()
         };
-        let words = answered("exporter \"linkspan\" could not be found");
+        let words = message_of("exporter \"linkspan\" could not be found");
         assert_eq!(words, "linkspan: exporter \"linkspan\" could not be found by the builder itself: it is too old");
-        assert_eq!(answered("exporter \"nonesuch\" could not be found"), "exporter \"nonesuch\" could not be found");
+        assert_eq!(message_of("exporter \"nonesuch\" could not be found"), "exporter \"nonesuch\" could not be found");
     }
 
     #[test]

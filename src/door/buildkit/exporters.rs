@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_are_told_from_outputs() {
+    fn loads_are_distinguished_from_outputs() {
         let digest = ("prefer-image-digest", "true");
         for (kind, attrs, plain_is_load, expected) in [
             ("oci", &[digest][..], false, true),
@@ -118,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn the_builder_is_asked_for_the_same_image_and_nothing_else() {
-        let asked = exporter(
+    fn the_builder_is_requested_to_make_the_same_image_and_nothing_else() {
+        let requested = exporter(
             "oci",
             &[("prefer-image-digest", "true"), ("name", "a"), ("compression", "zstd"), ("push", "true")],
         );
@@ -133,16 +133,17 @@ mod tests {
                 ("compression", "zstd"),
             ],
         );
-        assert_eq!(asked.rewritten(), expected);
+        assert_eq!(requested.rewritten(), expected);
     }
 
     #[test]
     fn what_the_user_chose_is_kept() {
-        let asked = exporter("docker", &[("name", "*"), ("attestation-inline", "true"), ("oci-mediatypes", "false")]);
+        let requested =
+            exporter("docker", &[("name", "*"), ("attestation-inline", "true"), ("oci-mediatypes", "false")]);
         let expected = exporter(
             "image",
             &[("name", "*"), ("store", "false"), ("attestation-inline", "true"), ("oci-mediatypes", "false")],
         );
-        assert_eq!(asked.rewritten(), expected);
+        assert_eq!(requested.rewritten(), expected);
     }
 }

@@ -1,7 +1,7 @@
 //! Loads that are exported inside their build.
 //!
 //! From v0.32 on, a builder calls its client's session when all exporters are done, and the build fails if that call does
-//! (BuildKit `session/exporter`, `solver/llbsolver/export.go`). We answer this call in the client's place, so that a failed
+//! (BuildKit `session/exporter`, `solver/llbsolver/export.go`). We handle this call in the client's place, so that a failed
 //! load is a failed build in the builder's history, too, and the builder's lease keeps the image's blobs meanwhile. Older
 //! builders never call; then the load begins with the response to `Solve`.
 
@@ -14,10 +14,10 @@ use tokio::sync::OnceCell;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span};
 
+use super::frontend_metadata::FrontendMetadata;
 use super::grpc::{Unary, error_response, frame, grpc_response};
 use super::load::{ExportPhase, Load};
 use super::response::BuildResponse;
-use super::said::Said;
 use super::session::{CallHandler, Handled, SessionCalls};
 use crate::http2::Body;
 
@@ -34,11 +34,11 @@ pub(super) struct Finalizers(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     finalizers: HashMap<String, Weak<Finalizer>>,
-    /// Sessions whose client answers these calls itself, the oldest first.
+    /// Sessions whose client handles these calls itself, the oldest first.
     of_clients: VecDeque<String>,
 }
 
-/// How many sessions are remembered in which the client answers.
+/// How many sessions are remembered in which the client handles them.
 const MAX_OF_CLIENTS: usize = 256;
 
 /// One such load.
@@ -47,12 +47,12 @@ pub(super) struct Finalizer {
     load: Arc<Load>,
     /// The span of the build.
     span: Span,
-    said: Mutex<Option<Said>>,
+    frontend: Mutex<Option<FrontendMetadata>>,
     result: OnceCell<Result<BuildResponse, Status>>,
 }
 
 impl Finalizers {
-    /// Answers the calls of the load's build until the finalizer is dropped; `None` if another build of the same session
+    /// Handles the calls of the load's build until the finalizer is dropped; `None` if another build of the same session
     /// runs, from which the builder's calls cannot be told.
     pub(super) fn add(&self, load: &Arc<Load>) -> Option<Arc<Finalizer>> {
         let mut known = self.known();
@@ -61,13 +61,13 @@ impl Finalizers {
         if known.finalizers.contains_key(session) || known.of_clients.contains(session) {
             return None;
         }
-        let (said, result) = (Mutex::default(), OnceCell::new());
-        let finalizer = Arc::new(Finalizer { load: load.clone(), span: Span::current(), said, result });
+        let (frontend, result) = (Mutex::default(), OnceCell::new());
+        let finalizer = Arc::new(Finalizer { load: load.clone(), span: Span::current(), frontend, result });
         known.finalizers.insert(session.clone(), Arc::downgrade(&finalizer));
         Some(finalizer)
     }
 
-    /// Answers no more calls in a session: a build of it comes whose client answers them itself. A load that waits for its
+    /// Handles no more calls in a session: a build of it comes whose client handles them itself. A load that waits for its
     /// call begins after its build.
     pub(super) fn leave_to_client(&self, session: &str) {
         let mut known = self.known();
@@ -109,23 +109,24 @@ impl SessionCalls for Finalizers {
 }
 
 impl Finalizer {
-    /// The load's result, if the builder has asked for it.
+    /// The load's result, if the builder has requested it.
     pub(super) fn result(&self) -> Option<&Result<BuildResponse, Status>> {
         self.result.get()
     }
 
     fn find(&self, message: &[u8]) -> Response<Body> {
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(Said::before_exports(message));
+        *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(FrontendMetadata::from_find_exporters(message));
         empty()
     }
 
     async fn finalize(&self, message: &[u8]) -> Response<Body> {
-        let answer = match BuildResponse::read(message) {
-            Ok(answer) => answer,
+        let response = match BuildResponse::read(message) {
+            Ok(response) => response,
             Err(error) => return error_response(&Status::invalid_argument(format!("linkspan: the call is {error}"))),
         };
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let load = || self.load.finish(answer, ExportPhase::InBuild(said)).instrument(self.span.clone());
+        let frontend = self.frontend.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let load = || self.load.finish(response, ExportPhase::InBuild(frontend)).instrument(self.span.clone());
         match self.result.get_or_init(load).await {
             Ok(_) => empty(),
             // The builder takes UNAVAILABLE and UNIMPLEMENTED for clients that do not know the call.

@@ -24,7 +24,7 @@ pub fn solve(bytes: &[u8]) {
     valid(bytes);
     let Ok(solve) = Solve::read(Bytes::copy_from_slice(bytes)) else { return };
     for plain_is_load in [false, true] {
-        let Some(exporters) = solve.asked(plain_is_load) else { continue };
+        let Some(exporters) = solve.builder_exporters(plain_is_load) else { continue };
         let edited = [solve.with_exporters(&exporters), solve.again("again", &exporters, History::Skip)];
         for message in edited.into_iter().flatten() {
             let read = Solve::read(message.clone());
@@ -38,7 +38,7 @@ fn valid(bytes: &[u8]) {
     // Encoded anew, because prost accepts a map field of the varint wire type, which BuildKit refuses.
     let Ok(request) = SolveRequest::decode(bytes) else { return };
     let Ok(solve) = Solve::read(request.encode_to_vec().into()) else { return };
-    let Some(exporters) = solve.asked(true) else { return };
+    let Some(exporters) = solve.builder_exporters(true) else { return };
     for message in [solve.with_exporters(&exporters), solve.again("again", &exporters, History::Keep)] {
         let Ok(message) = message else { continue };
         assert!(SolveRequest::decode(message).is_ok_and(|edited| edited.frontend_attrs == request.frontend_attrs));

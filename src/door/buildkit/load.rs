@@ -9,12 +9,12 @@ use tonic::{Code, Status};
 use super::builder::{Builder, Record};
 use super::builds::Build;
 use super::exporters::{EXPLICIT_TYPE, Exporter};
+use super::frontend_metadata::FrontendMetadata;
 use super::names;
 use super::progress::{Display, Placement};
 use super::rebuild::rebuild;
 use super::remarks;
 use super::response::{BuildResponse, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
-use super::said::Said;
 use super::solve::Solve;
 use crate::engine::{EngineError, Origin};
 use crate::export::response::{NAME, image_response};
@@ -40,7 +40,7 @@ pub(super) struct Load {
     pub(super) build: Arc<Build>,
     pub(super) solve: Solve,
     /// The exporters that replaced the client's in the builder's request.
-    pub(super) asked: Vec<Exporter>,
+    pub(super) builder_exporters: Vec<Exporter>,
 }
 
 /// The image that one exporter of the builder made.
@@ -54,8 +54,8 @@ struct BuiltImage {
 /// When a load is exported.
 #[derive(Debug)]
 pub(super) enum ExportPhase {
-    /// While the builder waits for it, with what it has told of the frontend's metadata.
-    InBuild(Option<Said>),
+    /// While the builder waits for it, with what it has reported of the frontend's metadata.
+    InBuild(Option<FrontendMetadata>),
     /// After the builder's response.
     AfterBuild,
 }
@@ -71,12 +71,13 @@ impl Load {
     }
 
     /// Exports what the builder made and completes the builder's response.
-    pub(super) async fn finish(&self, answer: BuildResponse, phase: ExportPhase) -> Result<BuildResponse, Status> {
-        let (placement, said) = match phase {
-            ExportPhase::InBuild(said) => (Placement::Inline, said),
+    pub(super) async fn finish(&self, response: BuildResponse, phase: ExportPhase) -> Result<BuildResponse, Status> {
+        let (placement, frontend) = match phase {
+            ExportPhase::InBuild(frontend) => (Placement::Inline, frontend),
             ExportPhase::AfterBuild => (Placement::AfterBuild, None),
         };
-        self.export(&self.solve.build, answer, &self.displays(placement, |_| true), &self.asked, said).await
+        self.export(&self.solve.build, response, &self.displays(placement, |_| true), &self.builder_exporters, frontend)
+            .await
     }
 
     /// Removes a repetition from the builder's history.
@@ -88,21 +89,22 @@ impl Load {
 
     /// The exporter that replaces each load in the builder's request.
     pub(super) fn loads(&self) -> impl Iterator<Item = Option<&Exporter>> {
-        self.solve.exporters.iter().zip(&self.asked).map(|(given, asked)| (given != asked).then_some(asked))
+        let pairs = self.solve.exporters.iter().zip(&self.builder_exporters);
+        pairs.map(|(given, sent)| (given != sent).then_some(sent))
     }
 
     pub(super) fn any_load(&self) -> &Exporter {
-        self.loads().flatten().next().unwrap_or(&self.asked[0])
+        self.loads().flatten().next().unwrap_or(&self.builder_exporters[0])
     }
 
-    /// Starts the progress display of each load that is wanted.
-    pub(super) fn displays(&self, placement: Placement, wanted: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
+    /// Starts the progress display of each load that `is_shown`.
+    pub(super) fn displays(&self, placement: Placement, is_shown: impl Fn(usize) -> bool) -> Vec<Option<Display>> {
         let engine = self.exports.engine().identity().kind.name();
         self.loads()
             .enumerate()
             .map(|(index, load)| {
                 let display = load
-                    .filter(|_| wanted(index))
+                    .filter(|_| is_shown(index))
                     .map(|_| Display::start(self.build.clone(), engine, index, placement));
                 (self.solve.exporters[index].is_plain(), display)
             })
@@ -116,16 +118,16 @@ impl Load {
     }
 
     /// Exports the loads of `build` that have a display, and shows the outcome. A repetition uses the exporters
-    /// `again`. `said` is the frontend's metadata, if the builder has told it.
+    /// `again`. `frontend` is the frontend's metadata, if the builder has reported it.
     pub(super) async fn export(
         &self,
         build: &str,
-        answer: BuildResponse,
+        response: BuildResponse,
         displays: &[Option<Display>],
         again: &[Exporter],
-        said: Option<Said>,
+        frontend: Option<FrontendMetadata>,
     ) -> Result<BuildResponse, Status> {
-        let result = self.persist(build, answer, displays, again, said).await;
+        let result = self.persist(build, response, displays, again, frontend).await;
         if let Err(status) = &result {
             displays.iter().flatten().for_each(|display| display.fail(status.message()));
         }
@@ -136,12 +138,12 @@ impl Load {
     async fn persist(
         &self,
         build: &str,
-        answer: BuildResponse,
+        response: BuildResponse,
         displays: &[Option<Display>],
         again: &[Exporter],
-        said: Option<Said>,
+        frontend: Option<FrontendMetadata>,
     ) -> Result<BuildResponse, Status> {
-        let mut attempt = self.attempt(build, answer, displays, said.clone()).await?;
+        let mut attempt = self.attempt(build, response, displays, frontend.clone()).await?;
         for _ in 0..REPETITIONS {
             let Err(error) = attempt else { break };
             tracing::info!(build = %self.build.id, %error, "the builder is asked to fetch what it lacks");
@@ -151,7 +153,7 @@ impl Load {
             let recording = self.build.recording();
             let repeated = rebuild(&self.builder, &self.solve, again, self.any_load(), &recording).await;
             let repeated = repeated.map_err(|status| prefixed(&format!("{error}; fetching it"), &status))?;
-            let result = self.attempt(&repeated.build, repeated.answer, displays, said.clone()).await;
+            let result = self.attempt(&repeated.build, repeated.response, displays, frontend.clone()).await;
             self.forget(&repeated.build).await;
             attempt = result?;
         }
@@ -162,25 +164,25 @@ impl Load {
     async fn attempt(
         &self,
         build: &str,
-        mut answer: BuildResponse,
+        mut response: BuildResponse,
         displays: &[Option<Display>],
-        said: Option<Said>,
+        frontend: Option<FrontendMetadata>,
     ) -> Result<Result<BuildResponse, ExportError>, Status> {
-        let Record { roots, mut said, .. } = self.record(build, &answer, said).await?;
-        let made = match answer.root().filter(|_| self.asked.len() == 1) {
+        let Record { roots, mut frontend, .. } = self.record(build, &response, frontend).await?;
+        let made = match response.root().filter(|_| self.builder_exporters.len() == 1) {
             Some(root) => {
                 // The response of a single exporter has the name that replaced the wildcard.
-                said.name = Some(answer.keys.get(NAME).cloned().unwrap_or_default());
-                vec![Some(BuiltImage { root, config: config_digest(&answer.keys) })]
+                frontend.name = Some(response.keys.get(NAME).cloned().unwrap_or_default());
+                vec![Some(BuiltImage { root, config: config_digest(&response.keys) })]
             }
-            None => match self.made(roots, answer.root()).await? {
+            None => match self.made(roots, response.root()).await? {
                 Ok(made) => made,
                 Err(error) => return Ok(Err(error)),
             },
         };
         let exporters = self.solve.exporters.iter().zip(&made).zip(displays);
         let attempts: Vec<_> = exporters
-            .map(|((exporter, made), display)| self.one(exporter, made.as_ref(), display.as_ref(), &said))
+            .map(|((exporter, made), display)| self.one(exporter, made.as_ref(), display.as_ref(), &frontend))
             .collect();
         let (mut results, mut failed) = (Vec::new(), None);
         for (id, (keys, exporter)) in join_all(attempts).await.into_iter().zip(&self.solve.exporters).enumerate() {
@@ -195,8 +197,8 @@ impl Load {
         if let Some(status) = failed {
             return Err(status);
         }
-        answer.merge(&results);
-        Ok(Ok(answer))
+        response.merge(&results);
+        Ok(Ok(response))
     }
 
     /// The result of one exporter; we export those that have a display.
@@ -205,12 +207,12 @@ impl Load {
         exporter: &Exporter,
         made: Option<&BuiltImage>,
         display: Option<&Display>,
-        said: &Said,
+        frontend: &FrontendMetadata,
     ) -> Result<Keys, Failure> {
         match (display, made) {
-            (Some(display), Some(made)) => self.load(exporter, made, said, display).await,
+            (Some(display), Some(made)) => self.load(exporter, made, frontend, display).await,
             (Some(_), None) => Err(Status::internal("linkspan: the builder's answer names no image").into()),
-            (None, Some(made)) => Ok(self.archive_or_push(exporter, made, said)),
+            (None, Some(made)) => Ok(self.archive_or_push(exporter, made, frontend)),
             (None, None) => Ok(Keys::new()),
         }
     }
@@ -220,17 +222,17 @@ impl Load {
         &self,
         exporter: &Exporter,
         made: &BuiltImage,
-        said: &Said,
+        frontend: &FrontendMetadata,
         display: &Display,
     ) -> Result<Keys, Failure> {
-        let names = names::in_full(exporter, said)?;
+        let names = names::in_full(exporter, frontend)?;
         if exporter.kind == EXPLICIT_TYPE && !exporter.attrs.contains_key("name") {
             display.warn(NAMELESS);
         }
         let (builder, principal) = (self.builder.name.clone(), self.client.clone());
         let origin = Origin { export: unique_id(), door: "buildkit", builder, principal };
         // With the time of the export, which the builder's own exporter writes into the `index.json` of a layout.
-        let root = dated(&made.root, self.source_time(exporter, said));
+        let root = dated(&made.root, self.source_time(exporter, frontend));
         let request = Request::new(root.clone(), names.clone(), origin);
         let outcome = self.exports.run(request, self.builder.content(), display.events()).await?;
         display.succeed(&outcome);
@@ -239,32 +241,37 @@ impl Load {
     }
 
     /// The response of an exporter that is not ours, as far as the merged map hides it.
-    fn archive_or_push(&self, exporter: &Exporter, made: &BuiltImage, said: &Said) -> Keys {
+    fn archive_or_push(&self, exporter: &Exporter, made: &BuiltImage, frontend: &FrontendMetadata) -> Keys {
         match exporter.kind.as_str() {
             // These return full names, like a load; a name that they refuse has already failed the build.
             "oci" | "docker" => {
-                let names = names::in_full(exporter, said).unwrap_or_default();
-                archive_keys(&made.root, made.config.clone(), &names, self.source_time(exporter, said))
+                let names = names::in_full(exporter, frontend).unwrap_or_default();
+                archive_keys(&made.root, made.config.clone(), &names, self.source_time(exporter, frontend))
             }
             _ => {
-                let names = names::of_image(exporter, said, &made.root.digest);
+                let names = names::of_image(exporter, frontend, &made.root.digest);
                 image_response(&made.root, made.config.clone(), Some(names).filter(|names| !names.is_empty()))
             }
         }
     }
 
-    fn source_time(&self, exporter: &Exporter, said: &Said) -> Option<i64> {
-        source_time(exporter, self.solve.epoch.as_deref(), said)
+    fn source_time(&self, exporter: &Exporter, frontend: &FrontendMetadata) -> Option<i64> {
+        source_time(exporter, self.solve.epoch.as_deref(), frontend)
     }
 
     /// The facts about a build that its response lacks. The history has the results of several exporters, and the
     /// metadata of a frontend that the builder ran.
-    async fn record(&self, build: &str, answer: &BuildResponse, said: Option<Said>) -> Result<Record, Status> {
+    async fn record(
+        &self,
+        build: &str,
+        response: &BuildResponse,
+        frontend: Option<FrontendMetadata>,
+    ) -> Result<Record, Status> {
         let recording = self.build.recording();
-        let said = said.or_else(|| recording.result.as_deref().map(Said::with_the_result));
-        let alone = self.asked.len() == 1 && answer.root().is_some();
-        if alone && (said.is_some() || !(self.solve.has_frontend || recording.incomplete)) {
-            return Ok(Record { said: said.unwrap_or_default(), ..Record::default() });
+        let frontend = frontend.or_else(|| recording.result.as_deref().map(FrontendMetadata::from_return));
+        let alone = self.builder_exporters.len() == 1 && response.root().is_some();
+        if alone && (frontend.is_some() || !(self.solve.has_frontend || recording.incomplete)) {
+            return Ok(Record { frontend: frontend.unwrap_or_default(), ..Record::default() });
         }
         let record = match self.builder.record(build).await {
             Err(status) if alone => {
@@ -273,7 +280,7 @@ impl Load {
             }
             record => record?,
         };
-        Ok(Record { said: said.unwrap_or(record.said), ..record })
+        Ok(Record { frontend: frontend.unwrap_or(record.frontend), ..record })
     }
 
     /// The image of each of several exporters, by index. `merged` is the root in the builder's response.
@@ -282,7 +289,7 @@ impl Load {
         roots: Vec<(usize, HistoryDescriptor)>,
         merged: Option<Descriptor>,
     ) -> Result<Result<Vec<Option<BuiltImage>>, ExportError>, Status> {
-        let mut made: Vec<Option<BuiltImage>> = vec![None; self.asked.len()];
+        let mut made: Vec<Option<BuiltImage>> = vec![None; self.builder_exporters.len()];
         for (index, recorded) in roots {
             let digest = recorded.digest.parse();
             let digest = digest.map_err(|error| Status::internal(format!("the builder's history: {error}")))?;

@@ -14,6 +14,7 @@ mod entry;
 mod explicit;
 mod exporters;
 mod finalize;
+mod frontend_metadata;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod grpc;
@@ -25,7 +26,6 @@ mod remarks;
 mod rescue;
 mod response;
 mod route;
-mod said;
 mod session;
 mod solve;
 mod status;
@@ -110,7 +110,7 @@ impl Door {
 
     /// Adds the report that `StatusReport` requests get.
     #[must_use]
-    pub fn telling(mut self, status: Option<StatusReport>) -> Self {
+    pub fn with_status(mut self, status: Option<StatusReport>) -> Self {
         self.status = status;
         self
     }
@@ -143,21 +143,21 @@ impl Door {
         let _tunnel = drain.tunnel();
         let served = http2::serve(CloseWith::new(connection, cut.clone()), (*drain).clone(), |request| {
             // A request for our own status does not wait for the builder.
-            let told = self
+            let report = self
                 .status
                 .as_ref()
-                .filter(|_| StatusReport::is_asked_by(&request))
+                .filter(|_| StatusReport::is_requested_by(&request))
                 .map(|status| status.response(full));
             let arrival = arrival.clone();
             let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
             async move {
-                let answer = match told {
+                let response = match report {
                     Some(response) => response,
                     None => arrival.handle(request).await?,
                 };
                 Ok(match call {
-                    Some(call) => answer.map(|body| until_end_of(body, call)),
-                    None => answer,
+                    Some(call) => response.map(|body| until_end_of(body, call)),
+                    None => response,
                 })
             }
         });

@@ -3,35 +3,35 @@
 use tonic::Status;
 
 use super::exporters::{DANGLING_ONLY, DANGLING_PREFIX, EXPLICIT_TYPE, Exporter, is_true};
-use super::said::Said;
+use super::frontend_metadata::FrontendMetadata;
 use crate::image::{Digest, Reference};
 
 /// Requests the name that the frontend chose.
 const WILDCARD: &str = "*";
 
 /// The names of `exporter` as they were requested, separated by commas; may be empty.
-pub(super) fn asked(exporter: &Exporter, said: &Said) -> String {
+pub(super) fn requested(exporter: &Exporter, frontend: &FrontendMetadata) -> String {
     match exporter.attrs.get("name").map(String::as_str) {
-        Some(WILDCARD) => said.to(exporter).name.unwrap_or_else(|| WILDCARD.to_owned()),
+        Some(WILDCARD) => frontend.for_exporter(exporter).name.unwrap_or_else(|| WILDCARD.to_owned()),
         name => name.unwrap_or_default().to_owned(),
     }
 }
 
 /// The same as full references. Refused as late as by the builder's own `oci` exporter, so that a failing build fails
 /// for its own reason.
-pub(super) fn in_full(exporter: &Exporter, said: &Said) -> Result<Vec<Reference>, Status> {
-    let asked = asked(exporter, said);
-    if asked == WILDCARD {
+pub(super) fn in_full(exporter: &Exporter, frontend: &FrontendMetadata) -> Result<Vec<Reference>, Status> {
+    let requested = requested(exporter, frontend);
+    if requested == WILDCARD {
         let how = if exporter.kind == EXPLICIT_TYPE { "-o type=linkspan,name=NAME" } else { "-t NAME" };
         return Err(Status::unknown(format!(
             "failed to parse *: linkspan: `name=*` stands for the name that the frontend chooses, and this one chose none; \
              hint: name the image with `{how}`"
         )));
     }
-    if asked.is_empty() {
+    if requested.is_empty() {
         return Ok(Vec::new());
     }
-    asked
+    requested
         .split(',')
         .map(|name| name.parse().map_err(|error| Status::unknown(format!("failed to parse {name}: {error}"))))
         .collect()
@@ -39,8 +39,8 @@ pub(super) fn in_full(exporter: &Exporter, said: &Said) -> Result<Vec<Reference>
 
 /// The names in the response of the builder's `image` exporter: as they were requested, with the one that it makes from
 /// the digest (`dangling-name-prefix`).
-pub(super) fn of_image(exporter: &Exporter, said: &Said, digest: &Digest) -> String {
-    let mut names = asked(exporter, said);
+pub(super) fn of_image(exporter: &Exporter, frontend: &FrontendMetadata, digest: &Digest) -> String {
+    let mut names = requested(exporter, frontend);
     let only_then = exporter.attrs.get(DANGLING_ONLY).is_some_and(|value| value.is_empty() || is_true(value));
     if let Some(prefix) = exporter.attrs.get(DANGLING_PREFIX).filter(|prefix| !prefix.is_empty())
         && (names.is_empty() || !only_then)
@@ -53,7 +53,7 @@ pub(super) fn of_image(exporter: &Exporter, said: &Said, digest: &Digest) -> Str
 
 /// The valid names that are known before the build.
 pub(super) fn known(exporter: &Exporter) -> Vec<Reference> {
-    asked(exporter, &Said::default()).split(',').filter_map(|name| name.parse().ok()).collect()
+    requested(exporter, &FrontendMetadata::default()).split(',').filter_map(|name| name.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -67,19 +67,23 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_oci_exporter() {
-        let chose = |name: &str| Said { name: Some(name.to_owned()), epoch: None };
-        for (name, said, expected) in [
+        let chose = |name: &str| FrontendMetadata { name: Some(name.to_owned()), epoch: None };
+        for (name, frontend, expected) in [
             (None, chose("x"), Some(&[][..])),
             (Some(""), chose("x"), Some(&[][..])),
-            (Some("a,b:1"), Said::default(), Some(&["docker.io/library/a:latest", "docker.io/library/b:1"][..])),
+            (
+                Some("a,b:1"),
+                FrontendMetadata::default(),
+                Some(&["docker.io/library/a:latest", "docker.io/library/b:1"][..]),
+            ),
             (Some("*"), chose("n1,n2"), Some(&["docker.io/library/n1:latest", "docker.io/library/n2:latest"][..])),
             (Some("*"), chose(""), Some(&[][..])),
-            (Some("*"), Said::default(), None),
-            (Some("a,"), Said::default(), None),
-            (Some("a, b"), Said::default(), None),
+            (Some("*"), FrontendMetadata::default(), None),
+            (Some("a,"), FrontendMetadata::default(), None),
+            (Some("a, b"), FrontendMetadata::default(), None),
             (Some("*"), chose("n1,,n2"), None),
         ] {
-            let names = in_full(&exporter(name), &said).ok();
+            let names = in_full(&exporter(name), &frontend).ok();
             let names: Option<Vec<_>> = names.map(|names| names.iter().map(ToString::to_string).collect());
             assert_eq!(names, expected.map(|names| names.iter().map(|name| (*name).to_owned()).collect()), "{name:?}");
         }
@@ -98,7 +102,7 @@ mod tests {
             let mut exporter = exporter(name);
             exporter.attrs.insert(DANGLING_PREFIX.to_owned(), "dangling".to_owned());
             exporter.attrs.extend(only.map(|only| (DANGLING_ONLY.to_owned(), only.to_owned())));
-            assert_eq!(of_image(&exporter, &Said::default(), &digest), expected);
+            assert_eq!(of_image(&exporter, &FrontendMetadata::default(), &digest), expected);
         }
     }
 

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_tells_what_moved() {
+    fn the_last_line_reports_what_moved() {
         let outcome = Outcome { sent_blobs: 2, sent_bytes: 11_300, present_blobs: 18 };
         assert_eq!(summary(&outcome, "docker"), "2 blobs, 11.3 kB sent; 18 already in docker");
         let outcome = Outcome { sent_blobs: 1, sent_bytes: 999, present_blobs: 0 };

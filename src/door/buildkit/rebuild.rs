@@ -36,7 +36,7 @@ pub(super) const GATEWAY_RETURN: &str = "/moby.buildkit.v1.frontend.LLBBridge/Re
 #[derive(Debug)]
 pub(super) struct Rebuilt {
     pub(super) build: String,
-    pub(super) answer: BuildResponse,
+    pub(super) response: BuildResponse,
 }
 
 /// Makes the builder fetch every blob of the image, and exports it again with `exporters`; `load` is one of them that
@@ -88,8 +88,8 @@ async fn solve_again(
 ) -> Result<Rebuilt, Status> {
     let build = unique_id();
     let request = solve.again(&build, exporters, History::Keep).map_err(internal)?;
-    let answer = run(connection, &build, &request, recording).await?;
-    Ok(Rebuilt { build, answer: BuildResponse::read(&answer).map_err(internal)? })
+    let response = run(connection, &build, &request, recording).await?;
+    Ok(Rebuilt { build, response: BuildResponse::read(&response).map_err(internal)? })
 }
 
 fn internal(error: WireError) -> Status {
@@ -107,19 +107,19 @@ async fn run(
         // Without a result the build did not use the gateway: its definition is in the request.
         let Some(result) = &recording.result else { return Ok(()) };
         let mut refs = BTreeMap::new();
-        for (request, first_answer) in &recording.solves {
-            let answer = call(connection, GATEWAY_SOLVE, Some(build), request).await?;
-            refs.extend(ids(first_answer)?.into_iter().zip(ids(&answer)?));
+        for (request, first_response) in &recording.solves {
+            let response = call(connection, GATEWAY_SOLVE, Some(build), request).await?;
+            refs.extend(ids(first_response)?.into_iter().zip(ids(&response)?));
         }
         call(connection, GATEWAY_RETURN, Some(build), &renamed(result, &refs)?).await.map(drop)
     };
-    try_join(call(connection, SOLVE, None, request), gateway).await.map(|(answer, ())| answer)
+    try_join(call(connection, SOLVE, None, request), gateway).await.map(|(response, ())| response)
 }
 
 /// The ids of the references in a gateway response, in an order that depends only on its shape.
-fn ids(answer: &[u8]) -> Result<Vec<String>, Status> {
-    let answer = SolveResponse::decode(answer).map_err(|error| Status::internal(error.to_string()))?;
-    let GatewayResult { result, attestations, .. } = answer.result.unwrap_or_default();
+fn ids(response: &[u8]) -> Result<Vec<String>, Status> {
+    let response = SolveResponse::decode(response).map_err(|error| Status::internal(error.to_string()))?;
+    let GatewayResult { result, attestations, .. } = response.result.unwrap_or_default();
     let mut ids = match result {
         Some(result::Result::RefDeprecated(id)) => vec![id],
         Some(result::Result::Ref(reference)) => vec![reference.id],
@@ -165,9 +165,9 @@ mod tests {
 
     #[test]
     fn the_result_of_a_repetition_names_its_own_references() {
-        let answer = |result| SolveResponse { result: Some(result), ..SolveResponse::default() }.encode_to_vec();
-        let first = answer(refs(&[("linux/arm64", "id-2"), ("linux/amd64", "id-1")]));
-        let second = answer(refs(&[("linux/amd64", "id-8"), ("linux/arm64", "id-9")]));
+        let response = |result| SolveResponse { result: Some(result), ..SolveResponse::default() }.encode_to_vec();
+        let first = response(refs(&[("linux/arm64", "id-2"), ("linux/amd64", "id-1")]));
+        let second = response(refs(&[("linux/amd64", "id-8"), ("linux/arm64", "id-9")]));
         let map = ids(&first).unwrap().into_iter().zip(ids(&second).unwrap()).collect();
         let given =
             ReturnRequest { result: Some(refs(&[("linux/amd64", "id-1"), ("linux/arm64", "id-2")])), error: None };

@@ -38,14 +38,14 @@ fn cannot_mark(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn told(kind: &str, attrs: &[(&str, &str)], agent: &str) -> bool {
+    fn is_remarked(kind: &str, attrs: &[(&str, &str)], agent: &str) -> bool {
         let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let headers = HeaderMap::from_iter([(header::USER_AGENT, agent.parse().unwrap())]);
         plain(&[Exporter { kind: kind.to_owned(), attrs }], &headers).is_some()
     }
 
     #[test]
-    fn only_who_could_not_say_more_is_told() {
+    fn only_clients_that_cannot_mark_loads_get_a_remark() {
         for (kind, attrs, agent, expected) in [
             ("docker", &[][..], "grpc-go/1.81.0", true),
             ("oci", &[], "grpc-go/1.59.0", true),
@@ -57,7 +57,7 @@ mod tests {
             ("docker", &[("dest", "x")], "grpc-go/1.59.0", false),
             ("local", &[], "grpc-go/1.59.0", false),
         ] {
-            assert_eq!(told(kind, attrs, agent), expected, "{kind} {attrs:?} {agent}");
+            assert_eq!(is_remarked(kind, attrs, agent), expected, "{kind} {attrs:?} {agent}");
         }
     }
 }

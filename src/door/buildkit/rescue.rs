@@ -54,7 +54,7 @@ impl Load {
             once(&self.builder, &self.solve, again, &self.build.recording()).await.inspect_err(|status| {
                 displays.iter().flatten().for_each(|display| display.fail(status.message()));
             })?;
-        let exported = self.export(&repeated.build, repeated.answer, displays, again, None).await;
+        let exported = self.export(&repeated.build, repeated.response, displays, again, None).await;
         self.forget(&repeated.build).await;
         exported.map(drop)
     }

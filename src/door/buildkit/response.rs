@@ -11,7 +11,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use super::exporters::Exporter;
-use super::said::Said;
+use super::frontend_metadata::FrontendMetadata;
 use super::wire::{WireError, entry, fields, put_map};
 use crate::export::response::{CONFIG_DIGEST, DESCRIPTOR, DIGEST, NAME, image_response};
 use crate::image::{Descriptor, Reference};
@@ -125,11 +125,11 @@ pub(super) fn dated(root: &Descriptor, created: Option<i64>) -> Descriptor {
 /// The timestamp of an export in seconds, unless it is the current time: the exporter's attribute, else the build
 /// argument (`control/control.go`), else the frontend's (`exporter/util/epoch`). An empty value means the current time;
 /// the builder has refused an invalid number or, in the build argument, left it to the frontend.
-pub(super) fn source_time(exporter: &Exporter, build_arg: Option<&str>, said: &Said) -> Option<i64> {
+pub(super) fn source_time(exporter: &Exporter, build_arg: Option<&str>, frontend: &FrontendMetadata) -> Option<i64> {
     let build_arg = build_arg.filter(|value| value.is_empty() || value.parse::<i64>().is_ok());
     match exporter.attrs.get("source-date-epoch").map(String::as_str).or(build_arg) {
         Some(value) => value.parse().ok(),
-        None => said.to(exporter).epoch?.parse().ok(),
+        None => frontend.for_exporter(exporter).epoch?.parse().ok(),
     }
 }
 
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_load_answers_with_full_names_and_the_time() {
+    fn a_load_responds_with_full_names_and_the_time() {
         let names: Vec<Reference> = ["a", "b:1"].map(|name| name.parse().unwrap()).into();
         let keys = archive_keys(&root("x"), None, &names, Some(0));
         assert_eq!(keys[NAME], "docker.io/library/a:latest,docker.io/library/b:1");
-        let answer = BuildResponse { keys, rest: Vec::new() };
-        assert_eq!(answer.root().unwrap().annotations[ANNOTATION_CREATED], "1970-01-01T00:00:00Z");
+        let response = BuildResponse { keys, rest: Vec::new() };
+        assert_eq!(response.root().unwrap().annotations[ANNOTATION_CREATED], "1970-01-01T00:00:00Z");
     }
 
     #[test]
@@ -183,24 +183,25 @@ mod tests {
         ] {
             let attrs = attribute.map(|value: &str| ("source-date-epoch".to_owned(), value.to_owned()));
             let exporter = Exporter { kind: "oci".into(), attrs: attrs.into_iter().collect() };
-            let said = Said { name: None, epoch: frontend.map(str::to_owned) };
-            let time = source_time(&exporter, build_arg, &said);
+            let metadata = FrontendMetadata { name: None, epoch: frontend.map(str::to_owned) };
+            let time = source_time(&exporter, build_arg, &metadata);
             assert_eq!(time, expected, "{attribute:?} {build_arg:?} {frontend:?}");
         }
     }
 
     #[test]
     fn the_last_exporter_wins_and_each_is_listed() {
-        let mut answer = BuildResponse { keys: [("frontend.x".to_owned(), "1".to_owned())].into(), rest: Vec::new() };
+        let mut response = BuildResponse { keys: [("frontend.x".to_owned(), "1".to_owned())].into(), rest: Vec::new() };
         let results = [
             result(0, "oci", archive_keys(&root("first"), None, &[], None)),
             result(1, "local", Keys::new()),
             result(2, "image", image_response(&root("last"), None, None)),
         ];
-        answer.merge(&results);
-        assert_eq!(answer.root().unwrap().digest, root("last").digest);
-        assert_eq!(answer.keys["frontend.x"], "1");
-        let listed: serde_json::Value = serde_json::from_slice(&BASE64.decode(&answer.keys[RESULTS]).unwrap()).unwrap();
+        response.merge(&results);
+        assert_eq!(response.root().unwrap().digest, root("last").digest);
+        assert_eq!(response.keys["frontend.x"], "1");
+        let listed: serde_json::Value =
+            serde_json::from_slice(&BASE64.decode(&response.keys[RESULTS]).unwrap()).unwrap();
         assert_eq!(listed[0]["response"][DIGEST], root("first").digest.to_string());
         assert_eq!(listed[1]["type"], "local");
     }
@@ -210,7 +211,7 @@ mod tests {
         let mut message = Vec::new();
         super::super::wire::put_bytes(&mut message, 9, b"new");
         put_map(&mut message, EXPORTER_RESPONSE, &[("k".to_owned(), "v".to_owned())].into());
-        let answer = BuildResponse::read(&message).unwrap();
-        assert_eq!(answer.write(), message);
+        let response = BuildResponse::read(&message).unwrap();
+        assert_eq!(response.write(), message);
     }
 }

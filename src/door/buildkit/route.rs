@@ -42,8 +42,8 @@ const LOOK: Duration = Duration::from_secs(2);
 enum Edit {
     /// Edited; we export its image, inside the build if there is a finalizer.
     Load(Arc<Load>, Bytes, Option<Arc<Finalizer>>),
-    /// Forwarded unchanged. Messages about the build are shown as long as `said` is kept.
-    Pass { said: Option<Arc<Build>> },
+    /// Forwarded unchanged. Messages about the build are shown as long as `build` is kept.
+    Pass { build: Option<Arc<Build>> },
     /// Refused before the build starts.
     Refuse(Status),
 }
@@ -52,10 +52,10 @@ enum Edit {
 enum LoadPlan {
     /// No load.
     Nothing,
-    /// A load that we cannot export, perhaps with what the client is told of that.
+    /// A load that we cannot export, perhaps with the remark about that for the client.
     Pass(Option<String>),
     /// A load: the exporters that replace the client's, and whether the builder can wait for it.
-    Load { asked: Vec<Exporter>, finalizes: bool },
+    Load { builder_exporters: Vec<Exporter>, finalizes: bool },
 }
 
 /// One client connection and its counterpart towards the builder.
@@ -73,14 +73,14 @@ impl Route {
     }
 
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
-        let answer = match request.uri().path() {
+        let response = match request.uri().path() {
             SOLVE => self.solve(request).instrument(info_span!("solve", build = Empty)).await,
             STATUS => self.status(request).await,
             SESSION => self.door.sessions.serve(request, &self.upstream).await,
             GATEWAY_SOLVE | GATEWAY_RETURN => self.gateway(request).await,
             _ => self.upstream.forward(request).await,
         };
-        answer.or_else(|error| if error.is_reset() { Err(error) } else { Ok(unreachable(&error)) })
+        response.or_else(|error| if error.is_reset() { Err(error) } else { Ok(unreachable(&error)) })
     }
 
     async fn solve(&self, request: Request<Incoming>) -> Result<Response<Body>, ProxyError> {
@@ -95,17 +95,17 @@ impl Route {
                 None => self.edit_all(solve, &parts.headers).await,
             },
             // Not a request that we understand: the builder reports what is wrong with it.
-            Some(Err(_)) | None => (Edit::Pass { said: None }, None),
+            Some(Err(_)) | None => (Edit::Pass { build: None }, None),
         };
         let (load, finalizer, message, _claim) = match (edit, &cached) {
             (Edit::Refuse(status), _) => return Ok(error_response(&status)),
-            (Edit::Pass { said }, None) => {
+            (Edit::Pass { build }, None) => {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
-                return Ok(explained(response.map(|body| held_with(said, body)), self.why_not()));
+                return Ok(explained(response.map(|body| held_with(build, body)), self.why_not()));
             }
             // The status stream stays open until the claim is dropped, however the call ends.
-            (Edit::Pass { said }, Some(cached)) => {
-                let build = said.unwrap_or_else(|| cached.shown());
+            (Edit::Pass { build }, Some(cached)) => {
+                let build = build.unwrap_or_else(|| cached.shown());
                 (None, None, cached.message.clone(), build.track())
             }
             (Edit::Load(load, message, finalizer), _) => {
@@ -115,15 +115,15 @@ impl Route {
         };
         let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
         let (parts, body) = response.into_parts();
-        let mut answer = match Unary::read(body).await {
-            Ok(answer) => answer,
+        let mut response = match Unary::read(body).await {
+            Ok(response) => response,
             Err(error) => return Ok(unreadable(&error)),
         };
-        let code = status(&parts.headers, answer.trailers.as_ref()).map(|status| status.code());
+        let code = status(&parts.headers, response.trailers.as_ref()).map(|status| status.code());
         let result = finalizer.as_ref().and_then(|finalizer| finalizer.result());
         if code != Some(tonic::Code::Ok) {
             match (code, &load, result) {
-                // The builder repeats what we have told it.
+                // The builder repeats the error that we have sent it.
                 (_, _, Some(Err(status))) => return Ok(error_response(status)),
                 // The image is there already.
                 (_, _, Some(Ok(_))) => {}
@@ -131,13 +131,13 @@ impl Route {
                 // The response of a builder that disconnected has no status; then there is no builder to ask.
                 _ => {}
             }
-        } else if let Some(message) = answer.message() {
+        } else if let Some(message) = response.message() {
             match completed(&message, load.as_deref(), result, cached.as_ref()).await {
-                Ok(completed) => answer.body = frame(&completed.write()),
+                Ok(completed) => response.body = frame(&completed.write()),
                 Err(status) => return Ok(error_response(&status)),
             }
         }
-        let response = Response::from_parts(parts, answer.into_body());
+        let response = Response::from_parts(parts, response.into_body());
         Ok(if load.is_none() { explained(response, self.why_not()) } else { response })
     }
 
@@ -148,7 +148,7 @@ impl Route {
             door.finalizers.leave_to_client(&solve.session);
         }
         let plan = self.plan(&solve).await;
-        let has_caches = door.caching.is_wanted(&solve.cache).await;
+        let has_caches = door.caching.handles(&solve.cache).await;
         let is_finalized = matches!(plan, LoadPlan::Load { finalizes: true, .. });
         let is_split = door.sessions.decide(&solve.session, is_finalized || has_caches && door.caching.is_able());
         let (solve, cached) = match has_caches {
@@ -161,15 +161,15 @@ impl Route {
         (self.edit(solve, plan, is_split, headers), cached)
     }
 
-    /// What becomes of the request's loads. Asks the builder what it can do.
+    /// What becomes of the request's loads. Requests the capabilities of the builder.
     async fn plan(&self, solve: &Solve) -> LoadPlan {
         let door = &*self.door;
-        let Some(asked) = solve.asked(door.plain_is_load) else { return LoadPlan::Nothing };
+        let Some(builder_exporters) = solve.builder_exporters(door.plain_is_load) else { return LoadPlan::Nothing };
         let why = match timeout(LOOK, self.capabilities()).await {
             Ok(Ok(able)) if able.exports_directly => {
-                // Of several exporters the builder tells the results only after the build, in its history.
-                let finalizes = able.finalizes && asked.len() == 1 && !solve.has_session_exporter;
-                return LoadPlan::Load { asked, finalizes };
+                // Of several exporters the builder reports the results only after the build, in its history.
+                let finalizes = able.finalizes && builder_exporters.len() == 1 && !solve.has_session_exporter;
+                return LoadPlan::Load { builder_exporters, finalizes };
             }
             Ok(Ok(_)) => return LoadPlan::Pass(None),
             // A builder that does not respond will hardly build; if it does, the client's own export still works.
@@ -198,19 +198,19 @@ impl Route {
             if let Some(text) = &remark {
                 progress::remark(&build, text);
             }
-            Edit::Pass { said: remark.map(|_| build.clone()) }
+            Edit::Pass { build: remark.map(|_| build.clone()) }
         };
-        let (asked, finalizes) = match plan {
+        let (builder_exporters, finalizes) = match plan {
             LoadPlan::Nothing => {
                 let is_able = self.capabilities.get().is_some_and(|able| able.exports_directly);
                 return pass(remarks::plain(&solve.exporters, headers).filter(|_| is_able));
             }
             LoadPlan::Pass(remark) => return pass(remark),
-            LoadPlan::Load { asked, finalizes } => (asked, finalizes && is_split),
+            LoadPlan::Load { builder_exporters, finalizes } => (builder_exporters, finalizes && is_split),
         };
-        let Ok(message) = solve.with_exporters(&asked) else { return pass(None) };
+        let Ok(message) = solve.with_exporters(&builder_exporters) else { return pass(None) };
         let (builder, exports, client) = (door.builder.clone(), door.exports.clone(), self.client.clone());
-        let load = Arc::new(Load { builder, exports, client, build, solve, asked });
+        let load = Arc::new(Load { builder, exports, client, build, solve, builder_exporters });
         if let Err(status) = load.check() {
             return Edit::Refuse(status);
         }
@@ -264,29 +264,29 @@ impl Route {
             Ok(request) => request,
             Err(error) => return Ok(unreadable(&error)),
         };
-        let (request, asked) = match (build.cache(), request.message()) {
+        let (request, message) = match (build.cache(), request.message()) {
             (Some(cache), Some(message)) if parts.uri.path() == GATEWAY_SOLVE => {
                 let message = cache.gateway(message).await;
                 (Unary { body: frame(&message), ..request }, Some(message))
             }
             (_, message) => (request, message),
         };
-        if let Some(result) = asked.as_ref().filter(|_| parts.uri.path() == GATEWAY_RETURN) {
+        if let Some(result) = message.as_ref().filter(|_| parts.uri.path() == GATEWAY_RETURN) {
             // Recorded before it is sent: the build may end before the response arrives.
             build.record(result.len(), |recording| recording.result = Some(result.clone()));
             return Ok(self.upstream.send(Request::from_parts(parts, request.into_body())).await?.map(passed_on));
         }
         let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
-        let Some(asked) = asked else { return Ok(response.map(passed_on)) };
+        let Some(message) = message else { return Ok(response.map(passed_on)) };
         let (parts, body) = response.into_parts();
-        let answer = match Unary::read(body).await {
-            Ok(answer) => answer,
+        let response = match Unary::read(body).await {
+            Ok(response) => response,
             Err(error) => return Ok(unreadable(&error)),
         };
-        if let Some(answer) = answer.message() {
-            build.record(asked.len() + answer.len(), |recording| recording.solves.push((asked, answer)));
+        if let Some(response) = response.message() {
+            build.record(message.len() + response.len(), |recording| recording.solves.push((message, response)));
         }
-        Ok(Response::from_parts(parts, answer.into_body()))
+        Ok(Response::from_parts(parts, response.into_body()))
     }
 }
 
@@ -298,27 +298,27 @@ async fn completed(
     result: Option<&Result<BuildResponse, Status>>,
     cached: Option<&Cached>,
 ) -> Result<BuildResponse, Status> {
-    let mut answer =
+    let mut response =
         BuildResponse::read(message).map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
     match (result, load) {
-        (Some(result), _) => answer.take_image_of(result.as_ref().map_err(Status::clone)?),
+        (Some(result), _) => response.take_image_of(result.as_ref().map_err(Status::clone)?),
         (None, Some(load)) => {
-            let loaded = load.finish(answer.clone(), ExportPhase::AfterBuild).await?;
-            answer.take_image_of(&loaded);
+            let loaded = load.finish(response.clone(), ExportPhase::AfterBuild).await?;
+            response.take_image_of(&loaded);
         }
         (None, None) => {}
     }
     if let Some(cached) = cached {
-        cached.finish(&mut answer.keys);
+        cached.finish(&mut response.keys);
     }
-    Ok(answer)
+    Ok(response)
 }
 
-/// The body, with which `said` is dropped: messages about a build are shown after the builder's own progress, as long
+/// The body, with which `build` is dropped: messages about a build are shown after the builder's own progress, as long
 /// as a reference to the build exists.
-fn held_with(said: Option<Arc<Build>>, body: Incoming) -> Body {
+fn held_with(build: Option<Arc<Build>>, body: Incoming) -> Body {
     let body = body.map_frame(move |frame| {
-        let _held = &said;
+        let _held = &build;
         frame
     });
     body.map_err(BodyError::from).boxed_unsync()

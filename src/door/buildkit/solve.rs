@@ -42,7 +42,7 @@ pub(super) struct Solve {
     pub(super) epoch: Option<String>,
     /// Whether the frontend that the builder runs must not take some or all steps from the cache.
     pub(super) is_uncached: bool,
-    /// Whether the client answers the builder's calls about exporters itself.
+    /// Whether the client handles the builder's calls about exporters itself.
     pub(super) has_session_exporter: bool,
     /// The Linkspan caches that it reads and writes.
     pub(super) cache: CacheOptions,
@@ -52,7 +52,7 @@ pub(super) struct Solve {
 /// understand: then it is forwarded unchanged.
 pub fn rewrite(message: Bytes, plain_is_load: bool) -> Option<Bytes> {
     let solve = Solve::read(message).ok()?;
-    solve.with_exporters(&solve.asked(plain_is_load)?).ok()
+    solve.with_exporters(&solve.builder_exporters(plain_is_load)?).ok()
 }
 
 /// Whether the builder records a build in its history.
@@ -97,14 +97,14 @@ impl Solve {
     }
 
     /// The exporters that replace the client's; `None` if no load is among them.
-    pub(super) fn asked(&self, plain_is_load: bool) -> Option<Vec<Exporter>> {
-        let ask = |exporter: &Exporter| {
+    pub(super) fn builder_exporters(&self, plain_is_load: bool) -> Option<Vec<Exporter>> {
+        let replacement = |exporter: &Exporter| {
             if exporter.is_load(plain_is_load) { exporter.rewritten() } else { exporter.clone() }
         };
         self.exporters
             .iter()
             .any(|exporter| exporter.is_load(plain_is_load))
-            .then(|| self.exporters.iter().map(ask).collect())
+            .then(|| self.exporters.iter().map(replacement).collect())
     }
 
     /// The same request with other exporters (as many, in the same order). Each unchanged entry and field keeps its

@@ -23,10 +23,10 @@ pub(super) async fn call(
     let request = request.body(full(frame(message))).map_err(|error| Status::internal(error.to_string()))?;
     let response = connection.send(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
     let (parts, body) = response.into_parts();
-    let answer = Unary::read(body).await.map_err(|error| Status::unavailable(error.to_string()))?;
-    match status(&parts.headers, answer.trailers.as_ref()) {
+    let response = Unary::read(body).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    match status(&parts.headers, response.trailers.as_ref()) {
         Some(status) if status.code() == tonic::Code::Ok => {
-            answer.message().ok_or_else(|| Status::internal(format!("{path} answered without a message")))
+            response.message().ok_or_else(|| Status::internal(format!("{path} answered without a message")))
         }
         Some(status) => Err(status),
         None => Err(Status::unavailable(format!("{path} ended without a status"))),

@@ -90,7 +90,7 @@ pub(super) async fn delete(
     Ok(DeleteResponse { versions: found.iter().map(version).collect() })
 }
 
-/// Deletes for `client` what a selection means, and tells what.
+/// Deletes for `client` what a selection means, and returns what.
 pub(super) async fn prune(
     caches: &Caches,
     request: PruneRequest,

@@ -60,17 +60,17 @@ impl CommitTask {
 }
 
 impl CommitWatcher {
-    /// Passes on what a Commit tells, and its results.
+    /// Passes on the progress of a Commit, and its results.
     pub(super) async fn pass_on(mut self, responses: mpsc::Sender<Result<CommitResponse, Status>>) {
         let message = |event| Ok(CommitResponse { event: Some(event) });
         let last = loop {
-            let told = tokio::select! {
-                // What was told before the end comes before the end.
+            let next = tokio::select! {
+                // What was reported before the end comes before the end.
                 biased;
-                told = self.progress.recv() => told,
+                next = self.progress.recv() => next,
                 results = results(&mut self.done) => break results,
             };
-            match told {
+            match next {
                 Ok(step) if responses.send(message(Event::Progress(step.clone()))).await.is_err() => return,
                 // Steps may be left out.
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}

@@ -1,4 +1,4 @@
-//! What the API answers when a cache fails.
+//! The errors of the API when a cache fails.
 
 use tonic::Code;
 

@@ -54,7 +54,7 @@ impl Drop for HoldLease {
 
 /// What a Resolve looks for.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct ResolveQuery {
     pub(super) refs: Vec<CacheRef>,
     pub(super) platforms: Vec<Platform>,
     pub(super) ttl: Option<Duration>,
@@ -71,12 +71,12 @@ impl Holds {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds what is wanted and holds it.
+    /// Finds what is requested and holds it.
     pub(super) async fn resolve(
         &self,
         caches: &Arc<Caches>,
         exports: &Arc<Exports>,
-        wanted: &Wanted,
+        query: &ResolveQuery,
     ) -> Result<ResolveResponse, ApiError> {
         if self.holds().len() >= HOLDS {
             let message = format!("{HOLDS} holds are not released; release one of them, or wait until one expires");
@@ -84,14 +84,14 @@ impl Holds {
         }
         let reader = CacheReader::new(caches.blobs());
         let (mut held, mut lease, mut response) = (Vec::new(), None, ResolveResponse::default());
-        for reference in &wanted.refs {
+        for reference in &query.refs {
             let mut parts = caches.resolve(reference).await?;
             // Images have names of their own: a cache comes first.
             let images = match parts.is_empty() {
-                true => images(caches, exports, &mut lease, reference, wanted).await?,
+                true => images(caches, exports, &mut lease, reference, query).await?,
                 false => Vec::new(),
             };
-            parts.retain(|part| part.may_be_of(&wanted.platforms));
+            parts.retain(|part| part.may_be_of(&query.platforms));
             if parts.is_empty() && images.is_empty() {
                 response.unknown_refs.push(reference.to_string());
             }
@@ -109,7 +109,7 @@ impl Holds {
         if response.parts.is_empty() {
             return Ok(response);
         }
-        let lifetime = Lifetime::new(wanted.ttl);
+        let lifetime = Lifetime::new(query.ttl);
         response.hold_id = format!("{PREFIX}{}", unique_id());
         response.expire_time = Some(timestamp(lifetime.expires));
         let hold = Hold { parts: held, reader, _lease: lease, lifetime: Mutex::new(lifetime) };
@@ -159,16 +159,16 @@ async fn images(
     exports: &Arc<Exports>,
     lease: &mut Option<HoldLease>,
     reference: &CacheRef,
-    wanted: &Wanted,
+    query: &ResolveQuery,
 ) -> Result<Vec<InlineCache>, ApiError> {
     let Ok(name) = reference.as_str().parse::<Reference>() else { return Ok(Vec::new()) };
     let mut found = caches.inline(&name).await?;
-    found.retain(|cache| wanted.platforms.is_empty() || wanted.platforms.contains(&cache.platform));
+    found.retain(|cache| query.platforms.is_empty() || query.platforms.contains(&cache.platform));
     if found.is_empty() {
         return Ok(found);
     }
     let pins: Vec<_> = found.iter().flat_map(InlineCache::blobs).map(Pin::from).collect();
-    match pin(exports, lease, &pins, &wanted.client).await {
+    match pin(exports, lease, &pins, &query.client).await {
         Ok(sizes) => {
             let lost = pins.iter().zip(sizes).filter(|(_, size)| size.is_none());
             let lost: HashSet<_> = lost.map(|(pin, _)| &pin.digest).collect();

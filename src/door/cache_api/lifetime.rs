@@ -33,8 +33,8 @@ impl Lifetime {
 
     /// Puts off the end; it never comes nearer.
     pub(super) fn renew(&mut self, ttl: Option<Duration>) {
-        let wanted = SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);
-        self.expires = self.expires.max(wanted.min(self.latest()));
+        let requested = SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);
+        self.expires = self.expires.max(requested.min(self.latest()));
     }
 
     pub(super) fn is_over(&self, now: SystemTime) -> bool {

@@ -185,7 +185,7 @@ fn read_result(result: &NewResult, field: &str) -> Result<(Vec<Descriptor>, Opti
     Ok((chain?, result.create_time.map(|time| time.to_string())))
 }
 
-/// Takes records into an export, and says which of their layers must be sent.
+/// Takes records into an export, and returns which of their layers must be sent.
 pub(super) async fn put(caches: &Caches, session: &Session, records: &[NewRecord]) -> Result<PutResponse, ApiError> {
     let layers = session.records().add(records)?;
     let pins: Vec<_> = layers.iter().map(Pin::from).collect();
@@ -195,7 +195,7 @@ pub(super) async fn put(caches: &Caches, session: &Session, records: &[NewRecord
     let mountable = session.contents.ingests()?.mountable(&missing).await?;
     let mountable: HashSet<_> =
         missing.iter().zip(mountable).filter(|(_, size)| size.is_some()).map(|(digest, _)| digest).collect();
-    let mut answers = Vec::with_capacity(layers.len());
+    let mut put_layers = Vec::with_capacity(layers.len());
     let mut room = caches.limits().max_bytes.unwrap_or(u64::MAX);
     for (layer, size) in layers.iter().zip(sizes) {
         let standing = match size {
@@ -210,7 +210,7 @@ pub(super) async fn put(caches: &Caches, session: &Session, records: &[NewRecord
         if standing != Standing::Unwanted {
             room -= layer.size.min(room);
         }
-        answers.push(PutLayer { digest: layer.digest.to_string(), standing: standing.into() });
+        put_layers.push(PutLayer { digest: layer.digest.to_string(), standing: standing.into() });
     }
-    Ok(PutResponse { layers: answers })
+    Ok(PutResponse { layers: put_layers })
 }

@@ -88,7 +88,7 @@ impl<'a> Held<'a> {
         RecordKey { key: write_key((part, record)), has_results: results > 0 }
     }
 
-    /// Answers one message of Query.
+    /// Handles one message of Query.
     pub(super) fn query(&self, lookups: &[Lookup], ahead: i32) -> Result<QueryResponse, ApiError> {
         check_count("lookups", lookups.len())?;
         let ahead = usize::try_from(ahead).map_err(|_| ApiError::field("ahead", "less than zero"))?;

@@ -12,7 +12,7 @@ use crate::net::Principal;
 /// The request of Open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Tells it from the records of other APIs, whose leases are of the same kind.
+    /// Distinguishes it from the records of other APIs, whose leases are of the same kind.
     service: String,
     /// Rises with every change that older versions cannot read.
     version: u32,

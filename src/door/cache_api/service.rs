@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::holds::Wanted;
+use super::holds::ResolveQuery;
 use super::put::put;
 use super::query::Held;
 use super::sessions::Sessions;
@@ -42,11 +42,11 @@ impl Service for CacheService {
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
         let (client, ResolveRequest { refs, ttl, platforms }) = (client(&request), request.into_inner());
         let (refs, platforms) = (request::refs(&refs)?, request::platforms(&platforms)?);
-        let wanted = Wanted { refs, platforms, ttl: request::ttl(ttl)?, client };
+        let query = ResolveQuery { refs, platforms, ttl: request::ttl(ttl)?, client };
         let sessions = self.0.clone();
         // To its end even if the client goes away: a lease that was created must come into our hands.
         let resolving =
-            tokio::spawn(async move { sessions.holds.resolve(&sessions.caches, &sessions.exports, &wanted).await });
+            tokio::spawn(async move { sessions.holds.resolve(&sessions.caches, &sessions.exports, &query).await });
         let resolved = resolving.await.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(resolved?))
     }
@@ -189,7 +189,7 @@ impl Service for CacheService {
     }
 }
 
-/// Notes what a stream is about, which its first message says.
+/// Notes what a stream is about, which its first message names.
 fn name(known: &mut String, given: String, field: &str) -> Result<(), ApiError> {
     if known.is_empty() {
         *known = given;

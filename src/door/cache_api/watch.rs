@@ -38,8 +38,10 @@ pub(super) async fn watch(sessions: &Arc<Sessions>, prefix: String) -> Result<Re
             next = tokio::select! {
                 () = end.cancelled() => return,
                 () = responses.closed() => return,
-                told = events.recv() => match told {
-                    Ok(told) if told.version.reference.starts_with(&prefix) => Some(Event::Version(event(&told))),
+                received = events.recv() => match received {
+                    Ok(received) if received.version.reference.starts_with(&prefix) => {
+                        Some(Event::Version(event(&received)))
+                    }
                     Ok(_) => None,
                     Err(RecvError::Lagged(events)) => Some(Event::Missed(WatchMissed { events: number(events) })),
                     Err(RecvError::Closed) => return,

@@ -60,7 +60,7 @@ impl Door {
 
     /// Adds the report that status requests get.
     #[must_use]
-    pub fn telling(mut self, status: Option<StatusReport>) -> Self {
+    pub fn with_status(mut self, status: Option<StatusReport>) -> Self {
         self.status = status;
         self
     }

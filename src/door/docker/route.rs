@@ -31,8 +31,8 @@ impl Door {
         // A copy, because handling the exchange consumes its head.
         let (method, target) = (head.method().to_owned(), Target::of(head.target()));
         tracing::debug!(method, path = target.path(), "request");
-        if let Some(answer) = self.status.as_ref().filter(|_| StatusReport::is_asked(head.method(), head.target())) {
-            exchange.finish(StatusReport::CONTENT_TYPE, &answer.bytes()).await;
+        if let Some(report) = self.status.as_ref().filter(|_| StatusReport::is_request(head.method(), head.target())) {
+            exchange.finish(StatusReport::CONTENT_TYPE, &report.bytes()).await;
             return Ok(None);
         }
         let parts = target.parts();
@@ -75,10 +75,10 @@ impl Door {
             let call = (!is_endless(method.as_str(), &parts, target.query())).then(|| drain.call());
             let upstream = upstream.clone();
             async move {
-                let answer = if is_load { refused() } else { upstream.forward(request).await? };
+                let response = if is_load { refused() } else { upstream.forward(request).await? };
                 Ok(match call {
-                    Some(call) => answer.map(|body| until_end_of(body, call)),
-                    None => answer,
+                    Some(call) => response.map(|body| until_end_of(body, call)),
+                    None => response,
                 })
             }
         });
@@ -92,8 +92,8 @@ impl Door {
 fn refused() -> Response<Body> {
     tracing::info!(door = "docker", error = OVER_HTTP2, "not loaded");
     let text = serde_json::json!({ "message": format!("linkspan: {OVER_HTTP2}") }).to_string() + "\n";
-    let mut answer = Response::new(full(text.into()));
-    *answer.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+    let mut response = Response::new(full(text.into()));
+    *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }

@@ -1,4 +1,4 @@
-//! What the API answers when an export, an output or a source fails.
+//! The errors of the API when an export, an output or a source fails.
 
 use tonic::Code;
 

@@ -1,6 +1,6 @@
 //! The standard exporter API, `linkspan.export.v1`: `proto/README.md` is its specification.
 //!
-//! A client opens an export (`sessions`), is told what must be sent (`negotiate`), sends it through containerd's
+//! A client opens an export (`sessions`), gets what must be sent (`negotiate`), sends it through containerd's
 //! Content service scoped to the export (`crate::content_server`), and commits it (`commit`) by one or several
 //! `exporters`. What survives a restart is kept with the engine's lease (`record`).
 

@@ -43,7 +43,7 @@ impl Outputs {
         Self { folders, planning, queue, room: Arc::new(Semaphore::new(ROOM as usize)) }
     }
 
-    /// Waits for the turn to plan a file system, and says so.
+    /// Waits for the turn to plan a file system, with a note.
     pub(super) async fn turn(&self, events: &Events) -> Result<SemaphorePermit<'_>, ApiError> {
         if let Ok(turn) = self.planning.try_acquire() {
             return Ok(turn);
@@ -88,13 +88,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_is_told_and_not_too_many_do() {
+    async fn those_that_wait_get_a_note_and_not_too_many_do() {
         let outputs = Outputs::new(Folders::default());
         let notes = Arc::new(Mutex::new(Vec::new()));
-        let told = notes.clone();
+        let listed = notes.clone();
         let events = Events::new(move |event| {
             if let Event::Note(note) = event {
-                told.lock().unwrap().push(note.clone());
+                listed.lock().unwrap().push(note.clone());
             }
         });
         let slow = join_all((0..PLANS).map(|_| outputs.turn(&events))).await;

@@ -82,7 +82,7 @@ impl Record {
         Ok(text)
     }
 
-    /// Whether it is the record of another API, which says so: leases of all of them are of the same kind.
+    /// Whether it is the record of another API, by its mark: leases of all of them are of the same kind.
     pub(super) fn is_of_another_service(text: &str) -> bool {
         #[derive(Deserialize)]
         struct Service {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn others_say_whose_they_are() {
+    fn others_name_their_owner() {
         let text = Record::new(&request(), "unix:///export.sock", &client(1)).write().unwrap();
         assert!(!Record::is_of_another_service(&text));
         assert!(Record::is_of_another_service(&text.replacen('{', "{\"service\":\"other\",", 1)));

@@ -115,9 +115,9 @@ impl Service for ExportService {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let ListRequest { labels, page_size, page_token } = request.into_inner();
         let size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(PAGE).min(PAGE);
-        let wanted =
+        let has_labels =
             |session: &Arc<Session>| labels.iter().all(|(key, value)| session.record.labels.get(key) == Some(value));
-        let found: Vec<_> = self.0.list(&page_token).into_iter().filter(wanted).collect();
+        let found: Vec<_> = self.0.list(&page_token).into_iter().filter(has_labels).collect();
         let next_page_token = match found.get(size) {
             Some(_) => found[size - 1].id.clone(),
             None => String::new(),
@@ -150,18 +150,18 @@ fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> R
     }
 }
 
-/// Passes on what a Commit tells, and its results.
+/// Passes on the progress of a Commit, and its results.
 async fn pass_on(watching: CommitWatcher, responses: mpsc::Sender<Result<CommitResponse, Status>>) {
     let CommitWatcher { mut progress, mut done } = watching;
     let message = |event| Ok(CommitResponse { event: Some(event) });
     let last = loop {
-        let told = tokio::select! {
-            // What was told before the end comes before the end.
+        let next = tokio::select! {
+            // What was reported before the end comes before the end.
             biased;
-            told = progress.recv() => told,
+            next = progress.recv() => next,
             results = ended(&mut done) => break results,
         };
-        match told {
+        match next {
             Ok(step) if responses.send(message(Event::Progress(step.clone()))).await.is_err() => return,
             // Steps may be left out.
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}

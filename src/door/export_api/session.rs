@@ -109,9 +109,9 @@ impl Session {
     pub(super) fn renew(&self, ttl: Option<Duration>) -> Result<(), ApiError> {
         self.check_alive()?;
         let latest = self.opened + MAX_LIFETIME;
-        let wanted = SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);
+        let requested = SystemTime::now() + ttl.unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);
         let mut stage = self.stage();
-        stage.expires = stage.expires.max(wanted.min(latest));
+        stage.expires = stage.expires.max(requested.min(latest));
         Ok(())
     }
 

@@ -146,7 +146,7 @@ impl Sessions {
             let (now, instant) = (SystemTime::now(), Instant::now());
             let overdue: Vec<_> = self.sessions().values().filter(|it| it.is_overdue(now)).cloned().collect();
             for session in overdue {
-                // Each by itself: an engine may be long in answering for one of them.
+                // Each by itself: an engine may take long to respond for one of them.
                 tokio::spawn(async move {
                     tracing::info!(export = session.id, "expired");
                     if let Err(refusal) = close(&session, ExportState::Expired).await {

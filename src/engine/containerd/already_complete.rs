@@ -35,11 +35,11 @@ pub(crate) async fn check(
             .filter_map(|(info, document)| Some((document.descriptor.digest.clone(), info?.labels)))
             .collect();
         Ok(graph.documents().iter().all(|document| {
-            let mut wanted = labels::children(document);
+            let mut expected = labels::children(document);
             if document.descriptor.digest == job.config {
-                wanted.extend(job.label());
+                expected.extend(job.label());
             }
-            found.get(&document.descriptor.digest).is_some_and(|have| labels::missing(&wanted, have).is_empty())
+            found.get(&document.descriptor.digest).is_some_and(|have| labels::missing(&expected, have).is_empty())
         }))
     };
     let leaves = async { Ok(content::present(client, graph.leaves()).await?.iter().all(|(_, present)| *present)) };

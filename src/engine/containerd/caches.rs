@@ -90,11 +90,11 @@ impl ContainerdCaches {
         let mut leases = self.client().leases();
         let call = leases.list(self.client().request(ListRequest { filters: vec![filter] }));
         let found = self.client().unary("listing caches", call).await?.leases.into_iter();
-        let is_wanted = |lease: &LeaseRecord| {
+        let is_match = |lease: &LeaseRecord| {
             let found = lease.labels.get(CACHE);
             lease.id.starts_with(VERSION_PREFIX) && found.is_some_and(|found| reference.is_none_or(|it| it == found))
         };
-        Ok(found.filter(is_wanted).collect())
+        Ok(found.filter(is_match).collect())
     }
 
     /// Each lease, and what its record says if there is one.
@@ -260,7 +260,7 @@ impl PendingVersion for PendingCache {
         }
         // What is there now stays, by the labels of the root.
         self.check(&layers).await?;
-        let said = [
+        let own_labels = [
             (ROOT, root.descriptor.digest.to_string()),
             (ROOT_TYPE, root.descriptor.media_type.clone()),
             (ROOT_SIZE, root.descriptor.size.to_string()),
@@ -268,15 +268,15 @@ impl PendingVersion for PendingCache {
             (LAYERS, layers.len().to_string()),
             (USED, milliseconds(SystemTime::now()).to_string()),
         ];
-        let said: Labels = said.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let own_labels: Labels = own_labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let (document, bytes) = record(id);
-        let labels = said.clone().into_iter().chain(labels::references([&root.descriptor.digest])).collect();
+        let labels = own_labels.clone().into_iter().chain(labels::references([&root.descriptor.digest])).collect();
         content::put(&client, id, &document, &bytes, labels).await?;
         // The lease stays, and with it what nobody wrote to its end.
         if let Err(error) = abort_ingests(&self.client, id).await {
             tracing::debug!(%error, id, "ingests of a complete build cache stay as long as it does");
         }
-        version(self.record.clone(), &said).ok_or_else(|| EngineError::Protocol {
+        version(self.record.clone(), &own_labels).ok_or_else(|| EngineError::Protocol {
             operation: format!("storing a cache as {id}"),
             reason: "its own record cannot be read".to_owned(),
         })

@@ -275,7 +275,7 @@ fn is_identifier(name: &str) -> bool {
 
 /// Turning an expected refusal into a value.
 pub(crate) trait Expect<T> {
-    /// `None` when the engine answered with `code`.
+    /// `None` when the engine responded with `code`.
     fn unless(self, code: Code) -> Result<Option<T>, EngineError>;
 }
 

@@ -21,7 +21,7 @@ const SNAPSHOTTERS: &str = "io.containerd.snapshotter.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
 const CONTENT: &str = "io.containerd.content.v1";
 
-/// What introspection says of a containerd.
+/// What introspection reports of a containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     pub(crate) version: String,
@@ -43,7 +43,7 @@ pub(crate) async fn uuid(client: &Client) -> Result<String, EngineError> {
     Ok(server.uuid)
 }
 
-/// Asks containerd what it is. `snapshotter` is what the engine is known to use; without it the namespace's
+/// Reads what containerd is. `snapshotter` is what the engine is known to use; without it the namespace's
 /// default is taken, as containerd's own clients do.
 pub(crate) async fn discover(
     client: &Client,

@@ -72,17 +72,17 @@ pub(crate) fn snapshot(snapshotter: &str, chain: &Digest) -> (String, String) {
     (format!("{SNAPSHOT}{snapshotter}"), chain.to_string())
 }
 
-/// Which of `wanted` must be written so that everything they name is kept alive. A digest counts as kept when any
+/// Which of `expected` must be written so that everything they name is kept alive. A digest counts as kept when any
 /// label of the right kind names it: another client may have numbered the children of an index differently, because
 /// it left some out. If one is missing, all that differ are written, so that no two children fight for one key.
-pub(crate) fn missing(wanted: &Labels, have: &Labels) -> Labels {
+pub(crate) fn missing(expected: &Labels, have: &Labels) -> Labels {
     let content = |labels: &Labels| -> HashSet<String> {
         labels.iter().filter(|(key, _)| key.starts_with(CONTENT)).map(|(_, value)| value.clone()).collect()
     };
-    let complete = content(wanted).is_subset(&content(have));
+    let complete = content(expected).is_subset(&content(have));
     let lacks =
         |(key, value): &(&String, &String)| (!complete || !key.starts_with(CONTENT)) && have.get(*key) != Some(*value);
-    wanted.iter().filter(lacks).map(|(key, value)| (key.clone(), value.clone())).collect()
+    expected.iter().filter(lacks).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 #[cfg(test)]
@@ -144,19 +144,19 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_written() {
-        let wanted = Labels::from([label("m.0", "a"), label("m.1", "b")]);
-        assert_eq!(missing(&wanted, &wanted), Labels::new());
+        let expected = Labels::from([label("m.0", "a"), label("m.1", "b")]);
+        assert_eq!(missing(&expected, &expected), Labels::new());
         let numbered_otherwise = Labels::from([label("m.0", "b"), label("m.1", "a")]);
-        assert_eq!(missing(&wanted, &numbered_otherwise), Labels::new());
+        assert_eq!(missing(&expected, &numbered_otherwise), Labels::new());
         let partial = Labels::from([label("m.0", "b"), ("other".to_owned(), "x".to_owned())]);
-        assert_eq!(missing(&wanted, &partial), wanted, "m.0 must not be lost to a");
+        assert_eq!(missing(&expected, &partial), expected, "m.0 must not be lost to a");
     }
 
     #[test]
     fn a_snapshot_label_counts_by_its_key() {
-        let wanted = Labels::from([snapshot("overlayfs", &digest("chain"))]);
+        let expected = Labels::from([snapshot("overlayfs", &digest("chain"))]);
         let other = Labels::from([snapshot("native", &digest("chain"))]);
-        assert_eq!(missing(&wanted, &other), wanted);
-        assert_eq!(missing(&wanted, &wanted), Labels::new());
+        assert_eq!(missing(&expected, &other), expected);
+        assert_eq!(missing(&expected, &expected), Labels::new());
     }
 }

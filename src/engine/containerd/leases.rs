@@ -36,7 +36,7 @@ const LIFETIME: Duration = Duration::from_secs(8 * 3600);
 const LABEL_BYTES: usize = 4096;
 
 /// The id of an export's lease. Like that of the export it holds letters, digits and dashes, and nothing else: refs of
-/// ingests are told apart by the slash that follows it.
+/// ingests are distinguished by the slash that follows it.
 pub(crate) fn id(origin: &Origin) -> String {
     format!("linkspan-{}", origin.export)
 }

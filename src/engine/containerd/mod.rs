@@ -93,7 +93,7 @@ impl ContainerdEngine {
         &self.client
     }
 
-    /// What it said of itself.
+    /// What it reported of itself.
     pub(crate) fn server(&self) -> &Server {
         &self.server
     }

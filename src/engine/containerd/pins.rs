@@ -65,16 +65,16 @@ impl Pins {
         }
         let numbered = digests.iter().zip(self.count..);
         let labels: Vec<_> = numbered.map(|(digest, number)| labels::pin(number, digest)).collect();
-        let wanted: Labels = labels.iter().cloned().collect();
+        let expected: Labels = labels.iter().cloned().collect();
         let document = match &self.document {
             Some(document) => {
-                content::label(client, document, wanted).await?;
+                content::label(client, document, expected).await?;
                 document.clone()
             }
             None => {
                 let (descriptor, bytes) = descriptor(lease, self.part);
-                if content::put(client, lease, &descriptor, &bytes, wanted.clone()).await? == Put::Present {
-                    content::label(client, &descriptor.digest, wanted).await?;
+                if content::put(client, lease, &descriptor, &bytes, expected.clone()).await? == Put::Present {
+                    content::label(client, &descriptor.digest, expected).await?;
                 }
                 self.document.insert(descriptor.digest).clone()
             }

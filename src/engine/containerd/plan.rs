@@ -13,12 +13,12 @@ use crate::image::{Descriptor, Document, Graph, Kind};
 pub(super) async fn plan(client: &Client, lease: &str, graph: &Graph, job: Option<&Job>) -> Result<Plan, EngineError> {
     let mut plan = Plan::default();
     for document in graph.documents() {
-        let mut wanted = labels::children(document);
+        let mut expected = labels::children(document);
         if let Some(job) = job.filter(|job| job.config == document.descriptor.digest) {
-            wanted.extend(job.label());
+            expected.extend(job.label());
         }
         let is_root = document.descriptor.digest == graph.root().digest;
-        match store(client, lease, document, wanted, is_root).await? {
+        match store(client, lease, document, expected, is_root).await? {
             Put::Stored => plan.stored.push(document.descriptor.clone()),
             Put::Present => plan.present.push(document.descriptor.clone()),
         }
@@ -48,7 +48,7 @@ pub(super) async fn check_complete(client: &Client, graph: &Graph) -> Result<(),
     if digests.is_empty() { Ok(()) } else { Err(EngineError::Missing { digests }) }
 }
 
-/// Makes sure that `document` is in the store, pinned, and labelled with `wanted`.
+/// Makes sure that `document` is in the store, pinned, and labelled with `expected`.
 ///
 /// The root is leased by name; everything below it is pinned as soon as its parent is there with all labels,
 /// and parents come first. So a child that a mere look-up finds is pinned, and the number of synced writes does not grow
@@ -57,7 +57,7 @@ async fn store(
     client: &Client,
     lease: &str,
     document: &Document,
-    wanted: Labels,
+    expected: Labels,
     is_root: bool,
 ) -> Result<Put, EngineError> {
     let descriptor = &document.descriptor;
@@ -67,14 +67,14 @@ async fn store(
         found = content::info(client, &descriptor.digest).await?;
     }
     if found.is_none() {
-        put = content::put(client, lease, descriptor, &document.bytes, wanted.clone()).await?;
+        put = content::put(client, lease, descriptor, &document.bytes, expected.clone()).await?;
         if put == Put::Present {
             found = content::info(client, &descriptor.digest).await?;
         }
     }
     if put == Put::Present {
         let have = found.ok_or_else(|| EngineError::Missing { digests: vec![descriptor.digest.clone()] })?.labels;
-        let lacking = labels::missing(&wanted, &have);
+        let lacking = labels::missing(&expected, &have);
         if !lacking.is_empty() {
             content::label(client, &descriptor.digest, lacking).await?;
         }

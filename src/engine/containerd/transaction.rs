@@ -72,7 +72,7 @@ impl ContainerdTransaction {
         self.graph.descriptors().map(|blob| blob.digest.clone()).collect()
     }
 
-    /// Who is told what happens.
+    /// Who gets the events.
     pub(crate) fn events(&self) -> &Events {
         &self.options.events
     }
@@ -174,7 +174,7 @@ impl PreparedImage for ContainerdTransaction {
     }
 }
 
-/// A writer that tells the unpacker when its blob is in the store.
+/// A writer that notifies the unpacker when its blob is in the store.
 #[derive(Debug)]
 struct NotifyOnCommit {
     writer: Box<writer::Writer>,

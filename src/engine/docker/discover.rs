@@ -59,7 +59,7 @@ impl Info {
         }
     }
 
-    /// Where it says that its containerd listens.
+    /// Where its containerd listens, as it reports.
     pub(crate) fn containerd_address(&self) -> Option<&Path> {
         let address = self.containerd.as_ref()?.address.as_str();
         let path = Path::new(address.strip_prefix("unix://").unwrap_or(address));
@@ -67,7 +67,7 @@ impl Info {
     }
 }
 
-/// Asks dockerd what it is.
+/// Reads what dockerd is.
 pub(crate) async fn info(docker: &Api) -> Result<Info, EngineError> {
     let response = docker.get("/info").await?;
     let broken = |reason: String| EngineError::Protocol {

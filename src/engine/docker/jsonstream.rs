@@ -43,7 +43,7 @@ impl Line {
 /// Checks that dockerd said of each name that it loaded it, and without names that it loaded an image by its id; `id` is
 /// what messages call it then. A name that nobody asked for is never what was asked for.
 pub(crate) fn check_loaded(notes: &[String], names: &[Reference], id: &str) -> Result<(), String> {
-    let said = |what: &str| format!("it did not say that it loaded {what}; it said: {}", notes.join("; "));
+    let not_loaded = |what: &str| format!("it did not say that it loaded {what}; it said: {}", notes.join("; "));
     // dockerd's short form does not always parse as the name that it points to (`docker.io/localhost/x`).
     let is = |name: &Reference, loaded: &str| loaded == name.familiar() || loaded.parse().as_ref() == Ok(name);
     let loaded = notes.iter().filter_map(|note| note.strip_prefix(LOADED));
@@ -51,10 +51,10 @@ pub(crate) fn check_loaded(notes: &[String], names: &[Reference], id: &str) -> R
         return Err(format!("it gave the image the name `{other}`, which nobody asked for"));
     }
     if let Some(name) = names.iter().find(|name| !loaded.clone().any(|loaded| is(name, loaded))) {
-        return Err(said(&name.familiar()));
+        return Err(not_loaded(&name.familiar()));
     }
     if names.is_empty() && !notes.iter().any(|note| note.starts_with(LOADED_ID)) {
-        return Err(said(id));
+        return Err(not_loaded(id));
     }
     Ok(())
 }

@@ -48,14 +48,14 @@ impl Loads {
         Self { docker, store: (lifetime != Lifetime::Process).then_some(store) }
     }
 
-    /// Lets dockerd make an image of blobs that are in place. `was_asked` tells afterwards whether it may have begun, for
+    /// Lets dockerd make an image of blobs that are in place. `may_have_begun` tells afterwards whether it may have begun, for
     /// dockerd sets all names before anything else that can fail, and gives none back.
     async fn load(
         &self,
         image: &ContainerdTransaction,
         names: &[Reference],
         preconditions: &[Precondition],
-        was_asked: &mut bool,
+        may_have_begun: &mut bool,
     ) -> Result<(), EngineError> {
         let root = image.root();
         let archive = archive(root, names).map_err(|error| refused(error.to_string()))?;
@@ -64,7 +64,7 @@ impl Loads {
         loop {
             // dockerd compares nothing, so it is done right before each attempt.
             image.check_names(preconditions).await?;
-            *was_asked = true;
+            *may_have_begun = true;
             let response =
                 self.docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
             let outcome = match response.status {
@@ -108,12 +108,12 @@ impl Committer for Loads {
             names => names.iter().map(ToString::to_string).collect(),
         };
         let before = image.names_before_load(records, dangling).await?;
-        let mut was_asked = false;
-        let Err(error) = self.load(image, names, preconditions, &mut was_asked).await else {
+        let mut may_have_begun = false;
+        let Err(error) = self.load(image, names, preconditions, &mut may_have_begun).await else {
             return image.confirm(before).await;
         };
         image.client().note(&error);
-        if was_asked {
+        if may_have_begun {
             image.restore_names(before).await;
         }
         Err(error)
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_nobody_asked_for_is_failure() {
+    fn a_name_that_was_not_requested_is_failure() {
         let body = "{\"stream\":\"Loaded image: a:1\\n\"}\r\n{\"stream\":\"Loaded image ID: sha256:00\\n\"}\r\n";
         for names in [&[][..], &["b:1"], &["a:2"]] {
             let error = check(body, names).unwrap_err().to_string();

@@ -70,9 +70,9 @@ impl DockerEngine {
             }
         };
         let store = VerifiedStore::find(socket, &candidates(hint, info.containerd_address())).await?;
-        if let Some(wanted) = namespace.filter(|wanted| *wanted != store.namespace()) {
+        if let Some(expected) = namespace.filter(|expected| *expected != store.namespace()) {
             return Err(EngineError::Namespace {
-                namespace: wanted.to_owned(),
+                namespace: expected.to_owned(),
                 reason: format!("docker at {} keeps its images in `{}`", docker.address(), store.namespace()),
             });
         }
@@ -102,12 +102,12 @@ impl DockerEngine {
     }
 }
 
-/// Where dockerd's containerd may be, best guess first (moby `daemon/command/daemon.go`): where we were told, where
-/// dockerd says (27 and later), where it looks itself, where it starts its own.
-fn candidates(hint: Option<&Path>, told: Option<&Path>) -> Vec<PathBuf> {
+/// Where dockerd's containerd may be, best guess first (moby `daemon/command/daemon.go`): the configured address, where
+/// dockerd reports it (27 and later), where it looks itself, where it starts its own.
+fn candidates(hint: Option<&Path>, reported: Option<&Path>) -> Vec<PathBuf> {
     let usual = ["/run/containerd/containerd.sock", "/var/run/docker/containerd/containerd.sock"].map(Path::new);
     let mut found: Vec<PathBuf> = Vec::new();
-    for path in hint.into_iter().chain(told).chain(usual) {
+    for path in hint.into_iter().chain(reported).chain(usual) {
         if !found.iter().any(|have| have == path) {
             found.push(path.to_owned());
         }

@@ -21,13 +21,13 @@ use crate::docker_api::{Api, ApiResponse};
 use crate::engine::EngineError;
 use crate::engine::containerd::{Client, dial, failure, uuid};
 
-/// How long dockerd may take to answer.
+/// How long dockerd may take to respond.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const UUID: &str = "org.mobyproject.buildkit.worker.containerd.uuid";
 const NAMESPACE: &str = "org.mobyproject.buildkit.worker.containerd.namespace";
 
-/// What dockerd says of its containerd.
+/// What dockerd reports of its containerd.
 #[derive(Debug, PartialEq, Eq)]
 struct StoreId {
     /// The server's UUID.
@@ -61,7 +61,7 @@ impl VerifiedStore {
     /// Finds the containerd of the dockerd behind `socket` among the sockets `candidates`.
     pub(crate) async fn find(socket: &Path, candidates: &[PathBuf]) -> Result<Self, EngineError> {
         let workers = Workers::new(socket)?;
-        let id = workers.ask().await?;
+        let id = workers.store_id().await?;
         let mut met = Vec::new();
         let mut denied = None;
         for candidate in candidates {
@@ -93,11 +93,11 @@ impl VerifiedStore {
 
     /// Fails unless dockerd still uses this containerd. Two calls over connections that are up already.
     pub(crate) async fn check(&self) -> Result<(), EngineError> {
-        let (told, found) = futures_util::try_join!(self.workers.ask(), uuid(&self.client))?;
-        if told == self.id && found == self.id.uuid {
+        let (reported, found) = futures_util::try_join!(self.workers.store_id(), uuid(&self.client))?;
+        if reported == self.id && found == self.id.uuid {
             return Ok(());
         }
-        let expected = format!("containerd {} and namespace `{}`", told.uuid, told.namespace);
+        let expected = format!("containerd {} and namespace `{}`", reported.uuid, reported.namespace);
         let found = format!(
             "containerd {found} answers at {}, and Linkspan was started for containerd {} and namespace `{}`",
             self.client.address(),
@@ -122,13 +122,13 @@ impl Workers {
         EngineError::NotProven { docker: self.address.clone(), expected, found }
     }
 
-    /// Asks dockerd which containerd it uses.
-    async fn ask(&self) -> Result<StoreId, EngineError> {
+    /// Requests from dockerd which containerd it uses.
+    async fn store_id(&self) -> Result<StoreId, EngineError> {
         let upgraded_first = self.prefer_upgraded.load(Ordering::Relaxed);
-        match self.ask_over(upgraded_first).await {
+        match self.store_id_over(upgraded_first).await {
             // Not how this dockerd speaks gRPC; it may have been replaced by an older or newer one.
             Err(EngineError::Unreachable { .. } | EngineError::Rpc { .. }) => {
-                let id = self.ask_over(!upgraded_first).await?;
+                let id = self.store_id_over(!upgraded_first).await?;
                 self.prefer_upgraded.store(!upgraded_first, Ordering::Relaxed);
                 Ok(id)
             }
@@ -136,7 +136,7 @@ impl Workers {
         }
     }
 
-    async fn ask_over(&self, upgraded: bool) -> Result<StoreId, EngineError> {
+    async fn store_id_over(&self, upgraded: bool) -> Result<StoreId, EngineError> {
         let operation = || "asking docker which containerd it uses".to_owned();
         let channel = if upgraded { &self.upgraded } else { &self.direct };
         let mut control = ControlClient::new(channel.clone());

@@ -18,7 +18,7 @@ use crate::engine::EngineError;
 use crate::engine::docker::Info;
 use crate::image::{Digest, RootFs};
 
-/// How many images are asked for at once.
+/// How many images are requested at once.
 const PARALLEL: usize = 8;
 /// The largest list of images that is read: some 50,000 images.
 const LIST_BYTES: usize = 64 << 20;
@@ -30,27 +30,27 @@ pub(super) struct Chains {
 }
 
 impl Chains {
-    /// Those of `wanted` that the store has. What it says may be out of date at once: nothing holds a layer until
+    /// Those of `queried` that the store has. What it says may be out of date at once: nothing holds a layer until
     /// dockerd itself does, while it loads.
     pub(super) async fn known(
         &self,
         api: &Api,
         info: &Info,
-        wanted: &[Digest],
+        queried: &[Digest],
     ) -> Result<HashSet<Digest>, EngineError> {
         if let Some(layers) = on_disk(info).await {
-            return Ok(look(&layers, wanted).await);
+            return Ok(look(&layers, queried).await);
         }
         let images = self.images(api).await?;
         let known: HashSet<&Digest> = images.iter().flat_map(|chains| chains.iter()).collect();
-        Ok(wanted.iter().filter(|chain| known.contains(chain)).cloned().collect())
+        Ok(queried.iter().filter(|chain| known.contains(chain)).cloned().collect())
     }
 
     /// The chains of every image.
     async fn images(&self, api: &Api) -> Result<Vec<Arc<[Digest]>>, EngineError> {
         let ids = list(api).await?;
         let known = self.images.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let asked = ids.into_iter().map(|id| {
+        let lookups = ids.into_iter().map(|id| {
             let known = known.get(&id).cloned();
             async move {
                 let chains = match known {
@@ -60,9 +60,9 @@ impl Chains {
                 Ok::<_, EngineError>(chains.map(|chains| (id, chains)))
             }
         });
-        let asked: Vec<_> = asked.collect();
+        let lookups: Vec<_> = lookups.collect();
         let found: Vec<Option<(Digest, Arc<[Digest]>)>> =
-            stream::iter(asked).buffer_unordered(PARALLEL).try_collect().await?;
+            stream::iter(lookups).buffer_unordered(PARALLEL).try_collect().await?;
         // Those that are gone are forgotten with this.
         let images: HashMap<_, _> = found.into_iter().flatten().collect();
         let chains = images.values().cloned().collect();
@@ -89,9 +89,9 @@ fn is_plain(driver: &str) -> bool {
 }
 
 /// A chain's folder comes and goes by being renamed, so it is complete.
-async fn look(layers: &Path, wanted: &[Digest]) -> HashSet<Digest> {
+async fn look(layers: &Path, queried: &[Digest]) -> HashSet<Digest> {
     let mut known = HashSet::new();
-    for chain in wanted {
+    for chain in queried {
         if fs::metadata(layers.join(chain.hex())).await.is_ok() {
             known.insert(chain.clone());
         }

@@ -9,9 +9,9 @@ mod chains;
 mod lease;
 mod load;
 mod response;
+mod selected;
 mod transaction;
 mod upload;
-mod wanted;
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What dockerd says while it loads, line by line.
+//! The response of dockerd to a load, line by line.
 
 use bytes::BytesMut;
 use http::{Response, StatusCode};
@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::load::{PATIENCE, broken, place};
-use super::wanted::{Layer, Wanted};
+use super::selected::{Layer, SelectedImage};
 use crate::docker_api::{Api, ApiResponse};
 use crate::engine::EngineError;
 use crate::engine::containerd::is_full;
@@ -22,14 +22,14 @@ const NOTES: usize = 4096;
 /// What a line is about that counts the bytes of a layer.
 const LOADING: &str = "Loading layer";
 
-/// Reads the whole response, tells `events` what happens, and returns the lines for people.
+/// Reads the whole response, reports to `events` what happens, and returns the lines for people.
 ///
 /// # Errors
-/// With what dockerd says went wrong, which may be in any line.
+/// With the error of dockerd, which may be in any line.
 pub(super) async fn read(
     api: &Api,
     response: Response<Incoming>,
-    wanted: &Wanted,
+    selected: &SelectedImage,
     events: &Events,
 ) -> Result<Vec<String>, EngineError> {
     let status = response.status();
@@ -37,9 +37,9 @@ pub(super) async fn read(
     if status != StatusCode::OK {
         let body = Limited::new(body, LINE_BYTES).collect();
         let body = timeout(PATIENCE, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
-        return Err(explain(&ApiResponse { status, body: body.to_bytes() }.message(), wanted, None));
+        return Err(explain(&ApiResponse { status, body: body.to_bytes() }.message(), selected, None));
     }
-    let mut reader = Reader { wanted, events, loading: None, notes: Vec::new() };
+    let mut reader = Reader { selected, events, loading: None, notes: Vec::new() };
     let mut rest = BytesMut::new();
     while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(|_| silent())? {
         let frame = frame.map_err(|error| api.unreachable(error))?;
@@ -57,7 +57,7 @@ pub(super) async fn read(
 }
 
 struct Reader<'a> {
-    wanted: &'a Wanted,
+    selected: &'a SelectedImage,
     events: &'a Events,
     /// The layer that is being unpacked.
     loading: Option<&'a Layer>,
@@ -71,7 +71,7 @@ impl Reader<'_> {
         }
         let line: Line = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
         if let Some(message) = line.failure() {
-            return Err(explain(message, self.wanted, self.loading));
+            return Err(explain(message, self.selected, self.loading));
         }
         if line.status.as_deref() == Some(LOADING) {
             self.loading(line.id.as_deref().unwrap_or_default());
@@ -88,7 +88,7 @@ impl Reader<'_> {
 
     /// The layer whose diff id begins like this is being unpacked; the one before it is complete.
     fn loading(&mut self, diff_id: &str) {
-        let now = self.wanted.by_diff_id(diff_id);
+        let now = self.selected.by_diff_id(diff_id);
         let digest = |layer: Option<&Layer>| layer.map(|layer| layer.blob.digest.clone());
         if digest(now) == digest(self.loading) {
             return;
@@ -108,7 +108,7 @@ impl Reader<'_> {
 }
 
 /// What a refusal means. `loading` is the layer that dockerd spoke of last.
-fn explain(message: &str, wanted: &Wanted, loading: Option<&Layer>) -> EngineError {
+fn explain(message: &str, selected: &SelectedImage, loading: Option<&Layer>) -> EngineError {
     if is_full(message) {
         let operation = "loading the image into docker".to_owned();
         return EngineError::NoSpace { operation, message: message.to_owned() };
@@ -116,11 +116,11 @@ fn explain(message: &str, wanted: &Wanted, loading: Option<&Layer>) -> EngineErr
     // A layer's file was opened, so its chain is not there any more; and it is none that was sent
     // (moby `tarexport/load.go`, `loadLayer`).
     if message.contains("no such file or directory")
-        && let Some(layer) = wanted.layers.iter().find(|layer| message.contains(&place(&layer.blob.digest)))
+        && let Some(layer) = selected.layers.iter().find(|layer| message.contains(&place(&layer.blob.digest)))
     {
         return EngineError::Vanished { digests: vec![layer.blob.digest.clone()] };
     }
-    if let Some(layer) = message.strip_prefix("invalid diffID for layer ").and_then(|rest| nth(rest, wanted)) {
+    if let Some(layer) = message.strip_prefix("invalid diffID for layer ").and_then(|rest| nth(rest, selected)) {
         return EngineError::Corrupt { digest: layer.clone(), reason: message.to_owned() };
     }
     match loading {
@@ -130,9 +130,9 @@ fn explain(message: &str, wanted: &Wanted, loading: Option<&Layer>) -> EngineErr
 }
 
 /// The layer at the place that `text` begins with.
-fn nth<'a>(text: &str, wanted: &'a Wanted) -> Option<&'a Digest> {
+fn nth<'a>(text: &str, selected: &'a SelectedImage) -> Option<&'a Digest> {
     let at: usize = text.split(':').next()?.parse().ok()?;
-    wanted.layers.get(at).map(|layer| &layer.blob.digest)
+    selected.layers.get(at).map(|layer| &layer.blob.digest)
 }
 
 fn silent() -> EngineError {

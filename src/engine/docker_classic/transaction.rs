@@ -10,8 +10,8 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::load::{broken, place};
+use super::selected::SelectedImage;
 use super::upload::Upload;
-use super::wanted::Wanted;
 use super::{Classic, Known};
 use crate::engine::docker::{Info, check_loaded};
 use crate::engine::{
@@ -39,7 +39,7 @@ pub(super) struct Attempts {
 pub(super) struct ClassicTransaction {
     docker: Arc<Classic>,
     events: Events,
-    wanted: Arc<Wanted>,
+    selected: Arc<SelectedImage>,
     plan: Plan,
     /// Whether dockerd has this very image.
     is_there: bool,
@@ -70,9 +70,9 @@ impl ClassicTransaction {
         graph: &Graph,
         options: TransactionOptions,
     ) -> Result<Self, EngineError> {
-        let wanted = Arc::new(Wanted::of(graph, &info.server_version)?);
-        let id = &wanted.config.descriptor.digest;
-        let chains: Vec<_> = wanted.layers.iter().map(|layer| layer.chain.clone()).collect();
+        let selected = Arc::new(SelectedImage::of(graph, &info.server_version)?);
+        let id = &selected.config.descriptor.digest;
+        let chains: Vec<_> = selected.layers.iter().map(|layer| layer.chain.clone()).collect();
         let Attempts { plans, gone } = {
             let mut attempts = attempts.lock().unwrap_or_else(PoisonError::into_inner);
             let before = attempts.clone();
@@ -90,15 +90,15 @@ impl ClassicTransaction {
         // dockerd needs all of the chain below a layer, too.
         let unbroken = chains.iter().take_while(|chain| known.contains(*chain)).count();
         let unbroken = unbroken.min(gone.unwrap_or(usize::MAX));
-        let missing = wanted.missing(|at| at < unbroken)?;
+        let missing = selected.missing(|at| at < unbroken)?;
         let is_there = image.as_ref() == Some(id);
         let mut plan = Plan { missing, ..Plan::default() };
-        for blob in wanted.layers[..unbroken].iter().map(|layer| &layer.blob) {
+        for blob in selected.layers[..unbroken].iter().map(|layer| &layer.blob) {
             if !plan.missing.iter().chain(&plan.present).any(|counted| counted.digest == blob.digest) {
                 plan.present.push(blob.clone());
             }
         }
-        let config = wanted.config.descriptor.clone();
+        let config = selected.config.descriptor.clone();
         if is_there {
             plan.present.push(config)
         } else {
@@ -107,7 +107,7 @@ impl ClassicTransaction {
         let blobs = plan.present.len() + plan.missing.len() + plan.stored.len();
         docker.remember(&graph.root().digest, Known { id: id.clone(), blobs });
         let (events, archive) = (options.events, Arc::new(AsyncMutex::new(Archive::NotBegun)));
-        Ok(Self { docker, events, wanted, plan, is_there, attempts, archive, cancelled })
+        Ok(Self { docker, events, selected, plan, is_there, attempts, archive, cancelled })
     }
 
     /// The turn to write, with the load begun.
@@ -116,8 +116,8 @@ impl ClassicTransaction {
         match *archive {
             Archive::Open(_) => {}
             Archive::NotBegun if !self.cancelled.is_cancelled() => {
-                let (docker, wanted) = (self.docker.clone(), self.wanted.clone());
-                let upload = Upload::start(docker, wanted, self.events.clone(), self.cancelled.clone());
+                let (docker, selected) = (self.docker.clone(), self.selected.clone());
+                let upload = Upload::start(docker, selected, self.events.clone(), self.cancelled.clone());
                 *archive = Archive::Open(upload);
             }
             Archive::NotBegun | Archive::Closed => return Err(closed()),
@@ -130,8 +130,8 @@ impl ClassicTransaction {
     async fn check_names(&self, preconditions: &[Precondition]) -> Result<(), EngineError> {
         for precondition in preconditions {
             let current = self.docker.image(&precondition.name.to_string()).await?;
-            let is_this = current.as_ref() == Some(&self.wanted.config.descriptor.digest);
-            precondition.check(if is_this { Some(&self.wanted.root) } else { current.as_ref() })?;
+            let is_this = current.as_ref() == Some(&self.selected.config.descriptor.digest);
+            precondition.check(if is_this { Some(&self.selected.root) } else { current.as_ref() })?;
         }
         Ok(())
     }
@@ -176,8 +176,8 @@ impl ImageTransaction for ClassicTransaction {
 #[async_trait]
 impl PreparedImage for ClassicTransaction {
     async fn commit(&self, names: &[Reference], preconditions: &[Precondition]) -> Result<(), EngineError> {
-        let wanted = &self.wanted;
-        let id = &wanted.config.descriptor.digest;
+        let selected = &self.selected;
+        let id = &selected.config.descriptor.digest;
         if let Some(name) = names.iter().find(|name| name.tag().is_none() || name.digest().is_some()) {
             let reason = format!("`{}` cannot be a name there: expected a tag, and no digest", name.familiar());
             return Err(refused(reason));
@@ -192,14 +192,14 @@ impl PreparedImage for ClassicTransaction {
             return Err(closed());
         };
         let sent = async {
-            upload.file(&place(id), wanted.config.bytes.clone()).await?;
-            upload.file(MANIFEST, manifest(wanted, names)?).await?;
+            upload.file(&place(id), selected.config.bytes.clone()).await?;
+            upload.file(MANIFEST, manifest(selected, names)?).await?;
             upload.finish().await
         };
         match sent.await {
             Ok(notes) => self.check(&notes, id, names).await,
             Err(EngineError::Vanished { digests }) => {
-                let at = wanted.layers.iter().position(|layer| digests.contains(&layer.blob.digest));
+                let at = selected.layers.iter().position(|layer| digests.contains(&layer.blob.digest));
                 let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
                 attempts.gone = at.into_iter().chain(attempts.gone).min();
                 Err(EngineError::Vanished { digests })
@@ -261,7 +261,7 @@ impl BlobWriter for Writer {
     }
 }
 
-fn manifest(wanted: &Wanted, names: &[Reference]) -> Result<Bytes, EngineError> {
+fn manifest(selected: &SelectedImage, names: &[Reference]) -> Result<Bytes, EngineError> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Item {
@@ -270,9 +270,9 @@ fn manifest(wanted: &Wanted, names: &[Reference]) -> Result<Bytes, EngineError> 
         layers: Vec<String>,
     }
     let item = Item {
-        config: place(&wanted.config.descriptor.digest),
+        config: place(&selected.config.descriptor.digest),
         repo_tags: names.iter().map(ToString::to_string).collect(),
-        layers: wanted.layers.iter().map(|layer| place(&layer.blob.digest)).collect(),
+        layers: selected.layers.iter().map(|layer| place(&layer.blob.digest)).collect(),
     };
     Ok(serde_json::to_vec(&[item]).map_err(|error| broken(error.to_string()))?.into())
 }

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Classic;
 use super::load::{PATIENCE, broken};
 use super::response::read;
-use super::wanted::Wanted;
+use super::selected::SelectedImage;
 use crate::engine::EngineError;
 use crate::progress::Events;
 use crate::tar;
@@ -30,9 +30,9 @@ const QUEUE: usize = 2;
 #[derive(Debug)]
 pub(super) struct Upload {
     body: mpsc::Sender<Option<Bytes>>,
-    /// Comes, or breaks, when dockerd begins to answer.
-    answering: oneshot::Receiver<()>,
-    /// What dockerd says in the end. The task ends with the last of its clones, and the connection with the task.
+    /// Comes, or breaks, when dockerd begins its response.
+    responding: oneshot::Receiver<()>,
+    /// The result of dockerd. The task ends with the last of its clones, and the connection with the task.
     outcome: Shared<BoxFuture<'static, Result<Vec<String>, EngineError>>>,
 }
 
@@ -41,18 +41,18 @@ impl Upload {
     /// [`finish`](Self::finish).
     pub(super) fn start(
         docker: Arc<Classic>,
-        wanted: Arc<Wanted>,
+        selected: Arc<SelectedImage>,
         events: Events,
         released: CancellationToken,
     ) -> Self {
         let (body, parts) = mpsc::channel(QUEUE);
-        let (began, answering) = oneshot::channel();
+        let (began, responding) = oneshot::channel();
         let load = async move {
             let archive = Archive(parts);
             let (response, _connection) = docker.api.stream("/images/load?quiet=0", TAR, archive).await?;
             // There may be no receiver yet, or any more.
             let _ = began.send(());
-            read(&docker.api, response, &wanted, &events).await
+            read(&docker.api, response, &selected, &events).await
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
@@ -61,7 +61,7 @@ impl Upload {
             }
         }));
         let outcome = async move { task.await.unwrap_or_else(|error| Err(broken(error.to_string()))) };
-        Self { body, answering, outcome: outcome.boxed().shared() }
+        Self { body, responding, outcome: outcome.boxed().shared() }
     }
 
     /// Sends the next bytes of the archive.
@@ -100,15 +100,15 @@ impl Upload {
 
     /// Ends the archive and waits for dockerd's verdict: its words for people.
     pub(super) async fn finish(self) -> Result<Vec<String>, EngineError> {
-        let Self { body, answering, outcome } = self;
+        let Self { body, responding, outcome } = self;
         let last = async {
             for part in [Some(Bytes::from_static(&tar::END)), None] {
                 if body.send(part).await.is_err() {
-                    // The load has ended, and says why.
+                    // The load has ended, with its reason.
                     return;
                 }
             }
-            let _ = answering.await;
+            let _ = responding.await;
         };
         timeout(PATIENCE, last).await.map_err(|_| stuck())?;
         outcome.await

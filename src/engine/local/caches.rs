@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_buildkit_tell_their_tags() {
+    fn folders_of_buildkit_list_their_tags() {
         let mut root = version("x", 1).root;
         root.annotations.insert(REF_NAME.to_owned(), "latest".to_owned());
         let theirs = entry(root).unwrap();

@@ -37,7 +37,7 @@ use lease::RemoteLease;
 /// The feature of servers whose images can be read.
 const REFERENCES: &str = "references";
 
-/// A daemon that answered.
+/// A daemon that responded.
 #[derive(Debug, Clone)]
 pub struct Connected {
     /// Its engine, as one of ours.

@@ -66,10 +66,10 @@ impl CacheStore for RepositoryCaches {
         self.stores
             .run(move |stores| {
                 let Some(index) = stores.names.read()? else { return Ok(Vec::new()) };
-                let is_wanted = |own: &str| reference.as_ref().is_none_or(|wanted| wanted == own);
-                let others = index.entries().iter().filter(|entry| entry.foreign_cache().is_some_and(is_wanted));
+                let is_match = |own: &str| reference.as_ref().is_none_or(|name| name == own);
+                let others = index.entries().iter().filter(|entry| entry.foreign_cache().is_some_and(is_match));
                 let mut versions: Vec<_> = others.take(FOREIGN).filter_map(|entry| foreign(stores, entry)).collect();
-                versions.extend(index.caches().into_iter().filter(|version| is_wanted(&version.reference)));
+                versions.extend(index.caches().into_iter().filter(|version| is_match(&version.reference)));
                 sort(&mut versions);
                 Ok(versions)
             })

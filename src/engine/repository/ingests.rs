@@ -151,20 +151,20 @@ impl Inner {
     ) -> Result<(Digest, u64), EngineError> {
         let size = hashed.length + rest.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         let note = guard.ingest.note.clone();
-        let wanted = expected.digest.clone().or(note.digest);
-        let algorithm = wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let expected_digest = expected.digest.clone().or(note.digest);
+        let algorithm = expected_digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let digested = hashed.digest(algorithm, &rest);
         let digest = digested.map_err(|error| self.blobs.refused(&self.export, "writing an ingest", &error))?;
-        let reason = match (&wanted, expected.size.or(note.size)) {
-            (_, Some(wanted)) if wanted != size => Some(format!("{size} bytes came, expected {wanted}")),
-            (Some(wanted), _) if *wanted != digest => Some(format!("the bytes have the digest {digest}")),
+        let reason = match (&expected_digest, expected.size.or(note.size)) {
+            (_, Some(expected)) if expected != size => Some(format!("{size} bytes came, expected {expected}")),
+            (Some(expected), _) if *expected != digest => Some(format!("the bytes have the digest {digest}")),
             _ => None,
         };
         if let Some(reason) = reason {
             if let Err(error) = self.suspend(guard, hashed, rest) {
                 tracing::debug!(%error, reference = note.name, "what came of a corrupt ingest is not kept");
             }
-            return Err(EngineError::Corrupt { digest: wanted.unwrap_or(digest), reason });
+            return Err(EngineError::Corrupt { digest: expected_digest.unwrap_or(digest), reason });
         }
         // Pinned before the lookup, so that no collector removes it in between.
         self.pins.add([&digest])?;

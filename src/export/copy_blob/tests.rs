@@ -11,7 +11,7 @@ use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::source;
 
-/// Hands out these chunks, whatever is asked for.
+/// Hands out these chunks, whatever is requested.
 #[derive(Debug)]
 struct Chunks(Vec<&'static [u8]>);
 

@@ -31,7 +31,7 @@ fn a_head_ends_at_its_empty_line_at_every_cut() {
 }
 
 #[test]
-fn what_is_asked_for() {
+fn the_target_and_the_path() {
     let target = |target: &str| parse(&format!("GET {target} HTTP/1.1\r\n\r\n")).unwrap().target().to_owned();
     assert_eq!(target("/v1.55/info?a=b://c"), "/v1.55/info?a=b://c");
     assert_eq!(target("http://docker/v1.55/info"), "/v1.55/info");

@@ -6,11 +6,11 @@ use super::*;
 async fn refused(bytes: &[u8]) -> String {
     let mut rig = Rig::with_room(4 << 20);
     rig.client.write_all(bytes).await.unwrap();
-    let answer = rest(&mut rig.client).await;
+    let response = rest(&mut rig.client).await;
     drop(rig.client);
     assert_eq!(rest(&mut rig.upstream).await, "");
     rig.relay.await.unwrap().unwrap_err();
-    answer
+    response
 }
 
 #[tokio::test]
@@ -19,11 +19,11 @@ async fn smuggled_requests_are_refused_in_dockers_form() {
         "POST /x HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /y HTTP/1.1\r\n\r\n";
     let body = "{\"message\":\"linkspan: the request's length is ambiguous: it has both Content-Length and \
                 Transfer-Encoding\"}\n";
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    assert_eq!(refused(both.as_bytes()).await, answer);
+    assert_eq!(refused(both.as_bytes()).await, response);
     for (request, status) in [
         ("POST /x HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", "400 Bad Request"),
         ("POST /x HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", "501 Not Implemented"),
@@ -31,9 +31,9 @@ async fn smuggled_requests_are_refused_in_dockers_form() {
         ("\x16\x03\x01\x02\r\n\r\n", "400 Bad Request"),
         ("GET /x HTTP/3.0\r\n\r\n", "505 HTTP Version Not Supported"),
     ] {
-        let answer = refused(request.as_bytes()).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {answer}");
-        assert!(answer.contains("{\"message\":\"linkspan: "), "{request:?}: {answer}");
+        let response = refused(request.as_bytes()).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request:?}: {response}");
+        assert!(response.contains("{\"message\":\"linkspan: "), "{request:?}: {response}");
     }
 }
 
@@ -45,8 +45,8 @@ async fn a_head_has_a_longest_length() {
         head.extend_from_slice(b"\r\n\r\n");
         head
     };
-    let answer = refused(&long(HEAD_BYTES + 100_000)).await;
-    assert!(answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{answer}");
+    let response = refused(&long(HEAD_BYTES + 100_000)).await;
+    assert!(response.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{response}");
     let mut rig = Rig::with_room(4 << 20);
     rig.client.write_all(&long(HEAD_BYTES)).await.unwrap();
     expect(&mut rig.upstream, long(HEAD_BYTES)).await;
@@ -57,9 +57,12 @@ async fn broken_chunks_end_both_sides() {
     let head = "POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut rig = Rig::new();
     rig.client.write_all(format!("{head}1\r\na\r\nxyz\r\n").as_bytes()).await.unwrap();
-    let answer = rest(&mut rig.client).await;
-    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
-    assert!(answer.ends_with("linkspan: the body's chunked coding is broken: a chunk has no size\"}\n"), "{answer}");
+    let response = rest(&mut rig.client).await;
+    assert!(response.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{response}");
+    assert!(
+        response.ends_with("linkspan: the body's chunked coding is broken: a chunk has no size\"}\n"),
+        "{response}"
+    );
     drop(rig.client);
     // Neither the broken chunk nor the bytes that came with it were forwarded.
     assert!(head.starts_with(&rest(&mut rig.upstream).await));
@@ -83,7 +86,7 @@ async fn an_upstream_that_is_not_there_is_a_503() {
         let connection = ClientConnection::new(near, nowhere(), CancellationToken::new());
         client.write_all(format!("{method} /_ping HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
         let exchange = connection.next().await.unwrap().unwrap();
-        let (outcome, answer) = tokio::join!(exchange.pass(), rest(&mut client));
+        let (outcome, response) = tokio::join!(exchange.pass(), rest(&mut client));
         assert!(matches!(outcome.unwrap_err(), RelayError::Upstream(_)));
         let body = "{\"message\":\"linkspan: cannot connect to unix:///nonexistent/engine.sock: No such file or directory \
                     (os error 2)\"}\n";
@@ -92,7 +95,7 @@ async fn an_upstream_that_is_not_there_is_a_503() {
              Connection: close\r\n\r\n",
             body.len()
         );
-        assert_eq!(answer, if method == "HEAD" { head } else { head + body });
+        assert_eq!(response, if method == "HEAD" { head } else { head + body });
     }
 }
 
@@ -154,7 +157,7 @@ async fn an_upstream_that_goes_ends_the_client() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_no_more_may_have_answered() {
+async fn an_upstream_that_takes_no_more_may_have_responded() {
     let mut rig = Rig::with_room(64);
     let head = format!("POST /images/load HTTP/1.1\r\nContent-Length: {}\r\n\r\n", 1 << 20);
     rig.client.write_all(head.as_bytes()).await.unwrap();
@@ -162,14 +165,14 @@ async fn an_upstream_that_takes_no_more_may_have_answered() {
     rig.upstream.write_all(OK.as_bytes()).await.unwrap();
     drop(rig.upstream);
     let (mut reader, mut writer) = tokio::io::split(rig.client);
-    let mut answer = String::new();
-    let (_, read) = tokio::join!(writer.write_all(&[0; 1 << 20]), reader.read_to_string(&mut answer));
+    let mut response = String::new();
+    let (_, read) = tokio::join!(writer.write_all(&[0; 1 << 20]), reader.read_to_string(&mut response));
     read.unwrap();
-    assert_eq!(answer, OK);
+    assert_eq!(response, OK);
 }
 
 #[tokio::test]
-async fn an_answer_that_is_none_passes_as_bytes() {
+async fn a_response_that_is_none_passes_as_bytes() {
     for response in
         ["220 smtp.example ESMTP\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"]
     {
@@ -185,7 +188,7 @@ async fn an_answer_that_is_none_passes_as_bytes() {
 }
 
 #[tokio::test]
-async fn broken_chunks_in_an_answer_end_it() {
+async fn broken_chunks_in_a_response_end_it() {
     let mut rig = Rig::new();
     rig.client.write_all(GET.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, GET).await;
@@ -198,7 +201,7 @@ async fn broken_chunks_in_an_answer_end_it() {
 }
 
 #[tokio::test]
-async fn an_upstream_speaks_only_when_asked() {
+async fn an_upstream_sends_only_responses() {
     let mut rig = Rig::new();
     rig.client.write_all(GET.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, GET).await;

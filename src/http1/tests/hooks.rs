@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::*;
 
 /// A connection that has read `bytes`, and its far ends.
-async fn asked(bytes: &str) -> (Exchange<DuplexStream>, DuplexStream, DuplexStream) {
+async fn exchange_of(bytes: &str) -> (Exchange<DuplexStream>, DuplexStream, DuplexStream) {
     let (connection, mut client, upstream) = connection(1 << 20, &CancellationToken::new());
     client.write_all(bytes.as_bytes()).await.unwrap();
     (connection.next().await.unwrap().unwrap(), client, upstream)
@@ -20,7 +20,7 @@ const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 8\r\n\r\n{\"Id\":
 #[tokio::test]
 async fn who_watches_knows_before_the_client_does() {
     for (limit, expected) in [(8, Some("{\"Id\":1}")), (7, None)] {
-        let (exchange, mut client, mut upstream) = asked(CREATE).await;
+        let (exchange, mut client, mut upstream) = exchange_of(CREATE).await;
         let seen: Arc<Mutex<Option<TappedExchange>>> = Arc::default();
         let into = Arc::clone(&seen);
         let watching = tokio::spawn(exchange.watch(limit, move |watched| *into.lock().unwrap() = Some(watched)));
@@ -40,7 +40,7 @@ async fn who_watches_knows_before_the_client_does() {
 
 #[tokio::test]
 async fn an_exchange_that_breaks_is_not_shown() {
-    let (exchange, mut client, mut upstream) = asked(CREATE).await;
+    let (exchange, mut client, mut upstream) = exchange_of(CREATE).await;
     let watching = tokio::spawn(exchange.watch(100, |watched| panic!("{watched:?}")));
     expect(&mut upstream, CREATE).await;
     upstream.write_all(&CREATED.as_bytes()[..CREATED.len() - 1]).await.unwrap();
@@ -54,7 +54,7 @@ const START: &str = "POST /exec/1/start HTTP/1.1\r\nUpgrade: tcp\r\nContent-Leng
 #[tokio::test]
 async fn a_switched_pair_is_handed_over_with_what_came_early() {
     for response in ["HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
-        let (exchange, mut client, mut upstream) = asked(&format!("{START}early")).await;
+        let (exchange, mut client, mut upstream) = exchange_of(&format!("{START}early")).await;
         let upgrading = tokio::spawn(exchange.upgrade());
         expect(&mut upstream, START).await;
         upstream.write_all(format!("{response}first").as_bytes()).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_switched_pair_is_handed_over_with_what_came_early() {
 
 #[tokio::test]
 async fn a_switched_pair_can_be_passed_on_after_all() {
-    let (exchange, mut client, mut upstream) = asked(&format!("{START}early")).await;
+    let (exchange, mut client, mut upstream) = exchange_of(&format!("{START}early")).await;
     let upgrading = tokio::spawn(exchange.upgrade());
     expect(&mut upstream, START).await;
     upstream.write_all(b"HTTP/1.1 101 UPGRADED\r\n\r\nfirst").await.unwrap();
@@ -88,7 +88,7 @@ async fn a_switched_pair_can_be_passed_on_after_all() {
 
 #[tokio::test]
 async fn an_upgrade_that_is_declined_passes() {
-    let (exchange, mut client, mut upstream) = asked(START).await;
+    let (exchange, mut client, mut upstream) = exchange_of(START).await;
     let upgrading = tokio::spawn(exchange.upgrade());
     expect(&mut upstream, START).await;
     upstream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
@@ -97,9 +97,9 @@ async fn an_upgrade_that_is_declined_passes() {
 }
 
 #[tokio::test]
-async fn a_request_can_be_answered_here() {
-    let (exchange, mut client, mut upstream) = asked(&format!("{CREATE}early")).await;
-    let mut stream = exchange.answer(b"HTTP/1.1 101 UPGRADED\r\n\r\n").await.unwrap();
+async fn a_request_can_get_its_response_here() {
+    let (exchange, mut client, mut upstream) = exchange_of(&format!("{CREATE}early")).await;
+    let mut stream = exchange.respond(b"HTTP/1.1 101 UPGRADED\r\n\r\n").await.unwrap();
     expect(&mut client, "HTTP/1.1 101 UPGRADED\r\n\r\n").await;
     client.write_all(b" bytes").await.unwrap();
     let mut early = [0; 11];
@@ -107,15 +107,15 @@ async fn a_request_can_be_answered_here() {
     assert_eq!(&early, b"early bytes");
     assert_eq!(rest(&mut upstream).await, "");
 
-    let (exchange, mut client, _upstream) = asked(CREATE).await;
-    let ((), answer) = tokio::join!(exchange.reject(StatusCode::CONFLICT, "not now"), rest(&mut client));
-    assert!(answer.starts_with("HTTP/1.1 409 Conflict\r\n"), "{answer}");
-    assert!(answer.ends_with("{\"message\":\"linkspan: not now\"}\n"), "{answer}");
+    let (exchange, mut client, _upstream) = exchange_of(CREATE).await;
+    let ((), response) = tokio::join!(exchange.reject(StatusCode::CONFLICT, "not now"), rest(&mut client));
+    assert!(response.starts_with("HTTP/1.1 409 Conflict\r\n"), "{response}");
+    assert!(response.ends_with("{\"message\":\"linkspan: not now\"}\n"), "{response}");
 }
 
 #[tokio::test]
 async fn a_stream_can_be_had_as_if_nothing_was_read() {
-    let (exchange, mut client, _upstream) = asked(&format!("{CREATE}{GET}")).await;
+    let (exchange, mut client, _upstream) = exchange_of(&format!("{CREATE}{GET}")).await;
     let mut stream = exchange.take();
     client.shutdown().await.unwrap();
     let mut read = String::new();
@@ -125,7 +125,7 @@ async fn a_stream_can_be_had_as_if_nothing_was_read() {
 
 #[tokio::test]
 async fn a_body_can_be_read_first() {
-    let (mut exchange, mut client, mut upstream) = asked(&CREATE[..CREATE.len() - 3]).await;
+    let (mut exchange, mut client, mut upstream) = exchange_of(&CREATE[..CREATE.len() - 3]).await;
     {
         let mut reading = Box::pin(exchange.body(2));
         assert!(futures_util::poll!(reading.as_mut()).is_pending());
@@ -139,8 +139,8 @@ async fn a_body_can_be_read_first() {
     expect(&mut client, CREATED).await;
     assert!(passing.await.unwrap().unwrap().is_some());
 
-    let (mut exchange, ..) = asked("POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n").await;
+    let (mut exchange, ..) = exchange_of("POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n").await;
     assert_eq!(exchange.body(8).await.unwrap(), None, "known to be longer");
-    let (mut exchange, ..) = asked("POST / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n").await;
+    let (mut exchange, ..) = exchange_of("POST / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n").await;
     assert_eq!(exchange.body(8).await.unwrap(), None, "would never come");
 }

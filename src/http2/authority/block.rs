@@ -6,7 +6,7 @@ use http::uri::Authority;
 
 use super::huffman;
 
-/// What is said in place of an authority that no URI could have. gRPC's Go clients say it on unix sockets.
+/// What replaces an authority that no URI could have. gRPC's Go clients send it on unix sockets.
 const INSTEAD: &[u8] = b"localhost";
 /// The longest authority that is left as it is: a host's name has 253 bytes at most (RFC 1035), and a user may precede it.
 const LONGEST: usize = 1024;
@@ -53,7 +53,7 @@ impl Table {
                     let index = integer(&mut rest, 7)?;
                     // The authority of the static table is an empty one.
                     if index == STATIC || self.entry(index) == Some(Entry::Replaced) {
-                        say(&mut written);
+                        put_authority(&mut written);
                         changed = true;
                     } else {
                         changed |= self.put(&mut written, 0x80, 7, index);
@@ -71,7 +71,7 @@ impl Table {
         Ok(changed.then_some(written))
     }
 
-    /// A field whose value is in the block; those with the bit 0x40 get into the table. Says whether it was changed.
+    /// A field whose value is in the block; those with the bit 0x40 get into the table. Returns whether it was changed.
     fn literal(&mut self, rest: &mut &[u8], written: &mut Vec<u8>, kind: u8, bits: u8) -> Result<bool, Malformed> {
         let index = integer(rest, bits)?;
         let name = if index == 0 { Some(string(rest)?) } else { None };
@@ -83,7 +83,7 @@ impl Table {
         };
         let replaced = is_authority && !value.is_authority();
         let changed = if replaced {
-            say(written);
+            put_authority(written);
             true
         } else {
             let changed = if self.entry(index) == Some(Entry::Replaced) {
@@ -114,7 +114,7 @@ impl Table {
         self.entries.get(index.checked_sub(STATICS + 1)?).copied()
     }
 
-    /// Writes an index, lowered by what the server's table lacks before it. Says whether it was lowered.
+    /// Writes an index, lowered by what the server's table lacks before it. Returns whether it was lowered.
     fn put(&self, written: &mut Vec<u8>, kind: u8, bits: u8, index: usize) -> bool {
         let newer = index.saturating_sub(STATICS + 1);
         let lacking = self.entries.iter().take(newer).filter(|entry| **entry == Entry::Replaced).count();
@@ -124,7 +124,7 @@ impl Table {
 }
 
 /// Writes the authority that can be taken, not to be put into the table.
-fn say(written: &mut Vec<u8>) {
+fn put_authority(written: &mut Vec<u8>) {
     put_integer(written, 0, 4, STATIC);
     put_integer(written, 0, 7, INSTEAD.len());
     written.extend_from_slice(INSTEAD);

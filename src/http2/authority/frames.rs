@@ -77,7 +77,7 @@ impl Frames {
         true
     }
 
-    /// Takes what was read, and says how much of its beginning may pass at once.
+    /// Takes what was read, and returns how much of its beginning may pass at once.
     pub(super) fn take(&mut self, read: &[u8]) -> usize {
         if self.is_over {
             return read.len();

@@ -3,8 +3,8 @@
 //! On a unix socket there is no host to name, and gRPC's libraries put other things there: C core (Python, C++, Ruby,
 //! PHP) the percent-encoded path of the socket, Java the path, others nothing. Go's servers never look at it; h2 resets
 //! every such call with PROTOCOL_ERROR, and has no option for it (hyperium/h2#487, open since 2020). [`Lenient`] stands
-//! between the connection and h2 and says `localhost`, as gRPC's Go clients do, wherever h2 would refuse what the
-//! client said. All else passes as the bytes that it came in.
+//! between the connection and h2 and writes `localhost`, as gRPC's Go clients do, wherever h2 would refuse what the
+//! client sent. All else passes as the bytes that it came in.
 //!
 //! The whole of HPACK is not needed for that. Fields are only walked over (`block`): what is replaced is left out of the
 //! table that client and server share, and the indices of what is older are lowered by it. So nothing is decoded but the

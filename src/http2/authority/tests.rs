@@ -9,7 +9,7 @@ use super::*;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const END: u8 = 0x1 | 0x4;
 
-/// What gRPC's C core says first, with this authority, and its next two calls.
+/// What gRPC's C core sends first, with this authority, and its next two calls.
 fn c_core(authority: &str) -> [Vec<u8>; 3] {
     let length = u8::try_from(authority.len()).unwrap();
     let first = [
@@ -35,18 +35,18 @@ fn request(nth: usize, block: &[u8]) -> Vec<u8> {
 }
 
 /// What h2 makes of a client's bytes, which come in pieces of this size: so many requests, one after the other.
-async fn served(said: Vec<u8>, piece: usize, count: usize) -> Vec<Request<()>> {
+async fn served(sent: Vec<u8>, piece: usize, count: usize) -> Vec<Request<()>> {
     let (mut client, server) = tokio::io::duplex(piece);
     // The server's own words are not of interest, and must not fill anything up.
     let io = tokio::io::join(Lenient::new(server, 1 << 16, 1 << 14), tokio::io::sink());
     // It stays open: h2 forgets what it has not given out when the client leaves.
-    let client = tokio::spawn(async move { client.write_all(&said).await.map(|()| client) });
+    let client = tokio::spawn(async move { client.write_all(&sent).await.map(|()| client) });
     let accept = async {
         let mut connection = h2::server::handshake(io).await.unwrap();
         let mut found = Vec::new();
         while found.len() < count {
-            let (request, mut answer) = connection.accept().await.unwrap().unwrap();
-            answer.send_response(Response::new(()), true).unwrap();
+            let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+            respond.send_response(Response::new(()), true).unwrap();
             found.push(request.map(|_| ()));
         }
         found
@@ -71,9 +71,9 @@ async fn calls_of_c_core_arrive_whatever_they_name() {
         ("example.org", "example.org"),
     ] {
         let [first, second, third] = c_core(authority);
-        let said = [PREFACE, &request(0, &first), &request(1, &second), &request(2, &third)].concat();
+        let sent = [PREFACE, &request(0, &first), &request(1, &second), &request(2, &third)].concat();
         for piece in [1, 2, 5, 9, 64, 1 << 16] {
-            let found = served(said.clone(), piece, 3).await;
+            let found = served(sent.clone(), piece, 3).await;
             for (request, timeout) in found.iter().zip(["399m", "400m", "400m"]) {
                 assert_eq!(request.uri().authority().unwrap(), expected, "{authority}");
                 assert_eq!(request.uri().path(), "/a.B/C");
@@ -86,9 +86,9 @@ async fn calls_of_c_core_arrive_whatever_they_name() {
 }
 
 /// The client's bytes as they are given on.
-async fn passed(said: &[u8]) -> Vec<u8> {
+async fn passed(sent: &[u8]) -> Vec<u8> {
     let mut given = Vec::new();
-    Lenient::new(said, 1 << 16, 1 << 14).read_to_end(&mut given).await.unwrap();
+    Lenient::new(sent, 1 << 16, 1 << 14).read_to_end(&mut given).await.unwrap();
     given
 }
 
@@ -97,7 +97,7 @@ async fn what_can_be_taken_passes_as_it_came() {
     let [first, next, _] = c_core("localhost");
     // Padded, with a priority, and in several frames, with some of other kinds in between.
     let padded = [&[3][..], &[0, 0, 0, 0, 16], &first[..20], &[0; 3]].concat();
-    let said = [
+    let sent = [
         PREFACE.to_vec(),
         frame(1, 0x1 | 0x8 | 0x20, 1, &padded),
         frame(9, 0x4, 1, &first[20..]),
@@ -109,11 +109,11 @@ async fn what_can_be_taken_passes_as_it_came() {
         request(4, &c_core("unix:/x")[0]),
         vec![0, 0, 9, 1],
     ];
-    assert_eq!(passed(&said.concat()).await, said.concat());
+    assert_eq!(passed(&sent.concat()).await, sent.concat());
     // A frame of another stream where the block should go on, and one that is larger than any server takes.
     for wrong in [[frame(1, 0, 1, &first), frame(9, 0x4, 3, &[])].concat(), frame(1, 0x4, 1, &vec![0; 1 << 20])] {
-        let said = [PREFACE, &wrong, &request(4, &c_core("unix:/x")[0])].concat();
-        assert_eq!(passed(&said).await, said);
+        let sent = [PREFACE, &wrong, &request(4, &c_core("unix:/x")[0])].concat();
+        assert_eq!(passed(&sent).await, sent);
     }
 }
 
@@ -121,18 +121,18 @@ async fn what_can_be_taken_passes_as_it_came() {
 async fn frames_may_be_padded_and_cut_anywhere() {
     let [first, next, _] = c_core("unix:/x");
     let padded = [&[3][..], &[0, 0, 0, 0, 16], &first[..20], &[0; 3]].concat();
-    let said = [
+    let sent = [
         PREFACE.to_vec(),
         frame(1, 0x1 | 0x8 | 0x20, 1, &padded),
         frame(9, 0, 1, &first[20..21]),
         frame(9, 0x4, 1, &first[21..]),
         request(1, &next),
     ];
-    let found = served(said.concat(), 7, 2).await;
+    let found = served(sent.concat(), 7, 2).await;
     assert!(found.iter().all(|request| request.uri() == "http://localhost/a.B/C"), "{found:?}");
 }
 
-/// An encoder with a table of its own, which chooses among all ways to say a field.
+/// An encoder with a table of its own, which chooses among all ways to encode a field.
 #[derive(Default)]
 struct Encoder {
     table: Vec<(Bytes, Bytes)>,
@@ -149,7 +149,7 @@ impl Encoder {
         }
     }
 
-    fn say(&mut self, into: &mut Vec<u8>, name: &str, value: &str, way: u32) {
+    fn encode(&mut self, into: &mut Vec<u8>, name: &str, value: &str, way: u32) {
         let (name, value) = (Bytes::from(name.to_owned()), Bytes::from(value.to_owned()));
         let known = self.table.iter().position(|field| *field == (name.clone(), value.clone()));
         if let Some(at) = known.filter(|_| way.is_multiple_of(2)) {
@@ -191,21 +191,21 @@ async fn the_tables_of_both_sides_stay_one() {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         seed >> 8
     };
-    let (mut encoder, mut said, mut expected) = (Encoder::default(), PREFACE.to_vec(), Vec::new());
+    let (mut encoder, mut sent, mut expected) = (Encoder::default(), PREFACE.to_vec(), Vec::new());
     let authorities = ["", "/a", "b%2Fc", "good.example", "other:1"];
     for nth in 0..400 {
         let mut block = Vec::new();
         let authority = authorities[next() as usize % 5];
         let (path, value) = (format!("/{}", next() % 40), "v".repeat(next() as usize % 300));
         for (name, value) in [(":method", "POST"), (":path", &path), (":authority", authority), (":scheme", "http")] {
-            encoder.say(&mut block, name, value, next());
+            encoder.encode(&mut block, name, value, next());
         }
         let name = format!("x-{}", next() % 5);
-        encoder.say(&mut block, &name, &value, next());
-        said.extend(request(nth, &block));
+        encoder.encode(&mut block, &name, &value, next());
+        sent.extend(request(nth, &block));
         expected.push((if authority.len() > 6 { authority } else { "localhost" }, path, name, value));
     }
-    let found = served(said, 1 << 16, expected.len()).await;
+    let found = served(sent, 1 << 16, expected.len()).await;
     for (request, (authority, path, name, value)) in found.iter().zip(&expected) {
         assert_eq!(request.uri().authority().unwrap(), authority);
         assert_eq!((request.uri().path(), named(request.headers(), name)), (&path[..], &value[..]));
@@ -224,7 +224,7 @@ async fn coded_and_static_authorities_are_looked_at_too() {
         (field("2f91d35d055cf64d71e03c0f"), "example.org:8080"),
         (vec![0x81], "localhost"),
         ([&[0x40, 0x88][..], &hex::decode("b83b5339ec327d7f").unwrap(), b"\x01/"].concat(), "localhost"),
-        // What was said first and second, by the index that it has after another one.
+        // What was sent first and second, by the index that it has after another one.
         (vec![0xc0], "localhost"),
         (vec![0xbf], "example.org:8080"),
         (vec![0xbe], "localhost"),

@@ -9,7 +9,7 @@ use super::*;
 use crate::http2::{full, serve};
 use crate::net::DialError;
 
-/// Leads to a server that answers everything, once for each stream that it is handed.
+/// Leads to a server that responds to everything, once for each stream that it is handed.
 #[derive(Debug)]
 struct Counted {
     dials: Arc<AtomicUsize>,
@@ -42,21 +42,21 @@ struct Rig {
     closed: mpsc::UnboundedReceiver<()>,
     /// Ends every server, as a builder that is killed.
     kill: CancellationToken,
-    /// Keeps every server from answering, as a builder that is stuck.
+    /// Keeps every server from responding, as a builder that is stuck.
     mute: CancellationToken,
-    /// Keeps the servers that are there from answering, and no later ones.
+    /// Keeps the servers that are there from responding, and no later ones.
     silence: CancellationToken,
 }
 
 fn rig(sharing: Sharing) -> Rig {
     let (far, mut streams) = mpsc::unbounded_channel();
-    let (told, closed) = mpsc::unbounded_channel();
+    let (closing, closed) = mpsc::unbounded_channel();
     let (dials, kill, mute) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new(), CancellationToken::new());
     let silence = CancellationToken::new();
     let (server, all, present) = (kill.clone(), mute.clone(), silence.clone());
     tokio::spawn(async move {
         while let Some(stream) = streams.recv().await {
-            let (told, server) = (told.clone(), server.clone());
+            let (closing, server) = (closing.clone(), server.clone());
             let silent = if present.is_cancelled() { all.clone() } else { present.clone() };
             let all = all.clone();
             tokio::spawn(async move {
@@ -71,7 +71,7 @@ fn rig(sharing: Sharing) -> Rig {
                 });
                 server.run_until_cancelled(served).await;
                 // The test may have ended.
-                let _ = told.send(());
+                let _ = closing.send(());
             });
         }
     });
@@ -85,7 +85,7 @@ fn rig(sharing: Sharing) -> Rig {
     }
 }
 
-async fn ask(connection: &UpstreamConnection) -> Result<(), ProxyError> {
+async fn send(connection: &UpstreamConnection) -> Result<(), ProxyError> {
     let request = Request::post(Uri::from_static("http://localhost/")).body(full("".into())).unwrap();
     connection.send(request).await.map(drop)
 }
@@ -96,8 +96,8 @@ const IDLE: Sharing = Sharing::Shared { idle: Duration::from_secs(100) };
 async fn each_client_has_its_own() {
     let rig = rig(Sharing::PerClient);
     let (one, two) = (rig.link.connect().await.unwrap(), rig.link.connect().await.unwrap());
-    ask(&one).await.unwrap();
-    ask(&two).await.unwrap();
+    send(&one).await.unwrap();
+    send(&two).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 2);
     assert!(rig.link.present().await.is_none());
 }
@@ -107,7 +107,7 @@ async fn everybody_shares_one_that_is_made_once() {
     let rig = rig(IDLE);
     let clients = futures_util::future::join_all((0..8).map(|_| rig.link.connect())).await;
     for client in clients {
-        ask(&client.unwrap()).await.unwrap();
+        send(&client.unwrap()).await.unwrap();
     }
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
 }
@@ -116,7 +116,7 @@ async fn everybody_shares_one_that_is_made_once() {
 async fn it_is_closed_when_nobody_has_used_it_for_a_while() {
     let mut rig = rig(IDLE);
     let held = rig.link.connect().await.unwrap();
-    ask(&held).await.unwrap();
+    send(&held).await.unwrap();
     // Time passes only while everybody waits: a holder keeps it however long that is.
     tokio::time::sleep(Duration::from_secs(1000)).await;
     drop(held);
@@ -126,7 +126,7 @@ async fn it_is_closed_when_nobody_has_used_it_for_a_while() {
     assert!(rig.closed.try_recv().is_err(), "a use in between starts the time anew");
     rig.closed.recv().await.unwrap();
     assert!(rig.link.present().await.is_none());
-    ask(&rig.link.connect().await.unwrap()).await.unwrap();
+    send(&rig.link.connect().await.unwrap()).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 2);
 }
 
@@ -134,38 +134,38 @@ async fn it_is_closed_when_nobody_has_used_it_for_a_while() {
 async fn a_connection_that_has_ended_is_not_given_to_anybody() {
     let rig = rig(IDLE);
     let held = rig.link.connect().await.unwrap();
-    ask(&held).await.unwrap();
+    send(&held).await.unwrap();
     rig.kill.cancel();
     held.cut().cancelled().await;
     assert!(rig.link.present().await.is_none());
-    assert!(ask(&held).await.is_err());
+    assert!(send(&held).await.is_err());
 }
 
 #[tokio::test]
 async fn one_that_was_made_elsewhere_takes_its_place() {
     let mut rig = rig(IDLE);
     let first = rig.link.connect().await.unwrap();
-    ask(&first).await.unwrap();
+    send(&first).await.unwrap();
     let (near, far) = duplex(1 << 16);
     tokio::spawn(serve(far, CancellationToken::new(), |_| async { Ok(Response::new(full("".into()))) }));
     let second = rig.link.adopt(Box::new(near)).await.unwrap();
-    ask(&second).await.unwrap();
-    ask(&first).await.unwrap();
+    send(&second).await.unwrap();
+    send(&first).await.unwrap();
     drop(first);
     rig.closed.recv().await.unwrap();
-    ask(&rig.link.connect().await.unwrap()).await.unwrap();
+    send(&rig.link.connect().await.unwrap()).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_does_not_answer_is_replaced() {
+async fn one_that_does_not_respond_is_replaced() {
     let rig = rig(IDLE);
-    ask(&rig.link.connect().await.unwrap()).await.unwrap();
+    send(&rig.link.connect().await.unwrap()).await.unwrap();
     drop(rig.link.connect().await.unwrap());
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1);
     rig.mute.cancel();
     assert!(rig.link.present().await.is_none());
-    // It was heard a moment ago, and counts as there until then.
+    // It responded a moment ago, and counts as there until then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     futures_util::future::join_all((0..4).map(|_| rig.link.connect())).await;
     assert_eq!(rig.dials.load(Ordering::Relaxed), 2, "once for all that wait");
@@ -187,7 +187,7 @@ async fn our_own_calls_do_not_wait_for_a_connection_that_was_dropped_in_silence(
     call(&rig.link).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "and so is one that still answers");
     tokio::time::sleep(Duration::from_secs(900)).await;
-    // Nobody says that it has gone: its bytes just lead nowhere. A new one does answer.
+    // Nobody says that it has gone: its bytes just lead nowhere. A new one does respond.
     rig.silence.cancel();
     let begun = tokio::time::Instant::now();
     call(&rig.link).await.unwrap();

@@ -33,7 +33,7 @@ fn config(json: &Value) -> Result<CacheConfig, CacheDocumentError> {
 }
 
 #[test]
-fn both_forms_say_the_same() {
+fn both_forms_have_the_same_content() {
     let (settings, layer) = (described(CACHE_CONFIG, "{}"), described(LAYER, "layer"));
     let old = root(INDEX, &index(&[layer.clone(), settings.clone()])).unwrap();
     let new = root(MANIFEST, &manifest(&settings, std::slice::from_ref(&layer))).unwrap();

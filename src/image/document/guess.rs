@@ -5,7 +5,7 @@ use serde::de::IgnoredAny;
 
 use crate::image::Kind;
 
-/// The keys that tell documents apart.
+/// The keys that distinguish documents.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Keys {

@@ -184,7 +184,7 @@ fn refuses_broken_json_with_the_place() {
 }
 
 #[test]
-fn pairs_layers_with_diff_ids_or_says_why_not() {
+fn pairs_layers_with_diff_ids_or_reports_why_not() {
     let diff_ids = |count: usize| Config {
         platform: Platform::default(),
         rootfs: RootFs { diff_ids: (0..count).map(|n| Digest::sha256(&[n as u8])).collect() },

@@ -48,7 +48,7 @@ pub enum GraphError {
         /// The size of the second one, in bytes.
         second_size: u64,
     },
-    /// A document was supplied that the walk did not ask for, or asked-for documents are missing.
+    /// A document was supplied that was not pending, or pending documents are missing.
     #[error("{digest} was {what}")]
     Unexpected {
         /// Which document.

@@ -135,7 +135,7 @@ fn every_parent_comes_first_whatever_the_order_of_reading() {
         let graph = store.walk_by(&root, Limits::default(), pick).unwrap();
         graph.descriptors().cloned().collect::<Vec<_>>()
     };
-    let (first, last) = (order(|_| 0), order(|wanted| wanted - 1));
+    let (first, last) = (order(|_| 0), order(|pending| pending - 1));
     assert_eq!(first, last);
     let digests: Vec<_> = first.iter().take(3).map(|descriptor| &descriptor.digest).collect();
     assert_eq!(digests, [&digest(&root), &digest(&inner), &digest(&shared)]);
@@ -165,7 +165,7 @@ fn any_other_root_is_a_graph_by_itself() {
 }
 
 #[test]
-fn a_damaged_document_stays_wanted() {
+fn a_damaged_document_stays_pending() {
     let mut store = Store::default();
     let root = store.image("amd64", 1);
     let mut walk = Walk::new(descriptor(&root), Limits::default()).unwrap();
@@ -173,13 +173,13 @@ fn a_damaged_document_stays_wanted() {
     damaged[0] ^= 1;
     let error = walk.supply(&digest(&root), damaged.into()).unwrap_err();
     assert!(matches!(error, GraphError::Document(DocumentError::DigestMismatch { .. })), "{error}");
-    assert_eq!(walk.wanted(), [descriptor(&root)]);
+    assert_eq!(walk.pending(), [descriptor(&root)]);
     walk.supply(&digest(&root), store.bytes(&digest(&root))).unwrap();
-    assert_eq!(walk.wanted().len(), 1);
+    assert_eq!(walk.pending().len(), 1);
 }
 
 #[test]
-fn asks_for_each_document_exactly_once() {
+fn requests_each_document_exactly_once() {
     let mut store = Store::default();
     let root = store.image("amd64", 1);
     let mut walk = Walk::new(descriptor(&root), Limits::default()).unwrap();
@@ -188,7 +188,7 @@ fn asks_for_each_document_exactly_once() {
     assert_eq!(error, GraphError::Unexpected { digest: stranger, what: "supplied but not wanted" });
     walk.supply(&digest(&root), store.bytes(&digest(&root))).unwrap();
     assert!(walk.supply(&digest(&root), store.bytes(&digest(&root))).is_err(), "supplied twice");
-    let missing = walk.wanted()[0].digest.clone();
+    let missing = walk.pending()[0].digest.clone();
     assert_eq!(walk.finish().unwrap_err(), GraphError::Unexpected { digest: missing, what: "never supplied" });
 }
 
@@ -324,12 +324,12 @@ fn what_is_left_out_takes_with_it_what_only_it_names() {
     let whole = store.walk(&root).unwrap();
     let mut walk = Walk::new(descriptor(&root), Limits::default()).unwrap();
     assert!(walk.skip(&digest(&root)).is_err(), "without its root there is no image");
-    while let Some(wanted) = walk.wanted().first().cloned() {
-        if wanted.digest == digest(&arm64) {
-            walk.skip(&wanted.digest).unwrap();
-            walk.skip(&wanted.digest).unwrap_err();
+    while let Some(pending) = walk.pending().first().cloned() {
+        if pending.digest == digest(&arm64) {
+            walk.skip(&pending.digest).unwrap();
+            walk.skip(&pending.digest).unwrap_err();
         } else {
-            walk.supply(&wanted.digest, whole.document(&wanted.digest).unwrap().bytes.clone()).unwrap();
+            walk.supply(&pending.digest, whole.document(&pending.digest).unwrap().bytes.clone()).unwrap();
         }
     }
     let graph = walk.finish().unwrap();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Graph, GraphError, arrange};
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 
-/// A walk over a graph: it says which documents it wants, the caller reads them.
+/// A walk over a graph: it says which documents are pending, the caller reads them.
 ///
 /// Each blob is met once, whatever the order in which documents are supplied and however often
 /// they name each other; the [`Graph`] at the end depends on neither.
@@ -15,13 +15,13 @@ use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 pub struct Walk {
     limits: Limits,
     root: Descriptor,
-    wanted: Vec<Descriptor>,
-    /// The index of each wanted document in `wanted`.
+    pending: Vec<Descriptor>,
+    /// The index of each pending document in `pending`.
     positions: HashMap<Digest, usize>,
     /// The first descriptor of every blob.
     known: HashMap<Digest, Known>,
     documents: Vec<Document>,
-    /// The sizes of all documents, wanted ones included.
+    /// The sizes of all documents, pending ones included.
     total_bytes: u64,
 }
 
@@ -49,7 +49,7 @@ impl Walk {
         let mut walk = Self {
             limits,
             root: root.clone(),
-            wanted: Vec::new(),
+            pending: Vec::new(),
             positions: HashMap::new(),
             known: HashMap::new(),
             documents: Vec::new(),
@@ -67,11 +67,11 @@ impl Walk {
 
     /// The documents to read next, all of which may be read at once. Empty when the walk is complete.
     /// None is larger than [`Limits`] allow.
-    pub fn wanted(&self) -> &[Descriptor] {
-        &self.wanted
+    pub fn pending(&self) -> &[Descriptor] {
+        &self.pending
     }
 
-    /// Layers and other leaves that were met so far, in no order. Complete when nothing is wanted any more.
+    /// Layers and other leaves that were met so far, in no order. Complete when nothing is pending any more.
     pub fn leaves(&self) -> impl Iterator<Item = (&Digest, Kind)> {
         self.known
             .iter()
@@ -79,17 +79,17 @@ impl Walk {
             .filter(|(_, kind)| !kind.is_document())
     }
 
-    /// Hands in the bytes of a wanted document.
+    /// Hands in the bytes of a pending document.
     ///
     /// # Errors
-    /// When the document is not what it should be ([`GraphError::Document`] with this digest: it stays wanted, so
-    /// another source may be asked), or the graph is contradictory or grows past its limits: then the walk is
+    /// When the document is not what it should be ([`GraphError::Document`] with this digest: it stays pending, so
+    /// another source may be tried), or the graph is contradictory or grows past its limits: then the walk is
     /// of no more use.
     pub fn supply(&mut self, digest: &Digest, bytes: Bytes) -> Result<(), GraphError> {
         let Some(&at) = self.positions.get(digest) else {
             return Err(GraphError::Unexpected { digest: digest.clone(), what: "supplied but not wanted" });
         };
-        let document = Document::parse_within(self.wanted[at].clone(), bytes, &self.limits)?;
+        let document = Document::parse_within(self.pending[at].clone(), bytes, &self.limits)?;
         let children = document.children();
         if children.len() > self.limits.children {
             return Err(limit(digest, "the number of blobs named by one document", self.limits.children as u64));
@@ -103,11 +103,11 @@ impl Walk {
         Ok(())
     }
 
-    /// Says that a wanted document is not to be had, and that the graph is to be without it: engines hold indexes of many
+    /// Records that a pending document is not to be had, and that the graph is to be without it: engines hold indexes of many
     /// platforms and the images of one. Its parent still names it.
     ///
     /// # Errors
-    /// When it is not wanted, or is the root.
+    /// When it is not pending, or is the root.
     pub fn skip(&mut self, digest: &Digest) -> Result<(), GraphError> {
         match self.positions.get(digest) {
             Some(&at) if *digest != self.root.digest => {
@@ -118,11 +118,11 @@ impl Walk {
         }
     }
 
-    /// It is no longer wanted.
+    /// It is no longer pending.
     fn forget(&mut self, digest: &Digest, at: usize) {
         self.positions.remove(digest);
-        self.wanted.swap_remove(at);
-        if let Some(moved) = self.wanted.get(at) {
+        self.pending.swap_remove(at);
+        if let Some(moved) = self.pending.get(at) {
             self.positions.insert(moved.digest.clone(), at);
         }
     }
@@ -130,15 +130,15 @@ impl Walk {
     /// The whole graph.
     ///
     /// # Errors
-    /// When documents are still wanted, or the graph is deeper or more entangled than its limits allow.
+    /// When documents are still pending, or the graph is deeper or more entangled than its limits allow.
     pub fn finish(self) -> Result<Graph, GraphError> {
-        match self.wanted.first() {
-            Some(wanted) => Err(GraphError::Unexpected { digest: wanted.digest.clone(), what: "never supplied" }),
+        match self.pending.first() {
+            Some(pending) => Err(GraphError::Unexpected { digest: pending.digest.clone(), what: "never supplied" }),
             None => arrange::arrange(self.root, self.documents, &self.limits),
         }
     }
 
-    /// Takes note of a blob that `parent` names, and wants it if it is a document not yet known.
+    /// Takes note of a blob that `parent` names, and makes it pending if it is a document not yet known.
     fn meet(&mut self, parent: &Digest, child: &Descriptor, parent_depth: usize) -> Result<(), GraphError> {
         let kind = child.kind();
         let depth = parent_depth + usize::from(matches!(kind, Kind::Index | Kind::Manifest));
@@ -159,8 +159,8 @@ impl Walk {
                 return Err(limit(parent, "the size of all documents together", self.limits.total_bytes));
             }
             self.total_bytes = total_bytes;
-            self.positions.insert(child.digest.clone(), self.wanted.len());
-            self.wanted.push(child.clone());
+            self.positions.insert(child.digest.clone(), self.pending.len());
+            self.pending.push(child.clone());
         }
         let known = Known { media_type: child.media_type.clone(), size: child.size, depth };
         self.known.insert(child.digest.clone(), known);

@@ -57,8 +57,8 @@ impl Memory {
 
     fn graph(&self, root: Value) -> Graph {
         let mut walk = Walk::new(serde_json::from_value(root).unwrap(), Limits::default()).unwrap();
-        while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
-            walk.supply(&wanted, self.blobs[&wanted].clone()).unwrap();
+        while let Some(pending) = walk.pending().first().map(|pending| pending.digest.clone()) {
+            walk.supply(&pending, self.blobs[&pending].clone()).unwrap();
         }
         walk.finish().unwrap()
     }
@@ -192,7 +192,7 @@ fn docker_takes_one_platform_and_all_of_it() {
 }
 
 #[test]
-fn no_archive_is_larger_than_can_be_said() {
+fn no_archive_is_larger_than_its_header_can_state() {
     let mut memory = Memory::default();
     let layer = |content: &[u8]| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::sha256(content), "size": i64::MAX});
     let root = memory.image("amd64", &[layer(b"1"), layer(b"2")]);

@@ -98,7 +98,7 @@ async fn a_name_is_taken_once() {
 }
 
 #[tokio::test]
-async fn attributes_that_the_system_does_not_take_are_left_out_and_told() {
+async fn attributes_that_the_system_does_not_take_are_left_out_and_reported() {
     let (root, folders) = folders();
     let stage = Stage::new(folders.dest("a").unwrap(), "owner").unwrap().unwrap();
     // Neither is one that anybody may set: no value of a capability, and no kind that there is.

@@ -75,7 +75,7 @@ impl Stage {
         writer: impl FnOnce(&Self, mpsc::Receiver<T>) -> Result<W, FolderError> + Send + 'static,
     ) -> Result<(Self, W), FolderError> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let writing = tokio::task::spawn_blocking(move || writer(&self, receiver).map(|told| (self, told)));
+        let writing = tokio::task::spawn_blocking(move || writer(&self, receiver).map(|result| (self, result)));
         let feeding = async {
             while let Some(next) = stream.next().await {
                 // The writer has failed, and returns why.

@@ -81,7 +81,7 @@ impl Layer {
             let (consumed, member) = match parser.parse(&self.buffer) {
                 Err(error) => return Err(self.wrong(error.to_string())),
                 Ok(ParseEvent::NeedData { min_bytes }) => {
-                    if self.want(min_bytes.max(self.buffer.len() + 1)).await? {
+                    if self.fill_to(min_bytes.max(self.buffer.len() + 1)).await? {
                         continue;
                     }
                     return Ok(None);
@@ -166,7 +166,7 @@ impl Layer {
     }
 
     /// Reads until the buffer has `length` bytes; `false` if the layer ends before, with nothing but zeros.
-    async fn want(&mut self, length: usize) -> Result<bool, RootfsError> {
+    async fn fill_to(&mut self, length: usize) -> Result<bool, RootfsError> {
         while self.buffer.len() < length {
             if self.fill().await? == 0 {
                 return match self.buffer.iter().all(|&byte| byte == 0) {

@@ -27,7 +27,7 @@ pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -
                     match pass_on(&*source, layer, &taker).await {
                         Ok(Ok(())) => {}
                         Ok(Err(Gone)) => return,
-                        Err(error) => return taker.fail(said(error, &*source, layer)).await,
+                        Err(error) => return taker.fail(source_error(error, &*source, layer)).await,
                     }
                 }
                 part += 1;
@@ -73,7 +73,7 @@ async fn pass_on(source: &dyn Source, layer: &LayerFiles, taker: &Taker) -> Resu
     Ok(Ok(()))
 }
 
-fn said(error: RootfsError, source: &dyn Source, layer: &LayerFiles) -> SourceError {
+fn source_error(error: RootfsError, source: &dyn Source, layer: &LayerFiles) -> SourceError {
     match error {
         RootfsError::Source(error) => error,
         error => SourceError::Read {

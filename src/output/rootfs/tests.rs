@@ -75,8 +75,8 @@ fn manifest(memory: &mut Memory, architecture: &str, layers: &[Bytes]) -> serde_
 
 fn graph(memory: &Memory, root: serde_json::Value) -> Graph {
     let mut walk = Walk::new(serde_json::from_value(root).unwrap(), GraphLimits::default()).unwrap();
-    while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
-        walk.supply(&wanted, memory.blobs[&wanted].clone()).unwrap();
+    while let Some(pending) = walk.pending().first().map(|pending| pending.digest.clone()) {
+        walk.supply(&pending, memory.blobs[&pending].clone()).unwrap();
     }
     walk.finish().unwrap()
 }
@@ -107,7 +107,7 @@ async fn plan(memory: &Memory, graph: &Graph, limits: Limits) -> Result<Rootfs, 
 }
 
 #[tokio::test]
-async fn the_archive_has_the_size_that_was_said_and_comes_from_anywhere() {
+async fn the_archive_has_the_size_that_was_announced_and_comes_from_anywhere() {
     // An extended header that is large enough to be passed on by itself, between pieces that are packed.
     let files = [
         file("a", 10, &[]),

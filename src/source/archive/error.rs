@@ -96,10 +96,11 @@ fn is_head(bytes: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
     let Some(head) = bytes.get(..BLOCK) else { return false };
     let text = String::from_utf8_lossy(&head[SUM]);
-    let said = u32::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok();
+    let stored = u32::from_str_radix(text.trim_matches(['\0', ' ']), 8).ok();
     let byte = |(at, byte): (usize, &u8)| if SUM.contains(&at) { b' ' } else { *byte };
     let sum = head.iter().enumerate().map(|all| u32::from(byte(all))).sum::<u32>();
     // Old programs summed signed bytes.
     let signed = head.iter().enumerate().map(|all| i32::from(byte(all).cast_signed())).sum::<i32>();
-    head.iter().all(|byte| *byte == 0) || said.is_some() && (said == Some(sum) || said == u32::try_from(signed).ok())
+    head.iter().all(|byte| *byte == 0)
+        || stored.is_some() && (stored == Some(sum) || stored == u32::try_from(signed).ok())
 }

@@ -156,10 +156,10 @@ pub(super) fn read_at(location: &BlobLocation, at: u64, into: &mut [u8]) -> io::
         return Err(io::Error::other("it was not kept, because the engine had it"));
     };
     let left = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
-    let wanted = into.len().min(left);
+    let end = into.len().min(left);
     let mut filled = 0;
-    while filled < wanted {
-        match file.read_at(&mut into[filled..wanted], offset + at + filled as u64) {
+    while filled < end {
+        match file.read_at(&mut into[filled..end], offset + at + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -6,12 +6,12 @@ use crate::tar::BLOCK;
 
 /// Reading members ends, and never reads beyond the input.
 pub fn members(bytes: &[u8]) {
-    let (mut members, mut at, mut wanted) = (Members::default(), 0_usize, BLOCK);
-    while let Some(window) = bytes.get(at..at.saturating_add(wanted)) {
+    let (mut members, mut at, mut needed) = (Members::default(), 0_usize, BLOCK);
+    while let Some(window) = bytes.get(at..at.saturating_add(needed)) {
         let size = match step(window) {
             Ok(Step::More(more)) => {
-                assert!(more > wanted, "asks for no more than it had");
-                wanted = more;
+                assert!(more > needed, "asks for no more than it had");
+                needed = more;
                 continue;
             }
             Ok(Step::Skip(size)) => size,
@@ -27,7 +27,7 @@ pub fn members(bytes: &[u8]) {
         };
         assert!(size > 0, "goes nowhere");
         at = at.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
-        wanted = BLOCK;
+        needed = BLOCK;
     }
     for name in ["manifest.json", "index.json", "oci-layout", "a", "b"] {
         let _ = members.find(name, First::Files);

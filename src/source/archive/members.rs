@@ -136,19 +136,19 @@ impl Members {
     pub(super) fn of(file: &Arc<File>) -> Result<Self, String> {
         let length = file.metadata().map_err(|error| error.to_string())?.len();
         let (mut members, mut at, mut bytes) = (Self::default(), 0_u64, Vec::new());
-        let mut wanted = BLOCK;
+        let mut needed = BLOCK;
         loop {
             let have = bytes.len();
             let left = usize::try_from(length - at).unwrap_or(usize::MAX);
-            bytes.resize(wanted.min(left), 0);
+            bytes.resize(needed.min(left), 0);
             file.read_exact_at(&mut bytes[have..], at + have as u64).map_err(|error| error.to_string())?;
-            if bytes.len() < wanted {
+            if bytes.len() < needed {
                 // Every reader accepts an archive without the zeros at its end.
                 return if bytes.iter().all(|&byte| byte == 0) { Ok(members) } else { Err(cut_off(at)) };
             }
             let size = match step(&bytes).map_err(|reason| format!("at byte {at}: {reason}"))? {
                 Step::More(more) => {
-                    wanted = more;
+                    needed = more;
                     continue;
                 }
                 Step::End => return Ok(members),
@@ -165,7 +165,7 @@ impl Members {
             };
             at += size;
             bytes.clear();
-            wanted = BLOCK;
+            needed = BLOCK;
         }
     }
 

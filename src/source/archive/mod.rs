@@ -189,8 +189,8 @@ impl Archive {
             return Ok(Some(location.clone()));
         }
         let (files, digest) = (self.files.clone(), digest.clone());
-        let wanted = digest.clone();
-        let found = spawn_blocking(move || files.blob(&wanted).map_err(|error| error.to_string())).await;
+        let requested = digest.clone();
+        let found = spawn_blocking(move || files.blob(&requested).map_err(|error| error.to_string())).await;
         let found = found.unwrap_or_else(|error| Err(error.to_string()));
         let name = self.files.name().to_owned();
         found.map_err(|reason| SourceError::Read { name, digest, reason })

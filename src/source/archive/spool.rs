@@ -34,20 +34,20 @@ pub(super) async fn spool(
     let mut into = tokio::fs::File::from_std(kept.try_clone().map_err(failed("making a temporary file"))?);
     let (mut members, mut at, mut end) = (Members::default(), 0_u64, 0_u64);
     // The first header tells whether it is an archive at all.
-    let (mut head, mut wanted, mut begin, mut is_whole) = (Vec::new(), BLOCK, None, false);
+    let (mut head, mut needed, mut begin, mut is_whole) = (Vec::new(), BLOCK, None, false);
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         let have = head.len();
-        head.resize(wanted, 0);
+        head.resize(needed, 0);
         let read = fill(&mut archive, &mut head[have..]).await.map_err(failed("reading it"))?;
         head.truncate(have + read);
-        if begin.is_none() && (head.len() >= BLOCK || head.len() < wanted) {
+        if begin.is_none() && (head.len() >= BLOCK || head.len() < needed) {
             begin = Some(head.clone());
             if head.is_empty() {
                 return Err(ArchiveError::tar(name, &head, String::new()));
             }
         }
-        if head.len() < wanted {
+        if head.len() < needed {
             if head.iter().any(|&byte| byte != 0) {
                 return Err(broken(&begin, cut_off(at)));
             }
@@ -55,7 +55,7 @@ pub(super) async fn spool(
         }
         match step(&head).map_err(|reason| broken(&begin, format!("at byte {at}: {reason}")))? {
             Step::More(more) => {
-                wanted = more;
+                needed = more;
                 continue;
             }
             Step::End => {
@@ -96,7 +96,7 @@ pub(super) async fn spool(
             }
         }
         head.clear();
-        wanted = BLOCK;
+        needed = BLOCK;
     }
     // Read to the end: the writer of the pipe must not get SIGPIPE, and a wrong checksum must be noticed.
     let behind = loop {

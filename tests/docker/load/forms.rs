@@ -20,7 +20,7 @@ struct Response {
 
 /// Sends `request` in the pieces that it is given in, and reads to the end of the answer.
 #[track_caller]
-fn ask(socket: &Path, request: &[Vec<u8>], closes: bool) -> Response {
+fn exchange(socket: &Path, request: &[Vec<u8>], closes: bool) -> Response {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     for piece in request {
@@ -35,7 +35,7 @@ fn ask(socket: &Path, request: &[Vec<u8>], closes: bool) -> Response {
     let status = lines.next().unwrap().split_once(' ').unwrap().1.to_owned();
     let headers: Vec<_> = lines.filter_map(|line| line.split_once(": ")).collect();
     let value =
-        |wanted: &str| headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| *value);
+        |header: &str| headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header)).map(|(_, value)| *value);
     if value("Transfer-Encoding") == Some("chunked") {
         assert!(head.starts_with("HTTP/1.1 "), "there are no chunks in 1.0: {head}");
         body = unchunked(&body);
@@ -84,7 +84,7 @@ fn chunked(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_way_to_write_the_request_gets_the_answer_that_dockerd_gives() {
+fn every_way_to_write_the_request_gets_the_response_of_dockerd() {
     let engines = TwoEngines::new();
     let image = Image::of(&[b"one", &[7; 300_000]]);
     let archive = image.oci("forms:1").end().0;
@@ -139,8 +139,8 @@ fn every_way_to_write_the_request_gets_the_answer_that_dockerd_gives() {
     for round in ["absent", "present"] {
         for (name, path, version, headers, body) in &cases {
             let request = [format!("POST {path} HTTP/{version}\r\n{headers}\r\n").into_bytes(), body.clone()];
-            let through = ask(engines.door(), &request, false);
-            let directly = ask(Path::new(&direct), &request, false);
+            let through = exchange(engines.door(), &request, false);
+            let directly = exchange(Path::new(&direct), &request, false);
             assert_eq!(through, directly, "{name}, blobs {round}");
             engines.quiet();
         }
@@ -150,7 +150,7 @@ fn every_way_to_write_the_request_gets_the_answer_that_dockerd_gives() {
 }
 
 #[test]
-fn what_is_not_asked_for_is_not_sent() {
+fn what_is_not_requested_is_not_sent() {
     let engines = TwoEngines::new();
     let archive = Image::of(&[b"one"]).oci("asked:1").end().0;
     let head = |path: &str| {

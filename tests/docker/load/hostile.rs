@@ -136,8 +136,8 @@ fn a_broken_compression_is_named() {
             assert_eq!(direct.seen, through.seen, "{program}, {what}");
             assert!(through.code == Some(1), "{program}, {what}: {through:?}");
             let name = suffix.trim_start_matches('.');
-            let says = through.stderr.contains("linkspan: the archive cannot be decompressed");
-            assert!(says, "{name}, {what}: {} against {}", through.stderr, direct.stderr);
+            let is_reported = through.stderr.contains("linkspan: the archive cannot be decompressed");
+            assert!(is_reported, "{name}, {what}: {} against {}", through.stderr, direct.stderr);
         }
     }
 }
@@ -224,7 +224,7 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
 
 /// dockerd answers before it was sent all of it, and its client is in the middle of sending.
 #[test]
-fn an_answer_that_comes_before_the_end_of_the_archive_is_read() {
+fn a_response_that_comes_before_the_end_of_the_archive_is_read() {
     let bench = Bench::new();
     let archive = bench.folder.join("garbage");
     // No tar archive, and longer than all buffers on the way.

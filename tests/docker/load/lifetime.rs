@@ -35,9 +35,9 @@ impl Upload {
 
     fn finish(mut self) -> String {
         self.0.write_all(b"0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        self.0.read_to_string(&mut answer).unwrap();
-        answer
+        let mut response = String::new();
+        self.0.read_to_string(&mut response).unwrap();
+        response
     }
 }
 
@@ -113,10 +113,10 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
             Tar::default().file("manifest.json", image.docker_manifest("meanwhile:1"))
         };
         upload.send(&rest.end().0);
-        let answer = upload.finish();
-        assert!(answer.contains(r#"{"stream":"Loaded image: meanwhile:1\n"}"#), "{answer}");
-        assert!(!answer.contains("rror"), "{answer}");
-        assert_eq!(answer.contains(LEFT_OUT), layout_last, "{answer}");
+        let response = upload.finish();
+        assert!(response.contains(r#"{"stream":"Loaded image: meanwhile:1\n"}"#), "{response}");
+        assert!(!response.contains("rror"), "{response}");
+        assert_eq!(response.contains(LEFT_OUT), layout_last, "{response}");
         engines.quiet();
         collect(&engines.behind);
         // Which reads all of it.
@@ -177,7 +177,7 @@ fn a_linkspan_that_is_killed_leaves_nothing_to_the_next() {
 }
 
 #[test]
-fn nobody_behind_the_door_is_said_in_dockers_form() {
+fn nobody_behind_the_door_is_reported_in_dockers_form() {
     let engines = TwoEngines::new();
     engines.behind.kill(Part::Dockerd);
     // The meter ends with the first connection that it cannot pass on.
@@ -185,13 +185,13 @@ fn nobody_behind_the_door_is_said_in_dockers_form() {
     until("nobody to listen", || UnixStream::connect(engines.meter.path()).is_err(), |is_gone| *is_gone);
     let mut upload = Upload::begin(&engines, "");
     upload.send(&Image::of(&[b"one"]).oci("down:1").end().0);
-    let answer = upload.finish();
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains(r#"{"message":"linkspan: "#), "{answer}");
+    let response = upload.finish();
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains(r#"{"message":"linkspan: "#), "{response}");
 }
 
 #[test]
-fn progress_is_for_those_who_ask() {
+fn progress_is_for_requests_for_it() {
     let engines = TwoEngines::new();
     let image = Image::of(&[b"one", b"two"]);
     preload(&engines, &image, "progress:1");
@@ -199,9 +199,9 @@ fn progress_is_for_those_who_ask() {
     for (query, shown) in [("?quiet=0", true), ("?quiet=1", false), ("", false)] {
         let mut upload = Upload::begin(&engines, query);
         upload.send(&archive.0);
-        let answer = upload.finish();
-        assert_eq!(answer.contains(r#"{"stream":"linkspan: left out 4 blobs ("#), shown, "{query}: {answer}");
-        assert!(answer.contains(r#"{"stream":"Loaded image: progress:1\n"}"#), "{query}: {answer}");
+        let response = upload.finish();
+        assert_eq!(response.contains(r#"{"stream":"linkspan: left out 4 blobs ("#), shown, "{query}: {response}");
+        assert!(response.contains(r#"{"stream":"Loaded image: progress:1\n"}"#), "{query}: {response}");
     }
     // The client asks when it has a terminal.
     let file = write(&engines, archive);
@@ -242,8 +242,8 @@ fn memory_does_not_grow_with_the_archive() {
         upload.send(if round % 8 == 7 { &passed } else { &blob });
     }
     upload.send(&image.oci("large:2").end().0);
-    let answer = upload.finish();
-    assert!(answer.contains(r#"Loaded image: large:2\n"#), "{answer}");
+    let response = upload.finish();
+    assert!(response.contains(r#"Loaded image: large:2\n"#), "{response}");
     let peak = engines.linkspan.peak_bytes();
     assert!(peak <= 64 << 20, "{peak} bytes at most were resident while 1.2 GB passed");
     assert!(fs::metadata(engines.door()).is_ok());

@@ -7,7 +7,7 @@ use super::two_engines::TwoEngines;
 use crate::common::{Run, Tar, text};
 
 #[test]
-fn a_name_that_is_not_written_in_full_is_said_to_be_lost_and_a_load_is_logged() {
+fn a_name_that_is_not_written_in_full_is_reported_as_lost_and_a_load_is_logged() {
     let engines = TwoEngines::new();
     let image = Image::of(&[b"named"]);
     let archive = |name: &str| {
@@ -24,8 +24,8 @@ fn a_name_that_is_not_written_in_full_is_said_to_be_lost_and_a_load_is_logged() 
     let load = |run: Run| run.args(["-i", text(&short)]).ok().stdout;
     let (direct, through) = (load(engines.direct.docker(["load"])), load(engines.through(["load"])));
     assert_eq!((&*direct, &*through), ("Loaded image: my-app:latest\n", "Loaded image: my-app:latest\n"));
-    let said = on_a_terminal(&short);
-    assert!(said.contains("linkspan: docker does not find my-app:latest by that name"), "{said}");
+    let output = on_a_terminal(&short);
+    assert!(output.contains("linkspan: docker does not find my-app:latest by that name"), "{output}");
     engines.through(["image", "inspect", "my-app:latest"]).fails();
     engines.direct.docker(["image", "inspect", "my-app:latest"]).fails();
     let log = engines.linkspan.log();
@@ -33,8 +33,8 @@ fn a_name_that_is_not_written_in_full_is_said_to_be_lost_and_a_load_is_logged() 
 
     for name in ["docker.io/library/in-full:1", "docker.io/localhost/odd:1", "registry.example/a/b:1"] {
         let full = archive(name);
-        let said = on_a_terminal(&full);
-        assert!(said.contains("Loaded image: ") && !said.contains("does not find"), "{name}: {said}");
+        let output = on_a_terminal(&full);
+        assert!(output.contains("Loaded image: ") && !output.contains("does not find"), "{name}: {output}");
     }
     engines.quiet();
 }

@@ -52,9 +52,9 @@ impl<'a> Guarded<'a> {
         );
         // A server need not read all that it refuses.
         let _ = stream.write_all(&[head.as_bytes(), &bytes].concat());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
     }
 
     /// The same over HTTP/2, which is spoken without asking: the status and the content of the answer.
@@ -67,11 +67,11 @@ impl<'a> Guarded<'a> {
             let request =
                 http::Request::post(format!("http://docker{target}")).header("content-type", "application/x-tar");
             let mut client = client.ready().await.unwrap();
-            let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
+            let (response, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
             let Tar(bytes) = archive.clone().end();
             // As above.
             let _ = body.send_data(bytes.into(), true);
-            let (head, mut body) = answer.await.unwrap().into_parts();
+            let (head, mut body) = response.await.unwrap().into_parts();
             let mut content = Vec::new();
             while let Some(Ok(bytes)) = body.data().await {
                 let _ = body.flow_control().release_capacity(bytes.len());
@@ -142,7 +142,7 @@ fn names_that_are_not_allowed_are_not_loaded() {
 }
 
 #[test]
-fn no_way_of_asking_gets_by() {
+fn no_form_of_request_gets_by() {
     let stack = Stack::shared();
     let guarded = Guarded::new(stack, "docker", stack.docker_host(), &["--allow-name", "docker.io/library/ci-*"]);
     let image = Image::of(&[b"another way"]);
@@ -153,35 +153,35 @@ fn no_way_of_asking_gets_by() {
         "/%76%31.47/images/load",
         "http://docker/images/%6Coad",
     ] {
-        let answer = guarded.post(target, &bad);
-        assert!(answer.contains(NOT_ALLOWED), "{target}: {answer}");
+        let response = guarded.post(target, &bad);
+        assert!(response.contains(NOT_ALLOWED), "{target}: {response}");
         assert!(!guarded.has("bad-way:1"), "{target}");
     }
     // A form that Go takes for a path, and few others do.
-    let answer = guarded.post("http:/images/load", &bad);
-    assert!(answer.starts_with("HTTP/1.1 400 ") && !guarded.has("bad-way:1"), "{answer}");
+    let response = guarded.post("http:/images/load", &bad);
+    assert!(response.starts_with("HTTP/1.1 400 ") && !guarded.has("bad-way:1"), "{response}");
     // dockerd sends whoever asks like this to the clean path.
     for target in ["//images/load", "/v1.47/images/./load", "/images/%2e%2e/images/load"] {
-        let answer = guarded.post(target, &bad);
-        assert!(answer.starts_with("HTTP/1.1 301 "), "{target}: {answer}");
+        let response = guarded.post(target, &bad);
+        assert!(response.starts_with("HTTP/1.1 301 "), "{target}: {response}");
         assert!(!guarded.has("bad-way:1"), "{target}");
     }
-    let answer = guarded.post("/images/%6coad?quiet=0", &good);
-    assert!(answer.starts_with("HTTP/1.1 200 ") && guarded.has("ci-way:1"), "{answer}");
+    let response = guarded.post("/images/%6coad?quiet=0", &good);
+    assert!(response.starts_with("HTTP/1.1 200 ") && guarded.has("ci-way:1"), "{response}");
 
     for target in ["/v1.47/images/load", "/images/%6coad?quiet=0"] {
-        let (status, answer) = guarded.post_over_http2(target, &bad);
-        assert!(status == 505 && answer.contains("over HTTP/1.1 only; hint: "), "{target}: {status} {answer}");
+        let (status, response) = guarded.post_over_http2(target, &bad);
+        assert!(status == 505 && response.contains("over HTTP/1.1 only; hint: "), "{target}: {status} {response}");
         assert!(!guarded.has("bad-way:1"), "{target}");
     }
     // Everything else is dockerd's over HTTP/2, too.
-    let (status, answer) = guarded.post_over_http2("/v1.47/images/nothing/tag?repo=ci-x", &Tar::default());
-    assert!(status == 404 && answer.contains("No such image"), "{status} {answer}");
+    let (status, response) = guarded.post_over_http2("/v1.47/images/nothing/tag?repo=ci-x", &Tar::default());
+    assert!(status == 404 && response.contains("No such image"), "{status} {response}");
     until("a line for each load", || guarded.logged(), |logged| *logged == (1, 7));
 
     let open = Guarded::new(stack, "docker", stack.docker_host(), &[]);
-    let (status, answer) = open.post_over_http2("/images/load?quiet=0", &bad);
-    assert!(status == 200 && open.has("bad-way:1"), "without a policy nothing is looked into: {status} {answer}");
+    let (status, response) = open.post_over_http2("/images/load?quiet=0", &bad);
+    assert!(status == 200 && open.has("bad-way:1"), "without a policy nothing is looked into: {status} {response}");
     stack.docker(["image", "rm", "ci-way:1", "bad-way:1"]).ok();
 }
 

@@ -129,7 +129,7 @@ fn device(header: &mut [u8], major: u32, minor: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_compression_and_every_writer_is_understood() {
+async fn every_compression_and_every_writer_can_be_read() {
     log::listen();
     let folder = Layer::new().folder("a", 0o700).file("a/b", vec![5; 700_000]).file("a/c", "c");
     let plain = folder.tar();

@@ -6,7 +6,7 @@ use super::{Caching, PARTS, STEPS, succeeds};
 use crate::{
     common::{Output, Part, Running, Stack, until},
     daemons::start_containerd,
-    engine::{Engine, says},
+    engine::{Engine, assert_stderr_has},
     proxied::Application,
 };
 
@@ -63,8 +63,8 @@ fn containerd_ends(engine: Engine<'_>, ends: &[End]) {
             End::Restarted | End::Killed => succeeds(&output, STEPS),
             // The steps are executed; or BuildKit, which keeps what it could not load of a layer, fails, and says why.
             End::Away => {
-                let is_said = output.stderr.contains("linkspan: reading sha256:");
-                assert!(output.status.success() || is_said, "{output}");
+                let is_reported = output.stderr.contains("linkspan: reading sha256:");
+                assert!(output.status.success() || is_reported, "{output}");
             }
         }
         assert_eq!(caching.is_sound(), before, "{output}");
@@ -78,7 +78,7 @@ fn containerd_ends(engine: Engine<'_>, ends: &[End]) {
         if output.status.success() {
             assert_ne!(after, before, "{output}");
         } else {
-            says(&output, &["containerd does not answer at unix://"]);
+            assert_stderr_has(&output, &["containerd does not answer at unix://"]);
             assert_eq!(after, before, "{output}");
         }
         caching.write(&application).ok();
@@ -125,7 +125,7 @@ fn dockerd_ends_while_a_cache_is_read_and_while_it_is_written() {
         if output.status.success() {
             assert_ne!(after, written, "{output}");
         } else {
-            says(&output, &["docker does not answer at unix://"]);
+            assert_stderr_has(&output, &["docker does not answer at unix://"]);
             assert_eq!(after, written, "{output}");
         }
         caching.write(&application).ok();

@@ -39,9 +39,9 @@ fn before_and_after_every_change_of_an_export() {
         eprintln!("killed at {point:?}");
         let application = Application::new(&format!("cache killed at {point:?}"));
         let before = caching.is_sound();
-        let (mut counter, wanted) = (Counter::default(), point.clone());
+        let (mut counter, target) = (Counter::default(), point.clone());
         caching.containerd.rule(move |message| match counter.point(message) {
-            Some(point) if point == wanted => Verdict::Freeze,
+            Some(point) if point == target => Verdict::Freeze,
             _ => Verdict::Pass,
         });
         let running = caching.write(&application).spawn();

@@ -13,11 +13,11 @@ use crate::{
 
 /// A build that reads the cache and is about to read the layer `lost` when the engine loses that.
 fn loses(caching: &Caching<'_>, application: &Application, lost: &str) -> Output {
-    let (run, wanted) = (caching.read(application), lost.to_owned());
+    let (run, target) = (caching.read(application), lost.to_owned());
     // It was offered: the builder asks for it.
     caching.containerd.rule(once(move |message| {
-        let asked = || ReadContentRequest::decode(message.bytes.clone()).unwrap().digest;
-        is_read(message, Way::Request) && asked() == wanted
+        let requested = || ReadContentRequest::decode(message.bytes.clone()).unwrap().digest;
+        is_read(message, Way::Request) && requested() == target
     }));
     let running = run.spawn();
     caching.containerd.stopped();

@@ -148,13 +148,13 @@ impl<'a> Caching<'a> {
     }
 }
 
-/// Holds the first message of which `is_wanted` is true.
+/// Holds the first message of which `is_target` is true.
 fn once(
-    is_wanted: impl Fn(&Message<'_>) -> bool + Send + 'static,
+    is_target: impl Fn(&Message<'_>) -> bool + Send + 'static,
 ) -> impl FnMut(&Message<'_>) -> Verdict + Send + 'static {
     let mut met = false;
     move |message| {
-        let meets = !met && is_wanted(message);
+        let meets = !met && is_target(message);
         met |= meets;
         if meets { Verdict::Hold } else { Verdict::Pass }
     }

@@ -1,12 +1,12 @@
-//! What is said of builders, and of buildx.
+//! The findings about builders, and about buildx.
 
 use super::*;
 
 #[test]
-fn users_are_told_which_of_their_builders_go_where() {
-    let heard = Some(running::Probe::Linkspan(Box::new(status(Kind::Docker, "unix:///l.sock"))));
+fn the_report_lists_which_of_the_users_builders_go_where() {
+    let door_probe = Some(running::Probe::Linkspan(Box::new(status(Kind::Docker, "unix:///l.sock"))));
     let users =
-        users(vec![users_builder("fast", "unix:///l.sock", heard), users_builder("slow", "unix:///d.sock", None)]);
+        users(vec![users_builder("fast", "unix:///l.sock", door_probe), users_builder("slow", "unix:///d.sock", None)]);
     let report =
         super::super::judge(&found(findings(EngineKind::Docker), None, &[door(Kind::Docker, "unix:///l.sock")], users));
     assert!(report.works);
@@ -74,7 +74,7 @@ fn nothing_is_proposed_that_exists() {
 }
 
 #[test]
-fn an_old_buildx_is_told_what_goes_direct() {
+fn an_old_buildx_gets_a_note_on_what_goes_direct() {
     let judged = |version: &str, plain_is_load: bool| {
         let users = Users { version: Version::read(&format!("github.com/docker/buildx {version} x")), ..Users::none() };
         let report = super::super::judge(&found(

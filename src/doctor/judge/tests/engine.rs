@@ -1,4 +1,4 @@
-//! What is said of the engine.
+//! The findings about the engine.
 
 use super::*;
 
@@ -41,23 +41,23 @@ settings. Then use it with:
 }
 
 #[test]
-fn a_containerd_that_the_engine_does_not_use_is_said() {
+fn a_containerd_that_the_engine_does_not_use_is_reported() {
     let judged = |named: &str| {
         let found = found(findings(EngineKind::Docker), None, &[recent()], users(Vec::new()));
         super::super::judge(&Found { containerd_address: Some(named.into()), ..found })
     };
-    let said = |report: &Report| report.checks.iter().any(|check| check.found.contains("was named"));
-    assert!(!said(&judged("/c.sock")));
+    let is_noted = |report: &Report| report.checks.iter().any(|check| check.found.contains("was named"));
+    assert!(!is_noted(&judged("/c.sock")));
     let report = judged("/other.sock");
-    assert!(said(&report) && report.works, "{report}");
+    assert!(is_noted(&report) && report.works, "{report}");
 }
 
 #[test]
-fn who_may_not_ask_the_engine_goes_by_what_the_running_linkspan_says() {
+fn without_access_to_the_engine_the_running_linkspans_status_counts() {
     let denied = || EngineError::Permission { engine: "containerd", address: "/c.sock".to_owned() };
     let engine = doctor::Findings { selected: Err(denied()), docker: None, containerd: Some(Err(denied())) };
-    let told = Told { status: status(Kind::Buildkit, DOOR), is_basis: true };
-    let found = Found { told: Some(told), ..found(engine, None, &[recent()], users(Vec::new())) };
+    let subject = RunningLinkspan { status: status(Kind::Buildkit, DOOR), is_basis: true };
+    let found = Found { subject: Some(subject), ..found(engine, None, &[recent()], users(Vec::new())) };
     let report = super::super::judge(&found);
     assert!(report.works, "{report}");
     assert_eq!(report.engine.unwrap().address, "unix:///d.sock");

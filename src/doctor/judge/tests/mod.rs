@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::builder::BuilderProbe;
 use super::super::door::DoorState;
 use super::super::door::Probed;
-use super::super::facts::Told;
+use super::super::facts::RunningLinkspan;
 use super::super::inflate::Inflate;
 use super::super::users::{Users, UsersNode, UsersOwn};
 use super::*;
@@ -83,7 +83,7 @@ fn findings(kind: EngineKind) -> doctor::Findings {
 
 const DOOR: &str = "unix:///run/linkspan/buildkit.sock";
 
-/// What a Linkspan says at a door of `kind` at `address`.
+/// The status of a Linkspan at a door of `kind` at `address`.
 fn status(kind: Kind, address: &str) -> Status {
     let door = status::Door { kind, address: address.to_owned() };
     Status {
@@ -124,10 +124,10 @@ fn closed(door: Door) -> Door {
     Door { state: DoorState::Closed, ..door }
 }
 
-/// The door of a builder that answered like this.
-fn probed(answer: BuilderProbe) -> Door {
+/// The door of a builder that responded like this.
+fn probed(probe: BuilderProbe) -> Door {
     let endpoint = Some("unix:///b.sock".parse::<Address>().unwrap().into());
-    let builder = Some(Probed { address: "unix:///b.sock".to_owned(), endpoint, answer });
+    let builder = Some(Probed { address: "unix:///b.sock".to_owned(), endpoint, probe });
     Door { builder, ..door(Kind::Buildkit, DOOR) }
 }
 
@@ -142,7 +142,7 @@ fn users(builders: Vec<UsersOwn>) -> Users {
 
 fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Found {
     let doors = doors.to_vec();
-    Found { engine, told: None, containerd_address: None, inflate, doors, chained: Vec::new(), users, caches: None }
+    Found { engine, subject: None, containerd_address: None, inflate, doors, chained: Vec::new(), users, caches: None }
 }
 
 /// Judges them where buildx has no builders.
@@ -155,8 +155,8 @@ fn marks(report: &Report) -> Vec<(&str, Mark)> {
 }
 
 /// A docker-container builder of the user's with a BuildKit that is recent.
-fn users_builder(name: &str, endpoint: &str, heard: Option<running::Probe>) -> UsersOwn {
-    let answer = heard.is_some().then(|| BuilderProbe::Version(Some("v0.32.2".to_owned())));
-    let nodes = vec![UsersNode { name: "n0".to_owned(), address: endpoint.to_owned(), heard, answer }];
+fn users_builder(name: &str, endpoint: &str, door_probe: Option<running::Probe>) -> UsersOwn {
+    let builder_probe = door_probe.is_some().then(|| BuilderProbe::Version(Some("v0.32.2".to_owned())));
+    let nodes = vec![UsersNode { name: "n0".to_owned(), address: endpoint.to_owned(), door_probe, builder_probe }];
     UsersOwn { name: name.to_owned(), driver: "docker-container".to_owned(), nodes }
 }

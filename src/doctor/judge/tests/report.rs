@@ -107,7 +107,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
 }
 
 #[test]
-fn without_a_door_it_says_how_to_open_one() {
+fn without_a_door_it_reports_how_to_open_one() {
     let report = judge(findings(EngineKind::Docker), None, &[]);
     assert!(report.works);
     let remedy = report.checks.last().unwrap().remedy.as_ref().unwrap().to_string();

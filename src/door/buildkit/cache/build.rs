@@ -111,7 +111,7 @@ impl Caching {
             (Err(reason), Some(import)) => {
                 remark(build, &format!("the cache import `{}` is left out: {reason}", shown(import)));
             }
-            _ => cached.look_up(&options.wanted(cached.reads_images())).await,
+            _ => cached.look_up(&options.lookups(cached.reads_images())).await,
         }
         let locals: Vec<_> =
             cached.exports.iter().enumerate().map(|(i, export)| export.local(cached.dest(i))).collect();
@@ -150,7 +150,7 @@ impl CacheBuild {
         if options.is_empty() && !self.reads_images() {
             return message;
         }
-        self.look_up(&options.wanted(self.reads_images())).await;
+        self.look_up(&options.lookups(self.reads_images())).await;
         edit_gateway(&message, &*self.imports.lock().await).unwrap_or(message)
     }
 

@@ -41,7 +41,7 @@ pub(super) enum Layer {
     /// It need not be sent: the engine has it, or fetches it from the builder.
     Present,
     /// It has to be sent.
-    Wanted(Box<dyn IngestWriter>),
+    Missing(Box<dyn IngestWriter>),
 }
 
 /// What an export has moved.
@@ -124,7 +124,7 @@ impl BuilderExport {
     /// Decides about a layer.
     ///
     /// # Errors
-    /// When the engine or the builder cannot be asked, or the engine refuses.
+    /// When the engine or the builder cannot be queried, or the engine refuses.
     pub(super) async fn layer(self: &Arc<Self>, layer: &Descriptor) -> Result<Layer, CacheError> {
         let current = self.current().await?;
         if current.is_some_and(|current| current.layers.contains(&layer.digest)) {
@@ -147,11 +147,11 @@ impl BuilderExport {
                 self.present(&layer.digest);
                 Ok(Layer::Present)
             }
-            OpenedIngest::Writer(writer) => Ok(Layer::Wanted(writer)),
+            OpenedIngest::Writer(writer) => Ok(Layer::Missing(writer)),
         }
     }
 
-    /// A layer that was wanted is stored.
+    /// A layer that was missing is stored.
     pub(super) fn stored(&self, layer: &Descriptor) {
         let mut state = self.state();
         state.seen.insert(layer.digest.clone());
@@ -163,7 +163,7 @@ impl BuilderExport {
     /// and the export is complete.
     ///
     /// # Errors
-    /// When the engine cannot be asked, or refuses.
+    /// When the engine cannot be queried, or refuses.
     pub(super) async fn has_document(self: &Arc<Self>, digest: &Digest) -> Result<bool, CacheError> {
         self.fetched().await?;
         let Some(current) = self.current().await? else { return Ok(false) };

@@ -13,10 +13,10 @@ use crate::image::Digest;
 impl CacheBuild {
     /// Finds the parts of caches that are imported, each cache once for all calls of a build; and the engine's images that come
     /// before those of registries.
-    pub(super) async fn look_up(self: &Arc<Self>, wanted: &[Entry]) {
+    pub(super) async fn look_up(self: &Arc<Self>, entries: &[Entry]) {
         let Some(stored) = &self.stored else { return };
         let mut imports = self.imports.lock().await;
-        for import in wanted {
+        for import in entries {
             if imports.contains_key(import) {
                 continue;
             }

@@ -31,7 +31,7 @@ const ATTRIBUTE: &str = "cache-imports";
 /// What takes the place of each import of ours, the parts of its cache or nothing; and what comes before one of a registry.
 pub(super) type Replacements = HashMap<Entry, Vec<Entry>>;
 
-/// What a request says of our caches.
+/// What a request has about our caches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in super::super) struct CacheOptions {
     /// The exports, with their attributes.
@@ -74,7 +74,7 @@ impl CacheOptions {
     }
 
     /// What is looked up: our imports, and those of registries where the engine's images are read for them.
-    pub(super) fn wanted(&self, reads_images: bool) -> Vec<Entry> {
+    pub(super) fn lookups(&self, reads_images: bool) -> Vec<Entry> {
         self.imports.iter().chain(self.registries.iter().filter(|_| reads_images)).cloned().collect()
     }
 

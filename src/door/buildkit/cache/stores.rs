@@ -74,7 +74,7 @@ impl Caching {
 
     /// Whether a build has anything for us: entries of ours, or an import from a registry of which the engine has the image,
     /// with an inline cache.
-    pub(in super::super) async fn is_wanted(&self, options: &CacheOptions) -> bool {
+    pub(in super::super) async fn handles(&self, options: &CacheOptions) -> bool {
         if !options.is_empty() {
             return true;
         }
@@ -104,12 +104,12 @@ impl Caching {
 }
 
 impl Caching {
-    /// What answers a call to one of our stores.
+    /// The handler of a call to one of our stores.
     fn content(&self, call: &Request<Incoming>) -> Option<CallHandler> {
         let id = store_of_ours(call)?;
         let found = self.find(id).and_then(|(build, store)| build.store(store));
         let missing = Status::not_found(format!("linkspan: the build of the store {id} has ended"));
-        let answer = async move |call| {
+        let respond = async move |call| {
             let Some(store) = found else { return error_response(&missing) };
             let server = ContentServer::new(ContentService::Only(store))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -120,7 +120,7 @@ impl Caching {
                 Err(never) => match never {},
             }
         };
-        Some(Box::new(move |call| answer(call).map(Handled::Response).boxed()))
+        Some(Box::new(move |call| respond(call).map(Handled::Response).boxed()))
     }
 }
 
@@ -161,7 +161,7 @@ impl Blobs for Imports {
     }
 }
 
-/// What the builder is told, and shows to its client. Never UNAVAILABLE, which its writer repeats for ever (containerd
+/// The error for the builder, which shows it to its client. Never UNAVAILABLE, which its writer repeats for ever (containerd
 /// `core/content/helpers.go`, `OpenWriter`).
 pub(super) fn failure(error: CacheError) -> ApiError {
     let message = match error.hint() {

@@ -62,7 +62,7 @@ impl Ingester for ShownExport {
         } else {
             match self.until_end(self.export.layer(&blob)).await? {
                 Layer::Present => return Err(exists(digest)),
-                Layer::Wanted(writer) => Sink::Engine(writer),
+                Layer::Missing(writer) => Sink::Engine(writer),
             }
         };
         Ok(Box::new(BlobWriter { export: self, blob, sink, opened: SystemTime::now() }))

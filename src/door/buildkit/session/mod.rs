@@ -1,8 +1,8 @@
 //! The client's session: the calls that a builder makes of its client, inside the call `Control.Session`.
 //!
-//! Most sessions pass as the bytes that they are. One in which we have calls to answer is split (`split`): its HTTP/2 ends
-//! here on both sides, so that these calls are answered here ([`SessionCalls`]), and all others are passed on. Which of
-//! the two it is shows only when the build comes (`registry`); until then the little that both sides say is held (`held`).
+//! Most sessions pass as the bytes that they are. One in which we have calls to handle is split (`split`): its HTTP/2 ends
+//! here on both sides, so that these calls are handled here ([`SessionCalls`]), and all others are passed on. Which of
+//! the two it is shows only when the build comes (`registry`); until then the little that both sides send is held (`held`).
 
 mod held;
 mod messages;
@@ -30,7 +30,7 @@ use split::{Side, split};
 /// The call that carries a session.
 pub(super) const SESSION: &str = "/moby.buildkit.v1.Control/Session";
 
-/// Answers one call.
+/// Handles one call.
 pub(super) type CallHandler = Box<dyn FnOnce(Request<Incoming>) -> BoxFuture<'static, Handled> + Send>;
 
 /// What became of a call.
@@ -42,9 +42,9 @@ pub(super) enum Handled {
     Forward(Request<Body>),
 }
 
-/// Answers calls of a builder inside a session in the client's place.
+/// Handles calls of a builder inside a session in the client's place.
 pub(super) trait SessionCalls: Debug + Send + Sync {
-    /// What answers a call in the session called `session`; `None` if that is for the client.
+    /// The handler of a call in the session called `session`; `None` if that is for the client.
     fn handler_for(&self, session: &str, call: &Request<Incoming>) -> Option<CallHandler>;
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions in which each of `calls` answers those that are its own; without any, every session passes as bytes.
+    /// Sessions in which each of `calls` handles those that are its own; without any, every session passes as bytes.
     pub(super) fn new(calls: impl IntoIterator<Item = Arc<dyn SessionCalls>>) -> Self {
         Self { calls: calls.into_iter().collect(), registry: Registry::default() }
     }
@@ -80,14 +80,14 @@ impl Sessions {
         let session = self.registry.enter(id, way);
         let ((from_client, client), (from_builder, builder)) = (side(), side());
         tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(&self.calls)));
-        // What the one says is exchanged for what the other hears.
+        // The output of the one is exchanged for the input of the other.
         let (client, builder) =
             (Split { give: client.give, take: builder.take }, Split { give: builder.give, take: client.take });
         let request = request.map(|body| held(&session, body, client));
         Ok(upstream.send(request).await?.map(|body| held(&session, body, builder)))
     }
 
-    /// A build of `session` comes; `split` says whether it needs calls of ours. Says whether the session has them, or will
+    /// A build of `session` comes; `split` says whether it needs calls of ours. Returns whether the session has them, or will
     /// have them; `false` means that it passes as bytes, and cannot be split any more.
     ///
     /// Must be called before the builder gets the build. The call that carries the session may come later.
@@ -103,8 +103,8 @@ fn held(session: &Arc<Session>, body: Incoming, split: Split) -> Body {
 
 /// One side of a session, and what its body is exchanged for.
 fn side() -> (Side, Split) {
-    let ((give, said), (heard, take)) = (oneshot::channel(), pipe());
-    (Side { said, heard }, Split { give, take })
+    let ((give, output), (input, take)) = (oneshot::channel(), pipe());
+    (Side { output, input }, Split { give, take })
 }
 
 /// Whether a client serves files and nothing else. Such sessions are for the contexts that several builds share, which

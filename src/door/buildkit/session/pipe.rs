@@ -29,7 +29,7 @@ pub(super) enum End {
     Broken(BodyError),
 }
 
-/// The end of a pipe that is written, and told how the body ends. Clones are the same end.
+/// The end of a pipe that is written, with how the body ends. Clones are the same end.
 #[derive(Debug, Clone)]
 pub(super) struct Pipe(Arc<Mutex<State>>);
 

@@ -36,17 +36,17 @@ pub(super) struct Session {
     pub(super) id: String,
     way: watch::Sender<Option<Way>>,
     deadline: Instant,
-    /// How many calls are being answered here.
-    answering: watch::Sender<usize>,
+    /// How many calls are being handled here.
+    open_calls: watch::Sender<usize>,
 }
 
-/// A call that is being answered here, until this is dropped.
+/// A call that is being handled here, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Answering(Arc<Session>);
+pub(super) struct OpenCall(Arc<Session>);
 
-impl Drop for Answering {
+impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.answering.send_modify(|calls| *calls -= 1);
+        self.0.open_calls.send_modify(|calls| *calls -= 1);
     }
 }
 
@@ -69,7 +69,7 @@ struct Expected {
 }
 
 impl Session {
-    /// Settles what becomes of it, unless that is settled; and says what does.
+    /// Settles what becomes of it, unless that is settled; and returns what does.
     pub(super) fn settle(&self, way: Way) -> Way {
         let mut settled = way;
         self.way.send_if_modified(|current| {
@@ -79,16 +79,16 @@ impl Session {
         settled
     }
 
-    /// Counts a call that is answered here.
-    pub(super) fn answering(self: &Arc<Self>) -> Answering {
-        self.answering.send_modify(|calls| *calls += 1);
-        Answering(self.clone())
+    /// Counts a call that is handled here.
+    pub(super) fn open_call(self: &Arc<Self>) -> OpenCall {
+        self.open_calls.send_modify(|calls| *calls += 1);
+        OpenCall(self.clone())
     }
 
-    /// Waits until no call is being answered here.
+    /// Waits until no call is being handled here.
     pub(super) async fn idle(self: Arc<Self>) {
         // The sender lives as long as the session.
-        let _ = self.answering.subscribe().wait_for(|calls| *calls == 0).await;
+        let _ = self.open_calls.subscribe().wait_for(|calls| *calls == 0).await;
     }
 
     /// What becomes of it.
@@ -101,7 +101,7 @@ impl Session {
 }
 
 impl Registry {
-    /// The session called `id` comes. `way` is what becomes of it unless a build has come that wants otherwise.
+    /// The session called `id` comes. `way` is what becomes of it unless a build has come that needs otherwise.
     pub(super) fn enter(&self, id: &str, way: Option<Way>) -> Arc<Session> {
         let mut known = self.known();
         let expected = known.expected.iter().filter(|expected| expected.session == id).map(|expected| expected.way);
@@ -110,14 +110,14 @@ impl Registry {
         known.expected.retain(|expected| expected.session != id);
         known.sessions.retain(|_, session| session.strong_count() > 0);
         let (way, deadline) = (watch::Sender::new(expected.or(way)), Instant::now() + PATIENCE);
-        let answering = watch::Sender::new(0);
-        let session = Arc::new(Session { id: id.to_owned(), way, deadline, answering });
+        let open_calls = watch::Sender::new(0);
+        let session = Arc::new(Session { id: id.to_owned(), way, deadline, open_calls });
         // A builder, too, takes the newer of two with one id.
         known.sessions.insert(id.to_owned(), Arc::downgrade(&session));
         session
     }
 
-    /// A build of the session called `id` comes, which wants `way`. Says what becomes of the session.
+    /// A build of the session called `id` comes, which needs `way`. Returns what becomes of the session.
     pub(super) fn expect(&self, id: &str, way: Way) -> Way {
         let mut known = self.known();
         if let Some(session) = known.sessions.get(id).and_then(Weak::upgrade) {

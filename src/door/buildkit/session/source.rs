@@ -9,7 +9,7 @@ use http_body::{Body as HttpBody, Frame};
 
 use crate::http2::{Body, BodyError};
 
-/// What is read ahead at most. Until they hear of each other, builder and client say a few hundred bytes.
+/// What is read ahead at most. Until they are connected, builder and client send a few hundred bytes.
 const AHEAD: usize = 64 << 10;
 
 pub(super) type Next = Option<Result<Frame<Bytes>, BodyError>>;

@@ -19,33 +19,33 @@ use crate::http2::{BodyError, UpstreamConnection, serve};
 /// One side of a session.
 #[derive(Debug)]
 pub(super) struct Side {
-    /// What it says, once the session is split.
-    pub(super) said: oneshot::Receiver<Source>,
-    /// What it hears.
-    pub(super) heard: Pipe,
+    /// The bytes that it sends, once the session is split.
+    pub(super) output: oneshot::Receiver<Source>,
+    /// The bytes that it receives.
+    pub(super) input: Pipe,
 }
 
 /// Splits a session, if it comes to that, until both sides have ended.
 pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, calls: Arc<[Arc<dyn SessionCalls>]>) {
-    let (Ok(from_client), Ok(from_builder)) = (client.said.await, builder.said.await) else { return };
-    // However this ends, nobody waits for more.
-    let _broken = [Broken(client.heard.clone()), Broken(builder.heard.clone())];
+    let (Ok(from_client), Ok(from_builder)) = (client.output.await, builder.output.await) else { return };
+    // However this ends, neither side waits for more.
+    let _broken = [Broken(client.input.clone()), Broken(builder.input.clone())];
     // If a session ends during a call, the builder takes the client for one that does not implement it, and goes on (BuildKit
-    // `solver/llbsolver/export.go`, `finalizeSessionExport`). So it learns of the client's end when the calls that are answered
-    // here have ended.
+    // `solver/llbsolver/export.go`, `finalizeSessionExport`). So the client's end is passed on to it when the calls that are
+    // handled here have ended.
     let (idle, at_once) = (session.clone().idle().boxed(), std::future::ready(()).boxed());
-    let (to_client, client_rest) = Tunnel::new(from_client, client.heard.clone(), builder.heard.clone(), idle);
-    let (to_builder, builder_rest) = Tunnel::new(from_builder, builder.heard.clone(), client.heard.clone(), at_once);
+    let (to_client, client_rest) = Tunnel::new(from_client, client.input.clone(), builder.input.clone(), idle);
+    let (to_builder, builder_rest) = Tunnel::new(from_builder, builder.input.clone(), client.input.clone(), at_once);
     let Ok(connection) = UpstreamConnection::inside(to_client).await else { return };
     let served = {
         let (connection, session) = (connection.clone(), session);
         serve(to_builder, CancellationToken::new(), move |request| {
             let connection = connection.clone();
             let handler = calls.iter().find_map(|calls| calls.handler_for(&session.id, &request));
-            let handler = handler.map(|handler| (handler, session.answering()));
+            let handler = handler.map(|handler| (handler, session.open_call()));
             async move {
                 match handler {
-                    Some((handler, _answering)) => match handler(request).await {
+                    Some((handler, _call)) => match handler(request).await {
                         Handled::Response(response) => Ok(response),
                         Handled::Forward(request) => {
                             Ok(connection.send(request).await?.map(|body| body.map_err(BodyError::from).boxed_unsync()))
@@ -60,15 +60,15 @@ pub(super) async fn split(session: Arc<Session>, client: Side, builder: Side, ca
         served = served => served.is_ok(),
         () = connection.ended().cancelled() => false,
     };
-    // The client learns of it as HTTP/2 says it, if the builder has said that it is going.
+    // The client gets a GOAWAY if the builder has sent one.
     drop(connection);
-    if is_served || client.heard.is_ended() || builder.heard.is_ended() {
-        tokio::join!(rest(client_rest, &builder.heard), rest(builder_rest, &client.heard));
+    if is_served || client.input.is_ended() || builder.input.is_ended() {
+        tokio::join!(rest(client_rest, &builder.input), rest(builder_rest, &client.input));
     }
-    // Else one of the two speaks no HTTP/2.
+    // Else one of the two does not use HTTP/2.
 }
 
-/// Waits for the end of what a side says, and passes that on.
+/// Waits for the end of a side's output, and passes that on.
 pub(super) async fn rest(source: oneshot::Receiver<Source>, far: &Pipe) {
     let Ok(mut source) = source.await else { return };
     loop {

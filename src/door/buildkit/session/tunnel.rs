@@ -16,21 +16,21 @@ use super::source::Source;
 
 /// A byte stream to one side.
 ///
-/// The end of what that side says is the end of what the other side hears, and of nothing else: whatever becomes of the two
+/// The end of that side's output is the end of the other side's input, and of nothing else: whatever becomes of the two
 /// HTTP/2 connections, the calls that carry the session end as they would without us. So the other side's [`Pipe`] is ended
 /// here, before HTTP/2 learns that there is nothing more to read, and resets calls.
 pub(super) struct Tunnel {
-    /// What this side says; none behind its end.
+    /// The output of this side; none behind its end.
     source: Option<Source>,
     messages: Messages,
     piece: Bytes,
-    /// What this side hears.
+    /// The input of this side.
     near: Pipe,
-    /// What the other side hears.
+    /// The input of the other side.
     far: Pipe,
-    /// The end of what this side says, which the other side has not heard yet.
+    /// The end of this side's output, which the other side has not received yet.
     ending: Option<End>,
-    /// Ready when it may hear it.
+    /// Ready when it may receive it.
     may_end: BoxFuture<'static, ()>,
     /// Where the source goes when HTTP/2 is done with it.
     back: Option<oneshot::Sender<Source>>,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Tunnel {
 }
 
 impl Tunnel {
-    /// A stream of what `source` says, over which `near` is told. With the source `far` ends, as soon as `may_end` is ready. The
+    /// A stream whose input is `source`, and whose output goes to `near`. With the source `far` ends, as soon as `may_end` is ready. The
     /// receiver gets the source when nobody reads the stream any more.
     pub(super) fn new(
         source: Source,

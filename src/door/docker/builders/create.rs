@@ -90,8 +90,8 @@ async fn container_of(docker: &Api, exec: &str) -> Option<String> {
         #[serde(rename = "ContainerID")]
         container_id: String,
     }
-    let answer = docker.get(&format!("/exec/{exec}/json")).await.ok()?;
-    let Inspected { container_id } = serde_json::from_slice(&answer.body).ok()?;
+    let response = docker.get(&format!("/exec/{exec}/json")).await.ok()?;
+    let Inspected { container_id } = serde_json::from_slice(&response.body).ok()?;
     is_id(&container_id).then_some(container_id)
 }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_differ_are_told_apart() {
+    fn processes_that_differ_are_distinguished() {
         let process = |rest: &str| {
             let body = format!(r#"{{"AttachStdin":true,"AttachStdout":true,"Cmd":["buildctl","dial-stdio"]{rest}}}"#);
             tunnel(body.as_bytes()).unwrap()

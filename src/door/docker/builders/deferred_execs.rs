@@ -47,10 +47,10 @@ impl DeferredExecs {
         for id in ids {
             let path = format!("/exec/{id}/start");
             match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), PATIENCE).await {
-                Ok(answer) if answer.status.is_success() => {}
+                Ok(response) if response.status.is_success() => {}
                 // Most likely its container has stopped, and dockerd has removed the exec with it.
-                Ok(answer) => {
-                    tracing::debug!(id, status = %answer.status, reason = answer.message(), "exec not started")
+                Ok(response) => {
+                    tracing::debug!(id, status = %response.status, reason = response.message(), "exec not started")
                 }
                 Err(error) => tracing::debug!(id, %error, "exec not started"),
             }

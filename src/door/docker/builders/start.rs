@@ -18,7 +18,7 @@ use super::pool::{Entry, Key};
 use crate::http1::{ClientConnection, Exchange, PrefixedIo, RelayError, RequestHead, Switched, Upgrade, join};
 use crate::http2::PooledConnection;
 use crate::net::{self, Drain, Principal, Stream};
-use crate::tunnel::sniff::{self, Speaks};
+use crate::tunnel::sniff::{self, Protocol};
 use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
 
 /// How long to wait for the client's first bytes: one that speaks HTTP/2 sends them at once.
@@ -72,7 +72,7 @@ impl Builders {
             Some(held) => {
                 tracing::debug!(builder = name, id, "exec answered from a connection that is there");
                 let switching = switching(exchange.head(), &head);
-                let client = net::Connection { io: exchange.answer(&switching).await?, peer: peer.clone() };
+                let client = net::Connection { io: exchange.respond(&switching).await?, peer: peer.clone() };
                 self.serve_pooled(id, &entry, held, client, body.unwrap_or_default(), drain).await;
                 Ok(None)
             }
@@ -101,8 +101,8 @@ impl Builders {
         T: Stream + 'static,
     {
         let net::Connection { io: client, peer } = client;
-        let (client, speaks) = client_speaks(client).await;
-        if speaks == Speaks::Http2 {
+        let (client, protocol) = client_protocol(client).await;
+        if protocol == Protocol::Http2 {
             entry.deferred.add(id.to_owned());
             let (_, errors) = mpsc::channel(1);
             let client = net::Connection { io: boxed(Client::new(client, errors)), peer };
@@ -115,14 +115,14 @@ impl Builders {
                 let _tunnel = drain.tunnel();
                 return join(client, TokioIo::new(upstream)).await;
             }
-            Ok(Err(answer)) => answer.message(),
+            Ok(Err(response)) => response.message(),
             Err(error) => error.to_string(),
         };
         tracing::debug!(id, failure, "the exec cannot be started");
         // dockerd reports errors after the response in the same way (moby `daemon/server/router/container/exec.go`).
         let (_, errors) = mpsc::channel(1);
-        let told = Client::new(client, errors).write_all(format!("{failure}\r\n").as_bytes()).await;
-        told.unwrap_or_else(|error| tracing::debug!(id, %error, "the client has gone"));
+        let written = Client::new(client, errors).write_all(format!("{failure}\r\n").as_bytes()).await;
+        written.unwrap_or_else(|error| tracing::debug!(id, %error, "the client has gone"));
     }
 
     /// Serves a client over the exec that dockerd has started for it, if both speak HTTP/2.
@@ -140,20 +140,20 @@ impl Builders {
         let head = switched.head().raw().clone();
         let (mut client, upstream) = switched.into_streams();
         client.write_all(&head).await.map_err(RelayError::Client)?;
-        let (client, speaks) = client_speaks(client).await;
-        if speaks != Speaks::Http2 {
+        let (client, protocol) = client_protocol(client).await;
+        if protocol != Protocol::Http2 {
             let _tunnel = drain.tunnel();
             join(client, upstream).await;
             return Ok(());
         }
-        let (client, upstream, speaks) = process_speaks(client, upstream).await.map_err(RelayError::Client)?;
-        if speaks != Speaks::Http2 {
+        let (client, upstream, protocol) = process_protocol(client, upstream).await.map_err(RelayError::Client)?;
+        if protocol != Protocol::Http2 {
             let _tunnel = drain.tunnel();
             join(client, upstream).await;
             return Ok(());
         }
-        let (heard, errors) = mpsc::channel(MAX_ERRORS_WAITING);
-        match self.pool.adopt(key, entry, Box::new(Output::new(upstream, Some(heard)))).await {
+        let (error_sender, errors) = mpsc::channel(MAX_ERRORS_WAITING);
+        match self.pool.adopt(key, entry, Box::new(Output::new(upstream, Some(error_sender)))).await {
             Ok(held) => {
                 let client = net::Connection { io: boxed(Client::new(client, errors)), peer: peer.clone() };
                 Arc::clone(&entry.service).serve(held, client, drain).await;
@@ -172,8 +172,8 @@ fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
 /// headers, and then, sorted, those that are in every response.
 fn switching(request: &RequestHead, every: &[(&'static str, Vec<u8>)]) -> Vec<u8> {
     let newest = every.iter().find(|(name, _)| *name == "Api-Version").map(|(_, value)| String::from_utf8_lossy(value));
-    let asked = Target::of(request.target());
-    let version = asked.version().and_then(version).or_else(|| version(&newest?)).unwrap_or(MULTIPLEXED_SINCE);
+    let target = Target::of(request.target());
+    let version = target.version().and_then(version).or_else(|| version(&newest?)).unwrap_or(MULTIPLEXED_SINCE);
     let kind = if version >= MULTIPLEXED_SINCE { "multiplexed" } else { "raw" };
     let mut head = format!(
         "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.{kind}-stream\r\nConnection: Upgrade\r\nUpgrade: \
@@ -197,25 +197,25 @@ fn version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Reads until the client's protocol is known. The returned stream begins with the bytes that were read.
-async fn client_speaks<S: AsyncRead + Unpin>(mut client: S) -> (PrefixedIo<S>, Speaks) {
+async fn client_protocol<S: AsyncRead + Unpin>(mut client: S) -> (PrefixedIo<S>, Protocol) {
     let mut read = BytesMut::new();
     let judge = async {
         loop {
-            let speaks = sniff::client(&read);
+            let protocol = sniff::client(&read);
             // The next reader gets the error or the end again.
-            if speaks != Speaks::Unclear || !matches!(client.read_buf(&mut read).await, Ok(1..)) {
-                return speaks;
+            if protocol != Protocol::Unclear || !matches!(client.read_buf(&mut read).await, Ok(1..)) {
+                return protocol;
             }
         }
     };
     // A silent client does not speak HTTP/2.
-    let speaks = timeout(CLIENT_PATIENCE, judge).await.unwrap_or(Speaks::Other);
-    (PrefixedIo::new(read.freeze(), client), speaks)
+    let protocol = timeout(CLIENT_PATIENCE, judge).await.unwrap_or(Protocol::Other);
+    (PrefixedIo::new(read.freeze(), client), protocol)
 }
 
 /// Reads until the process's protocol is known. Its first standard error is forwarded to the client at once; the
 /// returned stream begins with all other bytes.
-async fn process_speaks<C, S>(mut client: C, mut process: S) -> std::io::Result<(C, PrefixedIo<S>, Speaks)>
+async fn process_protocol<C, S>(mut client: C, mut process: S) -> std::io::Result<(C, PrefixedIo<S>, Protocol)>
 where
     C: AsyncWrite + Unpin,
     S: AsyncRead + Unpin,
@@ -223,18 +223,18 @@ where
     let mut read = BytesMut::new();
     let mut late = std::pin::pin!(tokio::time::sleep(PROCESS_PATIENCE));
     loop {
-        let (errors, speaks) = sniff::output(&read);
+        let (errors, protocol) = sniff::output(&read);
         if errors > 0 {
             client.write_all(&read.split_to(errors)).await?;
             client.flush().await?;
         }
-        let more = speaks == Speaks::Unclear
+        let more = protocol == Protocol::Unclear
             && tokio::select! {
                 more = process.read_buf(&mut read) => matches!(more, Ok(1..)),
                 () = &mut late => false,
             };
         if !more {
-            return Ok((client, PrefixedIo::new(read.freeze(), process), speaks));
+            return Ok((client, PrefixedIo::new(read.freeze(), process), protocol));
         }
     }
 }

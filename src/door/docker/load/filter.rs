@@ -257,7 +257,7 @@ impl Filter<'_> {
     ) -> Result<At, FilterError> {
         let is_pinned = self.omitted.is_pinned(&digest);
         if !is_pinned {
-            self.pins.want(&self.blobs, &digest);
+            self.pins.request(&self.blobs, &digest);
         }
         let mut offset = 0;
         while offset < member.size {

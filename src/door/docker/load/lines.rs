@@ -56,8 +56,8 @@ struct Lookup {
 
 impl Lookup {
     fn line(&mut self, line: &Line) {
-        let said = line.stream.as_deref().and_then(|said| said.strip_prefix("Loaded image: "));
-        let name = said.and_then(|name| name.trim_end().parse().ok());
+        let text = line.stream.as_deref().and_then(|text| text.strip_prefix("Loaded image: "));
+        let name = text.and_then(|name| name.trim_end().parse().ok());
         self.names.extend(name.filter(|_| self.names.len() < MOST_LOOKED_FOR));
     }
 
@@ -132,13 +132,13 @@ impl Edit {
         }
         let loaded = stream
             .as_deref()
-            .and_then(|said| said.strip_prefix("Loaded image: ").or_else(|| said.strip_prefix("Loaded image ID: ")));
+            .and_then(|text| text.strip_prefix("Loaded image: ").or_else(|| text.strip_prefix("Loaded image ID: ")));
         if let (Some(report), Some(name)) = (&mut self.report, loaded) {
             report.name(name.trim_end());
         }
         // moby `daemon/containerd/image_exporter.go`, `LoadImage`, which treats that as a success.
         let (name, reason) = stream.as_deref()?.strip_prefix("Error unpacking image ")?.split_once(": ")?;
-        if NO_ROOM.iter().any(|said| reason.contains(said)) {
+        if NO_ROOM.iter().any(|text| reason.contains(text)) {
             self.without_room.push(name.to_owned());
         }
         None
@@ -280,8 +280,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn names_are_looked_for_as_long_as_an_engine_answers() {
-        for (names, is_said) in [
+    async fn names_are_looked_for_as_long_as_an_engine_responds() {
+        for (names, is_reported) in [
             (&["there", "lost:1"][..], true),
             (&["there"], false),
             (&["lost:1", "silent:1", "silent:2", "silent:3"], true),
@@ -291,9 +291,9 @@ mod tests {
             let begun = tokio::time::Instant::now();
             let lines: Vec<_> =
                 names.iter().map(|name| &*format!("{{\"stream\":\"Loaded image: {name}\\n\"}}\r\n").leak()).collect();
-            let said = all(Edit::default().looking(Some(Arc::new(Found))), &lines).await;
-            let rest = said.strip_prefix(&lines.concat()).unwrap();
-            assert_eq!(rest.contains("does not find lost:1 by"), is_said, "{names:?}: {rest}");
+            let output = all(Edit::default().looking(Some(Arc::new(Found))), &lines).await;
+            let rest = output.strip_prefix(&lines.concat()).unwrap();
+            assert_eq!(rest.contains("does not find lost:1 by"), is_reported, "{names:?}: {rest}");
             assert!(begun.elapsed() <= LOOK, "{names:?}");
         }
     }
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_of_good_archives_passes_as_it_came() {
+    async fn responses_about_good_archives_pass_as_they_came() {
         let lines =
             ["{\"stream\":\"Loaded image: a\\n\"}\r\n{\"str", "eam\":\"b\"}\r\n", "{\"no\":1}\nhalf a li", "ne"];
         assert_eq!(all(Edit::default(), &lines).await, lines.concat());
@@ -322,8 +322,8 @@ mod tests {
     async fn an_image_without_room_is_an_error_at_the_end() {
         let line = "{\"stream\":\"Error unpacking image a:1: write /x: no space left on device\\n\"}\r\n";
         let last = "{\"stream\":\"Loaded image: b:1\\n\"}\r\n";
-        let said = all(Edit::default(), &[line, last]).await;
-        let rest = said.strip_prefix(&[line, last].concat()).unwrap();
+        let output = all(Edit::default(), &[line, last]).await;
+        let rest = output.strip_prefix(&[line, last].concat()).unwrap();
         assert!(
             rest.contains("\"errorDetail\"") && rest.contains("docker has a:1 now") && rest.ends_with("\r\n"),
             "{rest}"
@@ -334,7 +334,10 @@ mod tests {
     async fn our_reason_takes_the_place_of_dockers() {
         let edit = Edit::new(Some("first\n".into()), Some("because".to_owned()));
         let error = "{\"errorDetail\":{\"message\":\"unexpected EOF\"},\"error\":\"unexpected EOF\"}\r\n";
-        let said = all(edit, &[error]).await;
-        assert!(said.starts_with("first\n{") && said.contains("linkspan: because") && !said.contains("EOF"), "{said}");
+        let output = all(edit, &[error]).await;
+        assert!(
+            output.starts_with("first\n{") && output.contains("linkspan: because") && !output.contains("EOF"),
+            "{output}"
+        );
     }
 }

@@ -160,7 +160,7 @@ impl Load {
         let engine = pinned.exports.engine().clone();
         let (mut head, body) = request.into_parts();
         let is_quiet = is_quiet(head.uri.query());
-        let asked = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
+        let continued = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
         let end = UploadEnd::default();
         let unavailable = |report: &mut Report, reason: &str| {
             report.fail(reason);
@@ -176,19 +176,19 @@ impl Load {
             }
         }));
 
-        let (upload, archive) = Upload::start(pinned.blobs.clone(), watch, body, asked.clone(), known.clone(), end);
+        let (upload, archive) = Upload::start(pinned.blobs.clone(), watch, body, continued.clone(), known.clone(), end);
         let mut request = Request::from_parts(head, archive);
-        if let Some(asked) = asked {
+        if let Some(continued) = continued {
             on_informational(&mut request, move |response| {
                 if response.status() == StatusCode::CONTINUE {
-                    asked.notify_one();
+                    continued.notify_one();
                 }
             });
         }
-        let Ok((answered, lasting)) = send(sender, request, (pinned, upload, connection)).await else {
+        let Ok((outcome, lasting)) = send(sender, request, (pinned, upload, connection)).await else {
             return unavailable(&mut report, "the load was given up");
         };
-        let response = match (answered, known.trouble.get()) {
+        let response = match (outcome, known.trouble.get()) {
             (Ok(response), _) => response,
             (Err(_), Some(trouble)) => {
                 report.fail(trouble);
@@ -208,8 +208,8 @@ impl Load {
             let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
             edited(response, edit)
         } else {
-            let said = || format!("docker answered {}", response.status());
-            report.fail(known.trouble.get().cloned().unwrap_or_else(said));
+            let status = || format!("docker answered {}", response.status());
+            report.fail(known.trouble.get().cloned().unwrap_or_else(status));
             response.map(|body| body.boxed_unsync())
         };
         Ok(response.map(|body| {
@@ -233,23 +233,23 @@ fn send(
     request: Request<Archive>,
     lasting: Lasting,
 ) -> oneshot::Receiver<(hyper::Result<Response<Incoming>>, Lasting)> {
-    let (mut tell, told) = oneshot::channel();
+    let (mut outcome_sender, outcome_receiver) = oneshot::channel();
     tokio::spawn(async move {
-        let answered = {
+        let outcome = {
             let too_long = async {
-                tell.closed().await;
+                outcome_sender.closed().await;
                 tokio::time::sleep(FAREWELL).await;
             };
             tokio::select! {
-                answered = sender.send_request(request) => answered,
+                outcome = sender.send_request(request) => outcome,
                 () = too_long => return,
             }
         };
         // Without a receiver the response is dropped, and with it the connection: what follows the import is cancelled,
         // as without us.
-        let _ = tell.send((answered, lasting));
+        let _ = outcome_sender.send((outcome, lasting));
     });
-    told
+    outcome_receiver
 }
 
 /// Whether a response is a sequence of lines, as dockerd's are.

@@ -26,8 +26,8 @@ pub(super) struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     /// Not part of a call yet.
-    wanted: Vec<Digest>,
-    /// Wanted or part of the running call.
+    requested: Vec<Digest>,
+    /// Requested or part of the running call.
     known: HashSet<Digest>,
     running: Option<JoinHandle<Pinning>>,
     members: Vec<Member>,
@@ -35,7 +35,7 @@ pub(super) struct Pins {
 
 #[derive(Debug)]
 struct Pinning {
-    asked: Vec<Digest>,
+    digests: Vec<Digest>,
     gone: Result<Vec<Digest>, EngineError>,
 }
 
@@ -52,9 +52,9 @@ pub(super) struct PinOutcome {
 
 impl Pins {
     /// Requests a pin of `digest`, unless one is already requested.
-    pub(super) fn want(&mut self, blobs: &Arc<dyn EngineBlobs>, digest: &Digest) {
+    pub(super) fn request(&mut self, blobs: &Arc<dyn EngineBlobs>, digest: &Digest) {
         if self.known.insert(digest.clone()) {
-            self.wanted.push(digest.clone());
+            self.requested.push(digest.clone());
         }
         self.start(blobs);
     }
@@ -78,8 +78,8 @@ impl Pins {
         let Some(running) = &mut self.running else { return PinOutcome::default() };
         let outcome = running.await;
         self.running = None;
-        let (asked, gone) = match outcome {
-            Ok(Pinning { asked, gone }) => (asked, gone),
+        let (digests, gone) = match outcome {
+            Ok(Pinning { digests, gone }) => (digests, gone),
             // Only if the runtime shuts down. No pin is certain then.
             Err(error) => {
                 let reason = error.to_string();
@@ -90,16 +90,16 @@ impl Pins {
         let is_lost: Box<dyn Fn(&Digest) -> bool> = match gone {
             Ok(gone) => {
                 let gone: HashSet<_> = gone.into_iter().collect();
-                settled.pinned = asked.iter().filter(|digest| !gone.contains(digest)).cloned().collect();
+                settled.pinned = digests.iter().filter(|digest| !gone.contains(digest)).cloned().collect();
                 Box::new(move |digest| gone.contains(digest))
             }
             Err(error) => {
                 settled.error = Some(error);
-                self.wanted.clear();
+                self.requested.clear();
                 Box::new(|_| true)
             }
         };
-        for digest in &asked {
+        for digest in &digests {
             self.known.remove(digest);
         }
         let pinned: HashSet<_> = settled.pinned.iter().collect();
@@ -114,14 +114,14 @@ impl Pins {
     }
 
     fn start(&mut self, blobs: &Arc<dyn EngineBlobs>) {
-        if self.running.is_some() || self.wanted.is_empty() {
+        if self.running.is_some() || self.requested.is_empty() {
             return;
         }
-        let (blobs, asked) = (blobs.clone(), std::mem::take(&mut self.wanted));
+        let (blobs, digests) = (blobs.clone(), std::mem::take(&mut self.requested));
         // A task, so that it runs independently, and to its end even if the load is dropped.
         self.running = Some(tokio::spawn(async move {
-            let gone = blobs.pin(&asked).await;
-            Pinning { asked, gone }
+            let gone = blobs.pin(&digests).await;
+            Pinning { digests, gone }
         }));
     }
 }

@@ -40,21 +40,21 @@ pub(super) struct Known {
 pub(super) struct Upload(#[expect(dead_code, reason = "held for what its end does")] AbortOnDropHandle<()>);
 
 impl Upload {
-    /// Starts to filter `body`, after `asked` if the client waits for a `100 Continue`. `end` closes the connection's
+    /// Starts to filter `body`, after `continued` if the client waits for a `100 Continue`. `end` closes the connection's
     /// write side if the archive is truncated and there is no other way to tell dockerd.
     pub(super) fn start(
         blobs: Arc<dyn EngineBlobs>,
         watch: Watch,
         body: Incoming,
-        asked: Option<Arc<Notify>>,
+        continued: Option<Arc<Notify>>,
         known: Arc<Known>,
         end: UploadEnd,
     ) -> (Self, Archive) {
         let (sender, pieces) = mpsc::channel(PIECES);
         // A separate task: reading, comparing and decompressing run concurrently with the two connections.
         let running = tokio::spawn(async move {
-            if let Some(asked) = asked {
-                asked.notified().await;
+            if let Some(continued) = continued {
+                continued.notified().await;
             }
             run(blobs, watch, body, &known, Output::new(sender)).await;
         });

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_what_it_is_about() {
+    fn a_response_keeps_the_headers_of_its_content() {
         let response = Response::builder().version(Version::HTTP_10).header("connection", "close");
         let response =
             response.header("transfer-encoding", "chunked").header("api-version", "1.51").header("content-length", "2");

@@ -74,7 +74,7 @@ pub(super) struct Job {
     pub(super) cancel: CancellationToken,
 }
 
-/// What an exporter answers.
+/// The response of an exporter.
 #[derive(Debug, Clone)]
 pub(super) struct Success {
     pub(super) response: BTreeMap<String, String>,
@@ -83,7 +83,7 @@ pub(super) struct Success {
     pub(super) output: Option<Arc<dyn Output>>,
 }
 
-/// What an exporter of images answers for `root` under `names`.
+/// The response of an exporter of images for `root` under `names`.
 fn response(root: &Descriptor, graph: &Graph, names: &[Reference]) -> BTreeMap<String, String> {
     let config = match graph.document(&root.digest).map(|document| &document.view) {
         Some(View::Manifest(manifest)) => Some(manifest.config.digest.to_string()),

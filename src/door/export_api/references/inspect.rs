@@ -18,7 +18,7 @@ use crate::image::{Descriptor, Document, Kind};
 use crate::net::Principal;
 use crate::source::tree::{self, Image, PREDICATE, Tree};
 
-/// How many blobs are asked for at once.
+/// How many blobs are requested at once.
 const PARALLEL: usize = 16;
 
 /// The response to Inspect.
@@ -90,8 +90,8 @@ async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<Platf
             diff_id: pairs.as_ref().map(|pairs| pairs[at].1.to_string()).unwrap_or_default(),
         })
         .collect();
-    let asked: Vec<_> = manifest.layers.iter().map(|layer| images.size(&layer.digest)).collect();
-    let sizes: Result<Vec<_>, EngineError> = stream::iter(asked).buffered(PARALLEL).try_collect().await;
+    let lookups: Vec<_> = manifest.layers.iter().map(|layer| images.size(&layer.digest)).collect();
+    let sizes: Result<Vec<_>, EngineError> = stream::iter(lookups).buffered(PARALLEL).try_collect().await;
     response.complete = image.config.is_some() && sizes?.iter().all(Option::is_some);
     Ok(response)
 }

@@ -84,12 +84,12 @@ impl Service for ReferenceService {
         // Images without a name have no reference, unless they are asked for. A page of nothing else is passed over.
         let (references, next) = loop {
             let page = images.list(&query).await.map_err(ApiError::from)?;
-            let wanted = page.records.iter().filter(|record| unnamed || record.name.is_some());
+            let selected = page.records.iter().filter(|record| unnamed || record.name.is_some());
             let reference = |record: &Record| Reference {
                 name: record.name.clone().unwrap_or_default(),
                 root: Some(descriptor_message(&record.target)),
             };
-            let references: Vec<_> = wanted.map(reference).collect();
+            let references: Vec<_> = selected.map(reference).collect();
             match page.next {
                 Some(next) if references.is_empty() => query.after = Some(next),
                 next => break (references, next),
@@ -117,7 +117,7 @@ impl Service for ReferenceService {
         let blob = image::Descriptor::new("", digest, size);
         // The blob's file is open from here on, here or in containerd: what is deleted now is read to its end all the same.
         let chunks = read_range(&*images, &blob, start..end).await.map_err(ApiError::from)?;
-        // The first message says the size, also of a blob or a range of no bytes.
+        // The first message has the size, also of a blob or a range of no bytes.
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let head = FetchResponse { offset: number(start), size: number(size), ..FetchResponse::default() };
         let parts = chunks.scan(start, move |at, chunk| {

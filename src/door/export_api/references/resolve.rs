@@ -27,13 +27,13 @@ pub(super) async fn resolve(images: &dyn Images, request: &ResolveRequest) -> Re
     let chain = if is_root {
         tree.way(&root.digest)
     } else {
-        let wanted = request.platform.as_ref().map_or_else(Platform::host, platform);
-        let Some(image) = tree.image_for(&wanted) else {
+        let requested = request.platform.as_ref().map_or_else(Platform::host, platform);
+        let Some(image) = tree.image_for(&requested) else {
             let there: Vec<_> = platforms.iter().map(ToString::to_string).collect();
             let hint = format!("it is there for {}", there.join(", "));
-            return Err(absent(&format!("image `{}` for {wanted}", request.reference), &hint));
+            return Err(absent(&format!("image `{}` for {requested}", request.reference), &hint));
         };
-        let gone = |what: &str| absent(&format!("{what} of `{}` for {wanted}", request.reference), "push it");
+        let gone = |what: &str| absent(&format!("{what} of `{}` for {requested}", request.reference), "push it");
         let (_, manifest) = image.manifest.ok_or_else(|| gone("manifest"))?;
         let mut way = tree.way(&image.entry.digest);
         if depth == ResolveDepth::Config {

@@ -113,8 +113,8 @@ impl ContainerdDiff {
     async fn try_label(&self, layer: &Layer, is_true: bool) -> Result<(), EngineError> {
         let Some(info) = content::info(&self.client, &layer.blob.digest).await? else { return Ok(()) };
         let diff_id = layer.diff_id.as_str();
-        let says_so = info.labels.get(labels::UNCOMPRESSED).is_some_and(|said| said == diff_id);
-        if says_so == is_true {
+        let is_labelled = info.labels.get(labels::UNCOMPRESSED).is_some_and(|label| label == diff_id);
+        if is_labelled == is_true {
             return Ok(());
         }
         // A label without a value is removed (containerd `core/metadata/boltutil`, `WriteLabels`).

@@ -7,7 +7,7 @@ use crate::image::{Descriptor, Document, Platform};
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-fn wanted() -> Wanted {
+fn selected() -> SelectedImage {
     let layer = |name: &str| {
         let (blob, diff_id) = (Digest::sha256(name.as_bytes()), Digest::sha256(format!("{name} inflated").as_bytes()));
         Layer { blob: Descriptor::new(LAYER, blob, 1), chain: diff_id.clone(), diff_id }
@@ -18,19 +18,19 @@ fn wanted() -> Wanted {
         Descriptor::new("application/vnd.oci.image.config.v1+json", Digest::sha256(json.as_bytes()), json.len() as u64);
     let config = Document::parse(config, Bytes::from(json)).unwrap();
     let layers = vec![layer("lower"), layer("upper")];
-    Wanted { root: Digest::sha256(b"root"), docker: "29.7.2".to_owned(), config, layers }
+    SelectedImage { root: Digest::sha256(b"root"), docker: "29.7.2".to_owned(), config, layers }
 }
 
-/// What becomes of a response, and what is told of it.
-fn response(wanted: &Wanted, lines: &[&str]) -> (Result<Vec<String>, EngineError>, Vec<String>) {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let teller = told.clone();
-    let events = Events::new(move |event| teller.lock().unwrap().push(format!("{event:?}")));
-    let mut reader = Reader { wanted, events: &events, loading: None, notes: Vec::new() };
+/// What becomes of a response, and what is reported of it.
+fn response(selected: &SelectedImage, lines: &[&str]) -> (Result<Vec<String>, EngineError>, Vec<String>) {
+    let emitted = Arc::new(Mutex::new(Vec::new()));
+    let listener = emitted.clone();
+    let events = Events::new(move |event| listener.lock().unwrap().push(format!("{event:?}")));
+    let mut reader = Reader { selected, events: &events, loading: None, notes: Vec::new() };
     let outcome = lines.iter().try_for_each(|line| reader.line(line.as_bytes()));
     let outcome = outcome.map(|()| reader.notes);
-    let told = told.lock().unwrap().clone();
-    (outcome, told)
+    let emitted = emitted.lock().unwrap().clone();
+    (outcome, emitted)
 }
 
 fn loading(layer: &Layer) -> String {
@@ -39,26 +39,26 @@ fn loading(layer: &Layer) -> String {
 }
 
 #[test]
-fn layers_and_words_are_told_in_order() {
-    let wanted = wanted();
-    let [lower, upper] = [0, 1].map(|at| loading(&wanted.layers[at]));
+fn layers_and_notes_are_reported_in_order() {
+    let selected = selected();
+    let [lower, upper] = [0, 1].map(|at| loading(&selected.layers[at]));
     let end = "{\"stream\":\"Loaded image: a:1\\n\"}\r\n";
-    let (outcome, told) = response(&wanted, &[&lower, &lower, "\r\n", &upper, end]);
+    let (outcome, emitted) = response(&selected, &[&lower, &lower, "\r\n", &upper, end]);
     assert_eq!(outcome.unwrap(), ["Loaded image: a:1"]);
-    let kinds: Vec<_> = told.iter().map(|event| event.split([' ', '(']).next().unwrap()).collect();
+    let kinds: Vec<_> = emitted.iter().map(|event| event.split([' ', '(']).next().unwrap()).collect();
     assert_eq!(kinds, ["Unpacking", "Unpacked", "Unpacking", "Unpacked", "Note"]);
-    assert!(told[0].contains(wanted.layers[0].blob.digest.as_str()), "{told:?}");
+    assert!(emitted[0].contains(selected.layers[0].blob.digest.as_str()), "{emitted:?}");
 }
 
 #[test]
-fn refusals_are_told_apart() {
-    let wanted = wanted();
-    let upper = &wanted.layers[1];
+fn refusals_are_distinguished() {
+    let selected = selected();
+    let upper = &selected.layers[1];
     let line = |message: &str| serde_json::json!({"errorDetail": {"message": message}, "error": message}).to_string();
     let gone = |digest: &Digest| {
         line(&format!("open /var/lib/docker/tmp/docker-import-1/{}: no such file or directory", place(digest)))
     };
-    let of = |lines: &[&str]| response(&wanted, lines).0.unwrap_err();
+    let of = |lines: &[&str]| response(&selected, lines).0.unwrap_err();
 
     let vanished = of(&[&gone(&upper.blob.digest)]);
     assert!(matches!(&vanished, EngineError::Vanished { digests } if *digests == [upper.blob.digest.clone()]));

@@ -143,18 +143,18 @@ mod tests {
     fn check(folder: &Path, (before, at): (usize, u64), lengths: &[usize], chunk: usize) -> bool {
         let place = tempfile::Builder::new().tempdir_in(folder).unwrap();
         let path = place.path().join("file");
-        let mut wanted: Vec<u8> = (0..before).map(|n| n as u8).collect();
-        fs::write(&path, &wanted).unwrap();
+        let mut expected: Vec<u8> = (0..before).map(|n| n as u8).collect();
+        fs::write(&path, &expected).unwrap();
         let mut file = OpenOptions::new().read(true).append(true).open(&path).unwrap();
         let mut is_able = true;
         for length in lengths {
             let bytes: Vec<u8> = (0..*length).map(|n| ((n * 7) >> 5) as u8).collect();
             let mut chunks = bytes.chunks(chunk).map(Bytes::copy_from_slice);
-            let at = at + (wanted.len() - before) as u64;
+            let at = at + (expected.len() - before) as u64;
             assert_eq!(append(&mut file, at, &mut chunks, &mut is_able).unwrap(), *length as u64);
-            wanted.extend(bytes);
+            expected.extend(bytes);
         }
-        assert!(fs::read(&path).unwrap() == wanted, "{before}, {lengths:?}, {chunk}");
+        assert!(fs::read(&path).unwrap() == expected, "{before}, {lengths:?}, {chunk}");
         assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT), "it is read without alignment");
         is_able
     }

@@ -21,7 +21,7 @@ async fn ready(engine: &RepositoryEngine, image: &Image, export: &str, expected:
 }
 
 #[tokio::test]
-async fn of_two_processes_that_set_a_name_one_is_told_of_the_other() {
+async fn of_two_processes_that_set_a_name_one_fails() {
     // Two engines share no state, like two processes.
     let root = folder();
     let (here, there) = (engine(root.path()).await, engine(root.path()).await);

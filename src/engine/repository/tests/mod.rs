@@ -80,8 +80,8 @@ impl Image {
             return Arc::new(Graph::of_blob(self.root.clone()).unwrap());
         }
         let mut walk = Walk::new(self.root.clone(), Limits::default()).unwrap();
-        while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
-            walk.supply(&wanted, self.blobs[&wanted].clone()).unwrap();
+        while let Some(pending) = walk.pending().first().map(|pending| pending.digest.clone()) {
+            walk.supply(&pending, self.blobs[&pending].clone()).unwrap();
         }
         Arc::new(walk.finish().unwrap())
     }

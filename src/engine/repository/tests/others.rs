@@ -84,18 +84,18 @@ async fn what_lost_its_name_to_a_process_that_was_killed_has_its_hour() {
 }
 
 #[test]
-fn whoever_asks_whether_a_process_lives_does_not_keep_it_from_saying_so() {
+fn a_check_whether_a_process_lives_does_not_keep_it_from_claiming() {
     let folder = folder();
     let (paths, path) = (LayoutPaths::new(folder.path()), folder.path().join("process"));
     let file = fs::File::create_new(&path).unwrap();
-    let asking = fs::File::open(&path).unwrap();
-    asking.try_lock_shared().unwrap();
-    let saying = std::thread::spawn(move || claim(&paths, &file).map(|()| file));
+    let reader = fs::File::open(&path).unwrap();
+    reader.try_lock_shared().unwrap();
+    let claiming = std::thread::spawn(move || claim(&paths, &file).map(|()| file));
     // A thread that does not wait has ended by then.
     std::thread::sleep(Duration::from_millis(50));
-    assert!(!saying.is_finished());
-    drop(asking);
-    let file = saying.join().unwrap().unwrap();
+    assert!(!claiming.is_finished());
+    drop(reader);
+    let file = claiming.join().unwrap().unwrap();
     assert!(fs::File::open(&path).unwrap().try_lock_shared().is_err());
     drop(file);
 }

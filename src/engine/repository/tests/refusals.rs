@@ -4,9 +4,9 @@ use super::*;
 
 async fn refused(root: &Path, words: &str) {
     let error = RepositoryEngine::on(root, Arc::new(System), String::new()).await.unwrap_err();
-    let said = error.to_string();
-    assert!(matches!(error, EngineError::Layout { .. }), "{said}");
-    assert!(said.contains(words) && said.contains(&root.display().to_string()), "{said}");
+    let message = error.to_string();
+    assert!(matches!(error, EngineError::Layout { .. }), "{message}");
+    assert!(message.contains(words) && message.contains(&root.display().to_string()), "{message}");
 }
 
 fn layout(index: &str) -> TempDir {
@@ -83,8 +83,8 @@ async fn a_place_that_cannot_be_written_is_named() {
     let engine = engine(root).await;
     assert_eq!(engine.recover().await.unwrap(), 0);
     let error = engine.lease(&origin(), Lifetime::Process).await.unwrap_err();
-    let said = error.to_string();
-    assert!(said.starts_with("layout /proc/self/layout: making the layout"), "{said}");
+    let message = error.to_string();
+    assert!(message.starts_with("layout /proc/self/layout: making the layout"), "{message}");
     assert_eq!(engine.images().unwrap().list(&Default::default()).await.unwrap().records, []);
 }
 

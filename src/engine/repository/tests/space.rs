@@ -179,7 +179,7 @@ async fn an_upload_that_does_not_fit_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_lease_on_a_full_disk_loses_nothing_that_it_says_later() {
+async fn a_lease_on_a_full_disk_loses_nothing_that_it_records_later() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     let origin = origin();

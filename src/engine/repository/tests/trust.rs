@@ -152,7 +152,7 @@ async fn notes_of_blobs_that_are_gone_are_left_out() {
 }
 
 #[tokio::test]
-async fn a_lease_does_not_grow_by_what_is_asked_for() {
+async fn a_lease_does_not_grow_by_lookups() {
     let folder = folder();
     let engine = engine(folder.path()).await;
     let image = Image::new(&[b"there"]);

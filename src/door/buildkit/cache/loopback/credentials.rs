@@ -19,7 +19,7 @@ use super::super::super::wire::{fields, put_bytes};
 use super::{LOOPBACK, Listener, Loopback, lock};
 use crate::image::Digest;
 
-/// The call by which a builder asks for a registry's password (BuildKit `session/auth/auth.proto`).
+/// The call by which a builder requests a registry's password (BuildKit `session/auth/auth.proto`).
 pub(in super::super) const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 /// `CredentialsRequest.Host`.
 const HOST: u32 = 1;
@@ -59,7 +59,7 @@ impl Password {
 }
 
 impl Loopback {
-    /// Answers the question for a password in the session called `session`, if it is for this registry; `None` if the session
+    /// Responds to a request for the password in the session called `session`, if it is for this registry; `None` if the session
     /// has no build that imports from it.
     pub(in super::super) fn credentials(&self, session: &str) -> Option<CallHandler> {
         let listener = self.listener.clone();

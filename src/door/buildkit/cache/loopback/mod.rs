@@ -3,7 +3,7 @@
 //! A builder that imports with `type=local` reads and extracts the layers of a hit at once, and locks its whole cache
 //! meanwhile (BuildKit `cache/manager.go`, `unlazy`). With `type=registry` it reads a layer only when something needs it. So a
 //! builder on this host gets its imports from an address that only its own network namespace has. Steps of a build may run in
-//! the same namespace; so the registry asks for a password, which the builder asks of its client's session, where we answer.
+//! the same namespace; so the registry requires a password, which the builder requests from its client's session, where we respond.
 
 mod credentials;
 mod namespace;
@@ -58,7 +58,7 @@ type Offers = Arc<Mutex<Vec<Offer>>>;
 #[derive(Debug)]
 struct Offer {
     repository: String,
-    /// The session of the build's client, in which the builder may ask for the password.
+    /// The session of the build's client, in which the builder may request the password.
     session: String,
     stored: Arc<Stored>,
     build: Weak<CacheBuild>,

@@ -23,7 +23,7 @@ const MAX_LIST: u64 = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Namespace {
     file: File,
-    /// The device and the inode, which tell namespaces apart (namespaces(7)).
+    /// The device and the inode, which distinguish namespaces (namespaces(7)).
     identity: (u64, u64),
 }
 

@@ -69,7 +69,7 @@ async fn connection(stream: TcpStream, password: Arc<Password>, offers: Offers, 
         async move {
             let response = if password.is_in(request.headers()) {
                 is_known.store(true, Ordering::Relaxed);
-                answer(&request, &offers).await
+                respond(&request, &offers).await
             } else {
                 unauthorized()
             };
@@ -83,14 +83,14 @@ async fn connection(stream: TcpStream, password: Arc<Password>, offers: Offers, 
     }
 }
 
-/// What is asked for.
+/// What is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Manifest,
     Blob,
 }
 
-async fn answer(request: &Request<Incoming>, offers: &Offers) -> Response<Body> {
+async fn respond(request: &Request<Incoming>, offers: &Offers) -> Response<Body> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return empty(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -151,7 +151,7 @@ fn route(path: &str) -> Option<(&str, Kind, Digest)> {
     Some((repository, kind, digest.parse().ok()?))
 }
 
-/// Which bytes are asked for (RFC 9110, section 14.1.2).
+/// Which bytes are requested (RFC 9110, section 14.1.2).
 #[derive(Debug, PartialEq, Eq)]
 enum ByteRange {
     All,
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_is_in_the_path() {
+    fn the_path_names_what_is_requested() {
         let digest = Digest::sha256(b"x");
         let found = |path: String| route(&path).map(|(repository, kind, digest)| (repository.to_owned(), kind, digest));
         for (path, kind) in [("manifests", Kind::Manifest), ("blobs", Kind::Blob)] {

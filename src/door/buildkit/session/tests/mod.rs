@@ -10,7 +10,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use self::rig::{Heard, Rig, reason, well};
+use self::rig::{InputEnd, Rig, reason, well};
 use super::*;
 use crate::http2::{UpstreamConnection, full, serve, with_trailers};
 
@@ -43,15 +43,15 @@ struct Opened {
     rig: Rig,
     /// The builder's connection inside the session.
     builder: UpstreamConnection,
-    builder_says: super::pipe::Pipe,
-    builder_heard: Heard,
-    client_says: super::pipe::Pipe,
-    client_heard: Heard,
+    builder_output: super::pipe::Pipe,
+    builder_input: InputEnd,
+    client_output: super::pipe::Pipe,
+    client_input: InputEnd,
     /// Ends with the client's HTTP/2.
     served: tokio::task::JoinHandle<Result<(), hyper::Error>>,
 }
 
-/// A session in which the client answers as [`answer`] does.
+/// A session in which the client responds as [`respond`] does.
 async fn session(how: How) -> Opened {
     let rig = Rig::new(how != How::Forwarded).await;
     if how == How::SplitBefore {
@@ -66,15 +66,15 @@ async fn session(how: How) -> Opened {
         How::Split => assert!(rig.sessions.decide("s", true)),
         How::SplitBefore | How::Late => {}
     }
-    let (builder_says, client_says) = (builder.says.clone(), client.says.clone());
-    let ((client, client_heard), (builder, builder_heard)) = (client.stream(), builder.stream());
-    let served = tokio::spawn(serve(client, CancellationToken::new(), |request| async { Ok(answer(request).await) }));
+    let (builder_output, client_output) = (builder.output.clone(), client.output.clone());
+    let ((client, client_input), (builder, builder_input)) = (client.stream(), builder.stream());
+    let served = tokio::spawn(serve(client, CancellationToken::new(), |request| async { Ok(respond(request).await) }));
     let builder = UpstreamConnection::inside(builder).await.unwrap();
-    Opened { rig, builder, builder_says, builder_heard, client_says, client_heard, served }
+    Opened { rig, builder, builder_output, builder_input, client_output, client_input, served }
 }
 
 /// The client's services.
-async fn answer(request: Request<Incoming>) -> Response<Body> {
+async fn respond(request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let mut seen: Vec<_> = parts.headers.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
     seen.sort();
@@ -96,7 +96,7 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
             Response::new(StreamBody::new(tokio_stream::iter(frames)).boxed_unsync())
         }
         "/drop" => {
-            // Whatever the caller does, this says how the request ended.
+            // Whatever the caller does, this records how the request ended.
             let ended = body.collect().await.err().and_then(|error| reason(&error));
             ENDED.lock().unwrap().push(ended);
             Response::new(full("".into()))
@@ -165,17 +165,17 @@ async fn calls_pass_with_all_that_belongs_to_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_answered_while_it_is_open_and_half_closed() {
+async fn a_stream_gets_responses_while_it_is_open_and_half_closed() {
     for how in ALL {
         let open = session(how).await;
-        let (say, said) = mpsc::unbounded_channel();
-        let body = StreamBody::new(UnboundedReceiverStream::new(said)).boxed_unsync();
+        let (sender, frames) = mpsc::unbounded_channel();
+        let body = StreamBody::new(UnboundedReceiverStream::new(frames)).boxed_unsync();
         let mut response = open.builder.send(request("/echo").body(body).unwrap()).await.unwrap().into_body();
         for word in ["one", "two"] {
-            say.send(Ok(Frame::data(word.into()))).unwrap();
+            sender.send(Ok(Frame::data(word.into()))).unwrap();
             assert_eq!(response.frame().await.unwrap().unwrap().into_data().unwrap(), word, "{how:?}");
         }
-        drop(say);
+        drop(sender);
         let end = response.frame().await.unwrap().unwrap();
         assert_eq!(end.trailers_ref().unwrap()["x-end"], "of it", "{how:?}");
         assert!(response.frame().await.is_none());
@@ -186,19 +186,19 @@ async fn a_stream_is_answered_while_it_is_open_and_half_closed() {
 async fn resets_pass_with_their_reasons() {
     for how in ALL {
         let open = session(how).await;
-        // A reset may overtake what was said before it.
+        // A reset may overtake what was sent before it.
         let code = match open.builder.send(request("/refuse").body(full("".into())).unwrap()).await {
             Ok(response) => reason(&response.into_body().collect().await.unwrap_err()),
             Err(error) => reason(&error),
         };
         assert_eq!(code, Some(h2::Reason::REFUSED_STREAM), "{how:?}");
 
-        let (say, said) = mpsc::unbounded_channel();
-        let body = StreamBody::new(UnboundedReceiverStream::new(said)).boxed_unsync();
+        let (sender, frames) = mpsc::unbounded_channel();
+        let body = StreamBody::new(UnboundedReceiverStream::new(frames)).boxed_unsync();
         let call = open.builder.send(request("/drop").body(body).unwrap());
-        say.send(Ok(Frame::data("some".into()))).unwrap();
+        sender.send(Ok(Frame::data("some".into()))).unwrap();
         let cancel: BodyError = Box::new(h2::Error::from(h2::Reason::CANCEL));
-        say.send(Err(cancel)).unwrap();
+        sender.send(Err(cancel)).unwrap();
         assert!(call.await.is_err());
         // Behind all that went before.
         text(&open.builder, request("/x").body(full("".into())).unwrap()).await;
@@ -221,7 +221,7 @@ async fn large_streams_pass_both_ways_while_others_stall() {
         };
         let mut stalled = Vec::new();
         for _ in 0..16 {
-            // Answers that nobody reads.
+            // Responses that nobody reads.
             let call = request("/large").header("x-length", "8").body(full("".into())).unwrap();
             stalled.push(open.builder.send(call).await.unwrap());
         }
@@ -236,7 +236,7 @@ async fn large_streams_pass_both_ways_while_others_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_are_ours_are_told_by_the_first_store_that_they_name() {
+async fn calls_are_ours_by_the_first_store_that_they_name() {
     let stores: [(&str, &[&str], bool); 8] = [
         (WRITE, &["local:linkspan:n/e0"], true),
         (WRITE, &["local:linkspan:n/e0", "local:/cache"], true),
@@ -254,18 +254,18 @@ async fn calls_that_are_ours_are_told_by_the_first_store_that_they_name() {
             for store in stores {
                 call = call.header(STORE, *store);
             }
-            let said = text(&open.builder, call.body(full("abc".into())).unwrap()).await;
+            let response = text(&open.builder, call.body(full("abc".into())).unwrap()).await;
             let expected = is_ours && how.is_split();
-            assert_eq!(said.starts_with("ours: "), expected, "{how:?} {path} {stores:?}: {said}");
+            assert_eq!(response.starts_with("ours: "), expected, "{how:?} {path} {stores:?}: {response}");
             if expected {
-                assert_eq!(said, "ours: local:linkspan:n/e0 3");
+                assert_eq!(response, "ours: local:linkspan:n/e0 3");
             }
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_closes_is_answered_with_the_builders_end() {
+async fn a_client_that_closes_gets_the_builders_end() {
     for how in ALL {
         let open = session(how).await;
         let call = tokio::spawn({
@@ -273,26 +273,26 @@ async fn a_client_that_closes_is_answered_with_the_builders_end() {
             async move { builder.send(request("/stall").body(full("".into())).unwrap()).await.err() }
         });
         text(&open.builder, request("/x").body(full("".into())).unwrap()).await;
-        open.client_says.end(well(None));
-        // The builder hears an end, and its calls no reset.
-        assert_eq!(open.builder_heard.end().await, Ok(None), "{how:?}");
+        open.client_output.end(well(None));
+        // The builder receives an end, and its calls no reset.
+        assert_eq!(open.builder_input.end().await, Ok(None), "{how:?}");
         let error = call.await.unwrap().unwrap();
         assert!(!error.is_reset(), "{how:?}: {error:?}");
         let status = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
-        open.builder_says.end(well(Some(status.clone())));
-        assert_eq!(open.client_heard.end().await, Ok(Some(status)), "{how:?}");
+        open.builder_output.end(well(Some(status.clone())));
+        assert_eq!(open.client_input.end().await, Ok(Some(status)), "{how:?}");
         let _ = open.served.await.unwrap();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_ends_a_session_says_why() {
+async fn a_builder_that_ends_a_session_sends_its_status() {
     for how in ALL {
         let open = session(how).await;
         text(&open.builder, request("/x").body(full("".into())).unwrap()).await;
         let status = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "14".parse().unwrap())]);
-        open.builder_says.end(well(Some(status.clone())));
-        assert_eq!(open.client_heard.end().await, Ok(Some(status)), "{how:?}");
+        open.builder_output.end(well(Some(status.clone())));
+        assert_eq!(open.client_input.end().await, Ok(Some(status)), "{how:?}");
     }
 }
 
@@ -302,82 +302,82 @@ async fn a_side_that_breaks_off_breaks_the_other_off() {
         let open = session(how).await;
         text(&open.builder, request("/x").body(full("".into())).unwrap()).await;
         let cancel: BodyError = Box::new(h2::Error::from(h2::Reason::CANCEL));
-        open.client_says.end(super::pipe::End::Broken(cancel));
-        assert_eq!(open.builder_heard.end().await, Err(Some(h2::Reason::CANCEL)), "{how:?}");
+        open.client_output.end(super::pipe::End::Broken(cancel));
+        assert_eq!(open.builder_input.end().await, Err(Some(h2::Reason::CANCEL)), "{how:?}");
         open.rig.forgets("s").await;
 
         let open = session(how).await;
         text(&open.builder, request("/x").body(full("".into())).unwrap()).await;
         open.rig.kill.cancel();
-        assert!(open.client_heard.end().await.is_err(), "{how:?}");
-        open.client_says.end(well(None));
+        assert!(open.client_input.end().await.is_err(), "{how:?}");
+        open.client_output.end(well(None));
         open.rig.forgets("s").await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_goes_away_politely_is_heard() {
+async fn a_builder_that_sends_goaway_ends_the_session() {
     for how in ALL {
         let open = session(how).await;
         text(&open.builder, request("/x").body(full("".into())).unwrap()).await;
         // GOAWAY, as when a session's health check has failed; the call that carries the session goes on.
         drop(open.builder);
         let _ = open.served.await.unwrap();
-        open.client_says.end(well(None));
-        assert_eq!(open.builder_heard.end().await, Ok(None), "{how:?}");
-        open.builder_says.end(well(None));
-        assert_eq!(open.client_heard.end().await, Ok(None), "{how:?}");
+        open.client_output.end(well(None));
+        assert_eq!(open.builder_input.end().await, Ok(None), "{how:?}");
+        open.builder_output.end(well(None));
+        assert_eq!(open.client_input.end().await, Ok(None), "{how:?}");
         open.rig.forgets("s").await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_said_before_a_build_comes_is_held_and_its_end_is_not() {
+async fn bytes_before_a_build_comes_are_held_and_the_end_is_not() {
     let rig = Rig::new(true).await;
     let (client, builder) = rig.open("held", &[AUTH]).await;
-    let (mut client, client_heard) = client.stream();
-    let (mut builder, _builder_heard) = builder.stream();
+    let (mut client, client_input) = client.stream();
+    let (mut builder, _builder_input) = builder.stream();
     builder.write_all(b"preface").await.unwrap();
     builder.flush().await.unwrap();
     client.write_all(b"settings").await.unwrap();
     client.flush().await.unwrap();
-    let (mut heard, begin) = ([0; 8], tokio::time::Instant::now());
+    let (mut received, begin) = ([0; 8], tokio::time::Instant::now());
     tokio::select! {
         biased;
-        _ = client.read_exact(&mut heard[..7]) => unreachable!(),
+        _ = client.read_exact(&mut received[..7]) => unreachable!(),
         () = tokio::time::sleep(std::time::Duration::from_millis(1900)) => {}
     }
     assert!(!rig.sessions.decide("held", false));
-    client.read_exact(&mut heard[..7]).await.unwrap();
-    assert_eq!(&heard[..7], b"preface");
-    builder.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"settings");
-    drop((client, client_heard));
+    client.read_exact(&mut received[..7]).await.unwrap();
+    assert_eq!(&received[..7], b"preface");
+    builder.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"settings");
+    drop((client, client_input));
 
     let (client, builder) = rig.open("ended", &[AUTH]).await;
     let before = begin.elapsed();
-    let (_stream, heard) = {
-        let (mut stream, heard) = builder.stream();
-        let says = client.says.clone();
-        says.end(well(None));
+    let (_stream, input) = {
+        let (mut stream, input) = builder.stream();
+        let output = client.output.clone();
+        output.end(well(None));
         assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
-        (stream, heard)
+        (stream, input)
     };
-    assert_eq!(heard.end().await, Ok(None));
+    assert_eq!(input.end().await, Ok(None));
     assert_eq!(begin.elapsed(), before, "an end is passed on at once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_side_that_speaks_no_http2_ends_a_split_session() {
+async fn a_side_without_http2_ends_a_split_session() {
     let rig = Rig::new(true).await;
     let (client, builder) = rig.open("bad", &[AUTH]).await;
     assert!(rig.sessions.decide("bad", true));
-    let (mut client, client_heard) = client.stream();
-    let (_builder, builder_heard) = builder.stream();
+    let (mut client, client_input) = client.stream();
+    let (_builder, builder_input) = builder.stream();
     client.write_all(&[b'x'; 100]).await.unwrap();
     client.flush().await.unwrap();
     let mut drain = Vec::new();
     let _ = client.read_to_end(&mut drain).await;
-    assert_eq!(client_heard.end().await, Err(Some(h2::Reason::INTERNAL_ERROR)));
-    drop(builder_heard);
+    assert_eq!(client_input.end().await, Err(Some(h2::Reason::INTERNAL_ERROR)));
+    drop(builder_input);
 }

@@ -16,7 +16,7 @@ use super::super::*;
 use crate::http2::{ConnectionPool, Sharing, UpstreamConnection, full, serve};
 use crate::net::{Dial, DialError, Stream};
 
-/// Answers calls to stores of ours with the name of the store.
+/// Handles calls to stores of ours with the name of the store.
 #[derive(Debug)]
 struct Ours;
 
@@ -24,11 +24,11 @@ impl SessionCalls for Ours {
     fn handler_for(&self, _: &str, call: &Request<Incoming>) -> Option<CallHandler> {
         let text = format!("ours: {}", store_of_ours(call)?);
         Some(Box::new(|call| {
-            let answer = async move {
+            let response = async move {
                 let seen = call.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
                 Handled::Response(Response::new(full(format!("{text} {seen}").into())))
             };
-            answer.boxed()
+            response.boxed()
         }))
     }
 }
@@ -72,31 +72,31 @@ where
 
 /// One side of the call that carries a session.
 pub(super) struct Peer {
-    /// What it says. To end it is to end that direction of the call.
-    pub(super) says: Pipe,
-    /// What it hears.
-    pub(super) hears: Source,
+    /// The bytes that it sends. To end it is to end that direction of the call.
+    pub(super) output: Pipe,
+    /// The bytes that it receives.
+    pub(super) input: Source,
 }
 
 impl Peer {
     fn new(body: Incoming) -> (Self, PipeBody) {
-        let (says, body_of_it) = pipe();
-        (Self { says, hears: Source::new(body.map_err(BodyError::from).boxed_unsync()) }, body_of_it)
+        let (output, body_of_it) = pipe();
+        (Self { output, input: Source::new(body.map_err(BodyError::from).boxed_unsync()) }, body_of_it)
     }
 
-    /// The byte stream of it, on which HTTP/2 can be spoken. `heard` tells how what it hears ended.
-    pub(super) fn stream(self) -> (Tunnel, Heard) {
+    /// The byte stream of it, for HTTP/2, and how its input ends.
+    pub(super) fn stream(self) -> (Tunnel, InputEnd) {
         let (far, end) = pipe();
-        let (tunnel, returned) = Tunnel::new(self.hears, self.says, far.clone(), std::future::ready(()).boxed());
+        let (tunnel, returned) = Tunnel::new(self.input, self.output, far.clone(), std::future::ready(()).boxed());
         tokio::spawn(async move { rest(returned, &far).await });
-        (tunnel, Heard(end))
+        (tunnel, InputEnd(end))
     }
 }
 
-/// How what a side hears ends.
-pub(super) struct Heard(PipeBody);
+/// How the input of a side ends.
+pub(super) struct InputEnd(PipeBody);
 
-impl Heard {
+impl InputEnd {
     /// `Ok` with the trailers, or the HTTP/2 reset code.
     pub(super) async fn end(mut self) -> Result<Option<HeaderMap>, Option<h2::Reason>> {
         match self.0.frame().await {
@@ -162,15 +162,15 @@ impl Rig {
 
     /// Opens a session; both sides of it.
     pub(super) async fn open(&self, id: &str, methods: &[&str]) -> (Peer, Peer) {
-        let (says, body) = pipe();
+        let (output, body) = pipe();
         let mut request = Request::post(format!("http://localhost{SESSION}")).header(ID, id);
         for method in methods {
             request = request.header(METHOD, *method);
         }
         let response = self.client.send(request.body(body.boxed_unsync()).unwrap()).await.unwrap();
-        let hears = Source::new(response.into_body().map_err(BodyError::from).boxed_unsync());
+        let input = Source::new(response.into_body().map_err(BodyError::from).boxed_unsync());
         let builder = self.builders.lock().unwrap().try_recv().unwrap();
-        (Peer { says, hears }, builder)
+        (Peer { output, input }, builder)
     }
 }
 

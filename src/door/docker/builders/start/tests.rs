@@ -13,7 +13,7 @@ async fn request(target: &str) -> RequestHead {
 }
 
 #[tokio::test]
-async fn the_media_type_depends_on_the_version_that_is_asked_for() {
+async fn the_media_type_depends_on_the_requested_version() {
     let every = [("Api-Version", b"1.55".to_vec()), ("Server", b"Docker/29.7.2 (linux)".to_vec())];
     for (target, kind) in [
         ("/exec/1/start", "multiplexed"),
@@ -41,19 +41,19 @@ async fn rest(mut stream: PrefixedIo<DuplexStream>) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn clients_are_judged_and_lose_nothing() {
-    for (said, expected) in [
-        (&[sniff::PREFACE, b"and more"].concat()[..], Speaks::Http2),
-        (b"GET / HTTP/1.1\r\n", Speaks::Other),
+    for (bytes, expected) in [
+        (&[sniff::PREFACE, b"and more"].concat()[..], Protocol::Http2),
+        (b"GET / HTTP/1.1\r\n", Protocol::Other),
         // Closed before there were enough bytes to tell.
-        (b"", Speaks::Other),
-        (b"PRI * HTTP/2", Speaks::Other),
+        (b"", Protocol::Other),
+        (b"PRI * HTTP/2", Protocol::Other),
     ] {
         let (mut client, near) = duplex(1 << 12);
-        client.write_all(said).await.unwrap();
-        let (stream, speaks) = client_speaks(near).await;
-        assert_eq!(speaks, expected);
+        client.write_all(bytes).await.unwrap();
+        let (stream, protocol) = client_protocol(near).await;
+        assert_eq!(protocol, expected);
         drop(client);
-        assert_eq!(rest(stream).await, said);
+        assert_eq!(rest(stream).await, bytes);
     }
 }
 
@@ -61,20 +61,20 @@ async fn clients_are_judged_and_lose_nothing() {
 async fn processes_are_judged_and_lose_nothing() {
     const SETTINGS: &[u8] = b"\x01\0\0\0\0\0\0\x09\0\0\0\x04\0\0\0\0\0";
     const OOPS: &[u8] = b"\x02\0\0\0\0\0\0\x04oops";
-    for (said, at_once, expected) in [
-        (SETTINGS.to_vec(), &b""[..], Speaks::Http2),
-        ([OOPS, SETTINGS].concat(), OOPS, Speaks::Http2),
-        (b"\x01\0\0\0\0\0\0\x0chello, world".to_vec(), b"", Speaks::Other),
-        (OOPS.to_vec(), OOPS, Speaks::Unclear),
-        (b"\x01\0\0".to_vec(), b"", Speaks::Unclear),
+    for (bytes, at_once, expected) in [
+        (SETTINGS.to_vec(), &b""[..], Protocol::Http2),
+        ([OOPS, SETTINGS].concat(), OOPS, Protocol::Http2),
+        (b"\x01\0\0\0\0\0\0\x0chello, world".to_vec(), b"", Protocol::Other),
+        (OOPS.to_vec(), OOPS, Protocol::Unclear),
+        (b"\x01\0\0".to_vec(), b"", Protocol::Unclear),
     ] {
         let ((mut client, near), (mut process, far)) = (duplex(1 << 12), duplex(1 << 12));
-        process.write_all(&said).await.unwrap();
-        let (near, stream, speaks) = process_speaks(near, far).await.unwrap();
+        process.write_all(&bytes).await.unwrap();
+        let (near, stream, protocol) = process_protocol(near, far).await.unwrap();
         drop((near, process));
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await.unwrap();
-        assert_eq!((&heard[..], speaks), (at_once, expected));
-        assert_eq!([heard, rest(stream).await].concat(), said);
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.unwrap();
+        assert_eq!((&received[..], protocol), (at_once, expected));
+        assert_eq!([received, rest(stream).await].concat(), bytes);
     }
 }

@@ -109,7 +109,7 @@ async fn an_uncertain_layout_is_none() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_not_what_its_name_says_is_sent() {
+async fn a_blob_that_differs_from_its_name_is_sent() {
     let large: Vec<u8> = (0..3 * PIECE as usize + 77).map(|at| (at % 251) as u8).collect();
     for at in [0, 1, PIECE as usize - 1, PIECE as usize, 2 * PIECE as usize + 5, large.len() - 1] {
         let mut lie = large.clone();
@@ -177,7 +177,7 @@ async fn only_plain_files_of_exactly_that_name_are_left_out() {
 }
 
 #[tokio::test]
-async fn usual_spellings_are_understood() {
+async fn usual_spellings_are_recognized() {
     let name = blob_name(A);
     let size = A.len().to_string();
     let mut gnu = header(b'0', &name, A.len() as u64);
@@ -204,7 +204,7 @@ async fn usual_spellings_are_understood() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_passes_and_so_does_the_rest() {
+async fn unknown_members_pass_and_so_does_the_rest() {
     let strange = [
         Tar::default().member(b'S', "sparse", b"data"),
         Tar::default().member(b'5', "folder", b"with content"),

@@ -77,8 +77,8 @@ impl Guard {
             _ => of_repositories(text),
         };
         let claims = claims.map_err(|reason: Unclear| unclear(name, reason.to_string()))?;
-        for Claim { name: asked, root } in claims {
-            let parsed: Result<Reference, _> = asked.parse();
+        for Claim { name: requested, root } in claims {
+            let parsed: Result<Reference, _> = requested.parse();
             let parsed = parsed.map_err(|error| unclear(name, error.to_string()))?;
             self.exports.policy(&self.client).check(std::slice::from_ref(&parsed))?;
             self.claims.push((parsed, root));

@@ -18,7 +18,7 @@ fn a_folder_is_read() {
 }
 
 #[test]
-fn what_is_missing_is_asked_for() {
+fn what_is_missing_is_requested() {
     let tar = Tar::default().pax(&[("mtime", "1")], "file", b"x").0;
     assert_eq!(read(&tar[..1]), Read::More(BLOCK));
     assert_eq!(read(&tar[..BLOCK]), Read::More(2 * BLOCK));

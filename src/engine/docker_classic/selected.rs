@@ -8,7 +8,7 @@ const FIRST_WITH_ZSTD: u32 = 23;
 
 /// An image: its config, and its layers, lowest first.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct SelectedImage {
     pub(super) root: Digest,
     /// The version of docker.
     pub(super) docker: String,
@@ -25,7 +25,7 @@ pub(super) struct Layer {
     pub(super) chain: Digest,
 }
 
-impl Wanted {
+impl SelectedImage {
     /// What of `graph` goes to a docker of `version`: the only image there is, whatever its architecture, as with
     /// `docker load`; of several the one for this host.
     pub(super) fn of(graph: &Graph, version: &str) -> Result<Self, EngineError> {
@@ -42,15 +42,15 @@ impl Wanted {
             chain,
         });
         let layers = layers.collect();
-        let wanted =
+        let selected =
             Self { root: graph.root().digest.clone(), docker: version.to_owned(), config: document.clone(), layers };
-        for Layer { blob, .. } in &wanted.layers {
+        for Layer { blob, .. } in &selected.layers {
             let kind = blob.kind();
             if !matches!(kind, Kind::Layer | Kind::ForeignLayer) || !is_known(&blob.media_type) {
                 return Err(refused(format!("{} is no layer that docker knows: `{}`", blob.digest, blob.media_type)));
             }
         }
-        Ok(wanted)
+        Ok(selected)
     }
 
     /// The blobs that must be sent when the layers whose place `is_present` says yes to are there already: each once,

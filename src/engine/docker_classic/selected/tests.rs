@@ -39,12 +39,12 @@ impl Blobs {
         self.add("application/vnd.oci.image.index.v1+json", &json!({"schemaVersion": 2, "manifests": manifests}))
     }
 
-    fn wanted(&self, root: Value, version: &str) -> Result<Wanted, EngineError> {
+    fn selected(&self, root: Value, version: &str) -> Result<SelectedImage, EngineError> {
         let mut walk = Walk::new(serde_json::from_value(root).unwrap(), Limits::default()).unwrap();
-        while let Some(wanted) = walk.wanted().first().map(|wanted| wanted.digest.clone()) {
-            walk.supply(&wanted, self.0[&wanted].clone()).unwrap();
+        while let Some(pending) = walk.pending().first().map(|pending| pending.digest.clone()) {
+            walk.supply(&pending, self.0[&pending].clone()).unwrap();
         }
-        Wanted::of(&walk.finish().unwrap(), version)
+        SelectedImage::of(&walk.finish().unwrap(), version)
     }
 }
 
@@ -66,21 +66,21 @@ fn of_several_images_the_hosts_is_taken() {
     let own = blobs.image(&host(), &[(LAYER, "own"), (LAYER, "upper")]);
     let proof = blobs.image("unknown/unknown", &[("application/vnd.in-toto+json", "proof")]);
     let root = blobs.index(&[foreign, attestation(&proof), own]);
-    let wanted = blobs.wanted(root, "29.7.2").unwrap();
-    assert_eq!(wanted.layers.len(), 2);
-    assert_eq!(wanted.layers[0].diff_id, Digest::sha256(b"own"));
-    assert_eq!(wanted.layers[0].chain, wanted.layers[0].diff_id);
-    assert_ne!(wanted.layers[1].chain, wanted.layers[1].diff_id);
+    let selected = blobs.selected(root, "29.7.2").unwrap();
+    assert_eq!(selected.layers.len(), 2);
+    assert_eq!(selected.layers[0].diff_id, Digest::sha256(b"own"));
+    assert_eq!(selected.layers[0].chain, selected.layers[0].diff_id);
+    assert_ne!(selected.layers[1].chain, selected.layers[1].diff_id);
 }
 
 #[test]
 fn the_only_image_is_taken_whatever_it_runs_on() {
     let mut blobs = Blobs::default();
     let foreign = blobs.image("linux/s390x", &[(LAYER, "foreign")]);
-    assert!(blobs.wanted(foreign.clone(), "29.7.2").is_ok());
+    assert!(blobs.selected(foreign.clone(), "29.7.2").is_ok());
     let proof = blobs.image("unknown/unknown", &[("application/vnd.in-toto+json", "proof")]);
     let root = blobs.index(&[foreign, attestation(&proof)]);
-    assert!(blobs.wanted(root, "29.7.2").is_ok());
+    assert!(blobs.selected(root, "29.7.2").is_ok());
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_docker_cannot_hold_is_refused_with_the_reason() {
         (encrypted, "29.7.2", "no layer that docker knows"),
         (wasm, "29.7.2", "no layer that docker knows"),
     ] {
-        let error = blobs.wanted(root, version).unwrap_err();
+        let error = blobs.selected(root, version).unwrap_err();
         assert!(matches!(error, EngineError::Unsuitable { .. }) && error.to_string().contains(reason), "{error}");
     }
 }
@@ -109,7 +109,7 @@ fn an_old_docker_cannot_read_zstd_but_may_have_it() {
     let mut blobs = Blobs::default();
     let zstd = "application/vnd.oci.image.layer.v1.tar+zstd";
     let root = blobs.image(&host(), &[(zstd, "a")]);
-    let missing = |version: &str, present: bool| blobs.wanted(root.clone(), version).unwrap().missing(|_| present);
+    let missing = |version: &str, present: bool| blobs.selected(root.clone(), version).unwrap().missing(|_| present);
     assert!(missing("20.10.24+dfsg1", false).unwrap_err().to_string().contains("compression=gzip"));
     assert_eq!(missing("20.10.24+dfsg1", true).unwrap(), []);
     assert_eq!(missing("23.0.0", false).unwrap().len(), 1);
@@ -119,11 +119,11 @@ fn an_old_docker_cannot_read_zstd_but_may_have_it() {
 fn a_blob_is_sent_once_and_if_any_of_its_places_needs_it() {
     let mut blobs = Blobs::default();
     let root = blobs.image(&host(), &[(LAYER, "twice"), (LAYER, "a longer one"), (LAYER, "twice")]);
-    let wanted = blobs.wanted(root, "29.7.2").unwrap();
+    let selected = blobs.selected(root, "29.7.2").unwrap();
     let sizes = |present: usize| -> Vec<u64> {
-        wanted.missing(|at| at < present).unwrap().iter().map(|blob| blob.size).collect()
+        selected.missing(|at| at < present).unwrap().iter().map(|blob| blob.size).collect()
     };
-    let (short, long) = (wanted.layers[0].blob.size, wanted.layers[1].blob.size);
+    let (short, long) = (selected.layers[0].blob.size, selected.layers[1].blob.size);
     assert_eq!(sizes(0), [long, short]);
     assert_eq!(sizes(1), [long, short], "it is below another layer the second time");
     assert_eq!(sizes(2), [short]);
@@ -135,7 +135,7 @@ fn a_layer_that_is_kept_elsewhere_must_be_there() {
     let mut blobs = Blobs::default();
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     let root = blobs.image(&host(), &[(foreign, "a"), (LAYER, "b")]);
-    let wanted = blobs.wanted(root, "29.7.2").unwrap();
-    assert_eq!(wanted.missing(|at| at < 1).unwrap().len(), 1);
-    assert!(wanted.missing(|_| false).unwrap_err().to_string().contains("kept elsewhere"));
+    let selected = blobs.selected(root, "29.7.2").unwrap();
+    assert_eq!(selected.missing(|at| at < 1).unwrap().len(), 1);
+    assert!(selected.missing(|_| false).unwrap_err().to_string().contains("kept elsewhere"));
 }

@@ -1,4 +1,4 @@
-//! Asks one socket for the status of a Linkspan.
+//! Requests the status of a Linkspan.
 
 use std::io;
 use std::time::Duration;
@@ -41,8 +41,8 @@ pub enum Probe {
     Denied,
 }
 
-/// Asks the listener at `address`.
-pub async fn ask(address: &Address, first: First) -> Probe {
+/// Probes the listener at `address`.
+pub async fn probe(address: &Address, first: First) -> Probe {
     let order = match first {
         First::Http1 => [First::Http1, First::Http2],
         First::Http2 => [First::Http2, First::Http1],
@@ -55,13 +55,13 @@ pub async fn ask(address: &Address, first: First) -> Probe {
             // It listens, but its queue is full.
             Err(_) => return Probe::Stranger,
         };
-        let asked = async {
+        let exchange = async {
             match protocol {
                 First::Http1 => over_http1(stream).await,
                 First::Http2 => over_http2(stream).await,
             }
         };
-        if let Ok(Some(status)) = timeout(PATIENCE, asked).await {
+        if let Ok(Some(status)) = timeout(PATIENCE, exchange).await {
             return Probe::Linkspan(Box::new(status));
         }
     }
@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
 
-    /// What is found at a socket whose owner sends `answer` to every request.
-    async fn heard(answer: &'static str) -> Probe {
+    /// What is found at a socket whose owner sends `response` to every request.
+    async fn probed(response: &'static str) -> Probe {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -113,26 +113,26 @@ mod tests {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let _ = stream.read(&mut [0; 4096]).await;
-                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.write_all(response.as_bytes()).await;
             }
         });
-        let heard = ask(&Address::Unix(path), First::Http1).await;
+        let probed = probe(&Address::Unix(path), First::Http1).await;
         serving.abort();
-        heard
+        probed
     }
 
     #[tokio::test]
     async fn only_a_linkspan_is_taken_for_one() {
         let ours = "HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n\
                     {\"version\":\"1\",\"instance\":\"i\",\"door\":{\"kind\":\"docker\",\"address\":\"unix:///d\"}}";
-        assert!(matches!(heard(ours).await, Probe::Linkspan(status) if status.instance == "i"));
+        assert!(matches!(probed(ours).await, Probe::Linkspan(status) if status.instance == "i"));
         for other in [
             "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
             "HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{",
             "220 mail.example ESMTP\r\n",
         ] {
-            assert_eq!(heard(other).await, Probe::Stranger, "{other}");
+            assert_eq!(probed(other).await, Probe::Stranger, "{other}");
         }
     }
 
@@ -140,17 +140,17 @@ mod tests {
     async fn nobody_is_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
-        assert_eq!(ask(&Address::Unix(path.clone()), First::Http2).await, Probe::Closed);
+        assert_eq!(probe(&Address::Unix(path.clone()), First::Http2).await, Probe::Closed);
         drop(UnixListener::bind(&path).unwrap());
-        assert_eq!(ask(&Address::Unix(path), First::Http2).await, Probe::Closed);
-        assert_eq!(ask(&Address::Unix(folder.path().into()), First::Http1).await, Probe::Closed);
+        assert_eq!(probe(&Address::Unix(path), First::Http2).await, Probe::Closed);
+        assert_eq!(probe(&Address::Unix(folder.path().into()), First::Http1).await, Probe::Closed);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_is_not_waited_for() {
+    async fn a_silent_listener_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(ask(&Address::Unix(path), First::Http1).await, Probe::Stranger);
+        assert_eq!(probe(&Address::Unix(path), First::Http1).await, Probe::Stranger);
     }
 }

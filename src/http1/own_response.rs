@@ -17,16 +17,16 @@ const LINGER: (Duration, usize) = (Duration::from_millis(500), 256 << 10);
 pub(super) fn error(status: StatusCode, message: &str, is_head: bool) -> Vec<u8> {
     let body = serde_json::json!({ "message": format!("linkspan: {message}") }).to_string();
     let reason = status.canonical_reason().unwrap_or("Error");
-    let mut answer = format!(
+    let mut response = format!(
         "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         status.as_u16(),
         body.len() + 1,
     );
     if !is_head {
-        answer += &body;
-        answer.push('\n');
+        response += &body;
+        response.push('\n');
     }
-    answer.into_bytes()
+    response.into_bytes()
 }
 
 /// A response with a document, which closes the connection.
@@ -38,12 +38,12 @@ pub(super) fn document(content_type: &str, document: &[u8]) -> Vec<u8> {
     [head.as_bytes(), document].concat()
 }
 
-/// Sends `answer` as the connection's last response. Errors are ignored: the connection ends anyway.
-pub(super) async fn last<C>(client: &mut BufferedIo<C>, answer: &[u8])
+/// Sends `response` as the connection's last response. Errors are ignored: the connection ends anyway.
+pub(super) async fn last<C>(client: &mut BufferedIo<C>, response: &[u8])
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    if client.writer.write_all(answer).await.is_ok() {
+    if client.writer.write_all(response).await.is_ok() {
         linger(client).await;
     }
 }
@@ -56,26 +56,26 @@ where
     let BufferedIo { source, writer } = client;
     let unread = source.unread.len();
     source.unread.consume(unread);
-    hear_out(&mut source.reader, writer, unread).await;
+    drain(&mut source.reader, writer, unread).await;
 }
 
 /// Like [`linger`], for a connection that other code has read from.
 pub(crate) async fn linger_on(client: impl AsyncRead + AsyncWrite + Unpin) {
     let (mut reader, mut writer) = tokio::io::split(client);
-    hear_out(&mut reader, &mut writer, 0).await;
+    drain(&mut reader, &mut writer, 0).await;
 }
 
-/// `heard` is the number of bytes read before, which count towards the limit.
-async fn hear_out(reader: &mut (impl AsyncRead + Unpin), writer: &mut (impl AsyncWrite + Unpin), mut heard: usize) {
+/// `drained` is the number of bytes read before, which count towards the limit.
+async fn drain(reader: &mut (impl AsyncRead + Unpin), writer: &mut (impl AsyncWrite + Unpin), mut drained: usize) {
     let (time, most) = LINGER;
     let mut bytes = vec![0; 16 << 10];
     let listening = async {
         if writer.shutdown().await.is_err() {
             return;
         }
-        while heard < most {
+        while drained < most {
             match reader.read(&mut bytes).await {
-                Ok(read @ 1..) => heard += read,
+                Ok(read @ 1..) => drained += read,
                 Ok(0) | Err(_) => return,
             }
         }
