@@ -31,6 +31,7 @@ mod copy_blob;
 mod error;
 mod fetch;
 mod id;
+mod in_flight;
 mod live;
 mod policy;
 mod report;
@@ -45,6 +46,7 @@ mod transfer;
 
 pub use error::ExportError;
 pub use id::unique_id;
+pub(crate) use in_flight::InFlight;
 pub use live::{Listed, LiveExport, LiveExports};
 pub use policy::NamePolicy;
 pub(crate) use policy::check_digests;

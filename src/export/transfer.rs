@@ -9,11 +9,8 @@ use crate::source::Source;
 
 use super::ExportError;
 use super::copy_blob::copy_blob;
+use super::in_flight::{InFlight, PARALLEL};
 use super::single_flight::SingleFlight;
-
-/// How many blobs are in flight at once. containerd hashes and writes each blob on one goroutine, so several
-/// are needed to keep its cores busy; each costs about 8 MiB of memory in windows and buffers.
-const PARALLEL: usize = 4;
 
 /// Sends `missing` and returns how many blobs and bytes went. Blobs that another export of this process, or
 /// another client of the engine, brought in meanwhile are not sent.
@@ -24,8 +21,9 @@ pub(super) async fn transfer(
     flights: &SingleFlight,
     events: &Events,
 ) -> Result<(usize, u64), ExportError> {
+    let in_flight = &InFlight::new();
     // Collected first: a lazy iterator held across an await defeats the compiler's check that this is `Send`.
-    let sending: Vec<_> = missing.iter().map(|blob| send(source, image, blob, flights, events)).collect();
+    let sending: Vec<_> = missing.iter().map(|blob| send(source, image, blob, flights, in_flight, events)).collect();
     stream::iter(sending)
         .buffer_unordered(PARALLEL)
         .try_fold((0, 0), |(blobs, bytes), sent| async move {
@@ -40,8 +38,11 @@ async fn send(
     image: &dyn ImageTransaction,
     blob: &Descriptor,
     flights: &SingleFlight,
+    in_flight: &InFlight,
     events: &Events,
 ) -> Result<Option<u64>, ExportError> {
+    // First: whoever holds the flight is expected to send.
+    let _permit = in_flight.enter(blob).await;
     let flight = flights.acquire(&blob.digest).await;
     if flight.is_taken_over {
         let digest = &blob.digest;

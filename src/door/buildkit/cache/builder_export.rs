@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,14 +13,11 @@ use crate::caches::{CacheError, CacheExport, CacheRef, Caches, CurrentVersion, P
 use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{EngineError, Origin};
-use crate::export::{ExportError, Exports};
+use crate::export::{ExportError, Exports, InFlight};
 use crate::image::cache::{CACHE_CONFIG, CacheDocumentError, CacheRoot, MAX_CACHE_CONFIG};
 use crate::image::{Descriptor, Digest};
 use crate::progress::Events;
 use crate::source::{BlobLookup, read_document};
-
-/// How many layers are fetched from the builder at once, as in the export of an image.
-const PARALLEL: usize = 4;
 
 /// Where an export goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +75,7 @@ pub(super) struct BuilderExport {
     /// The new version of the first cache, which is begun with the first blob that is stored.
     pending: AsyncMutex<Option<Arc<CacheExport>>>,
     fetching: AsyncMutex<JoinSet<Result<(), CacheError>>>,
-    permits: Semaphore,
+    in_flight: InFlight,
     /// Cancelled when the build ends.
     end: CancellationToken,
     writers: TaskTracker,
@@ -114,7 +111,7 @@ impl BuilderExport {
             current: OnceCell::new(),
             pending: AsyncMutex::default(),
             fetching: AsyncMutex::default(),
-            permits: Semaphore::new(PARALLEL),
+            in_flight: InFlight::new(),
             end: CancellationToken::new(),
             writers: TaskTracker::new(),
             state: Mutex::default(),
@@ -273,7 +270,7 @@ impl BuilderExport {
         }
         let this = self.clone();
         self.fetching.lock().await.spawn(async move {
-            let _permit = this.permits.acquire().await;
+            let _permit = this.in_flight.enter(&layer).await;
             let lease = this.pending().await?.lease();
             let fetched = this.exports.fetch(&*lease, &*this.builder, &layer, &this.events).await;
             if fetched.map_err(fetch_error)? {
