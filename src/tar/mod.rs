@@ -4,6 +4,6 @@ mod name;
 mod number;
 mod write;
 
-pub(crate) use name::clean;
-pub(crate) use number::{binary as binary_number, binary_time, check_numbers};
+pub(crate) use name::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX, clean, text};
+pub(crate) use number::{binary as binary_number, binary_time, check_numbers, octal, plain_octal};
 pub(crate) use write::{BLOCK, END, folder, member, padding};

@@ -1,5 +1,6 @@
-//! Checks the numbers of headers, because `tar-core` drops sign and upper bits of binary ones.
+//! Reads the numbers of headers as Go does, and checks them, because `tar-core` drops sign and upper bits of binary ones.
 
+use super::name::text;
 use super::write::BLOCK;
 
 /// The numeric fields: name, begin, end.
@@ -21,6 +22,25 @@ pub(crate) fn binary(field: &[u8]) -> Option<Result<i64, ()>> {
         Ok(shifted | i64::from(*byte))
     });
     Some(number)
+}
+
+/// An octal number between spaces and NULs as Go reads it (`archive/tar`, `parseOctal`); nothing is 0.
+pub(crate) fn octal(field: &[u8]) -> Option<i64> {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | 0);
+    let start = field.iter().position(|byte| !is_blank(byte)).unwrap_or(field.len());
+    let end = field.iter().rposition(|byte| !is_blank(byte)).map_or(start, |end| end + 1);
+    text(&field[start..end]).iter().try_fold(0i64, |number, digit| match digit {
+        b'0'..=b'7' => number.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// An octal number that every reader of tar reads alike: spaces, at least one digit, then only spaces and NULs.
+pub(crate) fn plain_octal(field: &[u8]) -> Option<u64> {
+    let start = field.iter().position(|byte| *byte != b' ')?;
+    let digits = field[start..].iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
+    let is_plain = digits > 0 && field[start + digits..].iter().all(|byte| matches!(byte, b' ' | 0));
+    octal(field).filter(|_| is_plain).and_then(|number| u64::try_from(number).ok())
 }
 
 /// The time of a header, if it is binary.
@@ -82,6 +102,30 @@ mod tests {
             ("ffffffffffffffff", Some(Ok(-1))),
         ] {
             assert_eq!(binary(&field(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn octal_numbers_are_as_in_go_and_plain_ones_as_everywhere() {
+        for (field, expected, plain) in [
+            ("0000644\0", Some(0o644), Some(0o644)),
+            ("   644 \0", Some(0o644), Some(0o644)),
+            ("77777777777 ", Some(0o777_7777_7777), Some(0o777_7777_7777)),
+            ("644", Some(0o644), Some(0o644)),
+            ("\0\0 644\0", Some(0o644), None),
+            ("644\0x\0", Some(0o644), None),
+            ("644 1\0", None, None),
+            ("\t644\0", None, None),
+            ("648\0", None, None),
+            ("+644\0", None, None),
+            ("-1\0", None, None),
+            ("777777777777777777777", Some(i64::MAX), Some(i64::MAX as u64)),
+            ("1000000000000000000000", None, None),
+            ("        ", Some(0), None),
+            ("\0\0\0\0", Some(0), None),
+            ("", Some(0), None),
+        ] {
+            assert_eq!((octal(field.as_bytes()), plain_octal(field.as_bytes())), (expected, plain), "{field:?}");
         }
     }
 

@@ -16,11 +16,10 @@ use crate::compression::{Decompressed, decompress};
 use crate::image::{Descriptor, Digest, Hasher};
 use crate::output::member::{Body, Member, Meta};
 use crate::source::{Source, SourceError};
-use crate::tar::check_numbers;
+use crate::tar::{check_numbers, padding};
 
 /// How much is decompressed at once, and the largest piece of a file.
 const CHUNK_BYTES: usize = 256 << 10;
-const BLOCK: u64 = 512;
 /// The zeros that holes are read as.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -110,7 +109,7 @@ impl Layer {
             if let Some((member, size, sparse)) = member {
                 (self.content, self.sparse) = (size, sparse);
                 // The sum does not overflow: the size was checked above.
-                self.padding = (BLOCK - size % BLOCK) % BLOCK;
+                self.padding = padding(size) as u64;
                 return Ok(Some(member));
             }
         }

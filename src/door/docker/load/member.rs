@@ -7,7 +7,7 @@
 
 use tar_core::parse::{Limits, ParseEvent, Parser};
 
-use crate::tar::{BLOCK, clean, padding};
+use crate::tar::{BLOCK, clean, padding, plain_octal, text};
 
 /// The longest extended header that Go reads (`archive/tar/common.go`, `maxSpecialFileSize`).
 const EXTENSION_BYTES: u64 = 1 << 20;
@@ -149,7 +149,7 @@ fn resolve(
         }
     }
     if let Some(long) = long_name {
-        name = long.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
+        name = text(long).to_vec();
     }
     if name.is_empty() {
         return Err(Read::Strange("a member without a name"));
@@ -204,7 +204,7 @@ impl<'a> Header<'a> {
                 // Go uses signed numbers. No file is that large, and the end of the member must not overflow.
                 (number <= i64::MAX as u64 - BLOCK as u64).then_some(number)
             }
-            None => octal(field),
+            None => plain_octal(field),
         }
     }
 
@@ -213,26 +213,10 @@ impl<'a> Header<'a> {
         let numbers = [100..108, 108..116, 116..124, 136..148, 148..156];
         let devices = [329..337, 337..345];
         let has_devices = self.is_ustar() || self.is_gnu();
-        let is_number = |field: &[u8]| field.iter().all(|&byte| byte == 0) || octal(field).is_some();
+        let is_number = |field: &[u8]| field.iter().all(|&byte| byte == 0) || plain_octal(field).is_some();
         numbers.into_iter().all(|field| is_number(&self.0[field]))
             && (!has_devices || devices.into_iter().all(|field| is_number(&self.0[field])))
     }
-}
-
-/// The bytes up to the first zero.
-fn text(field: &[u8]) -> &[u8] {
-    field.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-/// Spaces, octal digits, then only spaces and zeros.
-fn octal(field: &[u8]) -> Option<u64> {
-    let digits = field.trim_ascii_start();
-    let end = digits.iter().position(|byte| !matches!(byte, b'0'..=b'7')).unwrap_or(digits.len());
-    let (digits, rest) = digits.split_at(end);
-    if digits.is_empty() || !rest.iter().all(|byte| matches!(byte, b' ' | 0)) {
-        return None;
-    }
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
 /// A number of decimal digits, small enough for all readers.

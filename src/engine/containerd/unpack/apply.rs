@@ -10,7 +10,7 @@ use super::super::client::{Client, SILENCE};
 use super::super::labels::Labels;
 use super::super::{content, labels};
 use super::Layer;
-use super::own::Own;
+use super::in_process::InProcessApplier;
 use super::snapshots::Snapshots;
 use crate::engine::EngineError;
 use crate::image::Descriptor;
@@ -22,52 +22,52 @@ const SLOWEST: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) enum LayerApplier {
     /// containerd's diff service.
-    ContainerdDiff(ContainerdDiff),
+    DiffService(DiffService),
     /// This process. Layers that it refuses go to containerd's diff service.
-    Own(Own, ContainerdDiff),
+    InProcess(InProcessApplier, DiffService),
 }
 
 impl LayerApplier {
     /// What fills `snapshots`.
     pub(super) async fn of(snapshots: &Snapshots) -> Result<Self, EngineError> {
-        let diff = ContainerdDiff { client: snapshots.client().clone() };
-        Ok(match Own::of(snapshots).await? {
-            Some(own) => Self::Own(own, diff),
-            None => Self::ContainerdDiff(diff),
+        let diff = DiffService { client: snapshots.client().clone() };
+        Ok(match InProcessApplier::of(snapshots).await? {
+            Some(in_process) => Self::InProcess(in_process, diff),
+            None => Self::DiffService(diff),
         })
     }
 
-    pub(super) fn own(&self) -> Option<&Own> {
+    pub(super) fn in_process(&self) -> Option<&InProcessApplier> {
         match self {
-            Self::ContainerdDiff(_) => None,
-            Self::Own(own, _) => Some(own),
+            Self::DiffService(_) => None,
+            Self::InProcess(in_process, _) => Some(in_process),
         }
     }
 
     /// The same without this process.
     pub(super) fn only_diff(&self) -> Self {
-        Self::ContainerdDiff(self.diff().clone())
+        Self::DiffService(self.diff().clone())
     }
 
-    pub(super) fn diff(&self) -> &ContainerdDiff {
+    pub(super) fn diff(&self) -> &DiffService {
         match self {
-            Self::ContainerdDiff(diff) | Self::Own(_, diff) => diff,
+            Self::DiffService(diff) | Self::InProcess(_, diff) => diff,
         }
     }
 }
 
 /// How long it may take to apply a blob.
-pub(super) fn patience(blob: &Descriptor) -> Duration {
+pub(super) fn apply_timeout(blob: &Descriptor) -> Duration {
     SILENCE + Duration::from_secs(blob.size / SLOWEST)
 }
 
 /// containerd's diff service, by a client that acts in the name of a lease.
 #[derive(Debug, Clone)]
-pub(super) struct ContainerdDiff {
+pub(super) struct DiffService {
     client: Client,
 }
 
-impl ContainerdDiff {
+impl DiffService {
     /// Unpacks `layer`, which must be in the content store, into `mounts`. With `sync` its files are on the disk when this
     /// returns.
     ///
@@ -88,7 +88,8 @@ impl ContainerdDiff {
         let mut stub = self.client.diff();
         let call = stub.apply(self.client.request(request));
         // containerd says nothing before it is done, so what can be asked for is a least speed.
-        let outcome = self.client.within(patience(&layer.blob), format!("unpacking {}", layer.blob.digest), call).await;
+        let outcome =
+            self.client.within(apply_timeout(&layer.blob), format!("unpacking {}", layer.blob.digest), call).await;
         let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
         let is_true = applied.as_deref() == Some(layer.diff_id.as_str());
         self.label(layer, is_true).await;

@@ -11,6 +11,7 @@ use crate::image::Descriptor;
 use crate::output::member::Body;
 use crate::output::rootfs::{Layer, RootfsError};
 use crate::source::Source;
+use crate::tar::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX};
 
 /// How many bytes are kept at most; a layer with more of them is unpacked after those below it.
 const KEPT_BYTES: usize = 64 << 20;
@@ -20,8 +21,6 @@ const NODE_BYTES: usize = 128;
 const UNDESCRIBED_BYTES: usize = 1 << 20;
 /// How many links are followed for one name, as by containerd (continuity `fs/path.go`).
 const LINKS: usize = 255;
-pub(super) const WHITEOUT: &[u8] = b".wh.";
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How a folder came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +103,10 @@ impl Described {
 
     /// Records the entry `base` of the folder `parent`.
     pub(super) fn record(&mut self, parent: &[u8], base: &[u8], body: &Body) -> Result<(), &'static str> {
-        if base == OPAQUE {
+        if base == OPAQUE_WHITEOUT {
             return Ok(());
         }
-        if base.starts_with(WHITEOUT) {
+        if base.starts_with(WHITEOUT_PREFIX) {
             self.fill(parent);
             return Ok(());
         }

@@ -7,10 +7,10 @@ use tokio::task::spawn_blocking;
 
 use super::Layer;
 use super::described;
-use super::fill::{Applied, Filled};
 use super::host::{Host, OverlayDirs};
 use super::implicit_dirs::{Candidate, candidates, restore_parents};
 use super::snapshots::Snapshots;
+use super::unpack_layer::{AppliedBy, UnpackedLayer};
 use crate::engine::EngineError;
 
 /// Copies the attributes of implicit folders from the layers below, bottom up, then syncs. `false` if a layer's archive
@@ -19,15 +19,15 @@ pub(super) async fn finish(
     snapshots: &Snapshots,
     layers: &[Layer],
     host: Arc<Host>,
-    filled: &[Filled],
+    unpacked: &[UnpackedLayer],
 ) -> Result<bool, EngineError> {
-    let layer = |filled: &Filled| Some((filled.dirs.clone()?, filled.applied.clone()));
-    let Some(filled) = filled.iter().map(layer).collect() else { return Ok(false) };
-    let chain = Arc::new(Chain { host, filled });
+    let layer = |unpacked: &UnpackedLayer| Some((unpacked.dirs.clone()?, unpacked.applied_by.clone()));
+    let Some(unpacked) = unpacked.iter().map(layer).collect() else { return Ok(false) };
+    let chain = Arc::new(Chain { host, unpacked });
     let (mut from, mut restored) = (0, 0);
     while let Some((at, candidates)) = chain.run(layers, move |chain| chain.survey(from)).await? {
-        let described = match &chain.filled[at].1 {
-            Applied::Own(Some(described)) => described.clone(),
+        let described = match &chain.unpacked[at].1 {
+            AppliedBy::InProcess(Some(described)) => described.clone(),
             _ => match described::read(&snapshots.content(), &layers[at].blob).await {
                 Ok(described) => Arc::new(described),
                 Err(error) => {
@@ -56,7 +56,7 @@ pub(super) async fn finish(
 /// Layers that were unpacked, lowest first.
 struct Chain {
     host: Arc<Host>,
-    filled: Vec<(OverlayDirs, Applied)>,
+    unpacked: Vec<(OverlayDirs, AppliedBy)>,
 }
 
 impl Chain {
@@ -76,9 +76,9 @@ impl Chain {
 
     /// The folder of a layer, and those of the layers below, the nearest first.
     fn open(&self, at: usize) -> rustix::io::Result<(OwnedFd, Vec<OwnedFd>)> {
-        let (below, rest) = self.filled.split_at(at);
+        let (below, rest) = self.unpacked.split_at(at);
         let upper = rest.first().or(below.last()).ok_or(rustix::io::Errno::NOENT)?;
-        let base = self.filled.first().map(|(lowest, _)| &lowest.lower);
+        let base = self.unpacked.first().map(|(lowest, _)| &lowest.lower);
         let lower = below.iter().rev().map(|(dirs, _)| &dirs.upper).chain(base.into_iter().flatten());
         let lower: rustix::io::Result<_> = lower.map(|path| self.host.folder(path)).collect();
         Ok((self.host.folder(&upper.0.upper)?, lower?))
@@ -86,11 +86,11 @@ impl Chain {
 
     /// The first layer from number `from` on with directories that may have to be restored.
     fn survey(&self, from: usize) -> rustix::io::Result<Option<(usize, Vec<Candidate>)>> {
-        for at in from..self.filled.len() {
-            match &self.filled[at].1 {
-                Applied::Own(Some(described)) if described.is_empty() => continue,
+        for at in from..self.unpacked.len() {
+            match &self.unpacked[at].1 {
+                AppliedBy::InProcess(Some(described)) if described.is_empty() => continue,
                 // containerd knew what lies below the lowest.
-                Applied::Containerd if at == 0 => continue,
+                AppliedBy::DiffService if at == 0 => continue,
                 _ => {}
             }
             let (upper, lower) = self.open(at)?;
@@ -104,7 +104,7 @@ impl Chain {
     }
 
     fn sync(&self) -> rustix::io::Result<()> {
-        match self.filled.first() {
+        match self.unpacked.first() {
             Some((lowest, _)) => rustix::fs::syncfs(self.host.folder(&lowest.upper)?),
             None => Ok(()),
         }

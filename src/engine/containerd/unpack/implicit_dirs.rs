@@ -27,7 +27,7 @@ use super::host::open_within;
 /// What a kernel keeps at most in one extended attribute, and in their list (xattr(7)).
 const XATTR_BYTES: usize = 64 << 10;
 /// overlayfs's mark of a folder that hides what is below it.
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+pub(super) const OPAQUE_XATTR: &[u8] = b"trusted.overlay.opaque";
 /// What a folder hands on to everything that is made in it (acl(5)).
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const SET_GROUP: u32 = 0o2000;
@@ -134,7 +134,7 @@ fn matters(source: &OwnedFd, folder: &OwnedFd, stat: &Stat, is_plain: bool, is_e
         return Ok(true);
     }
     // Nothing was made in it, so it would have kept the times, too.
-    Ok(is_plain && is_empty && have.iter().any(|name| name == OPAQUE))
+    Ok(is_plain && is_empty && have.iter().any(|name| name == OPAQUE_XATTR))
 }
 
 /// Gives `candidates` what they would have, as far as `described` says that containerd made them. Returns how many were

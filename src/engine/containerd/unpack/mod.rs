@@ -2,15 +2,15 @@
 
 mod apply;
 mod described;
-mod fill;
 mod finish;
 mod host;
 mod implicit_dirs;
-mod own;
+mod in_process;
 mod parallel;
 mod priority_semaphore;
 mod serial;
 mod snapshots;
+mod unpack_layer;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::apply::LayerApplier;
 pub(crate) use self::host::Host;
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::own::fuzz;
+pub(crate) use self::in_process::fuzz;
 pub(crate) use self::snapshots::{Snapshots, exists};
 use super::labels;
 use crate::engine::EngineError;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use super::apply::LayerApplier;
-use super::fill::{Empty, Filled, fill};
 use super::finish::finish;
 use super::host::OverlayDirs;
 use super::priority_semaphore::unpack_permit;
-use super::snapshots::{Prepared, Snapshots, key};
+use super::snapshots::{PrepareOutcome, Snapshots, key};
+use super::unpack_layer::{ActiveSnapshot, UnpackedLayer, unpack_layer};
 use super::{Attempt, CommittedBlobs, Job, Layer};
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -29,8 +29,8 @@ pub(super) async fn unpack(
     committed: &CommittedBlobs,
     events: &Events,
 ) -> Result<Attempt, EngineError> {
-    let host = match applier.own() {
-        Some(own) => own.host().clone(),
+    let host = match applier.in_process() {
+        Some(in_process) => in_process.host().clone(),
         None => match snapshots.host().await? {
             Some(host) => Arc::new(host),
             None => return Ok(Attempt::Impossible),
@@ -43,65 +43,65 @@ pub(super) async fn unpack(
     let (Some(lowest), parent) = (layers.first(), below(0)) else { return Ok(Attempt::Done) };
     let lowest_key = key(lowest);
     let mounts = match snapshots.prepare(&lowest_key, lowest, parent, parent).await? {
-        Prepared::Mounts(mounts) => mounts,
-        Prepared::Exists | Prepared::NoParent => return Ok(Attempt::Moved),
+        PrepareOutcome::Mounts(mounts) => mounts,
+        PrepareOutcome::Exists | PrepareOutcome::NoParent => return Ok(Attempt::Moved),
     };
     if OverlayDirs::of(&mounts).is_none_or(|dirs| host.folder(&dirs.upper).is_err()) {
         snapshots.remove(&lowest_key).await?;
         return Ok(Attempt::Impossible);
     }
-    let mut prepared = Some(Empty { key: lowest_key, mounts, parent });
-    let fill = layers.iter().enumerate().map(|(at, layer)| {
+    let mut prepared = Some(ActiveSnapshot { key: lowest_key, mounts, parent });
+    let unpacking = layers.iter().enumerate().map(|(at, layer)| {
         let prepared = prepared.take();
         let below = below(at);
         async move {
             committed.wait(&layer.blob.digest).await;
             let _permit = unpack_permit(layer.blob.size).await;
-            prepare_and_fill(snapshots, applier, layer, below, prepared, events).await
+            prepare_and_unpack(snapshots, applier, layer, below, prepared, events).await
         }
     });
-    let fill: Vec<_> = fill.collect();
-    let filled: Option<Vec<Filled>> = try_join_all(fill).await?.into_iter().collect();
-    let Some(filled) = filled else {
+    let unpacking: Vec<_> = unpacking.collect();
+    let unpacked: Option<Vec<UnpackedLayer>> = try_join_all(unpacking).await?.into_iter().collect();
+    let Some(unpacked) = unpacked else {
         // Another client unpacks the same chain: look again what is left to do.
         snapshots.remove_active().await;
         return Ok(Attempt::Moved);
     };
-    if !finish(snapshots, layers, host, &filled).await? {
+    if !finish(snapshots, layers, host, &unpacked).await? {
         snapshots.remove_active().await;
         return Ok(Attempt::Impossible);
     }
-    for (at, (layer, filled)) in layers.iter().zip(&filled).enumerate() {
+    for (at, (layer, unpacked)) in layers.iter().zip(&unpacked).enumerate() {
         let below = below(at);
         // The lowest has its parent already.
         let parent = if at == 0 { None } else { below };
-        snapshots.commit(&filled.key, layer, below, parent).await?;
+        snapshots.commit(&unpacked.key, layer, below, parent).await?;
     }
     Ok(Attempt::Done)
 }
 
 /// Unpacks one layer into a snapshot without a parent, or the one that is `prepared`. `None` if its chain exists.
-async fn prepare_and_fill(
+async fn prepare_and_unpack(
     snapshots: &Snapshots,
     applier: &LayerApplier,
     layer: &Layer,
     below: Option<&Digest>,
-    prepared: Option<Empty<'_>>,
+    prepared: Option<ActiveSnapshot<'_>>,
     events: &Events,
-) -> Result<Option<Filled>, EngineError> {
-    let empty = match prepared {
+) -> Result<Option<UnpackedLayer>, EngineError> {
+    let snapshot = match prepared {
         Some(prepared) => prepared,
         None => {
             let key = key(layer);
             match snapshots.prepare(&key, layer, below, None).await? {
-                Prepared::Mounts(mounts) => Empty { key, mounts, parent: None },
-                Prepared::Exists | Prepared::NoParent => return Ok(None),
+                PrepareOutcome::Mounts(mounts) => ActiveSnapshot { key, mounts, parent: None },
+                PrepareOutcome::Exists | PrepareOutcome::NoParent => return Ok(None),
             }
         }
     };
-    if OverlayDirs::of(&empty.mounts).is_none() {
+    if OverlayDirs::of(&snapshot.mounts).is_none() {
         let reason = "its snapshot is not an overlay".to_owned();
         return Err(EngineError::Unpack { layer: layer.blob.digest.clone(), reason });
     }
-    fill(snapshots, applier, layer, below, empty, false, events).await
+    unpack_layer(snapshots, applier, layer, below, snapshot, false, events).await
 }

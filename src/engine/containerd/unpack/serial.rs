@@ -1,10 +1,10 @@
 //! One layer after the other: for snapshotters that need the parent before the child, and for single layers.
 
 use super::apply::LayerApplier;
-use super::fill::{Applied, Empty, Filled, again, fill};
 use super::finish::finish;
 use super::priority_semaphore::unpack_permit;
-use super::snapshots::{Prepared, Snapshots, key};
+use super::snapshots::{PrepareOutcome, Snapshots, key};
+use super::unpack_layer::{ActiveSnapshot, AppliedBy, UnpackedLayer, recreate, unpack_layer};
 use super::{Attempt, CommittedBlobs, Job, Layer};
 use crate::engine::EngineError;
 use crate::image::Digest;
@@ -27,14 +27,14 @@ pub(super) async fn unpack(
         committed.wait(&layer.blob.digest).await;
         let key = key(layer);
         match snapshots.prepare(&key, layer, parent, parent).await? {
-            Prepared::Exists if snapshots.exists(layer.chain.as_str()).await? => {}
-            Prepared::Exists | Prepared::NoParent => return Ok(Attempt::Moved),
-            Prepared::Mounts(mounts) => {
-                let empty = Empty { key, mounts, parent };
-                let Some(filled) = fill_and_finish(snapshots, applier, layer, empty, events).await? else {
+            PrepareOutcome::Exists if snapshots.exists(layer.chain.as_str()).await? => {}
+            PrepareOutcome::Exists | PrepareOutcome::NoParent => return Ok(Attempt::Moved),
+            PrepareOutcome::Mounts(mounts) => {
+                let snapshot = ActiveSnapshot { key, mounts, parent };
+                let Some(unpacked) = unpack_and_finish(snapshots, applier, layer, snapshot, events).await? else {
                     return Ok(Attempt::Moved);
                 };
-                snapshots.commit(&filled.key, layer, parent, None).await?;
+                snapshots.commit(&unpacked.key, layer, parent, None).await?;
             }
         }
     }
@@ -42,22 +42,25 @@ pub(super) async fn unpack(
 }
 
 /// Unpacks one layer onto its parent, to the last detail. `None` if its chain exists by now, or its parent is gone.
-async fn fill_and_finish(
+async fn unpack_and_finish(
     snapshots: &Snapshots,
     applier: &LayerApplier,
     layer: &Layer,
-    empty: Empty<'_>,
+    snapshot: ActiveSnapshot<'_>,
     events: &Events,
-) -> Result<Option<Filled>, EngineError> {
-    let parent: Option<&Digest> = empty.parent;
+) -> Result<Option<UnpackedLayer>, EngineError> {
+    let parent: Option<&Digest> = snapshot.parent;
     let _permit = unpack_permit(layer.blob.size).await;
-    let Some(filled) = fill(snapshots, applier, layer, parent, empty, true, events).await? else { return Ok(None) };
-    let (Some(own), Applied::Own(_)) = (applier.own(), &filled.applied) else { return Ok(Some(filled)) };
+    let unpacked = unpack_layer(snapshots, applier, layer, parent, snapshot, true, events).await?;
+    let Some(unpacked) = unpacked else { return Ok(None) };
+    let (Some(in_process), AppliedBy::InProcess(_)) = (applier.in_process(), &unpacked.applied_by) else {
+        return Ok(Some(unpacked));
+    };
     let layer = std::slice::from_ref(layer);
-    if finish(snapshots, layer, own.host().clone(), std::slice::from_ref(&filled)).await? {
-        return Ok(Some(filled));
+    if finish(snapshots, layer, in_process.host().clone(), std::slice::from_ref(&unpacked)).await? {
+        return Ok(Some(unpacked));
     }
-    let used = Empty { key: filled.key, mounts: Vec::new(), parent };
-    let Some(empty) = again(snapshots, &layer[0], parent, used).await? else { return Ok(None) };
-    fill(snapshots, &applier.only_diff(), &layer[0], parent, empty, true, events).await
+    let used = ActiveSnapshot { key: unpacked.key, mounts: Vec::new(), parent };
+    let Some(snapshot) = recreate(snapshots, &layer[0], parent, used).await? else { return Ok(None) };
+    unpack_layer(snapshots, &applier.only_diff(), &layer[0], parent, snapshot, true, events).await
 }

@@ -18,7 +18,7 @@ use super::super::read::ContainerdImages;
 use super::Layer;
 use super::apply::unpacking;
 use super::host::Host;
-use super::own::Running;
+use super::in_process::ApplyTasks;
 use crate::engine::EngineError;
 use crate::engine::select::ApplierChoice;
 use crate::image::Digest;
@@ -48,7 +48,7 @@ struct CommitSnapshotRequest {
 
 /// What preparing a snapshot came to.
 #[derive(Debug)]
-pub(crate) enum Prepared {
+pub(crate) enum PrepareOutcome {
     /// It is to be filled through these mounts.
     Mounts(Vec<Mount>),
     /// The chain is there already.
@@ -66,7 +66,7 @@ pub(crate) struct Snapshots {
     content: Option<PathBuf>,
     layer_applier: ApplierChoice,
     /// What writes into unfinished snapshots.
-    running: Running,
+    apply_tasks: ApplyTasks,
     /// Keys of snapshots that were prepared and not yet committed.
     active: Arc<Mutex<HashSet<String>>>,
 }
@@ -75,7 +75,7 @@ impl Snapshots {
     pub(crate) fn new(client: Client, server: &Server) -> Self {
         let (snapshotter, content) = (server.snapshotter.clone(), server.content.clone());
         let layer_applier = server.layer_applier;
-        Self { client, snapshotter, content, layer_applier, running: Running::default(), active: Arc::default() }
+        Self { client, snapshotter, content, layer_applier, apply_tasks: ApplyTasks::default(), active: Arc::default() }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -90,8 +90,8 @@ impl Snapshots {
         self.content.as_deref()
     }
 
-    pub(super) fn running(&self) -> &Running {
-        &self.running
+    pub(super) fn apply_tasks(&self) -> &ApplyTasks {
+        &self.apply_tasks
     }
 
     pub(crate) fn snapshotter(&self) -> &str {
@@ -143,7 +143,7 @@ impl Snapshots {
         layer: &Layer,
         below: Option<&Digest>,
         parent: Option<&Digest>,
-    ) -> Result<Prepared, EngineError> {
+    ) -> Result<PrepareOutcome, EngineError> {
         let request = PrepareSnapshotRequest {
             snapshotter: self.snapshotter.clone(),
             key: key.to_owned(),
@@ -159,9 +159,9 @@ impl Snapshots {
             outcome = self.try_prepare(layer, request).await;
         }
         let prepared = match outcome {
-            Ok(mounts) => return Ok(Prepared::Mounts(mounts)),
-            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => Prepared::Exists,
-            Err(EngineError::Rpc { code: Code::NotFound, .. }) if parent.is_some() => Prepared::NoParent,
+            Ok(mounts) => return Ok(PrepareOutcome::Mounts(mounts)),
+            Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => PrepareOutcome::Exists,
+            Err(EngineError::Rpc { code: Code::NotFound, .. }) if parent.is_some() => PrepareOutcome::NoParent,
             Err(error) => return Err(unpacking(error, layer)),
         };
         self.active().remove(key);
@@ -229,7 +229,7 @@ impl Snapshots {
     /// Removes what was prepared and not committed. What cannot be removed now goes with the lease.
     pub(crate) async fn remove_active(&self) {
         // containerd could not remove a folder into which something is still being written.
-        self.running.stopped().await;
+        self.apply_tasks.stopped().await;
         let keys: Vec<_> = self.active().iter().cloned().collect();
         for key in keys {
             if let Err(error) = self.remove(&key).await {

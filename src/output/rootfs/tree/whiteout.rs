@@ -7,15 +7,13 @@ use std::ops::Bound;
 use super::{Refused, Tree};
 use crate::output::member::{Body, Meta};
 use crate::output::rootfs::name::{self, is_below, shown};
-
-const PREFIX: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+use crate::tar::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX};
 
 impl Tree {
     /// Applies the whiteout `base` in `folder`, if it is one.
     pub(super) fn whiteout(&mut self, folder: &[u8], base: &[u8]) -> Result<bool, Refused> {
-        let Some(hidden) = base.strip_prefix(PREFIX) else { return Ok(false) };
-        if base == OPAQUE {
+        let Some(hidden) = base.strip_prefix(WHITEOUT_PREFIX) else { return Ok(false) };
+        if base == OPAQUE_WHITEOUT {
             let (low, high) = name::below(folder);
             self.hide(&low, &high)?;
             return Ok(true);
@@ -26,7 +24,7 @@ impl Tree {
                 return Err(what.into());
             }
             // Metadata of AUFS, which no other file system uses.
-            hidden if hidden.starts_with(PREFIX) => return Ok(true),
+            hidden if hidden.starts_with(WHITEOUT_PREFIX) => return Ok(true),
             _ => {}
         }
         let mut key = folder.to_vec();

@@ -1,4 +1,4 @@
-//! Filling the snapshot of one layer.
+//! Unpacks one layer into an active snapshot.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use super::Layer;
 use super::apply::LayerApplier;
 use super::described::Described;
 use super::host::{OverlayDirs, as_overlay};
-use super::own::{NotApplied, Own};
-use super::snapshots::{Prepared, Snapshots};
+use super::in_process::{InProcessApplier, NotApplied};
+use super::snapshots::{PrepareOutcome, Snapshots};
 use crate::engine::EngineError;
 use crate::image::Digest;
 use crate::progress::{Event, Events};
 
-/// An active snapshot that is empty.
+/// An active snapshot into which nothing has been unpacked yet.
 #[derive(Debug, Clone)]
-pub(super) struct Empty<'a> {
+pub(super) struct ActiveSnapshot<'a> {
     pub(super) key: String,
     pub(super) mounts: Vec<Mount>,
     /// The chain that it was prepared on.
     pub(super) parent: Option<&'a Digest>,
 }
 
-impl Empty<'_> {
+impl ActiveSnapshot<'_> {
     /// The mounts for an applier, if the layer is going to lie on `below`.
     ///
     /// Whiteouts in a snapshot that was prepared without its parent must become overlayfs's own. In one that has its parent, even as
@@ -35,42 +35,46 @@ impl Empty<'_> {
 
 /// A layer that was unpacked into an active snapshot.
 #[derive(Debug)]
-pub(super) struct Filled {
+pub(super) struct UnpackedLayer {
     pub(super) key: String,
     /// Where it is, if it is an overlay.
     pub(super) dirs: Option<OverlayDirs>,
-    pub(super) applied: Applied,
+    pub(super) applied_by: AppliedBy,
 }
 
 /// Who unpacked a layer.
 #[derive(Debug, Clone)]
-pub(super) enum Applied {
-    /// containerd, which copied the attributes of implicit folders from the layers below, if there were any.
-    Containerd,
+pub(super) enum AppliedBy {
+    /// containerd's diff service, which copied the attributes of implicit folders from the layers below, if there were any.
+    DiffService,
     /// This process. Implicit folders still have root's defaults; `finish` copies the attributes. They are known, unless there are
     /// too many.
-    Own(Option<Arc<Described>>),
+    InProcess(Option<Arc<Described>>),
 }
 
-/// Unpacks `layer` into `empty`. `below` is the chain that it lies on. With `sync` containerd syncs what it has unpacked; what
+/// Unpacks `layer` into `snapshot`. `below` is the chain that it lies on. With `sync` containerd syncs what it has unpacked; what
 /// this process unpacks is synced by the caller. `None` if its chain exists by now, or what it was to lie on is gone.
-pub(super) async fn fill(
+pub(super) async fn unpack_layer(
     snapshots: &Snapshots,
     applier: &LayerApplier,
     layer: &Layer,
     below: Option<&Digest>,
-    mut empty: Empty<'_>,
+    mut snapshot: ActiveSnapshot<'_>,
     sync: bool,
     events: &Events,
-) -> Result<Option<Filled>, EngineError> {
+) -> Result<Option<UnpackedLayer>, EngineError> {
     events.emit(Event::Unpacking { digest: layer.blob.digest.clone() });
-    if let Some(own) = applier.own() {
-        match try_own(own, layer, below, &empty).await {
+    if let Some(in_process) = applier.in_process() {
+        match apply_in_process(in_process, layer, below, &snapshot).await {
             Ok(described) => {
                 applier.diff().label(layer, true).await;
                 events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
-                let applied = Applied::Own(described.undescribed().map(Arc::new));
-                return Ok(Some(Filled { dirs: OverlayDirs::of(&empty.mounts), key: empty.key, applied }));
+                let applied_by = AppliedBy::InProcess(described.undescribed().map(Arc::new));
+                return Ok(Some(UnpackedLayer {
+                    dirs: OverlayDirs::of(&snapshot.mounts),
+                    key: snapshot.key,
+                    applied_by,
+                }));
             }
             Err((NotApplied::Failed(error), _)) => {
                 // containerd did not see this error, so it is recorded for the lease here.
@@ -80,45 +84,45 @@ pub(super) async fn fill(
             Err((NotApplied::Unsupported(reason), is_touched)) => {
                 tracing::info!(layer = %layer.blob.digest, reason, "containerd's diff service unpacks the layer");
                 if is_touched {
-                    match again(snapshots, layer, below, empty).await? {
-                        Some(emptied) => empty = emptied,
+                    match recreate(snapshots, layer, below, snapshot).await? {
+                        Some(recreated) => snapshot = recreated,
                         None => return Ok(None),
                     }
                 }
             }
         }
     }
-    let (key, dirs) = (empty.key.clone(), OverlayDirs::of(&empty.mounts));
-    applier.diff().apply(layer, empty.into_mounts(below), sync).await?;
+    let (key, dirs) = (snapshot.key.clone(), OverlayDirs::of(&snapshot.mounts));
+    applier.diff().apply(layer, snapshot.into_mounts(below), sync).await?;
     events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
-    Ok(Some(Filled { key, dirs, applied: Applied::Containerd }))
+    Ok(Some(UnpackedLayer { key, dirs, applied_by: AppliedBy::DiffService }))
 }
 
 /// Unpacks `layer` in this process. An error comes with whether anything was written.
-async fn try_own(
-    own: &Own,
+async fn apply_in_process(
+    applier: &InProcessApplier,
     layer: &Layer,
     below: Option<&Digest>,
-    empty: &Empty<'_>,
+    snapshot: &ActiveSnapshot<'_>,
 ) -> Result<Described, (NotApplied, bool)> {
-    let is_bottom = empty.parent.is_none();
-    let prepared = own.prepare(layer, &empty.clone().into_mounts(below), is_bottom).await;
-    let prepared = prepared.map_err(|reason| (NotApplied::Unsupported(reason), false))?;
-    own.apply(layer, prepared).await.map_err(|error| (error, true))
+    let is_bottom = snapshot.parent.is_none();
+    let opened = applier.open(layer, &snapshot.clone().into_mounts(below), is_bottom).await;
+    let opened = opened.map_err(|reason| (NotApplied::Unsupported(reason), false))?;
+    applier.apply(layer, opened).await.map_err(|error| (error, true))
 }
 
-/// Replaces a snapshot by an empty one.
-pub(super) async fn again<'a>(
+/// Removes `used` and prepares another snapshot for the same layer. `None` if its chain exists by now, or its parent is gone.
+pub(super) async fn recreate<'a>(
     snapshots: &Snapshots,
     layer: &Layer,
     below: Option<&Digest>,
-    used: Empty<'a>,
-) -> Result<Option<Empty<'a>>, EngineError> {
+    used: ActiveSnapshot<'a>,
+) -> Result<Option<ActiveSnapshot<'a>>, EngineError> {
     let parent = used.parent;
     snapshots.remove(&used.key).await?;
     let key = super::snapshots::key(layer);
     Ok(match snapshots.prepare(&key, layer, below, parent).await? {
-        Prepared::Mounts(mounts) => Some(Empty { key, mounts, parent }),
-        Prepared::Exists | Prepared::NoParent => None,
+        PrepareOutcome::Mounts(mounts) => Some(ActiveSnapshot { key, mounts, parent }),
+        PrepareOutcome::Exists | PrepareOutcome::NoParent => None,
     })
 }

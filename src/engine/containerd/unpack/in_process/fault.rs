@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// Why [`super::Own`] did not apply a layer.
+/// Why [`super::InProcessApplier`] did not apply a layer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The layer contains something that only containerd's own applier may judge, or the file system refused something.

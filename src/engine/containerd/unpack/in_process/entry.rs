@@ -5,9 +5,9 @@
 
 use super::fault::{Fault, shown};
 use super::pax::{Records, Xattr};
-use super::pieces::{BLOCK, Pieces};
+use super::reader::LayerReader;
 use crate::output::member::Body;
-use crate::tar::binary_number;
+use crate::tar::{BLOCK, binary_number, octal, padding, text};
 
 /// Nanoseconds since 1970.
 pub(super) type Nanos = i128;
@@ -43,12 +43,12 @@ struct Special {
 }
 
 /// The next entry, of which the content follows; `None` at the end.
-pub(super) fn next(pieces: &mut Pieces<'_>) -> Result<Option<Entry>, Fault> {
+pub(super) fn next(reader: &mut LayerReader<'_>) -> Result<Option<Entry>, Fault> {
     let mut special = Special::default();
     loop {
-        let Some(block) = pieces.block()? else { return end(&special) };
+        let Some(block) = reader.block()? else { return end(&special) };
         if block == [0; BLOCK] {
-            return match pieces.block()? {
+            return match reader.block()? {
                 None => end(&special),
                 Some(block) if block == [0; BLOCK] => end(&special),
                 Some(_) => Err(Fault::unsupported("it goes on behind a block of zeros")),
@@ -56,19 +56,19 @@ pub(super) fn next(pieces: &mut Pieces<'_>) -> Result<Option<Entry>, Fault> {
         }
         let header = Header(&block);
         header.check()?;
-        let again = || Fault::unsupported("an entry has several headers of one kind");
+        let duplicate = || Fault::unsupported("an entry has several headers of one kind");
         match header.kind() {
             b'x' => {
-                let records = Records::parse(&header.content(pieces)?)?;
-                special.records.replace(records).map_or(Ok(()), |_| Err(again()))?;
+                let records = Records::parse(&header.content(reader)?)?;
+                special.records.replace(records).map_or(Ok(()), |_| Err(duplicate()))?;
             }
             b'L' => {
-                let name = string(&header.content(pieces)?);
-                special.name.replace(name).map_or(Ok(()), |_| Err(again()))?;
+                let name = text(&header.content(reader)?).to_vec();
+                special.name.replace(name).map_or(Ok(()), |_| Err(duplicate()))?;
             }
             b'K' => {
-                let target = string(&header.content(pieces)?);
-                special.target.replace(target).map_or(Ok(()), |_| Err(again()))?;
+                let target = text(&header.content(reader)?).to_vec();
+                special.target.replace(target).map_or(Ok(()), |_| Err(duplicate()))?;
             }
             _ => return header.entry(special).map(Some),
         }
@@ -126,7 +126,7 @@ impl Header<'_> {
     }
 
     /// The content of an extended header.
-    fn content(&self, pieces: &mut Pieces<'_>) -> Result<Vec<u8>, Fault> {
+    fn content(&self, reader: &mut LayerReader<'_>) -> Result<Vec<u8>, Fault> {
         let size = self.number(124, 136)?;
         if !(0..=SPECIAL_BYTES).contains(&size) {
             return Err(Fault::unsupported(format!("an extended header has {size} bytes")));
@@ -134,18 +134,18 @@ impl Header<'_> {
         let mut left = size.unsigned_abs();
         let mut content = Vec::new();
         while left > 0 {
-            let bytes = pieces.take(left)?;
+            let bytes = reader.take(left)?;
             left -= bytes.len() as u64;
             content.extend_from_slice(bytes);
         }
-        pieces.skip(padding(size.unsigned_abs()))?;
+        reader.skip(padding(size.unsigned_abs()) as u64)?;
         Ok(content)
     }
 
     fn name(&self) -> Vec<u8> {
-        let name = string(&self.0[..100]);
-        let prefix = if self.is_gnu() { Vec::new() } else { string(&self.0[345..500]) };
-        if prefix.is_empty() { name } else { [&prefix[..], b"/", &name].concat() }
+        let name = text(&self.0[..100]);
+        let prefix = if self.is_gnu() { b"".as_slice() } else { text(&self.0[345..500]) };
+        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
     /// The entry that it and the headers before it describe.
@@ -163,7 +163,7 @@ impl Header<'_> {
         let target = special.target.filter(|target| !target.is_empty());
         let target = match target {
             Some(target) => target,
-            None => records.text("linkpath").unwrap_or_else(|| string(&self.0[157..257])),
+            None => records.text("linkpath").unwrap_or_else(|| text(&self.0[157..257]).to_vec()),
         };
         let size = self.number(124, 136)?;
         let size = records.number("size")?.unwrap_or(size);
@@ -233,29 +233,7 @@ impl Header<'_> {
     }
 }
 
-/// The bytes that fill the last block of content.
-pub(super) fn padding(size: u64) -> u64 {
-    size.next_multiple_of(BLOCK as u64) - size
-}
-
 /// A time as containerd sets it (`pkg/archive/time.go`, `boundTime`).
 fn bound(time: Nanos) -> u64 {
     i64::try_from(time).ok().and_then(|time| u64::try_from(time).ok()).unwrap_or(0)
-}
-
-/// Text up to the first NUL.
-fn string(field: &[u8]) -> Vec<u8> {
-    field.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()
-}
-
-/// An octal number between spaces and NULs; nothing is 0.
-fn octal(field: &[u8]) -> Option<i64> {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | 0);
-    let start = field.iter().position(|byte| !is_blank(byte)).unwrap_or(field.len());
-    let end = field.iter().rposition(|byte| !is_blank(byte)).map_or(start, |end| end + 1);
-    let digits = string(&field[start..end]);
-    digits.iter().try_fold(0i64, |number, digit| match digit {
-        b'0'..=b'7' => number.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
-        _ => None,
-    })
 }

@@ -4,21 +4,21 @@ use std::sync::atomic::AtomicBool;
 
 use super::entry::{PATH_BYTES, next};
 use super::fault::Fault;
-use super::pieces::Pieces;
+use super::reader::LayerReader;
 use crate::output::member::Body;
 
 /// Reads an archive as it is read to be unpacked: what is given to system calls is within their bounds, and there is no more
 /// content than bytes.
 pub fn entries(bytes: &[u8]) {
     let cancelled = AtomicBool::new(false);
-    let mut pieces = Pieces::of(bytes, &cancelled);
+    let mut reader = LayerReader::of(bytes, &cancelled);
     // A fault is a fine answer to such bytes.
-    let _ = read(&mut pieces, bytes.len() as u64);
+    let _ = read(&mut reader, bytes.len() as u64);
 }
 
-fn read(pieces: &mut Pieces<'_>, length: u64) -> Result<(), Fault> {
+fn read(reader: &mut LayerReader<'_>, length: u64) -> Result<(), Fault> {
     let mut content = 0;
-    while let Some(entry) = next(pieces)? {
+    while let Some(entry) = next(reader)? {
         assert!(entry.name.len() <= PATH_BYTES && !entry.name.contains(&0), "{entry:?}");
         assert!(entry.mode <= 0o7777 && entry.uid != u32::MAX && entry.gid != u32::MAX, "{entry:?}");
         assert!([entry.mtime, entry.atime].into_iter().all(|time| i64::try_from(time).is_ok()), "{entry:?}");
@@ -31,10 +31,10 @@ fn read(pieces: &mut Pieces<'_>, length: u64) -> Result<(), Fault> {
             Body::File { size } => {
                 let mut left = *size;
                 while left > 0 {
-                    left -= pieces.take(left)?.len() as u64;
+                    left -= reader.take(left)?.len() as u64;
                 }
                 content += size;
-                pieces.skip(size.next_multiple_of(512) - size)?;
+                reader.skip(size.next_multiple_of(512) - size)?;
             }
             Body::Folder | Body::Fifo => {}
         }

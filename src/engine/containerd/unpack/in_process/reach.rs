@@ -28,7 +28,11 @@ const ALL_IDS: [&str; 3] = ["0", "0", "4294967295"];
 pub(super) async fn check(client: &Client, host: &Host) -> Result<u32, String> {
     is_peer(client, host.pid()).await?;
     let pid = host.pid();
-    same_users(pid).map_err(|error| format!("containerd's user namespace cannot be seen: {error}"))?;
+    match is_unmapped(pid) {
+        Ok(true) => {}
+        Ok(false) => return Err("containerd is in another user namespace, or one that maps ids".to_owned()),
+        Err(error) => return Err(format!("containerd's user namespace cannot be seen: {error}")),
+    }
     let status = fs::read_to_string("/proc/thread-self/status").map_err(|error| error.to_string())?;
     umask_of_root(&status)
 }
@@ -47,15 +51,12 @@ async fn is_peer(client: &Client, pid: u64) -> Result<(), String> {
     }
 }
 
-/// Fails unless containerd and this process are in one user namespace, which maps no ids.
-fn same_users(pid: u64) -> std::io::Result<()> {
+/// Whether containerd and this process are in one user namespace, which maps no ids.
+fn is_unmapped(pid: u64) -> std::io::Result<bool> {
     let ours = fs::metadata("/proc/self/ns/user")?;
     let theirs = fs::metadata(format!("/proc/{pid}/ns/user"))?;
     let map = fs::read_to_string("/proc/self/uid_map")?;
-    if (ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()) || !map.split_whitespace().eq(ALL_IDS) {
-        return Err(std::io::Error::other("it maps ids"));
-    }
-    Ok(())
+    Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) && map.split_whitespace().eq(ALL_IDS))
 }
 
 /// The umask, if the process with this `/proc/PID/status` is root with all that root may do to files.

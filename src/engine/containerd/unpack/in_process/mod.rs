@@ -1,4 +1,4 @@
-//! Our own applier: an archive becomes files of a snapshot without containerd's help.
+//! Applies a layer in this process: its archive becomes the files of an overlayfs snapshot, without containerd's diff service.
 //!
 //! containerd decompresses, hashes and writes a layer in one thread; here each of them has its own. The files are exactly those
 //! that containerd would make: what could turn out otherwise is refused while it is read, and then containerd does the whole
@@ -10,8 +10,8 @@ mod folders;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod pax;
-mod pieces;
 mod reach;
+mod reader;
 mod write;
 
 use std::fs::File;
@@ -32,7 +32,7 @@ use self::fault::Fault;
 use self::write::{Whiteouts, Writer};
 use super::super::discover::DEFAULT_SNAPSHOTTER;
 use super::Layer;
-use super::apply::patience;
+use super::apply::apply_timeout;
 use super::described::Described;
 use super::host::{Host, OverlayDirs};
 use super::snapshots::Snapshots;
@@ -46,17 +46,17 @@ const STOPPING: Duration = Duration::from_secs(30);
 
 /// The applier, for one containerd.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(super) struct InProcessApplier {
     host: Arc<Host>,
     /// The folder of the content store.
     content: PathBuf,
     umask: u32,
-    running: Running,
+    apply_tasks: ApplyTasks,
 }
 
 /// The threads that write into snapshots. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Running(TaskTracker);
+pub(super) struct ApplyTasks(TaskTracker);
 
 /// Why a layer was not applied.
 #[derive(Debug)]
@@ -66,9 +66,9 @@ pub(super) enum NotApplied {
     Failed(EngineError),
 }
 
-/// A layer that can be applied.
+/// A layer and the empty folder that it is applied to, both open.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub(super) struct OpenLayer {
     blob: File,
     compression: Compression,
     folder: OwnedFd,
@@ -86,7 +86,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-impl Running {
+impl ApplyTasks {
     /// Waits until no thread writes into a snapshot. Those that nobody waits for any more stop by themselves.
     pub(super) async fn stopped(&self) {
         self.0.close();
@@ -96,7 +96,7 @@ impl Running {
     }
 }
 
-impl Own {
+impl InProcessApplier {
     /// The applier for the containerd of `snapshots`; `None` if its files are not within reach, or containerd was
     /// chosen.
     pub(super) async fn of(snapshots: &Snapshots) -> Result<Option<Self>, EngineError> {
@@ -119,8 +119,8 @@ impl Own {
         };
         match reach::check(snapshots.client(), &host).await {
             Ok(umask) => {
-                let (host, running) = (Arc::new(host), snapshots.running().clone());
-                Ok(Some(Self { host, content: content.to_owned(), umask, running }))
+                let (host, apply_tasks) = (Arc::new(host), snapshots.apply_tasks().clone());
+                Ok(Some(Self { host, content: content.to_owned(), umask, apply_tasks }))
             }
             Err(reason) => left(reason),
         }
@@ -135,7 +135,7 @@ impl Own {
     ///
     /// # Errors
     /// The reason why not.
-    pub(super) async fn prepare(&self, layer: &Layer, mounts: &[Mount], is_bottom: bool) -> Result<Prepared, String> {
+    pub(super) async fn open(&self, layer: &Layer, mounts: &[Mount], is_bottom: bool) -> Result<OpenLayer, String> {
         if layer.diff_id.algorithm() != Algorithm::Sha256 {
             return Err(format!("its diff id is {}", layer.diff_id));
         }
@@ -152,18 +152,18 @@ impl Own {
             let compression = compression(&media_type, &blob)?;
             let folder = host.folder(&upper).map_err(|error| format!("its folder cannot be opened: {error}"))?;
             check_folder(&folder)?;
-            Ok(Prepared { blob, compression, folder, path: upper, whiteouts })
+            Ok(OpenLayer { blob, compression, folder, path: upper, whiteouts })
         };
         tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())?
     }
 
     /// Applies a layer, and verifies its diff id. Returns which folders it described.
-    pub(super) async fn apply(&self, layer: &Layer, prepared: Prepared) -> Result<Described, NotApplied> {
+    pub(super) async fn apply(&self, layer: &Layer, opened: OpenLayer) -> Result<Described, NotApplied> {
         let cancelled = CancelOnDrop(Arc::default());
-        let (flag, umask, path) = (cancelled.0.clone(), self.umask, prepared.path.clone());
-        let running = self.running.0.spawn_blocking(move || run(prepared, umask, &flag));
-        let (limit, operation) = (patience(&layer.blob), format!("unpacking {}", layer.blob.digest));
-        let Ok(ended) = timeout(limit, running).await else {
+        let (flag, umask, path) = (cancelled.0.clone(), self.umask, opened.path.clone());
+        let applying = self.apply_tasks.0.spawn_blocking(move || run(opened, umask, &flag));
+        let (limit, operation) = (apply_timeout(&layer.blob), format!("unpacking {}", layer.blob.digest));
+        let Ok(ended) = timeout(limit, applying).await else {
             return Err(NotApplied::Failed(EngineError::Timeout { operation, after: limit }));
         };
         match ended.map_err(|error| NotApplied::Unsupported(error.to_string()))? {
@@ -179,12 +179,12 @@ impl Own {
     }
 }
 
-fn run(prepared: Prepared, umask: u32, cancelled: &AtomicBool) -> Result<(Described, Digest), Fault> {
-    let Prepared { blob, compression, folder, whiteouts, .. } = prepared;
-    pieces::run(blob, compression, cancelled, |pieces| {
+fn run(opened: OpenLayer, umask: u32, cancelled: &AtomicBool) -> Result<(Described, Digest), Fault> {
+    let OpenLayer { blob, compression, folder, whiteouts, .. } = opened;
+    reader::run(blob, compression, cancelled, |reader| {
         let mut writer = Writer::new(&folder, whiteouts, umask);
-        while let Some(entry) = entry::next(pieces)? {
-            writer.write(&entry, pieces)?;
+        while let Some(entry) = entry::next(reader)? {
+            writer.write(&entry, reader)?;
         }
         writer.finish()
     })

@@ -13,15 +13,14 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, write};
 
-use super::super::described::{Described, OPAQUE, WHITEOUT, join, parent};
-use super::entry::{Entry, PATH_BYTES, padding};
+use super::super::described::{Described, join, parent};
+use super::super::implicit_dirs::OPAQUE_XATTR;
+use super::entry::{Entry, PATH_BYTES};
 use super::fault::{Fault, shown};
 use super::folders::{Folder, Folders};
-use super::pieces::Pieces;
+use super::reader::LayerReader;
 use crate::output::member::Body;
-
-/// overlayfs's mark of a folder that hides what is below it.
-const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+use crate::tar::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX, padding};
 
 /// What becomes of whiteouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,17 +56,17 @@ impl<'a> Writer<'a> {
         Self { folders: Folders::new(root), whiteouts, described, times, parent: None, umask }
     }
 
-    /// Writes an entry, of which the content is next in `pieces`.
-    pub(super) fn write(&mut self, entry: &Entry, pieces: &mut Pieces<'_>) -> Result<(), Fault> {
+    /// Writes an entry, of which the content is next in `reader`.
+    pub(super) fn write(&mut self, entry: &Entry, reader: &mut LayerReader<'_>) -> Result<(), Fault> {
         let size = if let Body::File { size } = entry.body { size } else { 0 };
-        let is_read = self.place(entry, pieces)?;
+        let is_read = self.apply_entry(entry, reader)?;
         if !is_read {
             let mut left = size;
             while left > 0 {
-                left -= pieces.take(left)?.len() as u64;
+                left -= reader.take(left)?.len() as u64;
             }
         }
-        pieces.skip(padding(size))
+        reader.skip(padding(size) as u64)
     }
 
     /// Sets the times of the folders. Returns which of them the layer described.
@@ -80,22 +79,22 @@ impl<'a> Writer<'a> {
         Ok(self.described)
     }
 
-    /// Makes what an entry describes. Returns whether its content has been read.
-    fn place(&mut self, entry: &Entry, pieces: &mut Pieces<'_>) -> Result<bool, Fault> {
+    /// Creates what an entry describes, or removes what a whiteout names. Returns whether its content has been read.
+    fn apply_entry(&mut self, entry: &Entry, reader: &mut LayerReader<'_>) -> Result<bool, Fault> {
         let mut parts = parts(&entry.name)?;
         // The root's own entry does not count.
         let Some(base) = parts.pop() else { return Ok(false) };
-        let (around, folder) = self.parent(&parts)?;
+        let (parent_path, folder) = self.parent(&parts)?;
         let unsupported = |reason: &str| Fault::unsupported(format!("`{}` {reason}", shown(&entry.name)));
         let mut is_read = false;
-        if base.starts_with(WHITEOUT) {
+        if base.starts_with(WHITEOUT_PREFIX) {
             self.whiteout(entry, &folder, base).map_err(|fault| fault.at(&entry.name))?;
         } else {
-            let path = join(&around, base);
+            let path = join(&parent_path, base);
             if path.len() > PATH_BYTES {
                 return Err(unsupported("lies too deep"));
             }
-            is_read = self.make(entry, &folder, &path, base, pieces).map_err(|fault| fault.at(&entry.name))?;
+            is_read = self.create_entry(entry, &folder, &path, base, reader).map_err(|fault| fault.at(&entry.name))?;
             if matches!(entry.body, Body::Folder) {
                 let (atime, mtime) = (timespec(entry.atime), timespec(entry.mtime));
                 if !self.times.contains_key(&path) {
@@ -104,7 +103,7 @@ impl<'a> Writer<'a> {
                 self.times.insert(path, Timestamps { last_access: atime, last_modification: mtime });
             }
         }
-        self.described.record(&around, base, &entry.body).map_err(unsupported)?;
+        self.described.record(&parent_path, base, &entry.body).map_err(unsupported)?;
         Ok(is_read)
     }
 
@@ -120,7 +119,7 @@ impl<'a> Writer<'a> {
         // By more links it is not sure that containerd goes the same way (continuity `fs/path.go`, `RootPath`).
         let path = self.described.resolve(parts.to_vec(), 1).map_err(unsupported)?;
         for missing in self.described.missing(&path) {
-            self.implied(missing).map_err(|error| Fault::from(error).at(missing))?;
+            self.create_implicit(missing).map_err(|error| Fault::from(error).at(missing))?;
         }
         self.described.imply(&path).map_err(unsupported)?;
         let folder = self.folders.open(&path).map_err(|error| Fault::from(error).at(&path))?;
@@ -130,21 +129,21 @@ impl<'a> Writer<'a> {
         Ok((path, folder))
     }
 
-    /// Makes a folder that no entry has described (`mkparent`). What it takes from the layers below comes later.
-    fn implied(&mut self, path: &[u8]) -> Result<(), Errno> {
-        let around = self.folders.open(parent(path))?;
-        mkdirat(&around.fd, base(path), Mode::from_raw_mode(0o755))?;
-        chmodat(&around.fd, base(path), Mode::from_raw_mode(0o755), AtFlags::empty())
+    /// Creates a folder that no entry has described (`mkparent`). Its attributes are copied from the layers below later.
+    fn create_implicit(&mut self, path: &[u8]) -> Result<(), Errno> {
+        let parent_folder = self.folders.open(parent(path))?;
+        mkdirat(&parent_folder.fd, base(path), Mode::from_raw_mode(0o755))?;
+        chmodat(&parent_folder.fd, base(path), Mode::from_raw_mode(0o755), AtFlags::empty())
     }
 
     fn whiteout(&self, entry: &Entry, folder: &Folder, base: &[u8]) -> Result<(), Fault> {
-        if base == OPAQUE {
+        if base == OPAQUE_WHITEOUT {
             return match self.whiteouts {
                 Whiteouts::Overlay => Ok(fsetxattr(&folder.fd, OPAQUE_XATTR, b"y", XattrFlags::empty())?),
                 Whiteouts::Remove => Err(Fault::unsupported("it empties a folder of its own layer")),
             };
         }
-        let name = &base[WHITEOUT.len()..];
+        let name = &base[WHITEOUT_PREFIX.len()..];
         if matches!(name, b"" | b"." | b"..") {
             return Err(Fault::unsupported("it removes no file"));
         }
@@ -156,33 +155,33 @@ impl<'a> Writer<'a> {
             };
         }
         mknodat(&folder.fd, name, FileType::CharacterDevice, Mode::empty(), 0)?;
-        own(entry, folder, name)
+        set_owner(entry, folder, name)
     }
 
-    /// Makes anything but a whiteout. Returns whether its content has been read.
-    fn make(
+    /// Creates anything but a whiteout. Returns whether its content has been read.
+    fn create_entry(
         &mut self,
         entry: &Entry,
         folder: &Rc<Folder>,
         path: &[u8],
         base: &[u8],
-        pieces: &mut Pieces<'_>,
+        reader: &mut LayerReader<'_>,
     ) -> Result<bool, Fault> {
         match &entry.body {
             Body::File { size } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let create = || openat(&folder.fd, base, flags, Mode::from_raw_mode(entry.mode));
-                let file = self.instead(folder, path, base, create)?;
-                content(&file, *size, pieces)?;
+                let file = self.create_or_replace(folder, path, base, create)?;
+                content(&file, *size, reader)?;
                 self.finish_file(entry, folder, &file)?;
                 return Ok(true);
             }
-            Body::Folder => self.make_folder(entry, folder, path, base)?,
+            Body::Folder => self.create_folder(entry, folder, path, base)?,
             body => {
                 if !entry.xattrs.is_empty() {
                     return Err(Fault::unsupported("it has extended attributes and is neither a file nor a folder"));
                 }
-                let is_link = self.make_special(body, entry, folder, path, base)?;
+                let is_link = self.create_special(body, entry, folder, path, base)?;
                 if !is_link {
                     chmodat(&folder.fd, base, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
                 }
@@ -206,15 +205,15 @@ impl<'a> Writer<'a> {
         Ok(futimens(file, &times(entry))?)
     }
 
-    fn make_folder(&mut self, entry: &Entry, folder: &Folder, path: &[u8], base: &[u8]) -> Result<(), Fault> {
+    fn create_folder(&mut self, entry: &Entry, folder: &Folder, path: &[u8], base: &[u8]) -> Result<(), Fault> {
         let mode = Mode::from_raw_mode(entry.mode);
         if self.described.folder(path).is_some() {
             self.folders.forget(path);
             self.parent = None;
-            change_owner(entry, folder, base)?;
+            chown(entry, folder, base)?;
         } else {
-            self.instead(folder, path, base, || mkdirat(&folder.fd, base, mode))?;
-            own(entry, folder, base)?;
+            self.create_or_replace(folder, path, base, || mkdirat(&folder.fd, base, mode))?;
+            set_owner(entry, folder, base)?;
         }
         if !entry.xattrs.is_empty() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -223,8 +222,8 @@ impl<'a> Writer<'a> {
         Ok(chmodat(&folder.fd, base, mode, AtFlags::empty())?)
     }
 
-    /// Makes what is neither file nor folder. Returns whether it is a symbolic link.
-    fn make_special(
+    /// Creates what is neither file nor folder. Returns whether it is a symbolic link.
+    fn create_special(
         &mut self,
         body: &Body,
         entry: &Entry,
@@ -235,28 +234,30 @@ impl<'a> Writer<'a> {
         let node = |kind, device| move || mknodat(&folder.fd, base, kind, Mode::from_raw_mode(entry.mode), device);
         match body {
             Body::Symlink { target } => {
-                self.instead(folder, path, base, || symlinkat(&target[..], &folder.fd, base))?;
-                own(entry, folder, base)?;
+                self.create_or_replace(folder, path, base, || symlinkat(&target[..], &folder.fd, base))?;
+                set_owner(entry, folder, base)?;
                 return Ok(true);
             }
             Body::Link { target } => {
-                let (around, name) = self.link_target(target)?;
-                self.instead(folder, path, base, || linkat(&around.fd, name, &folder.fd, base, AtFlags::empty()))?;
+                let (target_folder, name) = self.link_target(target)?;
+                self.create_or_replace(folder, path, base, || {
+                    linkat(&target_folder.fd, name, &folder.fd, base, AtFlags::empty())
+                })?;
                 // A change of owner takes away capabilities, whatever it is changed to (chown(2)).
-                change_owner(entry, folder, base)?;
+                chown(entry, folder, base)?;
                 let stat = statat(&folder.fd, base, AtFlags::SYMLINK_NOFOLLOW)?;
                 return Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
             }
             Body::Char { major, minor } => {
-                self.instead(folder, path, base, node(FileType::CharacterDevice, makedev(*major, *minor)))?;
+                self.create_or_replace(folder, path, base, node(FileType::CharacterDevice, makedev(*major, *minor)))?;
             }
             Body::Block { major, minor } => {
-                self.instead(folder, path, base, node(FileType::BlockDevice, makedev(*major, *minor)))?;
+                self.create_or_replace(folder, path, base, node(FileType::BlockDevice, makedev(*major, *minor)))?;
             }
-            Body::Fifo => self.instead(folder, path, base, node(FileType::Fifo, 0))?,
+            Body::Fifo => self.create_or_replace(folder, path, base, node(FileType::Fifo, 0))?,
             Body::File { .. } | Body::Folder => return Err(Fault::unsupported("it is made elsewhere")),
         }
-        own(entry, folder, base)?;
+        set_owner(entry, folder, base)?;
         Ok(false)
     }
 
@@ -266,38 +267,38 @@ impl<'a> Writer<'a> {
         if matches!(name, b"" | b"." | b"..") {
             return Err(Fault::unsupported("it is a link to no file"));
         }
-        let around = self.described.resolve(parts(parent(target))?, 1).map_err(Fault::unsupported)?;
-        if around.len() + name.len() >= PATH_BYTES {
+        let parent_path = self.described.resolve(parts(parent(target))?, 1).map_err(Fault::unsupported)?;
+        if parent_path.len() + name.len() >= PATH_BYTES {
             return Err(Fault::unsupported("it is a link to a file that lies too deep"));
         }
-        Ok((self.folders.open(&around)?, name))
+        Ok((self.folders.open(&parent_path)?, name))
     }
 
-    /// Makes something, in the place of what is there if need be.
-    fn instead<T>(
+    /// Calls `create`, and once more when what it found in its way is removed.
+    fn create_or_replace<T>(
         &self,
         folder: &Folder,
         path: &[u8],
         base: &[u8],
-        make: impl Fn() -> Result<T, Errno>,
+        create: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, Fault> {
-        match make() {
+        match create() {
             Err(Errno::EXIST) => {}
-            made => return Ok(made?),
+            created => return Ok(created?),
         }
         // containerd sets the times of folders by their names, and those may lead elsewhere by now.
         if self.described.folder(path).is_some() || self.described.is_link(path) {
             return Err(Fault::unsupported("it replaces a folder or a symbolic link of its own layer"));
         }
         unlinkat(&folder.fd, base, AtFlags::empty())?;
-        Ok(make()?)
+        Ok(create()?)
     }
 }
 
-fn content(file: &OwnedFd, size: u64, pieces: &mut Pieces<'_>) -> Result<(), Fault> {
+fn content(file: &OwnedFd, size: u64, reader: &mut LayerReader<'_>) -> Result<(), Fault> {
     let mut left = size;
     while left > 0 {
-        let mut bytes = pieces.take(left)?;
+        let mut bytes = reader.take(left)?;
         left -= bytes.len() as u64;
         while !bytes.is_empty() {
             match write(file, bytes) {
@@ -327,11 +328,11 @@ fn is_other_owner(entry: &Entry, folder: &Folder) -> bool {
 }
 
 /// Gives something that was just made its owner.
-fn own(entry: &Entry, folder: &Folder, base: &[u8]) -> Result<(), Fault> {
-    if is_other_owner(entry, folder) { change_owner(entry, folder, base) } else { Ok(()) }
+fn set_owner(entry: &Entry, folder: &Folder, base: &[u8]) -> Result<(), Fault> {
+    if is_other_owner(entry, folder) { chown(entry, folder, base) } else { Ok(()) }
 }
 
-fn change_owner(entry: &Entry, folder: &Folder, base: &[u8]) -> Result<(), Fault> {
+fn chown(entry: &Entry, folder: &Folder, base: &[u8]) -> Result<(), Fault> {
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     Ok(chownat(&folder.fd, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }

@@ -14,30 +14,29 @@ use flate2::bufread::MultiGzDecoder;
 use super::fault::Fault;
 use crate::compression::Compression;
 use crate::image::{Algorithm, Digest, Hasher};
+use crate::tar::BLOCK;
 
-/// The size of a tar header; entries begin at multiples of it.
-pub(super) const BLOCK: usize = 512;
 /// The size of a buffer, a multiple of [`BLOCK`]: every buffer but the last is full, so no header is in two of them.
-const PIECE_BYTES: usize = 256 << 10;
+const BUFFER_BYTES: usize = 256 << 10;
 /// How many buffers go round.
-const PIECES: usize = 8;
+const BUFFERS: usize = 8;
 const READ_BYTES: usize = 256 << 10;
 /// The largest window of zstd, as a power of two: 8 MiB, which all levels but `--ultra` keep to. It is memory of this process,
 /// once per layer.
 const WINDOW_LOG: u32 = 23;
 
 #[derive(Debug, Default)]
-struct Piece {
+struct Buffer {
     bytes: Vec<u8>,
     /// How many of the bytes count.
     length: usize,
 }
 
 /// The decompressed archive, from beginning to end.
-pub(super) struct Pieces<'a> {
-    filled: Receiver<Piece>,
-    free: SyncSender<Piece>,
-    current: Piece,
+pub(super) struct LayerReader<'a> {
+    filled: Receiver<Buffer>,
+    free: SyncSender<Buffer>,
+    current: Buffer,
     at: usize,
     cancelled: &'a AtomicBool,
 }
@@ -47,27 +46,27 @@ pub(super) fn run<T>(
     blob: File,
     compression: Compression,
     cancelled: &AtomicBool,
-    apply: impl FnOnce(&mut Pieces<'_>) -> Result<T, Fault>,
+    apply: impl FnOnce(&mut LayerReader<'_>) -> Result<T, Fault>,
 ) -> Result<(T, Digest), Fault> {
-    let (free, emptied) = sync_channel(PIECES);
-    let (inflated, to_hash) = sync_channel(PIECES);
-    let (hashed, filled) = sync_channel(PIECES);
-    for _ in 0..PIECES {
+    let (free, emptied) = sync_channel(BUFFERS);
+    let (inflated, to_hash) = sync_channel(BUFFERS);
+    let (hashed, filled) = sync_channel(BUFFERS);
+    for _ in 0..BUFFERS {
         // As many as there is room for, and the receiver exists.
-        let _ = free.try_send(Piece::default());
+        let _ = free.try_send(Buffer::default());
     }
-    let mut pieces = Pieces { filled, free, current: Piece::default(), at: 0, cancelled };
+    let mut reader = LayerReader { filled, free, current: Buffer::default(), at: 0, cancelled };
     scope(|scope| {
         let thread = |name: &str| Builder::new().name(name.to_owned());
         let inflating = thread("unpack-inflate")
             .spawn_scoped(scope, || inflate(blob, compression, emptied, inflated, cancelled))?;
         let hashing = thread("unpack-hash").spawn_scoped(scope, || hash(to_hash, hashed));
         let applied = match &hashing {
-            Ok(_) => apply(&mut pieces).and_then(|applied| pieces.drain().map(|()| applied)),
+            Ok(_) => apply(&mut reader).and_then(|applied| reader.drain().map(|()| applied)),
             Err(error) => Err(Fault::unsupported(error.to_string())),
         };
         // Ends the threads before it, if they have not ended by themselves.
-        drop(pieces);
+        drop(reader);
         let digest = hashing.map_err(Fault::from).and_then(join);
         // When decompressing failed, the archive seemed to end too early.
         join(inflating)??;
@@ -82,8 +81,8 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, Fault> {
 fn inflate(
     blob: File,
     compression: Compression,
-    emptied: Receiver<Piece>,
-    inflated: SyncSender<Piece>,
+    emptied: Receiver<Buffer>,
+    inflated: SyncSender<Buffer>,
     cancelled: &AtomicBool,
 ) -> io::Result<()> {
     let mut reader: Box<dyn Read> = match compression {
@@ -96,11 +95,11 @@ fn inflate(
         }
         other => return Err(io::Error::other(format!("layers are not compressed with {}", other.name()))),
     };
-    while let Ok(mut piece) = emptied.recv() {
-        piece.bytes.resize(PIECE_BYTES, 0);
-        piece.length = fill(&mut reader, &mut piece.bytes)?;
-        let is_last = piece.length < PIECE_BYTES;
-        if cancelled.load(Ordering::Relaxed) || inflated.send(piece).is_err() || is_last {
+    while let Ok(mut buffer) = emptied.recv() {
+        buffer.bytes.resize(BUFFER_BYTES, 0);
+        buffer.length = fill(&mut reader, &mut buffer.bytes)?;
+        let is_last = buffer.length < BUFFER_BYTES;
+        if cancelled.load(Ordering::Relaxed) || inflated.send(buffer).is_err() || is_last {
             break;
         }
     }
@@ -121,11 +120,11 @@ fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-fn hash(inflated: Receiver<Piece>, hashed: SyncSender<Piece>) -> Digest {
+fn hash(inflated: Receiver<Buffer>, hashed: SyncSender<Buffer>) -> Digest {
     let mut hasher = Hasher::new(Algorithm::Sha256);
-    for piece in inflated {
-        hasher.update(&piece.bytes[..piece.length]);
-        if hashed.send(piece).is_err() {
+    for buffer in inflated {
+        hasher.update(&buffer.bytes[..buffer.length]);
+        if hashed.send(buffer).is_err() {
             break;
         }
     }
@@ -133,20 +132,20 @@ fn hash(inflated: Receiver<Piece>, hashed: SyncSender<Piece>) -> Digest {
 }
 
 #[cfg(any(test, fuzzing))]
-impl<'a> Pieces<'a> {
+impl<'a> LayerReader<'a> {
     /// An archive that is there already.
     pub(super) fn of(bytes: &[u8], cancelled: &'a AtomicBool) -> Self {
         let (free, _) = sync_channel(1);
-        let (inflated, filled) = sync_channel(bytes.len() / PIECE_BYTES + 1);
-        for bytes in bytes.chunks(PIECE_BYTES) {
+        let (inflated, filled) = sync_channel(bytes.len() / BUFFER_BYTES + 1);
+        for bytes in bytes.chunks(BUFFER_BYTES) {
             // There is room for all.
-            let _ = inflated.try_send(Piece { bytes: bytes.to_vec(), length: bytes.len() });
+            let _ = inflated.try_send(Buffer { bytes: bytes.to_vec(), length: bytes.len() });
         }
-        Self { filled, free, current: Piece::default(), at: 0, cancelled }
+        Self { filled, free, current: Buffer::default(), at: 0, cancelled }
     }
 }
 
-impl Pieces<'_> {
+impl LayerReader<'_> {
     /// The next block; `None` at the end.
     pub(super) fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Fault> {
         if !self.more()? {
@@ -225,10 +224,10 @@ mod tests {
     }
 
     fn read(bytes: &[u8], compression: Compression) -> Result<(u64, Digest), Fault> {
-        let all = |pieces: &mut Pieces<'_>| {
+        let all = |reader: &mut LayerReader<'_>| {
             let mut count = 0;
-            while pieces.more()? {
-                count += pieces.take(1000)?.len() as u64;
+            while reader.more()? {
+                count += reader.take(1000)?.len() as u64;
             }
             Ok(count)
         };
@@ -237,7 +236,7 @@ mod tests {
 
     #[test]
     fn every_compression_gives_the_same_bytes() {
-        let bytes: Vec<u8> = (0..3 * PIECE_BYTES + 700).map(|at| (at * at / 7) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * BUFFER_BYTES + 700).map(|at| (at * at / 7) as u8).collect();
         let expected = Ok((bytes.len() as u64, Digest::sha256(&bytes)));
         assert_eq!(read(&bytes, Compression::None), expected);
         let (first, second) = bytes.split_at(1000);
@@ -248,20 +247,20 @@ mod tests {
 
     #[test]
     fn the_rest_is_hashed_as_well_and_nothing_hangs() {
-        let bytes = vec![7; 40 * PIECE_BYTES];
-        let one = |pieces: &mut Pieces<'_>| pieces.block();
+        let bytes = vec![7; 40 * BUFFER_BYTES];
+        let one = |reader: &mut LayerReader<'_>| reader.block();
         let (block, digest) = run(blob(&bytes), Compression::None, &AtomicBool::new(false), one).unwrap();
         assert_eq!((block, digest), (Some([7; BLOCK]), Digest::sha256(&bytes)));
-        let failing = |_: &mut Pieces<'_>| Err::<(), _>(Fault::unsupported("x"));
+        let failing = |_: &mut LayerReader<'_>| Err::<(), _>(Fault::unsupported("x"));
         let outcome = run(blob(&bytes), Compression::None, &AtomicBool::new(false), failing);
         assert_eq!(outcome.unwrap_err(), Fault::unsupported("x"));
-        let outcome = run(blob(&bytes), Compression::None, &AtomicBool::new(true), |pieces| pieces.block());
+        let outcome = run(blob(&bytes), Compression::None, &AtomicBool::new(true), |reader| reader.block());
         assert_eq!(outcome.unwrap_err(), Fault::Cancelled);
     }
 
     #[test]
     fn damaged_streams_are_refused() {
-        let good = gzip(&vec![1; PIECE_BYTES]);
+        let good = gzip(&vec![1; BUFFER_BYTES]);
         let mut checksum = good.clone();
         let at = checksum.len() - 6;
         checksum[at] ^= 1;
