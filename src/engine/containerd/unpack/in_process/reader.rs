@@ -17,10 +17,11 @@ use crate::image::{Algorithm, Digest, Hasher};
 use crate::tar::BLOCK;
 
 /// The size of a buffer, a multiple of [`BLOCK`]: every buffer but the last is full, so no header is in two of them.
-const BUFFER_BYTES: usize = 256 << 10;
-/// How many buffers go round.
-const BUFFERS: usize = 8;
-const READ_BYTES: usize = 256 << 10;
+const BUFFER_BYTES: usize = 128 << 10;
+/// How many buffers go round. With what is read at once they are 832 KiB for each layer, and four layers are unpacked at once at
+/// most; zstd has its window beside them.
+const BUFFERS: usize = 6;
+const READ_BYTES: usize = 64 << 10;
 /// The largest window of zstd, as a power of two: 8 MiB, which all levels but `--ultra` keep to. It is memory of this process,
 /// once per layer.
 const WINDOW_LOG: u32 = 23;
@@ -53,7 +54,7 @@ pub(super) fn run<T>(
     let (hashed, filled) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
         // As many as there is room for, and the receiver exists.
-        let _ = free.try_send(Buffer::default());
+        let _ = free.try_send(Buffer { bytes: vec![0; BUFFER_BYTES], length: 0 });
     }
     let mut reader = LayerReader { filled, free, current: Buffer::default(), at: 0, cancelled };
     scope(|scope| {
@@ -96,7 +97,6 @@ fn inflate(
         other => return Err(io::Error::other(format!("layers are not compressed with {}", other.name()))),
     };
     while let Ok(mut buffer) = emptied.recv() {
-        buffer.bytes.resize(BUFFER_BYTES, 0);
         buffer.length = fill(&mut reader, &mut buffer.bytes)?;
         let is_last = buffer.length < BUFFER_BYTES;
         if cancelled.load(Ordering::Relaxed) || inflated.send(buffer).is_err() || is_last {
