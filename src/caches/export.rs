@@ -81,6 +81,7 @@ impl CacheExport {
         {
             self.abort().await?;
             self.caches.store.touch(current).await?;
+            self.supersede().await;
             return Ok(current.clone());
         }
         let content = CacheContent { config, root, layers: listed.layers, absent };
@@ -92,11 +93,15 @@ impl CacheExport {
         self.caches.events.committed(&version);
         self.has_ended.store(true, Ordering::Relaxed);
         self.guard.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The cache is stored, whatever becomes of those before it.
+        self.supersede().await;
+        Ok(version)
+    }
+
+    /// Deletes what is no longer kept beside the version. The cache is stored, whatever becomes of those before it.
+    async fn supersede(&self) {
         if let Err(error) = self.caches.supersede(&self.new, self.keep).await {
             tracing::warn!(%error, cache = self.new.reference, "older versions of a build cache stay until the next export");
         }
-        Ok(version)
     }
 
     /// Ends it without a version.

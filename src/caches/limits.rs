@@ -9,7 +9,7 @@ use crate::engine::caches::{CacheVersion, NewVersion};
 use crate::image::Digest;
 
 /// How many parts a ref has at most; beyond that, those that were not used for longest go.
-pub(super) const MAX_PARTS: usize = 16;
+pub(super) const MAX_PARTS: usize = 64;
 
 /// Limits on all caches of an engine together. Those that were not used for longest go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,6 +86,12 @@ pub(super) fn superseded(versions: &[CacheVersion], new: &NewVersion, keep: usiz
     // The part that was just written is the one that was used last, whatever clocks say.
     parts.sort_by_key(|(name, used)| (std::cmp::Reverse(*name == part), std::cmp::Reverse(*used)));
     for (name, _) in parts.into_iter().skip(MAX_PARTS) {
+        let title = left().find(|version| version.part == name).map(|version| &version.title);
+        tracing::warn!(
+            cache = new.reference,
+            part = title,
+            "a cache has at most {MAX_PARTS} parts; the one that was not used for longest goes"
+        );
         gone.extend(left().filter(|version| version.part == name).map(|version| version.id.clone()));
     }
     gone

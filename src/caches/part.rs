@@ -22,7 +22,9 @@ pub struct Part {
 impl Part {
     /// The key under which the part's versions are stored: 32 hexadecimal digits.
     pub fn key(&self) -> String {
-        let text = [self.platform.as_str(), &self.target, &self.filename].join("\0");
+        // A client that names no Dockerfile means this one.
+        let filename = if self.filename.is_empty() { DEFAULT_FILE } else { &self.filename };
+        let text = [&self.platform, &self.target, filename].join("\0");
         Digest::sha256(text.as_bytes()).hex()[..32].to_owned()
     }
 

@@ -10,7 +10,7 @@ use super::guards::VersionGuard;
 use super::{CacheError, CacheRef, Caches, Part};
 use crate::engine::caches::{CacheDocument, CacheVersion};
 use crate::image::cache::CacheRoot;
-use crate::image::{Digest, Platform};
+use crate::image::{Descriptor, Digest, Platform};
 use crate::source::read_document;
 
 /// How many look-ups are under way at once.
@@ -40,6 +40,11 @@ impl ResolvedPart {
         let part = Part::read(&self.version.part, &self.version.title);
         let own = part.and_then(|part| part.platforms());
         platforms.is_empty() || own.is_none_or(|own| own.iter().any(|it| platforms.contains(it)))
+    }
+
+    /// Its layers and its config.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.listed.layers.iter().chain([&self.listed.config])
     }
 }
 

@@ -95,6 +95,7 @@ fn parts_differ_by_platform_target_and_file() {
         target: target.to_owned(),
         filename: filename.to_owned(),
     };
+    assert_eq!(of("a", "b", "").key(), of("a", "b", "Dockerfile").key(), "no name means the usual one");
     let parts = [of("a", "", ""), of("", "a", ""), of("", "", "a"), of("", "", ""), of("a", "b", "")];
     assert_eq!(parts.iter().map(Part::key).collect::<HashSet<_>>().len(), parts.len());
     assert!(parts.iter().all(|part| part.key().len() == 32));
@@ -127,7 +128,7 @@ pub(super) fn version(id: &str, part: &str, at: u64) -> CacheVersion {
 }
 
 #[test]
-fn a_part_keeps_what_was_requested_and_a_ref_sixteen_parts() {
+fn a_part_keeps_what_was_requested_and_a_ref_its_most_parts() {
     let versions = [version("new", "p", 9), version("middle", "p", 8), version("old", "p", 7), version("q", "q", 1)];
     let superseded = |versions: &[CacheVersion], part: &str, keep| {
         superseded(versions, &NewVersion { part: part.to_owned(), ..NewVersion::default() }, keep)
@@ -136,7 +137,7 @@ fn a_part_keeps_what_was_requested_and_a_ref_sixteen_parts() {
     assert_eq!(superseded(&versions, "p", 2), ["old"]);
     assert_eq!(superseded(&versions, "p", 0), ["middle", "old"], "one version always stays");
     let many: Vec<_> = (0..=MAX_PARTS as u64).rev().map(|at| version(&at.to_string(), &at.to_string(), at)).collect();
-    assert_eq!(superseded(&many, "16", 1), ["0"]);
+    assert_eq!(superseded(&many, &MAX_PARTS.to_string(), 1), ["0"]);
     assert_eq!(superseded(&many, "0", 1), ["1"], "the part that was just written stays");
 }
 
@@ -205,6 +206,25 @@ async fn a_new_version_takes_the_place_of_its_parts_older_one() {
     );
     assert_eq!(store(&caches, "app", "linux/amd64", &["one", "three"]).await, new, "nothing has changed");
     assert!(engine(&folder).await.images().unwrap().list(&Default::default()).await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn fewer_versions_are_kept_although_nothing_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let caches = caches(&folder, CacheSettings::default()).await;
+    let export = async |keep, layers: &[&str]| {
+        let export = caches.begin(&name("app"), &part(""), "max", keep, &origin()).await.unwrap();
+        for layer in layers {
+            write(&*export.lease(), layer).await;
+        }
+        let (config, root) = documents(layers);
+        export.commit(config, root, HashSet::new()).await.unwrap()
+    };
+    let old = export(2, &["one"]).await;
+    let new = export(2, &["one", "two"]).await;
+    assert_eq!(listed(&caches).await, [new.id.clone(), old.id]);
+    assert_eq!(export(1, &["one", "two"]).await.id, new.id);
+    assert_eq!(listed(&caches).await, [new.id]);
 }
 
 #[tokio::test]

@@ -192,6 +192,14 @@ fn what_is_wrong_is_reported_and_fails_only_what_was_requested() {
         let output = build(&format!("{to},ignore-error=true")).ok();
         assert!(output.stderr.contains(expected), "{to}: {output}");
     }
+    // A result tells whose it is, whatever became of the others.
+    let (bad, good) = ("type=linkspan,ref=a,size=1,ignore-error=true", "type=linkspan,ref=second");
+    let (_, results) =
+        crate::builds::build(&builder, &context, &["--cache-to", bad, "--cache-to", good, "-o", "type=cacheonly"]);
+    assert_eq!((&results[0]["ref"], &results[0]["id"]), (&"second".into(), &1.into()), "{results}");
+    Run::new(env!("CARGO_BIN_EXE_linkspan"))
+        .args(["cache", "rm", "second", "--engine", "docker", "--docker-host", rig.stack.docker_host()])
+        .ok();
     // An import never fails a build.
     let output =
         builder.build(context.path(), ["--cache-from", "type=linkspan,ref=a,b=c", "-o", "type=cacheonly"]).ok();
@@ -236,6 +244,7 @@ fn the_cache_in_an_image_of_the_engine_is_imported_under_its_name() {
         builder.buildx(["prune", "--all", "--force"]).ok();
         let output = builder.build(context.path(), ["--cache-from", &from, "--load", "-t", "again:1"]).ok();
         assert_eq!((rig.uuid("again:1"), cached_steps(&output)), (uuid.clone(), 2), "{from}: {output}");
+        assert!(output.stderr.contains(&format!("importing the inline cache of {name} from docker")), "{output}");
     }
 }
 

@@ -205,14 +205,14 @@ fn cases(original: &Original) -> Vec<Case> {
             name: "layers that are longer than they are",
             planted: original.with(config, layers.iter().map(larger).collect()),
             cached: 0,
-            build: "3 layers, of which 3 are not there any more",
+            build: "3 layers, 3 of them lost",
             inspect: "",
         },
         Case {
             name: "layers that are shorter than they are",
             planted: original.with(config, layers.iter().map(smaller).collect()),
             cached: 0,
-            build: "3 layers, of which 3 are not there any more",
+            build: "3 layers, 3 of them lost",
             inspect: "",
         },
         Case {

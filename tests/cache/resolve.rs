@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Server, target};
 use crate::common::{text, until};
-use crate::fixture::{INDEX, MANIFEST, collect};
+use crate::fixture::{INDEX, MANIFEST, collect, held};
 
 fn platform(os: &str, architecture: &str, variant: &str) -> Platform {
     let text = ToOwned::to_owned;
@@ -49,6 +49,34 @@ async fn only_what_may_be_of_the_platforms_is_offered() {
         let refused = client.caches.clone().resolve(request).await.unwrap_err();
         assert!(refused.message().contains("platforms[0]"), "{refused}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_can_be_read_although_another_process_deletes_its_version() {
+    let namespace = "api-held";
+    let server = Server::containerd(namespace);
+    let client = server.client().await;
+    client.export(vec![target("a", "app", "")], &["held layer"]).await;
+    let leases = || {
+        let listed = server.stack.ctr(namespace, ["leases", "ls", "-q"]).ok().stdout;
+        listed.lines().filter(|lease| !lease.contains("cache")).count()
+    };
+    assert_eq!(leases(), 0);
+    let hold = resolve(&client, "app", &[]).await.hold_id;
+    let pinned = || {
+        let content = server.stack.ctr(namespace, ["leases", "ls"]).ok().stdout;
+        (leases() > 0).then_some(content)
+    };
+    until("the hold to have a lease", pinned, Option::is_some);
+    let layer = Descriptor::new("layer", Digest::sha256(b"held layer"), 10);
+    server.command(&["cache", "rm", "app"]).ok();
+    collect(server.stack, namespace);
+    assert_eq!(client.read(&hold, &layer).await.unwrap(), "held layer");
+
+    client.caches.clone().release(ReleaseRequest { hold_id: hold }).await.unwrap();
+    until("its lease to go", leases, |leases| *leases == 0);
+    collect(server.stack, namespace);
+    assert_eq!(held(server.stack, namespace, &[layer.digest.to_string()]), [false]);
 }
 
 /// A layout with an image of two platforms, of which one has an inline cache with the step `base`.

@@ -13,7 +13,7 @@ use crate::cache_v1::proto::{
     DeleteRequest, DeleteResponse, InspectRequest, InspectResponse, InspectedVersion, ListRequest, ListResponse,
     PruneRequest, PruneResponse, PruneTotal, UsageResponse,
 };
-use crate::caches::{Caches, Change, Selection};
+use crate::caches::{CacheError, Caches, Change, Selection};
 use crate::engine::caches::CacheVersion;
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::{descriptor_message, duration_message};
@@ -69,7 +69,11 @@ pub(super) async fn inspect(caches: &Caches, request: &InspectRequest) -> Result
             shared_bytes: number(inspected.usage.shared),
         });
     }
-    if versions.is_empty() { Err(unknown(&request.r#ref)) } else { Ok(InspectResponse { versions }) }
+    if versions.is_empty() {
+        Err(CacheError::Unknown { reference: request.r#ref.clone() }.into())
+    } else {
+        Ok(InspectResponse { versions })
+    }
 }
 
 /// Deletes versions for `client`.
@@ -84,7 +88,7 @@ pub(super) async fn delete(
     let is_meant = |given: &str, has: &str| given.is_empty() || given == has;
     found.retain(|it| is_meant(&request.part, &it.part) && is_meant(&request.version_id, &it.id));
     if found.is_empty() {
-        return Err(unknown(&request.r#ref));
+        return Err(unknown(request));
     }
     caches.delete(found.iter().map(|version| version.id.clone()).collect()).await?;
     Ok(DeleteResponse { versions: found.iter().map(version).collect() })
@@ -101,7 +105,7 @@ pub(super) async fn prune(
         return Err(ApiError::limit(Code::InvalidArgument, "refs", PATTERNS, message));
     }
     let keep_bytes = request.keep_bytes.map(u64::try_from).transpose();
-    let keep_bytes = keep_bytes.map_err(|_| ApiError::field("keep_bytes", "less than zero"))?;
+    let keep_bytes = keep_bytes.map_err(|_| ApiError::field("keep_bytes", "expected zero or more bytes"))?;
     let unused_for = request.older_than.map(Duration::try_from).transpose();
     let unused_for = unused_for.map_err(|_| ApiError::field("older_than", "expected a time of zero or more"))?;
     let selection = Selection { references: request.refs, unused_for, keep_bytes };
@@ -136,8 +140,14 @@ pub(super) async fn usage(caches: &Caches) -> Result<UsageResponse, ApiError> {
     })
 }
 
-fn unknown(reference: &str) -> ApiError {
-    let message = format!("there is no such version of the cache `{reference}`");
+/// That there is nothing of what a request names.
+fn unknown(request: &DeleteRequest) -> ApiError {
+    let DeleteRequest { r#ref: reference, part, version_id } = request;
+    let message = match (version_id.is_empty(), part.is_empty()) {
+        (false, _) => format!("the cache `{reference}` has no version `{version_id}`"),
+        (true, false) => format!("the cache `{reference}` has no part `{part}`"),
+        (true, true) => format!("there is no cache `{reference}`"),
+    };
     let hint = "List shows those that there are";
     ApiError::new(Code::NotFound, Reason::CacheUnknown, message).with("ref", reference).with_hint(Some(hint))
 }

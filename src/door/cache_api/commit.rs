@@ -281,10 +281,13 @@ fn check_scope<'a>(session: &Session, blobs: impl IntoIterator<Item = &'a Descri
     if !missing.is_empty() {
         return Err(ApiError::missing(missing, "the cache"));
     }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    let message = format!("{} blobs have other sizes than their descriptors say", wrong.len());
+    let message = match &wrong[..] {
+        [(digest, what)] => format!("{digest}: {what}"),
+        [(digest, what), ..] => {
+            format!("{} blobs have other sizes than their descriptors say; {digest}: {what}", wrong.len())
+        }
+        [] => return Ok(()),
+    };
     let error = ApiError::new(Code::InvalidArgument, Reason::DocumentInvalid, message);
     Err(ApiError { violations: wrong, ..error })
 }

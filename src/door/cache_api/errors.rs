@@ -6,6 +6,7 @@ use crate::caches::CacheError;
 use crate::engine::EngineError;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::Reason;
+use crate::source::SourceError;
 
 impl From<CacheError> for ApiError {
     fn from(error: CacheError) -> Self {
@@ -23,6 +24,12 @@ impl From<CacheError> for ApiError {
                 .with("bytes", bytes.to_string())
                 .with("limit", limit.to_string()),
             CacheError::Engine(EngineError::Missing { digests }) => Self::missing(&digests, "the cache"),
+            CacheError::Source(SourceError::NotFound { digest, .. }) => {
+                let what = (digest.to_string(), "the engine has lost it".to_owned());
+                Self { violations: vec![what], ..api(Code::NotFound, Reason::BlobsMissing) }
+            }
+            CacheError::Unusable { error, .. } => Self { message, ..Self::from(*error) }.with_hint(hint),
+            CacheError::Ambiguous { .. } => Self::field("version_id", message),
             CacheError::Engine(error) => error.into(),
             _ => api(Code::Unavailable, Reason::EngineUnavailable),
         }
@@ -31,6 +38,10 @@ impl From<CacheError> for ApiError {
 
 /// A hold that is not there.
 pub(super) fn no_hold(id: &str) -> ApiError {
+    if id.is_empty() {
+        let message = "the call names no hold; give the id that Resolve answered";
+        return ApiError::new(Code::InvalidArgument, Reason::InvalidField, message);
+    }
     let shown: String = id.chars().take(64).collect();
     let message = format!("there is no hold `{shown}`: it was released, or not renewed in time; resolve again");
     ApiError::new(Code::FailedPrecondition, Reason::HoldEnded, message).with("hold", shown)

@@ -17,8 +17,8 @@ use crate::cache_v1::limits::HOLDS;
 use crate::cache_v1::proto::ResolveResponse;
 use crate::caches::{CacheReader, CacheRef, Caches, InlineCache};
 use crate::content_server::Blobs;
-use crate::engine::{self, EngineError, Lease, Origin, Pin};
-use crate::export::{Exports, unique_id};
+use crate::engine::{Origin, Pin};
+use crate::export::{Exports, PinnedBlobs, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
 use crate::image::{Digest, Platform, Reference};
@@ -34,22 +34,9 @@ pub(super) struct Hold {
     pub(super) parts: Vec<HeldPart>,
     /// Their blobs. The versions stay as long as this, or a Read of it.
     reader: Arc<CacheReader>,
-    /// Keeps the images that have inline caches.
-    _lease: Option<HoldLease>,
+    /// Keep the blobs, whatever other processes delete.
+    _leases: Arc<PinnedBlobs>,
     lifetime: Mutex<Lifetime>,
-}
-
-/// A lease that is released when it is dropped.
-#[derive(Debug)]
-struct HoldLease {
-    exports: Arc<Exports>,
-    lease: Arc<dyn Lease>,
-}
-
-impl Drop for HoldLease {
-    fn drop(&mut self) {
-        self.exports.release(self.lease.clone());
-    }
 }
 
 /// What a Resolve looks for.
@@ -83,12 +70,15 @@ impl Holds {
             return Err(ApiError::limit(Code::ResourceExhausted, "holds", HOLDS, message));
         }
         let reader = CacheReader::new(caches.blobs());
-        let (mut held, mut lease, mut response) = (Vec::new(), None, ResolveResponse::default());
+        let leases = PinnedBlobs::new(exports);
+        let principal = query.client.clone();
+        let origin = Origin { export: unique_id(), door: "cache", builder: String::new(), principal };
+        let (mut held, mut pins, mut response) = (Vec::new(), Vec::new(), ResolveResponse::default());
         for reference in &query.refs {
             let mut parts = caches.resolve(reference).await?;
             // Images have names of their own: a cache comes first.
             let images = match parts.is_empty() {
-                true => images(caches, exports, &mut lease, reference, query).await?,
+                true => images(caches, &leases, &origin, reference, query).await?,
                 false => Vec::new(),
             };
             parts.retain(|part| part.may_be_of(&query.platforms));
@@ -97,6 +87,7 @@ impl Holds {
             }
             for part in parts {
                 response.parts.push(resolved(&part));
+                pins.extend(part.blobs().map(Pin::from));
                 held.push(HeldPart::new(&part));
                 reader.add(part);
             }
@@ -109,10 +100,11 @@ impl Holds {
         if response.parts.is_empty() {
             return Ok(response);
         }
+        leases.keep(origin, pins, reader.clone());
         let lifetime = Lifetime::new(query.ttl);
         response.hold_id = format!("{PREFIX}{}", unique_id());
         response.expire_time = Some(timestamp(lifetime.expires));
-        let hold = Hold { parts: held, reader, _lease: lease, lifetime: Mutex::new(lifetime) };
+        let hold = Hold { parts: held, reader, _leases: leases, lifetime: Mutex::new(lifetime) };
         self.holds().insert(response.hold_id.clone(), Arc::new(hold));
         Ok(response)
     }
@@ -152,12 +144,11 @@ impl Holds {
     }
 }
 
-/// The inline caches of the engine's image `reference`, pinned by `lease`, which is created if need be. Those that cannot be
-/// kept are not offered.
+/// The inline caches of the engine's image `reference`, pinned by one of `leases`. Those that cannot be kept are not offered.
 async fn images(
     caches: &Caches,
-    exports: &Arc<Exports>,
-    lease: &mut Option<HoldLease>,
+    leases: &PinnedBlobs,
+    origin: &Origin,
     reference: &CacheRef,
     query: &ResolveQuery,
 ) -> Result<Vec<InlineCache>, ApiError> {
@@ -168,7 +159,7 @@ async fn images(
         return Ok(found);
     }
     let pins: Vec<_> = found.iter().flat_map(InlineCache::blobs).map(Pin::from).collect();
-    match pin(exports, lease, &pins, &query.client).await {
+    match leases.pin(origin, &pins).await {
         Ok(sizes) => {
             let lost = pins.iter().zip(sizes).filter(|(_, size)| size.is_none());
             let lost: HashSet<_> = lost.map(|(pin, _)| &pin.digest).collect();
@@ -180,25 +171,6 @@ async fn images(
             Ok(Vec::new())
         }
     }
-}
-
-/// Pins blobs by the lease of a hold.
-async fn pin(
-    exports: &Arc<Exports>,
-    lease: &mut Option<HoldLease>,
-    pins: &[Pin],
-    client: &Principal,
-) -> Result<Vec<Option<u64>>, EngineError> {
-    let lease = match lease {
-        Some(lease) => lease,
-        None => {
-            let principal = client.clone();
-            let origin = Origin { export: unique_id(), door: "cache", builder: String::new(), principal };
-            let created = exports.engine().lease(&origin, engine::Lifetime::Process).await?;
-            lease.insert(HoldLease { exports: exports.clone(), lease: created })
-        }
-    };
-    lease.lease.pin(pins).await
 }
 
 #[async_trait::async_trait]

@@ -99,7 +99,12 @@ pub(super) fn open(request: &OpenRequest, caches: &Caches, client: &Principal) -
     if !wrong.is_empty() {
         return Err(ApiError::fields(wrong));
     }
-    Ok(refs.iter().try_for_each(|reference| caches.check(reference, client))?)
+    let denied: Vec<_> = refs.iter().filter_map(|reference| caches.check(reference, client).err()).collect();
+    let violations = denied.iter().flat_map(|error| ApiError::from(error.clone()).violations).collect();
+    match denied.into_iter().next() {
+        Some(first) => Err(ApiError { violations, ..first.into() }),
+        None => Ok(()),
+    }
 }
 
 fn check_target(target: &Target, earlier: &[Target], at: &str, wrong: &mut Vec<(String, String)>) {

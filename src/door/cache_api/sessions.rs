@@ -71,7 +71,14 @@ impl Sessions {
 
     /// When the export or hold `id` ends, after it was renewed.
     pub(super) fn renew(&self, id: &str, ttl: Option<Duration>) -> Result<SystemTime, ApiError> {
-        if id.starts_with(holds::PREFIX) { self.holds.renew(id, ttl) } else { self.export(id)?.renew(ttl) }
+        if id.starts_with(holds::PREFIX) {
+            return self.holds.renew(id, ttl);
+        }
+        let neither = |error: ApiError| ApiError {
+            message: error.message.replace("no export", "no export and no hold"),
+            ..error
+        };
+        self.export(id).map_err(neither)?.renew(ttl)
     }
 
     /// Opens an export for `client`; whether it was there.

@@ -25,6 +25,8 @@ const MAX_KEEP: usize = 16;
 /// An export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ExportEntry {
+    /// Its place among the entries of ours, whether they can be used or not.
+    pub(super) id: usize,
     /// The names of the caches that it writes.
     pub(super) refs: Vec<CacheRef>,
     /// `min` or `max`, as the builder takes it.
@@ -57,7 +59,7 @@ impl ExportEntry {
         let keep = attrs.get("keep").map_or(Ok(1), |keep| keep.parse());
         let keep = keep.ok().filter(|keep| (1..=MAX_KEEP).contains(keep));
         let keep = keep.ok_or_else(|| format!("keep={} is not a number from 1 to {MAX_KEEP}", attrs["keep"]))?;
-        Ok(Self { refs: refs(attrs)?, mode: mode(attrs)?, keep, ignores_errors: ignores_errors(entry), passed })
+        Ok(Self { id: 0, refs: refs(attrs)?, mode: mode(attrs)?, keep, ignores_errors: ignores_errors(entry), passed })
     }
 
     /// What the builder gets in its place.

@@ -12,13 +12,13 @@ use super::super::response::Keys;
 use super::Caching;
 use super::attributes::{ExportEntry, ignores_errors, shown};
 use super::exports::{ShownExport, read_export};
-use super::leases::{KeptVersions, ReadLeases};
+use super::leases::KeptVersions;
 use super::options::{CacheOptions, Replacements, edit_gateway, edit_solve};
 use super::results::{self, CacheResult};
 use super::stores::Imports;
 use crate::caches::{CacheReader, Caches, Part};
 use crate::content_server::Named;
-use crate::export::unique_id;
+use crate::export::{PinnedBlobs, unique_id};
 use crate::net::Principal;
 
 /// One build, as its calls share it.
@@ -44,7 +44,7 @@ pub(in super::super) struct CacheBuild {
 pub(super) struct Stored {
     pub(super) caches: Arc<Caches>,
     pub(super) reader: Arc<CacheReader>,
-    pub(super) leases: ReadLeases,
+    pub(super) leases: Arc<PinnedBlobs>,
 }
 
 /// The build and its request, as the builder gets it. Dropping it ends the exports.
@@ -77,9 +77,12 @@ impl Caching {
             Some(caches) => Ok(caches),
         };
         let mut exports = Vec::new();
-        for entry in &options.exports {
+        for (id, entry) in options.exports.iter().enumerate() {
             match caches.clone().and_then(|caches| read_export(caches, entry, client)) {
-                Ok(export) => exports.push(export),
+                Ok(mut export) => {
+                    export.id = id;
+                    exports.push(export);
+                }
                 Err(reason) => {
                     let text = format!("the cache export `{}`: {reason}", shown(entry));
                     if !ignores_errors(entry) {
@@ -90,7 +93,7 @@ impl Caching {
             }
         }
         let stored = caches.as_ref().ok().map(|caches| {
-            let (reader, leases) = (CacheReader::new(caches.blobs()), ReadLeases::new(&self.exports));
+            let (reader, leases) = (CacheReader::new(caches.blobs()), PinnedBlobs::new(&self.exports));
             Arc::new(Stored { caches: Arc::clone(caches), reader, leases })
         });
         let cached = Arc::new(CacheBuild {
@@ -176,10 +179,10 @@ impl Cached {
             tracing::info!(blobs = totals.blobs, bytes = totals.bytes, "a build has read from build caches");
         }
         let mut results = Vec::new();
-        for (id, export) in self.build.begun.iter().enumerate() {
+        for (entry, export) in self.build.exports.iter().zip(&self.build.begun) {
             let Some(export) = export.get() else { continue };
             let (exported, moved) = export.export.result();
-            results.extend(exported.iter().map(|exported| CacheResult::new(id, exported, moved)));
+            results.extend(exported.iter().map(|exported| CacheResult::new(entry.id, exported, moved)));
         }
         results::add(keys, &results);
     }

@@ -39,8 +39,13 @@ pub(super) fn found(engine: &str, name: &str, parts: &[ResolvedPart]) -> Option<
     let listed: usize = parts.iter().map(|part| part.listed.layers.len()).sum();
     let missing: usize = parts.iter().map(|part| part.missing).sum();
     let layers = count(listed, "layer");
-    let lost = if missing == 0 { String::new() } else { format!(", of which {missing} are not there any more") };
+    let lost = if missing == 0 { String::new() } else { format!(", {missing} of them lost") };
     Some(format!("importing cache {name} from {engine}: {}, {layers}{lost}", count(parts.len(), "version")))
+}
+
+/// `importing the inline cache of app:1 from docker`.
+pub(super) fn found_inline(engine: &str, name: &str) -> String {
+    format!("importing the inline cache of {name} from {engine}")
 }
 
 /// A frame with a `StatusResponse` in which the vertexes that `name_of` knows have other names. What is no such frame stays.

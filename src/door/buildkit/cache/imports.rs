@@ -69,9 +69,12 @@ impl CacheBuild {
     }
 
     /// The manifests of the engine's image `name` that have inline caches.
-    async fn inline(&self, stored: &Stored, name: &str) -> Result<Vec<Digest>, String> {
-        let Ok(name) = name.parse() else { return Ok(Vec::new()) };
+    async fn inline(&self, stored: &Stored, text: &str) -> Result<Vec<Digest>, String> {
+        let Ok(name) = text.parse() else { return Ok(Vec::new()) };
         let caches = stored.caches.inline(&name).await.map_err(|error| error.to_string())?;
+        if !caches.is_empty() {
+            remark_now(&self.build, &display::found_inline(self.engine(), text));
+        }
         caches.iter().for_each(|cache| stored.reader.add_inline(cache));
         Ok(caches.into_iter().map(|cache| cache.manifest.digest).collect())
     }

@@ -23,7 +23,6 @@ use crate::caches::{CacheError, CacheReader, Caches};
 use crate::content_server::{Blobs, ContentService};
 use crate::export::Exports;
 use crate::export_v1::ApiError;
-use crate::export_v1::proto::Reason;
 use crate::export_v1::proto::content_server::ContentServer;
 use crate::http2::{BodyError, ConnectionPool, MAX_MESSAGE_BYTES};
 use crate::image::Digest;
@@ -168,5 +167,22 @@ pub(super) fn failure(error: CacheError) -> ApiError {
         Some(hint) => format!("linkspan: {error}; hint: {hint}"),
         None => format!("linkspan: {error}"),
     };
-    ApiError::new(Code::Unknown, Reason::EngineUnavailable, message)
+    ApiError { code: Code::Unknown, message, ..ApiError::from(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export_v1::proto::Reason;
+
+    #[test]
+    fn a_builder_is_told_the_reason_and_never_to_repeat_the_call() {
+        let limit = CacheError::TooLarge { reference: "app".to_owned(), bytes: 2, limit: 1 };
+        let away = CacheError::Fetch("the builder has ended".to_owned());
+        for (error, reason) in [(limit, Reason::Quota), (away, Reason::EngineUnavailable)] {
+            let told = failure(error);
+            assert_eq!((told.code, told.reason), (Code::Unknown, reason));
+            assert!(told.message.starts_with("linkspan: "), "{}", told.message);
+        }
+    }
 }
