@@ -70,20 +70,30 @@ impl Layer {
 
     /// A tar of `members` only: folders above them get no entry.
     pub(crate) fn tar_of(&self, members: &[&str]) -> Bytes {
-        tar(self.folder.path(), &[], members)
-    }
-
-    /// The whole, with options for tar.
-    pub(crate) fn tar_with(&self, options: &[&str]) -> Bytes {
-        tar(self.folder.path(), options, &["."])
+        tar(self.folder.path(), members)
     }
 }
 
-fn tar(folder: &Path, options: &[&str], members: &[&str]) -> Bytes {
+fn tar(folder: &Path, members: &[&str]) -> Bytes {
     let file = tempfile::NamedTempFile::new().unwrap();
     let arguments = ["--sort=name", "--mtime=@1000000", "--owner=0", "--group=0", "--numeric-owner"];
-    Run::new("tar").args(arguments).args(options).arg("-C").arg(folder).arg("-cf").arg(file.path()).args(members).ok();
+    Run::new("tar").args(arguments).arg("-C").arg(folder).arg("-cf").arg(file.path()).args(members).ok();
     fs::read(file.path()).unwrap().into()
+}
+
+/// Compresses a layer in the way that a media type's suffix says: `+gzip`, `+zstd` or nothing.
+pub(crate) fn compress(kind: &str, plain: Bytes) -> Bytes {
+    match kind {
+        "+zstd" => zstd::encode_all(&plain[..], 1).unwrap().into(),
+        "+gzip" => {
+            use std::io::Write as _;
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(&plain).unwrap();
+            encoder.finish().unwrap().into()
+        }
+        "" => plain,
+        other => panic!("{other}"),
+    }
 }
 
 /// An image with all its blobs.
@@ -129,6 +139,38 @@ impl Image {
         let config = keep_json(&mut blobs, CONFIG, &config);
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers});
         let root = keep_json(&mut blobs, MANIFEST, &manifest);
+        Self { root, blobs, layers, config }
+    }
+
+    /// The first image in an OCI archive, such as `docker save` and BuildKit's exporters write.
+    pub(crate) fn of_archive(path: &Path) -> Self {
+        let folder = tempfile::tempdir_in(path.parent().unwrap()).unwrap();
+        Run::new("tar").arg("-C").arg(folder.path()).arg("-xf").arg(path).ok();
+        let mut blobs = HashMap::new();
+        let mut read = |descriptor: &Descriptor| -> Bytes {
+            let path = folder.path().join("blobs/sha256").join(descriptor.digest.hex());
+            let bytes = Bytes::from(fs::read(&path).unwrap());
+            blobs.insert(descriptor.digest.clone(), bytes.clone());
+            bytes
+        };
+        let descriptor = |value: &Value| -> Descriptor { serde_json::from_value(value.clone()).unwrap() };
+        let mut list: Value = serde_json::from_slice(&fs::read(folder.path().join("index.json")).unwrap()).unwrap();
+        let root = loop {
+            let first = descriptor(&list["manifests"][0]);
+            if first.kind() == Kind::Manifest {
+                break first;
+            }
+            list = serde_json::from_slice(&read(&first)).unwrap();
+        };
+        let manifest: Value = serde_json::from_slice(&read(&root)).unwrap();
+        let config = descriptor(&manifest["config"]);
+        read(&config);
+        let layers: Vec<_> = manifest["layers"].as_array().unwrap().iter().map(descriptor).collect();
+        layers.iter().for_each(|layer| drop(read(layer)));
+        // Those of the indexes around it are not its own.
+        blobs.retain(|digest, _| {
+            *digest == root.digest || *digest == config.digest || layers.iter().any(|layer| layer.digest == *digest)
+        });
         Self { root, blobs, layers, config }
     }
 

@@ -106,7 +106,7 @@ async fn folders_without_an_entry_are_as_containerd_makes_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_mended_afterwards_is_unpacked_in_turn() {
+async fn what_cannot_be_restored_afterwards_is_unpacked_in_turn() {
     // A global header is no entry, and yet containerd makes its folders.
     let global =
         Members::at(OLD).member("tmp/GlobalHead.1", b'g', "", 0o644, ROOT, b"17 comment=hello\n").file("x").finish();

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use linkspan::image::Digest;
 use rustix::fs::{FileType, lgetxattr, llistxattr};
 
-use crate::common::{Stack, Tar, blob_name, entry};
+use crate::common::{Output, Stack, Tar, blob_name, entry};
 use crate::fixture::{Image, containerd, export, names};
+use crate::log;
 
 pub(crate) const ROOT: (u32, u32) = (0, 0);
 
@@ -92,6 +93,12 @@ impl Members {
         self
     }
 
+    /// The next member's name or target (`kind` `L` or `K`) as GNU tar writes it when it is long.
+    pub(crate) fn gnu_long(self, kind: u8, text: impl AsRef<[u8]>) -> Self {
+        let content = [text.as_ref(), b"\0"].concat();
+        self.patched("././@LongLink", kind, "", 0, ROOT, &content, gnu)
+    }
+
     /// Bytes as they are, to a whole block.
     pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
         self.tar = self.tar.content(bytes);
@@ -106,6 +113,11 @@ impl Members {
     pub(crate) fn finish(self) -> Bytes {
         self.tar.finish().into()
     }
+}
+
+/// Puts a header into the GNU format.
+pub(crate) fn gnu(header: &mut [u8]) {
+    header[257..265].copy_from_slice(b"ustar  \0");
 }
 
 /// Gives a header its checksum.
@@ -201,6 +213,10 @@ fn xattrs(path: &Path) -> String {
     let mut keys: Vec<_> = list[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()).collect();
     keys.sort_unstable();
     let value = |key: &[u8]| {
+        // A mount's own, by chance (overlayfs).
+        if key.ends_with(b".overlay.uuid") {
+            return format!(" {}", key.escape_ascii());
+        }
         let mut value = vec![0; 65536];
         let length = lgetxattr(path, OsStr::from_bytes(key), &mut value[..]).unwrap();
         format!(" {}={}", key.escape_ascii(), value[..length].escape_ascii())
@@ -209,7 +225,7 @@ fn xattrs(path: &Path) -> String {
 }
 
 /// The layers of a namespace's only chain, each below its number.
-fn tree(stack: &Stack, namespace: &str, begun: i64) -> Tree {
+pub(crate) fn tree(stack: &Stack, namespace: &str, begun: i64) -> Tree {
     let (mut found, mut links) = (Tree::new(), Links::new());
     for (at, folder) in folders(stack, namespace).iter().rev().enumerate() {
         let root = fs::metadata(folder).unwrap();
@@ -232,18 +248,41 @@ pub(crate) fn archive(image: &Image, name: &str) -> Vec<u8> {
     blobs.file("index.json", serde_json::to_vec(&index).unwrap()).finish()
 }
 
+/// When a comparison begins: what has times since then is alike.
+pub(crate) fn begin() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 - 5
+}
+
+/// Lets containerd's own client import and unpack an image under this name, one layer after the other.
+pub(crate) fn import(stack: &Stack, namespace: &str, image: &Image, name: &str) -> Output {
+    let path = stack.fresh_path(".tar");
+    fs::write(&path, archive(image, name)).unwrap();
+    // By itself: what it is sent otherwise it does not wait for (containerd `core/transfer/archive/importer.go`).
+    let imported = stack.ctr(namespace, ["images", "import", "--local", path.to_str().unwrap()]).output();
+    fs::remove_file(&path).unwrap();
+    imported
+}
+
+/// Fails unless both trees are the same.
+#[track_caller]
+pub(crate) fn assert_alike(name: &str, ours: &Tree, theirs: &Tree) {
+    let different: Vec<_> = theirs
+        .iter()
+        .filter(|(path, said)| ours.get(*path) != Some(said))
+        .map(|(path, said)| format!("{path}: {said}, but here {:?}", ours.get(path)))
+        .collect();
+    let more: Vec<_> = ours.keys().filter(|path| !theirs.contains_key(*path)).collect();
+    assert!(different.is_empty() && more.is_empty(), "{name}: {}\nonly here: {more:?}", different.join("\n"));
+}
+
 /// Exports an image to one namespace, lets containerd's own client unpack it in turn in another, and compares all that there is
 /// in every layer. Where containerd refuses the image, so must the engine: then the engine's error is returned.
 pub(crate) async fn compare_images(stack: &Stack, name: &str, image: &Image) -> Result<Tree, String> {
     let (ours, theirs) = (format!("{name}-ours"), format!("{name}-theirs"));
-    let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 - 5;
+    let begun = begin();
     let engine = containerd(stack, &ours).await;
     let exported = export(&*engine, image, &names(&["compared:1"])).await;
-    let path = stack.fresh_path(".tar");
-    fs::write(&path, archive(image, "docker.io/library/compared:1")).unwrap();
-    // By itself: what it is sent otherwise it does not wait for (containerd `core/transfer/archive/importer.go`).
-    let imported = stack.ctr(&theirs, ["images", "import", "--local", path.to_str().unwrap()]).output();
-    fs::remove_file(&path).unwrap();
+    let imported = import(stack, &theirs, image, "docker.io/library/compared:1");
     match exported {
         Err(error) if imported.status.success() => panic!("{name}: containerd takes it, but here {error}"),
         Err(error) => return Err(error.to_string()),
@@ -256,17 +295,21 @@ pub(crate) async fn compare_images(stack: &Stack, name: &str, image: &Image) -> 
     };
     assert_eq!(names(&ours), names(&theirs), "{name}: the same chain ids");
     let [ours, theirs] = [&ours, &theirs].map(|namespace| tree(stack, namespace, begun));
-    let different: Vec<_> = theirs
-        .iter()
-        .filter(|(path, description)| ours.get(*path) != Some(description))
-        .map(|(path, description)| format!("{path}: {description}, but here {:?}", ours.get(path)))
-        .collect();
-    let more: Vec<_> = ours.keys().filter(|path| !theirs.contains_key(*path)).collect();
-    assert!(different.is_empty() && more.is_empty(), "{name}: {}\nonly here: {more:?}", different.join("\n"));
+    assert_alike(name, &ours, &theirs);
     Ok(ours)
 }
 
 /// The same with an image of these layers, which containerd takes.
 pub(crate) async fn compare(name: &str, layers: &[Bytes]) -> Tree {
     compare_images(Stack::shared(), name, &Image::new(layers)).await.unwrap()
+}
+
+/// The same, and none of the layers may be left to containerd's diff service.
+pub(crate) async fn compare_applied(name: &str, image: &Image) -> Tree {
+    log::listen();
+    let tree = compare_images(Stack::shared(), name, image).await.unwrap();
+    for (at, layer) in image.layers.iter().enumerate() {
+        assert_eq!(log::left(&layer.digest), None, "{name}: layer {at}");
+    }
+    tree
 }

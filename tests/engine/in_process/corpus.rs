@@ -1,23 +1,17 @@
 //! Layers with everything that builders write, and with what nobody should.
 
 use bytes::Bytes;
-use linkspan::image::{Digest, Platform};
 
 use crate::common::{Stack, entry};
-use crate::fixture::{Image, Layer};
+use crate::fixture::Image;
 use crate::log;
-use crate::trees::{Members, ROOT, Tree, compare, compare_images};
+use crate::trees::{Members, ROOT, Tree, compare_applied, compare_images, gnu};
 
 const OLD: u64 = 1_000_000_000;
 
 /// Compares an image of these layers. None of them may be left to containerd.
 async fn compare_own(name: &str, layers: &[Bytes]) -> Tree {
-    log::listen();
-    let tree = compare(name, layers).await;
-    for (at, layer) in layers.iter().enumerate() {
-        assert_eq!(log::left(&Digest::sha256(layer)), None, "{name}: layer {at}");
-    }
-    tree
+    compare_applied(name, &Image::new(layers)).await
 }
 
 fn base() -> Members {
@@ -92,7 +86,7 @@ async fn everything_that_builders_write_is_as_containerd_writes_it() {
         .file("usr/bin/again/file")
         .file("times/file")
         .patched("gnu-times", b'0', "", 0o644, ROOT, b"x", |header| {
-            header[257..265].copy_from_slice(b"ustar  \0");
+            gnu(header);
             header[345..357].copy_from_slice(b"15000000000\0");
         })
         .patched("old-folder/", b'0', "", 0o755, ROOT, b"", |header| header[156] = 0)
@@ -128,30 +122,119 @@ fn device(header: &mut [u8], major: u32, minor: u32) {
     header[337..345].copy_from_slice(format!("{minor:07o}\0").as_bytes());
 }
 
+/// Forms that only some writers use, and what entries do to each other.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_compression_and_every_writer_can_be_read() {
-    log::listen();
-    let folder = Layer::new().folder("a", 0o700).file("a/b", vec![5; 700_000]).file("a/c", "c");
-    let plain = folder.tar();
-    let diff_ids = [Digest::sha256(&plain)];
-    for (name, kind, blob) in
-        [("gzip", "+gzip", gzip(&plain)), ("zstd", "+zstd", zstd::encode_all(&plain[..], 3).unwrap())]
-    {
-        let image = Image::compressed(&[(kind, blob.into())], &diff_ids, &Platform::host().architecture);
-        compare_images(Stack::shared(), name, &image).await.unwrap();
-        assert_eq!(log::left(&image.layers[0].digest), None, "{name}");
-    }
-    for format in ["ustar", "pax", "gnu", "oldgnu"] {
-        let layer = folder.tar_with(&["--format", format]);
-        compare_own(&format!("format-{format}"), &[base().finish(), layer]).await;
+async fn every_form_of_a_header_is_as_containerd_reads_it() {
+    let long = "long/".repeat(60);
+    let forms = base()
+        .gnu_long(b'L', format!("{long}gnu"))
+        .patched("cut", b'0', "", 0o640, (1, 2), b"gnu", gnu)
+        .gnu_long(b'L', format!("{long}folder/"))
+        .patched("cut/", b'5', "", 0o710, ROOT, b"", gnu)
+        .gnu_long(b'K', "t/".repeat(200))
+        .patched("gnu-target", b'2', "cut", 0o777, ROOT, b"", gnu)
+        .gnu_long(b'K', format!("{long}gnu"))
+        .gnu_long(b'L', format!("{long}hard"))
+        .patched("cut", b'1', "cut", 0o600, ROOT, b"", gnu)
+        .record("path", format!("{long}pax"))
+        .record("size", "3")
+        .record("uid", "70000")
+        .record("gid", "80000")
+        .record("uname", "somebody")
+        .record("comment", "two\nlines=of text")
+        .record("VENDOR.key", "\0\u{ff}")
+        .record("LIBARCHIVE.xattr.user.ignored", "eA==")
+        .record("LIBARCHIVE.creationtime", "17.5")
+        .record("mtime", "1234567890.1234567890123")
+        .member("cut", b'0', "", 0o644, ROOT, b"pax")
+        .record("linkpath", "far/".repeat(80))
+        .link("pax-target", b'2', "cut")
+        .record("linkpath", b"\xff\xfe".as_slice())
+        .link("bytes-target", b'2', "cut")
+        .record("path", b"\xc3\x28\xff".as_slice())
+        .file("cut")
+        .member(&"n".repeat(255), b'0', "", 0o644, ROOT, b"255")
+        .patched("every-number-binary", b'0', "", 0, ROOT, b"12", |header| {
+            for (from, to, number) in
+                [(100, 108, 0o751), (108, 116, 99_999), (116, 124, 1 << 31), (124, 136, 2), (136, 148, -5)]
+            {
+                binary(&mut header[from..to], number);
+            }
+        })
+        .patched("binary-device", b'4', "", 0o660, ROOT, b"", |header| {
+            binary(&mut header[329..337], 4095);
+            binary(&mut header[337..345], (1 << 20) - 1);
+        })
+        .patched("blanks", b'0', "", 0o644, ROOT, b"x", |header| {
+            header[100..108].copy_from_slice(b"  0640 \0");
+            header[116..124].fill(b' ');
+            header[136..148].fill(0);
+        })
+        .patched("gnu-nanos", b'0', "", 0o644, ROOT, b"x", |header| {
+            gnu(header);
+            binary(&mut header[345..357], 1 << 33);
+            binary(&mut header[357..369], -1);
+        })
+        .finish();
+    let entries = Members::at(1)
+        .folder("closed/", 0o000, (5, 5))
+        .file("closed/inside")
+        .folder("closed/", 0o4711, (6, 6))
+        .folder("again/", 0o700, ROOT)
+        .file("again/one")
+        .record("mtime", "7.000000007")
+        .folder("again/", 0o755, (1, 1))
+        .file("again/two")
+        .member("replaced", b'0', "", 0o644, ROOT, b"first")
+        .link("survivor", b'1', "replaced")
+        .member("replaced", b'0', "", 0o600, (3, 3), b"second")
+        .link("chained", b'1', "survivor")
+        .link("a/b/c/chained", b'1', "chained")
+        .member("was-a-link", b'1', "replaced", 0o644, ROOT, b"")
+        .member("was-a-link", b'6', "", 0o600, ROOT, b"")
+        .file("was-a-fifo")
+        .member("was-a-file", b'0', "", 0o644, ROOT, b"x")
+        .patched("was-a-file", b'3', "", 0o600, ROOT, b"", |header| device(header, 1, 5))
+        .file("//double//slash")
+        .file("./././dots/./file")
+        .folder(".", 0o711, (9, 9))
+        .folder("/", 0o712, (9, 9))
+        .xattr("user.one", "1")
+        .xattr("user.two", "2")
+        .member("setuid", b'0', "", 0o6755, (12, 13), b"x")
+        .xattr("user.three", "3")
+        .folder("again/", 0o2755, (0, 7))
+        .file("again/three")
+        .folder("again/inner/", 0o755, ROOT)
+        .file("usr/.wh.bin")
+        .file("usr/new/.wh..wh..opq")
+        .file("usr/new/file")
+        .finish();
+    let tree = compare_own("forms", &[forms, entries]).await;
+    for (path, expected) in [
+        (format!("0/{long}gnu"), "100600 0:0 2"),
+        (format!("0/{long}folder"), "40710"),
+        (format!("0/{long}pax"), "100644 70000:80000 1 1234567890.123456789 3"),
+        ("0/every-number-binary".to_owned(), "100751 99999:2147483648 1 0 2"),
+        ("0/gnu-nanos".to_owned(), "100644 0:0 1 1000000000 1"),
+        ("1/closed".to_owned(), "44711 6:6 0 1"),
+        ("1/again".to_owned(), "42755 0:7 0 1 user.three=3"),
+        ("1/replaced".to_owned(), "100644 0:0 1"),
+        ("1/a/b/c/chained".to_owned(), "100777 0:0 3"),
+        ("1/was-a-file".to_owned(), "20600 0:0 1 device 105"),
+        ("1/usr/bin".to_owned(), "20000 0:0 1 device 0"),
+        ("1/usr/new".to_owned(), "40755 0:0 0 now trusted.overlay.opaque=y"),
+    ] {
+        assert!(tree[&path].starts_with(expected), "{path}: {}", tree[&path]);
     }
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+/// A binary number, as GNU tar writes what does not fit in octal digits.
+fn binary(field: &mut [u8], number: i64) {
+    let (high, low) = field.split_at_mut(field.len() - 8);
+    high.fill(if number < 0 { 0xff } else { 0 });
+    low.copy_from_slice(&number.to_be_bytes());
+    field[0] = if number < 0 { 0xff } else { field[0] | 0x80 };
 }
 
 /// What lies outside of any snapshot must not change, whatever a layer says; the trees are compared with containerd's.
@@ -201,7 +284,6 @@ async fn hostile_layers_end_as_with_containerd() {
         ("contiguous", at().patched("c", b'7', "", 0o644, ROOT, b"x", |_| ()).finish()),
         ("unknown", at().patched("c", b'Z', "", 0o644, ROOT, b"x", |_| ()).finish()),
         ("old-sparse", at().patched("s", b'S', "", 0o644, ROOT, b"x", |_| ()).finish()),
-        ("sparse", sparse()),
         (
             "checksum",
             at().file("a")
@@ -252,6 +334,48 @@ async fn hostile_layers_end_as_with_containerd() {
             let all = at().member("a", b'0', "", 0o644, ROOT, &[1; 5000]).unfinished();
             all.slice(..3000)
         }),
+        ("name-of-256", at().record("path", "n".repeat(256)).file("x").finish()),
+        ("target-of-4096", at().record("linkpath", "t".repeat(4096)).link("l", b'2', "x").finish()),
+        ("gnu-prefix", at().patched(&format!("{}/x", "p/".repeat(60)), b'0', "", 0o644, ROOT, b"x", gnu).finish()),
+        ("long-twice", at().gnu_long(b'L', "one").gnu_long(b'L', "two").file("x").finish()),
+        ("long-and-pax", at().gnu_long(b'L', "one").record("path", "two").file("x").finish()),
+        ("long-at-the-end", at().file("x").gnu_long(b'L', "one").finish()),
+        ("long-with-nul", at().gnu_long(b'L', "one\0two").file("x").finish()),
+        ("smaller-record", at().record("size", "1").member("x", b'0', "", 0o644, ROOT, b"xyz").file("y").finish()),
+        ("larger-record", at().record("size", "512").member("x", b'0', "", 0o644, ROOT, b"x").file("y").finish()),
+        ("huge-record", at().record("size", "9223372036854775807").file("x").finish()),
+        ("negative-record", at().record("size", "-1").file("x").finish()),
+        (
+            "negative-size",
+            at().patched("x", b'0', "", 0o644, ROOT, b"", |header| binary(&mut header[124..136], -1)).finish(),
+        ),
+        (
+            "huge-size",
+            at().patched("x", b'0', "", 0o644, ROOT, b"x", |header| binary(&mut header[124..136], i64::MAX)).finish(),
+        ),
+        (
+            "huge-mode",
+            at().patched("x", b'0', "", 0, ROOT, b"x", |header| binary(&mut header[100..108], 1 << 40)).finish(),
+        ),
+        ("xattr-empty", at().xattr("user.empty", "").file("x").finish()),
+        ("xattr-huge", at().xattr("user.huge", vec![1; 70_000]).file("x").finish()),
+        ("xattr-opaque", at().xattr("trusted.overlay.opaque", "y").folder("d/", 0o755, ROOT).file("d/x").finish()),
+        ("xattr-redirect", at().xattr("trusted.overlay.redirect", "/etc").folder("d/", 0o755, ROOT).finish()),
+        ("up-and-down", at().file("a/../b/../../c").link("../l", b'2', "..").file("l/l/x").finish()),
+        ("hard-through-link", at().link("l", b'2', "usr").file("usr/a").link("h", b'1', "l/a").finish()),
+        ("hard-up", at().file("a").link("h", b'1', "../../a").finish()),
+        ("hard-to-link-out", at().link("l", b'2', out).link("h", b'1', "l/x").finish()),
+        ("fifo-as-folder", at().member("f", b'6', "", 0o600, ROOT, b"").file("f/x").finish()),
+        ("folder-over-fifo", at().member("f", b'6', "", 0o600, ROOT, b"").folder("f/", 0o700, ROOT).finish()),
+        ("folder-over-lower", at().folder("plain/", 0o700, ROOT).file("plain/x").finish()),
+        ("file-over-lower", at().file("usr").finish()),
+        ("whiteout-of-whiteout", at().file(".wh..wh.a").file(".wh..wh.plnk/1").finish()),
+        ("whiteout-twice", at().file(".wh.plain").file(".wh.plain").finish()),
+        ("whiteout-with-content", at().member(".wh.plain", b'0', "", 0o600, (1, 2), b"content").finish()),
+        ("whiteout-link", at().link(".wh.plain", b'2', out).finish()),
+        ("opaque-folder", at().folder("usr/.wh..wh..opq/", 0o755, ROOT).file("usr/x").finish()),
+        ("opaque-last", at().file("usr/x").file("usr/.wh..wh..opq").finish()),
+        ("opaque-root-last", at().file("x").file(".wh..wh..opq").finish()),
         ("behind-the-end", [&at().file("a").finish()[..], b"more"].concat().into()),
         ("empty", Bytes::new()),
     ];
@@ -289,16 +413,4 @@ async fn hostile_layers_end_as_with_containerd() {
 fn octal(field: &mut [u8], number: u64) {
     let digits = field.len() - 1;
     field.copy_from_slice(format!("{number:0digits$o}\0").as_bytes());
-}
-
-/// A sparse file as GNU tar writes it.
-fn sparse() -> Bytes {
-    let folder = tempfile::tempdir().unwrap();
-    let file = std::fs::File::create(folder.path().join("sparse")).unwrap();
-    file.set_len(4 << 20).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"data", 1 << 20).unwrap();
-    let tar = folder.path().join("tar");
-    let run = crate::common::Run::new("tar").args(["--sparse", "--format=pax", "-C"]).arg(folder.path());
-    run.arg("-cf").arg(&tar).arg("sparse").ok();
-    std::fs::read(tar).unwrap().into()
 }

@@ -1,0 +1,10 @@
+//! Layers that this process applies, compared with what containerd's diff service makes of them.
+
+mod builders;
+mod corpus;
+mod interrupted;
+mod property;
+mod reach;
+mod real_files;
+mod rootless;
+mod writers;
