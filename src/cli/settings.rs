@@ -144,7 +144,7 @@ pub(super) struct Settings {
     )]
     cache_lazy_import: Option<String>,
     /// Delete build caches that were not used for longest when all together have more bytes than this, as in `20GB`
-    /// [env: LINKSPAN_CACHE_MAX_BYTES] [default: no limit]
+    /// (at least 1 byte) [env: LINKSPAN_CACHE_MAX_BYTES] [default: no limit]
     #[arg(long, value_name = "BYTES", help_heading = "Build caches")]
     cache_max_bytes: Option<String>,
     /// Delete build caches that were not used for this long, as in `30d`; at least `2h`, because the last use is noted to

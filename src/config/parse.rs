@@ -18,10 +18,18 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
     }
 }
 
-/// A number of bytes, such as `500MB` or `10GiB`.
+/// A limit in bytes, such as `500MB` or `10GiB`. Zero would delete everything, and in many programs means no limit.
 pub(super) fn bytes(given: &Given) -> Result<u64, ConfigError> {
-    bytes_of(&given.text)
-        .ok_or_else(|| invalid(given, "is no number of bytes; expected one such as `10GB` or `512MiB`"))
+    let bytes = bytes_of(&given.text);
+    let bytes =
+        bytes.ok_or_else(|| invalid(given, "is no number of bytes; expected one such as `10GB` or `512MiB`"))?;
+    if bytes == 0 {
+        return Err(invalid(
+            given,
+            "would let no cache stay; expected at least 1 byte, as in `20GB`, or no such setting for no limit",
+        ));
+    }
+    Ok(bytes)
 }
 
 /// A number of things, at least one.
@@ -52,24 +60,38 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((text[..end].parse().ok()?, &text[end..]))
 }
 
-/// Parses a number of bytes: `kB` is 1000 and `KiB` 1024, and so on. `k` and `kb` are rejected, because Docker takes
-/// them for 1024.
+/// Parses a number of bytes, as they are printed: `kB` is 1000 and `KiB` 1024, and so on. `k` and `kb` are
+/// rejected, because Docker takes them for 1024.
 pub(crate) fn bytes_of(text: &str) -> Option<u64> {
-    let (number, unit) = number_and_unit(text)?;
-    let factor = match unit {
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit {
         "" | "B" => 1,
         "kB" | "KB" => 1000,
         "MB" => 1000 * 1000,
         "GB" => 1000 * 1000 * 1000,
         "TB" => 1000 * 1000 * 1000 * 1000,
+        "PB" => 1000 * 1000 * 1000 * 1000 * 1000,
+        "EB" => 1000 * 1000 * 1000 * 1000 * 1000 * 1000,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
         "TiB" => 1 << 40,
         _ => return None,
     };
-    number.checked_mul(factor)
+    let (whole, fraction) = number.split_once('.').map_or((number, None), |(whole, part)| (whole, Some(part)));
+    let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+    let Some(fraction) = fraction else { return Some(whole) };
+    let is_fraction = (1..=MAX_DECIMALS).contains(&fraction.len()) && fraction.bytes().all(|it| it.is_ascii_digit());
+    if !is_fraction || factor == 1 {
+        return None;
+    }
+    let part = fraction.parse::<u128>().ok()? * u128::from(factor) / 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    whole.checked_add(u64::try_from(part).ok()?)
 }
+
+/// The most digits behind the point of a number of bytes.
+const MAX_DECIMALS: usize = 9;
 
 /// Parses a duration in whole seconds, minutes, hours, days or weeks, or a sum of these (`1h30m`); at most a hundred
 /// years.
@@ -106,7 +128,17 @@ mod tests {
             ("10GB", Some(10_000_000_000)),
             ("512MiB", Some(512 << 20)),
             ("7B", Some(7)),
-            ("1.5GB", None),
+            ("1.5GB", Some(1_500_000_000)),
+            ("37.79MB", Some(37_790_000)),
+            ("0.5KiB", Some(512)),
+            ("1.0005kB", Some(1000)),
+            ("18.4EB", Some(18_400_000_000_000_000_000)),
+            ("18.5EB", None),
+            ("1.5B", None),
+            ("1.", None),
+            (".5GB", None),
+            ("1.5.5GB", None),
+            ("1.1234567890GB", None),
             ("-1", None),
             ("GB", None),
             ("10g", None),
@@ -132,6 +164,20 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(duration_of(text), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_no_bytes_is_refused() {
+        let bytes_of = |text: &str| {
+            let origin = super::super::Origin::Variable("LINKSPAN_CACHE_MAX_BYTES".to_owned());
+            bytes(&Given { text: text.to_owned(), origin }).map_err(|error| error.to_string())
+        };
+        assert_eq!(bytes_of("1"), Ok(1));
+        for bad in ["0", "0GB", "0.0GB", "00"] {
+            let refused =
+                format!("LINKSPAN_CACHE_MAX_BYTES: `{bad}` would let no cache stay; expected at least 1 byte");
+            assert!(bytes_of(bad).unwrap_err().starts_with(&refused), "{bad}");
         }
     }
 

@@ -91,6 +91,7 @@ fn wrong_values_exit_2_before_anything_opens() {
             "unknown field `adress`, expected one of `address`, `listen`, `docker-is-load`, `plain-is-load`, `tls`",
         ),
         (&["--docker-is-load=maybe"], "--plain-is-load: `maybe` is neither `true` nor `false`"),
+        (&["--cache-max-bytes", "0"], "--cache-max-bytes: `0` would let no cache stay; expected at least 1 byte"),
         (&["--drain-timeout", "soon"], "--drain-timeout: `soon` is not a whole number of seconds"),
         (&["--log-level", "loud"], "--log-level: `loud` is no level"),
         (&["--log-format", "xml"], "--log-format: `xml` is no log format"),
