@@ -25,6 +25,8 @@ pub struct Copied {
     pub version: CacheVersion,
     /// How many bytes of layers were written; those that were there were not.
     pub written: u64,
+    /// The version that the part had before, unless it is this one.
+    pub replaced: Option<CacheVersion>,
 }
 
 impl Caches {
@@ -65,7 +67,9 @@ impl Caches {
             }
         }
         let written = write_layers(&export, &source, &present).await?;
-        Ok(Copied { version: export.commit(config, root, absent).await?, written })
+        let version = export.commit(config, root, absent).await?;
+        let replaced = export.current().filter(|current| current.id != version.id).cloned();
+        Ok(Copied { version, written, replaced })
     }
 }
 

@@ -5,6 +5,9 @@ use crate::engine::caches::CacheVersion;
 use crate::image::cache::CacheDocumentError;
 use crate::source::SourceError;
 
+/// How many ids a message names.
+const SHOWN_IDS: usize = 8;
+
 /// A cache's refusal. [`CacheError::hint`] says what to do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -42,10 +45,12 @@ pub enum CacheError {
         error: Box<CacheError>,
     },
     /// Several versions have ids that begin so.
-    #[error("the ids of several versions of caches begin with `{id}`")]
+    #[error("the ids of several versions of caches begin with `{id}`: {}", shown(ids))]
     Ambiguous {
         /// The beginning.
         id: String,
+        /// Ids that tell them apart.
+        ids: Vec<String>,
     },
     /// The documents are not those of a cache.
     #[error(transparent)]
@@ -88,12 +93,18 @@ impl CacheError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Denied { .. } => Some("choose such a ref, or allow this one with `--allow-cache`".to_owned()),
-            Self::Unknown { .. } => Some("`linkspan cache ls` shows those that there are".to_owned()),
-            Self::Ambiguous { .. } => Some("give more of the id, as `linkspan cache ls -q` prints it".to_owned()),
+            Self::Unknown { .. } => Some("`linkspan cache ls` lists the caches and their ids".to_owned()),
+            Self::Ambiguous { .. } => Some("give the id, as `linkspan cache ls` prints it".to_owned()),
             Self::Unusable { id, .. } => Some(format!("export it again, or delete it: `linkspan cache rm {id}`")),
             Self::TooLarge { .. } => Some("raise `--cache-max-bytes`, or export with `mode=min`".to_owned()),
             Self::Engine(error) => error.hint(),
             _ => None,
         }
     }
+}
+
+/// Some of many ids.
+fn shown(ids: &[String]) -> String {
+    let more = if ids.len() > SHOWN_IDS { ", …" } else { "" };
+    format!("{}{more}", ids[..ids.len().min(SHOWN_IDS)].join(", "))
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::limits::CacheLimits;
 use super::usage::{Usage, VersionUsage};
 use super::{CacheError, Caches, Change};
+use crate::engine::caches::CacheVersion;
 use crate::pattern;
 
 /// Which versions are meant.
@@ -23,21 +24,21 @@ pub struct Selection {
 pub struct Pruned {
     /// The versions.
     pub versions: Vec<VersionUsage>,
-    /// The bytes that no other version has. Images may have some of them.
+    /// The bytes that no other version has: the most that becomes free, as images may have some of them.
     pub bytes: u64,
 }
 
 impl Selection {
+    /// Whether `version` is meant, whatever the others take.
+    pub fn includes(&self, version: &CacheVersion, now: SystemTime) -> bool {
+        let is_named =
+            self.references.is_empty() || self.references.iter().any(|it| pattern::matches(it, &version.reference));
+        is_named && self.unused_for.is_none_or(|limit| now.duration_since(version.used).unwrap_or_default() >= limit)
+    }
+
     /// The versions of `usage` that are meant.
     fn of(&self, usage: &Usage, now: SystemTime) -> Pruned {
-        let is_named = |reference: &str| {
-            self.references.is_empty() || self.references.iter().any(|it| pattern::matches(it, reference))
-        };
-        let is_unused = |used: SystemTime| {
-            self.unused_for.is_none_or(|limit| now.duration_since(used).unwrap_or_default() >= limit)
-        };
-        let meant =
-            usage.versions.iter().filter(|usage| is_named(&usage.version.reference) && is_unused(usage.version.used));
+        let meant = usage.versions.iter().filter(|usage| self.includes(&usage.version, now));
         let meant: Vec<_> = meant.cloned().collect();
         let meant = match self.keep_bytes {
             None => meant,

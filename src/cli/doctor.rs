@@ -1,6 +1,6 @@
 //! `linkspan doctor`.
 
-use std::io::{IsTerminal, stdout};
+use std::io::{IsTerminal as _, stdout};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -52,15 +52,13 @@ impl Doctor {
 /// (<https://no-color.org>).
 fn paper() -> Paper {
     let usual = Paper::default();
-    let stdout = stdout();
-    if !stdout.is_terminal() {
+    if !stdout().is_terminal() {
         return usual;
     }
-    let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col));
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     Paper {
-        width: if columns == 0 { usual.width } else { columns.clamp(NARROWEST, WIDEST) },
+        width: output::columns(false).map_or(usual.width, |columns| columns.clamp(NARROWEST, WIDEST)),
         colour: !is_set("NO_COLOR") && !is_dumb,
     }
 }

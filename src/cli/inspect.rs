@@ -19,6 +19,10 @@ pub(super) struct Inspect {
     #[arg(value_name = "REF")]
     reference: String,
 
+    /// Accepted for likeness with other commands; the output always is JSON
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     pub(super) target: TargetSettings,
 }
@@ -31,11 +35,12 @@ Examples:
 
 impl Inspect {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let (_, target) = engine::target(self.target)?;
+        let Self { reference, json: _, target } = self;
+        let (_, target) = engine::target(target)?;
         block_on(engine::reading(&target, async |engine, images| {
-            let root = engine::resolve(&*engine, &*images, &self.reference).await?;
+            let root = engine::resolve(&*engine, &*images, &reference).await?;
             let tree = engine::tree(&*images, &root).await?;
-            let described = describe(&self.reference, &root, &tree, &*images).await?;
+            let described = describe(&reference, &root, &tree, &*images).await?;
             output::print(&serde_json::to_string_pretty(&described)?)?;
             Ok(ExitCode::SUCCESS)
         }))?

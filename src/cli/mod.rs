@@ -230,7 +230,9 @@ impl CommandError {
             Self::NoLayout { .. } => {
                 Some(format!("name one with --layout, or make one: `linkspan load{flags} -i image.tar`"))
             }
-            Self::Cache(CacheError::Unknown { .. }) => Some(format!("`linkspan cache ls{flags}` lists the caches")),
+            Self::Cache(CacheError::Unknown { .. }) => {
+                Some(format!("`linkspan cache ls{flags}` lists the caches and their ids"))
+            }
             Self::Cache(error) => error.hint(),
             Self::CachePlace(error) => error.hint(),
             Self::NoInput => Some(format!("name it with -i, or pipe it in: `docker save demo | linkspan load{flags}`")),

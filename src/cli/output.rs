@@ -1,7 +1,7 @@
 //! Standard output and standard error of commands.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use super::CommandError;
 
@@ -33,6 +33,16 @@ pub(super) fn print(text: &str) -> Result<(), CommandError> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(CommandError::Output),
     }
+}
+
+/// The width of the terminal that tables are cut to: `None` if stdout is none, or nothing is to be cut.
+pub(super) fn columns(whole: bool) -> Option<usize> {
+    let stdout = io::stdout();
+    if whole || !stdout.is_terminal() {
+        return None;
+    }
+    // Some terminals do not know their size.
+    rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Prints a document on stdout, byte for byte.

@@ -34,10 +34,17 @@ pub(super) struct Ps {
     #[arg(short, long)]
     quiet: bool,
 
+    /// Do not cut ids and names to the width of the terminal
+    #[arg(long)]
+    no_trunc: bool,
+
     /// Print a JSON object for each export, one a line
     #[arg(long)]
     json: bool,
 }
+
+/// The columns that may be cut: ids, clients, times and names.
+const CUTTABLE: [usize; 4] = [0, 2, 4, 7];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,7 +75,7 @@ impl Ps {
             }
         }
         if !self.quiet && !self.json {
-            output::print(&show::table(&rows))?;
+            output::print(&show::cut_table(&rows, &CUTTABLE, output::columns(self.no_trunc)))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -59,14 +59,44 @@ pub(super) fn ago(age: Duration) -> String {
 
 /// Columns three spaces apart, as in docker's tables.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
+    lines(rows, &widths(rows), "   ")
+}
+
+/// The same within `width`, if there is one: if it is wider, columns are two spaces apart, and the widest of `cuttable` are cut,
+/// as far as their headings.
+pub(super) fn cut_table(rows: &[Vec<String>], cuttable: &[usize], width: Option<usize>) -> String {
+    let mut widths = widths(rows);
+    let sum = |widths: &[usize], gap: usize| widths.iter().sum::<usize>() + gap * widths.len().saturating_sub(1);
+    let Some(width) = width.filter(|width| sum(&widths, 3) > *width) else { return lines(rows, &widths, "   ") };
+    let least = |column: usize| rows.first().and_then(|row| row.get(column)).map_or(0, |cell| cell.chars().count());
+    while sum(&widths, 2) > width {
+        let wide = cuttable.iter().copied().filter(|column| widths.get(*column).is_some_and(|it| *it > least(*column)));
+        let Some(widest) = wide.max_by_key(|column| widths[*column]) else { break };
+        widths[widest] -= 1;
+    }
+    lines(rows, &widths, "  ")
+}
+
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column| rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max();
-    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    (0..columns).map(|column| width(column).unwrap_or(0)).collect()
+}
+
+fn lines(rows: &[Vec<String>], widths: &[usize], gap: &str) -> String {
     let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{:width$}", cut(cell, *width)));
+        cells.collect::<Vec<_>>().join(gap).trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The beginning of a text that is longer than `width`.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -111,5 +141,20 @@ mod tests {
     fn columns_are_aligned() {
         let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
         assert_eq!(table(&rows), "A      B\nlong   x");
+    }
+
+    #[test]
+    fn columns_are_cut_to_a_width_and_no_further_than_their_headings() {
+        let rows = [["ID", "REF", "OF"], ["0123456789ab", "team/app:feature", "linux/amd64"]];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        let cut = |width| cut_table(&rows, &[1, 2], width);
+        assert_eq!(cut(None), table(&rows));
+        assert_eq!(cut(Some(45)), table(&rows), "it fits");
+        assert_eq!(
+            cut(Some(33)),
+            "ID            REF        OF\n0123456789ab  team/app…  linux/a…",
+            "the last of those that are equally wide goes first"
+        );
+        assert_eq!(cut(Some(10)).lines().last(), Some("0123456789ab  te…  l…"));
     }
 }

@@ -48,15 +48,24 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         let (other, _) = store(&caches, "other", "linux/amd64", &["two"], MANIFEST).await;
         let run = |args: &[&str]| linkspan(args, flags);
         let table = run(&["cache", "ls"]).ok().stdout;
-        assert!(table.starts_with("REF") && table.contains("team/app") && table.contains("linux/amd64"), "{table}");
+        assert!(table.starts_with("ID ") && table.contains("team/app") && table.contains("linux/amd64"), "{table}");
         assert!(table.lines().all(|line| line.len() <= 80), "{table}");
         assert_eq!(run(&["cache", "ls", "-q", "team/app"]).ok().stdout.trim(), app.id);
         let begin = &app.id[..app.id.len() - 4];
+        let row = table.lines().find(|line| line.contains("team/app")).unwrap();
+        let short = row.split_whitespace().next().unwrap();
+        for id in [short, &short[..6], &app.id["linkspan-cache-".len()..], &app.id["linkspan-cache-".len()..][..6]] {
+            assert_eq!(json(&run(&["cache", "inspect", "--json", id]).ok().stdout)[0]["id"], app.id, "{id}");
+        }
+        assert_eq!(run(&["cache", "ls", "-q", "team/*"]).ok().stdout.trim(), app.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--filter", "ref=oth*"]).ok().stdout.trim(), other.id);
+        assert_eq!(run(&["cache", "ls", "-q", "--filter", "until=1h"]).ok().stdout, "");
         assert_eq!(run(&["cache", "ls", "-q", begin, "unknown"]).ok().stdout.trim(), app.id);
         assert_eq!(run(&["cache", "ls", "-q", &other.id, "team/app"]).ok().lines().len(), 2);
         let listed: Vec<_> = run(&["cache", "ls", "--json"]).ok().lines().iter().map(|line| json(line)).collect();
         assert_eq!(listed.len(), 2);
         assert_eq!((&listed[0]["id"], &listed[0]["mode"]), (&other.id.as_str().into(), &"max".into()));
+        assert_eq!(listed[1]["shortId"], short);
 
         let usage = json(&run(&["cache", "du", "--json"]).ok().stdout);
         let numbers = |at: usize| ["unique", "shared"].map(|key| usage["versions"][at][key].as_u64().unwrap());
@@ -81,6 +90,11 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         assert_eq!(run(&["cache", "ls", "-q"]).ok().lines().len(), 2);
         let commas = run(&["cache", "prune", "--filter", "ref=a,b"]).fails();
         assert!(commas.stderr.contains("repeat --filter"), "{commas}");
+        let dry = run(&["cache", "rm", "--dry-run", "other"]).ok().stdout;
+        assert_eq!(dry, "Would delete: other (linux/amd64)\n");
+        let dry = json(&run(&["cache", "rm", "--dry-run", "--json", "other"]).ok().stdout);
+        assert_eq!(dry, serde_json::json!({"versions": [other.id], "dryRun": true}));
+        assert_eq!(run(&["cache", "ls", "-q"]).ok().lines().len(), 2, "dry runs remove nothing");
         let removed = run(&["cache", "rm", "unknown", &other.id[..other.id.len() - 3], "other"]).fails();
         assert_eq!(removed.status.code(), Some(1));
         assert!(removed.stdout.starts_with("Deleted: other (linux/amd64)\n"), "{removed}");
@@ -89,7 +103,17 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id);
         run(&["cache", "prune", "--keep-storage", "10kB"]).ok();
         assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id, "it is shorter than that");
-        run(&["cache", "prune", "--all"]).ok();
+        run(&["cache", "prune", "--keep-storage", "0.01MB"]).ok();
+        assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout.trim(), app.id);
+        let whole = json(&run(&["cache", "du", "--json"]).ok().stdout)["total"].clone();
+        let dry = run(&["cache", "prune", "--all", "--dry-run"]).ok().stdout;
+        let amount =
+            dry.split_once("Would reclaim: up to ").unwrap().1.strip_suffix("; what images have of it stays\n");
+        assert_eq!(json(&run(&["cache", "prune", "--all", "--dry-run", "--json"]).ok().stdout)["bytes"], whole);
+        let pruned = run(&["cache", "prune", "--all"]).ok().stdout;
+        let total = if flags[1] == "layout" { "To be reclaimed" } else { "Total reclaimed space" };
+        let total = format!("\n{total}: up to {}; what images have of it stays\n", amount.unwrap());
+        assert!(pruned.contains(&total), "{total} in {pruned}");
         assert_eq!(run(&["cache", "ls", "-q"]).ok().stdout, "");
     }
 }
@@ -122,8 +146,39 @@ async fn a_cache_is_exported_and_imported() {
     assert!(missing.stderr.contains("/nowhere/at/all: no such folder or file"), "{missing}");
     let none = run(&["cache", "import", "--tag", "zzz", text(&folder), "x"]).fails();
     assert!(none.stderr.contains("no build cache `zzz`") && none.stderr.contains("it has app:main"), "{none}");
+    let plain = stack.fresh_path("-plain");
+    fs::create_dir(&plain).unwrap();
+    fs::write(plain.join("file"), "x").unwrap();
+    for folder in [text(&plain), text(plain.parent().unwrap())] {
+        let refused = run(&["cache", "import", folder, "x"]).fails();
+        assert!(refused.stderr.contains(&format!("`{folder}` is no OCI image layout")), "{refused}");
+        assert!(refused.stderr.contains("expected what `linkspan cache export` writes"), "{refused}");
+        assert!(!refused.stderr.contains("new folder"), "{refused}");
+    }
+    // What is there already is replaced, and that is said.
+    let replaced = run(&["cache", "import", text(&folder), "again"]).ok().stdout;
+    assert_eq!(replaced, "again (linux/amd64): 2 layers, 0B copied\nagain (linux/arm64): 2 layers, 0B copied\n");
+    let (changed, _) = store(&caches, "changed", "linux/arm64", &["two", "four"], MANIFEST).await;
+    let one = run(&["cache", "export", "--json", "changed", text(&folder)]).ok().stdout;
+    assert_eq!(json(&one)["tags"], serde_json::json!([{"of": "linux/arm64", "tag": "changed"}]));
+    let unnamed = run(&["cache", "import", text(&folder), "again"]).fails();
+    let expected = format!("`{}` has 2 build caches, and none was named", text(&folder));
+    assert!(unnamed.stderr.contains(&expected), "{unnamed}");
+    let versions = caches.versions(Some(&"again".parse().unwrap())).await.unwrap();
+    let import = ["cache", "import", "--tag", "changed", text(&folder), "again"];
+    let output = json(&run(&[&import[..], &["--json"]].concat()).ok().stdout);
+    assert_eq!(output["versions"][0]["replaced"], versions.iter().find(|it| it.part == changed.part).unwrap().id);
+    run(&["cache", "rm", "changed"]).ok();
+    let import = ["cache", "import", "--tag", "app:main", text(&folder), "again"];
+    let output = run(&import).ok().stdout;
+    // The engine may have collected the layer that only the replaced version had.
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines[0], "again (linux/amd64): 2 layers, 0B copied", "that is the same");
+    assert!(lines[1].ends_with(" copied, in place of what the ref had of this part"), "{output}");
+    let versions = caches.versions(None).await.unwrap();
     // Only one part, by its id.
-    let (one, alone) = (&versions[1].id, stack.fresh_path("-alone"));
+    let one = versions.iter().find(|version| version.title == "linux/amd64").unwrap();
+    let (one, alone) = (&one.id, stack.fresh_path("-alone"));
     let output = run(&["cache", "export", &one[..one.len() - 2], text(&alone)]).ok().stdout;
     assert!(output.contains("tag=again   # linux/amd64") && !output.contains("arm64"), "{output}");
 }
@@ -186,9 +241,37 @@ async fn commands_work_on_the_engine_whatever_daemon_the_environment_names() {
     let (version, _) =
         store(&caches(&*select(&Selection::layout(&path)).await.unwrap().engine), "app", "", &["one"], INDEX).await;
     let run = linkspan(&["cache", "ls", "-q"], &[]).env("LINKSPAN_TO", "unix:///nowhere/at.sock");
-    assert_eq!(run.env("LINKSPAN_LAYOUT", text(&path)).env("LINKSPAN_ENGINE", "layout").ok().stdout.trim(), version.id);
+    let output = run.env("LINKSPAN_LAYOUT", text(&path)).env("LINKSPAN_ENGINE", "layout").ok();
+    assert_eq!(output.stdout.trim(), version.id);
+    assert!(output.stderr.contains("LINKSPAN_TO is not used"), "{output}");
     let refused = linkspan(&["cache", "ls", "--to", "unix:///nowhere/at.sock"], &[]).fails();
     assert_eq!(refused.status.code(), Some(2), "no flag of caches: {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_cut_to_the_width_of_a_terminal_and_nowhere_else() {
+    let stack = Stack::shared();
+    let path = stack.fresh_path("-wide");
+    let reference = "github.com/acme/shop/api:feature-login-with-a-long-name";
+    let layout = select(&Selection::layout(&path)).await.unwrap().engine;
+    store(&caches(&*layout), reference, "linux/amd64,linux/arm64", &["one"], INDEX).await;
+    let flags = ["--layout", text(&path)];
+    let on_terminal = |args: &[&str]| {
+        let command = [&[env!("CARGO_BIN_EXE_linkspan")], args, &flags].concat().join(" ");
+        let script = format!("stty cols 80 rows 24; exec {command}");
+        Run::new("script").args(["-qec", &script, "/dev/null"]).env("SHELL", "/bin/sh").ok().stdout
+    };
+    for command in ["ls", "du"] {
+        let seen = on_terminal(&["cache", command]);
+        assert!(seen.lines().all(|line| line.trim_end().chars().count() <= 80), "{seen}");
+        assert!(seen.contains("github.com/acme/") && seen.contains('…') && !seen.contains(reference), "{seen}");
+        let whole = on_terminal(&["cache", command, "--no-trunc"]);
+        let piped = linkspan(&["cache", command], &flags).ok().stdout;
+        for text in [whole, piped] {
+            assert!(text.contains(reference) && text.contains("linux/amd64,linux/arm64"), "{text}");
+        }
+    }
+    assert!(on_terminal(&["cache", "ls", "--json"]).contains(reference));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, interruptible, output, show};
@@ -15,7 +16,7 @@ use super::{PlaceError, caches, find, named};
 use crate::caches::{CacheError, CacheRef, CacheSettings, Caches, ResolvedPart};
 use crate::engine::cache_tags;
 use crate::engine::select::{Selection, select};
-use crate::image::layout::INDEX_FILE;
+use crate::image::layout::{INDEX_FILE, MARKER_FILE};
 
 const EXPORT_EXAMPLES: &str = "\
 BuildKit reads one part by a tag. The part that was written last has REF as its
@@ -26,6 +27,9 @@ Examples:
   linkspan cache export app cache.tar
   docker buildx build --cache-from type=local,src=./cache,tag=app .";
 const IMPORT_EXAMPLES: &str = "\
+A part that REF has already is replaced: import caches of one folder that have
+no parts (those that BuildKit wrote) under refs of their own.
+
 Examples:
   linkspan cache import ./cache app           what `export` wrote, with all parts
   linkspan cache import cache.tar app
@@ -44,6 +48,10 @@ pub(super) struct Export {
     #[arg(value_name = "DIR|FILE.tar")]
     folder: PathBuf,
 
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     pub(super) target: EngineSettings,
 }
@@ -56,13 +64,17 @@ pub(super) struct Import {
     #[arg(value_name = "DIR|FILE.tar")]
     folder: PathBuf,
 
-    /// The ref that it gets
+    /// The ref that it gets; what this has of the same part is replaced
     #[arg(value_name = "REF")]
     reference: CacheRef,
 
     /// The tag that BuildKit gave it, or the ref that `export` was given [default: the only one]
     #[arg(long, value_name = "TAG")]
     tag: Option<CacheRef>,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 
     #[command(flatten)]
     pub(super) target: EngineSettings,
@@ -82,10 +94,13 @@ impl Export {
             let ids: HashSet<_> = versions.into_iter().map(|version| version.id).collect();
             let mut parts = from.resolve(&reference).await?;
             parts.retain(|part| ids.contains(&part.version.id));
-            copy(&from, parts, &reference, &folder(place.folder()).await?, &reference).await?;
+            let copied = copy(&from, parts, &reference, &folder(place.folder()).await?, &reference, self.json).await?;
             let tags = tags(place.folder(), &reference)?;
             place.finish().await?;
-            print_usage(&self.folder, &tags)?;
+            match self.json {
+                true => print_json(&copied, Some(&tags))?,
+                false => print_usage(&self.folder, &tags)?,
+            }
             Ok(ExitCode::SUCCESS)
         }))?
     }
@@ -98,15 +113,22 @@ impl Import {
             let to = caches(&config).await?;
             let copied = interruptible(async {
                 let place = Place::to_read(&self.folder).await?;
+                if !place.folder().join(MARKER_FILE).is_file() {
+                    return Err(PlaceError::NotLayout { folder: self.folder.display().to_string() }.into());
+                }
                 let from = folder(place.folder()).await?;
                 let tag = chosen(&from, &self.folder, self.tag).await?;
                 let parts = from.resolve(&tag).await?;
-                copy(&from, parts, &tag, &to, &self.reference).await
+                copy(&from, parts, &tag, &to, &self.reference, self.json).await
             });
             let copied = copied.await;
             // What was copied of a version that is not complete is released, before it is said that nothing is left.
             to.finish().await;
-            copied.map(|()| ExitCode::SUCCESS)
+            let copied = copied?;
+            if self.json {
+                print_json(&copied, None)?;
+            }
+            Ok(ExitCode::SUCCESS)
         })?
     }
 }
@@ -131,28 +153,38 @@ async fn chosen(caches: &Caches, path: &Path, tag: Option<CacheRef>) -> Result<C
     }
 }
 
-/// Copies the newest version of each part.
+/// Copies the newest version of each part, and prints a line for each unless `is_quiet`.
 async fn copy(
     from: &Arc<Caches>,
     mut parts: Vec<ResolvedPart>,
     tag: &CacheRef,
     to: &Arc<Caches>,
     reference: &CacheRef,
-) -> Result<(), CommandError> {
+    is_quiet: bool,
+) -> Result<Vec<Value>, CommandError> {
     if parts.is_empty() {
         return Err(CacheError::Unknown { reference: tag.to_string() }.into());
     }
     let mut seen = HashSet::new();
     parts.retain(|part| seen.insert(part.version.part.clone()));
+    let mut documents = Vec::new();
     // The newest comes last, and is the newest again.
     for part in parts.iter().rev() {
         let copied = to.copy(from, part, reference, &engine::origin("cache")).await?;
         let (layers, written) = (show::count(part.listed.layers.len(), "layer"), show::size(copied.written));
         let missing = if part.missing == 0 { String::new() } else { format!(", {} missing", part.missing) };
-        let name = named(reference.as_str(), &part.version.title);
-        output::print(&format!("{name}: {layers}{missing}, {written} copied"))?;
+        let replaced = copied.replaced.as_ref().map(|replaced| replaced.id.as_str());
+        documents.push(json!({
+            "id": copied.version.id, "ref": reference.as_str(), "of": part.version.title, "copied": copied.written,
+            "layers": part.listed.layers.len(), "missingLayers": part.missing, "replaced": replaced,
+        }));
+        if !is_quiet {
+            let name = named(reference.as_str(), &part.version.title);
+            let instead = if replaced.is_some() { ", in place of what the ref had of this part" } else { "" };
+            output::print(&format!("{name}: {layers}{missing}, {written} copied{instead}"))?;
+        }
     }
-    Ok(())
+    Ok(documents)
 }
 
 /// What the versions of a cache in a folder are of, and the tags by which BuildKit finds them.
@@ -161,6 +193,15 @@ fn tags(folder: &Path, reference: &CacheRef) -> Result<Vec<(String, String)>, Co
     let failed = |error| PlaceError::File { path: path.display().to_string(), error };
     let index = fs::read(&path).map_err(failed)?;
     Ok(cache_tags(&index, reference.as_str()).map_err(|error| failed(std::io::Error::other(error)))?)
+}
+
+/// Prints what was copied, and the tags by which BuildKit finds it.
+fn print_json(copied: &[Value], tags: Option<&[(String, String)]>) -> Result<(), CommandError> {
+    let mut document = json!({"versions": copied});
+    if let Some(tags) = tags {
+        document["tags"] = tags.iter().map(|(title, tag)| json!({"of": title, "tag": tag})).collect();
+    }
+    output::print(&document.to_string())
 }
 
 /// Says how BuildKit reads what was exported.

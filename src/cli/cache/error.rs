@@ -15,9 +15,11 @@ pub(in crate::cli) enum PlaceError {
     Name { path: String, reason: &'static str },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    #[error("{folder} has {} build caches, and none was named", tags.len())]
+    #[error("`{folder}` is no OCI image layout: it has no file `oci-layout`")]
+    NotLayout { folder: String },
+    #[error("`{folder}` has {} build caches, and none was named", tags.len())]
     Unnamed { folder: String, tags: Vec<String> },
-    #[error("{folder} has no build cache `{tag}`")]
+    #[error("`{folder}` has no build cache `{tag}`")]
     Tag { folder: String, tag: String, tags: Vec<String> },
 }
 
@@ -40,6 +42,7 @@ impl PlaceError {
                 Some(expected.to_owned())
             }
             Self::Archive(error) => error.hint(),
+            Self::NotLayout { .. } => Some(expected.to_owned()),
             Self::Unnamed { tags, .. } | Self::Tag { tags, .. } if tags.is_empty() => Some(expected.to_owned()),
             Self::Unnamed { tags, .. } => Some(format!("name one with --tag: {}", tags.join(", "))),
             Self::Tag { tags, .. } => Some(format!("it has {}", tags.join(", "))),

@@ -1,28 +1,67 @@
-//! The versions that refs, ids and beginnings of ids mean.
+//! The versions that refs, patterns of refs, ids and beginnings of ids mean.
+
+use std::str::FromStr;
 
 use crate::caches::{CacheError, CacheRef};
 use crate::engine::caches::{CacheVersion, VERSION_PREFIX};
+use crate::image::Digest;
+use crate::pattern;
 
-/// How many characters of an id are needed, without what all ids begin with.
+/// How many characters of an id are needed, without what all ids begin with: fewer may be a ref that was mistyped.
 const SHORTEST: usize = 4;
 
+/// The id of a version that tables show, 12 characters. Whole ids begin alike: with the ref's digest and the time.
+pub(super) fn short_id(version: &CacheVersion) -> String {
+    Digest::sha256(version.id.as_bytes()).short().to_owned()
+}
+
+/// What is listed: one cache or version, or all caches whose refs match a pattern.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    One(CacheRef),
+    Pattern(String),
+}
+
+impl FromStr for Wanted {
+    type Err = CacheError;
+
+    fn from_str(text: &str) -> Result<Self, CacheError> {
+        match text.contains('*') {
+            false => Ok(Self::One(text.parse()?)),
+            true => Ok(Self::Pattern(text.to_owned())),
+        }
+    }
+}
+
+impl Wanted {
+    /// The versions that it means.
+    pub(super) fn matching(&self, all: &[CacheVersion]) -> Vec<CacheVersion> {
+        match self {
+            Self::One(given) => matching(all, given),
+            Self::Pattern(refs) => all.iter().filter(|it| pattern::matches(refs, &it.reference)).cloned().collect(),
+        }
+    }
+}
+
 /// The versions that `given` means: of the cache of this ref, else those whose id it is or begins with.
-pub(super) fn matching(all: &[CacheVersion], given: &CacheRef) -> Vec<CacheVersion> {
+fn matching(all: &[CacheVersion], given: &CacheRef) -> Vec<CacheVersion> {
     let given = given.as_str();
-    let of_ref: Vec<_> = all.iter().filter(|version| version.reference == given).cloned().collect();
-    if !of_ref.is_empty() {
-        return of_ref;
+    let those = |is_meant: &dyn Fn(&CacheVersion) -> bool| -> Vec<CacheVersion> {
+        all.iter().filter(|version| is_meant(version)).cloned().collect()
+    };
+    let (of_ref, exact) = (those(&|it| it.reference == given), those(&|it| it.id == given || short_id(it) == given));
+    if let Some(found) = [of_ref, exact].into_iter().find(|found| !found.is_empty()) {
+        return found;
     }
-    if let Some(exact) = all.iter().find(|version| version.id == given) {
-        return vec![exact.clone()];
+    match given.strip_prefix(VERSION_PREFIX) {
+        Some("") => Vec::new(),
+        Some(_) => those(&|it| it.id.starts_with(given)),
+        None if given.len() < SHORTEST => Vec::new(),
+        None => those(&|it| {
+            it.id.strip_prefix(VERSION_PREFIX).is_some_and(|id| id.starts_with(given))
+                || short_id(it).starts_with(given)
+        }),
     }
-    let begin = given.strip_prefix(VERSION_PREFIX).unwrap_or(given);
-    if begin.len() < SHORTEST {
-        return Vec::new();
-    }
-    let is_meant =
-        |version: &&CacheVersion| version.id.strip_prefix(VERSION_PREFIX).unwrap_or(&version.id).starts_with(begin);
-    all.iter().filter(is_meant).cloned().collect()
 }
 
 /// The versions of one cache, or the one whose id begins so.
@@ -34,8 +73,66 @@ pub(super) fn required(all: &[CacheVersion], given: &CacheRef) -> Result<Vec<Cac
     match found.first() {
         None => Err(CacheError::Unknown { reference: given.to_string() }),
         Some(first) if found.len() > 1 && first.reference != given.as_str() => {
-            Err(CacheError::Ambiguous { id: given.to_string() })
+            Err(CacheError::Ambiguous { id: given.to_string(), ids: found.iter().map(short_id).collect() })
         }
         Some(_) => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::image::Descriptor;
+
+    fn version(reference: &str, id: &str) -> CacheVersion {
+        let [part, title, mode, builder] = Default::default();
+        CacheVersion {
+            id: format!("{VERSION_PREFIX}{id}"),
+            reference: reference.to_owned(),
+            root: Descriptor::new("", Digest::sha256(b""), 0),
+            created: UNIX_EPOCH,
+            used: UNIX_EPOCH,
+            layers: 0,
+            bytes: 0,
+            part,
+            title,
+            mode,
+            builder,
+        }
+    }
+
+    #[test]
+    fn refs_ids_short_ids_and_beginnings_of_both_are_found() {
+        let all = [
+            version("app", "a17284-1795984830115-92f7f8b1"),
+            version("app", "a17284-1795984830115-02f7f8b1"),
+            version("2a97", "2a9744-1795984830115-12345678"),
+        ];
+        let ids: Vec<_> = all.iter().map(short_id).collect();
+        let found = |given: &str| -> Vec<usize> {
+            let found = matching(&all, &given.parse().unwrap());
+            found.iter().map(|it| all.iter().position(|version| version.id == it.id).unwrap()).collect()
+        };
+        assert_eq!(found("app"), [0, 1]);
+        assert_eq!(found("2a97"), [2], "a ref is one before it is the beginning of an id");
+        for (at, id) in ids.iter().enumerate() {
+            assert_eq!((id.len(), found(id), found(&id[..5])), (12, vec![at], vec![at]));
+            assert_eq!(found(&id[..3]), [0; 0], "that is too short");
+        }
+        assert_eq!(found("a172"), [0, 1]);
+        assert_eq!(found("a17284-1795984830115-9"), [0]);
+        assert_eq!(found("linkspan-cache-2"), [2], "the beginning of a whole id may be as short as it is one");
+        assert_eq!((found("linkspan-cache-"), found("linkspan")), (vec![], vec![]), "all ids begin so");
+        let Err(CacheError::Ambiguous { ids: named, .. }) = required(&all, &"a172".parse().unwrap()) else { panic!() };
+        assert_eq!(named, ids[..2]);
+    }
+
+    #[test]
+    fn a_pattern_means_the_refs_that_match() {
+        let all = [version("ci/a", "1"), version("ci/b", "2"), version("app", "3")];
+        let found = |text: &str| text.parse::<Wanted>().unwrap().matching(&all).len();
+        assert_eq!((found("ci/*"), found("*a*"), found("app"), found("x*")), (2, 2, 1, 0));
     }
 }

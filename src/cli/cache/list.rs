@@ -10,24 +10,32 @@ use serde_json::{Value, json};
 
 use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, output, show};
-use super::{ago, caches, find};
+use super::filter::{self, Filter};
+use super::find::{self, Wanted};
+use super::{ago, caches};
 use crate::caches::{CacheRef, ResolvedPart, VersionUsage};
 use crate::engine::caches::CacheVersion;
 use crate::image::cache::CacheConfig;
 
+/// The columns that may be cut: refs, and what they are of.
+const NAMES: [usize; 2] = [1, 2];
+
 const LIST_EXAMPLES: &str = "\
 A line is the newest version of a part, or an older one that `keep=N` keeps. OF
 is the platform, target and Dockerfile. SIZE counts layers that other caches and
-images have as well; --json has the times of creation and the layers.
+images have as well; --json has the times of creation and the layers. ID is the
+short id, of which the beginning does, too (four characters or more); -q prints
+whole ids. On a terminal long refs are cut to its width; --no-trunc shows them.
 
 Examples:
   linkspan cache ls
   linkspan cache ls app team/app:main
+  linkspan cache ls 'ci/*' --filter until=168h
   linkspan cache ls -q app                        ids, for inspect, export and rm
   linkspan cache ls --json | jq -r .ref";
 const USAGE_EXAMPLES: &str = "\
-UNIQUE are the bytes that no other cache has: they become free when this one is
-removed, unless an image has them. SHARED are those that other caches have, too.
+UNIQUE are the bytes that no other cache has: the most that becomes free when
+this one is removed; what an image has of them stays. SHARED are those that other caches have, too.
 
 Examples:
   linkspan cache du
@@ -41,11 +49,20 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_long_help = LIST_EXAMPLES)]
 pub(super) struct List {
-    /// Only these: refs, ids or beginnings of ids
-    #[arg(value_name = "REF|ID")]
-    references: Vec<CacheRef>,
+    /// Only these: refs, patterns of refs in which `*` matches any characters, ids or beginnings of ids
+    #[arg(value_name = "REF|PATTERN|ID")]
+    wanted: Vec<Wanted>,
 
-    /// Print ids only
+    /// Only those that match: `until=TIME`, which were not used for this long (`24h`, `1h30m`, `30d`), or `ref=PATTERN`;
+    /// can be repeated, and one of several refs has to match
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<Filter>,
+
+    /// Do not cut refs to the width of the terminal
+    #[arg(long)]
+    no_trunc: bool,
+
+    /// Print whole ids only
     #[arg(short, long)]
     quiet: bool,
 
@@ -61,6 +78,10 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 #[command(after_long_help = USAGE_EXAMPLES)]
 pub(super) struct DiskUsage {
+    /// Do not cut refs to the width of the terminal
+    #[arg(long)]
+    no_trunc: bool,
+
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -77,6 +98,10 @@ pub(super) struct Inspect {
     #[arg(value_name = "REF|ID", required = true)]
     references: Vec<CacheRef>,
 
+    /// Accepted for likeness with other commands; the output always is JSON
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     pub(super) target: EngineSettings,
 }
@@ -87,19 +112,22 @@ impl List {
         let versions = block_on(async {
             let caches = caches(&config).await?;
             let mut versions = caches.versions(None).await?;
-            if !self.references.is_empty() {
-                let selected = self.references.iter().flat_map(|given| find::matching(&versions, given));
+            if !self.wanted.is_empty() {
+                let selected = self.wanted.iter().flat_map(|wanted| wanted.matching(&versions));
                 let selected: HashSet<_> = selected.map(|version| version.id).collect();
                 versions.retain(|version| selected.contains(&version.id));
             }
+            let (selection, now) = (filter::selection(self.filter), SystemTime::now());
+            versions.retain(|version| selection.includes(version, now));
             Ok::<_, CommandError>(versions)
         })??;
-        let mut rows = vec![["REF", "OF", "MODE", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["ID", "REF", "OF", "MODE", "SIZE", "LAST USED"].map(str::to_owned).to_vec()];
         for version in &versions {
             match (self.quiet, self.json) {
                 (true, _) => output::print(&version.id)?,
                 (_, true) => output::print(&json_of(version).to_string())?,
                 _ => rows.push(vec![
+                    find::short_id(version),
                     version.reference.clone(),
                     version.title.clone(),
                     version.mode.clone(),
@@ -109,7 +137,7 @@ impl List {
             }
         }
         if !self.quiet && !self.json {
-            output::print(&show::table(&rows))?;
+            output::print(&show::cut_table(&rows, &NAMES, output::columns(self.no_trunc)))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -131,9 +159,10 @@ impl DiskUsage {
             output::print(&serde_json::to_string_pretty(&document)?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut rows = vec![["REF", "OF", "UNIQUE", "SHARED", "LAST USED"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["ID", "REF", "OF", "UNIQUE", "SHARED", "LAST USED"].map(str::to_owned).to_vec()];
         for VersionUsage { version, unique, shared, .. } in &usage.versions {
             rows.push(vec![
+                find::short_id(version),
                 version.reference.clone(),
                 version.title.clone(),
                 show::size_in_table(*unique),
@@ -141,11 +170,11 @@ impl DiskUsage {
                 ago(version.used),
             ]);
         }
-        output::print(&show::table(&rows))?;
+        output::print(&show::cut_table(&rows, &NAMES, output::columns(self.no_trunc)))?;
         output::print(&format!("Total: {}", show::size(usage.total)))?;
         if !over.versions.is_empty() {
             let (count, bytes) = (show::count(over.versions.len(), "version"), show::size(over.bytes));
-            output::print(&format!("Beyond the limits: {count}, {bytes}"))?;
+            output::print(&format!("Beyond the limits: {count}, up to {bytes}"))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -179,7 +208,7 @@ fn time(time: SystemTime) -> String {
 
 fn json_of(version: &CacheVersion) -> Value {
     json!({
-        "id": version.id, "ref": version.reference, "part": version.part, "of": version.title, "mode": version.mode,
+        "id": version.id, "shortId": find::short_id(version), "ref": version.reference, "part": version.part, "of": version.title, "mode": version.mode,
         "builder": version.builder, "created": time(version.created), "used": time(version.used),
         "root": version.root, "layers": version.layers, "size": version.bytes,
     })

@@ -3,6 +3,7 @@
 mod archive;
 mod copy;
 mod error;
+mod filter;
 mod find;
 mod list;
 mod remove;
@@ -15,7 +16,7 @@ use clap::{Args, Subcommand};
 
 pub(super) use self::error::PlaceError;
 use super::settings::EngineSettings;
-use super::{CommandError, show};
+use super::{CommandError, engine, output, show};
 use crate::caches::Caches;
 use crate::config::Config;
 use crate::engine::EngineKind;
@@ -49,6 +50,8 @@ A build through `linkspan serve` writes a cache, and another one reads it:
     --cache-from type=linkspan,ref=app --load -t app .
 A cache has a part for each platform, target and Dockerfile that was built.
 These commands work on the engine itself, not through a daemon (LINKSPAN_TO).
+An ID is one version of a part: its short id, as `ls` prints it, or its whole id,
+as `ls -q` prints it; of either the beginning does, of at least four characters.
 
 Examples:
   linkspan cache ls
@@ -60,6 +63,9 @@ Examples:
 
 impl Cache {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        if engine::is_daemon_named() {
+            output::note("linkspan: note: LINKSPAN_TO is not used: `linkspan cache` works on the engine itself");
+        }
         match self.command {
             CacheCommand::List(command) => command.run(),
             CacheCommand::Usage(command) => command.run(),

@@ -2,25 +2,27 @@
 
 use std::collections::HashSet;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use serde_json::json;
 
 use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, output, show};
+use super::filter::{self, Filter};
 use super::{find, named, placed};
 use crate::caches::{CacheRef, Pruned, Selection};
-use crate::config::{bytes_of, duration_of};
+use crate::config::bytes_of;
 
 /// A folder keeps what just became garbage for a while.
 const FREED_LATER: &str = "The folder keeps these bytes for an hour; a change of it after that frees them.";
 const REMOVE_EXAMPLES: &str = "\
 Examples:
   linkspan cache rm app team/app:main
+  linkspan cache rm --dry-run 3f8a52c0d911        an id, as `cache ls` prints it
   linkspan cache rm $(linkspan cache ls -q app)";
 const PRUNE_EXAMPLES: &str = "\
-When a cache was used is noted to the hour.
+When a cache was used is noted to the hour. The bytes are the most that becomes
+free: what images have of them stays, and a folder keeps all for an hour.
 
 Examples:
   linkspan cache prune --filter until=168h --dry-run
@@ -34,6 +36,14 @@ pub(super) struct Remove {
     /// The caches: their refs; or ids of single versions, or beginnings of ids
     #[arg(value_name = "REF|ID", required = true)]
     references: Vec<CacheRef>,
+
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 
     #[command(flatten)]
     pub(super) target: EngineSettings,
@@ -74,31 +84,6 @@ pub(super) struct Prune {
     pub(super) target: EngineSettings,
 }
 
-/// A condition of a prune.
-#[derive(Debug, Clone)]
-enum Filter {
-    Until(Duration),
-    Reference(String),
-}
-
-impl FromStr for Filter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some(("until", time)) => {
-                let until = duration_of(time).map(Self::Until);
-                until.ok_or_else(|| "expected a time such as `24h`, `1h30m` or `30d`".to_owned())
-            }
-            Some(("ref", pattern)) if pattern.contains(',') => {
-                Err("expected one pattern; repeat --filter for several".to_owned())
-            }
-            Some(("ref", pattern)) if !pattern.is_empty() => Ok(Self::Reference(pattern.to_owned())),
-            _ => Err("expected `until=TIME` or `ref=PATTERN`".to_owned()),
-        }
-    }
-}
-
 fn bytes(text: &str) -> Result<u64, String> {
     bytes_of(text).ok_or_else(|| "expected a number of bytes such as `10GB` or `512MiB`".to_owned())
 }
@@ -122,11 +107,18 @@ impl Remove {
                     }
                 }
             }
-            caches.delete(gone.iter().map(|version| version.id.clone()).collect()).await?;
-            for version in &gone {
-                output::print(&format!("Deleted: {}", named(&version.reference, &version.title)))?;
+            let ids: Vec<_> = gone.iter().map(|version| version.id.clone()).collect();
+            if !self.dry_run {
+                caches.delete(ids.clone()).await?;
             }
-            if !gone.is_empty() && is_folder {
+            if self.json {
+                output::print(&json!({"versions": ids, "dryRun": self.dry_run}).to_string())?;
+                return Ok(code);
+            }
+            for version in &gone {
+                output::print(&format!("{}: {}", verb(self.dry_run), named(&version.reference, &version.title)))?;
+            }
+            if !gone.is_empty() && is_folder && !self.dry_run {
                 output::print(FREED_LATER)?;
             }
             Ok(code)
@@ -136,16 +128,7 @@ impl Remove {
 
 impl Prune {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let mut selection = Selection { keep_bytes: self.keep_storage, ..Selection::default() };
-        for filter in self.filter {
-            match filter {
-                // The strictest one counts.
-                Filter::Until(time) => {
-                    selection.unused_for = Some(selection.unused_for.map_or(time, |other| other.max(time)));
-                }
-                Filter::Reference(pattern) => selection.references.push(pattern),
-            }
-        }
+        let selection = Selection { keep_bytes: self.keep_storage, ..filter::selection(self.filter) };
         let config = engine::configure(self.target)?;
         let (is_dry, is_json) = (self.dry_run, self.json);
         let (pruned, is_folder) = block_on(async {
@@ -154,7 +137,7 @@ impl Prune {
         })??;
         if is_json {
             let ids: Vec<_> = pruned.versions.iter().map(|usage| &usage.version.id).collect();
-            let document = serde_json::json!({"versions": ids, "bytes": pruned.bytes, "dryRun": is_dry});
+            let document = json!({"versions": ids, "bytes": pruned.bytes, "dryRun": is_dry});
             output::print(&document.to_string())?;
         } else {
             report(&pruned, is_dry, is_folder)?;
@@ -163,16 +146,23 @@ impl Prune {
     }
 }
 
+fn verb(is_dry: bool) -> &'static str {
+    if is_dry { "Would delete" } else { "Deleted" }
+}
+
 fn report(pruned: &Pruned, is_dry: bool, is_folder: bool) -> Result<(), CommandError> {
-    let (verb, total) = match is_dry {
-        true => ("Would delete", "Would reclaim"),
-        false => ("Deleted", "Total reclaimed space"),
-    };
     for usage in &pruned.versions {
-        let version = &usage.version;
-        let size = show::size(usage.unique);
-        output::print(&format!("{verb}: {}, {size} of its own", named(&version.reference, &version.title)))?;
+        let (version, size) = (&usage.version, show::size(usage.unique));
+        let name = named(&version.reference, &version.title);
+        output::print(&format!("{}: {name}, {size} of its own", verb(is_dry)))?;
     }
-    output::print(&format!("{total}: {}", show::size(pruned.bytes)))?;
+    let total = match (is_dry, is_folder && pruned.bytes > 0) {
+        (true, _) => "Would reclaim",
+        (false, true) => "To be reclaimed",
+        (false, false) => "Total reclaimed space",
+    };
+    // Which of them images have as well is not known here.
+    let (most, rest) = if pruned.bytes == 0 { ("", "") } else { ("up to ", "; what images have of it stays") };
+    output::print(&format!("{total}: {most}{}{rest}", show::size(pruned.bytes)))?;
     if pruned.bytes > 0 && is_folder && !is_dry { output::print(FREED_LATER) } else { Ok(()) }
 }
