@@ -102,6 +102,17 @@ pub struct Policy {
     pub names_restricted: bool,
     /// Whether a name must not move to another image.
     pub deny_tag_move: bool,
+    /// Whether only build caches whose refs a pattern covers may be written.
+    pub caches_restricted: bool,
+    /// How many bytes all build caches together may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_max_bytes: Option<u64>,
+    /// For how many seconds a build cache is kept that is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_max_age: Option<u64>,
+    /// How many versions of build caches there may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_max_count: Option<usize>,
 }
 
 /// The document.
@@ -252,7 +263,12 @@ mod tests {
                 ],
                 "engine": { "kind": "docker", "version": "29", "address": "unix:///e" },
                 "builders": [{ "address": "tcp://far:1", "door": "unix:///b", "plain_is_load": true }],
-                "policy": { "plain_is_load": false, "names_restricted": false, "deny_tag_move": false },
+                "policy": {
+                    "plain_is_load": false,
+                    "names_restricted": false,
+                    "deny_tag_move": false,
+                    "caches_restricted": false,
+                },
                 "exports": [{
                     "id": "e", "door": "docker", "builder": "b", "principal": "uid 1, gid 2", "state": "open",
                     "created": null, "names": ["demo:1"],

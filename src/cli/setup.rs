@@ -45,8 +45,8 @@ struct Buildx {
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
-    /// Where the docker door listens [env: LINKSPAN_DOCKER_LISTEN] [default: that of the Linkspan that runs here, else
-    /// unix:///run/linkspan/docker.sock]
+    /// Where the docker door listens [env: LINKSPAN_DOCKER_LISTEN] [default: that of a Linkspan that runs here, found as
+    /// `linkspan doctor` finds it, else unix:///run/linkspan/docker.sock]
     #[arg(long, value_name = "ADDR")]
     docker_listen: Option<String>,
 
@@ -79,10 +79,13 @@ impl Buildx {
         flags.add_flag(Setting::DockerHost, self.docker_host.clone());
         let config = Config::load(flags, &ProcessEnvironment)?;
         let store = Store::find(|name| std::env::var_os(name)).ok_or(SetupError::Homeless)?;
+        let variable = |name: &str| std::env::var_os(name);
         let doors = block_on(Doors::probe(
             &config,
+            &store,
+            variable,
             &Config::default_docker_listen(&ProcessEnvironment),
-            &SearchFolders::new(|name| std::env::var_os(name)),
+            &SearchFolders::new(variable),
         ))?;
         let flags = [
             ("config", self.config.as_deref()),
@@ -95,7 +98,8 @@ impl Buildx {
         let mut code = ExitCode::SUCCESS;
         let mut all = Vec::new();
         for name in &self.names {
-            let door = store.instance(name).map_err(SetupError::from).and_then(|builder| doors.of(&store, &builder));
+            let builder = store.instance(name).map_err(SetupError::from);
+            let door = builder.and_then(|builder| doors.of(&store, &builder, self.undo));
             let changed = door.and_then(|door| Ok((change(&store, name, &door.listen, &door.engine)?, door)));
             match changed {
                 Ok((done, _)) if self.json => all.push(done),

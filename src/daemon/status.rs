@@ -47,6 +47,10 @@ pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<
         plain_is_load: config.docker_door.as_ref().is_some_and(|door| door.plain_is_load),
         names_restricted: !config.names.allowed.is_empty(),
         deny_tag_move: !config.names.allow_tag_move,
+        caches_restricted: !config.caches.policy.allowed.is_empty(),
+        cache_max_bytes: config.caches.limits.max_bytes,
+        cache_max_age: config.caches.limits.max_age.map(|age| age.as_secs()),
+        cache_max_count: config.caches.limits.max_count,
     };
     let status = doors.first().cloned().map(|door| Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -5,12 +5,13 @@ use super::engine::door_of;
 use super::report::{Check, Mark, Remedy};
 use super::socket_at;
 use crate::buildx::is_same_address;
-use crate::config::{Config, Setting};
+use crate::config::{Builder, Config, DEFAULT_LISTEN, Setting};
 use crate::net::Address;
 use crate::running::{Probe, Socket};
-use crate::status::Kind;
+use crate::status::{Kind, Status};
 
-/// All doors, without their builders. A builder whose address is a door gets no door of its own.
+/// All doors, without their builders. A builder whose address is a door gets no door of its own, and neither does one that has
+/// an open door elsewhere, unless an address was asked for.
 pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
     let configured = |kind: Kind, listen: &Address, plain_is_load: bool| Door {
         kind,
@@ -21,7 +22,16 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
         is_configured: true,
     };
     let mut doors = Vec::new();
-    for builder in config.builders.iter().filter(|builder| door_of(&builder.endpoint, sockets).is_none()) {
+    let has_other_door = |builder: &Builder| {
+        let is_usual = builder.listen.to_string() == DEFAULT_LISTEN;
+        let listed = || sockets.iter().filter_map(Socket::status).filter_map(Status::builder);
+        let endpoint = builder.endpoint.to_string();
+        is_usual
+            && state(Kind::Buildkit, &builder.listen, sockets) == DoorState::Closed
+            && listed().any(|listed| is_same_address(&listed.address, &endpoint))
+    };
+    let builders = config.builders.iter().filter(|builder| door_of(&builder.endpoint, sockets).is_none());
+    for builder in builders.filter(|builder| !has_other_door(builder)) {
         doors.push(configured(Kind::Buildkit, &builder.listen, builder.plain_is_load));
     }
     doors.extend(config.docker_door.iter().map(|door| configured(Kind::Docker, &door.listen, door.plain_is_load)));

@@ -40,14 +40,19 @@ pub(super) fn judge(found: &Found) -> Report {
     }
     let engine = engine::engine(&engines.selected, subject.as_ref());
     checks.extend(version_check(found, engine.as_ref()));
-    let docker = doors.iter().find(|door| door.kind == Kind::Docker);
+    // One that is open comes before one that is only configured.
+    let door = |kind: Kind| {
+        let of_kind = || doors.iter().filter(move |door| door.kind == kind);
+        of_kind().find(|door| door.is_open()).or_else(|| of_kind().next())
+    };
+    let docker = door(Kind::Docker);
     let ways = Ways {
         doors,
         engine: engine.as_ref().filter(|engine| engine.kind.is_docker()).map(|engine| engine.address.clone()),
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
         users,
     };
-    checks.extend(found.caches.as_ref().and_then(caches_check));
+    checks.extend(caches_check(found.caches.as_ref(), subject.as_ref().map(|subject| &subject.status.policy)));
     let (users_checks, users_builders) = buildx::judge(&ways);
     checks.extend(users_checks);
     let works = checks.iter().all(|check| check.mark != Mark::Fail);
@@ -60,9 +65,7 @@ pub(super) fn judge(found: &Found) -> Report {
             open: door.is_open(),
             context: context(door, &ways),
         }),
-        export_door: doors
-            .iter()
-            .find(|door| door.kind == Kind::Export)
+        export_door: door(Kind::Export)
             .map(|door| ExportDoor { listen: door.listen.to_string(), open: door.is_open() }),
         running: running.into_iter().cloned().collect(),
         buildx_version: users.version.as_ref().map(ToString::to_string),
@@ -94,15 +97,20 @@ fn conclude(report: &mut Report, is_open: bool) {
         return;
     }
     let mut commands = Vec::new();
-    let context = report.docker_door.iter().filter_map(|door| door.context.as_deref());
+    // Beside open doors those that are not open are no use now.
+    let is_usable = |door_open: bool| door_open || !is_open;
+    let docker_door = report.docker_door.iter().filter(|door| is_usable(door.open));
+    let context = docker_door.filter_map(|door| door.context.as_deref());
     commands.extend(context.flat_map(|commands| commands.split(" && ")).map(str::to_owned));
     let direct = report.buildx.iter().filter(|builder| builder.direct);
     commands.extend(direct.map(|builder| format!("docker buildx use {}", builder.name)));
-    for Commands { create, build } in report.builders.iter().map(|builder| &builder.commands) {
+    let builders = report.builders.iter().filter(|builder| is_usable(builder.door_open));
+    for Commands { create, build } in builders.map(|builder| &builder.commands) {
         commands.extend(create.clone());
         commands.push(build.clone());
     }
-    commands.extend(report.export_door.iter().map(|door| format!("linkspan load --to {} -i image.tar", door.listen)));
+    let export_door = report.export_door.iter().filter(|door| is_usable(door.open));
+    commands.extend(export_door.map(|door| format!("linkspan load --to {} -i image.tar", door.listen)));
     if !commands.is_empty() {
         report.conclusion += if is_open { " Use it with:" } else { " Then use it with:" };
     }

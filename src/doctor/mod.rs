@@ -24,11 +24,11 @@ mod wrap;
 use futures_util::future::{join, join_all, join4};
 
 use crate::buildx::{Store, is_same_address, version};
-use crate::config::{BuilderEndpoint, Config};
+use crate::config::Config;
 use crate::daemon::builder::dial;
 use crate::engine::doctor as engines;
-use crate::net::{Address, Dial, Upstream};
-use crate::running::{self, First, SearchFolders, Socket};
+use crate::net::{Dial, Upstream};
+use crate::running::{self, SearchFolders, Socket};
 use crate::status::Kind;
 
 use builder::BuilderProbe;
@@ -45,11 +45,8 @@ pub use report::{
 /// at most about ten seconds, however many builders there are.
 pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let variable = |name: &str| std::env::var_os(name);
+    let sockets = running::find(running::known(config, users, variable, &SearchFolders::new(variable))).await;
     let mut users = users::look(users, variable);
-    let mut addresses = configured(config);
-    addresses.extend(users.addresses());
-    addresses.extend(SearchFolders::new(variable).sockets());
-    let sockets = running::find(addresses).await;
 
     let mut doors = doors::gather(config, &sockets);
     let subject = engine::subject(config, &doors, &sockets);
@@ -66,24 +63,10 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
         Some(Ok(containerd)) => inflate::find(&containerd.address).await,
         _ => None,
     };
-    let caches = caches::look(&engine, &config.caches).await;
+    let caches = caches::look(&engine, caches::limits(config, subject.as_ref())).await;
     let chained = engine::chained(config, &sockets);
     let containerd_address = config.engine.containerd_address.clone();
     judge::judge(&Found { engine, subject, containerd_address, inflate, doors, chained, users, caches })
-}
-
-/// Every address in `config`.
-fn configured(config: &Config) -> Vec<(Address, First)> {
-    let mut addresses = vec![(engine::docker_host(&config.engine), First::Http1)];
-    addresses.extend(config.docker_door.iter().map(|door| (door.listen.clone(), First::Http1)));
-    addresses.extend(config.export_listen.iter().map(|listen| (listen.clone(), First::Http2)));
-    for builder in &config.builders {
-        addresses.push((builder.listen.clone(), First::Http2));
-        if let (BuilderEndpoint::Socket(address), None) = (&builder.endpoint, &builder.tls) {
-            addresses.push((address.clone(), First::Http2));
-        }
-    }
-    addresses
 }
 
 /// What was found at `address`; a link to the same socket counts.

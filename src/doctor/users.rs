@@ -10,8 +10,7 @@ use super::door::Door;
 use super::socket_at;
 use crate::buildx::{Context, Instance, Store, StoreError, Version, is_same_address};
 use crate::engine::select::DEFAULT_DOCKER_HOST;
-use crate::net::Address;
-use crate::running::{self, First, Socket};
+use crate::running::{self, Socket};
 use crate::status::{Kind, Status};
 use crate::tunnel::ExecDial;
 
@@ -87,21 +86,6 @@ impl Users {
     #[cfg(test)]
     pub(super) fn none() -> Self {
         look(None, |_| None)
-    }
-
-    /// The addresses of the sockets that they use.
-    pub(super) fn addresses(&self) -> Vec<(Address, First)> {
-        let first = |driver: &str| if driver == "remote" { First::Http2 } else { First::Http1 };
-        let of_builders = self
-            .builders
-            .iter()
-            .flatten()
-            .flat_map(|builder| builder.nodes.iter().map(|node| (node.address.as_str(), first(&builder.driver))));
-        let of_contexts = self.contexts.iter().map(|context| (context.host.as_str(), First::Http1));
-        let all = of_builders.chain(of_contexts).chain([(self.engine.as_str(), First::Http1)]);
-        // The name of a deleted context is no path.
-        let all = all.filter(|(address, _)| address.contains("://"));
-        all.filter_map(|(address, first)| Some((address.parse().ok()?, first))).collect()
     }
 
     /// Adds what was found at these sockets.

@@ -4,6 +4,7 @@
 //! ([`crate::status`]), which also names the other doors of the same process.
 
 mod folders;
+mod known;
 mod probe;
 mod units;
 
@@ -13,6 +14,7 @@ use crate::net::Address;
 use crate::status::{Kind, Status};
 
 pub use folders::SearchFolders;
+pub use known::known;
 pub use probe::{First, Probe, probe};
 
 /// The most sockets that are probed; no machine has this many.

@@ -1,6 +1,9 @@
 //! Finds the docker door for a builder, and the engine behind it, by probing running Linkspans.
 
+use std::ffi::OsString;
+
 use super::SetupError;
+use super::record::Record;
 use crate::buildx::{Instance, Store, is_same_address};
 use crate::config::Config;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
@@ -29,8 +32,14 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Probes the configured door; without one, the `usual` one and every socket of a Linkspan on this machine.
-    pub async fn probe(config: &Config, usual: &str, folders: &SearchFolders) -> Self {
+    /// Probes the configured door; without one, the `usual` one and every address that may be a Linkspan's on this machine.
+    pub async fn probe(
+        config: &Config,
+        store: &Store,
+        variable: impl Fn(&str) -> Option<OsString>,
+        usual: &str,
+        folders: &SearchFolders,
+    ) -> Self {
         let named = config.docker_door.as_ref().map(|door| door.listen.clone());
         let engine = config.engine.docker_host.clone().unwrap_or_else(|| DEFAULT_DOCKER_HOST.to_owned());
         let addresses = match &named {
@@ -38,17 +47,18 @@ impl Doors {
             None => {
                 let first = [usual, &engine].into_iter();
                 let first = first.filter_map(|address| Some((address.parse().ok()?, First::Http1)));
-                first.chain(folders.sockets()).collect()
+                first.chain(running::known(config, Some(store), variable, folders)).collect()
             }
         };
         Self { named, engine, usual: usual.to_owned(), sockets: running::find(addresses).await }
     }
 
-    /// The door for `builder`: the configured one, else one that it goes through or whose engine it uses, else any open one.
+    /// The door for `builder`: the configured one, else one that it goes through or whose engine it uses, else any open one. To
+    /// undo what was done, also one that was closed since.
     ///
     /// # Errors
     /// When the address is no docker door.
-    pub fn of(&self, store: &Store, builder: &Instance) -> Result<Door, SetupError> {
+    pub fn of(&self, store: &Store, builder: &Instance, undo: bool) -> Result<Door, SetupError> {
         if let Some(listen) = &self.named {
             return self.named(listen);
         }
@@ -59,11 +69,14 @@ impl Doors {
             Some(Door { listen: socket.address.clone(), engine: status.engine.address.clone() })
         });
         let open: Vec<_> = open.collect();
-        let found = open
-            .iter()
-            .find(|door| goes_to(&door.listen.to_string()))
-            .or_else(|| open.iter().find(|door| goes_to(&door.engine)))
-            .or_else(|| open.first());
+        let through = open.iter().find(|door| goes_to(&door.listen.to_string()));
+        if through.is_none()
+            && undo
+            && let Some(listen) = self.closed_since(store, builder)?
+        {
+            return Ok(Door { listen, engine: self.engine.clone() });
+        }
+        let found = through.or_else(|| open.iter().find(|door| goes_to(&door.engine))).or_else(|| open.first());
         match found {
             Some(door) => Ok(door.clone()),
             None => {
@@ -71,6 +84,19 @@ impl Doors {
                 Ok(Door { listen, engine: self.engine.clone() })
             }
         }
+    }
+
+    /// Where a node of `builder` goes that was sent through a door, if nobody listens there now.
+    fn closed_since(&self, store: &Store, builder: &Instance) -> Result<Option<Address>, SetupError> {
+        let lock = store.lock()?;
+        let record = Record::read(&lock, &builder.name)?;
+        let sent = builder.nodes.iter().filter(|node| record.endpoint(&node.name).is_some());
+        let addresses = sent.filter_map(|node| store.address(&node.endpoint).parse::<Address>().ok());
+        let is_closed = |address: &Address| {
+            let found = self.sockets.iter().find(|socket| socket.address == *address);
+            found.is_some_and(|socket| socket.probe == Probe::Closed)
+        };
+        Ok(addresses.into_iter().find(is_closed))
     }
 
     fn named(&self, listen: &Address) -> Result<Door, SetupError> {

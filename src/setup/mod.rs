@@ -117,7 +117,9 @@ impl SetupError {
             Self::Closed { reason, .. } if reason.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run this as root, or as a member of the socket's group".to_owned())
             }
-            Self::Closed { door, .. } => Some(format!("open it first: linkspan serve --docker-listen {door}")),
+            Self::Closed { door, .. } => Some(format!(
+                "open it first: linkspan serve --docker-listen {door}; or name the door that is open with --docker-listen"
+            )),
             _ => None,
         }
     }

@@ -141,3 +141,63 @@ fn setup_requests_the_door_of_the_running_one() {
     assert!(output.stderr.contains("is no docker door"), "{output}");
     setup(&["--docker-listen", &daemon.address()]).env("DOCKER_HOST", "unix:///nowhere.sock").ok();
 }
+
+#[test]
+fn setup_finds_the_doors_that_the_doctor_finds_and_undoes_what_it_did_whatever_runs() {
+    let (stack, user) = (Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]), User::new());
+    let builder = stack.container_builder(stack.docker_host(), "mine");
+    // In no folder of Linkspan's: the user only knows the door of the builder.
+    let (docker, buildkit) = (stack.fresh_path("-docker.sock"), stack.fresh_path("-buildkit.sock"));
+    let listen = unix(&docker);
+    let args = [&engine(&stack)[..], &["--docker-listen", &listen]].concat();
+    let mut daemon = Linkspan::start_at(&stack, &args, &[stack.buildkit_host()], vec![buildkit.clone()]);
+    let config = builder.config();
+    let setup = |args: &[&str]| user.linkspan(["setup", "buildx", "mine"]).args(args).env("BUILDX_CONFIG", config);
+    let shell = |run: Run| run.env("BUILDKIT_HOST", unix(&buildkit));
+    let there = format!("goes to {listen} now, before to {}", stack.docker_host());
+    let back = format!("goes to {} now, before to {listen}", stack.docker_host());
+
+    let unknown = setup(&[]).fails();
+    let hint = "or name the door that is open with --docker-listen";
+    assert!(unknown.stderr.contains(hint), "{unknown}");
+    let report = self::report(&user, shell(user.linkspan(["doctor"])).env("BUILDX_CONFIG", config));
+    assert_eq!(report["docker_door"]["listen"], listen, "{report:#}");
+    let output = shell(setup(&[])).ok();
+    assert!(output.stdout.contains(&there), "{output}");
+    // The builder itself leads to the door now.
+    let output = setup(&["--undo"]).ok();
+    assert!(output.stdout.contains(&back), "{output}");
+    shell(setup(&[])).ok();
+    daemon.terminate();
+    let output = setup(&["--undo"]).ok();
+    assert!(output.stdout.contains(&back), "{output}");
+    let nothing = setup(&["--undo"]).fails();
+    assert!(nothing.stderr.contains("there is nothing to undo"), "{nothing}");
+}
+
+#[test]
+fn a_builder_has_the_door_that_is_open_and_no_other() {
+    let (stack, user) = (Stack::shared(), User::new());
+    let door = user.socket("elsewhere.sock");
+    let limits = ["--cache-max-bytes", "20GB", "--cache-max-age", "30d", "--cache-max-count", "50"];
+    let args = [&engine(stack)[..], &limits, &["--allow-cache", "ci/*"]].concat();
+    let _daemon = Linkspan::start_at(stack, &args, &[stack.buildkit_host()], vec![door.clone()]);
+    let shell = || user.linkspan(["doctor"]).env("BUILDKIT_HOST", stack.buildkit_host());
+    let report = report(&user, shell());
+    assert_eq!(report["works"], true, "{report:#}");
+    let listens: Vec<_> = report["builders"].as_array().unwrap().iter().map(|it| &it["listen"]).collect();
+    assert_eq!(listens, [&unix(&door)], "{report:#}");
+    assert_eq!(checks(&report, "door").len(), 1, "{report:#}");
+    assert!(!report.to_string().contains("unix:///run/linkspan/buildkit.sock"), "{report:#}");
+    let [caches] = &checks(&report, "caches")[..] else { panic!("{report:#}") };
+    let expected = "the running Linkspan keeps at most 20000 MB, at most 50 in all, those of the last 720 hours; only some \
+                    refs may be written (--allow-cache)";
+    assert!(caches["found"].as_str().unwrap().ends_with(expected), "{caches}");
+    assert_eq!(report["running"][0]["policy"]["cache_max_count"], 50);
+
+    // An address that is asked for is judged, open or not; and only what is open is proposed.
+    let asked = unix(&user.socket("asked.sock"));
+    let report = self::report(&user, shell().args(["--buildkit-listen", &asked]));
+    assert_eq!(report["builders"].as_array().unwrap().len(), 2, "{report:#}");
+    assert!(!report["commands"].to_string().contains(&asked), "{report:#}");
+}

@@ -127,6 +127,23 @@ fn the_door_of_the_exporter_api_is_enough() {
 }
 
 #[test]
+fn beside_open_doors_those_that_are_not_open_are_not_proposed() {
+    let (export, other) = (door(Kind::Export, "unix:///e.sock"), door(Kind::Docker, "unix:///other.sock"));
+    let docker = door(Kind::Docker, "unix:///d2.sock");
+    let doors = [closed(recent()), closed(other), docker, closed(door(Kind::Export, "unix:///x.sock")), export];
+    let report = judge(findings(EngineKind::Docker), None, &doors);
+    assert_eq!(
+        report.commands,
+        [
+            "docker context create linkspan --docker host=unix:///d2.sock",
+            "docker context use linkspan",
+            "linkspan load --to unix:///e.sock -i image.tar",
+        ]
+    );
+    assert_eq!(report.docker_door.unwrap().listen, "unix:///d2.sock");
+}
+
+#[test]
 fn the_keys_of_the_document_are_stable() {
     let report = judge(findings(EngineKind::Docker), Some(Inflate::Builtin), &[probed(BuilderProbe::Version(None))]);
     let mut document: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
