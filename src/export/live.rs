@@ -52,7 +52,7 @@ impl LiveExports {
             builder: origin.builder.clone(),
             principal: origin.principal.to_string(),
             state: "open".to_owned(),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs()),
+            created: seconds(SystemTime::now()),
             names: Vec::new(),
         });
         let new: Vec<_> = names.into_iter().filter(|name| !live.names.contains(name)).collect();
@@ -75,12 +75,23 @@ impl Listed {
         &self.id
     }
 
+    /// It began at `time`, in an earlier process.
+    pub(crate) fn began(&self, time: SystemTime) {
+        if let Some(live) = self.exports.exports().get_mut(&self.id) {
+            live.created = seconds(time);
+        }
+    }
+
     /// It has come to `state`.
     pub(crate) fn enter(&self, state: &str) {
         if let Some(live) = self.exports.exports().get_mut(&self.id) {
             state.clone_into(&mut live.state);
         }
     }
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs())
 }
 
 impl Drop for Listed {
@@ -104,9 +115,10 @@ mod tests {
         let session = exports.add(&origin, Vec::new());
         let step = exports.add(&origin, vec!["docker.io/library/demo:1".to_owned()]);
         step.enter("planned");
+        session.began(UNIX_EPOCH + std::time::Duration::from_secs(7));
         let [live] = &exports.list()[..] else { panic!("{:?}", exports.list()) };
         assert_eq!((live.door.as_str(), live.builder.as_str(), live.state.as_str()), ("export", "b", "planned"));
-        assert_eq!(live.principal, "uid 7, gid 8, pid 9");
+        assert_eq!((live.principal.as_str(), live.created), ("uid 7, gid 8, pid 9", Some(7)));
         assert_eq!(live.names, ["docker.io/library/demo:1"]);
         drop(step);
         assert_eq!(exports.list().len(), 1);

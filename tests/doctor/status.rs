@@ -4,11 +4,13 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use linkspan::export_v1::proto::exports_client::ExportsClient;
+use linkspan::export_v1::proto::{Exporter, OpenRequest};
 use linkspan::running::{First, Probe, probe};
 use linkspan::status::{Kind, Status};
 use serde_json::Value;
 
-use crate::common::{Linkspan, Part, Stack};
+use crate::common::{Linkspan, Part, Run, Stack};
 use crate::{engine, json, unix};
 
 /// What is answered to `request`, up to the end of the connection.
@@ -42,7 +44,8 @@ fn every_door_reports_what_it_belongs_to() {
     let listen = (unix(&docker), unix(&export));
     let mut args = engine(stack).to_vec();
     args.extend(["--docker-listen", &listen.0, "--export-listen", &listen.1, "--plain-is-load"]);
-    args.extend(["--allow-name", secret]);
+    args.extend(["--allow-name", secret, "--allow-cache", secret, "--cache-max-bytes", "20GB"]);
+    args.extend(["--cache-max-age", "30d", "--cache-max-count", "50"]);
     let daemon = Linkspan::start(stack, &args, &[stack.buildkit_host()]);
     let buildkit = daemon.doors()[0].clone();
 
@@ -56,6 +59,9 @@ fn every_door_reports_what_it_belongs_to() {
     assert_eq!(document["policy"]["plain_is_load"], true);
     assert_eq!(document["policy"]["names_restricted"], true);
     assert_eq!(document["policy"]["deny_tag_move"], false);
+    assert_eq!(document["policy"]["caches_restricted"], true);
+    let limits = ["cache_max_bytes", "cache_max_age", "cache_max_count"].map(|key| &document["policy"][key]);
+    assert_eq!(limits, [20_000_000_000_u64, 30 * 24 * 3600, 50].map(Value::from).each_ref());
     let [builder] = &document["builders"].as_array().unwrap()[..] else { panic!("{document}") };
     assert_eq!((&builder["address"], &builder["door"]), (&stack.buildkit_host().into(), &unix(&buildkit).into()));
     assert!(!document.to_string().contains(secret), "{document}");
@@ -91,6 +97,44 @@ fn a_door_reports_it_while_its_builder_is_gone() {
     assert_eq!(status.builder().unwrap().address, stack.buildkit_host());
     let refused = stack.buildctl(["--addr", &daemon.address(), "debug", "workers"]).fails();
     assert!(refused.stderr.contains("linkspan: "), "{refused}");
+}
+
+#[test]
+fn an_export_that_outlives_its_server_began_when_it_was_opened() {
+    let (stack, door) = (Stack::shared(), Stack::shared().fresh_path(".sock"));
+    let start = || Linkspan::export(stack, &engine(stack), &[], door.clone());
+    let mut daemon = start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let opened = runtime.block_on(async {
+        let path = door.clone();
+        let connect = move |_: tonic::transport::Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+        };
+        let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await.unwrap();
+        let exporter = Exporter { id: "one".to_owned(), r#type: "image".to_owned(), ..Exporter::default() };
+        let request = OpenRequest { exporters: vec![exporter], ..OpenRequest::default() };
+        ExportsClient::new(channel).open(request).await.unwrap().into_inner().export.unwrap()
+    });
+    daemon.kill();
+    // Times are listed in whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let daemon = start();
+    let listed = over_http2(&door).exports;
+    let found = listed.iter().find(|export| export.id == opened.id).unwrap();
+    let created = u64::try_from(opened.create_time.unwrap().seconds).unwrap();
+    assert!(found.created.unwrap().abs_diff(created) <= 1, "{found:?} {created}");
+
+    // On a terminal the table is cut to its width.
+    let on_terminal = |args: &str| {
+        let command = format!("{} ps --to {} {args}", env!("CARGO_BIN_EXE_linkspan"), daemon.address());
+        let script = format!("stty cols 80 rows 24; exec {command}");
+        Run::new("script").args(["-qec", &script, "/dev/null"]).env("SHELL", "/bin/sh").ok().stdout
+    };
+    let (cut, whole) = (on_terminal(""), on_terminal("--no-trunc"));
+    assert!(cut.lines().all(|line| line.trim_end().chars().count() <= 80), "{cut}");
+    assert!(cut.contains(&opened.id[..6]) && !cut.contains(&opened.id) && whole.contains(&opened.id), "{cut}{whole}");
 }
 
 #[test]

@@ -98,8 +98,10 @@ impl Session {
 
     /// Makes it one of `exports` until it ends.
     pub(super) fn list(&self, exports: &LiveExports, origin: &Origin) {
-        let refs = self.targets.iter().map(|target| target.r#ref.clone()).collect();
-        self.stage().listed = Some(exports.add(origin, refs));
+        let refs = self.targets.iter().map(|target| format!("cache {}", target.r#ref)).collect();
+        let (listed, mut stage) = (exports.add(origin, refs), self.stage());
+        listed.began(stage.lifetime.opened);
+        stage.listed = Some(listed);
     }
 
     pub(super) fn records(&self) -> MutexGuard<'_, PutRecords> {

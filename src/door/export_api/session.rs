@@ -78,7 +78,9 @@ impl Session {
 
     /// Makes it one of `exports` until it ends.
     pub(super) fn list(&self, exports: &LiveExports, origin: &Origin) {
-        self.stage().listed = Some(exports.add(origin, Vec::new()));
+        let listed = exports.add(origin, Vec::new());
+        listed.began(self.opened);
+        self.stage().listed = Some(listed);
     }
 
     pub(super) fn scope(&self) -> MutexGuard<'_, Scope> {
