@@ -1,0 +1,157 @@
+//! What becomes of a request for a build, decided before the builder gets it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::timeout;
+use tonic::Status;
+use tracing::Span;
+
+use super::super::builds::Build;
+use super::super::cache::Cached;
+use super::super::explicit::refusal;
+use super::super::exporters::Exporter;
+use super::super::finalize::Finalizer;
+use super::super::load::Load;
+use super::super::solve::Solve;
+use super::super::wire::WireError;
+use super::super::{progress, remarks};
+use super::Route;
+
+/// How long a build waits for the builder's capabilities. A builder ends a client's progress call if no build has
+/// started after some seconds (BuildKit `solver/jobs.go`), so a longer wait would fail the build.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What becomes of a request for a build.
+pub(super) enum SolvePlan {
+    /// It is refused before the build starts.
+    Refuse(Status),
+    /// It is forwarded unchanged. Messages about the build are shown as long as `build` is kept.
+    Forward { build: Option<Arc<Build>> },
+    /// Its cache entries of ours are replaced, and nothing else.
+    ReplaceCaches { build: Arc<Build>, cached: Cached },
+    /// Its loads are replaced as well: `message` is what the builder gets. We export the images, inside the build if there is a
+    /// finalizer.
+    Export { load: Arc<Load>, message: Bytes, finalizer: Option<Arc<Finalizer>>, cached: Option<Cached> },
+}
+
+/// What becomes of a request's loads.
+enum LoadPlan {
+    /// It has none.
+    Nothing,
+    /// We cannot export them, perhaps with the remark about that for the client.
+    Pass(Option<String>),
+    /// The exporters that replace the client's, and whether the builder can wait for the export.
+    Replace { builder_exporters: Vec<Exporter>, finalizes: bool },
+}
+
+impl Route {
+    /// The plan for the request `message`.
+    pub(super) async fn plan(&self, message: Option<Bytes>, headers: &HeaderMap) -> SolvePlan {
+        // Not a request that we understand: the builder reports what is wrong with it.
+        let Some(Ok(solve)) = message.map(Solve::read) else { return SolvePlan::Forward { build: None } };
+        if let Some(status) = refusal(&solve.exporters) {
+            return SolvePlan::Refuse(status);
+        }
+        let door = &*self.door;
+        if solve.has_session_exporter {
+            door.finalizers.leave_to_client(&solve.session);
+        }
+        let loads = self.plan_loads(&solve).await;
+        let has_caches = door.caching.handles(&solve.cache).await;
+        let is_finalized = matches!(loads, LoadPlan::Replace { finalizes: true, .. });
+        let is_split = door.sessions.decide(&solve.session, is_finalized || has_caches && door.caching.is_able());
+        let (solve, cached) = match has_caches {
+            false => (solve, None),
+            true => match self.replace_caches(&solve, is_split).await {
+                Ok((solve, cached)) => (solve, Some(cached)),
+                Err(status) => return SolvePlan::Refuse(status),
+            },
+        };
+        self.replace_loads(solve, loads, is_split, headers, cached)
+    }
+
+    /// What becomes of the request's loads. Requests the capabilities of the builder.
+    async fn plan_loads(&self, solve: &Solve) -> LoadPlan {
+        let door = &*self.door;
+        let Some(builder_exporters) = solve.builder_exporters(door.plain_is_load) else { return LoadPlan::Nothing };
+        let why = match timeout(LOOK, self.capabilities()).await {
+            Ok(Ok(able)) if able.exports_directly => {
+                // Of several exporters the builder reports the results only after the build, in its history.
+                let finalizes = able.finalizes && builder_exporters.len() == 1 && !solve.has_session_exporter;
+                return LoadPlan::Replace { builder_exporters, finalizes };
+            }
+            Ok(Ok(_)) => return LoadPlan::Pass(None),
+            // A builder that does not respond will hardly build; if it does, the client's own export still works.
+            Ok(Err(status)) => format!("the builder does not say what it is ({})", status.message()),
+            Err(_) => format!("the builder has not said within {} s what it is", LOOK.as_secs()),
+        };
+        tracing::warn!(builder = %door.builder.name, build = %solve.build, %why, "no direct export");
+        LoadPlan::Pass(Some(remarks::passed(&why)))
+    }
+
+    /// The request without our own cache entries, and the caches that replace them.
+    async fn replace_caches(&self, solve: &Solve, is_split: bool) -> Result<(Solve, Cached), Status> {
+        let door = &*self.door;
+        let build = door.builds.get(&solve.build);
+        let Solve { message, cache, session, .. } = solve;
+        let cached = door.caching.solve(message, cache, session, is_split, &self.client, &build).await?;
+        Ok((Solve::read(cached.message.clone()).map_err(unread)?, cached))
+    }
+
+    /// The plan for the request, with its loads replaced where it has any. `is_split` tells whether we can handle calls in the
+    /// client's session.
+    fn replace_loads(
+        &self,
+        solve: Solve,
+        loads: LoadPlan,
+        is_split: bool,
+        headers: &HeaderMap,
+        cached: Option<Cached>,
+    ) -> SolvePlan {
+        let door = &*self.door;
+        let build = door.builds.get(&solve.build);
+        Span::current().record("build", &build.id);
+        let (builder_exporters, finalizes) = match loads {
+            LoadPlan::Nothing => {
+                let is_able = self.capabilities.get().is_some_and(|able| able.exports_directly);
+                let remark = remarks::plain(&solve.exporters, headers).filter(|_| is_able);
+                return without_loads(&build, remark.as_deref(), cached);
+            }
+            LoadPlan::Pass(remark) => return without_loads(&build, remark.as_deref(), cached),
+            LoadPlan::Replace { builder_exporters, finalizes } => (builder_exporters, finalizes && is_split),
+        };
+        let Ok(message) = solve.with_exporters(&builder_exporters) else { return without_loads(&build, None, cached) };
+        let (builder, exports, client) = (door.builder.clone(), door.exports.clone(), self.client.clone());
+        let load = Arc::new(Load { builder, exports, client, build, solve, builder_exporters });
+        if let Err(status) = load.check() {
+            return SolvePlan::Refuse(status);
+        }
+        match finalizes.then(|| door.finalizers.add(&load)).flatten() {
+            Some(finalizer) => {
+                let message = Solve::with_session_exporter(&message);
+                SolvePlan::Export { load, message, finalizer: Some(finalizer), cached }
+            }
+            None => SolvePlan::Export { load, message, finalizer: None, cached },
+        }
+    }
+}
+
+/// The plan for a request whose loads stay as they are, with a remark about that for the client.
+fn without_loads(build: &Arc<Build>, remark: Option<&str>, cached: Option<Cached>) -> SolvePlan {
+    if let Some(text) = remark {
+        progress::remark(build, text);
+    }
+    let build = remark.map(|_| build.clone());
+    match cached {
+        None => SolvePlan::Forward { build },
+        Some(cached) => SolvePlan::ReplaceCaches { build: build.unwrap_or_else(|| cached.shown()), cached },
+    }
+}
+
+/// The error for a request that we edited and that cannot be read.
+fn unread(error: WireError) -> Status {
+    Status::internal(format!("linkspan: the edited request is {error}"))
+}
