@@ -6,6 +6,7 @@
 //!
 //! [`CacheStore`]: crate::engine::caches::CacheStore
 
+mod blobs;
 mod copy;
 mod current;
 mod error;
@@ -26,6 +27,7 @@ mod service;
 mod tests;
 mod usage;
 
+pub(crate) use blobs::CacheBlobs;
 pub use copy::Copied;
 pub use current::CurrentVersion;
 pub use error::CacheError;

@@ -4,9 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
 use tonic::Code;
 
 use super::errors::no_hold;
@@ -15,13 +12,12 @@ use super::messages::{inline, resolved};
 use super::query::HeldPart;
 use crate::cache_v1::limits::HOLDS;
 use crate::cache_v1::proto::ResolveResponse;
-use crate::caches::{CacheReader, CacheRef, Caches, InlineCache};
-use crate::content_server::Blobs;
+use crate::caches::{CacheBlobs, CacheError, CacheReader, CacheRef, Caches, InlineCache};
 use crate::engine::{Origin, Pin};
 use crate::export::{Exports, PinnedBlobs, unique_id};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
-use crate::image::{Digest, Platform, Reference};
+use crate::image::{Platform, Reference};
 use crate::net::Principal;
 
 /// How the ids of holds begin.
@@ -173,19 +169,12 @@ async fn images(
     }
 }
 
-#[async_trait::async_trait]
-impl Blobs for Hold {
-    fn size(&self, digest: &Digest) -> Option<u64> {
-        self.reader.size(digest)
+impl CacheBlobs for Hold {
+    fn reader(&self) -> &Arc<CacheReader> {
+        &self.reader
     }
 
-    async fn read(
-        &self,
-        digest: &Digest,
-        offset: u64,
-        size: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError> {
-        let chunks = self.reader.read(digest, offset, size).await?;
-        Ok(chunks.map(|chunk| chunk.map_err(ApiError::from)).boxed())
+    fn error(error: CacheError) -> ApiError {
+        error.into()
     }
 }

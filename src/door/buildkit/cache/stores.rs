@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -19,13 +17,12 @@ use super::STORE_PREFIX;
 use super::build::CacheBuild;
 use super::loopback::{CREDENTIALS, Loopback};
 use super::options::CacheOptions;
-use crate::caches::{CacheError, CacheReader, Caches};
-use crate::content_server::{Blobs, ContentService};
+use crate::caches::{CacheBlobs, CacheError, CacheReader, Caches};
+use crate::content_server::ContentService;
 use crate::export::Exports;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::content_server::ContentServer;
 use crate::http2::{BodyError, ConnectionPool, MAX_MESSAGE_BYTES};
-use crate::image::Digest;
 use crate::source::BuildkitContent;
 
 /// The service that a builder calls for contents (containerd `api/services/content/v1`).
@@ -143,20 +140,13 @@ pub(in super::super) fn store_of_ours<B>(call: &Request<B>) -> Option<&str> {
 #[derive(Debug)]
 pub(super) struct Imports(pub(super) Arc<CacheReader>);
 
-#[async_trait::async_trait]
-impl Blobs for Imports {
-    fn size(&self, digest: &Digest) -> Option<u64> {
-        self.0.size(digest)
+impl CacheBlobs for Imports {
+    fn reader(&self) -> &Arc<CacheReader> {
+        &self.0
     }
 
-    async fn read(
-        &self,
-        digest: &Digest,
-        offset: u64,
-        size: u64,
-    ) -> Result<BoxStream<'static, Result<Bytes, ApiError>>, ApiError> {
-        let chunks = self.0.read(digest, offset, size).await.map_err(failure)?;
-        Ok(chunks.map(|chunk| chunk.map_err(failure)).boxed())
+    fn error(error: CacheError) -> ApiError {
+        failure(error)
     }
 }
 
