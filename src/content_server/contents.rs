@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::scope::Scope;
+use super::scope::{Scope, Times};
 use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, Lease};
@@ -41,6 +41,16 @@ impl Contents {
 
     pub(crate) fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
         self.lease.ingests()
+    }
+
+    /// Restores when the ingests of an earlier process were begun and last written to.
+    pub(crate) async fn restore_times(&self) -> Result<(), EngineError> {
+        let ingests = self.ingests()?.statuses().await?;
+        let mut scope = self.scope();
+        for status in ingests {
+            scope.set_times(&status.reference, Times { started: status.started, updated: status.updated });
+        }
+        Ok(())
     }
 
     /// Ends what is under way and waits for it, so that the lease can be released.

@@ -35,6 +35,7 @@ mod in_flight;
 mod live;
 mod pinned_blobs;
 mod policy;
+mod recover;
 mod report;
 mod request;
 pub mod response;

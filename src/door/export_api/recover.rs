@@ -9,7 +9,7 @@ use super::negotiate::graph;
 use super::record::Record;
 use super::session::Session;
 use super::sessions::Sessions;
-use crate::content_server::{Labels, Times};
+use crate::content_server::Labels;
 use crate::engine::{DurableLease, EngineError, Lifetime};
 use crate::image::{Descriptor, Digest, Kind, Limits};
 
@@ -17,28 +17,9 @@ use crate::image::{Descriptor, Digest, Kind, Limits};
 const LOOKUPS: usize = 64;
 
 impl Sessions {
-    /// Restores the exports of an earlier process with the same name. None of them is needed to serve: an export that cannot
-    /// be restored is left to its lease, which expires.
+    /// Restores the exports of an earlier process with the same name.
     pub(super) async fn recover(&self) -> usize {
-        let Some(leases) = self.exports.engine().persistent_leases() else { return 0 };
-        let durables = match leases.durable().await {
-            Ok(durables) => durables,
-            Err(error) => {
-                tracing::warn!(%error, "it cannot be told which exports an earlier process left; they are lost to their clients");
-                return 0;
-            }
-        };
-        let mut found = 0;
-        for durable in durables {
-            let export = durable.export.clone();
-            match self.restore(durable).await {
-                Ok(taken) => found += usize::from(taken),
-                Err(error) => {
-                    tracing::warn!(export, %error, "an export of an earlier process cannot be restored; it is left until it expires");
-                }
-            }
-        }
-        found
+        self.exports.recover("export", |durable| self.restore(durable)).await
     }
 
     /// Restores one export; `false` if it is none of this server's, or has ended.
@@ -59,14 +40,7 @@ impl Sessions {
         let origin = Session::origin(&export, &record, &record.principal);
         let lease = engine.lease(&origin, lifetime).await?;
         let session = Session::new(export.clone(), record, (lease, engine.images()?), created, None);
-        match restore_scope(&session).await {
-            // It has expired meanwhile, or belongs to a daemon that is not at its end.
-            Err(EngineError::LeaseLost { lease }) => {
-                tracing::info!(export, lease, "ended while it was restored");
-                return Ok(false);
-            }
-            restored => restored?,
-        }
+        restore_scope(&session).await?;
         session.list(self.exports.live(), &origin);
         self.sessions().insert(export, Arc::new(session));
         Ok(true)
@@ -90,11 +64,8 @@ async fn restore_scope(session: &Session) -> Result<(), EngineError> {
             let _ = scope.add(blob.digest, blob.size, Labels::new());
         }
     }
-    let ingests = session.ingests()?.statuses().await?;
+    session.contents.restore_times().await?;
     let mut scope = session.scope();
-    for status in ingests {
-        scope.set_times(&status.reference, Times { started: status.started, updated: status.updated });
-    }
     for blob in blobs {
         let _ = scope.add(blob.digest, blob.size, Labels::new());
     }
