@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Context, Part, Run, Stack, alive, until};
+use common::{Context, Part, Run, Stack, alive};
 
 const APPLICATION: &str = "FROM scratch\nCOPY a /a\n";
 
@@ -12,11 +12,10 @@ fn a_plain_load_works_from_end_to_end() {
     let builder = stack.builder(stack.buildkit_host());
     let context = Context::new(&format!("FROM {}\nRUN echo hi > /hello\n", stack.base_image()));
     builder.build(context.path(), ["--load", "-t", "plain"]).ok();
-    let output = stack.docker(["run", "--rm", "--network", "host", "plain", "cat", "/hello"]).ok();
+    let output = stack.run_image("plain", &["cat", "/hello"]).ok();
     assert_eq!(output.stdout, "hi\n");
-    assert!(stack.image("docker.io/library/plain:latest").is_some());
-    until("dockerd to release its leases", || stack.leases("moby"), Vec::is_empty);
-    assert_eq!(stack.ingests("moby"), Vec::<String>::new());
+    assert!(stack.tagged("moby", "plain:latest").is_some());
+    stack.until_idle("moby");
 }
 
 #[test]
@@ -47,12 +46,12 @@ fn a_killed_part_is_started_again_with_its_data() {
     let builder = stack.builder(stack.buildkit_host());
     let context = Context::new(APPLICATION).file("a", "a");
     builder.build(context.path(), ["--load", "-t", "kept"]).ok();
-    let before = stack.image("docker.io/library/kept:latest").expect("the image was loaded");
+    let before = stack.tagged("moby", "kept:latest").expect("the image was loaded");
     for part in [Part::Containerd, Part::Dockerd, Part::Buildkitd] {
         stack.kill(part);
         stack.up();
     }
-    assert_eq!(stack.image("docker.io/library/kept:latest"), Some(before));
+    assert_eq!(stack.tagged("moby", "kept:latest"), Some(before));
     builder.build(context.path(), ["--load", "-t", "again"]).ok();
 }
 

@@ -101,7 +101,7 @@ fn a_door_to_a_builder_behind_tls() {
     let stack = Stack::shared();
     let certificates = Certificates::new(stack.fresh_path("-tls"));
     let secure = SecureBuilder::start(stack, &certificates);
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let engine = stack.docker_flags();
     let (ca, cert, key) =
         (certificates.path("ca.pem"), certificates.path("client.test.pem"), certificates.path("client.test.key"));
     let complete = ["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key, "--tls-server-name", NAME];
@@ -116,7 +116,7 @@ fn a_door_to_a_builder_behind_tls() {
     let linkspan = Linkspan::start(stack, &[&engine[..], &complete].concat(), &[&secure.address]);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "through TLS");
     stack.builder(&linkspan.address()).build(context.path(), ["--load", "-t", "tls"]).ok();
-    assert!(stack.image("docker.io/library/tls:latest").is_some());
+    assert!(stack.tagged("moby", "tls:latest").is_some());
 
     let other = Certificates::new(stack.fresh_path("-other"));
     let stranger = other.path("ca.pem");

@@ -92,8 +92,7 @@ fn statements_are_about_the_name_that_a_frontend_chose() {
     let stack = Stack::shared();
     let linkspan = Linkspan::containerd(stack, "attested");
     let builder = stack.builder(&linkspan.address());
-    let document =
-        |digest: &str| serde_json::from_str(&stack.ctr("attested", ["content", "get", digest]).ok().stdout).unwrap();
+    let document = |digest: &str| stack.document("attested", digest);
     let context = copied("explicit");
     let attest = ["--attest", "type=provenance,mode=min", "--platform", "linux/arm64"];
     builder.build(context.path(), ["-o", "type=linkspan,name=explicit:1"]).args(attest).ok();

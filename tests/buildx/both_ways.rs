@@ -2,66 +2,34 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
-    ops::Deref,
     path::Path,
 };
 
 use serde_json::Value;
 
-use crate::common::{
-    Builder, Context, Linkspan, Output, Stack,
-    both_ways::{self, Way},
-};
+use crate::common::{Builder, Context, Linkspan, Output, Stack, both_ways};
 
-/// The builder itself, and a door in front of it.
-pub(crate) struct BothWays<'a> {
-    pub(crate) stack: &'a Stack,
-    pub(crate) linkspan: Linkspan,
-    through: Builder<'a>,
-    direct: Builder<'a>,
-}
+pub(crate) type BothWays<'a> = both_ways::BothWays<'a, Client<'a>>;
+pub(crate) type Side<'a> = both_ways::Side<'a, Client<'a>>;
 
-/// One of the two ways, as a test's closure meets it.
-pub(crate) struct Side<'a> {
-    way: Way<'a>,
-    pub(crate) builder: &'a Builder<'a>,
-}
-
-impl<'a> Deref for Side<'a> {
-    type Target = Way<'a>;
-
-    fn deref(&self) -> &Way<'a> {
-        &self.way
-    }
+/// A client of the builder.
+#[derive(Debug)]
+pub(crate) struct Client<'a> {
+    pub(crate) builder: Builder<'a>,
 }
 
 impl<'a> BothWays<'a> {
     #[track_caller]
     pub(crate) fn of(stack: &'a Stack) -> Self {
-        let linkspan = Linkspan::docker(stack);
-        let through = stack.builder(&linkspan.address());
-        Self { stack, linkspan, through, direct: stack.builder(stack.buildkit_host()) }
-    }
-
-    pub(crate) fn through(&self) -> Side<'_> {
-        Side { way: Way::through(self.stack), builder: &self.through }
-    }
-
-    pub(crate) fn direct(&self) -> Side<'_> {
-        Side { way: Way::direct(self.stack), builder: &self.direct }
-    }
-
-    #[track_caller]
-    pub(crate) fn compare<T: PartialEq + Debug>(&self, test: impl Fn(&Side<'_>) -> T) -> T {
-        both_ways::compare(&self.linkspan, &self.through(), &self.direct(), test)
+        let client = |address: &str| Client { builder: stack.builder(address) };
+        Self::new(stack, Linkspan::docker(stack), stack.buildkit_host(), client)
     }
 }
 
 impl Side<'_> {
-    /// Builds with `--load` under [`Way::tag`] of `name`, and returns the digest of the image record.
+    /// Builds with `--load` under the tag of `name`, and returns the digest of the image record.
     ///
     /// # Panics
     /// When it fails, or when the bytes went the way they should not on this side.
@@ -76,13 +44,13 @@ impl Side<'_> {
     /// What the image says when it runs in dockerd.
     #[track_caller]
     pub(crate) fn run_image(&self, tag: &str, command: &[&str]) -> String {
-        self.stack.docker(["run", "--rm", "--network", "host", tag]).args(command).ok().stdout
+        self.stack.run_image(tag, command).ok().stdout
     }
 
     /// A JSON document in dockerd's content store.
     #[track_caller]
     pub(crate) fn document(&self, digest: &str) -> Value {
-        serde_json::from_str(&self.stack.ctr("moby", ["content", "get", digest]).ok().stdout).unwrap()
+        self.stack.document("moby", digest)
     }
 }
 

@@ -17,11 +17,11 @@ fn there_and_back(to: impl Fn(&Side<'_>) -> [String; 2], from: impl Fn(&Side<'_>
     for side in [sides.through(), sides.direct()] {
         // Nothing that the other side left may help.
         side.builder.buildx(["prune", "-af"]).ok();
-        let [to, output] = to(&side);
+        let [to, output] = to(side);
         let first = side.builder.build(context.path(), ["--cache-to", &to, "-o", &output]).ok();
         side.builder.buildx(["prune", "-af"]).ok();
         let tag = side.tag("cached");
-        let again = side.builder.build(context.path(), ["--cache-from", &from(&side), "--load", "-t", &tag]).ok();
+        let again = side.builder.build(context.path(), ["--cache-from", &from(side), "--load", "-t", &tag]).ok();
         let uuid = side.run_image(&tag, &["cat", "/uuid"]);
         assert!(first.stderr.contains(uuid.trim_end()), "{uuid} is not from {first}\nbut from {again}");
     }

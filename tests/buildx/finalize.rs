@@ -36,7 +36,7 @@ fn a_load_that_fails_is_a_failed_build_in_the_builders_history() {
     side.builder.build(context.path(), ["--load", "-t", "finalized:1"]).ok();
     let failed = side.builder.build(context.path(), ["-o", "type=linkspan,name=Bad Name"]).fails();
     assert!(failed.stderr.contains("failed to solve: failed to parse Bad Name"), "{failed}");
-    assert_eq!(history(side.builder, context.path()), ["Completed", "Error"], "{}", sides.linkspan.log());
+    assert_eq!(history(&side.builder, context.path()), ["Completed", "Error"], "{}", sides.linkspan.log());
     stack.docker(["image", "rm", "finalized:1"]).ok();
 }
 

@@ -33,8 +33,7 @@ fn everything_that_an_image_names_is_in_the_store() {
     );
     let blobs = stack.blobs("moby");
     assert_eq!(named.iter().filter(|digest| !blobs.contains(digest)).count(), 0, "{named:?} {blobs:?}");
-    until("no lease to be left", || stack.leases("moby"), Vec::is_empty);
-    assert_eq!(stack.ingests("moby"), Vec::<String>::new());
+    stack.until_idle("moby");
 }
 
 #[test]

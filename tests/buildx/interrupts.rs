@@ -19,13 +19,12 @@ fn interrupt(side: &Side<'_>, context: &Context, mut begun: impl FnMut() -> bool
     running.signal(Signal::INT);
     let output = running.wait();
     assert!(!output.status.success(), "the client won the race: {output}");
-    assert_eq!(side.stack.image(&format!("docker.io/library/{tag}")), None, "{output}");
+    assert_eq!(side.stack.tagged("moby", &tag), None, "{output}");
     output.status.code()
 }
 
 fn nothing_is_left(stack: &Stack) {
-    until("no lease to be left", || stack.leases("moby"), Vec::is_empty);
-    until("no ingest to be left", || stack.ingests("moby"), Vec::is_empty);
+    stack.until_idle("moby");
 }
 
 #[test]
@@ -50,11 +49,11 @@ fn during_the_build() {
 fn during_the_transfer() {
     let stack = Stack::start(&PARTS);
     let sides = BothWays::of(&stack);
-    let ingests = stack.state().join("containerd/root/io.containerd.content.v1.content/ingest");
+    let ingests = stack.content_store().join("ingest");
     let arriving = || fs::read_dir(&ingests).is_ok_and(|mut found| found.next().is_some());
     let side = sides.through();
     let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 400 << 20, 1);
-    let code = interrupt(&side, &context, arriving);
+    let code = interrupt(side, &context, arriving);
     assert_eq!(code, Some(130));
     nothing_is_left(&stack);
     // The next export succeeds.

@@ -39,7 +39,7 @@ fn nobody_has_the_base() {
     // The fallback is the client's own tar path, so this export may be one.
     let tag = side.tag("lazy");
     side.builder.build(context.path(), ["--load", "-t", &tag]).ok();
-    check(&side);
+    check(side);
     assert_eq!(sides.direct().load(&context, "lazy", &[]), side.digest(&tag));
 }
 
@@ -51,7 +51,7 @@ fn the_engine_has_the_base() {
     let side = sides.through();
     stack.docker(["pull", "-q", stack.base_image()]).ok();
     let digest = side.load(&context, "lazy", &[]);
-    check(&side);
+    check(side);
     assert!(!pulled_layer(&stack).exists(), "the builder pulled a layer that the engine already has");
     assert_eq!(sides.direct().load(&context, "lazy", &[]), digest);
 }

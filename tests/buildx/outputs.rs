@@ -28,7 +28,7 @@ fn build(side: &Side<'_>, theme: &str, output: &str, load: bool) -> (Value, bool
     }
     side.builder.build(context.path(), args).ok();
     let mut metadata = metadata(&json);
-    let image = side.stack.image(&format!("docker.io/library/{tag}"));
+    let image = side.stack.tagged("moby", &tag);
     if let Some(image) = &image {
         assert_eq!(metadata["containerimage.digest"], **image);
         side.stack.docker(["image", "rm", &tag]).ok();
@@ -186,7 +186,7 @@ fn a_direct_export_that_is_requested() {
 #[test]
 fn plain_exporters_are_loads_where_it_is_configured_so_and_then_write_no_file() {
     let stack = Stack::shared();
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let engine = stack.docker_flags();
     let usual = Linkspan::start(stack, &engine, &[stack.buildkit_host()]);
     let loads = Linkspan::start(stack, &[&engine[..], &["--plain-is-load"]].concat(), &[stack.buildkit_host()]);
     for kind in ["oci", "docker"] {
@@ -198,7 +198,7 @@ fn plain_exporters_are_loads_where_it_is_configured_so_and_then_write_no_file() 
         let (tag, file) = (format!("plain-{kind}:1"), stack.fresh_path(".tar"));
         let shown = build(&usual, &tag, &file);
         assert!(file.exists(), "{shown}");
-        assert_eq!(stack.image(&format!("docker.io/library/{tag}")), None);
+        assert_eq!(stack.tagged("moby", &tag), None);
         // A client whose loads are marked means a file by a plain `oci`; `docker` is never marked.
         assert_eq!(shown.contains("linkspan: this goes as an archive"), kind == "docker", "{shown}");
 
@@ -209,7 +209,7 @@ fn plain_exporters_are_loads_where_it_is_configured_so_and_then_write_no_file() 
             "{shown}"
         );
         assert!(!nothing.exists(), "{shown}");
-        let loaded = stack.image(&format!("docker.io/library/{tag}")).expect("the image");
+        let loaded = stack.tagged("moby", &tag).expect("the image");
         let archived = Run::new("tar").arg("-xOf").arg(&file).arg("index.json").ok().stdout;
         assert!(archived.contains(&*loaded), "the same image as in the file: {archived} {loaded:?}");
     }

@@ -74,7 +74,7 @@ fn loaded(theme: &str, outputs: &[&str], expected: &str) -> bool {
     let load = format!("type=docker,name={name}");
     let output = sides.through().builder.build(context.path(), ["-o", &load]).args(outputs).fails();
     assert!(output.stderr.contains(expected), "{output}\n{}", sides.linkspan.log());
-    let loaded = stack.image(&format!("docker.io/library/{name}")).is_some();
+    let loaded = stack.tagged("moby", &name).is_some();
     assert_eq!(loaded, output.stderr.contains("importing to docker"), "{output}\n{}", sides.linkspan.log());
     if loaded {
         stack.docker(["image", "rm", &name]).ok();
@@ -131,7 +131,7 @@ fn a_build_that_fails_itself_loads_nothing() {
     let tags = ["--load", "-t", "failed:1", "--push", "-t", "127.0.0.1:1/failed:1"];
     let output = sides.through().builder.build(context.path(), tags).fails();
     assert!(output.stderr.contains("exit code: 3") && !output.stderr.contains("importing to"), "{output}");
-    assert_eq!(stack.image("docker.io/library/failed:1"), None);
+    assert_eq!(stack.tagged("moby", "failed:1"), None);
 }
 
 #[test]

@@ -94,9 +94,8 @@ fn a_context_from_standard_input_and_an_image_with_attestations() {
         let run = way.builder.build(Path::new("-"), ["--load", "--provenance", "mode=max", "-t", tag]);
         let run = if way.is_split { run.args(["--cache-to", "type=linkspan,ref=sessions/stdin"]) } else { run };
         run.stdin(tar.clone()).ok();
-        let index = way.stack.image(&format!("docker.io/library/{tag}")).unwrap();
-        let index = way.stack.ctr("moby", ["content", "get", &index]).ok().stdout;
-        let index: Value = serde_json::from_str(&index).unwrap();
+        let index = way.stack.tagged("moby", tag).unwrap();
+        let index = way.stack.document("moby", &index);
         // The other one is the provenance, which contains the moment of the build.
         assert_eq!(index["manifests"].as_array().unwrap().len(), 2, "{index}");
         index["manifests"][0]["digest"].clone()

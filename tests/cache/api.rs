@@ -66,7 +66,7 @@ async fn a_cache_that_was_exported_can_be_read_until_its_hold_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_expires() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let mut client = server.client().await;
     client.export(vec![target("a", "app", "")], &["one"]).await;
     let ttl = Some(prost_types::Duration { seconds: 1, nanos: 0 });
@@ -146,7 +146,7 @@ async fn an_export_leaves_one_lease_for_each_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_can_be_repeated() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let mut client = server.client().await;
     let request = OpenRequest {
         targets: vec![target("a", "app", "")],
@@ -176,7 +176,7 @@ async fn an_open_can_be_repeated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_make_no_sense_are_refused_with_all_that_is_wrong() {
     use tonic_types::StatusExt as _;
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let mut client = server.client().await;
     let wrong = Target { mode: "all".to_owned(), keep: -1, ..target("", "-app", "") };
     let request = OpenRequest { targets: vec![wrong], ..OpenRequest::default() };
@@ -210,7 +210,7 @@ async fn requests_that_make_no_sense_are_refused_with_all_that_is_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_sees_what_there_is_and_what_it_takes() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let mut client = server.client().await;
     for (reference, layers) in
         [("b/two", ["common", "two"]), ("a/one", ["common", "one"]), ("b/three", ["common", "x"])]
@@ -256,7 +256,7 @@ async fn an_administrator_sees_what_there_is_and_what_it_takes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refs_that_policy_does_not_allow_are_neither_written_nor_deleted() {
-    let server = Server::layout_with(&["--allow-cache", "team/*"]);
+    let (server, _) = Server::layout_with(&["--allow-cache", "team/*"]);
     let mut client = server.client().await;
     let capabilities = client.caches.capabilities(CapabilitiesRequest {}).await.unwrap().into_inner();
     assert_eq!(capabilities.allowed_refs, ["team/*"]);

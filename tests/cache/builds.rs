@@ -1,11 +1,10 @@
 //! `--cache-to type=linkspan` and `--cache-from type=linkspan` of unmodified clients.
 
-use std::collections::HashSet;
 use std::fs;
 
 use serde_json::Value;
 
-use crate::common::{Builder, Context, Linkspan, Output, Part, Run, Stack, text, until};
+use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, cached_steps, linkspan, text, until};
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
@@ -36,8 +35,7 @@ impl Rig {
     }
 
     fn uuid(&self, tag: &str) -> String {
-        let run = ["run", "--rm", "--network", "host", tag, "cat", "/uuid"];
-        self.stack.docker(run).ok().stdout
+        self.stack.run_image(tag, &["cat", "/uuid"]).ok().stdout
     }
 }
 
@@ -48,12 +46,6 @@ pub(crate) fn build(builder: &Builder<'_>, context: &Context, args: &[&str]) -> 
     let output = builder.build(context.path(), ["--metadata-file", text(&json)]).args(args).ok();
     let metadata: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
     (output, metadata["cache.results"].clone())
-}
-
-pub(crate) fn cached_steps(output: &Output) -> usize {
-    // Each has a number, and may be shown again.
-    let cached = output.stderr.lines().filter_map(|line| line.strip_suffix(" CACHED"));
-    cached.collect::<HashSet<_>>().len()
 }
 
 #[test]
@@ -79,7 +71,7 @@ fn a_cache_comes_back_after_everything_was_pruned() {
     // Neither Docker's prune nor the builder's takes it away.
     rig.stack.docker(["image", "rm", "a:1"]).ok();
     rig.stack.docker(["system", "prune", "--all", "--force", "--volumes"]).ok();
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let images = rig.stack.images("moby");
     let (back, _) = build(&builder, &context, &[&from[..], &["--load", "-t", "a:2"]].concat());
     assert_eq!((rig.uuid("a:2"), cached_steps(&back)), (uuid, 2), "{back}");
@@ -115,12 +107,12 @@ fn other_caches_and_outputs_of_a_build_stay_as_they_are() {
     };
     let local = format!("type=local,src={}", text(&folder));
     for from in [local.as_str(), &format!("type=registry,ref={name}"), "type=linkspan,ref=two"] {
-        builder.buildx(["prune", "--all", "--force"]).ok();
+        builder.prune();
         let (back, _) = build(&builder, &context, &["--cache-from", from, "--load", "-t", "b:2"]);
         assert_eq!(rig.uuid("b:2"), uuid, "{from}: {back}");
     }
     // Together, too.
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let both = ["--cache-from", &local, "--cache-from", "type=linkspan,ref=one", "--load", "-t", "b:3"];
     let (back, _) = build(&builder, &context, &both);
     assert_eq!(rig.uuid("b:3"), uuid, "{back}");
@@ -148,7 +140,7 @@ fn targets_of_a_bake_write_parts_of_one_cache() {
     let uuids = || ["one", "two", "three"].map(|name| rig.uuid(&format!("bake-{name}:1")));
     bake();
     let first = uuids();
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let output = bake();
     assert_eq!(uuids(), first, "{output}");
     let is_of_cache = |lease: &&String| lease.starts_with("linkspan-cache-");
@@ -197,9 +189,7 @@ fn what_is_wrong_is_reported_and_fails_only_what_was_requested() {
     let (_, results) =
         crate::builds::build(&builder, &context, &["--cache-to", bad, "--cache-to", good, "-o", "type=cacheonly"]);
     assert_eq!((&results[0]["ref"], &results[0]["id"]), (&"second".into(), &1.into()), "{results}");
-    Run::new(env!("CARGO_BIN_EXE_linkspan"))
-        .args(["cache", "rm", "second", "--engine", "docker", "--docker-host", rig.stack.docker_host()])
-        .ok();
+    linkspan(["cache", "rm", "second"]).args(rig.stack.docker_flags()).ok();
     // An import never fails a build.
     let output =
         builder.build(context.path(), ["--cache-from", "type=linkspan,ref=a,b=c", "-o", "type=cacheonly"]).ok();
@@ -217,7 +207,7 @@ fn a_builder_in_a_container_of_the_docker_door() {
     let builder = stack.container_builder(&linkspan.address(), "caching");
     let dockerfile = format!("FROM {}\nCOPY noise /noise\n{ONCE}", stack.base_image());
     let context = Context::new(&dockerfile).noise("noise", 1 << 20, 11);
-    let uuid = |tag: &str| stack.docker(["run", "--rm", "--network", "host", tag, "cat", "/uuid"]).ok().stdout;
+    let uuid = |tag: &str| stack.run_image(tag, &["cat", "/uuid"]).ok().stdout;
     let to = ["--cache-to", "type=linkspan,ref=container,mode=max", "--load", "-t", "container-cache:1"];
     build(&builder, &context, &to);
     let first = uuid("container-cache:1");
@@ -241,7 +231,7 @@ fn the_cache_in_an_image_of_the_engine_is_imported_under_its_name() {
     builder.build(context.path(), ["--cache-to", "type=inline", "--load", "-t", &name]).ok();
     let uuid = rig.uuid(&name);
     for from in [format!("type=linkspan,ref={name}"), format!("type=registry,ref={name}")] {
-        builder.buildx(["prune", "--all", "--force"]).ok();
+        builder.prune();
         let output = builder.build(context.path(), ["--cache-from", &from, "--load", "-t", "again:1"]).ok();
         assert_eq!((rig.uuid("again:1"), cached_steps(&output)), (uuid.clone(), 2), "{from}: {output}");
         assert!(output.stderr.contains(&format!("importing the inline cache of {name} from docker")), "{output}");
@@ -255,7 +245,7 @@ fn what_others_delete_of_a_cache_is_written_again() {
     let to = ["--cache-to", "type=linkspan,ref=lost,mode=max", "-o", "type=cacheonly"];
     let (_, results) = build(&builder, &context, &to);
     let root = results[0]["digest"].as_str().unwrap();
-    let manifest: Value = serde_json::from_str(&rig.stack.ctr("moby", ["content", "get", root]).ok().stdout).unwrap();
+    let manifest = rig.stack.document("moby", root);
     let listed = |blob: &Value| blob["digest"].as_str().unwrap().to_owned();
     for lost in [listed(&manifest["config"]), root.to_owned(), listed(&manifest["layers"][0])] {
         rig.stack.ctr("moby", ["content", "rm", &lost]).ok();
@@ -266,7 +256,7 @@ fn what_others_delete_of_a_cache_is_written_again() {
     // It is kept as it was before.
     rig.stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
     rig.stack.ctr("moby", ["leases", "delete", "--sync", "collect"]).ok();
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let from = ["--cache-from", "type=linkspan,ref=lost", "-o", "type=cacheonly"];
     let output = builder.build(context.path(), from).ok();
     assert_eq!(cached_steps(&output), 2, "{output}");
@@ -284,12 +274,12 @@ fn a_cache_that_is_removed_while_a_build_reads_it_stays_for_that_build() {
     );
     let context = Context::new(&dockerfile).noise("noise", 2 << 20, 7);
     build(&builder, &context, &["--cache-to", "type=linkspan,ref=read,mode=max", "-o", "type=cacheonly"]);
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let from = ["--cache-from", "type=linkspan,ref=read", "--build-arg", "N=1", "-o", "type=cacheonly"];
     let running = builder.build(context.path(), from).spawn();
     until("the slow step to run", || running.stderr(), |output| output.contains("RUN sleep 3"));
-    let engine = ["--engine", "docker", "--docker-host", rig.stack.docker_host()];
-    Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["cache", "rm", "read"]).args(engine).ok();
+    let engine = rig.stack.docker_flags();
+    linkspan(["cache", "rm", "read"]).args(engine).ok();
     let output = running.wait();
     assert!(output.status.success(), "{output}");
     // The build's own lease goes with it.
@@ -304,7 +294,7 @@ fn a_clients_own_folder_may_have_any_name() {
     fs::create_dir(&here).unwrap();
     let args = ["--cache-to", "type=local,dest=linkspan/own,mode=max", "--cache-to", "type=linkspan,ref=own"];
     builder.build(context.path(), args).args(["-o", "type=cacheonly"]).dir(&here).ok();
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let args = ["--cache-from", "type=local,src=linkspan/own", "--cache-from", "type=linkspan,ref=none"];
     let output = builder.build(context.path(), args).args(["-o", "type=cacheonly"]).dir(&here).ok();
     assert_eq!(cached_steps(&output), 2, "{output}");

@@ -1,7 +1,5 @@
 //! A client of the caching API, and a linkspan that serves it.
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{InfoRequest, ReadContentRequest, WriteAction, WriteContentRequest};
@@ -12,20 +10,13 @@ use linkspan::cache_v1::proto::{CommitRequest, CommitResults, CommitTarget, Open
 use linkspan::engine::caches::CacheDocument;
 use linkspan::export_v1::proto as export;
 use linkspan::image::{Descriptor, Digest};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
-use crate::common::{Linkspan, Run, Stack};
+pub(crate) use crate::common::ApiServer as Server;
+use crate::common::channel;
 use crate::fixture::{INDEX, documents};
-
-pub(crate) struct Server {
-    pub(crate) stack: &'static Stack,
-    pub(crate) linkspan: Linkspan,
-    door: PathBuf,
-    /// The flags that it was started with.
-    args: Vec<String>,
-}
 
 impl Server {
     /// One in front of a layout, and one in front of `namespace` of containerd.
@@ -34,71 +25,22 @@ impl Server {
     }
 
     pub(crate) fn each_with(namespace: &str, args: &[&str]) -> [(&'static str, Self); 2] {
-        [("layout", Self::layout_with(args)), ("containerd", Self::containerd_with(namespace, args))]
-    }
-
-    pub(crate) fn layout() -> Self {
-        Self::layout_with(&[])
-    }
-
-    pub(crate) fn layout_with(args: &[&str]) -> Self {
-        let folder = Stack::shared().fresh_path("-layout");
-        Self::start(&["--engine", "layout", "--layout", folder.to_str().unwrap()], args)
-    }
-
-    pub(crate) fn containerd(namespace: &str) -> Self {
-        Self::containerd_with(namespace, &[])
-    }
-
-    fn containerd_with(namespace: &str, args: &[&str]) -> Self {
-        let address = Stack::shared().containerd_address();
-        Self::start(&["--engine", "containerd", "--containerd-address", address, "--namespace", namespace], args)
-    }
-
-    fn start(engine: &[&str], args: &[&str]) -> Self {
-        let stack = Stack::shared();
-        let door = stack.fresh_path("-export.sock");
-        let args: Vec<_> = engine.iter().chain(args).map(|&arg| arg.to_owned()).collect();
-        Self { stack, linkspan: serve(&args, door.clone()), door, args }
-    }
-
-    /// Starts it again after it ended.
-    pub(crate) fn restart(&mut self) {
-        self.linkspan = serve(&self.args, self.door.clone());
-    }
-
-    /// `linkspan ARGS` on the same engine, in a process of its own.
-    pub(crate) fn command(&self, args: &[&str]) -> Run {
-        let run = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args.iter().copied());
-        let run = run.args(self.args.iter().map(String::as_str));
-        ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE"]
-            .iter()
-            .fold(run, |run, name| run.without_env(name))
+        [("layout", Self::layout_with(args).0), ("containerd", Self::containerd_with(namespace, args))]
     }
 
     pub(crate) async fn client(&self) -> Client {
-        self.connect(Endpoint::from_static("http://localhost")).await
+        self.client_by(Endpoint::from_static("http://localhost")).await
     }
 
     /// One that takes so many bytes of a stream before it reads them.
     pub(crate) async fn client_with_window(&self, bytes: u32) -> Client {
-        self.connect(Endpoint::from_static("http://localhost").initial_stream_window_size(bytes)).await
+        self.client_by(Endpoint::from_static("http://localhost").initial_stream_window_size(bytes)).await
     }
 
-    async fn connect(&self, endpoint: Endpoint) -> Client {
-        let door = self.door.clone();
-        let connect = move |_: Uri| {
-            let door = door.clone();
-            async move { tokio::net::UnixStream::connect(door).await.map(hyper_util::rt::TokioIo::new) }
-        };
-        let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await.unwrap();
+    async fn client_by(&self, endpoint: Endpoint) -> Client {
+        let channel = channel(&self.door, endpoint).await;
         Client { caches: CachesClient::new(channel.clone()), content: ContentClient::new(channel) }
     }
-}
-
-fn serve(args: &[String], door: PathBuf) -> Linkspan {
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    Linkspan::export(Stack::shared(), &args, &[], door)
 }
 
 #[derive(Clone)]

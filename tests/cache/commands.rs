@@ -8,12 +8,11 @@ use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 use serde_json::Value;
 
-use crate::common::{Part, Run, Stack, text};
+use crate::common::{self, Part, Run, Stack, text};
 use crate::fixture::{INDEX, MANIFEST, caches, containerd, docker, store};
 
 fn linkspan(args: &[&str], engine: &[&str]) -> Run {
-    let run = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args.iter().copied()).args(engine.iter().copied());
-    ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE"].iter().fold(run, |run, name| run.without_env(name))
+    common::linkspan(args.iter().copied()).args(engine)
 }
 
 fn json(text: &str) -> Value {
@@ -34,8 +33,7 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
         "--containerd-address",
         stack.containerd_address(),
     ];
-    let containerd_flags =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "commands"];
+    let containerd_flags = stack.containerd_flags("commands");
     let folder = select(&Selection::layout(&path)).await.unwrap().engine;
     let engines = [
         (folder, &layout[..]),
@@ -121,7 +119,7 @@ async fn caches_are_listed_measured_removed_and_pruned_on_every_engine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_is_exported_and_imported() {
     let stack = Stack::shared();
-    let flags = ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "copies"];
+    let flags = stack.containerd_flags("copies");
     let caches = caches(&*containerd(stack, "copies").await);
     store(&caches, "app:main", "linux/amd64", &["one", "two"], MANIFEST).await;
     store(&caches, "app:main", "linux/arm64", &["two", "three"], MANIFEST).await;
@@ -307,7 +305,7 @@ fn an_import_that_fails_leaves_nothing() {
     let blob = folder.join("blobs/sha256").join(linkspan::image::Digest::sha256(b"two").hex());
     std::fs::remove_file(&blob).unwrap();
     std::fs::write(&blob, "owt").unwrap();
-    let flags = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let flags = stack.docker_flags();
     let output = linkspan(&["cache", "import", text(&folder), "app"], &flags).fails();
     assert_eq!((stack.leases("moby"), stack.ingests("moby")), (Vec::new(), Vec::new()), "{output}");
 }

@@ -110,12 +110,6 @@ pub(crate) async fn store(
     (export.commit(config, root, HashSet::new()).await.unwrap(), digests)
 }
 
-/// Has containerd's collector run, which goes through all namespaces, and waits for it.
-pub(crate) fn collect(stack: &Stack, namespace: &str) {
-    stack.ctr(namespace, ["leases", "create", "--id", "collect"]).ok();
-    stack.ctr(namespace, ["leases", "delete", "--sync", "collect"]).ok();
-}
-
 /// Which of `digests` a namespace of containerd holds.
 pub(crate) fn held(stack: &Stack, namespace: &str, digests: &[String]) -> Vec<bool> {
     let blobs: HashSet<_> = stack.blobs(namespace).into_iter().collect();

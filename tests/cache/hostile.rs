@@ -9,8 +9,8 @@ use linkspan::image::cache::CACHE_CONFIG;
 use linkspan::image::{Descriptor, Digest};
 use serde_json::{Value, json};
 
-use crate::builds::{ONCE, build, cached_steps};
-use crate::common::{Builder, Buildkitd, Context, Linkspan, Output, Run, Stack, text};
+use crate::builds::{ONCE, build};
+use crate::common::{Builder, Buildkitd, Context, Linkspan, Output, Stack, cached_steps, linkspan, text};
 use crate::fixture::{INDEX, MANIFEST, docker, document, origin};
 
 /// A hundred thousand, ten times as many as there may be.
@@ -69,7 +69,7 @@ impl Rig {
     async fn new(seed: u64) -> Self {
         let stack = Stack::shared();
         let buildkitd = Buildkitd::start(stack, "buildkitd");
-        let flags = ["--engine", "docker", "--docker-host", stack.docker_host()];
+        let flags = stack.docker_flags();
         let linkspan = Linkspan::start(stack, &flags, &[&buildkitd.address()]);
         let dockerfile = format!("FROM {}\nCOPY noise /noise\n{ONCE}", stack.base_image());
         Self {
@@ -84,7 +84,7 @@ impl Rig {
     }
 
     fn content(&self, digest: &str) -> Value {
-        serde_json::from_str(&self.stack.ctr("moby", ["content", "get", digest]).ok().stdout).unwrap()
+        self.stack.document("moby", digest)
     }
 
     /// Exports a cache that is as it should be.
@@ -107,20 +107,18 @@ impl Rig {
 
     /// What a builder without a cache of its own makes of it.
     fn import(&self, reference: &str) -> Output {
-        self.builder.buildx(["prune", "--all", "--force"]).ok();
+        self.builder.prune();
         let from = format!("type=linkspan,ref={reference}");
         self.builder.build(self.context.path(), ["--cache-from", &from, "-o", "type=cacheonly"]).ok()
     }
 
     fn cache(&self, args: &[&str]) -> Output {
-        let flags = ["--engine", "docker", "--docker-host", self.stack.docker_host()];
-        Run::new(env!("CARGO_BIN_EXE_linkspan")).arg("cache").args(args.iter().copied()).args(flags).output()
+        linkspan(["cache"]).args(args).args(self.stack.docker_flags()).output()
     }
 
     /// Replaces the bytes of a blob in the engine's store.
     fn falsify(&self, digest: &Digest, bytes: impl FnOnce(Vec<u8>) -> Vec<u8>) {
-        let blobs = self.stack.state().join("containerd/root/io.containerd.content.v1.content/blobs/sha256");
-        let file = blobs.join(digest.hex());
+        let file = self.stack.blob_file(digest.as_str());
         let new = bytes(fs::read(&file).unwrap());
         // The store writes its blobs read-only, and others may have the file open.
         fs::remove_file(&file).unwrap();
@@ -299,13 +297,9 @@ async fn blobs_that_do_not_match_their_digests_are_made_anew() {
 
     // A Linkspan that has not read it yet.
     rig.falsify(&root.digest, turned);
-    let again = Linkspan::start(
-        rig.stack,
-        &["--engine", "docker", "--docker-host", rig.stack.docker_host()],
-        &[&rig.buildkitd.address()],
-    );
+    let again = Linkspan::start(rig.stack, &rig.stack.docker_flags(), &[&rig.buildkitd.address()]);
     let builder = rig.stack.builder(&again.address());
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let from = ["--cache-from", "type=linkspan,ref=falsified/app", "-o", "type=cacheonly"];
     let output = builder.build(rig.context.path(), from).ok();
     assert_eq!(cached_steps(&output), 0, "{output}");
@@ -342,6 +336,7 @@ async fn an_import_from_a_folder_refuses_what_contradicts_itself_and_leaves_noth
     }
     // Other tests have caches there as well: those of this ref have ids that begin so.
     let prefix = format!("linkspan-cache-{}", &Digest::sha256(b"hostile/imported").hex()[..32]);
-    let left: Vec<_> = rig.stack.leases("moby").into_iter().filter(|lease| lease.starts_with(&prefix)).collect();
+    let left: Vec<_> =
+        rig.stack.linkspan_leases("moby").into_iter().filter(|lease| lease.starts_with(&prefix)).collect();
     assert_eq!(left, Vec::<String>::new());
 }

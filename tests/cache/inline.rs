@@ -26,7 +26,7 @@ async fn an_image_with_an_inline_cache_offers_its_manifest_and_others_offer_noth
 fn of_an_image_of_two_platforms_the_one_that_is_there_is_imported_and_the_other_one_is_left_out() {
     let stack = Stack::shared();
     let buildkitd = Buildkitd::start(stack, "buildkitd");
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let engine = stack.docker_flags();
     let linkspan = Linkspan::start(stack, &engine, &[&buildkitd.address()]);
     let builder = stack.builder(&linkspan.address());
     let dockerfile = format!(
@@ -53,7 +53,7 @@ fn of_an_image_of_two_platforms_the_one_that_is_there_is_imported_and_the_other_
     for (platforms, has_amd64, has_arm64) in
         [("linux/amd64", true, false), ("linux/arm64", false, false), ("linux/amd64,linux/arm64", true, false)]
     {
-        builder.buildx(["prune", "--all", "--force"]).ok();
+        builder.prune();
         let (again, output) = made(&from, platforms);
         assert_eq!((again[0] == amd64, again[1] == arm64), (has_amd64, has_arm64), "{platforms}: {output}");
         assert!(!output.stderr.contains("ERROR") && !output.stderr.contains("WARN"), "{output}");

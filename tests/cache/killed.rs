@@ -7,7 +7,7 @@ use linkspan::caches::Part;
 use linkspan::image::Digest;
 
 use crate::common::Stack;
-use crate::fixture::{INDEX, caches, collect, containerd, documents, held, name, origin, write};
+use crate::fixture::{INDEX, caches, containerd, documents, held, name, origin, write};
 
 /// How far an export comes before it is killed.
 const STAGES: [&str; 4] = ["begun", "layer", "config", "root"];
@@ -59,7 +59,7 @@ async fn what_a_killed_export_left_is_released_by_the_next_start() {
         assert!(lines.any(|line| line.unwrap() == "ready"), "{stage}");
         let caches = caches(&*engine);
         caches.start().await.unwrap();
-        collect(stack, "killed");
+        stack.collect_garbage("killed");
         let expected: Vec<_> = (0..blobs.len()).map(|at| at < written).collect();
         assert_eq!(held(stack, "killed", &blobs), expected, "{stage}: its process lives");
         assert!(caches.versions(None).await.unwrap().is_empty(), "{stage}: it is not complete");
@@ -68,7 +68,7 @@ async fn what_a_killed_export_left_is_released_by_the_next_start() {
         exporter.kill().unwrap();
         exporter.wait().unwrap();
         caches.start().await.unwrap();
-        collect(stack, "killed");
+        stack.collect_garbage("killed");
         assert_eq!(stack.leases("killed"), Vec::<String>::new(), "{stage}");
         assert_eq!(stack.ingests("killed"), Vec::<String>::new(), "{stage}");
         assert!(held(stack, "killed", &blobs).into_iter().all(|held| !held), "{stage}");

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use rustix::process::Signal;
 
-use crate::common::{Builder, Context, Linkspan, Output, Part, Run, Stack, text, until};
+use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, cached_steps, text, until};
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
@@ -25,11 +25,7 @@ fn lazy(stack: &Stack) -> [&str; 5] {
 fn export(builder: &Builder<'_>, context: &Context) {
     let to = ["--cache-to", "type=linkspan,ref=lazy,mode=max", "-o", "type=cacheonly"];
     builder.build(context.path(), to).ok();
-    builder.buildx(["prune", "--all", "--force"]).ok();
-}
-
-fn cached_steps(output: &Output) -> usize {
-    output.stderr.lines().filter(|line| line.ends_with(" CACHED")).count()
+    builder.prune();
 }
 
 /// The bytes of caches that builds have read, as the log says it.
@@ -50,15 +46,14 @@ fn an_image_that_is_all_cached_is_loaded_without_a_layer_moved() {
     export(&builder, &context);
     let back = builder.build(context.path(), FROM).args(["--load", "-t", "lazy:2"]).ok();
     assert_eq!(cached_steps(&back), 3, "{back}");
-    assert_eq!(stack.image("docker.io/library/lazy:1"), stack.image("docker.io/library/lazy:2"), "{back}");
+    assert_eq!(stack.tagged("moby", "lazy:1"), stack.tagged("moby", "lazy:2"), "{back}");
     let only_documents = read(&linkspan);
     assert!(only_documents > 0 && only_documents < NOISE / 4, "{only_documents}: {}", linkspan.log());
 
     // A step that is new needs them, and gets them.
     builder.build(context.path(), FROM).args(["--build-arg", "LAST=new", "--load", "-t", "lazy:3"]).ok();
-    let run = ["run", "--rm", "--network", "host", "lazy:3", "sh", "-c", "cat /uuid /last; wc -c </noise"];
-    let shown = stack.docker(run).ok().stdout;
-    let uuid = stack.docker(["run", "--rm", "--network", "host", "lazy:1", "cat", "/uuid"]).ok().stdout;
+    let shown = stack.run_image("lazy:3", &["sh", "-c", "cat /uuid /last; wc -c </noise"]).ok().stdout;
+    let uuid = stack.run_image("lazy:1", &["cat", "/uuid"]).ok().stdout;
     assert_eq!(shown, format!("{uuid}new\n{NOISE}\n"));
     assert!(read(&linkspan) > NOISE, "{}", linkspan.log());
 }
@@ -74,8 +69,8 @@ fn a_version_that_was_replaced_goes_with_the_build_that_read_it() {
         builder.build(context.path(), FROM).args(to).ok();
     }
     // One version, and what pins those that were read: they stay readable for a while.
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
-    let listed = || Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["cache", "ls", "--quiet"]).args(engine).ok().lines();
+    let engine = stack.docker_flags();
+    let listed = || crate::common::linkspan(["cache", "ls", "--quiet"]).args(engine).ok().lines();
     until("the versions that were replaced to go", listed, |listed| listed.len() == 1);
 }
 
@@ -100,7 +95,7 @@ fn what_is_offered_is_read_with_the_password_only() {
     };
     // Those who only hold connections open do not keep the builder out.
     let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let back = builder.build(context.path(), FROM).args(["-o", "type=cacheonly"]).ok();
     assert_eq!(cached_steps(&back), 1, "{back}");
     drop(idle);
@@ -157,7 +152,7 @@ fn a_builder_with_a_network_of_its_own_is_reached_and_reached_again() {
     running.signal(Signal::KILL);
     running.wait();
     let (_running, _) = start();
-    builder.buildx(["prune", "--all", "--force"]).ok();
+    builder.prune();
     let back = builder.build(context.path(), FROM).args(["-o", "type=cacheonly"]).ok();
     assert_eq!(cached_steps(&back), 2, "{back}");
     let log = linkspan.log();

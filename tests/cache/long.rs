@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use linkspan::image::Digest;
 use serde_json::{Value, json};
 
-use crate::builds::{ONCE, build, cached_steps};
-use crate::common::{Builder, Buildkitd, Context, Linkspan, Output, Run, Stack, text};
+use crate::builds::{ONCE, build};
+use crate::common::{Builder, Buildkitd, Context, Linkspan, Output, Stack, cached_steps, linkspan, text};
 
 /// BuildKit reads no longer config, by what the descriptor says.
 const LIMIT: usize = 1 << 20;
@@ -71,7 +71,7 @@ impl Rig {
     fn new(seed: u64) -> Self {
         let stack = Stack::shared();
         let buildkitd = Buildkitd::start(stack, "buildkitd");
-        let linkspan = Linkspan::start(stack, &engine(), &[&buildkitd.address()]);
+        let linkspan = Linkspan::start(stack, &stack.docker_flags(), &[&buildkitd.address()]);
         let builder = stack.builder(&linkspan.address());
         let context = Context::new(&format!("FROM {}\nCOPY noise /noise\n{ONCE}", stack.base_image()));
         let context = context.noise("noise", 1 << 20, seed);
@@ -95,17 +95,13 @@ impl Rig {
 
     /// What a builder without a cache of its own makes of it.
     fn build(&self, from: &str) -> Output {
-        self.builder.buildx(["prune", "--all", "--force"]).ok();
+        self.builder.prune();
         self.builder.build(self.context.path(), ["--cache-from", from, "-o", "type=cacheonly"]).ok()
     }
 }
 
-fn engine() -> [&'static str; 4] {
-    ["--engine", "docker", "--docker-host", Stack::shared().docker_host()]
-}
-
 fn cache(args: &[&str]) -> String {
-    Run::new(env!("CARGO_BIN_EXE_linkspan")).arg("cache").args(args.iter().copied()).args(engine()).ok().stdout
+    linkspan(["cache"]).args(args).args(Stack::shared().docker_flags()).ok().stdout
 }
 
 #[test]

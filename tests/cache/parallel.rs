@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::builds::cached_steps;
-use crate::common::{Builder, Buildkitd, Context, Linkspan, Run, Stack, text};
+use crate::common::{Builder, Buildkitd, Context, Linkspan, Run, Stack, cached_steps, linkspan, text};
 
 const PLATFORMS: [&str; 2] = ["linux/amd64", "linux/arm64"];
 
@@ -24,11 +23,7 @@ impl Rig {
         let stack = Stack::shared();
         let buildkitds = [(); 2].map(|()| Buildkitd::start(stack, "buildkitd"));
         let addresses = buildkitds.each_ref().map(Buildkitd::address);
-        let linkspan = Linkspan::start(
-            stack,
-            &["--engine", "docker", "--docker-host", stack.docker_host()],
-            &addresses.each_ref().map(String::as_str),
-        );
+        let linkspan = Linkspan::start(stack, &stack.docker_flags(), &addresses.each_ref().map(String::as_str));
         let doors = linkspan.doors().iter().map(|door| format!("unix://{}", door.display()));
         // Steps run on the builder's own platform, for each platform and each builder anew.
         let dockerfile = format!(
@@ -73,14 +68,13 @@ impl Rig {
     }
 
     fn prune(&self) {
-        self.builders.iter().for_each(|builder| drop(builder.buildx(["prune", "--all", "--force"]).ok()));
+        self.builders.iter().for_each(|builder| builder.prune());
     }
 
     /// The versions of a cache, as `inspect` shows them; all are whole.
     #[track_caller]
     fn versions(&self, reference: &str) -> Vec<Value> {
-        let args = ["cache", "inspect", reference, "--engine", "docker", "--docker-host", self.stack.docker_host()];
-        let output = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args).ok();
+        let output = linkspan(["cache", "inspect", reference]).args(self.stack.docker_flags()).ok();
         let versions: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
         assert!(versions.iter().all(|version| version["missingLayers"] == 0), "{output}");
         versions

@@ -94,7 +94,7 @@ async fn a_cache_is_made_of_records_and_the_layers_that_were_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_make_no_sense_are_refused_whole() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let client = server.client().await;
     let export = client.open(vec![target("a", "app", "")]).await;
     let unnamed = vec![record(1, "base", &[], &[]), record(2, "build", &[3], &[])];

@@ -57,7 +57,7 @@ fn link(from: &[u8], step: &str, selector: &str) -> What {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_is_followed_from_step_to_step_to_its_layers() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let client = server.client().await;
     export(&client).await;
     let hold = hold(&client).await;
@@ -90,7 +90,7 @@ async fn a_build_is_followed_from_step_to_step_to_its_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_follows_comes_with_the_response() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let client = server.client().await;
     export(&client).await;
     let hold = hold(&client).await;

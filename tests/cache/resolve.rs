@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Server, target};
 use crate::common::{text, until};
-use crate::fixture::{INDEX, MANIFEST, collect, held};
+use crate::fixture::{INDEX, MANIFEST, held};
 
 fn platform(os: &str, architecture: &str, variant: &str) -> Platform {
     let text = ToOwned::to_owned;
@@ -70,12 +70,12 @@ async fn what_is_held_can_be_read_although_another_process_deletes_its_version()
     until("the hold to have a lease", pinned, Option::is_some);
     let layer = Descriptor::new("layer", Digest::sha256(b"held layer"), 10);
     server.command(&["cache", "rm", "app"]).ok();
-    collect(server.stack, namespace);
+    server.stack.collect_garbage(namespace);
     assert_eq!(client.read(&hold, &layer).await.unwrap(), "held layer");
 
     client.caches.clone().release(ReleaseRequest { hold_id: hold }).await.unwrap();
     until("its lease to go", leases, |leases| *leases == 0);
-    collect(server.stack, namespace);
+    server.stack.collect_garbage(namespace);
     assert_eq!(held(server.stack, namespace, &[layer.digest.to_string()]), [false]);
 }
 
@@ -141,7 +141,7 @@ async fn an_image_with_an_inline_cache_is_a_part_that_is_only_read() {
         // The hold keeps it although the image goes.
         server.command(&["rm", "inline:api"]).ok();
         if engine == "containerd" {
-            collect(server.stack, "api-inline");
+            server.stack.collect_garbage("api-inline");
         }
         let hold_id = found.hold_id.clone();
         let root = described(part.root.as_ref().unwrap());

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::client::{Client, Server, about, reason, target};
 use crate::common::until;
-use crate::fixture::{INDEX, collect, documents};
+use crate::fixture::{INDEX, documents};
 use crate::put::{put, record};
 
 fn open() -> OpenRequest {
@@ -49,7 +49,7 @@ async fn an_export_survives_its_server_and_is_found_by_its_key() {
         server.linkspan.kill();
         server.restart();
         if engine == "containerd" {
-            collect(server.stack, "api-restart");
+            server.stack.collect_garbage("api-restart");
         }
         let client = server.client().await;
         let found = client.caches.clone().open(open()).await.unwrap().into_inner();

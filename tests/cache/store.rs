@@ -3,7 +3,7 @@
 use linkspan::caches::{CacheSettings, Caches, Selection};
 
 use crate::common::{Part as StackPart, Stack};
-use crate::fixture::{INDEX, MANIFEST, caches, collect, containerd, docker, held, name, store};
+use crate::fixture::{INDEX, MANIFEST, caches, containerd, docker, held, name, store};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containerds_collector_leaves_a_cache_alone_until_it_is_deleted() {
@@ -13,7 +13,7 @@ async fn containerds_collector_leaves_a_cache_alone_until_it_is_deleted() {
     let (index, mut blobs) = store(&caches, "team/app", "linux/amd64", &["one", "two"], INDEX).await;
     let (_, others) = store(&caches, "team/app", "linux/arm64", &["two", "three"], MANIFEST).await;
     blobs.extend(others);
-    collect(stack, "keeps");
+    stack.collect_garbage("keeps");
     assert!(held(stack, "keeps", &blobs).into_iter().all(|held| held));
     // Another process finds it, and reads all of it.
     let again = Caches::new(&*containerd(stack, "keeps").await, CacheSettings::default()).unwrap();
@@ -30,7 +30,7 @@ async fn containerds_collector_leaves_a_cache_alone_until_it_is_deleted() {
 
     let pruned = again.prune(&Selection::default(), false).await.unwrap();
     assert_eq!((pruned.versions.len(), pruned.bytes), (2, pruned.versions.iter().map(|it| it.unique).sum::<u64>() + 3));
-    collect(stack, "keeps");
+    stack.collect_garbage("keeps");
     assert_eq!(stack.leases("keeps"), Vec::<String>::new());
     assert!(held(stack, "keeps", &blobs).into_iter().all(|held| !held));
 }
@@ -42,7 +42,7 @@ async fn a_superseded_version_leaves_only_what_the_new_one_has() {
     let (_, old) = store(&caches, "app", "", &["common", "old"], MANIFEST).await;
     let (new, blobs) = store(&caches, "app", "", &["common", "new"], MANIFEST).await;
     assert_eq!(caches.versions(None).await.unwrap(), [new]);
-    collect(stack, "supersedes");
+    stack.collect_garbage("supersedes");
     assert!(held(stack, "supersedes", &blobs).into_iter().all(|held| held));
     assert_eq!(held(stack, "supersedes", &old), [true, false, false, false]);
 }
@@ -55,7 +55,7 @@ async fn two_refs_can_have_the_same_root() {
     let (other, _) = store(&caches, "other", "", &["layer"], INDEX).await;
     assert_eq!(one.root, other.root);
     caches.delete(vec![one.id]).await.unwrap();
-    collect(stack, "same");
+    stack.collect_garbage("same");
     assert_eq!(caches.versions(None).await.unwrap(), [other]);
     assert!(held(stack, "same", &blobs).into_iter().all(|held| held));
 }
@@ -68,11 +68,11 @@ async fn dockers_own_prune_leaves_caches_alone_and_docker_does_not_show_them() {
     assert_eq!(stack.docker(["images", "-aq"]).ok().stdout, "");
     stack.docker(["system", "prune", "-af", "--volumes"]).ok();
     stack.docker(["builder", "prune", "-af"]).ok();
-    collect(&stack, "moby");
+    stack.collect_garbage("moby");
     assert_eq!(caches.versions(None).await.unwrap(), std::slice::from_ref(&version));
     assert!(held(&stack, "moby", &blobs).into_iter().all(|held| held));
     caches.delete(vec![version.id]).await.unwrap();
-    collect(&stack, "moby");
+    stack.collect_garbage("moby");
     assert!(held(&stack, "moby", &blobs).into_iter().all(|held| !held));
 }
 

@@ -2,8 +2,8 @@
 
 use std::io::{Write as _, stderr};
 
-use crate::builds::{ONCE, build, cached_steps};
-use crate::common::{Buildkitd, Context, Linkspan, Stack};
+use crate::builds::{ONCE, build};
+use crate::common::{Buildkitd, Context, Linkspan, Stack, cached_steps};
 
 /// The oldest one that writes and reads caches through Linkspan. `scripts/stack install` brings it.
 const OLDEST: &str = "0.11.6";
@@ -34,8 +34,7 @@ fn so_do_those_of_other_old_builders_that_are_installed() {
 fn there_and_back(version: &str) {
     let stack = Stack::shared();
     let buildkitd = Buildkitd::start(stack, &format!("buildkitd-{version}"));
-    let linkspan =
-        Linkspan::start(stack, &["--engine", "docker", "--docker-host", stack.docker_host()], &[&buildkitd.address()]);
+    let linkspan = Linkspan::start(stack, &stack.docker_flags(), &[&buildkitd.address()]);
     let builder = stack.builder(&linkspan.address());
     let inspected = builder.buildx(["inspect"]).ok();
     assert!(inspected.stdout.contains(&format!("v{version}\n")), "{inspected}");
@@ -49,7 +48,7 @@ fn there_and_back(version: &str) {
     let reference = format!("ref=old/{version}");
     let (to, from) = (format!("type=linkspan,mode=max,{reference}"), format!("type=linkspan,{reference}"));
     let tag = |name: &str| format!("old-{version}-{name}:1");
-    let uuid = |name: &str| stack.docker(["run", "--rm", "--network", "host", &tag(name), "cat", "/uuid"]).ok().stdout;
+    let uuid = |name: &str| stack.run_image(&tag(name), &["cat", "/uuid"]).ok().stdout;
     let (output, results) = build(&builder, &context, &["--cache-to", &to, "--load", "-t", &tag("first")]);
     assert!(results[0]["sent"].as_u64().unwrap() > 0, "{results}\n{output}");
     assert!(!output.stderr.contains("sending tarball"), "no direct export: {output}");
@@ -60,7 +59,7 @@ fn there_and_back(version: &str) {
     assert_eq!(again[0]["digest"], results[0]["digest"]);
 
     let prune = || {
-        builder.buildx(["prune", "--all", "--force"]).ok();
+        builder.prune();
         assert_eq!(builder.buildx(["du", "--format", "{{.ID}}"]).ok().stdout, "");
     };
     prune();

@@ -88,7 +88,7 @@ async fn what_happens_to_versions_is_reported_whoever_does_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_too_slowly_gets_the_number_of_missed_events() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let client = server.client().await;
     // As little as a client may take before it reads, so that the rest waits in the server.
     let slow = server.client_with_window(65_535).await;
@@ -114,7 +114,7 @@ async fn a_client_that_reads_too_slowly_gets_the_number_of_missed_events() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn so_many_clients_watch() {
-    let server = Server::layout();
+    let (server, _) = Server::layout();
     let client = server.client().await;
     let limits = client.caches.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().limits.unwrap();
     let mut watches = Vec::new();

@@ -20,7 +20,7 @@ fn only_what_is_missing_is_read_and_sent() {
     let proxied = Proxied::new(stack);
     let first = application(stack, 1, "one\n");
     proxied.export(&first, "edit:1").ok();
-    assert_eq!(proxied.run("edit:1", &[]), "one\n");
+    assert_eq!(proxied.run_image("edit:1", &[]), "one\n");
     let (loads, bytes) = proxied.relay.take();
     assert!(loads == 1 && bytes > 5_000_000, "{loads} {bytes}");
 
@@ -29,7 +29,7 @@ fn only_what_is_missing_is_read_and_sent() {
     let second = application(stack, 1, "two\n");
     let output = proxied.export(&second, "edit:1").ok();
     assert!(output.stderr.contains("2 already in docker-classic"), "{output}");
-    assert_eq!(proxied.run("edit:1", &[]), "two\n");
+    assert_eq!(proxied.run_image("edit:1", &[]), "two\n");
     let (loads, bytes) = proxied.relay.take();
     assert!(loads == 1 && bytes < LITTLE, "{loads} {bytes}");
     let blobs = proxied.blobs(&second);
@@ -85,7 +85,7 @@ fn without_the_folder_the_images_list_what_is_there() {
     proxied.export(&application(stack, 3, "two\n"), "asked:1").ok();
     let (loads, bytes) = proxied.relay.take();
     assert!(loads == 1 && bytes < LITTLE, "{loads} {bytes}");
-    assert_eq!(proxied.run("asked:1", &[]), "two\n");
+    assert_eq!(proxied.run_image("asked:1", &[]), "two\n");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn layers_of_the_engine_are_not_even_pulled_by_the_builder() {
     };
     proxied.docker(["pull", "-q", stack.base_image()]).ok();
     proxied.export(&context("lazy\n"), "lazy:1").ok();
-    assert_eq!(proxied.run("lazy:1", &["cat", "/who"]), "lazy\n");
+    assert_eq!(proxied.run_image("lazy:1", &["cat", "/who"]), "lazy\n");
     let manifest = stack.run("crane").args(["manifest", "--insecure", stack.base_image()]).ok().stdout;
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     let digest = manifest["layers"][0]["digest"].as_str().unwrap();
@@ -109,7 +109,7 @@ fn layers_of_the_engine_are_not_even_pulled_by_the_builder() {
     // Nobody has it: the builder is asked to fetch it.
     proxied.docker(["rmi", "lazy:1", stack.base_image()]).ok();
     proxied.export(&context("lazier\n"), "lazy:1").ok();
-    assert_eq!(proxied.run("lazy:1", &["cat", "/who"]), "lazier\n");
+    assert_eq!(proxied.run_image("lazy:1", &["cat", "/who"]), "lazier\n");
     assert!(base(digest));
 }
 
@@ -138,7 +138,7 @@ fn exports_that_share_layers_run_at_once() {
         assert!(output.status.success(), "{output}");
     }
     for at in 0..4 {
-        assert_eq!(proxied.run(&format!("shared:{at}"), &["cat", "/who"]), format!("{at}\n"));
+        assert_eq!(proxied.run_image(&format!("shared:{at}"), &["cat", "/who"]), format!("{at}\n"));
     }
     // All wanted this name, and the last to come has it.
     let any = proxied.id("shared:any");
@@ -159,13 +159,13 @@ fn a_plain_docker_exporter_is_a_load_where_it_is_configured_so() {
     assert!(!output.stderr.contains("sending tarball"), "{output}");
     let (loads, bytes) = proxied.relay.take();
     assert!(loads == 1 && bytes < LITTLE, "{loads} {bytes}");
-    assert_eq!(proxied.run("plain:1", &[]), "two\n");
+    assert_eq!(proxied.run_image("plain:1", &[]), "two\n");
 
     let usual = Proxied::new(stack);
     let context = application(stack, 5, "three\n");
     usual.client.build(context.path(), LOAD).env("DOCKER_HOST", host).ok();
     assert_eq!(usual.relay.take(), (0, 0), "without the setting it is the client who loads");
-    assert_eq!(usual.run("plain:1", &[]), "three\n");
+    assert_eq!(usual.run_image("plain:1", &[]), "three\n");
 }
 
 #[test]

@@ -12,26 +12,14 @@ use tonic::Code;
 
 use crate::{
     common::{Context, Disk, Part, Run, Running, Stack, until},
+    fault_injection::{doubled, flipped, hold_first, is_second_of_layer},
     proxied::{Proxied, application},
-    proxy::{Message, Verdict, Way},
+    proxy::{Message, Verdict},
 };
-
-const READ: &str = "/containerd.services.content.v1.Content/Read";
-
-/// Whether it carries a piece, counted from 0, of a big layer from the builder. Only they need more than one.
-fn is_piece(message: &Message<'_>, index: usize) -> bool {
-    let is_read = message.path == READ && message.way == Way::Response && message.index == index;
-    is_read && (index > 0 || message.bytes.len() > 100_000)
-}
 
 /// A build that stands still when half of its big layer has come.
 fn half(proxied: &Proxied<'_>, context: &Context, name: &str) -> Running {
-    let mut met = false;
-    proxied.rule(move |message| {
-        let meets = !met && is_piece(message, 1);
-        met |= meets;
-        if meets { Verdict::Hold } else { Verdict::Pass }
-    });
+    proxied.rule(hold_first(is_second_of_layer));
     let running = proxied.export(context, name).spawn();
     proxied.builder.stopped();
     running
@@ -41,13 +29,6 @@ fn half(proxied: &Proxied<'_>, context: &Context, name: &str) -> Running {
 fn what_a_builder_gets_wrong_becomes_no_image() {
     let stack = Stack::classic();
     let proxied = Proxied::new(stack);
-    let flipped = |message: &Message<'_>| {
-        let mut read = ReadContentResponse::decode(message.bytes.clone()).unwrap();
-        let middle = read.data.len() / 2;
-        read.data[middle] ^= 1;
-        Verdict::Instead(vec![read.encode_to_vec().into()])
-    };
-    let doubled = |message: &Message<'_>| Verdict::Instead(vec![message.bytes.clone(), message.bytes.clone()]);
     let cut = |_: &Message<'_>| Verdict::End(Code::Ok, "");
     let lost = |_: &Message<'_>| Verdict::End(Code::DataLoss, "the disk has a scratch");
     type Fault = (&'static str, fn(&Message<'_>) -> Verdict, &'static [&'static str]);
@@ -60,7 +41,7 @@ fn what_a_builder_gets_wrong_becomes_no_image() {
     for (seed, (fault, what, words)) in faults.into_iter().enumerate() {
         eprintln!("{fault}");
         let context = application(stack, 200 + seed as u64, fault);
-        proxied.rule(move |message| if is_piece(message, 1) { what(message) } else { Verdict::Pass });
+        proxied.rule(move |message| if is_second_of_layer(message) { what(message) } else { Verdict::Pass });
         let name = format!("faulty:{fault}");
         let output = proxied.export(&context, &name).fails();
         for word in words {
@@ -70,7 +51,7 @@ fn what_a_builder_gets_wrong_becomes_no_image() {
         proxied.nothing_is_left();
         proxied.pass();
         proxied.export(&context, &name).ok();
-        assert_eq!(proxied.run(&name, &[]), fault);
+        assert_eq!(proxied.run_image(&name, &[]), fault);
     }
 }
 
@@ -81,7 +62,7 @@ fn a_flipped_byte_of_a_plain_layer_is_seen() {
     let proxied = Proxied::new(stack);
     let context = application(stack, 210, "flipped\n");
     proxied.rule(|message| {
-        if !is_piece(message, 1) {
+        if !is_second_of_layer(message) {
             return Verdict::Pass;
         }
         let mut read = ReadContentResponse::decode(message.bytes.clone()).unwrap();
@@ -119,7 +100,7 @@ fn a_layer_that_vanishes_is_sent_after_all() {
     assert!(output.stderr.contains("which it had when the export began; sending it"), "{output}");
     assert_eq!(loads.load(Ordering::SeqCst), 2);
     assert!(proxied.relay.take().1 > 5_000_000);
-    assert_eq!(proxied.run("vanishing:2", &[]), "two\n");
+    assert_eq!(proxied.run_image("vanishing:2", &[]), "two\n");
     proxied.nothing_is_left();
 }
 
@@ -156,7 +137,7 @@ fn what_the_store_seems_to_have_does_not_keep_an_image_out() {
     });
     proxied.export(&context, "leftover:2").ok();
     assert_eq!(proxied.relay.take().0, 1 + 2, "the first, and two plans");
-    assert_eq!(proxied.run("leftover:2", &[]), "leftover\n");
+    assert_eq!(proxied.run_image("leftover:2", &[]), "leftover\n");
 }
 
 fn sha256(text: &str) -> String {
@@ -176,7 +157,7 @@ fn a_client_that_goes_away_leaves_nothing() {
     proxied.builder.release();
     proxied.pass();
     proxied.export(&context, "cancelled:1").ok();
-    assert_eq!(proxied.run("cancelled:1", &[]), "cancelled\n");
+    assert_eq!(proxied.run_image("cancelled:1", &[]), "cancelled\n");
 }
 
 #[test]
@@ -196,7 +177,7 @@ fn docker_is_killed_while_it_is_loading() {
     proxied.nothing_is_left();
     proxied.pass();
     proxied.export(&context, "killed:1").ok();
-    assert_eq!(proxied.run("killed:1", &[]), "killed\n");
+    assert_eq!(proxied.run_image("killed:1", &[]), "killed\n");
 }
 
 /// As an authorization plugin has it (moby `daemon/server/middleware`): no byte of the archive is read, and the connection
@@ -215,7 +196,7 @@ fn a_refusal_that_does_not_wait_for_the_image_is_received() {
     }
     proxied.relay.accept();
     proxied.export(&application(stack, 280, "refused\n"), "refused:1").ok();
-    assert_eq!(proxied.run("refused:1", &[]), "refused\n");
+    assert_eq!(proxied.run_image("refused:1", &[]), "refused\n");
 }
 
 #[test]
@@ -239,7 +220,7 @@ fn an_image_does_not_fit() {
     }
     disk.clear();
     proxied.export(&context, "large:1").ok();
-    assert_eq!(proxied.run("large:1", &["wc", "-c", "/big"]).split(' ').next(), Some("12582912"));
+    assert_eq!(proxied.run_image("large:1", &["wc", "-c", "/big"]).split(' ').next(), Some("12582912"));
 }
 
 #[test]

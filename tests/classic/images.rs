@@ -28,7 +28,7 @@ fn it_is_the_image_of_a_plain_load() {
         let output = format!("type=linkspan,name=same:ours{attributes}");
         proxied.client.build(context.path(), ["-o", &output]).ok();
         let ours = all_of(&proxied, "same:ours");
-        assert_eq!(proxied.run("same:ours", &[]), "same\n");
+        assert_eq!(proxied.run_image("same:ours", &[]), "same\n");
         proxied.docker(["rmi", "same:ours"]).ok();
         proxied.lacks("same:ours");
 
@@ -61,7 +61,7 @@ fn names_are_many_or_none() {
     let nameless = application(stack, 111, "nameless\n");
     proxied.client.build(nameless.path(), ["-o", "type=linkspan"]).ok();
     let dangling = proxied.docker(["images", "--filter", "dangling=true", "--no-trunc", "--quiet"]).ok().lines();
-    let outputs: Vec<_> = dangling.iter().map(|id| proxied.run(id, &[])).collect();
+    let outputs: Vec<_> = dangling.iter().map(|id| proxied.run_image(id, &[])).collect();
     assert!(outputs.contains(&"nameless\n".to_owned()), "{outputs:?}");
 }
 
@@ -123,7 +123,7 @@ fn attestations_do_not_hinder() {
     let proxied = Proxied::new(stack);
     let context = application(stack, 120, "attested\n");
     proxied.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
-    assert_eq!(proxied.run("attested:1", &[]), "attested\n");
+    assert_eq!(proxied.run_image("attested:1", &[]), "attested\n");
     proxied.relay.take();
     proxied.export(&context, "attested:1").args(["--provenance", "mode=max"]).ok();
     assert_eq!(proxied.relay.take().0, 0);

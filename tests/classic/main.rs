@@ -12,14 +12,13 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../faults/messages.rs"]
-mod messages;
-#[path = "../faults/proxy.rs"]
-#[allow(dead_code, reason = "the fault injection is shared, and each test binary uses its own part of it")]
-mod proxy;
+#[path = "../fault_injection/mod.rs"]
+mod fault_injection;
 
 mod builds;
 mod failures;
 mod images;
 mod proxied;
 mod relay;
+
+use fault_injection::proxy;

@@ -3,31 +3,34 @@
 use std::{
     collections::BTreeSet,
     fs,
+    ops::Deref,
     sync::{Arc, Mutex},
 };
 
-use containerd_client::services::v1::ReadContentRequest;
-use prost::Message as _;
 use serde_json::Value;
 
 use crate::{
-    common::{Builder, Context, Linkspan, Run, Stack, text, until},
-    proxy::{Message, Proxy, Verdict, Way},
+    common::{Builder, Context, Run, Stack, text, until},
+    fault_injection::{self, ProxiedBuilder, read_digest},
+    proxy::{Message, Verdict},
     relay::Relay,
 };
-
-const READ: &str = "/containerd.services.content.v1.Content/Read";
 
 pub(crate) struct Proxied<'a> {
     pub(crate) stack: &'a Stack,
     pub(crate) relay: Relay,
-    pub(crate) builder: Proxy,
-    /// Ends with this.
-    _linkspan: Linkspan,
-    pub(crate) client: Builder<'a>,
+    builds: ProxiedBuilder<'a>,
     /// The same builder without Linkspan.
     pub(crate) direct: Builder<'a>,
     read: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl<'a> Deref for Proxied<'a> {
+    type Target = ProxiedBuilder<'a>;
+
+    fn deref(&self) -> &ProxiedBuilder<'a> {
+        &self.builds
+    }
 }
 
 impl<'a> Proxied<'a> {
@@ -46,17 +49,16 @@ impl<'a> Proxied<'a> {
     #[track_caller]
     pub(crate) fn between(builders: &Stack, stack: &'a Stack, more: &[&str]) -> Self {
         let relay = Relay::new(builders, stack);
-        let builder = Proxy::new(builders, builders.buildkit_host());
-        let address = relay.address();
-        let args = [&["--engine", "docker-classic", "--docker-host", &address], more].concat();
-        let linkspan = Linkspan::start(stack, &args, &[&builder.address()]);
-        let (client, direct) = (stack.builder(&linkspan.address()), stack.builder(builders.buildkit_host()));
-        let proxied = Self { stack, relay, builder, _linkspan: linkspan, client, direct, read: Arc::default() };
+        let engine = ["--engine", "docker-classic", "--docker-host", &relay.address()].map(str::to_owned);
+        let args = engine.into_iter().chain(more.iter().map(|&arg| arg.to_owned())).collect();
+        let builds = ProxiedBuilder::new((builders, builders.buildkit_host()), stack, args, stack);
+        let direct = stack.builder(builders.buildkit_host());
+        let proxied = Self { stack, relay, builds, direct, read: Arc::default() };
         proxied.pass();
         proxied
     }
 
-    /// Lets the builder answer as it does, and notes what is read from it.
+    /// Passes what the builder sends, and notes what is read from it.
     pub(crate) fn pass(&self) {
         self.rule(|_| Verdict::Pass);
     }
@@ -65,10 +67,7 @@ impl<'a> Proxied<'a> {
     pub(crate) fn rule(&self, mut rule: impl FnMut(&Message<'_>) -> Verdict + Send + 'static) {
         let read = self.read.clone();
         self.builder.rule(move |message| {
-            if message.path == READ && message.way == Way::Request {
-                let request = ReadContentRequest::decode(message.bytes.clone()).unwrap();
-                read.lock().unwrap().insert(request.digest);
-            }
+            read.lock().unwrap().extend(read_digest(message));
             rule(message)
         });
     }
@@ -105,9 +104,9 @@ impl<'a> Proxied<'a> {
         self.inspect(image)["Id"].as_str().unwrap().to_owned()
     }
 
-    pub(crate) fn run(&self, image: &str, command: &[&str]) -> String {
-        let args = ["run", "--rm", "--network", "host", "--pull", "never", image];
-        self.docker(args).args(command).ok().stdout
+    /// What a container of the image prints.
+    pub(crate) fn run_image(&self, image: &str, command: &[&str]) -> String {
+        self.stack.run_classic_image(image, command).ok().stdout
     }
 
     /// That an image of this name does not exist.
@@ -143,9 +142,7 @@ impl<'a> Proxied<'a> {
     }
 }
 
-/// An image of a base, a layer of some megabytes and a small one with `who` in it.
+/// An image with a layer of some megabytes and a small one with `who` in it.
 pub(crate) fn application(stack: &Stack, seed: u64, who: &str) -> Context {
-    Context::new(&format!("FROM {}\nCOPY big /big\nCOPY who /who\nCMD [\"cat\", \"/who\"]\n", stack.base_image()))
-        .noise("big", 5_000_000, seed)
-        .file("who", who)
+    fault_injection::application(stack, 5_000_000, seed, who)
 }

@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use crate::common::Stack;
+use crate::common::{Stack, pass};
 
 const LOAD: &[u8] = b"POST /images/load";
 
@@ -129,27 +129,17 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     let responding = state.clone();
     let responses = thread::spawn(move || {
         pass(&mut from_docker, &mut to_client, |bytes| responding.bend(bytes));
+        // Already closed is as good. A client whose dockerd has gone sends no more.
+        let _ = to_client.shutdown(Shutdown::Both);
     });
     pass(&mut client, &mut docker, |bytes| {
         if is_load {
             state.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         }
     });
+    let _ = docker.shutdown(Shutdown::Both);
     responses.join().unwrap();
     Ok(())
-}
-
-/// Passes everything on until one of both is gone, then ends the other.
-fn pass(from: &mut UnixStream, to: &mut UnixStream, mut look: impl FnMut(&mut [u8])) {
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        look(&mut buffer[..count]);
-        if to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-    }
-    // Already closed is as good.
-    let _ = (from.shutdown(Shutdown::Read), to.shutdown(Shutdown::Both));
 }
 
 impl State {

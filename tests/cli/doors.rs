@@ -49,7 +49,7 @@ fn an_open_door_is_announced_and_goes_with_sigterm() {
 fn several_builders_have_a_door_each() {
     let stack = Stack::shared();
     let builders = [stack.buildkit_host(), stack.buildkit_host()];
-    let mut linkspan = Linkspan::start(stack, &["--engine", "docker", "--docker-host", stack.docker_host()], &builders);
+    let mut linkspan = Linkspan::start(stack, &stack.docker_flags(), &builders);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "two doors");
     for (number, door) in linkspan.doors().iter().enumerate() {
         let builder = stack.builder(&unix(door));
@@ -63,7 +63,7 @@ fn a_loopback_port_is_a_door_too() {
     let stack = Stack::shared();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("tcp://127.0.0.1:{port}");
-    let engine = ["serve", "--engine", "docker", "--docker-host", stack.docker_host()];
+    let engine = [&["serve"][..], &stack.docker_flags()].concat();
     let run = linkspan(engine).args(["--builder", stack.buildkit_host(), "--buildkit-listen", &address]);
     let running = open_at(run, &address);
     stack.buildctl(["--addr", &address, "debug", "workers"]).ok();

@@ -58,7 +58,7 @@ fn a_drain_lets_builds_finish_while_a_successor_opens_the_door() {
     let output = running.wait();
     ended(&output, 0);
     ended(&first.wait(), 0);
-    assert!(stack.image("docker.io/library/drained:latest").is_some());
+    assert!(stack.tagged("moby", "drained:latest").is_some());
     second.signal(Signal::TERM);
     ended(&second.wait(), 0);
     assert!(!door.exists());
@@ -77,7 +77,7 @@ fn a_drain_has_a_deadline() {
     assert!(output.stderr.contains("of the open connections did not finish within 0 s and were ended"), "{output}");
     build.go();
     assert!(!running.wait().status.success());
-    assert_eq!(stack.image("docker.io/library/deadline:latest"), None);
+    assert_eq!(stack.tagged("moby", "deadline:latest"), None);
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn more_clients_than_descriptors_wait_and_are_served_later() {
     let stack = Stack::shared();
     let door = stack.fresh_path(".sock");
     let limited = ["-c", "ulimit -n 128 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_linkspan"), "serve"];
-    let run = Run::new("sh").args(limited).args(["--engine", "docker", "--docker-host", stack.docker_host()]);
+    let run = Run::new("sh").args(limited).args(stack.docker_flags());
     let run = run.args(["--builder", stack.buildkit_host(), "--buildkit-listen", &unix(&door)]);
     let daemon = open(run, &door);
     let crowd: Vec<_> = (0..100).map(|_| UnixStream::connect(&door).unwrap()).collect();

@@ -13,24 +13,16 @@ mod settings;
 
 use std::path::Path;
 
-use common::{Output, Run, Running, Stack, until};
+use common::{Output, Run, Running, Stack, linkspan, unix, until};
 use rustix::process::Signal;
-
-/// The program, told nothing by the machine's environment.
-fn linkspan<'a>(args: impl IntoIterator<Item = &'a str>) -> Run {
-    let neighbours = ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"];
-    neighbours.iter().fold(Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args), |run, name| run.without_env(name))
-}
-
-fn unix(path: &Path) -> String {
-    format!("unix://{}", path.display())
-}
 
 /// `serve` for the shared stack's dockerd and builder.
 fn serve(door: &Path) -> Run {
     let stack = Stack::shared();
-    let engine = ["serve", "--engine", "docker", "--docker-host", stack.docker_host()];
-    linkspan(engine).args(["--builder", stack.buildkit_host(), "--buildkit-listen"]).arg(unix(door))
+    linkspan(["serve"])
+        .args(stack.docker_flags())
+        .args(["--builder", stack.buildkit_host(), "--buildkit-listen"])
+        .arg(unix(door))
 }
 
 /// A running daemon, killed when a test fails before its end.

@@ -16,7 +16,7 @@ use crate::common::{Context, Output, Running, Stack, file_of, until};
 
 /// `serve` in front of the shared stack's dockerd.
 fn docker_door(door: &Path) -> crate::common::Run {
-    let engine = ["serve", "--engine", "docker", "--docker-host", Stack::shared().docker_host()];
+    let engine = [&["serve"][..], &Stack::shared().docker_flags()].concat();
     linkspan(engine).args(["--docker-listen", &unix(door)])
 }
 

@@ -8,7 +8,7 @@ fn docker_and_we_list_the_same() {
     let stack = Stack::shared();
     let image = image("listed by both\n");
     let file = archive(&[(&image, named("docker.io/library/listed-by-both:1"))]);
-    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let docker = stack.docker_flags();
     let first = linkspan(["load", "-i", text(file.path())]).args(docker).ok();
     assert_eq!(first.stdout, "Loaded image: listed-by-both:1\n");
     assert!(first.stderr.contains("unpacked"), "{first}");
@@ -28,8 +28,7 @@ fn a_namespace_of_containerd_is_loaded_into() {
     let stack = Stack::shared();
     let image = image("for containerd\n");
     let file = archive(&[(&image, named("docker.io/library/in-containerd:1"))]);
-    let containerd =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "commands"];
+    let containerd = stack.containerd_flags("commands");
     linkspan(["load", "-i", text(file.path())]).args(containerd).ok();
     let expected = ("docker.io/library/in-containerd:1".to_owned(), image.root.digest.to_string());
     assert_eq!(stack.images("commands"), [expected]);
@@ -57,7 +56,7 @@ fn images_are_copied_from_place_to_place() {
     copy(&oci, "containerd:copies/example.com/copied:2");
     assert_eq!(stack.images("copies"), [("example.com/copied:2".to_owned(), image.root.digest.to_string())]);
     copy(&format!("{oci}:copied:1"), "docker-daemon:");
-    let output = stack.docker(["run", "--rm", "--network", "host", "copied:1", "cat", "/etc/greeting"]).ok().stdout;
+    let output = stack.run_image("copied:1", &["cat", "/etc/greeting"]).ok().stdout;
     assert_eq!(output, "copied\n");
     let back = copy("docker-daemon:copied:1", &format!("{oci}:copied:3"));
     assert!(back.stderr.contains("sent 0 blobs"), "{back}");

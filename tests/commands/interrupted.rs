@@ -27,9 +27,7 @@ struct Target<'a> {
 
 impl Target<'_> {
     fn containerd<'a>(namespace: &'a str) -> Target<'a> {
-        let address = Stack::shared().containerd_address();
-        let flags = vec!["--engine", "containerd", "--containerd-address", address, "--namespace", namespace];
-        Target { flags, namespace }
+        Target { flags: Stack::shared().containerd_flags(namespace).to_vec(), namespace }
     }
 
     fn leases(&self) -> Vec<String> {
@@ -88,7 +86,7 @@ fn the_next_command_releases_what_a_killed_one_left() {
 #[test]
 fn docker_frees_what_a_killed_load_sent_when_the_next_one_is_removed() {
     let stack = Stack::shared();
-    let flags = vec!["--engine", "docker", "--docker-host", stack.docker_host()];
+    let flags = stack.docker_flags().to_vec();
     let target = Target { flags, namespace: "moby" };
     let (file, _) = target.ended_by(Signal::KILL);
     let sent = target.load(&file);

@@ -156,7 +156,7 @@ fn archives_of_docker_and_skopeo_get_the_id_that_docker_gives_them() {
     let (image, from) = (image("for docker\n"), tempfile::tempdir().unwrap());
     layout(from.path(), &[(&image, named("docker.io/library/ids:1"))]);
     linkspan(["load", "--engine", "docker", "--docker-host", stack.docker_host(), "-i", text(from.path())]).ok();
-    let greeting = || stack.docker(["run", "--rm", "--network", "host", "ids:1", "cat", "/etc/greeting"]).ok().stdout;
+    let greeting = || stack.run_image("ids:1", &["cat", "/etc/greeting"]).ok().stdout;
     assert_eq!(greeting(), "for docker\n");
 
     let folder = tempfile::tempdir().unwrap();
@@ -170,7 +170,7 @@ fn archives_of_docker_and_skopeo_get_the_id_that_docker_gives_them() {
     stack.run("crane").args(["pull", "--insecure", &pushed, &path("crane.tar")]).ok();
     for name in ["docker.tar", "skopeo.tar", "crane.tar"] {
         let (called, in_layout) = loaded(&path(name));
-        let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+        let docker = stack.docker_flags();
         stack.docker(["rmi", "-f", &called]).output();
         linkspan(["load", "-q", "-i", &path(name)]).args(docker).ok();
         let id = || stack.docker(["image", "inspect", "--format", "{{.Id}}", &called]).ok().stdout;

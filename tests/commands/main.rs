@@ -25,23 +25,10 @@ mod usage;
 use std::fs;
 use std::path::Path;
 
-use common::{Run, text};
+use common::{Run, linkspan, text};
 use fixture::{Image, Layer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-/// The program, told nothing by the machine's environment.
-fn linkspan<'a>(args: impl IntoIterator<Item = &'a str>) -> Run {
-    let neighbours = [
-        "DOCKER_HOST",
-        "CONTAINERD_ADDRESS",
-        "CONTAINERD_NAMESPACE",
-        "BUILDKIT_HOST",
-        "LINKSPAN_TO",
-        "LINKSPAN_LAYOUT",
-    ];
-    neighbours.iter().fold(Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args), |run, name| run.without_env(name))
-}
 
 /// The program on the layout `folder`.
 fn on(folder: &TempDir, args: &[&str]) -> Run {

@@ -13,9 +13,8 @@ fn names_are_given_and_removed_on_every_engine() {
     let stack = Stack::shared();
     let folder = tempfile::tempdir().unwrap();
     let layout = ["--engine", "layout", "--layout", text(folder.path())];
-    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
-    let containerd =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "named"];
+    let docker = stack.docker_flags();
+    let containerd = stack.containerd_flags("named");
     let image = image("named\n");
     let file = archive(&[(&image, named("docker.io/library/named:1"))]);
     let digest = image.root.digest.as_str();
@@ -54,8 +53,7 @@ fn names_are_given_and_removed_on_every_engine() {
 fn only_images_are_given_names() {
     let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
     let layout = ["--engine", "layout", "--layout", text(folder.path())];
-    let containerd =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "parts"];
+    let containerd = stack.containerd_flags("parts");
     let image = image("in parts\n");
     let file = archive(&[(&image, named("docker.io/library/parts:1"))]);
     for engine in [&layout[..], &containerd] {
@@ -103,7 +101,7 @@ fn through_a_daemon_names_are_given_and_not_removed() {
 #[test]
 fn lists_are_filtered_and_formatted_as_docker_does() {
     let stack = Stack::shared();
-    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let docker = stack.docker_flags();
     let image = image("formatted\n");
     let names = ["docker.io/team/formatted:1", "docker.io/team/formatted:2", "docker.io/library/formatted:1"];
     let file = archive(&names.map(|name| (&image, named(name))));

@@ -5,8 +5,7 @@ use linkspan::export_v1::proto::{AbortRequest, Exporter, OpenRequest};
 use serde_json::Value;
 use tonic::transport::Endpoint;
 
-use crate::common::{Linkspan, Stack, text};
-use crate::linkspan;
+use crate::common::{Linkspan, Stack, channel, linkspan, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exports_under_way_are_listed() {
@@ -19,12 +18,7 @@ async fn exports_under_way_are_listed() {
     let ps = |args: &[&str]| linkspan(["ps", "--to", &address]).args(args).ok().stdout;
     assert_eq!(ps(&[]).lines().count(), 1, "only the heads of the columns");
 
-    let connect = move |_: tonic::transport::Uri| {
-        let door = door.clone();
-        async move { tokio::net::UnixStream::connect(door).await.map(hyper_util::rt::TokioIo::new) }
-    };
-    let endpoint = Endpoint::from_static("http://localhost");
-    let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await.unwrap();
+    let channel = channel(&door, Endpoint::from_static("http://localhost")).await;
     let mut client = ExportsClient::new(channel);
     let exporter = Exporter { id: "one".to_owned(), r#type: "image".to_owned(), ..Exporter::default() };
     let labels = [("build.ref".to_owned(), "abc".to_owned())].into();

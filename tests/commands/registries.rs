@@ -82,8 +82,7 @@ fn an_image_goes_to_a_registry_and_comes_back_and_is_the_same() {
 
     let docker = ["--docker-host", stack.docker_host()];
     linkspan(["copy", &to, "docker-daemon:from-registry:1"]).args(docker).ok();
-    let output =
-        stack.docker(["run", "--rm", "--network", "host", "from-registry:1", "cat", "/etc/greeting"]).ok().stdout;
+    let output = stack.run_image("from-registry:1", &["cat", "/etc/greeting"]).ok().stdout;
     assert_eq!(output, "pushed\n");
     let folder = tempfile::tempdir().unwrap();
     let oci = format!("oci:{}", text(folder.path()));

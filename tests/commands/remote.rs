@@ -112,7 +112,7 @@ fn images_are_copied_into_a_daemon_and_out_of_it() {
 #[test]
 fn docker_runs_what_was_loaded_through_a_daemon() {
     let stack = Stack::shared();
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let engine = stack.docker_flags();
     let daemon = Linkspan::export(stack, &engine, &[], stack.fresh_path("-to.sock"));
     let to = daemon.address();
     let image = image("through a daemon\n");
@@ -120,7 +120,7 @@ fn docker_runs_what_was_loaded_through_a_daemon() {
     let first = linkspan(["load", "-i", text(file.path()), "--to", &to]).ok();
     assert_eq!(first.stdout, "Loaded image: through:1\n");
     assert!(first.stderr.contains("unpacked"), "{first}");
-    let output = stack.docker(["run", "--rm", "--network", "host", "through:1", "cat", "/etc/greeting"]).ok().stdout;
+    let output = stack.run_image("through:1", &["cat", "/etc/greeting"]).ok().stdout;
     assert_eq!(output, "through a daemon\n");
     let again = linkspan(["load", "-i", text(file.path()), "--to", &to]).ok();
     assert!(again.stderr.contains("sent 0 blobs (0B); 4 were there"), "{again}");

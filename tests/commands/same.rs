@@ -48,10 +48,10 @@ fn the_id_is_that_of_docker_and_of_ctr_and_nothing_is_sent_again() {
 
     stack.docker(["load", "-i", text(base.path())]).ok();
     let id = || stack.docker(["image", "inspect", "--format", "{{.Id}}", "twice:docker"]).ok().stdout;
-    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let docker = stack.docker_flags();
     let ours = load(&file, &docker);
     let first = id();
-    stack.docker(["run", "--rm", "--network", "host", "twice:docker", "cat", "/own"]).ok();
+    stack.run_image("twice:docker", &["cat", "/own"]).ok();
     stack.docker(["rmi", "-f", "twice:docker"]).ok();
     stack.docker(["load", "-i", text(&file)]).ok();
     assert_eq!(id(), first);
@@ -64,8 +64,7 @@ fn the_id_is_that_of_docker_and_of_ctr_and_nothing_is_sent_again() {
         let images = stack.images(namespace);
         images.into_iter().find(|(name, _)| name == "docker.io/library/twice:docker").unwrap().1
     };
-    let containerd =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", namespace];
+    let containerd = stack.containerd_flags(namespace);
     load(&file, &containerd);
     let first = target();
     stack.ctr(namespace, ["images", "rm", "docker.io/library/twice:docker"]).ok();
@@ -94,8 +93,7 @@ fn a_hard_link_to_a_file_of_a_lower_layer_is_refused_as_containerd_refuses_it() 
     let file = archive(&[(&image, named("docker.io/library/links:1"))]);
     let refused = stack.ctr("links", ["images", "import", "--local", text(file.path())]).fails();
     assert!(refused.stderr.contains("no such file or directory"), "{refused}");
-    let containerd =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "links"];
+    let containerd = stack.containerd_flags("links");
     let refused = linkspan(["load", "-i", text(file.path())]).args(containerd).fails();
     assert!(refused.stderr.contains(image.layers[2].digest.as_str()), "{refused}");
     assert!(refused.stderr.contains("no such file or directory"), "{refused}");

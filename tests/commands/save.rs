@@ -39,9 +39,9 @@ fn docker_containerd_skopeo_and_crane_read_it() {
         assert!(output.stderr.contains("Saved image: saved-by-us:1"), "{output}");
 
         stack.docker(["load", "-i", text(&file)]).ok();
-        let run = ["run", "--rm", "--network", "host", "saved-by-us:1", "cat", "/etc/greeting"];
-        assert_eq!(stack.docker(run).ok().stdout, "saved\n", "{format}");
-        assert_eq!(stack.image("docker.io/library/saved-by-us:1"), Some(image.root.digest.to_string()));
+        let run = stack.run_image("saved-by-us:1", &["cat", "/etc/greeting"]);
+        assert_eq!(run.ok().stdout, "saved\n", "{format}");
+        assert_eq!(stack.tagged("moby", "saved-by-us:1"), Some(image.root.digest.to_string()));
         stack.docker(["rmi", "-f", "saved-by-us:1"]).ok();
 
         let namespace = format!("saved-{format}");
@@ -64,8 +64,8 @@ fn docker_containerd_skopeo_and_crane_read_it() {
     // The classic store reads manifest.json alone.
     let classic = Stack::classic();
     classic.docker_classic(["load", "-i", text(&file)]).ok();
-    let run = ["run", "--rm", "--network", "host", "saved-by-us:1", "cat", "/etc/greeting"];
-    assert_eq!(classic.docker_classic(run).ok().stdout, "saved\n");
+    let run = classic.run_classic_image("saved-by-us:1", &["cat", "/etc/greeting"]);
+    assert_eq!(run.ok().stdout, "saved\n");
 }
 
 #[test]
@@ -73,16 +73,10 @@ fn an_image_goes_round_through_every_engine_and_comes_back_the_same() {
     let stack = Stack::shared();
     let image = image("round\n");
     let first = holding("docker.io/library/round:1", &image);
-    let door = Linkspan::export(
-        stack,
-        &["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "round-door"],
-        &[],
-        stack.fresh_path("-round.sock"),
-    );
+    let door = Linkspan::export(stack, &stack.containerd_flags("round-door"), &[], stack.fresh_path("-round.sock"));
     let to = door.address();
-    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
-    let containerd =
-        ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", "round"];
+    let docker = stack.docker_flags();
+    let containerd = stack.containerd_flags("round");
     let last = tempfile::tempdir().unwrap();
     let layouts = [&first, &last].map(|folder| ["--engine", "layout", "--layout", text(folder.path())]);
     let way: [&[&str]; 5] = [&layouts[0], &docker, &containerd, &["--to", &to], &layouts[1]];
@@ -191,7 +185,7 @@ fn what_docker_pulled_for_one_platform_is_shown_and_saved() {
     let output = format!("type=image,name={name},push=true");
     builder.build(context.path(), ["-o", &output, "--platform", "linux/amd64,linux/arm64"]).ok();
     stack.docker(["pull", &name]).ok();
-    let docker = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let docker = stack.docker_flags();
     let shown = |args: &[&str]| linkspan(args.iter().copied()).args(docker);
     let inspected: Value = serde_json::from_str(&shown(&["inspect", &name]).ok().stdout).unwrap();
     let complete: Vec<_> = inspected["images"].as_array().unwrap().iter().map(|image| &image["complete"]).collect();

@@ -8,24 +8,60 @@ use std::path::Path;
 
 use super::{Linkspan, Output, Stack};
 
-/// One of the two ways to an engine or a builder.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Way<'a> {
+/// A door, and the engine or builder behind it. `C` is what clients of either of them use.
+#[derive(Debug)]
+pub(crate) struct BothWays<'a, C> {
+    pub(crate) stack: &'a Stack,
+    pub(crate) linkspan: Linkspan,
+    through: Side<'a, C>,
+    direct: Side<'a, C>,
+}
+
+/// One of the two ways, as a test's closure gets it.
+#[derive(Debug, Clone)]
+pub(crate) struct Side<'a, C> {
     pub(crate) stack: &'a Stack,
     /// `through` or `direct`: for names that must differ between the two.
     pub(crate) name: &'static str,
+    client: C,
 }
 
-impl<'a> Way<'a> {
-    pub(crate) fn through(stack: &'a Stack) -> Self {
-        Self { stack, name: "through" }
+impl<C> Deref for Side<'_, C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.client
+    }
+}
+
+impl<'a, C> BothWays<'a, C> {
+    /// The door of `linkspan`, and what is behind it at the address `direct`; `client` makes the client of an address.
+    pub(crate) fn new(stack: &'a Stack, linkspan: Linkspan, direct: &str, client: impl Fn(&str) -> C) -> Self {
+        let side = |name, address: &str| Side { stack, name, client: client(address) };
+        let (through, direct) = (side("through", &linkspan.address()), side("direct", direct));
+        Self { stack, linkspan, through, direct }
     }
 
-    pub(crate) fn direct(stack: &'a Stack) -> Self {
-        Self { stack, name: "direct" }
+    pub(crate) fn through(&self) -> &Side<'a, C> {
+        &self.through
     }
 
-    /// A name that only this way uses.
+    pub(crate) fn direct(&self) -> &Side<'a, C> {
+        &self.direct
+    }
+
+    /// Runs `test` both ways and wants equal results. Through Linkspan first: what the engine holds then has not come by the
+    /// tar path.
+    #[track_caller]
+    pub(crate) fn compare<T: PartialEq + Debug>(&self, test: impl Fn(&Side<'a, C>) -> T) -> T {
+        let (through, direct) = (test(&self.through), test(&self.direct));
+        assert_eq!(through, direct, "left: through Linkspan; right: without it\n{}", self.linkspan.log());
+        through
+    }
+}
+
+impl<C> Side<'_, C> {
+    /// A name that only this side uses.
     pub(crate) fn tag(&self, name: &str) -> String {
         format!("{name}-{}:1", self.name)
     }
@@ -40,24 +76,17 @@ impl<'a> Way<'a> {
     /// The digest of the image record that Docker knows as `tag`.
     #[track_caller]
     pub(crate) fn digest(&self, tag: &str) -> String {
-        let name = format!("docker.io/library/{tag}");
-        self.stack.image(&name).unwrap_or_else(|| panic!("no record {name} among {:?}", self.stack.images("moby")))
+        let found = self.stack.tagged("moby", tag);
+        found.unwrap_or_else(|| panic!("no record of {tag} among {:?}", self.stack.images("moby")))
     }
-}
 
-/// Runs `test` both ways and wants equal results. Through Linkspan first: what the engine holds then has not come by the
-/// tar path.
-#[track_caller]
-pub(crate) fn compare<'a, S: Deref<Target = Way<'a>>, T: PartialEq + Debug>(
-    linkspan: &Linkspan,
-    through: &S,
-    direct: &S,
-    test: impl Fn(&S) -> T,
-) -> T {
-    assert_eq!((through.name, direct.name), ("through", "direct"));
-    let (through, direct) = (test(through), test(direct));
-    assert_eq!(through, direct, "left: through Linkspan; right: without it\n{}", linkspan.log());
-    through
+    /// The same, with other names.
+    pub(crate) fn renamed(&self, name: &'static str) -> Self
+    where
+        C: Clone,
+    {
+        Self { name, ..self.clone() }
+    }
 }
 
 /// Everything below a folder: relative path to what is there.

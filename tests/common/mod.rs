@@ -15,21 +15,35 @@
     reason = "each test binary uses its own part of this, and tests state what they expect by failing loudly"
 )]
 
+mod api_server;
 pub(crate) mod both_ways;
+mod builder;
 mod buildkitd;
+mod command;
+mod contents;
 mod context;
 mod disk;
-mod linkspan;
+mod parts;
+mod relay;
 mod run;
+mod serve;
 mod stack;
+mod stack_images;
 mod tar;
 mod wait;
 
+pub(crate) use api_server::{ApiServer, channel};
+pub(crate) use builder::{Builder, cached_steps};
 pub(crate) use buildkitd::Buildkitd;
+pub(crate) use command::linkspan;
+pub(crate) use contents::full_name;
 pub(crate) use context::{Context, file_of, text};
 pub(crate) use disk::Disk;
-pub(crate) use linkspan::Linkspan;
+pub(crate) use parts::{Part, alive};
+pub(crate) use relay::pass;
 pub(crate) use run::{Output, Run, Running};
-pub(crate) use stack::{BUILDER_IMAGE, Builder, Part, Stack, alive, test_folder};
+pub(crate) use serve::{Linkspan, unix};
+pub(crate) use stack::{Stack, test_folder};
+pub(crate) use stack_images::BUILDER_IMAGE;
 pub(crate) use tar::{Tar, blob_name, entry};
 pub(crate) use wait::until;

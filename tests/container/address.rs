@@ -20,7 +20,7 @@ fn a_door_to_a_container() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
     let (direct, name) = container(&stack, "one");
     let linkspan = {
-        let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+        let engine = stack.docker_flags();
         Linkspan::start(&stack, &engine, &[&format!("docker-container://{name}")])
     };
     let through = stack.builder(&linkspan.address());
@@ -31,7 +31,7 @@ fn a_door_to_a_container() {
     assert!(!output.stderr.contains("sending tarball"), "{output}");
     let output = direct.build(context.path(), ["--load", "-t", "direct:1"]).ok();
     assert!(output.stderr.contains("sending tarball"), "{output}");
-    assert_eq!(stack.image("docker.io/library/through:1").unwrap(), stack.image("docker.io/library/direct:1").unwrap());
+    assert_eq!(stack.tagged("moby", "through:1").unwrap(), stack.tagged("moby", "direct:1").unwrap());
 
     // buildctl.
     let workers = |address: &str| stack.buildctl(["--addr", address, "debug", "workers"]).ok().stdout;
@@ -48,7 +48,7 @@ fn a_door_to_a_container() {
 fn a_container_that_comes_and_goes() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
     let (_direct, name) = container(&stack, "restarted");
-    let engine = ["--engine", "docker", "--docker-host", stack.docker_host()];
+    let engine = stack.docker_flags();
     let linkspan = Linkspan::start(&stack, &engine, &[&format!("docker-container://{name}")]);
     let workers = || stack.buildctl(["--addr", &linkspan.address(), "--timeout", "60", "debug", "workers"]);
     workers().ok();

@@ -1,67 +1,35 @@
 //! A builder in a container, met through the docker door and on dockerd's own socket.
 
-use std::fmt::Debug;
-use std::ops::Deref;
+use crate::common::{Builder, Linkspan, Run, Stack, both_ways, until};
 
-use crate::common::both_ways::{self, Way};
-use crate::common::{Builder, Linkspan, Run, Stack, until};
+pub(crate) type BothWays<'a> = both_ways::BothWays<'a, Client<'a>>;
+pub(crate) type Side<'a> = both_ways::Side<'a, Client<'a>>;
 
-/// The two ways to dockerd, and on each the same builder of buildx's docker-container driver: buildx finds it by its
-/// container's name.
-pub(crate) struct BothWays<'a> {
-    pub(crate) stack: &'a Stack,
-    pub(crate) linkspan: Linkspan,
-    name: String,
-    builders: [Builder<'a>; 2],
-}
-
-/// One of the two ways.
-pub(crate) struct Side<'a> {
-    way: Way<'a>,
+/// A client of dockerd that uses a builder of buildx's docker-container driver, which buildx finds by its container's name: it is
+/// the same one both ways.
+#[derive(Debug)]
+pub(crate) struct Client<'a> {
     /// dockerd's socket, or the door in front of it.
     pub(crate) host: String,
     /// The builder, and its container.
-    pub(crate) builder: &'a Builder<'a>,
+    pub(crate) builder: Builder<'a>,
     pub(crate) container: String,
-}
-
-impl<'a> Deref for Side<'a> {
-    type Target = Way<'a>;
-
-    fn deref(&self) -> &Way<'a> {
-        &self.way
-    }
 }
 
 impl<'a> BothWays<'a> {
     /// With a builder called `name`, which runs.
     #[track_caller]
     pub(crate) fn of(stack: &'a Stack, name: &str) -> Self {
-        let linkspan = Linkspan::docker_door(stack);
-        let through = stack.container_builder(&linkspan.address(), name);
-        let direct = stack.container_builder(stack.docker_host(), name);
-        for builder in [&through, &direct] {
-            builder.buildx(["inspect", "--bootstrap"]).ok();
+        let client = |host: &str| Client {
+            host: host.to_owned(),
+            builder: stack.container_builder(host, name),
+            container: format!("buildx_buildkit_{name}0"),
+        };
+        let sides = Self::new(stack, Linkspan::docker_door(stack), stack.docker_host(), client);
+        for side in [sides.through(), sides.direct()] {
+            side.builder.buildx(["inspect", "--bootstrap"]).ok();
         }
-        Self { stack, linkspan, name: name.to_owned(), builders: [through, direct] }
-    }
-
-    pub(crate) fn through(&self) -> Side<'_> {
-        self.side(0, Way::through(self.stack), self.linkspan.address())
-    }
-
-    pub(crate) fn direct(&self) -> Side<'_> {
-        self.side(1, Way::direct(self.stack), self.stack.docker_host().to_owned())
-    }
-
-    fn side<'s>(&'s self, index: usize, way: Way<'s>, host: String) -> Side<'s> {
-        let container = format!("buildx_buildkit_{}0", self.name);
-        Side { way, host, builder: &self.builders[index], container }
-    }
-
-    #[track_caller]
-    pub(crate) fn compare<T: PartialEq + Debug>(&self, test: impl Fn(&Side<'_>) -> T) -> T {
-        both_ways::compare(&self.linkspan, &self.through(), &self.direct(), test)
+        sides
     }
 }
 

@@ -45,7 +45,7 @@ fn a_client_of_another_protocol() {
     let side = sides.through();
     side.builder.buildx(["du"]).ok();
     let before = side.started();
-    assert_eq!(outcome_on(&side), complaint);
+    assert_eq!(outcome_on(side), complaint);
     assert_eq!(side.started(), before + 1);
 }
 
@@ -92,7 +92,7 @@ fn words_before_the_first_frame() {
     };
     assert_eq!(sides.compare(first), "words to begin with\n");
     // From the connection that waits: no process, so no words of one.
-    let (mut stream, _) = start(&sides.through(), "", "wrapped");
+    let (mut stream, _) = start(sides.through(), "", "wrapped");
     stream.write_all(HELLO).unwrap();
     assert_eq!(frame(&mut stream).0, 1);
 }
@@ -175,7 +175,7 @@ fn a_container_that_is_killed() {
         until("the build to run", || running.stderr(), |output| output.contains(" begun"));
         stack.docker(["kill", &side.container]).ok();
         let output = running.wait();
-        assert_eq!(stack.image(&format!("docker.io/library/{}", side.tag("killed"))), None);
+        assert_eq!(stack.tagged("moby", &side.tag("killed")), None);
         // Which of buildx's calls meets the end first, and is named before this, is left to chance.
         let error = output.stderr.lines().find_map(|line| line.strip_prefix("ERROR: failed to build: failed to "));
         let reason = error.and_then(|error| error.find("error reading from server").map(|at| error[at..].to_owned()));
@@ -199,14 +199,14 @@ fn a_container_that_is_killed_while_its_image_is_sent() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd]);
     let sides = BothWays::of(&stack, "sending");
     let side = sides.through();
-    let ingests = stack.state().join("containerd/root/io.containerd.content.v1.content/ingest");
+    let ingests = stack.content_store().join("ingest");
     let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 120 << 20, 1);
     let running = side.builder.build(context.path(), ["--load", "-t", "sent:1"]).spawn();
     until("bytes to arrive", || fs::read_dir(&ingests).unwrap().count(), |count| *count > 0);
     stack.docker(["kill", &side.container]).ok();
     let output = running.wait();
     assert_eq!(output.status.code(), Some(1), "{output}");
-    assert_eq!(stack.image("docker.io/library/sent:1"), None, "{output}");
+    assert_eq!(stack.tagged("moby", "sent:1"), None, "{output}");
     until("no lease to be left", || ours(&stack), Vec::is_empty);
     until("no ingest to be left", || stack.ingests("moby"), Vec::is_empty);
     // The next one succeeds: buildx starts the container again.

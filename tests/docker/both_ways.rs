@@ -1,59 +1,28 @@
-//! The two ways to dockerd.
+//! The two ways to dockerd: its own socket, and a door in front of it.
 
-use std::{fmt::Debug, ops::Deref, os::unix::net::UnixStream, time::Duration};
+use std::{os::unix::net::UnixStream, time::Duration};
 
 pub(crate) use crate::common::both_ways::tree;
-use crate::common::both_ways::{self, Way};
-use crate::common::{Linkspan, Output, Run, Stack};
+use crate::common::{Linkspan, Output, Run, Stack, both_ways};
 
-/// dockerd's own socket, and a door in front of it.
-pub(crate) struct BothWays<'a> {
-    pub(crate) stack: &'a Stack,
-    pub(crate) linkspan: Linkspan,
-}
+pub(crate) type BothWays<'a> = both_ways::BothWays<'a, Docker>;
+pub(crate) type Side<'a> = both_ways::Side<'a, Docker>;
 
-/// One of the two ways, as a test's closure meets it.
-pub(crate) struct Side<'a> {
-    way: Way<'a>,
+/// A client of dockerd.
+#[derive(Debug, Clone)]
+pub(crate) struct Docker {
     /// `unix:///…`.
     pub(crate) host: String,
-}
-
-impl<'a> Deref for Side<'a> {
-    type Target = Way<'a>;
-
-    fn deref(&self) -> &Way<'a> {
-        &self.way
-    }
 }
 
 impl<'a> BothWays<'a> {
     #[track_caller]
     pub(crate) fn of(stack: &'a Stack) -> Self {
-        Self { stack, linkspan: Linkspan::docker_door(stack) }
-    }
-
-    pub(crate) fn through(&self) -> Side<'_> {
-        Side { way: Way::through(self.stack), host: self.linkspan.address() }
-    }
-
-    pub(crate) fn direct(&self) -> Side<'_> {
-        Side { way: Way::direct(self.stack), host: self.stack.docker_host().to_owned() }
-    }
-
-    #[track_caller]
-    pub(crate) fn compare<T: PartialEq + Debug>(&self, test: impl Fn(&Side<'_>) -> T) -> T {
-        both_ways::compare(&self.linkspan, &self.through(), &self.direct(), test)
+        Self::new(stack, Linkspan::docker_door(stack), stack.docker_host(), |host| Docker { host: host.to_owned() })
     }
 }
 
 impl Side<'_> {
-    /// The same, with other names.
-    pub(crate) fn renamed(mut self, name: &'static str) -> Self {
-        self.way.name = name;
-        self
-    }
-
     pub(crate) fn docker<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
         self.stack.docker(args).env("DOCKER_HOST", &self.host)
     }

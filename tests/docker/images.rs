@@ -49,7 +49,7 @@ fn save_load_export_import() {
         tree(&to)
     });
     assert!(saved.contains_key("oci-layout"), "{:?}", saved.keys());
-    let tar = to_file(&sides.direct(), &format!("save {image}"));
+    let tar = to_file(sides.direct(), &format!("save {image}"));
     let (_, stdout, _) = sides.compare(|side| side.outcome(&side.docker(["load", "-i", text(&tar)]).ok()));
     assert!(stdout.contains("Loaded image"), "{stdout}");
     sides.compare(|side| side.outcome(&side.docker(["load"]).stdin("no archive").fails()));

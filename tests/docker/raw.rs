@@ -97,7 +97,7 @@ fn what_has_no_clear_end_is_refused_in_dockers_form() {
         (&long, "431"),
     ];
     for (request, status) in cases {
-        let response = response(&sides.through(), request.as_bytes());
+        let response = response(sides.through(), request.as_bytes());
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert_eq!(head.split(' ').nth(1), Some(status), "{response}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
@@ -105,7 +105,7 @@ fn what_has_no_clear_end_is_refused_in_dockers_form() {
     }
     // Where dockerd refuses the same, it does so with the same status.
     for (request, status) in cases.into_iter().filter(|(request, _)| !request.contains("Length: 4\r\nTransfer")) {
-        let response = response(&sides.direct(), request.as_bytes());
+        let response = response(sides.direct(), request.as_bytes());
         let words: Vec<_> = response.split(' ').take(2).collect();
         // dockerd takes the length for granted and finds a request in what is left; or finds no JSON in the chunk.
         assert_eq!(words.get(1), Some(&status), "{}\n{response}", &request[..60.min(request.len())]);

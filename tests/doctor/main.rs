@@ -8,9 +8,9 @@ mod running;
 mod status;
 mod wrong;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use common::{Run, Stack};
+use common::{Run, unix};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -54,10 +54,6 @@ impl User {
     }
 }
 
-fn unix(path: &Path) -> String {
-    format!("unix://{}", path.display())
-}
-
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -65,9 +61,4 @@ fn json(text: &str) -> Value {
 /// The checks about `about`.
 fn checks<'a>(report: &'a Value, about: &str) -> Vec<&'a Value> {
     report["checks"].as_array().unwrap().iter().filter(|check| check["about"] == about).collect()
-}
-
-/// The flags of an export into the stack's dockerd.
-fn engine(stack: &Stack) -> [&str; 4] {
-    ["--engine", "docker", "--docker-host", stack.docker_host()]
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::fs::{CWD, symlinkat};
 
 use crate::common::{BUILDER_IMAGE, Linkspan, Part, Run, Stack};
-use crate::{User, checks, engine, json, unix};
+use crate::{User, checks, json, unix};
 
 /// The report of the doctor of `user` without any flag, for whom `docker` says version 0.36.1 of buildx.
 fn report(user: &User, run: Run) -> serde_json::Value {
@@ -18,7 +18,7 @@ fn without_flags_the_running_one_is_found_and_judged() {
     let (docker, export) = (user.socket("docker.sock"), user.socket("export.sock"));
     let buildkit = user.socket("buildkit.sock");
     let listen = (unix(&docker), unix(&export));
-    let mut args = engine(stack).to_vec();
+    let mut args = stack.docker_flags().to_vec();
     args.extend(["--docker-listen", &listen.0, "--export-listen", &listen.1]);
     let _daemon = Linkspan::start_at(stack, &args, &[stack.buildkit_host()], vec![buildkit.clone()]);
     let report = report(&user, user.linkspan(["doctor"]));
@@ -107,7 +107,7 @@ fn after_a_take_over_nothing_goes_past_linkspan() {
     let usual = Path::new(stack.docker_host().strip_prefix("unix://").unwrap());
     let engine = usual.with_file_name("docker-engine.sock");
     std::fs::rename(usual, &engine).unwrap();
-    let _door = Linkspan::docker_door_at(&stack, &unix(&engine), usual.to_owned());
+    let _door = Linkspan::docker_door_at(&stack, &unix(&engine), usual.to_owned(), &[]);
     // `/var/run` is a link on most machines.
     let link = stack.fresh_path(".sock");
     symlinkat(usual, CWD, &link).unwrap();
@@ -127,7 +127,7 @@ fn setup_requests_the_door_of_the_running_one() {
     let (stack, user) = (Stack::start(&[Part::Containerd, Part::Dockerd]), User::new());
     let builder = stack.container_builder(stack.docker_host(), "mine");
     let door = user.socket("docker.sock");
-    let daemon = Linkspan::docker_door_at(&stack, stack.docker_host(), door.clone());
+    let daemon = Linkspan::docker_door_at(&stack, stack.docker_host(), door.clone(), &[]);
     let setup =
         |args: &[&str]| user.linkspan(["setup", "buildx", "mine"]).args(args).env("BUILDX_CONFIG", builder.config());
     let output = setup(&[]).ok();
@@ -149,7 +149,7 @@ fn setup_finds_the_doors_that_the_doctor_finds_and_undoes_what_it_did_whatever_r
     // In no folder of Linkspan's: the user only knows the door of the builder.
     let (docker, buildkit) = (stack.fresh_path("-docker.sock"), stack.fresh_path("-buildkit.sock"));
     let listen = unix(&docker);
-    let args = [&engine(&stack)[..], &["--docker-listen", &listen]].concat();
+    let args = [&stack.docker_flags()[..], &["--docker-listen", &listen]].concat();
     let mut daemon = Linkspan::start_at(&stack, &args, &[stack.buildkit_host()], vec![buildkit.clone()]);
     let config = builder.config();
     let setup = |args: &[&str]| user.linkspan(["setup", "buildx", "mine"]).args(args).env("BUILDX_CONFIG", config);
@@ -180,7 +180,7 @@ fn a_builder_has_the_door_that_is_open_and_no_other() {
     let (stack, user) = (Stack::shared(), User::new());
     let door = user.socket("elsewhere.sock");
     let limits = ["--cache-max-bytes", "20GB", "--cache-max-age", "30d", "--cache-max-count", "50"];
-    let args = [&engine(stack)[..], &limits, &["--allow-cache", "ci/*"]].concat();
+    let args = [&stack.docker_flags()[..], &limits, &["--allow-cache", "ci/*"]].concat();
     let _daemon = Linkspan::start_at(stack, &args, &[stack.buildkit_host()], vec![door.clone()]);
     let shell = || user.linkspan(["doctor"]).env("BUILDKIT_HOST", stack.buildkit_host());
     let report = report(&user, shell());

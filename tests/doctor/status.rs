@@ -11,7 +11,7 @@ use linkspan::status::{Kind, Status};
 use serde_json::Value;
 
 use crate::common::{Linkspan, Part, Run, Stack};
-use crate::{engine, json, unix};
+use crate::{json, unix};
 
 /// What is answered to `request`, up to the end of the connection.
 fn exchange(path: &Path, request: &str) -> String {
@@ -42,7 +42,7 @@ fn every_door_reports_what_it_belongs_to() {
     let stack = Stack::shared();
     let (docker, export, secret) = (stack.fresh_path(".sock"), stack.fresh_path(".sock"), "a-name-that-is-allowed");
     let listen = (unix(&docker), unix(&export));
-    let mut args = engine(stack).to_vec();
+    let mut args = stack.docker_flags().to_vec();
     args.extend(["--docker-listen", &listen.0, "--export-listen", &listen.1, "--plain-is-load"]);
     args.extend(["--allow-name", secret, "--allow-cache", secret, "--cache-max-bytes", "20GB"]);
     args.extend(["--cache-max-age", "30d", "--cache-max-count", "50"]);
@@ -102,7 +102,7 @@ fn a_door_reports_it_while_its_builder_is_gone() {
 #[test]
 fn an_export_that_outlives_its_server_began_when_it_was_opened() {
     let (stack, door) = (Stack::shared(), Stack::shared().fresh_path(".sock"));
-    let start = || Linkspan::export(stack, &engine(stack), &[], door.clone());
+    let start = || Linkspan::export(stack, &stack.docker_flags(), &[], door.clone());
     let mut daemon = start();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let opened = runtime.block_on(async {
@@ -140,7 +140,7 @@ fn an_export_that_outlives_its_server_began_when_it_was_opened() {
 #[test]
 fn an_export_door_serves_nothing_else_beside_grpc() {
     let stack = Stack::shared();
-    let daemon = Linkspan::export(stack, &engine(stack), &[], stack.fresh_path(".sock"));
+    let daemon = Linkspan::export(stack, &stack.docker_flags(), &[], stack.fresh_path(".sock"));
     assert_eq!(over_http2(&daemon.doors()[0]).door.kind, Kind::Export);
     let output = stack.run(env!("CARGO_BIN_EXE_linkspan")).args(["ps", "--to", &daemon.address(), "--json"]).output();
     assert!(output.status.success(), "{output}");

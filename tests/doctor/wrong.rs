@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use crate::common::{Linkspan, Stack};
-use crate::{User, checks, engine, json, unix};
+use crate::{User, checks, json, unix};
 
 #[test]
 fn a_peer_that_is_no_builder_is_called_that() {
@@ -12,14 +12,14 @@ fn a_peer_that_is_no_builder_is_called_that() {
     let closed = unix(&stack.fresh_path(".sock"));
     let doctor = |builder: &str| {
         let run = user.linkspan(["doctor", "--json", "--builder", builder, "--buildkit-listen", &closed]);
-        json(&user.has_buildx(run.args(engine(stack)), "v0.36.1").fails().stdout)
+        json(&user.has_buildx(run.args(stack.docker_flags()), "v0.36.1").fails().stdout)
     };
     let report = doctor(&containerd);
     let [check] = &checks(&report, "builder")[..] else { panic!("{report:#}") };
     assert!(check["found"].as_str().unwrap().contains("is no BuildKit"), "{check}");
 
     // A door of ours is named, and no door is proposed before it.
-    let daemon = Linkspan::export(stack, &engine(stack), &[], stack.fresh_path(".sock"));
+    let daemon = Linkspan::export(stack, &stack.docker_flags(), &[], stack.fresh_path(".sock"));
     let report = doctor(&daemon.address());
     let [check] = &checks(&report, "builder")[..] else { panic!("{report:#}") };
     assert!(check["found"].as_str().unwrap().contains("is the export door of a running Linkspan"), "{check}");
@@ -29,7 +29,7 @@ fn a_peer_that_is_no_builder_is_called_that() {
 fn a_builder_that_is_a_door_needs_no_door() {
     let (stack, user) = (Stack::shared(), User::new());
     let daemon = Linkspan::docker(stack);
-    let run = user.linkspan(["doctor", "--json", "--builder", &daemon.address()]).args(engine(stack));
+    let run = user.linkspan(["doctor", "--json", "--builder", &daemon.address()]).args(stack.docker_flags());
     let report = json(&user.has_buildx(run, "v0.36.1").ok().stdout);
     let message = format!("the builder at {} is the buildkit door of a running Linkspan", daemon.address());
     assert!(checks(&report, "builder")[0]["found"].as_str().unwrap().starts_with(&message), "{report:#}");
@@ -42,7 +42,7 @@ fn somebody_elses_socket_is_no_open_door() {
     let path = stack.fresh_path(".sock");
     let _somebody = UnixListener::bind(&path).unwrap();
     for taken in [unix(&path), stack.buildkit_host().to_owned()] {
-        let run = user.linkspan(["doctor", "--json", "--docker-listen", &taken]).args(engine(stack));
+        let run = user.linkspan(["doctor", "--json", "--docker-listen", &taken]).args(stack.docker_flags());
         let report = json(&user.has_buildx(run, "v0.36.1").fails().stdout);
         assert_eq!((&report["docker_door"]["open"], &report["works"]), (&false.into(), &false.into()), "{report:#}");
         assert!(
@@ -58,7 +58,7 @@ fn a_containerd_that_dockerd_does_not_use_is_reported() {
     let closed = unix(&stack.fresh_path(".sock"));
     let doctor = |containerd: &str| {
         let run = user.linkspan(["doctor", "--json", "--export-listen", &closed, "--containerd-address", containerd]);
-        json(&user.has_buildx(run.args(engine(stack)), "v0.36.1").ok().stdout)
+        json(&user.has_buildx(run.args(stack.docker_flags()), "v0.36.1").ok().stdout)
     };
     let is_noted = |report: &serde_json::Value| {
         let containerd = checks(report, "containerd");
@@ -72,7 +72,7 @@ fn a_containerd_that_dockerd_does_not_use_is_reported() {
 fn the_door_of_the_exporter_api_alone_is_fine() {
     let (stack, user) = (Stack::shared(), User::new());
     let closed = unix(&stack.fresh_path(".sock"));
-    let run = user.linkspan(["doctor", "--export-listen", &closed]).args(engine(stack));
+    let run = user.linkspan(["doctor", "--export-listen", &closed]).args(stack.docker_flags());
     let text = user.has_buildx(run, "v0.36.1").ok().stdout;
     assert!(text.contains("A direct export can work as soon as `linkspan serve` runs"), "{text}");
     assert!(text.contains("linkspan load --to"), "{text}");

@@ -104,7 +104,7 @@ async fn what_an_image_calls_itself_is_no_name() {
             "{kind}"
         );
     }
-    assert_eq!(stack.image("docker.io/library/names-production:latest"), None);
+    assert_eq!(stack.tagged("moby", "names-production:latest"), None);
     let listed =
         stack.docker(["image", "ls", "--all", "--no-trunc", "--format", "{{.Repository}} {{.ID}}"]).ok().stdout;
     assert!(listed.contains(&format!("names-own {digest}")), "{listed}");

@@ -26,8 +26,7 @@ async fn what_is_pinned_stays_until_the_release_and_costs_three_writes() {
     let digests: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
     let absent = Digest::sha256(b"nobody has this");
     // A garbage collection may still be due.
-    stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
-    stack.ctr("moby", ["leases", "rm", "--sync", "collect"]).ok();
+    stack.collect_garbage("moby");
 
     let origin = origin();
     let before = transactions(&stack);
@@ -54,8 +53,7 @@ async fn what_is_pinned_stays_until_the_release_and_costs_three_writes() {
     let open = store.find(&digests[0]).await.unwrap().unwrap();
     stack.docker(["rmi", "-f", "held:1"]).ok();
     let collect = || {
-        stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
-        stack.ctr("moby", ["leases", "rm", "--sync", "collect"]).ok();
+        stack.collect_garbage("moby");
         let blobs = stack.blobs("moby");
         digests.iter().filter(|digest| blobs.iter().any(|blob| blob == digest.as_str())).count()
     };
@@ -80,9 +78,7 @@ async fn what_is_read_stays_until_it_was() {
         let held = engine.read_lease(&origin(), &image.graph()).await.unwrap().unwrap();
         stack.ctr(namespace, ["images", "rm", "--sync", name]).ok();
         let left = || {
-            // A garbage collection, whatever was due.
-            stack.ctr(namespace, ["leases", "create", "--id", "collect-read"]).ok();
-            stack.ctr(namespace, ["leases", "rm", "--sync", "collect-read"]).ok();
+            stack.collect_garbage(namespace);
             let blobs = stack.blobs(namespace);
             image.blobs.keys().filter(|digest| blobs.iter().any(|blob| blob == digest.as_str())).count()
         };

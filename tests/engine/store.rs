@@ -204,8 +204,7 @@ async fn a_root_that_is_one_blob_is_stored_named_and_pinned() {
     assert_eq!(engine.already_complete(&blob.root, &names(&[name])).await.unwrap(), None);
 
     let is_there = || {
-        stack.ctr(namespace, ["leases", "create", "--id", "collect"]).ok();
-        stack.ctr(namespace, ["leases", "rm", "--sync", "collect"]).ok();
+        stack.collect_garbage(namespace);
         stack.blobs(namespace).iter().any(|there| there == blob.root.digest.as_str())
     };
     let lease = engine.lease(&origin(), Lifetime::Process).await.unwrap();

@@ -40,7 +40,7 @@ async fn layers_unpacked_at_once_look_like_layers_unpacked_in_turn() {
             export(&*engine, &Image::new(&layers[..2]), &names(&["parallel:base"])).await.unwrap();
         }
         export(&*engine, &Image::new(&layers), &names(&[name])).await.unwrap();
-        let output = stack.docker(["run", "--rm", "--network", "host", name, "sh", "-c", script]).output();
+        let output = stack.run_image(name, &["sh", "-c", script]).output();
         assert_eq!(output.stdout, expected, "{name}: {output}");
         assert!(output.stderr.contains("/gone: No such file"), "{output}");
     }

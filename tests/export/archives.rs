@@ -64,10 +64,10 @@ async fn docker_load_runs_what_was_archived() {
             );
             if engine == "layout" {
                 server.stack.docker(["load", "-i"]).arg(&path).ok();
-                let digest = server.stack.image(&format!("docker.io/library/{name}"));
+                let digest = server.stack.tagged("moby", &name);
                 assert_eq!(digest, Some(image.root.digest.to_string()), "nothing was written anew");
-                let run = ["run", "--rm", "--network", "host", &name, "cat", "/etc/greeting"];
-                assert_eq!(server.stack.docker(run).ok().stdout, "archived\n");
+                let run = server.stack.run_image(&name, &["cat", "/etc/greeting"]);
+                assert_eq!(run.ok().stdout, "archived\n");
             }
         }
         if engine == "containerd" {

@@ -14,10 +14,11 @@ use linkspan::export_v1::proto::{
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
+use crate::common::channel;
 use crate::fixture::Image;
 
 /// A client as anybody would write one.
@@ -42,13 +43,7 @@ pub(crate) type Content = ContentClient<InterceptedService<Channel, InExport>>;
 
 impl Client {
     pub(crate) async fn connect(door: &Path) -> Self {
-        let door = door.to_owned();
-        let connect = move |_: Uri| {
-            let door = door.clone();
-            async move { tokio::net::UnixStream::connect(door).await.map(hyper_util::rt::TokioIo::new) }
-        };
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel = endpoint.connect_with_connector(tower::service_fn(connect)).await.unwrap();
+        let channel = channel(door, Endpoint::from_static("http://localhost")).await;
         let exports = ExportsClient::new(channel.clone()).max_decoding_message_size(16 << 20);
         Self { channel, exports }
     }

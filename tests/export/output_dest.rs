@@ -92,7 +92,7 @@ async fn archives_and_layouts_are_read_back() {
             assert_eq!(result.response["image.name"], format!("docker.io/library/{name}"));
         }
         stack.docker(["load", "-i"]).arg(allowed.join("docker.tar")).ok();
-        let digest = stack.image("docker.io/library/left-docker:1");
+        let digest = stack.tagged("moby", "left-docker:1");
         assert_eq!(digest, Some(image.root.digest.to_string()));
         for from in [
             format!("oci:{}:1", allowed.join("layout").display()),

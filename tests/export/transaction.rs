@@ -22,7 +22,7 @@ async fn docker_runs_what_was_exported() {
     let image = image("through the API\n");
     let export = client.open(&["a"]).await;
     assert!(client.send(&export, &image).await >= 3);
-    assert_eq!(server.stack.image("docker.io/library/api:1"), None, "nothing is visible before the commit");
+    assert_eq!(server.stack.tagged("moby", "api:1"), None, "nothing is visible before the commit");
     let results = client.commit(&export, vec![target("a", &image, &["api:1", "api:2"])]).await.unwrap();
     let result = success(&results);
     assert_eq!((result.id.as_str(), result.r#type.as_str()), ("a", "image"));
@@ -31,8 +31,7 @@ async fn docker_runs_what_was_exported() {
     assert_eq!(result.response["image.name"], "docker.io/library/api:1,docker.io/library/api:2");
     assert_eq!(results.state(), ExportState::Committed);
     for name in ["api:1", "api:2"] {
-        let output =
-            server.stack.docker(["run", "--rm", "--network", "host", name, "cat", "/etc/greeting"]).ok().stdout;
+        let output = server.stack.run_image(name, &["cat", "/etc/greeting"]).ok().stdout;
         assert_eq!(output, "through the API\n");
     }
 }
@@ -283,7 +282,7 @@ async fn an_abort_during_a_commit_leaves_all_or_nothing() {
         let (committed, aborted) = tokio::join!(client.commit(&export, vec![target("a", &image, &[&name])]), async {
             client.exports.clone().abort(AbortRequest { export_id: export.clone() }).await
         });
-        let visible = server.stack.image_of("api-abort-race", &format!("docker.io/library/{name}")).is_some();
+        let visible = server.stack.tagged("api-abort-race", &name).is_some();
         match committed {
             Ok(results) => assert_eq!(results.results[0].error.is_none(), visible, "{results:?}"),
             Err(status) => assert_eq!((reason(&status).as_str(), visible), ("EXPORT_ABORTED", false)),

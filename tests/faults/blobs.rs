@@ -5,7 +5,8 @@ use tonic::Code;
 use crate::{
     common::{Part, Stack},
     engine::{ENGINES, Engine, assert_stderr_has},
-    proxied::{Application, Proxied, doubled, flipped, is_document, is_first_of_layer, is_second_of_layer, older},
+    fault_injection::{Application, doubled, flipped, is_document, is_first_of_layer, is_second_of_layer},
+    proxied::{Proxied, older},
     proxy::{Message, Verdict},
 };
 

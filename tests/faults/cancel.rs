@@ -5,8 +5,9 @@ use rustix::process::Signal;
 use crate::{
     common::{Running, Stack},
     engine::{ENGINES, Engine},
+    fault_injection::Application,
     load::{Load, Stage},
-    proxied::{Application, Proxied},
+    proxied::Proxied,
     proxy::{Proxy, Verdict, Way},
 };
 

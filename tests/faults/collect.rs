@@ -13,7 +13,8 @@ use tonic::Code;
 use crate::{
     common::Stack,
     engine::{ENGINES, Engine, assert_stderr_has},
-    proxied::{Application, Proxied},
+    fault_injection::Application,
+    proxied::Proxied,
     proxy::{Message, Proxy, Verdict, Way},
 };
 

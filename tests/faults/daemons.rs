@@ -3,8 +3,9 @@
 use crate::{
     common::{Part, Stack, until},
     engine::{ENGINES, Engine, assert_stderr_has},
+    fault_injection::Application,
     load::{Load, Stage},
-    proxied::{Application, Proxied},
+    proxied::Proxied,
 };
 
 #[test]

@@ -3,7 +3,8 @@
 use crate::{
     common::{Disk, Stack, until},
     engine::{ENGINES, Engine, assert_stderr_has},
-    proxied::{Application, Proxied},
+    fault_injection::Application,
+    proxied::Proxied,
 };
 
 #[test]

@@ -3,13 +3,12 @@
 use std::{
     collections::HashSet,
     fs,
-    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use serde_json::Value;
 
-use crate::common::{Output, Part, Run, Stack, until};
+use crate::common::{Output, Part, Run, Stack, full_name, until};
 
 /// What [`Engine::prepare`] loads.
 const EARLIER: &str = "earlier:1";
@@ -60,17 +59,15 @@ impl<'a> Engine<'a> {
     fn container(&self, tag: &str, command: &[&str]) -> Run {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         if self.kind == "docker" {
-            return self.stack.docker(["run", "--rm", "--network", "host", "--pull", "never", tag]).args(command);
+            return self.stack.run_image(tag, command);
         }
         let id = format!("faults-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        self.stack.ctr(self.namespace, ["run", "--rm", &full(tag), &id]).args(command)
+        self.stack.ctr(self.namespace, ["run", "--rm", &full_name(tag), &id]).args(command)
     }
 
     /// The digest that `tag` points to.
     pub(crate) fn digest(&self, tag: &str) -> Option<String> {
-        let name = full(tag);
-        let records = self.stack.images(self.namespace);
-        records.into_iter().find(|(found, _)| *found == name).map(|(_, digest)| digest)
+        self.stack.tagged(self.namespace, tag)
     }
 
     /// Removes an image under a tag.
@@ -79,7 +76,7 @@ impl<'a> Engine<'a> {
         if self.kind == "docker" {
             self.stack.docker(["rmi", tag]).ok();
         } else {
-            self.stack.ctr(self.namespace, ["images", "rm", &full(tag)]).ok();
+            self.stack.ctr(self.namespace, ["images", "rm", &full_name(tag)]).ok();
         }
     }
 
@@ -91,7 +88,7 @@ impl<'a> Engine<'a> {
             self.stack.docker(["tag", base, EARLIER]).ok();
         } else {
             self.stack.ctr(self.namespace, ["images", "pull", "--plain-http", base]).ok();
-            self.stack.ctr(self.namespace, ["images", "tag", base, &full(EARLIER)]).ok();
+            self.stack.ctr(self.namespace, ["images", "tag", base, &full_name(EARLIER)]).ok();
         }
     }
 
@@ -113,18 +110,13 @@ impl<'a> Engine<'a> {
     /// Neither lease nor ingest nor unfinished snapshot of ours is left.
     #[track_caller]
     pub(crate) fn nothing_is_left(&self) {
-        let ours = |list: Vec<String>| -> Vec<String> {
-            list.into_iter().filter(|name| name.starts_with("linkspan-")).collect()
-        };
-        until("our leases to go", || ours(self.stack.leases(self.namespace)), Vec::is_empty);
-        until("our ingests to go", || ours(self.stack.ingests(self.namespace)), Vec::is_empty);
+        self.stack.until_released(self.namespace);
         until("our snapshots to go", || self.unfinished_snapshots(), Vec::is_empty);
     }
 
     /// Whether an export of ours is under way, or was left behind.
     pub(crate) fn leases(&self) -> Vec<String> {
-        let leases = self.stack.leases(self.namespace);
-        leases.into_iter().filter(|lease| lease.starts_with("linkspan-")).collect()
+        self.stack.linkspan_leases(self.namespace)
     }
 
     /// Snapshots that were prepared for a layer and not committed.
@@ -152,7 +144,7 @@ impl<'a> Engine<'a> {
     /// The file of each of these blobs has the digest that it should have.
     #[track_caller]
     pub(crate) fn files_are_whole<'s>(&self, digests: impl IntoIterator<Item = &'s String>) {
-        let files: Vec<_> = digests.into_iter().map(|digest| self.file(digest)).collect();
+        let files: Vec<_> = digests.into_iter().map(|digest| self.stack.blob_file(digest)).collect();
         if files.is_empty() {
             return;
         }
@@ -165,22 +157,12 @@ impl<'a> Engine<'a> {
 
     /// What an index or a manifest needs; nothing for other blobs.
     fn children(&self, digest: &str) -> Vec<String> {
-        let bytes = fs::read(self.file(digest)).unwrap();
+        let bytes = fs::read(self.stack.blob_file(digest)).unwrap();
         let Ok(document) = serde_json::from_slice::<Value>(&bytes) else { return Vec::new() };
         let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
         let children = [list("manifests"), list("layers"), vec![document["config"].clone()]].concat();
         children.iter().filter_map(|child| child["digest"].as_str()).map(str::to_owned).collect()
     }
-
-    fn file(&self, digest: &str) -> PathBuf {
-        let blobs = self.stack.state().join("containerd/root/io.containerd.content.v1.content/blobs");
-        blobs.join(digest.replace(':', "/"))
-    }
-}
-
-/// A tag as records have it.
-fn full(tag: &str) -> String {
-    format!("docker.io/library/{tag}")
 }
 
 /// The parts of a stack that has both engines; builder and registry are shared.

@@ -15,8 +15,9 @@ use prost::Message as _;
 use crate::{
     common::{Run, Stack},
     engine::{ENGINES, Engine},
+    fault_injection::Application,
     load::{Load, Stage},
-    proxied::{Application, Proxied},
+    proxied::Proxied,
     proxy::{Message, Proxy, Verdict, Way},
 };
 

@@ -6,14 +6,15 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    common::{Run, Stack, until},
+    common::{Stack, full_name, linkspan, until},
     engine::{ENGINES, Engine},
-    proxied::{Application, Proxied},
+    fault_injection::Application,
+    proxied::Proxied,
 };
 
 /// The exports that `linkspan ps` finds at `door`, ordered by the doors they came through.
 fn ps(door: &str) -> Vec<Value> {
-    let lines = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["ps", "--json", "--to", door]).ok().lines();
+    let lines = linkspan(["ps", "--json", "--to", door]).ok().lines();
     let mut exports: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     exports.sort_by_key(|export| export["door"].as_str().map(str::to_owned));
     exports
@@ -45,7 +46,7 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
         let this_process = format!("{user}, pid {}", std::process::id());
         assert_eq!(load["principal"], this_process.as_str());
     }
-    let table = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["ps", "--to", &export_door]).ok();
+    let table = linkspan(["ps", "--to", &export_door]).ok();
     assert!(table.stdout.contains("docker.io/library/listed:1") && table.stdout.contains(&user), "{table}");
 
     drop(load);
@@ -59,5 +60,5 @@ fn a_build_and_a_load_are_listed_at_every_door_until_they_end() {
 }
 
 fn full(tag: &str) -> Value {
-    format!("docker.io/library/{tag}").into()
+    full_name(tag).into()
 }

@@ -14,6 +14,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../fault_injection/mod.rs"]
+mod fault_injection;
 
 mod blobs;
 mod caches;
@@ -25,10 +27,10 @@ mod engine;
 mod kills;
 mod listed;
 mod load;
-mod messages;
 mod moved;
 mod proof;
 mod proxied;
-mod proxy;
 mod prune;
 mod stopped;
+
+use fault_injection::proxy;

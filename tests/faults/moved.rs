@@ -1,9 +1,10 @@
 //! Names that others give to another image between the look at them and what is done about them.
 
 use crate::{
-    common::{Run, Stack},
+    common::{Stack, linkspan},
     engine::{ENGINES, Engine, assert_stderr_has},
-    proxied::{Application, Proxied},
+    fault_injection::Application,
+    proxied::Proxied,
     proxy::{Proxy, Verdict, Way},
 };
 
@@ -21,7 +22,7 @@ fn a_name_that_moves_while_it_is_removed_stays() {
         if deletes { Verdict::Hold } else { Verdict::Pass }
     });
     let args = engine.args_behind("", proxy.path().to_str().unwrap());
-    let removing = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["rm", "moves:1"]).args(args).spawn();
+    let removing = linkspan(["rm", "moves:1"]).args(args).spawn();
     proxy.stopped();
     let [from, to] = ["docker.io/library/moves:2", "docker.io/library/moves:1"];
     stack.ctr(engine.namespace, ["images", "tag", "--force", from, to]).ok();

@@ -5,7 +5,8 @@ use std::fs;
 use crate::{
     common::{Part, Stack, until},
     engine::Engine,
-    proxied::{Application, Proxied, older},
+    fault_injection::Application,
+    proxied::{Proxied, older},
     proxy::{Verdict, Way},
 };
 

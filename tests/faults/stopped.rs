@@ -3,7 +3,8 @@
 use crate::{
     common::{Linkspan, Stack},
     engine::{ENGINES, Engine},
-    proxied::{Application, Proxied, is_second_of_layer},
+    fault_injection::{Application, is_second_of_layer},
+    proxied::Proxied,
     proxy::{Proxy, Verdict, Way},
 };
 

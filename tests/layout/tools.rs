@@ -56,7 +56,7 @@ async fn what_we_write_is_read_by_everybody() {
         ["docker.io/library/written:one", "example.com/a/written:two"].map(|name| (name.to_owned(), digest.clone()));
     assert_eq!(stack.images("from-layout"), both, "names survive in full");
     stack.docker(["load", "--input", text(archive.path())]).ok();
-    let output = stack.docker(["run", "--rm", "--network", "host", "written:one", "cat", "/etc/greeting"]).ok().stdout;
+    let output = stack.run_image("written:one", &["cat", "/etc/greeting"]).ok().stdout;
     assert_eq!(output, "written by us\n");
 
     // crane pushes a layout with one image.

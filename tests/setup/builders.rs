@@ -3,14 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Builder, Context, Linkspan, Part, Run, Stack};
+use crate::common::{self, Builder, Context, Linkspan, Part, Run, Stack};
 
 /// `linkspan ARGS`, told nothing by the machine's environment, for the user of `builder`.
 fn linkspan<'a>(builder: &Builder<'_>, args: impl IntoIterator<Item = &'a str>) -> Run {
-    let run = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(args).env("BUILDX_CONFIG", builder.config());
-    ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"]
-        .iter()
-        .fold(run, |run, name| run.without_env(name))
+    common::linkspan(args).env("BUILDX_CONFIG", builder.config())
 }
 
 /// Whether a build by `builder` sends a tarball; what it builds is in the engine afterwards.
@@ -55,7 +52,7 @@ fn a_builder_that_exists_goes_through_the_door_and_back() {
     let output = builder.build(context.path(), ["--load", "-t", "through"]).ok();
     assert!(output.stderr.contains("CACHED"), "the cache is kept: {output}");
     assert_eq!(container(), started, "the container is the same one, and was not restarted");
-    assert_eq!(stack.image("docker.io/library/through:latest"), stack.image("docker.io/library/before:latest"));
+    assert_eq!(stack.tagged("moby", "through:latest"), stack.tagged("moby", "before:latest"));
 
     setup(&["--undo"]).ok();
     assert_eq!(
@@ -98,7 +95,7 @@ fn a_builder_that_knows_of_nothing_goes_through_a_door_at_the_usual_path() {
     let engine = usual.with_file_name("docker-engine.sock");
     // A socket goes on being served under another name.
     fs::rename(usual, &engine).unwrap();
-    let door = Linkspan::docker_door_at(&stack, &format!("unix://{}", engine.display()), usual.to_owned());
+    let door = Linkspan::docker_door_at(&stack, &format!("unix://{}", engine.display()), usual.to_owned(), &[]);
     assert!(!sends_a_tarball(&builder, &context, "unaware"));
     drop(door);
     // The door is killed, not drained: its socket is left, and in the way.

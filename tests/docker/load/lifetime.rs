@@ -10,7 +10,7 @@ use containerd_client::services::v1::leases_client::LeasesClient;
 use tonic::Request;
 
 use super::archive::Image;
-use super::two_engines::{LEFT_OUT, TwoEngines, collect};
+use super::two_engines::{LEFT_OUT, TwoEngines};
 use crate::common::{Linkspan, Part, Tar, until};
 
 /// A load whose client can stop in the middle.
@@ -47,7 +47,7 @@ fn write(engines: &TwoEngines, tar: Tar) -> PathBuf {
 
 /// The leases of loads under way.
 fn holds(engines: &TwoEngines) -> Vec<String> {
-    engines.behind.leases("moby").into_iter().filter(|lease| lease.starts_with("linkspan")).collect()
+    engines.behind.linkspan_leases("moby")
 }
 
 /// How many blobs our leases pin: each is a resource of a lease, or a label of a document that is one.
@@ -85,7 +85,7 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
     let image = Image::of(&[b"one", &[7; 300_000]]);
     preload(&engines, &image, "meanwhile:1");
     // The index of that load's archive is garbage, which goes sooner or later.
-    collect(&engines.behind);
+    engines.behind.collect_garbage("moby");
     for layout_last in [true, false] {
         let mut upload = Upload::begin(&engines, "?quiet=0");
         upload.send(&image.blobs(Tar::default()).0);
@@ -103,7 +103,7 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
         let before = engines.behind.blobs("moby");
         engines.behind.docker(["rmi", "-f", "meanwhile:1"]).ok();
         engines.behind.docker(["image", "prune", "-af"]).ok();
-        collect(&engines.behind);
+        engines.behind.collect_garbage("moby");
         let after = engines.behind.blobs("moby");
         let gone: Vec<_> = before.iter().filter(|blob| !after.contains(blob)).collect();
         assert!(gone.is_empty(), "{gone:?} are gone");
@@ -118,7 +118,7 @@ fn what_was_left_out_stays_whoever_removes_it_meanwhile() {
         assert!(!response.contains("rror"), "{response}");
         assert_eq!(response.contains(LEFT_OUT), layout_last, "{response}");
         engines.quiet();
-        collect(&engines.behind);
+        engines.behind.collect_garbage("moby");
         // Which reads all of it.
         engines.behind.docker(["save", "meanwhile:1"]).ok();
     }
@@ -152,7 +152,7 @@ fn dockerd_cleans_up_after_a_client_that_leaves() {
         drop(upload);
         // Directly, its lease stays for a day, and with it what was sent.
         until("dockerd to be through with it", none, Vec::is_empty);
-        collect(&engines.behind);
+        engines.behind.collect_garbage("moby");
         assert_eq!(engines.behind.blobs("moby"), Vec::<String>::new(), "left at {length}");
         assert_eq!(engines.behind.images("moby"), Vec::new(), "left at {length}");
     }
@@ -168,11 +168,8 @@ fn a_linkspan_that_is_killed_leaves_nothing_to_the_next() {
     until("the hold", || holds(&engines), |holds| holds.len() == 1);
     engines.linkspan.kill();
     assert_eq!(holds(&engines).len(), 1);
-    let engine = ["--engine", "docker", "--docker-host", engines.behind.docker_host()];
-    let listen = format!("unix://{}", engines.behind.fresh_path(".sock").display());
-    let args =
-        [&engine[..], &["--containerd-address", engines.behind.containerd_address(), "--docker-listen", &listen]];
-    let _next = Linkspan::start(&engines.behind, &args.concat(), &[]);
+    let (behind, containerd) = (&engines.behind, ["--containerd-address", engines.behind.containerd_address()]);
+    let _next = Linkspan::docker_door_at(behind, behind.docker_host(), behind.fresh_path(".sock"), &containerd);
     engines.quiet();
 }
 

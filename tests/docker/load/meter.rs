@@ -1,12 +1,12 @@
 //! A relay that counts what reaches dockerd.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+
+use crate::common::pass;
 
 /// A socket in front of dockerd's. Its threads end with their connections.
 #[derive(Debug)]
@@ -22,11 +22,15 @@ impl Meter {
         let (counter, docker) = (sent.clone(), docker.strip_prefix("unix://").unwrap().to_owned());
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (client, server) = (client.unwrap(), UnixStream::connect(&docker).unwrap());
-                let (client_too, server_too) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let (mut client, mut server) = (client.unwrap(), UnixStream::connect(&docker).unwrap());
+                let (mut to_client, mut from_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let counter = counter.clone();
-                thread::spawn(move || copy(client, server, &counter));
-                thread::spawn(move || copy(server_too, client_too, &AtomicU64::new(0)));
+                thread::spawn(move || {
+                    pass(&mut client, &mut server, |bytes| {
+                        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    });
+                });
+                thread::spawn(move || pass(&mut from_server, &mut to_client, |_| ()));
             }
         });
         Self { path, sent }
@@ -40,17 +44,4 @@ impl Meter {
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
-}
-
-fn copy(mut from: UnixStream, mut to: UnixStream, counter: &AtomicU64) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        counter.fetch_add(count as u64, Ordering::Relaxed);
-        if to.write_all(&buffer[..count]).is_err() {
-            break;
-        }
-    }
-    // Either may be gone already.
-    let _ = to.shutdown(Shutdown::Write);
-    let _ = from.shutdown(Shutdown::Read);
 }

@@ -191,7 +191,7 @@ fn names_that_must_not_move_stay() {
     let guarded = Guarded::new(stack, "docker", stack.docker_host(), &["--deny-tag-move"]);
     let (first, second) = (Image::of(&[b"first"]), Image::of(&[b"second"]));
     guarded.load(&first.oci("still:1")).ok();
-    let before = stack.image("docker.io/library/still:1");
+    let before = stack.tagged("moby", "still:1");
     guarded.load(&first.oci("still:1")).ok();
     // With both kinds of documents, as `docker save` writes them.
     guarded.load(&first.oci("still:1").file("manifest.json", first.docker_manifest("still:1"))).ok();
@@ -199,7 +199,7 @@ fn names_that_must_not_move_stay() {
     guarded.denied(&second.docker("still:1"), "names must not move here");
     // An index that nothing makes an index: dockerd goes by the other document.
     guarded.denied(&second.docker("still:1").file("index.json", first.index("still:1")), "names must not move here");
-    assert_eq!(stack.image("docker.io/library/still:1"), before);
+    assert_eq!(stack.tagged("moby", "still:1"), before);
     guarded.load(&second.oci("other:1")).ok();
     stack.docker(["image", "rm", "still:1", "other:1"]).ok();
 }

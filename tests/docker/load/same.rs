@@ -27,7 +27,7 @@ fn compare(engines: &TwoEngines, case: &Case) {
         assert!(warm < 100_000, "{name}: {warm} bytes were sent to a dockerd that had all of them");
     }
     if let Some(image) = runs {
-        let ran = engines.behind.docker(["run", "--rm", "--network", "host", image]).ok();
+        let ran = engines.behind.run_image(image, &[]).ok();
         assert_eq!(ran.stdout.trim(), "it runs", "{name}");
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::meter::Meter;
-use crate::common::{Linkspan, Output, Part, Run, Stack, until};
+use crate::common::{Linkspan, Output, Part, Run, Stack, unix};
 
 /// The part of a progress line that is always there.
 pub(super) const LEFT_OUT: &str = "linkspan: left out";
@@ -58,18 +58,14 @@ impl TwoEngines {
         let behind = Stack::start(&[Part::Containerd, Part::Dockerd]);
         let meter = Meter::new(behind.fresh_path("-meter.sock"), behind.docker_host());
         let door = behind.fresh_path("-docker.sock");
-        let engine = format!("unix://{}", meter.path().display());
-        let listen = format!("unix://{}", door.display());
-        let args = ["--engine", "docker", "--docker-host", &engine, "--docker-listen", &listen];
         let containerd = ["--containerd-address", behind.containerd_address()];
-        let linkspan = Linkspan::start(&behind, &[&args[..], &containerd].concat(), &[]);
-        until("the docker door", || linkspan.log(), |log| log.contains(&format!("listening on {listen}\n")));
+        let linkspan = Linkspan::docker_door_at(&behind, &unix(meter.path()), door.clone(), &containerd);
         Self { direct, behind, linkspan, meter, door }
     }
 
     /// `docker …` through the door.
     pub(super) fn through<'s>(&self, args: impl IntoIterator<Item = &'s str>) -> Run {
-        self.behind.docker(args).env("DOCKER_HOST", format!("unix://{}", self.door.display()))
+        self.behind.docker(args).env("DOCKER_HOST", unix(&self.door))
     }
 
     /// Where the door listens.
@@ -84,7 +80,7 @@ impl TwoEngines {
             for (name, _) in stack.images("moby") {
                 stack.ctr("moby", ["images", "rm", &name]).ok();
             }
-            collect(stack);
+            stack.collect_garbage("moby");
             assert_eq!(stack.blobs("moby"), Vec::<String>::new(), "what is left when nothing should be");
         }
     }
@@ -92,11 +88,7 @@ impl TwoEngines {
     /// Waits until nothing of ours is left.
     #[track_caller]
     pub(super) fn quiet(&self) {
-        let ours = || {
-            let found = self.behind.leases("moby").into_iter().chain(self.behind.ingests("moby"));
-            found.filter(|name| name.starts_with("linkspan")).collect::<Vec<_>>()
-        };
-        until("leases and ingests to be gone", ours, Vec::is_empty);
+        self.behind.until_released("moby");
     }
 
     /// Loads `archive` with `args` into both, compares, and returns what it was through the door.
@@ -119,16 +111,9 @@ impl TwoEngines {
     }
 }
 
-/// Runs the garbage collector, which a lease that is deleted with `--sync` waits for.
-#[track_caller]
-pub(super) fn collect(stack: &Stack) {
-    stack.ctr("moby", ["leases", "create", "--id", "collect"]).ok();
-    stack.ctr("moby", ["leases", "rm", "--sync", "collect"]).ok();
-}
-
 #[track_caller]
 pub(super) fn seen(stack: &Stack) -> Seen {
-    collect(stack);
+    stack.collect_garbage("moby");
     let format = "{{.Repository}} {{.Tag}} {{.Digest}} {{.ID}} {{.Size}}";
     let mut list = stack.docker(["images", "-a", "--digests", "--no-trunc", "--format", format]).ok().lines();
     list.sort();

@@ -7,7 +7,7 @@ use crate::{
     common::{Output, Part, Running, Stack, until},
     daemons::start_containerd,
     engine::{Engine, assert_stderr_has},
-    proxied::Application,
+    fault_injection::Application,
 };
 
 /// How an engine ends, and when it is there again.

@@ -6,8 +6,8 @@ use super::{Caching, PARTS, STEPS, succeeds};
 use crate::{
     common::Stack,
     engine::Engine,
+    fault_injection::Application,
     kills::{Counter, Point},
-    proxied::Application,
     proxy::Verdict,
 };
 

@@ -1,24 +1,18 @@
 //! What goes while a build reads it.
 
-use containerd_client::services::v1::ReadContentRequest;
-use prost::Message as _;
-
-use super::{Caching, PARTS, STEPS, WRITE, is_read, once, succeeds};
+use super::{Caching, PARTS, STEPS, WRITE, succeeds};
 use crate::{
     common::{Output, Part, Stack, until},
     engine::Engine,
-    proxied::Application,
-    proxy::{Verdict, Way},
+    fault_injection::{Application, hold_first, read_digest},
+    proxy::Verdict,
 };
 
 /// A build that reads the cache and is about to read the layer `lost` when the engine loses that.
 fn loses(caching: &Caching<'_>, application: &Application, lost: &str) -> Output {
     let (run, target) = (caching.read(application), lost.to_owned());
     // It was offered: the builder asks for it.
-    caching.containerd.rule(once(move |message| {
-        let requested = || ReadContentRequest::decode(message.bytes.clone()).unwrap().digest;
-        is_read(message, Way::Request) && requested() == target
-    }));
+    caching.containerd.rule(hold_first(move |message| read_digest(message).is_some_and(|digest| digest == target)));
     let running = run.spawn();
     caching.containerd.stopped();
     let engine = caching.engine();

@@ -4,15 +4,14 @@ mod engines;
 mod kills;
 mod losses;
 
-use std::collections::HashSet;
-
 use serde_json::Value;
 
 use crate::{
-    common::{Output, Part, Run, Running, until},
+    common::{Output, Part, Run, Running, cached_steps, linkspan, until},
     engine::Engine,
-    proxied::{Application, Proxied, is_second_of_layer},
-    proxy::{Message, Proxy, Verdict, Way},
+    fault_injection::{Application, hold_first, is_first_of_layer, is_second_of_layer},
+    proxied::Proxied,
+    proxy::{Proxy, Verdict},
 };
 
 /// What a stack of a test has: its builder is emptied.
@@ -71,7 +70,7 @@ impl<'a> Caching<'a> {
     #[track_caller]
     fn write_half(&self, application: &Application) -> Running {
         let builder = &self.proxied.builder;
-        builder.rule(once(is_second_of_layer));
+        builder.rule(hold_first(is_second_of_layer));
         let running = self.write(application).spawn();
         builder.stopped();
         builder.rule(|_| Verdict::Pass);
@@ -83,7 +82,7 @@ impl<'a> Caching<'a> {
     #[track_caller]
     fn read_half(&self, application: &Application) -> Running {
         let run = self.read(application);
-        self.containerd.rule(once(|message| is_read(message, Way::Response) && message.bytes.len() > 100_000));
+        self.containerd.rule(hold_first(is_first_of_layer));
         let running = run.spawn();
         self.containerd.stopped();
         self.containerd.rule(|_| Verdict::Pass);
@@ -92,7 +91,7 @@ impl<'a> Caching<'a> {
 
     /// `linkspan cache …`, on the engine itself.
     fn cache(&self, args: &[&str]) -> Run {
-        Run::new(env!("CARGO_BIN_EXE_linkspan")).arg("cache").args(args.iter().copied()).args(self.engine().args())
+        linkspan(["cache"]).args(args).args(self.engine().args())
     }
 
     /// The ids of the versions, sorted.
@@ -129,11 +128,7 @@ impl<'a> Caching<'a> {
             leases
         };
         until("the leases of other than complete versions to go", leases, |leases| *leases == ids);
-        let ingests = || {
-            let ingests = engine.stack.ingests(engine.namespace).into_iter();
-            ingests.filter(|name| name.starts_with("linkspan-")).collect::<Vec<_>>()
-        };
-        until("our ingests to go", ingests, Vec::is_empty);
+        until("our ingests to go", || engine.stack.linkspan_ingests(engine.namespace), Vec::is_empty);
         let blobs: Vec<_> = self
             .shown()
             .iter()
@@ -148,30 +143,8 @@ impl<'a> Caching<'a> {
     }
 }
 
-/// Holds the first message of which `is_target` is true.
-fn once(
-    is_target: impl Fn(&Message<'_>) -> bool + Send + 'static,
-) -> impl FnMut(&Message<'_>) -> Verdict + Send + 'static {
-    let mut met = false;
-    move |message| {
-        let meets = !met && is_target(message);
-        met |= meets;
-        if meets { Verdict::Hold } else { Verdict::Pass }
-    }
-}
-
-fn is_read(message: &Message<'_>, way: Way) -> bool {
-    message.path.ends_with("Content/Read") && message.way == way
-}
-
 fn digest(described: &Value) -> String {
     described["digest"].as_str().unwrap().to_owned()
-}
-
-/// How many steps came from a cache. Each has a number, and may be shown again.
-fn cached_steps(output: &Output) -> usize {
-    let cached = output.stderr.lines().filter_map(|line| line.strip_suffix(" CACHED"));
-    cached.collect::<HashSet<_>>().len()
 }
 
 /// A build that must succeed, and has `steps` from the cache.

@@ -10,6 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::command::ENVIRONMENT;
 use super::{Stack, file_of, until};
 
 /// A running `linkspan serve`, killed when dropped. Its log is shown when a test fails.
@@ -24,15 +25,13 @@ impl Linkspan {
     /// A buildkit door for the stack's builder, exporting into its dockerd.
     #[track_caller]
     pub(crate) fn docker(stack: &Stack) -> Self {
-        Self::start(stack, &["--engine", "docker", "--docker-host", stack.docker_host()], &[stack.buildkit_host()])
+        Self::start(stack, &stack.docker_flags(), &[stack.buildkit_host()])
     }
 
     /// A buildkit door for the stack's builder, exporting into a namespace of its containerd.
     #[track_caller]
     pub(crate) fn containerd(stack: &Stack, namespace: &str) -> Self {
-        let engine =
-            ["--engine", "containerd", "--containerd-address", stack.containerd_address(), "--namespace", namespace];
-        Self::start(stack, &engine, &[stack.buildkit_host()])
+        Self::start(stack, &stack.containerd_flags(namespace), &[stack.buildkit_host()])
     }
 
     /// A door of the exporter API at `door`; `engine` and `args` are flags.
@@ -46,17 +45,15 @@ impl Linkspan {
     /// A docker door for the stack's dockerd, and the builders in its containers.
     #[track_caller]
     pub(crate) fn docker_door(stack: &Stack) -> Self {
-        Self::docker_door_at(stack, stack.docker_host(), stack.fresh_path("-docker.sock"))
+        Self::docker_door_at(stack, stack.docker_host(), stack.fresh_path("-docker.sock"), &["--log-level", "debug"])
     }
 
-    /// The same for a dockerd at `docker_host`, listening at `door`.
+    /// The same for a dockerd at `docker_host`, listening at `door`; `args` are more flags.
     #[track_caller]
-    pub(crate) fn docker_door_at(stack: &Stack, docker_host: &str, door: PathBuf) -> Self {
-        let engine = ["--engine", "docker", "--docker-host", docker_host, "--log-level", "debug"];
-        let listen = ["--docker-listen".to_owned(), unix(&door)];
-        let mut linkspan = Self::spawn(stack, &[&engine.map(str::to_owned)[..], &listen].concat(), &[], vec![door]);
-        linkspan.wait();
-        linkspan
+    pub(crate) fn docker_door_at(stack: &Stack, docker_host: &str, door: PathBuf, args: &[&str]) -> Self {
+        let listen = unix(&door);
+        let engine = ["--engine", "docker", "--docker-host", docker_host, "--docker-listen", &listen];
+        Self::start_at(stack, &[&engine[..], args].concat(), &[], vec![door])
     }
 
     /// `linkspan serve ARGS` with a door for each of `builders`, once all of them accept.
@@ -85,8 +82,8 @@ impl Linkspan {
         for (builder, door) in builders.iter().zip(&doors) {
             command.args(["--builder", builder, "--buildkit-listen", &unix(door)]);
         }
-        // Only what the test says counts, not what the machine's shell happens to export.
-        for name in ["DOCKER_HOST", "CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"] {
+        // Only the test's own flags count, not what the machine's shell happens to export.
+        for name in ENVIRONMENT {
             command.env_remove(name);
         }
         let (name, value) = stack.mark();
@@ -157,6 +154,7 @@ impl Drop for Linkspan {
     }
 }
 
-fn unix(path: &Path) -> String {
+/// The address of a socket.
+pub(crate) fn unix(path: &Path) -> String {
     format!("unix://{}", path.display())
 }
