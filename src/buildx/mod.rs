@@ -64,7 +64,7 @@ pub enum StoreError {
     /// The builder does not exist.
     #[error("buildx has no builder `{name}` in {folder}; it has: {known}", folder = folder.display())]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// The folder of builders.
         folder: PathBuf,

@@ -156,7 +156,7 @@ pub(crate) fn check_labels(labels: &Labels) -> Result<(), ApiError> {
     }
 }
 
-/// What containerd answers, and its clients act on.
+/// The status of containerd, which its clients act on.
 pub(crate) fn not_found(digest: &Digest) -> Status {
     Status::not_found(format!("content {digest}: not found in this export"))
 }

@@ -24,7 +24,7 @@ use crate::image::Digest;
 
 /// How many responses wait for a client that sends ahead and reads late.
 const QUEUED_RESPONSES: usize = 16;
-/// How much longer than its export a step of a write may take. An engine that answers takes moments; one that has
+/// How much longer than its export a step of a write may take. An engine that responds takes moments; one that has
 /// stopped must not keep the export.
 const CLOSING: Duration = Duration::from_secs(5);
 

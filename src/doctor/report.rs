@@ -167,7 +167,7 @@ pub struct Report {
     pub engine: Option<Engine>,
     /// Its containerd, if it could be queried.
     pub containerd: Option<Containerd>,
-    /// The build caches in the engine, if it can hold any and was asked in time.
+    /// The build caches in the engine, if it can hold any and responded in time.
     pub caches: Option<BuildCaches>,
     /// The configured builders, and those with open doors.
     pub builders: Vec<Builder>,

@@ -11,7 +11,7 @@ use super::select::{
 use super::{EngineError, EngineKind};
 use crate::docker_api::Api;
 
-/// All that was found. Each half is `None` where it was not asked for or there is no socket at its address.
+/// All that was found. Each half is `None` where it was not requested or there is no socket at its address.
 #[derive(Debug)]
 pub struct Findings {
     /// The engine that an export would go to, or why there is none.

@@ -152,7 +152,7 @@ pub enum EngineError {
         /// The lease's id.
         lease: String,
     },
-    /// A build cache cannot be stored, or deleted, as it was asked for.
+    /// A build cache cannot be stored, or deleted, as it was requested.
     #[error("the cache `{reference}` is not possible: {reason}")]
     Cache {
         /// Its ref, cut to 80 characters.

@@ -1,4 +1,4 @@
-//! What an engine is, as the APIs tell it.
+//! What an engine is, as the APIs report it.
 
 use super::{Engine, Storage};
 use crate::export_v1::convert::platform_message;

@@ -20,7 +20,7 @@ const ANYTHING: &str = "application/octet-stream";
 /// An engine's images. As a [`Source`] it hands out their blobs, so that an image of one engine is exported into
 /// another one like an image of a builder.
 ///
-/// Nothing here is pinned: an image that is deleted while it is read answers
+/// Nothing here is pinned: an image that is deleted while it is read fails with
 /// [`SourceError::NotFound`].
 #[async_trait]
 pub trait Images: Source {

@@ -164,7 +164,7 @@ pub trait Engine: Debug + Send + Sync {
     /// When the engine cannot be queried.
     async fn already_complete(&self, root: &Descriptor, names: &[Reference]) -> Result<Option<usize>, EngineError>;
 
-    /// Creates a lease, or opens a durable one again: whether its blobs are still pinned is then for [`Lease::pin`] to say,
+    /// Creates a lease, or opens a durable one again: whether its blobs are still pinned is then for [`Lease::pin`] to tell,
     /// since the engine may have lost its state meanwhile.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! For tests: a lease of an engine that has stopped answering, and an engine beside it that has not.
+//! For tests: a lease of an engine that has stopped responding, and an engine beside it that has not.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::select::{Selection, select};
 use super::{Engine, EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
 
-/// Nothing that is asked of it ever ends, except that an upload begins. Counts what it was asked to release.
+/// No call of it ever ends, except that an upload begins. Counts the calls to release.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stuck {
     pub(crate) released: Arc<AtomicUsize>,

@@ -45,7 +45,7 @@ impl ApiError {
         Self { violations, ..Self::new(Code::InvalidArgument, Reason::InvalidField, texts.join("; ")) }
     }
 
-    /// A limit that is reached. Waiting helps only where something else holds what is wanted.
+    /// A limit that is reached. Waiting helps only where something else holds what is needed.
     pub(crate) fn limit(code: Code, limit: &str, value: impl ToString, message: impl Into<String>) -> Self {
         Self::new(code, Reason::LimitExceeded, message).with("limit", limit).with("value", value.to_string())
     }

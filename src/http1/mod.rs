@@ -8,7 +8,7 @@
 //! ```text
 //! ClientConnection::new ─► next() ─► Exchange ──┬─ pass(), watch() ───► Some(ClientConnection): next(), … or None
 //!                     │                   ├─ upgrade() ─────────► Switched: two byte streams, or as pass()
-//!                     ├► None: the end    ├─ answer(), take() ──► PrefixedIo: the client's byte stream
+//!                     ├► None: the end    ├─ respond(), take() ─► PrefixedIo: the client's byte stream
 //!                     └► incoming(): HTTP/2   └─ reject(), finish()
 //! ```
 //!

@@ -41,7 +41,7 @@ impl Side<'_> {
         self.digest(&tag)
     }
 
-    /// What the image says when it runs in dockerd.
+    /// What the image prints when it runs in dockerd.
     #[track_caller]
     pub(crate) fn run_image(&self, tag: &str, command: &[&str]) -> String {
         self.stack.run_image(tag, command).ok().stdout

@@ -11,7 +11,7 @@ const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part
 fn there_and_back(to: impl Fn(&Side<'_>) -> [String; 2], from: impl Fn(&Side<'_>) -> String) {
     let stack = Stack::start(&PARTS);
     let sides = BothWays::of(&stack);
-    // A step that says something else each time it really runs.
+    // A step that prints something else each time it really runs.
     let once = "RUN cat /proc/sys/kernel/random/uuid | tee /uuid\n";
     let context = Context::new(&format!("FROM {}\nCOPY a /a\n{once}", stack.base_image())).file("a", "cached");
     for side in [sides.through(), sides.direct()] {

@@ -5,7 +5,7 @@ use crate::{
     common::{Context, Run, Stack},
 };
 
-/// Runs a build that must fail on both sides, and returns what both said.
+/// Runs a build that must fail on both sides, and returns what both printed.
 fn fails(context: &Context, args: &[&str]) -> String {
     let sides = BothWays::of(Stack::shared());
     let (code, words) = sides.compare(|side| {

@@ -1,4 +1,4 @@
-//! Lazy layers: the builder has never pulled the base of an image that it answers for.
+//! Lazy layers: the builder has never pulled the base of an image that it responds for.
 
 use std::path::PathBuf;
 
@@ -57,7 +57,7 @@ fn the_engine_has_the_base() {
 }
 
 /// Whoever wins each race, the build succeeds and the image is whole. That the builder loses one is not left to chance
-/// elsewhere: `faults::prune` holds its answer back until it has pruned.
+/// elsewhere: `faults::prune` holds its response back until it has pruned.
 #[test]
 fn a_builder_that_prunes_while_its_image_is_read() {
     const ROUNDS: u64 = 20;

@@ -14,7 +14,7 @@ fn context(theme: &str) -> Context {
 }
 
 /// Builds with `-o OUTPUT` and, when `load`, with `--load` beside it. Returns the
-/// builder's answer and whether the engine has got the image as well.
+/// builder's response and whether the engine has got the image as well.
 #[track_caller]
 fn build(side: &Side<'_>, theme: &str, output: &str, load: bool) -> (Value, bool) {
     let context = context(theme);
@@ -35,7 +35,7 @@ fn build(side: &Side<'_>, theme: &str, output: &str, load: bool) -> (Value, bool
     }
     let metadata = metadata.as_object_mut().unwrap();
     metadata.remove("image.name");
-    // The one addition of a door: each exporter's own answer, beside the merged one.
+    // The one addition of a door: each exporter's own response, beside the merged one.
     let results = metadata.remove("exporter.results");
     if load && side.name == "through" && image.is_some() {
         let results = results.unwrap_or_else(|| panic!("no results of each exporter in {metadata:?}"));
@@ -148,7 +148,7 @@ fn push_and_load_together() {
         assert_eq!(attestation["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
         let metadata = metadata(&json);
         let pushed = stack.run("crane").args(["digest", &name]).ok().stdout;
-        // Which of the two results the merged answer names is the builder's choice, and must stay so.
+        // Which of the two results the merged response names is the builder's choice, and must stay so.
         let named = if metadata["containerimage.digest"] == pushed.trim_end() { "pushed" } else { "loaded" };
         (loaded, named, metadata["containerimage.descriptor"]["mediaType"].clone())
     });

@@ -1,4 +1,4 @@
-//! What a build answers: tags, digests, files with results, standard output.
+//! The results of a build: tags, digests, files with results, standard output.
 
 use crate::{
     both_ways::{BothWays, metadata},
@@ -125,7 +125,7 @@ fn an_annotation_is_no_name() {
         let output = sides.through().builder.build(context.path(), args).ok();
         sides.through().check_way(&output);
         assert_eq!(stack.image(&name), None, "{kind}");
-        // The answer is what the builder says.
+        // The response is the builder's.
         let metadata = metadata(&file);
         assert_eq!(metadata["containerimage.descriptor"]["annotations"]["io.containerd.image.name"], name);
         stack.docker(["image", "inspect", metadata["containerimage.digest"].as_str().unwrap()]).ok();

@@ -1,4 +1,4 @@
-//! A client's session in which Linkspan answers calls, because the build exports a cache to the engine, beside one that
+//! A client's session in which Linkspan handles calls, because the build exports a cache to the engine, beside one that
 //! passes as bytes: the client notices no difference.
 
 use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};

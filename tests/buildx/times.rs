@@ -1,4 +1,4 @@
-//! When an export was, as its answer says: now, or the time of the sources.
+//! When an export was, as its response has it: now, or the time of the sources.
 
 use std::fs;
 

@@ -161,7 +161,7 @@ async fn an_open_can_be_repeated() {
     let other = OpenRequest { targets: vec![target("a", "other", "")], ..request.clone() };
     assert_eq!(reason(&client.caches.open(other).await.unwrap_err()), "EXPORT_CONFLICT");
 
-    // The results of a Commit are answered again when all is done.
+    // The results of a Commit are sent again when all is done.
     let (config, root) = documents(&["one"], INDEX);
     for bytes in [b"one", &config.bytes[..], &root.bytes] {
         client.write(&id, bytes).await.unwrap();

@@ -8,7 +8,7 @@ use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, cached_step
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
-/// A step that says something else each time it really runs.
+/// A step that prints something else each time it really runs.
 pub(crate) const ONCE: &str = "RUN cat /proc/sys/kernel/random/uuid | tee /uuid\n";
 
 /// A stack of one's own, whose builder and engine may be emptied, and a door in front of the builder.

@@ -10,7 +10,7 @@ use crate::common::{Builder, Context, Linkspan, Output, Part, Stack, cached_step
 
 const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
-/// A step that says something else each time it really runs.
+/// A step that prints something else each time it really runs.
 const ONCE: &str = "RUN cat /proc/sys/kernel/random/uuid | tee /uuid\n";
 /// The bytes of a layer that is moved or not.
 const NOISE: usize = 4 << 20;

@@ -46,7 +46,7 @@ async fn what_happens_to_versions_is_reported_whoever_does_it() {
         let mut all = watch(&client, "").await;
         let first = client.export(vec![target("a", "team/app", "")], &["one"]).await.remove(0);
         let other = client.export(vec![target("a", "other", "")], &["one"]).await.remove(0);
-        // Nothing is stored, so nothing is told.
+        // Nothing is stored, so nothing is reported.
         client.export(vec![target("a", "team/app", "")], &["one"]).await;
         delete(&client, "team/app").await;
         let second = client.export(vec![target("a", "team/app", "")], &["two"]).await.remove(0);

@@ -70,7 +70,7 @@ fn an_engine_takes_notice_of_what_changes_nothing() {
     proxied.relay.take();
     proxied.export(&context, "noticed:1").ok();
     assert_eq!(proxied.relay.take().0, 0);
-    // Events are asked for by whole seconds.
+    // Events are requested by whole seconds.
     until("dockerd to tell of the tag", tagged, |count| *count == 1);
 }
 

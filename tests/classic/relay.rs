@@ -32,9 +32,9 @@ struct State {
     loads: AtomicUsize,
     /// Called before the first byte of a load is passed on.
     on_load: Mutex<Hook>,
-    /// What is answered to a load in dockerd's place, without reading any of it.
+    /// The response to a load in dockerd's place, without reading any of it.
     refusal: Mutex<Option<String>>,
-    /// What dockerd's answers say instead of something else, of the same length.
+    /// What replaces something else in dockerd's responses, of the same length.
     lie: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
@@ -83,7 +83,7 @@ impl Relay {
         *self.state.on_load.lock().unwrap() = Box::new(hook);
     }
 
-    /// Answers loads like dockerd when it refuses them before it looks at them: with a status and a message.
+    /// Responds to loads like dockerd when it refuses them before it looks at them: with a status and a message.
     pub(crate) fn respond(&self, status: &str, message: &str) {
         let body = serde_json::json!({"message": message}).to_string();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
@@ -101,7 +101,7 @@ impl Relay {
         *self.state.docker.lock().unwrap() = socket(docker);
     }
 
-    /// Makes dockerd say `lie` where it says `truth`.
+    /// Replaces `truth` by `lie` in dockerd's responses.
     pub(crate) fn lie(&self, truth: &str, lie: &str) {
         assert_eq!(truth.len(), lie.len(), "the length of an answer is said before it");
         *self.state.lie.lock().unwrap() = Some((truth.into(), lie.into()));

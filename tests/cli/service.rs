@@ -48,7 +48,7 @@ impl Activated {
         file_of(&self.log)
     }
 
-    /// Waits until it has said `words`.
+    /// Waits until its log has `words`.
     fn await_log(&mut self, words: &str) {
         let look = || (self.child.try_wait().unwrap(), file_of(&self.log));
         let (gone, log) = until("words", look, |(gone, log)| gone.is_some() || log.contains(words));

@@ -17,7 +17,7 @@ pub(crate) struct Buildkitd {
 }
 
 impl Buildkitd {
-    /// Starts `program`, a buildkitd that `scripts/stack install` installs, and waits until it answers.
+    /// Starts `program`, a buildkitd that `scripts/stack install` installs, and waits until it responds.
     ///
     /// # Panics
     /// When it is not installed, or ends instead, with its log.

@@ -39,14 +39,14 @@ pub(crate) struct Running {
     timeout: Duration,
 }
 
-/// What a stream has said so far, and the thread that still listens.
+/// What a stream has had so far, and the thread that still listens.
 #[derive(Debug)]
 struct Captured {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
-/// What a command said, and how it ended.
+/// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     /// The command line, for messages.
@@ -108,7 +108,7 @@ impl Run {
     /// Runs it to a successful end.
     ///
     /// # Panics
-    /// When it fails, with everything that it said.
+    /// When it fails, with everything that it printed.
     #[track_caller]
     pub(crate) fn ok(self) -> Output {
         let output = self.output();
@@ -168,7 +168,7 @@ impl Captured {
 }
 
 impl Running {
-    /// What it has said on stdout so far.
+    /// What it has printed on stdout so far.
     pub(crate) fn stdout(&self) -> String {
         self.streams[0].so_far()
     }
@@ -178,7 +178,7 @@ impl Running {
         kill_process_group(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// What it has said on stderr so far.
+    /// What it has printed on stderr so far.
     pub(crate) fn stderr(&self) -> String {
         self.streams[1].so_far()
     }

@@ -93,7 +93,7 @@ impl Linkspan {
         Self { child: command.spawn().unwrap(), log, doors }
     }
 
-    /// Waits until it says of all doors that they are open. They can be connected to before that.
+    /// Waits until its log has all doors as open. They can be connected to before that.
     #[track_caller]
     fn wait(&mut self) {
         for door in &self.doors {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::both_ways::{BothWays, Side};
 use crate::common::{BUILDER_IMAGE, Context, Output, Part, Stack, until};
 
-/// How it ended and what was said.
+/// How it ended and what it printed.
 fn outcome(output: &Output) -> (Option<i32>, String, String) {
     (output.status.code(), output.stdout.clone(), output.stderr.clone())
 }
@@ -33,7 +33,7 @@ fn words_on_standard_error_and_exit_codes() {
 #[test]
 fn a_client_of_another_protocol() {
     let sides = BothWays::of(Stack::shared(), "else");
-    // buildkitd answers with an HTTP/2 complaint, whoever carries it.
+    // buildkitd responds with an HTTP/2 complaint, whoever carries it.
     let outcome_on = |side: &Side<'_>| {
         let exec = side.docker(["exec", "-i", &side.container, "buildctl", "dial-stdio"]);
         let (code, output, words) = outcome(&exec.stdin("GET / HTTP/1.1\r\nHost: x\r\n\r\n").output());
@@ -100,7 +100,7 @@ fn words_before_the_first_frame() {
 /// An HTTP/2 client's first words: the preface, and no settings that differ from the usual ones.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Starts a way to the builder in `container`, and returns its streams and the head of what was answered.
+/// Starts a way to the builder in `container`, and returns its streams and the head of the response.
 fn start(side: &Side<'_>, version: &str, container: &str) -> (UnixStream, String) {
     let create = r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#;
     let (mut stream, head) = exchange(side, &post(&format!("{version}/containers/{container}/exec"), create, ""));
@@ -122,7 +122,7 @@ fn frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
     (header[0], payload)
 }
 
-/// Sends a request on a connection of its own, and returns the head of its answer and what follows.
+/// Sends a request on a connection of its own, and returns the head of its response and what follows.
 fn exchange(side: &Side<'_>, request: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(side.host.strip_prefix("unix://").unwrap()).unwrap();
     // Only used up by a failure: what should come comes at once.

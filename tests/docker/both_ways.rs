@@ -37,7 +37,7 @@ impl Side<'_> {
         format!("{name}-{}", self.name)
     }
 
-    /// What a command said and how it ended, without what differs between the sides by design.
+    /// What a command printed and how it ended, without what differs between the sides by design.
     pub(crate) fn outcome(&self, output: &Output) -> (Option<i32>, String, String) {
         let clean = |text: &str| text.replace(&self.host, "HOST").replace(&format!("-{}", self.name), "-SIDE");
         (output.status.code(), clean(&output.stdout), clean(&output.stderr))

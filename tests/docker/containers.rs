@@ -85,7 +85,7 @@ fn logs_that_are_followed() {
     let followed = [sides.through(), sides.direct()].map(|side| side.docker(["logs", "-f", name]).spawn());
     sides.direct().docker(["attach", name]).stdin("go\n").spawn();
     for logs in &followed {
-        // What is said is passed on although the answer has not ended.
+        // What is said is passed on although the response has not ended.
         until("the lines", || logs.stdout(), |output| output.contains("out 3\n"));
     }
     sides.direct().docker(["attach", name]).stdin("end\n").ok();

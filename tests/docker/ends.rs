@@ -34,7 +34,7 @@ fn a_client_that_goes_is_gone_for_dockerd_too() {
     until("a connection", || connections(&stack), |now| *now == before + 1);
     drop(events);
     until("dockerd to see it go", || connections(&stack), |now| *now == before);
-    // Only its own direction: dockerd ends the answer, and the client can read that.
+    // Only its own direction: dockerd ends the response, and the client can read that.
     let mut events = sides.through().connect();
     events.write_all(b"GET /events HTTP/1.1\r\nHost: docker\r\n\r\n").unwrap();
     events.read_exact(&mut head).unwrap();
@@ -123,7 +123,7 @@ fn a_drain_ends_idle_clients_and_finishes_what_is_under_way() {
     let name = "drained";
     let _container = Container(stack, name.to_owned());
     sides.direct().run(["-d", "--name", name, base(stack), "sleep", "1000"]).ok();
-    // An answer that nobody can wait for: dockerd completes it when the container has ended.
+    // A response that nobody can wait for: dockerd completes it when the container has ended.
     let mut waiting = sides.through().connect();
     waiting.write_all(format!("POST /containers/{name}/wait HTTP/1.1\r\nHost: docker\r\n\r\n").as_bytes()).unwrap();
     assert!(head(&mut waiting).starts_with("HTTP/1.1 200 OK\r\n"));

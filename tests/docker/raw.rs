@@ -11,7 +11,7 @@ use crate::{
     common::{Stack, until},
 };
 
-/// All that is answered to `request`, until the server ends the connection; without the date.
+/// The whole response to `request`, until the server ends the connection; without the date.
 #[track_caller]
 fn response(side: &Side<'_>, request: &[u8]) -> String {
     let mut stream = side.connect();
@@ -187,7 +187,7 @@ fn streams_with_and_without_an_upgrade() {
 #[test]
 fn http2_with_and_without_an_upgrade() {
     let sides = BothWays::of(Stack::shared());
-    // The preface and an empty SETTINGS frame; answered with SETTINGS, and an acknowledgement of ours.
+    // The preface and an empty SETTINGS frame; the response is SETTINGS, and an acknowledgement of ours.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let frames = |stream: &mut UnixStream| {
         let mut seen = Vec::new();

@@ -1,4 +1,4 @@
-//! Answers without an end: events and statistics.
+//! Responses without an end: events and statistics.
 
 use std::time::SystemTime;
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::common::{Linkspan, Part, Run, Stack};
 use crate::{json, unix};
 
-/// What is answered to `request`, up to the end of the connection.
+/// The response to `request`, up to the end of the connection.
 fn exchange(path: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.write_all(request.as_bytes()).unwrap();

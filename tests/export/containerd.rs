@@ -44,12 +44,12 @@ impl Containerd {
         &self.socket
     }
 
-    /// It takes calls and does not answer.
+    /// It takes calls and does not respond.
     pub(crate) fn freeze(&self) {
         self.running.signal(Signal::STOP);
     }
 
-    /// It answers again.
+    /// It responds again.
     pub(crate) fn thaw(&self) {
         self.running.signal(Signal::CONT);
     }

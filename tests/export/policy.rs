@@ -127,7 +127,7 @@ async fn what_an_image_calls_itself_is_no_name() {
         let root = annotated.root.as_mut().unwrap();
         root.annotations.extend([own("org.opencontainers.image.ref.name"), own("kept")]);
         let results = client.commit(&export, vec![annotated]).await.unwrap();
-        // The client is answered with the descriptor that it gave.
+        // The client gets the descriptor that it gave.
         let annotations = &success(&results).root.as_ref().unwrap().annotations;
         assert_eq!((annotations.len(), &annotations["kept"][..]), (3, NAME), "{engine}");
         assert!(!is_there().await, "{engine}");

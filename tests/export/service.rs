@@ -84,7 +84,7 @@ async fn metadata_is_bounded() {
     assert_eq!(send(1).await, Ok(()), "others are served on");
 }
 
-/// Calls Open with a deadline that only the server can keep: any gRPC client would keep it, too. The answer's code.
+/// Calls Open with a deadline that only the server can keep: any gRPC client would keep it, too. The response's code.
 async fn open_raw(door: &Path, request: &OpenRequest, timeout: &str) -> Code {
     let stream = UnixStream::connect(door).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_deadline_is_kept_and_what_was_begun_is_found_again() {
     // Served once what is left of earlier exports was looked for, which a frozen engine would not let end.
     client.exports.clone().capabilities(CapabilitiesRequest {}).await.unwrap();
     containerd.freeze();
-    // Without a deadline the answer would be that the engine did not answer.
+    // Without a deadline the response would be that the engine did not respond.
     let code = open_raw(&server.door, &request, "100m").await;
     assert!(matches!(code, Code::Cancelled | Code::DeadlineExceeded), "{code:?}");
     // Others are not kept from working.

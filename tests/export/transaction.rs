@@ -106,7 +106,7 @@ async fn each_exporter_has_its_own_result() {
     assert!(again.results.iter().all(|result| result.error.is_none()), "{again:?}");
     assert_eq!(again.state(), ExportState::Committed);
     assert_eq!(server.stack.images("api-several").len(), 3);
-    // A client that did not hear the answer asks again.
+    // A client that did not get the response tries again.
     assert_eq!(client.commit(&export, targets).await.unwrap(), again);
     let error = client.commit(&export, vec![target("first", &bad, &[])]).await.unwrap_err();
     assert_eq!((error.code(), reason(&error).as_str()), (Code::FailedPrecondition, "EXPORT_COMMITTED"));

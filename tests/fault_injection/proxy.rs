@@ -54,13 +54,13 @@ pub(crate) enum Verdict {
     Pass,
     /// Other messages go in its place.
     Instead(Vec<Bytes>),
-    /// It is dropped, and the answer ends with this status.
+    /// It is dropped, and the response ends with this status.
     End(Code, &'static str),
     /// It waits for [`Proxy::release`]; everything else passes.
     Hold,
     /// It waits for [`Proxy::cut`], and so does everything that comes after it, on any call.
     Freeze,
-    /// Every connection breaks, and nobody answers until [`Proxy::mend`].
+    /// Every connection breaks, and nobody responds until [`Proxy::mend`].
     Cut,
 }
 
@@ -146,7 +146,7 @@ impl Proxy {
         format!("unix://{}", self.socket.display())
     }
 
-    /// Asks `rule` about every message from now on.
+    /// Calls `rule` for every message from now on.
     pub(crate) fn rule(&self, rule: impl FnMut(&Message<'_>) -> Verdict + Send + 'static) {
         *self.state.rule.lock().unwrap() = Box::new(rule);
     }
@@ -167,12 +167,12 @@ impl Proxy {
         self.state.gate.send_modify(|gate| gate.released += 1);
     }
 
-    /// Breaks every connection; nobody answers until [`Proxy::mend`].
+    /// Breaks every connection; nobody responds until [`Proxy::mend`].
     pub(crate) fn cut(&self) {
         self.state.cut.borrow().cancel();
     }
 
-    /// Answers again, and passes everything.
+    /// Responds again, and passes everything.
     pub(crate) fn mend(&self) {
         self.cut();
         self.rule(|_| Verdict::Pass);
@@ -221,7 +221,7 @@ impl State {
 
 /// Serves one client, with a connection of its own behind it.
 async fn connection(state: Arc<State>, stream: UnixStream, cut: CancellationToken) {
-    // A client of an upstream that does not answer finds its connection closed.
+    // A client of an upstream that does not respond finds its connection closed.
     let Ok(upstream) = UpstreamConnection::open(&state.upstream).await else { return };
     // How it ends does not matter: clients are killed here.
     let forward = |request| forward(state.clone(), upstream.clone(), cut.clone(), request);
@@ -255,7 +255,7 @@ async fn forward(
     let call = Arc::new(Call { state, cut, path, number });
     let body = |way, body| Messages::new(call.clone(), way, body).into_body();
     let response = upstream.send(request.map(|incoming| body(Way::Request, incoming))).await?;
-    // The head may be all there is of an answer: a refusal.
+    // The head may be all there is of a response: a refusal.
     call.state.thawed().await;
     Ok(response.map(|incoming| body(Way::Response, incoming)))
 }

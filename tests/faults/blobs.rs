@@ -17,7 +17,7 @@ struct Fault {
     when: fn(&Message<'_>) -> bool,
     /// …it does this to it.
     what: fn(&Message<'_>) -> Verdict,
-    /// What the client must be told.
+    /// What the client must report.
     words: &'static [&'static str],
 }
 

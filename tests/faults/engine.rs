@@ -34,7 +34,7 @@ impl<'a> Engine<'a> {
         [Self::docker(stack), Self::containerd(stack)]
     }
 
-    /// How `linkspan serve` is told to export to it.
+    /// The flags with which `linkspan serve` exports to it.
     pub(crate) fn args(&self) -> Vec<String> {
         self.args_behind(self.stack.docker_host(), self.stack.containerd_address())
     }
@@ -48,7 +48,7 @@ impl<'a> Engine<'a> {
         args.into_iter().map(str::to_owned).collect()
     }
 
-    /// What a command in a container of the image says, which must be something: `ctr` loses the words of a container that
+    /// What a command in a container of the image prints, which must be something: `ctr` loses the words of a container that
     /// ends before its pipes were opened (containerd `client/task.go`, `Delete` cancels their copying).
     #[track_caller]
     pub(crate) fn stdout_of(&self, tag: &str, command: &[&str]) -> String {
@@ -168,7 +168,7 @@ impl<'a> Engine<'a> {
 /// The parts of a stack that has both engines; builder and registry are shared.
 pub(crate) const ENGINES: [Part; 2] = [Part::Containerd, Part::Dockerd];
 
-/// That `output` is a failure that says each of `words`.
+/// That `output` is a failure whose standard error has each of `words`.
 #[track_caller]
 pub(crate) fn assert_stderr_has(output: &Output, words: &[&str]) {
     assert_eq!(output.status.code(), Some(1), "{output}");

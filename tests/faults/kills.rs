@@ -1,7 +1,7 @@
 //! Linkspan killed with SIGKILL, once at every message by which it changes the engine.
 //!
 //! A proxy between Linkspan and the engine freezes at a message, before it reaches the engine or
-//! before its answer reaches Linkspan, and Linkspan is killed while everything stands still.
+//! before its response reaches Linkspan, and Linkspan is killed while everything stands still.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +33,7 @@ pub(crate) type Point = (String, Way, usize);
 #[derive(Default)]
 pub(crate) struct Counter {
     seen: BTreeMap<(String, Way), usize>,
-    /// Calls that were answered. containerd answers to some messages twice, and the second one may not be waited for.
+    /// Commits that got their response. containerd responds to some messages twice, and the second one may not be waited for.
     committed: BTreeSet<usize>,
 }
 
@@ -100,7 +100,7 @@ fn kill(proxied: &mut Proxied<'_>, point: impl Debug, stopped: impl FnOnce(), re
     proxied.linkspan.kill();
     resume();
     let output = running.wait();
-    // Whoever is told of a success can rely on it.
+    // Whoever gets a success can rely on it.
     assert!(!output.status.success() || engine.digest(NEW).is_some(), "{output}");
 
     proxied.restart();

@@ -23,11 +23,11 @@ const LOAD: &[u8] = b"POST /images/load";
 /// Where a load is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Before dockerd hears of it. It never will.
+    /// Before dockerd receives it. It never will.
     Requested,
     /// When dockerd has all of the archive but its end.
     Half,
-    /// When dockerd has done it. Nobody will ever hear of that.
+    /// When dockerd has done it. Nobody will ever receive that.
     Done,
 }
 

@@ -1,4 +1,4 @@
-//! Fault injection: what clients are told and what is left in the engine when something breaks.
+//! Fault injection: what clients report and what is left in the engine when something breaks.
 //!
 //! Everything is real, buildx, Linkspan, builder and engine, except for a proxy that a test
 //! puts in front of the builder or the engine to make the fault happen at a certain point, not

@@ -1,4 +1,4 @@
-//! A builder that prunes between its answer and our read of what it answered, as older ones can, which do not wait for a load.
+//! A builder that prunes between its response and our read of what it reported, as older ones can, which do not wait for a load.
 
 use std::fs;
 

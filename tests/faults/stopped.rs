@@ -54,7 +54,7 @@ fn a_builder_that_does_not_report_its_version_builds_all_the_same() {
     assert!(output.stderr.contains("linkspan: no direct export, the image goes as an archive: "), "{output}");
     assert!(output.stderr.contains("sending tarball"), "{output}");
     proxied.runs(&application, "silent:1");
-    // It may answer again, and the next build is a direct export.
+    // It may respond again, and the next build is a direct export.
     proxied.builder.mend();
     proxied.succeeds(&Application::new("answers again"), "silent:1");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::common::{self, Builder, Context, Linkspan, Part, Run, Stack};
 
-/// `linkspan ARGS`, told nothing by the machine's environment, for the user of `builder`.
+/// `linkspan ARGS`, without the variables of the machine's shell, for the user of `builder`.
 fn linkspan<'a>(builder: &Builder<'_>, args: impl IntoIterator<Item = &'a str>) -> Run {
     common::linkspan(args).env("BUILDX_CONFIG", builder.config())
 }

@@ -15,8 +15,8 @@ fn program(root: &Path, name: &str, script: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A machine in a mount namespace of its own, whose `systemctl` writes down what it is told and does `script` when it is
-/// told `at`, once.
+/// A machine in a mount namespace of its own, whose `systemctl` writes down its calls and does `script` when it is
+/// called with `at`, once.
 fn take_over_live(root: &Path, at: &str, script: &str) -> Run {
     let (calls, done) = (root.join("told"), root.join("done"));
     let (calls, done) = (calls.display(), done.display());
@@ -37,7 +37,7 @@ fn take_over_live(root: &Path, at: &str, script: &str) -> Run {
     Run::new("env").args(env).arg(root).arg(script)
 }
 
-/// What `systemctl` was told, without questions.
+/// The calls of `systemctl`, without queries.
 fn calls(root: &Path) -> Vec<String> {
     let calls = fs::read_to_string(root.join("told")).unwrap_or_default();
     calls.lines().filter(|line| !line.contains("is-")).map(str::to_owned).collect()

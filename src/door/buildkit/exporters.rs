@@ -2,7 +2,7 @@
 
 pub(super) use super::entry::Entry as Exporter;
 
-/// The type that asks for a direct export explicitly: `-o type=linkspan,name=…`.
+/// The type that requests a direct export explicitly: `-o type=linkspan,name=…`.
 pub(super) const EXPLICIT_TYPE: &str = "linkspan";
 
 /// Makes the `image` exporter name the image by its digest.

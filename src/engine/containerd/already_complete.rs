@@ -1,4 +1,4 @@
-//! Is there anything to do at all? Answered without a single write.
+//! Is there anything to do at all? Decided without a single write.
 
 use std::collections::HashMap;
 

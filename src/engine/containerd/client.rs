@@ -92,7 +92,7 @@ impl Client {
         }
     }
 
-    /// Whether anything that was asked for in the name of the lease was refused for want of room.
+    /// Whether anything that was requested in the name of the lease was refused for want of room.
     pub(crate) fn lacked_room(&self) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.lacked_room.load(Ordering::Relaxed))
     }
@@ -254,7 +254,7 @@ pub(crate) fn failure(engine: &'static str, address: &str, operation: String, st
     EngineError::Rpc { operation, code: status.code(), message }
 }
 
-/// Whether NOT_FOUND is about the lease `id` and not about what was asked for, which may have any name
+/// Whether NOT_FOUND is about the lease `id` and not about what was requested, which may have any name
 /// (containerd `core/metadata/leases.go`).
 fn is_lease_lost(message: &str, id: &str) -> bool {
     message.contains("lease does not exist") || message.starts_with(&format!("lease \"{id}\""))

@@ -69,7 +69,7 @@ impl ContainerdEngine {
         Ok(Self::new(client, namespace, server))
     }
 
-    /// A containerd that has been asked already.
+    /// A containerd that has been examined already.
     pub(crate) fn new(client: Client, namespace: &str, server: Server) -> Self {
         let identity = Identity {
             kind: EngineKind::Containerd,

@@ -163,7 +163,7 @@ impl Images for ContainerdImages {
     }
 
     async fn list(&self, query: &Query) -> Result<Page, EngineError> {
-        // containerd answers with all records in one message and has no pages. Its filters could apply the prefix, at
+        // containerd responds with all records in one message and has no pages. Its filters could apply the prefix, at
         // the price of writing what a client sends into its filter language.
         Ok(Page::of(self.records(Vec::new()).await?, query))
     }

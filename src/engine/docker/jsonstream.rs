@@ -4,10 +4,10 @@ use serde::Deserialize;
 
 use crate::image::Reference;
 
-/// What dockerd says of a name that it has loaded (moby `daemon/containerd/image_exporter.go`, and
+/// What dockerd reports of a name that it has loaded (moby `daemon/containerd/image_exporter.go`, and
 /// `daemon/internal/image/tarexport/load.go` for the classic store).
 const LOADED: &str = "Loaded image: ";
-/// What it says of an image without a name.
+/// What it reports of an image without a name.
 const LOADED_ID: &str = "Loaded image ID: ";
 
 /// One object of the response.
@@ -40,8 +40,8 @@ impl Line {
     }
 }
 
-/// Checks that dockerd said of each name that it loaded it, and without names that it loaded an image by its id; `id` is
-/// what messages call it then. A name that nobody asked for is never what was asked for.
+/// Checks that dockerd reported of each name that it loaded it, and without names that it loaded an image by its id; `id` is
+/// what messages call it then. A name that was not requested is never the result.
 pub(crate) fn check_loaded(notes: &[String], names: &[Reference], id: &str) -> Result<(), String> {
     let not_loaded = |what: &str| format!("it did not say that it loaded {what}; it said: {}", notes.join("; "));
     // dockerd's short form does not always parse as the name that it points to (`docker.io/localhost/x`).

@@ -23,7 +23,7 @@ const PARALLEL: usize = 8;
 /// The largest list of images that is read: some 50,000 images.
 const LIST_BYTES: usize = 64 << 20;
 
-/// What is known of the images of one dockerd. An image never changes, so it is asked for once.
+/// What is known of the images of one dockerd. An image never changes, so it is requested once.
 #[derive(Debug, Default)]
 pub(super) struct Chains {
     images: Mutex<HashMap<Digest, Arc<[Digest]>>>,

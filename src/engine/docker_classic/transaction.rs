@@ -136,7 +136,7 @@ impl ClassicTransaction {
         Ok(())
     }
 
-    /// That dockerd did what it was asked: it says of a name that it loaded it even where it refused to tag it (moby
+    /// That dockerd did what was requested: it reports of a name that it loaded it even where it refused to tag it (moby
     /// `tarexport/load.go`, `setLoadedTag`). A name that points to another image by now was moved by another client.
     async fn check(&self, notes: &[String], id: &Digest, names: &[Reference]) -> Result<(), EngineError> {
         check_loaded(notes, names, id.as_str()).map_err(refused)?;

@@ -139,7 +139,7 @@ impl Images for RemoteImages {
             Ok(Record { name, target: descriptor(operation, &root)? })
         };
         let records: Result<Vec<_>, EngineError> = page.references.into_iter().map(record).collect();
-        // A server that gives the same page again would be asked for ever.
+        // A server that gives the same page again would be queried for ever.
         let next = Some(page.next_page_token).filter(|next| !next.is_empty() && query.after.as_ref() != Some(next));
         Ok(Page { records: records?, next })
     }

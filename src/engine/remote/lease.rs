@@ -143,7 +143,7 @@ impl RemoteLease {
                 tracing::debug!(export = export.id, "resuming an export that was left behind");
                 return Ok(Some(export.id));
             }
-            // A server that gives the same page again would be asked for ever.
+            // A server that gives the same page again would be queried for ever.
             if page.next_page_token.is_empty() || page.next_page_token == request.page_token {
                 return Ok(None);
             }

@@ -6,7 +6,7 @@
 //! (`lease.rs`).
 //!
 //! What differs from an engine at hand: names that the daemon does not allow are refused before anything is sent, because
-//! its policy is asked for first ([`Connected::allowed_names`]), and once more by the daemon when they are set.
+//! its policy is requested first ([`Connected::allowed_names`]), and once more by the daemon when they are set.
 
 mod connection;
 mod failure;
@@ -48,7 +48,7 @@ pub struct Connected {
     pub allow_tag_move: bool,
 }
 
-/// Connects to the door of the exporter API at `address` and asks what is behind it.
+/// Connects to the door of the exporter API at `address` and queries what is behind it.
 ///
 /// # Errors
 /// [`EngineError::Daemon`] when the connection fails, when it is no such door, or when `address` is on another machine:
@@ -120,7 +120,7 @@ impl Engine for RemoteEngine {
         Ok(None)
     }
 
-    /// Nothing is asked of the daemon before the image is known.
+    /// Nothing is requested from the daemon before the image is known.
     async fn lease(&self, origin: &Origin, lifetime: Lifetime<'_>) -> Result<Arc<dyn Lease>, EngineError> {
         if let Lifetime::Durable { .. } = lifetime {
             return Err(EngineError::NotOffered { engine: REMOTE, what: "an export that outlives a restart" });

@@ -187,7 +187,7 @@ async fn our_own_calls_do_not_wait_for_a_connection_that_was_dropped_in_silence(
     call(&rig.link).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "and so is one that still answers");
     tokio::time::sleep(Duration::from_secs(900)).await;
-    // Nobody says that it has gone: its bytes just lead nowhere. A new one does respond.
+    // No signal that it has gone: its bytes just lead nowhere. A new one does respond.
     rig.silence.cancel();
     let begun = tokio::time::Instant::now();
     call(&rig.link).await.unwrap();

@@ -27,7 +27,7 @@ pub enum DocumentError {
         /// The size that it has.
         actual: u64,
     },
-    /// The blob has another digest than it was asked for by.
+    /// The blob has another digest than the requested one.
     #[error("the bytes of {expected} have the digest {actual}; the source is damaged")]
     DigestMismatch {
         /// The digest by its descriptor.

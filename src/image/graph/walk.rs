@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Graph, GraphError, arrange};
 use crate::image::{Descriptor, Digest, Document, Kind, Limits};
 
-/// A walk over a graph: it says which documents are pending, the caller reads them.
+/// A walk over a graph: it lists which documents are pending, the caller reads them.
 ///
 /// Each blob is met once, whatever the order in which documents are supplied and however often
 /// they name each other; the [`Graph`] at the end depends on neither.

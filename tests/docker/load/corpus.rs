@@ -120,7 +120,7 @@ pub(super) fn corpus(engines: &TwoEngines) -> Vec<Case> {
     }
 
     for (platform, spares) in [("linux/arm64", true), ("linux/s390x", false)] {
-        // Nothing stays of an archive that lacks the platform that was asked for.
+        // Nothing stays of an archive that lacks the requested platform.
         let (name, args) = (format!("platforms, {platform}"), vec!["--platform", platform]);
         cases.push(Case { name, archive: multi.clone(), args, spares, runs: None });
     }

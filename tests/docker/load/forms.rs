@@ -1,4 +1,4 @@
-//! What a load's answer is does not depend on how the request is written: versions, lengths, ends, expectations.
+//! The response to a load does not depend on how the request is written: versions, lengths, ends, expectations.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use super::archive::Image;
 use super::two_engines::TwoEngines;
 
-/// An answer, without what two daemons say differently.
+/// A response, without what two daemons say differently.
 #[derive(Debug, PartialEq, Eq)]
 struct Response {
     status: String,
-    /// Names of headers that say what the answer is, not where it ends.
+    /// Names of headers that describe the response, not where it ends.
     headers: Vec<String>,
     body: String,
 }
 
-/// Sends `request` in the pieces that it is given in, and reads to the end of the answer.
+/// Sends `request` in the pieces that it is given in, and reads to the end of the response.
 #[track_caller]
 fn exchange(socket: &Path, request: &[Vec<u8>], closes: bool) -> Response {
     let mut stream = UnixStream::connect(socket).unwrap();

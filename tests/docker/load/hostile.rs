@@ -222,7 +222,7 @@ fn countless_members_and_endless_zeros_cost_neither_memory_nor_much_time() {
     assert!(peak <= 64 << 20, "{peak} bytes at most were resident");
 }
 
-/// dockerd answers before it was sent all of it, and its client is in the middle of sending.
+/// dockerd responds before it was sent all of it, and its client is in the middle of sending.
 #[test]
 fn a_response_that_comes_before_the_end_of_the_archive_is_read() {
     let bench = Bench::new();

@@ -40,7 +40,7 @@ impl<'a> Guarded<'a> {
         output
     }
 
-    /// Sends an archive to `path` over HTTP/1.1; all that is answered.
+    /// Sends an archive to `path` over HTTP/1.1; the whole response.
     #[track_caller]
     fn post(&self, target: &str, archive: &Tar) -> String {
         let mut stream = UnixStream::connect(&self.door).unwrap();
@@ -57,7 +57,7 @@ impl<'a> Guarded<'a> {
         String::from_utf8_lossy(&response).into_owned()
     }
 
-    /// The same over HTTP/2, which is spoken without asking: the status and the content of the answer.
+    /// The same over HTTP/2, which is spoken without asking: the status and the content of the response.
     fn post_over_http2(&self, target: &str, archive: &Tar) -> (u16, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

@@ -36,7 +36,7 @@ pub(super) struct Seen {
     snapshots: Vec<(String, String)>,
 }
 
-/// What a load said, and what there was afterwards.
+/// What a load printed, and what there was afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Loaded {
     pub(super) code: Option<i32>,

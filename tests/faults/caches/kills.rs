@@ -54,7 +54,7 @@ fn before_and_after_every_change_of_an_export() {
         // The version before is there, or the new one, or both, where it was not deleted yet.
         let is_new = after.iter().any(|id| !before.contains(id));
         assert!(is_new || after == before, "{before:?}, {after:?}");
-        // Whoever is told of a success can rely on it.
+        // Whoever gets a success can rely on it.
         assert!(is_new || !output.status.success(), "{output}");
         if is_new {
             has_met_the_end = true;

@@ -11,7 +11,7 @@ use crate::{
 /// A build that reads the cache and is about to read the layer `lost` when the engine loses that.
 fn loses(caching: &Caching<'_>, application: &Application, lost: &str) -> Output {
     let (run, target) = (caching.read(application), lost.to_owned());
-    // It was offered: the builder asks for it.
+    // It was offered: the builder requests it.
     caching.containerd.rule(hold_first(move |message| read_digest(message).is_some_and(|digest| digest == target)));
     let running = run.spawn();
     caching.containerd.stopped();

@@ -20,7 +20,7 @@ const PARTS: [Part; 3] = [Part::Containerd, Part::Dockerd, Part::Buildkitd];
 /// How many steps of an [`Application`] can come from a cache.
 const STEPS: usize = 2;
 
-/// What a build is told that writes the cache.
+/// The flags of a build that writes the cache.
 const WRITE: [&str; 4] = ["--cache-to", "type=linkspan,ref=faults,mode=max", "-o", "type=cacheonly"];
 
 /// client -> Linkspan -> proxy -> builder, and between Linkspan and containerd another proxy.
@@ -36,7 +36,7 @@ impl<'a> Caching<'a> {
         Self::with(engine, &[])
     }
 
-    /// The same, and `linkspan serve` is told more.
+    /// The same with more flags for `linkspan serve`.
     #[track_caller]
     fn with(engine: Engine<'a>, args: &[&str]) -> Self {
         let containerd = Proxy::new(engine.stack, engine.stack.containerd_address());

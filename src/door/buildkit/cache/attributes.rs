@@ -19,7 +19,7 @@ const PASSED: [&str; 7] = [
     "oci-mediatypes",
 ];
 
-/// How many versions of a part `keep` can ask for.
+/// How many versions of a part `keep` can request.
 const MAX_KEEP: usize = 16;
 
 /// An export.

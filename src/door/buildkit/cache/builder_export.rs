@@ -254,7 +254,7 @@ impl BuilderExport {
         Ok(Exported { is_unchanged: had.as_ref() == Some(&version.id), version })
     }
 
-    /// Fetches layers that the engine had when it was asked, and has lost since.
+    /// Fetches layers that the engine had when it was queried, and has lost since.
     async fn fetch_again(&self, pending: &CacheExport, listed: &CacheRoot, lost: &[Digest]) -> Result<(), CacheError> {
         for layer in listed.layers.iter().filter(|layer| lost.contains(&layer.digest)) {
             self.exports.fetch(&*pending.lease(), &*self.builder, layer, &self.events).await.map_err(fetch_error)?;

@@ -81,7 +81,7 @@ impl Service for ReferenceService {
         let limit = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(MAX_PAGE).min(MAX_PAGE);
         let images = self.images()?;
         let mut query = Query { prefix, after: Some(page_token).filter(|token| !token.is_empty()), limit };
-        // Images without a name have no reference, unless they are asked for. A page of nothing else is passed over.
+        // Images without a name have no reference, unless they are requested. A page of nothing else is passed over.
         let (references, next) = loop {
             let page = images.list(&query).await.map_err(ApiError::from)?;
             let selected = page.records.iter().filter(|record| unnamed || record.name.is_some());

@@ -67,7 +67,7 @@ pub(super) async fn push(
     let push = check(begin)?;
     exports.policy(&client).check(push.name.as_slice()).map_err(ApiError::from)?;
     let images = exports.engine().images().map_err(ApiError::from)?;
-    // Asked again when it counts; a client that is late learns so before it sends anything.
+    // Checked again when it counts; a client that is late learns so before it sends anything.
     push.compare(&*images).await?;
     let export = format!("push-{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
     let origin = Origin { export, door: "export", builder: String::new(), principal: client };

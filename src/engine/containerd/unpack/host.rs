@@ -1,6 +1,6 @@
 //! containerd's files, where this process can reach them.
 //!
-//! A snapshotter answers with mounts, and mounts are paths as containerd sees them. Whoever prepared a snapshot may fill
+//! A snapshotter responds with mounts, and mounts are paths as containerd sees them. Whoever prepared a snapshot may fill
 //! it through them; but the same path may be something else here, when containerd runs in a container or we do. The one
 //! view that is right in every case is `/proc/<pid>/root` of containerd itself.
 

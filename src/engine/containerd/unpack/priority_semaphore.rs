@@ -152,7 +152,7 @@ mod tests {
         drop(gone);
         drop(permit);
         let permit = late.await;
-        // Called, and gone before it could answer: the permit is not lost.
+        // Called, and gone before it could respond: the permit is not lost.
         let mut called = Box::pin(permits.acquire(1));
         assert!(called.as_mut().now_or_never().is_none());
         drop(permit);
