@@ -13,6 +13,8 @@ mod forward;
 #[doc(hidden)]
 pub mod api_server;
 #[doc(hidden)]
+pub mod build_outputs;
+#[doc(hidden)]
 pub mod buildx;
 pub mod cache_v1;
 pub mod caches;

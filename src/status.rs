@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
+use crate::build_outputs::{SlowLoad, SlowLoads};
 use crate::engine::EngineKind;
 use crate::export::{LiveExport, LiveExports};
 
@@ -142,12 +143,15 @@ pub struct Status {
     /// The exports that are under way, through any of the doors.
     #[serde(default)]
     pub exports: Vec<LiveExport>,
+    /// The load that spent most time in its builder's compression, where that was most of its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_load: Option<SlowLoad>,
 }
 
 impl Status {
-    /// The report of the door `door`, with what is in `exports` at the time of each request.
-    pub fn report(&self, door: &Door, exports: LiveExports) -> StatusReport {
-        StatusReport { status: Self { door: door.clone(), ..self.clone() }, exports }
+    /// The report of the door `door`, with what is in `exports` and `slow_loads` at the time of each request.
+    pub fn report(&self, door: &Door, exports: LiveExports, slow_loads: SlowLoads) -> StatusReport {
+        StatusReport { status: Self { door: door.clone(), ..self.clone() }, exports, slow_loads }
     }
 
     /// The builder whose door responds, if it is that of one.
@@ -169,6 +173,7 @@ impl Status {
 pub struct StatusReport {
     status: Status,
     exports: LiveExports,
+    slow_loads: SlowLoads,
 }
 
 impl StatusReport {
@@ -188,7 +193,8 @@ impl StatusReport {
 
     /// The document's bytes.
     pub fn bytes(&self) -> Bytes {
-        let status = Status { exports: self.exports.list(), ..self.status.clone() };
+        let slow_load = self.slow_loads.slowest();
+        let status = Status { exports: self.exports.list(), slow_load, ..self.status.clone() };
         // Strings, numbers and lists of them: writing those cannot fail.
         let mut text = serde_json::to_vec(&status).unwrap_or_default();
         text.push(b'\n');
@@ -237,6 +243,7 @@ mod tests {
             }],
             policy: Policy::default(),
             exports: Vec::new(),
+            slow_load: None,
         }
     }
 
@@ -246,7 +253,9 @@ mod tests {
         let exports = LiveExports::default();
         let (builder, principal) = ("b".to_owned(), Principal::Unix { uid: 1, gid: 2, pid: None });
         let origin = Origin { export: "e".to_owned(), door: "docker", builder, principal };
-        let report = status.report(&status.doors[1], exports.clone());
+        let slow_loads = SlowLoads::default();
+        slow_loads.note(SlowLoad { builder: "b".to_owned(), compressing_ms: 20_000, load_ms: 26_000, bytes: 7 });
+        let report = status.report(&status.doors[1], exports.clone(), slow_loads);
         let _listed = exports.add(&origin, vec!["demo:1".to_owned()]);
         let mut document: Value = serde_json::from_slice(&report.bytes()).unwrap();
         document["exports"][0]["created"].take().as_u64().unwrap();
@@ -273,6 +282,7 @@ mod tests {
                     "id": "e", "door": "docker", "builder": "b", "principal": "uid 1, gid 2", "state": "open",
                     "created": null, "names": ["demo:1"],
                 }],
+                "slow_load": { "builder": "b", "compressing_ms": 20000, "load_ms": 26000, "bytes": 7 },
             })
         );
     }

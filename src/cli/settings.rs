@@ -110,6 +110,19 @@ pub(super) struct Settings {
     )]
     plain_is_load: Option<String>,
 
+    /// How builders compress the layers that they make for a load, where the client names no compression itself (as in `-o
+    /// type=docker,compression=zstd`): `as-asked` (as without Linkspan: gzip), `fast` (gzip at its quickest level), `zstd`, or
+    /// `uncompressed`. What a builder made once stays so, also in its later pushes. Builds with other outputs that have the
+    /// image's layers are left as they are [env: LINKSPAN_LOAD_COMPRESSION] [default: as-asked]
+    #[arg(long, value_name = "HOW", help_heading = "Doors")]
+    load_compression: Option<String>,
+
+    /// How builders compress the layers that they push, where the client names no compression itself: `as-asked` (as without
+    /// Linkspan: each as it was made first), or `gzip`, whatever it was before [env: LINKSPAN_PUSH_COMPRESSION]
+    /// [default: as-asked]
+    #[arg(long, value_name = "HOW", help_heading = "Doors")]
+    push_compression: Option<String>,
+
     /// Where the door of the standard exporter API listens; a unix socket or a loopback address [env:
     /// LINKSPAN_EXPORT_LISTEN] [default where no door is asked for: export.sock beside the docker door's]
     #[arg(long, value_name = "ADDR", help_heading = "Doors")]
@@ -225,6 +238,8 @@ impl From<Settings> for Layer {
         for (setting, value) in [
             (Setting::DockerListen, flags.docker_listen),
             (Setting::PlainIsLoad, flags.plain_is_load),
+            (Setting::LoadCompression, flags.load_compression),
+            (Setting::PushCompression, flags.push_compression),
             (Setting::ExportListen, flags.export_listen),
             (Setting::DenyTagMove, flags.deny_tag_move),
             (Setting::CacheFromEngine, flags.cache_from_engine),

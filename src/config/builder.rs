@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::parse::{boolean, invalid};
+use super::parse::{boolean, invalid, load_compression, outputs};
 use super::{BuilderEndpoint, ConfigError, DEFAULT_LISTEN, Given, Layer, Setting};
+use crate::build_outputs::OutputOptions;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::net::{Address, Tls};
 use crate::tunnel::Container;
@@ -21,8 +22,8 @@ pub struct Builder {
     pub tls: Option<Tls>,
     /// Where its door listens: a unix socket or a loopback address.
     pub listen: Address,
-    /// Whether plain exporters count as a load.
-    pub plain_is_load: bool,
+    /// How the outputs of its builds are treated.
+    pub outputs: OutputOptions,
 }
 
 /// An unchecked builder.
@@ -31,6 +32,7 @@ pub(super) struct Draft {
     pub address: Given,
     pub listen: Option<Given>,
     pub plain_is_load: Option<Given>,
+    pub load_compression: Option<Given>,
     pub ca: Option<Given>,
     pub cert: Option<Given>,
     pub key: Option<Given>,
@@ -39,7 +41,16 @@ pub(super) struct Draft {
 
 impl From<Given> for Draft {
     fn from(address: Given) -> Self {
-        Self { address, listen: None, plain_is_load: None, ca: None, cert: None, key: None, server_name: None }
+        Self {
+            address,
+            listen: None,
+            plain_is_load: None,
+            load_compression: None,
+            ca: None,
+            cert: None,
+            key: None,
+            server_name: None,
+        }
     }
 }
 
@@ -55,8 +66,8 @@ pub(super) fn check(settings: &Layer, tables: Vec<Draft>) -> Result<Vec<Builder>
     }
     pair(&mut drafts, settings.all(Setting::BuildkitListen))?;
     secure(&mut drafts, settings)?;
-    let is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);
-    let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, is_load, settings)).collect::<Result<_, _>>()?;
+    let outputs = outputs(settings)?;
+    let builders: Vec<_> = drafts.iter().map(|draft| builder(draft, outputs, settings)).collect::<Result<_, _>>()?;
     let mut taken = HashSet::new();
     for Builder { listen, .. } in &builders {
         // Port 0 means any free port, so two doors can share it.
@@ -130,15 +141,20 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn builder(draft: &Draft, plain_is_load: bool, settings: &Layer) -> Result<Builder, ConfigError> {
+fn builder(draft: &Draft, mut outputs: OutputOptions, settings: &Layer) -> Result<Builder, ConfigError> {
     let endpoint = endpoint(&draft.address, settings)?;
     let listen = match &draft.listen {
         Some(given) => listen(given)?,
         None => DEFAULT_LISTEN.parse().map_err(|error| ConfigError::Contradiction(format!("{error}")))?,
     };
-    let plain_is_load = draft.plain_is_load.as_ref().map(boolean).transpose()?.unwrap_or(plain_is_load);
+    if let Some(given) = &draft.plain_is_load {
+        outputs.plain_is_load = boolean(given)?;
+    }
+    if let Some(given) = &draft.load_compression {
+        outputs.load_compression = load_compression(given)?;
+    }
     let tls = tls(draft, &endpoint)?;
-    Ok(Builder { endpoint, tls, listen, plain_is_load })
+    Ok(Builder { endpoint, tls, listen, outputs })
 }
 
 fn endpoint(given: &Given, settings: &Layer) -> Result<BuilderEndpoint, ConfigError> {

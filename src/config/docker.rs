@@ -1,8 +1,9 @@
 //! Checks the docker door: where it listens, and that its engine is not the door itself.
 
 use super::builder::listen;
-use super::parse::{boolean, invalid};
+use super::parse::{invalid, outputs};
 use super::{Builder, ConfigError, Layer, Origin, Setting};
+use crate::build_outputs::OutputOptions;
 use crate::engine::EngineKind;
 use crate::engine::select::{DEFAULT_DOCKER_HOST, Selection};
 use crate::net::Address;
@@ -12,8 +13,8 @@ use crate::net::Address;
 pub struct DockerDoor {
     /// Where it listens.
     pub listen: Address,
-    /// Whether plain exporters count as a load for builders behind it.
-    pub plain_is_load: bool,
+    /// How the outputs of builders behind it are treated.
+    pub outputs: OutputOptions,
     /// Whether it is the default; a default door is left out if the engine is not Docker.
     pub is_default: bool,
 }
@@ -67,6 +68,5 @@ pub(super) fn check(
             builder.endpoint
         )));
     }
-    let plain_is_load = settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or(false);
-    Ok(Some(DockerDoor { listen, plain_is_load, is_default }))
+    Ok(Some(DockerDoor { listen, outputs: outputs(settings)?, is_default }))
 }

@@ -64,6 +64,8 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         (Setting::CacheMaxAge, document.cache_max_age),
         (Setting::CacheMaxCount, document.cache_max_count),
         (Setting::PlainIsLoad, document.plain_is_load),
+        (Setting::LoadCompression, document.load_compression),
+        (Setting::PushCompression, document.push_compression),
         (Setting::ExportListen, document.export_listen),
         (Setting::DenyTagMove, document.deny_tag_move),
         (Setting::Group, document.group),
@@ -93,6 +95,7 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
             address: given("address", table.address),
             listen: table.listen.map(|value| given("listen", value)),
             plain_is_load: table.plain_is_load.map(|value| given("plain-is-load", value)),
+            load_compression: table.load_compression.map(|value| given("load-compression", value)),
             ca: tls.ca.map(|value| given("tls.ca", value)),
             cert: tls.cert.map(|value| given("tls.cert", value)),
             key: tls.key.map(|value| given("tls.key", value)),
@@ -120,6 +123,8 @@ struct Document {
     cache_max_count: Option<Scalar>,
     #[serde(alias = "docker-is-load")]
     plain_is_load: Option<Scalar>,
+    load_compression: Option<Scalar>,
+    push_compression: Option<Scalar>,
     export_listen: Option<Scalar>,
     #[serde(default)]
     allow_name: Vec<Scalar>,
@@ -144,6 +149,7 @@ struct Table {
     listen: Option<Scalar>,
     #[serde(alias = "docker-is-load")]
     plain_is_load: Option<Scalar>,
+    load_compression: Option<Scalar>,
     tls: Option<TlsTable>,
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, Given};
+use super::{ConfigError, Given, Layer, Setting};
+use crate::build_outputs::{LoadCompression, OutputOptions, PushCompression};
 
 /// The error for a value; `reason` continues the sentence that begins with it.
 pub(super) fn invalid(given: &Given, reason: impl Into<String>) -> ConfigError {
@@ -16,6 +17,35 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
         "false" | "0" => Ok(false),
         _ => Err(invalid(given, "is neither `true` nor `false`")),
     }
+}
+
+/// How builders compress new layers of loads.
+pub(super) fn load_compression(given: &Given) -> Result<LoadCompression, ConfigError> {
+    match given.text.as_str() {
+        "as-asked" => Ok(LoadCompression::AsAsked),
+        "fast" => Ok(LoadCompression::Fast),
+        "zstd" => Ok(LoadCompression::Zstd),
+        "uncompressed" => Ok(LoadCompression::Uncompressed),
+        _ => Err(invalid(given, "is no compression of loads; expected `as-asked`, `fast`, `zstd` or `uncompressed`")),
+    }
+}
+
+/// How builders compress layers that they push.
+fn push_compression(given: &Given) -> Result<PushCompression, ConfigError> {
+    match given.text.as_str() {
+        "as-asked" => Ok(PushCompression::AsAsked),
+        "gzip" => Ok(PushCompression::Gzip),
+        _ => Err(invalid(given, "is no compression of pushes; expected `as-asked` or `gzip`")),
+    }
+}
+
+/// How doors treat the outputs of builds, where a builder has no settings of its own.
+pub(super) fn outputs(settings: &Layer) -> Result<OutputOptions, ConfigError> {
+    Ok(OutputOptions {
+        plain_is_load: settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or_default(),
+        load_compression: settings.one(Setting::LoadCompression).map(load_compression).transpose()?.unwrap_or_default(),
+        push_compression: settings.one(Setting::PushCompression).map(push_compression).transpose()?.unwrap_or_default(),
+    })
 }
 
 /// A limit in bytes, such as `500MB` or `10GiB`. Zero would delete everything, and in many programs means no limit.

@@ -27,6 +27,10 @@ pub enum Setting {
     DockerListen,
     /// Whether the plain exporters `docker` and `oci` count as a load.
     PlainIsLoad,
+    /// How builders compress new layers of loads: `as-asked`, `fast`, `zstd` or `uncompressed`.
+    LoadCompression,
+    /// How builders compress layers that they push: `as-asked` or `gzip`.
+    PushCompression,
     /// Where the door of the standard exporter API listens.
     ExportListen,
     /// A pattern of names that clients may set; repeatable.
@@ -69,7 +73,7 @@ pub enum Setting {
 
 impl Setting {
     /// Every setting.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Config,
         Self::Engine,
         Self::DockerHost,
@@ -82,6 +86,8 @@ impl Setting {
         Self::BuildkitListen,
         Self::DockerListen,
         Self::PlainIsLoad,
+        Self::LoadCompression,
+        Self::PushCompression,
         Self::ExportListen,
         Self::AllowName,
         Self::DenyTagMove,
@@ -118,6 +124,8 @@ impl Setting {
             Self::BuildkitListen => "buildkit-listen",
             Self::DockerListen => "docker-listen",
             Self::PlainIsLoad => "plain-is-load",
+            Self::LoadCompression => "load-compression",
+            Self::PushCompression => "push-compression",
             Self::ExportListen => "export-listen",
             Self::AllowName => "allow-name",
             Self::DenyTagMove => "deny-tag-move",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::builder::KEEP_EXEC;
+use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::door::{buildkit, docker};
 use crate::export::Exports;
@@ -13,12 +14,14 @@ pub(super) fn door(
     upstream: Upstream,
     exports: &Arc<Exports>,
     caches: Option<Arc<Caches>>,
-    plain_is_load: bool,
+    outputs: OutputOptions,
+    slow_loads: &SlowLoads,
 ) -> docker::Door {
-    let (exports, of_builders) = (Arc::clone(exports), Arc::clone(exports));
+    let (exports, of_builders, slow_loads) = (Arc::clone(exports), Arc::clone(exports), slow_loads.clone());
     let services = move |builder, connections| {
-        let settings = buildkit::Settings { builder, connections, plain_is_load };
-        Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders)).with_caches(caches.clone())) as _
+        let settings = buildkit::Settings { builder, connections, outputs };
+        let door = buildkit::Door::new(settings, Arc::clone(&of_builders)).with_caches(caches.clone());
+        Arc::new(door.with_slow_loads(slow_loads.clone())) as _
     };
     let builders = docker::BuilderSettings { services: Box::new(services), keep: KEEP_EXEC };
     docker::Door::new(docker::Settings { upstream, exports, builders: Some(builders) })

@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::api_server::ApiServer;
+use crate::build_outputs::SlowLoads;
 use crate::caches::Caches;
 use crate::config::{Builder, Config, ConfigError, DEFAULT_DOCKER_LISTEN};
 use crate::door::{buildkit, cache_api, export_api};
@@ -177,7 +178,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
             upstream => {
                 doors.push(&door.listen);
                 let listener = Listener::open(&door.listen, config.gid, &mut inherited).await?;
-                Some((upstream?, listener, door.plain_is_load))
+                Some((upstream?, listener, door.outputs))
             }
         },
         None => None,
@@ -214,9 +215,11 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         // Clients would wait forever otherwise, because the service manager keeps the socket open.
         listeners.open("docker", listener, |stream, _drain| async move { drop(stream) });
     }
+    let slow_loads = SlowLoads::default();
     let status = status::compose(
         config,
         &exports,
+        &slow_loads,
         &Listening {
             docker: docker.as_ref().map(|(_, listener, _)| listener.address()),
             export: export_listener.as_ref().map(Listener::address),
@@ -246,10 +249,10 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
     }
     for ((builder, connections), listener) in config.builders.iter().zip(pools).zip(builder_listeners) {
         announce(&format!("buildkit door for {} listening on {}", builder.endpoint, listener.address()));
-        let (builder, plain_is_load) = (builder.endpoint.to_string(), builder.plain_is_load);
-        let settings = buildkit::Settings { builder, connections, plain_is_load };
+        let settings =
+            buildkit::Settings { builder: builder.endpoint.to_string(), connections, outputs: builder.outputs };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
-        let door = Arc::new(door.with_status(status.of(listener.address())));
+        let door = Arc::new(door.with_slow_loads(slow_loads.clone()).with_status(status.of(listener.address())));
         let looking = Arc::clone(&door);
         // In the background, because a builder may start after this daemon.
         tokio::spawn(async move { looking.look().await });
@@ -259,9 +262,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         });
     }
     let mut docker_door = None;
-    if let Some((upstream, listener, is_load)) = docker {
+    if let Some((upstream, listener, outputs)) = docker {
         announce(&format!("docker door for {} listening on {}", upstream.address(), listener.address()));
-        let door = docker::door(upstream, &exports, caches.clone(), is_load);
+        let door = docker::door(upstream, &exports, caches.clone(), outputs, &slow_loads);
         let door = Arc::new(door.with_status(status.of(listener.address())));
         docker_door = Some(Arc::clone(&door));
         listeners.open("docker", listener, move |stream, drain| {

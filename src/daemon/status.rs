@@ -1,5 +1,6 @@
 //! The status document of this process, which every door serves.
 
+use crate::build_outputs::SlowLoads;
 use crate::config::Config;
 use crate::engine::{Identity, Storage};
 use crate::export::{Exports, LiveExports, unique_id};
@@ -20,6 +21,7 @@ pub(super) struct Listening<'a> {
 pub(super) struct Composed {
     status: Option<Status>,
     exports: LiveExports,
+    slow_loads: SlowLoads,
 }
 
 impl Composed {
@@ -27,12 +29,17 @@ impl Composed {
     pub(super) fn of(&self, address: &Address) -> Option<StatusReport> {
         let (status, address) = (self.status.as_ref()?, address.to_string());
         let door = status.doors.iter().find(|door| door.address == address)?;
-        Some(status.report(door, self.exports.clone()))
+        Some(status.report(door, self.exports.clone(), self.slow_loads.clone()))
     }
 }
 
 /// Composes the status of a process with `config`, whose doors listen on `listening` and accept `exports`.
-pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<'_>) -> Composed {
+pub(super) fn compose(
+    config: &Config,
+    exports: &Exports,
+    slow_loads: &SlowLoads,
+    listening: &Listening<'_>,
+) -> Composed {
     let door = |kind| move |address: &&Address| Door { kind, address: address.to_string() };
     let doors: Vec<_> = (listening.docker.iter().map(door(Kind::Docker)))
         .chain(listening.builders.iter().map(door(Kind::Buildkit)))
@@ -41,10 +48,10 @@ pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<
     let builders = config.builders.iter().zip(&listening.builders).map(|(builder, address)| Builder {
         address: builder.endpoint.to_string(),
         door: address.to_string(),
-        plain_is_load: builder.plain_is_load,
+        plain_is_load: builder.outputs.plain_is_load,
     });
     let policy = Policy {
-        plain_is_load: config.docker_door.as_ref().is_some_and(|door| door.plain_is_load),
+        plain_is_load: config.docker_door.as_ref().is_some_and(|door| door.outputs.plain_is_load),
         names_restricted: !config.names.allowed.is_empty(),
         deny_tag_move: !config.names.allow_tag_move,
         caches_restricted: !config.caches.policy.allowed.is_empty(),
@@ -63,8 +70,9 @@ pub(super) fn compose(config: &Config, exports: &Exports, listening: &Listening<
         builders: builders.collect(),
         policy,
         exports: Vec::new(),
+        slow_load: None,
     });
-    Composed { status, exports: exports.live().clone() }
+    Composed { status, exports: exports.live().clone(), slow_loads: slow_loads.clone() }
 }
 
 fn engine(identity: &Identity) -> Engine {

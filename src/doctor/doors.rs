@@ -32,9 +32,11 @@ pub(super) fn gather(config: &Config, sockets: &[Socket]) -> Vec<Door> {
     };
     let builders = config.builders.iter().filter(|builder| door_of(&builder.endpoint, sockets).is_none());
     for builder in builders.filter(|builder| !has_other_door(builder)) {
-        doors.push(configured(Kind::Buildkit, &builder.listen, builder.plain_is_load));
+        doors.push(configured(Kind::Buildkit, &builder.listen, builder.outputs.plain_is_load));
     }
-    doors.extend(config.docker_door.iter().map(|door| configured(Kind::Docker, &door.listen, door.plain_is_load)));
+    doors.extend(
+        config.docker_door.iter().map(|door| configured(Kind::Docker, &door.listen, door.outputs.plain_is_load)),
+    );
     doors.extend(config.export_listen.iter().map(|listen| configured(Kind::Export, listen, false)));
     for door in &mut doors {
         // The running door's setting counts.

@@ -119,6 +119,7 @@ mod tests {
             builders: Vec::new(),
             policy: status::Policy::default(),
             exports: Vec::new(),
+            slow_load: None,
         }
     }
 

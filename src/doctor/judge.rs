@@ -52,6 +52,7 @@ pub(super) fn judge(found: &Found) -> Report {
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
         users,
     };
+    checks.extend(running.iter().filter_map(|status| slow_load_check(status)));
     checks.extend(caches_check(found.caches.as_ref(), subject.as_ref().map(|subject| &subject.status.policy)));
     let (users_checks, users_builders) = buildx::judge(&ways);
     checks.extend(users_checks);
@@ -138,6 +139,14 @@ fn running_check(status: &Status) -> Check {
     }
     let found = format!("version {version} {exports}; this program is version {}", env!("CARGO_PKG_VERSION"));
     check("linkspan", Mark::Note, found, Some("restart it, if it was updated"))
+}
+
+/// The check of the slowest load, if its builder's compression made it slow.
+fn slow_load_check(status: &Status) -> Option<Check> {
+    let slow = status.slow_load.as_ref()?;
+    let found = format!("{} of a load from {} were the builder's gzip of new layers", slow.cost(), slow.builder);
+    let remedy = format!("{}; README, \"Big new layers\", has what that costs", slow.remedy());
+    Some(check("load", Mark::Slow, found, Some(&remedy)))
 }
 
 /// The check of an address that is configured as an engine's or a builder's and is a door.

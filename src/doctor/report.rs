@@ -25,7 +25,7 @@ pub enum Mark {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Its subject: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door` or `buildx`.
+    /// Its subject: `linkspan`, `engine`, `containerd`, `unpack`, `inflate`, `sharing`, `builder`, `door`, `load`, `caches` or `buildx`.
     pub about: &'static str,
     /// The result.
     pub mark: Mark,

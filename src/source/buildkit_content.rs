@@ -3,12 +3,12 @@
 //! buildkitd serves a read-only `containerd.services.content.v1.Content` over its whole content
 //! store on the control listener since v0.11 (BuildKit `control/control.go`).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::{InfoRequest, ReadContentRequest};
+use containerd_client::services::v1::{Info, InfoRequest, ReadContentRequest};
 use futures_util::stream::{StreamExt, unfold};
 use http::Uri;
 use tonic::{Code, Status};
@@ -37,6 +37,24 @@ impl BuildkitContent {
         let client = ContentClient::with_origin(calls, Uri::from_static("http://localhost"))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Self { name: format!("builder {builder}"), client }
+    }
+
+    /// When a blob was written, by the builder's clock; `None` if it does not hold the blob or does not know.
+    ///
+    /// # Errors
+    /// When the builder does not respond.
+    pub async fn created(&self, digest: &Digest) -> Result<Option<SystemTime>, SourceError> {
+        let created = self.info(digest).await?.and_then(|info| info.created_at);
+        Ok(created.and_then(|created| SystemTime::try_from(created).ok()))
+    }
+
+    async fn info(&self, digest: &Digest) -> Result<Option<Info>, SourceError> {
+        let mut client = self.client.clone();
+        match within_silence(client.info(InfoRequest { digest: digest.to_string() })).await {
+            Ok(response) => Ok(response.into_inner().info),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.error(digest, &status)),
+        }
     }
 
     fn error(&self, digest: &Digest, status: &Status) -> SourceError {
@@ -90,11 +108,6 @@ impl Source for BuildkitContent {
 #[async_trait]
 impl BlobLookup for BuildkitContent {
     async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, SourceError> {
-        let mut client = self.client.clone();
-        match within_silence(client.info(InfoRequest { digest: digest.to_string() })).await {
-            Ok(response) => Ok(response.into_inner().info.and_then(|info| u64::try_from(info.size).ok())),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(self.error(digest, &status)),
-        }
+        Ok(self.info(digest).await?.and_then(|info| u64::try_from(info.size).ok()))
     }
 }

@@ -19,6 +19,7 @@ mod attested;
 mod bake;
 mod both_ways;
 mod caches;
+mod compression;
 mod explicit;
 mod failures;
 mod finalize;

@@ -88,7 +88,7 @@ fn wrong_values_exit_2_before_anything_opens() {
         (&["--config", "/nonexistent.toml"], "cannot read the configuration file /nonexistent.toml"),
         (
             &["--config", file],
-            "unknown field `adress`, expected one of `address`, `listen`, `docker-is-load`, `plain-is-load`, `tls`",
+            "unknown field `adress`, expected one of `address`, `listen`, `docker-is-load`, `plain-is-load`, `load-compression`, `tls`",
         ),
         (&["--docker-is-load=maybe"], "--plain-is-load: `maybe` is neither `true` nor `false`"),
         (&["--cache-max-bytes", "0"], "--cache-max-bytes: `0` would let no cache stay; expected at least 1 byte"),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::both_ways::{BothWays, no_tunnels, tunnels};
-use crate::common::{Context, Stack, text, until};
+use crate::common::{Context, Linkspan, Stack, text, until};
 
 #[test]
 fn an_image_is_exported_directly() {
@@ -22,6 +22,22 @@ fn an_image_is_exported_directly() {
     assert_ne!(side.digest("edit:1"), digest);
     let again = side.builder.build(context.path(), ["--load", "-t", "edit:1"]).ok();
     assert!(again.stderr.contains("0 blobs, 0 B sent"), "{first}{again}");
+}
+
+#[test]
+fn new_layers_are_made_as_the_setting_says() {
+    let stack = Stack::shared();
+    let door = stack.fresh_path("-docker.sock");
+    let listen = format!("unix://{}", text(&door));
+    let args = ["--docker-host", stack.docker_host(), "--docker-listen", &listen, "--load-compression", "uncompressed"];
+    let linkspan = Linkspan::start_at(stack, &args, &[], vec![door]);
+    let builder = stack.container_builder(&linkspan.address(), "plain");
+    let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 100_000, 23);
+    builder.build(context.path(), ["--load", "-t", "plain:1"]).ok();
+    let manifest = stack.image("docker.io/library/plain:1").unwrap();
+    let manifest = stack.ctr("moby", ["content", "get", &manifest]).ok().stdout;
+    assert!(manifest.contains("\"application/vnd.oci.image.layer.v1.tar\""), "{manifest}");
+    builder.buildx(["rm"]).ok();
 }
 
 #[test]

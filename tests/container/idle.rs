@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use linkspan::build_outputs::OutputOptions;
 use linkspan::door::{buildkit, docker};
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
@@ -23,7 +24,7 @@ async fn open(stack: &'static Stack, socket: &std::path::Path, keep: Duration) -
     let exports = Arc::new(Exports::new(select(&selection).await.unwrap().engine));
     let of_builders = Arc::clone(&exports);
     let services = move |builder, connections| {
-        let settings = buildkit::Settings { builder, connections, plain_is_load: false };
+        let settings = buildkit::Settings { builder, connections, outputs: OutputOptions::default() };
         Arc::new(buildkit::Door::new(settings, Arc::clone(&of_builders))) as _
     };
     let address: Address = stack.docker_host().parse().unwrap();

@@ -48,6 +48,14 @@ fn wrong_values_are_named_with_their_place() {
         ),
         (sources().flag(Setting::PlainIsLoad, "yes"), "--plain-is-load: `yes` is neither `true` nor `false`"),
         (
+            sources().flag(Setting::LoadCompression, "gzip"),
+            "--load-compression: `gzip` is no compression of loads; expected `as-asked`, `fast`, `zstd` or `uncompressed`",
+        ),
+        (
+            sources().file("push-compression = 'fast'"),
+            "`push-compression` in config.toml: `fast` is no compression of pushes; expected `as-asked` or `gzip`",
+        ),
+        (
             sources().flag(Setting::Group, "nobody-has-this"),
             "--group: `nobody-has-this` is no group in group; expected a group's name, or its number",
         ),

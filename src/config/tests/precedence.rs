@@ -1,6 +1,7 @@
 //! The precedence of sources.
 
 use super::*;
+use crate::build_outputs::{LoadCompression, OutputOptions, PushCompression};
 use crate::caches::{CacheLimits, CachePolicy};
 use crate::engine::select::ApplierChoice;
 
@@ -41,6 +42,8 @@ fn every_setting_can_be_given_by_variable() {
         .variable("LINKSPAN_BUILDKIT_LISTEN", "tcp://[::1]:2")
         .variable("LINKSPAN_DOCKER_LISTEN", "unix:///l.sock")
         .variable("LINKSPAN_PLAIN_IS_LOAD", "true")
+        .variable("LINKSPAN_LOAD_COMPRESSION", "fast")
+        .variable("LINKSPAN_PUSH_COMPRESSION", "gzip")
         .variable("LINKSPAN_TLS_CA", "ca.pem")
         .variable("LINKSPAN_TLS_CERT", "cert.pem")
         .variable("LINKSPAN_TLS_KEY", "key.pem")
@@ -66,11 +69,16 @@ fn every_setting_can_be_given_by_variable() {
         key: Some("key.pem".into()),
         server_name: Some("name".to_owned()),
     };
+    let outputs = OutputOptions {
+        plain_is_load: true,
+        load_compression: LoadCompression::Fast,
+        push_compression: PushCompression::Gzip,
+    };
     let builder = Builder {
         endpoint: "tcp://b:1".parse::<Address>().unwrap().into(),
         tls: Some(tls),
         listen: "tcp://[::1]:2".parse().unwrap(),
-        plain_is_load: true,
+        outputs,
     };
     assert_eq!(
         config,
@@ -98,11 +106,7 @@ fn every_setting_can_be_given_by_variable() {
                 lazy_import: false,
             },
             output_dirs: vec!["/srv/a".into(), "/srv/b".into()],
-            docker_door: Some(DockerDoor {
-                listen: "unix:///l.sock".parse().unwrap(),
-                plain_is_load: true,
-                is_default: false
-            }),
+            docker_door: Some(DockerDoor { listen: "unix:///l.sock".parse().unwrap(), outputs, is_default: false }),
             gid: 50,
             engine_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
@@ -123,6 +127,7 @@ fn a_file_configures_the_same_and_more() {
             drain-timeout = 0
             log-level = "warn"
             plain-is-load = true
+            load-compression = "zstd"
             cache-max-count = 7
             allow-output-dir = ["/srv/exports"]
             [[builder]]
@@ -132,6 +137,7 @@ fn a_file_configures_the_same_and_more() {
             address = "tcp://b:1"
             listen = "tcp://localhost:0"
             docker-is-load = false
+            load-compression = "uncompressed"
             tls = { ca = "ca.pem", server-name = "name" }
             "#,
         )
@@ -144,16 +150,18 @@ fn a_file_configures_the_same_and_more() {
     assert_eq!(config.output_dirs, [PathBuf::from("/srv/exports")]);
     assert_eq!(config.caches.limits.max_count, Some(7));
     let [first, second] = config.builders.as_slice() else { panic!("{:?}", config.builders) };
-    assert_eq!((first.listen.to_string(), first.plain_is_load), ("unix:///l.sock".to_owned(), true));
-    assert_eq!((first.tls.is_none(), second.plain_is_load), (true, false));
+    assert_eq!((first.listen.to_string(), first.outputs.plain_is_load), ("unix:///l.sock".to_owned(), true));
+    assert_eq!((first.tls.is_none(), second.outputs.plain_is_load), (true, false));
+    let compressions = [first, second].map(|builder| builder.outputs.load_compression);
+    assert_eq!(compressions, [LoadCompression::Zstd, LoadCompression::Uncompressed]);
     assert_eq!(second.tls.as_ref().unwrap().server_name.as_deref(), Some("name"));
 }
 
 #[test]
 fn a_former_name_is_taken_unless_the_new_one_is_there() {
     let builder = |sources: Sources| sources.variable("BUILDKIT_HOST", "unix:///b.sock").config().builders.remove(0);
-    assert!(builder(Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true")).plain_is_load);
-    assert!(builder(Sources::new().file("docker-is-load = true")).plain_is_load);
+    assert!(builder(Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true")).outputs.plain_is_load);
+    assert!(builder(Sources::new().file("docker-is-load = true")).outputs.plain_is_load);
     let both = Sources::new().variable("LINKSPAN_DOCKER_IS_LOAD", "true").variable("LINKSPAN_PLAIN_IS_LOAD", "false");
-    assert!(!builder(both).plain_is_load);
+    assert!(!builder(both).outputs.plain_is_load);
 }

@@ -24,6 +24,7 @@ fn status(kind: Kind, engine: EngineKind, plain_is_load: bool) -> Status {
         builders: vec![Builder { address: BUILDER.to_owned(), door: BUILDKIT_DOOR.to_owned(), plain_is_load }],
         policy: Policy { plain_is_load, ..Policy::default() },
         exports: Vec::new(),
+        slow_load: None,
     }
 }
 

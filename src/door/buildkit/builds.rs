@@ -12,6 +12,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::cache::CacheBuild;
+use super::slow::LayersExport;
 use super::solve::NO_CACHE;
 
 /// The limit of what is recorded of one build's gateway calls. Frontend requests are a few KiB.
@@ -30,6 +31,8 @@ pub(super) struct Build {
     recording: Mutex<Recording>,
     /// The caches that it reads and writes, while it runs.
     cache: Mutex<Weak<CacheBuild>>,
+    /// When its layers were made.
+    layers: Mutex<LayersExport>,
 }
 
 /// The progress frames for the client, in order.
@@ -77,6 +80,7 @@ impl Builds {
             progress: watch::Sender::default(),
             recording: Mutex::default(),
             cache: Mutex::default(),
+            layers: Mutex::default(),
         });
         builds.insert(id.to_owned(), Arc::downgrade(&build));
         build
@@ -119,6 +123,16 @@ impl Build {
     /// Sets the caches of the build.
     pub(super) fn set_cache(&self, cache: &Arc<CacheBuild>) {
         *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(cache);
+    }
+
+    /// Reads a frame of the builder's own progress.
+    pub(super) fn read_progress(&self, frame: &[u8]) {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner).read(frame);
+    }
+
+    /// When its layers were made, as far as the builder's progress has said it.
+    pub(super) fn layers_export(&self) -> LayersExport {
+        *self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a gateway call for a repetition.

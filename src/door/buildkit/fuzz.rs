@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use super::solve::{History, Solve};
 use super::wire::{entry, fields, put_map};
+use crate::build_outputs::{LoadCompression, OutputOptions, PushCompression};
 
 /// The concatenated fields of a message are the message, and an edited request reads back as edited.
 pub fn solve(bytes: &[u8]) {
@@ -23,8 +24,9 @@ pub fn solve(bytes: &[u8]) {
     }
     valid(bytes);
     let Ok(solve) = Solve::read(Bytes::copy_from_slice(bytes)) else { return };
-    for plain_is_load in [false, true] {
-        let Some(exporters) = solve.builder_exporters(plain_is_load) else { continue };
+    for (plain_is_load, load_compression) in [(false, LoadCompression::Fast), (true, LoadCompression::AsAsked)] {
+        let options = OutputOptions { plain_is_load, load_compression, ..OutputOptions::default() };
+        let Some(exporters) = solve.builder_exporters(options) else { continue };
         let edited = [solve.with_exporters(&exporters), solve.again("again", &exporters, History::Skip)];
         for message in edited.into_iter().flatten() {
             let read = Solve::read(message.clone());
@@ -38,7 +40,11 @@ fn valid(bytes: &[u8]) {
     // Encoded anew, because prost accepts a map field of the varint wire type, which BuildKit refuses.
     let Ok(request) = SolveRequest::decode(bytes) else { return };
     let Ok(solve) = Solve::read(request.encode_to_vec().into()) else { return };
-    let Some(exporters) = solve.builder_exporters(true) else { return };
+    if let Ok(Some(message)) = solve.with_pushes(PushCompression::Gzip) {
+        assert!(SolveRequest::decode(message).is_ok_and(|edited| edited.frontend_attrs == request.frontend_attrs));
+    }
+    let options = OutputOptions { plain_is_load: true, ..OutputOptions::default() };
+    let Some(exporters) = solve.builder_exporters(options) else { return };
     for message in [solve.with_exporters(&exporters), solve.again("again", &exporters, History::Keep)] {
         let Ok(message) = message else { continue };
         assert!(SolveRequest::decode(message).is_ok_and(|edited| edited.frontend_attrs == request.frontend_attrs));

@@ -1,6 +1,7 @@
 //! The exports of a build, inside it or between the builder's response and the client's, and each exporter's result.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bollard_buildkit_proto::moby::buildkit::v1::Descriptor as HistoryDescriptor;
 use futures_util::future::join_all;
@@ -15,7 +16,9 @@ use super::progress::{Display, Placement};
 use super::rebuild::rebuild;
 use super::remarks;
 use super::response::{BuildResponse, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
+use super::slow::MissingLayers;
 use super::solve::Solve;
+use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::engine::{EngineError, Origin};
 use crate::export::response::{NAME, image_response};
 use crate::export::{ExportError, Exports, Request, unique_id};
@@ -39,6 +42,9 @@ pub(super) struct Load {
     pub(super) client: Principal,
     pub(super) build: Arc<Build>,
     pub(super) solve: Solve,
+    /// How the door treats outputs.
+    pub(super) outputs: OutputOptions,
+    pub(super) slow_loads: SlowLoads,
     /// The exporters that replaced the client's in the builder's request.
     pub(super) builder_exporters: Vec<Exporter>,
 }
@@ -234,8 +240,11 @@ impl Load {
         // With the time of the export, which the builder's own exporter writes into the `index.json` of a layout.
         let root = dated(&made.root, self.source_time(exporter, frontend));
         let request = Request::new(root.clone(), names.clone(), origin);
-        let outcome = self.exports.run(request, self.builder.content(), display.events()).await?;
-        display.succeed(&outcome);
+        let (begun, layers) = (Instant::now(), MissingLayers::default());
+        let events = layers.listening(display.events());
+        let outcome = self.exports.run(request, self.builder.content(), events).await?;
+        let remark = self.remark_on_time(exporter, &layers, begun.elapsed()).await;
+        display.succeed(&outcome, remark.as_deref());
         // The root already has its time.
         Ok(archive_keys(&root, made.config.clone(), &names, None))
     }

@@ -10,6 +10,7 @@ mod arrival;
 mod builder;
 mod builds;
 mod cache;
+mod compression;
 mod entry;
 mod explicit;
 mod exporters;
@@ -27,6 +28,7 @@ mod rescue;
 mod response;
 mod route;
 mod session;
+mod slow;
 mod solve;
 mod status;
 mod unary;
@@ -37,6 +39,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use crate::build_outputs::{OutputOptions, SlowLoads};
 use crate::caches::Caches;
 use crate::export::Exports;
 use crate::http2::{self, BuilderService, ConnectionPool, PooledConnection, full, until_end_of};
@@ -59,8 +62,8 @@ pub struct Settings {
     pub builder: String,
     /// The connections to it.
     pub connections: Arc<ConnectionPool>,
-    /// Whether the plain exporters `docker` and `oci` (which on the wire cannot be told from `dest=FILE`) mean a load.
-    pub plain_is_load: bool,
+    /// How the outputs of builds are treated.
+    pub outputs: OutputOptions,
 }
 
 /// The call whose response stream lasts until the client ends it.
@@ -70,7 +73,8 @@ const LISTEN_HISTORY: &str = "/moby.buildkit.v1.Control/ListenBuildHistory";
 #[derive(Debug)]
 pub struct Door {
     builder: Arc<Builder>,
-    plain_is_load: bool,
+    outputs: OutputOptions,
+    slow_loads: SlowLoads,
     builds: Builds,
     sessions: Sessions,
     finalizers: Arc<Finalizers>,
@@ -82,14 +86,15 @@ pub struct Door {
 impl Door {
     /// A door to the builder of `settings`. Doors that share `exports` never send a blob twice at once.
     pub fn new(settings: Settings, exports: Arc<Exports>) -> Self {
-        let Settings { builder, connections, plain_is_load } = settings;
+        let Settings { builder, connections, outputs } = settings;
         let builder = Arc::new(Builder::new(builder, connections));
         let caching =
             Caching::new(None, exports.clone(), builder.name.clone(), builder.content(), &builder.connections);
         let finalizers = Arc::<Finalizers>::default();
         Self {
             builder,
-            plain_is_load,
+            outputs,
+            slow_loads: SlowLoads::default(),
             builds: Builds::default(),
             sessions: Sessions::new([finalizers.clone() as _]),
             finalizers,
@@ -105,6 +110,13 @@ impl Door {
         let (name, content) = (self.builder.name.clone(), self.builder.content());
         self.caching = Caching::new(caches, self.exports.clone(), name, content, &self.builder.connections);
         self.sessions = Sessions::new([self.finalizers.clone() as _, self.caching.clone() as _]);
+        self
+    }
+
+    /// Notes in `slow_loads` which loads the builder's compression made slow.
+    #[must_use]
+    pub fn with_slow_loads(mut self, slow_loads: SlowLoads) -> Self {
+        self.slow_loads = slow_loads;
         self
     }
 

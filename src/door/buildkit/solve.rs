@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::cache::CacheOptions;
 use super::exporters::Exporter;
 use super::wire::{WireError, copy_without, entry, fields, put_bytes, put_map, put_varint};
+use crate::build_outputs::OutputOptions;
 
 const REF: u32 = 1;
 const EXPORTER_DEPRECATED: u32 = 3;
@@ -18,6 +19,7 @@ const CACHE: u32 = 8;
 const INTERNAL: u32 = 11;
 const EXPORTERS: u32 = 13;
 const ENABLE_SESSION_EXPORTER: u32 = 14;
+const COMPATIBILITY_VERSION: u32 = 16;
 
 /// The frontend's attribute that buildx makes of its environment variable of that name.
 const EPOCH_ARG: &str = "build-arg:SOURCE_DATE_EPOCH";
@@ -44,6 +46,8 @@ pub(super) struct Solve {
     pub(super) is_uncached: bool,
     /// Whether the client handles the builder's calls about exporters itself.
     pub(super) has_session_exporter: bool,
+    /// The version of BuildKit's results that it requests; zero is the newest.
+    pub(super) compatibility: u64,
     /// The Linkspan caches that it reads and writes.
     pub(super) cache: CacheOptions,
 }
@@ -52,7 +56,8 @@ pub(super) struct Solve {
 /// understand: then it is forwarded unchanged.
 pub fn rewrite(message: Bytes, plain_is_load: bool) -> Option<Bytes> {
     let solve = Solve::read(message).ok()?;
-    solve.with_exporters(&solve.builder_exporters(plain_is_load)?).ok()
+    let options = OutputOptions { plain_is_load, ..OutputOptions::default() };
+    solve.with_exporters(&solve.builder_exporters(options)?).ok()
 }
 
 /// Whether the builder records a build in its history.
@@ -67,6 +72,7 @@ impl Solve {
     pub(super) fn read(message: Bytes) -> Result<Self, WireError> {
         let (mut build, mut session) = (String::new(), String::new());
         let (mut has_frontend, mut epoch, mut is_uncached, mut has_session_exporter) = (false, None, false, false);
+        let mut compatibility = 0;
         let cache = CacheOptions::of_solve(&message)?;
         let (mut exporters, mut deprecated) = (Vec::new(), Exporter::default());
         for field in fields(&message) {
@@ -84,6 +90,7 @@ impl Solve {
                 }
                 EXPORTERS => exporters.push(Exporter::read(field.bytes)?),
                 ENABLE_SESSION_EXPORTER => has_session_exporter = field.varint != 0,
+                COMPATIBILITY_VERSION => compatibility = field.varint,
                 EXPORTER_DEPRECATED => field.text()?.clone_into(&mut deprecated.kind),
                 EXPORTER_ATTRS_DEPRECATED => deprecated.attrs.extend([entry(field.bytes)?]),
                 _ => {}
@@ -93,18 +100,31 @@ impl Solve {
         if exporters.is_empty() && !deprecated.kind.is_empty() {
             exporters.push(deprecated);
         }
-        Ok(Self { message, build, exporters, has_frontend, epoch, is_uncached, session, has_session_exporter, cache })
+        Ok(Self {
+            message,
+            build,
+            exporters,
+            has_frontend,
+            epoch,
+            is_uncached,
+            session,
+            has_session_exporter,
+            compatibility,
+            cache,
+        })
     }
 
     /// The exporters that replace the client's; `None` if no load is among them.
-    pub(super) fn builder_exporters(&self, plain_is_load: bool) -> Option<Vec<Exporter>> {
+    pub(super) fn builder_exporters(&self, options: OutputOptions) -> Option<Vec<Exporter>> {
+        let is_load = |exporter: &Exporter| exporter.is_load(options.plain_is_load);
+        if !self.exporters.iter().any(is_load) {
+            return None;
+        }
+        let compression = self.load_compression(options);
         let replacement = |exporter: &Exporter| {
-            if exporter.is_load(plain_is_load) { exporter.rewritten() } else { exporter.clone() }
+            if is_load(exporter) { exporter.rewritten().compressed(compression) } else { exporter.clone() }
         };
-        self.exporters
-            .iter()
-            .any(|exporter| exporter.is_load(plain_is_load))
-            .then(|| self.exporters.iter().map(replacement).collect())
+        Some(self.exporters.iter().map(replacement).collect())
     }
 
     /// The same request with other exporters (as many, in the same order). Each unchanged entry and field keeps its

@@ -100,6 +100,7 @@ async fn send(sender: &mpsc::Sender<Result<Frame<Bytes>, BodyError>>, frames: Ve
 
 /// A message of the builder, as it is sent to the client of `build`.
 fn shown(build: &Build, message: Bytes) -> Bytes {
+    build.read_progress(&message);
     match build.cache() {
         Some(cache) => renamed(message, |vertex| cache.vertex_name(vertex)),
         None => message,

@@ -1,6 +1,7 @@
 //! The findings about builders, and about buildx.
 
 use super::*;
+use crate::build_outputs::SlowLoad;
 
 #[test]
 fn the_report_lists_which_of_the_users_builders_go_where() {
@@ -71,6 +72,22 @@ fn nothing_is_proposed_that_exists() {
 
     let in_use = Users { engine: "unix:///l.sock".to_owned(), ..users(Vec::new()) };
     assert_eq!(commands(in_use), [create("direct"), build("direct")]);
+}
+
+#[test]
+fn a_load_that_compression_made_slow_gets_a_check_with_what_helps() {
+    let load = |slow_load| {
+        let status = Status { slow_load, ..status(Kind::Buildkit, DOOR) };
+        let door = Door { state: DoorState::Open(Box::new(status)), ..recent() };
+        judge(findings(EngineKind::Docker), None, &[door]).checks.into_iter().find(|check| check.about == "load")
+    };
+    assert_eq!(load(None), None);
+    let slow =
+        SlowLoad { builder: "unix:///b.sock".to_owned(), compressing_ms: 20_000, load_ms: 26_000, bytes: 230_000_000 };
+    let check = load(Some(slow)).unwrap();
+    assert_eq!(check.mark, Mark::Slow);
+    assert!(check.found.starts_with("20.0 s of 26.0 s of a load from unix:///b.sock"), "{check:?}");
+    assert!(check.remedy.unwrap().to_string().contains("--load-compression fast"));
 }
 
 #[test]

@@ -105,6 +105,7 @@ fn status(kind: Kind, address: &str) -> Status {
         }],
         policy: status::Policy::default(),
         exports: Vec::new(),
+        slow_load: None,
     }
 }
 

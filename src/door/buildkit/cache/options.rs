@@ -16,7 +16,8 @@ use crate::caches::Part;
 
 /// `SolveRequest.Cache` (BuildKit `api/services/control/control.proto`).
 const CACHE: u32 = 8;
-/// `CacheOptions.Exports` and `.Imports`.
+/// `CacheOptions.ExportRefDeprecated`, `.Exports` and `.Imports`.
+const EXPORT_REF_DEPRECATED: u32 = 1;
 const EXPORTS: u32 = 4;
 const IMPORTS: u32 = 5;
 /// `SolveRequest.FrontendAttrs`.
@@ -40,6 +41,8 @@ pub(in super::super) struct CacheOptions {
     pub(super) imports: Vec<Entry>,
     /// Imports from registries.
     pub(super) registries: Vec<Entry>,
+    /// Whether layers go to a cache that is not ours.
+    pub(in super::super) has_others: bool,
     /// The part of a cache that the frontend's attributes say.
     pub(super) part: Part,
 }
@@ -89,8 +92,10 @@ impl CacheOptions {
             match field.number {
                 EXPORTS => match Entry::read(field.bytes)? {
                     export if export.kind == KIND => self.exports.push(export),
-                    _ => {}
+                    // An inline cache has no layers of its own.
+                    export => self.has_others |= export.kind != "inline",
                 },
+                EXPORT_REF_DEPRECATED => self.has_others |= !field.bytes.is_empty(),
                 IMPORTS => self.import(Entry::read(field.bytes)?),
                 _ => {}
             }

@@ -14,6 +14,7 @@ use super::super::finalize::Finalizer;
 use super::super::grpc::{Unary, error_response, frame, status};
 use super::super::load::{ExportPhase, Load};
 use super::super::response::BuildResponse;
+use super::super::solve::Solve;
 use super::solve_plan::SolvePlan;
 use super::{Route, unreadable};
 use crate::http2::{Body, BodyError, ProxyError, full};
@@ -47,6 +48,7 @@ impl Route {
             Ok(request) => request,
             Err(error) => return Ok(unreadable(&error)),
         };
+        let request = self.with_pushes(request);
         let (build, message) = match self.plan(request.message(), &parts.headers).await {
             SolvePlan::Refuse(status) => return Ok(error_response(&status)),
             SolvePlan::Forward { build } => {
@@ -67,6 +69,15 @@ impl Route {
             Err(error) => return Ok(unreadable(&error)),
         };
         Ok(if build.load.is_none() { explained(response, self.why_not()) } else { response })
+    }
+
+    /// The request for a build, with the compression for its pushes that is configured.
+    fn with_pushes(&self, request: Unary) -> Unary {
+        let solve = request.message().and_then(|message| Solve::read(message).ok());
+        match solve.map(|solve| solve.with_pushes(self.door.outputs.push_compression)) {
+            Some(Ok(Some(message))) => Unary { body: frame(&message), ..request },
+            _ => request,
+        }
     }
 
     /// Why a request for a direct export was forwarded unchanged.

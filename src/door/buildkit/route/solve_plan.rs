@@ -76,7 +76,7 @@ impl Route {
     /// What becomes of the request's loads. Requests the capabilities of the builder.
     async fn plan_loads(&self, solve: &Solve) -> LoadPlan {
         let door = &*self.door;
-        let Some(builder_exporters) = solve.builder_exporters(door.plain_is_load) else { return LoadPlan::Nothing };
+        let Some(builder_exporters) = solve.builder_exporters(door.outputs) else { return LoadPlan::Nothing };
         let why = match timeout(LOOK, self.capabilities()).await {
             Ok(Ok(able)) if able.exports_directly => {
                 // Of several exporters the builder reports the results only after the build, in its history.
@@ -125,7 +125,8 @@ impl Route {
         };
         let Ok(message) = solve.with_exporters(&builder_exporters) else { return without_loads(&build, None, cached) };
         let (builder, exports, client) = (door.builder.clone(), door.exports.clone(), self.client.clone());
-        let load = Arc::new(Load { builder, exports, client, build, solve, builder_exporters });
+        let (outputs, slow_loads) = (door.outputs, door.slow_loads.clone());
+        let load = Arc::new(Load { builder, exports, client, build, solve, outputs, slow_loads, builder_exporters });
         if let Err(status) = load.check() {
             return SolvePlan::Refuse(status);
         }

@@ -1,0 +1,173 @@
+//! The compression that the request for a build has in place of none.
+//!
+//! A builder applies an exporter's compression to layers that have no blob yet, and keeps the first blob that it made of one,
+//! also for later exports of any kind (BuildKit `cache/blobs.go`, `cache/remote.go`). Base layers and layers that it made before
+//! stay as they are, unless `force-compression` is for all of them.
+
+use bytes::Bytes;
+
+use super::exporters::{Exporter, is_true};
+use super::solve::Solve;
+use super::wire::WireError;
+use crate::build_outputs::{LoadCompression, OutputOptions, PushCompression};
+
+const COMPRESSION: &str = "compression";
+const LEVEL: &str = "compression-level";
+const FORCE: &str = "force-compression";
+
+/// Outputs that have files instead of layers.
+const WITHOUT_LAYERS: [&str; 2] = ["local", "tar"];
+
+/// The first version of BuildKit's results that zstd is allowed in (`solver/llbsolver/compat`); requests without a version
+/// have the newest one.
+const FIRST_WITH_ZSTD: u64 = 20;
+
+impl Exporter {
+    /// Whether the client itself names a compression.
+    pub(super) fn names_compression(&self) -> bool {
+        [COMPRESSION, LEVEL, FORCE].into_iter().any(|key| self.attrs.contains_key(key))
+    }
+
+    /// The same exporter, with the compression of `wanted` unless it names one.
+    pub(super) fn compressed(mut self, wanted: LoadCompression) -> Self {
+        let (compression, level) = match wanted {
+            LoadCompression::AsAsked => return self,
+            LoadCompression::Fast => ("gzip", Some("1")),
+            LoadCompression::Zstd => ("zstd", None),
+            LoadCompression::Uncompressed => ("uncompressed", None),
+        };
+        if !self.names_compression() {
+            self.attrs.insert(COMPRESSION.to_owned(), compression.to_owned());
+            self.attrs.extend(level.map(|level| (LEVEL.to_owned(), level.to_owned())));
+        }
+        self
+    }
+
+    /// Whether it pushes an image.
+    fn is_push(&self) -> bool {
+        self.kind == "image" && self.attrs.get("push").is_some_and(|value| is_true(value))
+    }
+}
+
+impl Solve {
+    /// How new layers of its loads are compressed. All exporters of a build share the layers, so that those of a build with
+    /// other outputs of layers stay as the client requested them.
+    pub(super) fn load_compression(&self, options: OutputOptions) -> LoadCompression {
+        let is_other = |exporter: &Exporter| {
+            !exporter.is_load(options.plain_is_load) && !WITHOUT_LAYERS.contains(&exporter.kind.as_str())
+        };
+        let is_refused =
+            options.load_compression == LoadCompression::Zstd && (1..FIRST_WITH_ZSTD).contains(&self.compatibility);
+        if self.cache.has_others || is_refused || self.exporters.iter().any(is_other) {
+            LoadCompression::AsAsked
+        } else {
+            options.load_compression
+        }
+    }
+
+    /// The request with the compression of `wanted` for its pushes; `None` if that changes nothing.
+    pub(super) fn with_pushes(&self, wanted: PushCompression) -> Result<Option<Bytes>, WireError> {
+        let is_edited = |exporter: &Exporter| exporter.is_push() && !exporter.names_compression();
+        if wanted == PushCompression::AsAsked || !self.exporters.iter().any(is_edited) {
+            return Ok(None);
+        }
+        let mut exporters = self.exporters.clone();
+        for exporter in exporters.iter_mut().filter(|exporter| is_edited(exporter)) {
+            let attrs = [(COMPRESSION, "gzip"), (FORCE, "true")];
+            exporter.attrs.extend(attrs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        }
+        self.with_exporters(&exporters).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::moby::buildkit::v1 as proto;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::door::buildkit::wire::put_varint;
+
+    const MARK: (&str, &str) = ("prefer-image-digest", "true");
+
+    fn exporter(kind: &str, attrs: &[(&str, &str)]) -> proto::Exporter {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        proto::Exporter { r#type: kind.to_owned(), attrs }
+    }
+
+    fn solve(exporters: Vec<proto::Exporter>, caches: &[&str], compatibility: u64) -> Solve {
+        let exports = caches
+            .iter()
+            .map(|kind| proto::CacheOptionsEntry { r#type: (*kind).to_owned(), ..proto::CacheOptionsEntry::default() });
+        let cache = Some(proto::CacheOptions { exports: exports.collect(), ..proto::CacheOptions::default() });
+        let request = proto::SolveRequest { exporters, cache, ..proto::SolveRequest::default() };
+        let mut message = request.encode_to_vec();
+        put_varint(&mut message, 16, compatibility);
+        Solve::read(message.into()).unwrap()
+    }
+
+    fn loads(load_compression: LoadCompression) -> OutputOptions {
+        OutputOptions { load_compression, ..OutputOptions::default() }
+    }
+
+    #[test]
+    fn a_load_gets_the_setting_unless_its_client_names_a_compression() {
+        for (wanted, attrs, expected) in [
+            (LoadCompression::AsAsked, &[][..], &[][..]),
+            (LoadCompression::Fast, &[], &[(COMPRESSION, "gzip"), (LEVEL, "1")]),
+            (LoadCompression::Zstd, &[], &[(COMPRESSION, "zstd")]),
+            (LoadCompression::Uncompressed, &[], &[(COMPRESSION, "uncompressed")]),
+            (LoadCompression::Uncompressed, &[(COMPRESSION, "gzip")], &[(COMPRESSION, "gzip")]),
+            (LoadCompression::Uncompressed, &[(LEVEL, "9")], &[(LEVEL, "9")]),
+            (LoadCompression::Zstd, &[(FORCE, "true")], &[(FORCE, "true")]),
+        ] {
+            let solve = solve(vec![exporter("oci", &[&[MARK], attrs].concat())], &[], 0);
+            let asked = solve.builder_exporters(loads(wanted)).unwrap().remove(0);
+            let found: Vec<_> = asked
+                .attrs
+                .iter()
+                .filter(|(key, _)| key.contains("compression"))
+                .map(|(key, value)| (key.as_str(), value.as_str()))
+                .collect();
+            assert_eq!(found, expected, "{wanted:?} {attrs:?}");
+        }
+    }
+
+    #[test]
+    fn other_outputs_keep_the_layers_that_they_request() {
+        let load = || exporter("oci", &[MARK]);
+        let (fast, zstd, as_asked) = (LoadCompression::Fast, LoadCompression::Zstd, LoadCompression::AsAsked);
+        for (others, caches, wanted, compatibility, expected) in [
+            (vec![], &[][..], fast, 0, fast),
+            (vec![exporter("local", &[]), exporter("tar", &[]), load()], &["inline", "linkspan"], fast, 0, fast),
+            (vec![exporter("image", &[("push", "true")])], &[], fast, 0, as_asked),
+            (vec![exporter("oci", &[("dest", "x")])], &[], fast, 0, as_asked),
+            (vec![exporter("later", &[])], &[], fast, 0, as_asked),
+            (vec![], &["registry"], fast, 0, as_asked),
+            (vec![], &[], zstd, 30, zstd),
+            (vec![], &[], zstd, 10, as_asked),
+            (vec![], &[], fast, 10, fast),
+        ] {
+            let solve = solve([vec![load()], others.clone()].concat(), caches, compatibility);
+            assert_eq!(solve.load_compression(loads(wanted)), expected, "{others:?} {caches:?} {compatibility}");
+        }
+    }
+
+    #[test]
+    fn pushes_are_made_gzip_where_that_is_wanted_and_nothing_else_is_named() {
+        let push = |attrs: &[(&str, &str)]| exporter("image", &[&[("push", "true"), ("name", "a")], attrs].concat());
+        let exporters = vec![
+            push(&[]),
+            push(&[(COMPRESSION, "zstd")]),
+            exporter("image", &[("name", "a")]),
+            exporter("oci", &[MARK]),
+        ];
+        let solve = solve(exporters.clone(), &[], 0);
+        assert_eq!(solve.with_pushes(PushCompression::AsAsked).unwrap(), None);
+        let edited = proto::SolveRequest::decode(solve.with_pushes(PushCompression::Gzip).unwrap().unwrap()).unwrap();
+        assert_eq!(edited.exporters[0], push(&[(COMPRESSION, "gzip"), (FORCE, "true")]));
+        assert_eq!(edited.exporters[1..], exporters[1..]);
+        let others = self::solve(exporters[1..].to_vec(), &[], 0);
+        assert_eq!(others.with_pushes(PushCompression::Gzip).unwrap(), None);
+    }
+}
