@@ -121,6 +121,47 @@ def layers100(bench, name):
     return figures(name, 100 * 16, times, bench.linkspan.peak_bytes())
 
 
+# The part of the base image that a big edit changes: 666 MB of 3 GB.
+BIG_EDIT = 0.222
+COMPRESSIONS = ["fast", "zstd", "uncompressed"]
+
+
+def big_edit(bench, name):
+    """A RUN that makes a layer of real files: what its compression costs, and what --load-compression saves of that."""
+    base, size = bench.base()
+    files, changed = bench.base_files(size * BIG_EDIT)
+    runs = min(bench.options.runs, 3)
+    named = {
+        "linkspan": Contender(bench, "big-linkspan", "linkspan", LOAD, base),
+        "tar": Contender(bench, "big-tar", "tar", LOAD, base),
+        "builtin": Contender(bench, "big-builtin", "default", LOAD, base),
+        "floor": Contender(bench, "big-floor", "tar", NOTHING, base),
+    }
+    for how in COMPRESSIONS:
+        linkspan = bench.start_linkspan(bench.stack, bench.folder(how), settings=["--load-compression", how])
+        bench.builder(how, linkspan.socket)
+        named[how] = Contender(bench, f"big-{how}", how, LOAD, base)
+    # Nothing is deleted in between, because the kernel makes files slowly where inodes were just deleted.
+    bench.need_space(changed * len(named) * runs * 3.5, "--size or --runs")
+    for contender in named.values():
+        with open(os.path.join(contender.context, "list"), "w", encoding="utf-8", errors="surrogateescape") as listed:
+            listed.write("\n".join(files) + "\n")
+        contender.dockerfile += "COPY list /list\n"
+        contender.edit("first")
+        contender.build()
+
+    def build(contender, turn):
+        lines = f"RUN busybox mkdir /edit && cd /base && busybox cpio -pd /edit </list && echo {contender.name} {turn} >/edit/line\n"
+        write(os.path.join(contender.context, "Dockerfile"), contender.dockerfile + lines)
+        return contender.build()
+
+    times = take_turns(runs, named, build)
+    others = {key: times[key] for key in ("tar", "builtin", "floor")}
+    yield figures(name, changed, {"linkspan": times["linkspan"], **others}, bench.linkspan.peak_bytes())
+    for how in COMPRESSIONS:
+        yield figures(f"{name} {how}", changed, {"linkspan": times[how], **others})
+
+
 def cold(bench, name):
     """From a builder that holds the whole image to an engine that has seen nothing, until a container has run."""
     named, size, _ = prepared(bench, remote)

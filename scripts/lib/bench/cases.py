@@ -1,12 +1,14 @@
 """All cases by name, in the order in which they run."""
 
-from builds import classic, cold, container, edit, layers100, memory, remote, warm
+from bounds import bounds
+from builds import big_edit, classic, cold, container, edit, layers100, memory, remote, warm
 from caching import export_first, export_warm, import_fresh, import_noop
 from exporting import api_memory, api_small, api_stream, api_warm
 from loads import load_cold, load_memory, load_warm
 from proxying import proxy
 
 CASES = {
+    "bounds": bounds,
     "warm": warm(remote),
     "edit": edit(remote),
     "layers100": layers100,
@@ -15,6 +17,7 @@ CASES = {
     "classic-edit": edit(classic),
     "load-warm": load_warm,
     "proxy": proxy,
+    "big-edit": big_edit,
     "cold": cold,
     "load-cold": load_cold,
     "memory": memory,

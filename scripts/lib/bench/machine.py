@@ -220,6 +220,25 @@ class Bench:
         with open(os.path.join(folder, "done"), encoding="ascii") as done:
             return name, int(done.read())
 
+    def layer(self):
+        """A layer of the base image with real files."""
+        return os.path.join(CACHE, "bench", f"base-{self.options.size:g}", "1.tar.gz")
+
+    def base_files(self, size):
+        """The first of the base image's files, `size` bytes of them, by their paths below its folder /base."""
+        chosen, taken = [], 0
+        for index in range(1, LAYERS + 1):
+            listed = os.path.join(CACHE, "bench", f"base-{self.options.size:g}", f"list-{index}")
+            with open(listed, encoding="utf-8", errors="surrogateescape") as file:
+                paths = file.read().split("\0")
+            for path in paths:
+                if taken >= size:
+                    return chosen, taken
+                if "\n" not in path:
+                    chosen.append(path)
+                    taken += os.lstat(f"/{path}").st_size
+        return chosen, taken
+
 
 def make_layers(folder, size_gb):
     """Packs real files into layers, two at a time."""

@@ -12,6 +12,7 @@ from report import print_table
 
 EPILOG = """\
 cases:
+  bounds          what this machine itself allows: inflate, SHA-256, new files, writes to the disk
   warm            nothing changed since the last build
   edit            the last line of the Dockerfile changed
   layers100       100 small layers, nothing changed
@@ -20,6 +21,7 @@ cases:
   classic-edit    the same as edit, with `type=linkspan` to an engine with the classic image store
   load-warm       `docker load` of an archive whose blobs are present; `tar` is the engine's own load
   proxy           `docker version` and `docker cp` of 1 GB, with and without the docker door
+  big-edit        a RUN made a layer of real files, 666 MB at the default --size; also with each --load-compression
   cold            an image that the engine has never seen, until it runs: each run on a new engine and a new file system
   load-cold       `docker load` of an archive that the engine has never seen, each on a new engine and file system
   memory          an image of --memory-size GB streamed; Linkspan's peak resident memory

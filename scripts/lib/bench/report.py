@@ -6,10 +6,21 @@ def seconds(value):
 
 
 def print_table(results):
+    print_bounds([result for result in results if "inflate_mb_s" in result])
     print_builds([result for result in results if "linkspan_s" in result])
     print_proxy([result for result in results if "version_direct_s" in result])
     print_caches([result for result in results if "cache_s" in result])
     print_targets([result for result in results if "target" in result])
+
+
+def print_bounds(results):
+    for r in results:
+        print("| this machine, one thread | |")
+        print("|---|---|")
+        print(f"| inflate | {r['inflate_mb_s']:.0f} MB/s of files |")
+        print(f"| SHA-256 | {r['sha256_mb_s']:.0f} MB/s |")
+        print(f"| new files of 4 KB | {r['creations_s']:.0f} a second |")
+        print(f"| write to the disk | {r['write_mb_s']:.0f} MB/s |\n")
 
 
 def print_builds(results):
