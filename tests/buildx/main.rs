@@ -30,6 +30,7 @@ mod lazy;
 mod names;
 mod outputs;
 mod partly;
+mod reach;
 mod results;
 mod sessions;
 mod times;

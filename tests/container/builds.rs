@@ -25,6 +25,19 @@ fn an_image_is_exported_directly() {
 }
 
 #[test]
+fn a_large_layer_is_read_from_the_builders_files() {
+    let sides = BothWays::of(Stack::shared(), "files");
+    let context = Context::new("FROM scratch\nCOPY big /big\n").noise("big", 20 << 20, 22);
+    sides.compare(|side| {
+        let tag = side.tag("files");
+        side.builder.build(context.path(), ["--load", "-t", &tag]).ok();
+        side.digest(&tag)
+    });
+    let log = sides.linkspan.log();
+    assert_eq!(log.matches("a blob is read from the builder's own files").count(), 1, "{log}");
+}
+
+#[test]
 fn new_layers_are_made_as_the_setting_says() {
     let stack = Stack::shared();
     let door = stack.fresh_path("-docker.sock");

@@ -12,8 +12,8 @@ use http::Uri;
 use tonic::{Code, Status};
 
 use super::frontend_metadata::FrontendMetadata;
+use super::reach::BuilderContent;
 use crate::http2::{Calls, ConnectionPool};
-use crate::source::BuildkitContent;
 
 /// The deadline for the builder's response to a small request.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ pub(super) struct Builder {
     /// The connections to it.
     pub(super) connections: Arc<ConnectionPool>,
     control: ControlClient<Calls>,
-    content: Arc<BuildkitContent>,
+    content: Arc<BuilderContent>,
     reported_too_old: AtomicBool,
 }
 
@@ -55,13 +55,13 @@ impl Builder {
     /// The builder behind `connections`.
     pub(super) fn new(name: String, connections: Arc<ConnectionPool>) -> Self {
         let calls = Calls::new(Arc::clone(&connections));
-        let content = Arc::new(BuildkitContent::new(&name, calls.clone()));
+        let content = Arc::new(BuilderContent::new(&name, calls.clone(), Arc::clone(&connections)));
         let control = ControlClient::with_origin(calls, Uri::from_static("http://localhost"));
         Self { name, connections, control, content, reported_too_old: AtomicBool::new(false) }
     }
 
     /// The builder's content store.
-    pub(super) fn content(&self) -> Arc<BuildkitContent> {
+    pub(super) fn content(&self) -> Arc<BuilderContent> {
         self.content.clone()
     }
 

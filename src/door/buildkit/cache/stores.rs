@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
+use super::super::reach::BuilderContent;
 use super::super::session::{CallHandler, Handled, SessionCalls};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
@@ -23,7 +24,6 @@ use crate::export::Exports;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::content_server::ContentServer;
 use crate::http2::{BodyError, ConnectionPool, MAX_MESSAGE_BYTES};
-use crate::source::BuildkitContent;
 
 /// The service that a builder calls for contents (containerd `api/services/content/v1`).
 const CONTENT: &str = "/containerd.services.content.v1.Content/";
@@ -41,7 +41,7 @@ pub(in super::super) struct Caching {
     /// `None` where the engine stores none.
     pub(super) caches: Option<Arc<Caches>>,
     pub(super) exports: Arc<Exports>,
-    pub(super) content: Arc<BuildkitContent>,
+    pub(super) content: Arc<BuilderContent>,
     /// The builder's name.
     pub(super) builder: String,
     /// Where imports are lazy.
@@ -55,7 +55,7 @@ impl Caching {
         caches: Option<Arc<Caches>>,
         exports: Arc<Exports>,
         builder: String,
-        content: Arc<BuildkitContent>,
+        content: Arc<BuilderContent>,
         connections: &Arc<ConnectionPool>,
     ) -> Arc<Self> {
         let is_lazy = caches.as_ref().is_some_and(|caches| caches.imports_lazily());

@@ -1,23 +1,15 @@
 //! The network namespace of a builder.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
-use rustix::fs::{Mode, OFlags, open, openat, readlinkat};
 use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The program that reads what a build imports; ` (deleted)` follows when it was replaced while it runs (proc(5)).
-const PROGRAMS: [&[u8]; 2] = [b"buildkitd", b"buildkitd (deleted)"];
-
-/// How many generations of processes are searched for the builder, and how many processes of each.
-const GENERATIONS: usize = 3;
-const MAX_PROCESSES: usize = 64;
-/// The most bytes of a list of children.
-const MAX_LIST: u64 = 64 << 10;
+use super::super::super::process::BuilderProcess;
 
 /// A network namespace, kept by its open file.
 #[derive(Debug)]
@@ -34,17 +26,12 @@ impl PartialEq for Namespace {
 }
 
 impl Namespace {
-    /// That of the builder which `process` is, or has started, as an init of a container does.
+    /// That of the builder which `process` is, or has started.
     ///
     /// # Errors
-    /// When that is not certain: another program may only stand in front of the builder.
+    /// When that is not certain.
     pub(super) fn of_builder(process: Pid) -> io::Result<Self> {
-        if process.is_init() {
-            // Whoever it has started: the service behind the socket is not known (systemd.socket(5)).
-            return Err(io::Error::other("the process that listens is the init of this system"));
-        }
-        let builder = builder(process)?;
-        let file = File::from(openat(&builder, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+        let file = BuilderProcess::find(process)?.open("ns/net")?;
         let metadata = file.metadata()?;
         Ok(Self { file, identity: (metadata.dev(), metadata.ino()) })
     }
@@ -66,49 +53,5 @@ impl Namespace {
         let listener = opened.await.map_err(io::Error::other)??;
         listener.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(listener)
-    }
-}
-
-/// The folder in `/proc` of buildkitd: of `process`, or of the one descendant that is it.
-fn builder(process: Pid) -> io::Result<OwnedFd> {
-    let mut generation = vec![process.as_raw_nonzero().to_string()];
-    let (mut found, mut first) = (None, None);
-    for _ in 0..=GENERATIONS {
-        let mut children = String::new();
-        for process in &generation {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            // A child may have ended.
-            let Ok(folder) = open(format!("/proc/{process}"), flags, Mode::empty()) else { continue };
-            let Ok(program) = readlinkat(&folder, "exe", Vec::new()) else { continue };
-            let list =
-                openat(&folder, format!("task/{process}/children"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            if let Ok(list) = list {
-                File::from(list).take(MAX_LIST).read_to_string(&mut children)?;
-                children.push(' ');
-            }
-            let name = program.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-            if !PROGRAMS.contains(&name) {
-                first.get_or_insert(program);
-            } else if found.replace(folder).is_some() {
-                return Err(io::Error::other("the process that listens has started more than one buildkitd"));
-            }
-        }
-        generation = children.split_whitespace().take(MAX_PROCESSES).map(str::to_owned).collect();
-    }
-    found.ok_or_else(|| {
-        let program = first.unwrap_or_default();
-        io::Error::other(format!("the process that listens is {}, not buildkitd", program.to_string_lossy()))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_builder_is_taken_for_one() {
-        let refused = |process| Namespace::of_builder(process).unwrap_err().to_string();
-        assert!(refused(Pid::INIT).contains("init of this system"));
-        assert!(refused(rustix::process::getpid()).contains("not buildkitd"));
     }
 }
