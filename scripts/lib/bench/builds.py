@@ -151,7 +151,7 @@ def big_edit(bench, name):
         contender.build()
 
     def build(contender, turn):
-        lines = f"RUN busybox mkdir /edit && cd /base && busybox cpio -pd /edit </list && echo {contender.name} {turn} >/edit/line\n"
+        lines = f"RUN busybox mkdir /edit && cd /base && busybox cpio -o -H newc </list | (cd /edit && busybox cpio -id) && echo {contender.name} {turn} >/edit/line\n"
         write(os.path.join(contender.context, "Dockerfile"), contender.dockerfile + lines)
         return contender.build()
 
