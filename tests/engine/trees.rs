@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use linkspan::image::Digest;
@@ -258,7 +258,9 @@ pub(crate) fn import(stack: &Stack, namespace: &str, image: &Image, name: &str) 
     let path = stack.fresh_path(".tar");
     fs::write(&path, archive(image, name)).unwrap();
     // By itself: what it is sent otherwise it does not wait for (containerd `core/transfer/archive/importer.go`).
-    let imported = stack.ctr(namespace, ["images", "import", "--local", path.to_str().unwrap()]).output();
+    let import = stack.ctr(namespace, ["images", "import", "--local", path.to_str().unwrap()]);
+    // The one of real files may be large.
+    let imported = import.timeout(Duration::from_secs(900)).output();
     fs::remove_file(&path).unwrap();
     imported
 }
