@@ -18,10 +18,19 @@ impl Image {
     /// With a layer for each of `files`.
     pub(super) fn of(files: &[&[u8]]) -> Self {
         let named = files.iter().enumerate().map(|(number, file)| Tar::default().file(&format!("file{number}"), file));
-        let layers: Vec<_> = named.map(|tar| tar.end().0).collect();
+        Self::of_layers(named.map(|tar| tar.end().0).collect())
+    }
+
+    /// With these layers.
+    pub(super) fn of_layers(layers: Vec<Vec<u8>>) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
+        Self::with_diff_ids(layers, &diff_ids, "amd64")
+    }
+
+    /// With a config that says anything of the layers.
+    pub(super) fn with_diff_ids(layers: Vec<Vec<u8>>, diff_ids: &[Digest], architecture: &str) -> Self {
         let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/file0"]},
+            "architecture": architecture, "os": "linux", "config": {"Cmd": ["/file0"]},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = config.to_string().into_bytes();

@@ -119,10 +119,10 @@ pub(super) fn corpus(engines: &TwoEngines) -> Vec<Case> {
         add(&archive, transport == "oci-archive", runs);
     }
 
-    for (platform, spares) in [("linux/arm64", true), ("linux/s390x", false)] {
-        // Nothing stays of an archive that lacks the requested platform.
+    // Nothing stays of an archive that lacks the requested platform.
+    for platform in ["linux/arm64", "linux/s390x"] {
         let (name, args) = (format!("platforms, {platform}"), vec!["--platform", platform]);
-        cases.push(Case { name, archive: multi.clone(), args, spares, runs: None });
+        cases.push(Case { name, archive: multi.clone(), args, spares: true, runs: None });
     }
     cases
 }

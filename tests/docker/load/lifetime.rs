@@ -14,10 +14,10 @@ use super::two_engines::{LEFT_OUT, TwoEngines};
 use crate::common::{Linkspan, Part, Tar, until};
 
 /// A load whose client can stop in the middle.
-struct Upload(UnixStream);
+pub(super) struct Upload(UnixStream);
 
 impl Upload {
-    fn begin(engines: &TwoEngines, query: &str) -> Self {
+    pub(super) fn begin(engines: &TwoEngines, query: &str) -> Self {
         let mut stream = UnixStream::connect(engines.door()).unwrap();
         let head = format!(
             "POST /v1.51/images/load{query} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\n\
@@ -27,14 +27,23 @@ impl Upload {
         Self(stream)
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(super) fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).unwrap();
         self.0.write_all(bytes).unwrap();
         self.0.write_all(b"\r\n").unwrap();
     }
 
     fn finish(mut self) -> String {
+        self.send_end();
+        self.response()
+    }
+
+    /// Says that the archive is whole.
+    pub(super) fn send_end(&mut self) {
         self.0.write_all(b"0\r\n\r\n").unwrap();
+    }
+
+    pub(super) fn response(mut self) -> String {
         let mut response = String::new();
         self.0.read_to_string(&mut response).unwrap();
         response
@@ -46,7 +55,7 @@ fn write(engines: &TwoEngines, tar: Tar) -> PathBuf {
 }
 
 /// The leases of loads under way.
-fn holds(engines: &TwoEngines) -> Vec<String> {
+pub(super) fn holds(engines: &TwoEngines) -> Vec<String> {
     engines.behind.linkspan_leases("moby")
 }
 

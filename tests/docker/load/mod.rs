@@ -2,6 +2,7 @@
 //! and says afterwards is compared.
 
 mod archive;
+mod cold;
 mod corpus;
 mod forms;
 mod hostile;

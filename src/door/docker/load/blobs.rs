@@ -1,11 +1,15 @@
-//! The engine's blobs, as a load uses them: looked up, pinned when they are omitted, and released at the load's end.
+//! The engine's blobs, as a load uses them: looked up, pinned when they are omitted, stored where they are new, and released at
+//! the load's end.
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use super::unpacking::Unpacking;
+use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{Engine, EngineError, Lease, Lifetime, Origin, Pin, StoredBlob, StoredBlobs};
 use crate::image::Digest;
 
@@ -18,7 +22,19 @@ pub(super) trait EngineBlobs: Debug + Send + Sync {
     /// Pins `digests` and returns those that were gone by then. Costs one or two synced writes for any number of blobs.
     async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError>;
 
-    /// Releases all pins. Waits for a running pin call; later ones fail.
+    /// Opens a new blob of `size` bytes for writing. It is pinned once it is committed. `None` if nothing can be stored.
+    async fn create(&self, size: u64) -> Result<Option<Box<dyn IngestWriter>>, EngineError>;
+
+    /// A new blob is in the store: images that it completes begin to be unpacked.
+    async fn stored(&self, digest: &Digest, size: u64);
+
+    /// Unpacks the images of the new blobs, as far as possible: dockerd unpacks whatever is not unpacked by then.
+    async fn unpack(&self);
+
+    /// Leaves all unpacking to dockerd from now on.
+    async fn leave_packed(&self);
+
+    /// Stops what is under way and releases all pins. Waits for a running pin call; later ones fail.
     async fn release(&self) -> Result<(), EngineError>;
 }
 
@@ -29,6 +45,10 @@ pub(super) struct LeasedBlobs {
     store: Arc<dyn StoredBlobs>,
     origin: Origin,
     lease: Mutex<LeaseState>,
+    /// How many blobs were opened for writing, which is part of their refs.
+    created: AtomicU64,
+    /// `None` if dockerd unpacks everything.
+    unpacking: Mutex<Option<Unpacking>>,
 }
 
 #[derive(Debug)]
@@ -41,7 +61,15 @@ enum LeaseState {
 impl LeasedBlobs {
     /// The blobs in `store`, which is `engine`'s, for the load `origin`.
     pub(super) fn new(engine: Arc<dyn Engine>, store: Arc<dyn StoredBlobs>, origin: Origin) -> Self {
-        Self { engine, store, origin, lease: Mutex::new(LeaseState::Unopened) }
+        let unpacking = Mutex::new(engine.images().ok().map(Unpacking::new));
+        Self {
+            engine,
+            store,
+            origin,
+            lease: Mutex::new(LeaseState::Unopened),
+            created: AtomicU64::default(),
+            unpacking,
+        }
     }
 
     async fn lease(&self) -> Result<Arc<dyn Lease>, EngineError> {
@@ -69,7 +97,40 @@ impl EngineBlobs for LeasedBlobs {
         Ok(gone.map(|(digest, _)| digest.clone()).collect())
     }
 
+    async fn create(&self, size: u64) -> Result<Option<Box<dyn IngestWriter>>, EngineError> {
+        let number = self.created.fetch_add(1, Ordering::Relaxed);
+        let expected = Expected { digest: None, size: Some(size) };
+        match self.lease().await?.ingests()?.open(&format!("blob-{number}"), &expected).await? {
+            OpenedIngest::Writer(writer) => Ok(Some(writer)),
+            // Only a blob whose digest is given can be present.
+            OpenedIngest::Present => Ok(None),
+        }
+    }
+
+    async fn stored(&self, digest: &Digest, size: u64) {
+        if let Some(unpacking) = &mut *self.unpacking.lock().await
+            && let Ok(lease) = self.lease().await
+        {
+            unpacking.stored(&lease, digest, size).await;
+        }
+    }
+
+    async fn unpack(&self) {
+        if let Some(unpacking) = &mut *self.unpacking.lock().await
+            && let Ok(lease) = self.lease().await
+        {
+            unpacking.finish(&lease).await;
+        }
+    }
+
+    async fn leave_packed(&self) {
+        if let Some(unpacking) = self.unpacking.lock().await.take() {
+            unpacking.cancel().await;
+        }
+    }
+
     async fn release(&self) -> Result<(), EngineError> {
+        self.leave_packed().await;
         let mut state = self.lease.lock().await;
         if let LeaseState::Open(lease) = &*state {
             lease.release().await?;
@@ -92,6 +153,16 @@ impl EngineBlobs for NoBlobs {
     async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
         Ok(digests.to_vec())
     }
+
+    async fn create(&self, _: u64) -> Result<Option<Box<dyn IngestWriter>>, EngineError> {
+        Ok(None)
+    }
+
+    async fn stored(&self, _: &Digest, _: u64) {}
+
+    async fn unpack(&self) {}
+
+    async fn leave_packed(&self) {}
 
     async fn release(&self) -> Result<(), EngineError> {
         Ok(())

@@ -17,6 +17,12 @@ pub(super) enum FilterError {
     /// A blob that was omitted cannot be sent after all.
     #[error("a blob that was left out of the archive is needed and cannot be read: {0}")]
     Lost(#[from] EngineError),
+    /// A new blob could not be stored.
+    #[error("a blob of the archive cannot be stored: {0}")]
+    Store(EngineError),
+    /// The client left while the archive was being unpacked.
+    #[error("the client left")]
+    Left,
     /// Policy denies the load.
     #[error(transparent)]
     Denied(#[from] Denied),

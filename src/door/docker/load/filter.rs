@@ -3,15 +3,19 @@
 //! A name in an archive is only a claim, so a member is omitted only when all its bytes are equal to the engine's own
 //! copy of the blob that it is named after. Then dockerd would store nothing new, however the archive continues. And as
 //! soon as they differ, the whole member is sent: the bytes that were already skipped are read from the engine's copy.
+//!
+//! A blob that the engine lacks is stored under the lease of the load, and is from then on a blob that it holds.
 
 mod omitting;
 mod pass;
+mod storing;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
+use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::blobs::EngineBlobs;
@@ -41,7 +45,7 @@ pub(super) async fn run(
     output: &mut Output,
     savings: &OnceLock<Savings>,
 ) -> Result<(), FilterError> {
-    let Watch { guard, by_index } = watch;
+    let Watch { guard, by_index, left } = watch;
     let mut filter = Filter {
         input: Input::new(chunks),
         output,
@@ -50,7 +54,9 @@ pub(super) async fn run(
         guard,
         omitted: OmittedBlobs::default(),
         pins: Pins::default(),
+        commits: JoinSet::new(),
         is_layout: false,
+        is_whole: false,
         buffer: Vec::new(),
     };
     let rest = filter.archive().await?;
@@ -60,6 +66,9 @@ pub(super) async fn run(
     {
         filter.output.is_not_over();
         return Err(denied.into());
+    }
+    if filter.is_whole {
+        filter.unpack(&left).await?;
     }
     // Set only here.
     let _ = savings.set(filter.omitted.savings());
@@ -100,8 +109,12 @@ struct Filter<'o> {
     trusted: bool,
     omitted: OmittedBlobs,
     pins: Pins,
+    /// New blobs that are being committed.
+    commits: JoinSet<Result<(Digest, u64), EngineError>>,
     /// Whether dockerd will certainly read the archive as an OCI layout, by digests and not by names.
     is_layout: bool,
+    /// Whether the archive is an OCI layout that came to its usual end.
+    is_whole: bool,
     /// The engine's copy of the piece that is being compared.
     buffer: Vec<u8>,
 }
@@ -115,6 +128,15 @@ enum At {
     Cut,
     /// At its end, with this many bytes of padding missing. Go's reader accepts that as a usual end.
     Unpadded(usize),
+}
+
+/// The engine's copy of a blob.
+enum Found {
+    /// It has the size of the member.
+    Same(Arc<dyn StoredBlob>),
+    Absent,
+    /// The member is sent.
+    Unusable,
 }
 
 impl Filter<'_> {
@@ -175,6 +197,7 @@ impl Filter<'_> {
         if head.is_empty() && !self.is_layout {
             self.restore().await?;
         }
+        self.is_whole = head.is_empty() && self.is_layout;
         Ok(Some(head))
     }
 
@@ -187,6 +210,7 @@ impl Filter<'_> {
         if is_end && !self.is_layout {
             self.restore().await?;
         }
+        self.is_whole = is_end && self.is_layout;
         if is_end {
             self.output.is_over();
         } else {
@@ -197,10 +221,16 @@ impl Filter<'_> {
 
     async fn member(&mut self, member: Member, head: Bytes) -> Result<At, FilterError> {
         let digest = member.file.as_deref().and_then(blob);
-        if let Some(digest) = digest.as_ref().filter(|_| member.plain)
-            && let Some(blob) = self.find(digest, member.size).await
-        {
-            return self.leave_out(&member, digest.clone(), head, blob).await;
+        if let Some(digest) = digest.as_ref().filter(|_| member.plain) {
+            match self.find(digest, member.size).await {
+                Found::Same(blob) => return self.leave_out(&member, digest.clone(), head, blob).await,
+                Found::Absent => {
+                    if let Some(writer) = self.create(digest, member.size).await {
+                        return self.store(&member, digest.clone(), head, writer).await;
+                    }
+                }
+                Found::Unusable => {}
+            }
         }
         if let Some(digest) = &digest {
             self.replace(digest).await?;
@@ -229,16 +259,18 @@ impl Filter<'_> {
         Ok(())
     }
 
-    /// The engine's copy of a blob, if it can be omitted.
-    async fn find(&mut self, digest: &Digest, size: u64) -> Option<Arc<dyn StoredBlob>> {
+    /// The engine's copy of a blob that may be omitted.
+    async fn find(&mut self, digest: &Digest, size: u64) -> Found {
         if !self.trusted || self.omitted.is_full() {
-            return None;
+            return Found::Unusable;
         }
         match self.blobs.find(digest).await {
-            Ok(found) => found.filter(|blob| blob.size() == size),
+            Ok(Some(blob)) if blob.size() == size => Found::Same(blob),
+            Ok(Some(_)) => Found::Unusable,
+            Ok(None) => Found::Absent,
             Err(error) => {
                 self.mistrust(&error);
-                None
+                Found::Unusable
             }
         }
     }
@@ -283,8 +315,12 @@ impl Filter<'_> {
         if !is_pinned {
             self.pins.add(pinning::Member { digest, head, blob });
         }
-        // The padding's content does not matter, and it can be missing only at the end of the archive, where without
-        // this member nothing is missing.
+        self.skip_padding(member).await
+    }
+
+    /// Skips the padding behind a member that is omitted. Its content does not matter, and it can be missing only at the end of the
+    /// archive, where without this member nothing is missing.
+    async fn skip_padding(&mut self, member: &Member) -> Result<At, FilterError> {
         let mut padding = member.padding() as u64;
         while padding > 0 {
             match self.input.next(padding, self.output).await? {

@@ -11,6 +11,7 @@ use tar_core::{HeaderBuilder, PaxBuilder};
 
 use super::blobs::EngineBlobs;
 use super::member::{Read, read};
+use crate::engine::ingest::{Expected, IngestWriter};
 use crate::engine::{EngineError, StoredBlob};
 use crate::image::Digest;
 use crate::tar::{BLOCK, padding};
@@ -138,6 +139,12 @@ pub(super) struct Memory {
     pub(super) fleeting: HashSet<Digest>,
     pub(super) broken_pins: bool,
     pub(super) pinned: Mutex<Vec<Vec<Digest>>>,
+    /// Whether new blobs are stored.
+    pub(super) stores: bool,
+    /// Whether storing them fails.
+    pub(super) is_full: bool,
+    pub(super) new: Arc<Mutex<HashMap<Digest, Bytes>>>,
+    pub(super) unpacks: Mutex<usize>,
 }
 
 impl Memory {
@@ -145,13 +152,19 @@ impl Memory {
         let blobs = contents.into_iter().map(|content| (Digest::sha256(content), Bytes::copy_from_slice(content)));
         Self { blobs: blobs.collect(), ..Self::default() }
     }
+
+    /// The new blobs that were stored.
+    pub(super) fn new_blobs(&self) -> BTreeSet<Vec<u8>> {
+        self.new.lock().unwrap().values().map(|bytes| bytes.to_vec()).collect()
+    }
 }
 
 #[async_trait]
 impl EngineBlobs for Memory {
     async fn find(&self, digest: &Digest) -> Result<Option<Arc<dyn StoredBlob>>, EngineError> {
-        let found = self.blobs.get(digest).map(|bytes| Arc::new(Stored(bytes.clone())) as Arc<dyn StoredBlob>);
-        Ok(found)
+        let new = self.new.lock().unwrap().get(digest).cloned();
+        let found = self.blobs.get(digest).cloned().or(new);
+        Ok(found.map(|bytes| Arc::new(Stored(bytes)) as Arc<dyn StoredBlob>))
     }
 
     async fn pin(&self, digests: &[Digest]) -> Result<Vec<Digest>, EngineError> {
@@ -162,8 +175,72 @@ impl EngineBlobs for Memory {
         Ok(digests.iter().filter(|digest| self.fleeting.contains(digest)).cloned().collect())
     }
 
+    async fn create(&self, size: u64) -> Result<Option<Box<dyn IngestWriter>>, EngineError> {
+        let writer = MemoryWriter { new: self.new.clone(), is_full: self.is_full, size, bytes: Vec::new() };
+        Ok(self.stores.then(|| Box::new(writer) as Box<dyn IngestWriter>))
+    }
+
+    async fn stored(&self, digest: &Digest, size: u64) {
+        let stored = self.new.lock().unwrap().get(digest).map(Bytes::len);
+        assert_eq!(stored, Some(size as usize), "it is in the store");
+    }
+
+    async fn unpack(&self) {
+        *self.unpacks.lock().unwrap() += 1;
+    }
+
+    async fn leave_packed(&self) {}
+
     async fn release(&self) -> Result<(), EngineError> {
         Ok(())
+    }
+}
+
+/// A new blob.
+#[derive(Debug)]
+struct MemoryWriter {
+    new: Arc<Mutex<HashMap<Digest, Bytes>>>,
+    is_full: bool,
+    size: u64,
+    bytes: Vec<u8>,
+}
+
+#[async_trait]
+impl IngestWriter for MemoryWriter {
+    fn offset(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), EngineError> {
+        if self.is_full {
+            return Err(EngineError::NoSpace { operation: "writing".to_owned(), message: "full".to_owned() });
+        }
+        self.bytes.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn digest(&mut self) -> Result<Digest, EngineError> {
+        Ok(Digest::sha256(&self.bytes))
+    }
+
+    async fn restart(&mut self) -> Result<(), EngineError> {
+        self.bytes.clear();
+        Ok(())
+    }
+
+    async fn suspend(self: Box<Self>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>, _: Expected) -> Result<(Digest, u64), EngineError> {
+        assert_eq!(self.size, self.bytes.len() as u64);
+        let digest = Digest::sha256(&self.bytes);
+        // As if the disk took its time.
+        tokio::task::yield_now().await;
+        match self.new.lock().unwrap().insert(digest.clone(), self.bytes.into()) {
+            None => Ok((digest, self.size)),
+            Some(_) => Err(EngineError::Present { digest }),
+        }
     }
 }
 

@@ -15,19 +15,22 @@ use super::pipe::{Output, Piece};
 const HELD: [&[u8]; 2] = [b"the first blob", &[7; 1500]];
 
 /// Runs an archive through the filter, in chunks whose length is given by its first byte. containerd's importer must
-/// have the same state after the output as after the archive itself, except for blobs that the engine has.
+/// have the same state after the output as after the archive itself, except for blobs that the engine has; by the byte's lowest bit
+/// new ones are stored there.
 pub fn filter(bytes: &[u8]) {
     let Some((chunk, archive)) = bytes.split_first() else { return };
-    let chunk = usize::from(*chunk) * 16 + 1;
+    let (chunk, stores) = (usize::from(*chunk) * 16 + 1, chunk & 1 == 1);
+    let hold = Arc::new(Memory { stores, ..Memory::of(HELD) });
+    let into = hold.clone();
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
     let (sent, is_complete) = runtime.block_on(async {
         let (sender, mut pieces) = mpsc::channel(4);
         let chunks: Vec<_> = archive.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
         let running = async move {
             let mut output = Output::new(sender);
-            let watch = Watch { guard: None, by_index: true };
-            let hold = Arc::new(Memory::of(HELD));
-            run(hold, watch, Box::pin(stream::iter(chunks)), &mut output, &OnceLock::new()).await.is_ok()
+            run(into, Watch::unrestricted(), Box::pin(stream::iter(chunks)), &mut output, &OnceLock::new())
+                .await
+                .is_ok()
         };
         let reading = async {
             let (mut bytes, mut ended) = (Vec::new(), false);
@@ -56,5 +59,6 @@ pub fn filter(bytes: &[u8]) {
     let held = HELD.map(<[u8]>::to_vec);
     direct.stored.extend(held.clone());
     through.stored.extend(held);
+    through.stored.extend(hold.new_blobs());
     assert_eq!(direct.stored, through.stored);
 }

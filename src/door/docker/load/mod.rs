@@ -1,7 +1,8 @@
 //! `POST /images/load`: archives are forwarded, without the blobs that the engine has.
 //!
-//! dockerd still reads every archive and sends the response, so names, events, unpacking and errors are its own; only
-//! blobs that it would store a second time are omitted. See [`filter`] for why that changes nothing.
+//! dockerd still reads every archive and sends the response, so names, events and errors are its own; only blobs that it would
+//! store a second time are omitted. See [`filter`] for why that changes nothing. New blobs are stored and unpacked here, and
+//! thereby become blobs that it would store a second time, and images that it need not unpack ([`unpacking`]).
 
 mod blobs;
 mod encoding;
@@ -22,6 +23,7 @@ mod pinning;
 mod pipe;
 mod report;
 mod response;
+mod unpacking;
 mod upload;
 mod wire;
 mod zstd;
@@ -40,6 +42,7 @@ use hyper::ext::on_informational;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
@@ -48,7 +51,7 @@ use self::ending::{Ending, UploadEnd};
 use self::guard::{Guard, Watch};
 use self::lines::{Edit, edited};
 use self::report::Report;
-use self::response::{Body, announcement, failure, is_quiet, refusal};
+use self::response::{Body, announcement, failure, is_quiet, names_platforms, refusal};
 use self::upload::{Archive, Known, Upload};
 use crate::engine::Origin;
 use crate::export::{Exports, unique_id};
@@ -111,7 +114,8 @@ impl Loads {
             warn!(%error, "nothing is omitted from an archive");
             None
         });
-        let watch = Watch { guard: Guard::new(&self.exports, client), by_index: store.is_some() };
+        let (guard, by_index) = (Guard::new(&self.exports, client), store.is_some());
+        let watch = Watch { guard, by_index, left: CancellationToken::new() };
         let blobs: Arc<dyn EngineBlobs> = match store {
             Some(store) => Arc::new(LeasedBlobs::new(engine.clone(), store, origin.clone())),
             None if watch.guard.is_some() => Arc::new(NoBlobs),
@@ -160,6 +164,10 @@ impl Load {
         let engine = pinned.exports.engine().clone();
         let (mut head, body) = request.into_parts();
         let is_quiet = is_quiet(head.uri.query());
+        if names_platforms(head.uri.query()) {
+            pinned.blobs.leave_packed().await;
+        }
+        let left = watch.left.clone();
         let continued = wire::to_dockerd(&mut head).then(|| Arc::new(Notify::new()));
         let end = UploadEnd::default();
         let unavailable = |report: &mut Report, reason: &str| {
@@ -185,7 +193,7 @@ impl Load {
                 }
             });
         }
-        let Ok((outcome, lasting)) = send(sender, request, (pinned, upload, connection)).await else {
+        let Ok((outcome, lasting)) = send(sender, request, (pinned, upload, connection), left).await else {
             return unavailable(&mut report, "the load was given up");
         };
         let response = match (outcome, known.trouble.get()) {
@@ -227,17 +235,20 @@ type Lasting = (Pinned, Upload, AbortOnDropHandle<()>);
 
 /// Sends `request` and waits for the response, even if the client disconnects meanwhile, so that dockerd ends its
 /// import itself. If its connection closed during the import, the request would be cancelled, and what it has stored so
-/// far would stay for a day: the release of its lease is cancelled along with it (containerd `client/lease.go`).
+/// far would stay for a day: the release of its lease is cancelled along with it (containerd `client/lease.go`). `left` is
+/// cancelled when the client disconnects.
 fn send(
     mut sender: Sender,
     request: Request<Archive>,
     lasting: Lasting,
+    left: CancellationToken,
 ) -> oneshot::Receiver<(hyper::Result<Response<Incoming>>, Lasting)> {
     let (mut outcome_sender, outcome_receiver) = oneshot::channel();
     tokio::spawn(async move {
         let outcome = {
             let too_long = async {
                 outcome_sender.closed().await;
+                left.cancel();
                 tokio::time::sleep(FAREWELL).await;
             };
             tokio::select! {

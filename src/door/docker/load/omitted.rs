@@ -15,6 +15,8 @@ pub(super) struct OmittedBlobs {
     places: HashMap<Digest, usize>,
     count: usize,
     pinned: HashSet<Digest>,
+    /// Those that the engine had not, and that were stored instead.
+    new: HashSet<Digest>,
 }
 
 /// What a load saved.
@@ -39,6 +41,13 @@ impl OmittedBlobs {
         self.count += 1;
     }
 
+    /// Records a member that was omitted because it was stored, under a pin.
+    pub(super) fn add_new(&mut self, digest: &Digest, size: u64) {
+        self.add(digest, size);
+        self.pinned.insert(digest.clone());
+        self.new.insert(digest.clone());
+    }
+
     /// Records that a member with the name of `digest` is sent; returns whether it replaces an omitted one.
     pub(super) fn remove(&mut self, digest: &Digest) -> bool {
         self.places.remove(digest).is_some_and(|place| self.left.remove(&place).is_some())
@@ -57,8 +66,10 @@ impl OmittedBlobs {
         self.left.is_empty()
     }
 
+    /// What the engine had already.
     pub(super) fn savings(&self) -> Savings {
-        Savings { blobs: self.left.len(), bytes: self.left.values().map(|(_, size)| size).sum() }
+        let old = self.left.values().filter(|(digest, _)| !self.new.contains(digest));
+        old.fold(Savings::default(), |sum, (_, size)| Savings { blobs: sum.blobs + 1, bytes: sum.bytes + size })
     }
 
     /// All omitted blobs, to be sent after all.

@@ -1,5 +1,6 @@
 //! The input and output of the filter.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 
@@ -17,6 +18,8 @@ pub(super) type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 const SMALL: usize = 4 << 10;
 /// The size from which merged pieces are sent.
 const TOGETHER: usize = 64 << 10;
+/// How much is read before it is wanted: more than what is usual behind the end of an archive, which are 10 KiB of zeros.
+const AHEAD: usize = 64 << 10;
 /// An archive that ends with these bytes is truncated for every reader.
 const HALF_A_HEADER: &[u8] = b"linkspan: the archive broke off here";
 
@@ -129,6 +132,16 @@ impl Output {
         self.end().await
     }
 
+    /// Waits until dockerd reads no further.
+    pub(super) async fn closed(&self) {
+        self.pieces.closed().await;
+    }
+
+    /// Whether dockerd reads no further.
+    pub(super) fn is_closed(&self) -> bool {
+        self.pieces.is_closed()
+    }
+
     async fn hand_on(&self, piece: Piece) -> Result<(), FilterError> {
         self.pieces.send(piece).await.map_err(|_| FilterError::Output)
     }
@@ -138,23 +151,41 @@ impl Output {
 pub(super) struct Input {
     chunks: Chunks,
     rest: Bytes,
+    /// What was read before it was wanted.
+    ahead: VecDeque<io::Result<Bytes>>,
+    has_ended: bool,
 }
 
 impl Input {
     pub(super) fn new(chunks: Chunks) -> Self {
-        Self { chunks, rest: Bytes::new() }
+        Self { chunks, rest: Bytes::new(), ahead: VecDeque::new(), has_ended: false }
+    }
+
+    /// Reads on before more is wanted, up to the end or a limit: only whoever reads notices that the client has left.
+    pub(super) async fn read_ahead(&mut self) {
+        let mut length = 0;
+        while length < AHEAD && !self.has_ended {
+            let next = self.chunks.next().await;
+            length += next.iter().flatten().map(Bytes::len).sum::<usize>();
+            self.has_ended = !matches!(next, Some(Ok(_)));
+            self.ahead.extend(next);
+        }
     }
 
     /// The next bytes, at most `limit` of them; `None` at the end. Before it waits, it flushes `output`, so that bytes
     /// already received are not delayed.
     pub(super) async fn next(&mut self, limit: u64, output: &mut Output) -> Result<Option<Bytes>, FilterError> {
         while self.rest.is_empty() {
-            let next = match self.chunks.next().now_or_never() {
-                Some(next) => next,
-                None => {
-                    output.flush().await?;
-                    self.chunks.next().await
-                }
+            let next = match self.ahead.pop_front() {
+                None if self.has_ended => None,
+                None => match self.chunks.next().now_or_never() {
+                    Some(next) => next,
+                    None => {
+                        output.flush().await?;
+                        self.chunks.next().await
+                    }
+                },
+                next => next,
             };
             match next {
                 Some(chunk) => self.rest = chunk.map_err(FilterError::Input)?,

@@ -51,6 +51,13 @@ pub(super) fn is_quiet(query: Option<&str>) -> bool {
     value.is_none_or(|value| !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"))
 }
 
+/// Whether the client requests certain platforms. dockerd then unpacks the images of those.
+pub(super) fn names_platforms(query: Option<&str>) -> bool {
+    let keys = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")).0);
+    // Keys can be written in other ways than usual.
+    keys.into_iter().any(|key| key == "platform" || key.contains('%'))
+}
+
 /// The response to an archive that cannot be loaded, in dockerd's form: a success with an error in its body (moby
 /// `image_routes.go`, `postImagesLoad`).
 pub(super) fn failure(message: &str) -> Response<Body> {

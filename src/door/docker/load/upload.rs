@@ -85,7 +85,9 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
             Some(compression) => format!("the archive cannot be decompressed ({}): {error}", compression.name()),
             None => format!("{error}; load the archive again"),
         }),
+        FilterError::Left => None,
         FilterError::Denied(denied) => Some(denied.to_string()),
+        error @ FilterError::Store(_) => Some(error.to_string()),
         error @ FilterError::Lost(_) => Some(format!("{error}; load the archive again")),
     };
     // Set before dockerd's response.

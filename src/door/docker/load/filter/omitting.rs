@@ -38,8 +38,10 @@ impl Filter<'_> {
         Ok(())
     }
 
-    /// Sends members that could not be pinned, between two members. With `all` it waits until every pin has an outcome.
+    /// Sends members that could not be pinned, between two members. With `all` it waits until every pin has an outcome, and every new
+    /// blob is in the store.
     pub(super) async fn await_pins(&mut self, all: bool) -> Result<(), FilterError> {
+        self.await_commits(if all { 0 } else { usize::MAX }).await?;
         while self.pins.is_due() || (all && !self.pins.is_idle()) {
             let PinOutcome { pinned, lost, error } = self.pins.await_pins(&self.blobs).await;
             for digest in pinned {

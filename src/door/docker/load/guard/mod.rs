@@ -8,6 +8,8 @@ mod claims;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use self::claims::{Claim, Unclear, of_index, of_manifest, of_repositories};
 use crate::export::{ExportError, Exports};
 use crate::image::{Digest, Limits, Reference};
@@ -42,6 +44,16 @@ pub(super) struct Watch {
     pub(super) guard: Option<Guard>,
     /// Whether this engine reads the index of an OCI layout.
     pub(super) by_index: bool,
+    /// Whether the client has left.
+    pub(super) left: CancellationToken,
+}
+
+impl Watch {
+    /// Nothing to look for.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn unrestricted() -> Self {
+        Self { guard: None, by_index: true, left: CancellationToken::new() }
+    }
 }
 
 /// Checks one archive against `exports`' policy.

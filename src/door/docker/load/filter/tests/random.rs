@@ -64,13 +64,14 @@ proptest! {
         fleeting in proptest::collection::hash_set(0..6usize, 0..3),
         chunk in 1..3000usize,
         has_end in any::<bool>(),
+        stores in any::<bool>(),
     ) {
         let archive = if has_end { archive(&parts).end() } else { archive(&parts).0 };
         let contents: Vec<_> = held.iter().map(|&number| content(number)).collect();
         let fleeting = fleeting.iter().map(|&number| Digest::sha256(&content(number))).collect();
-        let hold = Memory { fleeting, ..Memory::of(contents.iter().map(Vec::as_slice)) };
+        let hold = Arc::new(Memory { fleeting, stores, ..Memory::of(contents.iter().map(Vec::as_slice)) });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let filtered = runtime.block_on(filter_in(Arc::new(hold), &archive, chunk));
+        let filtered = runtime.block_on(filter_in(hold.clone(), &archive, chunk));
         let (mut direct, mut through) = (import(&archive), import(&filtered.bytes));
         prop_assert!(filtered.outcome.is_ok() && filtered.ended && through.complete);
         if !is_an_oci_layout(&direct) {
@@ -80,6 +81,7 @@ proptest! {
         prop_assert_eq!(is_an_oci_layout(&direct), is_an_oci_layout(&through));
         direct.stored.extend(contents.clone());
         through.stored.extend(contents);
+        through.stored.extend(hold.new_blobs());
         prop_assert!(direct.stored == through.stored, "{:?}", parts);
     }
 }
