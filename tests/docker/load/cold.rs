@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::archive::Image;
 use super::corpus::compressed;
-use super::hostile::peak;
 use super::lifetime::{Upload, holds};
 use super::two_engines::{TwoEngines, collect};
 use crate::common::{Disk, Linkspan, Part, Run, Stack, Tar, blob_name, entry, text, until};
@@ -302,9 +301,9 @@ fn a_dockerd_that_is_killed_meanwhile_gets_no_image() {
     let mut engines = TwoEngines::new();
     interrupted(&mut engines, "dockerd", |engines, upload| {
         engines.behind.kill(Part::Dockerd);
-        let answer = upload.answer();
-        assert!(!answer.contains("Loaded image"), "{answer}");
-        assert!(answer.contains("linkspan: docker ended the connection"), "{answer}");
+        let response = upload.response();
+        assert!(!response.contains("Loaded image"), "{response}");
+        assert!(response.contains("linkspan: docker ended the connection"), "{response}");
         true
     });
     nothing_is_left(&engines);
@@ -350,7 +349,7 @@ fn memory_does_not_grow_with_a_new_image() {
         let archive = archive.write(engines.behind.fresh_path("-archive"));
         engines.through(["load", "-i", text(&archive)]).ok();
         fs::remove_file(archive).unwrap();
-        peak(&engines)
+        engines.linkspan.peak_bytes()
     };
     let small = load("small:1", 8 * MIB);
     let large = load("large:1", 56 * MIB);
