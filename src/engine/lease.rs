@@ -64,6 +64,9 @@ impl From<&Descriptor> for Pin {
 pub struct TransactionOptions {
     /// Whether the image is unpacked before it is committed, where the engine leaves the choice.
     pub unpack: bool,
+    /// Whether unpacked files are on the disk before anybody can use them. Without it they are as safe as those that dockerd
+    /// unpacks by itself: a power failure within half a minute may leave them empty.
+    pub sync: bool,
     /// Gets what is unpacked, and the notes of the engine.
     pub events: Events,
 }

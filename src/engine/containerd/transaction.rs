@@ -89,7 +89,8 @@ impl ContainerdTransaction {
             // A foreign layer that is absent cannot be unpacked, and so nothing can.
             if job.layers.iter().all(|layer| known(&layer.blob)) {
                 let (committed, events) = (self.committed.clone(), self.options.events.clone());
-                *self.unpack() = Some(Unpack::start(job, snapshots.clone(), lease.parallel, committed, events));
+                let snapshots = snapshots.with_sync(self.options.sync);
+                *self.unpack() = Some(Unpack::start(job, snapshots, lease.parallel, committed, events));
             }
         }
         Ok(plan)

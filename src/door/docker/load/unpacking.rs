@@ -132,7 +132,8 @@ impl Unpacking {
             return Ok(None);
         }
         let manifest = Graph::root(&graph).digest.clone();
-        let options = TransactionOptions { unpack: true, events: Events::none() };
+        // dockerd syncs nothing either.
+        let options = TransactionOptions { unpack: true, sync: false, events: Events::none() };
         let transaction = lease.clone().begin(Arc::new(graph), options).await?;
         let missing = transaction.plan().missing.iter().map(|blob| (blob.digest.clone(), blob.clone())).collect();
         Ok(Some(Current { manifest, begun, transaction, missing }))

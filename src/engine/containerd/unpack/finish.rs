@@ -13,7 +13,7 @@ use super::snapshots::Snapshots;
 use super::unpack_layer::{AppliedBy, UnpackedLayer};
 use crate::engine::EngineError;
 
-/// Copies the attributes of implicit folders from the layers below, bottom up, then syncs. `false` if a layer's archive
+/// Copies the attributes of implicit folders from the layers below, bottom up, then syncs if that is wanted. `false` if a layer's archive
 /// does not say what was made of it: then containerd has to unpack the layers one after the other.
 pub(super) async fn finish(
     snapshots: &Snapshots,
@@ -49,7 +49,9 @@ pub(super) async fn finish(
     if restored > 0 {
         tracing::debug!(restored, "directories without an entry of their own got the attributes of the layers below");
     }
-    chain.run(layers, Chain::sync).await?;
+    if snapshots.sync() {
+        chain.run(layers, Chain::sync).await?;
+    }
     Ok(true)
 }
 

@@ -17,8 +17,8 @@ use crate::progress::Events;
 
 /// Unpacks `layers`, all that are missing of a chain, onto `parent`.
 ///
-/// Nothing is synced while layers are unpacked. When all are, their file system is synced once, and only then is the
-/// first snapshot committed: from that moment others may build on it, and a power failure would leave it with
+/// Nothing is synced while layers are unpacked. When all are, their file system is synced once, where that is wanted, and only
+/// then is the first snapshot committed: from that moment others may build on it, and a power failure would leave it with
 /// empty files, unnoticed. One sync for all costs less than one per layer, each of which would also write out what
 /// the others have in the works.
 pub(super) async fn unpack(

@@ -12,8 +12,8 @@ use crate::progress::Events;
 
 /// Unpacks `job` from its layer number `depth` on.
 ///
-/// Each layer is synced to the disk before it is committed: a committed snapshot may at once be built upon by others,
-/// and a power failure would leave it with empty files, unnoticed.
+/// Each layer is synced to the disk before it is committed, where that is wanted: a committed snapshot may at once be built
+/// upon by others, and a power failure would leave it with empty files, unnoticed.
 pub(super) async fn unpack(
     snapshots: &Snapshots,
     applier: &LayerApplier,
@@ -51,7 +51,7 @@ async fn unpack_and_finish(
 ) -> Result<Option<UnpackedLayer>, EngineError> {
     let parent: Option<&Digest> = snapshot.parent;
     let _permit = unpack_permit(layer.blob.size).await;
-    let unpacked = unpack_layer(snapshots, applier, layer, parent, snapshot, true, events).await?;
+    let unpacked = unpack_layer(snapshots, applier, layer, parent, snapshot, snapshots.sync(), events).await?;
     let Some(unpacked) = unpacked else { return Ok(None) };
     let (Some(in_process), AppliedBy::InProcess(_)) = (applier.in_process(), &unpacked.applied_by) else {
         return Ok(Some(unpacked));
@@ -62,5 +62,5 @@ async fn unpack_and_finish(
     }
     let used = ActiveSnapshot { key: unpacked.key, mounts: Vec::new(), parent };
     let Some(snapshot) = recreate(snapshots, &layer[0], parent, used).await? else { return Ok(None) };
-    unpack_layer(snapshots, &applier.only_diff(), &layer[0], parent, snapshot, true, events).await
+    unpack_layer(snapshots, &applier.only_diff(), &layer[0], parent, snapshot, snapshots.sync(), events).await
 }

@@ -65,6 +65,8 @@ pub(crate) struct Snapshots {
     /// The folder of the content store, as containerd sees it.
     content: Option<PathBuf>,
     layer_applier: ApplierChoice,
+    /// Whether files are on the disk before their snapshot is committed.
+    sync: bool,
     /// What writes into unfinished snapshots.
     apply_tasks: ApplyTasks,
     /// Keys of snapshots that were prepared and not yet committed.
@@ -74,8 +76,18 @@ pub(crate) struct Snapshots {
 impl Snapshots {
     pub(crate) fn new(client: Client, server: &Server) -> Self {
         let (snapshotter, content) = (server.snapshotter.clone(), server.content.clone());
-        let layer_applier = server.layer_applier;
-        Self { client, snapshotter, content, layer_applier, apply_tasks: ApplyTasks::default(), active: Arc::default() }
+        let (layer_applier, sync) = (server.layer_applier, true);
+        let (apply_tasks, active) = Default::default();
+        Self { client, snapshotter, content, layer_applier, sync, apply_tasks, active }
+    }
+
+    /// The same snapshots, synced before they are committed or not.
+    pub(crate) fn with_sync(&self, sync: bool) -> Self {
+        Self { sync, ..self.clone() }
+    }
+
+    pub(super) fn sync(&self) -> bool {
+        self.sync
     }
 
     pub(super) fn client(&self) -> &Client {
