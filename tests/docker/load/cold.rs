@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::archive::Image;
 use super::corpus::compressed;
 use super::lifetime::{Upload, holds};
-use super::two_engines::{TwoEngines, collect};
+use super::two_engines::TwoEngines;
 use crate::common::{Disk, Linkspan, Part, Run, Stack, Tar, blob_name, entry, text, until};
 
 /// The log line about an image that was unpacked here.
@@ -242,7 +242,7 @@ fn interrupted(engines: &mut TwoEngines, salt: &str, interrupt: impl Fn(&mut Two
         // A machine that is busy may look too late: then another one is tried.
         engines.behind.ctr("moby", ["images", "rm", "docker.io/library/interrupted:1"]).output();
         engines.quiet();
-        collect(&engines.behind);
+        engines.behind.collect_garbage("moby");
         until("the image to be gone", || folders(&engines.behind), Vec::is_empty);
     }
     panic!("every load ended before it was interrupted");
@@ -252,7 +252,7 @@ fn interrupted(engines: &mut TwoEngines, salt: &str, interrupt: impl Fn(&mut Two
 #[track_caller]
 fn nothing_is_left(engines: &TwoEngines) {
     engines.quiet();
-    collect(&engines.behind);
+    engines.behind.collect_garbage("moby");
     assert_eq!(engines.behind.images("moby"), Vec::new());
     until("snapshots to be collected", || engines.behind.snapshots("moby"), Vec::is_empty);
     until("their folders to be removed", || folders(&engines.behind), Vec::is_empty);
@@ -318,18 +318,17 @@ fn an_image_that_does_not_fit_leaves_room() {
     let elsewhere = tempfile::tempdir().unwrap();
     let image = Image::of_layers(vec![Tar::default().file("large", noise(1, 12 * MIB)).finish()]);
     let archive = image.oci("large:1").end().write(elsewhere.path().join("archive"));
-    let ours = || stack.leases("moby").into_iter().filter(|lease| lease.starts_with("linkspan")).collect::<Vec<_>>();
     // Not enough for the layer's blob; enough for that, but not for unpacking it as well.
     for (free, is_named) in [(6 << 20, false), (18 << 20, true)] {
         disk.fill(free);
         let output = through(&["load", "-i", text(&archive)]).fails();
         assert!(output.to_string().contains("no space left on device"), "{output}");
         assert_eq!(!stack.images("moby").is_empty(), is_named, "{output}");
-        until("our leases to be gone", ours, Vec::is_empty);
+        stack.until_released("moby");
         for (name, _) in stack.images("moby") {
             stack.ctr("moby", ["images", "rm", &name]).ok();
         }
-        collect(&stack);
+        stack.collect_garbage("moby");
         // containerd forgets first and deletes then.
         until("what was written to be deleted", || disk.available(), |available| *available > free - (2 << 20));
         assert_eq!(stack.snapshots("moby"), Vec::new(), "{output}");
