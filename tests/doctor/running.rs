@@ -196,8 +196,8 @@ fn a_builder_has_the_door_that_is_open_and_no_other() {
     assert_eq!(report["running"][0]["policy"]["cache_max_count"], 50);
 
     // An address that is asked for is judged, open or not; and only what is open is proposed.
-    let asked = unix(&user.socket("asked.sock"));
-    let report = self::report(&user, shell().args(["--buildkit-listen", &asked]));
+    let configured = unix(&user.socket("asked.sock"));
+    let report = self::report(&user, shell().args(["--buildkit-listen", &configured]));
     assert_eq!(report["builders"].as_array().unwrap().len(), 2, "{report:#}");
-    assert!(!report["commands"].to_string().contains(&asked), "{report:#}");
+    assert!(!report["commands"].to_string().contains(&configured), "{report:#}");
 }

@@ -270,8 +270,8 @@ pub(crate) fn import(stack: &Stack, namespace: &str, image: &Image, name: &str) 
 pub(crate) fn assert_alike(name: &str, ours: &Tree, theirs: &Tree) {
     let different: Vec<_> = theirs
         .iter()
-        .filter(|(path, said)| ours.get(*path) != Some(said))
-        .map(|(path, said)| format!("{path}: {said}, but here {:?}", ours.get(path)))
+        .filter(|(path, description)| ours.get(*path) != Some(description))
+        .map(|(path, description)| format!("{path}: {description}, but here {:?}", ours.get(path)))
         .collect();
     let more: Vec<_> = ours.keys().filter(|path| !theirs.contains_key(*path)).collect();
     assert!(different.is_empty() && more.is_empty(), "{name}: {}\nonly here: {more:?}", different.join("\n"));

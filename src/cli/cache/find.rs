@@ -17,12 +17,12 @@ pub(super) fn short_id(version: &CacheVersion) -> String {
 
 /// What is listed: one cache or version, or all caches whose refs match a pattern.
 #[derive(Debug, Clone)]
-pub(super) enum Wanted {
+pub(super) enum Selector {
     One(CacheRef),
     Pattern(String),
 }
 
-impl FromStr for Wanted {
+impl FromStr for Selector {
     type Err = CacheError;
 
     fn from_str(text: &str) -> Result<Self, CacheError> {
@@ -33,7 +33,7 @@ impl FromStr for Wanted {
     }
 }
 
-impl Wanted {
+impl Selector {
     /// The versions that it means.
     pub(super) fn matching(&self, all: &[CacheVersion]) -> Vec<CacheVersion> {
         match self {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_pattern_means_the_refs_that_match() {
         let all = [version("ci/a", "1"), version("ci/b", "2"), version("app", "3")];
-        let found = |text: &str| text.parse::<Wanted>().unwrap().matching(&all).len();
+        let found = |text: &str| text.parse::<Selector>().unwrap().matching(&all).len();
         assert_eq!((found("ci/*"), found("*a*"), found("app"), found("x*")), (2, 2, 1, 0));
     }
 }

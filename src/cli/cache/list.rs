@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::settings::EngineSettings;
 use super::super::{CommandError, block_on, engine, output, show};
 use super::filter::{self, Filter};
-use super::find::{self, Wanted};
+use super::find::{self, Selector};
 use super::{ago, caches};
 use crate::caches::{CacheRef, ResolvedPart, VersionUsage};
 use crate::engine::caches::CacheVersion;
@@ -51,7 +51,7 @@ Examples:
 pub(super) struct List {
     /// Only these: refs, patterns of refs in which `*` matches any characters, ids or beginnings of ids
     #[arg(value_name = "REF|PATTERN|ID")]
-    wanted: Vec<Wanted>,
+    selectors: Vec<Selector>,
 
     /// Only those that match: `until=TIME`, which were not used for this long (`24h`, `1h30m`, `30d`), or `ref=PATTERN`;
     /// can be repeated, and one of several refs has to match
@@ -112,8 +112,8 @@ impl List {
         let versions = block_on(async {
             let caches = caches(&config).await?;
             let mut versions = caches.versions(None).await?;
-            if !self.wanted.is_empty() {
-                let selected = self.wanted.iter().flat_map(|wanted| wanted.matching(&versions));
+            if !self.selectors.is_empty() {
+                let selected = self.selectors.iter().flat_map(|selector| selector.matching(&versions));
                 let selected: HashSet<_> = selected.map(|version| version.id).collect();
                 versions.retain(|version| selected.contains(&version.id));
             }

@@ -166,13 +166,13 @@ mod tests {
     use crate::export_v1::proto::Reason;
 
     #[test]
-    fn a_builder_is_told_the_reason_and_never_to_repeat_the_call() {
+    fn a_builder_gets_the_reason_and_no_code_that_makes_it_repeat_the_call() {
         let limit = CacheError::TooLarge { reference: "app".to_owned(), bytes: 2, limit: 1 };
         let away = CacheError::Fetch("the builder has ended".to_owned());
         for (error, reason) in [(limit, Reason::Quota), (away, Reason::EngineUnavailable)] {
-            let told = failure(error);
-            assert_eq!((told.code, told.reason), (Code::Unknown, reason));
-            assert!(told.message.starts_with("linkspan: "), "{}", told.message);
+            let refusal = failure(error);
+            assert_eq!((refusal.code, refusal.reason), (Code::Unknown, reason));
+            assert!(refusal.message.starts_with("linkspan: "), "{}", refusal.message);
         }
     }
 }
