@@ -83,14 +83,21 @@ fn words_before_the_first_frame() {
     stack.docker(["cp"]).arg(context.path().join("wrap")).arg("wrapped:/wrap").ok();
     let ready = || stack.docker(["exec", "wrapped", "buildctl", "debug", "workers"]).output().status.success();
     until("the builder to answer", ready, |ready| *ready);
-    // Both outputs come as they come, so that the order of the two is not compared.
+    // Both outputs come as they come, so that the order of the two is not compared. A connection waits for others once the builder
+    // has spoken.
     let first = |side: &Side<'_>| {
         let (mut stream, _) = start(side, "", "wrapped");
         stream.write_all(HELLO).unwrap();
-        let words = std::iter::repeat_with(|| frame(&mut stream)).find(|(stream, _)| *stream == 2);
-        String::from_utf8(words.unwrap().1).unwrap()
+        let (mut words, mut has_spoken) = (None, false);
+        while words.is_none() || !has_spoken {
+            match frame(&mut stream) {
+                (2, bytes) => words = Some(String::from_utf8(bytes).unwrap()),
+                _ => has_spoken = true,
+            }
+        }
+        words
     };
-    assert_eq!(sides.compare(first), "words to begin with\n");
+    assert_eq!(sides.compare(first).as_deref(), Some("words to begin with\n"));
     // From the connection that waits: no process, so no words of one.
     let (mut stream, _) = start(sides.through(), "", "wrapped");
     stream.write_all(HELLO).unwrap();

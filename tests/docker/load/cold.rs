@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use linkspan::image::Digest;
 use serde_json::Value;
@@ -81,10 +82,11 @@ fn labels(stack: &Stack) -> BTreeMap<String, Vec<String>> {
     lines[1..].iter().map(of).collect()
 }
 
-/// What was said to those who listen.
+/// The events so far. The client knows times by the second only, so it waits for the end of this one.
 fn events(stack: &Stack) -> Vec<String> {
     let format = "{{.Type}} {{.Action}} {{.Actor.ID}} {{json .Actor.Attributes}}";
-    stack.docker(["events", "--since", "1h", "--until", "0s", "--format", format]).ok().lines()
+    let until = UNIX_EPOCH.elapsed().unwrap().as_secs() + 1;
+    stack.docker(["events", "--since", "1h", "--until", &until.to_string(), "--format", format]).ok().lines()
 }
 
 fn count(engines: &TwoEngines, line: &str) -> usize {
