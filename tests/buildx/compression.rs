@@ -150,6 +150,7 @@ fn a_load_that_the_builders_gzip_made_slow_says_so() {
         until("the layers to be made", || running.stderr(), |said| said.contains("exporting layers"));
         let buildkitd = stack.pid(Part::Buildkitd);
         kill_process(buildkitd, Signal::STOP).unwrap();
+        // What is tested is the time itself: a load is slow from 5 s on.
         sleep(Duration::from_secs(6));
         kill_process(buildkitd, Signal::CONT).unwrap();
         running.wait().stderr
