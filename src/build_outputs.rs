@@ -21,7 +21,7 @@ pub struct OutputOptions {
 pub enum LoadCompression {
     /// As without Linkspan: BuildKit's default, which is gzip.
     #[default]
-    AsAsked,
+    Unchanged,
     /// gzip at its quickest level.
     Fast,
     /// zstd.
@@ -35,7 +35,7 @@ pub enum LoadCompression {
 pub enum PushCompression {
     /// As without Linkspan: as each layer was made first.
     #[default]
-    AsAsked,
+    Unchanged,
     /// gzip, whatever it was before.
     Gzip,
 }

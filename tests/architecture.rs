@@ -7,7 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-// In a folder of its own, or cargo would take it for another test binary.
+// In a folder of their own, or cargo would take them for other test binaries.
+#[path = "architecture/circles.rs"]
+mod circles;
 #[path = "architecture/paths.rs"]
 mod paths;
 

@@ -12,7 +12,7 @@ use crate::engine::images::Images;
 use crate::engine::ingest::{Expected, IngestManager, OpenedIngest};
 use crate::engine::{EngineError, Lease, Origin, Pin};
 use crate::image::Descriptor;
-use crate::image::cache::{CacheDocumentError, MAX_CACHE_CONFIG};
+use crate::image::cache::CacheConfig;
 use crate::source::read_document;
 
 /// How many layers are copied at once.
@@ -43,7 +43,7 @@ impl Caches {
     ) -> Result<Copied, CacheError> {
         let source = from.blobs();
         let listed = &part.listed;
-        check_config(&listed.config)?;
+        CacheConfig::check_size(&listed.config)?;
         let read = async |descriptor: &Descriptor| {
             let bytes = read_document(&source, descriptor).await?;
             Ok::<_, CacheError>(CacheDocument { descriptor: descriptor.clone(), bytes })
@@ -71,15 +71,6 @@ impl Caches {
         let replaced = export.current().filter(|current| current.id != version.id).cloned();
         Ok(Copied { version, written, replaced })
     }
-}
-
-/// Refuses a config that is too long to be read.
-pub(super) fn check_config(config: &Descriptor) -> Result<(), CacheError> {
-    if config.size <= MAX_CACHE_CONFIG {
-        return Ok(());
-    }
-    let reason = format!("it has {} bytes, more than {MAX_CACHE_CONFIG}", config.size);
-    Err(CacheDocumentError::Config { digest: config.digest.clone(), reason }.into())
 }
 
 /// Pins the layers that are there, and writes the others.

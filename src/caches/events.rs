@@ -4,19 +4,15 @@
 //! anybody watches, it is listed every few seconds, and what has changed is reported as well.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::broadcast;
-use tokio::time::{MissedTickBehavior, interval};
 
-use super::{CacheError, Caches};
 use crate::engine::caches::CacheVersion;
 
 /// How many events wait for a watcher that is slow.
 const BACKLOG: usize = 256;
-/// How often the store is listed while somebody watches.
-const LOOK: Duration = Duration::from_secs(2);
 /// How many versions that are gone are remembered. Ids are never used again: a listing that began before such a version went
 /// must not bring it back.
 const GONE: usize = 4096;
@@ -52,7 +48,7 @@ pub(super) struct Events {
     /// `None` while nobody watches.
     known: Mutex<Option<Known>>,
     /// Held while watching begins.
-    beginning: tokio::sync::Mutex<()>,
+    pub(super) beginning: tokio::sync::Mutex<()>,
 }
 
 /// What was reported to watchers, or what they have found when they began.
@@ -94,6 +90,19 @@ impl Events {
         let _ = self.sender.send(CacheEvent { change, version, at: SystemTime::now() });
     }
 
+    /// Another watcher's events, if there are watchers already.
+    pub(super) fn joined(&self) -> Option<broadcast::Receiver<CacheEvent>> {
+        self.known().as_ref().map(|_| self.sender.subscribe())
+    }
+
+    /// The first watcher's events from now on, when there are these `versions`.
+    pub(super) fn begun(&self, versions: Vec<CacheVersion>) -> broadcast::Receiver<CacheEvent> {
+        let receiver = self.sender.subscribe();
+        let versions = versions.into_iter().map(|version| (version.id.clone(), version)).collect();
+        *self.known() = Some(Known { versions, ..Known::default() });
+        receiver
+    }
+
     /// A version is complete.
     pub(super) fn committed(&self, version: &CacheVersion) {
         let mut known = self.known();
@@ -113,7 +122,7 @@ impl Events {
     }
 
     /// The versions that there are, as a listing has them.
-    fn listed(&self, versions: Vec<CacheVersion>) {
+    pub(super) fn listed(&self, versions: Vec<CacheVersion>) {
         let is_there: HashSet<_> = versions.iter().map(|version| version.id.clone()).collect();
         let lost: Vec<_> = match self.known().as_ref() {
             Some(known) => known.versions.keys().filter(|id| !is_there.contains(*id)).cloned().collect(),
@@ -125,56 +134,13 @@ impl Events {
     }
 
     /// Whether nobody watches any more, so that nothing need be known.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         let mut known = self.known();
         if self.sender.receiver_count() > 0 {
             return false;
         }
         *known = None;
         true
-    }
-}
-
-impl Caches {
-    /// What happens to versions from now on. A watcher that reads slowly misses the oldest events, and gets their number.
-    ///
-    /// # Errors
-    /// When the engine cannot be queried.
-    pub async fn watch(self: &Arc<Self>) -> Result<broadcast::Receiver<CacheEvent>, CacheError> {
-        let _beginning = self.events.beginning.lock().await;
-        {
-            let known = self.events.known();
-            if known.is_some() {
-                return Ok(self.events.sender.subscribe());
-            }
-        }
-        let _changes = self.changes.lock().await;
-        let versions = self.versions(None).await?;
-        let receiver = self.events.sender.subscribe();
-        let versions = versions.into_iter().map(|version| (version.id.clone(), version)).collect();
-        *self.events.known() = Some(Known { versions, ..Known::default() });
-        tokio::spawn(look(Arc::downgrade(self)));
-        Ok(receiver)
-    }
-}
-
-/// Lists the store until nobody watches.
-async fn look(caches: Weak<Caches>) {
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        let Some(caches) = caches.upgrade() else { return };
-        if caches.events.is_over() {
-            return;
-        }
-        // Nothing is deleted by this process meanwhile.
-        let _changes = caches.changes.lock().await;
-        match caches.versions(None).await {
-            Ok(versions) => caches.events.listed(versions),
-            Err(error) => tracing::debug!(%error, "what other processes do to build caches is not seen for now"),
-        }
     }
 }
 
@@ -213,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_once_nobody_watches() {
+    fn nothing_is_known_without_watchers() {
         let (events, receiver) = watched(&["old"]);
         assert!(!events.is_over());
         drop(receiver);

@@ -9,9 +9,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::guards::VersionGuard;
-use super::{CacheError, Caches};
-use crate::engine::Lease;
+use super::{CacheError, CacheRef, Caches, Part};
 use crate::engine::caches::{CacheContent, CacheDocument, CacheVersion, NewVersion, PendingVersion};
+use crate::engine::{Lease, Origin};
 use crate::image::Digest;
 use crate::image::cache::{CacheConfig, CacheRoot};
 
@@ -36,8 +36,48 @@ pub struct CacheExport {
     has_ended: AtomicBool,
 }
 
+impl Caches {
+    /// Begins the export of a part. `keep` is how many versions of it stay, at least this one.
+    ///
+    /// # Errors
+    /// [`CacheError::Denied`] if the policy does not allow the ref; when the engine refuses.
+    pub async fn begin(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+        part: &Part,
+        mode: &str,
+        keep: usize,
+        origin: &Origin,
+    ) -> Result<CacheExport, CacheError> {
+        let new = NewVersion {
+            reference: reference.to_string(),
+            part: part.key(),
+            title: part.title(),
+            mode: mode.to_owned(),
+        };
+        self.begin_version(reference, new, keep, origin).await
+    }
+
+    pub(super) async fn begin_version(
+        self: &Arc<Self>,
+        reference: &CacheRef,
+        new: NewVersion,
+        keep: usize,
+        origin: &Origin,
+    ) -> Result<CacheExport, CacheError> {
+        self.check(reference, &origin.principal)?;
+        let current = {
+            let _changes = self.changes.lock().await;
+            let current = self.versions(Some(reference)).await?.into_iter().find(|version| version.part == new.part);
+            current.map(|current| (self.guards.guard(&current.id), current))
+        };
+        let pending = self.store.begin(&new, origin).await?;
+        Ok(CacheExport::new(self.clone(), pending, new, keep, current))
+    }
+}
+
 impl CacheExport {
-    pub(super) fn new(
+    fn new(
         caches: Arc<Caches>,
         pending: Arc<dyn PendingVersion>,
         new: NewVersion,

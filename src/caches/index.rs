@@ -2,11 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::copy::check_config;
-use super::{CacheError, Caches, InlineCache};
 use crate::image::cache::CacheRecords;
 use crate::image::{Descriptor, Digest};
-use crate::source::read_document;
 
 /// How many indexes are kept, and of how many bytes of configs.
 const INDEXES: usize = 32;
@@ -113,7 +110,7 @@ fn position(at: usize) -> u32 {
 pub(super) struct Indexes(Mutex<Vec<(Descriptor, Arc<CacheIndex>)>>);
 
 impl Indexes {
-    fn get(&self, config: &Descriptor) -> Option<Arc<CacheIndex>> {
+    pub(super) fn get(&self, config: &Descriptor) -> Option<Arc<CacheIndex>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = kept.iter().position(|(known, _)| known.digest == config.digest)?;
         let found = kept.remove(at);
@@ -122,45 +119,13 @@ impl Indexes {
         Some(index)
     }
 
-    fn put(&self, config: &Descriptor, index: &Arc<CacheIndex>) {
+    pub(super) fn put(&self, config: &Descriptor, index: &Arc<CacheIndex>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push((config.clone(), index.clone()));
         let bytes = |kept: &[(Descriptor, _)]| kept.iter().fold(0u64, |sum, (it, _)| sum.saturating_add(it.size));
         while kept.len() > INDEXES || (kept.len() > 1 && bytes(&kept) > INDEXED_BYTES) {
             kept.remove(0);
         }
-    }
-}
-
-impl Caches {
-    /// What a cache config has, to be looked up.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn index(&self, config: &Descriptor) -> Result<Arc<CacheIndex>, CacheError> {
-        if let Some(index) = self.indexes.get(config) {
-            return Ok(index);
-        }
-        check_config(config)?;
-        let bytes = read_document(&self.store.blobs(), config).await?;
-        let index = Arc::new(CacheIndex::new(CacheRecords::parse(config, &bytes)?));
-        self.indexes.put(config, &index);
-        Ok(index)
-    }
-
-    /// What the inline cache of an image has, to be looked up.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn inline_index(&self, cache: &InlineCache) -> Result<Arc<CacheIndex>, CacheError> {
-        if let Some(index) = self.indexes.get(&cache.config) {
-            return Ok(index);
-        }
-        // It was within the limit of an image config when it was found.
-        let bytes = read_document(&self.store.blobs(), &cache.config).await?;
-        let index = Arc::new(CacheIndex::new(CacheRecords::inline(&cache.config, &bytes, &cache.layers)?));
-        self.indexes.put(&cache.config, &index);
-        Ok(index)
     }
 }
 

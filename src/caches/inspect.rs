@@ -1,10 +1,15 @@
-//! One cache, looked into.
+//! What caches take, and one of them looked into.
 
-use super::copy::check_config;
-use super::{CacheError, CacheRef, Caches, ResolvedPart, VersionUsage};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{CacheError, CacheRef, Caches, ResolvedPart, Usage, VersionUsage};
+use crate::engine::caches::CacheVersion;
 use crate::image::Descriptor;
 use crate::image::cache::CacheConfig;
 use crate::source::read_document;
+
+/// How many roots are read at once.
+const READS: usize = 16;
 
 /// A version, and what it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,26 @@ pub struct Details {
 }
 
 impl Caches {
+    /// What the caches take. A version whose root cannot be read counts with the bytes that it had when it was stored.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    pub async fn usage(&self) -> Result<Usage, CacheError> {
+        let versions = self.versions(None).await?;
+        let blobs = |version: CacheVersion| async move {
+            let blobs = match self.root(&version.root).await {
+                Ok(root) => root.blobs().iter().map(|blob| (blob.digest.clone(), blob.size)).collect(),
+                Err(error) => {
+                    tracing::warn!(%error, id = version.id, "the root of a cache cannot be read");
+                    vec![(version.root.digest.clone(), version.bytes)]
+                }
+            };
+            Ok::<_, CacheError>((version, blobs))
+        };
+        let reads: Vec<_> = versions.into_iter().map(blobs).collect();
+        Ok(Usage::of(stream::iter(reads).buffered(READS).try_collect().await?))
+    }
+
     /// The versions of a cache, the newest first; none if there is no such cache.
     ///
     /// # Errors
@@ -58,7 +83,7 @@ impl Caches {
     }
 
     async fn read_config(&self, config: &Descriptor) -> Result<CacheConfig, CacheError> {
-        check_config(config)?;
+        CacheConfig::check_size(config)?;
         let bytes = read_document(&self.store.blobs(), config).await?;
         Ok(CacheConfig::parse(config, &bytes)?)
     }

@@ -17,6 +17,7 @@ mod index;
 mod inline;
 mod inspect;
 mod limits;
+mod lookup;
 mod name;
 mod part;
 mod prune;
@@ -26,6 +27,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod watch;
 
 pub(crate) use blobs::CacheBlobs;
 pub use copy::Copied;

@@ -1,11 +1,11 @@
-//! Removing caches by a selection.
+//! Removing caches: by a selection, by limits, and what newer versions supersede.
 
 use std::time::{Duration, SystemTime};
 
-use super::limits::CacheLimits;
+use super::limits::{CacheLimits, superseded};
 use super::usage::{Usage, VersionUsage};
 use super::{CacheError, Caches, Change};
-use crate::engine::caches::CacheVersion;
+use crate::engine::caches::{CacheVersion, NewVersion};
 use crate::pattern;
 
 /// Which versions are meant.
@@ -62,6 +62,18 @@ fn total(usage: &Usage, is_counted: impl Fn(&VersionUsage) -> bool) -> u64 {
 }
 
 impl Caches {
+    /// Releases what earlier processes left unfinished, and applies the limits. To be called once at the start.
+    ///
+    /// # Errors
+    /// When the engine cannot be queried.
+    pub async fn start(&self) -> Result<(), CacheError> {
+        let left = self.store.recover().await?;
+        if left > 0 {
+            tracing::info!(left, "released unfinished build caches of former processes");
+        }
+        self.apply_limits().await
+    }
+
     /// Deletes the versions that `selection` means, or only says which they are. Those that builds of this process read are
     /// deleted when these have ended.
     ///
@@ -86,5 +98,33 @@ impl Caches {
         let bytes = usage.total.saturating_sub(left);
         let versions = usage.versions.into_iter().filter(|it| over.contains(&it.version.id)).collect();
         Ok(Pruned { versions, bytes })
+    }
+
+    /// Deletes what a new version of a part supersedes, and what exceeds the limits.
+    pub(super) async fn supersede(&self, new: &NewVersion, keep: usize) -> Result<(), CacheError> {
+        {
+            let _changes = self.changes.lock().await;
+            let mut versions = self.store.versions(Some(&new.reference)).await?;
+            versions.retain(|version| !self.guards.is_retired(&version.id));
+            self.retire(superseded(&versions, new, keep), Change::Replaced).await?;
+        }
+        self.apply_limits().await
+    }
+
+    /// Deletes what exceeds the limits.
+    pub(super) async fn apply_limits(&self) -> Result<(), CacheError> {
+        if !self.limits().is_any() {
+            return Ok(());
+        }
+        let exceeding = self.exceeding().await?;
+        for usage in &exceeding.versions {
+            let version = &usage.version;
+            tracing::info!(
+                cache = version.reference,
+                part = version.title,
+                "a build cache exceeds the limits, and goes"
+            );
+        }
+        self.remove(exceeding.versions.into_iter().map(|usage| usage.version.id).collect(), Change::Pruned).await
     }
 }

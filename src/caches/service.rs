@@ -9,11 +9,10 @@ use tokio_util::task::TaskTracker;
 use super::events::{Change, Events};
 use super::guards::Guards;
 use super::index::Indexes;
-use super::limits::superseded;
-use super::{CacheError, CacheExport, CacheLimits, CachePolicy, CacheRef, Part};
-use crate::engine::caches::{CacheStore, CacheVersion, NewVersion};
+use super::{CacheError, CacheLimits, CachePolicy, CacheRef};
+use crate::engine::caches::{CacheStore, CacheVersion};
 use crate::engine::images::Images;
-use crate::engine::{Engine, EngineError, Origin};
+use crate::engine::{Engine, EngineError};
 use crate::image::cache::CacheRoot;
 use crate::image::{Descriptor, Digest};
 use crate::net::Principal;
@@ -120,18 +119,6 @@ impl Caches {
         self.store.blobs()
     }
 
-    /// Releases what earlier processes left unfinished, and applies the limits. To be called once at the start.
-    ///
-    /// # Errors
-    /// When the engine cannot be queried.
-    pub async fn start(&self) -> Result<(), CacheError> {
-        let left = self.store.recover().await?;
-        if left > 0 {
-            tracing::info!(left, "released unfinished build caches of former processes");
-        }
-        self.apply_limits().await
-    }
-
     /// The complete versions, of one cache or of all, the newest first.
     ///
     /// # Errors
@@ -140,44 +127,6 @@ impl Caches {
         let mut versions = self.store.versions(reference.map(CacheRef::as_str)).await?;
         versions.retain(|version| !self.guards.is_retired(&version.id));
         Ok(versions)
-    }
-
-    /// Begins the export of a part. `keep` is how many versions of it stay, at least this one.
-    ///
-    /// # Errors
-    /// [`CacheError::Denied`] if the policy does not allow the ref; when the engine refuses.
-    pub async fn begin(
-        self: &Arc<Self>,
-        reference: &CacheRef,
-        part: &Part,
-        mode: &str,
-        keep: usize,
-        origin: &Origin,
-    ) -> Result<CacheExport, CacheError> {
-        let new = NewVersion {
-            reference: reference.to_string(),
-            part: part.key(),
-            title: part.title(),
-            mode: mode.to_owned(),
-        };
-        self.begin_version(reference, new, keep, origin).await
-    }
-
-    pub(super) async fn begin_version(
-        self: &Arc<Self>,
-        reference: &CacheRef,
-        new: NewVersion,
-        keep: usize,
-        origin: &Origin,
-    ) -> Result<CacheExport, CacheError> {
-        self.settings.policy.check(reference, &origin.principal)?;
-        let current = {
-            let _changes = self.changes.lock().await;
-            let current = self.versions(Some(reference)).await?.into_iter().find(|version| version.part == new.part);
-            current.map(|current| (self.guards.guard(&current.id), current))
-        };
-        let pending = self.store.begin(&new, origin).await?;
-        Ok(CacheExport::new(self.clone(), pending, new, keep, current))
     }
 
     /// Deletes versions; those that builds of this process read when these have ended.
@@ -198,7 +147,7 @@ impl Caches {
     }
 
     /// The same while `changes` is held.
-    async fn retire(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
+    pub(super) async fn retire(&self, ids: Vec<String>, change: Change) -> Result<(), CacheError> {
         self.guards.retire(ids.clone()).await?;
         self.events.gone(&ids, change);
         Ok(())
@@ -227,33 +176,5 @@ impl Caches {
         }
         roots.insert(descriptor.digest.clone(), root.clone());
         Ok(root)
-    }
-
-    /// Deletes what a new version of a part supersedes, and what exceeds the limits.
-    pub(super) async fn supersede(&self, new: &NewVersion, keep: usize) -> Result<(), CacheError> {
-        {
-            let _changes = self.changes.lock().await;
-            let mut versions = self.store.versions(Some(&new.reference)).await?;
-            versions.retain(|version| !self.guards.is_retired(&version.id));
-            self.retire(superseded(&versions, new, keep), Change::Replaced).await?;
-        }
-        self.apply_limits().await
-    }
-
-    /// Deletes what exceeds the limits.
-    pub(super) async fn apply_limits(&self) -> Result<(), CacheError> {
-        if !self.limits().is_any() {
-            return Ok(());
-        }
-        let exceeding = self.exceeding().await?;
-        for usage in &exceeding.versions {
-            let version = &usage.version;
-            tracing::info!(
-                cache = version.reference,
-                part = version.title,
-                "a build cache exceeds the limits, and goes"
-            );
-        }
-        self.remove(exceeding.versions.into_iter().map(|usage| usage.version.id).collect(), Change::Pruned).await
     }
 }

@@ -2,14 +2,8 @@
 
 use std::collections::HashMap;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
-use super::{CacheError, Caches};
 use crate::engine::caches::CacheVersion;
 use crate::image::Digest;
-
-/// How many roots are read at once.
-const READS: usize = 16;
 
 /// What a version takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,27 +45,5 @@ impl Usage {
             VersionUsage { version, blobs, unique, shared }
         };
         Self { versions: versions.into_iter().map(count).collect(), total }
-    }
-}
-
-impl Caches {
-    /// What the caches take. A version whose root cannot be read counts with the bytes that it had when it was stored.
-    ///
-    /// # Errors
-    /// When the engine cannot be queried.
-    pub async fn usage(&self) -> Result<Usage, CacheError> {
-        let versions = self.versions(None).await?;
-        let blobs = |version: CacheVersion| async move {
-            let blobs = match self.root(&version.root).await {
-                Ok(root) => root.blobs().iter().map(|blob| (blob.digest.clone(), blob.size)).collect(),
-                Err(error) => {
-                    tracing::warn!(%error, id = version.id, "the root of a cache cannot be read");
-                    vec![(version.root.digest.clone(), version.bytes)]
-                }
-            };
-            Ok::<_, CacheError>((version, blobs))
-        };
-        let reads: Vec<_> = versions.into_iter().map(blobs).collect();
-        Ok(Usage::of(stream::iter(reads).buffered(READS).try_collect().await?))
     }
 }

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::{CommandError, block_on, output};
 use crate::buildx::Store;
 use crate::config::{Config, ProcessEnvironment};
-use crate::doctor::{self, Paper};
+use crate::doctor::{self, TextStyle};
 use crate::telemetry;
 
 /// Reports what is installed, whether direct exports work and are fast, and how to fix what does not; changes nothing.
@@ -42,7 +42,7 @@ impl Doctor {
         telemetry::start(config.log)?;
         let users = Store::find(|name| std::env::var_os(name));
         let report = block_on(doctor::examine(&config, users.as_ref()))?;
-        let text = if self.json { report.to_json()? } else { paper().write(&report) };
+        let text = if self.json { report.to_json()? } else { text_style().write(&report) };
         output::print(&text)?;
         Ok(if report.works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -50,14 +50,14 @@ impl Doctor {
 
 /// Width and colours of standard output: a terminal has its own width, and colours unless `NO_COLOR` is set
 /// (<https://no-color.org>).
-fn paper() -> Paper {
-    let usual = Paper::default();
+fn text_style() -> TextStyle {
+    let usual = TextStyle::default();
     if !stdout().is_terminal() {
         return usual;
     }
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    Paper {
+    TextStyle {
         width: output::columns(false).map_or(usual.width, |columns| columns.clamp(NARROWEST, WIDEST)),
         colour: !is_set("NO_COLOR") && !is_dumb,
     }

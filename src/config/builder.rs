@@ -26,6 +26,13 @@ pub struct Builder {
     pub outputs: OutputOptions,
 }
 
+impl Builder {
+    /// Whether the connection to it crosses the network without TLS.
+    pub fn is_exposed(&self) -> bool {
+        matches!(&self.endpoint, BuilderEndpoint::Socket(address) if self.tls.is_none() && !address.is_local())
+    }
+}
+
 /// An unchecked builder.
 #[derive(Debug)]
 pub(super) struct Draft {

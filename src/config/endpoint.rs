@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::Builder;
 use crate::net::Address;
 use crate::tunnel::Container;
 
@@ -33,12 +32,5 @@ impl fmt::Display for BuilderEndpoint {
 impl From<Address> for BuilderEndpoint {
     fn from(address: Address) -> Self {
         Self::Socket(address)
-    }
-}
-
-impl Builder {
-    /// Whether the connection to it crosses the network without TLS.
-    pub fn is_exposed(&self) -> bool {
-        matches!(&self.endpoint, BuilderEndpoint::Socket(address) if self.tls.is_none() && !address.is_local())
     }
 }

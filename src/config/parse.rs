@@ -22,7 +22,7 @@ pub(super) fn boolean(given: &Given) -> Result<bool, ConfigError> {
 /// How builders compress new layers of loads.
 pub(super) fn load_compression(given: &Given) -> Result<LoadCompression, ConfigError> {
     match given.text.as_str() {
-        "as-asked" => Ok(LoadCompression::AsAsked),
+        "as-asked" => Ok(LoadCompression::Unchanged),
         "fast" => Ok(LoadCompression::Fast),
         "zstd" => Ok(LoadCompression::Zstd),
         "uncompressed" => Ok(LoadCompression::Uncompressed),
@@ -33,7 +33,7 @@ pub(super) fn load_compression(given: &Given) -> Result<LoadCompression, ConfigE
 /// How builders compress layers that they push.
 fn push_compression(given: &Given) -> Result<PushCompression, ConfigError> {
     match given.text.as_str() {
-        "as-asked" => Ok(PushCompression::AsAsked),
+        "as-asked" => Ok(PushCompression::Unchanged),
         "gzip" => Ok(PushCompression::Gzip),
         _ => Err(invalid(given, "is no compression of pushes; expected `as-asked` or `gzip`")),
     }

@@ -253,9 +253,9 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
             buildkit::Settings { builder: builder.endpoint.to_string(), connections, outputs: builder.outputs };
         let door = buildkit::Door::new(settings, Arc::clone(&exports)).with_caches(caches.clone());
         let door = Arc::new(door.with_slow_loads(slow_loads.clone()).with_status(status.of(listener.address())));
-        let looking = Arc::clone(&door);
+        let probing = Arc::clone(&door);
         // In the background, because a builder may start after this daemon.
-        tokio::spawn(async move { looking.look().await });
+        tokio::spawn(async move { probing.probe().await });
         listeners.open("buildkit", listener, move |stream, drain| {
             let door = Arc::clone(&door);
             async move { door.serve(stream, drain).await }

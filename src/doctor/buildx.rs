@@ -54,11 +54,11 @@ pub(super) fn judge(ways: &Ways<'_>) -> (Vec<Check>, Vec<UsersBuilder>) {
             let found = format!("the builders of buildx cannot be read: {error}");
             (vec![Check { about: "buildx", mark: Mark::Note, found, remedy: None }], Vec::new())
         }
-        Ok(builders) => builders.iter().map(|builder| one(builder, ways)).unzip(),
+        Ok(builders) => builders.iter().map(|builder| judge_builder(builder, ways)).unzip(),
     }
 }
 
-fn one(builder: &UsersOwn, ways: &Ways<'_>) -> (Check, UsersBuilder) {
+fn judge_builder(builder: &UsersOwn, ways: &Ways<'_>) -> (Check, UsersBuilder) {
     let UsersOwn { name, driver, nodes } = builder;
     // The nodes of a builder share its work, so the worst one decides.
     let worst = nodes.iter().map(|node| way(driver, node, ways)).max().unwrap_or(Way::Elsewhere);

@@ -3,12 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::time::timeout;
 
 use super::facts::RunningLinkspan;
-use super::judge::check;
-use super::report::{Check, Mark};
+use super::report::{BuildCaches, Check, Mark, check};
 use crate::caches::{CacheLimits, CacheSettings, Caches};
 use crate::config::Config;
 use crate::engine::doctor::Findings;
@@ -16,21 +14,6 @@ use crate::status::Policy;
 
 /// How long the engine may take to list them.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The build caches in the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BuildCaches {
-    /// How many refs have one.
-    pub caches: usize,
-    /// How many versions of parts these have.
-    pub versions: usize,
-    /// The bytes of all of them, each blob counted once.
-    pub bytes: u64,
-    /// How many versions are beyond the configured limits.
-    pub exceeding: usize,
-    /// The bytes that become free with those.
-    pub exceeding_bytes: u64,
-}
 
 /// The limits that apply: those of the running Linkspan, if its engine is the one that is examined.
 pub(super) fn limits(config: &Config, subject: Option<&RunningLinkspan>) -> CacheLimits {
@@ -43,12 +26,12 @@ pub(super) fn limits(config: &Config, subject: Option<&RunningLinkspan>) -> Cach
     }
 }
 
-/// Looks at the caches of the engine that was found; `None` if none can be stored there, or it does not say.
-pub(super) async fn look(engine: &Findings, limits: CacheLimits) -> Option<BuildCaches> {
+/// Measures the caches of the engine that was found; `None` if none can be stored there, or it does not say.
+pub(super) async fn measure(engine: &Findings, limits: CacheLimits) -> Option<BuildCaches> {
     let engine = &engine.selected.as_ref().ok()?.engine;
     let caches = Caches::new(&**engine, CacheSettings { limits, ..CacheSettings::default() }).ok()?;
-    let look = async { Ok::<_, crate::caches::CacheError>((caches.usage().await?, caches.exceeding().await?)) };
-    let (usage, over) = timeout(PATIENCE, look).await.ok()?.ok()?;
+    let measuring = async { Ok::<_, crate::caches::CacheError>((caches.usage().await?, caches.exceeding().await?)) };
+    let (usage, over) = timeout(PATIENCE, measuring).await.ok()?.ok()?;
     let refs: HashSet<_> = usage.versions.iter().map(|usage| &usage.version.reference).collect();
     Some(BuildCaches {
         caches: refs.len(),

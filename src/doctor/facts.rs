@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::caches::BuildCaches;
 use super::door::Door;
 use super::inflate::Inflate;
+use super::report::BuildCaches;
 use super::users::Users;
 use crate::engine::doctor::Findings;
 use crate::status::{Kind, Status};

@@ -13,7 +13,7 @@ use super::door::Door;
 use super::doors;
 use super::facts::{Chained, Found};
 use super::names::{self, CONTEXT};
-use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report};
+use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Report, check};
 use crate::buildx::is_same_address;
 use crate::config::DEFAULT_DOCKER_LISTEN;
 use crate::engine::select::DEFAULT_DOCKER_HOST;
@@ -217,10 +217,6 @@ fn version_check(found: &Found, engine: Option<&Engine>) -> Option<Check> {
             check("buildx", Mark::Note, found, None)
         }
     })
-}
-
-pub(super) fn check(about: &'static str, mark: Mark, found: impl Into<String>, remedy: Option<&str>) -> Check {
-    Check { about, mark, found: found.into(), remedy: remedy.map(|words| Remedy::Words(words.to_owned())) }
 }
 
 fn failed(about: &'static str, error: &EngineError) -> Check {

@@ -16,8 +16,8 @@ mod facts;
 mod inflate;
 mod judge;
 mod names;
-mod paper;
 mod report;
+mod text;
 mod users;
 mod wrap;
 
@@ -35,18 +35,18 @@ use builder::BuilderProbe;
 use door::{Door, DoorState, Probed};
 use facts::Found;
 
-pub use caches::BuildCaches;
-pub use paper::Paper;
 pub use report::{
-    Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report, UsersBuilder,
+    BuildCaches, Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report,
+    UsersBuilder,
 };
+pub use text::TextStyle;
 
 /// Examines everything in `config`, the running Linkspans, and the builders of the user with the environment `users`. Takes
 /// at most about ten seconds, however many builders there are.
 pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let variable = |name: &str| std::env::var_os(name);
     let sockets = running::find(running::known(config, users, variable, &SearchFolders::new(variable))).await;
-    let mut users = users::look(users, variable);
+    let mut users = users::read(users, variable);
 
     let mut doors = doors::gather(config, &sockets);
     let subject = engine::subject(config, &doors, &sockets);
@@ -63,7 +63,7 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
         Some(Ok(containerd)) => inflate::find(&containerd.address).await,
         _ => None,
     };
-    let caches = caches::look(&engine, caches::limits(config, subject.as_ref())).await;
+    let caches = caches::measure(&engine, caches::limits(config, subject.as_ref())).await;
     let chained = engine::chained(config, &sockets);
     let containerd_address = config.engine.containerd_address.clone();
     judge::judge(&Found { engine, subject, containerd_address, inflate, doors, chained, users, caches })

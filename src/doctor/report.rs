@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::caches::BuildCaches;
 use crate::engine::{EngineKind, Storage};
 use crate::status::Status;
 
@@ -33,6 +32,11 @@ pub struct Check {
     pub found: String,
     /// How to fix or improve it.
     pub remedy: Option<Remedy>,
+}
+
+/// A check with a remedy in prose.
+pub(super) fn check(about: &'static str, mark: Mark, found: impl Into<String>, remedy: Option<&str>) -> Check {
+    Check { about, mark, found: found.into(), remedy: remedy.map(|words| Remedy::Words(words.to_owned())) }
 }
 
 /// How to fix or improve something; one string in JSON.
@@ -89,6 +93,21 @@ pub struct Containerd {
     pub sharing: Option<String>,
     /// `igzip`, `unpigz` or `builtin`; `null` if unknown.
     pub inflate: Option<&'static str>,
+}
+
+/// The build caches in the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuildCaches {
+    /// How many refs have one.
+    pub caches: usize,
+    /// How many versions of parts these have.
+    pub versions: usize,
+    /// The bytes of all of them, each blob counted once.
+    pub bytes: u64,
+    /// How many versions are beyond the configured limits.
+    pub exceeding: usize,
+    /// The bytes that become free with those.
+    pub exceeding_bytes: u64,
 }
 
 /// One builder and its door.

@@ -59,7 +59,7 @@ impl UsersNode {
 }
 
 /// Reads the files of buildx and docker. Without the user's environment there are none.
-pub(super) fn look(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsString>) -> Users {
+pub(super) fn read(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsString>) -> Users {
     let node = |store: &Store, node: crate::buildx::Node| {
         let address = store.address(&node.endpoint);
         UsersNode { name: node.name, address, door_probe: None, builder_probe: None }
@@ -85,7 +85,7 @@ impl Users {
     /// No builders and no contexts.
     #[cfg(test)]
     pub(super) fn none() -> Self {
-        look(None, |_| None)
+        read(None, |_| None)
     }
 
     /// Adds what was found at these sockets.

@@ -201,10 +201,12 @@ pub enum EngineError {
         digest: Digest,
     },
     /// What was given cannot be the ref of an ingest.
-    #[error("`{reference}` cannot be a ref: expected 1 to {limit} bytes without control characters", limit = super::ingest::MAX_REF)]
+    #[error("`{reference}` cannot be a ref: expected 1 to {limit} bytes without control characters")]
     IngestRef {
         /// The ref, cut to 80 characters.
         reference: String,
+        /// The most bytes of a ref.
+        limit: usize,
     },
     /// A name points to something else than was expected when it was to be set or removed. It stays as it is.
     #[error("the name `{name}` {}", current.as_ref().map_or_else(|| "does not exist".to_owned(), |it| format!("points to {it}")))]

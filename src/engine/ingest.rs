@@ -133,7 +133,7 @@ pub struct IngestStatus {
 pub(super) fn check_ref(reference: &str) -> Result<(), EngineError> {
     if reference.is_empty() || reference.len() > MAX_REF || reference.chars().any(char::is_control) {
         let shown: String = reference.chars().take(80).collect();
-        return Err(EngineError::IngestRef { reference: shown });
+        return Err(EngineError::IngestRef { reference: shown, limit: MAX_REF });
     }
     Ok(())
 }

@@ -32,6 +32,7 @@ pub mod images;
 pub mod ingest;
 mod installed;
 mod kind;
+mod layer_applier;
 mod lease;
 mod local;
 pub(crate) mod process;

@@ -7,6 +7,7 @@ use super::containerd::ContainerdEngine;
 use super::docker::DockerEngine;
 use super::docker_classic::ClassicEngine;
 use super::installed::{self, DOCKER};
+pub use super::layer_applier::ApplierChoice;
 use super::repository::RepositoryEngine;
 use super::{Engine, EngineError, EngineKind};
 
@@ -23,16 +24,6 @@ pub const DEFAULT_CACHE_DIR: &str = "/var/lib/linkspan/cache";
 
 /// Why it was chosen although none was configured.
 const FOUND: &str = "found by itself";
-
-/// Who unpacks layers into containerd's snapshots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ApplierChoice {
-    /// This process where it can do it as containerd would, else containerd.
-    #[default]
-    Auto,
-    /// containerd.
-    Containerd,
-}
 
 /// The settings that choose an engine. `None` is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

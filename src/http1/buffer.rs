@@ -48,7 +48,7 @@ impl Buffer {
     pub(super) fn consume(&mut self, count: usize) {
         self.start += count.min(self.len());
         if self.is_empty() {
-            give(std::mem::take(&mut self.bytes));
+            put_back(std::mem::take(&mut self.bytes));
             self.start = 0;
         }
     }
@@ -113,7 +113,7 @@ fn take() -> Vec<u8> {
     POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(READ_BYTES))
 }
 
-fn give(mut bytes: Vec<u8>) {
+fn put_back(mut bytes: Vec<u8>) {
     POOL.with_borrow_mut(|pool| {
         if pool.len() < SPARE && bytes.capacity() == READ_BYTES {
             bytes.clear();

@@ -27,6 +27,6 @@ pub enum RelayError {
     #[error("the client has gone: {0}")]
     Client(io::Error),
     /// The upstream sent bytes without a request.
-    #[error("the server spoke without being asked")]
-    Unasked,
+    #[error("the server sent bytes without a request")]
+    Unsolicited,
 }

@@ -8,7 +8,7 @@ use super::body::Body;
 use super::buffered::{BufferedIo, PrefixedIo};
 use super::connection::ClientConnection;
 use super::head::{RequestHead, ResponseHead};
-use super::relay::{RelayOutcome, Request, Response, exchange};
+use super::relay::{RelayOutcome, Request, Response, TappedExchange, exchange};
 use super::splice::splice;
 use super::{RelayError, own_response};
 use crate::net::{Drain, Stream};
@@ -25,17 +25,6 @@ const CODING_BYTES: usize = 4096;
 pub struct Exchange<C> {
     connection: ClientConnection<C>,
     head: RequestHead,
-}
-
-/// A complete exchange, as [`Exchange::watch`] reports it.
-#[derive(Debug, Clone)]
-pub struct TappedExchange {
-    /// The head of the response.
-    pub response: ResponseHead,
-    /// The content of the request, without transfer coding; `None` if it was longer than the limit, or incomplete.
-    pub request_body: Option<Bytes>,
-    /// The content of the response, likewise.
-    pub response_body: Option<Bytes>,
 }
 
 /// The outcome of an [`Exchange::upgrade`].

@@ -34,18 +34,20 @@ mod exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod head;
+mod incoming;
 mod own_response;
 mod relay;
-
 mod splice;
 
 pub use body::BrokenChunk;
 pub use buffered::PrefixedIo;
-pub use connection::{ClientConnection, Incoming};
+pub use connection::ClientConnection;
 pub use error::RelayError;
-pub use exchange::{Exchange, Switched, TappedExchange, Upgrade};
+pub use exchange::{Exchange, Switched, Upgrade};
 pub use head::{BadHead, HEAD_BYTES, Headers, RequestHead, ResponseHead};
+pub use incoming::Incoming;
 pub(crate) use own_response::linger_on;
+pub use relay::TappedExchange;
 pub use splice::join;
 
 #[cfg(test)]

@@ -12,11 +12,22 @@ use super::body::{Body, BrokenChunk, Framing};
 use super::buffer::READ_BYTES;
 use super::buffered::{BufferedIo, Source};
 use super::head::{HEAD_BYTES, RequestHead, ResponseHead, Scanner};
-use super::{RelayError, TappedExchange, own_response};
+use super::{RelayError, own_response};
 
 /// How many bytes a client may send ahead before its response is complete: the next request, or the first bytes of an
 /// upgraded stream. More stays in its socket.
 const AHEAD_BYTES: usize = READ_BYTES / 2;
+
+/// A complete exchange, as [`Exchange::watch`](super::Exchange::watch) reports it.
+#[derive(Debug, Clone)]
+pub struct TappedExchange {
+    /// The head of the response.
+    pub response: ResponseHead,
+    /// The content of the request, without transfer coding; `None` if it was longer than the limit, or incomplete.
+    pub request_body: Option<Bytes>,
+    /// The content of the response, likewise.
+    pub response_body: Option<Bytes>,
+}
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,10 +159,10 @@ impl Response {
                     }
                     self.passing = body.advance(upstream.unread.bytes()).map_err(RelayError::Response)?;
                 }
-                None => match self.look(upstream.unread.bytes())? {
-                    Look::Some => {}
-                    Look::Raw => return Ok(Received::Outcome(RelayOutcome::Raw)),
-                    Look::More => {
+                None => match self.read_head(upstream.unread.bytes())? {
+                    HeadScan::Some => {}
+                    HeadScan::Raw => return Ok(Received::Outcome(RelayOutcome::Raw)),
+                    HeadScan::More => {
                         if !upstream.fill().await {
                             // Without a relay, the client would also get this incomplete head.
                             upstream.unread.write_all(writer).await.map_err(RelayError::Client)?;
@@ -167,17 +178,17 @@ impl Response {
         }
     }
 
-    /// Looks for a head at the beginning of `bytes`. It is forwarded together with the buffered part of the body, so
+    /// Reads a head at the beginning of `bytes`. It is forwarded together with the buffered part of the body, so
     /// that a small response stays one packet.
-    fn look(&mut self, bytes: &[u8]) -> Result<Look, RelayError> {
+    fn read_head(&mut self, bytes: &[u8]) -> Result<HeadScan, RelayError> {
         let Some(end) = self.scanner.end(bytes) else {
-            return Ok(if bytes.len() < HEAD_BYTES { Look::More } else { Look::Raw });
+            return Ok(if bytes.len() < HEAD_BYTES { HeadScan::More } else { HeadScan::Raw });
         };
         let head = ResponseHead::parse(Bytes::copy_from_slice(&bytes[..end]), &self.method);
-        let Some(head) = head else { return Ok(Look::Raw) };
+        let Some(head) = head else { return Ok(HeadScan::Raw) };
         self.passing = end;
         if head.is_interim() {
-            return Ok(Look::Some);
+            return Ok(HeadScan::Some);
         }
         let is_raw = head.framing() == Framing::UntilEnd;
         let mut body = Body::new(head.framing());
@@ -188,12 +199,12 @@ impl Response {
             self.passing += body.advance(&bytes[end..]).map_err(RelayError::Response)?;
         }
         self.found = Some((head, body));
-        Ok(if is_raw { Look::Raw } else { Look::Some })
+        Ok(if is_raw { HeadScan::Raw } else { HeadScan::Some })
     }
 }
 
-/// What [`Response::look`] found.
-enum Look {
+/// What [`Response::read_head`] found.
+enum HeadScan {
     /// A head to forward.
     Some,
     /// A byte stream: only the end of the connection ends it.
@@ -239,9 +250,9 @@ where
     while request.state == RequestState::Sending {
         tokio::select! {
             sent = request.progress(&mut client.source, &mut upstream.writer) => sent.map_err(RelayError::Body)?,
-            unasked = upstream.source.fill() => {
-                if unasked {
-                    return Err(RelayError::Unasked);
+            is_unsolicited = upstream.source.fill() => {
+                if is_unsolicited {
+                    return Err(RelayError::Unsolicited);
                 }
                 break;
             }

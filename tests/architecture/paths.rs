@@ -4,10 +4,42 @@
 
 use std::collections::HashMap;
 
+/// A path as a source has it, with `crate`, `self` and `super` at its start already replaced.
+pub(crate) struct Found {
+    /// Its last part is `*` where everything below it is imported.
+    pub(crate) path: Vec<String>,
+    /// The name that `as` gives it.
+    renamed: Option<String>,
+    /// Whether a `use` has it.
+    pub(crate) imported: bool,
+}
+
+impl Found {
+    /// What the source calls the path's end from then on.
+    pub(crate) fn name(&self) -> Option<&String> {
+        self.renamed.as_ref().or_else(|| self.path.last())
+    }
+}
+
 /// Every path in the source `text` of `module`, complete from its root: `crate::a::b`, or a crate's name first.
 pub(crate) fn of(module: &[String], text: &str) -> Vec<String> {
-    let tokens = tokens(text);
-    let mut found: Vec<(Vec<String>, Option<String>)> = Vec::new();
+    let found = read(module, &tokens(text));
+    // `use crate::engine; engine::docker::X` names the engine as much as the whole path does.
+    let imported: HashMap<&String, &Vec<String>> = found
+        .iter()
+        .filter(|found| found.path.len() > 1)
+        .filter_map(|found| Some((found.name()?, &found.path)))
+        .collect();
+    let expand = |path: &Vec<String>| match imported.get(&path[0]) {
+        Some(whole) if path.len() > 1 && path[0] != "crate" => [whole.as_slice(), &path[1..]].concat(),
+        _ => path.clone(),
+    };
+    found.iter().map(|found| expand(&found.path)).filter(|path| path.len() > 1).map(|path| path.join("::")).collect()
+}
+
+/// The paths among `tokens`, which are those of `module`.
+pub(crate) fn read(module: &[String], tokens: &[String]) -> Vec<Found> {
+    let mut found = Vec::new();
     let mut module = module.to_vec();
     // For each open brace whether it is that of an inline module.
     let mut braces = Vec::new();
@@ -25,34 +57,22 @@ pub(crate) fn of(module: &[String], text: &str) -> Vec<String> {
                 module.pop();
             }
             word if is_word(word) => {
-                at = tree(&module, &tokens, at, &[], &mut found);
+                let imported =
+                    at.checked_sub(1).and_then(|before| tokens.get(before)).is_some_and(|word| word == "use");
+                let from = found.len();
+                at = tree(&module, tokens, at, &[], &mut found);
+                found[from..].iter_mut().for_each(|found| found.imported = imported);
                 continue;
             }
             _ => {}
         }
         at += 1;
     }
-    // `use crate::engine; engine::docker::X` names the engine as much as the whole path does.
-    let imported: HashMap<String, Vec<String>> = found
-        .iter()
-        .filter(|(path, _)| path.len() > 1)
-        .filter_map(|(path, name)| Some((name.clone().or_else(|| path.last().cloned())?, path.clone())))
-        .collect();
-    let expand = |path: Vec<String>| match imported.get(&path[0]) {
-        Some(whole) if path.len() > 1 && path[0] != "crate" => [whole.as_slice(), &path[1..]].concat(),
-        _ => path,
-    };
-    found.into_iter().map(|(path, _)| expand(path)).filter(|path| path.len() > 1).map(|path| path.join("::")).collect()
+    found
 }
 
 /// Reads the path or tree of paths at `at`, which begins below `prefix`, and returns where it ends.
-fn tree(
-    module: &[String],
-    tokens: &[String],
-    mut at: usize,
-    prefix: &[String],
-    found: &mut Vec<(Vec<String>, Option<String>)>,
-) -> usize {
+fn tree(module: &[String], tokens: &[String], mut at: usize, prefix: &[String], found: &mut Vec<Found>) -> usize {
     let mut path = prefix.to_vec();
     let is = |at: usize, text: &str| tokens.get(at).is_some_and(|token| token == text);
     while let Some(word) = tokens.get(at).filter(|token| is_word(token)) {
@@ -74,7 +94,7 @@ fn tree(
         if is(at, "{") {
             at += 1;
             while at < tokens.len() && !is(at, "}") {
-                at = if tokens.get(at).is_some_and(|token| is_word(token)) {
+                at = if tokens.get(at).is_some_and(|token| is_word(token) || token == "*") {
                     tree(module, tokens, at, &path, found)
                 } else {
                     at + 1
@@ -83,8 +103,12 @@ fn tree(
             return at + 1;
         }
     }
-    let name = (is(at, "as")).then(|| tokens.get(at + 1).cloned()).flatten();
-    found.push((path, name));
+    if is(at, "*") && ["::", "{", ","].contains(&tokens[at - 1].as_str()) {
+        path.push("*".to_owned());
+        at += 1;
+    }
+    let renamed = (is(at, "as")).then(|| tokens.get(at + 1).cloned()).flatten();
+    found.push(Found { path, renamed, imported: false });
     at
 }
 
@@ -93,7 +117,7 @@ fn is_word(token: &str) -> bool {
 }
 
 /// The source as words, `::` and single signs, without comments, strings and characters.
-fn tokens(text: &str) -> Vec<String> {
+pub(crate) fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {

@@ -93,15 +93,15 @@ async fn a_refusal_is_passed_on() {
 }
 
 #[tokio::test]
-async fn nobody_there() {
+async fn a_closed_socket_is_silent() {
     let (_folder, listener, builder) = listen();
     drop(listener);
-    let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("nobody is there") };
+    let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("nothing listens") };
     assert!(reason.contains("Connection refused"), "{reason}");
 }
 
 #[tokio::test]
-async fn something_else_there() {
+async fn another_server_is_no_builder() {
     let (_folder, listener, builder) = listen();
     let server = async {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -107,7 +107,7 @@ fn loads_are_called_direct_exports_only_where_they_are() {
 }
 
 #[test]
-fn a_closed_door_and_somebody_elses_socket_are_no_open_doors() {
+fn a_closed_door_and_another_programs_socket_are_no_open_doors() {
     for (state, door_probe) in [
         (DoorState::Closed, running::Probe::Closed),
         (DoorState::Taken, running::Probe::Stranger),

@@ -1,13 +1,12 @@
 //! The checks of builders with doors.
 
-use super::check;
 use crate::config::BuilderEndpoint;
 use crate::doctor::builder::BuilderProbe;
 use crate::doctor::buildx::Ways;
 use crate::doctor::door::{Door, Probed};
 use crate::doctor::facts::Found;
 use crate::doctor::names::{self, BUILDER};
-use crate::doctor::report::{Builder, Check, Commands, Engine, Mark};
+use crate::doctor::report::{Builder, Check, Commands, Engine, Mark, check};
 use crate::engine::EngineKind;
 use crate::net::Address;
 

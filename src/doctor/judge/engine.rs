@@ -1,10 +1,10 @@
 //! The checks of the engine and its containerd.
 
-use super::{check, failed};
+use super::failed;
 use crate::buildx::is_same_address;
 use crate::doctor::facts::{Found, RunningLinkspan};
 use crate::doctor::inflate::Inflate;
-use crate::doctor::report::{Check, Containerd, Engine, Mark};
+use crate::doctor::report::{Check, Containerd, Engine, Mark, check};
 use crate::engine::select::Selected;
 use crate::engine::{EngineError, Storage, doctor};
 use crate::status;

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::SolveRequest;
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::watch;
 
 use super::cache::CacheBuild;
 use super::slow::LayersExport;
 use super::solve::NO_CACHE;
+use super::status_frames::StatusFrames;
 
 /// The limit of what is recorded of one build's gateway calls. Frontend requests are a few KiB.
 const MAX_RECORDING_BYTES: usize = 32 << 20;
@@ -25,26 +25,13 @@ pub(super) struct Builds(Mutex<HashMap<String, Weak<Build>>>);
 /// One build.
 #[derive(Debug)]
 pub(super) struct Build {
-    /// The id that the client chose.
-    pub(super) id: String,
-    progress: watch::Sender<Progress>,
+    /// What its client is shown.
+    pub(super) frames: Arc<StatusFrames>,
     recording: Mutex<Recording>,
     /// The caches that it reads and writes, while it runs.
     cache: Mutex<Weak<CacheBuild>>,
     /// When its layers were made.
     layers: Mutex<LayersExport>,
-}
-
-/// The progress frames for the client, in order.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Whether we export the build's image, so that its status stream is kept open for that.
-    ours: bool,
-    finished: bool,
-    /// `StatusResponse` frames, which follow the builder's own.
-    frames: Vec<Bytes>,
-    /// Frames to be sent among the builder's own.
-    live: Vec<Bytes>,
 }
 
 /// The gateway calls that made the build's result, so that the build can be repeated.
@@ -76,8 +63,7 @@ impl Builds {
         }
         builds.retain(|_, build| build.strong_count() > 0);
         let build = Arc::new(Build {
-            id: id.to_owned(),
-            progress: watch::Sender::default(),
+            frames: Arc::new(StatusFrames::new(id)),
             recording: Mutex::default(),
             cache: Mutex::default(),
             layers: Mutex::default(),
@@ -89,30 +75,20 @@ impl Builds {
     /// The build called `id`, if its image is ours to export.
     pub(super) fn tracked(&self, id: &str) -> Option<Arc<Build>> {
         let builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        builds.get(id).and_then(Weak::upgrade).filter(|build| build.progress.borrow().ours)
+        builds.get(id).and_then(Weak::upgrade).filter(|build| build.frames.are_ours())
     }
 }
 
 impl Build {
     /// Marks the build as ours until the claim is dropped.
     pub(super) fn track(self: &Arc<Self>) -> TrackedBuild {
-        self.progress.send_modify(|progress| progress.ours = true);
+        self.frames.track();
         TrackedBuild(self.clone())
     }
 
-    /// Shows the client a `StatusResponse` frame.
-    pub(super) fn show(&self, frame: Bytes) {
-        self.progress.send_modify(|progress| progress.frames.push(frame));
-    }
-
-    /// Shows the client a `StatusResponse` frame among the builder's own.
-    pub(super) fn show_now(&self, frame: Bytes) {
-        self.progress.send_modify(|progress| progress.live.push(frame));
-    }
-
-    /// Subscribes to the frames.
-    pub(super) fn watch(&self) -> Watch {
-        Watch { progress: self.progress.subscribe(), seen: 0, seen_live: 0 }
+    /// The id that the client chose.
+    pub(super) fn id(&self) -> &str {
+        &self.frames.id
     }
 
     /// The caches of the build, if it has any of ours.
@@ -158,42 +134,7 @@ pub(super) struct TrackedBuild(Arc<Build>);
 
 impl Drop for TrackedBuild {
     fn drop(&mut self) {
-        self.0.progress.send_modify(|progress| progress.finished = true);
-    }
-}
-
-/// A reader of a build's frames.
-#[derive(Debug)]
-pub(super) struct Watch {
-    progress: watch::Receiver<Progress>,
-    seen: usize,
-    seen_live: usize,
-}
-
-impl Watch {
-    /// The next frames to be sent among the builder's own; pends forever if there are none.
-    pub(super) async fn live(&mut self) -> Vec<Bytes> {
-        let seen = self.seen_live;
-        let progress = self.progress.wait_for(|progress| progress.live.len() > seen).await;
-        let frames = progress.map(|progress| progress.live[seen..].to_vec());
-        // The build was dropped: no frames can follow.
-        let Ok(frames) = frames else { return std::future::pending().await };
-        self.seen_live += frames.len();
-        frames
-    }
-
-    /// The next frames of either kind; `None` when no more can follow, which for a build that is not ours is at once.
-    pub(super) async fn next(&mut self) -> Option<Vec<Bytes>> {
-        let (seen, seen_live) = (self.seen, self.seen_live);
-        // An error means that the build was dropped: no frames can follow.
-        let progress = self.progress.wait_for(|progress| {
-            progress.live.len() > seen_live || progress.frames.len() > seen || progress.finished || !progress.ours
-        });
-        let progress = progress.await.ok()?;
-        let live = progress.live.get(seen_live..).unwrap_or_default();
-        let frames = [live, progress.frames.get(seen..).unwrap_or_default()].concat();
-        (self.seen, self.seen_live) = (progress.frames.len(), progress.live.len());
-        Some(frames).filter(|frames| !frames.is_empty())
+        self.0.frames.finish();
     }
 }
 
@@ -205,11 +146,11 @@ mod tests {
     async fn a_status_stream_that_came_first_sees_everything_until_the_claim_ends() {
         let builds = Builds::default();
         let status = builds.get("a");
-        let mut watch = status.watch();
+        let mut watch = status.frames.watch();
         let claim = builds.get("a").track();
         assert!(builds.tracked("a").is_some());
-        status.show(Bytes::from_static(b"1"));
-        status.show(Bytes::from_static(b"2"));
+        status.frames.show(Bytes::from_static(b"1"));
+        status.frames.show(Bytes::from_static(b"2"));
         assert_eq!(watch.next().await.unwrap().len(), 2);
         drop(claim);
         assert_eq!(watch.next().await, None);
@@ -218,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn builds_that_are_not_ours_end_at_once_and_are_forgotten() {
         let builds = Builds::default();
-        assert_eq!(builds.get("a").watch().next().await, None);
+        assert_eq!(builds.get("a").frames.watch().next().await, None);
         assert!(builds.tracked("a").is_none());
         drop(builds.get("b"));
         assert_eq!(builds.0.lock().unwrap().len(), 1);

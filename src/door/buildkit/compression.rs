@@ -28,10 +28,10 @@ impl Exporter {
         [COMPRESSION, LEVEL, FORCE].into_iter().any(|key| self.attrs.contains_key(key))
     }
 
-    /// The same exporter, with the compression of `wanted` unless it names one.
-    pub(super) fn compressed(mut self, wanted: LoadCompression) -> Self {
-        let (compression, level) = match wanted {
-            LoadCompression::AsAsked => return self,
+    /// The same exporter, with the compression of `setting` unless it names one.
+    pub(super) fn compressed(mut self, setting: LoadCompression) -> Self {
+        let (compression, level) = match setting {
+            LoadCompression::Unchanged => return self,
             LoadCompression::Fast => ("gzip", Some("1")),
             LoadCompression::Zstd => ("zstd", None),
             LoadCompression::Uncompressed => ("uncompressed", None),
@@ -59,16 +59,16 @@ impl Solve {
         let is_refused =
             options.load_compression == LoadCompression::Zstd && (1..FIRST_WITH_ZSTD).contains(&self.compatibility);
         if self.cache.has_others || is_refused || self.exporters.iter().any(is_other) {
-            LoadCompression::AsAsked
+            LoadCompression::Unchanged
         } else {
             options.load_compression
         }
     }
 
-    /// The request with the compression of `wanted` for its pushes; `None` if that changes nothing.
-    pub(super) fn with_pushes(&self, wanted: PushCompression) -> Result<Option<Bytes>, WireError> {
+    /// The request with the compression of `setting` for its pushes; `None` if that changes nothing.
+    pub(super) fn with_pushes(&self, setting: PushCompression) -> Result<Option<Bytes>, WireError> {
         let is_edited = |exporter: &Exporter| exporter.is_push() && !exporter.names_compression();
-        if wanted == PushCompression::AsAsked || !self.exporters.iter().any(is_edited) {
+        if setting == PushCompression::Unchanged || !self.exporters.iter().any(is_edited) {
             return Ok(None);
         }
         let mut exporters = self.exporters.clone();
@@ -112,8 +112,8 @@ mod tests {
 
     #[test]
     fn a_load_gets_the_setting_unless_its_client_names_a_compression() {
-        for (wanted, attrs, expected) in [
-            (LoadCompression::AsAsked, &[][..], &[][..]),
+        for (setting, attrs, expected) in [
+            (LoadCompression::Unchanged, &[][..], &[][..]),
             (LoadCompression::Fast, &[], &[(COMPRESSION, "gzip"), (LEVEL, "1")]),
             (LoadCompression::Zstd, &[], &[(COMPRESSION, "zstd")]),
             (LoadCompression::Uncompressed, &[], &[(COMPRESSION, "uncompressed")]),
@@ -122,39 +122,39 @@ mod tests {
             (LoadCompression::Zstd, &[(FORCE, "true")], &[(FORCE, "true")]),
         ] {
             let solve = solve(vec![exporter("oci", &[&[MARK], attrs].concat())], &[], 0);
-            let asked = solve.builder_exporters(loads(wanted)).unwrap().remove(0);
-            let found: Vec<_> = asked
+            let exporter = solve.builder_exporters(loads(setting)).unwrap().remove(0);
+            let found: Vec<_> = exporter
                 .attrs
                 .iter()
                 .filter(|(key, _)| key.contains("compression"))
                 .map(|(key, value)| (key.as_str(), value.as_str()))
                 .collect();
-            assert_eq!(found, expected, "{wanted:?} {attrs:?}");
+            assert_eq!(found, expected, "{setting:?} {attrs:?}");
         }
     }
 
     #[test]
     fn other_outputs_keep_the_layers_that_they_request() {
         let load = || exporter("oci", &[MARK]);
-        let (fast, zstd, as_asked) = (LoadCompression::Fast, LoadCompression::Zstd, LoadCompression::AsAsked);
-        for (others, caches, wanted, compatibility, expected) in [
+        let (fast, zstd, unchanged) = (LoadCompression::Fast, LoadCompression::Zstd, LoadCompression::Unchanged);
+        for (others, caches, setting, compatibility, expected) in [
             (vec![], &[][..], fast, 0, fast),
             (vec![exporter("local", &[]), exporter("tar", &[]), load()], &["inline", "linkspan"], fast, 0, fast),
-            (vec![exporter("image", &[("push", "true")])], &[], fast, 0, as_asked),
-            (vec![exporter("oci", &[("dest", "x")])], &[], fast, 0, as_asked),
-            (vec![exporter("later", &[])], &[], fast, 0, as_asked),
-            (vec![], &["registry"], fast, 0, as_asked),
+            (vec![exporter("image", &[("push", "true")])], &[], fast, 0, unchanged),
+            (vec![exporter("oci", &[("dest", "x")])], &[], fast, 0, unchanged),
+            (vec![exporter("later", &[])], &[], fast, 0, unchanged),
+            (vec![], &["registry"], fast, 0, unchanged),
             (vec![], &[], zstd, 30, zstd),
-            (vec![], &[], zstd, 10, as_asked),
+            (vec![], &[], zstd, 10, unchanged),
             (vec![], &[], fast, 10, fast),
         ] {
             let solve = solve([vec![load()], others.clone()].concat(), caches, compatibility);
-            assert_eq!(solve.load_compression(loads(wanted)), expected, "{others:?} {caches:?} {compatibility}");
+            assert_eq!(solve.load_compression(loads(setting)), expected, "{others:?} {caches:?} {compatibility}");
         }
     }
 
     #[test]
-    fn pushes_are_made_gzip_where_that_is_wanted_and_nothing_else_is_named() {
+    fn pushes_are_made_gzip_where_that_is_set_and_nothing_else_is_named() {
         let push = |attrs: &[(&str, &str)]| exporter("image", &[&[("push", "true"), ("name", "a")], attrs].concat());
         let exporters = vec![
             push(&[]),
@@ -163,7 +163,7 @@ mod tests {
             exporter("oci", &[MARK]),
         ];
         let solve = solve(exporters.clone(), &[], 0);
-        assert_eq!(solve.with_pushes(PushCompression::AsAsked).unwrap(), None);
+        assert_eq!(solve.with_pushes(PushCompression::Unchanged).unwrap(), None);
         let edited = proto::SolveRequest::decode(solve.with_pushes(PushCompression::Gzip).unwrap().unwrap()).unwrap();
         assert_eq!(edited.exporters[0], push(&[(COMPRESSION, "gzip"), (FORCE, "true")]));
         assert_eq!(edited.exporters[1..], exporters[1..]);

@@ -24,7 +24,7 @@ pub fn solve(bytes: &[u8]) {
     }
     valid(bytes);
     let Ok(solve) = Solve::read(Bytes::copy_from_slice(bytes)) else { return };
-    for (plain_is_load, load_compression) in [(false, LoadCompression::Fast), (true, LoadCompression::AsAsked)] {
+    for (plain_is_load, load_compression) in [(false, LoadCompression::Fast), (true, LoadCompression::Unchanged)] {
         let options = OutputOptions { plain_is_load, load_compression, ..OutputOptions::default() };
         let Some(exporters) = solve.builder_exporters(options) else { continue };
         let edited = [solve.with_exporters(&exporters), solve.again("again", &exporters, History::Skip)];

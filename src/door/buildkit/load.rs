@@ -1,30 +1,31 @@
 //! The exports of a build, inside it or between the builder's response and the client's, and each exporter's result.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::Descriptor as HistoryDescriptor;
 use futures_util::future::join_all;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::builder::{Builder, Record};
 use super::builds::Build;
 use super::exporters::{EXPLICIT_TYPE, Exporter};
 use super::frontend_metadata::FrontendMetadata;
+use super::load_error::{Failure, failure, prefixed};
 use super::names;
 use super::progress::{Display, Placement};
 use super::rebuild::rebuild;
 use super::remarks;
 use super::response::{BuildResponse, ExporterResult, Keys, archive_keys, config_digest, dated, source_time};
-use super::slow::MissingLayers;
+use super::slow::{MissingLayers, slow_load};
 use super::solve::Solve;
-use crate::build_outputs::{OutputOptions, SlowLoads};
-use crate::engine::{EngineError, Origin};
+use crate::build_outputs::{LoadCompression, OutputOptions, SlowLoads};
+use crate::engine::Origin;
 use crate::export::response::{NAME, image_response};
 use crate::export::{ExportError, Exports, Request, unique_id};
 use crate::image::{Descriptor, Document, Kind, Limits, View};
 use crate::net::Principal;
-use crate::source::{SourceError, read_document};
+use crate::source::read_document;
 
 /// How often a build is repeated. One repetition fetches lazy layers; the others allow for a builder that prunes
 /// meanwhile.
@@ -111,7 +112,7 @@ impl Load {
             .map(|(index, load)| {
                 let display = load
                     .filter(|_| is_shown(index))
-                    .map(|_| Display::start(self.build.clone(), engine, index, placement));
+                    .map(|_| Display::start(self.build.frames.clone(), engine, index, placement));
                 (self.solve.exporters[index].is_plain(), display)
             })
             .inspect(|(plain, display)| {
@@ -152,7 +153,7 @@ impl Load {
         let mut attempt = self.attempt(build, response, displays, frontend.clone()).await?;
         for _ in 0..REPETITIONS {
             let Err(error) = attempt else { break };
-            tracing::info!(build = %self.build.id, %error, "the builder is asked to fetch what it lacks");
+            tracing::info!(build = %self.build.id(), %error, "the builder is asked to fetch what it lacks");
             for display in displays.iter().flatten() {
                 display.note("waiting for the builder to fetch layers that it does not hold");
             }
@@ -188,7 +189,7 @@ impl Load {
         };
         let exporters = self.solve.exporters.iter().zip(&made).zip(displays);
         let attempts: Vec<_> = exporters
-            .map(|((exporter, made), display)| self.one(exporter, made.as_ref(), display.as_ref(), &frontend))
+            .map(|((exporter, made), display)| self.result_of(exporter, made.as_ref(), display.as_ref(), &frontend))
             .collect();
         let (mut results, mut failed) = (Vec::new(), None);
         for (id, (keys, exporter)) in join_all(attempts).await.into_iter().zip(&self.solve.exporters).enumerate() {
@@ -208,7 +209,7 @@ impl Load {
     }
 
     /// The result of one exporter; we export those that have a display.
-    async fn one(
+    async fn result_of(
         &self,
         exporter: &Exporter,
         made: Option<&BuiltImage>,
@@ -247,6 +248,19 @@ impl Load {
         display.succeed(&outcome, remark.as_deref());
         // The root already has its time.
         Ok(archive_keys(&root, made.config.clone(), &names, None))
+    }
+
+    /// The remark on a load that took `elapsed` from the end of the build on, and which sent `layers`.
+    async fn remark_on_time(&self, exporter: &Exporter, layers: &MissingLayers, elapsed: Duration) -> Option<String> {
+        // Of several exporters, and where a setting would not have helped, nothing is known.
+        let is_set = self.outputs.load_compression != LoadCompression::Unchanged || exporter.names_compression();
+        if is_set || self.builder_exporters.len() > 1 || self.solve.cache.has_others {
+            return None;
+        }
+        let slow = slow_load(&self.builder, self.build.layers_export(), layers, elapsed).await?;
+        let remark = format!("{} were the builder's gzip of new layers: {}", slow.cost(), slow.remedy());
+        self.slow_loads.note(slow);
+        Some(remark)
     }
 
     /// The response of an exporter that is not ours, as far as the merged map hides it.
@@ -337,64 +351,5 @@ impl Load {
             View::Manifest(manifest) => Some(manifest.config.digest.to_string()),
             _ => None,
         })
-    }
-}
-
-/// Why one exporter has no result.
-enum Failure {
-    Export(ExportError),
-    Final(Status),
-}
-
-impl From<ExportError> for Failure {
-    fn from(error: ExportError) -> Self {
-        Self::Export(error)
-    }
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        Self::Final(status)
-    }
-}
-
-/// The client's error. `Unknown` is the code of BuildKit's own export errors; buildx prints only the text.
-fn failure(error: &ExportError) -> Status {
-    match (error, hint(error)) {
-        (ExportError::Cancelled, _) => Status::cancelled(error.to_string()),
-        (_, Some(hint)) => Status::unknown(format!("linkspan: {error}; hint: {hint}")),
-        (_, None) => Status::unknown(format!("linkspan: {error}")),
-    }
-}
-
-/// A hint for the user, which takes into account that the bytes come from a builder.
-fn hint(error: &ExportError) -> Option<String> {
-    match error {
-        ExportError::Engine(EngineError::Corrupt { .. }) => {
-            Some("build again; if it stays, the builder's cache is damaged: `docker buildx prune`".to_owned())
-        }
-        ExportError::Source(SourceError::Read { .. } | SourceError::Length { .. }) => {
-            Some("build again; if it stays, look at the builder's log".to_owned())
-        }
-        _ => error.hint(),
-    }
-}
-
-fn prefixed(what: &str, status: &Status) -> Status {
-    let code = if status.code() == Code::Ok { Code::Unknown } else { status.code() };
-    Status::new(code, format!("linkspan: {what} failed: {}", status.message()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::Digest;
-
-    #[test]
-    fn what_is_damaged_is_the_builders() {
-        let corrupt = EngineError::Corrupt { digest: Digest::sha256(b"x"), reason: "it is".to_owned() };
-        let export = ExportError::from(corrupt.clone());
-        assert!(failure(&export).message().contains("docker buildx prune"));
-        assert_eq!((corrupt.hint(), export.hint()), (None, None), "others read from elsewhere");
     }
 }

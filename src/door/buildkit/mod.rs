@@ -20,6 +20,7 @@ mod frontend_metadata;
 pub(crate) mod fuzz;
 mod grpc;
 mod load;
+mod load_error;
 mod names;
 mod process;
 mod progress;
@@ -33,6 +34,7 @@ mod session;
 mod slow;
 mod solve;
 mod status;
+mod status_frames;
 mod unary;
 mod wire;
 
@@ -130,7 +132,7 @@ impl Door {
     }
 
     /// Checks once whether the builder can be reached, and logs a warning if not.
-    pub async fn look(&self) {
+    pub async fn probe(&self) {
         if let Err(error) = self.builder.connections.probe().await {
             let (builder, reason) = (&self.builder.name, error.reason());
             tracing::warn!(%builder, %reason, "the builder cannot be reached; builds wait for it a few seconds, and fail");

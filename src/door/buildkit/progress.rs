@@ -10,8 +10,8 @@ use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexS
 use bytes::Bytes;
 use prost::Message;
 
-use super::builds::Build;
 use super::grpc::frame;
+use super::status_frames::StatusFrames;
 use crate::export::Outcome;
 use crate::image::Digest;
 use crate::progress::{Event, Events};
@@ -25,7 +25,7 @@ pub(super) struct Display(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    build: Arc<Build>,
+    frames: Arc<StatusFrames>,
     engine: &'static str,
     vertex: Vertex,
     placement: Placement,
@@ -52,23 +52,23 @@ struct Blob {
 
 impl Display {
     /// Starts the vertex of the export with the given index.
-    pub(super) fn start(build: Arc<Build>, engine: &'static str, index: usize, placement: Placement) -> Self {
-        let digest = Digest::sha256(format!("{}-linkspan-{index}", build.id).as_bytes()).to_string();
+    pub(super) fn start(frames: Arc<StatusFrames>, engine: &'static str, index: usize, placement: Placement) -> Self {
+        let digest = Digest::sha256(format!("{}-linkspan-{index}", frames.id).as_bytes()).to_string();
         let name = format!("importing to {engine}");
         let vertex = Vertex { digest, name, started: Some(now()), ..Vertex::default() };
-        let display = Self::new(build, engine, vertex, placement);
+        let display = Self::new(frames, engine, vertex, placement);
         display.0.show(vec![display.0.vertex.clone()], Vec::new());
         display
     }
 
     /// Shows an export in a vertex of the builder's own, while that runs.
-    pub(super) fn beside(build: Arc<Build>, engine: &'static str, digest: String) -> Self {
-        Self::new(build, engine, Vertex { digest, ..Vertex::default() }, Placement::Inline)
+    pub(super) fn beside(frames: Arc<StatusFrames>, engine: &'static str, digest: String) -> Self {
+        Self::new(frames, engine, Vertex { digest, ..Vertex::default() }, Placement::Inline)
     }
 
-    fn new(build: Arc<Build>, engine: &'static str, vertex: Vertex, placement: Placement) -> Self {
+    fn new(frames: Arc<StatusFrames>, engine: &'static str, vertex: Vertex, placement: Placement) -> Self {
         let (blobs, warned, ended) = Default::default();
-        Self(Arc::new(Inner { build, engine, vertex, placement, blobs, warned, ended }))
+        Self(Arc::new(Inner { frames, engine, vertex, placement, blobs, warned, ended }))
     }
 
     /// The receiver of the export's events.
@@ -115,17 +115,17 @@ impl Display {
 }
 
 /// Shows one line of ours in the display of a build that is not ours, after the builder's own.
-pub(super) fn remark(build: &Build, text: &str) {
-    build.show(remark_frame(build, text));
+pub(super) fn remark(frames: &StatusFrames, text: &str) {
+    frames.show(remark_frame(frames, text));
 }
 
 /// The same among the builder's own.
-pub(super) fn remark_now(build: &Build, text: &str) {
-    build.show_now(remark_frame(build, text));
+pub(super) fn remark_now(frames: &StatusFrames, text: &str) {
+    frames.show_now(remark_frame(frames, text));
 }
 
-fn remark_frame(build: &Build, text: &str) -> Bytes {
-    let digest = Digest::sha256(format!("{}-linkspan-{text}", build.id).as_bytes()).to_string();
+fn remark_frame(frames: &StatusFrames, text: &str) -> Bytes {
+    let digest = Digest::sha256(format!("{}-linkspan-{text}", frames.id).as_bytes()).to_string();
     let at = Some(now());
     let vertex = Vertex { digest, name: format!("linkspan: {text}"), started: at, completed: at, ..Vertex::default() };
     let response = StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() };
@@ -186,8 +186,8 @@ impl Inner {
     fn send(&self, response: &StatusResponse) {
         let frame = frame(&response.encode_to_vec());
         match self.placement {
-            Placement::Inline => self.build.show_now(frame),
-            Placement::AfterBuild => self.build.show(frame),
+            Placement::Inline => self.frames.show_now(frame),
+            Placement::AfterBuild => self.frames.show(frame),
         }
     }
 }

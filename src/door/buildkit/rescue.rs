@@ -17,7 +17,7 @@ impl Load {
         let record = match self.builder.record(&self.solve.build).await {
             Ok(record) => record,
             Err(status) => {
-                return tracing::debug!(build = %self.build.id, %status, "nothing is known of a failed build");
+                return tracing::debug!(build = %self.build.id(), %status, "nothing is known of a failed build");
             }
         };
         // Outputs that are not loads have failed or are done.
@@ -25,16 +25,16 @@ impl Load {
         let displays =
             self.displays(Placement::AfterBuild, |index| record.roots.iter().any(|(made, _)| *made == index));
         let rescued = if displays.iter().flatten().next().is_some() {
-            tracing::info!(build = %self.build.id, "the build failed when its image was made; that is exported");
+            tracing::info!(build = %self.build.id(), "the build failed when its image was made; that is exported");
             self.export(&self.solve.build, BuildResponse::default(), &displays, &again, None).await.map(drop)
         } else if record.is_built && code != Code::Cancelled && self.can_be_made_again() {
-            tracing::info!(build = %self.build.id, "another output failed before the image was made; that is made again");
+            tracing::info!(build = %self.build.id(), "another output failed before the image was made; that is made again");
             self.make_again(&self.displays(Placement::AfterBuild, |_| true), &again).await
         } else {
             return;
         };
         if let Err(status) = rescued {
-            tracing::warn!(build = %self.build.id, error = status.message(), "the image of a failed build is not exported");
+            tracing::warn!(build = %self.build.id(), error = status.message(), "the image of a failed build is not exported");
         }
     }
 

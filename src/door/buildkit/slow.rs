@@ -11,11 +11,10 @@ use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::VertexStatus;
 use prost::Message as _;
 
-use super::exporters::Exporter;
+use super::builder::Builder;
 use super::grpc::FRAME_HEADER;
-use super::load::Load;
 use super::wire::fields;
-use crate::build_outputs::{LoadCompression, SlowLoad};
+use crate::build_outputs::SlowLoad;
 use crate::image::Descriptor;
 use crate::progress::{Event, Events};
 
@@ -99,40 +98,31 @@ fn is_gzip(media_type: &str) -> bool {
     media_type.ends_with("+gzip") || media_type.ends_with(".tar.gzip")
 }
 
-impl Load {
-    /// The remark on a load that took `elapsed` from the end of the build on, and which sent `layers`.
-    pub(super) async fn remark_on_time(
-        &self,
-        exporter: &Exporter,
-        layers: &MissingLayers,
-        elapsed: Duration,
-    ) -> Option<String> {
-        // Of several exporters, and where a setting would not have helped, nothing is known.
-        let is_set = self.outputs.load_compression != LoadCompression::AsAsked || exporter.names_compression();
-        if is_set || self.builder_exporters.len() > 1 || self.solve.cache.has_others {
-            return None;
+/// The load of a build of `builder` whose layers were made in `export` and that sent `layers`, if the compression was most of it.
+/// It took `elapsed` from the end of the build on.
+pub(super) async fn slow_load(
+    builder: &Builder,
+    export: LayersExport,
+    layers: &MissingLayers,
+    elapsed: Duration,
+) -> Option<SlowLoad> {
+    let span = export.span()?;
+    let (compressing, load) = times(span, elapsed)?;
+    let (from, to) = (span.0 - BLUR, span.1 + BLUR);
+    let mut bytes = 0;
+    for layer in layers.largest() {
+        let made = builder.content().created(&layer.digest).await.ok().flatten();
+        if made.is_some_and(|made| (from..=to).contains(&made)) {
+            bytes += layer.size;
         }
-        let span = self.build.layers_export().span()?;
-        let (compressing, load) = times(span, elapsed)?;
-        let (from, to) = (span.0 - BLUR, span.1 + BLUR);
-        let mut bytes = 0;
-        for layer in layers.largest() {
-            let made = self.builder.content().created(&layer.digest).await.ok().flatten();
-            if made.is_some_and(|made| (from..=to).contains(&made)) {
-                bytes += layer.size;
-            }
-        }
-        if bytes < LEAST_RATE * compressing.as_secs() {
-            return None;
-        }
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (compressing_ms, load_ms) = (ms(compressing), ms(load));
-        let slow = SlowLoad { builder: self.builder.name.clone(), compressing_ms, load_ms, bytes };
-        tracing::info!(builder = %slow.builder, compressing_ms, load_ms, bytes, "most of a load was the builder's gzip");
-        let remark = format!("{} were the builder's gzip of new layers: {}", slow.cost(), slow.remedy());
-        self.slow_loads.note(slow);
-        Some(remark)
     }
+    if bytes < LEAST_RATE * compressing.as_secs() {
+        return None;
+    }
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let (compressing_ms, load_ms) = (ms(compressing), ms(load));
+    tracing::info!(builder = %builder.name, compressing_ms, load_ms, bytes, "most of a load was the builder's gzip");
+    Some(SlowLoad { builder: builder.name.clone(), compressing_ms, load_ms, bytes })
 }
 
 /// How long the compression took, and all of the load; `None` if the compression was short, or not most of it.

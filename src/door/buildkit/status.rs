@@ -32,7 +32,7 @@ pub(super) fn hold_open(response: Response<Incoming>, build: Arc<Build>) -> Resp
 
 /// Ends early when the client disconnects, which drops the builder's stream too.
 async fn pass_on(mut body: Incoming, build: Arc<Build>, sender: mpsc::Sender<Result<Frame<Bytes>, BodyError>>) {
-    let (mut trailers, mut watch, mut messages) = (None, build.watch(), Messages::default());
+    let (mut trailers, mut watch, mut messages) = (None, build.frames.watch(), Messages::default());
     loop {
         let frames = tokio::select! {
             // The builder's own frames come first.

@@ -6,11 +6,10 @@ use serde_json::json;
 use tonic::Code;
 
 use super::messages::number;
-use super::session::Session;
 use crate::cache_v1::limits::{PUT_LAYERS, PUT_POSITIONS, PUT_RECORDS};
 use crate::cache_v1::proto::{NewRecord, NewResult, PutLayer, PutResponse, Standing};
 use crate::caches::Caches;
-use crate::content_server::Labels;
+use crate::content_server::{Contents, Labels};
 use crate::engine::Pin;
 use crate::engine::caches::CacheDocument;
 use crate::export_v1::ApiError;
@@ -44,7 +43,7 @@ impl PutRecords {
     }
 
     /// Takes records in, all or none, and returns their layers, each once.
-    fn add(&mut self, given: &[NewRecord]) -> Result<Vec<Descriptor>, ApiError> {
+    pub(super) fn add(&mut self, given: &[NewRecord]) -> Result<Vec<Descriptor>, ApiError> {
         let (mut numbers, mut layers, mut positions) = (HashMap::new(), HashMap::new(), self.positions);
         let (mut new, mut named, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
         for (at, record) in given.iter().enumerate() {
@@ -185,14 +184,13 @@ fn read_result(result: &NewResult, field: &str) -> Result<(Vec<Descriptor>, Opti
     Ok((chain?, result.create_time.map(|time| time.to_string())))
 }
 
-/// Takes records into an export, and returns which of their layers must be sent.
-pub(super) async fn put(caches: &Caches, session: &Session, records: &[NewRecord]) -> Result<PutResponse, ApiError> {
-    let layers = session.records().add(records)?;
+/// Pins those of an export's `layers` that the engine has, and returns which must be sent.
+pub(super) async fn put(caches: &Caches, export: &Contents, layers: &[Descriptor]) -> Result<PutResponse, ApiError> {
     let pins: Vec<_> = layers.iter().map(Pin::from).collect();
-    let sizes = session.contents.lease.pin(&pins).await?;
+    let sizes = export.lease.pin(&pins).await?;
     let missing: Vec<_> =
         layers.iter().zip(&sizes).filter(|(_, size)| size.is_none()).map(|(layer, _)| layer.digest.clone()).collect();
-    let mountable = session.contents.ingests()?.mountable(&missing).await?;
+    let mountable = export.ingests()?.mountable(&missing).await?;
     let mountable: HashSet<_> =
         missing.iter().zip(mountable).filter(|(_, size)| size.is_some()).map(|(digest, _)| digest).collect();
     let mut put_layers = Vec::with_capacity(layers.len());
@@ -200,7 +198,7 @@ pub(super) async fn put(caches: &Caches, session: &Session, records: &[NewRecord
     for (layer, size) in layers.iter().zip(sizes) {
         let standing = match size {
             Some(size) => {
-                session.contents.scope().add(layer.digest.clone(), size, Labels::new())?;
+                export.scope().add(layer.digest.clone(), size, Labels::new())?;
                 Standing::Present
             }
             None if layer.size > room => Standing::Unwanted,

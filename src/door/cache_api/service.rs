@@ -115,7 +115,8 @@ impl Service for CacheService {
                     let session = sessions.export(&export_id)?;
                     session.check_open()?;
                     session.check_records()?;
-                    Ok(put(&sessions.caches, &session, &records).await?)
+                    let layers = session.records().add(&records)?;
+                    Ok(put(&sessions.caches, &session.contents, &layers).await?)
                 };
                 let response: Result<_, Status> = response.await;
                 let failed = response.is_err();

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::client::{Client, Expect as _};
 use crate::engine::EngineError;
-use crate::engine::select::ApplierChoice;
+use crate::engine::layer_applier::ApplierChoice;
 
 /// The snapshotter that containerd's clients use on Linux (containerd `defaults.DefaultSnapshotter`).
 pub(crate) const DEFAULT_SNAPSHOTTER: &str = "overlayfs";

@@ -45,7 +45,7 @@ pub(crate) use self::transaction::{Committer, ContainerdTransaction};
 pub(crate) use self::unpack::fuzz as layer_fuzz;
 use super::caches::CacheStore;
 use super::images::{Images, Record};
-use super::select::ApplierChoice;
+use super::layer_applier::ApplierChoice;
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
     Sharing, Storage, StoredBlobs,

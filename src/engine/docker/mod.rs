@@ -29,7 +29,7 @@ use self::verify_store::VerifiedStore;
 use super::caches::CacheStore;
 use super::containerd::{ContainerdBlobs, ContainerdEngine, ContainerdImages};
 use super::images::{Images, Record};
-use super::select::ApplierChoice;
+use super::layer_applier::ApplierChoice;
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
     Sharing, Storage, StoredBlobs,

@@ -61,6 +61,18 @@ struct Link {
 }
 
 impl CacheConfig {
+    /// Refuses a config that is too long to be read.
+    ///
+    /// # Errors
+    /// When `descriptor` names more than [`MAX_CACHE_CONFIG`] bytes.
+    pub fn check_size(descriptor: &Descriptor) -> Result<(), CacheDocumentError> {
+        if descriptor.size <= MAX_CACHE_CONFIG {
+            return Ok(());
+        }
+        let reason = format!("it has {} bytes, more than {MAX_CACHE_CONFIG}", descriptor.size);
+        Err(CacheDocumentError::Config { digest: descriptor.digest.clone(), reason })
+    }
+
     /// Checks `bytes` against `descriptor` and reads them.
     ///
     /// # Errors

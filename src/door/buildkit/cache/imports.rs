@@ -1,16 +1,38 @@
 //! The cache imports of a build.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
 
 use super::super::entry::Entry;
 use super::super::progress::{remark, remark_now};
 use super::attributes::{imported, shown};
-use super::build::{CacheBuild, Stored};
+use super::build::CacheBuild;
+use super::options::{CacheOptions, edit_gateway};
+use super::stored::Stored;
 use super::{KIND, STORE_PREFIX, display};
+use crate::caches::Part;
 use crate::image::Digest;
 
 impl CacheBuild {
+    /// A call of the gateway, with its imports replaced.
+    pub(in super::super) async fn gateway(self: &Arc<Self>, message: Bytes) -> Bytes {
+        let Ok(options) = CacheOptions::of_gateway(&message) else { return message };
+        // The first call that has them is the build itself; others, such as those for its attestations, have none.
+        if options.part != Part::default() {
+            let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+            if *part == Part::default() {
+                *part = options.part.clone();
+            }
+        }
+        if options.is_empty() && !self.reads_images() {
+            return message;
+        }
+        self.look_up(&options.lookups(self.reads_images())).await;
+        edit_gateway(&message, &*self.imports.lock().await).unwrap_or(message)
+    }
+
     /// Finds the parts of caches that are imported, each cache once for all calls of a build; and the engine's images that come
     /// before those of registries.
     pub(super) async fn look_up(self: &Arc<Self>, entries: &[Entry]) {
@@ -21,7 +43,7 @@ impl CacheBuild {
                 continue;
             }
             let entries = self.import(stored, import).await.unwrap_or_else(|reason| {
-                remark(&self.build, &format!("the cache import `{}` is left out: {reason}", shown(import)));
+                remark(&self.frames, &format!("the cache import `{}` is left out: {reason}", shown(import)));
                 Vec::new()
             });
             imports.insert(import.clone(), entries);
@@ -40,17 +62,20 @@ impl CacheBuild {
             let (parts, unusable) = stored.caches.resolve_all(&name).await.map_err(|error| error.to_string())?;
             for error in unusable {
                 let hint = error.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-                remark(&self.build, &format!("{error}{hint}"));
+                remark(&self.frames, &format!("{error}{hint}"));
             }
             if parts.is_empty() {
                 entries.extend(self.inline(stored, name.as_str()).await?.iter().map(|root| self.local(root)));
             }
             if let Some(text) = display::found(self.engine(), name.as_str(), &parts) {
-                remark_now(&self.build, &text);
+                remark_now(&self.frames, &text);
             }
             self.keep(&parts);
-            let repository = match &self.caching.loopback {
-                Some(loopback) => loopback.offer(&name, &parts, stored, self).await,
+            let repository = match &self.context.loopback {
+                Some(loopback) => {
+                    let running = Arc::downgrade(self);
+                    loopback.offer(&name, &parts, stored, &self.session, running).await
+                }
                 None => None,
             };
             for part in parts {
@@ -73,7 +98,7 @@ impl CacheBuild {
         let Ok(name) = text.parse() else { return Ok(Vec::new()) };
         let caches = stored.caches.inline(&name).await.map_err(|error| error.to_string())?;
         if !caches.is_empty() {
-            remark_now(&self.build, &display::found_inline(self.engine(), text));
+            remark_now(&self.frames, &display::found_inline(self.engine(), text));
         }
         caches.iter().for_each(|cache| stored.reader.add_inline(cache));
         Ok(caches.into_iter().map(|cache| cache.manifest.digest).collect())

@@ -8,19 +8,23 @@
 mod attributes;
 mod build;
 mod builder_export;
+mod context;
 mod display;
+mod error;
 mod exports;
 mod imports;
-mod leases;
 mod loopback;
 mod options;
 mod results;
+mod solve;
+mod stored;
 mod stores;
 mod write;
 
-pub(super) use build::{CacheBuild, Cached};
+pub(super) use build::CacheBuild;
 pub(super) use display::renamed;
 pub(super) use options::CacheOptions;
+pub(super) use solve::Cached;
 pub(super) use stores::Caching;
 #[cfg(test)]
 pub(super) use stores::store_of_ours;

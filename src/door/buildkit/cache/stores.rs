@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tonic::{Code, Status};
+use tonic::Status;
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
@@ -16,10 +16,13 @@ use super::super::reach::BuilderContent;
 use super::super::session::{CallHandler, Handled, SessionCalls};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;
+use super::context::CacheContext;
+use super::error::failure;
 use super::loopback::{CREDENTIALS, Loopback};
 use super::options::CacheOptions;
+use super::stored::Stored;
 use crate::caches::{CacheBlobs, CacheError, CacheReader, Caches};
-use crate::content_server::ContentService;
+use crate::content_server::{ContentService, Named};
 use crate::export::Exports;
 use crate::export_v1::ApiError;
 use crate::export_v1::proto::content_server::ContentServer;
@@ -38,14 +41,7 @@ const LOCAL: &str = "local:";
 /// The caches that one builder's builds read and write.
 #[derive(Debug)]
 pub(in super::super) struct Caching {
-    /// `None` where the engine stores none.
-    pub(super) caches: Option<Arc<Caches>>,
-    pub(super) exports: Arc<Exports>,
-    pub(super) content: Arc<BuilderContent>,
-    /// The builder's name.
-    pub(super) builder: String,
-    /// Where imports are lazy.
-    pub(super) loopback: Option<Loopback>,
+    pub(super) context: Arc<CacheContext>,
     builds: Mutex<HashMap<String, Weak<CacheBuild>>>,
 }
 
@@ -60,12 +56,13 @@ impl Caching {
     ) -> Arc<Self> {
         let is_lazy = caches.as_ref().is_some_and(|caches| caches.imports_lazily());
         let loopback = is_lazy.then(|| Loopback::new(connections.clone()));
-        Arc::new(Self { caches, exports, content, builder, loopback, builds: Mutex::default() })
+        let context = Arc::new(CacheContext { caches, exports, content, builder, loopback });
+        Arc::new(Self { context, builds: Mutex::default() })
     }
 
     /// Whether the engine stores caches.
     pub(in super::super) fn is_able(&self) -> bool {
-        self.caches.is_some()
+        self.context.caches.is_some()
     }
 
     /// Whether a build has anything for us: entries of ours, or an import from a registry of which the engine has the image,
@@ -74,7 +71,9 @@ impl Caching {
         if !options.is_empty() {
             return true;
         }
-        let Some(caches) = self.caches.as_ref().filter(|caches| caches.reads_engine_images()) else { return false };
+        let Some(caches) = self.context.caches.as_ref().filter(|caches| caches.reads_engine_images()) else {
+            return false;
+        };
         for name in options.registries.iter().filter_map(|entry| entry.attrs.get("ref")?.parse().ok()) {
             if caches.inline(&name).await.is_ok_and(|found| !found.is_empty()) {
                 return true;
@@ -103,7 +102,7 @@ impl Caching {
     /// The handler of a call to one of our stores.
     fn content(&self, call: &Request<Incoming>) -> Option<CallHandler> {
         let id = store_of_ours(call)?;
-        let found = self.find(id).and_then(|(build, store)| build.store(store));
+        let found = self.find(id).and_then(|(build, store)| store_of(&build, store));
         let missing = Status::not_found(format!("linkspan: the build of the store {id} has ended"));
         let respond = async move |call| {
             let Some(store) = found else { return error_response(&missing) };
@@ -122,11 +121,21 @@ impl Caching {
 
 impl SessionCalls for Caching {
     fn handler_for(&self, session: &str, call: &Request<Incoming>) -> Option<CallHandler> {
-        match &self.loopback {
+        match &self.context.loopback {
             Some(loopback) if call.uri().path() == CREDENTIALS => loopback.credentials(session),
             _ => self.content(call),
         }
     }
+}
+
+/// The store `name` of a build: the empty one has what is imported, `e0` takes the first export.
+fn store_of(build: &Arc<CacheBuild>, name: &str) -> Option<Named> {
+    let Stored { caches, reader, .. } = &**build.stored.as_ref()?;
+    if name.is_empty() {
+        return Some(Named::Blobs(Arc::new(Imports(reader.clone()))));
+    }
+    let index: usize = name.strip_prefix('e')?.parse().ok()?;
+    Some(Named::Ingester(build.begun.get(index)?.get_or_init(|| build.begin(caches, index)).clone()))
 }
 
 /// The store of ours that a call is for.
@@ -147,32 +156,5 @@ impl CacheBlobs for Imports {
 
     fn error(error: CacheError) -> ApiError {
         failure(error)
-    }
-}
-
-/// The error for the builder, which shows it to its client. Never UNAVAILABLE, which its writer repeats for ever (containerd
-/// `core/content/helpers.go`, `OpenWriter`).
-pub(super) fn failure(error: CacheError) -> ApiError {
-    let message = match error.hint() {
-        Some(hint) => format!("linkspan: {error}; hint: {hint}"),
-        None => format!("linkspan: {error}"),
-    };
-    ApiError { code: Code::Unknown, message, ..ApiError::from(error) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::export_v1::proto::Reason;
-
-    #[test]
-    fn a_builder_gets_the_reason_and_no_code_that_makes_it_repeat_the_call() {
-        let limit = CacheError::TooLarge { reference: "app".to_owned(), bytes: 2, limit: 1 };
-        let away = CacheError::Fetch("the builder has ended".to_owned());
-        for (error, reason) in [(limit, Reason::Quota), (away, Reason::EngineUnavailable)] {
-            let refusal = failure(error);
-            assert_eq!((refusal.code, refusal.reason), (Code::Unknown, reason));
-            assert!(refusal.message.starts_with("linkspan: "), "{}", refusal.message);
-        }
     }
 }

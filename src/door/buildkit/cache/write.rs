@@ -12,8 +12,8 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::builder_export::Layer;
+use super::error::failure;
 use super::exports::ShownExport;
-use super::stores::failure;
 use crate::caches::CacheError;
 use crate::content_server::{Ingester, Labels, Times, Writer, exists};
 use crate::engine::EngineError;

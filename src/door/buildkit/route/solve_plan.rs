@@ -113,7 +113,7 @@ impl Route {
     ) -> SolvePlan {
         let door = &*self.door;
         let build = door.builds.get(&solve.build);
-        Span::current().record("build", &build.id);
+        Span::current().record("build", build.id());
         let (builder_exporters, finalizes) = match loads {
             LoadPlan::Nothing => {
                 let is_able = self.capabilities.get().is_some_and(|able| able.exports_directly);
@@ -143,7 +143,7 @@ impl Route {
 /// The plan for a request whose loads stay as they are, with a remark about that for the client.
 fn without_loads(build: &Arc<Build>, remark: Option<&str>, cached: Option<Cached>) -> SolvePlan {
     if let Some(text) = remark {
-        progress::remark(build, text);
+        progress::remark(&build.frames, text);
     }
     let build = remark.map(|_| build.clone());
     match cached {

@@ -1,22 +1,17 @@
 //! Applying layers: an archive becomes files of a snapshot.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use containerd_client::services::v1::ApplyRequest;
 use containerd_client::types::{Descriptor as WireDescriptor, Mount};
 
-use super::super::client::{Client, SILENCE};
+use super::super::client::Client;
 use super::super::labels::Labels;
 use super::super::{content, labels};
-use super::Layer;
 use super::in_process::InProcessApplier;
+use super::layer::Layer;
 use super::snapshots::Snapshots;
 use crate::engine::EngineError;
-use crate::image::Descriptor;
-
-/// The slowest unpacking of a blob that is still taken for progress, in bytes per second.
-const SLOWEST: u64 = 1 << 20;
 
 /// What applies layers. Each gives the files that containerd would have made, and verifies the diff id.
 #[derive(Debug)]
@@ -56,11 +51,6 @@ impl LayerApplier {
     }
 }
 
-/// How long it may take to apply a blob.
-pub(super) fn apply_timeout(blob: &Descriptor) -> Duration {
-    SILENCE + Duration::from_secs(blob.size / SLOWEST)
-}
-
 /// containerd's diff service, by a client that acts in the name of a lease.
 #[derive(Debug, Clone)]
 pub(super) struct DiffService {
@@ -88,9 +78,8 @@ impl DiffService {
         let mut stub = self.client.diff();
         let call = stub.apply(self.client.request(request));
         // containerd says nothing before it is done, so what can be asked for is a least speed.
-        let outcome =
-            self.client.within(apply_timeout(&layer.blob), format!("unpacking {}", layer.blob.digest), call).await;
-        let applied = outcome.map_err(|error| unpacking(error, layer))?.applied.map(|applied| applied.digest);
+        let outcome = self.client.within(layer.apply_timeout(), format!("unpacking {}", layer.blob.digest), call).await;
+        let applied = outcome.map_err(|error| layer.unpack_error(error))?.applied.map(|applied| applied.digest);
         let is_true = applied.as_deref() == Some(layer.diff_id.as_str());
         self.label(layer, is_true).await;
         if is_true {
@@ -121,13 +110,5 @@ impl DiffService {
         // A label without a value is removed (containerd `core/metadata/boltutil`, `WriteLabels`).
         let value = if is_true { diff_id.to_owned() } else { String::new() };
         content::label(&self.client, &layer.blob.digest, Labels::from([(labels::UNCOMPRESSED.to_owned(), value)])).await
-    }
-}
-
-/// Names the layer in a refusal that does not.
-pub(super) fn unpacking(error: EngineError, layer: &Layer) -> EngineError {
-    match error {
-        EngineError::Rpc { message, .. } => EngineError::Unpack { layer: layer.blob.digest.clone(), reason: message },
-        error => error,
     }
 }

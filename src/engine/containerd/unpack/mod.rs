@@ -1,11 +1,13 @@
 //! Unpacking: turning layers into a chain of snapshots, while other layers are still on their way.
 
 mod apply;
+mod apply_tasks;
 mod described;
 mod finish;
 mod host;
 mod implicit_dirs;
 mod in_process;
+mod layer;
 mod parallel;
 mod priority_semaphore;
 mod serial;
@@ -23,10 +25,11 @@ use self::apply::LayerApplier;
 pub(crate) use self::host::Host;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::in_process::fuzz;
+use self::layer::Layer;
 pub(crate) use self::snapshots::{Snapshots, exists};
 use super::labels;
 use crate::engine::EngineError;
-use crate::image::{Descriptor, Digest, Graph, Platform};
+use crate::image::{Digest, Graph, Platform};
 use crate::progress::Events;
 
 /// The blobs that are in the store by now. Clones share one set.
@@ -44,15 +47,6 @@ impl CommittedBlobs {
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.0.subscribe().wait_for(|set| set.contains(blob)).await;
     }
-}
-
-/// A layer to unpack.
-#[derive(Debug, Clone)]
-pub(crate) struct Layer {
-    pub(crate) blob: Descriptor,
-    pub(crate) diff_id: Digest,
-    /// The id of the chain that ends with this layer: the name of its snapshot.
-    pub(crate) chain: Digest,
 }
 
 /// What is to be unpacked of an image.

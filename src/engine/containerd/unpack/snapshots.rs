@@ -15,12 +15,11 @@ use tonic_prost::ProstCodec;
 use super::super::client::{Client, Expect as _, SILENCE};
 use super::super::discover::Server;
 use super::super::read::ContainerdImages;
-use super::Layer;
-use super::apply::unpacking;
+use super::apply_tasks::ApplyTasks;
 use super::host::Host;
-use super::in_process::ApplyTasks;
+use super::layer::Layer;
 use crate::engine::EngineError;
-use crate::engine::select::ApplierChoice;
+use crate::engine::layer_applier::ApplierChoice;
 use crate::image::Digest;
 
 /// The snapshot label by which a snapshotter recognises a layer that it has already
@@ -174,7 +173,7 @@ impl Snapshots {
             Ok(mounts) => return Ok(PrepareOutcome::Mounts(mounts)),
             Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => PrepareOutcome::Exists,
             Err(EngineError::Rpc { code: Code::NotFound, .. }) if parent.is_some() => PrepareOutcome::NoParent,
-            Err(error) => return Err(unpacking(error, layer)),
+            Err(error) => return Err(layer.unpack_error(error)),
         };
         self.active().remove(key);
         Ok(prepared)
@@ -224,7 +223,7 @@ impl Snapshots {
                 }
                 Ok(())
             }
-            Err(error) => Err(unpacking(error, layer)),
+            Err(error) => Err(layer.unpack_error(error)),
         }
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use containerd_client::types::Mount;
 
-use super::Layer;
 use super::apply::LayerApplier;
 use super::described::Described;
 use super::host::{OverlayDirs, as_overlay};
 use super::in_process::{InProcessApplier, NotApplied};
+use super::layer::Layer;
 use super::snapshots::{PrepareOutcome, Snapshots};
 use crate::engine::EngineError;
 use crate::image::Digest;

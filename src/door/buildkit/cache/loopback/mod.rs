@@ -9,6 +9,7 @@ mod credentials;
 mod namespace;
 mod serve;
 
+use std::any::Any;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::build::{CacheBuild, Stored};
+use super::stored::Stored;
 use crate::caches::{CacheRef, ResolvedPart};
 use crate::http2::ConnectionPool;
 use crate::image::Digest;
@@ -54,6 +55,9 @@ pub(super) struct Loopback {
 /// What can be read.
 type Offers = Arc<Mutex<Vec<Offer>>>;
 
+/// Can be upgraded as long as the build runs.
+type RunningBuild = Weak<dyn Any + Send + Sync>;
+
 /// What one build imports of one cache.
 #[derive(Debug)]
 struct Offer {
@@ -61,7 +65,7 @@ struct Offer {
     /// The session of the build's client, in which the builder may request the password.
     session: String,
     stored: Arc<Stored>,
-    build: Weak<CacheBuild>,
+    build: RunningBuild,
     ended: Option<Instant>,
 }
 
@@ -81,14 +85,15 @@ impl Loopback {
         Self { connections, refusal, offers, listener }
     }
 
-    /// Lets the builder read `parts` of the cache `name` from `stored`, while `build` runs and a while longer. Returns the
-    /// repository, as in `127.0.0.1:40001/<cache>`; `None` if the builder cannot import them from a registry.
+    /// Lets the builder read `parts` of the cache `name` from `stored`, while `build`, of the client's session `session`, runs and a
+    /// while longer. Returns the repository, as in `127.0.0.1:40001/<cache>`; `None` if the builder cannot import them from a registry.
     pub(super) async fn offer(
         &self,
         name: &CacheRef,
         parts: &[ResolvedPart],
         stored: &Arc<Stored>,
-        build: &Arc<CacheBuild>,
+        session: &str,
+        build: RunningBuild,
     ) -> Option<String> {
         let is_small =
             |part: &ResolvedPart| part.listed.config.size.max(part.root.descriptor.size) <= MAX_DOCUMENT_BYTES;
@@ -101,14 +106,13 @@ impl Loopback {
         let repository = Digest::sha256(name.as_str().as_bytes()).short().to_owned();
         // By its number: another process could listen on the same port of `::1`, which `localhost` may be as well.
         let address = format!("{LOOPBACK}:{port}/{repository}");
-        let (session, build) = (build.session.clone(), Arc::downgrade(build));
         let mut offers = lock(&self.offers);
         if offers.len() >= MAX_OFFERS
             && let Some(oldest) = offers.iter().position(|offer| offer.build.strong_count() == 0)
         {
             offers.remove(oldest);
         }
-        offers.push(Offer { repository, session, stored: stored.clone(), build, ended: None });
+        offers.push(Offer { repository, session: session.to_owned(), stored: stored.clone(), build, ended: None });
         Some(address)
     }
 

@@ -6,14 +6,10 @@
 use super::fault::{Fault, shown};
 use super::pax::{Records, Xattr};
 use super::reader::LayerReader;
+use super::time::{Nanos, SECONDS, bound};
 use crate::output::member::Body;
 use crate::tar::{BLOCK, binary_number, octal, padding, text};
 
-/// Nanoseconds since 1970.
-pub(super) type Nanos = i128;
-
-/// Times of so many seconds are not representable in Go either.
-pub(super) const SECONDS: i64 = 1 << 55;
 /// The largest extended header or long name (Go's `archive/tar`, `maxSpecialFileSize`).
 const SPECIAL_BYTES: i64 = 1 << 20;
 /// The longest path within the layer. containerd's has the snapshot's folder in front, and both may have `PATH_MAX` bytes only.
@@ -231,9 +227,4 @@ impl Header<'_> {
             _ => Ok(body),
         }
     }
-}
-
-/// A time as containerd sets it (`pkg/archive/time.go`, `boundTime`).
-fn bound(time: Nanos) -> u64 {
-    i64::try_from(time).ok().and_then(|time| u64::try_from(time).ok()).unwrap_or(0)
 }

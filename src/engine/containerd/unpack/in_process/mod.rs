@@ -12,6 +12,7 @@ pub(crate) mod fuzz;
 mod pax;
 mod reach;
 mod reader;
+mod time;
 mod write;
 
 use std::fs::File;
@@ -20,29 +21,24 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use containerd_client::types::Mount;
 use rustix::fs::{Dir, flistxattr_query};
 use rustix::io::Errno;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use self::fault::Fault;
 use self::write::{Whiteouts, Writer};
 use super::super::discover::DEFAULT_SNAPSHOTTER;
-use super::Layer;
-use super::apply::apply_timeout;
+use super::apply_tasks::ApplyTasks;
 use super::described::Described;
 use super::host::{Host, OverlayDirs};
+use super::layer::Layer;
 use super::snapshots::Snapshots;
 use crate::compression::Compression;
 use crate::engine::EngineError;
-use crate::engine::select::ApplierChoice;
+use crate::engine::layer_applier::ApplierChoice;
 use crate::image::{Algorithm, Digest};
-
-/// How long threads that are told to stop may take. They only wait for the disk.
-const STOPPING: Duration = Duration::from_secs(30);
 
 /// The applier, for one containerd.
 #[derive(Debug)]
@@ -53,10 +49,6 @@ pub(super) struct InProcessApplier {
     umask: u32,
     apply_tasks: ApplyTasks,
 }
-
-/// The threads that write into snapshots. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ApplyTasks(TaskTracker);
 
 /// Why a layer was not applied.
 #[derive(Debug)]
@@ -83,16 +75,6 @@ struct CancelOnDrop(Arc<AtomicBool>);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-impl ApplyTasks {
-    /// Waits until no thread writes into a snapshot. Those that nobody waits for any more stop by themselves.
-    pub(super) async fn stopped(&self) {
-        self.0.close();
-        if timeout(STOPPING, self.0.wait()).await.is_err() {
-            tracing::warn!("a layer is still being unpacked, although nobody waits for it");
-        }
     }
 }
 
@@ -161,8 +143,8 @@ impl InProcessApplier {
     pub(super) async fn apply(&self, layer: &Layer, opened: OpenLayer) -> Result<Described, NotApplied> {
         let cancelled = CancelOnDrop(Arc::default());
         let (flag, umask, path) = (cancelled.0.clone(), self.umask, opened.path.clone());
-        let applying = self.apply_tasks.0.spawn_blocking(move || run(opened, umask, &flag));
-        let (limit, operation) = (apply_timeout(&layer.blob), format!("unpacking {}", layer.blob.digest));
+        let applying = self.apply_tasks.spawn(move || run(opened, umask, &flag));
+        let (limit, operation) = (layer.apply_timeout(), format!("unpacking {}", layer.blob.digest));
         let Ok(ended) = timeout(limit, applying).await else {
             return Err(NotApplied::Failed(EngineError::Timeout { operation, after: limit }));
         };

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::entry::{Nanos, SECONDS};
 use super::fault::Fault;
+use super::time::{Nanos, SECONDS};
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 /// The records that must not contain NUL, read or not (Go's `archive/tar`, `validPAXRecord`).

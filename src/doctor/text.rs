@@ -7,14 +7,14 @@ use super::wrap;
 
 /// Width and colours of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Paper {
+pub struct TextStyle {
     /// Columns per line.
     pub width: usize,
     /// Whether to use colours.
     pub colour: bool,
 }
 
-impl Default for Paper {
+impl Default for TextStyle {
     fn default() -> Self {
         Self { width: 80, colour: false }
     }
@@ -23,7 +23,7 @@ impl Default for Paper {
 /// The smallest width of a line, on however narrow a terminal.
 const LEAST: usize = 24;
 
-impl Paper {
+impl TextStyle {
     /// The text of a report.
     pub fn write(&self, report: &Report) -> String {
         let mut text = String::new();
@@ -101,7 +101,7 @@ impl Paper {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&Paper::default().write(self))
+        f.write_str(&TextStyle::default().write(self))
     }
 }
 
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_longer_than_the_paper_is_wide() {
+    fn no_line_is_longer_than_the_width() {
         for width in [60, 80, 100] {
-            let text = Paper { width, colour: false }.write(&report());
+            let text = TextStyle { width, colour: false }.write(&report());
             for line in text.lines() {
                 assert!(line.len() <= width, "{width}: {line}");
             }
         }
-        let text = Paper::default().write(&report());
+        let text = TextStyle::default().write(&report());
         assert_eq!(
             text,
             "\
@@ -159,8 +159,8 @@ A direct export cannot work.
 
     #[test]
     fn colour_is_for_the_mark_alone_and_takes_no_room() {
-        let plain = Paper::default().write(&report());
-        let coloured = Paper { colour: true, ..Paper::default() }.write(&report());
+        let plain = TextStyle::default().write(&report());
+        let coloured = TextStyle { colour: true, ..TextStyle::default() }.write(&report());
         assert!(coloured.starts_with("\u{1b}[32mok  \u{1b}[0m  door  short"), "{coloured}");
         let mut stripped = coloured;
         for code in ["\u{1b}[32m", "\u{1b}[33m", "\u{1b}[1;31m", "\u{1b}[0m"] {
