@@ -10,13 +10,10 @@ use super::{CacheError, CacheExport, CacheRef, Caches, ResolvedPart};
 use crate::engine::caches::{CacheDocument, CacheVersion, NewVersion};
 use crate::engine::images::Images;
 use crate::engine::ingest::{Expected, IngestManager, OpenedIngest};
-use crate::engine::{EngineError, Lease, Origin, Pin};
+use crate::engine::{EngineError, InFlight, Lease, Origin, PARALLEL, Pin};
 use crate::image::Descriptor;
 use crate::image::cache::CacheConfig;
 use crate::source::read_document;
-
-/// How many layers are copied at once.
-const LAYERS: usize = 4;
 
 /// What was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,12 +80,19 @@ async fn write_layers(
     let pins: Vec<_> = layers.iter().map(|layer| Pin::from(*layer)).collect();
     let found = lease.pin(&pins).await?;
     let missing = layers.iter().zip(found).filter(|(_, size)| size.is_none()).map(|(layer, _)| *layer);
-    let writes: Vec<_> = missing.map(|layer| write(&lease, source, layer)).collect();
-    let sizes: Vec<u64> = stream::iter(writes).buffer_unordered(LAYERS).try_collect().await?;
+    let in_flight = &InFlight::new();
+    let writes: Vec<_> = missing.map(|layer| write(&lease, source, layer, in_flight)).collect();
+    let sizes: Vec<u64> = stream::iter(writes).buffer_unordered(PARALLEL).try_collect().await?;
     Ok(sizes.into_iter().fold(0, u64::saturating_add))
 }
 
-async fn write(lease: &Arc<dyn Lease>, source: &Arc<dyn Images>, layer: &Descriptor) -> Result<u64, CacheError> {
+async fn write(
+    lease: &Arc<dyn Lease>,
+    source: &Arc<dyn Images>,
+    layer: &Descriptor,
+    in_flight: &InFlight,
+) -> Result<u64, CacheError> {
+    let _permit = in_flight.enter(layer).await;
     let ingests: &dyn IngestManager = lease.ingests()?;
     let expected = Expected { digest: Some(layer.digest.clone()), size: Some(layer.size) };
     let OpenedIngest::Writer(mut writer) = ingests.open(&format!("layer-{}", layer.digest), &expected).await? else {

@@ -31,7 +31,6 @@ mod copy_blob;
 mod error;
 mod fetch;
 mod id;
-mod in_flight;
 mod live;
 mod pinned_blobs;
 mod policy;
@@ -48,7 +47,6 @@ mod transfer;
 
 pub use error::ExportError;
 pub use id::unique_id;
-pub(crate) use in_flight::InFlight;
 pub use live::{Listed, LiveExport, LiveExports};
 pub(crate) use pinned_blobs::PinnedBlobs;
 pub use policy::NamePolicy;

@@ -2,14 +2,13 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::engine::{ImageTransaction, Opened};
+use crate::engine::{ImageTransaction, InFlight, Opened, PARALLEL};
 use crate::image::Descriptor;
 use crate::progress::{Event, Events};
 use crate::source::Source;
 
 use super::ExportError;
 use super::copy_blob::copy_blob;
-use super::in_flight::{InFlight, PARALLEL};
 use super::single_flight::SingleFlight;
 
 /// Sends `missing` and returns how many blobs and bytes went. Blobs that another export of this process, or

@@ -1,4 +1,4 @@
-//! How many blobs of one export are in flight at a time.
+//! How many blobs of one export or one copy are in flight at a time.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -14,9 +14,9 @@ const LARGE_MIB: u32 = 8;
 const SMALL_MIB: u32 = 3;
 
 /// The most blobs that are in flight at once.
-pub(super) const PARALLEL: usize = ALL_MIB / SMALL_MIB as usize;
+pub(crate) const PARALLEL: usize = ALL_MIB / SMALL_MIB as usize;
 
-/// The blobs of one export that are in flight.
+/// The blobs of one export or one copy that are in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight(Semaphore);
 
