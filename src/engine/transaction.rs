@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::EngineError;
-use crate::image::{Descriptor, Digest, Reference};
+use crate::image::{Descriptor, Digest, Kind, Reference};
 
 /// What an engine has of an image, and what it lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +18,21 @@ pub struct Plan {
     pub missing: Vec<Descriptor>,
     /// Documents that the beginning of the transaction stored, because their bytes were at hand.
     pub stored: Vec<Descriptor>,
+}
+
+impl Plan {
+    /// Adds all leaves of an image, and of each whether the engine has it. A foreign layer that it lacks is left out: it can do
+    /// without.
+    pub(crate) fn add_leaves<'a>(&mut self, leaves: impl IntoIterator<Item = (&'a Descriptor, bool)>) {
+        for (leaf, is_present) in leaves {
+            match (is_present, leaf.kind()) {
+                (true, _) => self.present.push(leaf.clone()),
+                (false, Kind::ForeignLayer) => {}
+                (false, _) => self.missing.push(leaf.clone()),
+            }
+        }
+        self.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    }
 }
 
 /// An image on its way into an engine. Nothing of it is visible to the engine's users before it is committed.

@@ -2,7 +2,7 @@
 //! conversions, limits and errors. `proto/README.md` is its specification.
 //!
 //! ```no_run
-//! # async fn ask() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn print_engine() -> Result<(), Box<dyn std::error::Error>> {
 //! use linkspan::export_v1::proto::{CapabilitiesRequest, exports_client::ExportsClient};
 //!
 //! let channel = tonic::transport::Endpoint::from_static("http://localhost:1234").connect().await?;
@@ -17,6 +17,7 @@ mod error;
 pub(crate) mod limits;
 mod message;
 pub mod proto;
+mod state;
 
 use std::pin::Pin;
 
@@ -24,6 +25,7 @@ use futures_util::Stream;
 use tonic::Status;
 
 pub(crate) use error::ApiError;
+pub(crate) use state::check_alive;
 
 /// The responses of a streaming call.
 pub(crate) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

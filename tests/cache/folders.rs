@@ -6,8 +6,11 @@ use std::path::Path;
 use linkspan::engine::select::{Selection, select};
 use serde_json::Value;
 
-use crate::common::{Context, Stack};
+use crate::common::{Context, Part, Stack};
 use crate::fixture::{caches, containerd, name, origin};
+
+/// A stack of the test's own, whose builder it empties.
+const PARTS: [Part; 4] = [Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry];
 
 async fn folder(path: &Path) -> std::sync::Arc<linkspan::caches::Caches> {
     caches(&*select(&Selection::layout(path)).await.unwrap().engine)
@@ -20,13 +23,7 @@ fn cached(log: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_goes_from_buildkits_folder_through_an_engine_into_a_folder_that_buildkit_reads() {
-    // Its builder is emptied.
-    let stack = Stack::start(&[
-        crate::common::Part::Containerd,
-        crate::common::Part::Dockerd,
-        crate::common::Part::Buildkitd,
-        crate::common::Part::Registry,
-    ]);
+    let stack = Stack::start(&PARTS);
     let builder = stack.builder(stack.buildkit_host());
     let context = Context::new(&format!("FROM {}\nRUN echo one > /one\nRUN cat /one > /two\n", stack.base_image()));
     let (theirs, ours) = (stack.fresh_path("-theirs"), stack.fresh_path("-ours"));
@@ -59,13 +56,7 @@ async fn a_cache_goes_from_buildkits_folder_through_an_engine_into_a_folder_that
 
 #[tokio::test(flavor = "multi_thread")]
 async fn buildkit_reads_every_part_of_a_cache_in_a_folder_by_a_tag_of_its_own() {
-    // Its builder is emptied.
-    let stack = Stack::start(&[
-        crate::common::Part::Containerd,
-        crate::common::Part::Dockerd,
-        crate::common::Part::Buildkitd,
-        crate::common::Part::Registry,
-    ]);
+    let stack = Stack::start(&PARTS);
     let builder = stack.builder(stack.buildkit_host());
     let ours = stack.fresh_path("-parts");
     let written = folder(&ours).await;

@@ -26,7 +26,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Run, linkspan, text};
-use fixture::{Image, Layer};
+use fixture::{Image, image};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -36,10 +36,6 @@ fn on(folder: &TempDir, args: &[&str]) -> Run {
 }
 
 /// An image that runs and is like no other.
-fn image(content: &str) -> Image {
-    Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
-}
-
 /// `images` as a layout folder, each with the annotations that are said.
 fn layout(folder: &Path, images: &[(&Image, Value)]) {
     let entries: Vec<_> = images

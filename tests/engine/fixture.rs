@@ -105,6 +105,11 @@ pub(crate) struct Image {
     pub(crate) config: Descriptor,
 }
 
+/// An image that runs busybox, with a greeting.
+pub(crate) fn image(content: &str) -> Image {
+    Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
+}
+
 impl Image {
     /// An image for this host.
     pub(crate) fn new(layers: &[Bytes]) -> Self {

@@ -28,7 +28,7 @@ use linkspan::engine::Storage;
 async fn docker_runs_what_was_exported() {
     let stack = Stack::shared();
     let engine = docker(stack).await;
-    let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", "hello\n").tar()]);
+    let image = fixture::image("hello\n");
     let plan = export(&*engine, &image, &names(&["run:one", "run:two"])).await.unwrap();
     // Other tests may have brought busybox.
     assert_eq!((plan.stored.len(), plan.present.len() + plan.missing.len()), (2, 2));
@@ -45,7 +45,7 @@ async fn docker_runs_what_was_exported() {
 async fn containerd_has_all_of_what_was_exported() {
     let stack = Stack::shared();
     let engine = containerd(stack, "plain").await;
-    let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", "hello\n").tar()]);
+    let image = fixture::image("hello\n");
     export(&*engine, &image, &names(&["run:one"])).await.unwrap();
     let checked = stack.ctr("plain", ["images", "check"]).ok().stdout;
     // A config and two layers, and they are unpacked.

@@ -7,12 +7,8 @@ use linkspan::export_v1::proto::{ExportState, Exporter, OpenRequest, ReadOutputR
 use tonic::Code;
 
 use crate::client::{Client, descriptor, exporter, fields, success, target};
-use crate::fixture::{Image, Layer};
+use crate::fixture::{Image, Layer, image};
 use crate::server::Server;
-
-fn image(content: &str) -> Image {
-    Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
-}
 
 pub(crate) async fn open(client: &Client, exporters: &[(&str, &str)]) -> String {
     let exporters = exporters.iter().map(|(id, kind)| Exporter { r#type: (*kind).to_owned(), ..exporter(id) });

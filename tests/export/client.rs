@@ -19,7 +19,12 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
 use crate::common::channel;
-use crate::fixture::Image;
+use crate::fixture::{Image, Layer};
+
+/// An image of one small layer.
+pub(crate) fn small_image(content: &str) -> Image {
+    Image::new(&[Layer::new().file("etc/greeting", content).tar()])
+}
 
 /// A client as anybody would write one.
 #[derive(Clone)]

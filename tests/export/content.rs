@@ -10,13 +10,8 @@ use linkspan::export_v1::proto::Standing;
 use linkspan::image::Digest;
 use tonic::Code;
 
-use crate::client::{Client, Content, descriptor, reason, success, target, write};
-use crate::fixture::{Image, Layer};
+use crate::client::{Client, Content, descriptor, reason, small_image, success, target, write};
 use crate::server::Server;
-
-fn image(content: &str) -> Image {
-    Image::new(&[Layer::new().file("etc/greeting", content).tar()])
-}
 
 async fn info(content: &mut Content, digest: &Digest) -> Result<i64, Code> {
     let response = content.info(InfoRequest { digest: digest.to_string() }).await;
@@ -47,7 +42,7 @@ async fn read(content: &mut Content, digest: &Digest, offset: i64, size: i64) ->
 async fn what_is_outside_the_scope_does_not_exist() {
     let server = Server::containerd("scope");
     let client = server.client().await;
-    let image = image("scope");
+    let image = small_image("scope");
     let export = client.open(&["a"]).await;
     client.send(&export, &image).await;
     success(&client.commit(&export, vec![target("a", &image, &["scope"])]).await.unwrap());
@@ -110,7 +105,7 @@ async fn begin(client: &Client, export: &str, name: &str, digest: &Digest, bytes
 async fn a_blob_is_gone_on_with_where_it_was_left() {
     let server = Server::containerd("partial");
     let client = server.client().await;
-    let image = image("partial");
+    let image = small_image("partial");
     let (layer, bytes) = (&image.layers[0].digest, image.blobs[&image.layers[0].digest].clone());
     let export = client.open(&["a"]).await;
     begin(&client, &export, layer.as_str(), layer, &bytes[..4000], bytes.len()).await;
@@ -161,7 +156,7 @@ async fn a_message_may_have_sixteen_mebibytes_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_of_another_namespace_needs_no_bytes() {
     let (here, there) = (Server::containerd("adopt-here"), Server::containerd("adopt-there"));
-    let image = image("adopt");
+    let image = small_image("adopt");
     let (layer, size) = (&image.layers[0].digest, image.layers[0].size as i64);
     let client = there.client().await;
     let export = client.open(&["a"]).await;

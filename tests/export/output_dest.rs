@@ -14,7 +14,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::archives::read;
-use crate::client::{Client, fields, reason, success, target};
+use crate::client::{Client, fields, reason, small_image, success, target};
 use crate::common::{Disk, Stack, until};
 use crate::files::{flattened, open_with, with};
 use crate::fixture::{Image, Layer};
@@ -79,7 +79,7 @@ async fn files_are_left_as_they_are_streamed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn archives_and_layouts_are_read_back() {
-    let image = Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", "left\n").tar()]);
+    let image = crate::fixture::image("left\n");
     for namespace in [None, Some("left-archives")] {
         let (server, allowed) = server(namespace);
         let (client, stack) = (server.client().await, server.stack);
@@ -156,7 +156,7 @@ fn error(results: &CommitResults) -> (Reason, String) {
 async fn nothing_is_replaced_and_no_link_is_followed() {
     let (server, allowed) = server(None);
     let client = server.client().await;
-    let image = Image::new(&[Layer::new().file("etc/greeting", "mine").tar()]);
+    let image = small_image("mine");
     let outside = server.stack.fresh_path("-outside");
     fs::create_dir(&outside).unwrap();
     symlink(&outside, allowed.join("link")).unwrap();
@@ -215,7 +215,7 @@ async fn a_failure_leaves_nothing_and_a_restart_takes_away_what_a_crash_left() {
     assert_eq!(entries(&allowed), ["kept"]);
 
     // An export that outlived a restart is committed again, and finds its output.
-    let image = Image::new(&[Layer::new().file("etc/greeting", "mine").tar()]);
+    let image = small_image("mine");
     let client = again.client().await;
     let request = OpenRequest {
         export_id: "twice".to_owned(),

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::client::{descriptor, fields, reason};
+use crate::client::{descriptor, fields, reason, small_image};
 use crate::common::{Context, Stack, until};
 use crate::fixture::{INDEX, Image, Layer};
 use crate::server::Server;
@@ -213,15 +213,11 @@ async fn push_all(
     references.push(name, descriptor(&image.root), condition, &blobs).await
 }
 
-fn image(content: &str) -> Image {
-    Image::new(&[Layer::new().file("etc/greeting", content).tar()])
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_do_not_overwrite_each_other() {
     for (engine, server) in Server::each("precondition") {
         let references = References::of(&server).await;
-        let (first, left, right) = (image("first"), image("left"), image("right"));
+        let (first, left, right) = (small_image("first"), small_image("left"), small_image("right"));
         push_all(&references, "shared", &first, Some(Condition::Absent(true))).await.unwrap();
         let seen = Some(Condition::Digest(first.root.digest.to_string()));
         let (one, other) = tokio::join!(
@@ -253,7 +249,7 @@ async fn of_several_processes_that_make_a_name_one_does() {
         let doors = [References::of(&server).await, References::of(&other).await];
         for round in 0..5 {
             let name = format!("contended:{round}");
-            let images: Vec<_> = (0..6).map(|n| image(&format!("{round} {n}"))).collect();
+            let images: Vec<_> = (0..6).map(|n| small_image(&format!("{round} {n}"))).collect();
             let pushes = images
                 .iter()
                 .enumerate()
@@ -275,7 +271,7 @@ async fn of_several_processes_that_make_a_name_one_does() {
 async fn a_push_without_all_blobs_sets_no_name() {
     for (engine, server) in Server::each("push-bad") {
         let references = References::of(&server).await;
-        let image = image("incomplete");
+        let image = small_image("incomplete");
         let (root, layer) = (descriptor(&image.root), descriptor(&image.layers[0]));
         let bytes = &image.blobs[&image.root.digest][..];
         let status = references.push("bad", root.clone(), None, &[(root.clone(), bytes)]).await.unwrap_err();
@@ -299,11 +295,11 @@ async fn a_push_without_all_blobs_sets_no_name() {
 async fn names_are_listed_by_pages_and_blobs_fetched_by_ranges() {
     for (engine, server) in Server::each("list") {
         let references = References::of(&server).await;
-        let image = image("listed");
+        let image = small_image("listed");
         for name in ["list/a:1", "list/a:2", "list/b:1", "reg.example:5000/list/a:1"] {
             push_all(&references, name, &image, None).await.unwrap();
         }
-        let nameless = self::image("nameless");
+        let nameless = small_image("nameless");
         push_all(&references, "", &nameless, None).await.unwrap();
         let (mut token, mut found) = (String::new(), Vec::new());
         loop {

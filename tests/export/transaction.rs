@@ -8,12 +8,8 @@ use tonic::Code;
 
 use crate::client::{descriptor, descriptors, exporter, reason, success, target, write};
 use crate::common::until;
-use crate::fixture::{Image, Layer};
+use crate::fixture::{Image, Layer, image};
 use crate::server::Server;
-
-fn image(content: &str) -> Image {
-    Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_runs_what_was_exported() {

@@ -9,14 +9,10 @@ use linkspan::progress::Events;
 use linkspan::source::Source;
 
 use crate::common::{Context, Run, Stack, text};
-use crate::fixture::{Image, Layer, containerd, export, names, origin};
+use crate::fixture::{Image, Layer, containerd, export, image, names, origin};
 use crate::{layout, listed};
 
 /// An image that runs.
-fn image(content: &str) -> Image {
-    Image::new(&[Layer::busybox().tar(), Layer::new().file("etc/greeting", content).tar()])
-}
-
 /// skopeo copies all of an image and verifies it on the way.
 fn skopeo_reads(layout: &Path, name: &str) -> String {
     let to = tempfile::tempdir().unwrap();

@@ -16,10 +16,10 @@ use crate::content_server::{Contents, Export};
 use crate::engine::images::Images;
 use crate::engine::{Lease, Origin};
 use crate::export::{Listed, LiveExports};
-use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::RESULT_RETENTION;
 use crate::export_v1::proto::{ExportState, Reason};
+use crate::export_v1::{ApiError, check_alive};
 use crate::net::Principal;
 
 /// One export that was opened.
@@ -195,14 +195,7 @@ impl Export for Session {
     }
 
     fn check_alive(&self) -> Result<(), ApiError> {
-        let (reason, how) = match self.stage().state {
-            ExportState::Committed => (Reason::ExportCommitted, "is committed"),
-            ExportState::Aborted => (Reason::ExportAborted, "was aborted"),
-            ExportState::Expired => (Reason::ExportExpired, "has expired"),
-            ExportState::Unspecified | ExportState::Open | ExportState::Committing => return Ok(()),
-        };
-        let message = format!("the export `{}` {how}; open another one", self.id());
-        Err(ApiError::new(Code::FailedPrecondition, reason, message).with("export", self.id()))
+        check_alive(self.id(), self.stage().state)
     }
 
     fn check_delete(&self) -> Result<(), ApiError> {

@@ -1,13 +1,17 @@
 //! ReadOutput: what an exporter made, in parts.
 
-use futures_util::StreamExt as _;
+use std::future::ready;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use tonic::Status;
 
 use super::session::Session;
 use crate::export_v1::proto::{ExportState, ReadOutputRequest, ReadOutputResponse};
 use crate::export_v1::{ApiError, ResponseStream};
 
 /// The most that one message holds, in bytes.
-pub(super) const PART: usize = 1 << 20;
+const PART: usize = 1 << 20;
 
 /// The parts of an output, from an offset on. The lease stays as long as they are read.
 pub(super) fn read(
@@ -33,21 +37,36 @@ pub(super) fn read(
         return Err(ApiError::field("offset", what));
     };
     let chunks = output.clone().read(session.contents.images.clone(), offset);
-    // The output is kept until it is read: one that is being read is not forgotten.
-    let parts = chunks.scan((offset, output), |(at, _), chunk| {
+    let responses = parts(chunks, offset).map(move |part| {
+        // One that is being read is not forgotten.
+        let _kept = &output;
+        part.map(|(offset, data)| ReadOutputResponse { offset, data })
+    });
+    Ok(responses.boxed())
+}
+
+/// `chunks` in parts of at most [`PART`] bytes, each with its offset; the first has `offset`.
+pub(super) fn parts<E>(
+    chunks: impl Stream<Item = Result<Bytes, E>>,
+    offset: u64,
+) -> impl Stream<Item = Result<(i64, Bytes), Status>>
+where
+    ApiError: From<E>,
+{
+    let parts = chunks.scan(offset, |offset, chunk| {
         let mut parts = Vec::new();
         match chunk {
             Err(error) => parts.push(Err(ApiError::from(error).into())),
             Ok(mut chunk) => {
                 while !chunk.is_empty() {
                     let data = chunk.split_to(chunk.len().min(PART));
-                    let offset = i64::try_from(*at).unwrap_or(i64::MAX);
-                    *at += data.len() as u64;
-                    parts.push(Ok(ReadOutputResponse { offset, data }));
+                    let end = *offset + data.len() as u64;
+                    parts.push(Ok((i64::try_from(*offset).unwrap_or(i64::MAX), data)));
+                    *offset = end;
                 }
             }
         }
-        std::future::ready(Some(futures_util::stream::iter(parts)))
+        ready(Some(stream::iter(parts)))
     });
-    Ok(parts.flatten().boxed())
+    parts.flatten()
 }

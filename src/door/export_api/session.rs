@@ -13,10 +13,10 @@ use crate::engine::images::Images;
 use crate::engine::ingest::IngestManager;
 use crate::engine::{EngineError, Lease, Origin};
 use crate::export::{Listed, LiveExports};
-use crate::export_v1::ApiError;
 use crate::export_v1::convert::timestamp;
 use crate::export_v1::limits::{DEFAULT_TTL, MAX_LIFETIME, RESULT_RETENTION};
 use crate::export_v1::proto::{self, ExportState, Reason};
+use crate::export_v1::{ApiError, check_alive};
 use crate::net::Principal;
 use crate::output::Output;
 
@@ -97,14 +97,7 @@ impl Session {
 
     /// Refuses what cannot be done any more.
     pub(super) fn check_alive(&self) -> Result<(), ApiError> {
-        let (reason, how) = match self.stage().state {
-            ExportState::Committed => (Reason::ExportCommitted, "is committed"),
-            ExportState::Aborted => (Reason::ExportAborted, "was aborted"),
-            ExportState::Expired => (Reason::ExportExpired, "has expired"),
-            ExportState::Unspecified | ExportState::Open | ExportState::Committing => return Ok(()),
-        };
-        let message = format!("the export `{}` {how}; open another one", self.id);
-        Err(ApiError::new(Code::FailedPrecondition, reason, message).with("export", &self.id))
+        check_alive(&self.id, self.stage().state)
     }
 
     /// Puts off the expiry; it never comes nearer.

@@ -29,14 +29,7 @@ pub(super) async fn plan(client: &Client, lease: &str, graph: &Graph, job: Optio
         leases::add(client, lease, leases::CONTENT, root.digest.as_str()).await?;
     }
     // From here on the labels and the lease keep whatever is there: a leaf that is found now stays.
-    for (leaf, present) in content::present(client, graph.leaves()).await? {
-        match (present, leaf.kind()) {
-            (true, _) => plan.present.push(leaf.clone()),
-            (false, Kind::ForeignLayer) => {}
-            (false, _) => plan.missing.push(leaf.clone()),
-        }
-    }
-    plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    plan.add_leaves(content::present(client, graph.leaves()).await?);
     Ok(plan)
 }
 

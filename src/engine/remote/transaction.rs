@@ -14,7 +14,7 @@ use crate::export_v1::ApiError;
 use crate::export_v1::convert::descriptor_message;
 use crate::export_v1::proto::commit_response::Event as Response;
 use crate::export_v1::proto::{CommitRequest, ExporterResult, Progress, ProgressKind, Target};
-use crate::image::{Descriptor, Digest, Graph, Kind, Reference};
+use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::{Event, Events};
 
 /// How many documents are sent at once.
@@ -48,15 +48,8 @@ impl RemoteTransaction {
         let sending: Vec<_> = absent.iter().map(|document| writer::store(&export.content, document)).collect();
         stream::iter(sending).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         plan.stored.extend(absent.into_iter().map(|document| document.descriptor.clone()));
-        for leaf in graph.leaves() {
-            match (is_there(leaf), leaf.kind()) {
-                (true, _) => plan.present.push(leaf.clone()),
-                // The daemon can do without it, or says at the commit that it cannot.
-                (false, Kind::ForeignLayer) => {}
-                (false, _) => plan.missing.push(leaf.clone()),
-            }
-        }
-        plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+        // Where the daemon cannot do without a foreign layer, it says so at the commit.
+        plan.add_leaves(graph.leaves().iter().map(|leaf| (leaf, is_there(leaf))));
         Ok(Self { lease, export, root: graph.root().clone(), plan, events })
     }
 

@@ -32,14 +32,7 @@ pub(super) fn plan(lease: &RepositoryLease, graph: &Graph) -> Result<Plan, Engin
             plan.stored.push(document.descriptor.clone());
         }
     }
-    for leaf in graph.leaves() {
-        match (is_there(leaf), leaf.kind()) {
-            (true, _) => plan.present.push(leaf.clone()),
-            (false, Kind::ForeignLayer) => {}
-            (false, _) => plan.missing.push(leaf.clone()),
-        }
-    }
-    plan.missing.sort_by_key(|blob| std::cmp::Reverse(blob.size));
+    plan.add_leaves(graph.leaves().iter().map(|leaf| (leaf, is_there(leaf))));
     Ok(plan)
 }
 

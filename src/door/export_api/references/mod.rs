@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::output::PART;
+use super::output::parts;
 use crate::api_server::client;
 use crate::engine::images::{Images, MAX_PAGE, Query, Record};
 use crate::export::Exports;
@@ -120,22 +120,9 @@ impl Service for ReferenceService {
         // The first message has the size, also of a blob or a range of no bytes.
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let head = FetchResponse { offset: number(start), size: number(size), ..FetchResponse::default() };
-        let parts = chunks.scan(start, move |at, chunk| {
-            let mut parts = Vec::new();
-            match chunk {
-                Err(error) => parts.push(Err(ApiError::from(error).into())),
-                Ok(mut chunk) => {
-                    while !chunk.is_empty() {
-                        let data = chunk.split_to(chunk.len().min(PART));
-                        let offset = number(*at);
-                        *at += data.len() as u64;
-                        parts.push(Ok(FetchResponse { offset, data, size: 0 }));
-                    }
-                }
-            }
-            std::future::ready(Some(stream::iter(parts)))
-        });
-        Ok(Response::new(Box::pin(stream::iter([Ok(head)]).chain(parts.flatten()))))
+        let parts = parts(chunks, start);
+        let responses = parts.map(|part| part.map(|(offset, data)| FetchResponse { offset, data, size: 0 }));
+        Ok(Response::new(Box::pin(stream::iter([Ok(head)]).chain(responses))))
     }
 
     async fn push(&self, request: Request<Streaming<PushRequest>>) -> Result<Response<PushResponse>, Status> {
