@@ -193,7 +193,8 @@ fn a_container_that_is_killed() {
     until("no lease to be left", || ours(stack), Vec::is_empty);
     // It starts again, and what waited is not taken for it.
     sides.compare(|side| {
-        stack.docker(["start", &side.container]).ok();
+        // Unlike `docker start`, this waits until the builder listens.
+        side.builder.buildx(["inspect", "--bootstrap"]).ok();
         let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "after");
         let output = side.builder.build(context.path(), ["--load", "-t", &side.tag("after")]).ok();
         side.check_way(&output);

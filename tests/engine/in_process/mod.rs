@@ -2,6 +2,7 @@
 
 mod builders;
 mod corpus;
+mod hostile;
 mod interrupted;
 mod property;
 mod reach;
