@@ -95,7 +95,7 @@ impl OwnedFolder {
         for _ in 0..TRIES {
             match openat(&self.folder, name, flags | OFlags::CREATE | OFlags::EXCL, PRIVATE) {
                 Ok(file) => {
-                    give(&file, self.uid, self.gid)?;
+                    change_owner(&file, self.uid, self.gid)?;
                     return Ok(file.into());
                 }
                 Err(Errno::EXIST) => {}
@@ -145,7 +145,7 @@ impl OwnedFolder {
         };
         let (mut file, temporary) = scratch.new_file()?;
         let written = (|| {
-            give(&file, uid, gid)?;
+            change_owner(&file, uid, gid)?;
             fchmod(&file, mode)?;
             file.write_all(text)?;
             file.sync_all()
@@ -236,7 +236,7 @@ fn plain(stat: Stat) -> io::Result<Stat> {
 }
 
 /// Changes the owner of `file`, which is ours.
-fn give(file: &impl std::os::fd::AsFd, to: Uid, group: Gid) -> io::Result<()> {
+fn change_owner(file: &impl std::os::fd::AsFd, to: Uid, group: Gid) -> io::Result<()> {
     let made = fstat(file)?;
     if (uid(&made), gid(&made)) == (to, group) {
         return Ok(());

@@ -11,7 +11,7 @@ use clap::Args;
 use self::location::ImageLocation;
 use super::abandoned::AbandonedLeases;
 use super::engine::Target;
-use super::extent::{Extent, Taken};
+use super::extent::{Extent, SelectedPart};
 use super::progress::ProgressMode;
 use super::read_leases::ReadLeases;
 use super::report::Transfer;
@@ -80,10 +80,10 @@ Exit code: 0 when it was copied, 1 when it was not, 2 for a wrong command line, 
 blobs sent by then are kept for an hour, and the next copy resumes from them.";
 
 /// An image to be copied.
-struct Found {
+struct CopyInput {
     left: Option<AbandonedLeases>,
     source: Arc<dyn Source>,
-    taken: Taken,
+    taken: SelectedPart,
     names: Vec<Reference>,
 }
 
@@ -141,7 +141,7 @@ impl Copy {
             };
             let names = name.map_or(found.names, |name| vec![name]);
             let origin = engine::origin("copy");
-            let Taken { root, graph, .. } = found.taken;
+            let SelectedPart { root, graph, .. } = found.taken;
             let request = Request::new(root.clone(), names.clone(), origin);
             let copying = async {
                 let copy = async |events| match graph {
@@ -176,23 +176,28 @@ struct From<'a> {
 
 impl From<'_> {
     /// Finds the image; `format` is for archives without manifests.
-    async fn found(&self, format: ManifestFormat, takes_parts: bool, held: &ReadLeases) -> Result<Found, CommandError> {
+    async fn found(
+        &self,
+        format: ManifestFormat,
+        takes_parts: bool,
+        held: &ReadLeases,
+    ) -> Result<CopyInput, CommandError> {
         let extent = self.extent;
         let (selection, given) = match self.from {
             ImageLocation::Archive(_, file, name) => {
                 let archive = Archive::open(file, format, None).await?;
                 let image = image_of(archive.images(), name.as_deref())?.clone();
                 let taken = take(&archive, &image.root, extent, takes_parts, "the archive").await?;
-                return Ok(Found { left: None, source: Arc::new(archive), taken, names: image.names });
+                return Ok(CopyInput { left: None, source: Arc::new(archive), taken, names: image.names });
             }
             ImageLocation::Registry(name) => {
                 let registry = Registry::new(name, self.plain_http).await?;
-                let mut taken = Taken { root: registry.resolve().await?, graph: None, note: None };
+                let mut taken = SelectedPart { root: registry.resolve().await?, graph: None, note: None };
                 if extent.platform.is_some() || extent.one_platform {
                     taken = extent.take(&registry, &taken.root).await?;
                 }
                 let names = if name.digest().is_some() { Vec::new() } else { vec![name.clone()] };
-                return Ok(Found { left: None, source: Arc::new(registry), taken, names });
+                return Ok(CopyInput { left: None, source: Arc::new(registry), taken, names });
             }
             // Every other location is an engine.
             place => place.engine(self.config, self.configured).ok_or(CommandError::IntoArchive)?,
@@ -214,7 +219,7 @@ impl From<'_> {
         if let Ok(graph) = graph {
             held.add(&*engine, &Arc::new(graph), "copy").await;
         }
-        Ok(Found { left, source: images, taken, names })
+        Ok(CopyInput { left, source: images, taken, names })
     }
 }
 
@@ -239,14 +244,14 @@ async fn take(
     extent: &Extent,
     takes_parts: bool,
     holder: &str,
-) -> Result<Taken, CommandError> {
+) -> Result<SelectedPart, CommandError> {
     let is_open = extent.platform.is_none() && !extent.one_platform;
     if is_open && !takes_parts {
         let Choice { root, only } = choose(from, root, None).await?;
         if let Some(platform) = only {
             output::note(&format!("{holder} holds only a part of the image; {platform} is copied"));
         }
-        return Ok(Taken { root, graph: None, note: None });
+        return Ok(SelectedPart { root, graph: None, note: None });
     }
     let taken = extent.take(from, root).await?;
     if let Some(part) = &taken.note {

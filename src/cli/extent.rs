@@ -20,7 +20,7 @@ pub(super) struct Extent {
 
 /// The part that is taken.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct SelectedPart {
     pub(super) root: Descriptor,
     /// The graph, if it is only a part of the root's.
     pub(super) graph: Option<Graph>,
@@ -30,19 +30,19 @@ pub(super) struct Taken {
 
 impl Extent {
     /// The part of `root` that was asked for and that the source has.
-    pub(super) async fn take(&self, from: &dyn BlobLookup, root: &Descriptor) -> Result<Taken, ChoiceError> {
+    pub(super) async fn take(&self, from: &dyn BlobLookup, root: &Descriptor) -> Result<SelectedPart, ChoiceError> {
         let Choice { root, .. } = match (&self.platform, self.one_platform) {
             (None, false) => match part(from, root).await? {
                 Some(Part { graph, platforms }) => {
                     let verb = if platforms.len() == 1 { "is" } else { "are" };
                     let note = Some(format!("{} {verb}", platforms.join(", ")));
-                    return Ok(Taken { root: root.clone(), graph: Some(graph), note });
+                    return Ok(SelectedPart { root: root.clone(), graph: Some(graph), note });
                 }
                 None => choose(from, root, None).await?,
             },
             (None, true) => choose_one(from, root).await?,
             (platform, _) => choose(from, root, platform.as_ref()).await?,
         };
-        Ok(Taken { root, graph: None, note: None })
+        Ok(SelectedPart { root, graph: None, note: None })
     }
 }

@@ -69,11 +69,11 @@ enum Command {
     Cache(cache::Cache),
     Ps(ps::Ps),
     /// Prints the root of an image, or its manifest for a platform, byte for byte
-    Manifest(read::Which),
+    Manifest(read::DocumentOfImage),
     /// Prints the config of an image, byte for byte: of this machine's platform, unless another is named
-    Config(read::Which),
+    Config(read::DocumentOfImage),
     /// Prints the digest of an image, or of its manifest for a platform
-    Digest(read::Which),
+    Digest(read::DocumentOfImage),
     Version(about::Version),
     Completion(about::Completion),
     #[command(hide = true)]
@@ -157,7 +157,7 @@ enum CommandError {
     #[error("there is no layout at {path}")]
     NoLayout { path: String },
     #[error("interrupted; {left}")]
-    Interrupted { signal: &'static str, left: Remains },
+    Interrupted { signal: &'static str, left: Leftover },
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error(transparent)]
@@ -168,7 +168,7 @@ enum CommandError {
 
 /// What an interrupted command leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Remains {
+enum Leftover {
     Nothing,
     /// The blobs that an export has sent.
     Kept,
@@ -176,7 +176,7 @@ enum Remains {
     HalfAnArchive,
 }
 
-impl std::fmt::Display for Remains {
+impl std::fmt::Display for Leftover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Nothing => "nothing was left behind",
@@ -333,7 +333,7 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, CommandError>>) -
     let mut signals = Signals::new().map_err(CommandError::Runtime)?;
     tokio::select! {
         result = work => result,
-        signal = signals.next() => Err(CommandError::Interrupted { signal, left: Remains::Nothing }),
+        signal = signals.next() => Err(CommandError::Interrupted { signal, left: Leftover::Nothing }),
     }
 }
 
@@ -353,12 +353,12 @@ async fn exporting<T>(
         result = work => result,
         signal = interrupted => Err(CommandError::Interrupted {
             signal,
-            left: if exports.is_keeping() { Remains::Kept } else { Remains::Nothing },
+            left: if exports.is_keeping() { Leftover::Kept } else { Leftover::Nothing },
         }),
     };
     tokio::select! {
         () = exports.finish() => result,
-        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, left: Remains::Nothing })),
+        signal = signals.next() => result.and(Err(CommandError::Interrupted { signal, left: Leftover::Nothing })),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::source::tree::Tree;
 /// The arguments of the three commands.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(super) struct Which {
+pub(super) struct DocumentOfImage {
     /// Its name, its digest, or the beginning of that
     #[arg(value_name = "REF")]
     reference: String,
@@ -36,42 +36,42 @@ Exit code: 0 when it was printed, 1 when it is not there, 2 for a wrong command 
 
 /// What to print.
 #[derive(Debug, Clone, Copy)]
-enum What {
+enum PrintedPart {
     Manifest,
     Config,
     Digest,
 }
 
-impl Which {
+impl DocumentOfImage {
     /// Prints the root, or the manifest for a platform if one is named.
     pub(super) fn manifest(self) -> Result<ExitCode, CommandError> {
-        self.print(What::Manifest)
+        self.print(PrintedPart::Manifest)
     }
 
     /// Prints the config: of this machine's image if the root is an index and no platform is named.
     pub(super) fn config(self) -> Result<ExitCode, CommandError> {
-        self.print(What::Config)
+        self.print(PrintedPart::Config)
     }
 
-    /// Prints the digest of the document that [`Which::manifest`] prints.
+    /// Prints the digest of the document that [`DocumentOfImage::manifest`] prints.
     pub(super) fn digest(self) -> Result<ExitCode, CommandError> {
-        self.print(What::Digest)
+        self.print(PrintedPart::Digest)
     }
 
-    fn print(self, what: What) -> Result<ExitCode, CommandError> {
+    fn print(self, what: PrintedPart) -> Result<ExitCode, CommandError> {
         let (_, target) = engine::target(self.target)?;
         let (reference, platform) = (self.reference, self.platform);
         block_on(engine::reading(&target, async |engine, images| {
             let root = engine::resolve(&*engine, &*images, &reference).await?;
-            if matches!((what, &platform), (What::Digest, None)) {
+            if matches!((what, &platform), (PrintedPart::Digest, None)) {
                 output::print(root.digest.as_str())?;
                 return Ok(ExitCode::SUCCESS);
             }
             let tree = engine::tree(&*images, &root).await?;
             let document = choose(&tree, &root, &reference, what, platform.as_ref())?;
             match what {
-                What::Digest => output::print(document.descriptor.digest.as_str())?,
-                What::Manifest | What::Config => output::raw(&document.bytes)?,
+                PrintedPart::Digest => output::print(document.descriptor.digest.as_str())?,
+                PrintedPart::Manifest | PrintedPart::Config => output::raw(&document.bytes)?,
             }
             Ok(ExitCode::SUCCESS)
         }))?
@@ -82,13 +82,13 @@ fn choose<'a>(
     tree: &'a Tree,
     root: &Descriptor,
     given: &str,
-    what: What,
+    what: PrintedPart,
     platform: Option<&Platform>,
 ) -> Result<&'a Document, CommandError> {
     let absent = |reason: String| CommandError::NoDocument { given: given.to_owned(), reason };
     let there = |digest: &Digest| tree.document(digest).ok_or_else(|| absent(format!("the engine lacks {digest}")));
     let is_single = root.kind() == Kind::Manifest;
-    if platform.is_none() && !matches!(what, What::Config) {
+    if platform.is_none() && !matches!(what, PrintedPart::Config) {
         return there(&root.digest);
     }
     let host = Platform::host();
@@ -102,7 +102,7 @@ fn choose<'a>(
     let image = image.ok_or_else(|| absent(format!("it has no image for {requested}")))?;
     let manifest = there(&image.entry.digest)?;
     match (what, &manifest.view) {
-        (What::Config, View::Manifest(view)) => there(&view.config.digest),
+        (PrintedPart::Config, View::Manifest(view)) => there(&view.config.digest),
         _ => Ok(manifest),
     }
 }

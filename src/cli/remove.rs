@@ -156,7 +156,7 @@ impl Tag {
             let names = [name];
             policy.check(&names)?;
             policy.check_moves(&*found, &root, &names).await?;
-            hold(&*found, &images, &root, &held).await;
+            lease_part(&*found, &images, &root, &held).await;
             // It may have been removed before it was leased.
             if images.identify(&root.digest).await?.is_none() {
                 return Err(engine::absent(&*found, &reference));
@@ -175,7 +175,7 @@ impl Tag {
 }
 
 /// Leases the part of an image that the engine has, until it has its name. A damaged image is named without a lease.
-async fn hold(engine: &dyn Engine, images: &Arc<dyn Images>, root: &Descriptor, held: &ReadLeases) {
+async fn lease_part(engine: &dyn Engine, images: &Arc<dyn Images>, root: &Descriptor, held: &ReadLeases) {
     let graph = match part(images, root).await {
         Ok(Some(Part { graph, .. })) => Some(graph),
         Ok(None) => engine::graph(&**images, root.clone()).await.ok(),

@@ -11,11 +11,11 @@ use clap::{Args, ValueEnum};
 use futures_util::StreamExt as _;
 use serde_json::json;
 
-use super::extent::{Extent, Taken};
+use super::extent::{Extent, SelectedPart};
 use super::progress::ProgressMode;
 use super::read_leases::ReadLeases;
 use super::settings::TargetSettings;
-use super::{CommandError, Remains, block_on, engine, output, show};
+use super::{CommandError, Leftover, block_on, engine, output, show};
 use crate::engine::Engine;
 use crate::engine::images::Images;
 use crate::image::{Digest, Graph, Kind, Reference};
@@ -114,7 +114,7 @@ impl Save {
         block_on(async {
             let saved = saving.await.map_err(|error| match error {
                 CommandError::Interrupted { signal, .. } if output == Path::new("-") => {
-                    CommandError::Interrupted { signal, left: Remains::HalfAnArchive }
+                    CommandError::Interrupted { signal, left: Leftover::HalfAnArchive }
                 }
                 error => error,
             });
@@ -137,7 +137,7 @@ async fn find(
     let mut selected = Vec::<SelectedImage>::new();
     for given in references {
         let root = engine::resolve(engine, &**images, given).await?;
-        let Taken { root, graph, note } = extent.take(images, &root).await?;
+        let SelectedPart { root, graph, note } = extent.take(images, &root).await?;
         if let Some(part) = note.filter(|_| mode != ProgressMode::Quiet) {
             let kind = engine.identity().kind;
             output::note(&format!("{kind} holds only a part of `{given}`; {part} saved, and named by the whole index"));

@@ -8,7 +8,7 @@ use super::{CommandError, block_on, output, repeat};
 use crate::buildx::Store;
 use crate::config::{Config, Layer, ProcessEnvironment, Setting};
 use crate::running::SearchFolders;
-use crate::setup::{self, Done, Doors, SetupError};
+use crate::setup::{self, ChangedBuilder, Doors, SetupError};
 
 /// Makes other programs use Linkspan, and undoes that.
 #[derive(Debug, Args)]
@@ -117,7 +117,7 @@ impl Buildx {
     }
 }
 
-fn text(done: &Done, door: &str, flags: &str, undone: bool) -> String {
+fn text(done: &ChangedBuilder, door: &str, flags: &str, undone: bool) -> String {
     let builder = &done.builder;
     if done.moved.is_empty() {
         return format!("builder {builder} goes through the docker door at {door} already");

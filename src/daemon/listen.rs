@@ -173,18 +173,18 @@ impl Listener {
     }
 
     /// Removes the name, so that no client can connect any more, and returns the connections in the queue.
-    pub(super) fn close(self) -> Waiting {
+    pub(super) fn close(self) -> QueuedConnections {
         // The claim is dropped first: a socket without a name gets no new connections.
         drop(self.claim);
-        Waiting(self.is_own.then_some(self.socket))
+        QueuedConnections(self.is_own.then_some(self.socket))
     }
 }
 
 /// The connections in the queue of a socket that is being closed.
 #[derive(Debug)]
-pub(super) struct Waiting(Option<Socket>);
+pub(super) struct QueuedConnections(Option<Socket>);
 
-impl Iterator for Waiting {
+impl Iterator for QueuedConnections {
     type Item = io::Result<Connection<Stream>>;
 
     /// Accepts without waiting, and not through the runtime, which may not know yet that the socket is readable.

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_somebody_else_is_none_of_this_api() {
+    fn a_status_of_another_service_is_no_error_of_this_api() {
         assert_eq!(ApiError::from_status(&Status::already_exists("content: already exists")), None);
     }
 }

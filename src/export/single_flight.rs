@@ -26,11 +26,11 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The blobs that are on their way.
 #[derive(Debug, Default, Clone)]
-pub(super) struct SingleFlight(Arc<Mutex<HashMap<Digest, Arc<UnderWay>>>>);
+pub(super) struct SingleFlight(Arc<Mutex<HashMap<Digest, Arc<Transfer>>>>);
 
 /// One blob on its way.
 #[derive(Debug, Default)]
-struct UnderWay {
+struct Transfer {
     landed: CancellationToken,
     pace: Mutex<Pace>,
 }
@@ -70,7 +70,7 @@ impl Pace {
     }
 }
 
-impl UnderWay {
+impl Transfer {
     fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,7 +81,7 @@ impl UnderWay {
 pub(super) struct FlightGuard {
     digest: Digest,
     flights: SingleFlight,
-    under_way: Arc<UnderWay>,
+    under_way: Arc<Transfer>,
     /// Whether another export sends the blob, too, and has made no progress.
     pub(super) is_taken_over: bool,
 }
@@ -97,7 +97,7 @@ impl SingleFlight {
                 match other {
                     Some(other) if !other.pace().has_stalled() => other,
                     other => {
-                        let under_way = Arc::<UnderWay>::default();
+                        let under_way = Arc::<Transfer>::default();
                         flights.insert(digest.clone(), under_way.clone());
                         let (digest, flights) = (digest.clone(), self.clone());
                         return FlightGuard { digest, flights, under_way, is_taken_over: other.is_some() };

@@ -32,15 +32,15 @@ pub(crate) type Items = BoxStream<'static, Result<Item, SourceError>>;
 
 /// The sender of the items; an error means that the receiver is gone.
 #[derive(Debug)]
-pub(super) struct Taker(mpsc::Sender<Result<Item, SourceError>>);
+pub(super) struct ItemSender(mpsc::Sender<Result<Item, SourceError>>);
 
 /// The receiver is gone.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(super) struct ReceiverGone;
 
-impl Taker {
-    pub(super) async fn give(&self, item: Item) -> Result<(), Gone> {
-        self.0.send(Ok(item)).await.map_err(|_| Gone)
+impl ItemSender {
+    pub(super) async fn send(&self, item: Item) -> Result<(), ReceiverGone> {
+        self.0.send(Ok(item)).await.map_err(|_| ReceiverGone)
     }
 
     pub(super) async fn fail(&self, error: SourceError) {
@@ -50,9 +50,9 @@ impl Taker {
 }
 
 /// A stream of the items that a task sends.
-pub(super) fn items<F: Future<Output = ()> + Send + 'static>(task: impl FnOnce(Taker) -> F) -> Items {
+pub(super) fn items<F: Future<Output = ()> + Send + 'static>(task: impl FnOnce(ItemSender) -> F) -> Items {
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    tokio::spawn(task(Taker(sender)));
+    tokio::spawn(task(ItemSender(sender)));
     ReceiverStream::new(receiver).boxed()
 }
 

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_nobody() {
+    async fn a_socket_without_a_listener_is_closed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         assert_eq!(probe(&Address::Unix(path.clone()), First::Http2).await, Probe::Closed);

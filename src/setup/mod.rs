@@ -23,16 +23,16 @@ pub use door::{Door, Doors};
 
 /// A changed builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Done {
+pub struct ChangedBuilder {
     /// The builder.
     pub builder: String,
     /// The nodes that were changed; empty if none had to be.
-    pub moved: Vec<Move>,
+    pub moved: Vec<ChangedNode>,
 }
 
 /// A changed node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Move {
+pub struct ChangedNode {
     /// The node.
     pub node: String,
     /// Its former endpoint.
@@ -129,7 +129,7 @@ impl SetupError {
 ///
 /// # Errors
 /// When the builder cannot be changed; it then stays as it was.
-pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Result<Done, SetupError> {
+pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Result<ChangedBuilder, SetupError> {
     // Checked before the lock file is created, so that nothing is left where there are no builders.
     container_builder(store.instance(name)?)?;
     let to = door.to_string();
@@ -139,7 +139,7 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
     let lock = store.lock()?;
     let builder = container_builder(lock.instance(name)?)?;
     let mut record = Record::read(&lock, &builder.name)?;
-    let mut done = Done { builder: builder.name.clone(), moved: Vec::new() };
+    let mut done = ChangedBuilder { builder: builder.name.clone(), moved: Vec::new() };
     let mut is_there = false;
     for node in &builder.nodes {
         let address = store.address(&node.endpoint);
@@ -149,7 +149,7 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
             // Recorded before the change, so that it can always be undone.
             record.remember(&node.name, &node.endpoint)?;
             lock.pin(&builder.name, &node.name, &to)?;
-            done.moved.push(Move { node: node.name.clone(), from: node.endpoint.clone(), to: to.clone() });
+            done.moved.push(ChangedNode { node: node.name.clone(), from: node.endpoint.clone(), to: to.clone() });
         }
     }
     if done.moved.is_empty() && !is_there {
@@ -164,17 +164,17 @@ pub fn through(store: &Store, name: &str, door: &Address, engine: &str) -> Resul
 ///
 /// # Errors
 /// When the builder cannot be changed; it then stays as it was.
-pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<Done, SetupError> {
+pub fn back(store: &Store, name: &str, door: &Address, engine: &str) -> Result<ChangedBuilder, SetupError> {
     container_builder(store.instance(name)?)?;
     let from = door.to_string();
     let lock = store.lock()?;
     let builder = container_builder(lock.instance(name)?)?;
     let record = Record::read(&lock, &builder.name)?;
-    let mut done = Done { builder: builder.name.clone(), moved: Vec::new() };
+    let mut done = ChangedBuilder { builder: builder.name.clone(), moved: Vec::new() };
     for node in builder.nodes.iter().filter(|node| is_same_address(&store.address(&node.endpoint), &from)) {
         let to = record.endpoint(&node.name).unwrap_or(engine).to_owned();
         lock.pin(&builder.name, &node.name, &to)?;
-        done.moved.push(Move { node: node.name.clone(), from: node.endpoint.clone(), to });
+        done.moved.push(ChangedNode { node: node.name.clone(), from: node.endpoint.clone(), to });
     }
     if done.moved.is_empty() {
         let endpoints = endpoints(&builder);

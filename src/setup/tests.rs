@@ -42,15 +42,15 @@ impl Fixture {
         serde_json::from_slice(&fs::read(self.folder.path().join("instances/b")).unwrap()).unwrap()
     }
 
-    fn through(&self) -> Result<Done, SetupError> {
+    fn through(&self) -> Result<ChangedBuilder, SetupError> {
         through(&self.store, "b", &self.door, &self.engine)
     }
 
-    fn back(&self) -> Result<Done, SetupError> {
+    fn back(&self) -> Result<ChangedBuilder, SetupError> {
         back(&self.store, "b", &self.door, &self.engine)
     }
 
-    fn moved(done: &Done) -> Vec<&str> {
+    fn moved(done: &ChangedBuilder) -> Vec<&str> {
         done.moved.iter().map(|moved| moved.node.as_str()).collect()
     }
 }
@@ -273,7 +273,7 @@ fn a_pipe_does_not_make_it_wait() {
 }
 
 #[test]
-fn a_builder_is_read_when_nobody_else_can_change_it() {
+fn a_builder_is_read_when_no_other_user_can_change_it() {
     let fixture = Fixture::new("docker-container", &["ENGINE"]);
     let lock = fixture.store.lock().unwrap();
     std::thread::scope(|scope| {

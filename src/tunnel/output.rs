@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_that_nobody_takes_do_not_hold_up_the_output() {
+    async fn unread_errors_do_not_hold_up_the_output() {
         let mut frames = frame(Stream::Error, b"e").repeat(MAX_ERRORS_WAITING + 10);
         frames.extend(frame(Stream::Output, b"on it goes"));
         let (output, errors) = read(&frames, 100).await;

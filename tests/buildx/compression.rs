@@ -61,7 +61,7 @@ fn level_of(stack: &Stack, digest: &str) -> u8 {
 }
 
 #[test]
-fn new_layers_are_made_as_the_setting_says_and_others_stay() {
+fn new_layers_have_the_compression_that_is_set_and_others_stay() {
     let stack = Stack::shared();
     let base = {
         let manifest = stack.run("crane").args(["manifest", "--insecure", stack.base_image()]).ok().stdout;
@@ -107,11 +107,11 @@ fn what_a_builder_made_once_sticks_and_a_push_can_have_gzip_again() {
     let name = format!("{}/sticks", stack.registry());
     push(&builder, &context, &name);
     assert_eq!(pushed(stack, &name), first);
-    let as_asked = serve(stack, stack.buildkit_host(), &[]);
-    stack.builder(&as_asked.address()).build(context.path(), ["--load", "-t", "sticks:2"]).ok();
+    let unchanged = serve(stack, stack.buildkit_host(), &[]);
+    stack.builder(&unchanged.address()).build(context.path(), ["--load", "-t", "sticks:2"]).ok();
     assert_eq!(loaded(stack, "sticks:2"), first);
 
-    // With the other setting a push has the layers that it has from a builder which knows nothing of either.
+    // With the other setting a push has the layers that it has from a builder without either setting.
     let gzip = serve(stack, stack.buildkit_host(), &["--push-compression", "gzip"]);
     let name = format!("{}/gzip", stack.registry());
     push(&stack.builder(&gzip.address()), &context, &name);
@@ -139,7 +139,7 @@ fn a_build_that_also_pushes_is_left_as_it_is() {
 }
 
 #[test]
-fn a_load_that_the_builders_gzip_made_slow_says_so() {
+fn a_load_that_the_builders_gzip_made_slow_gets_a_remark() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd]);
     let linkspan = serve(&stack, stack.buildkit_host(), &[]);
     let builder = stack.builder(&linkspan.address());
@@ -147,7 +147,7 @@ fn a_load_that_the_builders_gzip_made_slow_says_so() {
     // Stopped in the middle of it, because gzip alone would take a machine as slow as the test needs.
     let slow = |context: &Context| {
         let running = builder.build(context.path(), ["--load", "-t", "slow:1"]).spawn();
-        until("the layers to be made", || running.stderr(), |said| said.contains("exporting layers"));
+        until("the layers to be made", || running.stderr(), |shown| shown.contains("exporting layers"));
         let buildkitd = stack.pid(Part::Buildkitd);
         kill_process(buildkitd, Signal::STOP).unwrap();
         // What is tested is the time itself: a load is slow from 5 s on.
@@ -156,8 +156,8 @@ fn a_load_that_the_builders_gzip_made_slow_says_so() {
         running.wait().stderr
     };
     let context = |seed| Context::new("FROM scratch\nCOPY noise /noise\n").noise("noise", 100_000_000, seed);
-    let said = slow(&context(1));
-    assert_eq!(said.matches(remark).count(), 1, "{said}\n{}", linkspan.log());
+    let shown = slow(&context(1));
+    assert_eq!(shown.matches(remark).count(), 1, "{shown}\n{}", linkspan.log());
 
     let doctor = ["doctor", "--json", "--docker-host", stack.docker_host(), "--builder", stack.buildkit_host()];
     let report = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(doctor).args(["--buildkit-listen", &linkspan.address()]);
@@ -167,7 +167,7 @@ fn a_load_that_the_builders_gzip_made_slow_says_so() {
     assert_eq!(check["mark"], "slow");
     assert!(check["remedy"].as_str().unwrap().contains("--load-compression fast"), "{check}");
 
-    // Nothing is said where it would not help: no layer is new.
-    let said = builder.build(context(1).path(), ["--load", "-t", "slow:2"]).ok().stderr;
-    assert!(!said.contains(remark), "{said}");
+    // There is no remark where it would not help: no layer is new.
+    let shown = builder.build(context(1).path(), ["--load", "-t", "slow:2"]).ok().stderr;
+    assert!(!shown.contains(remark), "{shown}");
 }

@@ -30,7 +30,7 @@ fn check(side: &Side<'_>) {
 }
 
 #[test]
-fn nobody_has_the_base() {
+fn a_base_that_builder_and_engine_lack() {
     let stack = Stack::start(&PARTS);
     let sides = BothWays::of(&stack);
     let context = application(&stack);

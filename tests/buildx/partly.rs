@@ -135,7 +135,7 @@ fn a_build_that_fails_itself_loads_nothing() {
 }
 
 #[test]
-fn a_refused_push_and_layers_that_nobody_has() {
+fn a_refused_push_and_layers_that_are_nowhere() {
     let stack = Stack::start(&[Part::Containerd, Part::Dockerd, Part::Buildkitd, Part::Registry]);
     let sides = BothWays::of(&stack);
     let side = sides.through();

@@ -37,7 +37,7 @@ async fn delete(client: &Client, reference: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_to_versions_is_reported_whoever_does_it() {
+async fn changes_of_versions_by_any_process_are_reported() {
     use VersionChange::{Committed, Deleted, Pruned, Replaced};
     for (engine, mut server) in Server::each("api-watch") {
         let client = server.client().await;

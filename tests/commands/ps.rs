@@ -45,7 +45,10 @@ async fn exports_under_way_are_listed() {
     let usual = linkspan(["ps"]).fails();
     assert!(usual.stderr.contains("unix:///run/linkspan/export.sock"), "{usual}");
 
-    let nobody = linkspan(["ps", "--to", "unix:///no/such/door.sock"]).fails();
-    assert_eq!(nobody.status.code(), Some(1));
-    assert!(nobody.stderr.contains("linkspan: error: the exporter API at unix:///no/such/door.sock"), "{nobody}");
+    let unreachable = linkspan(["ps", "--to", "unix:///no/such/door.sock"]).fails();
+    assert_eq!(unreachable.status.code(), Some(1));
+    assert!(
+        unreachable.stderr.contains("linkspan: error: the exporter API at unix:///no/such/door.sock"),
+        "{unreachable}"
+    );
 }

@@ -207,9 +207,12 @@ fn a_load_that_was_interrupted_or_killed_is_gone_on_with() {
 
 #[test]
 fn what_cannot_be_reached_is_named() {
-    let nobody = linkspan(["images", "--to", "unix:///no/such/door.sock"]).fails();
+    let unreachable = linkspan(["images", "--to", "unix:///no/such/door.sock"]).fails();
     let expected = "linkspan: error: the exporter API at unix:///no/such/door.sock: No such file or directory";
-    assert!(nobody.stderr.starts_with(expected) && nobody.stderr.contains("--export-listen"), "{nobody}");
+    assert!(
+        unreachable.stderr.starts_with(expected) && unreachable.stderr.contains("--export-listen"),
+        "{unreachable}"
+    );
     let remote = linkspan(["images", "--to", "tcp://192.0.2.1:1"]).fails();
     assert!(remote.stderr.contains("on another machine") && remote.stderr.contains("ssh -L"), "{remote}");
     let both = linkspan(["images", "--to", "unix:///x.sock", "--engine", "docker"]).output();

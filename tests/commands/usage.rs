@@ -47,8 +47,8 @@ fn wrong_values_exit_2_and_what_fails_exits_1() {
     for args in [&["digest", "absent:1"][..], &["load", "-i", "/no/such/file"]] {
         assert_eq!(on(&folder, args).fails().status.code(), Some(1));
     }
-    let nobody = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
-    assert_eq!(nobody.status.code(), Some(1), "{nobody}");
+    let unreachable = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
+    assert_eq!(unreachable.status.code(), Some(1), "{unreachable}");
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn remedies_repeat_the_flags_that_they_need() {
     let place = format!("oci:{}", text(folder.path()));
     let copied = linkspan(["copy", &format!("{place}:absent:1"), &format!("{place}:b")]).fails();
     assert!(remedy(&copied.stderr).contains(&expected), "{copied}");
-    let nobody = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
-    assert!(remedy(&nobody.stderr).contains("serve --export-listen unix:///no/such/door.sock"), "{nobody}");
+    let unreachable = linkspan(["images", "--to", "/no/such/door.sock"]).fails();
+    assert!(remedy(&unreachable.stderr).contains("serve --export-listen unix:///no/such/door.sock"), "{unreachable}");
 }
 
 #[test]

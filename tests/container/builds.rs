@@ -38,7 +38,7 @@ fn a_large_layer_is_read_from_the_builders_files() {
 }
 
 #[test]
-fn new_layers_are_made_as_the_setting_says() {
+fn new_layers_have_the_compression_that_is_set() {
     let stack = Stack::shared();
     let door = stack.fresh_path("-docker.sock");
     let listen = format!("unix://{}", text(&door));

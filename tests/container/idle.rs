@@ -63,7 +63,7 @@ fn no_execs(container: &str) {
 }
 
 #[test]
-fn a_builder_that_nobody_uses_is_left_alone() {
+fn an_idle_builder_has_no_connections() {
     with_door("idle", Duration::from_millis(500), |builder, container| {
         let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "idle");
         for _ in 0..2 {

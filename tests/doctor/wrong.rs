@@ -37,7 +37,7 @@ fn a_builder_that_is_a_door_needs_no_door() {
 }
 
 #[test]
-fn somebody_elses_socket_is_no_open_door() {
+fn another_programs_socket_is_no_open_door() {
     let (stack, user) = (Stack::shared(), User::new());
     let path = stack.fresh_path(".sock");
     let _somebody = UnixListener::bind(&path).unwrap();

@@ -30,19 +30,19 @@ async fn a_corrupt_blob_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_config_that_lies_about_a_layer_is_refused() {
+async fn a_config_with_a_wrong_diff_id_is_refused() {
     let stack = Stack::shared();
-    let engine = containerd(stack, "lies").await;
+    let engine = containerd(stack, "wrong-diff-id").await;
     for count in [1, 3] {
         let layers: Vec<_> = (0..count).map(|n| Layer::new().file(&format!("{count}-{n}"), "x").tar()).collect();
         let mut diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
         diff_ids[count - 1] = Digest::sha256(b"something else");
         let image = Image::with_diff_ids(&layers, &diff_ids);
-        let error = export(&*engine, &image, &names(&["lies:1"])).await.unwrap_err();
+        let error = export(&*engine, &image, &names(&["wrong-diff-id:1"])).await.unwrap_err();
         let layer = &image.layers[count - 1].digest;
         assert!(matches!(&error, EngineError::Corrupt { digest, .. } if digest == layer), "{error}");
-        assert_eq!(stack.images("lies"), []);
-        until("snapshots to be collected", || stack.snapshots("lies"), Vec::is_empty);
+        assert_eq!(stack.images("wrong-diff-id"), []);
+        until("snapshots to be collected", || stack.snapshots("wrong-diff-id"), Vec::is_empty);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[test]
-fn a_builder_that_stops_holds_up_nobody_elses_export_of_the_same_blob() {
+fn a_builder_that_stops_holds_up_no_other_export_of_the_same_blob() {
     let stack = Stack::start(&ENGINES);
     for engine in Engine::both(&stack) {
         engine.prepare(Stack::shared().base_image());

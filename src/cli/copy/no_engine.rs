@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Found, From, ImageLocation};
+use super::{CopyInput, From, ImageLocation};
 use crate::cli::progress::ProgressMode;
 use crate::cli::read_leases::ReadLeases;
 use crate::cli::report::Transfer;
@@ -63,7 +63,7 @@ impl Copying<'_> {
     }
 
     /// The names of the copy.
-    fn names(&self, found: &Found) -> Result<Vec<Reference>, CommandError> {
+    fn names(&self, found: &CopyInput) -> Result<Vec<Reference>, CommandError> {
         Ok(match self.to {
             ImageLocation::Registry(name) => vec![name.clone()],
             ImageLocation::Archive(_, _, Some(name)) => vec![name.parse()?],
@@ -71,7 +71,7 @@ impl Copying<'_> {
         })
     }
 
-    async fn push(&self, name: &Reference, graph: &Graph, found: &Found) -> Result<Outcome, CommandError> {
+    async fn push(&self, name: &Reference, graph: &Graph, found: &CopyInput) -> Result<Outcome, CommandError> {
         let registry = Registry::new(name, self.find.plain_http).await?;
         let source = found.source.clone();
         let (pushed, _) = self.mode.show(|events| async move { registry.push(graph, source, &events).await }).await;
@@ -84,7 +84,7 @@ impl Copying<'_> {
         to: &ImageLocation,
         names: &[Reference],
         graph: &Graph,
-        found: &Found,
+        found: &CopyInput,
     ) -> Result<Outcome, CommandError> {
         let ImageLocation::Archive(format, file, _) = to else { return Err(CommandError::IntoArchive) };
         let absent = save::absent(&*found.source, [graph]).await?;

@@ -24,17 +24,17 @@ const TEMPLATE: &str = "{prefix} {wide_bar} {sent:>9}/{size:9} {speed:>11} {msg:
 pub(super) struct Bars {
     all: MultiProgress,
     bars: HashMap<Digest, ProgressBar>,
-    together: Option<Together>,
+    together: Option<CombinedBar>,
     is_drawn: bool,
-    unechoed: Option<Unechoed>,
+    unechoed: Option<EchoOff>,
 }
 
 /// Turns off the echo of `^C`, which would appear behind the last bar and break the redrawing. Restores the terminal when
 /// dropped.
 #[derive(Debug)]
-struct Unechoed(Termios);
+struct EchoOff(Termios);
 
-impl Unechoed {
+impl EchoOff {
     fn new() -> Option<Self> {
         let before = tcgetattr(stderr()).ok()?;
         let mut changed = before.clone();
@@ -44,7 +44,7 @@ impl Unechoed {
     }
 }
 
-impl Drop for Unechoed {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         set(&self.0);
     }
@@ -58,7 +58,7 @@ fn set(attributes: &Termios) -> bool {
 
 /// The sum of many blobs.
 #[derive(Debug)]
-struct Together {
+struct CombinedBar {
     bar: ProgressBar,
     sent: HashMap<Digest, u64>,
     bytes: u64,
@@ -67,7 +67,7 @@ struct Together {
     unpacking: HashSet<Digest>,
 }
 
-impl Together {
+impl CombinedBar {
     fn set(&mut self, digest: &Digest, current: u64) {
         let before = self.sent.insert(digest.clone(), current).unwrap_or(0);
         self.bytes = self.bytes.saturating_sub(before).saturating_add(current);
@@ -90,7 +90,7 @@ impl Bars {
                 let total = missing.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
                 let bar = self.add(bar(total).with_prefix("all blobs   ").with_message("sending"));
                 let (sent, count, unpacking) = (HashMap::new(), missing.len(), HashSet::new());
-                self.together = Some(Together { bar, sent, bytes: 0, stored: 0, count, unpacking });
+                self.together = Some(CombinedBar { bar, sent, bytes: 0, stored: 0, count, unpacking });
             }
             Event::Sent { digest, current, total } => match &mut self.together {
                 Some(together) => together.set(digest, *current),
@@ -134,7 +134,7 @@ impl Bars {
 
     fn add(&mut self, bar: ProgressBar) -> ProgressBar {
         if !std::mem::replace(&mut self.is_drawn, true) {
-            self.unechoed = Unechoed::new();
+            self.unechoed = EchoOff::new();
         }
         let bar = self.all.add(bar);
         bar.enable_steady_tick(TICK);

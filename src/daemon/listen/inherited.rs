@@ -33,17 +33,17 @@ const USUAL: [(&str, Setting); 2] =
 
 /// The sockets that were passed and are not used yet.
 #[derive(Debug, Default)]
-pub(crate) struct Inherited(Vec<Handed>);
+pub(crate) struct Inherited(Vec<PassedSocket>);
 
 #[derive(Debug)]
-struct Handed {
-    socket: Given,
+struct PassedSocket {
+    socket: PassedListener,
     name: String,
     address: Address,
 }
 
 #[derive(Debug)]
-enum Given {
+enum PassedListener {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
@@ -66,7 +66,7 @@ impl Inherited {
         let mut given = ListenFd::from_env();
         let handed = (0..count).map(|index| {
             let name = names.next().unwrap_or_default();
-            Handed::take(&mut given, index, name)
+            PassedSocket::take(&mut given, index, name)
         });
         handed.collect::<Result<_, _>>().map(Self)
     }
@@ -75,13 +75,13 @@ impl Inherited {
     /// only its address selects counts as a default: the docker door is then left out if the engine is not Docker.
     pub(crate) fn settings(&self) -> Layer {
         let mut layer = Layer::default();
-        for Handed { name, address, .. } in &self.0 {
+        for PassedSocket { name, address, .. } in &self.0 {
             if let Some((_, setting)) = DOORS.iter().find(|(door, _)| door == name) {
                 layer.add(*setting, address.to_string(), Origin::Variable(NAMES.to_owned()));
             }
         }
         for (usual, setting) in USUAL {
-            let is_usual = |handed: &Handed| usual.parse().is_ok_and(|usual| is_same(&handed.address, &usual));
+            let is_usual = |handed: &PassedSocket| usual.parse().is_ok_and(|usual| is_same(&handed.address, &usual));
             if layer.one(setting).is_none() && self.0.iter().any(is_usual) {
                 layer.add(setting, usual.to_owned(), Origin::Default(setting));
             }
@@ -92,15 +92,15 @@ impl Inherited {
     /// The socket for the door at `address`, if it was passed.
     pub(in crate::daemon) fn for_door(&mut self, address: &Address) -> Result<Option<Listener>, ListenError> {
         let Some(index) = self.0.iter().position(|handed| is_same(&handed.address, address)) else { return Ok(None) };
-        let Handed { socket, name, .. } = self.0.swap_remove(index);
+        let PassedSocket { socket, name, .. } = self.0.swap_remove(index);
         info!(%address, name, "the service manager listens, and has handed its socket over");
         let fail = |source| ListenError::System { address: address.clone(), action: "take it over".to_owned(), source };
         let socket = match socket {
-            Given::Unix(socket) => {
+            PassedListener::Unix(socket) => {
                 socket.set_nonblocking(true).map_err(fail)?;
                 Socket::Unix(tokio::net::UnixListener::from_std(socket).map_err(fail)?)
             }
-            Given::Tcp(socket) => {
+            PassedListener::Tcp(socket) => {
                 socket.set_nonblocking(true).map_err(fail)?;
                 Socket::Tcp(tokio::net::TcpListener::from_std(socket).map_err(fail)?)
             }
@@ -110,7 +110,7 @@ impl Inherited {
 
     /// Fails if a socket is unused: its clients would wait forever.
     pub(crate) fn all_used(&self, doors: &[&Address]) -> Result<(), ListenError> {
-        let Some(Handed { address, .. }) = self.0.first() else { return Ok(()) };
+        let Some(PassedSocket { address, .. }) = self.0.first() else { return Ok(()) };
         let doors = doors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Err(ListenError::HandedOver {
             socket: address.to_string(),
@@ -122,7 +122,7 @@ impl Inherited {
     }
 }
 
-impl Handed {
+impl PassedSocket {
     fn take(given: &mut ListenFd, index: usize, name: &str) -> Result<Self, ListenError> {
         let socket = || format!("number {} of the service manager (`{name}`)", index + 1);
         let refused = |reason: String| ListenError::HandedOver { socket: socket(), reason };
@@ -130,7 +130,11 @@ impl Handed {
             let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
             let Some(path) = path else { return Err(refused("it has no path, and a door needs one".to_owned())) };
             accepts(&socket).map_err(refused)?;
-            return Ok(Self { socket: Given::Unix(socket), name: name.to_owned(), address: Address::Unix(path) });
+            return Ok(Self {
+                socket: PassedListener::Unix(socket),
+                name: name.to_owned(),
+                address: Address::Unix(path),
+            });
         }
         match given.take_tcp_listener(index) {
             Ok(Some(socket)) => {
@@ -140,7 +144,7 @@ impl Handed {
                 if !found.ip().is_loopback() {
                     return Err(ListenError::NotLoopback { address, found });
                 }
-                Ok(Self { socket: Given::Tcp(socket), name: name.to_owned(), address })
+                Ok(Self { socket: PassedListener::Tcp(socket), name: name.to_owned(), address })
             }
             Ok(None) => Err(refused("it is not there".to_owned())),
             Err(_) => {
@@ -186,7 +190,7 @@ impl Inherited {
     /// A passed `socket`, as if it were at `address`.
     pub(crate) fn of(socket: UnixListener, name: &str, address: &str) -> Self {
         let address = address.parse().unwrap();
-        Self(vec![Handed { socket: Given::Unix(socket), name: name.to_owned(), address }])
+        Self(vec![PassedSocket { socket: PassedListener::Unix(socket), name: name.to_owned(), address }])
     }
 }
 

@@ -51,7 +51,7 @@ impl Sessions {
 /// what is no document only the beginning is read: an export may pin many thousand layers.
 async fn restore_scope(session: &Session) -> Result<(), EngineError> {
     let pinned: Vec<Digest> = session.contents.lease.pinned().await?;
-    let looked: Vec<_> = pinned.iter().map(|digest| look(session, digest)).collect();
+    let looked: Vec<_> = pinned.iter().map(|digest| describe(session, digest)).collect();
     let found: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
     let blobs: Vec<_> = found.into_iter().flatten().collect();
     for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
@@ -73,7 +73,7 @@ async fn restore_scope(session: &Session) -> Result<(), EngineError> {
 }
 
 /// What a blob of the engine is: with its media type if it is a document that names others.
-async fn look(session: &Session, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
+async fn describe(session: &Session, digest: &Digest) -> Result<Option<Descriptor>, EngineError> {
     let Some(size) = session.contents.images.size(digest).await? else { return Ok(None) };
     let blob = Descriptor::new("", digest.clone(), size);
     if size > Limits::default().document_bytes || !begins_as_document(session, &blob).await {

@@ -39,7 +39,7 @@ impl Chains {
         queried: &[Digest],
     ) -> Result<HashSet<Digest>, EngineError> {
         if let Some(layers) = on_disk(info).await {
-            return Ok(look(&layers, queried).await);
+            return Ok(present_chains(&layers, queried).await);
         }
         let images = self.images(api).await?;
         let known: HashSet<&Digest> = images.iter().flat_map(|chains| chains.iter()).collect();
@@ -89,7 +89,7 @@ fn is_plain(driver: &str) -> bool {
 }
 
 /// A chain's folder comes and goes by being renamed, so it is complete.
-async fn look(layers: &Path, queried: &[Digest]) -> HashSet<Digest> {
+async fn present_chains(layers: &Path, queried: &[Digest]) -> HashSet<Digest> {
     let mut known = HashSet::new();
     for chain in queried {
         if fs::metadata(layers.join(chain.hex())).await.is_ok() {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_its_own_data_is_believed() {
+    async fn only_its_own_data_is_trusted() {
         let root = tempfile::tempdir().unwrap();
         let layers = root.path().join("image/overlay2/layerdb/sha256");
         std::fs::create_dir_all(&layers).unwrap();
@@ -170,7 +170,7 @@ mod tests {
         let [there, removed, absent] = [b"a", b"b", b"c"].map(|bytes| Digest::sha256(bytes));
         std::fs::create_dir(layers.path().join(there.hex())).unwrap();
         std::fs::create_dir(layers.path().join(format!("{}-123-removing", removed.hex()))).unwrap();
-        let known = look(layers.path(), &[there.clone(), removed, absent]).await;
+        let known = present_chains(layers.path(), &[there.clone(), removed, absent]).await;
         assert_eq!(known, HashSet::from([there]));
     }
 }

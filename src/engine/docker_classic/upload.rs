@@ -152,7 +152,7 @@ mod tests {
     use crate::image::Digest;
 
     #[tokio::test]
-    async fn an_archive_that_nobody_ended_breaks_off() {
+    async fn an_archive_without_an_end_breaks_off() {
         let (sender, parts) = mpsc::channel(1);
         sender.send(Some(Bytes::from_static(b"x"))).await.unwrap();
         drop(sender);

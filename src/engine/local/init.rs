@@ -24,7 +24,7 @@ pub(crate) enum Found {
 
 impl LayoutPaths {
     /// Checks the folder without changing it.
-    pub(crate) fn look(&self) -> Result<Found, EngineError> {
+    pub(crate) fn inspect(&self) -> Result<Found, EngineError> {
         match fs::metadata(self.root()) {
             Ok(found) if !found.is_dir() => return Err(self.invalid("it is not a folder")),
             Ok(_) => {}
@@ -33,7 +33,7 @@ impl LayoutPaths {
         }
         let marker = match read_at_most(&self.marker(), MAX_MARKER) {
             Ok(marker) => marker,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.look_unmarked(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.inspect_unmarked(),
             Err(error) => return Err(self.failed("reading oci-layout", &error)),
         };
         let marker: OciLayout = serde_json::from_slice(&marker).map_err(|error| {
@@ -47,7 +47,7 @@ impl LayoutPaths {
     }
 
     /// A folder without `oci-layout`: not ours, unless it is empty or contains our own folder.
-    fn look_unmarked(&self) -> Result<Found, EngineError> {
+    fn inspect_unmarked(&self) -> Result<Found, EngineError> {
         let mut entries = fs::read_dir(self.root()).map_err(|error| self.failed("looking at the layout", &error))?;
         // In this order: a process that creates a layout at this moment creates our own folder first.
         if entries.next().is_none() || self.own().is_dir() {
@@ -60,7 +60,7 @@ impl LayoutPaths {
 
     /// Makes the folder a layout. Our own folder is created first: it marks a layout that is not complete yet.
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), EngineError> {
-        let found = self.look()?;
+        let found = self.inspect()?;
         let making = |error: io::Error| self.failed("making the layout", &error);
         if found == Found::Nothing {
             let mut missing: Vec<_> = self
@@ -85,7 +85,7 @@ impl LayoutPaths {
     /// Writes the files that make a folder a layout. Another process may have done so meanwhile, and added an image.
     fn complete(&self, disk: &dyn Disk) -> Result<(), EngineError> {
         let _lock = lock::exclusive(self)?;
-        if self.look()? == Found::Layout {
+        if self.inspect()? == Found::Layout {
             return Ok(());
         }
         let making = |error: io::Error| self.failed("making the layout", &error);

@@ -41,13 +41,13 @@ pub(crate) enum Owner {
 
 /// The first line of a durable lease, after the prefix.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct DurableRecord {
     pub(super) record: String,
     /// Milliseconds since 1970.
     pub(super) opened: u64,
 }
 
-impl Kept {
+impl DurableRecord {
     pub(super) fn age(&self) -> Duration {
         let opened = UNIX_EPOCH + Duration::from_millis(self.opened);
         SystemTime::now().duration_since(opened).unwrap_or_default()
@@ -92,21 +92,21 @@ impl LeaseFile {
     pub(crate) fn open(paths: &LayoutPaths, disk: &Arc<dyn Disk>, export: &str, owner: &Owner) -> io::Result<Self> {
         let path = paths.lease(export);
         let found = match owner {
-            Owner::Expiry(_) if path.exists() => Some(Found::read(&path)?).filter(|found| found.kept().is_some()),
+            Owner::Expiry(_) if path.exists() => Some(StoredLease::read(&path)?).filter(|found| found.kept().is_some()),
             _ => None,
         };
         let mut file = disk.append(&path)?;
         // A crash may have cut off the last line of a lease that is reopened.
         let is_torn = found.is_some();
         let (owner, pinned, lines) = match found {
-            Some(Found { owner, digests, lines }) => (owner, digests, lines),
+            Some(StoredLease { owner, digests, lines }) => (owner, digests, lines),
             None => {
                 let owner = match owner {
                     Owner::Process(process) => process.clone(),
                     Owner::Expiry(record) => {
                         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                         let opened = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-                        let kept = Kept { record: record.clone(), opened };
+                        let kept = DurableRecord { record: record.clone(), opened };
                         format!("{DURABLE}{}", serde_json::to_string(&kept)?)
                     }
                 };
@@ -184,13 +184,13 @@ impl LeaseFile {
 
 /// A lease as it was read from the disk.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct StoredLease {
     owner: String,
     pub(super) digests: HashSet<Digest>,
     lines: usize,
 }
 
-impl Found {
+impl StoredLease {
     /// The owner of a lease. Also works for leases that are too long to be read as a whole.
     pub(super) fn owner(path: &Path) -> io::Result<String> {
         let mut owner = Vec::new();
@@ -216,11 +216,11 @@ impl Found {
         Ok(Self { owner, digests: found.0, lines: found.1 })
     }
 
-    pub(super) fn kept(&self) -> Option<Kept> {
+    pub(super) fn kept(&self) -> Option<DurableRecord> {
         kept(&self.owner)
     }
 }
 
-pub(super) fn kept(owner: &str) -> Option<Kept> {
+pub(super) fn kept(owner: &str) -> Option<DurableRecord> {
     serde_json::from_str(owner.strip_prefix(DURABLE)?).ok()
 }

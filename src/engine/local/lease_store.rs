@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::clock::Clock;
 use super::disk::Disk;
 use super::files::entries;
-use super::lease_file::{DURABLE, Found, Kept, LeaseFile, Owner, kept};
+use super::lease_file::{DURABLE, DurableRecord, LeaseFile, Owner, StoredLease, kept};
 use super::lock;
 use super::paths::LayoutPaths;
 use super::process_file::{ProcessFile, lives};
@@ -79,8 +79,8 @@ impl LeaseStore {
     fn read_durable(&self) -> io::Result<Vec<DurableLease>> {
         let mut durables = Vec::new();
         for entry in entries(&self.paths.leases())? {
-            let Ok(found) = Found::read(&entry.path()) else { continue };
-            if let Some(Kept { record, opened }) = found.kept() {
+            let Ok(found) = StoredLease::read(&entry.path()) else { continue };
+            if let Some(DurableRecord { record, opened }) = found.kept() {
                 let export = entry.file_name().to_string_lossy().into_owned();
                 durables.push(DurableLease { export, record, created: UNIX_EPOCH + Duration::from_millis(opened) });
             }
@@ -98,7 +98,7 @@ impl LeaseStore {
                 continue;
             }
             let path = entry.path();
-            let lives = match Found::owner(&path) {
+            let lives = match StoredLease::owner(&path) {
                 // A lease that a later version wrote, or that is damaged, is as old as its file.
                 Ok(durable) if durable.starts_with(DURABLE) => {
                     kept(&durable).map_or_else(|| Clock::default().age(&path), |kept| kept.age()) < LIFETIME
@@ -112,7 +112,7 @@ impl LeaseStore {
                 survey.abandoned.push(export);
                 continue;
             }
-            match Found::read(&path) {
+            match StoredLease::read(&path) {
                 Ok(found) => survey.pinned.extend(found.digests),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => survey.doubts.push(format!("the lease {} cannot be read: {error}", path.display())),

@@ -29,7 +29,7 @@ impl NameIndex {
 
     /// Whether there is a layout. Refuses a folder that cannot become one.
     pub(crate) fn exists(&self) -> Result<bool, EngineError> {
-        Ok(self.paths.look()? != Found::Nothing)
+        Ok(self.paths.inspect()? != Found::Nothing)
     }
 
     /// Whether we ever wrote in the layout.

@@ -31,7 +31,7 @@ const STALE: usize = 1024;
 const TRIES: usize = 16;
 
 /// The outcome of checking a file.
-enum Look {
+enum CheckOutcome {
     /// Its content matches its name, and it has this size.
     Good(u64),
     /// No file has matching content.
@@ -64,24 +64,24 @@ impl Verified {
     /// The size of a blob whose content matches its name. Reads all of it unless that is recorded. Blocks.
     pub(super) fn check(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> Option<u64> {
         for _ in 0..TRIES {
-            match self.look(paths, digest, size) {
-                Look::Good(size) => return Some(size),
-                Look::Absent => return None,
+            match self.check_once(paths, digest, size) {
+                CheckOutcome::Good(size) => return Some(size),
+                CheckOutcome::Absent => return None,
                 // Another process has replaced this file by its copy, which may match: check that.
-                Look::Changed => {}
+                CheckOutcome::Changed => {}
             }
         }
         None
     }
 
-    fn look(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> Look {
+    fn check_once(&self, paths: &LayoutPaths, digest: &Digest, size: Option<u64>) -> CheckOutcome {
         let path = paths.blob(digest);
-        let Some(found) = std::fs::metadata(&path).ok().filter(Metadata::is_file) else { return Look::Absent };
+        let Some(found) = std::fs::metadata(&path).ok().filter(Metadata::is_file) else { return CheckOutcome::Absent };
         if size.is_some_and(|size| size != found.len()) {
-            return Look::Absent;
+            return CheckOutcome::Absent;
         }
         let seal = Seal::of(&found);
-        let judge = |is_good: bool| if is_good { Look::Good(seal.size) } else { Look::Absent };
+        let judge = |is_good: bool| if is_good { CheckOutcome::Good(seal.size) } else { CheckOutcome::Absent };
         if let Some((known, is_good)) = self.known(paths).as_ref().and_then(|known| known.get(digest))
             && *known == seal
         {
@@ -104,11 +104,11 @@ impl Verified {
                 self.learn(paths, [(digest.clone(), seal)], is_good);
                 judge(is_good)
             }
-            Ok((false, _)) => Look::Changed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Look::Changed,
+            Ok((false, _)) => CheckOutcome::Changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => CheckOutcome::Changed,
             Err(error) => {
                 tracing::warn!(%digest, %error, path = %path.display(), "a blob cannot be read, and counts as absent");
-                Look::Absent
+                CheckOutcome::Absent
             }
         }
     }

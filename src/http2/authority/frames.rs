@@ -66,8 +66,8 @@ impl Frames {
         Self { passing: PREFACE, held, walked: 0, ready, table, most, is_over: false }
     }
 
-    /// Gives what is ready, if something is.
-    pub(super) fn give(&mut self, into: &mut ReadBuf<'_>) -> bool {
+    /// Writes what is ready into `into`; returns whether there was something.
+    pub(super) fn write_into(&mut self, into: &mut ReadBuf<'_>) -> bool {
         if self.ready.is_empty() {
             return false;
         }

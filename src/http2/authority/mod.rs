@@ -42,7 +42,7 @@ impl<S> Lenient<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.frames.give(into) || into.remaining() == 0 {
+            if self.frames.write_into(into) || into.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
             let start = into.filled().len();
@@ -51,7 +51,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
             if read.is_empty() {
                 // What is left is no whole frame; the server says what it thinks of that.
                 self.frames.end();
-                self.frames.give(into);
+                self.frames.write_into(into);
                 return Poll::Ready(Ok(()));
             }
             // Frames that may pass are left where they were read.

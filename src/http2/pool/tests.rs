@@ -113,7 +113,7 @@ async fn everybody_shares_one_that_is_made_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_closed_when_nobody_has_used_it_for_a_while() {
+async fn it_is_closed_when_it_was_not_used_for_a_while() {
     let mut rig = rig(IDLE);
     let held = rig.link.connect().await.unwrap();
     send(&held).await.unwrap();

@@ -95,7 +95,7 @@ pub(super) fn order(
     let mut files: Vec<LayerFiles> =
         layers.iter().map(|(blob, _)| LayerFiles { blob: (*blob).clone(), files: Vec::new(), size: 0 }).collect();
     // The first name of each inode.
-    let mut first: HashMap<u32, First> = HashMap::new();
+    let mut first: HashMap<u32, FirstName> = HashMap::new();
     for (key, at) in names {
         let inode = &inodes[at as usize];
         let Inode { names, body, meta, origin } = inode;
@@ -106,17 +106,17 @@ pub(super) fn order(
         cost.text_bytes += path.len();
         cost.text_bytes += match found {
             None => inode.text_bytes(),
-            Some(First::Head(target)) => target.len(),
-            Some(First::File(_)) => 0,
+            Some(FirstName::Head(target)) => target.len(),
+            Some(FirstName::File(_)) => 0,
         };
         limits.check_text(cost.text_bytes)?;
         match found {
-            Some(First::Head(target)) => {
+            Some(FirstName::Head(target)) => {
                 let body = Body::Link { target: target.clone() };
                 head.push(Member { path, body, meta: meta.clone() });
                 continue;
             }
-            Some(First::File(number)) => {
+            Some(FirstName::File(number)) => {
                 files[origin.layer as usize].files[*number].links.push(path.into());
                 continue;
             }
@@ -125,7 +125,7 @@ pub(super) fn order(
         let is_content = matches!(body, Body::File { size } if *size > 0);
         if *names > 1 {
             let number = files[origin.layer as usize].files.len();
-            first.insert(at, if is_content { First::File(number) } else { First::Head(path.clone().into()) });
+            first.insert(at, if is_content { FirstName::File(number) } else { FirstName::Head(path.clone().into()) });
         }
         let member = Member { path, body: body.clone(), meta: meta.clone() };
         if is_content {
@@ -144,7 +144,7 @@ fn time(epoch: Option<u64>) -> Option<Mtime> {
 }
 
 /// The first name of an inode that has several.
-enum First {
+enum FirstName {
     Head(Box<[u8]>),
     /// The number of a file in its layer.
     File(usize),

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use super::layer::Layer;
 use super::limits::Budget;
 use super::{LayerFiles, Rootfs, RootfsError};
-use crate::output::items::{self, Gone, Item, Items, Taker};
+use crate::output::items::{self, Item, ItemSender, Items, ReceiverGone};
 use crate::output::member::Body;
 use crate::source::{Source, SourceError};
 
 /// The items of `rootfs` without its first `skip` parts.
 pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -> Items {
-    items::items(move |taker| async move {
+    items::items(move |sender| async move {
         let mut part = 0;
         for image in &rootfs.images {
             if part >= skip {
                 for member in &image.head {
-                    if taker.give(Item::Member(member.clone())).await.is_err() {
+                    if sender.send(Item::Member(member.clone())).await.is_err() {
                         return;
                     }
                 }
@@ -24,10 +24,10 @@ pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -
             part += 1;
             for layer in &image.layers {
                 if part >= skip {
-                    match pass_on(&*source, layer, &taker).await {
+                    match pass_on(&*source, layer, &sender).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(Gone)) => return,
-                        Err(error) => return taker.fail(source_error(error, &*source, layer)).await,
+                        Ok(Err(ReceiverGone)) => return,
+                        Err(error) => return sender.fail(source_error(error, &*source, layer)).await,
                     }
                 }
                 part += 1;
@@ -37,7 +37,11 @@ pub(super) fn items(rootfs: Arc<Rootfs>, source: Arc<dyn Source>, skip: usize) -
 }
 
 /// Emits the files of one layer, and reads no further than the last of them.
-async fn pass_on(source: &dyn Source, layer: &LayerFiles, taker: &Taker) -> Result<Result<(), Gone>, RootfsError> {
+async fn pass_on(
+    source: &dyn Source,
+    layer: &LayerFiles,
+    sender: &ItemSender,
+) -> Result<Result<(), ReceiverGone>, RootfsError> {
     let mut reader = Layer::open(source, &layer.blob, Budget::ANY, None).await?;
     let mut ordinal = 0;
     for file in &layer.files {
@@ -56,17 +60,17 @@ async fn pass_on(source: &dyn Source, layer: &LayerFiles, taker: &Taker) -> Resu
         if !is_same {
             return Err(reader.wrong("it has changed since it was read first".to_owned()));
         }
-        if taker.give(Item::Member(file.member.clone())).await.is_err() {
-            return Ok(Err(Gone));
+        if sender.send(Item::Member(file.member.clone())).await.is_err() {
+            return Ok(Err(ReceiverGone));
         }
         while let Some(data) = reader.data().await? {
-            if taker.give(Item::Data(data)).await.is_err() {
-                return Ok(Err(Gone));
+            if sender.send(Item::Data(data)).await.is_err() {
+                return Ok(Err(ReceiverGone));
             }
         }
         for link in file.links() {
-            if taker.give(Item::Member(link)).await.is_err() {
-                return Ok(Err(Gone));
+            if sender.send(Item::Member(link)).await.is_err() {
+                return Ok(Err(ReceiverGone));
             }
         }
     }

@@ -15,13 +15,13 @@ use crate::image::{Algorithm, Digest, Hasher};
 #[derive(Debug)]
 pub(super) struct Files {
     name: String,
-    location: Kept,
+    location: Location,
     /// Of several files with the name of a blob, the one that has its bytes.
     chosen: Mutex<HashMap<Digest, BlobLocation>>,
 }
 
 #[derive(Debug)]
-enum Kept {
+enum Location {
     Tar(Members),
     /// A folder; only fixed names and digests are looked up in it.
     Folder(PathBuf),
@@ -29,11 +29,11 @@ enum Kept {
 
 impl Files {
     pub(super) fn tar(name: String, members: Members) -> Self {
-        Self { name, location: Kept::Tar(members), chosen: Mutex::default() }
+        Self { name, location: Location::Tar(members), chosen: Mutex::default() }
     }
 
     pub(super) fn folder(name: String, folder: PathBuf) -> Self {
-        Self { name, location: Kept::Folder(folder), chosen: Mutex::default() }
+        Self { name, location: Location::Folder(folder), chosen: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -41,16 +41,16 @@ impl Files {
     }
 
     pub(super) fn is_folder(&self) -> bool {
-        matches!(self.location, Kept::Folder(_))
+        matches!(self.location, Location::Folder(_))
     }
 
     /// Finds the file `member`; `None` if there is none. Blocks.
     pub(super) fn find(&self, member: &str, first: First) -> Result<Option<BlobLocation>, ArchiveError> {
         let folder = match &self.location {
-            Kept::Tar(members) => {
+            Location::Tar(members) => {
                 return Ok(members.find(member, first).map_err(|reason| self.wrong(member, reason))?.cloned());
             }
-            Kept::Folder(folder) => folder,
+            Location::Folder(folder) => folder,
         };
         let file = match File::open(folder.join(member)) {
             Ok(file) => file,
@@ -71,7 +71,7 @@ impl Files {
     pub(super) fn blob(&self, digest: &Digest) -> Result<Option<BlobLocation>, ArchiveError> {
         let member = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
         let last = self.find(&member, First::Files)?;
-        let (Some(last), Kept::Tar(members)) = (&last, &self.location) else { return Ok(last) };
+        let (Some(last), Location::Tar(members)) = (&last, &self.location) else { return Ok(last) };
         let replaced: Vec<_> = members.replaced(&member).collect();
         if replaced.is_empty() {
             return Ok(Some(last.clone()));

@@ -90,7 +90,7 @@ fn events(stack: &Stack) -> Vec<String> {
 }
 
 fn count(engines: &TwoEngines, line: &str) -> usize {
-    engines.linkspan.log().lines().filter(|said| said.contains(line)).count()
+    engines.linkspan.log().lines().filter(|entry| entry.contains(line)).count()
 }
 
 /// Loads `archive` both ways into engines without anything, and compares all that can be seen.
@@ -201,13 +201,13 @@ fn what_docker_unpacks_differently_is_left_to_it() {
     compare_failing("a layer that is cut", &Image::of_layers(cut));
     assert_eq!(count(&engines, LEFT_TO_DOCKER), 3, "{}", engines.linkspan.log());
 
-    // Another platform, and one that was asked for.
+    // Another platform, and one that the client names.
     let layers = layers_of(3);
     let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
     let foreign = Image::with_diff_ids(layers.clone(), &diff_ids, "s390x");
     compare(&engines, "another platform", &foreign.oci("foreign:1").end(), &[]);
-    let asked = Image::of_layers(layers);
-    compare(&engines, "the platform", &asked.oci("asked:1").end(), &["--platform", "linux/amd64"]);
+    let image = Image::of_layers(layers);
+    compare(&engines, "the platform", &image.oci("requested:1").end(), &["--platform", "linux/amd64"]);
     assert_eq!(count(&engines, UNPACKED), 0);
 }
 

@@ -183,7 +183,7 @@ fn a_linkspan_that_is_killed_leaves_nothing_to_the_next() {
 }
 
 #[test]
-fn nobody_behind_the_door_is_reported_in_dockers_form() {
+fn an_engine_that_is_away_is_reported_in_dockers_form() {
     let engines = TwoEngines::new();
     engines.behind.kill(Part::Dockerd);
     // The meter ends with the first connection that it cannot pass on.

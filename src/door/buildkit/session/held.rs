@@ -11,18 +11,18 @@ use http_body::{Body as HttpBody, Frame};
 use tokio::sync::oneshot;
 
 use super::pipe::PipeBody;
-use super::registry::{Session, Way};
+use super::registry::{Session, SessionMode};
 use super::source::Source;
 use crate::http2::{Body, BodyError};
 
 /// A body that waits until its session is settled.
-pub(super) struct Held {
+pub(super) struct UndecidedBody {
     session: Arc<Session>,
     state: State,
 }
 
 enum State {
-    Undecided { way: BoxFuture<'static, Way>, source: Source, split: Split },
+    Undecided { mode: BoxFuture<'static, SessionMode>, source: Source, split: Split },
     Bytes(Source),
     Split(PipeBody),
     Over,
@@ -37,36 +37,36 @@ pub(super) struct Split {
     pub(super) take: PipeBody,
 }
 
-impl Held {
+impl UndecidedBody {
     /// Holds `body`, of `session`.
     pub(super) fn new(session: Arc<Session>, body: Body, split: Split) -> Self {
-        let way = Arc::clone(&session).way().boxed();
-        Self { session, state: State::Undecided { way, source: Source::new(body), split } }
+        let mode = Arc::clone(&session).mode().boxed();
+        Self { session, state: State::Undecided { mode, source: Source::new(body), split } }
     }
 
     /// Ready once it is known what becomes of the session, and the body is that.
     fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let State::Undecided { way, source, .. } = &mut self.state else { return Poll::Ready(()) };
-        let way = match way.poll_unpin(context) {
-            Poll::Ready(way) => way,
+        let State::Undecided { mode, source, .. } = &mut self.state else { return Poll::Ready(()) };
+        let mode = match mode.poll_unpin(context) {
+            Poll::Ready(mode) => mode,
             // A session that has ended has nothing in it that could be ours.
             Poll::Pending => match source.poll_ahead(context) {
-                Poll::Ready(()) => self.session.settle(Way::Bytes),
+                Poll::Ready(()) => self.session.settle(SessionMode::Bytes),
                 Poll::Pending => return Poll::Pending,
             },
         };
         if let State::Undecided { source, split, .. } = std::mem::replace(&mut self.state, State::Over) {
-            self.state = match way {
-                Way::Bytes => State::Bytes(source),
+            self.state = match mode {
+                SessionMode::Bytes => State::Bytes(source),
                 // Nobody takes it if the session is over.
-                Way::Split => split.give.send(source).map_or(State::Over, |()| State::Split(split.take)),
+                SessionMode::Split => split.give.send(source).map_or(State::Over, |()| State::Split(split.take)),
             };
         }
         Poll::Ready(())
     }
 }
 
-impl HttpBody for Held {
+impl HttpBody for UndecidedBody {
     type Data = Bytes;
     type Error = BodyError;
 

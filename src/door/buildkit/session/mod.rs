@@ -22,9 +22,9 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use crate::http2::{Body, BodyError, PooledConnection, ProxyError};
-use held::{Held, Split};
+use held::{Split, UndecidedBody};
 use pipe::pipe;
-use registry::{Registry, Session, Way};
+use registry::{Registry, Session, SessionMode};
 use split::{Side, split};
 
 /// The call that carries a session.
@@ -76,8 +76,8 @@ impl Sessions {
     ) -> Result<Response<Body>, ProxyError> {
         let id = request.headers().get(ID).and_then(|id| id.to_str().ok());
         let Some(id) = id.filter(|_| !self.calls.is_empty()) else { return upstream.forward(request).await };
-        let way = gives_files_only(request.headers()).then_some(Way::Bytes);
-        let session = self.registry.enter(id, way);
+        let mode = gives_files_only(request.headers()).then_some(SessionMode::Bytes);
+        let session = self.registry.enter(id, mode);
         let ((from_client, client), (from_builder, builder)) = (side(), side());
         tokio::spawn(split(Arc::clone(&session), from_client, from_builder, Arc::clone(&self.calls)));
         // The output of the one is exchanged for the input of the other.
@@ -92,13 +92,13 @@ impl Sessions {
     ///
     /// Must be called before the builder gets the build. The call that carries the session may come later.
     pub(super) fn decide(&self, session: &str, split: bool) -> bool {
-        let way = if split { Way::Split } else { Way::Bytes };
-        !self.calls.is_empty() && !session.is_empty() && self.registry.expect(session, way) == Way::Split
+        let mode = if split { SessionMode::Split } else { SessionMode::Bytes };
+        !self.calls.is_empty() && !session.is_empty() && self.registry.expect(session, mode) == SessionMode::Split
     }
 }
 
 fn held(session: &Arc<Session>, body: Incoming, split: Split) -> Body {
-    Held::new(Arc::clone(session), body.map_err(BodyError::from).boxed_unsync(), split).boxed_unsync()
+    UndecidedBody::new(Arc::clone(session), body.map_err(BodyError::from).boxed_unsync(), split).boxed_unsync()
 }
 
 /// One side of a session, and what its body is exchanged for.

@@ -23,7 +23,7 @@ const MAX_EXPECTED: usize = 256;
 
 /// What becomes of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum SessionMode {
     /// Its bytes pass.
     Bytes,
     /// Its calls are looked at, and those that are ours are taken out.
@@ -34,7 +34,7 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: String,
-    way: watch::Sender<Option<Way>>,
+    mode: watch::Sender<Option<SessionMode>>,
     deadline: Instant,
     /// How many calls are being handled here.
     open_calls: watch::Sender<usize>,
@@ -64,16 +64,16 @@ struct Known {
 #[derive(Debug)]
 struct Expected {
     session: String,
-    way: Way,
+    mode: SessionMode,
     since: Instant,
 }
 
 impl Session {
     /// Settles what becomes of it, unless that is settled; and returns what does.
-    pub(super) fn settle(&self, way: Way) -> Way {
-        let mut settled = way;
-        self.way.send_if_modified(|current| {
-            settled = *current.get_or_insert(way);
+    pub(super) fn settle(&self, mode: SessionMode) -> SessionMode {
+        let mut settled = mode;
+        self.mode.send_if_modified(|current| {
+            settled = *current.get_or_insert(mode);
             true
         });
         settled
@@ -92,48 +92,48 @@ impl Session {
     }
 
     /// What becomes of it.
-    pub(super) async fn way(self: Arc<Self>) -> Way {
-        let mut way = self.way.subscribe();
-        let settled = timeout_at(self.deadline, way.wait_for(Option::is_some)).await;
-        let settled = settled.ok().and_then(Result::ok).and_then(|way| *way);
-        settled.unwrap_or_else(|| self.settle(Way::Split))
+    pub(super) async fn mode(self: Arc<Self>) -> SessionMode {
+        let mut mode = self.mode.subscribe();
+        let settled = timeout_at(self.deadline, mode.wait_for(Option::is_some)).await;
+        let settled = settled.ok().and_then(Result::ok).and_then(|mode| *mode);
+        settled.unwrap_or_else(|| self.settle(SessionMode::Split))
     }
 }
 
 impl Registry {
-    /// The session called `id` comes. `way` is what becomes of it unless a build has come that needs otherwise.
-    pub(super) fn enter(&self, id: &str, way: Option<Way>) -> Arc<Session> {
+    /// The session called `id` comes. `mode` is what becomes of it unless a build has come that needs otherwise.
+    pub(super) fn enter(&self, id: &str, mode: Option<SessionMode>) -> Arc<Session> {
         let mut known = self.known();
-        let expected = known.expected.iter().filter(|expected| expected.session == id).map(|expected| expected.way);
+        let expected = known.expected.iter().filter(|expected| expected.session == id).map(|expected| expected.mode);
         // One that needs calls of ours counts more than those that do not.
-        let expected = expected.reduce(|one, other| if one == Way::Split { one } else { other });
+        let expected = expected.reduce(|one, other| if one == SessionMode::Split { one } else { other });
         known.expected.retain(|expected| expected.session != id);
         known.sessions.retain(|_, session| session.strong_count() > 0);
-        let (way, deadline) = (watch::Sender::new(expected.or(way)), Instant::now() + PATIENCE);
+        let (mode, deadline) = (watch::Sender::new(expected.or(mode)), Instant::now() + PATIENCE);
         let open_calls = watch::Sender::new(0);
-        let session = Arc::new(Session { id: id.to_owned(), way, deadline, open_calls });
+        let session = Arc::new(Session { id: id.to_owned(), mode, deadline, open_calls });
         // A builder, too, takes the newer of two with one id.
         known.sessions.insert(id.to_owned(), Arc::downgrade(&session));
         session
     }
 
-    /// A build of the session called `id` comes, which needs `way`. Returns what becomes of the session.
-    pub(super) fn expect(&self, id: &str, way: Way) -> Way {
+    /// A build of the session called `id` comes, which needs `mode`. Returns what becomes of the session.
+    pub(super) fn expect(&self, id: &str, mode: SessionMode) -> SessionMode {
         let mut known = self.known();
         if let Some(session) = known.sessions.get(id).and_then(Weak::upgrade) {
-            return session.settle(way);
+            return session.settle(mode);
         }
         known.expected.retain(|expected| expected.since.elapsed() < EXPECTED);
         if known.expected.len() == MAX_EXPECTED {
             known.expected.pop_front();
         }
-        known.expected.push_back(Expected { session: id.to_owned(), way, since: Instant::now() });
-        way
+        known.expected.push_back(Expected { session: id.to_owned(), mode, since: Instant::now() });
+        mode
     }
 
     /// Whether there is a session called `id`.
     #[cfg(test)]
-    pub(super) fn knows(&self, id: &str) -> bool {
+    pub(super) fn contains(&self, id: &str) -> bool {
         self.known().sessions.get(id).is_some_and(|session| session.strong_count() > 0)
     }
 
@@ -150,48 +150,48 @@ mod tests {
     async fn the_first_build_settles_it() {
         let registry = Registry::default();
         let session = registry.enter("a", None);
-        let waiting = tokio::spawn(session.clone().way());
-        assert_eq!(registry.expect("a", Way::Bytes), Way::Bytes);
-        assert_eq!(registry.expect("a", Way::Split), Way::Bytes, "it is too late");
-        assert_eq!(waiting.await.unwrap(), Way::Bytes);
+        let waiting = tokio::spawn(session.clone().mode());
+        assert_eq!(registry.expect("a", SessionMode::Bytes), SessionMode::Bytes);
+        assert_eq!(registry.expect("a", SessionMode::Split), SessionMode::Bytes, "it is too late");
+        assert_eq!(waiting.await.unwrap(), SessionMode::Bytes);
 
         let session = registry.enter("b", None);
-        assert_eq!(registry.expect("b", Way::Split), Way::Split);
-        assert_eq!(registry.expect("b", Way::Bytes), Way::Split, "it serves this one, too");
-        assert_eq!(session.way().await, Way::Split);
+        assert_eq!(registry.expect("b", SessionMode::Split), SessionMode::Split);
+        assert_eq!(registry.expect("b", SessionMode::Bytes), SessionMode::Split, "it serves this one, too");
+        assert_eq!(session.mode().await, SessionMode::Split);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_session_without_a_build_is_split_after_a_while() {
         let registry = Registry::default();
         let (session, begin) = (registry.enter("a", None), Instant::now());
-        assert_eq!(session.clone().way().await, Way::Split);
+        assert_eq!(session.clone().mode().await, SessionMode::Split);
         assert_eq!(begin.elapsed(), PATIENCE);
-        assert_eq!(registry.expect("a", Way::Bytes), Way::Split);
+        assert_eq!(registry.expect("a", SessionMode::Bytes), SessionMode::Split);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_build_may_come_before_its_session() {
         let registry = Registry::default();
-        assert_eq!(registry.expect("a", Way::Bytes), Way::Bytes);
-        assert_eq!(registry.expect("a", Way::Split), Way::Split);
-        assert_eq!(registry.expect("a", Way::Bytes), Way::Bytes, "nothing has been settled yet");
-        assert_eq!(registry.enter("a", Some(Way::Bytes)).way().await, Way::Split);
+        assert_eq!(registry.expect("a", SessionMode::Bytes), SessionMode::Bytes);
+        assert_eq!(registry.expect("a", SessionMode::Split), SessionMode::Split);
+        assert_eq!(registry.expect("a", SessionMode::Bytes), SessionMode::Bytes, "nothing has been settled yet");
+        assert_eq!(registry.enter("a", Some(SessionMode::Bytes)).mode().await, SessionMode::Split);
         // That was it.
-        assert_eq!(registry.enter("a", Some(Way::Bytes)).way().await, Way::Bytes);
+        assert_eq!(registry.enter("a", Some(SessionMode::Bytes)).mode().await, SessionMode::Bytes);
 
-        registry.expect("b", Way::Bytes);
+        registry.expect("b", SessionMode::Bytes);
         tokio::time::advance(EXPECTED).await;
-        registry.expect("c", Way::Bytes);
+        registry.expect("c", SessionMode::Bytes);
         assert_eq!(registry.known().expected.len(), 1);
-        assert_eq!(registry.enter("b", None).way().await, Way::Split);
+        assert_eq!(registry.enter("b", None).mode().await, SessionMode::Split);
     }
 
     #[tokio::test]
     async fn what_is_known_is_bounded() {
         let registry = Registry::default();
         for n in 0..2 * MAX_EXPECTED {
-            registry.expect(&n.to_string(), Way::Split);
+            registry.expect(&n.to_string(), SessionMode::Split);
             registry.enter(&format!("session {n}"), None);
         }
         let known = registry.known();

@@ -121,7 +121,7 @@ struct Filter<'o> {
 
 /// The position in the archive after a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum Position {
     /// Before its end.
     Here,
     /// At its end, which came before bytes that a header promised.
@@ -170,15 +170,15 @@ impl Filter<'_> {
                     self.output.is_lost();
                     return Ok(Some(head));
                 }
-                Read::More(_) => At::Cut,
+                Read::More(_) => Position::Cut,
             };
             match at {
-                At::Here => {}
-                At::Cut => {
+                Position::Here => {}
+                Position::Cut => {
                     self.await_pins(true).await?;
                     return Ok(None);
                 }
-                At::Unpadded(missing) => {
+                Position::Unpadded(missing) => {
                     self.await_pins(true).await?;
                     if !self.is_layout && !self.omitted.is_empty() {
                         self.output.send(zeros(missing)).await?;
@@ -219,7 +219,7 @@ impl Filter<'_> {
         Ok(Some(blocks.freeze()))
     }
 
-    async fn member(&mut self, member: Member, head: Bytes) -> Result<At, FilterError> {
+    async fn member(&mut self, member: Member, head: Bytes) -> Result<Position, FilterError> {
         let digest = member.file.as_deref().and_then(blob);
         if let Some(digest) = digest.as_ref().filter(|_| member.plain) {
             match self.find(digest, member.size).await {
@@ -269,13 +269,13 @@ impl Filter<'_> {
             Ok(Some(_)) => Found::Unusable,
             Ok(None) => Found::Absent,
             Err(error) => {
-                self.mistrust(&error);
+                self.stop_omitting(&error);
                 Found::Unusable
             }
         }
     }
 
-    fn mistrust(&mut self, error: &EngineError) {
+    fn stop_omitting(&mut self, error: &EngineError) {
         self.trusted = false;
         warn!(%error, "nothing more is left out of an archive");
     }
@@ -286,7 +286,7 @@ impl Filter<'_> {
         digest: Digest,
         head: Bytes,
         blob: Arc<dyn StoredBlob>,
-    ) -> Result<At, FilterError> {
+    ) -> Result<Position, FilterError> {
         let is_pinned = self.omitted.is_pinned(&digest);
         if !is_pinned {
             self.pins.request(&self.blobs, &digest);
@@ -304,7 +304,7 @@ impl Filter<'_> {
                     self.output.send(chunk).await?;
                 }
                 if received < length {
-                    return Ok(At::Cut);
+                    return Ok(Position::Cut);
                 }
                 debug!(%digest, "a blob in an archive is not what its name says");
                 return self.pass(member.size - offset - length, member.padding()).await;
@@ -320,7 +320,7 @@ impl Filter<'_> {
 
     /// Skips the padding behind a member that is omitted. Its content does not matter, and it can be missing only at the end of the
     /// archive, where without this member nothing is missing.
-    async fn skip_padding(&mut self, member: &Member) -> Result<At, FilterError> {
+    async fn skip_padding(&mut self, member: &Member) -> Result<Position, FilterError> {
         let mut padding = member.padding() as u64;
         while padding > 0 {
             match self.input.next(padding, self.output).await? {
@@ -328,7 +328,7 @@ impl Filter<'_> {
                 None => break,
             }
         }
-        Ok(At::Here)
+        Ok(Position::Here)
     }
 
     /// Receives `length` bytes, unless the archive ends, and returns whether all of them arrived and equal the engine's
@@ -348,7 +348,7 @@ impl Filter<'_> {
         let is_equal = match &stored {
             Ok(stored) => is_equal(stored, &chunks),
             Err(error) => {
-                self.mistrust(error);
+                self.stop_omitting(error);
                 false
             }
         };

@@ -231,7 +231,7 @@ impl Load {
 }
 
 /// Kept as long as the response: the upload may still be running, and needs the blobs to its end.
-type Lasting = (Pinned, Upload, AbortOnDropHandle<()>);
+type KeptForResponse = (Pinned, Upload, AbortOnDropHandle<()>);
 
 /// Sends `request` and waits for the response, even if the client disconnects meanwhile, so that dockerd ends its
 /// import itself. If its connection closed during the import, the request would be cancelled, and what it has stored so
@@ -240,9 +240,9 @@ type Lasting = (Pinned, Upload, AbortOnDropHandle<()>);
 fn send(
     mut sender: Sender,
     request: Request<Archive>,
-    lasting: Lasting,
+    lasting: KeptForResponse,
     left: CancellationToken,
-) -> oneshot::Receiver<(hyper::Result<Response<Incoming>>, Lasting)> {
+) -> oneshot::Receiver<(hyper::Result<Response<Incoming>>, KeptForResponse)> {
     let (mut outcome_sender, outcome_receiver) = oneshot::channel();
     tokio::spawn(async move {
         let outcome = {

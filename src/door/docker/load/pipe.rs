@@ -34,7 +34,7 @@ pub(super) enum Piece {
 
 /// The position in the archive, as dockerd reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stands {
+enum Position {
     /// In a member with so many bytes left; between two members both are 0.
     In { content: u64, padding: u64 },
     /// After its end: dockerd reads no further.
@@ -48,23 +48,23 @@ enum Stands {
 pub(super) struct Output {
     pieces: mpsc::Sender<Piece>,
     small: BytesMut,
-    stands: Stands,
+    position: Position,
 }
 
 impl Output {
     pub(super) fn new(pieces: mpsc::Sender<Piece>) -> Self {
-        Self { pieces, small: BytesMut::new(), stands: Stands::In { content: 0, padding: 0 } }
+        Self { pieces, small: BytesMut::new(), position: Position::In { content: 0, padding: 0 } }
     }
 
     /// Sends the headers of a member; its `size` bytes of content must follow.
     pub(super) async fn head(&mut self, head: Bytes, size: u64) -> Result<(), FilterError> {
         self.send(head).await?;
-        self.stands = Stands::In { content: size, padding: padding(size) as u64 };
+        self.position = Position::In { content: size, padding: padding(size) as u64 };
         Ok(())
     }
 
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), FilterError> {
-        if let Stands::In { content, padding } = &mut self.stands {
+        if let Position::In { content, padding } = &mut self.position {
             let length = bytes.len() as u64;
             let of_padding = length.saturating_sub(*content);
             *content = content.saturating_sub(length);
@@ -94,23 +94,23 @@ impl Output {
 
     /// Marks that dockerd reads none of the bytes that follow.
     pub(super) fn is_over(&mut self) {
-        self.stands = Stands::Behind;
+        self.position = Position::Behind;
     }
 
     /// Marks that the end of the archive will not be sent, although all members were.
     pub(super) fn is_not_over(&mut self) {
-        if self.stands == Stands::Behind {
-            self.stands = Stands::In { content: 0, padding: 0 };
+        if self.position == Position::Behind {
+            self.position = Position::In { content: 0, padding: 0 };
         }
     }
 
     /// Marks that the position is no longer known.
     pub(super) fn is_lost(&mut self) {
-        self.stands = Stands::Anywhere;
+        self.position = Position::Anywhere;
     }
 
     pub(super) fn stands_behind_the_end(&self) -> bool {
-        self.stands == Stands::Behind
+        self.position == Position::Behind
     }
 
     /// Ends an incomplete archive so that dockerd fails with it, in its own time, and cleans up. (If its connection
@@ -120,14 +120,14 @@ impl Output {
     /// Between two members, which dockerd might take for the archive's end, half a header is sent. If the position is
     /// not known, the connection's write side is closed instead.
     pub(super) async fn spoil(&mut self) -> Result<(), FilterError> {
-        match self.stands {
-            Stands::Anywhere => return Ok(()),
-            Stands::In { content: 0, padding } => {
+        match self.position {
+            Position::Anywhere => return Ok(()),
+            Position::In { content: 0, padding } => {
                 // Less than a block.
                 self.send(zeros(padding as usize)).await?;
                 self.send(Bytes::from_static(HALF_A_HEADER)).await?;
             }
-            Stands::In { .. } | Stands::Behind => {}
+            Position::In { .. } | Position::Behind => {}
         }
         self.end().await
     }

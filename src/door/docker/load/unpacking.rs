@@ -75,7 +75,7 @@ impl Unpacking {
             current.stored(digest).await;
         }
         if size <= DOCUMENT_BYTES
-            && let Err(error) = self.look(digest, size).await
+            && let Err(error) = self.take_manifest(digest, size).await
         {
             debug!(%error, %digest, "a small blob of an archive cannot be looked at");
         }
@@ -85,7 +85,7 @@ impl Unpacking {
     }
 
     /// Looks whether a blob is a manifest, or the config of one.
-    async fn look(&mut self, digest: &Digest, size: u64) -> Result<(), NotUnpacked> {
+    async fn take_manifest(&mut self, digest: &Digest, size: u64) -> Result<(), NotUnpacked> {
         self.ready.extend(self.waiting.remove(digest));
         if self.found >= IMAGES {
             return Ok(());

@@ -10,7 +10,7 @@ pub(super) const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// A position in the compressed stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum Position {
     /// Before a frame or a skippable frame.
     Frame,
     /// Before a block of a frame with or without a checksum.
@@ -29,7 +29,7 @@ pub(super) fn with_checksums(
     chunks: impl Stream<Item = io::Result<Bytes>> + Unpin,
 ) -> impl Stream<Item = io::Result<Bytes>> {
     stream::unfold(
-        (chunks, BytesMut::new(), At::Frame, false),
+        (chunks, BytesMut::new(), Position::Frame, false),
         |(mut chunks, mut held, mut at, mut ended)| async move {
             loop {
                 let ready = advance(&mut at, &held);
@@ -45,10 +45,11 @@ pub(super) fn with_checksums(
                     None => {
                         ended = true;
                         // Without its checksum the block is dropped.
-                        if at == (At::Block { checksum: true }) && held.first().is_some_and(|&byte| byte & 1 == 1) {
+                        if at == (Position::Block { checksum: true }) && held.first().is_some_and(|&byte| byte & 1 == 1)
+                        {
                             return None;
                         }
-                        at = At::Strange;
+                        at = Position::Strange;
                     }
                 }
             }
@@ -57,43 +58,43 @@ pub(super) fn with_checksums(
 }
 
 /// How many of the buffered bytes may pass.
-fn advance(at: &mut At, bytes: &[u8]) -> usize {
+fn advance(at: &mut Position, bytes: &[u8]) -> usize {
     let length = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     match *at {
-        At::Strange => bytes.len(),
-        At::Passing { left, checksum } => {
+        Position::Strange => bytes.len(),
+        Position::Passing { left, checksum } => {
             let ready = length(left).min(bytes.len());
             let left = left - ready as u64;
             *at = match (left, checksum) {
-                (0, None) => At::Frame,
-                (0, Some(checksum)) => At::Block { checksum },
-                _ => At::Passing { left, checksum },
+                (0, None) => Position::Frame,
+                (0, Some(checksum)) => Position::Block { checksum },
+                _ => Position::Passing { left, checksum },
             };
             ready
         }
-        At::Frame => {
+        Position::Frame => {
             let Some((head, checksum)) = frame(bytes) else { return 0 };
             let Some(left) = head else {
-                *at = At::Strange;
+                *at = Position::Strange;
                 return bytes.len();
             };
-            *at = At::Passing { left, checksum };
+            *at = Position::Passing { left, checksum };
             advance(at, bytes)
         }
-        At::Block { checksum } => {
+        Position::Block { checksum } => {
             let Some(&[one, two, three]) = bytes.first_chunk() else { return 0 };
             let size = u64::from(one >> 3) | u64::from(two) << 5 | u64::from(three) << 13;
             // A repeated byte is stored once.
             let content = if one >> 1 & 3 == 1 { 1 } else { size };
             if one & 1 == 0 {
-                *at = At::Passing { left: 3 + content, checksum: Some(checksum) };
+                *at = Position::Passing { left: 3 + content, checksum: Some(checksum) };
                 return advance(at, bytes);
             }
             let left = 3 + content + if checksum { 4 } else { 0 };
             if checksum && (bytes.len() as u64) < left {
                 return 0;
             }
-            *at = At::Passing { left, checksum: None };
+            *at = Position::Passing { left, checksum: None };
             advance(at, bytes)
         }
     }

@@ -58,7 +58,7 @@ async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, A
     let tree = Tree::load(images, root).await?;
     let mut found = Vec::new();
     for image in tree.images() {
-        found.push(one(images, &tree, image).await?);
+        found.push(platform_image(images, &tree, image).await?);
     }
     let document = tree.document(&root.digest);
     Ok(InspectResponse {
@@ -68,7 +68,7 @@ async fn of(images: &dyn Images, root: &Descriptor) -> Result<InspectResponse, A
     })
 }
 
-async fn one(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<PlatformImage, ApiError> {
+async fn platform_image(images: &dyn Images, tree: &Tree, image: Image<'_>) -> Result<PlatformImage, ApiError> {
     let mut entry = image.entry.clone();
     entry.platform = image.platform().cloned();
     let mut response = PlatformImage {

@@ -147,7 +147,7 @@ async fn what_was_not_synced_when_its_process_was_killed_is_found_again() {
 }
 
 #[tokio::test]
-async fn what_nobody_holds_any_more_is_not_kept() {
+async fn what_no_lease_pins_any_more_is_not_kept() {
     let folder = folder();
     let image = Image::new(&[b"small"]);
     let (origin, killed) = (origin(), engine(folder.path()).await);

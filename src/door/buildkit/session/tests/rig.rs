@@ -155,7 +155,7 @@ impl Rig {
 
     /// Waits until the session called `id` is forgotten.
     pub(super) async fn forgets(&self, id: &str) {
-        while self.sessions.registry.knows(id) {
+        while self.sessions.registry.contains(id) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }

@@ -48,7 +48,7 @@ impl Filter<'_> {
                 self.omitted.pinned(digest);
             }
             if let Some(error) = &error {
-                self.mistrust(error);
+                self.stop_omitting(error);
             }
             for pinning::Member { digest, head, blob } in lost {
                 debug!(%digest, "a blob was removed before it was pinned, and is sent");

@@ -2,21 +2,21 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{At, Filter, LAYOUT_BYTES};
+use super::{Filter, LAYOUT_BYTES, Position};
 use crate::door::docker::load::error::FilterError;
 use crate::door::docker::load::guard::{Guard, unclear};
 use crate::door::docker::load::layout::is_layout;
 use crate::door::docker::load::member::Member;
 
 impl Filter<'_> {
-    pub(super) async fn pass(&mut self, mut size: u64, padding: usize) -> Result<At, FilterError> {
+    pub(super) async fn pass(&mut self, mut size: u64, padding: usize) -> Result<Position, FilterError> {
         while size > 0 {
             match self.input.next(size, self.output).await? {
                 Some(bytes) => {
                     size -= bytes.len() as u64;
                     self.output.send(bytes).await?;
                 }
-                None => return Ok(At::Cut),
+                None => return Ok(Position::Cut),
             }
         }
         let mut missing = padding;
@@ -26,14 +26,19 @@ impl Filter<'_> {
                     missing -= bytes.len();
                     self.output.send(bytes).await?;
                 }
-                None => return Ok(At::Unpadded(missing)),
+                None => return Ok(Position::Unpadded(missing)),
             }
         }
-        Ok(At::Here)
+        Ok(Position::Here)
     }
 
     /// Passes a file that names images, after the guard has checked it.
-    pub(super) async fn pass_names(&mut self, name: &[u8], member: &Member, head: Bytes) -> Result<At, FilterError> {
+    pub(super) async fn pass_names(
+        &mut self,
+        name: &[u8],
+        member: &Member,
+        head: Bytes,
+    ) -> Result<Position, FilterError> {
         if member.size > Guard::limit() {
             return Err(unclear(name, format!("it has more than {} bytes", Guard::limit())).into());
         }
@@ -41,15 +46,15 @@ impl Filter<'_> {
         // At most the limit.
         let is_whole = self.input.fill(&mut text, member.size as usize, self.output).await?;
         if let Some(guard) = self.guard.as_mut().filter(|_| is_whole) {
-            guard.look(name, &text)?;
+            guard.check_document(name, &text)?;
         }
         self.output.head(head, member.size).await?;
         self.output.send(text.freeze()).await?;
-        if is_whole { self.pass(0, member.padding()).await } else { Ok(At::Cut) }
+        if is_whole { self.pass(0, member.padding()).await } else { Ok(Position::Cut) }
     }
 
     /// Passes a file named `oci-layout`; the last one in an archive decides.
-    pub(super) async fn pass_layout(&mut self, member: &Member) -> Result<At, FilterError> {
+    pub(super) async fn pass_layout(&mut self, member: &Member) -> Result<Position, FilterError> {
         self.is_layout = false;
         if member.size > LAYOUT_BYTES {
             return self.pass(member.size, member.padding()).await;
@@ -59,6 +64,6 @@ impl Filter<'_> {
         let is_whole = self.input.fill(&mut text, member.size as usize, self.output).await?;
         self.is_layout = is_whole && member.plain && is_layout(&text);
         self.output.send(text.freeze()).await?;
-        if is_whole { self.pass(0, member.padding()).await } else { Ok(At::Cut) }
+        if is_whole { self.pass(0, member.padding()).await } else { Ok(Position::Cut) }
     }
 }

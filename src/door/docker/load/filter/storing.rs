@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{At, Filter, PIECE};
+use super::{Filter, PIECE, Position};
 use crate::door::docker::load::error::FilterError;
 use crate::door::docker::load::member::Member;
 use crate::engine::EngineError;
@@ -29,7 +29,7 @@ impl Filter<'_> {
         match self.blobs.create(size).await {
             Ok(writer) => writer,
             Err(error) => {
-                self.mistrust(&error);
+                self.stop_omitting(&error);
                 None
             }
         }
@@ -42,7 +42,7 @@ impl Filter<'_> {
         digest: Digest,
         head: Bytes,
         mut writer: Box<dyn IngestWriter>,
-    ) -> Result<At, FilterError> {
+    ) -> Result<Position, FilterError> {
         self.replace(&digest).await?;
         let mut left = member.size;
         while left > 0 {
@@ -53,7 +53,7 @@ impl Filter<'_> {
             let Some(bytes) = self.input.next(left, self.output).await? else {
                 self.output.head(head, member.size).await?;
                 self.send_cut(member.size - left).await?;
-                return Ok(At::Cut);
+                return Ok(Position::Cut);
             };
             left -= bytes.len() as u64;
             writer.write(bytes).await.map_err(FilterError::Store)?;

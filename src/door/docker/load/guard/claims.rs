@@ -22,7 +22,7 @@ pub(super) struct Claim {
 
 /// Why a document's names are not certain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unclear {
+pub(super) enum UncertainNames {
     #[error("it is not JSON: {0}")]
     Syntax(String),
     #[error("`{0}` is there twice")]
@@ -32,7 +32,7 @@ pub(super) enum Unclear {
 }
 
 /// The names in `index.json` of an OCI layout: by containerd's annotation, else by the specification's.
-pub(super) fn of_index(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
+pub(super) fn of_index(text: &[u8]) -> Result<Vec<Claim>, UncertainNames> {
     let index = parse(text)?;
     let Some(manifests) = index.get("manifests")? else { return Ok(Vec::new()) };
     let mut claims = Vec::new();
@@ -51,12 +51,12 @@ pub(super) fn of_index(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
 }
 
 /// The names in `manifest.json` of `docker save`.
-pub(super) fn of_manifest(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
+pub(super) fn of_manifest(text: &[u8]) -> Result<Vec<Claim>, UncertainNames> {
     let mut claims = Vec::new();
     for image in parse(text)?.list("manifest.json")? {
         let Some(tags) = image.get("repotags")? else { continue };
         for tag in tags.list("RepoTags")? {
-            let name = tag.text().ok_or(Unclear::Shape("RepoTags"))?.to_owned();
+            let name = tag.text().ok_or(UncertainNames::Shape("RepoTags"))?.to_owned();
             claims.push(Claim { name, root: None });
         }
     }
@@ -64,18 +64,18 @@ pub(super) fn of_manifest(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
 }
 
 /// The names in `repositories` of archives before Docker 1.10: repositories, and in each of them tags.
-pub(super) fn of_repositories(text: &[u8]) -> Result<Vec<Claim>, Unclear> {
+pub(super) fn of_repositories(text: &[u8]) -> Result<Vec<Claim>, UncertainNames> {
     let mut claims = Vec::new();
-    let Json::Map(repositories) = parse(text)? else { return Err(Unclear::Shape("repositories")) };
+    let Json::Map(repositories) = parse(text)? else { return Err(UncertainNames::Shape("repositories")) };
     for (repository, tags) in repositories {
-        let Json::Map(tags) = tags else { return Err(Unclear::Shape("repositories")) };
+        let Json::Map(tags) = tags else { return Err(UncertainNames::Shape("repositories")) };
         claims.extend(tags.iter().map(|(tag, _)| Claim { name: format!("{repository}:{tag}"), root: None }));
     }
     Ok(claims)
 }
 
-fn parse(text: &[u8]) -> Result<Json, Unclear> {
-    serde_json::from_slice(text).map_err(|error| Unclear::Syntax(error.to_string()))
+fn parse(text: &[u8]) -> Result<Json, UncertainNames> {
+    serde_json::from_slice(text).map_err(|error| UncertainNames::Syntax(error.to_string()))
 }
 
 /// A JSON document that keeps repeated keys.
@@ -90,33 +90,33 @@ enum Json {
 
 impl Json {
     /// A field of a struct; `key` in lower case.
-    fn get(&self, key: &'static str) -> Result<Option<&Self>, Unclear> {
+    fn get(&self, key: &'static str) -> Result<Option<&Self>, UncertainNames> {
         let fields = match self {
             Self::Map(fields) => fields,
             Self::Null => return Ok(None),
-            _ => return Err(Unclear::Shape(key)),
+            _ => return Err(UncertainNames::Shape(key)),
         };
         let mut found = fields.iter().filter(|(name, _)| name.chars().map(fold).eq(key.chars()));
         let value = found.next().map(|(_, value)| value).filter(|value| !matches!(value, Self::Null));
-        if found.next().is_some() { Err(Unclear::Twice(key)) } else { Ok(value) }
+        if found.next().is_some() { Err(UncertainNames::Twice(key)) } else { Ok(value) }
     }
 
     /// A string in a map, whose keys are matched exactly.
-    fn exactly(&self, key: &'static str) -> Result<Option<&str>, Unclear> {
-        let Self::Map(fields) = self else { return Err(Unclear::Shape("annotations")) };
+    fn exactly(&self, key: &'static str) -> Result<Option<&str>, UncertainNames> {
+        let Self::Map(fields) = self else { return Err(UncertainNames::Shape("annotations")) };
         let mut found = fields.iter().filter(|(name, _)| name == key);
         let value = match found.next() {
             None | Some((_, Self::Null)) => None,
-            Some((_, value)) => Some(value.text().ok_or(Unclear::Shape(key))?),
+            Some((_, value)) => Some(value.text().ok_or(UncertainNames::Shape(key))?),
         };
-        if found.next().is_some() { Err(Unclear::Twice(key)) } else { Ok(value) }
+        if found.next().is_some() { Err(UncertainNames::Twice(key)) } else { Ok(value) }
     }
 
-    fn list(&self, what: &'static str) -> Result<&[Self], Unclear> {
+    fn list(&self, what: &'static str) -> Result<&[Self], UncertainNames> {
         match self {
             Self::List(items) => Ok(items),
             Self::Null => Ok(&[]),
-            _ => Err(Unclear::Shape(what)),
+            _ => Err(UncertainNames::Shape(what)),
         }
     }
 
@@ -197,7 +197,7 @@ impl<'de> Visitor<'de> for Reader {
 mod tests {
     use super::*;
 
-    fn names(claims: Result<Vec<Claim>, Unclear>) -> Option<Vec<String>> {
+    fn names(claims: Result<Vec<Claim>, UncertainNames>) -> Option<Vec<String>> {
         claims.ok().map(|claims| claims.into_iter().map(|claim| claim.name).collect())
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use self::claims::{Claim, Unclear, of_index, of_manifest, of_repositories};
+use self::claims::{Claim, UncertainNames, of_index, of_manifest, of_repositories};
 use crate::export::{ExportError, Exports};
 use crate::image::{Digest, Limits, Reference};
 use crate::net::Principal;
@@ -26,7 +26,7 @@ pub(super) enum Denied {
     Name(#[from] ExportError),
     /// The names are not certain.
     #[error("names are restricted here, and those in the archive's `{file}` cannot be told for certain: {reason}")]
-    Unclear {
+    UncertainNames {
         /// The document.
         file: String,
         /// The error in it.
@@ -82,13 +82,13 @@ impl Guard {
     }
 
     /// Checks a file that [concerns](Self::concerns) it.
-    pub(super) fn look(&mut self, name: &[u8], text: &[u8]) -> Result<(), Denied> {
+    pub(super) fn check_document(&mut self, name: &[u8], text: &[u8]) -> Result<(), Denied> {
         let claims = match last(name) {
             b"index.json" => of_index(text),
             b"manifest.json" => of_manifest(text),
             _ => of_repositories(text),
         };
-        let claims = claims.map_err(|reason: Unclear| unclear(name, reason.to_string()))?;
+        let claims = claims.map_err(|reason: UncertainNames| unclear(name, reason.to_string()))?;
         for Claim { name: requested, root } in claims {
             let parsed: Result<Reference, _> = requested.parse();
             let parsed = parsed.map_err(|error| unclear(name, error.to_string()))?;
@@ -119,7 +119,7 @@ impl Guard {
 
 /// A file whose names are not certain.
 pub(super) fn unclear(name: &[u8], reason: String) -> Denied {
-    Denied::Unclear { file: String::from_utf8_lossy(name).into_owned(), reason }
+    Denied::UncertainNames { file: String::from_utf8_lossy(name).into_owned(), reason }
 }
 
 fn last(name: &[u8]) -> &[u8] {
