@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::image::{Descriptor, Digest};
 
-/// Where an export stands. Everything before [`State::Committed`] is invisible to users of the engine.
+/// The state of an export. Everything before [`State::Committed`] is invisible to users of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// The engine holds a lease for the export.

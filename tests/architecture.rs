@@ -1,4 +1,4 @@
-//! The import rules of the house, checked on the sources themselves.
+//! The import rules of Linkspan, checked on its sources.
 //!
 //! Data flows one way, door -> export -> engine, and only the composition root knows everything. A rule that nobody
 //! checks is broken within a month; `RULES` below is the list, and each has its reason.

@@ -28,7 +28,7 @@ pub(crate) use client::client;
 
 use status::StatusService;
 
-/// What may be in flight on one stream, and on all of a connection.
+/// The HTTP/2 flow-control windows of a stream and of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// The largest HTTP/2 frame; the default is 16 KiB. Clients that make use of it send with fewer wake-ups on either side.
@@ -53,7 +53,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 pub struct Part {
     /// Its services, by their full names.
     pub(crate) services: Vec<&'static str>,
-    /// The definitions of these and of what they stand on, for reflection.
+    /// The file descriptors of these services and of their imports, for reflection.
     pub(crate) descriptors: &'static [u8],
     /// What calls of the Content service may name.
     pub(crate) scopes: Arc<dyn Scopes>,
@@ -79,7 +79,7 @@ struct ApiStream {
 pub struct ApiServer(mpsc::Sender<io::Result<ApiStream>>);
 
 impl ApiServer {
-    /// Starts a server of `parts`, of which there is at least one. `status` is the response to requests for what it belongs to. It
+    /// Starts a server of `parts`, of which there is at least one; `status` is its status document, if it serves one. The server
     /// is closed by cancelling `drain`: calls under way are finished then, and no new ones are taken.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A plain GET beside the gRPC services: what the door belongs to.
+//! The status document, served to a plain GET beside the gRPC services.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -34,7 +34,7 @@ pub enum CacheError {
         /// The ref.
         reference: String,
     },
-    /// A version is there, and what it has is none of a cache, or is lost.
+    /// The version exists, but its documents are lost or are not those of a cache.
     #[error("the version {id} of the cache `{reference}` cannot be used: {error}")]
     Unusable {
         /// The ref.

@@ -1,4 +1,4 @@
-//! What happens to the versions of caches, reported to whoever watches.
+//! Events of cache versions, for any number of watchers.
 //!
 //! What this process does is reported as it is done. Other processes, such as `linkspan cache rm`, change the same store: while
 //! anybody watches, it is listed every few seconds, and what has changed is reported as well.
@@ -24,7 +24,7 @@ pub enum Change {
     Committed,
     /// A newer one has taken its place.
     Replaced,
-    /// Somebody deleted it, or another process did whatever removed it.
+    /// It was deleted by a request, or removed by another process.
     Deleted,
     /// A prune or a limit took it.
     Pruned,

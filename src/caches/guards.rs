@@ -95,7 +95,7 @@ impl Drop for VersionGuard {
             if let Err(error) = guards.store.delete(std::slice::from_ref(&id)).await {
                 tracing::warn!(%error, id, "a superseded version of a cache stays until its part is exported next");
             }
-            // Until now it was not to be listed.
+            // Kept among the retired until it is deleted, so that no listing has it meanwhile.
             guards.state().retired.remove(&id);
         };
         deleting.spawn_on(delete, &runtime);

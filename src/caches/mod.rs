@@ -1,6 +1,6 @@
 //! Build caches above an engine's store of them: names, parts, limits, and what a build is offered.
 //!
-//! [`Caches`] stands between doors, which speak to builders, and a [`CacheStore`], which keeps what it is
+//! [`Caches`] is the layer between doors, which speak to builders, and a [`CacheStore`], which stores what it is
 //! given. A build that writes a cache begins a [`CacheExport`] and commits BuildKit's documents; the older version of the same
 //! part is then superseded. A build that reads one gets [`ResolvedPart`]s, whose versions stay until it has ended.
 //!

@@ -63,7 +63,7 @@ pub struct CachePolicy {
 }
 
 impl CachePolicy {
-    /// Refuses a ref that no pattern allows. As yet every principal may do what all may.
+    /// Refuses a ref that no pattern allows. The principal is not evaluated yet: all have the same rights.
     ///
     /// # Errors
     /// [`CacheError::Denied`].

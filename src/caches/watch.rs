@@ -43,7 +43,9 @@ async fn list_regularly(caches: Weak<Caches>) {
         let _changes = caches.changes.lock().await;
         match caches.versions(None).await {
             Ok(versions) => caches.events.listed(versions),
-            Err(error) => tracing::debug!(%error, "what other processes do to build caches is not seen for now"),
+            Err(error) => {
+                tracing::debug!(%error, "build caches cannot be listed: changes by other processes are reported later")
+            }
         }
     }
 }

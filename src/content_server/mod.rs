@@ -28,7 +28,7 @@ pub(crate) use scope::{Labels, Scope, Times};
 pub(crate) use service::ContentService;
 pub(crate) use write::exists;
 
-/// What a call is about.
+/// The target of a call.
 #[derive(Debug, Clone)]
 pub(crate) enum Named {
     /// An export, which takes blobs.
@@ -53,10 +53,10 @@ pub(crate) trait Export: Debug + Send + Sync {
     /// Its blobs.
     fn contents(&self) -> &Contents;
 
-    /// Refuses what cannot be done any more.
+    /// Fails if the export has ended.
     fn check_alive(&self) -> Result<(), ApiError>;
 
-    /// Refuses to let a blob be taken out while that is needed.
+    /// Fails while a blob must not be removed from the scope.
     fn check_delete(&self) -> Result<(), ApiError>;
 }
 

@@ -91,7 +91,7 @@ impl<'a> ScopedWriter<'a> {
                         take_in(export, digest, Labels::new()).await?;
                         exists(digest)
                     }
-                    None => Status::internal("the engine has a blob that nobody named"),
+                    None => Status::internal("the engine reports a blob as present although no digest was given"),
                 });
             }
         };
@@ -112,13 +112,13 @@ impl<'a> ScopedWriter<'a> {
         if let Some(writer) = self.writer.take()
             && let Err(error) = writer.suspend().await
         {
-            tracing::debug!(export = contents.id, name, %error, "a write that is given up was broken");
+            tracing::debug!(export = contents.id, name, %error, "closing a discarded ingest failed");
         }
         contents.scope().forget_times(name);
         if let Ok(ingests) = contents.ingests()
             && let Err(error) = ingests.abort(name).await
         {
-            tracing::debug!(export = contents.id, name, %error, "left to the end of the export");
+            tracing::debug!(export = contents.id, name, %error, "an ingest was not aborted: it is removed with the export");
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) enum ContentService {
 }
 
 impl ContentService {
-    /// What a call is about. Never NOT_FOUND, which means a missing blob here.
+    /// The target of a call. Never NOT_FOUND, which means a missing blob here.
     fn named<T>(&self, request: &Request<T>) -> Result<Named, Status> {
         let scopes = match self {
             Self::Scopes(scopes) => scopes,

@@ -108,9 +108,7 @@ async fn next(
         Some(Ok(message)) => message.transpose(),
         Some(Err(_)) => {
             let seconds = IDLE.as_secs();
-            Err(Status::deadline_exceeded(format!(
-                "nothing came for {seconds} s; what was written can be gone on with"
-            )))
+            Err(Status::deadline_exceeded(format!("no message for {seconds} s; the write can be resumed")))
         }
         None => Err(ingester.ended()),
     }

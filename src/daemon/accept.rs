@@ -175,7 +175,7 @@ where
         for stream in listener.close() {
             match (stream, Arc::clone(&self.permits).try_acquire_owned()) {
                 (Ok(stream), Ok(permit)) => self.serve(stream, Some(permit)),
-                (Ok(_), Err(_)) => debug!("a connection that waited was not let in: there is no room"),
+                (Ok(_), Err(_)) => debug!("a queued connection was dropped: the connection limit is reached"),
                 (Err(error), _) if is_the_clients(&error) => debug!(%error, "a connection was not accepted"),
                 (Err(error), _) => return debug!(%error, "connections that waited were not accepted"),
             }
@@ -208,7 +208,7 @@ where
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);
         }
-        warn!(open = self.connections.len(), "as many connections as can be are open; new ones wait");
+        warn!(open = self.connections.len(), "the connection limit is reached; new connections wait");
         Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 

@@ -69,7 +69,7 @@ pub enum ListenError {
     },
     /// A TCP address can be reached from other machines.
     #[error(
-        "cannot listen on {address}: it stands for {found}, which is no loopback address; expected one such as 127.0.0.1"
+        "cannot listen on {address}: it resolves to {found}, which is no loopback address; expected one such as 127.0.0.1"
     )]
     NotLoopback {
         /// As configured.
@@ -78,7 +78,7 @@ pub enum ListenError {
         found: SocketAddr,
     },
     /// A socket that a service manager passed cannot be used.
-    #[error("the socket {socket}, which was handed over, cannot be used: {reason}")]
+    #[error("the socket {socket}, which was passed by the service manager, cannot be used: {reason}")]
     HandedOver {
         /// Which one.
         socket: String,

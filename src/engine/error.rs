@@ -216,7 +216,7 @@ pub enum EngineError {
         /// What it points to now.
         current: Option<Digest>,
     },
-    /// A Linkspan daemon that stands before the engine refused or went away.
+    /// The Linkspan daemon in front of the engine refused, or the connection to it was lost.
     #[error("{message}")]
     Daemon {
         /// Its own words, or what happened to the connection.

@@ -139,7 +139,7 @@ impl Origin {
     }
 }
 
-/// How a builder beside an engine knows that its blobs need not be sent.
+/// The content store of an engine, as a builder that uses the same containerd recognises it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sharing {
     /// The UUID of the containerd that holds the engine's blobs.
@@ -154,7 +154,7 @@ pub trait Engine: Debug + Send + Sync {
     /// What it is.
     fn identity(&self) -> &Identity;
 
-    /// What it shares with its neighbours: nothing, unless it says so.
+    /// The content store that it shares with builders; by default none.
     fn sharing(&self) -> Sharing {
         Sharing::default()
     }

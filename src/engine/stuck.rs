@@ -13,7 +13,7 @@ use super::select::{Selection, select};
 use super::{Engine, EngineError, ImageTransaction, Lease, Pin, TransactionOptions};
 use crate::image::{Descriptor, Digest, Graph};
 
-/// No call of it ever ends, except that an upload begins. Counts the calls to release.
+/// Its calls never return, but for the opening of an ingest. Counts the calls to release.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stuck {
     pub(crate) released: Arc<AtomicUsize>,

@@ -20,7 +20,7 @@ pub struct LiveExport {
     pub builder: String,
     /// Who exports.
     pub principal: String,
-    /// Where it stands, in one word.
+    /// The name of its state.
     pub state: String,
     /// When it began, in seconds since 1970.
     pub created: Option<u64>,

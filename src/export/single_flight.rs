@@ -18,7 +18,7 @@ use crate::image::Digest;
 const STALLED: Duration = Duration::from_secs(5);
 
 /// What a source has to give while it is waited for, lest another export sends the blob itself: so many bytes in that time,
-/// which is 128 KiB a second. A gigabyte that comes just as fast takes two hours and a half.
+/// which is 128 KiB a second: at that rate a gigabyte takes more than two hours.
 const LEAST: (u64, Duration) = (2 << 20, Duration::from_secs(16));
 
 /// How often those who wait look whether the source is silent.

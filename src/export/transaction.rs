@@ -96,7 +96,7 @@ impl Transaction {
         result
     }
 
-    /// What comes before any write: may the names be set, and is there anything to do at all?
+    /// The checks before the first write: the name policy, and whether the image is already complete.
     async fn begin(&mut self, cancel: &CancellationToken) -> Result<Option<Outcome>, ExportError> {
         let Request { root, names, .. } = &self.request;
         let policy = self.policy();

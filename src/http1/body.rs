@@ -170,7 +170,7 @@ impl BodyState {
                 return Err("the trailers are too long");
             }
             (Self::LineStart(length) | Self::Line(length), _) => Self::Line(length + 1),
-            (Self::SizeLf(_) | Self::LineLf(_) | Self::LastLf, _) => return Err("a CR stands without LF"),
+            (Self::SizeLf(_) | Self::LineLf(_) | Self::LastLf, _) => return Err("a CR without LF"),
             // Content is not examined byte by byte.
             (Self::Length(_) | Self::Data(_) | Self::UntilEnd, _) => self,
         })

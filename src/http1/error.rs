@@ -21,7 +21,7 @@ pub enum RelayError {
     #[error(transparent)]
     Body(#[from] BrokenChunk),
     /// The response's chunked coding is broken; the bytes before that were forwarded.
-    #[error("in an answer: {0}")]
+    #[error("in a response: {0}")]
     Response(BrokenChunk),
     /// The client accepts no more bytes.
     #[error("the client has gone: {0}")]

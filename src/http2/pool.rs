@@ -25,7 +25,7 @@ use crate::net::{Dial, Stream};
 /// Whether clients share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// PerClient client has its own; our own calls share another, which stays open.
+    /// Each client has its own; our own calls share another, which stays open.
     PerClient,
     /// Clients and our own calls share one, which is closed after `idle` without use.
     Shared {

@@ -133,7 +133,7 @@ impl<'de> Visitor<'de> for Object {
             };
             let (name, holds) = self.0.0[at];
             if present & (1 << at) != 0 {
-                return Err(A::Error::custom(format_args!("the key `{name}` stands there twice")));
+                return Err(A::Error::custom(format_args!("the key `{name}` occurs twice")));
             }
             present |= 1 << at;
             map.next_value_seed(holds)?;
@@ -248,12 +248,12 @@ mod tests {
     #[test]
     fn refuses_what_go_reads_otherwise() {
         for (json, why) in [
-            (r#"{"layers":[],"layers":[]}"#, "`layers` stands there twice"),
+            (r#"{"layers":[],"layers":[]}"#, "`layers` occurs twice"),
             (r#"{"layers":[],"Layers":[]}"#, "`Layers` must be spelled `layers`"),
             (r#"{"MANIFESTS":[]}"#, "`MANIFESTS` must be spelled `manifests`"),
             ("{\"layer\u{17f}\":[]}", "must be spelled `layers`"),
             (r#"{"\u004Cayers":[]}"#, "`Layers` must be spelled"),
-            (r#"{"layers":[{"digest":"a"},{"digest":"a","digest":"b"}]}"#, "`digest` stands there twice"),
+            (r#"{"layers":[{"digest":"a"},{"digest":"a","digest":"b"}]}"#, "`digest` occurs twice"),
             (r#"{"config":{"Size":1}}"#, "`Size` must be spelled `size`"),
             (r#"{"manifests":[{"platform":{"OS":"linux"}}]}"#, "`OS` must be spelled `os`"),
             (r#"{"config":["a/b","sha256:",1]}"#, "expected a JSON object"),

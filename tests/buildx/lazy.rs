@@ -1,4 +1,4 @@
-//! Lazy layers: the builder has never pulled the base of an image that it responds for.
+//! Lazy layers: the builder reports an image whose base layers it has never pulled.
 
 use std::path::PathBuf;
 

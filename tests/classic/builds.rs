@@ -1,4 +1,4 @@
-//! What moves, and what does not.
+//! Which blobs are read from the builder, and how much is sent to dockerd.
 
 use std::collections::BTreeSet;
 

@@ -25,7 +25,7 @@ fn more_clients_than_descriptors_wait_and_are_served_later() {
     daemon.signal(Signal::TERM);
     let output = daemon.wait();
     ended(&output, 0);
-    assert!(output.stderr.contains("as many connections as can be are open; new ones wait"), "{output}");
+    assert!(output.stderr.contains("the connection limit is reached; new connections wait"), "{output}");
 }
 
 #[test]

@@ -152,7 +152,10 @@ fn a_socket_that_no_door_can_use_is_refused() {
     for (socket, words) in [
         (
             given(&unused),
-            format!("{} which was handed over, cannot be used: no door listens there", unix(&other) + ","),
+            format!(
+                "{} which was passed by the service manager, cannot be used: no door listens there",
+                unix(&other) + ","
+            ),
         ),
         (connected.into(), "it has no path".to_owned()),
         (datagrams.into(), "it is no stream socket".to_owned()),

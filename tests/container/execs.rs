@@ -1,4 +1,4 @@
-//! Execs as such: what passes, what is stood between, and how each ends.
+//! Execs in containers: which are forwarded, which the buildkit door serves, and how each ends.
 
 use std::fs;
 use std::io::{Read, Write};

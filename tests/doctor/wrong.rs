@@ -1,4 +1,4 @@
-//! What is wrong is called by its name.
+//! Findings about wrong configurations.
 
 use std::os::unix::net::UnixListener;
 

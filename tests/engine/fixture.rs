@@ -1,4 +1,4 @@
-//! Images made by hand, and an export of them without the export core: only the engine is on trial.
+//! Images made by hand, and an export of them without the export core, so that only the engine is tested.
 
 use std::collections::HashMap;
 use std::fs;

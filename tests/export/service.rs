@@ -1,4 +1,4 @@
-//! What every gRPC service of the house has: health, reflection, limits, and a proper end.
+//! What the gRPC servers of all doors have: health, reflection, limits, and a graceful end.
 
 use std::path::Path;
 

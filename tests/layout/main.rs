@@ -24,7 +24,7 @@ async fn layout(root: &Path) -> Arc<dyn Engine> {
     select(&selection).await.unwrap().engine
 }
 
-/// What the layout's names stand for, as `(name, digest)`.
+/// What the layout's names resolve to, as `(name, digest)`.
 async fn listed(engine: &dyn Engine) -> Vec<(String, String)> {
     let page = engine.images().unwrap().list(&Query::default()).await.unwrap();
     let pair =

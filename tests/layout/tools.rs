@@ -176,7 +176,7 @@ async fn skopeo_that_read_the_index_before_a_name_moved_breaks_nothing() {
         }
         std::fs::remove_file(folder.path().join("blobs/sha256").join(unrelated.layers[0].digest.hex())).unwrap();
     }
-    // skopeo wrote the index that it had read: the name stands for the old image again, which is all there.
+    // skopeo wrote the index that it had read: the name resolves to the old image again, which is complete.
     engine.recover().await.unwrap();
     assert_eq!(skopeo_reads(folder.path(), "1"), old.root.digest.to_string());
     assert!(new.blobs.keys().all(|digest| folder.path().join("blobs/sha256").join(digest.hex()).exists()));

@@ -1,4 +1,4 @@
-//! Builders of every age and mood, without BuildKit.
+//! Probes of simulated builders: every response, and none.
 
 use bollard_buildkit_proto::moby::buildkit::v1::InfoResponse;
 use bollard_buildkit_proto::moby::buildkit::v1::types::BuildkitVersion;

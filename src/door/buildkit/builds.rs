@@ -80,7 +80,7 @@ impl Builds {
 }
 
 impl Build {
-    /// Marks the build as ours until the claim is dropped.
+    /// Marks the build as ours until the [`TrackedBuild`] is dropped.
     pub(super) fn track(self: &Arc<Self>) -> TrackedBuild {
         self.frames.track();
         TrackedBuild(self.clone())

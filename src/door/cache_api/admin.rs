@@ -45,7 +45,7 @@ pub(super) async fn list(caches: &Caches, request: &ListRequest) -> Result<ListR
 fn after(found: &[CacheVersion], token: &str) -> Result<usize, ApiError> {
     let mut words = token.split(' ');
     let (Some(reference), Some(part), Some(id), None) = (words.next(), words.next(), words.next(), words.next()) else {
-        return Err(ApiError::field("page_token", "expected what an earlier page answered"));
+        return Err(ApiError::field("page_token", "expected the token of an earlier page"));
     };
     if let Some(at) = found.iter().position(|version| version.id == id) {
         return Ok(at + 1);

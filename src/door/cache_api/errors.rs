@@ -39,7 +39,7 @@ impl From<CacheError> for ApiError {
 /// A hold that is not there.
 pub(super) fn no_hold(id: &str) -> ApiError {
     if id.is_empty() {
-        let message = "the call names no hold; give the id that Resolve answered";
+        let message = "the call names no hold; give the id that Resolve returned";
         return ApiError::new(Code::InvalidArgument, Reason::InvalidField, message);
     }
     let shown: String = id.chars().take(64).collect();
@@ -50,7 +50,7 @@ pub(super) fn no_hold(id: &str) -> ApiError {
 /// An export that is not there.
 pub(super) fn no_export(id: &str) -> ApiError {
     if id.is_empty() {
-        let message = "the call names no export; give the id that Open answered";
+        let message = "the call names no export; give the id that Open returned";
         return ApiError::new(Code::InvalidArgument, Reason::ExportRequired, message);
     }
     let shown: String = id.chars().take(64).collect();

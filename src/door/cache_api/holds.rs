@@ -1,4 +1,4 @@
-//! What clients read: versions that stay until their hold ends.
+//! Holds: what the API calls a lease on the versions that a client reads.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -46,7 +46,7 @@ pub async fn open(caches: Arc<Caches>, exports: Arc<Exports>, name: &str, drain:
     let sessions = Sessions::new(caches, exports, name, drain);
     match sessions.recover().await {
         0 => {}
-        found => tracing::info!(found, "took up the cache exports of an earlier process"),
+        found => tracing::info!(found, "restored cache exports of an earlier process"),
     }
     tokio::spawn(sessions.clone().sweep());
     Part {

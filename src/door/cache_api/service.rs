@@ -204,6 +204,6 @@ fn name(known: &mut String, given: String, field: &str) -> Result<(), ApiError> 
 async fn next<T>(messages: &mut Streaming<T>) -> Result<Option<T>, Status> {
     match timeout(IDLE, messages.message()).await {
         Ok(message) => message,
-        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
     }
 }

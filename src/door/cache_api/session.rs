@@ -37,7 +37,7 @@ pub(super) struct Session {
     stage: Mutex<Stage>,
 }
 
-/// Where it stands.
+/// The state of an export.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) state: ExportState,

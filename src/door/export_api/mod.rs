@@ -48,7 +48,7 @@ pub async fn open(exports: Arc<Exports>, folders: Folders, name: &str, drain: Ca
     let sessions = Arc::new(Sessions::new(exports, folders, name.to_owned()));
     match sessions.recover().await {
         0 => {}
-        found => tracing::info!(found, "took up the exports of an earlier process"),
+        found => tracing::info!(found, "restored exports of an earlier process"),
     }
     tokio::spawn(sessions.clone().sweep(drain));
     let is_readable = sessions.exports.engine().images().is_ok();

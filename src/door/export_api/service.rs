@@ -131,7 +131,7 @@ impl Service for ExportService {
 async fn next(messages: &mut Streaming<NegotiateRequest>) -> Result<Option<NegotiateRequest>, Status> {
     match timeout(IDLE, messages.message()).await {
         Ok(message) => message,
-        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
     }
 }
 

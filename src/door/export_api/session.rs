@@ -31,7 +31,7 @@ pub(super) struct Session {
     stage: Mutex<Stage>,
 }
 
-/// Where it stands.
+/// The state of an export.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) state: ExportState,
@@ -95,7 +95,7 @@ impl Session {
         self.contents.ingests()
     }
 
-    /// Refuses what cannot be done any more.
+    /// Fails if the export has ended.
     pub(super) fn check_alive(&self) -> Result<(), ApiError> {
         check_alive(&self.id, self.stage().state)
     }

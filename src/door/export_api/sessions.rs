@@ -49,7 +49,7 @@ impl Sessions {
     /// The export `id`, be it ended.
     pub(super) fn find(&self, id: &str) -> Result<Arc<Session>, ApiError> {
         if id.is_empty() {
-            let message = "the call names no export; give the id that Open answered";
+            let message = "the call names no export; give the id that Open returned";
             return Err(ApiError::new(Code::InvalidArgument, Reason::ExportRequired, message));
         }
         self.sessions().get(id).cloned().ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Is there anything to do at all? Decided without a single write.
+//! Whether an image is already complete under its names, found out without a write.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The connection to containerd, and how its refusals are understood.
+//! The connection to containerd, and what its gRPC statuses mean.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -231,7 +231,7 @@ pub(crate) fn dial(socket: &Path, engine: &'static str) -> Result<Channel, Engin
     })))
 }
 
-/// What a status from `engine` means: was the connection the trouble, or did the engine refuse?
+/// What a status from `engine` means: the connection failed, or the engine refused.
 pub(crate) fn failure(engine: &'static str, address: &str, operation: String, status: &Status) -> EngineError {
     // Only a status made on this side has a source: the connection could not be made or broke.
     if let Some(source) = status.source() {

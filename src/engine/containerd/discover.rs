@@ -39,7 +39,7 @@ pub(crate) struct Server {
 /// The server's UUID: made once and kept in containerd's root folder, so it survives restarts.
 pub(crate) async fn uuid(client: &Client) -> Result<String, EngineError> {
     let mut introspection = client.introspection();
-    let server = client.unary("asking containerd who it is", introspection.server(client.request(()))).await?;
+    let server = client.unary("asking containerd for its UUID", introspection.server(client.request(()))).await?;
     Ok(server.uuid)
 }
 

@@ -188,7 +188,7 @@ pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Res
         let is_durable = has(EXPORT) && !has(PROCESS) && !has(KEPT);
         is_durable && (record.is_empty() || self::record(lease) == record)
     };
-    // A lease that has just ended does not match either.
+    // If it has just ended there is none, which counts as resumable: the first call in its name reports that it is lost.
     Ok(found.iter().all(is_same))
 }
 

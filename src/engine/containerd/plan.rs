@@ -1,4 +1,4 @@
-//! Planning: what the content store has of an image, pinned; documents are stored by the way.
+//! Planning: pins what the content store has of an image, and stores its documents.
 
 use super::client::Client;
 use super::content::{self, Put};

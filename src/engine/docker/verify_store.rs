@@ -122,7 +122,7 @@ impl Workers {
         EngineError::NotProven { docker: self.address.clone(), expected, found }
     }
 
-    /// Requests from dockerd which containerd it uses.
+    /// Asks dockerd which containerd it uses.
     async fn store_id(&self) -> Result<StoreId, EngineError> {
         let upgraded_first = self.prefer_upgraded.load(Ordering::Relaxed);
         match self.store_id_over(upgraded_first).await {

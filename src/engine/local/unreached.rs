@@ -40,7 +40,7 @@ impl Unreached {
     /// Reads the file; empty if it is missing or cannot be parsed.
     pub(super) fn read(paths: &LayoutPaths) -> Self {
         let text = read_lines(&paths.unreached(), MAX_BYTES).unwrap_or_else(|error| {
-            tracing::warn!(%error, "since when blobs are needed by nothing cannot be read; each has its hour again");
+            tracing::warn!(%error, "the record of unreachable blobs cannot be read; their grace period starts again");
             String::new()
         });
         let pair = |line: &str| {
@@ -104,6 +104,6 @@ pub(crate) fn index_written(paths: &LayoutPaths, before: &Seal, written: &Seal, 
     let index = Seal::at(&paths.index()).filter(|index| index.is_renamed(written));
     notes.index = index.filter(|_| lost.doubts.is_empty());
     if let Err(error) = notes.write(paths) {
-        tracing::debug!(%error, "what is needed by nothing has its hour again");
+        tracing::debug!(%error, "the record of unreachable blobs cannot be written; their grace period starts again");
     }
 }

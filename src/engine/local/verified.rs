@@ -99,7 +99,7 @@ impl Verified {
         match outcome {
             Ok((true, is_good)) => {
                 if !is_good {
-                    tracing::warn!(%digest, path = %path.display(), "a blob is not what it is called, and counts as absent");
+                    tracing::warn!(%digest, path = %path.display(), "a blob does not match its digest, and counts as absent");
                 }
                 self.learn(paths, [(digest.clone(), seal)], is_good);
                 judge(is_good)
@@ -135,7 +135,7 @@ impl Verified {
             && paths.own().is_dir()
             && let Err(error) = noted()
         {
-            tracing::debug!(%error, "which blobs are verified was not noted");
+            tracing::debug!(%error, "verified blobs could not be recorded");
         }
     }
 }
@@ -149,7 +149,7 @@ fn open(path: &Path) -> io::Result<File> {
 /// The records, and how many lines they take. Blobs beyond the limit are verified again.
 fn read(paths: &LayoutPaths) -> (HashMap<Digest, Seal>, usize) {
     let text = read_lines(&paths.verified(), MAX_BYTES).unwrap_or_else(|error| {
-        tracing::debug!(%error, "which blobs are verified cannot be read; they are read again");
+        tracing::debug!(%error, "the record of verified blobs cannot be read; blobs are verified again");
         String::new()
     });
     (text.lines().filter_map(parse).collect(), text.lines().count())

@@ -76,7 +76,7 @@ impl RepositoryLease {
         // An error here does not change the outcome of the export.
         match self.stores.collect() {
             Ok(outcome) => {
-                tracing::debug!(?outcome, "collected what nobody needs any more");
+                tracing::debug!(?outcome, "collected unreachable blobs");
                 Ok(outcome.is_more)
             }
             Err(error) => {

@@ -54,7 +54,7 @@ impl BlobWriter for Written {
     }
 }
 
-/// Pumps `chunks` as a blob of six bytes, of which the engine has `offset`. What was written, and whether it was
+/// Copies `chunks` as a blob of six bytes, of which the engine has `offset`. What was written, and whether it was
 /// committed.
 async fn pumped(offset: u64, chunks: &[&'static [u8]]) -> (Result<(), ExportError>, Vec<u8>, bool) {
     let blob = Descriptor::new("", Digest::sha256(b"abcdef"), 6);

@@ -57,7 +57,7 @@ fn broken_chunks_are_refused_and_named() {
         (b"0x5\r\n", "a chunk's size is not hexadecimal"),
         (b"5\n", "a chunk's size is not hexadecimal"),
         (b"5;a\nhello", "a line ends without CR"),
-        (b"5\rhello", "a CR stands without LF"),
+        (b"5\rhello", "a CR without LF"),
         (b"5\r\nhello!\r\n", "a chunk is longer than its size"),
         (b"5\r\nhello\n0\r\n", "a chunk is longer than its size"),
         (b"0\r\n\n", "a line ends without CR"),

@@ -13,7 +13,7 @@ const LONGEST: usize = 1024;
 /// The name of the field, and the same in HPACK's Huffman code, of which there is only one for a text.
 const NAME: &[u8] = b":authority";
 const CODED: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
-/// Where the field stands in the static table, and how many stand there.
+/// The field's index in the static table, and the length of that table.
 const STATIC: usize = 1;
 const STATICS: usize = 61;
 /// The most fields that a table of 4096 bytes holds, the size that servers of ours leave it at: each takes 32 bytes and

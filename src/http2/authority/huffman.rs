@@ -26,7 +26,7 @@ const LENGTHS: [u8; 257] = [
 ];
 const LONGEST: u8 = 30;
 
-/// What `coded` stands for, if it is rightly coded and no longer than `most` bytes.
+/// The text that `coded` encodes; `None` if it is malformed or longer than `most` bytes.
 pub(super) fn decode(coded: &[u8], most: usize) -> Option<Vec<u8>> {
     let (mut text, mut code, mut length) = (Vec::new(), 0u32, 0u8);
     for bit in coded.iter().flat_map(|byte| (0..8).rev().map(move |at| u32::from(byte >> at & 1))) {
@@ -38,7 +38,7 @@ pub(super) fn decode(coded: &[u8], most: usize) -> Option<Vec<u8>> {
             if text.len() == most {
                 return None;
             }
-            // The mark for the end never stands in a text.
+            // EOS must not occur in a string.
             text.push(u8::try_from(byte).ok()?);
             (code, length) = (0, 0);
         }
@@ -47,7 +47,7 @@ pub(super) fn decode(coded: &[u8], most: usize) -> Option<Vec<u8>> {
     (length < 8 && code == (1 << length) - 1).then_some(text)
 }
 
-/// What a code of this length stands for.
+/// The symbol of a code of this length.
 fn symbol(code: u32, length: u8) -> Option<usize> {
     let mut first = 0;
     for shorter in 1..length {
@@ -94,7 +94,7 @@ mod tests {
     fn what_is_wrong_or_too_long_is_refused() {
         let coded = hex::decode("f1e3c2e5f23a6ba0ab90f4ff").unwrap();
         assert!(decode(&coded, 14).is_none() && decode(&coded, 15).is_some());
-        // CloseWith off, filled up with zeros or with a whole byte, and the mark for the end.
+        // Cut off, padded with zeros or with a whole byte, and the EOS symbol.
         for coded in [&coded[..11], &[0x18], &[0xff], &[0xff; 4]] {
             assert_eq!(decode(coded, 100), None, "{coded:x?}");
         }

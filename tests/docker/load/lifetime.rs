@@ -1,4 +1,4 @@
-//! What lasts and what does not: leases, clients that leave, daemons that end, memory.
+//! Lifetimes: leases, clients that disconnect, daemons that end, memory.
 
 use std::fs;
 use std::io::{Read, Write};

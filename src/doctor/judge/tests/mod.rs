@@ -1,4 +1,4 @@
-//! The same facts lead to the same words.
+//! The reports for given facts.
 
 mod builders;
 mod engine;

@@ -1,4 +1,4 @@
-//! A direction of a session until it is known what becomes of it, and then that.
+//! One direction of a session: buffered until it is decided how the session is handled, then forwarded or split.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ enum State {
     Over,
 }
 
-/// What a body that is split is exchanged for.
+/// The ends that replace a body when its session is split.
 #[derive(Debug)]
 pub(super) struct Split {
-    /// Takes what comes.
+    /// Gets the original body.
     pub(super) give: oneshot::Sender<Source>,
-    /// What goes on instead.
+    /// The body that is forwarded in its place.
     pub(super) take: PipeBody,
 }
 
@@ -44,7 +44,7 @@ impl UndecidedBody {
         Self { session, state: State::Undecided { mode, source: Source::new(body), split } }
     }
 
-    /// Ready once it is known what becomes of the session, and the body is that.
+    /// Ready once the handling of the session is decided and the body has changed accordingly.
     fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let State::Undecided { mode, source, .. } = &mut self.state else { return Poll::Ready(()) };
         let mode = match mode.poll_unpin(context) {

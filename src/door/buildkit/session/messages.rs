@@ -118,7 +118,7 @@ impl Messages {
             if *have == PREFIX {
                 let [flag, length @ ..] = *bytes;
                 self.left = u32::from_be_bytes(length) as usize;
-                // Nobody compresses a session, and what is in a compressed message we could not know.
+                // BuildKit does not compress sessions, and a compressed message could not be read here.
                 if flag != 0 || self.left > MAX_MESSAGE_BYTES {
                     return Err(Malformed);
                 }

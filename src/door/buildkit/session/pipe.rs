@@ -1,4 +1,4 @@
-//! From what is written to a body of messages, with little between them.
+//! A bounded pipe that turns written bytes into a body of `BytesMessage`s.
 
 use std::collections::VecDeque;
 use std::io;

@@ -21,12 +21,12 @@ const EXPECTED: Duration = Duration::from_secs(10);
 /// How many builds may wait for their sessions.
 const MAX_EXPECTED: usize = 256;
 
-/// What becomes of a session.
+/// How a session is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionMode {
-    /// Its bytes pass.
+    /// It is forwarded as bytes.
     Bytes,
-    /// Its calls are looked at, and those that are ours are taken out.
+    /// Its HTTP/2 ends here, so that our calls are handled and the others forwarded.
     Split,
 }
 
@@ -69,7 +69,7 @@ struct Expected {
 }
 
 impl Session {
-    /// Settles what becomes of it, unless that is settled; and returns what does.
+    /// Decides how it is handled, unless that is decided, and returns the decision.
     pub(super) fn settle(&self, mode: SessionMode) -> SessionMode {
         let mut settled = mode;
         self.mode.send_if_modified(|current| {
@@ -91,7 +91,7 @@ impl Session {
         let _ = self.open_calls.subscribe().wait_for(|calls| *calls == 0).await;
     }
 
-    /// What becomes of it.
+    /// Waits for the decision; a session without one at its deadline is split.
     pub(super) async fn mode(self: Arc<Self>) -> SessionMode {
         let mut mode = self.mode.subscribe();
         let settled = timeout_at(self.deadline, mode.wait_for(Option::is_some)).await;

@@ -1,4 +1,4 @@
-//! A session whose calls are looked at.
+//! A split session: HTTP/2 ends here on both sides, and calls are handled or forwarded.
 //!
 //! In the call that carries a session the builder is a client of HTTP/2, and the build's client its server (BuildKit
 //! `session/grpc.go`). Here we are that server to the builder, and that client to the build's client.

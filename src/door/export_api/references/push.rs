@@ -113,7 +113,7 @@ async fn next(messages: &mut Streaming<PushRequest>) -> Result<Option<Message>, 
     match timeout(IDLE, messages.message()).await {
         Ok(Ok(Some(PushRequest { message: None }))) => Err(ApiError::field("message", "neither begin nor part").into()),
         Ok(message) => Ok(message?.and_then(|message| message.message)),
-        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {} s", IDLE.as_secs()))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
     }
 }
 

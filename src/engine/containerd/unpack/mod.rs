@@ -92,7 +92,7 @@ impl Job {
     }
 }
 
-/// How often to begin again when snapshots come and go under our feet.
+/// How often to begin again when other clients create or remove snapshots of the chain meanwhile.
 const TRIES: usize = 3;
 
 /// How an attempt to unpack ended that did not fail.

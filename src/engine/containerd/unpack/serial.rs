@@ -41,7 +41,7 @@ pub(super) async fn unpack(
     Ok(Attempt::Done)
 }
 
-/// Unpacks one layer onto its parent, to the last detail. `None` if its chain exists by now, or its parent is gone.
+/// Unpacks one layer onto its parent and restores its implicit folders. `None` if its chain exists by now, or its parent is gone.
 async fn unpack_and_finish(
     snapshots: &Snapshots,
     applier: &LayerApplier,

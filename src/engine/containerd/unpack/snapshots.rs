@@ -1,4 +1,4 @@
-//! The calls of which an unpack consists.
+//! The snapshotter calls of an unpack.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -164,7 +164,7 @@ impl Snapshots {
         self.active().insert(key.to_owned());
         let mut outcome = self.try_prepare(layer, request.clone()).await;
         // A containerd that was killed while it made a snapshot has left a folder without an entry in its database, and
-        // gives out its number again. It stumbles over the folder once, and removes it while it stumbles
+        // gives out its number again. The first attempt fails on that folder and removes it, so that the second succeeds
         // (`plugins/snapshots/overlay/overlay.go`, `createSnapshot`).
         if matches!(&outcome, Err(EngineError::Rpc { message, .. }) if message.ends_with(": file exists")) {
             outcome = self.try_prepare(layer, request).await;
@@ -183,7 +183,7 @@ impl Snapshots {
         let mut stub = self.client.snapshots();
         let call = stub.prepare(self.client.request(request));
         let operation = format!("preparing a snapshot for {}", layer.blob.digest);
-        // Bulk work for snapshotters that copy the parent (blockfile), so the patience is great.
+        // Bulk work for snapshotters that copy the parent (blockfile), so the time limit is long.
         Ok(self.client.within(SILENCE, operation, call).await?.mounts)
     }
 
