@@ -2,6 +2,8 @@
 //! given.
 
 mod client;
+mod commit_task;
+mod messages;
 mod status;
 
 use std::io;
@@ -25,6 +27,8 @@ use crate::net::{self, Principal};
 use crate::status::StatusReport;
 
 pub(crate) use client::client;
+pub(crate) use commit_task::{CommitTask, CommitWatcher};
+pub(crate) use messages::next_message;
 
 use status::StatusService;
 

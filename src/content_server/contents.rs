@@ -53,6 +53,14 @@ impl Contents {
         Ok(())
     }
 
+    /// Reports that not [all](Scope::restore) blobs of an export of an earlier process are in its scope.
+    pub(crate) fn warn_of_incomplete_scope(&self) {
+        tracing::warn!(
+            export = self.id,
+            "a restored export has more blobs than an export may have: its client cannot see all of them"
+        );
+    }
+
     /// Ends what is under way and waits for it, so that the lease can be released.
     pub(crate) async fn stop(&self) {
         self.cancel.cancel();

@@ -74,6 +74,13 @@ impl Scope {
         Ok(())
     }
 
+    /// Adds `blobs` of an export of an earlier process; `false` if some were left out, because the limit is reached.
+    pub(crate) fn restore(&mut self, blobs: impl IntoIterator<Item = (Digest, u64)>) -> bool {
+        // To the last one: what is there already needs no room.
+        let added = blobs.into_iter().map(|(digest, size)| self.add(digest, size, Labels::new()).is_ok());
+        added.fold(true, |all, is_added| all & is_added)
+    }
+
     /// Takes a blob out; whether it was there.
     pub(crate) fn remove(&mut self, digest: &Digest) -> bool {
         let removed = self.blobs.remove(digest);
@@ -199,6 +206,16 @@ mod tests {
         scope.check_room("1").unwrap();
         scope.unlock("new");
         scope.check_room("newer").unwrap();
+    }
+
+    #[test]
+    fn a_restored_export_says_what_is_left_out_of_it() {
+        let mut scope = Scope::default();
+        let blobs = |count| (0..count).map(|at: usize| (Digest::sha256(at.to_string().as_bytes()), 1));
+        assert!(scope.restore(blobs(BLOBS)));
+        assert!(scope.restore(blobs(BLOBS)), "they are there");
+        assert!(!scope.restore(blobs(BLOBS + 1)));
+        assert_eq!((scope.len(), scope.bytes()), (BLOBS, BLOBS as u64));
     }
 
     #[test]

@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 use tokio::net::unix::UCred;
 
 /// The identity of an export's client, for the name policy, logs and `linkspan ps`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Principal {
     /// No client: this process itself, such as a command or a program that embeds the library.
-    #[default]
     Internal,
     /// A process of this machine, as the kernel knows it (unix(7), `SO_PEERCRED`).
     Unix {

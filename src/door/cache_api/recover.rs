@@ -8,7 +8,7 @@ use super::lifetime::Lifetime;
 use super::record::Record;
 use super::session::Session;
 use super::sessions::Sessions;
-use crate::content_server::{Contents, Labels};
+use crate::content_server::Contents;
 use crate::engine::{self, DurableLease, EngineError};
 use crate::image::Digest;
 
@@ -40,12 +40,8 @@ async fn restore_scope(contents: &Contents) -> Result<(), EngineError> {
     let looked: Vec<_> = contents.lease.pinned().await?.into_iter().map(look).collect();
     let blobs: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
     contents.restore_times().await?;
-    let mut scope = contents.scope();
-    for (size, digest) in blobs {
-        if let Some(size) = size {
-            // More than the limit was never let in.
-            let _ = scope.add(digest, size, Labels::new());
-        }
+    if !contents.scope().restore(blobs.into_iter().filter_map(|(size, digest)| Some((digest, size?)))) {
+        contents.warn_of_incomplete_scope();
     }
     Ok(())
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures_util::stream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -14,8 +13,9 @@ use super::query::Held;
 use super::sessions::Sessions;
 use super::watch::watch;
 use super::{admin, capabilities, commit, request};
-use crate::api_server::client;
+use crate::api_server::{client, next_message};
 use crate::cache_v1::proto::caches_server::Caches as Service;
+use crate::cache_v1::proto::commit_response::Event;
 use crate::cache_v1::proto::{
     AbortRequest, AbortResponse, CapabilitiesRequest, CapabilitiesResponse, CommitRequest, CommitResponse,
     DeleteRequest, DeleteResponse, GetRequest, GetResponse, InspectRequest, InspectResponse, ListRequest, ListResponse,
@@ -24,7 +24,6 @@ use crate::cache_v1::proto::{
     RenewResponse, ResolveRequest, ResolveResponse, UsageRequest, UsageResponse, WatchRequest, WatchResponse,
 };
 use crate::export_v1::convert::timestamp;
-use crate::export_v1::limits::IDLE;
 use crate::export_v1::proto::ExportState;
 use crate::export_v1::{ApiError, ResponseStream};
 
@@ -40,7 +39,7 @@ impl Service for CacheService {
     }
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
-        let (client, ResolveRequest { refs, ttl, platforms }) = (client(&request), request.into_inner());
+        let (client, ResolveRequest { refs, ttl, platforms }) = (client(&request)?, request.into_inner());
         let (refs, platforms) = (request::refs(&refs)?, request::platforms(&platforms)?);
         let query = ResolveQuery { refs, platforms, ttl: request::ttl(ttl)?, client };
         let sessions = self.0.clone();
@@ -58,7 +57,7 @@ impl Service for CacheService {
         let (responses, outgoing) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut hold_id = String::new();
-            while let Some(message) = next(&mut messages).await.transpose() {
+            while let Some(message) = next_message(&mut messages).await.transpose() {
                 let response = async {
                     let QueryRequest { hold_id: given, lookups, ahead } = message?;
                     name(&mut hold_id, given, "hold_id")?;
@@ -94,7 +93,7 @@ impl Service for CacheService {
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
-        let (sessions, client, request) = (self.0.clone(), client(&request), request.into_inner());
+        let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must come into our hands.
         let opened = tokio::spawn(async move { sessions.open(request, &client).await }).await;
         let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
@@ -108,7 +107,7 @@ impl Service for CacheService {
         let (responses, outgoing) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut export_id = String::new();
-            while let Some(message) = next(&mut messages).await.transpose() {
+            while let Some(message) = next_message(&mut messages).await.transpose() {
                 let response = async {
                     let PutRequest { export_id: given, records } = message?;
                     name(&mut export_id, given, "export_id")?;
@@ -131,11 +130,13 @@ impl Service for CacheService {
     type CommitStream = ResponseStream<CommitResponse>;
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
-        let (client, request) = (client(&request), request.into_inner());
+        let (client, request) = (client(&request)?, request.into_inner());
         let session = self.0.export(&request.export_id)?;
         let watching = commit::commit(&self.0, &session, request, client)?;
         let (responses, outgoing) = mpsc::channel(16);
-        tokio::spawn(watching.pass_on(responses));
+        let message = |event| CommitResponse { event: Some(event) };
+        let (progress, results) = (move |step| message(Event::Progress(step)), move |it| message(Event::Results(it)));
+        tokio::spawn(watching.forward(responses, progress, results));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
@@ -167,14 +168,14 @@ impl Service for CacheService {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let client = client(&request);
+        let client = client(&request)?;
         Ok(Response::new(admin::delete(&self.0.caches, &request.into_inner(), &client).await?))
     }
 
     type PruneStream = ResponseStream<PruneResponse>;
 
     async fn prune(&self, request: Request<PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
-        let client = client(&request);
+        let client = client(&request)?;
         let pruned = admin::prune(&self.0.caches, request.into_inner(), &client).await?;
         Ok(Response::new(Box::pin(stream::iter(pruned.into_iter().map(Ok)))))
     }
@@ -198,12 +199,4 @@ fn name(known: &mut String, given: String, field: &str) -> Result<(), ApiError> 
         return Err(ApiError::field(field, format!("`{given}` in a stream about `{known}`")));
     }
     Ok(())
-}
-
-/// The next message. A client that is silent for too long does not keep the stream.
-async fn next<T>(messages: &mut Streaming<T>) -> Result<Option<T>, Status> {
-    match timeout(IDLE, messages.message()).await {
-        Ok(message) => message,
-        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
-    }
 }

@@ -114,7 +114,7 @@ fn break_off(task: &CommitTask, session: &Session) {
     stage.running = None;
     let state = stage.state.into();
     drop(stage);
-    task.done.send_replace(Some(CommitResults { results, state }));
+    task.end(CommitResults { results, state });
 }
 
 /// Everything that is wrong with the targets.
@@ -240,7 +240,7 @@ async fn run(
         }
         session.stage().state
     };
-    running.done.send_replace(Some(CommitResults { results, state: state.into() }));
+    running.end(CommitResults { results, state: state.into() });
 }
 
 fn result(exporter: &record::Exporter, outcome: Result<(Descriptor, exporters::Success), ApiError>) -> ExporterResult {
@@ -367,7 +367,7 @@ mod tests {
         }
         watch_over(session.clone(), running.clone(), async { panic!("as a fault of ours would") });
         running.finished().await;
-        let results = watching.done.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        let results = watching.results().await.unwrap();
         assert_eq!((results.state(), results.results.len()), (ExportState::Open, 1));
         let error = results.results[0].error.clone().unwrap();
         assert_eq!((Code::from(error.code), error.reason()), (Code::Internal, Reason::EngineRefused));

@@ -21,7 +21,7 @@ pub(super) struct Record {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) key: String,
     /// Who opened it; [`Principal::Internal`] in records of versions before this one.
-    #[serde(default)]
+    #[serde(default = "unknown_principal")]
     pub(super) principal: Principal,
     pub(super) exporters: Vec<Exporter>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -39,6 +39,11 @@ pub(super) struct Exporter {
 }
 
 const VERSION: u32 = 1;
+
+/// The principal of records from before it was recorded.
+fn unknown_principal() -> Principal {
+    Principal::Internal
+}
 
 impl Record {
     pub(super) fn new(request: &proto::OpenRequest, server: &str, client: &Principal) -> Self {

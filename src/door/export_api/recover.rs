@@ -9,7 +9,6 @@ use super::negotiate::graph;
 use super::record::Record;
 use super::session::Session;
 use super::sessions::Sessions;
-use crate::content_server::Labels;
 use crate::engine::{DurableLease, EngineError, Lifetime};
 use crate::image::{Descriptor, Digest, Kind, Limits};
 
@@ -54,20 +53,17 @@ async fn restore_scope(session: &Session) -> Result<(), EngineError> {
     let looked: Vec<_> = pinned.iter().map(|digest| describe(session, digest)).collect();
     let found: Vec<_> = stream::iter(looked).buffered(LOOKUPS).try_collect().await?;
     let blobs: Vec<_> = found.into_iter().flatten().collect();
+    let restore = |blobs: Vec<Descriptor>| session.scope().restore(blobs.into_iter().map(|it| (it.digest, it.size)));
+    let mut is_whole = true;
     for root in blobs.iter().filter(|blob| matches!(blob.kind(), Kind::Index | Kind::Manifest)) {
         // One that cannot be read is in the scope by itself.
         let Some(graph) = graph(session, root, &mut HashSet::new()).await else { continue };
-        let pinned = session.contents.lease.pin_graph(&graph).await?;
-        let mut scope = session.scope();
-        for blob in pinned {
-            // More than the limit was never let in.
-            let _ = scope.add(blob.digest, blob.size, Labels::new());
-        }
+        is_whole &= restore(session.contents.lease.pin_graph(&graph).await?);
     }
     session.contents.restore_times().await?;
-    let mut scope = session.scope();
-    for blob in blobs {
-        let _ = scope.add(blob.digest, blob.size, Labels::new());
+    is_whole &= restore(blobs);
+    if !is_whole {
+        session.contents.warn_of_incomplete_scope();
     }
     Ok(())
 }

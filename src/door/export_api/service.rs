@@ -2,21 +2,19 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::capabilities::capabilities;
 use super::commit;
-use super::commit_task::CommitWatcher;
 use super::negotiate::negotiate;
 use super::output;
 use super::session::Session;
 use super::sessions::Sessions;
-use crate::api_server::client;
+use crate::api_server::{client, next_message};
 use crate::export_v1::convert::duration;
-use crate::export_v1::limits::{IDLE, PAGE};
+use crate::export_v1::limits::PAGE;
 use crate::export_v1::proto::commit_response::Event;
 use crate::export_v1::proto::exports_server::Exports as Service;
 use crate::export_v1::proto::*;
@@ -32,11 +30,11 @@ impl Service for ExportService {
         &self,
         request: Request<CapabilitiesRequest>,
     ) -> Result<Response<CapabilitiesResponse>, Status> {
-        Ok(Response::new(capabilities(&self.0.exports, &client(&request), &self.0.outputs.folders)))
+        Ok(Response::new(capabilities(&self.0.exports, &client(&request)?, &self.0.outputs.folders)))
     }
 
     async fn open(&self, request: Request<OpenRequest>) -> Result<Response<OpenResponse>, Status> {
-        let (sessions, client, request) = (self.0.clone(), client(&request), request.into_inner());
+        let (sessions, client, request) = (self.0.clone(), client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must come into our hands.
         let opened = tokio::spawn(async move { sessions.open(&request, &client).await }).await;
         let (session, found) = opened.map_err(|error| Status::internal(error.to_string()))??;
@@ -53,7 +51,7 @@ impl Service for ExportService {
         let (responses, outgoing) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut session: Option<Arc<Session>> = None;
-            while let Some(message) = next(&mut messages).await.transpose() {
+            while let Some(message) = next_message(&mut messages).await.transpose() {
                 let response = async {
                     let message = message?;
                     let session = named(&sessions, &mut session, &message.export_id)?;
@@ -73,11 +71,13 @@ impl Service for ExportService {
     type CommitStream = ResponseStream<CommitResponse>;
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
-        let (client, request) = (client(&request), request.into_inner());
+        let (client, request) = (client(&request)?, request.into_inner());
         let session = self.0.find(&request.export_id)?;
         let watching = commit::commit(&self.0, &session, request, client)?;
         let (responses, outgoing) = mpsc::channel(16);
-        tokio::spawn(pass_on(watching, responses));
+        let message = |event| CommitResponse { event: Some(event) };
+        let (progress, results) = (move |step| message(Event::Progress(step)), move |it| message(Event::Results(it)));
+        tokio::spawn(watching.forward(responses, progress, results));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
@@ -127,14 +127,6 @@ impl Service for ExportService {
     }
 }
 
-/// The next message. A client that is silent for too long does not keep the stream.
-async fn next(messages: &mut Streaming<NegotiateRequest>) -> Result<Option<NegotiateRequest>, Status> {
-    match timeout(IDLE, messages.message()).await {
-        Ok(message) => message,
-        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
-    }
-}
-
 /// The export of a stream: named by its first message, and never another.
 fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> Result<Arc<Session>, ApiError> {
     match session {
@@ -148,31 +140,4 @@ fn named(sessions: &Sessions, session: &mut Option<Arc<Session>>, id: &str) -> R
             Ok(found)
         }
     }
-}
-
-/// Passes on the progress of a Commit, and its results.
-async fn pass_on(watching: CommitWatcher, responses: mpsc::Sender<Result<CommitResponse, Status>>) {
-    let CommitWatcher { mut progress, mut done } = watching;
-    let message = |event| Ok(CommitResponse { event: Some(event) });
-    let last = loop {
-        let next = tokio::select! {
-            // What was reported before the end comes before the end.
-            biased;
-            next = progress.recv() => next,
-            results = ended(&mut done) => break results,
-        };
-        match next {
-            Ok(step) if responses.send(message(Event::Progress(step.clone()))).await.is_err() => return,
-            // Steps may be left out.
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => break ended(&mut done).await,
-        }
-    };
-    let _ = responses.send(last.map_err(Status::from).and_then(|results| message(Event::Results(results)))).await;
-}
-
-/// The results, once they are there.
-async fn ended(done: &mut watch::Receiver<Option<CommitResults>>) -> Result<CommitResults, ApiError> {
-    let results = done.wait_for(Option::is_some).await.ok().and_then(|results| results.clone());
-    results.ok_or_else(|| ApiError::new(Code::Internal, Reason::EngineRefused, "the commit broke off"))
 }

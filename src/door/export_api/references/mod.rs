@@ -72,7 +72,7 @@ impl Service for ReferenceService {
 
     async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectResponse>, Status> {
         let images = self.images()?;
-        let (client, request) = (client(&request), request.into_inner());
+        let (client, request) = (client(&request)?, request.into_inner());
         Ok(Response::new(inspect::inspect(&self.exports, &*images, &client, &request.reference).await?))
     }
 
@@ -127,7 +127,7 @@ impl Service for ReferenceService {
 
     async fn push(&self, request: Request<Streaming<PushRequest>>) -> Result<Response<PushResponse>, Status> {
         let (exports, names) = (self.exports.clone(), self.names.clone());
-        let (client, messages) = (client(&request), request.into_inner());
+        let (client, messages) = (client(&request)?, request.into_inner());
         // To its end even if the client goes away: a lease that was created must be released.
         let pushed = tokio::spawn(async move { push::push(&exports, &names, client, messages).await }).await;
         Ok(Response::new(pushed.map_err(|error| Status::internal(error.to_string()))??))

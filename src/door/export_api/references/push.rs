@@ -4,18 +4,18 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::super::errors::other_image;
+use crate::api_server::next_message;
 use crate::engine::images::Images;
 use crate::engine::ingest::{Expected, IngestWriter, OpenedIngest};
 use crate::engine::{self, EngineError, Lease, Lifetime, Origin};
 use crate::export::{Exports, Request};
 use crate::export_v1::ApiError;
 use crate::export_v1::convert;
-use crate::export_v1::limits::{BLOBS, IDLE};
+use crate::export_v1::limits::BLOBS;
 use crate::export_v1::proto::precondition;
 use crate::export_v1::proto::push_request::Message;
 use crate::export_v1::proto::{Precondition, PushBegin, PushPart, PushRequest, PushResponse, Reason};
@@ -108,12 +108,11 @@ async fn run(
     })
 }
 
-/// The next message; `None` at the end. A client that is silent for too long does not keep the lease.
+/// The next message; `None` at the end.
 async fn next(messages: &mut Streaming<PushRequest>) -> Result<Option<Message>, Status> {
-    match timeout(IDLE, messages.message()).await {
-        Ok(Ok(Some(PushRequest { message: None }))) => Err(ApiError::field("message", "neither begin nor part").into()),
-        Ok(message) => Ok(message?.and_then(|message| message.message)),
-        Err(_) => Err(Status::deadline_exceeded(format!("no message for {} s", IDLE.as_secs()))),
+    match next_message(messages).await? {
+        Some(PushRequest { message: None }) => Err(ApiError::field("message", "neither begin nor part").into()),
+        message => Ok(message.and_then(|message| message.message)),
     }
 }
 
