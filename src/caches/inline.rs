@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use super::{CacheError, Caches};
 use crate::engine::images::Images;
 use crate::image::cache::{CacheDocumentError, INLINE_CACHE};
-use crate::image::{Descriptor, Document, DocumentError, Kind, Limits, Manifest, Platform, Reference, View};
+use crate::image::{
+    Descriptor, Document, DocumentError, Kind, Limits, Manifest, Platform, Reference, UNCOMPRESSED, View,
+};
 use crate::source::read_document;
 
 /// How many entries of an index are looked into.
 const MAX_PLATFORMS: usize = 64;
-/// The annotation of a layer that says what it is when it is decompressed (containerd `core/images/labels`).
-const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 /// The inline cache of an image of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::json::null_as_default;
 use super::{Digest, Kind, Platform};
 
+/// The digest of a layer's uncompressed form: an annotation of the layer's descriptor, and in containerd a label of its blob
+/// (containerd `core/images/labels`).
+pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
 /// BuildKit's mark on the entries of an index that hold attestations (buildkit
 /// `docs/attestations/attestation-storage.md`).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";

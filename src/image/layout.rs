@@ -12,13 +12,13 @@
 //! assert!(String::from_utf8(index).unwrap().contains("docker.io/library/demo:1"));
 //! ```
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Descriptor, Digest, Reference};
 
 /// The file that says that there is a layout, and of which version.
 pub const MARKER_FILE: &str = "oci-layout";
-/// The only version so far.
+/// The version that we write, the only one so far.
 pub const VERSION: &str = "1.0.0";
 /// The content of [`MARKER_FILE`].
 pub const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -39,6 +39,43 @@ pub const REF_NAME: &str = oci_spec::image::ANNOTATION_REF_NAME;
 /// The image to which an entry is a referrer (containerd `core/images/annotations.go`). containerd and dockerd make no
 /// image of such an entry (containerd `client/import.go`).
 pub const SUBJECT: &str = "io.containerd.manifest.subject";
+
+/// Why a layout with this [`MARKER_FILE`] cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MarkerError {
+    /// It is no JSON document of that kind.
+    #[error("does not mark a layout: {0}")]
+    Json(String),
+    /// It names no version. containerd and dockerd take an archive with such a file for one that `docker save` made.
+    #[error("names no `imageLayoutVersion`; expected `{VERSION}`")]
+    NoVersion,
+    /// The layout has another major version.
+    #[error("says version `{0}`; expected `{VERSION}` or another of the same major version")]
+    Version(String),
+}
+
+/// Checks the content of a [`MARKER_FILE`]: any version of the major one that we write can be read. What follows the JSON
+/// value is ignored, as by Go's decoders.
+///
+/// # Errors
+/// When it is malformed, or names no such version.
+pub fn check_marker(content: &[u8]) -> Result<(), MarkerError> {
+    #[derive(Deserialize)]
+    struct Marker {
+        #[serde(rename = "imageLayoutVersion", default)]
+        version: String,
+    }
+    let Marker { version } = Marker::deserialize(&mut serde_json::Deserializer::from_slice(content))
+        .map_err(|error| MarkerError::Json(error.to_string()))?;
+    if version.is_empty() {
+        return Err(MarkerError::NoVersion);
+    }
+    if version.split('.').next() != VERSION.split('.').next() {
+        return Err(MarkerError::Version(version.chars().take(40).collect()));
+    }
+    Ok(())
+}
 
 impl Descriptor {
     /// The same without the annotations that name it in an index.
@@ -102,6 +139,25 @@ mod tests {
             descriptor.annotations.insert(key.to_owned(), "docker.io/library/production:latest".to_owned());
         }
         assert_eq!(descriptor.without_names(), bare);
+    }
+
+    #[test]
+    fn versions_of_one_major_version_are_read() {
+        for version in ["1.0.0", "1.1.0", "1"] {
+            check_marker(format!(r#"{{"imageLayoutVersion":"{version}"}} "#).as_bytes()).unwrap();
+        }
+        check_marker(MARKER).unwrap();
+        let refused = |text: &str| check_marker(text.as_bytes()).unwrap_err();
+        for version in ["2.0.0", "10.0.0", "0.9"] {
+            assert_eq!(
+                refused(&format!(r#"{{"imageLayoutVersion":"{version}"}}"#)),
+                MarkerError::Version(version.to_owned())
+            );
+        }
+        assert_eq!(refused("{}"), MarkerError::NoVersion);
+        for text in ["", "1.0.0", r#"{"imageLayoutVersion":1}"#] {
+            assert!(matches!(refused(text), MarkerError::Json(_)), "{text}");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ mod media_type;
 mod platform;
 mod reference;
 
-pub use descriptor::Descriptor;
+pub use descriptor::{Descriptor, UNCOMPRESSED};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Config, Document, DocumentError, Index, Manifest, RootFs, View, index_of, media_type_of};
 pub use graph::{Graph, GraphError, PlatformImage, Walk};

@@ -2,16 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::image::{Descriptor, Digest, Document, Kind};
+pub(crate) use crate::image::UNCOMPRESSED;
+use crate::image::{Descriptor, Digest, Document, Kind, SUBJECT};
 
 /// Every label by which one blob keeps another alive starts so (containerd `core/metadata/gc.go`).
 const CONTENT: &str = "containerd.io/gc.ref.content";
 /// On a config: the snapshot of the unpacked image.
 const SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
-/// On a layer: its uncompressed digest.
-pub(crate) const UNCOMPRESSED: &str = "containerd.io/uncompressed";
-/// An annotation that makes a child a referrer (containerd `core/images/annotations.go`).
-const SUBJECT: &str = "io.containerd.manifest.subject";
 
 /// The labels of a content blob.
 pub(crate) type Labels = HashMap<String, String>;

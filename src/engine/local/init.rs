@@ -3,15 +3,13 @@
 use std::fs;
 use std::io;
 
-use oci_spec::image::OciLayout;
-
 use super::disk::Disk;
 use super::files::read_at_most;
 use super::lock;
 use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 use crate::image::Algorithm;
-use crate::image::layout::{EMPTY_INDEX, MARKER, MAX_MARKER, VERSION};
+use crate::image::layout::{EMPTY_INDEX, MARKER, MAX_MARKER, check_marker};
 
 /// The state of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +34,7 @@ impl LayoutPaths {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.inspect_unmarked(),
             Err(error) => return Err(self.failed("reading oci-layout", &error)),
         };
-        let marker: OciLayout = serde_json::from_slice(&marker).map_err(|error| {
-            self.invalid(format!("its file oci-layout is not what the OCI specification says: {error}"))
-        })?;
-        if marker.image_layout_version().split('.').next() != VERSION.split('.').next() {
-            let version = marker.image_layout_version();
-            return Err(self.invalid(format!("its version is `{version}`, and only {VERSION} is known")));
-        }
+        check_marker(&marker).map_err(|error| self.invalid(format!("its file oci-layout {error}")))?;
         Ok(Found::Layout)
     }
 

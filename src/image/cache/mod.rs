@@ -5,6 +5,7 @@
 //! the layers and the cache config (all versions). Both come from builders and from folders, so both are read within limits.
 
 mod config;
+mod document;
 mod records;
 mod root;
 #[cfg(test)]

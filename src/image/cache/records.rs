@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{CACHE_CONFIG, CacheConfig, CacheDocumentError};
+use super::document::{Document, Input, Record};
+use super::{CACHE_CONFIG, CacheDocumentError};
 use crate::image::{Descriptor, Digest};
 
 /// The content of a cache config, checked.
@@ -46,52 +47,6 @@ pub enum ResultLayers {
     Chain(Vec<usize>),
 }
 
-/// As BuildKit writes it (buildkit `cache/remotecache/v1/types`); Go writes empty lists as `null`.
-#[derive(Deserialize)]
-struct Fields {
-    layers: Option<Vec<Layer>>,
-    records: Option<Vec<Record>>,
-}
-
-#[derive(Deserialize)]
-struct Layer {
-    blob: Digest,
-    /// Left out where it is 0; -1 is none.
-    #[serde(default)]
-    parent: i64,
-}
-
-#[derive(Deserialize)]
-struct Record {
-    #[serde(default)]
-    digest: String,
-    inputs: Option<Vec<Option<Vec<Input>>>>,
-    layers: Option<Vec<LayerResult>>,
-    chains: Option<Vec<ChainResult>>,
-}
-
-#[derive(Deserialize)]
-struct Input {
-    #[serde(default)]
-    selector: String,
-    #[serde(default)]
-    link: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LayerResult {
-    layer: usize,
-    created_at: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ChainResult {
-    layers: Option<Vec<usize>>,
-    created_at: Option<String>,
-}
-
 /// The field [`INLINE_CACHE`](super::INLINE_CACHE) of an image config.
 #[derive(Deserialize)]
 struct Inline {
@@ -103,17 +58,11 @@ impl CacheRecords {
     /// Checks `bytes` against `descriptor` and reads them.
     ///
     /// # Errors
-    /// As [`CacheConfig::parse`].
+    /// As [`CacheConfig::parse`](super::CacheConfig::parse).
     pub fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Self, CacheDocumentError> {
-        // Within limits, all positions exist, and nothing is its own parent or input.
-        CacheConfig::parse(descriptor, bytes)?;
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| CacheDocumentError::Config {
-            digest: descriptor.digest.clone(),
-            reason: error.to_string(),
-        })?;
-        let layers = fields.layers.unwrap_or_default().into_iter();
-        let layers: Vec<_> = layers.map(|it| (it.blob, usize::try_from(it.parent).ok())).collect();
-        let records = fields.records.unwrap_or_default().into_iter().map(Record::read).collect();
+        let document = Document::parse(descriptor, bytes)?;
+        let layers = document.layers.into_iter().map(|it| (it.blob, usize::try_from(it.parent).ok())).collect();
+        let records = document.records.into_iter().map(CacheRecord::from).collect();
         Ok(Self { layers, records })
     }
 
@@ -121,7 +70,7 @@ impl CacheRecords {
     /// are the image's, each with all below it (buildkit `cache/remotecache/inline/inline.go`, `cache/remotecache/import.go`).
     ///
     /// # Errors
-    /// When there is none, and as [`CacheConfig::parse`].
+    /// When there is none, and as [`CacheConfig::parse`](super::CacheConfig::parse).
     pub fn inline(config: &Descriptor, bytes: &[u8], layers: &[Descriptor]) -> Result<Self, CacheDocumentError> {
         let refused = |reason: String| CacheDocumentError::Config { digest: config.digest.clone(), reason };
         let Inline { records } = serde_json::from_slice(bytes).map_err(|error| refused(error.to_string()))?;
@@ -149,19 +98,17 @@ impl CacheRecords {
     }
 }
 
-impl Record {
-    fn read(self) -> CacheRecord {
+impl From<Record> for CacheRecord {
+    fn from(record: Record) -> Self {
         let alternatives = |inputs: Option<Vec<Input>>| {
             inputs.unwrap_or_default().into_iter().map(|input| (input.selector, input.link)).collect()
         };
-        let inputs = self.inputs.unwrap_or_default().into_iter().map(alternatives).collect();
-        let whole = self.layers.unwrap_or_default().into_iter();
+        let inputs = record.inputs.into_iter().map(alternatives).collect();
+        let whole = record.layers.into_iter();
         let whole = whole.map(|it| CacheResult { layers: ResultLayers::WithParents(it.layer), created: it.created_at });
-        let chains = self.chains.unwrap_or_default().into_iter().map(|chain| CacheResult {
-            layers: ResultLayers::Chain(chain.layers.unwrap_or_default()),
-            created: chain.created_at,
-        });
-        CacheRecord { digest: self.digest, inputs, results: whole.chain(chains).collect() }
+        let chains = record.chains.into_iter();
+        let chains = chains.map(|it| CacheResult { layers: ResultLayers::Chain(it.layers), created: it.created_at });
+        Self { digest: record.digest, inputs, results: whole.chain(chains).collect() }
     }
 }
 

@@ -1,32 +1,19 @@
 //! OCI image layouts, in a folder or an archive (image-spec `image-layout.md`).
 
-use serde::Deserialize;
-
-use super::files::{Files, json};
+use super::files::Files;
 use super::members::First;
 use super::{ArchiveError, SavedImage};
-use crate::image::layout::{INDEX_FILE, MARKER_FILE, MAX_INDEX, MAX_MARKER, VERSION};
+use crate::image::layout::{INDEX_FILE, MARKER_FILE, MAX_INDEX, MAX_MARKER, MarkerError, check_marker};
 use crate::image::{IMAGE_NAME, Kind, REF_NAME, Reference, SUBJECT, index_of};
-
-/// The file `oci-layout`.
-#[derive(Deserialize)]
-struct Layout {
-    #[serde(rename = "imageLayoutVersion", default)]
-    version: String,
-}
 
 /// The images of a layout; `None` if the files are no layout. Blocks.
 pub(super) fn images(files: &Files) -> Result<Option<Vec<SavedImage>>, ArchiveError> {
-    let Some(mark) = files.read(MARKER_FILE, MAX_MARKER, First::Files)? else { return Ok(None) };
-    let mark: Layout =
-        json(&mark).map_err(|error| files.wrong(MARKER_FILE, format!("does not mark a layout: {error}")))?;
-    if mark.version.is_empty() && !files.is_folder() {
+    let Some(marker) = files.read(MARKER_FILE, MAX_MARKER, First::Files)? else { return Ok(None) };
+    match check_marker(&marker) {
+        Ok(()) => {}
         // The importer then reads `manifest.json`.
-        return Ok(None);
-    }
-    if mark.version != VERSION {
-        let version: String = mark.version.chars().take(40).collect();
-        return Err(files.wrong(MARKER_FILE, format!("says version `{version}`; expected `{VERSION}`")));
+        Err(MarkerError::NoVersion) if !files.is_folder() => return Ok(None),
+        Err(error) => return Err(files.wrong(MARKER_FILE, error.to_string())),
     }
     let index = files
         .read(INDEX_FILE, MAX_INDEX, First::Files)?

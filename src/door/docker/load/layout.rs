@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-/// The file `oci-layout` (OCI image specification, `image-layout.md`).
+/// The file `oci-layout` (OCI image specification, `image-layout.md`), stricter than
+/// [`check_marker`](crate::image::layout::check_marker): the question here is what dockerd reads, not what can be read.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Layout {
