@@ -16,6 +16,7 @@ pub mod api_server;
 pub mod build_outputs;
 #[doc(hidden)]
 pub mod buildx;
+mod byte_size;
 pub mod cache_v1;
 pub mod caches;
 #[doc(hidden)]
@@ -57,5 +58,7 @@ pub mod status;
 mod tar;
 #[doc(hidden)]
 pub mod telemetry;
+#[cfg(test)]
+mod test_thread;
 #[doc(hidden)]
 pub mod tunnel;

@@ -3,23 +3,15 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use super::guards::VersionGuard;
 use super::{CacheError, CacheRef, Caches, Part};
 use crate::engine::caches::{CacheContent, CacheDocument, CacheVersion, NewVersion, PendingVersion};
-use crate::engine::{Lease, Origin};
+use crate::engine::{self, Lease, Origin};
 use crate::image::Digest;
 use crate::image::cache::{CacheConfig, CacheRoot};
-
-/// How long to wait before the release of an unfinished version is tried again in an engine that went away: the first time, and at
-/// most.
-const ABORT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// How often it is tried: for more than six hours.
-const ABORT_TRIES: usize = 800;
 
 /// The export of a cache's part. Layers are pinned and written under its [lease](Self::lease); dropping it without a commit
 /// aborts it.
@@ -162,21 +154,11 @@ impl Drop for CacheExport {
         // Without a runtime the process is ending, and a later one releases it.
         let Ok(runtime) = Handle::try_current() else { return };
         let (pending, closing) = (self.pending.clone(), self.caches.closing.clone());
-        self.caches.aborting.spawn_on(async move { abort(&*pending, &closing).await }, &runtime);
+        // Nothing else ends its lease before this process has ended.
+        let abort = async move {
+            let what = format!("the unfinished build cache {}", pending.id());
+            engine::release(&what, closing, || pending.abort()).await;
+        };
+        self.caches.aborting.spawn_on(abort, &runtime);
     }
-}
-
-/// Releases an unfinished version, however long it takes the engine to come back from a restart: nothing else ends its lease
-/// before this process has ended.
-async fn abort(pending: &dyn PendingVersion, closing: &CancellationToken) {
-    let (mut pause, longest) = ABORT_PAUSES;
-    for _ in 0..ABORT_TRIES {
-        let Err(error) = pending.abort().await else { return };
-        tracing::debug!(%error, id = pending.id(), ?pause, "an unfinished build cache could not be released");
-        if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            break;
-        }
-        pause = longest.min(pause * 2);
-    }
-    tracing::warn!(id = pending.id(), "an unfinished build cache stays until the next start");
 }

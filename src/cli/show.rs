@@ -2,35 +2,7 @@
 
 use std::time::Duration;
 
-/// A size as in docker's progress (go-units `HumanSize`).
-pub(super) fn size(bytes: u64) -> String {
-    human(bytes, 4)
-}
-
-/// A size as in docker's tables.
-pub(super) fn size_in_table(bytes: u64) -> String {
-    human(bytes, 3)
-}
-
-/// As go-units' `HumanSizeWithPrecision` writes it.
-fn human(bytes: u64, precision: usize) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1000.0 && unit < UNITS.len() - 1 {
-        value /= 1000.0;
-        unit += 1;
-    }
-    // `precision` significant digits, without trailing zeros.
-    let before = match value {
-        value if value >= 100.0 => 3,
-        value if value >= 10.0 => 2,
-        _ => 1,
-    };
-    let digits = precision.saturating_sub(before);
-    let text = format!("{value:.digits$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{text}{}", UNITS[unit])
-}
+pub(super) use crate::byte_size::{human as size, human_in_table as size_in_table};
 
 /// A number of things: `1 blob`, `2 blobs`.
 pub(super) fn count(number: usize, thing: &str) -> String {
@@ -102,22 +74,6 @@ fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_dockers() {
-        for (bytes, expected, in_table) in [
-            (0, "0B", "0B"),
-            (999, "999B", "999B"),
-            (1000, "1kB", "1kB"),
-            (1234, "1.234kB", "1.23kB"),
-            (12_345, "12.35kB", "12.3kB"),
-            (123_456, "123.5kB", "123kB"),
-            (7_800_000, "7.8MB", "7.8MB"),
-            (u64::MAX, "18.45EB", "18.4EB"),
-        ] {
-            assert_eq!((size(bytes).as_str(), size_in_table(bytes).as_str()), (expected, in_table), "{bytes}");
-        }
-    }
 
     #[test]
     fn ages_are_dockers() {

@@ -229,7 +229,7 @@ pub(super) fn now() -> SystemTime {
     time(Some(&milliseconds(SystemTime::now()).to_string()))
 }
 
-/// A time as versions note it: milliseconds since 1970.
+/// A time as our records have it: milliseconds since 1970.
 pub(super) fn milliseconds(time: SystemTime) -> u64 {
     u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

@@ -37,6 +37,7 @@ mod layer_applier;
 mod lease;
 mod local;
 pub(crate) mod process;
+mod release;
 pub mod remote;
 mod repository;
 pub mod select;
@@ -67,6 +68,7 @@ pub use lease::{Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, Persistent
 pub(crate) use local::cache_tags;
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzz as layout_fuzz;
+pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};
 

@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::grpc::frame;
 use super::status_frames::StatusFrames;
+use crate::byte_size;
 use crate::export::Outcome;
 use crate::image::Digest;
 use crate::progress::{Event, Events};
@@ -196,19 +197,7 @@ impl Inner {
 fn summary(outcome: &Outcome, engine: &str) -> String {
     let Outcome { sent_blobs, sent_bytes, present_blobs } = *outcome;
     let blobs = if sent_blobs == 1 { "1 blob".to_owned() } else { format!("{sent_blobs} blobs") };
-    format!("{blobs}, {} sent; {present_blobs} already in {engine}", size(sent_bytes))
-}
-
-/// Bytes as docker and buildkit print them: powers of a thousand, one decimal.
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
+    format!("{blobs}, {} sent; {present_blobs} already in {engine}", byte_size::in_line(sent_bytes))
 }
 
 fn now() -> Timestamp {
@@ -230,6 +219,5 @@ mod tests {
         assert_eq!(summary(&outcome, "docker"), "2 blobs, 11.3 kB sent; 18 already in docker");
         let outcome = Outcome { sent_blobs: 1, sent_bytes: 999, present_blobs: 0 };
         assert_eq!(summary(&outcome, "containerd"), "1 blob, 999 B sent; 0 already in containerd");
-        assert_eq!(size(4_300_000_000), "4.3 GB");
     }
 }

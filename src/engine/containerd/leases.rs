@@ -176,8 +176,8 @@ pub(crate) async fn keep(client: &Client, id: &str, root: &Digest) -> Result<(),
 }
 
 /// Whether the lease `id` was made for an export that outlives its process, and for this very one: with the same record,
-/// unless `record` is empty.
-pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Result<bool, EngineError> {
+/// unless `record` is empty. `None` if there is no such lease: it has just ended.
+pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Result<Option<bool>, EngineError> {
     let mut leases = client.leases();
     // Letters, digits and dashes: that is the rule for ids of exports.
     let filters = vec![format!("id==\"{id}\"")];
@@ -188,8 +188,7 @@ pub(crate) async fn is_resumable(client: &Client, id: &str, record: &str) -> Res
         let is_durable = has(EXPORT) && !has(PROCESS) && !has(KEPT);
         is_durable && (record.is_empty() || self::record(lease) == record)
     };
-    // If it has just ended there is none, which counts as resumable: the first call in its name reports that it is lost.
-    Ok(found.iter().all(is_same))
+    Ok(found.first().map(is_same))
 }
 
 /// The record of a durable lease.

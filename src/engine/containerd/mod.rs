@@ -31,7 +31,7 @@ use tonic::Code;
 
 pub(crate) use self::caches::ContainerdCaches;
 use self::client::Expect as _;
-pub(crate) use self::client::{Client, dial, failure, is_full};
+pub(crate) use self::client::{Client, dial, failure};
 pub(crate) use self::discover::{Server, discover, uuid};
 use self::ingests::ContainerdIngests;
 pub(crate) use self::lease::ContainerdLease;
@@ -114,13 +114,22 @@ impl ContainerdEngine {
         let is_new = match lifetime {
             Lifetime::Process => created.map(|()| true)?,
             Lifetime::Durable { record } => {
-                let is_new = created.unless(Code::AlreadyExists)?.is_some();
-                // Clients choose ids: a lease that is there may be another daemon's, or that of an export of another door
-                // with the same id. Neither is to be shared.
-                if !is_new && !leases::is_resumable(&self.client, &id, record).await? {
-                    return Err(EngineError::Busy { what: format!("an export of the id `{}`", origin.export) });
+                let busy = || EngineError::Busy { what: format!("an export of the id `{}`", origin.export) };
+                if created.unless(Code::AlreadyExists)?.is_some() {
+                    true
+                } else {
+                    // Clients choose ids: a lease that is there may be another daemon's, or that of an export of another
+                    // door with the same id. Neither is to be shared.
+                    match leases::is_resumable(&self.client, &id, record).await? {
+                        Some(true) => false,
+                        Some(false) => return Err(busy()),
+                        None => {
+                            let created = leases::create(&self.client, &id, origin, lifetime).await;
+                            created.unless(Code::AlreadyExists)?.ok_or_else(busy)?;
+                            true
+                        }
+                    }
                 }
-                is_new
             }
         };
         self.open_lease(id, is_new, committer)

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::super::local::{BlobSink, BlobStore, HashedFile, IngestFiles, Note};
 use super::pins::Pins;
+use crate::engine::caches::milliseconds;
 use crate::engine::ingest::{Expected, IngestStatus};
 use crate::engine::{EngineError, Pin};
 use crate::image::{Algorithm, Digest};
@@ -52,11 +53,6 @@ impl Drop for WriterGuard {
 
 fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl RepositoryIngests {

@@ -3,10 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use super::super::entry::Entry;
-use super::super::progress::{Display, size};
+use super::super::progress::Display;
 use super::attributes::ExportEntry;
 use super::builder_export::{BuilderExport, Exported};
 use super::display;
+use crate::byte_size;
 use crate::caches::Caches;
 use crate::export::Listed;
 use crate::net::Principal;
@@ -40,7 +41,7 @@ impl ShownExport {
     pub(super) fn show(&self) {
         let (exported, moved) = self.export.result();
         if !exported.is_empty() {
-            let text = display::summary(self.engine, moved, &size(moved.sent_bytes));
+            let text = display::summary(self.engine, moved, &byte_size::in_line(moved.sent_bytes));
             self.is_shown.get_or_init(|| {
                 self.display.note(&text);
                 for Exported { version, is_unchanged } in &exported {

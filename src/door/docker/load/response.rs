@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use serde_json::json;
 
 use super::omitted::Savings;
+use crate::byte_size;
 
 /// The body of a response to the client.
 pub(super) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -23,24 +24,7 @@ pub(super) fn announcement(savings: Savings) -> Bytes {
 
 fn describe(Savings { blobs, bytes }: Savings) -> String {
     let noun = if blobs == 1 { "blob" } else { "blobs" };
-    format!("linkspan: left out {blobs} {noun} ({}) that the engine had already", Size(bytes))
-}
-
-/// A number of bytes as docker's own client writes it: decimal units, four digits.
-struct Size(u64);
-
-impl std::fmt::Display for Size {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut size = self.0 as f64;
-        for unit in ["B", "kB", "MB", "GB", "TB"] {
-            if size < 1000.0 {
-                let digits = if unit == "B" { 0 } else { 1 };
-                return write!(f, "{size:.digits$} {unit}");
-            }
-            size /= 1000.0;
-        }
-        write!(f, "{size:.1} PB")
-    }
+    format!("linkspan: left out {blobs} {noun} ({}) that the engine had already", byte_size::in_line(bytes))
 }
 
 /// Whether the client requests only the outcome. dockerd's default is that it does (moby
@@ -86,14 +70,6 @@ fn complete(status: StatusCode, text: String) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_written_as_docker_does() {
-        let sizes = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3_210_000_000, "3.2 GB"), (1 << 60, "1152.9 PB")];
-        for (bytes, text) in sizes {
-            assert_eq!(Size(bytes).to_string(), text);
-        }
-    }
 
     #[test]
     fn quiet_is_read_as_docker_reads_it() {

@@ -1,0 +1,30 @@
+//! The release of what keeps blobs in an engine, until it succeeds.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::EngineError;
+
+/// How long to wait before a release is tried again in an engine that went away: the first time, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// How often it is tried: for more than six hours, which is most of a lease's life of eight.
+const TRIES: usize = 800;
+
+/// Calls `release`, however long it takes the engine to come back from a restart or from a full disk, or until `closing`.
+/// `what` is the name of what is released in the log; if it is not released, the next start of the daemon does it.
+pub(crate) async fn release<F>(what: &str, closing: CancellationToken, release: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), EngineError>>,
+{
+    let (mut pause, longest) = PAUSES;
+    for _ in 0..TRIES {
+        let Err(error) = release().await else { return };
+        tracing::debug!(%error, ?pause, "{what} could not be released");
+        if closing.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+        pause = longest.min(pause * 2);
+    }
+    tracing::warn!("{what} could not be released; the next start does it");
+}
