@@ -11,7 +11,7 @@ check_state() {
 check_machine() {
     local program missing=()
     need_root
-    for program in containerd ctr containerd-shim-runc-v2 runc dockerd docker docker-init buildkitd buildctl docker-buildx registry; do
+    for program in containerd ctr containerd-shim-runc-v2 runc dockerd docker docker-init buildkitd buildctl docker-buildx docker-compose registry; do
         command -v "$program" >/dev/null || missing+=("$program")
     done
     [ ${#missing[@]} -eq 0 ] || die "not found on PATH: ${missing[*]}" "scripts/stack install"

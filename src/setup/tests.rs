@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::test_thread::spawn_until_it_waits;
 
 /// buildx's folder with one builder, an engine and an open door.
 struct Fixture {
@@ -134,7 +135,7 @@ fn a_closed_door_is_no_way() {
     fixture.door = Address::Unix(fixture.folder.path().join("closed"));
     let before = fixture.file();
     let error = fixture.through().unwrap_err();
-    assert!(error.to_string().contains("/closed does not answer: "), "{error}");
+    assert!(error.to_string().contains("/closed does not respond: "), "{error}");
     assert!(error.hint().unwrap().contains("linkspan serve --docker-listen unix://"));
     assert_eq!(fixture.file(), before);
 }
@@ -277,9 +278,9 @@ fn a_builder_is_read_when_no_other_user_can_change_it() {
     let fixture = Fixture::new("docker-container", &["ENGINE"]);
     let lock = fixture.store.lock().unwrap();
     std::thread::scope(|scope| {
-        let moving = scope.spawn(|| fixture.through());
-        // It waits for the lock, or is about to; meanwhile another command gives the builder a second node.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        let moving = spawn_until_it_waits(scope, || fixture.through());
+        assert!(!moving.is_finished(), "it waits for the lock");
+        // Meanwhile another command gives the builder a second node.
         let mut file = fixture.file();
         let mut second = file["Nodes"][0].clone();
         second["Name"] = json!("b1");

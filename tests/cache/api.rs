@@ -1,15 +1,12 @@
 //! `linkspan.cache.v1`: exports, holds and administration.
 
-use std::time::Duration;
-
 use linkspan::cache_v1::proto::*;
 use linkspan::export_v1::proto::{ExportState, Reason};
 use linkspan::image::{Descriptor, Digest};
-use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use crate::client::{Client, Server, about, of, reason, target};
-use crate::common::until;
+use crate::common::{until, until_called};
 use crate::fixture::{INDEX, MANIFEST, documents};
 
 async fn resolve(client: &Client, refs: &[&str]) -> ResolveResponse {
@@ -73,16 +70,9 @@ async fn a_hold_expires() {
     let request = ResolveRequest { refs: vec!["app".to_owned()], ttl, ..ResolveRequest::default() };
     let hold = client.caches.resolve(request).await.unwrap().into_inner().hold_id;
     let (config, _) = documents(&["one"], INDEX);
-    let ended = async {
-        loop {
-            match client.size(&hold, &config.descriptor.digest).await {
-                Ok(_) => sleep(Duration::from_millis(100)).await,
-                Err(status) => break status,
-            }
-        }
-    };
-    let status = timeout(Duration::from_secs(60), ended).await.expect("the hold ends");
-    assert_eq!(reason(&status), "HOLD_ENDED");
+    let size = async || client.size(&hold, &config.descriptor.digest).await;
+    let ended = until_called("the hold to end", size, Result::is_err).await;
+    assert_eq!(reason(&ended.unwrap_err()), "HOLD_ENDED");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -260,7 +260,7 @@ fn nothing_half_written_is_ever_seen() {
     until("the file to grow", || files(out.path()).len(), |files| *files > 1);
     saving.signal(Signal::TERM);
     let ended = saving.wait();
-    assert!(!ended.status.success() || stopped.exists());
+    assert_eq!(ended.status.success(), stopped.exists(), "{ended}");
     let hidden = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
     assert!(!files(out.path()).iter().any(hidden), "{:?}", files(out.path()));
 

@@ -3,9 +3,10 @@
 //!
 //! [`Stack`] runs `scripts/stack` in a state folder of its own, so every test
 //! binary has its own daemons and a test that kills one can have its own too
-//! (a stack takes under a second to start). Nothing here skips: a machine that
-//! lacks something fails the test with the words of `scripts/stack`, which name
-//! the remedy.
+//! (a stack takes under a second to start). A machine that lacks something
+//! fails the test with the words of `scripts/stack`, which name the remedy.
+//! Only the builders that `scripts/stack install --old` brings may be missing:
+//! their tests say on standard error that they did not run.
 #![allow(
     dead_code,
     unused_imports,
@@ -46,4 +47,4 @@ pub(crate) use serve::{Linkspan, unix};
 pub(crate) use stack::{Stack, test_folder};
 pub(crate) use stack_images::BUILDER_IMAGE;
 pub(crate) use tar::{Tar, blob_name, entry};
-pub(crate) use wait::until;
+pub(crate) use wait::{until, until_called, until_every};

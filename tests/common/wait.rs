@@ -26,12 +26,26 @@ pub(crate) fn deadline(limit: Duration) -> Instant {
     if is_test { end.min(BEGUN.with(|begun| *begun + TEST)) } else { end }
 }
 
+/// How often a condition is looked at.
+const INTERVAL: Duration = Duration::from_millis(20);
+
 /// Polls `look` until `good` accepts what it returned, and hands that back.
 ///
 /// # Panics
 /// After three minutes, or when the test has waited for a quarter of an hour in all, with `what` and the last value seen.
 #[track_caller]
-pub(crate) fn until<T: Debug>(what: &str, mut look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
+pub(crate) fn until<T: Debug>(what: &str, look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
+    until_every(INTERVAL, what, look, good)
+}
+
+/// The same for a condition that is soon over, or expensive to look at.
+#[track_caller]
+pub(crate) fn until_every<T: Debug>(
+    interval: Duration,
+    what: &str,
+    mut look: impl FnMut() -> T,
+    good: impl Fn(&T) -> bool,
+) -> T {
     let (begun, end) = (Instant::now(), deadline(DEADLINE));
     loop {
         let seen = look();
@@ -39,6 +53,23 @@ pub(crate) fn until<T: Debug>(what: &str, mut look: impl FnMut() -> T, good: imp
             return seen;
         }
         assert!(Instant::now() < end, "waited {:?} for {what}; last seen: {seen:?}", begun.elapsed());
-        sleep(Duration::from_millis(20));
+        sleep(interval);
+    }
+}
+
+/// The same for what is looked up by a call, which is to have a limit of its own.
+pub(crate) async fn until_called<T: Debug>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> T,
+    good: impl Fn(&T) -> bool,
+) -> T {
+    let (begun, end) = (Instant::now(), deadline(DEADLINE));
+    loop {
+        let seen = look().await;
+        if good(&seen) {
+            return seen;
+        }
+        assert!(Instant::now() < end, "waited {:?} for {what}; last seen: {seen:?}", begun.elapsed());
+        tokio::time::sleep(INTERVAL).await;
     }
 }

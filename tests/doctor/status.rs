@@ -3,7 +3,13 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use linkspan::export_v1::proto::exports_client::ExportsClient;
 use linkspan::export_v1::proto::{Exporter, OpenRequest};
 use linkspan::running::{First, Probe, probe};
@@ -35,6 +41,22 @@ fn over_http2(path: &Path) -> Status {
         Probe::Linkspan(status) => *status,
         other => panic!("{other:?}"),
     }
+}
+
+/// The response of the door at `path` to a GET over HTTP/2: its status, that of gRPC, and its document if it has one.
+fn get_over_http2(path: &Path, target: &str) -> (StatusCode, Option<String>, Value) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let exchange = async {
+        let stream = TokioIo::new(tokio::net::UnixStream::connect(path).await.unwrap());
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(format!("http://localhost{target}")).body(Empty::<Bytes>::new()).unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let grpc = head.headers.get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, grpc, serde_json::from_slice(&body).unwrap_or_default())
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), exchange).await.unwrap() })
 }
 
 #[test]
@@ -141,8 +163,17 @@ fn an_export_that_outlives_its_server_began_when_it_was_opened() {
 fn an_export_door_serves_nothing_else_beside_grpc() {
     let stack = Stack::shared();
     let daemon = Linkspan::export(stack, &stack.docker_flags(), &[], stack.fresh_path(".sock"));
-    assert_eq!(over_http2(&daemon.doors()[0]).door.kind, Kind::Export);
+    let door = &daemon.doors()[0];
+    assert_eq!(over_http2(door).door.kind, Kind::Export);
+    let (served, _, document) = get_over_http2(door, "/_linkspan/status");
+    assert_eq!((served, document.is_object()), (StatusCode::OK, true));
+    for path in ["/", "/metrics", "/_linkspan/other", "/linkspan.export.v1.Exports/Unknown"] {
+        let (status, grpc, document) = get_over_http2(door, path);
+        // gRPC's UNIMPLEMENTED comes with 200.
+        let is_refused = status == StatusCode::NOT_FOUND || grpc.as_deref() == Some("12");
+        assert!(is_refused && document.is_null(), "{path}: {status} {grpc:?} {document}");
+    }
     let output = stack.run(env!("CARGO_BIN_EXE_linkspan")).args(["ps", "--to", &daemon.address(), "--json"]).output();
     assert!(output.status.success(), "{output}");
-    let _ = json(if output.stdout.trim().is_empty() { "[]" } else { &output.stdout });
+    assert_eq!(json(&output.stdout).as_array().map(Vec::len), Some(0), "{output}");
 }

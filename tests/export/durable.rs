@@ -1,8 +1,11 @@
 //! Exports outlive their connections and the server.
 
+use std::time::Duration;
+
 use containerd_client::services::v1::{DeleteContentRequest, WriteAction, WriteContentRequest};
 use futures_util::stream;
 use linkspan::export_v1::proto::{CommitRequest, ExportState, GetRequest, OpenRequest, Standing};
+use tokio::time::timeout;
 
 use crate::client::{descriptor, descriptors, exporter, success, target, write};
 use crate::common::until;
@@ -244,9 +247,12 @@ async fn nothing_is_deleted_from_under_a_commit() {
     let request = GetRequest { export_id: export.clone() };
     let state =
         async || client.exports.clone().get(request.clone()).await.unwrap().into_inner().export.unwrap().state();
-    while state().await == ExportState::Open {
-        tokio::task::yield_now().await;
-    }
+    let begun = async {
+        while state().await == ExportState::Open {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(180), begun).await.expect("the commit to begin");
     let delete = DeleteContentRequest { digest: image.root.digest.to_string() };
     let refused = client.content(&export).delete(delete).await.unwrap_err();
     assert_eq!(

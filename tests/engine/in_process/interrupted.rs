@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use linkspan::engine::{EngineError, Lifetime};
 use linkspan::image::{Digest, Platform};
 use rustix::process::Signal;
 
-use crate::common::{Disk, Part, Run, Stack, until};
+use crate::common::{Disk, Part, Run, Stack, until, until_every};
 use crate::fixture::{Image, begin, containerd, export, names, origin, send};
 use crate::log;
 use crate::trees::{self, Members, Tree, archive, assert_alike, import, tree};
@@ -86,11 +85,7 @@ impl Point {
 
     /// Waits for it, and looks more often than [`until`]: it is soon over.
     fn wait(self, stack: &Stack, namespace: &str) {
-        let begun = Instant::now();
-        while !self.is_reached(stack, namespace) {
-            assert!(begun.elapsed() < Duration::from_secs(180), "{self:?} is not reached");
-            sleep(Duration::from_millis(1));
-        }
+        until_every(Duration::from_millis(1), &format!("{self:?}"), || self.is_reached(stack, namespace), |it| *it);
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::collector::{is_there, wait};
 use super::*;
 use crate::engine::local::testing::{LayoutPaths, Seal, claim, index_written};
+use crate::test_thread::spawn_until_it_waits;
 
 fn minutes(engine: &RepositoryEngine, minutes: u64) {
     engine.stores.blobs.clock().advance(Duration::from_secs(60 * minutes));
@@ -90,14 +91,13 @@ fn a_check_whether_a_process_lives_does_not_keep_it_from_claiming() {
     let file = fs::File::create_new(&path).unwrap();
     let reader = fs::File::open(&path).unwrap();
     reader.try_lock_shared().unwrap();
-    let claiming = std::thread::spawn(move || claim(&paths, &file).map(|()| file));
-    // A thread that does not wait has ended by then.
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(!claiming.is_finished());
-    drop(reader);
-    let file = claiming.join().unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let claiming = spawn_until_it_waits(scope, || claim(&paths, &file));
+        assert!(!claiming.is_finished(), "it waits for the reader");
+        drop(reader);
+        claiming.join().unwrap().unwrap();
+    });
     assert!(fs::File::open(&path).unwrap().try_lock_shared().is_err());
-    drop(file);
 }
 
 /// An index that another tool wrote just after ours is not treated as ours.
