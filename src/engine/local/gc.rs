@@ -58,9 +58,9 @@ pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore)
     let _lock = names.lock()?;
     let failed = |error: io::Error| paths.failed("collecting", &error);
     let Survey { pinned, abandoned, mut doubts } = leases.survey().map_err(failed)?;
-    outcome.exports = abandoned.iter().filter(|export| is_released(blobs, export)).count();
+    outcome.exports = abandoned.iter().filter(|export| release_abandoned(blobs, export)).count();
     sweep_own(blobs, doubts.is_empty().then_some(&pinned));
-    tidied(verified::tidy(paths), &paths.verified());
+    ok_or_warn(verified::tidy(paths), &paths.verified());
 
     let Some((index, seal)) = names.read_sealed()? else { return Ok(outcome) };
     let mut keep = Reachable::default();
@@ -80,10 +80,10 @@ pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore)
     Ok(outcome)
 }
 
-/// Whether a file was removed; an error is logged.
-fn tidied(outcome: io::Result<()>, path: &Path) -> bool {
+/// Whether `path` could be changed or removed; an error is logged.
+fn ok_or_warn(outcome: io::Result<()>, path: &Path) -> bool {
     if let Err(error) = &outcome {
-        tracing::warn!(%error, path = %path.display(), "it cannot be removed, and stays");
+        tracing::warn!(%error, path = %path.display(), "it cannot be changed or removed, and stays as it is");
     }
     outcome.is_ok()
 }
@@ -96,16 +96,16 @@ fn listed(folder: &Path) -> Vec<DirEntry> {
     })
 }
 
-/// Removes the ingests and the lease of an abandoned export.
-fn is_released(blobs: &BlobStore, export: &str) -> bool {
+/// Removes the ingests and the lease of an abandoned export; `false` if the lease stays.
+fn release_abandoned(blobs: &BlobStore, export: &str) -> bool {
     tracing::info!(export, "releasing an export that a former process left behind");
     let (paths, disk) = (&blobs.paths, &blobs.disk);
     let uploads = paths.uploads_of(export);
     for entry in listed(&uploads) {
-        tidied(disk.remove(&entry.path()), &entry.path());
+        ok_or_warn(disk.remove(&entry.path()), &entry.path());
     }
-    tidied(disk.remove_folder(&uploads), &uploads);
-    tidied(disk.remove(&paths.lease(export)), &paths.lease(export))
+    ok_or_warn(disk.remove_folder(&uploads), &uploads);
+    ok_or_warn(disk.remove(&paths.lease(export)), &paths.lease(export))
 }
 
 /// Removes unreachable blobs that are old enough. `index` is the seal of the index from which `keep` was computed.
@@ -127,7 +127,7 @@ fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut C
             }
             if former.age(&digest, now) >= GRACE
                 && blobs.clock.age_of(&found) >= GRACE
-                && tidied(blobs.disk.remove(&entry.path()), &entry.path())
+                && ok_or_warn(blobs.disk.remove(&entry.path()), &entry.path())
             {
                 outcome.blobs += 1;
                 outcome.bytes += found.len();
@@ -141,7 +141,7 @@ fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut C
         unreached = Unreached::default();
     }
     if unreached != noted {
-        tidied(unreached.write(paths), &paths.unreached());
+        ok_or_warn(unreached.write(paths), &paths.unreached());
     }
 }
 
@@ -149,7 +149,7 @@ fn sweep(blobs: &BlobStore, keep: &HashSet<Digest>, index: Seal, outcome: &mut C
 /// in time. `pinned` is `None` if some leases cannot be read.
 fn sweep_own(blobs: &BlobStore, pinned: Option<&HashSet<Digest>>) {
     let (paths, clock) = (&blobs.paths, &blobs.clock);
-    let remove = |path: &Path| tidied(blobs.disk.remove(path), path);
+    let remove = |path: &Path| ok_or_warn(blobs.disk.remove(path), path);
     let is_folder = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
     for entry in listed(&paths.ingest()).iter().filter(|entry| !is_folder(entry)) {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());

@@ -52,7 +52,7 @@ impl BlobFolder {
     /// When it is not certain, or not within reach.
     pub(super) fn of_builder(process: Pid) -> io::Result<Self> {
         let process = BuilderProcess::find(process)?;
-        is_equal_root(&process)?;
+        check_is_root(&process)?;
         let root = root(&process)?;
         let mut found = None;
         for entry in Dir::read_from(&root)?.take(MAX_ENTRIES) {
@@ -91,7 +91,7 @@ impl BlobFolder {
 }
 
 /// Fails unless the process is root, in the same user namespace as this one.
-fn is_equal_root(process: &BuilderProcess) -> io::Result<()> {
+fn check_is_root(process: &BuilderProcess) -> io::Result<()> {
     let ours = stat("/proc/self/ns/user")?;
     let theirs = statat(process, "ns/user", AtFlags::empty())?;
     if identity(&ours) != identity(&theirs) {

@@ -26,7 +26,7 @@ const ALL_IDS: [&str; 3] = ["0", "0", "4294967295"];
 /// # Errors
 /// The reason why it cannot.
 pub(super) async fn check(client: &Client, host: &Host) -> Result<u32, String> {
-    is_peer(client, host.pid()).await?;
+    check_peer(client, host.pid()).await?;
     let pid = host.pid();
     match is_unmapped(pid) {
         Ok(true) => {}
@@ -39,10 +39,10 @@ pub(super) async fn check(client: &Client, host: &Host) -> Result<u32, String> {
 
 /// Fails unless the process at the other end of the socket is the one that containerd says it is. A forwarded socket leads to
 /// another host, where the same numbers may be in use.
-async fn is_peer(client: &Client, pid: u64) -> Result<(), String> {
+async fn check_peer(client: &Client, pid: u64) -> Result<(), String> {
     let socket = client.address().strip_prefix("unix://").ok_or("its address is not a socket")?;
     let connecting = timeout(CONNECT, UnixStream::connect(Path::new(socket))).await;
-    let stream = connecting.map_err(|_| "its socket does not answer")?.map_err(|error| error.to_string())?;
+    let stream = connecting.map_err(|_| "its socket does not respond")?.map_err(|error| error.to_string())?;
     let peer = stream.peer_cred().map_err(|error| error.to_string())?.pid();
     match peer.and_then(|peer| u64::try_from(peer).ok()) {
         Some(peer) if peer == pid => Ok(()),
