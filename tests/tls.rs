@@ -74,7 +74,7 @@ impl SecureBuilder {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let builder = Self { child, address };
         let is_ready = || builder.probe(stack, certificates).output().status.success();
-        until("the builder to answer", is_ready, |is_ready| *is_ready);
+        until("the builder to respond", is_ready, |is_ready| *is_ready);
         builder
     }
 
@@ -135,7 +135,7 @@ fn a_door_to_a_builder_behind_tls() {
         let output = doctor(tls).fails();
         // It is wrapped.
         let message = output.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(message.contains(&format!("no answer from the builder at {}: ", secure.address)), "{output}");
+        assert!(message.contains(&format!("no response from the builder at {}: ", secure.address)), "{output}");
         assert!(message.contains(words), "{words}: {output}");
     }
 }

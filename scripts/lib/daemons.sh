@@ -1,5 +1,5 @@
 # What each daemon of the stack is told, how it is started, and how to see that
-# it answers. Everything of a daemon lies below $state. Sourced by scripts/stack.
+# it responds. Everything of a daemon lies below $state. Sourced by scripts/stack.
 # shellcheck shell=bash disable=SC2034,SC2154  # state is set by the caller, parts used by it
 parts="containerd dockerd dockerd-classic buildkitd registry"
 # What `up` starts by itself: the second dockerd is for those who ask for it.

@@ -39,7 +39,7 @@ until_ready() {
     shift
     until "$@" >/dev/null 2>&1; do
         running "$name" >/dev/null || fail_with_log "$name" "it ended while starting"
-        [ "$SECONDS" -lt "$deadline" ] || fail_with_log "$name" "it did not answer within 60 s"
+        [ "$SECONDS" -lt "$deadline" ] || fail_with_log "$name" "it did not respond within 60 s"
         sleep 0.05
     done
 }

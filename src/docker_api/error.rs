@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ApiError {
     /// Nothing listens at its address.
-    #[error("docker does not answer at {address}: {reason}")]
+    #[error("docker does not respond at {address}: {reason}")]
     Unreachable {
         /// Where it was expected.
         address: String,
@@ -20,7 +20,7 @@ pub(crate) enum ApiError {
         address: String,
     },
     /// There was no response in time.
-    #[error("{operation}: no answer within {} s", after.as_secs())]
+    #[error("{operation}: no response within {} s", after.as_secs())]
     Timeout {
         /// The request.
         operation: String,
@@ -28,7 +28,7 @@ pub(crate) enum ApiError {
         after: Duration,
     },
     /// The response is not valid HTTP.
-    #[error("{operation}: unexpected answer: {reason}")]
+    #[error("{operation}: unexpected response: {reason}")]
     Protocol {
         /// The request.
         operation: String,

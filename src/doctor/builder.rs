@@ -54,7 +54,7 @@ async fn probe_once(dial: &dyn Dial) -> Result<BuilderProbe, String> {
     let late = |what: &str| format!("{} did not {what} within {} s", dial.name(), PATIENCE.as_secs());
     let stream = tokio::time::timeout(PATIENCE, dial.dial()).await.map_err(|_| late("connect"))?;
     let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
-    tokio::time::timeout(PATIENCE, info(stream)).await.unwrap_or_else(|_| Err(late("answer")))
+    tokio::time::timeout(PATIENCE, info(stream)).await.unwrap_or_else(|_| Err(late("respond")))
 }
 
 /// Makes the calls on a connection that is driven here instead of by a channel, because the error that ends it matters: with
@@ -96,7 +96,7 @@ where
             drop(client);
             Err(connection.await.map_or_else(|error| broken(&error), |()| broken(&status)))
         }
-        Err(status) => Err(format!("it does not answer as a builder does: {}", status.message())),
+        Err(status) => Err(format!("it does not respond as a builder does: {}", status.message())),
     }
 }
 

@@ -195,7 +195,7 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
     }
     let unknown = match builder {
         Some(BuilderProbe::Version(_)) => None,
-        Some(BuilderProbe::Silent(reason)) => Some(format!(" (it does not answer now: {reason})")),
+        Some(BuilderProbe::Silent(reason)) => Some(format!(" (it does not respond now: {reason})")),
         _ => Some(String::new()),
     };
     let needs_buildx = is_plain && !matches!(marks, Some((_, Some(true))));

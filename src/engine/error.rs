@@ -13,7 +13,7 @@ use crate::image::{Digest, GraphError};
 #[non_exhaustive]
 pub enum EngineError {
     /// The engine's address refuses connections.
-    #[error("{engine} does not answer at {address}: {reason}")]
+    #[error("{engine} does not respond at {address}: {reason}")]
     Unreachable {
         /// `docker` or `containerd`.
         engine: &'static str,
@@ -227,7 +227,7 @@ pub enum EngineError {
         is_lost: bool,
     },
     /// The engine did not respond in time.
-    #[error("{operation}: no answer within {} s", after.as_secs())]
+    #[error("{operation}: no response within {} s", after.as_secs())]
     Timeout {
         /// The operation.
         operation: String,
@@ -245,7 +245,7 @@ pub enum EngineError {
         message: String,
     },
     /// The engine responded with something that its protocol does not allow.
-    #[error("{operation}: unexpected answer: {reason}")]
+    #[error("{operation}: unexpected response: {reason}")]
     Protocol {
         /// The operation.
         operation: String,
@@ -255,6 +255,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether a message of an engine says that its disk is full (the texts of `ENOSPC` and `EDQUOT`, errno(3)).
+    pub(crate) fn is_no_space(message: &str) -> bool {
+        ["no space left on device", "disk quota exceeded"].iter().any(|text| message.contains(text))
+    }
+
     /// What a person can do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {

@@ -116,7 +116,7 @@ impl Stream {
             Err(_) => return Err(EngineError::Timeout { operation, after: UNARY }),
         };
         let Some(response) = response else {
-            return Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() });
+            return Err(EngineError::Protocol { operation, reason: "the stream ended without a response".to_owned() });
         };
         let (report, end) = oneshot::channel();
         let (stat, stats) = mpsc::channel(1);

@@ -130,7 +130,7 @@ impl Upstream {
     /// # Errors
     /// When the upstream does not accept the connection or TLS fails, with the system's reason.
     pub async fn connect(&self) -> Result<Box<dyn Stream>, UpstreamError> {
-        let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 seconds");
+        let timeout = || io::Error::new(io::ErrorKind::TimedOut, "no response within 10 seconds");
         tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
             .await
             .unwrap_or_else(|_| Err(timeout()))

@@ -91,7 +91,7 @@ pub enum SetupError {
         what: String,
     },
     /// The door is closed, so that the builder could not be used.
-    #[error("the docker door at {door} does not answer: {reason}")]
+    #[error("the docker door at {door} does not respond: {reason}")]
     Closed {
         /// The door.
         door: String,

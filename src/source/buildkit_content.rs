@@ -68,7 +68,7 @@ impl BuildkitContent {
 
 /// The next message of the builder, or an error after [`SILENCE`].
 async fn within_silence<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let silent = || Status::deadline_exceeded(format!("no answer within {} s", SILENCE.as_secs()));
+    let silent = || Status::deadline_exceeded(format!("no response within {} s", SILENCE.as_secs()));
     tokio::time::timeout(SILENCE, call).await.unwrap_or_else(|_| Err(silent()))
 }
 

@@ -132,7 +132,7 @@ fn a_builder_with_a_network_of_its_own_is_reached_and_reached_again() {
         let running = stack.run("unshare").args(["--net", "sh", "-c", &script]).spawn();
         let address = format!("unix://{}", text(&socket));
         until(
-            "the builder to answer",
+            "the builder to respond",
             || stack.buildctl(["--addr", &address, "debug", "workers"]).output().status.success(),
             |is_ready| *is_ready,
         );

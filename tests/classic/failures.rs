@@ -170,7 +170,7 @@ fn docker_is_killed_while_it_is_loading() {
     proxied.builder.release();
     let output = running.wait();
     assert!(!output.status.success(), "{output}");
-    assert!(output.stderr.contains("docker does not answer at unix://"), "{output}");
+    assert!(output.stderr.contains("docker does not respond at unix://"), "{output}");
     proxied.export(&context, "killed:1").fails();
     stack.up();
     proxied.lacks("killed:1");

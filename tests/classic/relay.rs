@@ -103,7 +103,7 @@ impl Relay {
 
     /// Replaces `truth` by `lie` in dockerd's responses.
     pub(crate) fn lie(&self, truth: &str, lie: &str) {
-        assert_eq!(truth.len(), lie.len(), "the length of an answer is said before it");
+        assert_eq!(truth.len(), lie.len(), "the length of a response precedes it");
         *self.state.lie.lock().unwrap() = Some((truth.into(), lie.into()));
     }
 }

@@ -52,7 +52,7 @@ fn the_doctor_reports_what_is_broken() {
     stack.kill(Part::Buildkitd);
     let output = doctor().fails();
     ended(&output, 1);
-    let line = format!("no answer from the builder at {}: ", stack.buildkit_host());
+    let line = format!("no response from the builder at {}: ", stack.buildkit_host());
     let words = output.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in ["fail builder ", &line, "hint: see that buildkitd runs with `--addr ", "A direct export cannot work."]
     {

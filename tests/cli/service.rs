@@ -205,7 +205,7 @@ fn an_engine_that_is_not_up_yet_is_waited_for() {
     fs::remove_file(&engine).unwrap();
     let output = serve(&["--engine-timeout", "1"]).fails();
     ended(&output, 1);
-    assert!(output.stderr.contains("waiting for the engine, 1 s at most: docker does not answer at "), "{output}");
+    assert!(output.stderr.contains("waiting for the engine, 1 s at most: docker does not respond at "), "{output}");
     assert!(output.stderr.contains("linkspan: hint: "), "{output}");
 }
 
@@ -354,7 +354,7 @@ fn an_export_is_one_line_and_an_engine_that_is_away_is_one_line() {
     assert!(exported["sent_bytes"].as_u64().is_some_and(|bytes| bytes > 100_000), "{exported}");
     assert!(exported["spared_bytes"].is_u64() && exported["seconds"].is_f64(), "{exported}");
     assert_eq!(
-        (with("the engine cannot be reached").len(), with("the engine answers again").len()),
+        (with("the engine cannot be reached").len(), with("the engine responds again").len()),
         (1, 1),
         "{output}"
     );

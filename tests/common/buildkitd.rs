@@ -41,7 +41,7 @@ impl Buildkitd {
             let workers = stack.buildctl(["--addr", &address, "debug", "workers"]).output();
             (buildkitd.child.try_wait().unwrap(), workers.status.success())
         };
-        let (ended, _) = until("a builder to answer", ready, |(ended, is_ready)| ended.is_some() || *is_ready);
+        let (ended, _) = until("a builder to respond", ready, |(ended, is_ready)| ended.is_some() || *is_ready);
         assert!(ended.is_none(), "{program} ended with {ended:?}:\n{}", buildkitd.log());
         buildkitd
     }

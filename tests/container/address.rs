@@ -57,7 +57,7 @@ fn a_container_that_comes_and_goes() {
     assert!(refused.stderr.contains(&format!("container `{name}` cannot run `buildctl dial-stdio`")), "{refused}");
     assert!(refused.stderr.contains("is not running"), "{refused}");
     stack.docker(["start", &name]).ok();
-    until("the builder to answer again", || workers().output().status.success(), |is_ready| *is_ready);
+    until("the builder to respond again", || workers().output().status.success(), |is_ready| *is_ready);
 }
 
 #[test]

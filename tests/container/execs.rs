@@ -82,7 +82,7 @@ fn words_before_the_first_frame() {
     stack.docker(["run", "-d", "--name", "wrapped", "--privileged", "--network", "host"]).args(path).ok();
     stack.docker(["cp"]).arg(context.path().join("wrap")).arg("wrapped:/wrap").ok();
     let ready = || stack.docker(["exec", "wrapped", "buildctl", "debug", "workers"]).output().status.success();
-    until("the builder to answer", ready, |ready| *ready);
+    until("the builder to respond", ready, |ready| *ready);
     // Both outputs come as they come, so that the order of the two is not compared. A connection waits for others once the builder
     // has spoken.
     let first = |side: &Side<'_>| {

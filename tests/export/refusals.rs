@@ -157,7 +157,7 @@ async fn a_wrong_size_is_negotiated_as_missing_and_refused_at_last() {
     wrong.size += 1;
     let negotiated = client.negotiate(&export, vec![wrong.clone(), descriptor(&image.config)]).await.unwrap();
     let standing: Vec<_> = negotiated.iter().map(|blob| blob.standing()).collect();
-    assert_eq!(standing, [Standing::Missing, Standing::Present], "the others are answered as they stand");
+    assert_eq!(standing, [Standing::Missing, Standing::Present], "the standing of the others is reported");
     wrong.digest = "sha256:../../etc/passwd".to_owned();
     wrong.size = -1;
     let status = client.negotiate(&export, vec![wrong]).await.unwrap_err();

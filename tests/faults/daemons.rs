@@ -18,7 +18,7 @@ fn containerd_is_killed_while_a_layer_is_written() {
         kill_containerd(&engine);
         proxied.builder.release();
         let output = running.wait();
-        assert_stderr_has(&output, &["containerd does not answer at unix://"]);
+        assert_stderr_has(&output, &["containerd does not respond at unix://"]);
 
         start_containerd(&engine);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
@@ -40,7 +40,7 @@ fn containerd_is_restarted_while_a_layer_is_written() {
         start_containerd(&engine);
         proxied.builder.release();
         let output = running.wait();
-        assert_stderr_has(&output, &["containerd does not answer at unix://"]);
+        assert_stderr_has(&output, &["containerd does not respond at unix://"]);
         assert_eq!(engine.digest("killed:1"), None, "{output}");
         engine.nothing_is_left();
         proxied.succeeds(&application, "killed:1");
@@ -75,7 +75,7 @@ fn dockerd_is_killed_while_a_layer_is_written() {
     stack.kill(Part::Dockerd);
     proxied.builder.release();
     let output = running.wait();
-    assert_stderr_has(&output, &["docker does not answer at unix://"]);
+    assert_stderr_has(&output, &["docker does not respond at unix://"]);
     engine.nothing_is_left();
 
     stack.up();
@@ -117,7 +117,7 @@ fn dockerd_is_killed_while_it_commits() {
         stack.kill(Part::Dockerd);
         load.mend();
         let output = running.wait();
-        assert_stderr_has(&output, &["docker does not answer at unix://"]);
+        assert_stderr_has(&output, &["docker does not respond at unix://"]);
 
         stack.up();
         // dockerd may have been done before it could say so: that is taken back.

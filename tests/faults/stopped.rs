@@ -56,7 +56,7 @@ fn a_builder_that_does_not_report_its_version_builds_all_the_same() {
     proxied.runs(&application, "silent:1");
     // It may respond again, and the next build is a direct export.
     proxied.builder.mend();
-    proxied.succeeds(&Application::new("answers again"), "silent:1");
+    proxied.succeeds(&Application::new("responds again"), "silent:1");
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn what_setup_cannot_do_is_reported_and_nothing_is_changed() {
     let closed = format!("unix://{}", stack.fresh_path(".sock").display());
     for (args, words) in [
         (["setup", "buildx", "absent"], "buildx has no builder `absent`"),
-        (["setup", "buildx", "still"], "does not answer"),
+        (["setup", "buildx", "still"], "does not respond"),
     ] {
         let ways = ["--docker-listen", &closed, "--docker-host", stack.docker_host()];
         let output = linkspan(&builder, args).args(ways).fails();

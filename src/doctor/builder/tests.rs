@@ -89,7 +89,7 @@ async fn a_server_that_is_no_builder_is_called_that() {
 #[tokio::test]
 async fn a_refusal_is_passed_on() {
     let BuilderProbe::Silent(reason) = found(|_| refuses("7", "not you")).await else { panic!("it refused") };
-    assert_eq!(reason, "it does not answer as a builder does: not you");
+    assert_eq!(reason, "it does not respond as a builder does: not you");
 }
 
 #[tokio::test]
@@ -117,5 +117,5 @@ async fn another_server_is_no_builder() {
 async fn one_that_never_responds_is_given_up() {
     let (_folder, _listener, builder) = listen();
     let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("it said nothing") };
-    assert!(reason.ends_with("did not answer within 5 s"), "{reason}");
+    assert!(reason.ends_with("did not respond within 5 s"), "{reason}");
 }

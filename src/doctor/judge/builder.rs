@@ -31,11 +31,11 @@ pub(super) fn builder_check(found: &Probed) -> Check {
         BuilderProbe::NoBuilder => check(
             "builder",
             Mark::Fail,
-            format!("what answers at {address} is no BuildKit: it speaks HTTP/2 and has none of a builder's services"),
+            format!("what responds at {address} is no BuildKit: it speaks HTTP/2 and has none of a builder's services"),
             Some("see what that is, and name the address that buildkitd has with `--addr`"),
         ),
         BuilderProbe::Silent(reason) => {
-            let found_reason = format!("no answer from the builder at {address}: {reason}");
+            let found_reason = format!("no response from the builder at {address}: {reason}");
             let remedy = match &found.endpoint {
                 Some(BuilderEndpoint::Socket(Address::Tcp { .. })) => format!(
                     "see that buildkitd runs with `--addr {address}`, or correct --builder and its TLS settings (--tls-ca and \

@@ -80,7 +80,7 @@ impl Arrival {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let nothing_yet = format!("builder {}: no answer within {} s", door.builder.name, PATIENCE.as_secs());
+        let nothing_yet = format!("builder {}: no response within {} s", door.builder.name, PATIENCE.as_secs());
         let (found, route) = watch::channel(Err(nothing_yet));
         let _task = AbortOnDropHandle::new(tokio::spawn(work(door, found)));
         Self { route, deadline: Instant::now() + PATIENCE, _task }

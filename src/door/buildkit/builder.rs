@@ -137,7 +137,7 @@ fn finalizes(version: &str) -> bool {
 
 /// The outcome of `call`, or a timeout. The builder gets the same deadline, but it may be stuck.
 async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let late = |_| Err(Status::deadline_exceeded(format!("no answer within {} s", TIMEOUT.as_secs())));
+    let late = |_| Err(Status::deadline_exceeded(format!("no response within {} s", TIMEOUT.as_secs())));
     tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(late)
 }
 

@@ -218,7 +218,7 @@ impl Load {
     ) -> Result<Keys, Failure> {
         match (display, made) {
             (Some(display), Some(made)) => self.load(exporter, made, frontend, display).await,
-            (Some(_), None) => Err(Status::internal("linkspan: the builder's answer names no image").into()),
+            (Some(_), None) => Err(Status::internal("linkspan: the builder's response names no image").into()),
             (None, Some(made)) => Ok(self.archive_or_push(exporter, made, frontend)),
             (None, None) => Ok(Keys::new()),
         }

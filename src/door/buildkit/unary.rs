@@ -26,7 +26,7 @@ pub(super) async fn call(
     let response = Unary::read(body).await.map_err(|error| Status::unavailable(error.to_string()))?;
     match status(&parts.headers, response.trailers.as_ref()) {
         Some(status) if status.code() == tonic::Code::Ok => {
-            response.message().ok_or_else(|| Status::internal(format!("{path} answered without a message")))
+            response.message().ok_or_else(|| Status::internal(format!("{path} responded without a message")))
         }
         Some(status) => Err(status),
         None => Err(Status::unavailable(format!("{path} ended without a status"))),

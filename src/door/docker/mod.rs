@@ -113,7 +113,7 @@ impl Door {
             let span = info_span!("exchange", method, path = target.path());
             let next = self.route(exchange, client, drain).instrument(span).await?;
             if self.is_away.swap(false, Ordering::Relaxed) {
-                tracing::info!("the engine answers again");
+                tracing::info!("the engine responds again");
             }
             let Some(next) = next else { break };
             connection = next;

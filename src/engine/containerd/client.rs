@@ -248,7 +248,7 @@ pub(crate) fn failure(engine: &'static str, address: &str, operation: String, st
         return EngineError::Unreachable { engine, address: address.to_owned(), reason: cause.to_string() };
     }
     let message = status.message().to_owned();
-    if is_full(&message) {
+    if EngineError::is_no_space(&message) {
         return EngineError::NoSpace { operation, message };
     }
     EngineError::Rpc { operation, code: status.code(), message }
@@ -258,11 +258,6 @@ pub(crate) fn failure(engine: &'static str, address: &str, operation: String, st
 /// (containerd `core/metadata/leases.go`).
 fn is_lease_lost(message: &str, id: &str) -> bool {
     message.contains("lease does not exist") || message.starts_with(&format!("lease \"{id}\""))
-}
-
-/// Whether an engine's words mean that its disk is full (the texts of ENOSPC and EDQUOT, errno(3)).
-pub(crate) fn is_full(message: &str) -> bool {
-    message.contains("no space left on device") || message.contains("disk quota exceeded")
 }
 
 const NAMESPACE_RULE: &str = "letters and digits, with single `.`, `_` or `-` between them, at most 76 characters";

@@ -107,7 +107,7 @@ pub(crate) async fn put(
             verify(&operation, descriptor, response.offset, &response.digest)?;
             Ok(Put::Stored)
         }
-        Ok(None) => Err(EngineError::Protocol { operation, reason: "the stream ended without an answer".to_owned() }),
+        Ok(None) => Err(EngineError::Protocol { operation, reason: "the stream ended without a response".to_owned() }),
         Err(EngineError::Rpc { code: Code::AlreadyExists, .. }) => {
             pin(client, lease, &descriptor.digest).await?;
             Ok(Put::Present)

@@ -75,7 +75,7 @@ impl ContainerdImages {
     }
 
     fn silent(&self, digest: &Digest, after: Duration) -> SourceError {
-        let reason = format!("no answer within {} s", after.as_secs());
+        let reason = format!("no response within {} s", after.as_secs());
         SourceError::Read { name: self.name.to_string(), digest: digest.clone(), reason }
     }
 

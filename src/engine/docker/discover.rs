@@ -76,7 +76,7 @@ pub(crate) async fn info(docker: &Api) -> Result<Info, EngineError> {
     };
     // As one does that is starting, or ending.
     if response.status.is_server_error() {
-        let reason = format!("it answers {}: {}", response.status.as_u16(), response.message());
+        let reason = format!("it responds with {}: {}", response.status.as_u16(), response.message());
         return Err(EngineError::Unreachable { engine: "docker", address: docker.address().to_owned(), reason });
     }
     if response.status != StatusCode::OK {

@@ -19,7 +19,7 @@ use super::archive::archive;
 use super::jsonstream::{Line, check_loaded};
 use super::verify_store::VerifiedStore;
 use crate::docker_api::Api;
-use crate::engine::containerd::{Committer, ContainerdTransaction, is_full};
+use crate::engine::containerd::{Committer, ContainerdTransaction};
 use crate::engine::{EngineError, EngineKind, Lifetime, Precondition};
 use crate::image::{Descriptor, Digest, Kind, Reference};
 use crate::progress::Event;
@@ -154,7 +154,7 @@ pub(super) fn pause() -> Duration {
 }
 
 fn refused(reason: String) -> EngineError {
-    if is_full(&reason) {
+    if EngineError::is_no_space(&reason) {
         return EngineError::NoSpace { operation: "loading the image into docker".to_owned(), message: reason };
     }
     EngineError::Commit { engine: "docker", reason }
@@ -165,7 +165,7 @@ fn refused(reason: String) -> EngineError {
 fn judge(body: &Bytes, root: &Descriptor, names: &[Reference]) -> Result<Vec<String>, EngineError> {
     let mut notes = Vec::new();
     for line in serde_json::Deserializer::from_slice(body).into_iter::<Line>() {
-        let line = line.map_err(|error| refused(format!("its answer cannot be read: {error}")))?;
+        let line = line.map_err(|error| refused(format!("its response cannot be read: {error}")))?;
         if let Some(message) = line.failure() {
             return Err(refused(message.to_owned()));
         }

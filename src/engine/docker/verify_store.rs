@@ -68,7 +68,7 @@ impl VerifiedStore {
             let client = Client::new(candidate, &id.namespace)?;
             match uuid(&client).await {
                 Ok(found) if found == id.uuid => return Ok(Self { workers, id, client }),
-                Ok(found) => met.push(format!("containerd {found} answers at {}", candidate.display())),
+                Ok(found) => met.push(format!("containerd {found} responds at {}", candidate.display())),
                 Err(error) => {
                     met.push(error.to_string());
                     if matches!(error, EngineError::Permission { .. }) {
@@ -99,7 +99,7 @@ impl VerifiedStore {
         }
         let expected = format!("containerd {} and namespace `{}`", reported.uuid, reported.namespace);
         let found = format!(
-            "containerd {found} answers at {}, and Linkspan was started for containerd {} and namespace `{}`",
+            "containerd {found} responds at {}, and Linkspan was started for containerd {} and namespace `{}`",
             self.client.address(),
             self.id.uuid,
             self.id.namespace

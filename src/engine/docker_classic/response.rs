@@ -10,7 +10,6 @@ use super::load::{PATIENCE, broken, place};
 use super::selected::{Layer, SelectedImage};
 use crate::docker_api::{Api, ApiResponse};
 use crate::engine::EngineError;
-use crate::engine::containerd::is_full;
 use crate::engine::docker::Line;
 use crate::image::Digest;
 use crate::progress::{Event, Events};
@@ -109,7 +108,7 @@ impl Reader<'_> {
 
 /// What a refusal means. `loading` is the layer that dockerd spoke of last.
 fn explain(message: &str, selected: &SelectedImage, loading: Option<&Layer>) -> EngineError {
-    if is_full(message) {
+    if EngineError::is_no_space(message) {
         let operation = "loading the image into docker".to_owned();
         return EngineError::NoSpace { operation, message: message.to_owned() };
     }

@@ -68,7 +68,7 @@ impl Upload {
     pub(super) async fn send(&self, bytes: Bytes) -> Result<(), EngineError> {
         let early = |outcome| match outcome {
             Err(error) => Err(error),
-            Ok(_) => Err(broken("it answered before the archive had ended".to_owned())),
+            Ok(_) => Err(broken("it responded before the archive had ended".to_owned())),
         };
         tokio::select! {
             // First, because dockerd's reason is better than the broken connection that follows from it.

@@ -61,7 +61,7 @@ impl RemoteImages {
             let first = messages.message().await?.unwrap_or_default();
             Ok((u64::try_from(first.size).unwrap_or(0), messages))
         };
-        let late = || Status::deadline_exceeded(format!("no answer within {} s", UNARY.as_secs()));
+        let late = || Status::deadline_exceeded(format!("no response within {} s", UNARY.as_secs()));
         timeout(UNARY, begun).await.unwrap_or_else(|_| Err(late()))
     }
 
@@ -103,7 +103,7 @@ impl Source for RemoteImages {
                     Ok(Ok(message)) => Some((Ok::<Bytes, _>(message?.data), Some(messages))),
                     Ok(Err(status)) => Some((Err(this.refused(&digest, &status)), None)),
                     Err(_) => {
-                        let reason = format!("no answer within {} s", SILENCE.as_secs());
+                        let reason = format!("no response within {} s", SILENCE.as_secs());
                         Some((Err(SourceError::Read { name: this.name, digest, reason }), None))
                     }
                 }

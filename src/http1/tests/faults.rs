@@ -206,7 +206,7 @@ async fn an_upstream_sends_only_responses() {
     rig.client.write_all(GET.as_bytes()).await.unwrap();
     expect(&mut rig.upstream, GET).await;
     rig.upstream.write_all(format!("{OK}{OK}").as_bytes()).await.unwrap();
-    assert_eq!(rest(&mut rig.client).await, OK, "an answer to nothing could be taken for the next one's");
+    assert_eq!(rest(&mut rig.client).await, OK, "a response to nothing could be taken for the next one's");
     assert!(matches!(rig.relay.await.unwrap().unwrap_err(), RelayError::Unsolicited));
 }
 

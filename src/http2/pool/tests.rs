@@ -185,7 +185,7 @@ async fn our_own_calls_do_not_wait_for_a_connection_that_was_dropped_in_silence(
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "one that was just heard is used again, without a question");
     tokio::time::sleep(Duration::from_secs(900)).await;
     call(&rig.link).await.unwrap();
-    assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "and so is one that still answers");
+    assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "and so is one that still responds");
     tokio::time::sleep(Duration::from_secs(900)).await;
     // No signal that it has gone: its bytes just lead nowhere. A new one does respond.
     rig.silence.cancel();

@@ -26,7 +26,11 @@ async fn a_containerd_in_a_user_namespace_unpacks() {
         fs::write(format!("/proc/{}/{map}", file_of(&pid).trim()), "0 0 1000000").unwrap();
     }
     fs::write(&mapped, "").unwrap();
-    until("containerd to answer", || stack.run("ctr").args(["version"]).output().status.success(), |answers| *answers);
+    until(
+        "containerd to respond",
+        || stack.run("ctr").args(["version"]).output().status.success(),
+        |responds| *responds,
+    );
     let one = Members::at(5).folder("usr/", 0o750, (1, 2)).file("usr/gone").file("gone").folder("tmp/", 0o1777, ROOT);
     let two = Members::at(5).file("usr/.wh..wh..opq").file("usr/new").file(".wh.gone").file("tmp/file");
     let image = Image::new(&[one.finish(), two.finish()]);

@@ -78,7 +78,7 @@ fn containerd_ends(engine: Engine<'_>, ends: &[End]) {
         if output.status.success() {
             assert_ne!(after, before, "{output}");
         } else {
-            assert_stderr_has(&output, &["containerd does not answer at unix://"]);
+            assert_stderr_has(&output, &["containerd does not respond at unix://"]);
             assert_eq!(after, before, "{output}");
         }
         caching.write(&application).ok();
@@ -90,7 +90,7 @@ fn containerd_ends(engine: Engine<'_>, ends: &[End]) {
 /// That the cache is read without Linkspan being restarted. The first build may meet a connection that was just lost, and
 /// is told so.
 fn comes_back(caching: &Caching<'_>, application: &Application) {
-    let lost = "the cache import `type=linkspan,ref=faults` is left out: containerd does not answer";
+    let lost = "the cache import `type=linkspan,ref=faults` is left out: containerd does not respond";
     let read = || caching.read(application).ok();
     let output = until("a build that reads the cache", read, |output| !output.stderr.contains(lost));
     succeeds(&output, STEPS);
@@ -125,7 +125,7 @@ fn dockerd_ends_while_a_cache_is_read_and_while_it_is_written() {
         if output.status.success() {
             assert_ne!(after, written, "{output}");
         } else {
-            assert_stderr_has(&output, &["docker does not answer at unix://"]);
+            assert_stderr_has(&output, &["docker does not respond at unix://"]);
             assert_eq!(after, written, "{output}");
         }
         caching.write(&application).ok();

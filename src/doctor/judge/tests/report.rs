@@ -71,7 +71,11 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
     let mut no_containerd = findings(EngineKind::Docker);
     no_containerd.containerd = Some(Err(unreachable()));
     let cases = [
-        (judge(no_engine, None, &[recent()]), "engine", "docker does not answer at unix:///d.sock: Connection refused"),
+        (
+            judge(no_engine, None, &[recent()]),
+            "engine",
+            "docker does not respond at unix:///d.sock: Connection refused",
+        ),
         (judge(no_containerd, None, &[recent()]), "containerd", "Connection refused"),
         (judge(findings(EngineKind::Docker), None, &[probed(BuilderProbe::TooOld)]), "builder", "older than 0.11"),
         (judge(findings(EngineKind::Docker), None, &[probed(BuilderProbe::NoBuilder)]), "builder", "is no BuildKit"),
@@ -92,7 +96,7 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
         (
             judge(findings(EngineKind::Docker), None, &[recent(), probed(BuilderProbe::Silent("gone".to_owned()))]),
             "builder",
-            "no answer from the builder at unix:///b.sock: gone",
+            "no response from the builder at unix:///b.sock: gone",
         ),
     ];
     for (report, about, words) in cases {

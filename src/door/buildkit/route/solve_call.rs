@@ -136,7 +136,7 @@ impl EditedBuild {
     /// The response, completed with the results of the build's loads and caches.
     async fn completed(&self, message: &[u8]) -> Result<BuildResponse, Status> {
         let mut response = BuildResponse::read(message)
-            .map_err(|error| Status::internal(format!("the builder's answer is {error}")))?;
+            .map_err(|error| Status::internal(format!("the builder's response is {error}")))?;
         match (self.result(), &self.load) {
             (Some(result), _) => response.take_image_of(result.as_ref().map_err(Status::clone)?),
             (None, Some(load)) => {

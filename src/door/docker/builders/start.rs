@@ -70,7 +70,7 @@ impl Builders {
         let Some(entry) = self.pool.entry(&key, &name) else { return exchange.pass().await };
         match entry.present().await {
             Some(held) => {
-                tracing::debug!(builder = name, id, "exec answered from a connection that is there");
+                tracing::debug!(builder = name, id, "exec served from a connection that is there");
                 let switching = switching(exchange.head(), &head);
                 let client = net::Connection { io: exchange.respond(&switching).await?, peer: peer.clone() };
                 self.serve_pooled(id, &entry, held, client, body.unwrap_or_default(), drain).await;

@@ -30,8 +30,6 @@ const LINE_BYTES: usize = 64 << 10;
 const MOST_LOOKED_FOR: usize = 100;
 /// How long all lookups may take: the client waits for them, and already has its image.
 const LOOK: Duration = Duration::from_secs(2);
-/// The system's messages for a full disk (errno(3), `ENOSPC` and `EDQUOT`).
-const NO_ROOM: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
 /// The changes to the lines.
 #[derive(Debug, Default)]
@@ -138,7 +136,7 @@ impl Edit {
         }
         // moby `daemon/containerd/image_exporter.go`, `LoadImage`, which treats that as a success.
         let (name, reason) = stream.as_deref()?.strip_prefix("Error unpacking image ")?.split_once(": ")?;
-        if NO_ROOM.iter().any(|text| reason.contains(text)) {
+        if EngineError::is_no_space(reason) {
             self.without_room.push(name.to_owned());
         }
         None
@@ -194,7 +192,7 @@ where
                 return Ok(None);
             }
             let frame = body.frame().await.transpose();
-            let bytes = match frame.inspect_err(|error| edit.fail(&format!("docker's answer broke off: {error}")))? {
+            let bytes = match frame.inspect_err(|error| edit.fail(&format!("docker's response broke off: {error}")))? {
                 Some(frame) => match frame.into_data() {
                     Ok(bytes) => bytes,
                     // Trailers, which dockerd does not send.

@@ -203,7 +203,7 @@ impl Load {
                 return Ok(failure(trouble));
             }
             (Err(error), None) => {
-                return unavailable(&mut report, &format!("docker ended the connection without an answer: {error}"));
+                return unavailable(&mut report, &format!("docker ended the connection without a response: {error}"));
             }
         };
         let (mut head, body) = response.into_parts();
@@ -216,7 +216,7 @@ impl Load {
             let edit = Edit::new(front, known.trouble.get().cloned()).reporting(report).looking(images);
             edited(response, edit)
         } else {
-            let status = || format!("docker answered {}", response.status());
+            let status = || format!("docker responded with {}", response.status());
             report.fail(known.trouble.get().cloned().unwrap_or_else(status));
             response.map(|body| body.boxed_unsync())
         };

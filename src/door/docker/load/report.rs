@@ -13,7 +13,7 @@ use crate::export::{Listed, LiveExports};
 pub(super) const MOST_NAMED: usize = 5;
 
 /// The line of a load whose outcome is not known: dockerd may have made an image of what it had by then.
-const LEFT: &str = "the client left before docker's answer had ended";
+const LEFT: &str = "the client left before docker's response had ended";
 
 /// The log line of one load, written on drop.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use crate::output::member::Body;
 pub fn entries(bytes: &[u8]) {
     let cancelled = AtomicBool::new(false);
     let mut reader = LayerReader::of(bytes, &cancelled);
-    // A fault is a fine answer to such bytes.
+    // A fault is as good a result of such bytes.
     let _ = read(&mut reader, bytes.len() as u64);
 }
 
