@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::ingest::IngestManager;
 use super::{EngineError, ImageTransaction};
-use crate::image::{Descriptor, Digest, Graph};
+use crate::image::{Descriptor, Digest, Graph, Reference};
 use crate::progress::Events;
 
 /// The longest record of a durable lease, in bytes.
@@ -67,6 +67,9 @@ pub struct TransactionOptions {
     /// Whether unpacked files are on the disk before anybody can use them. Without it they are as safe as those that dockerd
     /// unpacks by itself: a power failure within half a minute may leave them empty.
     pub sync: bool,
+    /// The names that it will be committed under, as far as they are known: what they point to until then can be pinned while
+    /// blobs are on their way.
+    pub names: Vec<Reference>,
     /// Gets what is unpacked, and the notes of the engine.
     pub events: Events,
 }

@@ -6,24 +6,28 @@ use futures_util::StreamExt;
 use crate::engine::BlobWriter;
 use crate::image::Descriptor;
 use crate::progress::{Event, Events};
-use crate::source::{Source, SourceError};
+use crate::source::{Chunks, Source, SourceError};
 
 use super::ExportError;
 use super::single_flight::FlightGuard;
 
 /// Sends all of `blob` and completes it. Neither hashes nor buffers: the engine verifies the digest at the
 /// commit, and what is in flight is bounded by the source's window and the writer's. Goes on where an earlier attempt
-/// ended, if the engine kept what it had. While the source is silent or drips, `flight` may be taken over by another export that
+/// ended, if the engine kept what it had. `opened` is the source's blob from its first byte, where it was opened before. While the source is silent or drips, `flight` may be taken over by another export that
 /// waits for the blob.
 pub(super) async fn copy_blob(
     source: &dyn Source,
     blob: &Descriptor,
     mut writer: Box<dyn BlobWriter>,
+    opened: Option<Result<Chunks, SourceError>>,
     flight: &FlightGuard,
     events: &Events,
 ) -> Result<(), ExportError> {
     let mut current = writer.offset();
-    let mut chunks = flight.listen(source.open(blob, current), |_| 0).await?;
+    let mut chunks = match opened.filter(|_| current == 0) {
+        Some(chunks) => chunks?,
+        None => flight.listen(source.open(blob, current), |_| 0).await?,
+    };
     let size =
         |chunk: &Option<Result<Bytes, SourceError>>| chunk.as_ref().map_or(0, |it| it.as_ref().map_or(0, Bytes::len));
     while let Some(chunk) = flight.listen(chunks.next(), size).await {

@@ -36,7 +36,7 @@ impl Exports {
             OpenedIngest::Present => false,
             OpenedIngest::Writer(writer) => {
                 let writer = Box::new(Fetched { writer, expected });
-                copy_blob(source, blob, writer, &flight, events).await?;
+                copy_blob(source, blob, writer, None, &flight, events).await?;
                 true
             }
         };

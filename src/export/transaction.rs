@@ -138,7 +138,12 @@ impl Transaction {
         graph: &Arc<Graph>,
         cancel: &CancellationToken,
     ) -> Result<Outcome, ExportError> {
-        let options = TransactionOptions { unpack: self.request.unpack, sync: true, events: self.events.clone() };
+        let options = TransactionOptions {
+            unpack: self.request.unpack,
+            sync: true,
+            names: self.request.names.clone(),
+            events: self.events.clone(),
+        };
         let image = until(cancel, lease.clone().begin(graph.clone(), options)).await?;
         let result = self.store(&*image, cancel).await;
         if result.is_err() {

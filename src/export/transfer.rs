@@ -11,6 +11,10 @@ use super::ExportError;
 use super::copy_blob::copy_blob;
 use super::single_flight::SingleFlight;
 
+/// Up to this size a blob is opened at its source while the engine opens it for writing, for a round trip counts there, and
+/// what is read in vain does not.
+const SMALL: u64 = 1 << 20;
+
 /// Sends `missing` and returns how many blobs and bytes went. Blobs that another export of this process, or
 /// another client of the engine, brought in meanwhile are not sent.
 pub(super) async fn transfer(
@@ -48,10 +52,16 @@ async fn send(
         tracing::info!(%digest, source = source.name(), "another export's source of this blob is silent or slow; sending it");
         events.emit(Event::Note(format!("another export that sends {digest} makes no progress; sending it")));
     }
-    let sent = match image.writer(blob).await? {
+    let (writer, opened) = if blob.size <= SMALL {
+        let (writer, opened) = tokio::join!(image.writer(blob), flight.listen(source.open(blob, 0), |_| 0));
+        (writer?, Some(opened))
+    } else {
+        (image.writer(blob).await?, None)
+    };
+    let sent = match writer {
         Opened::Present => None,
         Opened::Writer(writer) => {
-            copy_blob(source, blob, writer, &flight, events).await?;
+            copy_blob(source, blob, writer, opened, &flight, events).await?;
             Some(blob.size)
         }
     };

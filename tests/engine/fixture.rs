@@ -274,7 +274,10 @@ pub(crate) async fn containerd(stack: &Stack, namespace: &str) -> Arc<dyn Engine
 
 /// Begins a transaction that unpacks and tells nobody.
 pub(crate) async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
-    lease.clone().begin(graph, TransactionOptions { unpack: true, sync: true, events: Events::none() }).await
+    lease
+        .clone()
+        .begin(graph, TransactionOptions { unpack: true, sync: true, names: Vec::new(), events: Events::none() })
+        .await
 }
 
 /// Writes a blob in pieces of 100,000 bytes, as far as it is not there from an earlier attempt.

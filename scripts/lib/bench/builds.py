@@ -153,6 +153,7 @@ def big_edit(bench, name):
     def build(contender, turn):
         lines = f"RUN busybox mkdir /edit && cd /base && busybox cpio -o -H newc </list | (cd /edit && busybox cpio -id) && echo {contender.name} {turn} >/edit/line\n"
         write(os.path.join(contender.context, "Dockerfile"), contender.dockerfile + lines)
+        run("sync")  # what the contender before has left for the kernel to write is not this one's
         return contender.build()
 
     times = take_turns(runs, named, build)
@@ -162,22 +163,34 @@ def big_edit(bench, name):
         yield figures(f"{name} {how}", changed, {"linkspan": times[how], **others})
 
 
+COLD = {
+    "tar": None,
+    "linkspan": [],
+    "diff-service": ["--layer-applier", "containerd"],
+}
+
+
 def cold(bench, name):
-    """From a builder that holds the whole image to an engine that has seen nothing, until a container has run."""
+    """From a builder that holds the whole image to an engine that has seen nothing, until a container has run; also with
+    containerd's diff service in the place of our own unpacking."""
     named, size, _ = prepared(bench, remote)
-    times, peaks = {"linkspan": [], "tar": []}, []
-    for turn in range(min(bench.options.runs, 3)):
-        for way in ("linkspan", "tar") if turn % 2 else ("tar", "linkspan"):
-            with fresh_engine(bench, int(size * 4 + 4e9)) as engine:
-                times[way].append(cold_run(bench, named[way], engine, peaks))
-    return figures(name, size, times, max(peaks))
+    peaks = {way: [] for way in COLD}
+
+    def measure(way, _):
+        with fresh_engine(bench, int(size * 4 + 4e9)) as engine:
+            return cold_run(bench, named["linkspan" if COLD[way] is not None else "tar"], engine, COLD[way], peaks[way])
+
+    times = take_turns(min(bench.options.runs, 3), {way: way for way in COLD}, measure)
+    for way, label in (("linkspan", name), ("diff-service", f"{name} diff service")):
+        yield figures(label, size, {"linkspan": times[way], "tar": times["tar"]}, max(peaks[way]))
 
 
-def cold_run(bench, contender, engine, peaks):
+def cold_run(bench, contender, engine, settings, peaks):
+    """Seconds; `settings` are those of the Linkspan in between, if there is one."""
     env = {**engine.env, "BUILDX_CONFIG": bench.folder("cold-buildx")}
     linkspan, address = None, bench.stack.env["BUILDKIT_HOST"]
-    if contender.name == "linkspan":
-        linkspan = bench.start_linkspan(engine, bench.folder("cold-linkspan"))
+    if settings is not None:
+        linkspan = bench.start_linkspan(engine, bench.folder("cold-linkspan"), settings=settings)
         address = linkspan.socket
     shutil.rmtree(env["BUILDX_CONFIG"])
     run("docker", "buildx", "create", "--name", contender.name, "--driver", "remote", address, env=env)

@@ -22,7 +22,8 @@ cases:
   load-warm       `docker load` of an archive whose blobs are present; `tar` is the engine's own load
   proxy           `docker version` and `docker cp` of 1 GB, with and without the docker door
   big-edit        a RUN made a layer of real files, 666 MB at the default --size; also with each --load-compression
-  cold            an image that the engine has never seen, until it runs: each run on a new engine and a new file system
+  cold            an image that the engine has never seen, until it runs: each run on a new engine and a new file system;
+                  also with containerd's diff service, which `--layer-applier containerd` unpacks by
   load-cold       `docker load` of an archive that the engine has never seen, each on a new engine and file system
   memory          an image of --memory-size GB streamed; Linkspan's peak resident memory
   load-memory     an archive of --memory-size GB loaded; Linkspan's peak resident memory

@@ -6,6 +6,7 @@
 //! layer is gone, each name gets back the image that it had.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use containerd_client::services::v1::Image;
@@ -95,11 +96,22 @@ impl ContainerdTransaction {
     /// What `names` resolve to now. The lease keeps these images until the export ends: between the moment when one loses
     /// its last name and that in which it gets it back, the garbage collector may run.
     async fn names_before(&self, names: Vec<String>) -> Result<NamesBefore, EngineError> {
+        Ok(NamesBefore { names: self.pin_replaced(names).await?, set_aside: Vec::new() })
+    }
+
+    /// Looks up `names` and pins the images that they resolve to, unless that was done before.
+    pub(super) async fn pin_replaced(&self, names: Vec<String>) -> Result<Vec<(String, Option<Image>)>, EngineError> {
         let root = &self.root().digest;
         let found = try_join_all(names.iter().map(|name| images::get(self.client(), name))).await?;
         let others: BTreeSet<_> = found.iter().flatten().filter_map(digest).filter(|other| other != root).collect();
-        try_join_all(others.iter().map(|other| self.lease.add(other))).await?;
-        Ok(NamesBefore { names: names.into_iter().zip(found).collect(), set_aside: Vec::new() })
+        let new: Vec<_> = others.difference(&self.replaced()).cloned().collect();
+        try_join_all(new.iter().map(|other| self.lease.add(other))).await?;
+        self.replaced().extend(new);
+        Ok(names.into_iter().zip(found).collect())
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same for an engine that creates a record of each image that loses a name; `unnamed` is the name of that record.

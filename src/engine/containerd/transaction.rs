@@ -1,6 +1,6 @@
 //! An image on its way into a containerd.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,6 +41,8 @@ pub(crate) struct ContainerdTransaction {
     plan: Plan,
     committed: CommittedBlobs,
     unpack: Mutex<Option<Unpack>>,
+    /// The images whose names this one is to get, as far as they are pinned.
+    pub(super) replaced: Mutex<BTreeSet<Digest>>,
 }
 
 impl ContainerdTransaction {
@@ -51,9 +53,12 @@ impl ContainerdTransaction {
         graph: Arc<Graph>,
         options: TransactionOptions,
     ) -> Result<Self, EngineError> {
-        let (plan, committed, unpack) = Default::default();
-        let mut this = Self { lease, committer, graph, options, plan, committed, unpack };
-        this.plan = this.start().await?;
+        let (plan, committed, unpack, replaced) = Default::default();
+        let mut this = Self { lease, committer, graph, options, plan, committed, unpack, replaced };
+        let names = this.options.names.iter().map(ToString::to_string).collect();
+        // What the names point to now is pinned meanwhile: at the commit nothing is left to be written for it.
+        let (plan, _) = tokio::try_join!(this.start(), this.pin_replaced(names))?;
+        this.plan = plan;
         Ok(this)
     }
 

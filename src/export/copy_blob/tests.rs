@@ -61,7 +61,7 @@ async fn pumped(offset: u64, chunks: &[&'static [u8]]) -> (Result<(), ExportErro
     let written = Written(Arc::default(), offset);
     let source = Chunks(chunks.to_vec());
     let flight = SingleFlight::default().acquire(&blob.digest).await;
-    let result = copy_blob(&source, &blob, Box::new(written.clone()), &flight, &Events::none()).await;
+    let result = copy_blob(&source, &blob, Box::new(written.clone()), None, &flight, &Events::none()).await;
     let (bytes, committed) = written.0.lock().unwrap().clone();
     (result, bytes, committed)
 }

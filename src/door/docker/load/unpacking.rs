@@ -133,7 +133,7 @@ impl Unpacking {
         }
         let manifest = Graph::root(&graph).digest.clone();
         // dockerd syncs nothing either.
-        let options = TransactionOptions { unpack: true, sync: false, events: Events::none() };
+        let options = TransactionOptions { unpack: true, sync: false, names: Vec::new(), events: Events::none() };
         let transaction = lease.clone().begin(Arc::new(graph), options).await?;
         let missing = transaction.plan().missing.iter().map(|blob| (blob.digest.clone(), blob.clone())).collect();
         Ok(Some(Current { manifest, begun, transaction, missing }))

@@ -71,11 +71,12 @@ pub(super) async fn unpack(
         snapshots.remove_active().await;
         return Ok(Attempt::Impossible);
     }
-    for (at, (layer, unpacked)) in layers.iter().zip(&unpacked).enumerate() {
+    for (at, (layer, unpacked)) in layers.iter().zip(unpacked).enumerate() {
         let below = below(at);
         // The lowest has its parent already.
         let parent = if at == 0 { None } else { below };
         snapshots.commit(&unpacked.key, layer, below, parent).await?;
+        unpacked.labelled().await;
     }
     Ok(Attempt::Done)
 }

@@ -24,17 +24,19 @@ pub(super) async fn unpack(
 ) -> Result<Attempt, EngineError> {
     for (at, layer) in job.layers.iter().enumerate().skip(depth) {
         let parent = at.checked_sub(1).map(|below| &job.layers[below].chain);
-        committed.wait(&layer.blob.digest).await;
         let key = key(layer);
+        // While the blob is on its way: two synced writes that need not be waited for afterwards.
         match snapshots.prepare(&key, layer, parent, parent).await? {
             PrepareOutcome::Exists if snapshots.exists(layer.chain.as_str()).await? => {}
             PrepareOutcome::Exists | PrepareOutcome::NoParent => return Ok(Attempt::Moved),
             PrepareOutcome::Mounts(mounts) => {
+                committed.wait(&layer.blob.digest).await;
                 let snapshot = ActiveSnapshot { key, mounts, parent };
                 let Some(unpacked) = unpack_and_finish(snapshots, applier, layer, snapshot, events).await? else {
                     return Ok(Attempt::Moved);
                 };
                 snapshots.commit(&unpacked.key, layer, parent, None).await?;
+                unpacked.labelled().await;
             }
         }
     }
@@ -60,7 +62,7 @@ async fn unpack_and_finish(
     if finish(snapshots, layer, in_process.host().clone(), std::slice::from_ref(&unpacked)).await? {
         return Ok(Some(unpacked));
     }
-    let used = ActiveSnapshot { key: unpacked.key, mounts: Vec::new(), parent };
+    let used = ActiveSnapshot { key: unpacked.key.clone(), mounts: Vec::new(), parent };
     let Some(snapshot) = recreate(snapshots, &layer[0], parent, used).await? else { return Ok(None) };
     unpack_layer(snapshots, &applier.only_diff(), &layer[0], parent, snapshot, snapshots.sync(), events).await
 }

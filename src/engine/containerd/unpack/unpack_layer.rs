@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use containerd_client::types::Mount;
+use futures_util::future::OptionFuture;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::apply::LayerApplier;
 use super::described::Described;
@@ -40,6 +42,17 @@ pub(super) struct UnpackedLayer {
     /// Where it is, if it is an overlay.
     pub(super) dirs: Option<OverlayDirs>,
     pub(super) applied_by: AppliedBy,
+    /// Labels the blob while its files are synced and its snapshot is committed.
+    labelling: Option<AbortOnDropHandle<()>>,
+}
+
+impl UnpackedLayer {
+    /// Waits until the blob is labelled with its diff id.
+    pub(super) async fn labelled(self) {
+        if let Some(Err(error)) = OptionFuture::from(self.labelling).await {
+            tracing::warn!(%error, "the label of a layer may be missing");
+        }
+    }
 }
 
 /// Who unpacked a layer.
@@ -67,13 +80,15 @@ pub(super) async fn unpack_layer(
     if let Some(in_process) = applier.in_process() {
         match apply_in_process(in_process, layer, below, &snapshot).await {
             Ok(described) => {
-                applier.diff().label(layer, true).await;
+                let (diff, labelled) = (applier.diff().clone(), layer.clone());
+                let labelling = tokio::spawn(async move { diff.label(&labelled, true).await });
                 events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
                 let applied_by = AppliedBy::InProcess(described.undescribed().map(Arc::new));
                 return Ok(Some(UnpackedLayer {
                     dirs: OverlayDirs::of(&snapshot.mounts),
                     key: snapshot.key,
                     applied_by,
+                    labelling: Some(AbortOnDropHandle::new(labelling)),
                 }));
             }
             Err((NotApplied::Failed(error), _)) => {
@@ -95,7 +110,7 @@ pub(super) async fn unpack_layer(
     let (key, dirs) = (snapshot.key.clone(), OverlayDirs::of(&snapshot.mounts));
     applier.diff().apply(layer, snapshot.into_mounts(below), sync).await?;
     events.emit(Event::Unpacked { digest: layer.blob.digest.clone() });
-    Ok(Some(UnpackedLayer { key, dirs, applied_by: AppliedBy::DiffService }))
+    Ok(Some(UnpackedLayer { key, dirs, applied_by: AppliedBy::DiffService, labelling: None }))
 }
 
 /// Unpacks `layer` in this process. An error comes with whether anything was written.

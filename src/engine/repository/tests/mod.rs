@@ -114,7 +114,10 @@ fn names(names: &[&str]) -> Vec<Reference> {
 
 /// Begins a transaction that unpacks, without event receivers.
 async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
-    lease.clone().begin(graph, TransactionOptions { unpack: true, sync: true, events: Events::none() }).await
+    lease
+        .clone()
+        .begin(graph, TransactionOptions { unpack: true, sync: true, names: Vec::new(), events: Events::none() })
+        .await
 }
 
 async fn send(transaction: &dyn ImageTransaction, blob: &Descriptor, bytes: &Bytes) -> Result<(), EngineError> {
