@@ -13,8 +13,8 @@ use tokio::task::spawn_blocking;
 use crate::image::Descriptor;
 use crate::source::{Chunks, SourceError};
 
-/// The bytes of a chunk: as many as a builder sends in a message.
-const CHUNK: u64 = 1 << 20;
+/// The bytes of a chunk: half of what a builder sends in a message, for several of each blob are in memory.
+const CHUNK: u64 = 512 << 10;
 
 /// How many chunks are read ahead of the one that is written.
 const AHEAD: usize = 2;
@@ -42,7 +42,11 @@ impl BlobFile {
         let starts = stream::iter((offset..size).step_by(CHUNK as usize));
         let chunks = starts.map(move |start| {
             let (file, length) = (file.clone(), CHUNK.min(size - start));
-            async move { spawn_blocking(move || read(&file, start, length)).await.map_err(io::Error::other)? }
+            async move {
+                // Here and not in the thread that reads: each of many would keep what it was once given.
+                let bytes = vec![0; length as usize];
+                spawn_blocking(move || read(&file, start, bytes)).await.map_err(io::Error::other)?
+            }
         });
         let failed = move |error: io::Error| SourceError::Read {
             name: name.clone(),
@@ -53,9 +57,8 @@ impl BlobFile {
     }
 }
 
-fn read(file: &File, start: u64, length: u64) -> io::Result<Bytes> {
-    // At most a chunk.
-    let mut bytes = vec![0; length as usize];
+/// Fills `bytes` from `start` on, as far as the file reaches.
+fn read(file: &File, start: u64, mut bytes: Vec<u8>) -> io::Result<Bytes> {
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], start + filled as u64) {
