@@ -83,6 +83,20 @@ impl Point {
         }
     }
 
+    /// Waits for it with the load stopped while it looks. The load is stopped when it is reached.
+    fn wait_between(self, stack: &Stack, namespace: &str, stop: impl Fn(), go_on: impl Fn()) {
+        let begun = Instant::now();
+        loop {
+            stop();
+            if self.is_reached(stack, namespace) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(180), "{self:?} is not reached");
+            go_on();
+            sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits for it, and looks more often than [`until`]: it is soon over.
     fn wait(self, stack: &Stack, namespace: &str) {
         until_every(Duration::from_millis(1), &format!("{self:?}"), || self.is_reached(stack, namespace), |it| *it);
@@ -177,7 +191,14 @@ fn kill(stack: &Stack, namespace: &str, path: &Path, point: Point) -> bool {
     let load = Run::new(env!("CARGO_BIN_EXE_linkspan")).args(["load", "-i", path.to_str().unwrap()]);
     let load = load.args(["--engine", "containerd", "--namespace", namespace]);
     let load = load.args(["--containerd-address", stack.containerd_address()]).spawn();
-    point.wait(stack, namespace);
+    match point {
+        Point::Committed(_) => {
+            Point::Files(1).wait(stack, namespace);
+            // Looking takes longer than what is left of the load, so it goes on by steps of a millisecond.
+            point.wait_between(stack, namespace, || load.signal(Signal::STOP), || load.signal(Signal::CONT));
+        }
+        _ => point.wait(stack, namespace),
+    }
     load.signal(Signal::KILL);
     !load.wait().status.success() && stack.images(namespace).is_empty()
 }
