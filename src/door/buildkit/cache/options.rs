@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::super::entry::Entry;
-use super::super::wire::{WireError, entry, fields, put_bytes, put_map};
+use super::super::wire::{Field, WireError, entry, fields, put_bytes, put_map};
 use super::KIND;
 use crate::caches::Part;
 
@@ -148,7 +148,7 @@ pub(in super::super) fn edit_solve(
                 edit_options(&mut options, field.bytes, imports)?;
                 put_bytes(&mut edited, CACHE, &options);
             }
-            FRONTEND_ATTRS => edit_attribute(&mut edited, FRONTEND_ATTRS, field.raw, field.bytes, imports)?,
+            FRONTEND_ATTRS => edit_attribute(&mut edited, &field, imports)?,
             _ => edited.extend_from_slice(field.raw),
         }
     }
@@ -161,8 +161,8 @@ pub(in super::super) fn edit_gateway(message: &[u8], imports: &Replacements) -> 
     for field in fields(message) {
         let field = field?;
         match field.number {
-            FRONTEND_OPT => edit_attribute(&mut edited, FRONTEND_OPT, field.raw, field.bytes, imports)?,
-            CACHE_IMPORTS => edit_import(&mut edited, CACHE_IMPORTS, field.raw, field.bytes, imports)?,
+            FRONTEND_OPT => edit_attribute(&mut edited, &field, imports)?,
+            CACHE_IMPORTS => edit_import(&mut edited, &field, imports)?,
             _ => edited.extend_from_slice(field.raw),
         }
     }
@@ -175,7 +175,7 @@ fn edit_options(edited: &mut Vec<u8>, options: &[u8], imports: &Replacements) ->
         let field = field?;
         match field.number {
             EXPORTS if Entry::read(field.bytes)?.kind == KIND => {}
-            IMPORTS => edit_import(edited, IMPORTS, field.raw, field.bytes, imports)?,
+            IMPORTS => edit_import(edited, &field, imports)?,
             _ => edited.extend_from_slice(field.raw),
         }
     }
@@ -183,35 +183,23 @@ fn edit_options(edited: &mut Vec<u8>, options: &[u8], imports: &Replacements) ->
 }
 
 /// Appends an import, or what takes its place.
-fn edit_import(
-    edited: &mut Vec<u8>,
-    number: u32,
-    raw: &[u8],
-    bytes: &[u8],
-    imports: &Replacements,
-) -> Result<(), WireError> {
-    let given = Entry::read(bytes)?;
+fn edit_import(edited: &mut Vec<u8>, field: &Field<'_>, imports: &Replacements) -> Result<(), WireError> {
+    let given = Entry::read(field.bytes)?;
     for import in imports.get(&given).into_iter().flatten() {
-        import.put(edited, number, None)?;
+        import.put(edited, field.number, None)?;
     }
     if given.kind != KIND {
-        edited.extend_from_slice(raw);
+        edited.extend_from_slice(field.raw);
     }
     Ok(())
 }
 
 /// Appends an entry of a map of attributes, with other imports if it is the one that has them.
-fn edit_attribute(
-    edited: &mut Vec<u8>,
-    number: u32,
-    raw: &[u8],
-    bytes: &[u8],
-    imports: &Replacements,
-) -> Result<(), WireError> {
-    let (key, value) = entry(bytes)?;
+fn edit_attribute(edited: &mut Vec<u8>, field: &Field<'_>, imports: &Replacements) -> Result<(), WireError> {
+    let (key, value) = entry(field.bytes)?;
     match edit_json(&value, imports).filter(|_| key == ATTRIBUTE) {
-        Some(value) => put_map(edited, number, &BTreeMap::from([(key, value)])),
-        None => edited.extend_from_slice(raw),
+        Some(value) => put_map(edited, field.number, &BTreeMap::from([(key, value)])),
+        None => edited.extend_from_slice(field.raw),
     }
     Ok(())
 }
