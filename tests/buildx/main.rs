@@ -29,7 +29,7 @@ mod interrupts;
 mod lazy;
 mod names;
 mod outputs;
-mod partly;
+mod partial_failures;
 mod reach;
 mod results;
 mod sessions;

@@ -6,7 +6,7 @@ use crate::{
 };
 
 #[test]
-fn the_wildcard_stands_for_all_names_that_the_frontend_chose() {
+fn the_wildcard_resolves_to_all_names_that_the_frontend_chose() {
     let stack = Stack::shared();
     let sides = BothWays::of(stack);
     let context = Context::new("FROM scratch\nCOPY a /a\n").file("a", "wildcard");

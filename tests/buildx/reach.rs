@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::common::{Context, Linkspan, Part, Stack, until};
 
 const READ: &str = "a blob is read from the builder's own files";
-const REFUSED: &str = "the builder's files are not within reach";
+const REFUSED: &str = "the builder's files are not accessible";
 
 /// Larger than the smallest blob that is looked for.
 const LARGE: usize = 20 << 20;

@@ -114,7 +114,7 @@ async fn a_client_that_reads_too_slowly_gets_the_number_of_missed_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_many_clients_watch() {
+async fn at_most_so_many_clients_watch() {
     let (server, _) = Server::layout();
     let client = server.client().await;
     let limits = client.caches.clone().capabilities(CapabilitiesRequest {}).await.unwrap().into_inner().limits.unwrap();

@@ -79,7 +79,7 @@ fn without_the_folder_the_images_list_what_is_there() {
     let stack = Stack::classic();
     let proxied = Proxied::new(stack);
     let id = proxied.docker(["info", "--format", "{{.ID}}"]).ok().stdout.trim().to_owned();
-    proxied.relay.lie(&id, &"0".repeat(id.len()));
+    proxied.relay.substitute(&id, &"0".repeat(id.len()));
     proxied.export(&application(stack, 3, "one\n"), "asked:1").ok();
     proxied.relay.take();
     proxied.export(&application(stack, 3, "two\n"), "asked:1").ok();

@@ -35,7 +35,7 @@ struct State {
     /// The response to a load in dockerd's place, without reading any of it.
     refusal: Mutex<Option<String>>,
     /// What replaces something else in dockerd's responses, of the same length.
-    lie: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+    other: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
 impl fmt::Debug for Relay {
@@ -56,7 +56,7 @@ impl Relay {
             loads: AtomicUsize::new(0),
             on_load: Mutex::new(Box::new(|| ())),
             refusal: Mutex::new(None),
-            lie: Mutex::new(None),
+            other: Mutex::new(None),
         });
         let shared = state.clone();
         thread::spawn(move || {
@@ -101,10 +101,10 @@ impl Relay {
         *self.state.docker.lock().unwrap() = socket(docker);
     }
 
-    /// Replaces `truth` by `lie` in dockerd's responses.
-    pub(crate) fn lie(&self, truth: &str, lie: &str) {
-        assert_eq!(truth.len(), lie.len(), "the length of a response precedes it");
-        *self.state.lie.lock().unwrap() = Some((truth.into(), lie.into()));
+    /// Replaces `text` by `other` in dockerd's responses.
+    pub(crate) fn substitute(&self, text: &str, other: &str) {
+        assert_eq!(text.len(), other.len(), "the length of a response precedes it");
+        *self.state.other.lock().unwrap() = Some((text.into(), other.into()));
     }
 }
 
@@ -128,7 +128,7 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
     let (mut from_docker, mut to_client) = (docker.try_clone()?, client.try_clone()?);
     let responding = state.clone();
     let responses = thread::spawn(move || {
-        pass(&mut from_docker, &mut to_client, |bytes| responding.bend(bytes));
+        pass(&mut from_docker, &mut to_client, |bytes| responding.replace_bytes(bytes));
         // Already closed is as good. A client whose dockerd has gone sends no more.
         let _ = to_client.shutdown(Shutdown::Both);
     });
@@ -143,10 +143,10 @@ fn connection(state: &Arc<State>, mut client: UnixStream) -> std::io::Result<()>
 }
 
 impl State {
-    fn bend(&self, bytes: &mut [u8]) {
-        let Some((truth, lie)) = &*self.lie.lock().unwrap() else { return };
-        while let Some(at) = bytes.windows(truth.len()).position(|window| window == truth) {
-            bytes[at..at + lie.len()].copy_from_slice(lie);
+    fn replace_bytes(&self, bytes: &mut [u8]) {
+        let Some((text, other)) = &*self.other.lock().unwrap() else { return };
+        while let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+            bytes[at..at + other.len()].copy_from_slice(other);
         }
     }
 }

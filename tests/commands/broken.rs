@@ -72,7 +72,7 @@ fn archives_that_are_cut_off() {
 }
 
 #[test]
-fn files_that_lie() {
+fn invalid_layout_files_are_refused() {
     let layout = || Tar::default().file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     refused(&layout().finish(), "`index.json` is missing");
     refused(&layout().file("index.json", r#"{"manifests":[]}"#).file("./index.json", "[]").finish(), "is no index");
@@ -91,7 +91,7 @@ fn files_that_lie() {
 }
 
 #[test]
-fn manifests_of_docker_that_lie() {
+fn invalid_docker_manifests_are_refused() {
     let good = config("layer");
     let with = |list: String| Tar::default().file("manifest.json", list).file("c.json", &good).file("l", "layer");
     refused(&with("{}".to_owned()).finish(), "is no list of images");

@@ -137,7 +137,7 @@ fn a_layout_is_cleared_of_the_dead_and_keeps_what_was_interrupted() {
         assert!(!output.status.success(), "{output}");
         on(&folder, &["images"]).ok();
         assert_eq!(own("leases"), 0, "{signal:?}");
-        assert!(part() > 1 << 20, "it is gone on with");
+        assert!(part() > 1 << 20, "it is resumed");
     }
     on(&folder, &["load", "-q", "-i", text(file.path())]).ok();
     assert_eq!(listed(&folder).len(), 2);

@@ -49,7 +49,7 @@ fn a_layout_is_loaded_as_folder_as_archive_and_from_a_pipe() {
 }
 
 #[test]
-fn a_damaged_blob_of_a_layout_is_mended_by_what_comes_through_a_pipe() {
+fn a_damaged_blob_of_a_layout_is_replaced_by_what_comes_through_a_pipe() {
     let (stack, folder) = (Stack::shared(), tempfile::tempdir().unwrap());
     // Larger than any document: such a blob passes by if it is there.
     let image = Image::new(&[Layer::new().file("large", "x".repeat(17 << 20)).tar()]);
@@ -62,9 +62,9 @@ fn a_damaged_blob_of_a_layout_is_mended_by_what_comes_through_a_pipe() {
     let address = daemon.address();
     for target in [&engine[..], &["--to", &address]] {
         fs::write(&blob, vec![0; usize::try_from(layer.size).unwrap()]).unwrap();
-        let mended = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
-        let report: Value = serde_json::from_str(&mended.stdout).unwrap();
-        assert_eq!((&report["sentBlobs"], &report["presentBlobs"]), (&json!(1), &json!(2)), "{mended}");
+        let replaced = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
+        let report: Value = serde_json::from_str(&replaced.stdout).unwrap();
+        assert_eq!((&report["sentBlobs"], &report["presentBlobs"]), (&json!(1), &json!(2)), "{replaced}");
         assert!(fs::read(&blob).unwrap() == image.blobs[&layer.digest], "{target:?}");
         let again = linkspan(["load", "--json"]).args(target.iter().copied()).stdin(tar.clone()).ok();
         let report: Value = serde_json::from_str(&again.stdout).unwrap();

@@ -8,7 +8,9 @@ mod common;
 mod fixture;
 
 mod broken;
+mod duplicate_members;
 mod engines;
+mod equal_layers;
 mod interrupted;
 mod load;
 mod names;
@@ -16,10 +18,8 @@ mod ps;
 mod read;
 mod registries;
 mod remote;
-mod same;
 mod save;
-mod screen;
-mod twice;
+mod terminal;
 mod usage;
 
 use std::fs;

@@ -164,7 +164,7 @@ fn until_half_way(daemon: &Daemon) {
 }
 
 #[test]
-fn a_load_whose_daemon_went_away_is_gone_on_with() {
+fn a_load_whose_daemon_went_away_is_resumed() {
     let mut daemon = Daemon::start(&[]);
     let (image, file) = large();
     let load = ["load", "-i", text(file.path()), "--json"];
@@ -183,7 +183,7 @@ fn a_load_whose_daemon_went_away_is_gone_on_with() {
 }
 
 #[test]
-fn a_load_that_was_interrupted_or_killed_is_gone_on_with() {
+fn a_load_that_was_interrupted_or_killed_is_resumed() {
     let daemon = Daemon::start(&[]);
     let (image, file) = large();
     let load = ["load", "-i", text(file.path()), "--json"];

@@ -18,7 +18,7 @@ use super::{Run, test_folder};
 pub(crate) struct Disk {
     folder: PathBuf,
     /// Waits for the end of its standard input, then for the disk to be unused, and clears it away.
-    warden: Child,
+    supervisor: Child,
 }
 
 impl Disk {
@@ -29,7 +29,7 @@ impl Disk {
             rm -rf --one-file-system "$0""#;
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(&folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let disk = Self { warden: command.spawn().unwrap(), folder };
+        let disk = Self { supervisor: command.spawn().unwrap(), folder };
         let image = disk.folder.join("image");
         File::create(&image).unwrap().set_len(size).unwrap();
         fs::create_dir(disk.root()).unwrap();
@@ -70,8 +70,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        drop(self.warden.stdin.take());
+        drop(self.supervisor.stdin.take());
         // A failure to clear it away must not hide the failure of a test.
-        let _ = self.warden.wait();
+        let _ = self.supervisor.wait();
     }
 }

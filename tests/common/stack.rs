@@ -22,7 +22,7 @@ pub(crate) struct Stack {
     pub(super) base: OnceLock<String>,
     pub(super) builder_image: OnceLock<()>,
     /// Waits for the end of its standard input, then ends the stack.
-    warden: Child,
+    supervisor: Child,
 }
 
 impl Stack {
@@ -49,8 +49,8 @@ impl Stack {
     /// The same with its state folder in `parent`, which must have a short path: sockets in it end at 107 bytes.
     pub(crate) fn start_below(parent: &Path, parts: &[Part]) -> Self {
         let state = tempfile::Builder::new().prefix("ls-").tempdir_in(parent).unwrap().keep();
-        // The warden comes first, so that a stack that starts half is ended too.
-        let warden = Command::new("sh")
+        // The supervisor comes first, so that a stack that starts half is ended too.
+        let supervisor = Command::new("sh")
             .args(["-c", r#"cat >/dev/null; exec "$0" down --purge --state "$1""#])
             .args([script(), state.clone()])
             .stdin(Stdio::piped())
@@ -65,7 +65,7 @@ impl Stack {
             environment: Vec::new(),
             base: OnceLock::new(),
             builder_image: OnceLock::new(),
-            warden,
+            supervisor,
         };
         stack.up();
         stack.environment = stack.read_environment();
@@ -180,9 +180,9 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        drop(self.warden.stdin.take());
+        drop(self.supervisor.stdin.take());
         // A failure to end it must not hide the failure of a test.
-        let _ = self.warden.wait();
+        let _ = self.supervisor.wait();
     }
 }
 

@@ -19,7 +19,7 @@ mod both_ways;
 mod builds;
 mod containers;
 mod copies;
-mod ends;
+mod disconnects;
 mod images;
 mod load;
 mod raw;

@@ -4,9 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod findings;
 mod running;
 mod status;
-mod wrong;
 
 use std::path::PathBuf;
 

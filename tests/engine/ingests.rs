@@ -20,7 +20,7 @@ async fn open(ingests: &dyn IngestManager, name: &str, expected: &Expected) -> B
 }
 
 /// All of `bytes`, under a name of its own, with nothing said beforehand.
-async fn upload(ingests: &dyn IngestManager, name: &str, bytes: &Bytes) -> Result<(Digest, u64), EngineError> {
+async fn ingest(ingests: &dyn IngestManager, name: &str, bytes: &Bytes) -> Result<(Digest, u64), EngineError> {
     let mut upload = open(ingests, name, &Expected::default()).await;
     upload.write(bytes.clone()).await?;
     upload.commit(Expected::default()).await
@@ -46,7 +46,7 @@ fn content(seed: &str) -> Bytes {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_goes_on_where_it_was_left() {
+async fn an_ingest_is_resumed_where_it_was_left() {
     for engine in engines("ingests").await {
         let lease = leased(&*engine).await;
         let ingests = lease.ingests().unwrap();
@@ -70,7 +70,7 @@ async fn an_upload_goes_on_where_it_was_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_of_two_exports_never_meet() {
+async fn ingests_of_two_exports_never_meet() {
     for engine in engines("ingests-apart").await {
         let export = origin().export;
         let mut held = Vec::new();
@@ -125,7 +125,7 @@ async fn an_id_that_another_export_has_is_not_joined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_match_stays_an_upload() {
+async fn what_does_not_match_stays_an_ingest() {
     for engine in engines("ingests-wrong").await {
         let lease = leased(&*engine).await;
         let ingests = lease.ingests().unwrap();
@@ -156,7 +156,7 @@ async fn what_is_there_by_the_end_is_not_written_twice() {
         let bytes = content("twice ");
         let mut late = open(ingests, "late", &Expected::default()).await;
         late.write(bytes.clone()).await.unwrap();
-        upload(ingests, "early", &bytes).await.unwrap();
+        ingest(ingests, "early", &bytes).await.unwrap();
         let error = late.commit(Expected::default()).await.unwrap_err();
         assert!(matches!(&error, EngineError::Present { digest } if *digest == Digest::sha256(&bytes)), "{error}");
         assert_eq!(ingests.statuses().await.unwrap(), []);
@@ -168,7 +168,7 @@ async fn what_is_there_by_the_end_is_not_written_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_are_aborted_and_have_one_writer() {
+async fn ingests_are_aborted_and_have_one_writer() {
     for engine in engines("ingests-abort").await {
         let stack = Stack::shared();
         let lease = leased(&*engine).await;
@@ -201,7 +201,7 @@ async fn an_export_outlives_its_process() {
         let engine = containerd(stack, "durable").await;
         let lease = engine.lease(&origin, Lifetime::Durable { record: "" }).await.unwrap();
         let ingests = lease.ingests().unwrap();
-        upload(ingests, "config", &image.blobs[&image.config.digest]).await.unwrap();
+        ingest(ingests, "config", &image.blobs[&image.config.digest]).await.unwrap();
         let mut half = open(ingests, "layer", &Expected::default()).await;
         half.write(layer.slice(..5000)).await.unwrap();
         half.suspend().await.unwrap();
@@ -214,7 +214,7 @@ async fn an_export_outlives_its_process() {
     let mut rest = open(ingests, "layer", &Expected::default()).await;
     rest.write(layer.slice(5000..)).await.unwrap();
     assert_eq!(rest.commit(Expected::default()).await.unwrap().0, image.layers[0].digest);
-    upload(ingests, "manifest", &image.blobs[&image.root.digest]).await.unwrap();
+    ingest(ingests, "manifest", &image.blobs[&image.root.digest]).await.unwrap();
     let transaction = begin(&lease, image.graph()).await.unwrap();
     let plan = transaction.plan();
     assert_eq!((plan.present.len(), plan.missing.len()), (3, 0));
@@ -234,7 +234,7 @@ async fn an_export_into_a_layout_outlives_its_process() {
         let engine = layout(&root).await;
         let lease = engine.lease(&origin, Lifetime::Durable { record: "" }).await.unwrap();
         let ingests = lease.ingests().unwrap();
-        upload(ingests, "config", &image.blobs[&image.config.digest]).await.unwrap();
+        ingest(ingests, "config", &image.blobs[&image.config.digest]).await.unwrap();
         let mut half = open(ingests, "layer", &Expected::default()).await;
         half.write(layer.slice(..2_000_000)).await.unwrap();
         half.suspend().await.unwrap();
@@ -251,7 +251,7 @@ async fn an_export_into_a_layout_outlives_its_process() {
     rest.write(layer.slice(2_000_000..)).await.unwrap();
     assert_eq!(rest.digest().await.unwrap(), image.layers[0].digest);
     assert_eq!(rest.commit(Expected::default()).await.unwrap().0, image.layers[0].digest);
-    upload(ingests, "manifest", &image.blobs[&image.root.digest]).await.unwrap();
+    ingest(ingests, "manifest", &image.blobs[&image.root.digest]).await.unwrap();
     let transaction = begin(&lease, image.graph()).await.unwrap();
     let plan = transaction.plan();
     assert_eq!((plan.present.len(), plan.missing.len()), (3, 0));

@@ -1,10 +1,10 @@
 //! The engines, on a real containerd and a real dockerd.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests state what they expect by failing loudly")]
 
+mod already_complete;
 mod choice;
 #[path = "../common/mod.rs"]
 mod common;
-mod current;
 mod failures;
 mod fixture;
 mod in_process;

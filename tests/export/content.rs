@@ -102,7 +102,7 @@ async fn begin(client: &Client, export: &str, name: &str, digest: &Digest, bytes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blob_is_gone_on_with_where_it_was_left() {
+async fn a_blob_is_resumed_where_it_was_left() {
     let server = Server::containerd("partial");
     let client = server.client().await;
     let image = small_image("partial");

@@ -11,7 +11,6 @@ mod common;
 #[path = "../engine/fixture.rs"]
 mod fixture;
 
-mod adoption;
 mod archives;
 mod client;
 mod containerd;
@@ -22,6 +21,7 @@ mod go;
 mod layer_features;
 mod layout;
 mod listing;
+mod mountable;
 mod output_dest;
 mod policy;
 mod python;

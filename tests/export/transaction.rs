@@ -95,7 +95,7 @@ async fn each_exporter_has_its_own_result() {
     names.sort();
     assert_eq!(names, ["docker.io/library/good:latest".to_owned(), dangling]);
 
-    // What failed can be mended and tried again; what succeeded is not done again.
+    // What failed can be put right and tried again; what succeeded is not done again.
     client.send(&export, &bad).await;
     let again = client.commit(&export, targets.clone()).await.unwrap();
     assert_eq!(again.results[0], results.results[0]);

@@ -3,13 +3,13 @@
 use containerd_client::services::v1::{ReadContentRequest, ReadContentResponse};
 use prost::Message as _;
 
-use super::proxy::{Message, Verdict, Way};
+use super::proxy::{Direction, Message, Verdict};
 
 const READ: &str = "/containerd.services.content.v1.Content/Read";
 
 /// The digest that `message` requests, if it is a request to read a blob.
 pub(crate) fn read_digest(message: &Message<'_>) -> Option<String> {
-    let is_request = message.path == READ && message.way == Way::Request;
+    let is_request = message.path == READ && message.direction == Direction::Request;
     is_request.then(|| ReadContentRequest::decode(message.bytes.clone()).unwrap().digest)
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn is_document(message: &Message<'_>, words: &str) -> bool {
 }
 
 fn is_read(message: &Message<'_>, index: usize) -> bool {
-    message.path == READ && message.way == Way::Response && message.index == index
+    message.path == READ && message.direction == Direction::Response && message.index == index
 }
 
 fn data(message: &Message<'_>) -> Vec<u8> {

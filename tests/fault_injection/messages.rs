@@ -11,7 +11,7 @@ use linkspan::http2::{Body, BodyError, MAX_MESSAGE_BYTES};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::proxy::{Message, Passed, State, Way};
+use super::proxy::{Direction, Message, Passed, State};
 
 /// A compression flag and a length of 32 bits go before each message.
 const HEADER: usize = 5;
@@ -28,7 +28,7 @@ pub(super) struct Call {
 /// One way of one call.
 pub(super) struct Messages {
     call: Arc<Call>,
-    way: Way,
+    direction: Direction,
     body: Option<Incoming>,
     buffer: BytesMut,
     index: usize,
@@ -36,7 +36,7 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(call: Arc<Call>, way: Way, body: Incoming) -> Self {
+    pub(super) fn new(call: Arc<Call>, direction: Direction, body: Incoming) -> Self {
         Self { call, way, body: Some(body), buffer: BytesMut::new(), index: 0, ready: VecDeque::new() }
     }
 

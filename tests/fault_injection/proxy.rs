@@ -30,7 +30,7 @@ use crate::common::{Stack, until};
 
 /// The direction of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     Request,
     Response,
 }
@@ -40,7 +40,7 @@ pub(crate) enum Way {
 pub(crate) struct Message<'a> {
     /// `/package.Service/Method`.
     pub(crate) path: &'a str,
-    pub(crate) way: Way,
+    pub(crate) direction: Direction,
     /// Which call of this proxy it belongs to.
     pub(crate) call: usize,
     /// Its number on this way of this call, from 0.
@@ -173,7 +173,7 @@ impl Proxy {
     }
 
     /// Responds again, and passes everything.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         self.cut();
         self.rule(|_| Verdict::Pass);
         self.state.gate.send_modify(|gate| *gate = Gate { released: gate.released + 1, ..Gate::default() });
@@ -254,8 +254,8 @@ async fn forward(
     let number = state.calls.fetch_add(1, Ordering::Relaxed);
     let call = Arc::new(Call { state, cut, path, number });
     let body = |way, body| Messages::new(call.clone(), way, body).into_body();
-    let response = upstream.send(request.map(|incoming| body(Way::Request, incoming))).await?;
+    let response = upstream.send(request.map(|incoming| body(Direction::Request, incoming))).await?;
     // The head may be all there is of a response: a refusal.
     call.state.thawed().await;
-    Ok(response.map(|incoming| body(Way::Response, incoming)))
+    Ok(response.map(|incoming| body(Direction::Response, incoming)))
 }

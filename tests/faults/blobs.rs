@@ -85,7 +85,7 @@ fn every_fault(engine: Engine<'_>) {
         assert_eq!(engine.digest(&tag), None, "{output}");
         engine.nothing_is_left();
 
-        proxied.builder.mend();
+        proxied.builder.restore();
         proxied.succeeds(&application, &tag);
     }
     engine.is_sound();

@@ -8,7 +8,7 @@ use crate::{
     fault_injection::Application,
     load::{Load, Stage},
     proxied::Proxied,
-    proxy::{Proxy, Verdict, Way},
+    proxy::{Direction, Proxy, Verdict},
 };
 
 /// Sends `signal` to the client and waits until nothing of its export is left.
@@ -36,7 +36,7 @@ fn while_a_layer_is_read() {
             let running = proxied.build_half(&application.context, "cancelled:1");
             cancel(&proxied, running, signal);
             assert_eq!(engine.digest("cancelled:1"), None);
-            proxied.builder.mend();
+            proxied.builder.restore();
         }
         proxied.succeeds(&Application::new(&format!("cancelled {}", engine.kind)), "cancelled:1");
         engine.is_sound();
@@ -52,17 +52,17 @@ fn while_a_layer_is_unpacked() {
         let proxied = Proxied::with(engine, Stack::shared(), args);
         let application = Application::new(&format!("cancelled unpack {}", engine.kind));
         let is_apply = |path: &str| path.ends_with("Diff/Apply");
-        for way in [Way::Request, Way::Response] {
+        for way in [Direction::Request, Direction::Response] {
             proxy.rule(
                 move |message| {
-                    if message.way == way && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }
+                    if message.direction == way && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }
                 },
             );
             let running = proxied.build(&application.context, "cancelled:1").spawn();
             proxy.stopped();
             cancel(&proxied, running, Signal::INT);
             assert_eq!(engine.digest("cancelled:1"), None);
-            proxy.mend();
+            proxy.restore();
         }
         proxied.succeeds(&application, "cancelled:1");
         engine.is_sound();
@@ -86,11 +86,11 @@ fn while_docker_commits() {
         match stage {
             Stage::Requested => {
                 cancel(&proxied, running, Signal::INT);
-                load.mend();
+                load.restore();
             }
             Stage::Half | Stage::Done => {
                 end(&proxied, running, Signal::INT);
-                load.mend();
+                load.restore();
                 proxied.engine.nothing_is_left();
             }
         }

@@ -15,7 +15,7 @@ use crate::{
     engine::{ENGINES, Engine, assert_stderr_has},
     fault_injection::Application,
     proxied::Proxied,
-    proxy::{Message, Proxy, Verdict, Way},
+    proxy::{Direction, Message, Proxy, Verdict},
 };
 
 const FULL: &str = "failed to write: no space left on device";
@@ -37,26 +37,26 @@ fn reject(proxy: &Proxy, refusal: &'static str, collection: Collection) -> Delet
     let noted = deletions.clone();
     let mut waiting = None;
     proxy.rule(move |message| {
-        if is(message, "Content/Write", Way::Response) {
+        if is(message, "Content/Write", Direction::Response) {
             return Verdict::End(Code::Unknown, refusal);
         }
-        if is(message, "Leases/Delete", Way::Request) {
+        if is(message, "Leases/Delete", Direction::Request) {
             let waits = DeleteRequest::decode(message.bytes.clone()).unwrap().sync;
             noted.lock().unwrap().push(waits);
             waiting = waits.then_some(message.call).or(waiting);
         }
         match collection {
             _ if waiting != Some(message.call) => Verdict::Pass,
-            Collection::Fails if message.way == Way::Response => Verdict::End(Code::Unknown, "gc failed"),
-            Collection::Stops if message.way == Way::Request => Verdict::Hold,
+            Collection::Fails if message.direction == Direction::Response => Verdict::End(Code::Unknown, "gc failed"),
+            Collection::Stops if message.direction == Direction::Request => Verdict::Hold,
             _ => Verdict::Pass,
         }
     });
     deletions
 }
 
-fn is(message: &Message<'_>, call: &str, way: Way) -> bool {
-    message.path.ends_with(call) && message.way == way
+fn is(message: &Message<'_>, call: &str, direction: Direction) -> bool {
+    message.path.ends_with(call) && message.direction == way
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn what_was_sent_is_collected_at_once_only_where_room_is_short() {
     assert_stderr_has(&first.wait(), &[FULL]);
     engine.nothing_is_left();
 
-    proxy.mend();
+    proxy.restore();
     proxied.succeeds(&application, "collected:1");
     engine.is_sound();
 }

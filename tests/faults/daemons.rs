@@ -115,7 +115,7 @@ fn dockerd_is_killed_while_it_commits() {
         let running = proxied.build(&application.context, &tag).spawn();
         load.stopped();
         stack.kill(Part::Dockerd);
-        load.mend();
+        load.restore();
         let output = running.wait();
         assert_stderr_has(&output, &["docker does not respond at unix://"]);
 

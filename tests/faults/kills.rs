@@ -18,7 +18,7 @@ use crate::{
     fault_injection::Application,
     load::{Load, Stage},
     proxied::Proxied,
-    proxy::{Message, Proxy, Verdict, Way},
+    proxy::{Direction, Message, Proxy, Verdict},
 };
 
 /// A tag that points to another image from the start, which must never be lost.
@@ -27,12 +27,12 @@ const MOVING: &str = "moving:1";
 const NEW: &str = "new:1";
 
 /// A message to be killed at: the n-th of its kind, from 1.
-pub(crate) type Point = (String, Way, usize);
+pub(crate) type Point = (String, Direction, usize);
 
 /// Numbers the messages that belong to changes.
 #[derive(Default)]
 pub(crate) struct Counter {
-    seen: BTreeMap<(String, Way), usize>,
+    seen: BTreeMap<(String, Direction), usize>,
     /// Commits that got their response. containerd responds to some messages twice, and the second one may not be waited for.
     committed: BTreeSet<usize>,
 }
@@ -52,17 +52,17 @@ impl Counter {
             "Images/Create",
         ];
         let change = CHANGES.into_iter().find(|change| message.path.ends_with(change))?;
-        let is_done = match message.way {
-            Way::Request => true,
-            Way::Response if change == "Content/Write" => {
+        let is_done = match message.direction {
+            Direction::Request => true,
+            Direction::Response if change == "Content/Write" => {
                 let response = WriteContentResponse::decode(message.bytes.clone()).unwrap();
                 response.action == i32::from(WriteAction::Commit) && self.committed.insert(message.call)
             }
-            Way::Response => true,
+            Direction::Response => true,
         };
-        let count = self.seen.entry((change.to_owned(), message.way)).or_default();
+        let count = self.seen.entry((change.to_owned(), message.direction)).or_default();
         *count += usize::from(is_done);
-        is_done.then(|| (change.to_owned(), message.way, *count))
+        is_done.then(|| (change.to_owned(), message.direction, *count))
     }
 }
 
@@ -123,7 +123,7 @@ fn kill_at(proxied: &mut Proxied<'_>, proxy: &Proxy, point: Point) {
         Some(point) if point == target => Verdict::Freeze,
         _ => Verdict::Pass,
     });
-    kill(proxied, point, || proxy.stopped(), || proxy.mend());
+    kill(proxied, point, || proxy.stopped(), || proxy.restore());
 }
 
 #[test]
@@ -148,14 +148,14 @@ fn after_every_kind_of_change_to_docker_and_around_its_commit() {
     let args = engine.args_behind(&load.address(), proxy.path().to_str().unwrap());
     let mut proxied = Proxied::with(engine, Stack::shared(), args);
     let mut points = points(&proxied, &proxy);
-    points.retain(|(_, way, count)| *way == Way::Response && *count == 1);
+    points.retain(|(_, way, count)| *way == Direction::Response && *count == 1);
     assert!(points.len() >= 5, "{points:?}");
     for point in points {
         kill_at(&mut proxied, &proxy, point);
     }
     for stage in [Stage::Requested, Stage::Half, Stage::Done] {
         load.stop_at(stage);
-        kill(&mut proxied, stage, || load.stopped(), || load.mend());
+        kill(&mut proxied, stage, || load.stopped(), || load.restore());
     }
     engine.is_sound();
 }

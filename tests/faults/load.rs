@@ -85,7 +85,7 @@ impl Load {
     }
 
     /// Lets it go on, and passes everything from now on.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         *self.state.stage.lock().unwrap() = None;
         self.state.stopped.send_replace(false);
     }

@@ -25,12 +25,12 @@ mod daemons;
 mod disk;
 mod engine;
 mod kills;
-mod listed;
 mod load;
 mod moved;
-mod proof;
 mod proxied;
 mod prune;
+mod ps;
 mod stopped;
+mod verify_store;
 
 use fault_injection::proxy;

@@ -5,7 +5,7 @@ use crate::{
     engine::{ENGINES, Engine, assert_stderr_has},
     fault_injection::Application,
     proxied::Proxied,
-    proxy::{Proxy, Verdict, Way},
+    proxy::{Direction, Proxy, Verdict},
 };
 
 #[test]
@@ -18,7 +18,7 @@ fn a_name_that_moves_while_it_is_removed_stays() {
     }
     let proxy = Proxy::new(&stack, stack.containerd_address());
     proxy.rule(|message| {
-        let deletes = message.path.ends_with("Images/Delete") && message.way == Way::Request;
+        let deletes = message.path.ends_with("Images/Delete") && message.direction == Direction::Request;
         if deletes { Verdict::Hold } else { Verdict::Pass }
     });
     let args = engine.args_behind("", proxy.path().to_str().unwrap());

@@ -6,7 +6,7 @@ use crate::{
     common::{Context, Run, Running, Stack},
     engine::Engine,
     fault_injection::{Application, ProxiedBuilder, hold_first, is_second_of_layer},
-    proxy::{Message, Verdict, Way},
+    proxy::{Direction, Message, Verdict},
 };
 
 /// client -> Linkspan -> proxy -> builder, and an engine that has one image already.
@@ -79,7 +79,7 @@ impl<'a> Proxied<'a> {
 pub(crate) fn older(message: &Message<'_>) -> Option<Verdict> {
     const VERSION: &[u8] = b"v0.32.";
     let at = message.bytes.windows(VERSION.len()).position(|bytes| bytes == VERSION);
-    let is_info = message.path == "/moby.buildkit.v1.Control/Info" && message.way == Way::Response;
+    let is_info = message.path == "/moby.buildkit.v1.Control/Info" && message.direction == Direction::Response;
     let at = at.filter(|_| is_info)?;
     let mut bytes = message.bytes.to_vec();
     bytes[at..at + VERSION.len()].copy_from_slice(b"v0.31.");

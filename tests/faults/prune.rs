@@ -7,7 +7,7 @@ use crate::{
     engine::Engine,
     fault_injection::Application,
     proxied::{Proxied, older},
-    proxy::{Verdict, Way},
+    proxy::{Direction, Verdict},
 };
 
 const SOLVE: &str = "/moby.buildkit.v1.Control/Solve";
@@ -21,7 +21,7 @@ fn a_builder_prunes_before_its_image_is_read() {
         let mut met = false;
         proxied.builder.rule(move |message| {
             let names_an_image = String::from_utf8_lossy(message.bytes).contains("containerimage.digest");
-            let meets = !met && message.path == SOLVE && message.way == Way::Response && names_an_image;
+            let meets = !met && message.path == SOLVE && message.direction == Direction::Response && names_an_image;
             met |= meets;
             match older(message) {
                 Some(verdict) => verdict,

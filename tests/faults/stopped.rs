@@ -5,7 +5,7 @@ use crate::{
     engine::{ENGINES, Engine},
     fault_injection::{Application, is_second_of_layer},
     proxied::Proxied,
-    proxy::{Proxy, Verdict, Way},
+    proxy::{Direction, Proxy, Verdict},
 };
 
 #[test]
@@ -45,7 +45,7 @@ fn a_builder_that_does_not_report_its_version_builds_all_the_same() {
     // The client loads the archive itself, into its own engine.
     let proxied = Proxied::new(Engine::docker(Stack::shared()));
     proxied.builder.rule(|message| {
-        let is_info = message.path.ends_with("Control/Info") && message.way == Way::Request;
+        let is_info = message.path.ends_with("Control/Info") && message.direction == Direction::Request;
         if is_info { Verdict::Hold } else { Verdict::Pass }
     });
     let application = Application::new("silent info");
@@ -55,7 +55,7 @@ fn a_builder_that_does_not_report_its_version_builds_all_the_same() {
     assert!(output.stderr.contains("sending tarball"), "{output}");
     proxied.runs(&application, "silent:1");
     // It may respond again, and the next build is a direct export.
-    proxied.builder.mend();
+    proxied.builder.restore();
     proxied.succeeds(&Application::new("responds again"), "silent:1");
 }
 
@@ -68,7 +68,7 @@ fn the_reason_why_there_is_no_builder_reaches_its_user_and_the_builder_may_come_
     let output = proxied.build(&application.context, "unreachable:1").fails();
     assert!(output.stderr.contains(&format!("linkspan: cannot connect to {}", proxied.builder.address())), "{output}");
     assert!(!output.stderr.contains("context deadline exceeded"), "{output}");
-    proxied.builder.mend();
+    proxied.builder.restore();
     proxied.succeeds(&application, "unreachable:1");
 
     // Not there when Linkspan starts: that is said once, and builds fail for that reason.

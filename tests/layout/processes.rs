@@ -48,7 +48,7 @@ fn export_some() {
 }
 
 #[test]
-#[ignore = "a part of a_killed_export_is_gone_on_with"]
+#[ignore = "a part of a_killed_export_is_resumed"]
 fn be_killed() {
     run(async {
         let engine = layout(variable(LAYOUT).as_ref()).await;
@@ -92,7 +92,7 @@ async fn names_of_all_processes_are_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_export_is_gone_on_with() {
+async fn a_killed_export_is_resumed() {
     for part in ["transfer", "sent", "settled"] {
         let folder = tempfile::tempdir().unwrap();
         let engine = layout(folder.path()).await;

@@ -5,7 +5,7 @@
 mod common;
 
 mod builders;
-mod live;
+mod interrupted;
 mod undo;
 mod units;
 

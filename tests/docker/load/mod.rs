@@ -4,11 +4,11 @@
 mod archive;
 mod cold;
 mod corpus;
+mod corpus_results;
 mod forms;
 mod hostile;
 mod lifetime;
 mod meter;
 mod named;
 mod policy;
-mod same;
 mod two_engines;

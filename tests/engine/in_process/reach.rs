@@ -1,4 +1,4 @@
-//! Where containerd's files are not within reach for certain, or it was chosen, containerd unpacks.
+//! Where containerd's files are not accessible for certain, or it was chosen, containerd unpacks.
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};

@@ -32,7 +32,7 @@ fn end_containerd(caching: &Caching<'_>, end: End, running: Running, resume: imp
                 caching.containerd.cut();
             });
             start_containerd(&engine);
-            caching.containerd.mend();
+            caching.containerd.restore();
         }
         End::Killed => {
             stack.kill(Part::Containerd);

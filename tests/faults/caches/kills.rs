@@ -47,7 +47,7 @@ fn before_and_after_every_change_of_an_export() {
         let running = caching.write(&application).spawn();
         caching.containerd.stopped();
         caching.proxied.linkspan.kill();
-        caching.containerd.mend();
+        caching.containerd.restore();
         let output = running.wait();
         caching.proxied.restart();
         let after = caching.is_sound();

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::common::Tar;
 use crate::common::{Run, Stack, text};
+use crate::duplicate_members::docker_folder;
 use crate::fixture::{Image, Layer};
-use crate::twice::docker_folder;
 use crate::{archive, linkspan, named};
 
 fn gzip(bytes: &Bytes) -> Bytes {

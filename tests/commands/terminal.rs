@@ -90,7 +90,7 @@ fn a_terminal_shows_a_bar_for_each_blob_and_the_result_below_them() {
 }
 
 #[test]
-fn docker_unpacks_what_a_bar_stands_for() {
+fn docker_unpacks_what_a_bar_shows() {
     let stack = Stack::shared();
     let file = archive(&[(&image("bars on docker\n"), named("docker.io/library/bars-on-docker:1"))]);
     let load = ["load", "-i", text(file.path()), "--engine", "docker", "--docker-host", stack.docker_host()];

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::{
     common::Stack,
-    proxy::{Proxy, Verdict, Way},
+    proxy::{Direction, Proxy, Verdict},
 };
 
 #[test]
@@ -26,13 +26,13 @@ fn that_the_containerd_is_another_is_reported_even_if_it_refuses_everything() {
     };
     let runtime = Runtime::new().unwrap();
     let engine = runtime.block_on(select(&selection)).unwrap().engine;
-    proxy.rule(|message| match (message.path, message.way) {
-        (path, Way::Response) if path.ends_with("Introspection/Server") => {
+    proxy.rule(|message| match (message.path, message.direction) {
+        (path, Direction::Response) if path.ends_with("Introspection/Server") => {
             let server = ServerResponse::decode(message.bytes.clone()).unwrap();
             let other = ServerResponse { uuid: "of another one".to_owned(), ..server };
             Verdict::Instead(vec![other.encode_to_vec().into()])
         }
-        (path, Way::Response) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
+        (path, Direction::Response) if path.ends_with("Leases/Delete") => Verdict::End(Code::Unknown, "it is stuck"),
         _ => Verdict::Pass,
     });
     let origin = Origin::internal("unproven", "test", "none");
