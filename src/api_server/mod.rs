@@ -1,4 +1,4 @@
-//! The gRPC server of one listener: its services, which doors bring as [`Part`]s, its limits, and the connections that it is
+//! The gRPC server of one listener: its services, which doors bring as [`ApiService`]s, its limits, and the connections that it is
 //! given.
 
 mod client;
@@ -22,7 +22,7 @@ use crate::content_server::{ContentService, Scopes};
 use crate::engine::EngineError;
 use crate::export_v1::limits::{MESSAGE_BYTES, METADATA_BYTES};
 use crate::export_v1::proto::content_server::ContentServer;
-use crate::http2::Lenient;
+use crate::http2::AuthorityRewriter;
 use crate::net::{self, Principal};
 use crate::status::StatusReport;
 
@@ -54,7 +54,7 @@ trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 /// One API among the services of a server.
-pub struct Part {
+pub struct ApiService {
     /// Its services, by their full names.
     pub(crate) services: Vec<&'static str>,
     /// The file descriptors of these services and of their imports, for reflection.
@@ -65,9 +65,9 @@ pub struct Part {
     pub(crate) add: Box<dyn FnOnce(&mut RoutesBuilder) + Send>,
 }
 
-impl std::fmt::Debug for Part {
+impl std::fmt::Debug for ApiService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Part").field("services", &self.services).finish_non_exhaustive()
+        f.debug_struct("ApiService").field("services", &self.services).finish_non_exhaustive()
     }
 }
 
@@ -89,7 +89,7 @@ impl ApiServer {
     /// # Errors
     /// When the services cannot be described.
     pub fn start(
-        parts: Vec<Part>,
+        parts: Vec<ApiService>,
         status: Option<StatusReport>,
         drain: CancellationToken,
     ) -> Result<Self, EngineError> {
@@ -103,7 +103,7 @@ impl ApiServer {
     pub async fn serve(&self, connection: net::Connection<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>) {
         let net::Connection { io, peer } = connection;
         let (ended, end) = oneshot::channel();
-        let stream = Lenient::new(io, METADATA_BYTES, FRAME);
+        let stream = AuthorityRewriter::new(io, METADATA_BYTES, FRAME);
         if self.0.send(Ok(ApiStream { stream: Box::new(stream), peer, _ended: ended })).await.is_ok() {
             // The sender is never used, only dropped.
             let _ = end.await;
@@ -112,7 +112,7 @@ impl ApiServer {
 }
 
 fn start(
-    parts: Vec<Part>,
+    parts: Vec<ApiService>,
     status: Option<StatusReport>,
     drain: CancellationToken,
 ) -> Result<ApiServer, tonic_reflection::server::Error> {

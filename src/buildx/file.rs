@@ -13,7 +13,7 @@ use super::owned::OwnedFolder;
 use super::{INSTANCES, Instance, MAX_BYTES, Store, StoreError};
 
 /// How long to wait for buildx's lock.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The name of buildx's lock file.
 const LOCK: &str = ".lock";
 
@@ -32,12 +32,12 @@ impl<'a> Locked<'a> {
         let failed = |source| StoreError::Io { what: "lock", path: path.clone(), source };
         let folder = OwnedFolder::open(&store.buildx).map_err(failed)?;
         let lock = folder.lock_file(LOCK.as_ref()).map_err(failed)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { store, folder, _lock: lock }),
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
-                Err(Errno::WOULDBLOCK) => return Err(StoreError::Busy { path, seconds: PATIENCE.as_secs() }),
+                Err(Errno::WOULDBLOCK) => return Err(StoreError::Busy { path, seconds: LOCK_TIMEOUT.as_secs() }),
                 Err(error) => return Err(failed(error.into())),
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// The time limit for the program.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest output that is read.
 const MAX_BYTES: u64 = 4 << 10;
 /// The commands to try: docker's plugin, then the standalone program.
@@ -72,7 +72,7 @@ async fn run(program: &str, arguments: &[&str]) -> Option<Version> {
         let mut text = String::new();
         stdout.take(MAX_BYTES).read_to_string(&mut text).ok().map(|_| text)
     });
-    let output = timeout(PATIENCE, reading).await;
+    let output = timeout(TIMEOUT, reading).await;
     // The output is complete, or the time is up. Killing a process that has ended fails, which is fine.
     let _ = child.kill();
     let _ = child.wait();

@@ -46,21 +46,21 @@ pub struct CacheEvent {
 pub(super) struct Events {
     sender: broadcast::Sender<CacheEvent>,
     /// `None` while nobody watches.
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<ReportedVersions>>,
     /// Held while watching begins.
     pub(super) beginning: tokio::sync::Mutex<()>,
 }
 
 /// What was reported to watchers, or what they have found when they began.
 #[derive(Debug, Default)]
-struct Known {
+struct ReportedVersions {
     versions: HashMap<String, CacheVersion>,
     gone: HashSet<String>,
     /// The same, the oldest first.
     order: VecDeque<String>,
 }
 
-impl Known {
+impl ReportedVersions {
     fn forget(&mut self, id: &str) -> Option<CacheVersion> {
         if self.gone.insert(id.to_owned()) {
             self.order.push_back(id.to_owned());
@@ -81,7 +81,7 @@ impl Default for Events {
 }
 
 impl Events {
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+    fn known(&self) -> MutexGuard<'_, Option<ReportedVersions>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,7 +99,7 @@ impl Events {
     pub(super) fn begun(&self, versions: Vec<CacheVersion>) -> broadcast::Receiver<CacheEvent> {
         let receiver = self.sender.subscribe();
         let versions = versions.into_iter().map(|version| (version.id.clone(), version)).collect();
-        *self.known() = Some(Known { versions, ..Known::default() });
+        *self.known() = Some(ReportedVersions { versions, ..ReportedVersions::default() });
         receiver
     }
 
@@ -153,7 +153,7 @@ mod tests {
         let events = Events::default();
         let receiver = events.sender.subscribe();
         let versions = ids.iter().map(|id| ((*id).to_owned(), version(id, "p", 1))).collect();
-        *events.known() = Some(Known { versions, ..Known::default() });
+        *events.known() = Some(ReportedVersions { versions, ..ReportedVersions::default() });
         (events, receiver)
     }
 

@@ -13,13 +13,13 @@ use crate::engine::caches::CacheStore;
 #[derive(Debug)]
 pub(super) struct Guards {
     store: Arc<dyn CacheStore>,
-    state: Mutex<State>,
+    state: Mutex<GuardState>,
     /// Versions that are being deleted, as their last reader has ended.
     deleting: TaskTracker,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GuardState {
     readers: HashMap<String, usize>,
     /// To be deleted when nobody reads them.
     retired: HashSet<String>,
@@ -30,7 +30,7 @@ impl Guards {
         Arc::new(Self { store, state: Mutex::default(), deleting: TaskTracker::new() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GuardState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_indexes_are_kept() {
+    fn at_most_so_many_indexes_are_kept() {
         let indexes = Indexes::default();
         let config = |at: usize, size| Descriptor::new("", Digest::sha256(at.to_string().as_bytes()), size);
         for at in 0..=INDEXES {

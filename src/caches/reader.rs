@@ -18,7 +18,7 @@ use crate::source::{Chunks, SourceError};
 const STREAMS: usize = 8;
 
 /// How long an engine that is away is waited for, and how long it is between two attempts.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often one piece of a blob is read anew.
 const REOPENED: usize = 8;
@@ -36,11 +36,11 @@ pub struct ReadTotals {
 #[derive(Debug)]
 pub struct CacheReader {
     blobs: Arc<dyn Images>,
-    state: Mutex<State>,
+    state: Mutex<ReaderState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ReaderState {
     documents: HashMap<Digest, Bytes>,
     /// The media types of those that are roots of parts.
     roots: HashMap<Digest, String>,
@@ -197,7 +197,7 @@ impl CacheReader {
     /// Whether an engine that is away is still waited for, by all reads together.
     fn is_waited_for(&self) -> bool {
         let now = Instant::now();
-        now < *self.state().patience.get_or_insert(now + PATIENCE)
+        now < *self.state().patience.get_or_insert(now + TIMEOUT)
     }
 
     fn take(&self, digest: &Digest, offset: u64) -> Option<Open> {
@@ -217,7 +217,7 @@ impl CacheReader {
         state.totals.bytes += bytes;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ReaderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

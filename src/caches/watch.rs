@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{CacheError, CacheEvent, Caches};
 
 /// How often the store is listed while somebody watches.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Caches {
     /// What happens to versions from now on. A watcher that reads slowly misses the oldest events, and gets their number.
@@ -30,7 +30,7 @@ impl Caches {
 
 /// Lists the store until nobody watches.
 async fn list_regularly(caches: Weak<Caches>) {
-    let mut ticks = interval(LOOK);
+    let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {

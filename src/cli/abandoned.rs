@@ -9,7 +9,7 @@ use crate::engine::{Abandoned, Engine};
 use crate::image::Digest;
 
 /// How long to wait for the engine at the end of a command, beside the grace it asks for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The leases found when the command began.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl AbandonedLeases {
         if !self.found.leases.is_empty() {
             sleep_until(self.at + self.found.grace).await;
         }
-        match timeout(PATIENCE, engine.release_abandoned(&leases)).await {
+        match timeout(TIMEOUT, engine.release_abandoned(&leases)).await {
             Ok(Ok(())) => tracing::debug!(?leases, "released leases of killed processes"),
             // A layout may be read-only.
             Ok(Err(error)) => tracing::debug!(%error, "leases of killed processes stay"),

@@ -382,8 +382,8 @@ mod tests {
                 let help = flag.and_then(|flag| flag.get_help()).unwrap_or_else(|| panic!("--{}", setting.name()));
                 let help = help.to_string();
                 assert!(help.contains(&format!("[env: {}", setting.variable())), "--{}: {help}", setting.name());
-                if let Some(neighbour) = setting.neighbour() {
-                    assert!(help.contains(neighbour), "--{}: {help}", setting.name());
+                if let Some(foreign) = setting.foreign_variable() {
+                    assert!(help.contains(foreign), "--{}: {help}", setting.name());
                 }
             }
         }

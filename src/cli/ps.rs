@@ -86,7 +86,7 @@ async fn exports(address: &Address) -> Result<Vec<Row>, CommandError> {
     let (live, is_api) = match probe(address, First::Http2).await {
         Probe::Linkspan(status) => (status.exports, status.door.kind == Kind::Export),
         // Another server of the API, or no listener, which the call reports.
-        Probe::Stranger | Probe::Closed | Probe::Denied => (Vec::new(), true),
+        Probe::OtherProgram | Probe::Closed | Probe::Denied => (Vec::new(), true),
     };
     let mut rows: BTreeMap<_, _> =
         live.into_iter().map(|live| (live.id.clone(), Row { live, session: None })).collect();

@@ -48,7 +48,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::engine::stuck::Stuck;
+    use crate::engine::fixture::Stuck;
 
     #[tokio::test]
     async fn a_hold_that_an_engine_does_not_release_ends_at_a_signal() {

@@ -130,7 +130,7 @@ fn pair(drafts: &mut [Draft], listens: &[Given]) -> Result<(), ConfigError> {
 /// Applies the TLS settings outside of tables to the only draft.
 fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     let tls = [Setting::TlsCa, Setting::TlsCert, Setting::TlsKey, Setting::TlsServerName];
-    let Some(first) = tls.iter().find_map(|setting| settings.one(*setting)) else { return Ok(()) };
+    let Some(first) = tls.iter().find_map(|setting| settings.last(*setting)) else { return Ok(()) };
     let [draft] = drafts else {
         return Err(ConfigError::Contradiction(format!(
             "{} needs exactly one builder, and there are {}; with several, give each its own `tls` in a [[builder]] \
@@ -141,7 +141,7 @@ fn secure(drafts: &mut [Draft], settings: &Layer) -> Result<(), ConfigError> {
     };
     for (setting, slot) in tls.into_iter().zip([&mut draft.ca, &mut draft.cert, &mut draft.key, &mut draft.server_name])
     {
-        if let Some(given) = settings.one(setting) {
+        if let Some(given) = settings.last(setting) {
             *slot = Some(given.clone());
         }
     }
@@ -184,9 +184,9 @@ fn endpoint(given: &Given, settings: &Layer) -> Result<BuilderEndpoint, ConfigEr
 fn docker_socket(given: &Given, settings: &Layer) -> Result<PathBuf, ConfigError> {
     // A DOCKER_HOST that points to our own docker door was set for clients.
     let parsed = |text: &str| text.parse::<Address>().ok();
-    let door = settings.one(Setting::DockerListen).and_then(|door| parsed(&door.text));
+    let door = settings.last(Setting::DockerListen).and_then(|door| parsed(&door.text));
     let is_other = |host: &&str| door.is_none() || parsed(host) != door;
-    let host = settings.one(Setting::DockerHost).map(|host| host.text.as_str()).filter(is_other);
+    let host = settings.last(Setting::DockerHost).map(|host| host.text.as_str()).filter(is_other);
     let host = host.unwrap_or(DEFAULT_DOCKER_HOST);
     match host.parse() {
         Ok(Address::Unix(path)) => Ok(path),

@@ -60,7 +60,7 @@ pub(super) fn check(
     let mut engine = selection(settings)?;
     let builders = builder::check(settings, tables)?;
     let docker_door = docker::check(settings, &mut engine, &builders, usual_docker_door)?;
-    let export_listen = settings.one(Setting::ExportListen).map(builder::listen).transpose()?;
+    let export_listen = settings.last(Setting::ExportListen).map(builder::listen).transpose()?;
     if let Some(address) = &export_listen {
         let is_builders = builders
             .iter()
@@ -79,34 +79,34 @@ pub(super) fn check(
         export_listen,
         names: Names {
             allowed: settings.all(Setting::AllowName).iter().map(pattern).collect::<Result<_, _>>()?,
-            allow_tag_move: !settings.one(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
+            allow_tag_move: !settings.last(Setting::DenyTagMove).map(boolean).transpose()?.unwrap_or(false),
         },
         caches: CacheSettings {
             limits: CacheLimits {
-                max_bytes: settings.one(Setting::CacheMaxBytes).map(bytes).transpose()?,
-                max_age: settings.one(Setting::CacheMaxAge).map(age).transpose()?,
-                max_count: settings.one(Setting::CacheMaxCount).map(count).transpose()?,
+                max_bytes: settings.last(Setting::CacheMaxBytes).map(bytes).transpose()?,
+                max_age: settings.last(Setting::CacheMaxAge).map(age).transpose()?,
+                max_count: settings.last(Setting::CacheMaxCount).map(count).transpose()?,
             },
             policy: CachePolicy {
                 allowed: settings.all(Setting::AllowCache).iter().map(pattern).collect::<Result<_, _>>()?,
             },
-            from_engine: settings.one(Setting::CacheFromEngine).map(boolean).transpose()?.unwrap_or(false),
-            lazy_import: settings.one(Setting::CacheLazyImport).map(boolean).transpose()?.unwrap_or(false),
+            from_engine: settings.last(Setting::CacheFromEngine).map(boolean).transpose()?.unwrap_or(false),
+            lazy_import: settings.last(Setting::CacheLazyImport).map(boolean).transpose()?.unwrap_or(false),
         },
         output_dirs: settings.all(Setting::AllowOutputDir).iter().map(output_dir).collect::<Result<_, _>>()?,
-        gid: match settings.one(Setting::Group) {
+        gid: match settings.last(Setting::Group) {
             Some(given) => gid(given, groups)?,
             None => group::default(groups),
         },
         engine_timeout: settings
-            .one(Setting::EngineTimeout)
+            .last(Setting::EngineTimeout)
             .map(seconds)
             .transpose()?
             .unwrap_or(DEFAULT_ENGINE_TIMEOUT),
-        drain_timeout: settings.one(Setting::DrainTimeout).map(seconds).transpose()?.unwrap_or(DEFAULT_DRAIN),
+        drain_timeout: settings.last(Setting::DrainTimeout).map(seconds).transpose()?.unwrap_or(DEFAULT_DRAIN),
         log: Log {
-            level: settings.one(Setting::LogLevel).map(level).transpose()?.unwrap_or(Level::INFO),
-            format: settings.one(Setting::LogFormat).map(format).transpose()?.unwrap_or(LogFormat::Text),
+            level: settings.last(Setting::LogLevel).map(level).transpose()?.unwrap_or(Level::INFO),
+            format: settings.last(Setting::LogFormat).map(format).transpose()?.unwrap_or(LogFormat::Text),
         },
     })
 }
@@ -127,8 +127,8 @@ fn pattern(given: &Given) -> Result<String, ConfigError> {
 }
 
 fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
-    let mut kind = settings.one(Setting::Engine).map(self::kind).transpose()?.flatten();
-    let is_flag = |setting| settings.one(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
+    let mut kind = settings.last(Setting::Engine).map(self::kind).transpose()?.flatten();
+    let is_flag = |setting| settings.last(setting).is_some_and(|given: &Given| matches!(given.origin, Origin::Flag(_)));
     // A --layout flag chooses the layout engine over variables and the file; an --engine flag for another engine
     // overrides a layout in these.
     let (named, chosen) = (is_flag(Setting::Layout), is_flag(Setting::Engine));
@@ -138,9 +138,9 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     }
     // For containerd and layouts, DOCKER_HOST is ignored: its value need not be one that Linkspan can use.
     let docker_host = settings
-        .one(Setting::DockerHost)
+        .last(Setting::DockerHost)
         .filter(|_| !matches!(kind, Some(EngineKind::Containerd | EngineKind::Layout)));
-    let mut layout = settings.one(Setting::Layout).map(folder).transpose()?;
+    let mut layout = settings.last(Setting::Layout).map(folder).transpose()?;
     if chosen && !named && !matches!(kind, None | Some(EngineKind::Layout)) {
         layout = None;
     }
@@ -152,11 +152,11 @@ fn selection(settings: &Layer) -> Result<Selection, ConfigError> {
     Ok(Selection {
         kind,
         docker_host: docker_host.map(self::docker_host).transpose()?,
-        containerd_address: settings.one(Setting::ContainerdAddress).map(socket_path).transpose()?,
-        namespace: settings.one(Setting::Namespace).map(namespace).transpose()?,
+        containerd_address: settings.last(Setting::ContainerdAddress).map(socket_path).transpose()?,
+        namespace: settings.last(Setting::Namespace).map(namespace).transpose()?,
         layout,
-        cache_dir: settings.one(Setting::CacheDir).map(folder).transpose()?,
-        layer_applier: settings.one(Setting::LayerApplier).map(layer_applier).transpose()?.unwrap_or_default(),
+        cache_dir: settings.last(Setting::CacheDir).map(folder).transpose()?,
+        layer_applier: settings.last(Setting::LayerApplier).map(layer_applier).transpose()?.unwrap_or_default(),
     })
 }
 

@@ -16,7 +16,7 @@ pub(super) fn add(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<(), ConfigError> {
     let doors = [Setting::Builder, Setting::BuildkitListen, Setting::DockerListen, Setting::ExportListen];
-    if doors.iter().any(|door| settings.one(*door).is_some()) {
+    if doors.iter().any(|door| settings.last(*door).is_some()) {
         return Ok(());
     }
     let [docker, export] = if is_root {
@@ -25,7 +25,7 @@ pub(super) fn add(
         let folder = runtime(variable).ok_or(ConfigError::NoRuntimeFolder)?;
         ["docker.sock", "export.sock"].map(|name| format!("unix://{}", folder.join(name).display()))
     };
-    let engine = settings.one(Setting::Engine).map(|given| given.text.as_str());
+    let engine = settings.last(Setting::Engine).map(|given| given.text.as_str());
     if !matches!(engine, Some("containerd" | "layout")) {
         settings.add(Setting::DockerListen, docker, Origin::Default(Setting::DockerListen));
     }

@@ -27,10 +27,10 @@ pub(super) fn check(
     builders: &[Builder],
     usual: &str,
 ) -> Result<Option<DockerDoor>, ConfigError> {
-    let given = settings.one(Setting::DockerListen);
+    let given = settings.last(Setting::DockerListen);
     let parsed = |text: &str| text.parse::<Address>().ok();
     let ours = parsed(given.map_or(usual, |given| &given.text));
-    let docker_host = settings.one(Setting::DockerHost);
+    let docker_host = settings.last(Setting::DockerHost);
     let is_ours = |text: &str| ours.is_some() && parsed(text) == ours;
     if docker_host.is_some_and(|docker_host| {
         is_ours(&docker_host.text) && docker_host.origin == Origin::Variable("DOCKER_HOST".to_owned())

@@ -31,7 +31,7 @@ pub(super) fn own(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     let mut layer = Layer::default();
     for setting in Setting::ALL {
         read(&mut layer, environment, setting, setting.variable())?;
-        if let Some(former) = setting.former_variable().filter(|_| layer.one(setting).is_none()) {
+        if let Some(former) = setting.former_variable().filter(|_| layer.last(setting).is_none()) {
             read(&mut layer, environment, setting, former)?;
         }
     }
@@ -39,10 +39,10 @@ pub(super) fn own(environment: &dyn Environment) -> Result<Layer, ConfigError> {
 }
 
 /// The settings in variables of other programs.
-pub(super) fn neighbours(environment: &dyn Environment) -> Result<Layer, ConfigError> {
+pub(super) fn foreign_variables(environment: &dyn Environment) -> Result<Layer, ConfigError> {
     let mut layer = Layer::default();
     for setting in Setting::ALL {
-        if let Some(name) = setting.neighbour() {
+        if let Some(name) = setting.foreign_variable() {
             read(&mut layer, environment, setting, name.to_owned())?;
         }
     }

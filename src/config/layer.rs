@@ -76,7 +76,7 @@ impl Layer {
     }
 
     /// The value of a setting that is no list; the last one if there are several.
-    pub fn one(&self, setting: Setting) -> Option<&Given> {
+    pub fn last(&self, setting: Setting) -> Option<&Given> {
         self.all(setting).last()
     }
 

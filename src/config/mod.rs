@@ -93,18 +93,18 @@ impl Config {
         Self::resolve(flags, environment, &SystemFiles::default(), None)
     }
 
-    /// Like [`Config::load`], for a daemon: `handed` has the addresses of sockets that a service manager passed to it.
+    /// Like [`Config::load`], for a daemon: `inherited` has the addresses of sockets that a service manager passed to it.
     /// If no source names a door, the default doors are opened.
     ///
     /// # Errors
     /// As [`Config::load`], and when there is no folder for the default doors.
-    pub fn load_serving(flags: Layer, environment: &dyn Environment, handed: Layer) -> Result<Self, ConfigError> {
-        Self::resolve(flags, environment, &SystemFiles::default(), Some(handed))
+    pub fn load_serving(flags: Layer, environment: &dyn Environment, inherited: Layer) -> Result<Self, ConfigError> {
+        Self::resolve(flags, environment, &SystemFiles::default(), Some(inherited))
     }
 
     /// Whether flags or variables ask for JSON logs, for errors before the configuration is checked.
     pub fn requests_json(flags: &Layer, environment: &dyn Environment) -> bool {
-        let flag = flags.one(Setting::LogFormat).map(|given| given.text.clone());
+        let flag = flags.last(Setting::LogFormat).map(|given| given.text.clone());
         let variable = || environment.get(&Setting::LogFormat.variable())?.into_string().ok();
         flag.or_else(variable).as_deref() == Some("json")
     }
@@ -123,20 +123,20 @@ impl Config {
         serving: Option<Layer>,
     ) -> Result<Self, ConfigError> {
         let explicit = flags.over(environment::own(environment)?);
-        let file = match explicit.one(Setting::Config) {
+        let file = match explicit.last(Setting::Config) {
             Some(given) => file::read(Path::new(&given.text))?,
             None => file::read_if_there(&files.file)?,
         };
-        let mut ambient = environment::neighbours(environment)?;
+        let mut ambient = environment::foreign_variables(environment)?;
         let mut configured = explicit.over(file.layer);
-        if let Some(mut handed) = serving.clone() {
+        if let Some(mut inherited) = serving.clone() {
             if file.builders.iter().any(|builder| builder.listen.is_some()) {
-                handed.remove(Setting::BuildkitListen);
+                inherited.remove(Setting::BuildkitListen);
             }
-            configured = configured.over(handed);
+            configured = configured.over(inherited);
         }
         // If only other doors are configured, BUILDKIT_HOST does not ask for a builder's door.
-        let is_configured = |setting| configured.one(setting).is_some();
+        let is_configured = |setting| configured.last(setting).is_some();
         let other_door = (is_configured(Setting::DockerListen) || is_configured(Setting::ExportListen))
             && !is_configured(Setting::BuildkitListen);
         // A BUILDKIT_HOST that points to one of our own doors was set for clients: it names no builder.
@@ -145,7 +145,7 @@ impl Config {
             [] => builder.text == DEFAULT_LISTEN,
             listens => listens.iter().any(|listen| listen.text == builder.text),
         };
-        let is_ours = ambient.one(Setting::Builder).is_some_and(is_ours);
+        let is_ours = ambient.last(Setting::Builder).is_some_and(is_ours);
         if !file.builders.is_empty() || other_door || is_ours {
             ambient.remove(Setting::Builder);
         }

@@ -42,9 +42,17 @@ fn push_compression(given: &Given) -> Result<PushCompression, ConfigError> {
 /// How doors treat the outputs of builds, where a builder has no settings of its own.
 pub(super) fn outputs(settings: &Layer) -> Result<OutputOptions, ConfigError> {
     Ok(OutputOptions {
-        plain_is_load: settings.one(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or_default(),
-        load_compression: settings.one(Setting::LoadCompression).map(load_compression).transpose()?.unwrap_or_default(),
-        push_compression: settings.one(Setting::PushCompression).map(push_compression).transpose()?.unwrap_or_default(),
+        plain_is_load: settings.last(Setting::PlainIsLoad).map(boolean).transpose()?.unwrap_or_default(),
+        load_compression: settings
+            .last(Setting::LoadCompression)
+            .map(load_compression)
+            .transpose()?
+            .unwrap_or_default(),
+        push_compression: settings
+            .last(Setting::PushCompression)
+            .map(push_compression)
+            .transpose()?
+            .unwrap_or_default(),
     })
 }
 

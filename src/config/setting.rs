@@ -170,7 +170,7 @@ impl Setting {
     ///
     /// Sources: docker's client (`DOCKER_HOST`), containerd's `cmd/ctr/app/main.go` (`CONTAINERD_ADDRESS`,
     /// `CONTAINERD_NAMESPACE`), BuildKit's `cmd/buildctl/main.go` (`BUILDKIT_HOST`).
-    pub fn neighbour(self) -> Option<&'static str> {
+    pub fn foreign_variable(self) -> Option<&'static str> {
         match self {
             Self::DockerHost => Some("DOCKER_HOST"),
             Self::ContainerdAddress => Some("CONTAINERD_ADDRESS"),

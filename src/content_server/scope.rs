@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_so_many_refs() {
+    fn at_most_so_many_refs_are_taken() {
         let mut scope = Scope::default();
         let times = Times { started: SystemTime::now(), updated: SystemTime::now() };
         for at in 1..REFS {

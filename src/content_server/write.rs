@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::content_server::scoped::Scoped;
     use crate::content_server::{Contents, Export, Times};
-    use crate::engine::stuck::{Stuck, layout};
+    use crate::engine::fixture::{Stuck, layout};
     use crate::export_v1::limits::REFS;
     use crate::export_v1::proto::Reason;
 

@@ -20,7 +20,7 @@ use crate::net::{Connection, Drain, Metered};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// How often a drain checks whether it still has to wait for a connection.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A client's connection, as doors get it.
 pub(super) type Client = Connection<Metered<Stream>>;
@@ -65,9 +65,9 @@ impl OpenConnections {
     }
 
     /// Waits until no connection is left that a drain has to wait for.
-    async fn none_holds(&self) {
-        while self.with(|(_, open)| open.values().any(Drain::holds)) {
-            tokio::time::sleep(LOOK).await;
+    async fn all_may_end(&self) {
+        while self.with(|(_, open)| open.values().any(Drain::must_wait)) {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -119,7 +119,7 @@ impl Listeners {
         self.connections.len()
     }
 
-    /// Drains: stops listening at once, then waits for the connections for which [`Drain::holds`]. After `timeout`, or
+    /// Drains: stops listening at once, then waits for the connections for which [`Drain::must_wait`]. After `timeout`, or
     /// when `force` resolves (to the reason), the remaining connections are dropped.
     pub(super) async fn close(self, timeout: Duration, force: impl Future<Output = String>) -> Result<(), DaemonError> {
         self.drain.cancel();
@@ -129,7 +129,7 @@ impl Listeners {
         let reason = tokio::select! {
             biased;
             () = self.connections.wait() => return Ok(()),
-            () = self.open.none_holds() => {
+            () = self.open.all_may_end() => {
                 let connections = self.connections();
                 if connections > 0 {
                     info!(connections, "streams that do not end by themselves, and idle tunnels, are ended");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Builder, BuilderEndpoint};
-use crate::http2::{ConnectionPool, Sharing};
+use crate::http2::{ConnectionPool, ConnectionSharing};
 use crate::net::{Dial, Upstream, UpstreamError};
 use crate::tunnel::ExecDial;
 
@@ -23,8 +23,8 @@ pub(crate) fn dial(builder: &Builder) -> Result<Box<dyn Dial>, UpstreamError> {
 /// The connection pool for `builder`.
 pub(super) fn connections(builder: &Builder) -> Result<Arc<ConnectionPool>, UpstreamError> {
     let sharing = match builder.endpoint {
-        BuilderEndpoint::Socket(_) => Sharing::PerClient,
-        BuilderEndpoint::Container { .. } => Sharing::Shared { idle: KEEP_EXEC },
+        BuilderEndpoint::Socket(_) => ConnectionSharing::PerClient,
+        BuilderEndpoint::Container { .. } => ConnectionSharing::Shared { idle: KEEP_EXEC },
     };
     Ok(ConnectionPool::new(dial(builder)?, sharing))
 }

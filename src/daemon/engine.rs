@@ -18,14 +18,14 @@ const UNPROVEN: Duration = Duration::from_secs(5);
 
 /// How much longer than the wait for the engine a start may take: the first attempt may end late, and the other steps
 /// of the start follow.
-const REST: Duration = Duration::from_secs(60);
+const START_MARGIN: Duration = Duration::from_secs(60);
 
 /// Selects the engine, and waits up to `timeout` if it is not up. Other errors are returned at once: waiting does not
 /// resolve them.
 pub(super) async fn wait(selection: &Selection, timeout: Duration) -> Result<Selected, EngineError> {
     let (begun, end) = (Instant::now(), Instant::now() + timeout);
     // Extends the service manager's own limit (TimeoutStartSec=), so that any `timeout` works.
-    notify::state(&format!("EXTEND_TIMEOUT_USEC={}", timeout.saturating_add(REST).as_micros()));
+    notify::state(&format!("EXTEND_TIMEOUT_USEC={}", timeout.saturating_add(START_MARGIN).as_micros()));
     let (mut last, mut announced) = (None, false);
     loop {
         let look = select(selection);

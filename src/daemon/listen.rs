@@ -79,7 +79,7 @@ pub enum ListenError {
     },
     /// A socket that a service manager passed cannot be used.
     #[error("the socket {socket}, which was passed by the service manager, cannot be used: {reason}")]
-    HandedOver {
+    Passed {
         /// Which one.
         socket: String,
         /// What is wrong with it, and what was expected.

@@ -58,8 +58,8 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the rest of the shutdown may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the doors stay closed for [`tidy`], which then continues in the background.
-const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the doors stay closed for [`clean_up`], which then continues in the background.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or did not shut down cleanly.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,7 @@ impl DaemonError {
 /// When the daemon cannot start, or when connections were dropped at the deadline of the drain.
 pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
-    let Opened { listeners, docker_door, exports, caches, tidying: _tidying } = tokio::select! {
+    let RunningDaemon { listeners, docker_door, exports, caches, clean_up: _clean_up } = tokio::select! {
         opened = open(&config, inherited) => opened?,
         // No client was accepted yet, and dropping the future closes the sockets that are already bound.
         signal = signals.next() => {
@@ -154,17 +154,17 @@ pub(crate) async fn run(config: Config, inherited: Inherited) -> Result<(), Daem
 }
 
 /// What a running daemon consists of.
-struct Opened {
+struct RunningDaemon {
     listeners: Listeners,
     docker_door: Option<Arc<crate::door::docker::Door>>,
     exports: Arc<Exports>,
     caches: Option<Arc<Caches>>,
     /// Aborted when the daemon ends; the next start does the rest.
-    tidying: AbortOnDropHandle<()>,
+    clean_up: AbortOnDropHandle<()>,
 }
 
 /// Opens all doors of `config`, or none.
-async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, DaemonError> {
+async fn open(config: &Config, mut inherited: Inherited) -> Result<RunningDaemon, DaemonError> {
     if config.builders.is_empty() && config.docker_door.is_none() && config.export_listen.is_none() {
         return Err(ConfigError::NoBuilder.into());
     }
@@ -205,7 +205,7 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
         Err(EngineError::NotOffered { .. }) => None,
         Err(error) => return Err(error.into()),
     };
-    let tidying = begin_to_tidy(Arc::clone(&engine), caches.clone()).await;
+    let clean_up = start_clean_up(Arc::clone(&engine), caches.clone()).await;
 
     announce(&format!("engine {}: {reason}", engine.identity()));
     let policy = NamePolicy { allowed: config.names.allowed.clone(), allow_tag_move: config.names.allow_tag_move };
@@ -272,20 +272,20 @@ async fn open(config: &Config, mut inherited: Inherited) -> Result<Opened, Daemo
             async move { door.serve(stream, drain).await }
         });
     }
-    Ok(Opened { listeners, docker_door, exports, caches, tidying })
+    Ok(RunningDaemon { listeners, docker_door, exports, caches, clean_up })
 }
 
-/// Starts [`tidy`], which usually ends at once. A slow engine, or a lock that another process holds, does not keep the
+/// Starts [`clean_up`], which usually ends at once. A slow engine, or a lock that another process holds, does not keep the
 /// doors closed.
-async fn begin_to_tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) -> AbortOnDropHandle<()> {
-    let mut tidying = AbortOnDropHandle::new(tokio::spawn(tidy(engine, caches)));
-    let _ = tokio::time::timeout(TIDY_TIMEOUT, &mut tidying).await;
-    tidying
+async fn start_clean_up(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) -> AbortOnDropHandle<()> {
+    let mut clean_up = AbortOnDropHandle::new(tokio::spawn(clean_up(engine, caches)));
+    let _ = tokio::time::timeout(CLEAN_UP_TIMEOUT, &mut clean_up).await;
+    clean_up
 }
 
 /// Releases the leases and removes the unfinished caches of an earlier process. Failures do not stop the daemon: the
 /// next start retries, and leases expire.
-async fn tidy(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) {
+async fn clean_up(engine: Arc<dyn Engine>, caches: Option<Arc<Caches>>) {
     match engine.recover().await {
         Ok(0) => {}
         Ok(leases) => info!(leases, "an earlier process left something behind, which is released"),

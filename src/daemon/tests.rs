@@ -38,10 +38,10 @@ impl Engine for Locked {
 
 #[tokio::test(start_paused = true)]
 async fn what_an_earlier_process_left_keeps_no_door_closed() {
-    let tidying = begin_to_tidy(Arc::new(Locked), None).await;
-    assert!(!tidying.is_finished());
-    let ended = tidying.abort_handle();
-    drop(tidying);
+    let clean_up = start_clean_up(Arc::new(Locked), None).await;
+    assert!(!clean_up.is_finished());
+    let ended = clean_up.abort_handle();
+    drop(clean_up);
     tokio::task::yield_now().await;
     assert!(ended.is_finished(), "it ends with the daemon");
 }

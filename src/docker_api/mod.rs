@@ -91,11 +91,11 @@ impl Api {
         #[serde(rename_all = "PascalCase")]
         struct Container {
             id: String,
-            state: State,
+            state: ContainerState,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct State {
+        struct ContainerState {
             pid: i32,
         }
         let response = self.get(&format!("/containers/{container}/json")).await.ok()?;

@@ -15,7 +15,7 @@ use tower::service_fn;
 use crate::net::Dial;
 
 /// The time limit for connecting to a builder, and again for its response: a busy builder is slow.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The response of a builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) enum BuilderProbe {
     /// It speaks HTTP/2 and is no builder.
     NoBuilder,
     /// It cannot be reached, or does not respond.
-    Silent(String),
+    Unreachable(String),
 }
 
 /// How often to try when the connection breaks without a reason: a TLS alert after the handshake races with our first bytes,
@@ -47,14 +47,14 @@ pub(super) async fn probe(dial: &dyn Dial) -> BuilderProbe {
             _ => break,
         }
     }
-    outcome.unwrap_or_else(BuilderProbe::Silent)
+    outcome.unwrap_or_else(BuilderProbe::Unreachable)
 }
 
 async fn probe_once(dial: &dyn Dial) -> Result<BuilderProbe, String> {
-    let late = |what: &str| format!("{} did not {what} within {} s", dial.name(), PATIENCE.as_secs());
-    let stream = tokio::time::timeout(PATIENCE, dial.dial()).await.map_err(|_| late("connect"))?;
+    let late = |what: &str| format!("{} did not {what} within {} s", dial.name(), TIMEOUT.as_secs());
+    let stream = tokio::time::timeout(TIMEOUT, dial.dial()).await.map_err(|_| late("connect"))?;
     let stream = TokioIo::new(stream.map_err(|error| error.to_string())?);
-    tokio::time::timeout(PATIENCE, info(stream)).await.unwrap_or_else(|_| Err(late("respond")))
+    tokio::time::timeout(TIMEOUT, info(stream)).await.unwrap_or_else(|_| Err(late("respond")))
 }
 
 /// Makes the calls on a connection that is driven here instead of by a channel, because the error that ends it matters: with

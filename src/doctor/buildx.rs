@@ -3,8 +3,8 @@
 use super::builder::BuilderProbe;
 use super::door::Door;
 use super::names::{self, BUILDER};
-use super::report::{Check, Mark, Remedy, UsersBuilder};
-use super::users::{Users, UsersNode, UsersOwn};
+use super::report::{Check, Mark, Remedy, ReportedBuilder};
+use super::users::{BuildxBuilder, BuildxNode, Users};
 use crate::buildx::{Version, is_same_address};
 use crate::config::{DEFAULT_DOCKER_LISTEN, DEFAULT_EXPORT_LISTEN, DEFAULT_LISTEN};
 use crate::engine::EngineKind;
@@ -17,7 +17,7 @@ pub(super) const POLICY: &str = "--plain-is-load";
 
 /// The doors that builders can go through.
 #[derive(Debug)]
-pub(super) struct Ways<'a> {
+pub(super) struct RouteContext<'a> {
     pub(super) doors: &'a [Door],
     /// The engine's address, if a docker door could lead to it.
     pub(super) engine: Option<String>,
@@ -28,13 +28,13 @@ pub(super) struct Ways<'a> {
 
 /// Where a node goes, best first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+enum Route {
     /// Through a door, with direct exports.
     Direct(Kind),
     /// Through a door, with a condition that is unknown; the text continues the sentence.
     Depends(Kind, String),
     /// Through a door, without direct exports: the reason and the remedy.
-    InVain(Kind, String, String),
+    NotDirect(Kind, String, String),
     /// To the address of a closed door; the text says what is there.
     NoDoor(Kind, &'static str),
     /// Directly to an engine that has or could have a docker door; the door's address, if it is open.
@@ -48,129 +48,137 @@ enum Way {
 }
 
 /// The check and the report entry of each builder.
-pub(super) fn judge(ways: &Ways<'_>) -> (Vec<Check>, Vec<UsersBuilder>) {
-    match &ways.users.builders {
+pub(super) fn judge(context: &RouteContext<'_>) -> (Vec<Check>, Vec<ReportedBuilder>) {
+    match &context.users.builders {
         Err(error) => {
             let found = format!("the builders of buildx cannot be read: {error}");
             (vec![Check { about: "buildx", mark: Mark::Note, found, remedy: None }], Vec::new())
         }
-        Ok(builders) => builders.iter().map(|builder| judge_builder(builder, ways)).unzip(),
+        Ok(builders) => builders.iter().map(|builder| judge_builder(builder, context)).unzip(),
     }
 }
 
-fn judge_builder(builder: &UsersOwn, ways: &Ways<'_>) -> (Check, UsersBuilder) {
-    let UsersOwn { name, driver, nodes } = builder;
+fn judge_builder(builder: &BuildxBuilder, context: &RouteContext<'_>) -> (Check, ReportedBuilder) {
+    let BuildxBuilder { name, driver, nodes } = builder;
     // The nodes of a builder share its work, so the worst one decides.
-    let worst = nodes.iter().map(|node| way(driver, node, ways)).max().unwrap_or(Way::Elsewhere);
+    let worst = nodes.iter().map(|node| route(driver, node, context)).max().unwrap_or(Route::Elsewhere);
     let endpoints: Vec<_> = nodes.iter().map(|node| node.address.clone()).collect();
-    let (mark, found, remedy) = words(builder, &worst, &endpoints.join(", "), ways);
-    let users = UsersBuilder {
+    let (mark, found, remedy) = words(builder, &worst, &endpoints.join(", "), context);
+    let users = ReportedBuilder {
         name: name.clone(),
         driver: driver.clone(),
         endpoints,
         through: match worst {
-            Way::Direct(kind) | Way::Depends(kind, _) | Way::InVain(kind, _, _) => Some(kind.name()),
+            Route::Direct(kind) | Route::Depends(kind, _) | Route::NotDirect(kind, _, _) => Some(kind.name()),
             _ => None,
         },
-        direct: matches!(worst, Way::Direct(_)),
+        direct: matches!(worst, Route::Direct(_)),
         remedy: remedy.clone(),
     };
     (Check { about: "buildx", mark, found, remedy }, users)
 }
 
-fn words(builder: &UsersOwn, way: &Way, endpoints: &str, ways: &Ways<'_>) -> (Mark, String, Option<Remedy>) {
-    let UsersOwn { name, driver, nodes } = builder;
+fn words(
+    builder: &BuildxBuilder,
+    way: &Route,
+    endpoints: &str,
+    context: &RouteContext<'_>,
+) -> (Mark, String, Option<Remedy>) {
+    let BuildxBuilder { name, driver, nodes } = builder;
     let who = format!("builder {name} ({driver})");
     let advice = |words: String| Some(Remedy::Words(words));
     match way {
-        Way::Direct(kind) => {
+        Route::Direct(kind) => {
             (Mark::Ok, format!("{who} goes through the {} door: its loads are direct exports", kind.name()), None)
         }
-        Way::Depends(kind, on) => (Mark::Note, format!("{who} goes through the {} door: {on}", kind.name()), None),
-        Way::InVain(kind, why, remedy) => {
+        Route::Depends(kind, on) => (Mark::Note, format!("{who} goes through the {} door: {on}", kind.name()), None),
+        Route::NotDirect(kind, why, remedy) => {
             let found =
                 format!("{who} goes through the {} door, but its loads are no direct exports: {why}", kind.name());
             (Mark::Slow, found, advice(remedy.clone()))
         }
-        Way::NoDoor(kind, what) => {
+        Route::NoDoor(kind, what) => {
             let found = format!("{who} goes to {endpoints}, where {what}, and no {} door is open", kind.name());
             (Mark::Note, found, advice("`linkspan serve` with that address opens it".to_owned()))
         }
-        Way::Wrong(kind) => {
+        Route::Wrong(kind) => {
             let found = format!("{who} goes to {endpoints}, which is a Linkspan's {} door and no builder", kind.name());
             (Mark::Note, found, advice("`docker buildx rm` it, and create one at a door for builders".to_owned()))
         }
-        Way::PastDocker(door) => {
-            let open = door.as_deref().unwrap_or(&ways.docker_listen);
+        Route::PastDocker(door) => {
+            let open = door.as_deref().unwrap_or(&context.docker_listen);
             let mut commands = Vec::new();
             if door.is_none() {
-                commands.push(ways.serve_docker());
+                commands.push(context.serve_docker());
             }
             let at = if open == DEFAULT_DOCKER_LISTEN { String::new() } else { format!(" --docker-listen {open}") };
             commands.push(format!("linkspan setup buildx {name}{at}"));
             let found = format!("{who} goes to {endpoints}, past Linkspan: every load sends the whole image");
             (Mark::Slow, found, Some(Remedy::Commands(commands)))
         }
-        Way::PastBuildkit(door, is_open) => {
+        Route::PastBuildkit(door, is_open) => {
             let found = format!("{who} goes to {endpoints}, past its door: every load sends the whole image");
-            (Mark::Slow, found, Some(Remedy::Commands(ways.to_door(door, *is_open, endpoints, name))))
+            (Mark::Slow, found, Some(Remedy::Commands(context.to_door(door, *is_open, endpoints, name))))
         }
-        Way::Elsewhere => {
-            let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, ways) } else { None };
+        Route::Elsewhere => {
+            let remedy = if nodes.len() == 1 { elsewhere(driver, endpoints, context) } else { None };
             (Mark::Note, format!("{who} goes to {endpoints}, where no door leads"), remedy.map(Remedy::Words))
         }
     }
 }
 
-fn way(driver: &str, node: &UsersNode, ways: &Ways<'_>) -> Way {
+fn route(driver: &str, node: &BuildxNode, context: &RouteContext<'_>) -> Route {
     if let Some(status) = node.status() {
         return match (driver, status.door.kind) {
             ("docker-container", Kind::Docker) | ("remote", Kind::Buildkit) => {
-                through(status, node.builder_probe.as_ref(), ways.users.version.as_ref())
+                through(status, node.builder_probe.as_ref(), context.users.version.as_ref())
             }
-            (_, kind) => Way::Wrong(kind),
+            (_, kind) => Route::Wrong(kind),
         };
     }
     if !matches!(driver, "docker-container" | "remote") {
-        return Way::Elsewhere;
+        return Route::Elsewhere;
     }
     let is = |address: &str| is_same_address(&node.address, address);
-    if let Some(kind) = ways.kind_at(&is) {
-        return Way::NoDoor(
+    if let Some(kind) = context.kind_at(&is) {
+        return Route::NoDoor(
             kind,
             match node.door_probe {
-                Some(running::Probe::Stranger) => "another program listens",
+                Some(running::Probe::OtherProgram) => "another program listens",
                 Some(running::Probe::Denied) => "this user may not connect",
                 _ => "nobody listens",
             },
         );
     }
     if driver == "remote" {
-        let past = ways.doors.iter().find(|door| door.builder.as_ref().is_some_and(|builder| is(&builder.address)));
-        return past.map_or(Way::Elsewhere, |door| Way::PastBuildkit(door.listen.to_string(), door.is_open()));
+        let past = context.doors.iter().find(|door| door.builder.as_ref().is_some_and(|builder| is(&builder.address)));
+        return past.map_or(Route::Elsewhere, |door| Route::PastBuildkit(door.listen.to_string(), door.is_open()));
     }
-    let open = ways
+    let open = context
         .doors
         .iter()
         .find(|door| door.kind == Kind::Docker && door.status().is_some_and(|status| is(&status.engine.address)));
     match open {
-        Some(door) => Way::PastDocker(Some(door.listen.to_string())),
-        None if ways.engine.as_deref().is_some_and(is) => Way::PastDocker(None),
-        None => Way::Elsewhere,
+        Some(door) => Route::PastDocker(Some(door.listen.to_string())),
+        None if context.engine.as_deref().is_some_and(is) => Route::PastDocker(None),
+        None => Route::Elsewhere,
     }
 }
 
 /// Whether a builder's loads through this door are direct exports. buildx marks a load only for an engine with the containerd
 /// image store (`build/opt.go`); any other load looks like a file on the wire.
-fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Version>) -> Way {
+fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Version>) -> Route {
     let kind = status.door.kind;
-    let in_vain = |why: String, remedy: &str| Way::InVain(kind, why, remedy.to_owned());
+    let not_direct = |why: String, remedy: &str| Route::NotDirect(kind, why, remedy.to_owned());
     match builder {
         Some(BuilderProbe::TooOld) => {
-            return in_vain("its BuildKit is older than 0.11".to_owned(), "update BuildKit to 0.11 or later");
+            return not_direct("its BuildKit is older than 0.11".to_owned(), "update BuildKit to 0.11 or later");
         }
         Some(BuilderProbe::NoBuilder) => {
-            return in_vain("what is behind it is no BuildKit".to_owned(), "see what the builder's address leads to");
+            return not_direct(
+                "what is behind it is no BuildKit".to_owned(),
+                "see what the builder's address leads to",
+            );
         }
         _ => {}
     }
@@ -181,7 +189,7 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
         _ if status.engine.kind != EngineKind::Docker => {
             let why = format!("`--load` into {} looks like a file on the wire", status.engine.kind);
             let remedy = format!("build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with {POLICY}");
-            return in_vain(why, &remedy);
+            return not_direct(why, &remedy);
         }
         Some((version, Some(false))) => {
             let why = format!("`--load` of buildx {version} looks like a file on the wire");
@@ -189,30 +197,30 @@ fn through(status: &Status, builder: Option<&BuilderProbe>, buildx: Option<&Vers
                 "update buildx to 0.24 or later, or build with `-o type=linkspan,name=NAME`, or start `linkspan serve` with \
                  {POLICY}"
             );
-            return in_vain(why, &remedy);
+            return not_direct(why, &remedy);
         }
         _ => {}
     }
     let unknown = match builder {
         Some(BuilderProbe::Version(_)) => None,
-        Some(BuilderProbe::Silent(reason)) => Some(format!(" (it does not respond now: {reason})")),
+        Some(BuilderProbe::Unreachable(reason)) => Some(format!(" (it does not respond now: {reason})")),
         _ => Some(String::new()),
     };
     let needs_buildx = is_plain && !matches!(marks, Some((_, Some(true))));
     match (unknown, needs_buildx) {
-        (None, false) => Way::Direct(kind),
-        (None, true) => Way::Depends(kind, "its loads are direct exports with buildx 0.24 or later".to_owned()),
+        (None, false) => Route::Direct(kind),
+        (None, true) => Route::Depends(kind, "its loads are direct exports with buildx 0.24 or later".to_owned()),
         (Some(why), false) => {
-            Way::Depends(kind, format!("its loads are direct exports if its BuildKit is 0.11 or later{why}"))
+            Route::Depends(kind, format!("its loads are direct exports if its BuildKit is 0.11 or later{why}"))
         }
-        (Some(why), true) => Way::Depends(
+        (Some(why), true) => Route::Depends(
             kind,
             format!("its loads are direct exports with buildx 0.24 or later if its BuildKit is 0.11 or later{why}"),
         ),
     }
 }
 
-impl Ways<'_> {
+impl RouteContext<'_> {
     /// The kind of door that is expected at an address.
     fn kind_at(&self, is: &dyn Fn(&str) -> bool) -> Option<Kind> {
         let configured = self.doors.iter().find(|door| door.is_configured && is(&door.listen.to_string()));
@@ -251,7 +259,7 @@ impl Ways<'_> {
 
     /// The user's builder with the door at `address` as its only node.
     pub(super) fn through(&self, address: &str) -> Option<&str> {
-        let goes = |builder: &&UsersOwn| match &builder.nodes[..] {
+        let goes = |builder: &&BuildxBuilder| match &builder.nodes[..] {
             [node] => builder.driver == "remote" && is_same_address(&node.address, address),
             _ => false,
         };
@@ -260,11 +268,11 @@ impl Ways<'_> {
 }
 
 /// How to get a door in front of this endpoint.
-fn elsewhere(driver: &str, address: &str, ways: &Ways<'_>) -> Option<String> {
+fn elsewhere(driver: &str, address: &str, context: &RouteContext<'_>) -> Option<String> {
     match driver {
         "remote" if address.starts_with("unix://") || address.starts_with("tcp://") => {
             // The default address may be another builder's door.
-            let is_taken = ways.doors.iter().any(|door| door.listen.to_string() == DEFAULT_LISTEN);
+            let is_taken = context.doors.iter().any(|door| door.listen.to_string() == DEFAULT_LISTEN);
             let listen = if is_taken { " --buildkit-listen unix:///run/linkspan/NAME.sock" } else { "" };
             Some(format!("linkspan serve --builder {address}{listen} opens a door for it"))
         }

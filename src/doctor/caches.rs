@@ -13,7 +13,7 @@ use crate::engine::doctor::Findings;
 use crate::status::Policy;
 
 /// How long the engine may take to list them.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The limits that apply: those of the running Linkspan, if its engine is the one that is examined.
 pub(super) fn limits(config: &Config, subject: Option<&RunningLinkspan>) -> CacheLimits {
@@ -31,7 +31,7 @@ pub(super) async fn measure(engine: &Findings, limits: CacheLimits) -> Option<Bu
     let engine = &engine.selected.as_ref().ok()?.engine;
     let caches = Caches::new(&**engine, CacheSettings { limits, ..CacheSettings::default() }).ok()?;
     let measuring = async { Ok::<_, crate::caches::CacheError>((caches.usage().await?, caches.exceeding().await?)) };
-    let (usage, over) = timeout(PATIENCE, measuring).await.ok()?.ok()?;
+    let (usage, over) = timeout(TIMEOUT, measuring).await.ok()?.ok()?;
     let refs: HashSet<_> = usage.versions.iter().map(|usage| &usage.version.reference).collect();
     Some(BuildCaches {
         caches: refs.len(),

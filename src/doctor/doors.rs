@@ -69,7 +69,7 @@ fn state(kind: Kind, listen: &Address, sockets: &[Socket]) -> DoorState {
     match &socket.probe {
         Probe::Linkspan(status) if status.door.kind == kind => DoorState::Open(status.clone()),
         Probe::Linkspan(status) => DoorState::Other(status.door.kind),
-        Probe::Stranger => DoorState::Taken,
+        Probe::OtherProgram => DoorState::Taken,
         Probe::Closed => DoorState::Closed,
         Probe::Denied => DoorState::Denied,
     }

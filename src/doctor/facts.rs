@@ -11,7 +11,7 @@ use crate::status::{Kind, Status};
 
 /// All facts.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct Facts {
     pub(super) engine: Findings,
     /// The running Linkspan that the report is about.
     pub(super) subject: Option<RunningLinkspan>,

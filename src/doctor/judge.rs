@@ -7,11 +7,11 @@ mod tests;
 
 use self::builder::{builder_check, builders};
 use self::engine::{containerd_checks, engine_check, inflate_check, misplaced_check};
-use super::buildx::{self, POLICY, Ways};
+use super::buildx::{self, POLICY, RouteContext};
 use super::caches::caches_check;
 use super::door::Door;
 use super::doors;
-use super::facts::{Chained, Found};
+use super::facts::{Chained, Facts};
 use super::names::{self, CONTEXT};
 use super::report::{Check, Commands, DockerDoor, Engine, ExportDoor, Mark, Report, check};
 use crate::buildx::is_same_address;
@@ -20,8 +20,8 @@ use crate::engine::select::DEFAULT_DOCKER_HOST;
 use crate::engine::{EngineError, EngineKind};
 use crate::status::{Kind, Status};
 
-pub(super) fn judge(found: &Found) -> Report {
-    let Found { engine: engines, subject, inflate, doors, users, .. } = found;
+pub(super) fn judge(found: &Facts) -> Report {
+    let Facts { engine: engines, subject, inflate, doors, users, .. } = found;
     let running = running(doors);
     let mut checks: Vec<_> = running.iter().map(|status| running_check(status)).collect();
     checks.push(engine_check(&engines.selected, subject.as_ref()));
@@ -46,7 +46,7 @@ pub(super) fn judge(found: &Found) -> Report {
         of_kind().find(|door| door.is_open()).or_else(|| of_kind().next())
     };
     let docker = door(Kind::Docker);
-    let ways = Ways {
+    let context = RouteContext {
         doors,
         engine: engine.as_ref().filter(|engine| engine.kind.is_docker()).map(|engine| engine.address.clone()),
         docker_listen: docker.map_or_else(|| DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string()),
@@ -54,17 +54,17 @@ pub(super) fn judge(found: &Found) -> Report {
     };
     checks.extend(running.iter().filter_map(|status| slow_load_check(status)));
     checks.extend(caches_check(found.caches.as_ref(), subject.as_ref().map(|subject| &subject.status.policy)));
-    let (users_checks, users_builders) = buildx::judge(&ways);
+    let (users_checks, users_builders) = buildx::judge(&context);
     checks.extend(users_checks);
     let works = checks.iter().all(|check| check.mark != Mark::Fail);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         works,
-        builders: builders(found, engine.as_ref(), &ways),
+        builders: builders(found, engine.as_ref(), &context),
         docker_door: docker.map(|door| DockerDoor {
             listen: door.listen.to_string(),
             open: door.is_open(),
-            context: context(door, &ways),
+            context: context_of(door, &context),
         }),
         export_door: door(Kind::Export)
             .map(|door| ExportDoor { listen: door.listen.to_string(), open: door.is_open() }),
@@ -163,25 +163,25 @@ fn chained_check(chained: &Chained) -> Check {
 }
 
 /// The command that makes docker use this docker door; `None` if it does.
-fn context(door: &Door, ways: &Ways<'_>) -> Option<String> {
+fn context_of(door: &Door, context: &RouteContext<'_>) -> Option<String> {
     let listen = door.listen.to_string();
-    if is_same_address(&ways.users.engine, &listen) {
+    if is_same_address(&context.users.engine, &listen) {
         return None;
     }
-    let known = ways.users.contexts.iter().find(|context| is_same_address(&context.host, &listen));
+    let known = context.users.contexts.iter().find(|context| is_same_address(&context.host, &listen));
     Some(match known {
         Some(context) => format!("docker context use {}", context.name),
         // The default socket belongs to the context `default`.
         None if is_same_address(&listen, DEFAULT_DOCKER_HOST) => "docker context use default".to_owned(),
         None => {
-            let name = names::free(CONTEXT, ways.users);
+            let name = names::free(CONTEXT, context.users);
             format!("docker context create {name} --docker host={listen} && docker context use {name}")
         }
     })
 }
 
 /// The check of buildx: whether its version marks loads.
-fn version_check(found: &Found, engine: Option<&Engine>) -> Option<Check> {
+fn version_check(found: &Facts, engine: Option<&Engine>) -> Option<Check> {
     let takes_builds = |door: &&Door| matches!(door.kind, Kind::Docker | Kind::Buildkit);
     let mut doors = found.doors.iter().filter(takes_builds).peekable();
     doors.peek()?;

@@ -33,11 +33,11 @@ use crate::status::Kind;
 
 use builder::BuilderProbe;
 use door::{Door, DoorState, Probed};
-use facts::Found;
+use facts::Facts;
 
 pub use report::{
     BuildCaches, Builder, Check, Commands, Containerd, DockerDoor, Engine, ExportDoor, Mark, Remedy, Report,
-    UsersBuilder,
+    ReportedBuilder,
 };
 pub use text::TextStyle;
 
@@ -66,7 +66,7 @@ pub async fn examine(config: &Config, users: Option<&Store>) -> Report {
     let caches = caches::measure(&engine, caches::limits(config, subject.as_ref())).await;
     let chained = engine::chained(config, &sockets);
     let containerd_address = config.engine.containerd_address.clone();
-    judge::judge(&Found { engine, subject, containerd_address, inflate, doors, chained, users, caches })
+    judge::judge(&Facts { engine, subject, containerd_address, inflate, doors, chained, users, caches })
 }
 
 /// What was found at `address`; a link to the same socket counts.
@@ -81,7 +81,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     }
     let through = async || match Upstream::new(door.listen.clone(), None) {
         Ok(upstream) => builder::probe(&upstream as &dyn Dial).await,
-        Err(error) => BuilderProbe::Silent(error.to_string()),
+        Err(error) => BuilderProbe::Unreachable(error.to_string()),
     };
     let is_open = matches!(door.state, DoorState::Open(_));
     let own = config.builders.iter().find(|builder| door.is_configured && builder.listen == door.listen);
@@ -95,7 +95,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     let direct = async {
         match dial(own) {
             Ok(dial) => builder::probe(&*dial).await,
-            Err(error) => BuilderProbe::Silent(error.to_string()),
+            Err(error) => BuilderProbe::Unreachable(error.to_string()),
         }
     };
     let (address, endpoint) = (own.endpoint.to_string(), Some(own.endpoint.clone()));
@@ -106,7 +106,7 @@ async fn probe(config: &Config, door: &Door) -> Option<Probed> {
     let probe = if is_open && leads_there {
         // A user of the door may lack access to the builder's socket, or to its certificates.
         match join(direct, through()).await {
-            (BuilderProbe::Silent(_), probe) => probe,
+            (BuilderProbe::Unreachable(_), probe) => probe,
             (probe, _) => probe,
         }
     } else {

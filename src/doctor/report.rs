@@ -151,7 +151,7 @@ pub struct ExportDoor {
 
 /// A builder of the user's buildx.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UsersBuilder {
+pub struct ReportedBuilder {
     /// Its name.
     pub name: String,
     /// `docker-container`, `remote`, `kubernetes`, …
@@ -199,7 +199,7 @@ pub struct Report {
     /// The version of the installed buildx, if known.
     pub buildx_version: Option<String>,
     /// The builders of the user's buildx.
-    pub buildx: Vec<UsersBuilder>,
+    pub buildx: Vec<ReportedBuilder>,
     /// All checks.
     pub checks: Vec<Check>,
     /// The conclusion, in one sentence.

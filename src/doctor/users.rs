@@ -20,7 +20,7 @@ const CONTAINER: &str = "buildx_buildkit_";
 /// The builders, contexts and buildx of a user.
 #[derive(Debug)]
 pub(super) struct Users {
-    pub(super) builders: Result<Vec<UsersOwn>, StoreError>,
+    pub(super) builders: Result<Vec<BuildxBuilder>, StoreError>,
     pub(super) contexts: Vec<Context>,
     /// The address of the engine that docker uses in this shell.
     pub(super) engine: String,
@@ -30,15 +30,15 @@ pub(super) struct Users {
 
 /// A builder of the user's buildx.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UsersOwn {
+pub(super) struct BuildxBuilder {
     pub(super) name: String,
     pub(super) driver: String,
-    pub(super) nodes: Vec<UsersNode>,
+    pub(super) nodes: Vec<BuildxNode>,
 }
 
 /// A node of a builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UsersNode {
+pub(super) struct BuildxNode {
     pub(super) name: String,
     /// Its endpoint.
     pub(super) address: String,
@@ -48,7 +48,7 @@ pub(super) struct UsersNode {
     pub(super) builder_probe: Option<BuilderProbe>,
 }
 
-impl UsersNode {
+impl BuildxNode {
     /// The status of the Linkspan at the endpoint, if it is one.
     pub(super) fn status(&self) -> Option<&Status> {
         match &self.door_probe {
@@ -62,9 +62,9 @@ impl UsersNode {
 pub(super) fn read(store: Option<&Store>, variable: impl Fn(&str) -> Option<OsString>) -> Users {
     let node = |store: &Store, node: crate::buildx::Node| {
         let address = store.address(&node.endpoint);
-        UsersNode { name: node.name, address, door_probe: None, builder_probe: None }
+        BuildxNode { name: node.name, address, door_probe: None, builder_probe: None }
     };
-    let own = |store: &Store, Instance { name, driver, nodes }: Instance| UsersOwn {
+    let own = |store: &Store, Instance { name, driver, nodes }: Instance| BuildxBuilder {
         name,
         driver,
         nodes: nodes.into_iter().map(|it| node(store, it)).collect(),

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 
 use super::EngineError;
 use crate::image::{Descriptor, Digest, Limits, Reference, media_type_of};
-use crate::source::{BlobLookup, Chunks, SameLayers, Source, SourceError, read_document, read_range};
+use crate::source::{BlobLookup, Chunks, EqualLayers, Source, SourceError, read_document, read_range};
 
 /// How many records a page has at most, whatever was requested.
 pub const MAX_PAGE: usize = 1000;
@@ -64,8 +64,8 @@ pub trait Images: Source {
     ///
     /// # Errors
     /// When the engine cannot be queried.
-    async fn same_layers(&self, _digests: &[Digest]) -> Result<SameLayers, EngineError> {
-        Ok(SameLayers::new())
+    async fn equal_layers(&self, _digests: &[Digest]) -> Result<EqualLayers, EngineError> {
+        Ok(EqualLayers::new())
     }
 }
 
@@ -91,8 +91,8 @@ impl BlobLookup for Arc<dyn Images> {
         (**self).reliable(digest).await.map_err(|error| unread(self, digest, &error))
     }
 
-    async fn equal_layers(&self, digests: &[Digest]) -> SameLayers {
-        (**self).same_layers(digests).await.unwrap_or_default()
+    async fn equal_layers(&self, digests: &[Digest]) -> EqualLayers {
+        (**self).equal_layers(digests).await.unwrap_or_default()
     }
 }
 

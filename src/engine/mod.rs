@@ -27,9 +27,10 @@ mod docker;
 mod docker_classic;
 pub mod doctor;
 pub(crate) mod error;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod identity_message;
 pub mod images;
-mod in_flight;
 pub mod ingest;
 mod installed;
 mod kind;
@@ -43,9 +44,8 @@ mod repository;
 pub mod select;
 mod stored;
 pub(crate) mod stream;
-#[cfg(test)]
-pub(crate) mod stuck;
 mod transaction;
+mod transfer_permits;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -62,7 +62,6 @@ pub(crate) use containerd::layer_fuzz;
 pub use error::EngineError;
 pub(crate) use identity_message::identity_message;
 use images::{Images, Record};
-pub(crate) use in_flight::{InFlight, PARALLEL};
 pub use kind::{EngineKind, UnknownKind};
 pub use lease::{Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, PersistentLeases, Pin, TransactionOptions};
 pub(crate) use local::cache_tags;
@@ -71,6 +70,7 @@ pub(crate) use local::fuzz as layout_fuzz;
 pub(crate) use release::release;
 pub use stored::{StoredBlob, StoredBlobs};
 pub use transaction::{BlobWriter, ImageTransaction, Opened, Plan, Precondition, PreparedImage};
+pub(crate) use transfer_permits::{InFlight, PARALLEL};
 
 /// What an engine is, for messages and for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Origin {
 
 /// The content store of an engine, as a builder that uses the same containerd recognises it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Sharing {
+pub struct SharedContent {
     /// The UUID of the containerd that holds the engine's blobs.
     pub containerd: Option<String>,
     /// Whether a blob of another namespace of it is taken from there.
@@ -157,8 +157,8 @@ pub trait Engine: Debug + Send + Sync {
     fn identity(&self) -> &Identity;
 
     /// The content store that it shares with builders; by default none.
-    fn sharing(&self) -> Sharing {
-        Sharing::default()
+    fn sharing(&self) -> SharedContent {
+        SharedContent::default()
     }
 
     /// Whether all `names` resolve to the image `root` already, complete and unpacked, so that nothing needs to be done;

@@ -13,7 +13,7 @@ use crate::image::Digest;
 #[async_trait]
 pub trait StoredBlobs: Debug + Send + Sync {
     /// The blob's bytes, if the engine has it. They can be read as long as the result is kept: where the engine's files are
-    /// within reach, even after the engine has deleted the blob.
+    /// accessible, even after the engine has deleted the blob.
     ///
     /// # Errors
     /// When the engine cannot be queried.

@@ -22,7 +22,7 @@ const STALLED: Duration = Duration::from_secs(5);
 const LEAST: (u64, Duration) = (2 << 20, Duration::from_secs(16));
 
 /// How often those who wait look whether the source is silent.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The blobs that are on their way.
 #[derive(Debug, Default, Clone)]
@@ -105,7 +105,7 @@ impl SingleFlight {
                 }
             };
             // Whether it has landed or the time is over: the next round looks.
-            let _ = timeout(LOOK, other.landed.cancelled()).await;
+            let _ = timeout(POLL_INTERVAL, other.landed.cancelled()).await;
         }
     }
 }

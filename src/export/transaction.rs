@@ -24,7 +24,7 @@ const PLANS: usize = 3;
 
 /// How long a commit of a cancelled export is waited for. The engine may have all that it needs for the image: if
 /// the lease went first, blobs could go of an image that becomes visible. It takes milliseconds, unless the engine is stuck.
-const SETTLE: Duration = Duration::from_secs(10);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One export under way.
 pub(super) struct Transaction {
@@ -165,7 +165,7 @@ impl Transaction {
             preconditions.extend(self.request.names.iter().map(free));
         }
         let committing = prepared.commit(&self.request.names, &preconditions);
-        settled(cancel, committing).await?.map_err(|error| match error {
+        finish_commit(cancel, committing).await?.map_err(|error| match error {
             EngineError::NameMoved { name, current: Some(current) } if !self.policy().allow_tag_move => {
                 ExportError::NameTaken { name, current }
             }
@@ -230,13 +230,13 @@ where
     }
 }
 
-/// Runs `commit` to its end. Once `cancel` is there, the engine has [`SETTLE`] left.
-async fn settled<T>(cancel: &CancellationToken, commit: impl Future<Output = T>) -> Result<T, ExportError> {
+/// Runs `commit` to its end. Once `cancel` is there, the engine has [`COMMIT_TIMEOUT`] left.
+async fn finish_commit<T>(cancel: &CancellationToken, commit: impl Future<Output = T>) -> Result<T, ExportError> {
     let mut commit = std::pin::pin!(commit);
     tokio::select! {
         biased;
         outcome = &mut commit => Ok(outcome),
-        () = cancel.cancelled() => timeout(SETTLE, commit).await.map_err(|_| ExportError::Cancelled),
+        () = cancel.cancelled() => timeout(COMMIT_TIMEOUT, commit).await.map_err(|_| ExportError::Cancelled),
     }
 }
 
@@ -252,15 +252,15 @@ mod tests {
     async fn a_cancelled_commit_is_waited_for_but_not_for_ever() {
         let cancel = CancellationToken::new();
         cancel.cancel();
-        assert_eq!(settled(&cancel, ready(1)).await.unwrap(), 1);
+        assert_eq!(finish_commit(&cancel, ready(1)).await.unwrap(), 1);
         let late = async {
             yield_now().await;
-            tokio::time::sleep(SETTLE / 2).await;
+            tokio::time::sleep(COMMIT_TIMEOUT / 2).await;
             2
         };
-        assert_eq!(settled(&cancel, late).await.unwrap(), 2);
+        assert_eq!(finish_commit(&cancel, late).await.unwrap(), 2);
         let begun = tokio::time::Instant::now();
-        assert!(matches!(settled(&cancel, pending::<()>()).await, Err(ExportError::Cancelled)));
-        assert_eq!(begun.elapsed(), SETTLE);
+        assert!(matches!(finish_commit(&cancel, pending::<()>()).await, Err(ExportError::Cancelled)));
+        assert_eq!(begun.elapsed(), COMMIT_TIMEOUT);
     }
 }

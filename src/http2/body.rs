@@ -78,7 +78,7 @@ mod tests {
         let drain = Drain::from(CancellationToken::new());
         let _tunnel = drain.tunnel();
         let body = until_end_of(full("response".into()), drain.call());
-        assert!(drain.holds());
+        assert!(drain.must_wait());
         assert_eq!(body.collect().await.unwrap().to_bytes(), "response");
     }
 

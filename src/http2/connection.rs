@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::authority::Lenient;
+use super::authority::AuthorityRewriter;
 use super::body::{Body, BodyError};
 use crate::net::{Dial, DialError, EofSignal, Stream};
 
@@ -254,7 +254,7 @@ where
     H: Fn(Request<Incoming>) -> F + Send + Sync,
     F: Future<Output = Result<Response<Body>, ProxyError>> + Send + 'static,
 {
-    let connection = Lenient::new(connection, HEADER_LIST_BYTES, FRAME_BYTES);
+    let connection = AuthorityRewriter::new(connection, HEADER_LIST_BYTES, FRAME_BYTES);
     let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_LIST_BYTES)

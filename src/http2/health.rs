@@ -10,7 +10,7 @@ use super::body::full;
 use super::connection::UpstreamConnection;
 
 /// How long a server may take. Replacing the connection of one that is merely slow does no harm.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// gRPC's own health service; buildkitd has it (BuildKit `cmd/buildkitd/main.go`), but any response at all will do.
 const CHECK: &str = "http://localhost/grpc.health.v1.Health/Check";
@@ -32,5 +32,5 @@ pub(super) async fn is_responsive(connection: &UpstreamConnection) -> bool {
         let response = connection.send(request).await.ok()?;
         Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await.ok()
     };
-    matches!(tokio::time::timeout(PATIENCE, exchange).await, Ok(Some(_)))
+    matches!(tokio::time::timeout(TIMEOUT, exchange).await, Ok(Some(_)))
 }

@@ -11,9 +11,9 @@ mod health;
 mod pool;
 mod service;
 
-pub use authority::Lenient;
+pub use authority::AuthorityRewriter;
 pub use body::{Body, BodyError, full, until_end_of, with_trailers};
 pub(crate) use connection::is_reset;
 pub use connection::{MAX_MESSAGE_BYTES, ProxyError, UpstreamConnection, serve};
-pub use pool::{Calls, ConnectionPool, PooledConnection, Sharing};
+pub use pool::{Calls, ConnectionPool, ConnectionSharing, PooledConnection};
 pub use service::BuilderService;

@@ -24,7 +24,7 @@ use crate::net::{Dial, Stream};
 
 /// Whether clients share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
+pub enum ConnectionSharing {
     /// Each client has its own; our own calls share another, which stays open.
     PerClient,
     /// Clients and our own calls share one, which is closed after `idle` without use.
@@ -41,7 +41,7 @@ const PROMPT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct ConnectionPool {
     dial: Box<dyn Dial>,
-    sharing: Sharing,
+    sharing: ConnectionSharing,
     /// Locked while a connection is being made: others wait for the same one.
     shared: Mutex<Option<UpstreamConnection>>,
     /// How many use the shared connection.
@@ -84,7 +84,7 @@ impl PooledConnection {
 
 impl ConnectionPool {
     /// The connections that `dial` opens. Connects when first needed, and again after the upstream was restarted.
-    pub fn new(dial: Box<dyn Dial>, sharing: Sharing) -> Arc<Self> {
+    pub fn new(dial: Box<dyn Dial>, sharing: ConnectionSharing) -> Arc<Self> {
         let (shared, users) = (Mutex::default(), watch::Sender::new(0));
         Arc::new(Self { dial, sharing, shared, users })
     }
@@ -95,11 +95,11 @@ impl ConnectionPool {
     /// When the upstream is not reachable or does not speak HTTP/2.
     pub async fn connect(self: &Arc<Self>) -> Result<PooledConnection, ProxyError> {
         match self.sharing {
-            Sharing::PerClient => {
+            ConnectionSharing::PerClient => {
                 let connection = UpstreamConnection::open(&*self.dial).await?;
                 Ok(PooledConnection { connection, user: None })
             }
-            Sharing::Shared { .. } => self.usable().await,
+            ConnectionSharing::Shared { .. } => self.usable().await,
         }
     }
 
@@ -135,8 +135,10 @@ impl ConnectionPool {
         }
         let is_responsive = match self.sharing {
             // A new connection costs less than waiting for a response that does not come.
-            Sharing::PerClient => tokio::time::timeout(PROMPT, health::is_responsive(&held)).await.unwrap_or(false),
-            Sharing::Shared { .. } => health::is_responsive(&held).await,
+            ConnectionSharing::PerClient => {
+                tokio::time::timeout(PROMPT, health::is_responsive(&held)).await.unwrap_or(false)
+            }
+            ConnectionSharing::Shared { .. } => health::is_responsive(&held).await,
         };
         if is_responsive { Ok(held) } else { self.shared(Some(held)).await }
     }
@@ -192,7 +194,7 @@ impl ConnectionPool {
     ) -> PooledConnection {
         *shared = Some(connection.clone());
         let held = self.held(connection.clone());
-        if let Sharing::Shared { idle } = self.sharing {
+        if let ConnectionSharing::Shared { idle } = self.sharing {
             let ended = connection.ended().clone();
             tokio::spawn(close_when_idle(Arc::downgrade(self), self.users.subscribe(), ended, idle));
         }
@@ -206,8 +208,8 @@ impl ConnectionPool {
 
     fn windows(&self) -> Windows {
         match self.sharing {
-            Sharing::PerClient => Windows::OneClient,
-            Sharing::Shared { .. } => Windows::ManyClients,
+            ConnectionSharing::PerClient => Windows::OneClient,
+            ConnectionSharing::Shared { .. } => Windows::ManyClients,
         }
     }
 }

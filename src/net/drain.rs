@@ -22,11 +22,11 @@ pub const IDLE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Drain {
     begun: CancellationToken,
-    standing: Arc<Standing>,
+    state: Arc<DrainState>,
 }
 
 #[derive(Debug)]
-struct Standing {
+struct DrainState {
     kind: AtomicU8,
     /// Calls under way on a connection that carries several.
     calls: AtomicUsize,
@@ -41,24 +41,24 @@ const ENDLESS: u8 = 2;
 
 /// Marks a connection as a tunnel or as endless until this is dropped.
 #[derive(Debug)]
-pub struct Mark {
-    standing: Arc<Standing>,
+pub struct KindGuard {
+    state: Arc<DrainState>,
     before: u8,
 }
 
 /// A call that a drain waits for until this is dropped.
 #[derive(Debug)]
-pub struct Call(Arc<Standing>);
+pub struct Call(Arc<DrainState>);
 
 impl From<CancellationToken> for Drain {
     fn from(begun: CancellationToken) -> Self {
-        let standing = Standing {
+        let state = DrainState {
             kind: AtomicU8::new(EXCHANGES),
             calls: AtomicUsize::new(0),
             since: Instant::now(),
             seen: AtomicU64::new(0),
         };
-        Self { begun, standing: Arc::new(standing) }
+        Self { begun, state: Arc::new(state) }
     }
 }
 
@@ -72,46 +72,46 @@ impl Deref for Drain {
 
 impl Drain {
     /// The connection relays a stream that does not end by itself.
-    pub fn endless(&self) -> Mark {
+    pub fn endless(&self) -> KindGuard {
         self.mark(ENDLESS)
     }
 
     /// The connection relays bytes of an unknown protocol, or calls that are counted with [`Drain::call`].
-    pub fn tunnel(&self) -> Mark {
+    pub fn tunnel(&self) -> KindGuard {
         self.mark(TUNNEL)
     }
 
     /// Counts a call of a tunnel, which ends by itself.
     pub fn call(&self) -> Call {
-        self.standing.calls.fetch_add(1, Ordering::Relaxed);
-        Call(Arc::clone(&self.standing))
+        self.state.calls.fetch_add(1, Ordering::Relaxed);
+        Call(Arc::clone(&self.state))
     }
 
     /// Whether a drain has to wait for the connection.
-    pub fn holds(&self) -> bool {
-        let standing = &self.standing;
-        match standing.kind.load(Ordering::Relaxed) {
+    pub fn must_wait(&self) -> bool {
+        let state = &self.state;
+        match state.kind.load(Ordering::Relaxed) {
             ENDLESS => false,
-            TUNNEL => standing.calls.load(Ordering::Relaxed) > 0 || standing.silence() < IDLE,
+            TUNNEL => state.calls.load(Ordering::Relaxed) > 0 || state.silence() < IDLE,
             _ => true,
         }
     }
 
     /// Wraps `stream` so that each byte counts as activity.
     pub fn metered<S>(&self, stream: S) -> Metered<S> {
-        self.standing.saw();
-        Metered { stream, standing: Arc::clone(&self.standing) }
+        self.state.record_activity();
+        Metered { stream, state: Arc::clone(&self.state) }
     }
 
-    fn mark(&self, kind: u8) -> Mark {
+    fn mark(&self, kind: u8) -> KindGuard {
         // A tunnel on an endless connection is endless, too.
-        let before = self.standing.kind.fetch_max(kind, Ordering::Relaxed);
-        Mark { standing: Arc::clone(&self.standing), before }
+        let before = self.state.kind.fetch_max(kind, Ordering::Relaxed);
+        KindGuard { state: Arc::clone(&self.state), before }
     }
 }
 
-impl Standing {
-    fn saw(&self) {
+impl DrainState {
+    fn record_activity(&self) {
         self.seen.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -120,9 +120,9 @@ impl Standing {
     }
 }
 
-impl Drop for Mark {
+impl Drop for KindGuard {
     fn drop(&mut self) {
-        self.standing.kind.store(self.before, Ordering::Relaxed);
+        self.state.kind.store(self.before, Ordering::Relaxed);
     }
 }
 
@@ -136,7 +136,7 @@ impl Drop for Call {
 #[derive(Debug)]
 pub struct Metered<S> {
     stream: S,
-    standing: Arc<Standing>,
+    state: Arc<DrainState>,
 }
 
 impl<S: Unpin> Metered<S> {
@@ -147,7 +147,7 @@ impl<S: Unpin> Metered<S> {
     ) -> Poll<io::Result<usize>> {
         let written = write(Pin::new(&mut self.stream), context);
         if let Poll::Ready(Ok(1..)) = written {
-            self.standing.saw();
+            self.state.record_activity();
         }
         written
     }
@@ -158,7 +158,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, into);
         if into.filled().len() > before {
-            self.standing.saw();
+            self.state.record_activity();
         }
         read
     }
@@ -180,22 +180,22 @@ mod tests {
         let (near, mut far) = duplex(64);
         let mut near = drain.metered(near);
         tokio::time::advance(2 * IDLE).await;
-        assert!(drain.holds(), "an exchange is waited for, however silent");
+        assert!(drain.must_wait(), "an exchange is waited for, however silent");
         let tunnel = drain.tunnel();
-        assert!(!drain.holds());
+        assert!(!drain.must_wait());
         far.write_all(b"x").await.unwrap();
         near.read_exact(&mut [0]).await.unwrap();
-        assert!(drain.holds());
+        assert!(drain.must_wait());
         tokio::time::advance(IDLE - Duration::from_millis(1)).await;
-        assert!(drain.holds());
+        assert!(drain.must_wait());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!drain.holds());
+        assert!(!drain.must_wait());
         near.write_all(b"x").await.unwrap();
-        assert!(drain.holds());
+        assert!(drain.must_wait());
         tokio::time::advance(IDLE).await;
-        assert!(!drain.holds());
+        assert!(!drain.must_wait());
         drop(tunnel);
-        assert!(drain.holds());
+        assert!(drain.must_wait());
     }
 
     #[tokio::test(start_paused = true)]
@@ -204,9 +204,9 @@ mod tests {
         let _tunnel = drain.tunnel();
         let call = drain.call();
         tokio::time::advance(100 * IDLE).await;
-        assert!(drain.holds());
+        assert!(drain.must_wait());
         drop(call);
-        assert!(!drain.holds());
+        assert!(!drain.must_wait());
     }
 
     #[tokio::test(start_paused = true)]
@@ -216,10 +216,10 @@ mod tests {
         let mut near = drain.metered(near);
         let endless = drain.endless();
         near.write_all(b"x").await.unwrap();
-        assert!(!drain.holds());
+        assert!(!drain.must_wait());
         drop(drain.tunnel());
-        assert!(!drain.holds());
+        assert!(!drain.must_wait());
         drop(endless);
-        assert!(drain.holds());
+        assert!(drain.must_wait());
     }
 }

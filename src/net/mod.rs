@@ -22,7 +22,7 @@ mod upstream;
 pub use address::{Address, AddressError};
 pub use connection::Connection;
 pub use dial::{Dial, DialError};
-pub use drain::{Call, Drain, IDLE, Mark, Metered};
+pub use drain::{Call, Drain, IDLE, KindGuard, Metered};
 pub use linked_close::CloseWith;
 pub(crate) use linked_close::EofSignal;
 pub use principal::Principal;

@@ -17,7 +17,7 @@ use crate::net::{Address, Stream};
 use crate::status::{MAX_BYTES, PATH, Status};
 
 /// The time limit for connecting, and again for the response.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The protocol that is tried first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum Probe {
     /// A door of a running Linkspan.
     Linkspan(Box<Status>),
     /// Another program, or one that does not respond.
-    Stranger,
+    OtherProgram,
     /// No listener.
     Closed,
     /// This process may not connect.
@@ -48,12 +48,12 @@ pub async fn probe(address: &Address, first: First) -> Probe {
         First::Http2 => [First::Http2, First::Http1],
     };
     for protocol in order {
-        let stream = match timeout(PATIENCE, connect(address)).await {
+        let stream = match timeout(TIMEOUT, connect(address)).await {
             Ok(Ok(stream)) => TokioIo::new(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Probe::Denied,
             Ok(Err(_)) => return Probe::Closed,
             // It listens, but its queue is full.
-            Err(_) => return Probe::Stranger,
+            Err(_) => return Probe::OtherProgram,
         };
         let exchange = async {
             match protocol {
@@ -61,11 +61,11 @@ pub async fn probe(address: &Address, first: First) -> Probe {
                 First::Http2 => over_http2(stream).await,
             }
         };
-        if let Ok(Some(status)) = timeout(PATIENCE, exchange).await {
+        if let Ok(Some(status)) = timeout(TIMEOUT, exchange).await {
             return Probe::Linkspan(Box::new(status));
         }
     }
-    Probe::Stranger
+    Probe::OtherProgram
 }
 
 async fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
@@ -132,7 +132,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n{",
             "220 mail.example ESMTP\r\n",
         ] {
-            assert_eq!(probed(other).await, Probe::Stranger, "{other}");
+            assert_eq!(probed(other).await, Probe::OtherProgram, "{other}");
         }
     }
 
@@ -151,6 +151,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(probe(&Address::Unix(path), First::Http1).await, Probe::Stranger);
+        assert_eq!(probe(&Address::Unix(path), First::Http1).await, Probe::OtherProgram);
     }
 }

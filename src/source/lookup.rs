@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{SameLayers, Source, SourceError};
+use super::{EqualLayers, Source, SourceError};
 use crate::image::{Descriptor, Digest};
 
 /// A source that can be queried for which blobs it has: an archive, a registry, or an engine.
@@ -32,7 +32,7 @@ pub trait BlobLookup: Source {
 
     /// The blobs that an engine would use in place of these uncompressed layers, if it wrote the manifest itself. None
     /// where it cannot be queried: the layers serve as well.
-    async fn equal_layers(&self, _digests: &[Digest]) -> SameLayers {
-        SameLayers::new()
+    async fn equal_layers(&self, _digests: &[Digest]) -> EqualLayers {
+        EqualLayers::new()
     }
 }

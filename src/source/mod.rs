@@ -57,7 +57,7 @@ pub use graph::{OnMissing, ReadGraphError, read_graph};
 pub use lookup::BlobLookup;
 pub use part::{Part, part};
 pub use range::read_range;
-pub use same::{SameLayer, SameLayers};
+pub use same::{EqualLayer, EqualLayers};
 
 /// The bytes of a blob, in chunks.
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;

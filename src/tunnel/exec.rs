@@ -28,7 +28,7 @@ const SCHEME: &str = "docker-container://";
 const BUILDX: (&str, &str) = ("buildx_buildkit_", "0");
 
 /// The time limit for the first bytes of the process. runc needs a tenth of a second, on a loaded machine much more.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most bytes of a process's output that an error quotes.
 const MAX_WORDS: usize = 4 << 10;
@@ -125,8 +125,8 @@ impl ExecDial {
         let stream = TokioIo::new(self.exec().await?);
         let (errors, mut stderr) = mpsc::channel(MAX_ERRORS_WAITING);
         let mut output = Output::new(stream, Some(errors));
-        let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", PATIENCE.as_secs())));
-        match tokio::time::timeout(PATIENCE, first_words(&mut output)).await.unwrap_or_else(late)? {
+        let late = |_| Err(self.no_builder(&[], &format!("no HTTP/2 within {} s", TIMEOUT.as_secs())));
+        match tokio::time::timeout(TIMEOUT, first_words(&mut output)).await.unwrap_or_else(late)? {
             (first, Protocol::Http2) => Ok(Box::new(PrefixedIo::new(first, output))),
             // Anything other than HTTP/2 is an error message, such as runc's that the program does not exist.
             (first, _) => {
@@ -157,7 +157,7 @@ impl ExecDial {
         const START: &str = r#"{"Detach":false,"Tty":false}"#;
         let name = &self.container.0;
         let created =
-            self.docker.send(&format!("/containers/{name}/exec"), "application/json", CREATE.into(), PATIENCE).await?;
+            self.docker.send(&format!("/containers/{name}/exec"), "application/json", CREATE.into(), TIMEOUT).await?;
         let id = match (created.status, serde_json::from_slice::<Created>(&created.body)) {
             (StatusCode::CREATED, Ok(Created { id })) if id.bytes().all(|byte| byte.is_ascii_hexdigit()) => id,
             (StatusCode::NOT_FOUND, _) => {

@@ -20,8 +20,8 @@ fn builders_are_paired_and_replaced_as_a_whole() {
         .variable("LINKSPAN_BUILDKIT_LISTEN", "unix:///c,unix:///d")
         .config();
     assert_eq!(listens(several), ["unix:///a unix:///c", "tcp://b:2 unix:///d"]);
-    let neighbour = Sources::new().variable("BUILDKIT_HOST", "unix:///n").config();
-    assert_eq!(listens(neighbour), ["unix:///n unix:///run/linkspan/buildkit.sock"]);
+    let foreign = Sources::new().variable("BUILDKIT_HOST", "unix:///n").config();
+    assert_eq!(listens(foreign), ["unix:///n unix:///run/linkspan/buildkit.sock"]);
 }
 
 #[test]

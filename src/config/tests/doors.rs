@@ -54,7 +54,7 @@ fn a_default_docker_door_does_not_lead_to_itself() {
 
 #[test]
 fn names_of_sockets_that_are_handed_over_open_doors_and_give_way_to_everything() {
-    let handed = |names: &[(Setting, &str)]| {
+    let inherited = |names: &[(Setting, &str)]| {
         let mut layer = Layer::default();
         for (setting, address) in names {
             layer.add(*setting, *address, Origin::Variable("LISTEN_FDNAMES".to_owned()));
@@ -70,11 +70,11 @@ fn names_of_sockets_that_are_handed_over_open_doors_and_give_way_to_everything()
     };
     assert_eq!(doors(Sources::new().serving(true, usual())), (some(DEFAULT_DOCKER_LISTEN), None));
     assert_eq!(doors(Sources::new().flag(Setting::Engine, "containerd").serving(true, usual())), (None, None));
-    let docker = handed(&[(Setting::DockerListen, "unix:///d.sock")]);
+    let docker = inherited(&[(Setting::DockerListen, "unix:///d.sock")]);
     assert_eq!(doors(Sources::new().serving(true, docker.clone())), (some("unix:///d.sock"), None));
     let own = Sources::new().flag(Setting::DockerListen, "unix:///own.sock");
     assert_eq!(doors(own.serving(true, docker)), (some("unix:///own.sock"), None));
-    let buildkit = handed(&[(Setting::BuildkitListen, "unix:///l.sock")]);
+    let buildkit = inherited(&[(Setting::BuildkitListen, "unix:///l.sock")]);
     let listens =
         |sources: Sources| sources.serving(true, buildkit.clone()).unwrap().builders.remove(0).listen.to_string();
     assert_eq!(listens(Sources::new().flag(Setting::Builder, "unix:///b.sock")), "unix:///l.sock");

@@ -50,9 +50,9 @@ impl Sources {
         self.resolve(true, None)
     }
 
-    /// Loads the configuration as a daemon, run by root or not, with sockets that were passed to it (`handed`).
-    fn serving(self, is_root: bool, handed: Layer) -> Result<Config, ConfigError> {
-        self.resolve(is_root, Some(handed))
+    /// Loads the configuration as a daemon, run by root or not, with sockets that were passed to it (`inherited`).
+    fn serving(self, is_root: bool, inherited: Layer) -> Result<Config, ConfigError> {
+        self.resolve(is_root, Some(inherited))
     }
 
     fn resolve(&self, is_root: bool, serving: Option<Layer>) -> Result<Config, ConfigError> {

@@ -21,10 +21,10 @@ fn defaults() {
 #[test]
 fn a_stronger_source_wins() {
     let namespace = |sources: Sources| sources.config().engine.namespace;
-    let neighbour = || Sources::new().variable("CONTAINERD_NAMESPACE", "neighbour");
-    let file = || neighbour().file("namespace = 'file'");
+    let foreign = || Sources::new().variable("CONTAINERD_NAMESPACE", "neighbour");
+    let file = || foreign().file("namespace = 'file'");
     let variable = || file().variable("LINKSPAN_NAMESPACE", "variable");
-    assert_eq!(namespace(neighbour()).as_deref(), Some("neighbour"));
+    assert_eq!(namespace(foreign()).as_deref(), Some("neighbour"));
     assert_eq!(namespace(file()).as_deref(), Some("file"));
     assert_eq!(namespace(variable()).as_deref(), Some("variable"));
     assert_eq!(namespace(variable().flag(Setting::Namespace, "flag")).as_deref(), Some("flag"));

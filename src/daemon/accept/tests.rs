@@ -77,7 +77,7 @@ async fn a_drain_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_drain_ends_early_in_a_hurry() {
+async fn a_second_signal_ends_a_drain() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = listener(&folder).await;
     let listeners = Listeners::new(8);
@@ -167,7 +167,7 @@ async fn connections_above_the_limit_wait_for_room() {
 }
 
 #[test]
-fn only_errors_of_one_connection_are_taken_lightly() {
+fn accept_errors_of_one_connection_are_ignored() {
     let lightly = |errno: Errno| is_the_clients(&io::Error::from(errno));
     assert!(lightly(Errno::CONNABORTED) && lightly(Errno::INTR));
     assert!(!lightly(Errno::MFILE) && !lightly(Errno::NFILE) && !lightly(Errno::NOMEM) && !lightly(Errno::BADF));

@@ -58,17 +58,17 @@ impl Inherited {
             Ok(count @ 0..=MAX_SOCKETS) => count,
             _ => {
                 let reason = format!("{COUNT} is `{count}`; expected a number up to {MAX_SOCKETS}");
-                return Err(ListenError::HandedOver { socket: "of the service manager".to_owned(), reason });
+                return Err(ListenError::Passed { socket: "of the service manager".to_owned(), reason });
             }
         };
         let names = env::var(NAMES).unwrap_or_default();
         let mut names = names.split(':');
         let mut given = ListenFd::from_env();
-        let handed = (0..count).map(|index| {
+        let passed = (0..count).map(|index| {
             let name = names.next().unwrap_or_default();
             PassedSocket::take(&mut given, index, name)
         });
-        handed.collect::<Result<_, _>>().map(Self)
+        passed.collect::<Result<_, _>>().map(Self)
     }
 
     /// The doors that the sockets' names or addresses select, as settings that all other sources override. A door that
@@ -81,8 +81,8 @@ impl Inherited {
             }
         }
         for (usual, setting) in USUAL {
-            let is_usual = |handed: &PassedSocket| usual.parse().is_ok_and(|usual| is_same(&handed.address, &usual));
-            if layer.one(setting).is_none() && self.0.iter().any(is_usual) {
+            let is_usual = |passed: &PassedSocket| usual.parse().is_ok_and(|usual| is_same(&passed.address, &usual));
+            if layer.last(setting).is_none() && self.0.iter().any(is_usual) {
                 layer.add(setting, usual.to_owned(), Origin::Default(setting));
             }
         }
@@ -91,9 +91,9 @@ impl Inherited {
 
     /// The socket for the door at `address`, if it was passed.
     pub(in crate::daemon) fn for_door(&mut self, address: &Address) -> Result<Option<Listener>, ListenError> {
-        let Some(index) = self.0.iter().position(|handed| is_same(&handed.address, address)) else { return Ok(None) };
+        let Some(index) = self.0.iter().position(|passed| is_same(&passed.address, address)) else { return Ok(None) };
         let PassedSocket { socket, name, .. } = self.0.swap_remove(index);
-        info!(%address, name, "the service manager listens, and has handed its socket over");
+        info!(%address, name, "the service manager listens, and has passed its socket");
         let fail = |source| ListenError::System { address: address.clone(), action: "take it over".to_owned(), source };
         let socket = match socket {
             PassedListener::Unix(socket) => {
@@ -112,7 +112,7 @@ impl Inherited {
     pub(crate) fn all_used(&self, doors: &[&Address]) -> Result<(), ListenError> {
         let Some(PassedSocket { address, .. }) = self.0.first() else { return Ok(()) };
         let doors = doors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Err(ListenError::HandedOver {
+        Err(ListenError::Passed {
             socket: address.to_string(),
             reason: format!(
                 "no door listens there; make ListenStream= of the socket unit one of {doors}, or say with \
@@ -125,7 +125,7 @@ impl Inherited {
 impl PassedSocket {
     fn take(given: &mut ListenFd, index: usize, name: &str) -> Result<Self, ListenError> {
         let socket = || format!("number {} of the service manager (`{name}`)", index + 1);
-        let refused = |reason: String| ListenError::HandedOver { socket: socket(), reason };
+        let refused = |reason: String| ListenError::Passed { socket: socket(), reason };
         if let Ok(Some(socket)) = given.take_unix_listener(index) {
             let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
             let Some(path) = path else { return Err(refused("it has no path, and a door needs one".to_owned())) };
@@ -200,19 +200,19 @@ mod tests {
 
     #[test]
     fn the_usual_sockets_open_their_doors_as_if_by_default() {
-        let handed = |name: &str, address: &str| {
+        let passed = |name: &str, address: &str| {
             let folder = tempfile::tempdir().unwrap();
             let socket = UnixListener::bind(folder.path().join("socket")).unwrap();
             Inherited::of(socket, name, address).settings()
         };
         for (usual, setting) in USUAL {
-            let given = handed("linkspan.socket", usual);
-            let given = given.one(setting).unwrap();
+            let given = passed("linkspan.socket", usual);
+            let given = given.last(setting).unwrap();
             assert_eq!((given.text.as_str(), &given.origin), (usual, &Origin::Default(setting)));
         }
-        let named = handed("docker", DEFAULT_DOCKER_LISTEN);
-        assert_ne!(named.one(Setting::DockerListen).unwrap().origin, Origin::Default(Setting::DockerListen));
-        assert!(handed("linkspan.socket", "unix:///run/other.sock").one(Setting::DockerListen).is_none());
+        let named = passed("docker", DEFAULT_DOCKER_LISTEN);
+        assert_ne!(named.last(Setting::DockerListen).unwrap().origin, Origin::Default(Setting::DockerListen));
+        assert!(passed("linkspan.socket", "unix:///run/other.sock").last(Setting::DockerListen).is_none());
     }
 
     #[test]

@@ -88,7 +88,7 @@ async fn a_server_that_is_no_builder_is_called_that() {
 
 #[tokio::test]
 async fn a_refusal_is_passed_on() {
-    let BuilderProbe::Silent(reason) = found(|_| refuses("7", "not you")).await else { panic!("it refused") };
+    let BuilderProbe::Unreachable(reason) = found(|_| refuses("7", "not you")).await else { panic!("it refused") };
     assert_eq!(reason, "it does not respond as a builder does: not you");
 }
 
@@ -96,7 +96,7 @@ async fn a_refusal_is_passed_on() {
 async fn a_closed_socket_is_silent() {
     let (_folder, listener, builder) = listen();
     drop(listener);
-    let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("nothing listens") };
+    let BuilderProbe::Unreachable(reason) = probe(&builder).await else { panic!("nothing listens") };
     assert!(reason.contains("Connection refused"), "{reason}");
 }
 
@@ -110,12 +110,12 @@ async fn another_server_is_no_builder() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     };
     let (found, ()) = tokio::join!(probe(&builder), server);
-    assert!(matches!(found, BuilderProbe::Silent(_)), "{found:?}");
+    assert!(matches!(found, BuilderProbe::Unreachable(_)), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_never_responds_is_given_up() {
     let (_folder, _listener, builder) = listen();
-    let BuilderProbe::Silent(reason) = probe(&builder).await else { panic!("it said nothing") };
+    let BuilderProbe::Unreachable(reason) = probe(&builder).await else { panic!("it said nothing") };
     assert!(reason.ends_with("did not respond within 5 s"), "{reason}");
 }

@@ -45,17 +45,18 @@ fn open() -> Vec<Door> {
     doors(|kind| DoorState::Open(Box::new(status(kind, EngineKind::Docker, false))))
 }
 
-fn node(address: &str, door_probe: Option<running::Probe>, builder_probe: Option<BuilderProbe>) -> UsersNode {
-    UsersNode { name: "b0".to_owned(), address: address.to_owned(), door_probe, builder_probe }
+fn node(address: &str, door_probe: Option<running::Probe>, builder_probe: Option<BuilderProbe>) -> BuildxNode {
+    BuildxNode { name: "b0".to_owned(), address: address.to_owned(), door_probe, builder_probe }
 }
 
-fn judged(driver: &str, nodes: Vec<UsersNode>, doors: &[Door], buildx: &str) -> (Check, UsersBuilder) {
-    let builder = UsersOwn { name: "b".to_owned(), driver: driver.to_owned(), nodes };
+fn judged(driver: &str, nodes: Vec<BuildxNode>, doors: &[Door], buildx: &str) -> (Check, ReportedBuilder) {
+    let builder = BuildxBuilder { name: "b".to_owned(), driver: driver.to_owned(), nodes };
     let version = Version::read(&format!("github.com/docker/buildx {buildx} x"));
     let users = Users { builders: Ok(vec![builder]), version, ..Users::none() };
     let docker = doors.iter().find(|door| door.kind == Kind::Docker);
     let docker_listen = docker.map_or(DEFAULT_DOCKER_LISTEN.to_owned(), |door| door.listen.to_string());
-    let (mut checks, mut users) = judge(&Ways { doors, engine: Some(ENGINE.to_owned()), docker_listen, users: &users });
+    let (mut checks, mut users) =
+        judge(&RouteContext { doors, engine: Some(ENGINE.to_owned()), docker_listen, users: &users });
     (checks.remove(0), users.remove(0))
 }
 
@@ -66,7 +67,7 @@ fn through(
     plain_is_load: bool,
     builder_probe: BuilderProbe,
     buildx: &str,
-) -> (Check, UsersBuilder) {
+) -> (Check, ReportedBuilder) {
     let status = status(kind, engine, plain_is_load);
     let driver = if kind == Kind::Docker { "docker-container" } else { "remote" };
     let (address, door_probe) = (status.door.address.clone(), running::Probe::Linkspan(Box::new(status)));
@@ -76,7 +77,7 @@ fn through(
 #[test]
 fn loads_are_called_direct_exports_only_where_they_are() {
     let recent = || BuilderProbe::Version(Some("v0.32.2".to_owned()));
-    let silent = || BuilderProbe::Silent("it is stopped".to_owned());
+    let silent = || BuilderProbe::Unreachable("it is stopped".to_owned());
     for kind in [Kind::Docker, Kind::Buildkit] {
         for (engine, plain_is_load, builder_probe, buildx, mark) in [
             (EngineKind::Docker, false, recent(), "v0.36.1", Mark::Ok),
@@ -110,7 +111,7 @@ fn loads_are_called_direct_exports_only_where_they_are() {
 fn a_closed_door_and_another_programs_socket_are_no_open_doors() {
     for (state, door_probe) in [
         (DoorState::Closed, running::Probe::Closed),
-        (DoorState::Taken, running::Probe::Stranger),
+        (DoorState::Taken, running::Probe::OtherProgram),
         (DoorState::Denied, running::Probe::Denied),
     ] {
         for (driver, address) in [("docker-container", DOCKER_DOOR), ("remote", BUILDKIT_DOOR)] {

@@ -2,9 +2,9 @@
 
 use crate::config::BuilderEndpoint;
 use crate::doctor::builder::BuilderProbe;
-use crate::doctor::buildx::Ways;
+use crate::doctor::buildx::RouteContext;
 use crate::doctor::door::{Door, Probed};
-use crate::doctor::facts::Found;
+use crate::doctor::facts::Facts;
 use crate::doctor::names::{self, BUILDER};
 use crate::doctor::report::{Builder, Check, Commands, Engine, Mark, check};
 use crate::engine::EngineKind;
@@ -34,7 +34,7 @@ pub(super) fn builder_check(found: &Probed) -> Check {
             format!("what responds at {address} is no BuildKit: it speaks HTTP/2 and has none of a builder's services"),
             Some("see what that is, and name the address that buildkitd has with `--addr`"),
         ),
-        BuilderProbe::Silent(reason) => {
+        BuilderProbe::Unreachable(reason) => {
             let found_reason = format!("no response from the builder at {address}: {reason}");
             let remedy = match &found.endpoint {
                 Some(BuilderEndpoint::Socket(Address::Tcp { .. })) => format!(
@@ -57,19 +57,19 @@ pub(super) fn builder_check(found: &Probed) -> Check {
 }
 
 /// The builders with doors, and the commands that use them.
-pub(super) fn builders(found: &Found, engine: Option<&Engine>, ways: &Ways<'_>) -> Vec<Builder> {
+pub(super) fn builders(found: &Facts, engine: Option<&Engine>, context: &RouteContext<'_>) -> Vec<Builder> {
     let with_builders: Vec<_> = found.doors.iter().filter_map(|door| Some((door, door.builder.as_ref()?))).collect();
     let is_one = with_builders.len() == 1;
     let each = (1..).zip(with_builders).map(|(number, (door, builder))| {
         let preferred = if is_one { BUILDER.to_owned() } else { format!("{BUILDER}-{number}") };
-        self::builder(door, builder, &preferred, output(found, door, engine), ways)
+        self::builder(door, builder, &preferred, output(found, door, engine), context)
     });
     each.collect()
 }
 
 /// The flags of a build for a direct export. `--load` works only with Docker, because buildx asks the docker client for an
 /// engine, and not with docker's classic store or a buildx that does not mark its loads, because it then looks like a file.
-fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
+fn output(found: &Facts, door: &Door, engine: Option<&Engine>) -> &'static str {
     let kind = door.status().map(|status| status.engine.kind).or(engine.map(|engine| engine.kind));
     let marks = found.users.version.as_ref().and_then(|version| version.marks_loads()) != Some(false);
     if door.plain_is_load || (marks && kind.is_none_or(|kind| kind == EngineKind::Docker)) {
@@ -80,19 +80,19 @@ fn output(found: &Found, door: &Door, engine: Option<&Engine>) -> &'static str {
 }
 
 /// The entry of a builder. A new builder of buildx is called `preferred`, if that name is free.
-fn builder(door: &Door, found: &Probed, preferred: &str, output: &str, ways: &Ways<'_>) -> Builder {
+fn builder(door: &Door, found: &Probed, preferred: &str, output: &str, context: &RouteContext<'_>) -> Builder {
     let listen = door.listen.to_string();
-    let (name, create) = match ways.through(&listen) {
+    let (name, create) = match context.through(&listen) {
         Some(name) => (name.to_owned(), None),
         None => {
-            let name = names::free(preferred, ways.users);
+            let name = names::free(preferred, context.users);
             let create = format!("docker buildx create --name {name} --driver remote {listen}");
             (name, Some(create))
         }
     };
     Builder {
         address: found.address.clone(),
-        reachable: !matches!(found.probe, BuilderProbe::Silent(_)),
+        reachable: !matches!(found.probe, BuilderProbe::Unreachable(_)),
         version: match &found.probe {
             BuilderProbe::Version(version) => version.clone(),
             _ => None,

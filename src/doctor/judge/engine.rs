@@ -2,7 +2,7 @@
 
 use super::failed;
 use crate::buildx::is_same_address;
-use crate::doctor::facts::{Found, RunningLinkspan};
+use crate::doctor::facts::{Facts, RunningLinkspan};
 use crate::doctor::inflate::Inflate;
 use crate::doctor::report::{Check, Containerd, Engine, Mark, check};
 use crate::engine::select::Selected;
@@ -107,7 +107,7 @@ pub(super) fn containerd(it: &doctor::Containerd, inflate: Option<&Inflate>) -> 
 }
 
 /// A note if the configured containerd is not the one that dockerd uses.
-pub(super) fn misplaced_check(found: &Found, containerd: &Result<doctor::Containerd, EngineError>) -> Option<Check> {
+pub(super) fn misplaced_check(found: &Facts, containerd: &Result<doctor::Containerd, EngineError>) -> Option<Check> {
     let (named, used) = (found.containerd_address.as_ref()?, containerd.as_ref().ok()?);
     let unix = |path: &str| format!("unix://{}", path.strip_prefix("unix://").unwrap_or(path));
     let (named, used) = (unix(&named.display().to_string()), unix(&used.address));

@@ -12,7 +12,7 @@ use http::Uri;
 use tonic::{Code, Status};
 
 use super::frontend_metadata::FrontendMetadata;
-use super::reach::BuilderContent;
+use super::local_content::BuilderContent;
 use crate::http2::{Calls, ConnectionPool};
 
 /// The deadline for the builder's response to a small request.

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_status_stream_that_came_first_sees_everything_until_the_claim_ends() {
+    async fn a_status_stream_that_came_first_sees_everything_until_the_build_is_untracked() {
         let builds = Builds::default();
         let status = builds.get("a");
         let mut watch = status.frames.watch();

@@ -6,7 +6,6 @@
 //! `LLBBridge.Solve` and `Return` of such a build are recorded, so that the build can be repeated if the builder lacks
 //! layers of its own image.
 
-mod arrival;
 mod builder;
 mod builds;
 mod cache;
@@ -21,10 +20,11 @@ pub(crate) mod fuzz;
 mod grpc;
 mod load;
 mod load_error;
+mod local_content;
 mod names;
+mod pending_connection;
 mod process;
 mod progress;
-mod reach;
 mod rebuild;
 mod remarks;
 mod rescue;
@@ -50,11 +50,11 @@ use crate::http2::{self, BuilderService, ConnectionPool, PooledConnection, full,
 use crate::net::{CloseWith, Connection, Drain, Stream};
 use crate::status::StatusReport;
 
-use arrival::Arrival;
 use builder::Builder;
 use builds::Builds;
 use cache::Caching;
 use finalize::Finalizers;
+use pending_connection::PendingConnection;
 use session::Sessions;
 
 pub use solve::rewrite;
@@ -146,15 +146,15 @@ impl Door {
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let cut = CancellationToken::new();
-        let arrival = Arrival::connect(self.clone(), connection.peer, cut.clone());
-        self.serve_calls(arrival, connection.io, drain.into(), cut).await;
+        let pending = PendingConnection::connect(self.clone(), connection.peer, cut.clone());
+        self.serve_calls(pending, connection.io, drain.into(), cut).await;
     }
 
-    async fn serve_calls<T>(&self, arrival: Arrival, connection: T, drain: Drain, cut: CancellationToken)
+    async fn serve_calls<T>(&self, pending: PendingConnection, connection: T, drain: Drain, cut: CancellationToken)
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let arrival = Arc::new(arrival);
+        let pending = Arc::new(pending);
         // A client without calls may never close its connection; calls are waited for.
         let _tunnel = drain.tunnel();
         let served = http2::serve(CloseWith::new(connection, cut.clone()), (*drain).clone(), |request| {
@@ -164,12 +164,12 @@ impl Door {
                 .as_ref()
                 .filter(|_| StatusReport::is_requested_by(&request))
                 .map(|status| status.response(full));
-            let arrival = arrival.clone();
+            let pending = pending.clone();
             let call = (request.uri().path() != LISTEN_HISTORY).then(|| drain.call());
             async move {
                 let response = match report {
                     Some(response) => response,
-                    None => arrival.handle(request).await?,
+                    None => pending.handle(request).await?,
                 };
                 Ok(match call {
                     Some(call) => response.map(|body| until_end_of(body, call)),
@@ -192,7 +192,7 @@ impl Door {
 impl BuilderService for Door {
     async fn serve(self: Arc<Self>, upstream: PooledConnection, client: Connection<Box<dyn Stream>>, drain: Drain) {
         let cut = upstream.cut();
-        let arrival = Arrival::over(self.clone(), client.peer, upstream);
-        self.serve_calls(arrival, client.io, drain, cut).await;
+        let pending = PendingConnection::over(self.clone(), client.peer, upstream);
+        self.serve_calls(pending, client.io, drain, cut).await;
     }
 }

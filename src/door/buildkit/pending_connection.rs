@@ -23,7 +23,7 @@ use crate::http2::{Body, PooledConnection, ProxyError};
 use crate::net::Principal;
 
 /// How long calls wait for a builder, counted from when the client connected.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The delay between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(250);
@@ -33,14 +33,14 @@ const INFO: &str = "/moby.buildkit.v1.Control/Info";
 
 /// One client's connection to its builder, which may still be pending.
 #[derive(Debug)]
-pub(super) struct Arrival {
+pub(super) struct PendingConnection {
     route: watch::Receiver<Result<Arc<Route>, String>>,
     deadline: Instant,
     /// Connects, then requests the builder's capabilities, so that no build has to wait for them.
     _task: AbortOnDropHandle<()>,
 }
 
-impl Arrival {
+impl PendingConnection {
     /// Connects `client` to the builder of `door`. `cut` is cancelled when the client's connection must end with the builder's.
     pub(super) fn connect(door: Arc<Door>, client: Principal, cut: CancellationToken) -> Self {
         Self::new(door, |door, found| async move {
@@ -80,10 +80,10 @@ impl Arrival {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let nothing_yet = format!("builder {}: no response within {} s", door.builder.name, PATIENCE.as_secs());
+        let nothing_yet = format!("builder {}: no response within {} s", door.builder.name, TIMEOUT.as_secs());
         let (found, route) = watch::channel(Err(nothing_yet));
         let _task = AbortOnDropHandle::new(tokio::spawn(work(door, found)));
-        Self { route, deadline: Instant::now() + PATIENCE, _task }
+        Self { route, deadline: Instant::now() + TIMEOUT, _task }
     }
 
     /// Handles one call.

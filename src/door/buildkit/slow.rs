@@ -32,7 +32,7 @@ const LEAST: Duration = Duration::from_secs(5);
 const LEAST_RATE: u64 = 2_000_000;
 
 /// How far the time of a blob may be outside of the export that made it: the content store's clock is coarser.
-const BLUR: Duration = Duration::from_secs(1);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
 /// How many layers are looked up, the largest first.
 const MAX_LAYERS: usize = 16;
@@ -108,7 +108,7 @@ pub(super) async fn slow_load(
 ) -> Option<SlowLoad> {
     let span = export.span()?;
     let (compressing, load) = times(span, elapsed)?;
-    let (from, to) = (span.0 - BLUR, span.1 + BLUR);
+    let (from, to) = (span.0 - CLOCK_TOLERANCE, span.1 + CLOCK_TOLERANCE);
     let mut bytes = 0;
     for layer in layers.largest() {
         let made = builder.content().created(&layer.digest).await.ok().flatten();

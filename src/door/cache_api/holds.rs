@@ -9,7 +9,7 @@ use tonic::Code;
 use super::errors::no_hold;
 use super::lifetime::Lifetime;
 use super::messages::{inline, resolved};
-use super::query::HeldPart;
+use super::query::QueriedPart;
 use crate::cache_v1::limits::HOLDS;
 use crate::cache_v1::proto::ResolveResponse;
 use crate::caches::{CacheBlobs, CacheError, CacheReader, CacheRef, Caches, InlineCache};
@@ -27,7 +27,7 @@ pub(super) const PREFIX: &str = "hold-";
 #[derive(Debug)]
 pub(super) struct Hold {
     /// The versions, as Query looks into them.
-    pub(super) parts: Vec<HeldPart>,
+    pub(super) parts: Vec<QueriedPart>,
     /// Their blobs. The versions stay as long as this, or a Read of it.
     reader: Arc<CacheReader>,
     /// Keep the blobs, whatever other processes delete.
@@ -84,13 +84,13 @@ impl Holds {
             for part in parts {
                 response.parts.push(resolved(&part));
                 pins.extend(part.blobs().map(Pin::from));
-                held.push(HeldPart::new(&part));
+                held.push(QueriedPart::new(&part));
                 reader.add(part);
             }
             for cache in images {
                 response.parts.push(inline(reference.as_str(), &cache));
                 reader.add_inline(&cache);
-                held.push(HeldPart::of_image(cache));
+                held.push(QueriedPart::of_image(cache));
             }
         }
         if response.parts.is_empty() {

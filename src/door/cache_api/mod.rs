@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::api_server::Part;
+use crate::api_server::ApiService;
 use crate::cache_v1::proto::DESCRIPTORS;
 use crate::cache_v1::proto::caches_server::CachesServer;
 use crate::caches::Caches;
@@ -42,14 +42,14 @@ const SERVICE: &str = "linkspan.cache.v1.Caches";
 /// The caching API in front of `caches`, which are those of the engine that `exports` go to. Exports of an earlier process are
 /// found again if that had the same `name`; those of others that serve the same engine are theirs. No export expires after
 /// `drain`, when all holds and watches end.
-pub async fn open(caches: Arc<Caches>, exports: Arc<Exports>, name: &str, drain: CancellationToken) -> Part {
+pub async fn open(caches: Arc<Caches>, exports: Arc<Exports>, name: &str, drain: CancellationToken) -> ApiService {
     let sessions = Sessions::new(caches, exports, name, drain);
     match sessions.recover().await {
         0 => {}
         found => tracing::info!(found, "restored cache exports of an earlier process"),
     }
     tokio::spawn(sessions.clone().sweep());
-    Part {
+    ApiService {
         services: vec![SERVICE],
         descriptors: DESCRIPTORS,
         scopes: sessions.clone(),

@@ -19,7 +19,7 @@ use crate::image::{Descriptor, Digest};
 
 /// A version of a hold, to be looked into.
 #[derive(Debug)]
-pub(super) struct HeldPart {
+pub(super) struct QueriedPart {
     /// The cache config, or that of the image.
     config: Descriptor,
     /// The image that has the records.
@@ -28,7 +28,7 @@ pub(super) struct HeldPart {
     layers: HashMap<Digest, Descriptor>,
 }
 
-impl HeldPart {
+impl QueriedPart {
     pub(super) fn of_image(image: InlineCache) -> Self {
         let layers = image.layers.iter().map(|layer| (layer.digest.clone(), layer.clone())).collect();
         Self { config: image.config.clone(), image: Some(image), layers }
@@ -64,10 +64,10 @@ fn read_key(bytes: &[u8]) -> Option<Key> {
 }
 
 /// The parts of a hold with their indexes. One that cannot be read has no records.
-pub(super) struct Held<'a>(Vec<(&'a HeldPart, Arc<CacheIndex>)>);
+pub(super) struct QueriedParts<'a>(Vec<(&'a QueriedPart, Arc<CacheIndex>)>);
 
-impl<'a> Held<'a> {
-    pub(super) async fn open(caches: &Caches, parts: &'a [HeldPart]) -> Self {
+impl<'a> QueriedParts<'a> {
+    pub(super) async fn open(caches: &Caches, parts: &'a [QueriedPart]) -> Self {
         let mut held = Vec::new();
         for part in parts.iter().take(QUERIED_PARTS) {
             let index = part.index(caches).await.unwrap_or_else(|error| {

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comes_back_as_it_went() {
+    fn a_record_round_trips() {
         let part = proto::PartName { platform: "linux/amd64".to_owned(), ..proto::PartName::default() };
         let target = proto::Target {
             id: "a".to_owned(),

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::holds::ResolveQuery;
 use super::put::put;
-use super::query::Held;
+use super::query::QueriedParts;
 use super::sessions::Sessions;
 use super::watch::watch;
 use super::{admin, capabilities, commit, request};
@@ -63,7 +63,7 @@ impl Service for CacheService {
                     name(&mut hold_id, given, "hold_id")?;
                     // Each time: it may have ended.
                     let hold = sessions.holds.find(&hold_id)?;
-                    Ok(Held::open(&sessions.caches, &hold.parts).await.query(&lookups, ahead)?)
+                    Ok(QueriedParts::open(&sessions.caches, &hold.parts).await.query(&lookups, ahead)?)
                 };
                 let response: Result<_, Status> = response.await;
                 let failed = response.is_err();
@@ -78,13 +78,13 @@ impl Service for CacheService {
     async fn records(&self, request: Request<RecordsRequest>) -> Result<Response<RecordsResponse>, Status> {
         let RecordsRequest { hold_id, keys } = request.into_inner();
         let hold = self.0.holds.find(&hold_id)?;
-        Ok(Response::new(Held::open(&self.0.caches, &hold.parts).await.records(&keys)?))
+        Ok(Response::new(QueriedParts::open(&self.0.caches, &hold.parts).await.records(&keys)?))
     }
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadResponse>, Status> {
         let LoadRequest { hold_id, result_id } = request.into_inner();
         let hold = self.0.holds.find(&hold_id)?;
-        Ok(Response::new(Held::open(&self.0.caches, &hold.parts).await.load(&result_id)?))
+        Ok(Response::new(QueriedParts::open(&self.0.caches, &hold.parts).await.load(&result_id)?))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ReleaseResponse>, Status> {

@@ -352,7 +352,7 @@ pub(super) async fn abort(session: &Session) -> Result<(), ApiError> {
 mod tests {
     use super::*;
     use crate::door::export_api::session::fixture::session;
-    use crate::engine::stuck::Stuck;
+    use crate::engine::fixture::Stuck;
 
     #[tokio::test]
     async fn a_commit_that_breaks_off_has_results_and_the_export_can_be_given_up() {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::api_server::Part;
+use crate::api_server::ApiService;
 use crate::export::Exports;
 use crate::export_v1::limits::MESSAGE_BYTES;
 use crate::export_v1::proto::DESCRIPTORS;
@@ -43,7 +43,7 @@ const REFERENCES: &str = "linkspan.export.v1.References";
 /// The exporter API in front of `exports`, through which outputs may be left below `folders`. Exports of an earlier process
 /// are found again if that had the same `name`; those of others that serve the same engine are theirs. No export expires after
 /// `drain`.
-pub async fn open(exports: Arc<Exports>, folders: Folders, name: &str, drain: CancellationToken) -> Part {
+pub async fn open(exports: Arc<Exports>, folders: Folders, name: &str, drain: CancellationToken) -> ApiService {
     folders.sweep();
     let sessions = Arc::new(Sessions::new(exports, folders, name.to_owned()));
     match sessions.recover().await {
@@ -53,7 +53,7 @@ pub async fn open(exports: Arc<Exports>, folders: Folders, name: &str, drain: Ca
     tokio::spawn(sessions.clone().sweep(drain));
     let is_readable = sessions.exports.engine().images().is_ok();
     let scopes = sessions.clone();
-    Part {
+    ApiService {
         services: [EXPORTS].into_iter().chain(is_readable.then_some(REFERENCES)).collect(),
         descriptors: DESCRIPTORS,
         scopes,

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn comes_back_as_it_went() {
+    fn a_record_round_trips() {
         let record = Record::new(&request(), "unix:///export.sock", &client(1));
         assert_eq!(Record::read(&record.write().unwrap()), Some(record));
     }

@@ -196,10 +196,10 @@ pub(super) mod fixture {
     use std::path::Path;
 
     use super::*;
-    use crate::engine::stuck;
+    use crate::engine::fixture;
 
     pub(in crate::door::export_api) async fn session(layout: &Path, lease: impl Lease + 'static) -> Session {
-        let images = stuck::layout(layout).await.images().unwrap();
+        let images = fixture::layout(layout).await.images().unwrap();
         let exporter = proto::Exporter { id: "a".to_owned(), r#type: "image".to_owned(), ..Default::default() };
         let request = proto::OpenRequest { exporters: vec![exporter], ..Default::default() };
         let record = Record::new(&request, "test", &Principal::Internal);

@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::door::export_api::session::fixture::session;
-    use crate::engine::stuck::{Stuck, layout};
+    use crate::engine::fixture::{Stuck, layout};
 
     #[tokio::test(start_paused = true)]
     async fn an_export_that_cannot_be_closed_does_not_delay_the_expiry_of_others() {

@@ -26,7 +26,7 @@ use super::client::{Client, Expect as _};
 use super::content::{self, Put};
 use super::labels::{self, Labels};
 use super::lease::ContainerdLease;
-use super::leases::{self, Collect};
+use super::lease_calls::{self, Collect};
 use super::names::Records;
 use super::read::ContainerdImages;
 use super::release::{abort_ingests, release_all};
@@ -157,7 +157,7 @@ impl CacheStore for ContainerdCaches {
             (PROCESS, &Process::this().to_string()),
         ];
         let given = labels.into_iter().filter(|(_, value)| !value.is_empty());
-        let labels: Labels = given.map(|(key, value)| (key.to_owned(), leases::cut(key, value))).collect();
+        let labels: Labels = given.map(|(key, value)| (key.to_owned(), lease_calls::cut(key, value))).collect();
         let lease = LeaseRecord { id: id.clone(), labels: labels.clone(), ..LeaseRecord::default() };
         let mut leases = self.client().leases();
         let call = leases.create(self.client().request(CreateRequest { id: id.clone(), labels }));
@@ -172,7 +172,7 @@ impl CacheStore for ContainerdCaches {
             return Err(EngineError::Cache { reference: other.clone(), reason });
         }
         for id in ids {
-            leases::delete(self.client(), id, Collect::Later).await?;
+            lease_calls::delete(self.client(), id, Collect::Later).await?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use super::client::{Client, Expect as _};
 use super::labels::Labels;
-use super::leases;
+use super::lease_calls;
 use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest};
 
@@ -120,11 +120,11 @@ pub(crate) async fn put(
 /// that comes later, because another client was faster, has not (`contentserver.go` looks it up by itself), and both
 /// look alike. Asking what the lease holds is cheap; adding to it is a synced write.
 pub(crate) async fn pin(client: &Client, lease: &str, digest: &Digest) -> Result<(), EngineError> {
-    let resources = leases::resources(client, lease).await?;
-    if resources.iter().any(|resource| resource.r#type == leases::CONTENT && resource.id == digest.as_str()) {
+    let resources = lease_calls::resources(client, lease).await?;
+    if resources.iter().any(|resource| resource.r#type == lease_calls::CONTENT && resource.id == digest.as_str()) {
         return Ok(());
     }
-    leases::add(client, lease, leases::CONTENT, digest.as_str()).await?;
+    lease_calls::add(client, lease, lease_calls::CONTENT, digest.as_str()).await?;
     match info(client, digest).await? {
         Some(_) => Ok(()),
         None => Err(EngineError::Missing { digests: vec![digest.clone()] }),

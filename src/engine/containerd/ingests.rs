@@ -13,7 +13,7 @@ use tonic::Code;
 use super::client::Client;
 use super::content;
 use super::cross_namespace;
-use super::leases;
+use super::lease_calls;
 use crate::engine::EngineError;
 use crate::engine::ingest::{Expected, IngestManager, IngestStatus, IngestWriter, OpenedIngest, check_ref};
 use crate::engine::stream::{Stream, is_locked};
@@ -56,8 +56,8 @@ impl ContainerdIngests {
 
     /// The refs of the ingests that the lease owns.
     async fn ingests(&self) -> Result<HashSet<String>, EngineError> {
-        let owned = leases::resources(&self.client, &self.lease).await?.into_iter();
-        Ok(owned.filter(|owned| owned.r#type == leases::INGESTS).map(|owned| owned.id).collect())
+        let owned = lease_calls::resources(&self.client, &self.lease).await?.into_iter();
+        Ok(owned.filter(|owned| owned.r#type == lease_calls::INGESTS).map(|owned| owned.id).collect())
     }
 }
 

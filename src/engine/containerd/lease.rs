@@ -9,8 +9,8 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::ingests::ContainerdIngests;
-use super::leased::Leased;
-use super::leases::{self, Collect};
+use super::lease_calls::{self, Collect};
+use super::leased_client::LeasedClient;
 use super::pins::{self, Pins};
 use super::release::release;
 use super::transaction::{Committer, ContainerdTransaction};
@@ -27,7 +27,7 @@ const MANY: usize = 3;
 /// A lease. Everything that is done under it is done by a client that acts in its name.
 #[derive(Debug)]
 pub(crate) struct ContainerdLease {
-    leased: Arc<Leased>,
+    leased: Arc<LeasedClient>,
     ingests: ContainerdIngests,
     /// `None` once it is released.
     pinned: Mutex<Option<Pinned>>,
@@ -45,7 +45,12 @@ struct Pinned {
 
 impl ContainerdLease {
     /// A lease that `is_new` if it was created just now.
-    pub(super) fn new(leased: Leased, is_new: bool, ingests: ContainerdIngests, committer: Arc<dyn Committer>) -> Self {
+    pub(super) fn new(
+        leased: LeasedClient,
+        is_new: bool,
+        ingests: ContainerdIngests,
+        committer: Arc<dyn Committer>,
+    ) -> Self {
         let pinned = Pinned { documents: is_new.then(Pins::default), ..Pinned::default() };
         Self { leased: Arc::new(leased), ingests, pinned: Mutex::new(Some(pinned)), committer }
     }
@@ -116,7 +121,7 @@ impl Lease for ContainerdLease {
         let mut state = self.state().await?;
         state.resources.remove(digest);
         self.documents(&mut state).await?.remove(&self.leased.client, digest).await?;
-        leases::remove(&self.leased.client, &self.leased.id, leases::CONTENT, digest.as_str()).await
+        lease_calls::remove(&self.leased.client, &self.leased.id, lease_calls::CONTENT, digest.as_str()).await
     }
 
     fn ingests(&self) -> Result<&dyn IngestManager, EngineError> {
@@ -135,7 +140,7 @@ impl Lease for ContainerdLease {
     async fn suspend(&self, root: &Digest) -> Result<(), EngineError> {
         let mut pinned = self.pinned.lock().await;
         self.leased.snapshots.remove_active().await;
-        let kept = timeout(KEEPING, leases::keep(&self.leased.client, &self.leased.id, root)).await;
+        let kept = timeout(KEEPING, lease_calls::keep(&self.leased.client, &self.leased.id, root)).await;
         // Whatever became of it: what is not kept is sent again.
         release(&self.leased.client, &self.leased.id, Collect::Later).await?;
         *pinned = None;

@@ -2,14 +2,14 @@
 
 use super::client::Client;
 use super::discover::Server;
-use super::leases;
+use super::lease_calls;
 use super::unpack::Snapshots;
 use crate::engine::EngineError;
 use crate::image::Digest;
 
 /// The services of a containerd in the name of a lease: what they create belongs to it.
 #[derive(Debug)]
-pub(super) struct Leased {
+pub(super) struct LeasedClient {
     pub(super) client: Client,
     /// The lease.
     pub(super) id: String,
@@ -18,7 +18,7 @@ pub(super) struct Leased {
     pub(super) parallel: bool,
 }
 
-impl Leased {
+impl LeasedClient {
     /// `client` must act in the name of the lease `id`.
     pub(super) fn new(client: Client, id: String, server: &Server) -> Self {
         let snapshots = Snapshots::new(client.clone(), server);
@@ -27,6 +27,6 @@ impl Leased {
 
     /// Makes a blob, and what it refers to, resources of the lease.
     pub(super) async fn add(&self, digest: &Digest) -> Result<(), EngineError> {
-        leases::add(&self.client, &self.id, leases::CONTENT, digest.as_str()).await
+        lease_calls::add(&self.client, &self.id, lease_calls::CONTENT, digest.as_str()).await
     }
 }

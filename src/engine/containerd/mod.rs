@@ -10,8 +10,8 @@ mod images;
 mod ingests;
 mod labels;
 mod lease;
-mod leased;
-mod leases;
+mod lease_calls;
+mod leased_client;
 mod names;
 mod pins;
 mod plan;
@@ -35,7 +35,7 @@ pub(crate) use self::client::{Client, dial, failure};
 pub(crate) use self::discover::{Server, discover, uuid};
 use self::ingests::ContainerdIngests;
 pub(crate) use self::lease::ContainerdLease;
-use self::leased::Leased;
+use self::leased_client::LeasedClient;
 use self::names::Records;
 pub(crate) use self::read::ContainerdImages;
 pub(crate) use self::release::release_all;
@@ -48,7 +48,7 @@ use super::images::{Images, Record};
 use super::layer_applier::ApplierChoice;
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
-    Sharing, Storage, StoredBlobs,
+    SharedContent, Storage, StoredBlobs,
 };
 use crate::image::{Descriptor, Reference};
 
@@ -109,8 +109,8 @@ impl ContainerdEngine {
         lifetime: Lifetime<'_>,
         committer: Arc<dyn Committer>,
     ) -> Result<ContainerdLease, EngineError> {
-        let id = leases::id(origin);
-        let created = leases::create(&self.client, &id, origin, lifetime).await;
+        let id = lease_calls::id(origin);
+        let created = lease_calls::create(&self.client, &id, origin, lifetime).await;
         let is_new = match lifetime {
             Lifetime::Process => created.map(|()| true)?,
             Lifetime::Durable { record } => {
@@ -120,11 +120,11 @@ impl ContainerdEngine {
                 } else {
                     // Clients choose ids: a lease that is there may be another daemon's, or that of an export of another
                     // door with the same id. Neither is to be shared.
-                    match leases::is_resumable(&self.client, &id, record).await? {
+                    match lease_calls::is_resumable(&self.client, &id, record).await? {
                         Some(true) => false,
                         Some(false) => return Err(busy()),
                         None => {
-                            let created = leases::create(&self.client, &id, origin, lifetime).await;
+                            let created = lease_calls::create(&self.client, &id, origin, lifetime).await;
                             created.unless(Code::AlreadyExists)?.ok_or_else(busy)?;
                             true
                         }
@@ -145,13 +145,13 @@ impl ContainerdEngine {
         let client = self.client.leased(&id)?;
         let shared = self.server.shares().then_some(&*self.namespace);
         let ingests = ContainerdIngests::new(client.clone(), id.clone(), is_new, shared);
-        let leased = Leased::new(client, id, &self.server);
+        let leased = LeasedClient::new(client, id, &self.server);
         Ok(ContainerdLease::new(leased, is_new, ingests, committer))
     }
 
     /// The leases of processes that are gone.
     pub(crate) async fn abandoned(&self) -> Result<Vec<String>, EngineError> {
-        leases::abandoned(&self.client).await
+        lease_calls::abandoned(&self.client).await
     }
 }
 
@@ -161,8 +161,8 @@ impl Engine for ContainerdEngine {
         &self.identity
     }
 
-    fn sharing(&self) -> Sharing {
-        Sharing { containerd: Some(self.server.uuid.clone()), namespaces: self.server.shares() }
+    fn sharing(&self) -> SharedContent {
+        SharedContent { containerd: Some(self.server.uuid.clone()), namespaces: self.server.shares() }
     }
 
     /// Whether all `names` resolve to `root`, complete and unpacked; how many blobs it has.
@@ -209,11 +209,11 @@ impl Engine for ContainerdEngine {
 #[async_trait]
 impl PersistentLeases for ContainerdEngine {
     async fn durable(&self) -> Result<Vec<DurableLease>, EngineError> {
-        leases::durables(&self.client).await
+        lease_calls::durables(&self.client).await
     }
 
     async fn abandoned(&self) -> Result<Abandoned, EngineError> {
-        let (leases, kept) = leases::left(&self.client).await?;
+        let (leases, kept) = lease_calls::left(&self.client).await?;
         Ok(Abandoned { leases, kept, ..Abandoned::default() })
     }
 

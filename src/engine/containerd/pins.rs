@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::client::Client;
 use super::content::{self, Put};
 use super::labels::{self, Labels};
-use super::leases;
+use super::lease_calls;
 use crate::engine::EngineError;
 use crate::image::{Descriptor, Digest};
 
@@ -119,6 +119,6 @@ fn descriptor(lease: &str, part: usize) -> (Descriptor, Bytes) {
 
 /// What a lease holds by itself: blobs.
 pub(crate) async fn leased(client: &Client, lease: &str) -> Result<Vec<Digest>, EngineError> {
-    let held = leases::resources(client, lease).await?.into_iter();
-    Ok(held.filter(|held| held.r#type == leases::CONTENT).filter_map(|held| held.id.parse().ok()).collect())
+    let held = lease_calls::resources(client, lease).await?.into_iter();
+    Ok(held.filter(|held| held.r#type == lease_calls::CONTENT).filter_map(|held| held.id.parse().ok()).collect())
 }

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use super::client::Client;
 use super::content::{self, Put};
 use super::labels::{self, Labels};
-use super::leases;
+use super::lease_calls;
 use super::unpack::Job;
 use crate::engine::{EngineError, Plan};
 use crate::image::{Descriptor, Digest, Document, Graph, Kind};
@@ -49,7 +49,7 @@ pub(super) async fn plan(client: &Client, lease: &str, graph: &Graph, job: Optio
     let root = graph.root();
     if graph.documents().is_empty() && content::info(client, &root.digest).await?.is_some() {
         // The root is a leaf: no label of a parent keeps it.
-        leases::add(client, lease, leases::CONTENT, root.digest.as_str()).await?;
+        lease_calls::add(client, lease, lease_calls::CONTENT, root.digest.as_str()).await?;
     }
     // From here on the labels and the lease keep whatever is there: a leaf that is found now stays.
     plan.add_leaves(content::present(client, graph.leaves()).await?);

@@ -15,7 +15,7 @@ use super::{content, images, same};
 use crate::engine::EngineError;
 use crate::engine::images::{Images, Page, Query, Record, describe};
 use crate::image::{Descriptor, Digest, Reference};
-use crate::source::{Chunks, SameLayers, Source, SourceError};
+use crate::source::{Chunks, EqualLayers, Source, SourceError};
 
 /// How records of images without a name are called, each followed by `@` and a digest: ours, and dockerd's (moby
 /// `daemon/containerd/soft_delete.go`).
@@ -173,7 +173,7 @@ impl Images for ContainerdImages {
         Ok(info.and_then(|info| u64::try_from(info.size).ok()))
     }
 
-    async fn same_layers(&self, digests: &[Digest]) -> Result<SameLayers, EngineError> {
+    async fn equal_layers(&self, digests: &[Digest]) -> Result<EqualLayers, EngineError> {
         same::layers(&self.client, digests).await
     }
 }

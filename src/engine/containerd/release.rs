@@ -2,20 +2,20 @@
 
 use super::client::Client;
 use super::content;
-use super::leases::{self, Collect};
+use super::lease_calls::{self, Collect};
 use crate::engine::EngineError;
 
 /// Aborts what the lease `id` was still writing, then deletes it. An ingest that cannot be aborted loses the lease all
 /// the same, and is garbage from then on.
 pub(crate) async fn release(client: &Client, id: &str, collect: Collect) -> Result<(), EngineError> {
     abort_ingests(client, id).await?;
-    leases::delete(client, id, collect).await
+    lease_calls::delete(client, id, collect).await
 }
 
 /// Aborts what the lease `id` was still writing.
 pub(super) async fn abort_ingests(client: &Client, id: &str) -> Result<(), EngineError> {
-    for resource in leases::resources(client, id).await? {
-        if resource.r#type != leases::INGESTS {
+    for resource in lease_calls::resources(client, id).await? {
+        if resource.r#type != lease_calls::INGESTS {
             continue;
         }
         if let Err(error) = content::abort(client, &resource.id).await {

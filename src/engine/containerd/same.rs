@@ -7,19 +7,19 @@ use super::client::{Client, SILENCE, UNARY};
 use super::labels::UNCOMPRESSED;
 use crate::engine::EngineError;
 use crate::image::Digest;
-use crate::source::{SameLayer, SameLayers};
+use crate::source::{EqualLayer, EqualLayers};
 
 /// The blobs that containerd's importer takes in the place of uncompressed layers with these digests: those whose label says
 /// so, and of several the one that the store lists last (`core/images/archive/importer.go`, `resolveLayers`).
-pub(crate) async fn layers(client: &Client, digests: &[Digest]) -> Result<SameLayers, EngineError> {
-    let mut same = SameLayers::new();
+pub(crate) async fn layers(client: &Client, digests: &[Digest]) -> Result<EqualLayers, EngineError> {
+    let mut same = EqualLayers::new();
     if digests.is_empty() {
         return Ok(same);
     }
     for info in list(client, digests).await? {
         let (Some(layer), Ok(size)) = (info.labels.get(UNCOMPRESSED), u64::try_from(info.size)) else { continue };
         if let (Ok(layer), Ok(digest)) = (layer.parse(), info.digest.parse()) {
-            same.insert(layer, SameLayer { digest, size, mark: Vec::new() });
+            same.insert(layer, EqualLayer { digest, size, mark: Vec::new() });
         }
     }
     for layer in same.values_mut() {
@@ -49,7 +49,7 @@ async fn list(client: &Client, digests: &[Digest]) -> Result<Vec<Info>, EngineEr
 async fn mark(client: &Client, digest: &Digest) -> Result<Vec<u8>, EngineError> {
     let operation = format!("reading {digest}");
     let mut content = client.content();
-    let size = SameLayer::MARK_BYTES as i64;
+    let size = EqualLayer::MARK_BYTES as i64;
     let call = content.read(client.request(ReadContentRequest { digest: digest.to_string(), offset: 0, size }));
     let mut chunks = client.unary(operation.as_str(), call).await?;
     let mut mark = Vec::new();
@@ -60,8 +60,8 @@ async fn mark(client: &Client, digest: &Digest) -> Result<Vec<u8>, EngineError> 
             Some(chunk) => mark.extend_from_slice(&chunk.data),
             None => return Ok(mark),
         }
-        if mark.len() >= SameLayer::MARK_BYTES {
-            mark.truncate(SameLayer::MARK_BYTES);
+        if mark.len() >= EqualLayer::MARK_BYTES {
+            mark.truncate(EqualLayer::MARK_BYTES);
             return Ok(mark);
         }
     }

@@ -55,7 +55,7 @@ impl StoredBlobs for ContainerdBlobs {
     }
 }
 
-/// A blob whose file is within reach. Reading it costs a third of asking containerd for the bytes.
+/// A blob whose file is accessible. Reading it costs a third of asking containerd for the bytes.
 #[derive(Debug)]
 struct Local {
     file: Arc<File>,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::client::Client;
-use super::leased::Leased;
+use super::leased_client::LeasedClient;
 use super::plan::{check_complete, plan};
 use super::unpack::{CommittedBlobs, Job, Unpack};
 use super::writer::{self, Begun};
@@ -34,7 +34,7 @@ pub(crate) trait Committer: Debug + Send + Sync {
 /// An image that is being exported under a lease.
 #[derive(Debug)]
 pub(crate) struct ContainerdTransaction {
-    pub(super) lease: Arc<Leased>,
+    pub(super) lease: Arc<LeasedClient>,
     committer: Arc<dyn Committer>,
     graph: Arc<Graph>,
     options: TransactionOptions,
@@ -48,7 +48,7 @@ pub(crate) struct ContainerdTransaction {
 impl ContainerdTransaction {
     /// Plans the image and begins to unpack it.
     pub(super) async fn begin(
-        lease: Arc<Leased>,
+        lease: Arc<LeasedClient>,
         committer: Arc<dyn Committer>,
         graph: Arc<Graph>,
         options: TransactionOptions,

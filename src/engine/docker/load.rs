@@ -25,7 +25,7 @@ use crate::image::{Descriptor, Digest, Kind, Reference};
 use crate::progress::Event;
 
 /// How long a load may take. Normally milliseconds; long when dockerd has to unpack after all.
-const PATIENCE: Duration = Duration::from_secs(600);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a load is repeated that fails for a reason that passes. dockerd tries to find a restarted containerd again
 /// after 1 s, 1.6 s, 2.6 s and so on (containerd `client/client.go`: gRPC's own back-off), and a load that fails in between
 /// has done nothing. After an outage of minutes the next try may be a minute away; then the user is told.
@@ -66,7 +66,7 @@ impl Loads {
             image.check_names(preconditions).await?;
             *may_have_begun = true;
             let response =
-                self.docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), PATIENCE).await?;
+                self.docker.send("/images/load?quiet=1", "application/x-tar", archive.clone(), LOAD_TIMEOUT).await?;
             let outcome = match response.status {
                 StatusCode::OK => judge(&response.body, root, names),
                 _ => Err(refused(response.message())),

@@ -32,7 +32,7 @@ use super::images::{Images, Record};
 use super::layer_applier::ApplierChoice;
 use super::{
     Abandoned, DurableLease, Engine, EngineError, EngineKind, Identity, Lease, Lifetime, Origin, PersistentLeases,
-    Sharing, Storage, StoredBlobs,
+    SharedContent, Storage, StoredBlobs,
 };
 use crate::docker_api::Api;
 use crate::image::{Descriptor, Reference};
@@ -121,7 +121,7 @@ impl Engine for DockerEngine {
         &self.identity
     }
 
-    fn sharing(&self) -> Sharing {
+    fn sharing(&self) -> SharedContent {
         self.containerd.sharing()
     }
 

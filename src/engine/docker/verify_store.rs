@@ -22,7 +22,7 @@ use crate::engine::EngineError;
 use crate::engine::containerd::{Client, dial, failure, uuid};
 
 /// How long dockerd may take to respond.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const UUID: &str = "org.mobyproject.buildkit.worker.containerd.uuid";
 const NAMESPACE: &str = "org.mobyproject.buildkit.worker.containerd.namespace";
@@ -140,10 +140,10 @@ impl Workers {
         let operation = || "asking docker which containerd it uses".to_owned();
         let channel = if upgraded { &self.upgraded } else { &self.direct };
         let mut control = ControlClient::new(channel.clone());
-        let workers = match timeout(PATIENCE, control.list_workers(ListWorkersRequest { filter: Vec::new() })).await {
+        let workers = match timeout(TIMEOUT, control.list_workers(ListWorkersRequest { filter: Vec::new() })).await {
             Ok(Ok(workers)) => workers.into_inner().record,
             Ok(Err(status)) => return Err(failure("docker", &self.address, operation(), &status)),
-            Err(_) => return Err(EngineError::Timeout { operation: operation(), after: PATIENCE }),
+            Err(_) => return Err(EngineError::Timeout { operation: operation(), after: TIMEOUT }),
         };
         let labelled = workers.iter().find_map(|worker| {
             Some(StoreId { uuid: worker.labels.get(UUID)?.clone(), namespace: worker.labels.get(NAMESPACE)?.clone() })

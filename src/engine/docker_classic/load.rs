@@ -7,7 +7,7 @@ use crate::image::Digest;
 
 /// How long dockerd may take no bytes, or say nothing while it loads, before it counts as stuck. It says something for
 /// each half megabyte that it unpacks, and nothing while a graph driver without sharing copies a layer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// That the load did not go as the protocol has it.
 pub(super) fn broken(reason: String) -> EngineError {
     EngineError::Protocol { operation: "loading the image into docker".to_owned(), reason }

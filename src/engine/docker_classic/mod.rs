@@ -49,13 +49,13 @@ pub(crate) struct ClassicEngine {
 struct Classic {
     api: Api,
     chains: Chains,
-    images: Mutex<HashMap<Digest, Known>>,
+    images: Mutex<HashMap<Digest, KnownImage>>,
 }
 
 /// The image that a root points to on this machine. dockerd does not keep manifests, so only we can know; and it is
 /// always the same one, as all of it follows from the root's bytes.
 #[derive(Debug, Clone)]
-struct Known {
+struct KnownImage {
     /// The config's digest, which is the image's id.
     id: Digest,
     blobs: usize,
@@ -91,7 +91,7 @@ fn classic<'a>(api: &Api, info: &'a Info) -> Result<&'a str, EngineError> {
 }
 
 impl Classic {
-    fn remember(&self, root: &Digest, known: Known) {
+    fn remember(&self, root: &Digest, known: KnownImage) {
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
         if images.len() >= REMEMBERED {
             images.clear();

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::load::{PATIENCE, broken, place};
+use super::load::{LOAD_TIMEOUT, broken, place};
 use super::selected::{Layer, SelectedImage};
 use crate::docker_api::{Api, ApiResponse};
 use crate::engine::EngineError;
@@ -35,12 +35,13 @@ pub(super) async fn read(
     let mut body = response.into_body();
     if status != StatusCode::OK {
         let body = Limited::new(body, LINE_BYTES).collect();
-        let body = timeout(PATIENCE, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
+        let body =
+            timeout(LOAD_TIMEOUT, body).await.map_err(|_| silent())?.map_err(|error| api.unreachable(&*error))?;
         return Err(explain(&ApiResponse { status, body: body.to_bytes() }.message(), selected, None));
     }
     let mut reader = Reader { selected, events, loading: None, notes: Vec::new() };
     let mut rest = BytesMut::new();
-    while let Some(frame) = timeout(PATIENCE, body.frame()).await.map_err(|_| silent())? {
+    while let Some(frame) = timeout(LOAD_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
         let frame = frame.map_err(|error| api.unreachable(error))?;
         rest.extend_from_slice(frame.data_ref().map(|data| &data[..]).unwrap_or_default());
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -135,7 +136,7 @@ fn nth<'a>(text: &str, selected: &'a SelectedImage) -> Option<&'a Digest> {
 }
 
 fn silent() -> EngineError {
-    EngineError::Timeout { operation: "waiting for docker to load the image".to_owned(), after: PATIENCE }
+    EngineError::Timeout { operation: "waiting for docker to load the image".to_owned(), after: LOAD_TIMEOUT }
 }
 
 #[cfg(test)]

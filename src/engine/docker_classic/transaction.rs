@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::load::{broken, place};
 use super::selected::SelectedImage;
 use super::upload::Upload;
-use super::{Classic, Known};
+use super::{Classic, KnownImage};
 use crate::engine::docker::{Info, check_loaded};
 use crate::engine::{
     BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions,
@@ -105,7 +105,7 @@ impl ClassicTransaction {
             plan.stored.push(config)
         }
         let blobs = plan.present.len() + plan.missing.len() + plan.stored.len();
-        docker.remember(&graph.root().digest, Known { id: id.clone(), blobs });
+        docker.remember(&graph.root().digest, KnownImage { id: id.clone(), blobs });
         let (events, archive) = (options.events, Arc::new(AsyncMutex::new(Archive::NotBegun)));
         Ok(Self { docker, events, selected, plan, is_there, attempts, archive, cancelled })
     }

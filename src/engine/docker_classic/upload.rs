@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Classic;
-use super::load::{PATIENCE, broken};
+use super::load::{LOAD_TIMEOUT, broken};
 use super::response::read;
 use super::selected::SelectedImage;
 use crate::engine::EngineError;
@@ -74,9 +74,9 @@ impl Upload {
             // First, because dockerd's reason is better than the broken connection that follows from it.
             biased;
             outcome = self.outcome.clone() => early(outcome),
-            sent = timeout(PATIENCE, self.body.send(Some(bytes))) => match sent {
+            sent = timeout(LOAD_TIMEOUT, self.body.send(Some(bytes))) => match sent {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => early(timeout(PATIENCE, self.outcome.clone()).await.unwrap_or_else(|_| Err(stuck()))),
+                Ok(Err(_)) => early(timeout(LOAD_TIMEOUT, self.outcome.clone()).await.unwrap_or_else(|_| Err(stuck()))),
                 Err(_) => Err(stuck()),
             },
         }
@@ -110,13 +110,13 @@ impl Upload {
             }
             let _ = responding.await;
         };
-        timeout(PATIENCE, last).await.map_err(|_| stuck())?;
+        timeout(LOAD_TIMEOUT, last).await.map_err(|_| stuck())?;
         outcome.await
     }
 }
 
 fn stuck() -> EngineError {
-    EngineError::Timeout { operation: "sending the image to docker".to_owned(), after: PATIENCE }
+    EngineError::Timeout { operation: "sending the image to docker".to_owned(), after: LOAD_TIMEOUT }
 }
 
 /// The body of the request. It ends at an explicit end; a sender that is dropped before breaks it off.

@@ -164,9 +164,9 @@ impl BlobSink {
             let algorithm = hashed.hasher.algorithm();
             hashed.digest(algorithm, &batch).map(|digest| (hashed, digest))
         });
-        let broken = self.paths.invalid("hashing an upload broke off");
+        let broken = self.paths.invalid("hashing an ingest broke off");
         let (hashed, digest) =
-            done.await.map_err(|_| broken)?.map_err(|error| self.paths.failed("hashing an upload", &error))?;
+            done.await.map_err(|_| broken)?.map_err(|error| self.paths.failed("hashing an ingest", &error))?;
         self.state = SinkState::Ready(hashed);
         Ok(digest)
     }

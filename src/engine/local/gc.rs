@@ -60,7 +60,7 @@ pub(crate) fn collect(blobs: &BlobStore, names: &NameIndex, leases: &LeaseStore)
     let Survey { pinned, abandoned, mut doubts } = leases.survey().map_err(failed)?;
     outcome.exports = abandoned.iter().filter(|export| release_abandoned(blobs, export)).count();
     sweep_own(blobs, doubts.is_empty().then_some(&pinned));
-    ok_or_warn(verified::tidy(paths), &paths.verified());
+    ok_or_warn(verified::compact(paths), &paths.verified());
 
     let Some((index, seal)) = names.read_sealed()? else { return Ok(outcome) };
     let mut keep = Reachable::default();

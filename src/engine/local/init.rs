@@ -13,7 +13,7 @@ use crate::image::layout::{EMPTY_INDEX, MARKER, MAX_MARKER, check_marker};
 
 /// The state of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum FolderState {
     /// Nothing, or an empty folder, or a layout that was never completed.
     Nothing,
     /// A layout.
@@ -22,11 +22,11 @@ pub(crate) enum Found {
 
 impl LayoutPaths {
     /// Checks the folder without changing it.
-    pub(crate) fn inspect(&self) -> Result<Found, EngineError> {
+    pub(crate) fn inspect(&self) -> Result<FolderState, EngineError> {
         match fs::metadata(self.root()) {
             Ok(found) if !found.is_dir() => return Err(self.invalid("it is not a folder")),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FolderState::Nothing),
             Err(error) => return Err(self.failed("looking at the layout", &error)),
         }
         let marker = match read_at_most(&self.marker(), MAX_MARKER) {
@@ -35,15 +35,15 @@ impl LayoutPaths {
             Err(error) => return Err(self.failed("reading oci-layout", &error)),
         };
         check_marker(&marker).map_err(|error| self.invalid(format!("its file oci-layout {error}")))?;
-        Ok(Found::Layout)
+        Ok(FolderState::Layout)
     }
 
     /// A folder without `oci-layout`: not ours, unless it is empty or contains our own folder.
-    fn inspect_unmarked(&self) -> Result<Found, EngineError> {
+    fn inspect_unmarked(&self) -> Result<FolderState, EngineError> {
         let mut entries = fs::read_dir(self.root()).map_err(|error| self.failed("looking at the layout", &error))?;
         // In this order: a process that creates a layout at this moment creates our own folder first.
         if entries.next().is_none() || self.own().is_dir() {
-            return Ok(Found::Nothing);
+            return Ok(FolderState::Nothing);
         }
         Err(self.invalid(
             "it is no OCI image layout (it has no file oci-layout) and not empty; name a layout or a new folder",
@@ -54,7 +54,7 @@ impl LayoutPaths {
     pub(crate) fn create(&self, disk: &dyn Disk) -> Result<(), EngineError> {
         let found = self.inspect()?;
         let making = |error: io::Error| self.failed("making the layout", &error);
-        if found == Found::Nothing {
+        if found == FolderState::Nothing {
             let mut missing: Vec<_> = self
                 .root()
                 .ancestors()
@@ -71,13 +71,13 @@ impl LayoutPaths {
                 disk.create_folder(&folder).map_err(making)?;
             }
         }
-        if found == Found::Nothing { self.complete(disk) } else { Ok(()) }
+        if found == FolderState::Nothing { self.complete(disk) } else { Ok(()) }
     }
 
     /// Writes the files that make a folder a layout. Another process may have done so meanwhile, and added an image.
     fn complete(&self, disk: &dyn Disk) -> Result<(), EngineError> {
         let _lock = lock::exclusive(self)?;
-        if self.inspect()? == Found::Layout {
+        if self.inspect()? == FolderState::Layout {
             return Ok(());
         }
         let making = |error: io::Error| self.failed("making the layout", &error);

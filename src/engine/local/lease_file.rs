@@ -134,7 +134,7 @@ impl LeaseFile {
         let _lock = lock::shared(paths)?;
         inner.add(&lines, new.len()).map_err(|error| paths.failed("adding to a lease", &error))?;
         inner.pinned.extend(new.into_iter().cloned());
-        self.tidy(&mut inner);
+        self.compact(&mut inner);
         Ok(())
     }
 
@@ -145,14 +145,14 @@ impl LeaseFile {
         if inner.pinned.remove(digest) {
             let _lock = lock::shared(paths)?;
             inner.add(&format!("-{digest}\n"), 1).map_err(|error| paths.failed("adding to a lease", &error))?;
-            self.tidy(&mut inner);
+            self.compact(&mut inner);
         }
         Ok(())
     }
 
     /// Rewrites a lease in which most lines are stale: a client may pin and unpin any number of times. The lock must be
     /// held.
-    fn tidy(&self, inner: &mut Inner) {
+    fn compact(&self, inner: &mut Inner) {
         if inner.lines <= 2 * inner.pinned.len() + STALE {
             return;
         }

@@ -14,7 +14,7 @@ use super::paths::LayoutPaths;
 use crate::engine::EngineError;
 
 /// How long to wait for a lock. It is held for milliseconds; by a collector of a large layout for seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The delay between two attempts.
 const INTERVAL: Duration = Duration::from_millis(2);
 
@@ -71,7 +71,7 @@ pub(crate) fn claim(paths: &LayoutPaths, file: &File) -> Result<(), EngineError>
 }
 
 fn wait(paths: &LayoutPaths, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<(), EngineError> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + LOCK_TIMEOUT;
     loop {
         match attempt() {
             Ok(()) => return Ok(()),
@@ -80,7 +80,7 @@ fn wait(paths: &LayoutPaths, attempt: impl Fn() -> Result<(), TryLockError>) -> 
             Err(TryLockError::WouldBlock) => {
                 let operation =
                     format!("waiting for another process that works on the layout {}", paths.root().display());
-                return Err(EngineError::Timeout { operation, after: PATIENCE });
+                return Err(EngineError::Timeout { operation, after: LOCK_TIMEOUT });
             }
         }
     }

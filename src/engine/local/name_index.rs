@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::files::{open_file, read_file_at_most};
 use super::index::LayoutIndex;
-use super::init::Found;
+use super::init::FolderState;
 use super::lock::{self, IndexLock};
 use super::paths::LayoutPaths;
 use super::seal::Seal;
@@ -29,7 +29,7 @@ impl NameIndex {
 
     /// Whether there is a layout. Refuses a folder that cannot become one.
     pub(crate) fn exists(&self) -> Result<bool, EngineError> {
-        Ok(self.paths.inspect()? != Found::Nothing)
+        Ok(self.paths.inspect()? != FolderState::Nothing)
     }
 
     /// Whether we ever wrote in the layout.

@@ -156,7 +156,7 @@ fn read(paths: &LayoutPaths) -> (HashMap<Digest, Seal>, usize) {
 }
 
 /// Removes the records of blobs that are gone, if there are many. For the collector.
-pub(super) fn tidy(paths: &LayoutPaths) -> io::Result<()> {
+pub(super) fn compact(paths: &LayoutPaths) -> io::Result<()> {
     let Ok(found) = std::fs::metadata(paths.verified()) else { return Ok(()) };
     let (mut known, lines) = read(paths);
     known.retain(|digest, seal| std::fs::metadata(paths.blob(digest)).is_ok_and(|found| Seal::of(&found) == *seal));

@@ -12,7 +12,7 @@ mod connection;
 mod failure;
 mod images;
 mod lease;
-mod leasing;
+mod lease_trait;
 mod transaction;
 mod writer;
 

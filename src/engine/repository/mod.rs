@@ -13,7 +13,7 @@ mod images;
 mod ingest_writer;
 mod ingests;
 mod lease;
-mod leasing;
+mod lease_trait;
 mod pins;
 mod stores;
 #[cfg(test)]

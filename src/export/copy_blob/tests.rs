@@ -56,7 +56,7 @@ impl BlobWriter for Written {
 
 /// Copies `chunks` as a blob of six bytes, of which the engine has `offset`. What was written, and whether it was
 /// committed.
-async fn pumped(offset: u64, chunks: &[&'static [u8]]) -> (Result<(), ExportError>, Vec<u8>, bool) {
+async fn copied(offset: u64, chunks: &[&'static [u8]]) -> (Result<(), ExportError>, Vec<u8>, bool) {
     let blob = Descriptor::new("", Digest::sha256(b"abcdef"), 6);
     let written = Written(Arc::default(), offset);
     let source = Chunks(chunks.to_vec());
@@ -69,7 +69,7 @@ async fn pumped(offset: u64, chunks: &[&'static [u8]]) -> (Result<(), ExportErro
 #[tokio::test]
 async fn a_blob_of_another_length_is_not_committed() {
     for chunks in [&[b"abc" as &[u8]][..], &[b"abcdef", b"g"], &[]] {
-        let (result, _, committed) = pumped(0, chunks).await;
+        let (result, _, committed) = copied(0, chunks).await;
         assert!(matches!(result, Err(ExportError::Source(SourceError::Length { expected: 6, .. }))), "{chunks:?}");
         assert!(!committed, "{chunks:?}");
     }
@@ -78,7 +78,7 @@ async fn a_blob_of_another_length_is_not_committed() {
 #[tokio::test]
 async fn what_the_engine_has_is_not_written_again() {
     for offset in 0..=6 {
-        let (result, written, committed) = pumped(offset, &[b"abc", b"", b"def"]).await;
+        let (result, written, committed) = copied(offset, &[b"abc", b"", b"def"]).await;
         result.unwrap();
         assert!(committed);
         assert_eq!(written, b"abcdef"[offset as usize..], "{offset}");

@@ -7,15 +7,15 @@ use http::uri::Authority;
 use super::huffman;
 
 /// What replaces an authority that no URI could have. gRPC's Go clients send it on unix sockets.
-const INSTEAD: &[u8] = b"localhost";
+const REPLACEMENT: &[u8] = b"localhost";
 /// The longest authority that is left as it is: a host's name has 253 bytes at most (RFC 1035), and a user may precede it.
-const LONGEST: usize = 1024;
+const MAX_AUTHORITY: usize = 1024;
 /// The name of the field, and the same in HPACK's Huffman code, of which there is only one for a text.
 const NAME: &[u8] = b":authority";
 const CODED: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 /// The field's index in the static table, and the length of that table.
 const STATIC: usize = 1;
-const STATICS: usize = 61;
+const STATIC_TABLE_LEN: usize = 61;
 /// The most fields that a table of 4096 bytes holds, the size that servers of ours leave it at: each takes 32 bytes and
 /// more.
 const ENTRIES: usize = 4096 / 32;
@@ -111,12 +111,12 @@ impl Table {
 
     /// What an index refers to, if not to the static table.
     fn entry(&self, index: usize) -> Option<Entry> {
-        self.entries.get(index.checked_sub(STATICS + 1)?).copied()
+        self.entries.get(index.checked_sub(STATIC_TABLE_LEN + 1)?).copied()
     }
 
     /// Writes an index, lowered by what the server's table lacks before it. Returns whether it was lowered.
     fn put(&self, written: &mut Vec<u8>, kind: u8, bits: u8, index: usize) -> bool {
-        let newer = index.saturating_sub(STATICS + 1);
+        let newer = index.saturating_sub(STATIC_TABLE_LEN + 1);
         let lacking = self.entries.iter().take(newer).filter(|entry| **entry == Entry::Replaced).count();
         put_integer(written, kind, bits, index - lacking);
         lacking > 0
@@ -126,8 +126,8 @@ impl Table {
 /// Writes the authority that can be taken, not to be put into the table.
 fn put_authority(written: &mut Vec<u8>) {
     put_integer(written, 0, 4, STATIC);
-    put_integer(written, 0, 7, INSTEAD.len());
-    written.extend_from_slice(INSTEAD);
+    put_integer(written, 0, 7, REPLACEMENT.len());
+    written.extend_from_slice(REPLACEMENT);
 }
 
 /// A text in a block.
@@ -142,13 +142,13 @@ impl Text<'_> {
     fn is_authority(&self) -> bool {
         let decoded;
         let text = if self.is_coded {
-            let Some(text) = huffman::decode(self.bytes, LONGEST) else { return false };
+            let Some(text) = huffman::decode(self.bytes, MAX_AUTHORITY) else { return false };
             decoded = text;
             &decoded[..]
         } else {
             self.bytes
         };
-        text.len() <= LONGEST && Authority::try_from(text).is_ok()
+        text.len() <= MAX_AUTHORITY && Authority::try_from(text).is_ok()
     }
 }
 

@@ -3,7 +3,7 @@
 //! It is a canonical one: codes of one length count up in the order of the bytes that they stand for, and follow those
 //! that are shorter. So the lengths alone define it.
 
-/// The code lengths of the 256 bytes, and of the mark for the end.
+/// The code lengths of the 256 bytes, and of EOS.
 #[rustfmt::skip]
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28,
@@ -24,14 +24,14 @@ const LENGTHS: [u8; 257] = [
     26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26,
     30,
 ];
-const LONGEST: u8 = 30;
+const MAX_CODE_BITS: u8 = 30;
 
 /// The text that `coded` encodes; `None` if it is malformed or longer than `most` bytes.
 pub(super) fn decode(coded: &[u8], most: usize) -> Option<Vec<u8>> {
     let (mut text, mut code, mut length) = (Vec::new(), 0u32, 0u8);
     for bit in coded.iter().flat_map(|byte| (0..8).rev().map(move |at| u32::from(byte >> at & 1))) {
         (code, length) = (code << 1 | bit, length + 1);
-        if length > LONGEST {
+        if length > MAX_CODE_BITS {
             return None;
         }
         if let Some(byte) = symbol(code, length) {
@@ -62,8 +62,8 @@ fn count(length: u8) -> u32 {
 }
 
 /// How many codes have each length.
-const COUNTS: [u32; LONGEST as usize + 1] = {
-    let (mut counts, mut at) = ([0; LONGEST as usize + 1], 0);
+const COUNTS: [u32; MAX_CODE_BITS as usize + 1] = {
+    let (mut counts, mut at) = ([0; MAX_CODE_BITS as usize + 1], 0);
     while at < LENGTHS.len() {
         counts[LENGTHS[at] as usize] += 1;
         at += 1;

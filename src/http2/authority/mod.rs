@@ -2,7 +2,7 @@
 //!
 //! On a unix socket there is no host to name, and gRPC's libraries put other things there: C core (Python, C++, Ruby,
 //! PHP) the percent-encoded path of the socket, Java the path, others nothing. Go's servers never look at it; h2 resets
-//! every such call with PROTOCOL_ERROR, and has no option for it (hyperium/h2#487, open since 2020). [`Lenient`] stands
+//! every such call with PROTOCOL_ERROR, and has no option for it (hyperium/h2#487, open since 2020). [`AuthorityRewriter`] stands
 //! between the connection and h2 and writes `localhost`, as gRPC's Go clients do, wherever h2 would refuse what the
 //! client sent. All else passes as the bytes that it came in.
 //!
@@ -26,12 +26,12 @@ use frames::Frames;
 
 /// A connection from an HTTP/2 client, on which every authority can be taken.
 #[derive(Debug)]
-pub struct Lenient<S> {
+pub struct AuthorityRewriter<S> {
     stream: S,
     frames: Frames,
 }
 
-impl<S> Lenient<S> {
+impl<S> AuthorityRewriter<S> {
     /// Reads from `stream` for a server that takes header lists of up to `header_list` bytes, in frames of up to
     /// `frame` bytes.
     pub fn new(stream: S, header_list: u32, frame: u32) -> Self {
@@ -39,7 +39,7 @@ impl<S> Lenient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AuthorityRewriter<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             if self.frames.write_into(into) || into.remaining() == 0 {
@@ -64,6 +64,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for AuthorityRewriter<S> {
     forward!(write stream);
 }

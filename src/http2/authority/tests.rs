@@ -38,7 +38,7 @@ fn request(nth: usize, block: &[u8]) -> Vec<u8> {
 async fn served(sent: Vec<u8>, piece: usize, count: usize) -> Vec<Request<()>> {
     let (mut client, server) = tokio::io::duplex(piece);
     // The server's own words are not of interest, and must not fill anything up.
-    let io = tokio::io::join(Lenient::new(server, 1 << 16, 1 << 14), tokio::io::sink());
+    let io = tokio::io::join(AuthorityRewriter::new(server, 1 << 16, 1 << 14), tokio::io::sink());
     // It stays open: h2 forgets what it has not given out when the client leaves.
     let client = tokio::spawn(async move { client.write_all(&sent).await.map(|()| client) });
     let accept = async {
@@ -88,7 +88,7 @@ async fn calls_of_c_core_arrive_whatever_they_name() {
 /// The client's bytes as they are given on.
 async fn passed(sent: &[u8]) -> Vec<u8> {
     let mut given = Vec::new();
-    Lenient::new(sent, 1 << 16, 1 << 14).read_to_end(&mut given).await.unwrap();
+    AuthorityRewriter::new(sent, 1 << 16, 1 << 14).read_to_end(&mut given).await.unwrap();
     given
 }
 

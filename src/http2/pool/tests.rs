@@ -48,7 +48,7 @@ struct Rig {
     silence: CancellationToken,
 }
 
-fn rig(sharing: Sharing) -> Rig {
+fn rig(sharing: ConnectionSharing) -> Rig {
     let (far, mut streams) = mpsc::unbounded_channel();
     let (closing, closed) = mpsc::unbounded_channel();
     let (dials, kill, mute) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new(), CancellationToken::new());
@@ -90,11 +90,11 @@ async fn send(connection: &UpstreamConnection) -> Result<(), ProxyError> {
     connection.send(request).await.map(drop)
 }
 
-const IDLE: Sharing = Sharing::Shared { idle: Duration::from_secs(100) };
+const IDLE: ConnectionSharing = ConnectionSharing::Shared { idle: Duration::from_secs(100) };
 
 #[tokio::test]
 async fn each_client_has_its_own() {
-    let rig = rig(Sharing::PerClient);
+    let rig = rig(ConnectionSharing::PerClient);
     let (one, two) = (rig.link.connect().await.unwrap(), rig.link.connect().await.unwrap());
     send(&one).await.unwrap();
     send(&two).await.unwrap();
@@ -179,7 +179,7 @@ async fn call(link: &Arc<ConnectionPool>) -> Result<(), Status> {
 
 #[tokio::test(start_paused = true)]
 async fn our_own_calls_do_not_wait_for_a_connection_that_was_dropped_in_silence() {
-    let rig = rig(Sharing::PerClient);
+    let rig = rig(ConnectionSharing::PerClient);
     call(&rig.link).await.unwrap();
     call(&rig.link).await.unwrap();
     assert_eq!(rig.dials.load(Ordering::Relaxed), 1, "one that was just heard is used again, without a question");

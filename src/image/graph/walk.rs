@@ -19,7 +19,7 @@ pub struct Walk {
     /// The index of each pending document in `pending`.
     positions: HashMap<Digest, usize>,
     /// The first descriptor of every blob.
-    known: HashMap<Digest, Known>,
+    known: HashMap<Digest, SeenBlob>,
     documents: Vec<Document>,
     /// The sizes of all documents, pending ones included.
     total_bytes: u64,
@@ -27,7 +27,7 @@ pub struct Walk {
 
 /// The first descriptor of a blob.
 #[derive(Debug)]
-struct Known {
+struct SeenBlob {
     media_type: String,
     size: u64,
     /// The number of indexes and manifests from the root to this blob, including itself.
@@ -162,13 +162,13 @@ impl Walk {
             self.positions.insert(child.digest.clone(), self.pending.len());
             self.pending.push(child.clone());
         }
-        let known = Known { media_type: child.media_type.clone(), size: child.size, depth };
+        let known = SeenBlob { media_type: child.media_type.clone(), size: child.size, depth };
         self.known.insert(child.digest.clone(), known);
         Ok(())
     }
 }
 
-impl Known {
+impl SeenBlob {
     /// Refuses a second descriptor that contradicts the first. Media types of layers may differ in the compression; those of
     /// documents must be equal, because documents are parsed by them.
     fn check_alike(&self, other: &Descriptor) -> Result<(), GraphError> {

@@ -10,7 +10,7 @@ use super::members::{BlobLocation, First};
 use super::{ArchiveError, SavedImage};
 use crate::compression::Compression;
 use crate::image::{Algorithm, Descriptor, Digest, Document, Limits, Reference, View};
-use crate::source::{SameLayer, SameLayers};
+use crate::source::{EqualLayer, EqualLayers};
 
 /// How the manifest is written for an image that has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub(super) struct Described {
 pub(super) fn describe(
     files: &Files,
     format: ManifestFormat,
-    same: &SameLayers,
+    same: &EqualLayers,
 ) -> Result<Option<Described>, ArchiveError> {
     let limits = Limits::default();
     let Some(list) = files.read(LIST, limits.config_bytes, First::Files)? else { return Ok(None) };
@@ -120,7 +120,7 @@ fn describe_image(
     image: &Saved,
     format: ManifestFormat,
     limits: &Limits,
-    same: &SameLayers,
+    same: &EqualLayers,
     described: &mut Described,
 ) -> Result<(Descriptor, Bytes), ArchiveError> {
     let missing = |what: &str, member: &str| {
@@ -167,7 +167,7 @@ fn describe_image(
 fn replace(
     layers: &mut [Descriptor],
     format: ManifestFormat,
-    same: &SameLayers,
+    same: &EqualLayers,
     locations: &mut HashMap<Digest, BlobLocation>,
 ) {
     let mut seen = HashSet::new();
@@ -176,8 +176,8 @@ fn replace(
         if !seen.insert(layer.digest.clone()) {
             continue;
         }
-        let SameLayer { digest, size, mark } = other.clone();
-        let compression = if mark.len() < SameLayer::MARK_BYTES { Compression::None } else { Compression::of(&mark) };
+        let EqualLayer { digest, size, mark } = other.clone();
+        let compression = if mark.len() < EqualLayer::MARK_BYTES { Compression::None } else { Compression::of(&mark) };
         let Some(media_type) = format.layer(compression) else { continue };
         *layer = Descriptor::new(media_type, digest.clone(), size);
         // If the archive has this blob as well, it is read there.

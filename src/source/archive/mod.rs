@@ -26,7 +26,7 @@ use tokio::task::spawn_blocking;
 
 use self::files::{Files, read_at};
 use self::members::{BlobLocation, First, Members};
-use super::{BlobLookup, Chunks, SameLayers, Source, SourceError};
+use super::{BlobLookup, Chunks, EqualLayers, Source, SourceError};
 use crate::compression::{Compression, decompress_archive};
 use crate::image::{Descriptor, Digest, Reference};
 use crate::tar::BLOCK;
@@ -139,7 +139,7 @@ impl Archive {
         engine: Option<Arc<dyn BlobLookup>>,
     ) -> Result<Self, ArchiveError> {
         let name = files.name().to_owned();
-        let (mut files, mut described) = Self::describe(&name, files, format, SameLayers::new()).await?;
+        let (mut files, mut described) = Self::describe(&name, files, format, EqualLayers::new()).await?;
         if let Some(engine) = engine.as_ref().filter(|_| !described.uncompressed.is_empty()) {
             let same = engine.equal_layers(&described.uncompressed).await;
             if !same.is_empty() {
@@ -157,7 +157,7 @@ impl Archive {
         name: &str,
         files: Files,
         format: ManifestFormat,
-        same: SameLayers,
+        same: EqualLayers,
     ) -> Result<(Files, docker::Described), ArchiveError> {
         let described = move || {
             if let Some(images) = oci::images(&files)? {

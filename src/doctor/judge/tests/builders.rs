@@ -48,7 +48,7 @@ fn several_builders_have_names_of_their_own() {
 #[test]
 fn nothing_is_proposed_that_exists() {
     let remote =
-        |name: &str, address: &str| UsersOwn { driver: "remote".to_owned(), ..users_builder(name, address, None) };
+        |name: &str, address: &str| BuildxBuilder { driver: "remote".to_owned(), ..users_builder(name, address, None) };
     let context = |name: &str, host: &str| Context { name: name.to_owned(), host: host.to_owned() };
     let doors = [recent(), door(Kind::Docker, "unix:///l.sock")];
     let commands =

@@ -10,7 +10,7 @@ fn a_classic_store_has_no_containerd_and_needs_its_own_output() {
         address: "unix:///d.sock".to_owned(),
         storage: Storage::Classic { storage_driver: "overlay2".to_owned() },
     };
-    let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
+    let engine: Arc<dyn Engine> = Arc::new(NamedEngine(identity));
     let selected = Ok(Selected { engine, reason: "as configured".to_owned() });
     let report = judge(doctor::Findings { selected, docker: None, containerd: None }, None, &[closed(recent())]);
     assert!(report.works);
@@ -44,7 +44,7 @@ settings. Then use it with:
 fn a_containerd_that_the_engine_does_not_use_is_reported() {
     let judged = |named: &str| {
         let found = found(findings(EngineKind::Docker), None, &[recent()], users(Vec::new()));
-        super::super::judge(&Found { containerd_address: Some(named.into()), ..found })
+        super::super::judge(&Facts { containerd_address: Some(named.into()), ..found })
     };
     let is_noted = |report: &Report| report.checks.iter().any(|check| check.found.contains("was named"));
     assert!(!is_noted(&judged("/c.sock")));
@@ -57,12 +57,12 @@ fn without_access_to_the_engine_the_running_linkspans_status_counts() {
     let denied = || EngineError::Permission { engine: "containerd", address: "/c.sock".to_owned() };
     let engine = doctor::Findings { selected: Err(denied()), docker: None, containerd: Some(Err(denied())) };
     let subject = RunningLinkspan { status: status(Kind::Buildkit, DOOR), is_basis: true };
-    let found = Found { subject: Some(subject), ..found(engine, None, &[recent()], users(Vec::new())) };
+    let found = Facts { subject: Some(subject), ..found(engine, None, &[recent()], users(Vec::new())) };
     let report = super::super::judge(&found);
     assert!(report.works, "{report}");
     assert_eq!(report.engine.unwrap().address, "unix:///d.sock");
 
     let gone = EngineError::Unreachable { engine: "docker", address: "d".to_owned(), reason: "gone".to_owned() };
     let engine = doctor::Findings { selected: Err(gone), docker: None, containerd: None };
-    assert!(!super::super::judge(&Found { engine, ..found }).works, "but an engine that is gone is gone");
+    assert!(!super::super::judge(&Facts { engine, ..found }).works, "but an engine that is gone is gone");
 }

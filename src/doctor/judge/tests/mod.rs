@@ -14,7 +14,7 @@ use super::super::door::DoorState;
 use super::super::door::Probed;
 use super::super::facts::RunningLinkspan;
 use super::super::inflate::Inflate;
-use super::super::users::{Users, UsersNode, UsersOwn};
+use super::super::users::{BuildxBuilder, BuildxNode, Users};
 use super::*;
 use crate::buildx::{Context, Version};
 use crate::engine::select::Selected;
@@ -27,10 +27,10 @@ use crate::{running, status};
 
 /// An engine to be named, not used.
 #[derive(Debug)]
-struct Nameplate(Identity);
+struct NamedEngine(Identity);
 
 #[async_trait]
-impl Engine for Nameplate {
+impl Engine for NamedEngine {
     fn identity(&self) -> &Identity {
         &self.0
     }
@@ -73,7 +73,7 @@ fn findings(kind: EngineKind) -> doctor::Findings {
         parallel_unpack: true,
         sharing: Some("shared".to_owned()),
     };
-    let engine: Arc<dyn Engine> = Arc::new(Nameplate(identity));
+    let engine: Arc<dyn Engine> = Arc::new(NamedEngine(identity));
     doctor::Findings {
         selected: Ok(Selected { engine, reason: "as configured, proven".to_owned() }),
         docker: None,
@@ -136,14 +136,14 @@ fn recent() -> Door {
     probed(BuilderProbe::Version(Some("v0.32.2".to_owned())))
 }
 
-fn users(builders: Vec<UsersOwn>) -> Users {
+fn users(builders: Vec<BuildxBuilder>) -> Users {
     let version = Version::read("github.com/docker/buildx v0.36.1 x");
     Users { builders: Ok(builders), version, ..Users::none() }
 }
 
-fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Found {
+fn found(engine: doctor::Findings, inflate: Option<Inflate>, doors: &[Door], users: Users) -> Facts {
     let doors = doors.to_vec();
-    Found { engine, subject: None, containerd_address: None, inflate, doors, chained: Vec::new(), users, caches: None }
+    Facts { engine, subject: None, containerd_address: None, inflate, doors, chained: Vec::new(), users, caches: None }
 }
 
 /// Judges them where buildx has no builders.
@@ -156,8 +156,8 @@ fn marks(report: &Report) -> Vec<(&str, Mark)> {
 }
 
 /// A docker-container builder of the user's with a BuildKit that is recent.
-fn users_builder(name: &str, endpoint: &str, door_probe: Option<running::Probe>) -> UsersOwn {
+fn users_builder(name: &str, endpoint: &str, door_probe: Option<running::Probe>) -> BuildxBuilder {
     let builder_probe = door_probe.is_some().then(|| BuilderProbe::Version(Some("v0.32.2".to_owned())));
-    let nodes = vec![UsersNode { name: "n0".to_owned(), address: endpoint.to_owned(), door_probe, builder_probe }];
-    UsersOwn { name: name.to_owned(), driver: "docker-container".to_owned(), nodes }
+    let nodes = vec![BuildxNode { name: "n0".to_owned(), address: endpoint.to_owned(), door_probe, builder_probe }];
+    BuildxBuilder { name: name.to_owned(), driver: "docker-container".to_owned(), nodes }
 }

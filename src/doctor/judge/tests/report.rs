@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn all_is_well() {
+fn a_complete_setup_has_no_findings() {
     let report = judge(findings(EngineKind::Docker), Some(Inflate::Helper("igzip")), &[recent()]);
     assert!(report.works);
     assert_eq!(
@@ -94,7 +94,11 @@ fn what_fails_keeps_it_from_working_and_has_a_remedy() {
             "that is the export door of a Linkspan",
         ),
         (
-            judge(findings(EngineKind::Docker), None, &[recent(), probed(BuilderProbe::Silent("gone".to_owned()))]),
+            judge(
+                findings(EngineKind::Docker),
+                None,
+                &[recent(), probed(BuilderProbe::Unreachable("gone".to_owned()))],
+            ),
             "builder",
             "no response from the builder at unix:///b.sock: gone",
         ),

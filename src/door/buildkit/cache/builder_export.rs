@@ -79,11 +79,11 @@ pub(super) struct BuilderExport {
     /// Cancelled when the build ends.
     end: CancellationToken,
     writers: TaskTracker,
-    state: Mutex<State>,
+    state: Mutex<BuilderExportState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BuilderExportState {
     seen: HashSet<Digest>,
     moved: Moved,
     /// The last document that is no root.
@@ -333,7 +333,7 @@ impl BuilderExport {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BuilderExportState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

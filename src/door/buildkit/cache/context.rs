@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::reach::BuilderContent;
+use super::super::local_content::BuilderContent;
 use super::loopback::Loopback;
 use crate::caches::Caches;
 use crate::export::Exports;

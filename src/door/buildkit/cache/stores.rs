@@ -12,7 +12,7 @@ use tonic::Status;
 use tower::ServiceExt as _;
 
 use super::super::grpc::error_response;
-use super::super::reach::BuilderContent;
+use super::super::local_content::BuilderContent;
 use super::super::session::{CallHandler, Handled, SessionCalls};
 use super::STORE_PREFIX;
 use super::build::CacheBuild;

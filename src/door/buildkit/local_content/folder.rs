@@ -49,7 +49,7 @@ impl BlobFolder {
     /// That of the builder which `process` is, or has started.
     ///
     /// # Errors
-    /// When it is not certain, or not within reach.
+    /// When it is not certain, or not accessible.
     pub(super) fn of_builder(process: Pid) -> io::Result<Self> {
         let process = BuilderProcess::find(process)?;
         check_is_root(&process)?;
@@ -128,7 +128,7 @@ fn root(process: &BuilderProcess) -> io::Result<OwnedFd> {
             return Ok(folder);
         }
     }
-    Err(io::Error::other("its root folder is not within reach"))
+    Err(io::Error::other("its root folder is not accessible"))
 }
 
 fn identity(stat: &Stat) -> (u64, u64) {

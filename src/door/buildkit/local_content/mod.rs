@@ -25,7 +25,7 @@ use folder::BlobFolder;
 const LEAST_BYTES: u64 = 8 << 20;
 
 /// How long it may take to learn which process the builder is.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The content store of one builder.
 #[derive(Debug)]
@@ -50,10 +50,10 @@ impl BuilderContent {
         self.remote.created(digest).await
     }
 
-    /// The file of a blob; `None` if it is not within reach.
+    /// The file of a blob; `None` if it is not accessible.
     async fn file(&self, blob: &Descriptor) -> Option<BlobFile> {
         let opened = async {
-            let process = timeout(PATIENCE, self.connections.process()).await.ok().flatten();
+            let process = timeout(TIMEOUT, self.connections.process()).await.ok().flatten();
             let process = process.ok_or_else(|| io::Error::other("it is not known to run on this host"))?;
             let (name, blob) = (self.remote.name().to_owned(), blob.clone());
             spawn_blocking(move || {
@@ -67,7 +67,7 @@ impl BuilderContent {
             let reason = Some(error.to_string());
             let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
             if *refusal != reason {
-                tracing::debug!(%error, builder = self.connections.name(), "the builder's files are not within reach");
+                tracing::debug!(%error, builder = self.connections.name(), "the builder's files are not accessible");
                 *refusal = reason;
             }
         };

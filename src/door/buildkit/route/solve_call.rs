@@ -22,7 +22,7 @@ use crate::http2::{Body, BodyError, ProxyError, full};
 /// A build whose request we have edited. Its parts are dropped in this order.
 struct EditedBuild {
     /// The status stream stays open until this is dropped, however the call ends.
-    _claim: TrackedBuild,
+    _tracked: TrackedBuild,
     finalizer: Option<Arc<Finalizer>>,
     load: Option<Arc<Load>>,
     cached: Option<Cached>,
@@ -53,14 +53,14 @@ impl Route {
             SolvePlan::Refuse(status) => return Ok(error_response(&status)),
             SolvePlan::Forward { build } => {
                 let response = self.upstream.send(Request::from_parts(parts, request.into_body())).await?;
-                return Ok(explained(response.map(|body| held_with(build, body)), self.why_not()));
+                return Ok(explained(response.map(|body| body_with_build(build, body)), self.why_not()));
             }
             SolvePlan::ReplaceCaches { build, cached } => {
                 let message = cached.message.clone();
-                (EditedBuild { _claim: build.track(), finalizer: None, load: None, cached: Some(cached) }, message)
+                (EditedBuild { _tracked: build.track(), finalizer: None, load: None, cached: Some(cached) }, message)
             }
             SolvePlan::Export { load, message, finalizer, cached } => {
-                (EditedBuild { _claim: load.build.track(), finalizer, load: Some(load), cached }, message)
+                (EditedBuild { _tracked: load.build.track(), finalizer, load: Some(load), cached }, message)
             }
         };
         let response = self.upstream.send(Request::from_parts(parts, full(frame(&message)))).await?;
@@ -154,7 +154,7 @@ impl EditedBuild {
 
 /// The body, with which `build` is dropped: messages about a build are shown after the builder's own progress, as long
 /// as a reference to the build exists.
-fn held_with(build: Option<Arc<Build>>, body: Incoming) -> Body {
+fn body_with_build(build: Option<Arc<Build>>, body: Incoming) -> Body {
     let body = body.map_frame(move |frame| {
         let _held = &build;
         frame

@@ -22,7 +22,7 @@ use super::Route;
 
 /// How long a build waits for the builder's capabilities. A builder ends a client's progress call if no build has
 /// started after some seconds (BuildKit `solver/jobs.go`), so a longer wait would fail the build.
-const LOOK: Duration = Duration::from_secs(2);
+const CAPABILITIES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What becomes of a request for a build.
 pub(super) enum SolvePlan {
@@ -77,7 +77,7 @@ impl Route {
     async fn plan_loads(&self, solve: &Solve) -> LoadPlan {
         let door = &*self.door;
         let Some(builder_exporters) = solve.builder_exporters(door.outputs) else { return LoadPlan::Nothing };
-        let why = match timeout(LOOK, self.capabilities()).await {
+        let why = match timeout(CAPABILITIES_TIMEOUT, self.capabilities()).await {
             Ok(Ok(able)) if able.exports_directly => {
                 // Of several exporters the builder reports the results only after the build, in its history.
                 let finalizes = able.finalizes && builder_exporters.len() == 1 && !solve.has_session_exporter;
@@ -86,7 +86,7 @@ impl Route {
             Ok(Ok(_)) => return LoadPlan::Pass(None),
             // A builder that does not respond will hardly build; if it does, the client's own export still works.
             Ok(Err(status)) => format!("the builder does not say what it is ({})", status.message()),
-            Err(_) => format!("the builder has not said within {} s what it is", LOOK.as_secs()),
+            Err(_) => format!("the builder has not said within {} s what it is", CAPABILITIES_TIMEOUT.as_secs()),
         };
         tracing::warn!(builder = %door.builder.name, build = %solve.build, %why, "no direct export");
         LoadPlan::Pass(Some(remarks::passed(&why)))

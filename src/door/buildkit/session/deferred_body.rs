@@ -18,10 +18,10 @@ use crate::http2::{Body, BodyError};
 /// A body that waits until its session is settled.
 pub(super) struct UndecidedBody {
     session: Arc<Session>,
-    state: State,
+    state: DirectionState,
 }
 
-enum State {
+enum DirectionState {
     Undecided { mode: BoxFuture<'static, SessionMode>, source: Source, split: Split },
     Bytes(Source),
     Split(PipeBody),
@@ -41,12 +41,12 @@ impl UndecidedBody {
     /// Holds `body`, of `session`.
     pub(super) fn new(session: Arc<Session>, body: Body, split: Split) -> Self {
         let mode = Arc::clone(&session).mode().boxed();
-        Self { session, state: State::Undecided { mode, source: Source::new(body), split } }
+        Self { session, state: DirectionState::Undecided { mode, source: Source::new(body), split } }
     }
 
     /// Ready once the handling of the session is decided and the body has changed accordingly.
     fn poll_settled(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let State::Undecided { mode, source, .. } = &mut self.state else { return Poll::Ready(()) };
+        let DirectionState::Undecided { mode, source, .. } = &mut self.state else { return Poll::Ready(()) };
         let mode = match mode.poll_unpin(context) {
             Poll::Ready(mode) => mode,
             // A session that has ended has nothing in it that could be ours.
@@ -55,11 +55,15 @@ impl UndecidedBody {
                 Poll::Pending => return Poll::Pending,
             },
         };
-        if let State::Undecided { source, split, .. } = std::mem::replace(&mut self.state, State::Over) {
+        if let DirectionState::Undecided { source, split, .. } =
+            std::mem::replace(&mut self.state, DirectionState::Over)
+        {
             self.state = match mode {
-                SessionMode::Bytes => State::Bytes(source),
+                SessionMode::Bytes => DirectionState::Bytes(source),
                 // Nobody takes it if the session is over.
-                SessionMode::Split => split.give.send(source).map_or(State::Over, |()| State::Split(split.take)),
+                SessionMode::Split => {
+                    split.give.send(source).map_or(DirectionState::Over, |()| DirectionState::Split(split.take))
+                }
             };
         }
         Poll::Ready(())
@@ -76,18 +80,18 @@ impl HttpBody for UndecidedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         std::task::ready!(self.poll_settled(context));
         match &mut self.state {
-            State::Bytes(source) => source.poll_next(context),
-            State::Split(body) => Pin::new(body).poll_frame(context),
-            State::Undecided { .. } => Poll::Pending,
-            State::Over => Poll::Ready(None),
+            DirectionState::Bytes(source) => source.poll_next(context),
+            DirectionState::Split(body) => Pin::new(body).poll_frame(context),
+            DirectionState::Undecided { .. } => Poll::Pending,
+            DirectionState::Over => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Undecided { source, .. } | State::Bytes(source) => source.is_end_stream(),
-            State::Split(_) => false,
-            State::Over => true,
+            DirectionState::Undecided { source, .. } | DirectionState::Bytes(source) => source.is_end_stream(),
+            DirectionState::Split(_) => false,
+            DirectionState::Over => true,
         }
     }
 }

@@ -28,13 +28,13 @@ pub(super) struct Malformed;
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     chunk: Bytes,
-    state: State,
+    state: ParserState,
     /// What is left of the message.
     left: usize,
 }
 
 #[derive(Debug)]
-enum State {
+enum ParserState {
     Prefix {
         bytes: [u8; PREFIX],
         have: usize,
@@ -64,7 +64,7 @@ struct Varint {
     shift: u32,
 }
 
-impl Default for State {
+impl Default for ParserState {
     fn default() -> Self {
         Self::Prefix { bytes: [0; PREFIX], have: 0 }
     }
@@ -92,7 +92,7 @@ impl Messages {
     /// The next bytes; `None` when more must be fed first.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Malformed> {
         while !self.chunk.is_empty() {
-            if let State::Run { of, left } = &mut self.state {
+            if let ParserState::Run { of, left } = &mut self.state {
                 let piece = self.chunk.split_to(self.chunk.len().min(*left));
                 (*left, self.left) = (*left - piece.len(), self.left - piece.len());
                 let (of, is_over) = (*of, *left == 0);
@@ -112,7 +112,7 @@ impl Messages {
     /// Reads a byte that is no data.
     fn step(&mut self) -> Result<(), Malformed> {
         let byte = self.chunk.get_u8();
-        if let State::Prefix { bytes, have } = &mut self.state {
+        if let ParserState::Prefix { bytes, have } = &mut self.state {
             bytes[*have] = byte;
             *have += 1;
             if *have == PREFIX {
@@ -128,44 +128,44 @@ impl Messages {
         }
         self.left -= 1;
         match &mut self.state {
-            State::Key(key) => {
+            ParserState::Key(key) => {
                 if let Some(key) = key.push(byte)? {
                     let length = Varint::default();
                     self.state = match (key, key & 7) {
-                        (DATA, _) => State::Length { of: Kind::Data, length },
-                        (_, LENGTH_DELIMITED) => State::Length { of: Kind::Other, length },
-                        (_, VARINT) => State::Number(length),
-                        (_, FIXED_64) => State::Run { of: Kind::Other, left: 8 },
-                        (_, FIXED_32) => State::Run { of: Kind::Other, left: 4 },
+                        (DATA, _) => ParserState::Length { of: Kind::Data, length },
+                        (_, LENGTH_DELIMITED) => ParserState::Length { of: Kind::Other, length },
+                        (_, VARINT) => ParserState::Number(length),
+                        (_, FIXED_64) => ParserState::Run { of: Kind::Other, left: 8 },
+                        (_, FIXED_32) => ParserState::Run { of: Kind::Other, left: 4 },
                         _ => return Err(Malformed),
                     };
                 }
             }
-            State::Length { of, length } => {
+            ParserState::Length { of, length } => {
                 if let Some(length) = length.push(byte)? {
                     let left = usize::try_from(length).map_err(|_| Malformed)?;
-                    self.state = State::Run { of: *of, left };
+                    self.state = ParserState::Run { of: *of, left };
                     if left == 0 {
                         self.field_ended();
                         return Ok(());
                     }
                 }
             }
-            State::Number(number) => {
+            ParserState::Number(number) => {
                 if number.push(byte)?.is_some() {
                     self.field_ended();
                     return Ok(());
                 }
             }
-            State::Prefix { .. } | State::Run { .. } => {}
+            ParserState::Prefix { .. } | ParserState::Run { .. } => {}
         }
         // The field goes on, so the message must.
-        let needed = if let State::Run { left, .. } = self.state { left } else { 1 };
+        let needed = if let ParserState::Run { left, .. } = self.state { left } else { 1 };
         if needed > self.left { Err(Malformed) } else { Ok(()) }
     }
 
     fn field_ended(&mut self) {
-        self.state = if self.left == 0 { State::default() } else { State::Key(Varint::default()) };
+        self.state = if self.left == 0 { ParserState::default() } else { ParserState::Key(Varint::default()) };
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
                 data.extend_from_slice(&piece);
             }
         }
-        if matches!(messages.state, State::Prefix { have: 0, .. }) { Ok(data) } else { Err(Malformed) }
+        if matches!(messages.state, ParserState::Prefix { have: 0, .. }) { Ok(data) } else { Err(Malformed) }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! here on both sides, so that these calls are handled here ([`SessionCalls`]), and all others are passed on. Which of
 //! the two it is shows only when the build comes (`registry`); until then the little that both sides send is held (`held`).
 
-mod held;
+mod deferred_body;
 mod messages;
 mod pipe;
 mod registry;
@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use crate::http2::{Body, BodyError, PooledConnection, ProxyError};
-use held::{Split, UndecidedBody};
+use deferred_body::{Split, UndecidedBody};
 use pipe::pipe;
 use registry::{Registry, Session, SessionMode};
 use split::{Side, split};

@@ -31,14 +31,14 @@ pub(super) enum End {
 
 /// The end of a pipe that is written, with how the body ends. Clones are the same end.
 #[derive(Debug, Clone)]
-pub(super) struct Pipe(Arc<Mutex<State>>);
+pub(super) struct Pipe(Arc<Mutex<PipeState>>);
 
 /// The body that a pipe makes.
 #[derive(Debug)]
-pub(super) struct PipeBody(Arc<Mutex<State>>);
+pub(super) struct PipeBody(Arc<Mutex<PipeState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct PipeState {
     waiting: VecDeque<Bytes>,
     /// The message that is being written, with room for its head; empty if none is.
     open: BytesMut,
@@ -48,7 +48,7 @@ struct State {
     writer: Option<Waker>,
 }
 
-impl State {
+impl PipeState {
     fn seal(&mut self) {
         if !self.open.is_empty() {
             let open = std::mem::take(&mut self.open);
@@ -85,7 +85,7 @@ pub(super) fn pipe() -> (Pipe, PipeBody) {
     (Pipe(Arc::clone(&state)), PipeBody(state))
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<PipeState>) -> MutexGuard<'_, PipeState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 /// How long a session waits for its build. One that has come without a build by then is split, for that serves every build
 /// that may come. Neither side minds: a builder's gRPC waits 20 s for its client's first words, the client's HTTP/2 10 s for
 /// the builder's, and the first health check comes after 5 s (BuildKit `session/grpc.go`).
-const PATIENCE: Duration = Duration::from_secs(2);
+const DECISION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a build waits for its session: a builder does so for 5 s (`session/group.go`).
 const EXPECTED: Duration = Duration::from_secs(10);
@@ -109,7 +109,7 @@ impl Registry {
         let expected = expected.reduce(|one, other| if one == SessionMode::Split { one } else { other });
         known.expected.retain(|expected| expected.session != id);
         known.sessions.retain(|_, session| session.strong_count() > 0);
-        let (mode, deadline) = (watch::Sender::new(expected.or(mode)), Instant::now() + PATIENCE);
+        let (mode, deadline) = (watch::Sender::new(expected.or(mode)), Instant::now() + DECISION_TIMEOUT);
         let open_calls = watch::Sender::new(0);
         let session = Arc::new(Session { id: id.to_owned(), mode, deadline, open_calls });
         // A builder, too, takes the newer of two with one id.
@@ -166,7 +166,7 @@ mod tests {
         let registry = Registry::default();
         let (session, begin) = (registry.enter("a", None), Instant::now());
         assert_eq!(session.clone().mode().await, SessionMode::Split);
-        assert_eq!(begin.elapsed(), PATIENCE);
+        assert_eq!(begin.elapsed(), DECISION_TIMEOUT);
         assert_eq!(registry.expect("a", SessionMode::Bytes), SessionMode::Split);
     }
 

@@ -15,7 +15,7 @@ use crate::docker_api::Api;
 const MANY: usize = 16;
 
 /// How long dockerd may take to start a process.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The deferred execs of one builder.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl DeferredExecs {
         let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
         for id in ids {
             let path = format!("/exec/{id}/start");
-            match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), PATIENCE).await {
+            match self.docker.send(&path, "application/json", r#"{"Detach":true}"#.into(), TIMEOUT).await {
                 Ok(response) if response.status.is_success() => {}
                 // Most likely its container has stopped, and dockerd has removed the exec with it.
                 Ok(response) => {

@@ -13,7 +13,7 @@ use super::Services;
 use super::deferred_execs::DeferredExecs;
 use super::exec::Process;
 use crate::docker_api::Api;
-use crate::http2::{BuilderService, ConnectionPool, PooledConnection, ProxyError, Sharing};
+use crate::http2::{BuilderService, ConnectionPool, ConnectionSharing, PooledConnection, ProxyError};
 use crate::net::{Dial, DialError, Stream};
 
 /// Each costs a process in its container while it is kept. Further builders are served as without us.
@@ -71,7 +71,7 @@ impl Pool {
             return None;
         }
         let dial = NoDial { name: name.to_owned(), container: key.container.clone(), docker: Arc::clone(&self.docker) };
-        let connections = ConnectionPool::new(Box::new(dial), Sharing::Shared { idle: self.keep });
+        let connections = ConnectionPool::new(Box::new(dial), ConnectionSharing::Shared { idle: self.keep });
         let service = (self.services)(name.to_owned(), Arc::clone(&connections));
         let entry =
             Arc::new(Entry { connections, service, deferred: Arc::new(DeferredExecs::new(Arc::clone(&self.docker))) });

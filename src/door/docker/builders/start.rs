@@ -22,11 +22,11 @@ use crate::tunnel::sniff::{self, Protocol};
 use crate::tunnel::{Client, MAX_ERRORS_WAITING, Output};
 
 /// How long to wait for the client's first bytes: one that speaks HTTP/2 sends them at once.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait for the builder's first bytes: it sends them as soon as runc has made the process, which takes a
 /// tenth of a second on an idle machine.
-const PROCESS_PATIENCE: Duration = Duration::from_secs(10);
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first API version with a media type of its own for streams in frames (moby
 /// `daemon/server/router/container/exec.go`).
@@ -209,7 +209,7 @@ async fn client_protocol<S: AsyncRead + Unpin>(mut client: S) -> (PrefixedIo<S>,
         }
     };
     // A silent client does not speak HTTP/2.
-    let protocol = timeout(CLIENT_PATIENCE, judge).await.unwrap_or(Protocol::Other);
+    let protocol = timeout(CLIENT_TIMEOUT, judge).await.unwrap_or(Protocol::Other);
     (PrefixedIo::new(read.freeze(), client), protocol)
 }
 
@@ -221,7 +221,7 @@ where
     S: AsyncRead + Unpin,
 {
     let mut read = BytesMut::new();
-    let mut late = std::pin::pin!(tokio::time::sleep(PROCESS_PATIENCE));
+    let mut late = std::pin::pin!(tokio::time::sleep(PROCESS_TIMEOUT));
     loop {
         let (errors, protocol) = sniff::output(&read);
         if errors > 0 {

@@ -64,7 +64,7 @@ pub(super) async fn run(
     if let Some(guard) = &filter.guard
         && let Err(denied) = guard.check_moves(by_index && filter.is_layout).await
     {
-        filter.output.is_not_over();
+        filter.output.mark_not_ended();
         return Err(denied.into());
     }
     if filter.is_whole {
@@ -77,7 +77,7 @@ pub(super) async fn run(
         output.send(bytes).await?;
         match rest_of(&mut input, output).await {
             // dockerd has read all that it reads: errors after the archive's end do not matter.
-            Err(FilterError::Input(error)) if output.stands_behind_the_end() => {
+            Err(FilterError::Input(error)) if output.is_after_end() => {
                 debug!(%error, "an archive is broken behind its end");
             }
             sent => sent?,
@@ -88,7 +88,7 @@ pub(super) async fn run(
 
 /// Copies all of `chunks` without parsing it.
 pub(super) async fn pass(chunks: Chunks, output: &mut Output) -> Result<(), FilterError> {
-    output.is_lost();
+    output.mark_position_unknown();
     rest_of(&mut Input::new(chunks), output).await?;
     output.end().await
 }
@@ -121,7 +121,7 @@ struct Filter<'o> {
 
 /// The position in the archive after a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Position {
+enum MemberEnd {
     /// Before its end.
     Here,
     /// At its end, which came before bytes that a header promised.
@@ -167,18 +167,18 @@ impl Filter<'_> {
                     self.await_pins(true).await?;
                     // How dockerd reads the archive from here on is not known.
                     self.restore().await?;
-                    self.output.is_lost();
+                    self.output.mark_position_unknown();
                     return Ok(Some(head));
                 }
-                Read::More(_) => Position::Cut,
+                Read::More(_) => MemberEnd::Cut,
             };
             match at {
-                Position::Here => {}
-                Position::Cut => {
+                MemberEnd::Here => {}
+                MemberEnd::Cut => {
                     self.await_pins(true).await?;
                     return Ok(None);
                 }
-                Position::Unpadded(missing) => {
+                MemberEnd::Unpadded(missing) => {
                     self.await_pins(true).await?;
                     if !self.is_layout && !self.omitted.is_empty() {
                         self.output.send(zeros(missing)).await?;
@@ -212,18 +212,18 @@ impl Filter<'_> {
         }
         self.is_whole = is_end && self.is_layout;
         if is_end {
-            self.output.is_over();
+            self.output.mark_ended();
         } else {
-            self.output.is_lost();
+            self.output.mark_position_unknown();
         }
         Ok(Some(blocks.freeze()))
     }
 
-    async fn member(&mut self, member: Member, head: Bytes) -> Result<Position, FilterError> {
+    async fn member(&mut self, member: Member, head: Bytes) -> Result<MemberEnd, FilterError> {
         let digest = member.file.as_deref().and_then(blob);
         if let Some(digest) = digest.as_ref().filter(|_| member.plain) {
             match self.find(digest, member.size).await {
-                Found::Same(blob) => return self.leave_out(&member, digest.clone(), head, blob).await,
+                Found::Same(blob) => return self.omit(&member, digest.clone(), head, blob).await,
                 Found::Absent => {
                     if let Some(writer) = self.create(digest, member.size).await {
                         return self.store(&member, digest.clone(), head, writer).await;
@@ -280,13 +280,13 @@ impl Filter<'_> {
         warn!(%error, "nothing more is left out of an archive");
     }
 
-    async fn leave_out(
+    async fn omit(
         &mut self,
         member: &Member,
         digest: Digest,
         head: Bytes,
         blob: Arc<dyn StoredBlob>,
-    ) -> Result<Position, FilterError> {
+    ) -> Result<MemberEnd, FilterError> {
         let is_pinned = self.omitted.is_pinned(&digest);
         if !is_pinned {
             self.pins.request(&self.blobs, &digest);
@@ -304,7 +304,7 @@ impl Filter<'_> {
                     self.output.send(chunk).await?;
                 }
                 if received < length {
-                    return Ok(Position::Cut);
+                    return Ok(MemberEnd::Cut);
                 }
                 debug!(%digest, "a blob in an archive is not what its name says");
                 return self.pass(member.size - offset - length, member.padding()).await;
@@ -320,7 +320,7 @@ impl Filter<'_> {
 
     /// Skips the padding behind a member that is omitted. Its content does not matter, and it can be missing only at the end of the
     /// archive, where without this member nothing is missing.
-    async fn skip_padding(&mut self, member: &Member) -> Result<Position, FilterError> {
+    async fn skip_padding(&mut self, member: &Member) -> Result<MemberEnd, FilterError> {
         let mut padding = member.padding() as u64;
         while padding > 0 {
             match self.input.next(padding, self.output).await? {
@@ -328,7 +328,7 @@ impl Filter<'_> {
                 None => break,
             }
         }
-        Ok(Position::Here)
+        Ok(MemberEnd::Here)
     }
 
     /// Receives `length` bytes, unless the archive ends, and returns whether all of them arrived and equal the engine's

@@ -27,25 +27,25 @@ impl UploadEnd {
 
 /// A stream whose write side is closed after the next flush once [`UploadEnd::now`] was called.
 #[derive(Debug)]
-pub(super) struct Ending<S> {
+pub(super) struct HalfCloseStream<S> {
     stream: S,
     end: UploadEnd,
     ended: bool,
 }
 
-impl<S> Ending<S> {
+impl<S> HalfCloseStream<S> {
     pub(super) fn new(stream: S, end: UploadEnd) -> Self {
         Self { stream, end, ended: false }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ending<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HalfCloseStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, into)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Ending<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HalfCloseStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -29,7 +29,7 @@ const LINE_BYTES: usize = 64 << 10;
 /// How many names of one response are looked up.
 const MOST_LOOKED_FOR: usize = 100;
 /// How long all lookups may take: the client waits for them, and already has its image.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The changes to the lines.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl Lookup {
             }
             Ok::<_, EngineError>(())
         };
-        match timeout(LOOK, look).await {
+        match timeout(LOOKUP_TIMEOUT, look).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "names of a load are not looked for"),
             Err(_) => debug!("names of a load are not looked for any longer"),
@@ -292,7 +292,7 @@ mod tests {
             let output = all(Edit::default().looking(Some(Arc::new(Found))), &lines).await;
             let rest = output.strip_prefix(&lines.concat()).unwrap();
             assert_eq!(rest.contains("does not find lost:1 by"), is_reported, "{names:?}: {rest}");
-            assert!(begun.elapsed() <= LOOK, "{names:?}");
+            assert!(begun.elapsed() <= LOOKUP_TIMEOUT, "{names:?}");
         }
     }
 

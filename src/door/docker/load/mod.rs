@@ -6,7 +6,6 @@
 
 mod blobs;
 mod encoding;
-mod ending;
 mod error;
 mod filter;
 #[cfg(any(test, fuzzing))]
@@ -15,6 +14,7 @@ mod fixture;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod guard;
+mod half_close;
 mod layout;
 mod lines;
 mod member;
@@ -47,19 +47,19 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use self::blobs::{EngineBlobs, LeasedBlobs, NoBlobs};
-use self::ending::{Ending, UploadEnd};
 use self::guard::{Guard, Watch};
+use self::half_close::{HalfCloseStream, UploadEnd};
 use self::lines::{Edit, edited};
 use self::report::Report;
 use self::response::{Body, announcement, failure, is_quiet, names_platforms, refusal};
-use self::upload::{Archive, Known, Upload};
+use self::upload::{Archive, ArchiveFacts, Upload};
 use crate::engine::Origin;
 use crate::export::{Exports, unique_id};
 use crate::http1::linger_on;
 use crate::net::{Principal, Upstream};
 
 /// How long dockerd may take to import what it has after the client has disconnected: its disk may be slow.
-const FAREWELL: Duration = Duration::from_secs(60);
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The loads into an engine.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub(super) struct Loads {
 pub(super) struct Load {
     pinned: Pinned,
     watch: Watch,
-    known: Arc<Known>,
+    known: Arc<ArchiveFacts>,
     report: Report,
 }
 
@@ -121,7 +121,7 @@ impl Loads {
             None if watch.guard.is_some() => Arc::new(NoBlobs),
             None => return None,
         };
-        let known = Arc::new(Known::default());
+        let known = Arc::new(ArchiveFacts::default());
         let report = Report::begin(self.exports.live(), &origin, known.clone());
         Some(Load { pinned: Pinned { blobs, exports: self.exports.clone() }, watch, known, report })
     }
@@ -249,7 +249,7 @@ fn send(
             let too_long = async {
                 outcome_sender.closed().await;
                 left.cancel();
-                tokio::time::sleep(FAREWELL).await;
+                tokio::time::sleep(IMPORT_TIMEOUT).await;
             };
             tokio::select! {
                 outcome = sender.send_request(request) => outcome,
@@ -269,11 +269,11 @@ fn is_of_lines(response: &Response<Incoming>) -> bool {
 }
 
 type Sender = http1::SendRequest<Archive>;
-type Dockerd = http1::Connection<TokioIo<Ending<Box<dyn crate::net::Stream>>>, Archive>;
+type Dockerd = http1::Connection<TokioIo<HalfCloseStream<Box<dyn crate::net::Stream>>>, Archive>;
 
 async fn connect(upstream: &Upstream, end: UploadEnd) -> Result<(Sender, Dockerd), String> {
     let stream = upstream.connect().await.map_err(|error| error.to_string())?;
-    let stream = TokioIo::new(Ending::new(stream, end));
+    let stream = TokioIo::new(HalfCloseStream::new(stream, end));
     let handshake = http1::Builder::new().preserve_header_case(true).handshake(stream).await;
     handshake.map_err(|error| format!("{}: {error}", upstream.address()))
 }

@@ -34,13 +34,13 @@ pub(super) enum Piece {
 
 /// The position in the archive, as dockerd reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Position {
+enum ArchivePosition {
     /// In a member with so many bytes left; between two members both are 0.
-    In { content: u64, padding: u64 },
+    InMember { content: u64, padding: u64 },
     /// After its end: dockerd reads no further.
-    Behind,
+    AfterEnd,
     /// Not known, because another reader may read the archive differently.
-    Anywhere,
+    Unknown,
 }
 
 /// The archive that is sent.
@@ -48,23 +48,23 @@ enum Position {
 pub(super) struct Output {
     pieces: mpsc::Sender<Piece>,
     small: BytesMut,
-    position: Position,
+    position: ArchivePosition,
 }
 
 impl Output {
     pub(super) fn new(pieces: mpsc::Sender<Piece>) -> Self {
-        Self { pieces, small: BytesMut::new(), position: Position::In { content: 0, padding: 0 } }
+        Self { pieces, small: BytesMut::new(), position: ArchivePosition::InMember { content: 0, padding: 0 } }
     }
 
     /// Sends the headers of a member; its `size` bytes of content must follow.
     pub(super) async fn head(&mut self, head: Bytes, size: u64) -> Result<(), FilterError> {
         self.send(head).await?;
-        self.position = Position::In { content: size, padding: padding(size) as u64 };
+        self.position = ArchivePosition::InMember { content: size, padding: padding(size) as u64 };
         Ok(())
     }
 
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), FilterError> {
-        if let Position::In { content, padding } = &mut self.position {
+        if let ArchivePosition::InMember { content, padding } = &mut self.position {
             let length = bytes.len() as u64;
             let of_padding = length.saturating_sub(*content);
             *content = content.saturating_sub(length);
@@ -75,7 +75,7 @@ impl Output {
             return if self.small.len() < TOGETHER { Ok(()) } else { self.flush().await };
         }
         self.flush().await?;
-        self.hand_on(Piece::Bytes(bytes)).await
+        self.send_piece(Piece::Bytes(bytes)).await
     }
 
     /// Sends the pieces that were merged.
@@ -84,33 +84,33 @@ impl Output {
             return Ok(());
         }
         let small = self.small.split().freeze();
-        self.hand_on(Piece::Bytes(small)).await
+        self.send_piece(Piece::Bytes(small)).await
     }
 
     pub(super) async fn end(&mut self) -> Result<(), FilterError> {
         self.flush().await?;
-        self.hand_on(Piece::End).await
+        self.send_piece(Piece::End).await
     }
 
     /// Marks that dockerd reads none of the bytes that follow.
-    pub(super) fn is_over(&mut self) {
-        self.position = Position::Behind;
+    pub(super) fn mark_ended(&mut self) {
+        self.position = ArchivePosition::AfterEnd;
     }
 
     /// Marks that the end of the archive will not be sent, although all members were.
-    pub(super) fn is_not_over(&mut self) {
-        if self.position == Position::Behind {
-            self.position = Position::In { content: 0, padding: 0 };
+    pub(super) fn mark_not_ended(&mut self) {
+        if self.position == ArchivePosition::AfterEnd {
+            self.position = ArchivePosition::InMember { content: 0, padding: 0 };
         }
     }
 
     /// Marks that the position is no longer known.
-    pub(super) fn is_lost(&mut self) {
-        self.position = Position::Anywhere;
+    pub(super) fn mark_position_unknown(&mut self) {
+        self.position = ArchivePosition::Unknown;
     }
 
-    pub(super) fn stands_behind_the_end(&self) -> bool {
-        self.position == Position::Behind
+    pub(super) fn is_after_end(&self) -> bool {
+        self.position == ArchivePosition::AfterEnd
     }
 
     /// Ends an incomplete archive so that dockerd fails with it, in its own time, and cleans up. (If its connection
@@ -119,15 +119,15 @@ impl Output {
     ///
     /// Between two members, which dockerd might take for the archive's end, half a header is sent. If the position is
     /// not known, the connection's write side is closed instead.
-    pub(super) async fn spoil(&mut self) -> Result<(), FilterError> {
+    pub(super) async fn truncate(&mut self) -> Result<(), FilterError> {
         match self.position {
-            Position::Anywhere => return Ok(()),
-            Position::In { content: 0, padding } => {
+            ArchivePosition::Unknown => return Ok(()),
+            ArchivePosition::InMember { content: 0, padding } => {
                 // Less than a block.
                 self.send(zeros(padding as usize)).await?;
                 self.send(Bytes::from_static(HALF_A_HEADER)).await?;
             }
-            Position::In { .. } | Position::Behind => {}
+            ArchivePosition::InMember { .. } | ArchivePosition::AfterEnd => {}
         }
         self.end().await
     }
@@ -142,7 +142,7 @@ impl Output {
         self.pieces.is_closed()
     }
 
-    async fn hand_on(&self, piece: Piece) -> Result<(), FilterError> {
+    async fn send_piece(&self, piece: Piece) -> Result<(), FilterError> {
         self.pieces.send(piece).await.map_err(|_| FilterError::Output)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::info;
 
-use super::upload::Known;
+use super::upload::ArchiveFacts;
 use crate::engine::Origin;
 use crate::export::{Listed, LiveExports};
 
@@ -22,7 +22,7 @@ pub(super) struct Report {
     principal: String,
     _listed: Listed,
     /// The facts about the archive: what was omitted, and why it was not sent.
-    known: Arc<Known>,
+    known: Arc<ArchiveFacts>,
     /// The names that dockerd loaded, up to [`MOST_NAMED`].
     names: Vec<String>,
     end: End,
@@ -37,7 +37,7 @@ enum End {
 
 impl Report {
     /// Begins the report of the load `origin`, which is listed in `exports` until its end.
-    pub(super) fn begin(exports: &LiveExports, origin: &Origin, known: Arc<Known>) -> Self {
+    pub(super) fn begin(exports: &LiveExports, origin: &Origin, known: Arc<ArchiveFacts>) -> Self {
         let (principal, listed) = (origin.principal.to_string(), exports.add(origin, Vec::new()));
         listed.enter("loading");
         Self { begun: Instant::now(), principal, _listed: listed, known, names: Vec::new(), end: End::Unknown }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_to_be_loaded_is_not() {
-        let known = Arc::new(Known::default());
+        let known = Arc::new(ArchiveFacts::default());
         let (builder, principal) = (String::new(), Principal::Internal);
         let origin = Origin { export: "e".to_owned(), door: "docker", builder, principal };
         let mut report = Report::begin(&LiveExports::default(), &origin, known.clone());

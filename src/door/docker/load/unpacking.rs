@@ -17,7 +17,7 @@ use crate::progress::Events;
 use crate::source::{OnMissing, ReadGraphError, SourceError, read_document, read_graph};
 
 /// How many new bytes are worth it. Below that dockerd is as quick.
-const WORTH: u64 = 1 << 20;
+const MIN_BYTES: u64 = 1 << 20;
 /// The largest manifest or config that is looked at.
 const DOCUMENT_BYTES: u64 = 1 << 20;
 /// How many images of an archive are unpacked at most.
@@ -79,7 +79,7 @@ impl Unpacking {
         {
             debug!(%error, %digest, "a small blob of an archive cannot be looked at");
         }
-        if self.current.is_none() && self.stored >= WORTH {
+        if self.current.is_none() && self.stored >= MIN_BYTES {
             self.next(lease).await;
         }
     }
@@ -141,7 +141,7 @@ impl Unpacking {
 
     /// Unpacks every image, now that all blobs have come. It can be dropped, and is then to be cancelled.
     pub(super) async fn finish(&mut self, lease: &Arc<dyn Lease>) {
-        if self.stored < WORTH {
+        if self.stored < MIN_BYTES {
             return;
         }
         loop {

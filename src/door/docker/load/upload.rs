@@ -16,10 +16,10 @@ use tracing::debug;
 
 use super::blobs::EngineBlobs;
 use super::encoding::{self, Encoding, Raw};
-use super::ending::UploadEnd;
 use super::error::FilterError;
 use super::filter;
 use super::guard::{Denied, Watch};
+use super::half_close::UploadEnd;
 use super::omitted::Savings;
 use super::pipe::{Output, Piece};
 
@@ -28,7 +28,7 @@ const PIECES: usize = 4;
 
 /// Facts about an archive, which are set before dockerd can have responded.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct ArchiveFacts {
     /// The savings, once they are certain.
     pub(super) savings: OnceLock<Savings>,
     /// Why dockerd did not get all of it, unless the client disconnected.
@@ -47,7 +47,7 @@ impl Upload {
         watch: Watch,
         body: Incoming,
         continued: Option<Arc<Notify>>,
-        known: Arc<Known>,
+        known: Arc<ArchiveFacts>,
         end: UploadEnd,
     ) -> (Self, Archive) {
         let (sender, pieces) = mpsc::channel(PIECES);
@@ -62,7 +62,7 @@ impl Upload {
     }
 }
 
-async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &Known, mut output: Output) {
+async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &ArchiveFacts, mut output: Output) {
     let mut raw = Raw::new(BodyDataStream::new(body).map_err(io::Error::other));
     let (compression, outcome) = match encoding::open(raw.clone()).await {
         Ok((Encoding::PassThrough, _)) if watch.guard.is_some() => {
@@ -95,7 +95,7 @@ async fn run(blobs: Arc<dyn EngineBlobs>, watch: Watch, body: Incoming, known: &
         // Set only here.
         let _ = known.trouble.set(trouble);
     }
-    if let Err(error) = output.spoil().await {
+    if let Err(error) = output.truncate().await {
         debug!(%error, "dockerd did not wait for the end of an archive");
     }
     // Drops the sender: an archive that has not ended by now is truncated.

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gave_up_is_passed_over() {
+    async fn a_dropped_waiter_is_skipped() {
         let permits = PrioritySemaphore::new(1);
         let permit = permits.acquire(1).await;
         let (mut gone, mut late) = (Box::pin(permits.acquire(9)), Box::pin(permits.acquire(1)));

@@ -43,7 +43,7 @@ async fn what_lost_its_name_is_removed_after_an_hour_and_what_others_need_stays(
     wait(&engine);
     engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 4);
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 2);
     assert!(is_there(folder.path(), &old.layers[0]) && !is_there(folder.path(), &old.layers[1]));
 }
 
@@ -88,7 +88,7 @@ async fn an_index_that_was_read_before_a_name_moved_may_be_written_after_it() {
     wait(&engine);
     export(&engine, &new, &names(&["demo:1"])).await.unwrap();
     fs::write(folder.path().join("index.json"), read).unwrap();
-    assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
+    assert_eq!(read_as_other_tool(folder.path())["docker.io/library/demo:1"], old.root.digest);
     // Blobs that became unreachable by that have their hour, too, from when it is noticed.
     wait(&engine);
     engine.recover().await.unwrap();
@@ -96,7 +96,7 @@ async fn an_index_that_was_read_before_a_name_moved_may_be_written_after_it() {
     wait(&engine);
     engine.recover().await.unwrap();
     assert!(!is_there(folder.path(), &new.root));
-    assert_eq!(read_as_a_stranger(folder.path())["docker.io/library/demo:1"], old.root.digest);
+    assert_eq!(read_as_other_tool(folder.path())["docker.io/library/demo:1"], old.root.digest);
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn what_another_tool_may_just_be_writing_stays_for_an_hour() {
     engine.recover().await.unwrap();
     assert_eq!(blobs(folder.path()).len(), 4, "what is no blob is not ours to judge");
     fs::remove_file(folder.path().join("blobs/sha256/notes.txt")).unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 1);
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn of_two_processes_that_set_a_name_one_fails() {
     let same = ready(&here, &right, "e", &[None, Some(&right)]).await;
     same.commit(&shared).await.unwrap();
     let expected = [("docker.io/library/shared:latest".to_owned(), right.root.digest.clone())];
-    let found: Vec<_> = read_as_a_stranger(root.path()).into_iter().collect();
+    let found: Vec<_> = read_as_other_tool(root.path()).into_iter().collect();
     assert!(expected.iter().all(|pair| found.contains(pair)), "{found:?}");
 }
 
@@ -64,6 +64,6 @@ async fn of_several_processes_that_make_a_layout_each_sets_its_name() {
         for export in exports.collect::<Vec<_>>() {
             export.await.unwrap();
         }
-        assert_eq!(read_as_a_stranger(&root).len(), 4, "round {round}");
+        assert_eq!(read_as_other_tool(&root).len(), 4, "round {round}");
     }
 }

@@ -9,12 +9,12 @@ async fn refused(before: &Path, at: usize, count: usize, image: &Image) -> bool 
     let place = folder();
     let root = place.path().join("layout");
     copy(before, &root);
-    let known = read_as_a_stranger(&root);
+    let known = read_as_other_tool(&root);
     let recorder = Recorder::failing(at, count);
     let engine = RepositoryEngine::on(&root, Arc::new(recorder.clone()), "boot".to_owned()).await.unwrap();
     let outcome = export(&engine, image, &names(&["demo:1"])).await;
     let when = format!("{count} failures from operation {at} on");
-    let found = read_as_a_stranger(&root);
+    let found = read_as_other_tool(&root);
     assert_eq!(found["docker.io/library/other:1"], known["docker.io/library/other:1"], "{when}");
     match &outcome {
         Err(error) => assert!(matches!(error, EngineError::NoSpace { .. }), "{when}: {error}"),
@@ -23,7 +23,7 @@ async fn refused(before: &Path, at: usize, count: usize, image: &Image) -> bool 
     // The disk has space again.
     if recorder.attempts() >= at + count {
         export(&engine, image, &names(&["demo:1"])).await.unwrap_or_else(|error| panic!("{when}: {error}"));
-        assert_eq!(read_as_a_stranger(&root)["docker.io/library/demo:1"], image.root.digest, "{when}");
+        assert_eq!(read_as_other_tool(&root)["docker.io/library/demo:1"], image.root.digest, "{when}");
     }
     drop(engine);
     let next = super::engine(&root).await;

@@ -22,7 +22,7 @@ async fn what_an_export_relies_on_stays_for_as_long_as_its_process_lives() {
     let prepared = transaction.prepare().await.unwrap();
     prepared.commit(&names(&["stays:1"]), &[]).await.unwrap();
     lease.release().await.unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 2);
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ async fn export(engine: &RepositoryEngine, image: &Image, names: &[Reference]) -
 
 /// Reads a layout as another tool would: every entry of the index must be complete, and every blob match its name.
 /// Returns what the names resolve to.
-fn read_as_a_stranger(root: &Path) -> HashMap<String, Digest> {
+fn read_as_other_tool(root: &Path) -> HashMap<String, Digest> {
     for file in blobs(root) {
         let bytes = fs::read(root.join("blobs/sha256").join(&file)).unwrap();
         assert_eq!(Digest::sha256(&bytes).hex(), file, "a blob is not what it is called");
@@ -207,14 +207,14 @@ async fn an_export_is_a_layout_that_anybody_can_read() {
     let plan = export(&engine, &image, &names(&["demo:1", "example.com/x:2"])).await.unwrap();
     assert_eq!((plan.stored.len(), plan.present.len(), plan.missing.len()), (2, 0, 3));
     assert_eq!(plan.missing[0], image.layers[2], "the largest comes first");
-    let found = read_as_a_stranger(&root);
+    let found = read_as_other_tool(&root);
     assert_eq!(found["docker.io/library/demo:1"], image.root.digest);
     assert_eq!(found["example.com/x:2"], image.root.digest);
     assert_eq!(engine.already_complete(&image.root, &names(&["demo:1"])).await.unwrap(), Some(5));
     assert_eq!(engine.already_complete(&image.root, &names(&["demo:3"])).await.unwrap(), None);
     let plan = export(&engine, &image, &names(&["demo:3"])).await.unwrap();
     assert_eq!((plan.stored.len(), plan.present.len(), plan.missing.len()), (0, 5, 0));
-    assert_eq!(read_as_a_stranger(&root).len(), 3);
+    assert_eq!(read_as_other_tool(&root).len(), 3);
     for folder in ["leases", "ingest", "uploads"] {
         assert_eq!(files(&root.join(".linkspan").join(folder)), [""; 0], "{folder}");
     }
@@ -229,7 +229,7 @@ async fn an_image_without_a_name_is_listed_once() {
     let image = Image::new(&[b"nameless"]);
     export(&engine, &image, &[]).await.unwrap();
     export(&engine, &image, &[]).await.unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()), HashMap::from([(String::new(), image.root.digest)]));
+    assert_eq!(read_as_other_tool(folder.path()), HashMap::from([(String::new(), image.root.digest)]));
 }
 
 #[tokio::test]
@@ -250,7 +250,7 @@ async fn exports_at_the_same_time_do_not_lose_each_others_names() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 16);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 16);
     assert_eq!(blobs(folder.path()).len(), 2 + 16 * 3);
 }
 
@@ -269,10 +269,10 @@ async fn a_corrupt_blob_is_refused_and_does_not_hinder_the_next_export() {
         let error = transaction.prepare().await.unwrap_err();
         assert!(matches!(error, EngineError::Missing { .. }), "{error}");
         lease.release().await.unwrap();
-        assert_eq!(read_as_a_stranger(folder.path()).len(), 0);
+        assert_eq!(read_as_other_tool(folder.path()).len(), 0);
     }
     export(&engine, &image, &names(&["good:1"])).await.unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 1);
 }
 
 #[tokio::test]

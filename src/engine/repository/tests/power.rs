@@ -34,7 +34,7 @@ async fn survives(before: Option<&Path>, image: &Image, allowed: &[Option<&Diges
     let engine = RepositoryEngine::on(&root, Arc::new(recorder.clone()), "first".to_owned()).await.unwrap();
     export(&engine, image, &names(&["demo:1"])).await.unwrap();
     drop(engine);
-    read_as_a_stranger(&root);
+    read_as_other_tool(&root);
 
     for count in 0..=recorder.len() {
         for loss in LOSSES {
@@ -45,7 +45,7 @@ async fn survives(before: Option<&Path>, image: &Image, allowed: &[Option<&Diges
             recorder.lose_power(count, loss, before, &root, &left);
             every_blob_is_what_it_is_called(&left, &when);
             if left.join("oci-layout").exists() && left.join("index.json").exists() {
-                let found = read_as_a_stranger(&left);
+                let found = read_as_other_tool(&left);
                 let demo = found.get("docker.io/library/demo:1");
                 assert!(allowed.contains(&demo), "{when}: {demo:?}");
             } else {
@@ -56,7 +56,7 @@ async fn survives(before: Option<&Path>, image: &Image, allowed: &[Option<&Diges
             let engine = engine.unwrap_or_else(|error| panic!("{when}: {error}"));
             engine.recover().await.unwrap_or_else(|error| panic!("{when}: {error}"));
             export(&engine, image, &names(&["demo:1"])).await.unwrap_or_else(|error| panic!("{when}: {error}"));
-            assert_eq!(read_as_a_stranger(&left)["docker.io/library/demo:1"], image.root.digest, "{when}");
+            assert_eq!(read_as_other_tool(&left)["docker.io/library/demo:1"], image.root.digest, "{when}");
         }
     }
     recorder.len()
@@ -70,7 +70,7 @@ async fn a_first_export_is_there_or_not() {
 }
 
 #[tokio::test]
-async fn a_name_that_moves_stands_for_the_old_image_or_the_new_one() {
+async fn a_name_that_moves_resolves_to_the_old_image_or_the_new_one() {
     let before = folder();
     let engine = engine(before.path()).await;
     let [old, new] = [b"old", b"new"].map(|own| Image::new(&[b"base", own]));

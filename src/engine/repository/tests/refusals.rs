@@ -72,7 +72,7 @@ async fn a_blob_of_the_wrong_size_is_replaced_and_a_link_followed() {
     assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), None);
     let plan = export(&engine, &image, &names(&["x"])).await.unwrap();
     assert_eq!(plan.missing, image.layers[..1]);
-    read_as_a_stranger(folder.path());
+    read_as_other_tool(folder.path());
     assert!(path(1).is_symlink());
 }
 

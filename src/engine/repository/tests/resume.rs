@@ -26,7 +26,7 @@ async fn part(engine: &RepositoryEngine, image: &Image) -> u64 {
 }
 
 #[tokio::test]
-async fn a_transfer_that_was_cut_off_is_gone_on_with() {
+async fn an_interrupted_transfer_is_resumed() {
     let folder = folder();
     let image = Image::new(&[&(0..500_000u32).map(|n| (n >> 4) as u8).collect::<Vec<_>>()]);
     let first = engine(folder.path()).await;
@@ -50,7 +50,7 @@ async fn a_transfer_that_was_cut_off_is_gone_on_with() {
     drop(transaction);
     transfer(&lease, &image, &names(&["resumed:1"])).await.unwrap();
     lease.release().await.unwrap();
-    read_as_a_stranger(folder.path());
+    read_as_other_tool(folder.path());
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_blob_is_written_by_two_at_once_without_harm() {
     let prepared = transaction.prepare().await.unwrap();
     prepared.commit(&names(&["slow:1"]), &[]).await.unwrap();
     lease.release().await.unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 2);
     assert_eq!(files(&folder.path().join(".linkspan/ingest")), [""; 0]);
 }
 
@@ -109,7 +109,7 @@ async fn what_another_export_completed_need_not_be_synced_to_be_there() {
     first.release().await.unwrap();
     transaction.prepare().await.unwrap().commit(&names(&["second:1"]), &[]).await.unwrap();
     second.release().await.unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 1);
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn what_was_not_synced_when_its_process_was_killed_is_found_again() {
     let plan = transfer(&lease, &image, &names(&["again:1"])).await.unwrap();
     assert_eq!(plan.missing, image.layers[2..]);
     lease.release().await.unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 2);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 2);
     assert_eq!(files(&waiting), [""; 0]);
 }
 

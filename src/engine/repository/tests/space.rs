@@ -135,7 +135,7 @@ async fn what_does_not_fit_does_not_keep_the_disk_full() {
     lease.release().await.unwrap();
     assert_eq!(disk.used(), 0, "{:?}", files(&folder.path().join(".linkspan/ingest")));
     export(&engine, &Image::new(&[&small_layer]), &names(&["small:1"])).await.unwrap();
-    read_as_a_stranger(folder.path());
+    read_as_other_tool(folder.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,7 +158,7 @@ async fn what_was_begun_beside_it_does_not_keep_the_disk_full_either() {
 }
 
 #[tokio::test]
-async fn an_upload_that_does_not_fit_begins_anew() {
+async fn an_ingest_that_does_not_fit_begins_anew() {
     let folder = folder();
     let (engine, disk) = small(folder.path(), 500_000).await;
     let lease = engine.lease(&origin(), Lifetime::Durable { record: "record" }).await.unwrap();
@@ -259,6 +259,6 @@ async fn an_export_that_is_given_up_does_not_make_another_one_fail() {
     other.release().await.unwrap();
     slow.let_go();
     settling.await.unwrap().unwrap();
-    assert_eq!(read_as_a_stranger(folder.path()).len(), 1);
+    assert_eq!(read_as_other_tool(folder.path()).len(), 1);
     assert_eq!(files(&folder.path().join(".linkspan/ingest")), [""; 0]);
 }

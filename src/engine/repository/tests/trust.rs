@@ -9,7 +9,7 @@ fn damage(engine: &RepositoryEngine, blob: &Descriptor) {
 }
 
 #[tokio::test]
-async fn blobs_with_wrong_bytes_are_mended_by_the_next_export() {
+async fn blobs_with_wrong_bytes_are_replaced_by_the_next_export() {
     let folder = folder();
     let image = Image::new(&[b"one", &[7; 300_000]]);
     export(&engine(folder.path()).await, &image, &names(&["x"])).await.unwrap();
@@ -20,7 +20,7 @@ async fn blobs_with_wrong_bytes_are_mended_by_the_next_export() {
         assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), None, "{digest}");
         let plan = export(&engine, &image, &names(&["x"])).await.unwrap();
         assert_eq!(plan.missing.len() + plan.stored.len(), 1, "{digest}");
-        read_as_a_stranger(folder.path());
+        read_as_other_tool(folder.path());
         assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), Some(4), "{digest}");
     }
 }
@@ -42,7 +42,7 @@ async fn an_image_is_not_there_while_a_blob_of_it_waits_for_its_name() {
         assert_eq!(engine.already_complete(&image.root, &names(&["x"])).await.unwrap(), Some(4));
         prepared.commit(&names(&["x"]), &[]).await.unwrap();
         lease.release().await.unwrap();
-        read_as_a_stranger(folder.path());
+        read_as_other_tool(folder.path());
     }
 }
 
@@ -72,7 +72,7 @@ async fn blobs_that_are_damaged_or_short_can_be_sent_again() {
         assert_eq!(lease.pin(&[Pin::from(&layer.digest)]).await.unwrap(), [Some(5)]);
         engine.stores.blobs.flush().await.unwrap();
         lease.release().await.unwrap();
-        read_as_a_stranger(folder.path());
+        read_as_other_tool(folder.path());
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_folder_in_the_place_of_a_blob_gives_way_unless_it_holds_something() {
         assert!(error.contains(&path.display().to_string()) && error.contains("remove it"), "{error}");
         fs::remove_dir(path.join("somebodys")).unwrap();
         export(&engine, &image, &names(&["x"])).await.unwrap();
-        read_as_a_stranger(folder.path());
+        read_as_other_tool(folder.path());
     }
 }
 
@@ -104,7 +104,7 @@ async fn a_pipe_in_the_place_of_the_notes_is_not_waited_for() {
     let _ = fs::remove_file(&notes);
     rustix::fs::mknodat(rustix::fs::CWD, &notes, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     export(&engine, &image, &names(&["x"])).await.unwrap();
-    read_as_a_stranger(folder.path());
+    read_as_other_tool(folder.path());
 }
 
 #[tokio::test]

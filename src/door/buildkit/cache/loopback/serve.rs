@@ -28,7 +28,7 @@ use crate::image::Digest;
 
 /// How many connections may be open on which nobody has given the password yet. Beyond that the oldest is closed, so that the
 /// builder's is always served.
-const MAX_STRANGERS: usize = 64;
+const MAX_UNAUTHENTICATED: usize = 64;
 
 /// How long a client may take for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,20 +39,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Serves what is offered, for ever.
 pub(super) async fn serve(socket: TcpListener, password: Arc<Password>, offers: Offers) {
     let mut connections = JoinSet::new();
-    let mut strangers: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
+    let mut unauthenticated: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {
         match socket.accept().await {
             Ok((stream, _)) => {
                 while connections.try_join_next().is_some() {}
-                strangers.retain(|(task, is_known)| !task.is_finished() && !is_known.load(Ordering::Relaxed));
-                if strangers.len() >= MAX_STRANGERS
-                    && let Some((oldest, _)) = strangers.pop_front()
+                unauthenticated.retain(|(task, is_known)| !task.is_finished() && !is_known.load(Ordering::Relaxed));
+                if unauthenticated.len() >= MAX_UNAUTHENTICATED
+                    && let Some((oldest, _)) = unauthenticated.pop_front()
                 {
                     oldest.abort();
                 }
                 let is_known = Arc::new(AtomicBool::new(false));
                 let task = connections.spawn(connection(stream, password.clone(), offers.clone(), is_known.clone()));
-                strangers.push_back((task, is_known));
+                unauthenticated.push_back((task, is_known));
             }
             Err(error) => {
                 tracing::warn!(%error, "lazy cache imports: a connection could not be accepted");

@@ -13,7 +13,7 @@ use super::super::source::Source;
 use super::super::split::rest;
 use super::super::tunnel::Tunnel;
 use super::super::*;
-use crate::http2::{ConnectionPool, Sharing, UpstreamConnection, full, serve};
+use crate::http2::{ConnectionPool, ConnectionSharing, UpstreamConnection, full, serve};
 use crate::net::{Dial, DialError, Stream};
 
 /// Handles calls to stores of ours with the name of the store.
@@ -137,7 +137,7 @@ impl Rig {
             },
             kill.clone(),
         );
-        let pool = ConnectionPool::new(Box::new(builder), Sharing::PerClient);
+        let pool = ConnectionPool::new(Box::new(builder), ConnectionSharing::PerClient);
         let upstream = Arc::new(pool.connect().await.unwrap());
         let door = listen(
             {

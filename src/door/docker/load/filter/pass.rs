@@ -2,21 +2,21 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Filter, LAYOUT_BYTES, Position};
+use super::{Filter, LAYOUT_BYTES, MemberEnd};
 use crate::door::docker::load::error::FilterError;
 use crate::door::docker::load::guard::{Guard, unclear};
 use crate::door::docker::load::layout::is_layout;
 use crate::door::docker::load::member::Member;
 
 impl Filter<'_> {
-    pub(super) async fn pass(&mut self, mut size: u64, padding: usize) -> Result<Position, FilterError> {
+    pub(super) async fn pass(&mut self, mut size: u64, padding: usize) -> Result<MemberEnd, FilterError> {
         while size > 0 {
             match self.input.next(size, self.output).await? {
                 Some(bytes) => {
                     size -= bytes.len() as u64;
                     self.output.send(bytes).await?;
                 }
-                None => return Ok(Position::Cut),
+                None => return Ok(MemberEnd::Cut),
             }
         }
         let mut missing = padding;
@@ -26,10 +26,10 @@ impl Filter<'_> {
                     missing -= bytes.len();
                     self.output.send(bytes).await?;
                 }
-                None => return Ok(Position::Unpadded(missing)),
+                None => return Ok(MemberEnd::Unpadded(missing)),
             }
         }
-        Ok(Position::Here)
+        Ok(MemberEnd::Here)
     }
 
     /// Passes a file that names images, after the guard has checked it.
@@ -38,7 +38,7 @@ impl Filter<'_> {
         name: &[u8],
         member: &Member,
         head: Bytes,
-    ) -> Result<Position, FilterError> {
+    ) -> Result<MemberEnd, FilterError> {
         if member.size > Guard::limit() {
             return Err(unclear(name, format!("it has more than {} bytes", Guard::limit())).into());
         }
@@ -50,11 +50,11 @@ impl Filter<'_> {
         }
         self.output.head(head, member.size).await?;
         self.output.send(text.freeze()).await?;
-        if is_whole { self.pass(0, member.padding()).await } else { Ok(Position::Cut) }
+        if is_whole { self.pass(0, member.padding()).await } else { Ok(MemberEnd::Cut) }
     }
 
     /// Passes a file named `oci-layout`; the last one in an archive decides.
-    pub(super) async fn pass_layout(&mut self, member: &Member) -> Result<Position, FilterError> {
+    pub(super) async fn pass_layout(&mut self, member: &Member) -> Result<MemberEnd, FilterError> {
         self.is_layout = false;
         if member.size > LAYOUT_BYTES {
             return self.pass(member.size, member.padding()).await;
@@ -64,6 +64,6 @@ impl Filter<'_> {
         let is_whole = self.input.fill(&mut text, member.size as usize, self.output).await?;
         self.is_layout = is_whole && member.plain && is_layout(&text);
         self.output.send(text.freeze()).await?;
-        if is_whole { self.pass(0, member.padding()).await } else { Ok(Position::Cut) }
+        if is_whole { self.pass(0, member.padding()).await } else { Ok(MemberEnd::Cut) }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Filter, PIECE, Position};
+use super::{Filter, MemberEnd, PIECE};
 use crate::door::docker::load::error::FilterError;
 use crate::door::docker::load::member::Member;
 use crate::engine::EngineError;
@@ -42,7 +42,7 @@ impl Filter<'_> {
         digest: Digest,
         head: Bytes,
         mut writer: Box<dyn IngestWriter>,
-    ) -> Result<Position, FilterError> {
+    ) -> Result<MemberEnd, FilterError> {
         self.replace(&digest).await?;
         let mut left = member.size;
         while left > 0 {
@@ -53,7 +53,7 @@ impl Filter<'_> {
             let Some(bytes) = self.input.next(left, self.output).await? else {
                 self.output.head(head, member.size).await?;
                 self.send_cut(member.size - left).await?;
-                return Ok(Position::Cut);
+                return Ok(MemberEnd::Cut);
             };
             left -= bytes.len() as u64;
             writer.write(bytes).await.map_err(FilterError::Store)?;
@@ -117,7 +117,7 @@ impl Filter<'_> {
             () = left.cancelled() => FilterError::Left,
             () = output.closed() => FilterError::Output,
         };
-        output.is_not_over();
+        output.mark_not_ended();
         Err(ended)
     }
 }

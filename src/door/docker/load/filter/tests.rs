@@ -38,7 +38,7 @@ async fn filter_chunks(hold: Arc<Memory>, chunks: Chunks) -> Filtered {
         let outcome = run(hold, Watch::unrestricted(), chunks, &mut output, &savings).await;
         if outcome.is_err() {
             // The receiver may already be gone.
-            let _ = output.spoil().await;
+            let _ = output.truncate().await;
         }
         outcome.map(|()| *savings.get().unwrap())
     });

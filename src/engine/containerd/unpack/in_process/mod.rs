@@ -10,7 +10,7 @@ mod folders;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod pax;
-mod reach;
+mod preconditions;
 mod reader;
 mod time;
 mod write;
@@ -79,7 +79,7 @@ impl Drop for CancelOnDrop {
 }
 
 impl InProcessApplier {
-    /// The applier for the containerd of `snapshots`; `None` if its files are not within reach, or containerd was
+    /// The applier for the containerd of `snapshots`; `None` if its files are not accessible, or containerd was
     /// chosen.
     pub(super) async fn of(snapshots: &Snapshots) -> Result<Option<Self>, EngineError> {
         let left = |reason: String| {
@@ -99,7 +99,7 @@ impl InProcessApplier {
         let Some(host) = snapshots.host().await? else {
             return left("containerd's files cannot be reached".to_owned());
         };
-        match reach::check(snapshots.client(), &host).await {
+        match preconditions::check(snapshots.client(), &host).await {
             Ok(umask) => {
                 let (host, apply_tasks) = (Arc::new(host), snapshots.apply_tasks().clone());
                 Ok(Some(Self { host, content: content.to_owned(), umask, apply_tasks }))
