@@ -16,7 +16,7 @@ use super::proxy::{Direction, Message, Passed, State};
 /// A compression flag and a length of 32 bits go before each message.
 const HEADER: usize = 5;
 
-/// A call, of which each way has its messages.
+/// A call, of which each direction has its messages.
 pub(super) struct Call {
     pub(super) state: Arc<State>,
     /// Cancelled when the connection is cut.
@@ -25,7 +25,7 @@ pub(super) struct Call {
     pub(super) number: usize,
 }
 
-/// One way of one call.
+/// One direction of one call.
 pub(super) struct Messages {
     call: Arc<Call>,
     direction: Direction,
@@ -37,7 +37,7 @@ pub(super) struct Messages {
 
 impl Messages {
     pub(super) fn new(call: Arc<Call>, direction: Direction, body: Incoming) -> Self {
-        Self { call, way, body: Some(body), buffer: BytesMut::new(), index: 0, ready: VecDeque::new() }
+        Self { call, direction, body: Some(body), buffer: BytesMut::new(), index: 0, ready: VecDeque::new() }
     }
 
     /// The body that goes on, pulled at the receiver's pace.
@@ -93,8 +93,8 @@ impl Messages {
     }
 
     async fn judge(&mut self, bytes: Bytes) {
-        let (call, way) = (&self.call, self.way);
-        let message = Message { path: &call.path, call: call.number, way, index: self.index, bytes: &bytes };
+        let (call, direction) = (&self.call, self.direction);
+        let message = Message { path: &call.path, call: call.number, direction, index: self.index, bytes: &bytes };
         let passed = self.call.state.judge(&message).await;
         self.index += 1;
         match passed {

@@ -43,7 +43,7 @@ pub(crate) struct Message<'a> {
     pub(crate) direction: Direction,
     /// Which call of this proxy it belongs to.
     pub(crate) call: usize,
-    /// Its number on this way of this call, from 0.
+    /// Its number on this direction of this call, from 0.
     pub(crate) index: usize,
     pub(crate) bytes: &'a Bytes,
 }
@@ -253,7 +253,7 @@ async fn forward(
     let path = request.uri().path().to_owned();
     let number = state.calls.fetch_add(1, Ordering::Relaxed);
     let call = Arc::new(Call { state, cut, path, number });
-    let body = |way, body| Messages::new(call.clone(), way, body).into_body();
+    let body = |direction, body| Messages::new(call.clone(), direction, body).into_body();
     let response = upstream.send(request.map(|incoming| body(Direction::Request, incoming))).await?;
     // The head may be all there is of a response: a refusal.
     call.state.thawed().await;

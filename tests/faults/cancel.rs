@@ -52,12 +52,10 @@ fn while_a_layer_is_unpacked() {
         let proxied = Proxied::with(engine, Stack::shared(), args);
         let application = Application::new(&format!("cancelled unpack {}", engine.kind));
         let is_apply = |path: &str| path.ends_with("Diff/Apply");
-        for way in [Direction::Request, Direction::Response] {
-            proxy.rule(
-                move |message| {
-                    if message.direction == way && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }
-                },
-            );
+        for direction in [Direction::Request, Direction::Response] {
+            proxy.rule(move |message| {
+                if message.direction == direction && is_apply(message.path) { Verdict::Hold } else { Verdict::Pass }
+            });
             let running = proxied.build(&application.context, "cancelled:1").spawn();
             proxy.stopped();
             cancel(&proxied, running, Signal::INT);

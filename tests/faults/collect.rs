@@ -56,7 +56,7 @@ fn reject(proxy: &Proxy, refusal: &'static str, collection: Collection) -> Delet
 }
 
 fn is(message: &Message<'_>, call: &str, direction: Direction) -> bool {
-    message.path.ends_with(call) && message.direction == way
+    message.path.ends_with(call) && message.direction == direction
 }
 
 #[test]

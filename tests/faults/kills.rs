@@ -148,7 +148,7 @@ fn after_every_kind_of_change_to_docker_and_around_its_commit() {
     let args = engine.args_behind(&load.address(), proxy.path().to_str().unwrap());
     let mut proxied = Proxied::with(engine, Stack::shared(), args);
     let mut points = points(&proxied, &proxy);
-    points.retain(|(_, way, count)| *way == Direction::Response && *count == 1);
+    points.retain(|(_, direction, count)| *direction == Direction::Response && *count == 1);
     assert!(points.len() >= 5, "{points:?}");
     for point in points {
         kill_at(&mut proxied, &proxy, point);

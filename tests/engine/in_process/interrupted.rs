@@ -85,16 +85,15 @@ impl Point {
 
     /// Waits for it with the load stopped while it looks. The load is stopped when it is reached.
     fn wait_between(self, stack: &Stack, namespace: &str, stop: impl Fn(), go_on: impl Fn()) {
-        let begun = Instant::now();
-        loop {
+        let look = || {
             stop();
-            if self.is_reached(stack, namespace) {
-                return;
+            let is_reached = self.is_reached(stack, namespace);
+            if !is_reached {
+                go_on();
             }
-            assert!(begun.elapsed() < Duration::from_secs(180), "{self:?} is not reached");
-            go_on();
-            sleep(Duration::from_millis(1));
-        }
+            is_reached
+        };
+        until_every(Duration::from_millis(1), &format!("{self:?}"), look, |it| *it);
     }
 
     /// Waits for it, and looks more often than [`until`]: it is soon over.
