@@ -59,14 +59,23 @@ impl From<&Descriptor> for Pin {
     }
 }
 
+/// Whether an image is unpacked, and for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnpackFor {
+    /// It is not.
+    Nobody,
+    /// For the commit of the transaction: files are on the disk before anybody can use them.
+    Commit,
+    /// For an engine that commits the image by itself, or refuses it. What keeps the snapshots is written when they are there, and
+    /// files are as safe as those that the engine unpacks: a power failure within half a minute may leave them empty.
+    Engine,
+}
+
 /// What a transaction does beside storing an image.
 #[derive(Debug, Clone)]
 pub struct TransactionOptions {
     /// Whether the image is unpacked before it is committed, where the engine leaves the choice.
-    pub unpack: bool,
-    /// Whether unpacked files are on the disk before anybody can use them. Without it they are as safe as those that dockerd
-    /// unpacks by itself: a power failure within half a minute may leave them empty.
-    pub sync: bool,
+    pub unpack: UnpackFor,
     /// The names that it will be committed under, as far as they are known: what they point to until then can be pinned while
     /// blobs are on their way.
     pub names: Vec<Reference>,

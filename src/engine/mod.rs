@@ -63,7 +63,9 @@ pub use error::EngineError;
 pub(crate) use identity_message::identity_message;
 use images::{Images, Record};
 pub use kind::{EngineKind, UnknownKind};
-pub use lease::{Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, PersistentLeases, Pin, TransactionOptions};
+pub use lease::{
+    Abandoned, DurableLease, Lease, Lifetime, MAX_RECORD, PersistentLeases, Pin, TransactionOptions, UnpackFor,
+};
 pub(crate) use local::cache_tags;
 #[cfg(any(test, fuzzing))]
 pub(crate) use local::fuzz as layout_fuzz;

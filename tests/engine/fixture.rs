@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use linkspan::engine::EngineKind;
 use linkspan::engine::select::{Selection, select};
 use linkspan::engine::{
-    Engine, EngineError, ImageTransaction, Lease, Lifetime, Opened, Origin, Plan, TransactionOptions,
+    Engine, EngineError, ImageTransaction, Lease, Lifetime, Opened, Origin, Plan, TransactionOptions, UnpackFor,
 };
 use linkspan::image::{Descriptor, Digest, Graph, Kind, Limits, Platform, Reference, Walk};
 use linkspan::progress::Events;
@@ -276,7 +276,7 @@ pub(crate) async fn containerd(stack: &Stack, namespace: &str) -> Arc<dyn Engine
 pub(crate) async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
     lease
         .clone()
-        .begin(graph, TransactionOptions { unpack: true, sync: true, names: Vec::new(), events: Events::none() })
+        .begin(graph, TransactionOptions { unpack: UnpackFor::Commit, names: Vec::new(), events: Events::none() })
         .await
 }
 

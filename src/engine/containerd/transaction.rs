@@ -9,12 +9,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::client::Client;
+use super::content;
+use super::labels::Labels;
 use super::leased_client::LeasedClient;
 use super::plan::{check_complete, plan};
 use super::unpack::{CommittedBlobs, Job, Unpack};
 use super::writer::{self, Begun};
 use crate::engine::{
-    BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions,
+    BlobWriter, EngineError, ImageTransaction, Opened, Plan, Precondition, PreparedImage, TransactionOptions, UnpackFor,
 };
 use crate::image::{Descriptor, Digest, Graph, Platform, Reference};
 use crate::progress::Events;
@@ -84,9 +86,10 @@ impl ContainerdTransaction {
 
     async fn start(&self) -> Result<Plan, EngineError> {
         let (lease, snapshots) = (&self.lease, &self.lease.snapshots);
-        let unpacks = self.options.unpack;
-        let job = unpacks.then(|| Job::of(&self.graph, &Platform::host(), snapshots.snapshotter())).flatten();
-        let plan = plan(&lease.client, &lease.id, &self.graph, job.as_ref()).await?;
+        let unpack = self.options.unpack;
+        let job = if unpack == UnpackFor::Nobody { None } else { self.job() };
+        let labelled = job.as_ref().filter(|_| unpack == UnpackFor::Commit);
+        let plan = plan(&lease.client, &lease.id, &self.graph, labelled).await?;
         self.committed.add(plan.present.iter().map(|blob| blob.digest.clone()));
         if let Some(job) = job {
             let known =
@@ -94,11 +97,24 @@ impl ContainerdTransaction {
             // A foreign layer that is absent cannot be unpacked, and so nothing can.
             if job.layers.iter().all(|layer| known(&layer.blob)) {
                 let (committed, events) = (self.committed.clone(), self.options.events.clone());
-                let snapshots = snapshots.with_sync(self.options.sync);
+                let snapshots = snapshots.with_sync(unpack == UnpackFor::Commit);
                 *self.unpack() = Some(Unpack::start(job, snapshots, lease.parallel, committed, events));
             }
         }
         Ok(plan)
+    }
+
+    /// What there is to be unpacked.
+    fn job(&self) -> Option<Job> {
+        Job::of(&self.graph, &Platform::host(), self.lease.snapshots.snapshotter())
+    }
+
+    /// Labels the config with the snapshots that it is to keep.
+    async fn label_config(&self) -> Result<(), EngineError> {
+        let Some((job, label)) = self.job().and_then(|job| job.label().map(|label| (job, label))) else {
+            return Ok(());
+        };
+        content::label(self.client(), &job.config, Labels::from([label])).await
     }
 
     fn unpack(&self) -> std::sync::MutexGuard<'_, Option<Unpack>> {
@@ -131,6 +147,9 @@ impl ContainerdTransaction {
         if let Some(unpack) = unpack {
             let took_time = !unpack.is_finished();
             unpack.finish().await?;
+            if self.options.unpack == UnpackFor::Engine {
+                self.label_config().await?;
+            }
             if took_time {
                 self.check_complete().await?;
             }

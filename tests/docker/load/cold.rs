@@ -188,6 +188,7 @@ fn what_docker_unpacks_differently_is_left_to_it() {
         assert!(through.stdout.contains("Error unpacking image"), "{name}: {through:?}");
         assert_eq!(direct.stdout.len(), through.stdout.len(), "{direct:?} {through:?}");
         assert_eq!(unpacked(&engines.direct), unpacked(&engines.behind), "{name}");
+        assert_eq!(labels(&engines.direct), labels(&engines.behind), "{name}");
     };
     // A layer that is not what the config says, and one that is no whole archive.
     for wrong in [0, 1] {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tracing::{debug, info};
 
 use crate::engine::images::Images;
-use crate::engine::{EngineError, ImageTransaction, Lease, TransactionOptions};
+use crate::engine::{EngineError, ImageTransaction, Lease, TransactionOptions, UnpackFor};
 use crate::image::{Descriptor, Digest, Document, Graph, Kind, Limits, Platform, View, media_type_of};
 use crate::progress::Events;
 use crate::source::{OnMissing, ReadGraphError, SourceError, read_document, read_graph};
@@ -132,8 +132,7 @@ impl Unpacking {
             return Ok(None);
         }
         let manifest = Graph::root(&graph).digest.clone();
-        // dockerd syncs nothing either.
-        let options = TransactionOptions { unpack: true, sync: false, names: Vec::new(), events: Events::none() };
+        let options = TransactionOptions { unpack: UnpackFor::Engine, names: Vec::new(), events: Events::none() };
         let transaction = lease.clone().begin(Arc::new(graph), options).await?;
         let missing = transaction.plan().missing.iter().map(|blob| (blob.digest.clone(), blob.clone())).collect();
         Ok(Some(Current { manifest, begun, transaction, missing }))

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::engine::ingest::{Expected, OpenedIngest};
 use crate::engine::local::testing::{self, Disk, System};
-use crate::engine::{ImageTransaction, Opened, Pin, Plan, Precondition, TransactionOptions};
+use crate::engine::{ImageTransaction, Opened, Pin, Plan, Precondition, TransactionOptions, UnpackFor};
 use crate::image::{Digest, Document, Kind, Walk};
 use crate::progress::Events;
 
@@ -116,7 +116,7 @@ fn names(names: &[&str]) -> Vec<Reference> {
 async fn begin(lease: &Arc<dyn Lease>, graph: Arc<Graph>) -> Result<Box<dyn ImageTransaction>, EngineError> {
     lease
         .clone()
-        .begin(graph, TransactionOptions { unpack: true, sync: true, names: Vec::new(), events: Events::none() })
+        .begin(graph, TransactionOptions { unpack: UnpackFor::Commit, names: Vec::new(), events: Events::none() })
         .await
 }
 
